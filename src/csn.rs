@@ -1,0 +1,127 @@
+//! Positions in history. Each is a newtype so that a commit number is never mistaken for a WAL sequence.
+//!
+//! Guarantees: a [`Csn`] is dense (1, 2, 3 ...), `Csn::ZERO` means "before the first commit"; the text form has a
+//! fixed width, so that names sort as their positions do.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! position {
+    ($(#[$doc:meta])* $name:ident, $raw:ty, $width:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $raw);
+
+        impl $name {
+            /// The position before the first.
+            pub const ZERO: Self = Self(0);
+
+            /// The position that follows this one. Panics at the end of the number range.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0.checked_add(1).expect("position overflow"))
+            }
+
+            /// Fixed-width decimal form, for names that must sort by position.
+            #[must_use]
+            pub fn padded(self) -> String {
+                format!(concat!("{:0", $width, "}"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+position!(
+    /// Commit sequence number: global over all engines, dense, starting at 1. A gap is corruption.
+    Csn, u64, "20"
+);
+position!(
+    /// Generation of the writer. A promotion, a restore, or a recovery that lost a tail starts a new one.
+    Epoch, u32, "8"
+);
+position!(
+    /// RocksDB's own sequence number: advances by one for each operation in a write batch.
+    WalSeq, u64, "20"
+);
+position!(
+    /// Number of an op-log segment file in its directory.
+    SegmentId, u32, "10"
+);
+
+impl Csn {
+    /// The position before this one; `ZERO` stays `ZERO`.
+    #[must_use]
+    pub fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// How many commits lie after `earlier` up to and including this one; 0 if `earlier` is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Time of a commit: microseconds since the Unix epoch, never decreasing from one csn to the next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CommitTime(pub u64);
+
+impl CommitTime {
+    /// RFC 3339 in UTC with microseconds, for messages and JSON; `-` for a time outside chrono's range.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        i64::try_from(self.0)
+            .ok()
+            .and_then(chrono::DateTime::<chrono::Utc>::from_timestamp_micros)
+            .map_or_else(|| "-".to_owned(), |t| t.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+    }
+
+    /// Reads RFC 3339 with a zone; `None` when the text is not one or lies before 1970.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+        u64::try_from(time.timestamp_micros()).ok().map(Self)
+    }
+
+    /// Whole milliseconds since the Unix epoch, the unit of Redis expiry.
+    #[must_use]
+    pub fn millis(self) -> u64 {
+        self.0 / 1000
+    }
+}
+
+impl fmt::Display for CommitTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rfc3339())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padded_names_sort_as_positions() {
+        assert!(Csn(9).padded() < Csn(10).padded());
+        assert_eq!(Csn(u64::MAX).padded().len(), 20);
+        assert_eq!(Epoch(7).padded(), "00000007");
+    }
+
+    #[test]
+    fn commit_time_survives_its_text_form() {
+        let time = CommitTime(1_790_000_000_123_456);
+        assert_eq!(CommitTime::parse_rfc3339(&time.rfc3339()), Some(time));
+        assert_eq!(
+            CommitTime::parse_rfc3339("2026-11-23T00:00:00+02:00"),
+            CommitTime::parse_rfc3339("2026-11-22T22:00:00Z")
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! The library's one error type. Each variant says what was expected, what was found and what to do; [`Kind`] is what
+//! a caller acts on and what the command line turns into an exit code.
+
+use crate::csn::{Csn, Epoch};
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible function of the library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A defect or an environment failure nothing more specific describes.
+    Internal,
+    /// The request, the configuration or the directory named is wrong.
+    Usage,
+    /// The restore target does not lie on the history that is there.
+    Unreachable,
+    /// Stored bytes are not what was written: corruption or a gap.
+    Integrity,
+    /// A newer epoch exists: this writer must not write any more.
+    Fenced,
+    /// The object store cannot be reached or does not do what it must.
+    Store,
+    /// A target directory holds something already.
+    NotEmpty,
+}
+
+/// Everything that can fail in the library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A socket operation failed.
+    #[error("cannot {action} {peer}: {source}")]
+    Net {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Address of the other side.
+        peer: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// RocksDB refused an operation.
+    #[error("RocksDB could not {action}: {source}")]
+    RocksDb {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// RocksDB's error.
+        source: rocksdb::Error,
+    },
+    /// Bytes are not what was written.
+    #[error("{what} is corrupt at {position}: {detail}")]
+    Corrupt {
+        /// The object: a file path, an object name, a log record.
+        what: String,
+        /// Where in it.
+        position: String,
+        /// What was expected and what was found.
+        detail: String,
+    },
+    /// Commits are missing.
+    #[error("{what} has a gap: expected csn {expected}, found {found}")]
+    Gap {
+        /// The log or the archive range.
+        what: String,
+        /// The csn that had to come next.
+        expected: Csn,
+        /// What came instead, or "the end".
+        found: String,
+    },
+    /// Format or protocol version this build does not know.
+    #[error("{what} has version {found}; this build reads up to {known}. Use a newer walferry")]
+    Version {
+        /// The object.
+        what: String,
+        /// Version found.
+        found: u32,
+        /// Newest version this build reads.
+        known: u32,
+    },
+    /// A restore target that cannot be reached.
+    #[error("target {target} is not restorable: {reason}. Nearest reachable: {nearest}")]
+    Unreachable {
+        /// What was asked for.
+        target: String,
+        /// Why it cannot be had.
+        reason: String,
+        /// The points around it that can be had.
+        nearest: String,
+    },
+    /// Another writer took over.
+    #[error(
+        "fenced: epoch {newer} was claimed by node {node}; this writer has epoch {own} and must not write any more. Start it as a replica of the new primary, from an empty directory"
+    )]
+    Fenced {
+        /// Epoch of this writer.
+        own: Epoch,
+        /// The newer epoch.
+        newer: Epoch,
+        /// Who claimed it.
+        node: String,
+    },
+    /// The object store failed.
+    #[error("object store could not {action} {path}: {source}")]
+    Store {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Object or prefix.
+        path: String,
+        /// The store's error.
+        source: object_store::Error,
+    },
+    /// The object store answers, but not as it must.
+    #[error("object store at {url} {detail}")]
+    StoreContract {
+        /// The archive's URL.
+        url: String,
+        /// What it did and what to do.
+        detail: String,
+    },
+    /// A directory that must be empty is not.
+    #[error("directory {} is not empty: {detail}", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// What was found and what to do.
+        detail: String,
+    },
+    /// A data directory or archive prefix is not what this process may use.
+    #[error("{what}: {detail}")]
+    Identity {
+        /// The directory or the archive.
+        what: String,
+        /// Expected, found, what to do.
+        detail: String,
+    },
+    /// A configuration value is wrong.
+    #[error("configuration: {key}: {detail}")]
+    Config {
+        /// The key.
+        key: String,
+        /// What is wrong and what is accepted.
+        detail: String,
+    },
+    /// The peer broke the replication protocol.
+    #[error("replication peer {peer}: {detail}")]
+    Protocol {
+        /// Address of the peer.
+        peer: String,
+        /// What was expected and what came.
+        detail: String,
+    },
+    /// Writes are refused until an operator acts.
+    #[error("{reason}")]
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Io { .. }
+            | Self::Net { .. }
+            | Self::RocksDb { .. }
+            | Self::Protocol { .. }
+            | Self::Refused { .. } => Kind::Internal,
+            Self::Corrupt { .. } | Self::Gap { .. } | Self::Version { .. } => Kind::Integrity,
+            Self::Unreachable { .. } => Kind::Unreachable,
+            Self::Fenced { .. } => Kind::Fenced,
+            Self::Store { .. } | Self::StoreContract { .. } => Kind::Store,
+            Self::NotEmpty { .. } => Kind::NotEmpty,
+            Self::Identity { .. } | Self::Config { .. } => Kind::Usage,
+        }
+    }
+
+    /// For `map_err`: a failed file operation.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// For `map_err`: a failed RocksDB call.
+    pub fn rocks(action: &'static str) -> impl FnOnce(rocksdb::Error) -> Self {
+        move |source| Self::RocksDb { action, source }
+    }
+
+    /// Corrupt bytes in `what` at `position`.
+    pub fn corrupt(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into() }
+    }
+}

@@ -1,0 +1,6 @@
+//! walferry.
+
+pub mod clock;
+pub mod csn;
+pub mod error;
+pub mod record;

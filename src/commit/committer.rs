@@ -1,0 +1,371 @@
+//! The committer: one writer at a time turns effects into commits, writes both logs and publishes.
+//!
+//! Guarantees: csns are dense; a group's frames are in the op-log before its batch is in the WAL; memory engines and
+//! RocksDB change under one lock, so that who holds it sees whole commits; after a failed log write nothing is
+//! committed any more. What a reply may wait for is in `sync`.
+
+use super::gate::{Gate, Obstacle};
+use super::sync::Syncer;
+use crate::clock::CommitClock;
+use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::engine::disk::Disk;
+use crate::engine::effects::{Effects, Extent};
+use crate::engine::keyspace::{Changing, Keyspace};
+use crate::engine::memory::Memory;
+use crate::engine::watch::WatchTable;
+use crate::error::{Error, Result};
+use crate::log::envelope::{self, Position};
+use crate::log::index::PositionIndex;
+use crate::log::oplog::{self, OpLog};
+use crate::log::reader::{LogPosition, LogReader};
+use crate::log::recovery::ImagePosition;
+use crate::record::CommitRecord;
+use crate::watermark::Watermarks;
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Commits one group may hold before it is written.
+pub const GROUP_COMMITS_MAX: usize = 512;
+/// Bytes of effects one group may hold before it is written (one commit may be larger).
+pub const GROUP_BYTES_MAX: usize = 1 << 20;
+/// Room in the op-log that is kept ready beyond what a command's arguments ask for.
+const OPLOG_SLACK: usize = 64 << 10;
+
+/// Commits written together, in the form in which they travel on.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Whole commits in dense csn order; never empty.
+    pub commits: Arc<[CommitRecord]>,
+    /// End of the WAL before this group.
+    pub wal_before: WalSeq,
+    /// End of the WAL with this group.
+    pub wal_after: WalSeq,
+}
+
+impl Group {
+    /// Csn of its first commit.
+    #[must_use]
+    pub fn first(&self) -> Csn {
+        self.commits[0].csn
+    }
+
+    /// Csn of its last commit.
+    #[must_use]
+    pub fn last(&self) -> Csn {
+        self.commits[self.commits.len() - 1].csn
+    }
+}
+
+/// Takes each written group, in order, under the writer lock: must not block.
+pub trait CommitSink: Send + Sync {
+    /// A group was written to both logs and published.
+    fn committed(&self, group: Group);
+}
+
+/// What a node's parts share about its state.
+pub struct Committer {
+    writer: Mutex<Writer>,
+    disk: Arc<Disk>,
+    /// Whether writes are taken.
+    pub gate: Arc<Gate>,
+    /// How far commits have got.
+    pub watermarks: Arc<Watermarks>,
+    /// What makes them durable.
+    pub syncer: Arc<Syncer>,
+    positions: Mutex<PositionIndex>,
+    sink: OnceLock<Arc<dyn CommitSink>>,
+    /// Keys in the memory engines, for reads that do not take the lock.
+    memory_keys: AtomicUsize,
+}
+
+/// The state under the writer lock.
+pub struct Writer {
+    /// Lists and sorted sets.
+    pub memory: Memory,
+    /// Who watches which key.
+    pub watches: WatchTable,
+    effects: Effects,
+    pending: Vec<PendingCommit>,
+    oplog: OpLog,
+    position: Position,
+    clock: CommitClock,
+    wal_seq: WalSeq,
+}
+
+/// A commit of the open group.
+struct PendingCommit {
+    csn: Csn,
+    time: CommitTime,
+    from: Extent,
+    until: Extent,
+}
+
+/// The state a committer starts from.
+pub struct Start {
+    /// The open database.
+    pub disk: Arc<Disk>,
+    /// The op-log, recovered.
+    pub oplog: OpLog,
+    /// The memory engines at `position`.
+    pub memory: Memory,
+    /// The last commit.
+    pub position: Position,
+    /// Positions in the logs known so far, ascending; reading can begin at the first.
+    pub known: Vec<LogPosition>,
+}
+
+impl Committer {
+    /// A committer that goes on after `start.position`.
+    #[must_use]
+    pub fn new(start: Start, gate: Arc<Gate>, syncer: impl FnOnce(&OpLog, &Arc<Watermarks>) -> Arc<Syncer>) -> Self {
+        let watermarks = Arc::new(Watermarks::starting_at(start.position.csn));
+        let wal_seq = start.disk.wal_seq();
+        let mut positions = PositionIndex::default();
+        start.known.iter().for_each(|&position| positions.note(position));
+        positions.note(LogPosition { csn: start.position.csn, wal_seq });
+        let syncer = syncer(&start.oplog, &watermarks);
+        let memory_keys = AtomicUsize::new(start.memory.len());
+        let writer = Writer {
+            memory: start.memory,
+            watches: WatchTable::default(),
+            effects: Effects::default(),
+            pending: Vec::new(),
+            oplog: start.oplog,
+            position: start.position,
+            clock: CommitClock::starting_at(start.position.time),
+            wal_seq,
+        };
+        Self {
+            writer: Mutex::new(writer),
+            disk: start.disk,
+            gate,
+            watermarks,
+            syncer,
+            positions: Mutex::new(positions),
+            sink: OnceLock::new(),
+            memory_keys,
+        }
+    }
+
+    /// Sets who gets each group. Once.
+    pub fn attach(&self, sink: Arc<dyn CommitSink>) {
+        assert!(self.sink.set(sink).is_ok(), "a committer has one sink");
+    }
+
+    /// The database, for reads that take no lock.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// Keys in the memory engines at the last publication.
+    #[must_use]
+    pub fn memory_keys(&self) -> usize {
+        self.memory_keys.load(Ordering::Acquire)
+    }
+
+    /// Takes the writer lock.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn { committer: self, writer: self.writer.lock() }
+    }
+
+    /// The nearest position at or below `csn` from which the logs can be read.
+    #[must_use]
+    pub fn log_position(&self, csn: Csn) -> Option<LogPosition> {
+        self.positions.lock().at_or_below(csn)
+    }
+
+    /// A reader of both logs, and the position up to which they can be read now.
+    pub fn log_reader(&self) -> (LogReader, LogPosition) {
+        let turn = self.turn();
+        let until = LogPosition { csn: turn.writer.position.csn, wal_seq: turn.writer.wal_seq };
+        (LogReader::new(Arc::clone(&self.disk), turn.writer.oplog.reader()), until)
+    }
+
+    /// Removes op-log segments, WAL files and positions that hold nothing above `keep`.
+    pub fn purge_logs(&self, keep: LogPosition) -> Result<u64> {
+        self.positions.lock().purge_until(keep.csn);
+        let freed = self.turn().writer.oplog.purge_until(keep.csn)?;
+        Ok(freed + crate::log::wal::purge(self.disk.wal_dir(), keep.wal_seq)?)
+    }
+
+    /// Bytes of both logs on disk.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.turn().writer.oplog.bytes() + crate::log::wal::bytes(self.disk.wal_dir())
+    }
+
+    /// Stops taking writes until a restart.
+    fn fail_stop(&self, error: &Error) {
+        tracing::error!(%error, "a log write failed: writes are refused until a restart");
+        self.gate.close(Obstacle::Broken, format!("writes are refused until a restart, because a log could not be written: {error}"));
+    }
+}
+
+/// The writer lock, held: for one command or for a pipeline's worth of them.
+///
+/// Commits are collected and must be written with [`Turn::write`] before the turn ends.
+pub struct Turn<'a> {
+    committer: &'a Committer,
+    writer: MutexGuard<'a, Writer>,
+}
+
+impl<'a> Turn<'a> {
+    /// The state under the lock.
+    pub fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
+
+    /// The keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock.
+    pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
+        let Writer { memory, watches, effects, position, pending, .. } = &mut *self.writer;
+        let csn = pending.last().map_or(position.csn, |commit| commit.csn).next();
+        Keyspace::changing(&self.committer.disk, now_ms, Changing { memory, effects, watches, csn })
+    }
+
+    /// Makes sure the op-log can take a command whose arguments have `bytes`, before it has any effect.
+    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
+        let wanted = self.writer.effects.bytes() + 2 * bytes + OPLOG_SLACK;
+        let reserved = self.writer.oplog.reserve(wanted);
+        match &reserved {
+            Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
+            Err(error) => self.committer.gate.close(Obstacle::DiskFull, format!("the op-log cannot grow: {error}. Free space; writes are taken again then")),
+        }
+        reserved
+    }
+
+    /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
+    pub fn commit(&mut self) -> Option<Csn> {
+        let writer = &mut *self.writer;
+        let from = writer.pending.last().map(|commit| commit.until).unwrap_or_default();
+        let until = writer.effects.extent();
+        if from == until {
+            return None;
+        }
+        let csn = writer.pending.last().map_or(writer.position.csn, |commit| commit.csn).next();
+        writer.pending.push(PendingCommit { csn, time: writer.clock.tick(), from, until });
+        Some(csn)
+    }
+
+    /// Whether the open group is so large that it should be written before more is added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.writer.pending.len() >= GROUP_COMMITS_MAX || self.writer.effects.bytes() >= GROUP_BYTES_MAX
+    }
+
+    /// Position of the last commit written.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.writer.position
+    }
+
+    /// Where a memory image cut now stands in history. No group may be open.
+    #[must_use]
+    pub fn image_position(&self) -> ImagePosition {
+        assert!(self.writer.pending.is_empty(), "an image is cut between groups");
+        ImagePosition { position: self.writer.position, wal_seq: self.writer.wal_seq }
+    }
+
+    /// From here on, commits carry this generation.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        assert!(self.writer.pending.is_empty(), "an epoch starts between groups");
+        self.writer.position.epoch = epoch;
+        self.writer.oplog.set_epoch(epoch);
+    }
+
+    /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
+    pub fn write(&mut self) -> Result<Option<Csn>> {
+        let writer = &mut *self.writer;
+        if writer.pending.is_empty() {
+            return Ok(None);
+        }
+        let epoch = writer.position.epoch;
+        let (disk, lists, zsets) = writer.effects.take();
+        let (disk, lists, zsets) = (Bytes::from(disk), Bytes::from(lists), Bytes::from(zsets));
+        let record = |commit: PendingCommit| CommitRecord {
+            csn: commit.csn,
+            epoch,
+            time: commit.time,
+            disk_ops: commit.until.disk_ops - commit.from.disk_ops,
+            disk: disk.slice(commit.from.disk..commit.until.disk),
+            lists: lists.slice(commit.from.lists..commit.until.lists),
+            zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
+        };
+        let commits: Arc<[CommitRecord]> = writer.pending.drain(..).map(record).collect();
+        self.log_and_publish(commits).map(Some)
+    }
+
+    /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
+    /// follow the last commit without a gap.
+    pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
+        if let Some((_, reason)) = self.committer.gate.refusal().as_deref().and_then(Option::as_ref).filter(|(o, _)| *o == Obstacle::Broken) {
+            return Err(Error::Refused { reason: reason.clone() });
+        }
+        let writer = &mut *self.writer;
+        assert!(writer.pending.is_empty(), "commits are applied between groups");
+        let mut expected = writer.position.csn.next();
+        for commit in &*commits {
+            if commit.csn != expected {
+                return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
+            }
+            crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
+            expected = expected.next();
+        }
+        for commit in &*commits {
+            let applied = writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
+            applied.inspect_err(|error| self.committer.fail_stop(error))?;
+            writer.clock.observe(commit.time);
+        }
+        writer.watches.touch_all();
+        self.log_and_publish(commits)
+    }
+
+    fn log_and_publish(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
+        let committer = self.committer;
+        let writer = &mut *self.writer;
+        let last = commits.last().expect("a group is never empty");
+        let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+        let wrote_batch = writer.log(&committer.disk, &commits).inspect_err(|error| committer.fail_stop(error))?;
+        let wal_before = writer.wal_seq;
+        writer.wal_seq = committer.disk.wal_seq();
+        writer.position = position;
+        committer.memory_keys.store(writer.memory.len(), Ordering::Release);
+        committer.positions.lock().note(LogPosition { csn: position.csn, wal_seq: writer.wal_seq });
+        committer.watermarks.committed.raise(position.csn);
+        let added_frames = commits.iter().any(oplog::belongs);
+        committer.syncer.written(position, writer.oplog.active_file().filter(|_| added_frames), wrote_batch);
+        if let Some(sink) = committer.sink.get() {
+            sink.committed(Group { commits, wal_before, wal_after: writer.wal_seq });
+        }
+        Ok(position.csn)
+    }
+}
+
+impl Writer {
+    /// The op-log first: while it fails nothing has reached RocksDB, whose write cannot be undone.
+    /// Tells whether RocksDB's WAL got a batch.
+    fn log(&mut self, disk: &Disk, commits: &[CommitRecord]) -> Result<bool> {
+        self.oplog.append(commits)?;
+        let Some(batch) = envelope::assemble(commits) else { return Ok(false) };
+        disk.write(&batch, true)?;
+        let expected = self.wal_seq.0 + u64::from(envelope::operations(&batch));
+        assert_eq!(disk.wal_seq().0, expected, "nothing but the committer may write to RocksDB");
+        Ok(true)
+    }
+
+    /// The op-log, for the syncer's chores under the lock.
+    pub fn oplog(&mut self) -> &mut OpLog {
+        &mut self.oplog
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.writer.pending.is_empty() && !std::thread::panicking() {
+            let error = Error::Refused { reason: "a group was abandoned before it was written".into() };
+            self.committer.fail_stop(&error);
+        }
+    }
+}

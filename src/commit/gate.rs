@@ -1,0 +1,96 @@
+//! Whether this node takes writes, and if not, why: the one answer that every write is checked against.
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Why writes are refused. The highest one that holds is told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Obstacle {
+    /// The spool is full: the archive has not taken chunks for too long. Ends by itself.
+    SpoolFull,
+    /// The op-log cannot grow. Ends by itself once there is space.
+    DiskFull,
+    /// This node is a replica.
+    Replica,
+    /// A newer epoch exists.
+    Fenced,
+    /// A log could not be written or synced: what the disk holds is unknown until a restart.
+    Broken,
+}
+
+impl Obstacle {
+    /// Redis error code that a client gets.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Replica => "READONLY",
+            Self::Fenced => "FENCED",
+            Self::SpoolFull | Self::DiskFull | Self::Broken => "MISCONF",
+        }
+    }
+}
+
+/// The obstacles of one node.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// Sorted by obstacle.
+    obstacles: Mutex<Vec<(Obstacle, String)>>,
+    /// The message of the highest one; `None` when writes are taken.
+    current: ArcSwap<Option<(Obstacle, String)>>,
+}
+
+impl Gate {
+    /// Refuses writes from now on, with this reason.
+    pub fn close(&self, obstacle: Obstacle, reason: impl Into<String>) {
+        self.change(|all| {
+            all.retain(|(other, _)| *other != obstacle);
+            all.push((obstacle, reason.into()));
+            all.sort();
+        });
+    }
+
+    /// Takes one obstacle away.
+    pub fn open(&self, obstacle: Obstacle) {
+        if self.stands(obstacle) {
+            self.change(|all| all.retain(|(other, _)| *other != obstacle));
+        }
+    }
+
+    /// Whether this obstacle stands.
+    #[must_use]
+    pub fn stands(&self, obstacle: Obstacle) -> bool {
+        self.current.load().is_some() && self.obstacles.lock().iter().any(|(other, _)| *other == obstacle)
+    }
+
+    /// Why writes are refused; `None` when they are taken.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Arc<Option<(Obstacle, String)>>> {
+        let current = self.current.load();
+        current.is_some().then(|| Arc::clone(&current))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<(Obstacle, String)>)) {
+        let mut all = self.obstacles.lock();
+        change(&mut all);
+        self.current.store(Arc::new(all.last().cloned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_obstacle_is_told_and_all_must_go() {
+        let gate = Gate::default();
+        assert!(gate.refusal().is_none());
+        gate.close(Obstacle::Fenced, "newer epoch");
+        gate.close(Obstacle::SpoolFull, "spool");
+        assert_eq!((*gate.refusal().unwrap()).as_ref().unwrap().0, Obstacle::Fenced);
+        gate.open(Obstacle::Fenced);
+        assert_eq!((*gate.refusal().unwrap()).as_ref().unwrap().0.code(), "MISCONF");
+        gate.open(Obstacle::SpoolFull);
+        assert!(gate.refusal().is_none());
+    }
+}

@@ -1,0 +1,6 @@
+//! Stage 5: order and durability. The committer makes commits out of effects, one writer at a time; the syncer makes
+//! them durable; the gate says whether writes are taken at all.
+
+pub mod committer;
+pub mod gate;
+pub mod sync;

@@ -1,0 +1,314 @@
+//! The disk engines' home: one RocksDB with three column families, opened with the only option set that keeps its WAL
+//! shippable (see the rules for RocksDB in the design).
+//!
+//! Guarantees: only the committer writes here, so that WAL order is csn order; elements of deleted collections are
+//! dropped by a compaction filter, never by time to live.
+
+use super::batch::Family;
+use super::key;
+use super::meta::Meta;
+use crate::csn::WalSeq;
+use crate::error::{Error, Result};
+use rocksdb::compaction_filter::{CompactionFilter, Decision};
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, Options};
+use rocksdb::{DBRawIterator, DBRecoveryMode, ReadOptions, WriteOptions};
+use std::ffi::CStr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// Ten years: RocksDB must archive WAL files and never purge them by itself; walferry's janitor does.
+const WAL_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
+/// One rarely written family must not pin all WAL files for ever.
+const TOTAL_WAL_BYTES_MAX: u64 = 256 << 20;
+/// Size of a memtable.
+const MEMTABLE_BYTES: usize = 64 << 20;
+/// How many memtables may wait for their flush.
+const MEMTABLES_MAX: i32 = 4;
+
+/// What the caller may choose about RocksDB.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// Bytes of the block cache.
+    pub cache_bytes: usize,
+    /// Whether compaction runs by itself; off while restoring and while reading a checkpoint.
+    pub compaction: bool,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20, compaction: true }
+    }
+}
+
+/// The open RocksDB.
+pub struct Disk {
+    db: Option<Arc<DB>>,
+    wal_dir: PathBuf,
+    orphans: Arc<OrphanShared>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("wal_dir", &self.wal_dir).finish_non_exhaustive()
+    }
+}
+
+impl Disk {
+    /// Opens or creates the database in `db_dir` with its WAL in `wal_dir`, replaying the WAL.
+    pub fn open(db_dir: &Path, wal_dir: &Path, options: DiskOptions) -> Result<Self> {
+        std::fs::create_dir_all(db_dir).map_err(Error::io("create", db_dir))?;
+        std::fs::create_dir_all(wal_dir).map_err(Error::io("create", wal_dir))?;
+        let orphans = Arc::new(OrphanShared::default());
+        let cache = Cache::new_lru_cache(options.cache_bytes);
+        let families = Family::ALL.map(|family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, options, &orphans))
+        });
+        let db = DB::open_cf_descriptors(&database_options(wal_dir), db_dir, families).map_err(Error::rocks("open the database"))?;
+        let db = Arc::new(db);
+        orphans.db.set(Arc::downgrade(&db)).expect("set once, here");
+        Ok(Self { db: Some(db), wal_dir: wal_dir.to_owned(), orphans })
+    }
+
+    /// The database. Nothing but the committer may write through it.
+    #[must_use]
+    pub fn db(&self) -> &DB {
+        self.db.as_deref().expect("present until drop")
+    }
+
+    /// Directory of the live WAL files; archived ones lie in `archive` below it.
+    #[must_use]
+    pub fn wal_dir(&self) -> &Path {
+        &self.wal_dir
+    }
+
+    /// The handle of a family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &ColumnFamily {
+        self.db().cf_handle(family.name()).expect("all families are created at open")
+    }
+
+    /// Reads one key.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
+        let found = match family {
+            Family::Default => self.db().get_pinned(key),
+            _ => self.db().get_pinned_cf(self.family(family), key),
+        };
+        found.map_err(Error::rocks("read a key"))
+    }
+
+    /// A cursor over a key range, not yet positioned. It sees one state of the database.
+    #[must_use]
+    pub fn cursor(&self, family: Family, range: Range<Vec<u8>>) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(range);
+        self.db().raw_iterator_cf_opt(self.family(family), options)
+    }
+
+    /// Writes one batch given as bytes, header included. `wal` off only while restoring.
+    ///
+    /// The bytes must have been built or validated by `batch`: RocksDB finds a malformed batch only after it logged it.
+    pub fn write(&self, batch: &[u8], wal: bool) -> Result<()> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(!wal);
+        self.db().write_opt(rocksdb::WriteBatch::from_data(batch), &options).map_err(Error::rocks("write a batch"))
+    }
+
+    /// Sequence of the last operation written.
+    #[must_use]
+    pub fn wal_seq(&self) -> WalSeq {
+        WalSeq(self.db().latest_sequence_number())
+    }
+
+    /// Makes everything written so far survive a power cut.
+    pub fn sync_wal(&self) -> Result<()> {
+        self.db().flush_wal(true).map_err(Error::rocks("sync its WAL"))
+    }
+
+    /// Flushes all memtables to SST files.
+    pub fn flush(&self) -> Result<()> {
+        for family in Family::ALL {
+            self.db().flush_cf(self.family(family)).map_err(Error::rocks("flush a memtable"))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the SST files.
+    #[must_use]
+    pub fn sst_bytes(&self) -> u64 {
+        self.db().live_files().map_or(0, |files| files.iter().map(|file| file.size as u64).sum())
+    }
+}
+
+impl Drop for Disk {
+    /// Closes the database on this thread: a compaction filter that holds the last reference would close it on
+    /// RocksDB's own compaction thread, which would then wait for itself.
+    fn drop(&mut self) {
+        self.orphans.closing.store(true, Ordering::SeqCst);
+        let mut db = self.db.take().expect("present until drop");
+        db.cancel_all_background_work(true);
+        while Arc::get_mut(&mut db).is_none() && Arc::strong_count(&db) > 1 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn database_options(wal_dir: &Path) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_wal_dir(wal_dir);
+    options.set_wal_ttl_seconds(WAL_TTL_SECONDS);
+    options.set_wal_size_limit_mb(0);
+    options.set_max_total_wal_size(TOTAL_WAL_BYTES_MAX);
+    options.set_recycle_log_file_num(0);
+    options.set_manual_wal_flush(false);
+    options.set_wal_bytes_per_sync(0);
+    options.set_enable_pipelined_write(false);
+    options.set_atomic_flush(false);
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(8 << 20);
+    options.set_max_open_files(4096);
+    options
+}
+
+fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &Arc<OrphanShared>) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_block_size(8 << 10);
+    table.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_disable_auto_compactions(!chosen.compaction);
+    if family != Family::Default {
+        options.set_compaction_filter_factory(OrphanFilterFactory { shared: Arc::clone(orphans) });
+    }
+    options
+}
+
+/// What the compaction filter needs of the database it runs in.
+#[derive(Default)]
+struct OrphanShared {
+    db: OnceLock<Weak<DB>>,
+    /// Set before the database is closed: from then on nothing is looked up.
+    closing: AtomicBool,
+}
+
+struct OrphanFilterFactory {
+    shared: Arc<OrphanShared>,
+}
+
+impl CompactionFilterFactory for OrphanFilterFactory {
+    type Filter = OrphanFilter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> OrphanFilter {
+        OrphanFilter { shared: Arc::clone(&self.shared), last: None }
+    }
+
+    fn name(&self) -> &CStr {
+        c"walferry.orphans"
+    }
+}
+
+/// Drops elements whose collection was deleted or created anew since.
+///
+/// Sound because generations are unique and a collection's metadata is written in one batch with its elements: if the
+/// metadata is gone, or of a younger generation, by the time an element meets a compaction, nothing refers to it.
+struct OrphanFilter {
+    shared: Arc<OrphanShared>,
+    /// The metadata key looked up last and the generation that lives there, if any: elements come sorted by key.
+    last: Option<(Vec<u8>, Option<u64>)>,
+}
+
+impl OrphanFilter {
+    /// Generation alive at a metadata key; the outer `None` means "unknown: keep".
+    fn living_generation(&mut self, element: &key::Element<'_>) -> Option<Option<u64>> {
+        let is_same = |meta: &[u8]| meta.len() == 2 + element.key.len() && meta[..2] == element.slot && meta[2..] == *element.key;
+        if let Some((meta, generation)) = &self.last
+            && is_same(meta)
+        {
+            return Some(*generation);
+        }
+        if self.shared.closing.load(Ordering::SeqCst) {
+            return None;
+        }
+        let db = self.shared.db.get()?.upgrade()?;
+        let meta_key = [&element.slot[..], element.key].concat();
+        let generation = match db.get_pinned(&meta_key).ok()? {
+            None => None,
+            Some(stored) => match Meta::decode(&stored).ok()? {
+                Meta::String { .. } => None,
+                Meta::Collection(collection) => Some(collection.generation.0),
+            },
+        };
+        self.last = Some((meta_key, generation));
+        Some(generation)
+    }
+}
+
+impl CompactionFilter for OrphanFilter {
+    fn filter(&mut self, _level: u32, bytes: &[u8], _value: &[u8]) -> Decision {
+        let Some(element) = key::parse_element(bytes) else { return Decision::Keep };
+        match self.living_generation(&element) {
+            Some(None) => Decision::Remove,
+            Some(Some(living)) if element.generation.0 < living => Decision::Remove,
+            _ => Decision::Keep,
+        }
+    }
+
+    fn name(&self) -> &CStr {
+        c"walferry.orphans"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch::{HEADER_LEN, push_delete, push_put};
+    use super::super::key::Generation;
+    use super::super::meta::{Collection, DiskType};
+    use super::*;
+
+    fn write(disk: &Disk, fill: impl FnOnce(&mut Vec<u8>) -> u32) {
+        let mut batch = vec![0; HEADER_LEN];
+        let count = fill(&mut batch);
+        batch[8..12].copy_from_slice(&count.to_le_bytes());
+        disk.write(&batch, true).unwrap();
+    }
+
+    #[test]
+    fn compaction_drops_elements_of_deleted_and_recreated_collections_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), DiskOptions::default()).unwrap();
+        let element = |name: &[u8], generation| key::sub(name, Generation(generation), b"field");
+        write(&disk, |batch| {
+            for (name, generation) in [(b"gone", 1), (b"anew", 2), (b"kept", 3), (b"text", 4)] {
+                push_put(batch, Family::Default, &key::meta(name), &Collection::new(DiskType::Hash, Generation(generation)).encode());
+                push_put(batch, Family::Sub, &element(name, generation), b"v");
+            }
+            8
+        });
+        write(&disk, |batch| {
+            push_delete(batch, Family::Default, &key::meta(b"gone"));
+            push_put(batch, Family::Default, &key::meta(b"anew"), &Collection::new(DiskType::Hash, Generation(9)).encode());
+            push_put(batch, Family::Sub, &element(b"anew", 9), b"v");
+            push_put(batch, Family::Default, &key::meta(b"text"), &super::super::meta::encode_string(b"s", 0));
+            4
+        });
+        disk.flush().unwrap();
+        disk.db().compact_range_cf(disk.family(Family::Sub), None::<&[u8]>, None::<&[u8]>);
+        for (name, generation, lives) in [(b"gone", 1, false), (b"anew", 2, false), (b"anew", 9, true), (b"kept", 3, true), (b"text", 4, false)] {
+            assert_eq!(disk.get(Family::Sub, &element(name, generation)).unwrap().is_some(), lives, "{name:?} {generation}");
+        }
+    }
+}

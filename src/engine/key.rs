@@ -1,0 +1,235 @@
+//! Layout of keys in RocksDB: the one place that formats and parses them.
+//!
+//! Every user key starts with its Redis Cluster slot as u16 big-endian, so that a slot range is one key range. Slots end
+//! at 16383; `0xFFFF` introduces the system keys, which sort last.
+//!
+//! ```text
+//! default   slot u16 | key                                                  metadata, a string's value inline
+//! sub       slot u16 | key length u32 | key | generation u64 | field         hash field -> value, set member -> nothing
+//! stream    slot u16 | key length u32 | key | generation u64 | ms u64 | seq u64
+//! default   0xFFFF | "csn"                                                  csn, time and epoch of the last commit
+//! default   0xFFFF | "x" | expiry ms u64 | key                              expiry index (a hint, checked when it is due)
+//! ```
+//!
+//! All integers here are big-endian, because they are ordered.
+
+use std::ops::Range;
+
+/// Number of Redis Cluster slots.
+pub const SLOTS: u16 = 16384;
+/// First two bytes of every system key.
+pub const SYSTEM: [u8; 2] = [0xFF, 0xFF];
+/// Key of the last commit's position, written last in every batch.
+pub const CSN_KEY: &[u8] = b"\xFF\xFFcsn";
+/// First bytes of the expiry index.
+const EXPIRY_PREFIX: &[u8] = b"\xFF\xFFx";
+
+const CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
+
+/// Which creation of a collection its elements belong to: the csn of the commit that created it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Generation(pub u64);
+
+/// Position of a stream entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct StreamId {
+    /// Milliseconds part.
+    pub ms: u64,
+    /// Sequence part.
+    pub seq: u64,
+}
+
+impl StreamId {
+    /// The smallest id.
+    pub const MIN: Self = Self { ms: 0, seq: 0 };
+    /// The largest id.
+    pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
+
+    /// The id that follows; `None` after `MAX`.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        match self.seq.checked_add(1) {
+            Some(seq) => Some(Self { ms: self.ms, seq }),
+            None => self.ms.checked_add(1).map(|ms| Self { ms, seq: 0 }),
+        }
+    }
+
+    /// The id before; `None` before `MIN`.
+    #[must_use]
+    pub fn prev(self) -> Option<Self> {
+        match self.seq.checked_sub(1) {
+            Some(seq) => Some(Self { ms: self.ms, seq }),
+            None => self.ms.checked_sub(1).map(|ms| Self { ms, seq: u64::MAX }),
+        }
+    }
+}
+
+impl std::fmt::Display for StreamId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// Redis Cluster slot of a key: CRC16 of the part between the first `{` and the next `}`, if there is one and it is not
+/// empty, else of the whole key.
+#[must_use]
+pub fn slot(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|&b| b == b'{').and_then(|open| {
+        let length = key[open + 1..].iter().position(|&b| b == b'}')?;
+        (length > 0).then(|| &key[open + 1..open + 1 + length])
+    });
+    CRC16.checksum(tag.unwrap_or(key)) % SLOTS
+}
+
+/// Key of a user key's metadata.
+#[must_use]
+pub fn meta(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 + key.len());
+    out.extend_from_slice(&slot(key).to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// The user key in a metadata key; `None` for a system key.
+#[must_use]
+pub fn user_key(meta: &[u8]) -> Option<&[u8]> {
+    (meta.len() >= 2 && meta[..2] != SYSTEM).then(|| &meta[2..])
+}
+
+/// What the elements of one creation of a collection start with.
+#[must_use]
+pub fn element_prefix(key: &[u8], generation: Generation) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 + 4 + key.len() + 8 + 24);
+    out.extend_from_slice(&slot(key).to_be_bytes());
+    out.extend_from_slice(&u32::try_from(key.len()).expect("keys are bounded by the frame limit").to_be_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(&generation.0.to_be_bytes());
+    out
+}
+
+/// Key of a hash field or a set member.
+#[must_use]
+pub fn sub(key: &[u8], generation: Generation, field: &[u8]) -> Vec<u8> {
+    let mut out = element_prefix(key, generation);
+    out.extend_from_slice(field);
+    out
+}
+
+/// Key of a stream entry.
+#[must_use]
+pub fn stream(key: &[u8], generation: Generation, id: StreamId) -> Vec<u8> {
+    let mut out = element_prefix(key, generation);
+    out.extend_from_slice(&id.ms.to_be_bytes());
+    out.extend_from_slice(&id.seq.to_be_bytes());
+    out
+}
+
+/// The range of all keys that start with `prefix`.
+#[must_use]
+pub fn prefix_range(prefix: Vec<u8>) -> Range<Vec<u8>> {
+    let mut end = prefix.clone();
+    while let Some(last) = end.pop() {
+        if last < 0xFF {
+            end.push(last + 1);
+            break;
+        }
+    }
+    prefix..end
+}
+
+/// The range of all user keys of a family.
+#[must_use]
+pub fn user_range() -> Range<Vec<u8>> {
+    vec![0, 0]..SYSTEM.to_vec()
+}
+
+/// An element key taken apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Element<'a> {
+    /// Slot and user key as `meta` would give them start here: the slot's two bytes.
+    pub slot: [u8; 2],
+    /// The user key.
+    pub key: &'a [u8],
+    /// The creation it belongs to.
+    pub generation: Generation,
+    /// Field, member, or the 16 bytes of a stream id.
+    pub rest: &'a [u8],
+}
+
+/// Takes an element key apart; `None` if it is not one.
+#[must_use]
+pub fn parse_element(bytes: &[u8]) -> Option<Element<'_>> {
+    let (slot, rest) = bytes.split_first_chunk::<2>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    let (generation, rest) = rest.split_first_chunk::<8>()?;
+    Some(Element { slot: *slot, key, generation: Generation(u64::from_be_bytes(*generation)), rest })
+}
+
+/// The id in the tail of a stream entry's key.
+#[must_use]
+pub fn parse_stream_id(rest: &[u8]) -> Option<StreamId> {
+    let (ms, seq) = rest.split_first_chunk::<8>()?;
+    Some(StreamId { ms: u64::from_be_bytes(*ms), seq: u64::from_be_bytes(seq.try_into().ok()?) })
+}
+
+/// Key in the expiry index.
+#[must_use]
+pub fn expiry(at_ms: u64, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(EXPIRY_PREFIX.len() + 8 + key.len());
+    out.extend_from_slice(EXPIRY_PREFIX);
+    out.extend_from_slice(&at_ms.to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// The range of the expiry index from `from_ms` up to and including `until_ms`.
+#[must_use]
+pub fn expiry_range(from_ms: u64, until_ms: u64) -> Range<Vec<u8>> {
+    expiry(from_ms, b"")..expiry(until_ms.saturating_add(1), b"")
+}
+
+/// Time and user key of an entry of the expiry index.
+#[must_use]
+pub fn parse_expiry(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (at, key) = bytes.strip_prefix(EXPIRY_PREFIX)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*at), key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        assert_eq!(slot(b"123456789"), 0x31C3);
+        assert_eq!(slot(b"foo"), 12182);
+        assert_eq!(slot(b"{user1000}.following"), slot(b"{user1000}.followers"));
+        assert_eq!(slot(b"foo{}bar"), CRC16.checksum(b"foo{}bar") % SLOTS);
+        assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
+    }
+
+    #[test]
+    fn elements_of_a_key_are_one_range_apart_from_others() {
+        let range = prefix_range(element_prefix(b"k", Generation(7)));
+        assert!(range.contains(&sub(b"k", Generation(7), b"\xFF\xFF\xFF")));
+        assert!(!range.contains(&sub(b"k", Generation(8), b"")));
+        let key = stream(b"some", Generation(9), StreamId { ms: 5, seq: 6 });
+        let element = parse_element(&key).unwrap();
+        assert_eq!((element.key, element.generation), (&b"some"[..], Generation(9)));
+        assert_eq!(parse_stream_id(element.rest), Some(StreamId { ms: 5, seq: 6 }));
+        assert_eq!(parse_element(&key[..5]), None);
+    }
+
+    #[test]
+    fn a_prefix_of_all_ones_has_an_end() {
+        assert_eq!(prefix_range(vec![1, 0xFF]).end, vec![2]);
+    }
+
+    #[test]
+    fn expiry_entries_sort_by_time() {
+        assert!(expiry(9, b"z") < expiry(10, b"a"));
+        assert_eq!(parse_expiry(&expiry(10, b"a")), Some((10, &b"a"[..])));
+        assert_eq!(user_key(CSN_KEY), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! How commits stand in RocksDB's WAL: the batch envelope.
+//!
+//! A write batch carries one or more commits. Each begins with LogData (the envelope: its position and, if it touches
+//! the memory engines too, their ops); the batch's last operation puts the system key `csn`. So a batch never counts
+//! zero operations, every checkpoint tells its own csn, and applying is exactly-once. Bytes: `FORMAT.md`.
+
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::engine::batch::{self, Family, HEADER_LEN, Record, Records};
+use crate::engine::key::CSN_KEY;
+use crate::error::{Error, Result};
+use crate::record::CommitRecord;
+use bytes::Bytes;
+
+const MAGIC: [u8; 4] = *b"WFCM";
+const VERSION: u8 = 1;
+/// Bytes of an envelope before the memory ops.
+const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 4 + 4 + 4;
+const POSITION_LEN: usize = 8 + 8 + 4;
+
+/// Position of a commit as the system key `csn` holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// Which commit.
+    pub csn: Csn,
+    /// When it was made.
+    pub time: CommitTime,
+    /// By which generation of the writer.
+    pub epoch: Epoch,
+}
+
+impl Position {
+    /// The stored form.
+    #[must_use]
+    pub fn encode(&self) -> [u8; POSITION_LEN] {
+        let mut out = [0; POSITION_LEN];
+        out[..8].copy_from_slice(&self.csn.0.to_le_bytes());
+        out[8..16].copy_from_slice(&self.time.0.to_le_bytes());
+        out[16..].copy_from_slice(&self.epoch.0.to_le_bytes());
+        out
+    }
+
+    /// Reads the stored form.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let bytes: &[u8; POSITION_LEN] =
+            bytes.try_into().map_err(|_| Error::corrupt("system key csn", "value", format!("{} bytes instead of {POSITION_LEN}", bytes.len())))?;
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let epoch = u32::from_le_bytes(bytes[16..].try_into().expect("four bytes"));
+        Ok(Self { csn: Csn(word(0)), time: CommitTime(word(8)), epoch: Epoch(epoch) })
+    }
+}
+
+/// The write batch of those commits of a group that touch the disk engines; `None` if none does.
+#[must_use]
+pub fn assemble(commits: &[CommitRecord]) -> Option<Vec<u8>> {
+    let last = commits.iter().rfind(|commit| commit.touches_disk())?;
+    let bytes: usize = commits.iter().filter(|c| c.touches_disk()).map(|c| c.effect_bytes() + ENVELOPE_HEAD + 8).sum();
+    let mut out = Vec::with_capacity(HEADER_LEN + bytes + 64);
+    out.resize(HEADER_LEN, 0);
+    let mut operations = 0;
+    let mut envelope = Vec::with_capacity(ENVELOPE_HEAD);
+    for commit in commits.iter().filter(|commit| commit.touches_disk()) {
+        envelope.clear();
+        push_envelope(&mut envelope, commit);
+        batch::push_log_data(&mut out, &envelope);
+        out.extend_from_slice(&commit.disk);
+        operations += commit.disk_ops;
+    }
+    let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+    batch::push_put(&mut out, Family::Default, CSN_KEY, &position.encode());
+    out[8..HEADER_LEN].copy_from_slice(&(operations + 1).to_le_bytes());
+    Some(out)
+}
+
+/// Number of operations of an assembled batch: what it advances RocksDB's sequence by.
+#[must_use]
+pub fn operations(batch: &[u8]) -> u32 {
+    u32::from_le_bytes(batch[8..HEADER_LEN].try_into().expect("four bytes"))
+}
+
+fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[VERSION, 0]);
+    out.extend_from_slice(&commit.epoch.0.to_le_bytes());
+    out.extend_from_slice(&commit.csn.0.to_le_bytes());
+    out.extend_from_slice(&commit.time.0.to_le_bytes());
+    out.extend_from_slice(&commit.disk_ops.to_le_bytes());
+    for ops in [&commit.lists, &commit.zsets] {
+        out.extend_from_slice(&u32::try_from(ops.len()).expect("effects of a commit are bounded below 4 GiB").to_le_bytes());
+    }
+    out.extend_from_slice(&commit.lists);
+    out.extend_from_slice(&commit.zsets);
+}
+
+/// Takes a write batch from the WAL apart into its commits. Effects are slices of `batch`.
+pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
+    if batch.len() < HEADER_LEN {
+        return Err(Error::corrupt("write batch", "header", format!("{} bytes instead of {HEADER_LEN} or more", batch.len())));
+    }
+    let body = batch.slice(HEADER_LEN..);
+    let mut commits: Vec<CommitRecord> = Vec::new();
+    let mut records = Records::new(&body);
+    // Offset of the first record of the commit being read.
+    let mut start = 0;
+    let mut found = 0;
+    let mut position = None;
+    loop {
+        let at = records.offset();
+        let record = records.next().transpose()?;
+        let is_position = matches!(record, Some(Record::Put(Family::Default, CSN_KEY, _)));
+        if let Some(commit) = commits.last_mut()
+            && (is_position || matches!(record, None | Some(Record::LogData(_))))
+            && position.is_none()
+        {
+            commit.disk = body.slice(start..at);
+            expect_operations(commit, found)?;
+        }
+        match record {
+            None => break,
+            Some(_) if position.is_some() => return Err(Error::corrupt("write batch", at, "goes on behind its csn key")),
+            Some(Record::LogData(bytes)) => {
+                commits.push(parse_envelope(&body.slice_ref(bytes))?);
+                (start, found) = (records.offset(), 0);
+            }
+            Some(Record::Put(Family::Default, CSN_KEY, value)) => position = Some(Position::decode(value)?),
+            Some(_) if commits.is_empty() => return Err(Error::corrupt("write batch", at, "has an operation before its first envelope")),
+            Some(_) => found += 1,
+        }
+    }
+    let last = commits.last().map(|c| Position { csn: c.csn, time: c.time, epoch: c.epoch });
+    if last.is_none() || position != last {
+        return Err(Error::corrupt("write batch", "end", format!("csn key says {position:?}, the last envelope {last:?}")));
+    }
+    Ok(commits)
+}
+
+fn expect_operations(commit: &CommitRecord, found: u32) -> Result<()> {
+    if commit.disk_ops == found {
+        return Ok(());
+    }
+    let detail = format!("announces {} operations, holds {found}", commit.disk_ops);
+    Err(Error::corrupt("WAL envelope", format!("csn {}", commit.csn), detail))
+}
+
+fn parse_envelope(bytes: &Bytes) -> Result<CommitRecord> {
+    let corrupt = |detail: String| Error::corrupt("WAL envelope", "head", detail);
+    let Some((head, _)) = bytes.split_first_chunk::<ENVELOPE_HEAD>() else {
+        return Err(corrupt(format!("{} bytes instead of {ENVELOPE_HEAD} or more", bytes.len())));
+    };
+    if head[..4] != MAGIC {
+        return Err(corrupt(format!("magic {:02x?} instead of {MAGIC:02x?}", &head[..4])));
+    }
+    if head[4] > VERSION {
+        return Err(Error::Version { what: "WAL envelope".into(), found: head[4].into(), known: VERSION.into() });
+    }
+    let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+    let long = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+    let (lists, zsets) = (word(30) as usize, word(34) as usize);
+    if ENVELOPE_HEAD.checked_add(lists).and_then(|n| n.checked_add(zsets)) != Some(bytes.len()) {
+        return Err(corrupt(format!("lengths {lists} and {zsets} do not fill {} bytes", bytes.len())));
+    }
+    Ok(CommitRecord {
+        epoch: Epoch(word(6)),
+        csn: Csn(long(10)),
+        time: CommitTime(long(18)),
+        disk_ops: word(26),
+        disk: Bytes::new(),
+        lists: bytes.slice(ENVELOPE_HEAD..ENVELOPE_HEAD + lists),
+        zsets: bytes.slice(ENVELOPE_HEAD + lists..),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn commit(csn: u64, puts: &[(Vec<u8>, Vec<u8>)], lists: Vec<u8>) -> CommitRecord {
+        let mut disk = Vec::new();
+        for (key, value) in puts {
+            batch::push_put(&mut disk, Family::Sub, key, value);
+        }
+        CommitRecord {
+            csn: Csn(csn),
+            epoch: Epoch(3),
+            time: CommitTime(1000 + csn),
+            disk_ops: puts.len() as u32,
+            disk: disk.into(),
+            lists: lists.into(),
+            zsets: Bytes::new(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn commits_survive_the_wal(groups in proptest::collection::vec((proptest::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 1..4), any::<Vec<u8>>()), 1..6)) {
+            let commits: Vec<_> = groups.into_iter().enumerate().map(|(i, (puts, lists))| commit(i as u64 + 1, &puts, lists)).collect();
+            let bytes = assemble(&commits).unwrap();
+            let count: u32 = commits.iter().map(|c| c.disk_ops).sum();
+            prop_assert_eq!(operations(&bytes), count + 1);
+            prop_assert_eq!(disassemble(&bytes.into()).unwrap(), commits);
+        }
+
+        #[test]
+        fn arbitrary_batches_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4)) {
+            let _ = disassemble(&bytes.into());
+            let mut valid = assemble(&[commit(1, &[(vec![1], vec![2])], vec![3; 9]), commit(2, &[(vec![], vec![])], vec![])]).unwrap();
+            for (at, byte) in flips {
+                let at = at.index(valid.len());
+                valid[at] = byte;
+            }
+            let _ = disassemble(&valid.into());
+        }
+    }
+
+    #[test]
+    fn commits_without_disk_effects_stay_out_of_the_wal() {
+        let memory_only = commit(1, &[], vec![1]);
+        assert_eq!(assemble(std::slice::from_ref(&memory_only)), None);
+        let both = [memory_only, commit(2, &[(vec![1], vec![])], vec![])];
+        let found = disassemble(&assemble(&both).unwrap().into()).unwrap();
+        assert_eq!(found, both[1..]);
+    }
+}

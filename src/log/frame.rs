@@ -1,0 +1,138 @@
+//! One op-log frame: a commit with memory ops, or a commit without any effect, as it stands in a segment.
+//!
+//! Guarantees: a frame is accepted only if its CRC, its segment and its place in the csn chain fit, so that zeroes, the
+//! remains of a cut-off tail and a frame of another segment all read as "the log ends here". Bytes: `FORMAT.md`.
+
+use crate::csn::{CommitTime, Csn, Epoch, SegmentId};
+use crate::record::CommitRecord;
+use bytes::Bytes;
+
+/// Bytes of length and CRC before a frame's body.
+pub const PREFIX_LEN: usize = 8;
+/// Bytes of a frame's body before the ops.
+const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 4 + 4 + 4 + 4;
+
+/// Bytes a commit takes as a frame.
+#[must_use]
+pub fn encoded_len(commit: &CommitRecord) -> usize {
+    PREFIX_LEN + HEAD_LEN + commit.effect_bytes()
+}
+
+/// Appends the frame of `commit`, which follows the frame of `previous` in the op-log.
+pub fn encode(out: &mut Vec<u8>, segment: SegmentId, previous: Csn, commit: &CommitRecord) {
+    let start = out.len();
+    let body_len = u32::try_from(encoded_len(commit) - PREFIX_LEN).expect("effects of a commit are bounded below 4 GiB");
+    let section = |bytes: &Bytes| (bytes.len() as u32).to_le_bytes();
+    out.extend_from_slice(&body_len.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&segment.0.to_le_bytes());
+    out.extend_from_slice(&commit.epoch.0.to_le_bytes());
+    out.extend_from_slice(&commit.csn.0.to_le_bytes());
+    out.extend_from_slice(&commit.time.0.to_le_bytes());
+    out.extend_from_slice(&previous.0.to_le_bytes());
+    out.extend_from_slice(&commit.disk_ops.to_le_bytes());
+    out.extend_from_slice(&section(&commit.lists));
+    out.extend_from_slice(&section(&commit.zsets));
+    out.extend_from_slice(&section(&commit.disk));
+    for ops in [&commit.lists, &commit.zsets, &commit.disk] {
+        out.extend_from_slice(ops);
+    }
+    let crc = crc32fast::hash(&out[start + PREFIX_LEN..]);
+    out[start + 4..start + PREFIX_LEN].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A decoded frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The commit. Its disk effects are there only if it is a cross-engine commit.
+    pub commit: CommitRecord,
+    /// Csn of the frame before it in the op-log.
+    pub previous: Csn,
+    /// Bytes the frame takes in the segment.
+    pub len: usize,
+}
+
+/// Reads the frame at the start of `bytes`; `None` if there is no valid one of this segment.
+#[must_use]
+pub fn decode(bytes: &Bytes, segment: SegmentId) -> Option<Frame> {
+    let (prefix, rest) = bytes.split_first_chunk::<PREFIX_LEN>()?;
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let body_len = word(prefix, 0) as usize;
+    let body = rest.get(..body_len).filter(|body| body.len() >= HEAD_LEN)?;
+    if crc32fast::hash(body) != word(prefix, 4) || word(body, 0) != segment.0 {
+        return None;
+    }
+    let long = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
+    let lengths = [word(body, 36), word(body, 40), word(body, 44)].map(|n| n as usize);
+    if lengths.iter().try_fold(HEAD_LEN, |sum, &n| sum.checked_add(n)) != Some(body_len) {
+        return None;
+    }
+    let mut at = PREFIX_LEN + HEAD_LEN;
+    let [lists, zsets, disk] = lengths.map(|length| {
+        at += length;
+        bytes.slice(at - length..at)
+    });
+    let commit = CommitRecord {
+        epoch: Epoch(word(body, 4)),
+        csn: Csn(long(8)),
+        time: CommitTime(long(16)),
+        disk_ops: word(body, 32),
+        disk,
+        lists,
+        zsets,
+    };
+    let previous = Csn(long(24));
+    (commit.csn > previous).then_some(Frame { commit, previous, len: PREFIX_LEN + body_len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn commit(lists: Vec<u8>, zsets: Vec<u8>, disk: Vec<u8>) -> CommitRecord {
+        CommitRecord {
+            csn: Csn(9),
+            epoch: Epoch(2),
+            time: CommitTime(5),
+            disk_ops: 1,
+            disk: disk.into(),
+            lists: lists.into(),
+            zsets: zsets.into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_a_round_trip(lists: Vec<u8>, zsets: Vec<u8>, disk: Vec<u8>) {
+            let commit = commit(lists, zsets, disk);
+            let mut bytes = Vec::new();
+            encode(&mut bytes, SegmentId(4), Csn(7), &commit);
+            prop_assert_eq!(bytes.len(), encoded_len(&commit));
+            bytes.extend_from_slice(b"what follows");
+            let bytes = Bytes::from(bytes);
+            prop_assert_eq!(decode(&bytes, SegmentId(5)), None);
+            let frame = decode(&bytes, SegmentId(4)).unwrap();
+            prop_assert_eq!(frame, Frame { len: encoded_len(&commit), commit, previous: Csn(7) });
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes.into(), SegmentId(1));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_ends_the_log() {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, SegmentId(4), Csn(7), &commit(vec![1, 2], vec![3], vec![4, 5, 6]));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped.into(), SegmentId(4)), None, "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert_eq!(decode(&Bytes::copy_from_slice(&bytes[..len]), SegmentId(4)), None, "cut at {len}");
+        }
+    }
+}

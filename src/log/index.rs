@@ -1,0 +1,57 @@
+//! Sparse index from csn to a position in both logs, in memory, so that catch-up need not read the WAL from its start.
+
+use super::reader::LogPosition;
+use crate::csn::Csn;
+use std::collections::VecDeque;
+
+/// Commits between two entries, at least.
+const SPACING: u64 = 1024;
+
+/// Known positions, ascending.
+#[derive(Debug, Default)]
+pub struct PositionIndex {
+    entries: VecDeque<LogPosition>,
+}
+
+impl PositionIndex {
+    /// Notes a position at or above all noted before; kept if it is far enough from the last one.
+    pub fn note(&mut self, position: LogPosition) {
+        if self.entries.back().is_none_or(|last| position.csn.since(last.csn) >= SPACING) {
+            self.entries.push_back(position);
+        }
+    }
+
+    /// The nearest known position at or below `csn`; `None` if the logs are not known to reach that far back.
+    #[must_use]
+    pub fn at_or_below(&self, csn: Csn) -> Option<LogPosition> {
+        let behind = self.entries.partition_point(|entry| entry.csn <= csn);
+        behind.checked_sub(1).map(|nth| LogPosition { csn, wal_seq: self.entries[nth].wal_seq })
+    }
+
+    /// Forgets what lies below `csn`, but for the entry that covers it.
+    pub fn purge_until(&mut self, csn: Csn) {
+        while self.entries.get(1).is_some_and(|second| second.csn <= csn) {
+            self.entries.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csn::WalSeq;
+
+    #[test]
+    fn the_nearest_lower_position_is_found_and_purging_keeps_it() {
+        let mut index = PositionIndex::default();
+        for n in 0..10 {
+            index.note(LogPosition { csn: Csn(100 + n * SPACING), wal_seq: WalSeq(n) });
+        }
+        assert_eq!(index.at_or_below(Csn(99)), None);
+        let wanted = Csn(100 + 3 * SPACING + 7);
+        assert_eq!(index.at_or_below(wanted), Some(LogPosition { csn: wanted, wal_seq: WalSeq(3) }));
+        index.purge_until(wanted);
+        assert_eq!(index.at_or_below(wanted).unwrap().wal_seq, WalSeq(3));
+        assert_eq!(index.at_or_below(Csn(101)), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! Stage 4: the two logs. RocksDB's WAL (through the batch envelope) and the op-log of the memory engines; reading them
+//! back as one; what a start makes of them after a crash. Every byte: `FORMAT.md`.
+
+pub mod durable;
+pub mod envelope;
+pub mod frame;
+pub mod index;
+pub mod oplog;
+pub mod reader;
+pub mod recovery;
+pub mod segment;
+pub mod wal;

@@ -1,10 +1,14 @@
 //! walferry.
 
 pub mod clock;
+pub mod command;
 pub mod commit;
+pub mod config;
 pub mod csn;
 pub mod engine;
 pub mod error;
+pub mod io;
 pub mod log;
 pub mod record;
+pub mod server;
 pub mod watermark;

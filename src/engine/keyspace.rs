@@ -1,0 +1,483 @@
+//! Who owns a key: one view over all engines for the commands.
+//!
+//! Guarantees: a key has one type and lives in one engine; giving it another type deletes it where it was. A key past
+//! its expiry is absent to every reader; a writer that meets one deletes it first, as an effect of its own commit.
+//!
+//! Two modes. Under the writer lock everything works. Without it, only disk keys can be read: what would need the
+//! memory engines ends in [`AccessError::NeedsLock`], and the caller runs the command again under the lock.
+
+use super::batch::Family;
+use super::disk::Disk;
+use super::effects::{Effects, Overlaid};
+use super::key::{self, Generation, StreamId};
+use super::memory::{List, ListOp, Memory, Zset, ZsetOp};
+use super::meta::{self, Collection, DiskType, Meta};
+use super::scan::{Direction, Scan};
+use super::watch::WatchTable;
+use crate::csn::Csn;
+use crate::error::{Error, Result};
+use rocksdb::DBPinnableSlice;
+use std::ops::{Deref, Range};
+
+/// Why the keyspace could not answer.
+#[derive(Debug)]
+pub enum AccessError {
+    /// The answer needs the writer lock, which is not held.
+    NeedsLock,
+    /// The database failed.
+    Failed(Error),
+}
+
+impl From<Error> for AccessError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Result of a look at the keyspace.
+pub type Access<T> = std::result::Result<T, AccessError>;
+
+/// What a command changes, under the writer lock.
+pub struct Changing<'a> {
+    /// The memory engines.
+    pub memory: &'a mut Memory,
+    /// The open group's effects.
+    pub effects: &'a mut Effects,
+    /// Who watches which key.
+    pub watches: &'a mut WatchTable,
+    /// The csn this command's commit will get.
+    pub csn: Csn,
+}
+
+/// Bytes read from disk or from the open group.
+pub enum Stored<'a> {
+    /// From the database.
+    Pinned(DBPinnableSlice<'a>),
+    /// From the open group.
+    Copied(Vec<u8>),
+}
+
+impl Deref for Stored<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Pinned(slice) => slice,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+/// A string's value with what stands before it.
+pub struct StringValue<'a> {
+    stored: Stored<'a>,
+    value_at: usize,
+    /// When it expires, in ms since the Unix epoch; 0: never.
+    pub expire_ms: u64,
+}
+
+impl Deref for StringValue<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.stored[self.value_at..]
+    }
+}
+
+/// What a key holds.
+pub enum Found<'a> {
+    /// Nothing.
+    Absent,
+    /// A string.
+    String(StringValue<'a>),
+    /// A hash, set or stream.
+    Collection(Collection),
+    /// A list that expires at this time (ms; 0: never). The list: [`Keyspace::list`].
+    List(u64),
+    /// A sorted set that expires at this time (ms; 0: never). The set: [`Keyspace::zset`].
+    Zset(u64),
+}
+
+impl Found<'_> {
+    /// Whether there is no such key.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// When it expires, in ms since the Unix epoch; 0: never.
+    #[must_use]
+    pub fn expire_ms(&self) -> u64 {
+        match self {
+            Self::Absent => 0,
+            Self::String(value) => value.expire_ms,
+            Self::Collection(collection) => collection.expire_ms,
+            Self::List(expire_ms) | Self::Zset(expire_ms) => *expire_ms,
+        }
+    }
+
+    /// Redis' name of the type.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Absent => "none",
+            Self::String(_) => "string",
+            Self::List(_) => "list",
+            Self::Zset(_) => "zset",
+            Self::Collection(collection) => match collection.kind {
+                DiskType::Set => "set",
+                DiskType::Stream => "stream",
+                DiskType::Hash | DiskType::String => "hash",
+            },
+        }
+    }
+}
+
+/// The keys of all engines, as one command sees them.
+pub struct Keyspace<'a> {
+    disk: &'a Disk,
+    /// The command's clock: ms since the Unix epoch, the same for the whole command or EXEC.
+    pub now_ms: u64,
+    changing: Option<Changing<'a>>,
+    /// Without the lock: whether the memory engines hold any key.
+    may_be_in_memory: bool,
+}
+
+impl<'a> Keyspace<'a> {
+    /// Under the writer lock.
+    #[must_use]
+    pub fn changing(disk: &'a Disk, now_ms: u64, changing: Changing<'a>) -> Self {
+        Self { disk, now_ms, changing: Some(changing), may_be_in_memory: true }
+    }
+
+    /// Without the writer lock: disk keys only. `memory_keys` is how many keys the memory engines hold.
+    #[must_use]
+    pub fn reading(disk: &'a Disk, now_ms: u64, memory_keys: usize) -> Self {
+        Self { disk, now_ms, changing: None, may_be_in_memory: memory_keys > 0 }
+    }
+
+    fn held(&mut self) -> &mut Changing<'a> {
+        self.changing.as_mut().expect("effects are made under the writer lock only")
+    }
+
+    /// The memory engines.
+    pub fn memory(&self) -> Access<&Memory> {
+        self.changing.as_ref().map(|changing| &*changing.memory).ok_or(AccessError::NeedsLock)
+    }
+
+    /// Adds a watcher of a key. Under the lock.
+    pub fn watch(&mut self, key: &[u8], flag: &super::watch::Touched) -> Access<()> {
+        self.changing.as_mut().map(|changing| changing.watches.watch(key, flag)).ok_or(AccessError::NeedsLock)
+    }
+
+    // ---- looking ----
+
+    fn is_expired(&self, expire_ms: u64) -> bool {
+        expire_ms != 0 && expire_ms <= self.now_ms
+    }
+
+    fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Stored<'a>>> {
+        let overlaid = self.changing.as_ref().map_or(Overlaid::Untouched, |c| c.effects.lookup(family, disk_key));
+        Ok(match overlaid {
+            Overlaid::Deleted => None,
+            Overlaid::Value(value) => Some(Stored::Copied(value.to_vec())),
+            Overlaid::Untouched => self.disk.get(family, disk_key)?.map(Stored::Pinned),
+        })
+    }
+
+    fn look(&self, key: &[u8]) -> Access<Found<'a>> {
+        if let Some(changing) = &self.changing {
+            if let Some(entry) = changing.memory.lists.get(key) {
+                return Ok(Found::List(entry.expire_ms));
+            }
+            if let Some(entry) = changing.memory.zsets.get(key) {
+                return Ok(Found::Zset(entry.expire_ms));
+            }
+        }
+        match self.get(Family::Default, &key::meta(key))? {
+            Some(stored) => Ok(match Meta::decode(&stored)? {
+                Meta::String { value_at, expire_ms } => Found::String(StringValue { stored, value_at, expire_ms }),
+                Meta::Collection(collection) => Found::Collection(collection),
+            }),
+            None if self.changing.is_none() && self.may_be_in_memory => Err(AccessError::NeedsLock),
+            None => Ok(Found::Absent),
+        }
+    }
+
+    /// What a key holds; an expired key is absent.
+    pub fn find(&self, key: &[u8]) -> Access<Found<'a>> {
+        let found = self.look(key)?;
+        Ok(if self.is_expired(found.expire_ms()) { Found::Absent } else { found })
+    }
+
+    /// As `find`, for a command that is about to write the key: an expired key is deleted as part of the commit.
+    pub fn find_to_change(&mut self, key: &[u8]) -> Access<Found<'a>> {
+        let found = self.look(key)?;
+        if self.is_expired(found.expire_ms()) {
+            self.delete(key, &found)?;
+            return Ok(Found::Absent);
+        }
+        Ok(found)
+    }
+
+    /// The list at a key; `None` if there is none (or it has expired).
+    pub fn list(&self, key: &[u8]) -> Access<Option<&List>> {
+        let entry = self.memory()?.lists.get(key);
+        Ok(entry.filter(|entry| !self.is_expired(entry.expire_ms)).map(|entry| &entry.value))
+    }
+
+    /// The sorted set at a key; `None` if there is none (or it has expired).
+    pub fn zset(&self, key: &[u8]) -> Access<Option<&Zset>> {
+        let entry = self.memory()?.zsets.get(key);
+        Ok(entry.filter(|entry| !self.is_expired(entry.expire_ms)).map(|entry| &entry.value))
+    }
+
+    /// Value of a hash field; `Some` and empty for a set member.
+    pub fn element(&self, key: &[u8], generation: Generation, field: &[u8]) -> Access<Option<Stored<'a>>> {
+        Ok(self.get(Family::Sub, &key::sub(key, generation, field))?)
+    }
+
+    /// Fields of a hash or members of a set from `from` (inclusive) on, in byte order. Each scanned key must go through
+    /// [`element_name`].
+    pub fn elements(&self, key: &[u8], generation: Generation, from: &[u8]) -> Access<Scan<'_>> {
+        let range = key::prefix_range(key::element_prefix(key, generation));
+        self.scan_of(key, generation, Family::Sub, key::sub(key, generation, from)..range.end, Direction::Forward)
+    }
+
+    /// Entries of a stream between two ids, both inclusive. Each scanned key must go through [`entry_id`].
+    pub fn entries(&self, key: &[u8], generation: Generation, ids: Range<StreamId>, direction: Direction) -> Access<Scan<'_>> {
+        let mut end = key::stream(key, generation, ids.end);
+        end.push(0);
+        self.scan_of(key, generation, Family::Stream, key::stream(key, generation, ids.start)..end, direction)
+    }
+
+    /// A stream entry's stored fields.
+    pub fn entry(&self, key: &[u8], generation: Generation, id: StreamId) -> Access<Option<Stored<'a>>> {
+        Ok(self.get(Family::Stream, &key::stream(key, generation, id))?)
+    }
+
+    /// Without the lock a collection may be deleted, and its elements compacted away, between the look at its metadata
+    /// and the scan: the scan counts only if the same creation lives on when the scan's state was fixed.
+    fn scan_of(&self, key: &[u8], generation: Generation, family: Family, range: Range<Vec<u8>>, direction: Direction) -> Access<Scan<'_>> {
+        let scan = Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), family, range, direction);
+        if self.changing.is_none() {
+            let lives = match self.look(key)? {
+                Found::Collection(collection) => collection.generation == generation,
+                _ => false,
+            };
+            if !lives {
+                return Err(AccessError::NeedsLock);
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Metadata of all disk keys of a range of slots. Each scanned pair must go through [`scanned_key`].
+    #[must_use]
+    pub fn disk_keys(&self, slots: Range<u16>) -> Scan<'_> {
+        let range = slots.start.to_be_bytes().to_vec()..slots.end.min(key::SLOTS).to_be_bytes().to_vec();
+        Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), Family::Default, range, Direction::Forward)
+    }
+
+    /// Keys of the expiry index that were due by now, oldest first, from `from_ms` on.
+    pub fn due(&self, from_ms: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
+        let range = key::expiry_range(from_ms, self.now_ms);
+        let mut scan = Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), Family::Default, range, Direction::Forward);
+        let mut due = Vec::new();
+        while let Some((stored, _)) = scan.next()? {
+            due.extend(key::parse_expiry(stored).map(|(at, key)| (at, key.to_vec())));
+            if due.len() >= limit {
+                break;
+            }
+        }
+        Ok(due)
+    }
+
+    // ---- changing ----
+
+    fn touch(&mut self, key: &[u8]) {
+        self.held().watches.touch(key);
+    }
+
+    /// The generation of a collection created by this commit.
+    #[must_use]
+    pub fn new_generation(&mut self) -> Generation {
+        Generation(self.held().csn.0)
+    }
+
+    /// Deletes a key that holds `found`.
+    pub fn delete(&mut self, key: &[u8], found: &Found<'_>) -> Access<()> {
+        match found {
+            Found::Absent => return Ok(()),
+            Found::List(_) => self.change_list(ListOp::Delete { key })?,
+            Found::Zset(_) => self.change_zset(ZsetOp::Delete { key })?,
+            Found::String(_) | Found::Collection(_) => {
+                self.drop_young_elements(key)?;
+                self.held().effects.delete(Family::Default, &key::meta(key));
+                if found.expire_ms() != 0 {
+                    self.held().effects.delete(Family::Default, &key::expiry(found.expire_ms(), key));
+                }
+            }
+        }
+        self.touch(key);
+        Ok(())
+    }
+
+    /// Elements of a collection that this very commit created cannot be told from those of the next creation in the
+    /// same commit by their generation, so they are deleted one by one.
+    fn drop_young_elements(&mut self, key: &[u8]) -> Access<()> {
+        let held = self.held();
+        let Overlaid::Value(stored) = held.effects.lookup(Family::Default, &key::meta(key)) else { return Ok(()) };
+        let generation = Generation(held.csn.0);
+        match Meta::decode(stored)? {
+            Meta::Collection(collection) if collection.generation == generation => {}
+            _ => return Ok(()),
+        }
+        let range = key::prefix_range(key::element_prefix(key, generation));
+        for family in [Family::Sub, Family::Stream] {
+            let young: Vec<Vec<u8>> =
+                held.effects.in_range(family, &range).into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key.to_vec()).collect();
+            for element in young {
+                held.effects.delete(family, &element);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a key from the memory engines, if it is there: it is about to live on disk.
+    fn leave_memory(&mut self, key: &[u8]) -> Access<()> {
+        if self.held().memory.lists.get(key).is_some() {
+            self.change_list(ListOp::Delete { key })?;
+        }
+        if self.held().memory.zsets.get(key).is_some() {
+            self.change_zset(ZsetOp::Delete { key })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a key a string, whatever it was. `expire_ms` in ms since the Unix epoch; 0: never.
+    pub fn put_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64) -> Access<()> {
+        self.leave_memory(key)?;
+        self.drop_young_elements(key)?;
+        let effects = &mut self.held().effects;
+        effects.put(Family::Default, &key::meta(key), &meta::encode_string(value, expire_ms));
+        if expire_ms != 0 {
+            effects.put(Family::Default, &key::expiry(expire_ms, key), b"");
+        }
+        self.touch(key);
+        Ok(())
+    }
+
+    /// Stores a collection's metadata. Its key must be absent or hold that collection. A count of 0 deletes the key,
+    /// but for a stream, which may be empty.
+    pub fn put_collection(&mut self, key: &[u8], collection: &Collection) -> Access<()> {
+        if collection.count == 0 && collection.kind != DiskType::Stream {
+            return self.delete(key, &Found::Collection(*collection));
+        }
+        self.held().effects.put(Family::Default, &key::meta(key), &collection.encode());
+        self.touch(key);
+        Ok(())
+    }
+
+    /// Sets a hash field or adds a set member (with an empty value).
+    pub fn put_element(&mut self, key: &[u8], generation: Generation, field: &[u8], value: &[u8]) {
+        self.held().effects.put(Family::Sub, &key::sub(key, generation, field), value);
+    }
+
+    /// Deletes a hash field or a set member.
+    pub fn delete_element(&mut self, key: &[u8], generation: Generation, field: &[u8]) {
+        self.held().effects.delete(Family::Sub, &key::sub(key, generation, field));
+    }
+
+    /// Adds a stream entry.
+    pub fn put_entry(&mut self, key: &[u8], generation: Generation, id: StreamId, fields: &[u8]) {
+        self.held().effects.put(Family::Stream, &key::stream(key, generation, id), fields);
+    }
+
+    /// Deletes a stream entry.
+    pub fn delete_entry(&mut self, key: &[u8], generation: Generation, id: StreamId) {
+        self.held().effects.delete(Family::Stream, &key::stream(key, generation, id));
+    }
+
+    /// Records a list op and applies it. The key must be absent or hold a list.
+    pub fn change_list(&mut self, op: ListOp<'_>) -> Access<()> {
+        let held = self.held();
+        op.encode(&mut held.effects.lists);
+        op.apply(&mut held.memory.lists)?;
+        held.watches.touch(op.key());
+        Ok(())
+    }
+
+    /// Records a sorted set op and applies it. The key must be absent or hold a sorted set.
+    pub fn change_zset(&mut self, op: ZsetOp<'_>) -> Access<()> {
+        let held = self.held();
+        op.encode(&mut held.effects.zsets);
+        op.apply(&mut held.memory.zsets)?;
+        held.watches.touch(op.key());
+        Ok(())
+    }
+
+    /// Sets when a key that holds `found` expires; 0: never.
+    pub fn set_expire(&mut self, key: &[u8], found: &Found<'_>, expire_ms: u64) -> Access<()> {
+        match found {
+            Found::Absent => return Ok(()),
+            Found::List(_) => self.change_list(ListOp::Expire { key, at_ms: expire_ms })?,
+            Found::Zset(_) => self.change_zset(ZsetOp::Expire { key, at_ms: expire_ms })?,
+            Found::String(value) => {
+                self.forget_expiry(key, value.expire_ms);
+                self.put_string(key, value, expire_ms)?;
+            }
+            Found::Collection(collection) => {
+                self.forget_expiry(key, collection.expire_ms);
+                self.put_collection(key, &Collection { expire_ms, ..*collection })?;
+                if expire_ms != 0 {
+                    self.held().effects.put(Family::Default, &key::expiry(expire_ms, key), b"");
+                }
+            }
+        }
+        self.touch(key);
+        Ok(())
+    }
+
+    /// Removes an entry of the expiry index, if there is one (0: there is none).
+    pub fn forget_expiry(&mut self, key: &[u8], expire_ms: u64) {
+        if expire_ms != 0 {
+            self.held().effects.delete(Family::Default, &key::expiry(expire_ms, key));
+        }
+    }
+
+    /// Deletes every key of every engine.
+    pub fn clear(&mut self) -> Access<()> {
+        let is_disk_empty = self.disk_keys(0..key::SLOTS).next()?.is_none();
+        let held = self.held();
+        if !is_disk_empty {
+            held.effects.clear();
+        }
+        if !held.memory.lists.is_empty() {
+            self.change_list(ListOp::Clear)?;
+        }
+        if !self.held().memory.zsets.is_empty() {
+            self.change_zset(ZsetOp::Clear)?;
+        }
+        self.held().watches.touch_all();
+        Ok(())
+    }
+}
+
+/// Field or member in a key that [`Keyspace::elements`] scanned.
+pub fn element_name(scanned: &[u8]) -> Result<&[u8]> {
+    let element = key::parse_element(scanned).ok_or_else(|| Error::corrupt("element key", "start", "does not parse"))?;
+    Ok(element.rest)
+}
+
+/// Id in a key that [`Keyspace::entries`] scanned.
+pub fn entry_id(scanned: &[u8]) -> Result<StreamId> {
+    let id = key::parse_element(scanned).and_then(|element| key::parse_stream_id(element.rest));
+    id.ok_or_else(|| Error::corrupt("stream entry key", "start", "does not parse"))
+}
+
+/// User key and metadata in a pair that [`Keyspace::disk_keys`] scanned.
+pub fn scanned_key<'s>((stored_key, value): (&'s [u8], &[u8])) -> Result<(&'s [u8], Meta)> {
+    let user_key = key::user_key(stored_key).ok_or_else(|| Error::corrupt("metadata key", "start", "is a system key"))?;
+    Ok((user_key, Meta::decode(value)?))
+}

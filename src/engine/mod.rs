@@ -1,0 +1,12 @@
+//! Stage 3: state. Which engine holds a key, the disk engines in RocksDB, the memory engines, and the effects that change
+//! them.
+
+pub mod batch;
+pub mod disk;
+pub mod effects;
+pub mod key;
+pub mod keyspace;
+pub mod memory;
+pub mod meta;
+pub mod scan;
+pub mod watch;

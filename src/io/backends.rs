@@ -1,0 +1,119 @@
+//! Which backend serves what: the key `io-backend` turned into one backend for the logs and one for bulk use.
+//!
+//! A refused ring is never an error: the system calls do the same work. It is said once, here, and kept for INFO.
+
+use super::calibrate::{PerUse, calibrate};
+use super::{Io, StdIo, Uring};
+use crate::error::{Error, Result};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Value of the key `io-backend`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Choice {
+    /// Measure on the data directory and take the faster one, for the logs and for bulk use separately.
+    #[default]
+    Auto,
+    /// io_uring for both, as far as the system allows it.
+    Uring,
+    /// System calls for both.
+    Std,
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "std" => Ok(Self::Std),
+            other => Err(Error::Config {
+                key: "io-backend".into(),
+                detail: format!("expected auto, uring or std, found {other:?}"),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Std => "std",
+        })
+    }
+}
+
+/// The backends in use.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    /// For log segments: small appends, each soon synced.
+    pub log: Arc<dyn Io>,
+    /// For images, chunks and bases: megabytes written or read in a row.
+    pub bulk: Arc<dyn Io>,
+    /// "log=std bulk=uring".
+    pub description: String,
+    /// Why: the setting, the measured numbers, or how the ring was refused.
+    pub reason: String,
+}
+
+impl Backends {
+    /// Chooses for the data directory `dir`, which must exist. `auto` takes about 100 ms there.
+    pub fn select(dir: &Path, choice: Choice) -> Result<Self> {
+        let backends = match choice {
+            Choice::Std => Self::std("io-backend is std".into()),
+            Choice::Uring | Choice::Auto => match Uring::start(dir) {
+                Err(refusal) => Self::refused(choice, &refusal),
+                Ok(ring) if choice == Choice::Uring => Self::with_ring(dir, ring, BOTH, "io-backend is uring".into()),
+                Ok(ring) => {
+                    let verdict = calibrate(dir, &StdIo, &ring)?;
+                    Self::with_ring(dir, ring, verdict.uring, verdict.reason)
+                }
+            },
+        };
+        tracing::info!(backends = %backends.description, reason = %backends.reason, "file backends chosen");
+        Ok(backends)
+    }
+
+    /// System calls for both.
+    fn std(reason: String) -> Self {
+        Self::new(Arc::new(StdIo), Arc::new(StdIo), reason)
+    }
+
+    fn new(log: Arc<dyn Io>, bulk: Arc<dyn Io>, reason: String) -> Self {
+        let description = format!("log={} bulk={}", log.name(), bulk.name());
+        Self { log, bulk, description, reason }
+    }
+
+    fn refused(choice: Choice, refusal: &std::io::Error) -> Self {
+        if choice == Choice::Uring {
+            tracing::warn!(%refusal, "io-backend is uring, but io_uring is refused: using system calls");
+        }
+        Self::std(format!("io_uring refused: {refusal}"))
+    }
+
+    /// `ring` for one of the uses in `uring`, a second ring for the other, so that a bulk transfer never stands before
+    /// an append in a queue.
+    fn with_ring(dir: &Path, ring: Uring, uring: PerUse<bool>, mut reason: String) -> Self {
+        let std = || Arc::new(StdIo) as Arc<dyn Io>;
+        let (log, bulk) = match (uring.log, uring.bulk) {
+            (false, false) => (std(), std()),
+            (true, false) => (Arc::new(ring) as Arc<dyn Io>, std()),
+            (false, true) => (std(), Arc::new(ring) as Arc<dyn Io>),
+            (true, true) => match Uring::start(dir) {
+                Ok(second) => (Arc::new(second) as Arc<dyn Io>, Arc::new(ring) as Arc<dyn Io>),
+                Err(refusal) => {
+                    reason = format!("{reason}; second ring refused: {refusal}");
+                    (std(), Arc::new(ring) as Arc<dyn Io>)
+                }
+            },
+        };
+        Self::new(log, bulk, reason)
+    }
+}
+
+const BOTH: PerUse<bool> = PerUse { log: true, bulk: true };

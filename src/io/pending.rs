@@ -1,0 +1,42 @@
+//! A transfer that was begun: what [`Io::start_write`](super::Io::start_write) and
+//! [`Io::start_read`](super::Io::start_read) return. Dropping it does not stop the transfer; its buffer lives until the
+//! kernel is done with it.
+
+use super::LogFile;
+use crate::error::Result;
+use std::io;
+use std::sync::mpsc::Receiver;
+
+/// The outcome of a transfer, there already or still to come.
+#[must_use = "a transfer has happened only once it was waited for"]
+#[derive(Debug)]
+pub struct Pending<T>(State<T>);
+
+#[derive(Debug)]
+enum State<T> {
+    Done(Result<T>),
+    UnderWay { answer: Receiver<io::Result<T>>, action: &'static str, file: LogFile },
+}
+
+impl<T> Pending<T> {
+    /// A transfer that is over, well or badly.
+    pub fn done(result: Result<T>) -> Self {
+        Self(State::Done(result))
+    }
+
+    /// A transfer whose outcome comes through `answer`.
+    pub(super) fn under_way(answer: Receiver<io::Result<T>>, action: &'static str, file: LogFile) -> Self {
+        Self(State::UnderWay { answer, action, file })
+    }
+
+    /// Blocks until the transfer is over.
+    pub fn wait(self) -> Result<T> {
+        match self.0 {
+            State::Done(result) => result,
+            State::UnderWay { answer, action, file } => answer
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("the io_uring thread has ended; restart the process")))
+                .map_err(|e| file.failed(action, e)),
+        }
+    }
+}

@@ -136,6 +136,12 @@ fn limits_hold_to_the_byte() {
     let ends = |input: &[u8]| requests(input, &[], &SMALL).1;
     assert_eq!(ends(&[b'a'; 50]), Ok(50));
     assert_eq!(ends(&[b'a'; 51]), Err(ProtocolError::InlineTooBig));
+    let count = |digits: usize| [&b"*"[..], &vec![b'1'; digits], b"\r\n"].concat();
+    assert_eq!(ends(&count(49)), Err(ProtocolError::MultibulkLength));
+    assert_eq!(ends(&count(50)), Err(ProtocolError::MultibulkCountTooBig));
+    let length = |digits: usize| [&b"*1\r\n$"[..], &vec![b'1'; digits], b"\r\n"].concat();
+    assert_eq!(ends(&length(49)), Err(ProtocolError::BulkLength));
+    assert_eq!(ends(&length(50)), Err(ProtocolError::BulkCountTooBig));
     assert_eq!(ends(&encode(&["a"; 10])), Ok(0));
     assert_eq!(ends(&encode(&["a"; 11])), Err(ProtocolError::MultibulkLength));
     assert_eq!(ends(&encode(&["a".repeat(100)])), Ok(0));
@@ -206,7 +212,9 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
     )
     .prop_map(|pieces| pieces.concat());
     let line = "[a-z ]{0,60}\r\n".prop_map(String::into_bytes);
-    let piece = prop_oneof![4 => request, 2 => noise, 2 => line, 1 => prop::collection::vec(any::<u8>(), 0..40)];
+    let count = "(\\*1\r\n\\$|\\*)0{45,55}1\r\n".prop_map(String::into_bytes);
+    let piece =
+        prop_oneof![4 => request, 2 => noise, 2 => line, 1 => count, 1 => prop::collection::vec(any::<u8>(), 0..40)];
     prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
 

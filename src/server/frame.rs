@@ -1,0 +1,282 @@
+//! Reads requests out of a connection's read buffer: arrays of bulk strings, and inline commands as typed by people.
+//!
+//! Guarantees: the same requests and errors however the input is split into reads; no byte of an incomplete request is
+//! looked at twice, so that a large value costs linear time; no allocation per argument; memory is never taken for a
+//! length that was only announced; arbitrary bytes give a request, an error or a wait, never a panic. Errors have
+//! Redis' words, after any of them the connection is to be closed.
+//! Not done here: sockets, and the tighter limits Redis sets before authentication. As in Redis, the two bytes after a
+//! bulk string are skipped unread, and so is the byte after the CR of a length line. Unlike in Redis, a NUL in an
+//! inline command is a byte like others.
+
+use crate::command::args::{Args, Span};
+use crate::command::number::parse_i64;
+use crate::server::inline::split_words;
+
+/// Redis' `proto-max-bulk-len`: 512 MiB.
+pub const BULK_BYTES_MAX: usize = 512 << 20;
+/// Arguments of one request, the name included. Redis 6 has this limit, Redis 7 none.
+pub const ARGS_MAX: usize = 1 << 20;
+/// Redis' `PROTO_INLINE_MAX_SIZE`, for inline commands and length lines: 64 KiB.
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Redis' `client-query-buffer-limit`: 1 GiB.
+pub const QUERY_BUFFER_BYTES_MAX: usize = 1 << 30;
+/// Largest hint for a reservation: 1 MiB.
+pub const RESERVE_BYTES_MAX: usize = 1 << 20;
+
+/// Arguments whose places a request keeps room for after a larger one.
+const SPANS_KEPT_MAX: usize = 1024;
+
+/// What one request may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Bytes of one argument.
+    pub bulk_bytes_max: usize,
+    /// Arguments of one request, the name included.
+    pub args_max: usize,
+    /// Bytes of an inline command, or of a line that announces a length.
+    pub inline_bytes_max: usize,
+    /// Bytes of one request as sent.
+    pub query_buffer_bytes_max: usize,
+    /// Upper bound of the hint in [`Parsed::Incomplete`].
+    pub reserve_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bulk_bytes_max: BULK_BYTES_MAX,
+            args_max: ARGS_MAX,
+            inline_bytes_max: INLINE_BYTES_MAX,
+            query_buffer_bytes_max: QUERY_BUFFER_BYTES_MAX,
+            reserve_bytes_max: RESERVE_BYTES_MAX,
+        }
+    }
+}
+
+/// What the buffer holds at its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parsed {
+    /// Part of a request, or nothing.
+    Incomplete {
+        /// At least so many bytes are missing; never more than [`Limits::reserve_bytes_max`], so that it can be
+        /// reserved as it is. Never 0.
+        needed: usize,
+    },
+    /// An empty line or an empty array: to be dropped without a reply.
+    Ignored {
+        /// Its bytes.
+        consumed: usize,
+    },
+    /// A request with at least its name: [`Request::args`] shows it until the next call of [`parse`].
+    Complete {
+        /// Its bytes.
+        consumed: usize,
+    },
+}
+
+/// Why a connection cannot be understood any further. The text is the error reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProtocolError {
+    /// The number of arguments is not a number, or above [`Limits::args_max`].
+    #[error("ERR Protocol error: invalid multibulk length")]
+    MultibulkLength,
+    /// The length of an argument is not a number, negative, or above [`Limits::bulk_bytes_max`].
+    #[error("ERR Protocol error: invalid bulk length")]
+    BulkLength,
+    /// Something else than a bulk string in a request.
+    #[error("ERR Protocol error: expected '$', got '{}'", char::from(*found))]
+    NotABulk {
+        /// Its first byte.
+        found: u8,
+    },
+    /// No end of line within [`Limits::inline_bytes_max`].
+    #[error("ERR Protocol error: too big inline request")]
+    InlineTooBig,
+    /// No end of the line with the number of arguments within [`Limits::inline_bytes_max`].
+    #[error("ERR Protocol error: too big mbulk count string")]
+    MultibulkCountTooBig,
+    /// No end of the line with an argument's length within [`Limits::inline_bytes_max`].
+    #[error("ERR Protocol error: too big bulk count string")]
+    BulkCountTooBig,
+    /// An inline command with a quote that is not closed, or closed within a word.
+    #[error("ERR Protocol error: unbalanced quotes in request")]
+    UnbalancedQuotes,
+    /// The request is longer than [`Limits::query_buffer_bytes_max`]. Redis closes without a word here.
+    #[error("ERR Protocol error: request exceeds client-query-buffer-limit")]
+    RequestTooBig,
+}
+
+/// How far a request was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    /// Its first line is not complete.
+    #[default]
+    First,
+    /// `missing` bulk strings are to come, the next one from its length line on.
+    BulkLength { missing: usize },
+    /// `missing` bulk strings are to come, of the next one the length is known.
+    Bulk { missing: usize, len: usize },
+    /// It is complete, or was given up: the next call starts anew.
+    Done,
+}
+
+/// One request: where its arguments lie, and how far an incomplete one was read. Reused for one request after the other.
+#[derive(Debug, Default)]
+pub struct Request {
+    spans: Vec<Span>,
+    /// Arguments of an inline command, whose escapes were resolved. Otherwise empty.
+    unquoted: Vec<u8>,
+    inline: bool,
+    stage: Stage,
+    /// Position of the first byte that was not understood yet.
+    at: usize,
+    /// There is no line end from `at` up to here.
+    scanned: usize,
+}
+
+/// Reads one request from the start of `buffer`.
+///
+/// After `Incomplete`, `buffer` must start with the same bytes at the next call (more may follow); after `Ignored` and
+/// `Complete`, with what follows the consumed bytes.
+pub fn parse(buffer: &[u8], limits: &Limits, request: &mut Request) -> Result<Parsed, ProtocolError> {
+    if request.stage == Stage::Done {
+        request.restart();
+    }
+    assert!(request.at.max(request.scanned) <= buffer.len(), "the buffer lost bytes of an incomplete request");
+    let parsed = request.advance(buffer, limits);
+    if !matches!(parsed, Ok(Parsed::Incomplete { .. })) {
+        request.stage = Stage::Done;
+    }
+    parsed
+}
+
+impl Request {
+    /// The arguments of a complete request; `buffer` is the one it was parsed from.
+    #[must_use]
+    pub fn args<'a>(&'a self, buffer: &'a [u8]) -> Args<'a> {
+        assert!(self.stage == Stage::Done, "the request is not complete");
+        Args::new(if self.inline { &self.unquoted } else { buffer }, &self.spans)
+    }
+
+    fn restart(&mut self) {
+        self.spans.clear();
+        self.spans.shrink_to(SPANS_KEPT_MAX);
+        self.unquoted.clear();
+        (self.inline, self.stage, self.at, self.scanned) = (false, Stage::First, 0, 0);
+    }
+
+    fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        loop {
+            match self.stage {
+                Stage::First => match buffer.first() {
+                    None => return Ok(Parsed::Incomplete { needed: 1 }),
+                    Some(b'*') => {
+                        let Some(missing) = self.args_count(buffer, limits)? else {
+                            return Ok(Parsed::Incomplete { needed: 1 });
+                        };
+                        if missing == 0 {
+                            return Ok(Parsed::Ignored { consumed: self.at });
+                        }
+                        self.stage = Stage::BulkLength { missing };
+                    }
+                    Some(_) => return self.inline(buffer, limits),
+                },
+                Stage::BulkLength { missing: 0 } => return Ok(Parsed::Complete { consumed: self.at }),
+                Stage::BulkLength { missing } => {
+                    let Some(len) = self.bulk_len(buffer, limits)? else {
+                        return Ok(Parsed::Incomplete { needed: 1 });
+                    };
+                    self.stage = Stage::Bulk { missing, len };
+                }
+                Stage::Bulk { missing, len } => {
+                    let end = self.at + len;
+                    let next = end + b"\r\n".len();
+                    if next > buffer.len() {
+                        let needed = (next - buffer.len()).min(limits.reserve_bytes_max).max(1);
+                        return Ok(Parsed::Incomplete { needed });
+                    }
+                    self.spans.push(Span { start: self.at, end });
+                    self.at = next;
+                    self.stage = Stage::BulkLength { missing: missing - 1 };
+                }
+                Stage::Done => unreachable!("a request is restarted before it is read on"),
+            }
+        }
+    }
+
+    /// Reads the line `*<count>`; a count below 1 is an empty request.
+    fn args_count(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
+        let Some(line) = self.length_line(buffer, limits, ProtocolError::MultibulkCountTooBig)? else {
+            return Ok(None);
+        };
+        let count = parse_i64(&line[1..]).ok_or(ProtocolError::MultibulkLength)?;
+        let count = usize::try_from(count.max(0)).map_err(|_| ProtocolError::MultibulkLength)?;
+        if count > limits.args_max {
+            return Err(ProtocolError::MultibulkLength);
+        }
+        Ok(Some(count))
+    }
+
+    /// Reads the line `$<bytes>`.
+    fn bulk_len(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
+        let Some(line) = self.length_line(buffer, limits, ProtocolError::BulkCountTooBig)? else {
+            return Ok(None);
+        };
+        let digits = match line {
+            [b'$', digits @ ..] => digits,
+            // An empty line shows its CR.
+            other => return Err(ProtocolError::NotABulk { found: other.first().copied().unwrap_or(b'\r') }),
+        };
+        let len = parse_i64(digits).and_then(|len| usize::try_from(len).ok()).ok_or(ProtocolError::BulkLength)?;
+        if len > limits.bulk_bytes_max {
+            return Err(ProtocolError::BulkLength);
+        }
+        if self.at.saturating_add(len).saturating_add(b"\r\n".len()) > limits.query_buffer_bytes_max {
+            return Err(ProtocolError::RequestTooBig);
+        }
+        Ok(Some(len))
+    }
+
+    /// Takes the line that starts at `at`, without its end; `None` while it is not complete.
+    fn length_line<'b>(
+        &mut self,
+        buffer: &'b [u8],
+        limits: &Limits,
+        too_big: ProtocolError,
+    ) -> Result<Option<&'b [u8]>, ProtocolError> {
+        let start = self.at;
+        let from = self.scanned.max(start);
+        let found = buffer[from..].iter().position(|byte| *byte == b'\r');
+        self.scanned = found.map_or(buffer.len(), |offset| from + offset);
+        if self.scanned - start > limits.inline_bytes_max {
+            return Err(too_big);
+        }
+        let next = self.scanned + b"\r\n".len();
+        if found.is_none() || next > buffer.len() {
+            return Ok(None);
+        }
+        self.at = next;
+        Ok(Some(&buffer[start..self.scanned]))
+    }
+
+    fn inline(&mut self, buffer: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        let found = buffer[self.scanned..].iter().position(|byte| *byte == b'\n');
+        self.scanned = found.map_or(buffer.len(), |offset| self.scanned + offset);
+        if self.scanned > limits.inline_bytes_max {
+            return Err(ProtocolError::InlineTooBig);
+        }
+        if found.is_none() {
+            return Ok(Parsed::Incomplete { needed: 1 });
+        }
+        self.inline = true;
+        let line = &buffer[..self.scanned];
+        split_words(line.strip_suffix(b"\r").unwrap_or(line), &mut self.unquoted, &mut self.spans)
+            .ok_or(ProtocolError::UnbalancedQuotes)?;
+        let consumed = self.scanned + 1;
+        Ok(if self.spans.is_empty() { Parsed::Ignored { consumed } } else { Parsed::Complete { consumed } })
+    }
+}
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

@@ -1,6 +1,90 @@
 //! Stage 2, meaning: what a request does and how its reply is written.
+//!
+//! `table` names every command; one file per family holds what they do; `session` runs requests in turn, takes the
+//! writer lock when it is needed and makes one commit of each command or EXEC.
+//!
+//! A command first reads and checks, then makes its effects: one that fails has made none.
 
 pub mod args;
+pub mod client;
 pub mod errors;
+pub mod host;
 pub mod number;
 pub mod reply;
+pub mod session;
+pub mod table;
+
+mod admin;
+mod hash;
+mod key;
+mod list;
+mod scan;
+mod server_info;
+mod set;
+mod stream;
+mod string;
+mod txn;
+mod walferry;
+mod zset;
+
+use crate::engine::keyspace::{AccessError, Keyspace};
+use crate::error::Error;
+use args::Args;
+use client::Client;
+use host::Host;
+use reply::Out;
+use std::borrow::Cow;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub enum Fail {
+    /// An error reply: code, blank, message.
+    Reply(Cow<'static, str>),
+    /// It must run again under the writer lock.
+    NeedsLock,
+    /// The database failed.
+    Failed(Error),
+}
+
+impl From<AccessError> for Fail {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::NeedsLock => Self::NeedsLock,
+            AccessError::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<&'static str> for Fail {
+    fn from(message: &'static str) -> Self {
+        Self::Reply(Cow::Borrowed(message))
+    }
+}
+
+impl From<String> for Fail {
+    fn from(message: String) -> Self {
+        Self::Reply(Cow::Owned(message))
+    }
+}
+
+/// Result of a command; what it has to say is in the [`Out`].
+pub type Done = Result<(), Fail>;
+
+/// What a command works on.
+pub struct Ctx<'a> {
+    /// The keys of all engines.
+    pub keys: Keyspace<'a>,
+    /// Who asks.
+    pub client: &'a mut Client,
+    /// The node around it.
+    pub host: &'a dyn Host,
+}
+
+/// A command's function. Argument 0 is the command's name; the arity was checked.
+pub type Run = fn(&mut Ctx<'_>, Args<'_>, &mut Out) -> Done;

@@ -5,6 +5,7 @@
 //! that arrive during a sync share the next one (group commit).
 
 use super::gate::{Gate, Obstacle};
+use crate::config::AppendFsync;
 use crate::csn::Csn;
 use crate::engine::disk::Disk;
 use crate::error::{Error, Result};
@@ -13,7 +14,6 @@ use crate::log::durable::{Durable, DurableMark};
 use crate::log::envelope::Position;
 use crate::watermark::Watermarks;
 use parking_lot::{Condvar, Mutex};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
@@ -22,41 +22,6 @@ use tokio::sync::watch;
 
 /// How long `everysec` may leave commits unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-
-/// When a reply may be sent and when logs are synced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum AppendFsync {
-    /// Replies wait until both logs are synced.
-    Always = 0,
-    /// Both logs are synced once a second.
-    EverySec = 1,
-    /// The OS decides.
-    No = 2,
-}
-
-impl AppendFsync {
-    /// Redis' word for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Always => "always",
-            Self::EverySec => "everysec",
-            Self::No => "no",
-        }
-    }
-}
-
-impl FromStr for AppendFsync {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [Self::Always, Self::EverySec, Self::No].into_iter().find(|mode| mode.name() == text).ok_or_else(|| Error::Config {
-            key: "appendfsync".into(),
-            detail: format!("'{text}' is none of always, everysec, no"),
-        })
-    }
-}
 
 /// What was written since the last sync.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use super::batch::Family;
 use super::disk::Disk;
 use super::effects::{Effects, Overlaid};
 use super::key::{self, Generation, StreamId};
-use super::memory::{List, ListOp, Memory, Zset, ZsetOp};
+use super::memory::{List, ListEncoder, ListOps, Memory, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
 use super::scan::{Direction, Scan};
 use super::watch::WatchTable;
@@ -309,8 +309,8 @@ impl<'a> Keyspace<'a> {
     pub fn delete(&mut self, key: &[u8], found: &Found<'_>) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
-            Found::List(_) => self.change_list(ListOp::Delete { key })?,
-            Found::Zset(_) => self.change_zset(ZsetOp::Delete { key })?,
+            Found::List(_) => self.change_list(key, |ops| ops.delete(key))?,
+            Found::Zset(_) => self.change_zset(key, |ops| ops.delete(key))?,
             Found::String(_) | Found::Collection(_) => {
                 self.drop_young_elements(key)?;
                 self.held().effects.delete(Family::Default, &key::meta(key));
@@ -347,10 +347,10 @@ impl<'a> Keyspace<'a> {
     /// Deletes a key from the memory engines, if it is there: it is about to live on disk.
     fn leave_memory(&mut self, key: &[u8]) -> Access<()> {
         if self.held().memory.lists.get(key).is_some() {
-            self.change_list(ListOp::Delete { key })?;
+            self.change_list(key, |ops| ops.delete(key))?;
         }
         if self.held().memory.zsets.get(key).is_some() {
-            self.change_zset(ZsetOp::Delete { key })?;
+            self.change_zset(key, |ops| ops.delete(key))?;
         }
         Ok(())
     }
@@ -399,21 +399,23 @@ impl<'a> Keyspace<'a> {
         self.held().effects.delete(Family::Stream, &key::stream(key, generation, id));
     }
 
-    /// Records a list op and applies it. The key must be absent or hold a list.
-    pub fn change_list(&mut self, op: ListOp<'_>) -> Access<()> {
+    /// Records list ops and applies them. `key` must be absent or hold a list.
+    pub fn change_list(&mut self, key: &[u8], encode: impl FnOnce(&mut ListEncoder<'_>)) -> Access<()> {
         let held = self.held();
-        op.encode(&mut held.effects.lists);
-        op.apply(&mut held.memory.lists)?;
-        held.watches.touch(op.key());
+        let start = held.effects.lists.len();
+        encode(&mut ListEncoder(&mut held.effects.lists));
+        ListOps::new(&held.effects.lists[start..]).try_for_each(|op| op?.apply(&mut held.memory.lists))?;
+        held.watches.touch(key);
         Ok(())
     }
 
-    /// Records a sorted set op and applies it. The key must be absent or hold a sorted set.
-    pub fn change_zset(&mut self, op: ZsetOp<'_>) -> Access<()> {
+    /// Records sorted set ops and applies them. `key` must be absent or hold a sorted set.
+    pub fn change_zset(&mut self, key: &[u8], encode: impl FnOnce(&mut ZsetEncoder<'_>)) -> Access<()> {
         let held = self.held();
-        op.encode(&mut held.effects.zsets);
-        op.apply(&mut held.memory.zsets)?;
-        held.watches.touch(op.key());
+        let start = held.effects.zsets.len();
+        encode(&mut ZsetEncoder(&mut held.effects.zsets));
+        ZsetOps::new(&held.effects.zsets[start..]).try_for_each(|op| op?.apply(&mut held.memory.zsets))?;
+        held.watches.touch(key);
         Ok(())
     }
 
@@ -421,8 +423,8 @@ impl<'a> Keyspace<'a> {
     pub fn set_expire(&mut self, key: &[u8], found: &Found<'_>, expire_ms: u64) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
-            Found::List(_) => self.change_list(ListOp::Expire { key, at_ms: expire_ms })?,
-            Found::Zset(_) => self.change_zset(ZsetOp::Expire { key, at_ms: expire_ms })?,
+            Found::List(_) => self.change_list(key, |ops| ops.expire(key, expire_ms))?,
+            Found::Zset(_) => self.change_zset(key, |ops| ops.expire(key, expire_ms))?,
             Found::String(value) => {
                 self.forget_expiry(key, value.expire_ms);
                 self.put_string(key, value, expire_ms)?;
@@ -454,10 +456,10 @@ impl<'a> Keyspace<'a> {
             held.effects.clear();
         }
         if !held.memory.lists.is_empty() {
-            self.change_list(ListOp::Clear)?;
+            self.change_list(b"", |ops| ops.clear())?;
         }
         if !self.held().memory.zsets.is_empty() {
-            self.change_zset(ZsetOp::Clear)?;
+            self.change_zset(b"", |ops| ops.clear())?;
         }
         self.held().watches.touch_all();
         Ok(())

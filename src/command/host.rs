@@ -1,0 +1,116 @@
+//! What commands ask of the node around them. Implemented by the primary's and the replica's wiring.
+
+use crate::config::Config;
+use crate::csn::Csn;
+use crate::error::Result;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+
+/// A request that takes time: the connection awaits it after the commits before it were written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Task {
+    /// Answers once everything committed so far is in the archive.
+    ArchiveFlush,
+    /// Publishes a strict base and answers with its csn.
+    SnapshotStrict,
+    /// Makes this replica a primary under a new epoch.
+    Promote,
+    /// Stops the process in good order.
+    Shutdown,
+}
+
+/// What a task answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TaskReply {
+    /// `OK`.
+    Ok,
+    /// A csn.
+    Csn(Csn),
+    /// Nothing: the connection is closed.
+    Close,
+}
+
+/// Watermarks as `WALFERRY CSN` tells them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Generation of the writer.
+    pub epoch: crate::csn::Epoch,
+    /// Last commit visible to readers.
+    pub committed: Csn,
+    /// Last commit synced in both logs.
+    pub durable: Csn,
+    /// Last commit confirmed in the archive.
+    pub archived: Csn,
+}
+
+/// One line of CLIENT LIST.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClientLine {
+    /// Connection number.
+    pub id: u64,
+    /// The line, as CLIENT INFO shows it for this client.
+    pub text: String,
+}
+
+/// A section of INFO: its title and its fields in order.
+pub type InfoSection = (&'static str, Vec<(String, String)>);
+
+/// The node around the commands.
+pub trait Host: Send + Sync {
+    /// Settings in force.
+    fn config(&self) -> Arc<Config>;
+
+    /// CONFIG SET: all pairs, or none and an error.
+    fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()>;
+
+    /// How far commits have got.
+    fn progress(&self) -> Progress;
+
+    /// Sections of INFO beyond those the commands fill themselves (Replication, Walferry, Persistence, Clients,
+    /// Stats, Memory, CPU, Server), in Redis' order.
+    fn info(&self) -> Vec<InfoSection>;
+
+    /// ROLE: on a primary the replicas as (address, port, acknowledged csn), on a replica its primary.
+    fn role(&self) -> Role;
+
+    /// CLIENT LIST.
+    fn clients(&self) -> Vec<ClientLine>;
+
+    /// BGSAVE: starts a base in the background; an error if one is under way or there is nowhere to put it.
+    fn start_snapshot(&self) -> Result<()>;
+
+    /// LASTSAVE: Unix time in seconds of the last base or memory image.
+    fn last_save(&self) -> u64;
+
+    /// Exact number of keys of the disk engines; may be a little old on a large data set.
+    fn disk_key_count(&self) -> Result<u64>;
+
+    /// Counts one executed command.
+    fn count_command(&self);
+
+    /// Does what takes time.
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<TaskReply>>;
+}
+
+/// What this node is in the replication.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A primary and its replicas.
+    Primary {
+        /// Last commit.
+        committed: Csn,
+        /// Address, port for clients and acknowledged csn of each replica.
+        replicas: Vec<(String, u16, Csn)>,
+    },
+    /// A replica.
+    Replica {
+        /// Its primary's host.
+        host: String,
+        /// Its primary's replication port.
+        port: u16,
+        /// Redis' word for the link's state: connect, connecting, sync, connected.
+        state: &'static str,
+        /// Last commit applied.
+        applied: Csn,
+    },
+}

@@ -1,0 +1,154 @@
+//! Runs a client's requests in turn, a pipeline's worth under one turn of the writer lock.
+//!
+//! Guarantees: one command, or one EXEC, is one commit, or none if it had no effect; a request that fails has no effect;
+//! replies of a group whose logs could not be written are replaced by errors before anyone sees them.
+
+use super::args::Args;
+use super::client::Client;
+use super::errors;
+use super::host::Host;
+use super::reply::{Mark, Out};
+use super::table::{self, Command, Flag};
+use super::{Ctx, Done, Fail, txn};
+use crate::commit::committer::{Committer, Turn};
+use crate::csn::Csn;
+use crate::engine::keyspace::Keyspace;
+use crate::error::Error;
+
+/// A pipeline's worth of requests under way.
+pub struct Session<'s> {
+    committer: &'s Committer,
+    host: &'s dyn Host,
+    client: &'s mut Client,
+    out: &'s mut Out,
+    turn: Option<Turn<'s>>,
+    /// Where the open group's replies start and how many there are.
+    group: Option<(Mark, usize)>,
+    last: Option<Csn>,
+}
+
+impl<'s> Session<'s> {
+    /// Begins; nothing is locked yet.
+    pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
+        Self { committer, host, client, out, turn: None, group: None, last: None }
+    }
+
+    /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
+    /// client's task, or close.
+    pub fn run(&mut self, args: Args<'_>) -> bool {
+        self.host.count_command();
+        let mark = self.out.mark();
+        if let Err(fail) = self.dispatch(args) {
+            self.out.truncate(mark);
+            if let Some(queue) = &mut self.client.queue {
+                queue.is_broken = true;
+            }
+            write_failure(self.out, fail);
+        }
+        if let Some((_, replies)) = &mut self.group {
+            *replies += 1;
+        }
+        if self.turn.as_ref().is_some_and(Turn::is_full) {
+            self.write();
+        }
+        self.client.task.is_some() || self.client.closes
+    }
+
+    /// Writes what is open and gives up the lock. The csn that the replies depend on; `None` if they depend on none.
+    pub fn finish(mut self) -> Option<Csn> {
+        self.write();
+        self.last
+    }
+
+    fn write(&mut self) {
+        let Some(mut turn) = self.turn.take() else { return };
+        let written = turn.write();
+        let group = self.group.take();
+        match written {
+            Ok(csn) => self.last = csn.or(self.last),
+            Err(error) => {
+                let (mark, replies) = group.expect("a group has replies");
+                self.out.truncate(mark);
+                for _ in 0..replies {
+                    write_failure(self.out, Fail::Reply(format!("MISCONF {error}").into()));
+                }
+            }
+        }
+    }
+
+    fn dispatch(&mut self, args: Args<'_>) -> Done {
+        let command = table::find(&args[0]).ok_or_else(|| errors::unknown_command(args))?;
+        self.client.last_command = command.name;
+        if !command.accepts_len(args.len()) {
+            return Err(errors::wrong_arity(command.name).into());
+        }
+        if !self.client.is_authenticated && !command.has(Flag::NoAuth) {
+            return Err(errors::NO_AUTH.into());
+        }
+        if self.client.queue.is_some() && !command.has(Flag::Immediate) {
+            self.check_write(command, args)?;
+            return txn::enqueue(self.client, args, self.out);
+        }
+        self.execute(command, args)
+    }
+
+    fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
+        self.check_write(command, args)?;
+        let now_ms = crate::clock::now_millis();
+        if self.turn.is_none() && !command.has(Flag::Write) && !command.has(Flag::Locks) {
+            let keys = Keyspace::reading(self.committer.disk(), now_ms, self.committer.memory_keys());
+            let mut ctx = Ctx { keys, client: self.client, host: self.host };
+            let mark = self.out.mark();
+            match (command.run)(&mut ctx, args, self.out) {
+                Err(Fail::NeedsLock) => self.out.truncate(mark),
+                done => return done,
+            }
+        }
+        self.execute_locked(command, args, now_ms)
+    }
+
+    fn execute_locked(&mut self, command: &'static Command, args: Args<'_>, now_ms: u64) -> Done {
+        if self.turn.is_none() {
+            self.turn = Some(self.committer.turn());
+            self.group = Some((self.out.mark(), 0));
+        }
+        let turn = self.turn.as_mut().expect("taken above");
+        let queued = self.client.queue.as_ref().map_or(0, |queue| queue.bytes);
+        let bytes = args.iter().map(<[u8]>::len).sum::<usize>() + queued;
+        let is_write = command.has(Flag::Write) || (command.has(Flag::Exec) && queued > 0);
+        if is_write && let Err(error) = turn.reserve(bytes) {
+            return Err(format!("MISCONF {error}. Writes are refused until there is space again").into());
+        }
+        let mut ctx = Ctx { keys: turn.keyspace(now_ms), client: self.client, host: self.host };
+        let done = (command.run)(&mut ctx, args, self.out);
+        let committed = turn.commit();
+        assert!(done.is_ok() || committed.is_none(), "{} failed after it had an effect", command.name);
+        done
+    }
+
+    /// Refuses a write that this node does not take, or that would grow full memory engines.
+    fn check_write(&self, command: &Command, args: Args<'_>) -> Result<(), Fail> {
+        if !command.has(Flag::Write) {
+            return Ok(());
+        }
+        if let Some((obstacle, reason)) = self.committer.gate.refusal().as_deref().and_then(Option::as_ref) {
+            return Err(format!("{} {reason}", obstacle.code()).into());
+        }
+        if command.has(Flag::DenyOom) && self.host.is_memory_full(args) {
+            return Err(errors::OUT_OF_MEMORY.into());
+        }
+        Ok(())
+    }
+}
+
+fn write_failure(out: &mut Out, fail: Fail) {
+    match fail {
+        Fail::Reply(message) => out.error(&message),
+        Fail::Failed(error) => out.error(&internal(&error)),
+        Fail::NeedsLock => unreachable!("a command under the lock has it"),
+    }
+}
+
+fn internal(error: &Error) -> String {
+    format!("ERR internal: {error}")
+}

@@ -1,0 +1,324 @@
+//! Configuration: keys in kebab-case, with Redis' own name where Redis has one.
+//!
+//! Guarantees: an unknown key and a value that does not parse are errors that say what is accepted; what is shown is
+//! what is in force. Sources, later ones win: defaults, `--config FILE.toml`, `--set KEY=VALUE`, then `CONFIG SET` for
+//! the keys that may change while running. Secrets are never shown.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// When a reply may be sent and when logs are synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum AppendFsync {
+    /// Replies wait until both logs are synced.
+    Always = 0,
+    /// Both logs are synced once a second.
+    EverySec = 1,
+    /// The OS decides.
+    No = 2,
+}
+
+/// A value a configuration key can have.
+trait Setting: Sized {
+    /// What is accepted, for error messages.
+    const ACCEPTS: &'static str;
+    fn parse(text: &str) -> Option<Self>;
+    fn show(&self) -> String;
+}
+
+impl Setting for AppendFsync {
+    const ACCEPTS: &'static str = "always, everysec or no";
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Always, Self::EverySec, Self::No].into_iter().find(|mode| mode.to_string() == text.to_ascii_lowercase())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for AppendFsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::EverySec => "everysec",
+            Self::No => "no",
+        })
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bytes(pub u64);
+
+impl Setting for Bytes {
+    const ACCEPTS: &'static str = "a number of bytes such as 65536, 64kb, 512mb or 4gb";
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" | "b" => 1,
+            "k" => 1000,
+            "kb" => 1 << 10,
+            "m" => 1_000_000,
+            "mb" => 1 << 20,
+            "g" => 1_000_000_000,
+            "gb" => 1 << 30,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Setting for u64 {
+    const ACCEPTS: &'static str = "a whole number";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for Duration {
+    const ACCEPTS: &'static str = "a time such as 250 (ms), 250ms, 10s, 5m, 2h or 1d";
+
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" | "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit).map(Self::from_millis)
+    }
+
+    fn show(&self) -> String {
+        self.as_millis().to_string()
+    }
+}
+
+impl Setting for bool {
+    const ACCEPTS: &'static str = "yes or no";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "yes" | "true" => Some(true),
+            "no" | "false" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn show(&self) -> String {
+        if *self { "yes" } else { "no" }.to_owned()
+    }
+}
+
+impl Setting for String {
+    const ACCEPTS: &'static str = "a text";
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+/// Whether a key may change while running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// By `CONFIG SET`.
+    Running,
+    /// Only before the start.
+    Start,
+    /// Only before the start, and its value is never shown.
+    Secret,
+}
+
+/// A configuration key as `walferry primary --help` and the README list it.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyDoc {
+    /// The key.
+    pub name: &'static str,
+    /// When it can be set.
+    pub when: When,
+    /// What it does, with its unit.
+    pub doc: &'static str,
+}
+
+macro_rules! configuration {
+    ($($field:ident $name:literal: $type:ty = $default:expr, $when:ident, $doc:literal;)*) => {
+        /// All settings of a node.
+        #[derive(Clone, PartialEq, Eq)]
+        pub struct Config {
+            $(#[doc = $doc] pub $field: $type,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl Config {
+            /// Every key.
+            pub const KEYS: &[KeyDoc] = &[$(KeyDoc { name: $name, when: When::$when, doc: $doc },)*];
+
+            /// Sets a key from text.
+            pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+                match key {
+                    $($name => self.$field = parse(key, value)?,)*
+                    _ => return Err(unknown(key)),
+                }
+                Ok(())
+            }
+
+            /// A key's value as text; `None` if there is no such key. A secret shows as an empty text.
+            #[must_use]
+            pub fn get(&self, key: &str) -> Option<String> {
+                match key {
+                    $($name => Some(if When::$when == When::Secret { String::new() } else { self.$field.show() }),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+configuration! {
+    bind "bind": String = "127.0.0.1".into(), Start, "Address to listen on, for clients and for replicas.";
+    port "port": u64 = 6379, Start, "Port for clients.";
+    repl_port "repl-port": u64 = 6380, Start, "Port for replicas.";
+    archive "archive": String = String::new(), Start, "Archive URL: s3://bucket/prefix or file:///dir; empty: none.";
+    maxclients "maxclients": u64 = 10_000, Running, "Client connections at a time.";
+    timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never.";
+    maxmemory "maxmemory": Bytes = Bytes(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
+    proto_max_bulk_len "proto-max-bulk-len": Bytes = Bytes(512 << 20), Start, "Longest argument.";
+    client_query_buffer_limit "client-query-buffer-limit": Bytes = Bytes(1 << 30), Start, "Bytes of one client's unread requests.";
+    requirepass "requirepass": String = String::new(), Secret, "Password that clients must give with AUTH; empty: none.";
+    repl_secret "repl-secret": String = String::new(), Secret, "Shared secret that a replica must prove to its primary; empty: none.";
+    appendfsync "appendfsync": AppendFsync = AppendFsync::EverySec, Running, "When the logs are synced: always, everysec or no.";
+    archive_ack "archive-ack": bool = false, Running, "Whether a write's reply waits until the archive holds it.";
+    block_cache_bytes "block-cache-bytes": Bytes = Bytes(256 << 20), Start, "RocksDB's block cache.";
+    io_backend "io-backend": String = "auto".into(), Start, "How log, spool and image files are read and written: auto, uring or std.";
+    oplog_segment_bytes "oplog-segment-bytes": Bytes = Bytes(32 << 20), Start, "Size of an op-log segment.";
+    image_log_bytes "image-log-bytes": Bytes = Bytes(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded.";
+    log_keep_bytes "log-keep-bytes": Bytes = Bytes(64 << 20), Running, "Log bytes kept for replicas that were away, beyond what a restart needs.";
+    ring_bytes "ring-bytes": Bytes = Bytes(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
+    archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
+    spool_max_bytes "spool-max-bytes": Bytes = Bytes(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
+    snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
+    snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Bytes(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
+    fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
+    s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint; empty: AWS_ENDPOINT_URL, else AWS.";
+    s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";
+    s3_access_key_id "s3-access-key-id": String = String::new(), Start, "S3 access key; empty: AWS_ACCESS_KEY_ID.";
+    s3_secret_access_key "s3-secret-access-key": String = String::new(), Secret, "S3 secret key; empty: AWS_SECRET_ACCESS_KEY.";
+    s3_allow_http "s3-allow-http": bool = false, Start, "Whether an http:// endpoint may be used; also AWS_ALLOW_HTTP.";
+}
+
+fn parse<T: Setting>(key: &str, value: &str) -> Result<T> {
+    T::parse(value).ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("'{value}' is not {}", T::ACCEPTS) })
+}
+
+fn unknown(key: &str) -> Error {
+    let names: Vec<_> = Config::KEYS.iter().map(|doc| doc.name).collect();
+    Error::Config { key: key.to_owned(), detail: format!("no such key; there are: {}", names.join(", ")) }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for doc in Self::KEYS.iter().filter(|doc| doc.when != When::Secret) {
+            map.entry(&doc.name, &self.get(doc.name).unwrap_or_default());
+        }
+        map.finish()
+    }
+}
+
+impl Config {
+    /// Sets a key while running: only those that may change then.
+    pub fn change(&mut self, key: &str, value: &str) -> Result<()> {
+        match Self::KEYS.iter().find(|doc| doc.name == key) {
+            Some(doc) if doc.when != When::Running => {
+                Err(Error::Config { key: key.to_owned(), detail: "can be set at the start only".into() })
+            }
+            _ => self.set(key, value),
+        }
+    }
+
+    /// Sets one `KEY=VALUE`.
+    pub fn set_pair(&mut self, pair: &str) -> Result<()> {
+        let (key, value) = pair.split_once('=').ok_or_else(|| Error::Config { key: pair.to_owned(), detail: "is not KEY=VALUE".into() })?;
+        self.set(key.trim(), value.trim())
+    }
+
+    /// Sets every key of a TOML file's top level.
+    pub fn set_toml(&mut self, text: &str) -> Result<()> {
+        let table = toml::Table::from_str(text)
+            .map_err(|error| Error::Config { key: "configuration file".into(), detail: error.to_string() })?;
+        for (key, value) in table {
+            let value = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Boolean(true) => "yes".to_owned(),
+                toml::Value::Boolean(false) => "no".to_owned(),
+                toml::Value::Integer(number) => number.to_string(),
+                other => return Err(Error::Config { key, detail: format!("a {} is no value for it", other.type_str()) }),
+            };
+            self.set(&key, &value)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_takes_back_what_it_shows() {
+        let mut config = Config::default();
+        for doc in Config::KEYS {
+            let shown = config.get(doc.name).unwrap();
+            config.set(doc.name, &shown).unwrap();
+        }
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn units_are_redis_units() {
+        let mut config = Config::default();
+        config.set_toml("maxmemory = \"1gb\"\narchive-interval = \"250ms\"\nappendfsync = \"always\"\nport = 7000").unwrap();
+        assert_eq!((config.maxmemory, config.archive_interval), (Bytes(1 << 30), Duration::from_millis(250)));
+        config.set_pair("snapshot-interval=2h").unwrap();
+        assert_eq!(config.get("snapshot-interval").unwrap(), "7200000");
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_what_is_right() {
+        let mut config = Config::default();
+        assert!(config.set("apendfsync", "always").unwrap_err().to_string().contains("appendfsync"));
+        assert!(config.set("appendfsync", "sometimes").unwrap_err().to_string().contains("everysec"));
+        assert!(config.set_toml("port = [1]").is_err());
+        assert!(config.change("port", "1").unwrap_err().to_string().contains("start"));
+        config.set("requirepass", "hidden").unwrap();
+        assert!(!format!("{config:?}").contains("hidden"));
+        assert_eq!(config.get("requirepass").as_deref(), Some(""));
+    }
+}

@@ -48,6 +48,8 @@ pub struct Queue {
     pub bytes: usize,
     /// Whether one was refused, so that EXEC aborts.
     pub is_broken: bool,
+    /// Whether any of them writes.
+    pub has_writes: bool,
 }
 
 impl Client {

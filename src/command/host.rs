@@ -85,6 +85,9 @@ pub trait Host: Send + Sync {
     /// Exact number of keys of the disk engines; may be a little old on a large data set.
     fn disk_key_count(&self) -> Result<u64>;
 
+    /// Whether the memory engines hold as much as `maxmemory` allows.
+    fn is_memory_full(&self) -> bool;
+
     /// Counts one executed command.
     fn count_command(&self);
 

@@ -86,14 +86,14 @@ impl<'s> Session<'s> {
             return Err(errors::NO_AUTH.into());
         }
         if self.client.queue.is_some() && !command.has(Flag::Immediate) {
-            self.check_write(command, args)?;
-            return txn::enqueue(self.client, args, self.out);
+            self.check_write(command)?;
+            return txn::enqueue(self.client, command, args, self.out);
         }
         self.execute(command, args)
     }
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
-        self.check_write(command, args)?;
+        self.check_write(command)?;
         let now_ms = crate::clock::now_millis();
         if self.turn.is_none() && !command.has(Flag::Write) && !command.has(Flag::Locks) {
             let keys = Keyspace::reading(self.committer.disk(), now_ms, self.committer.memory_keys());
@@ -113,10 +113,9 @@ impl<'s> Session<'s> {
             self.group = Some((self.out.mark(), 0));
         }
         let turn = self.turn.as_mut().expect("taken above");
-        let queued = self.client.queue.as_ref().map_or(0, |queue| queue.bytes);
-        let bytes = args.iter().map(<[u8]>::len).sum::<usize>() + queued;
-        let is_write = command.has(Flag::Write) || (command.has(Flag::Exec) && queued > 0);
-        if is_write && let Err(error) = turn.reserve(bytes) {
+        let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
+        let bytes = args.iter().map(<[u8]>::len).sum::<usize>() + queue.map_or(0, |queue| queue.bytes);
+        if (command.has(Flag::Write) || queue.is_some()) && let Err(error) = turn.reserve(bytes) {
             return Err(format!("MISCONF {error}. Writes are refused until there is space again").into());
         }
         let mut ctx = Ctx { keys: turn.keyspace(now_ms), client: self.client, host: self.host };
@@ -127,14 +126,15 @@ impl<'s> Session<'s> {
     }
 
     /// Refuses a write that this node does not take, or that would grow full memory engines.
-    fn check_write(&self, command: &Command, args: Args<'_>) -> Result<(), Fail> {
-        if !command.has(Flag::Write) {
+    fn check_write(&self, command: &Command) -> Result<(), Fail> {
+        let runs_writes = command.has(Flag::Exec) && self.client.queue.as_ref().is_some_and(|queue| queue.has_writes);
+        if !command.has(Flag::Write) && !runs_writes {
             return Ok(());
         }
         if let Some((obstacle, reason)) = self.committer.gate.refusal().as_deref().and_then(Option::as_ref) {
             return Err(format!("{} {reason}", obstacle.code()).into());
         }
-        if command.has(Flag::DenyOom) && self.host.is_memory_full(args) {
+        if command.has(Flag::DenyOom) && self.host.is_memory_full() {
             return Err(errors::OUT_OF_MEMORY.into());
         }
         Ok(())

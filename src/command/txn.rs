@@ -1,0 +1,97 @@
+//! Transactions: MULTI queues, EXEC runs the queue as one commit, WATCH makes it conditional.
+
+use super::args::{Args, OwnedArgs};
+use super::client::{Client, QUEUE_BYTES_MAX, Queue};
+use super::reply::Out;
+use super::table::{self, Command};
+use super::{Ctx, Done, Fail, errors};
+
+/// Commands that are more than their effects: they cannot wait in a queue.
+const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
+
+/// Queues a command inside MULTI.
+pub fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut Out) -> Done {
+    if NOT_QUEUED.contains(&command.name) {
+        return Err("ERR Command not allowed inside a transaction".into());
+    }
+    let queue = client.queue.as_mut().expect("the caller found one");
+    let queued = OwnedArgs::from(args);
+    queue.bytes += queued.byte_len();
+    if queue.bytes > QUEUE_BYTES_MAX {
+        return Err("ERR the transaction is too large".into());
+    }
+    queue.has_writes |= command.has(table::Flag::Write);
+    queue.commands.push(queued);
+    out.simple("QUEUED");
+    Ok(())
+}
+
+/// MULTI.
+pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    if ctx.client.queue.is_some() {
+        return Err("ERR MULTI calls can not be nested".into());
+    }
+    ctx.client.queue = Some(Queue::default());
+    out.ok();
+    Ok(())
+}
+
+/// DISCARD.
+pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    if ctx.client.queue.take().is_none() {
+        return Err("ERR DISCARD without MULTI".into());
+    }
+    ctx.client.watched = None;
+    out.ok();
+    Ok(())
+}
+
+/// WATCH key [key ...]
+pub fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    if ctx.client.queue.is_some() {
+        return Err("ERR WATCH inside MULTI is not allowed".into());
+    }
+    let flag = ctx.client.watch_flag();
+    for key in args.from(1).iter() {
+        ctx.keys.watch(key, &flag)?;
+    }
+    out.ok();
+    Ok(())
+}
+
+/// UNWATCH.
+pub fn unwatch(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    ctx.client.watched = None;
+    out.ok();
+    Ok(())
+}
+
+/// EXEC.
+pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    let Some(queue) = ctx.client.queue.take() else { return Err("ERR EXEC without MULTI".into()) };
+    let is_dirty = ctx.client.is_dirty();
+    ctx.client.watched = None;
+    if queue.is_broken {
+        return Err(errors::EXEC_ABORT.into());
+    }
+    if is_dirty {
+        out.null_array();
+        return Ok(());
+    }
+    out.array(queue.commands.len());
+    for queued in &queue.commands {
+        let args = queued.as_args();
+        let command = table::find(&args[0]).expect("only known commands are queued");
+        let mark = out.mark();
+        match (command.run)(ctx, args, out) {
+            Ok(()) => {}
+            Err(Fail::Reply(message)) => {
+                out.truncate(mark);
+                out.error(&message);
+            }
+            // A failing database inside a transaction: earlier commands had their effects, which cannot be taken back.
+            Err(fail) => panic!("a transaction cannot go on: {fail:?}"),
+        }
+    }
+    Ok(())
+}

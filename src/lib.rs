@@ -1,5 +1,6 @@
 //! walferry.
 
+pub mod chunk;
 pub mod clock;
 pub mod csn;
 pub mod error;

@@ -1,5 +1,6 @@
 //! walferry.
 
+pub mod chunk;
 pub mod clock;
 pub mod command;
 pub mod commit;

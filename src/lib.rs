@@ -2,10 +2,12 @@
 
 pub mod chunk;
 pub mod clock;
+pub mod cluster;
 pub mod command;
 pub mod commit;
 pub mod config;
 pub mod csn;
+pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod io;

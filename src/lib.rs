@@ -1,5 +1,6 @@
 //! walferry.
 
+pub mod archive;
 pub mod clock;
 pub mod csn;
 pub mod error;

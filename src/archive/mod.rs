@@ -13,7 +13,7 @@ pub mod layout;
 pub mod lineage;
 pub mod listing;
 pub mod patience;
-mod put;
+pub mod put;
 pub mod store;
 #[cfg(test)]
 mod suite;

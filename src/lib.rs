@@ -1,5 +1,6 @@
 //! walferry.
 
+pub mod archive;
 pub mod chunk;
 pub mod clock;
 pub mod cluster;
@@ -14,4 +15,5 @@ pub mod io;
 pub mod log;
 pub mod record;
 pub mod server;
+pub mod ship;
 pub mod watermark;

@@ -1,0 +1,3 @@
+//! State: what keys hold.
+
+pub mod memory;

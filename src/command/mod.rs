@@ -15,6 +15,7 @@ pub mod session;
 pub mod table;
 
 mod admin;
+mod glob;
 mod hash;
 mod key;
 mod list;

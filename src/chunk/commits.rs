@@ -1,0 +1,252 @@
+//! Reading the commits out of an open chunk: a merge of its three sections by csn.
+//!
+//! Guarantees: [`Commits`] yields first..=last without a hole, with times that agree between the sections and never
+//! decrease, and nothing left over; the first error ends it. Blocks are decompressed one at a time, when their turn
+//! comes.
+
+use super::codec::BlockDecompressor;
+use super::decode::{Chunk, position};
+use super::entry::EntryHead;
+use super::header::SectionKind;
+use crate::csn::{CommitTime, Csn};
+use crate::error::{Error, Result};
+use crate::record::CommitRecord;
+use bytes::{Buf, Bytes};
+
+/// Iterator over a chunk's commits: a merge of its sections by csn. Ends after the first error.
+pub struct Commits<'c> {
+    chunk: &'c Chunk,
+    sections: [SectionReader<'c>; 3],
+    /// The csn to yield next; `None` at the end.
+    next: Option<Csn>,
+    /// Commit time of the commit yielded last; the chunk's first time before that.
+    time: CommitTime,
+}
+
+impl<'c> Commits<'c> {
+    pub(super) fn new(chunk: &'c Chunk) -> Self {
+        Self {
+            chunk,
+            sections: SectionKind::ALL.map(|kind| SectionReader::new(chunk, kind)),
+            next: Some(chunk.header().first),
+            time: chunk.header().first_time,
+        }
+    }
+}
+
+impl Iterator for Commits<'_> {
+    type Item = Result<CommitRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let csn = self.next.take()?;
+        let item = self.read(csn);
+        if item.is_ok() && csn < self.chunk.header().last {
+            self.next = Some(csn.next());
+        }
+        Some(item)
+    }
+}
+
+impl Commits<'_> {
+    fn read(&mut self, csn: Csn) -> Result<CommitRecord> {
+        let header = self.chunk.header();
+        let time = self.agreed_time(csn)?;
+        let [wal, list, zset] = &mut self.sections;
+        let (wal, list, zset) = (wal.take(csn)?, list.take(csn)?, zset.take(csn)?);
+        let no_op = wal.as_ref().is_some_and(|entry| entry.disk_ops == 0);
+        if no_op && (list.is_some() || zset.is_some()) {
+            return Err(self
+                .chunk
+                .corrupt_at(csn, "marked as a commit without effects, yet it has list or sorted set ops"));
+        }
+        let (disk_ops, disk) = wal.map_or_else(Default::default, |entry| (entry.disk_ops, entry.payload));
+        if csn == header.last {
+            self.check_end(time)?;
+        }
+        self.time = time;
+        Ok(CommitRecord {
+            csn,
+            epoch: header.epoch,
+            time,
+            disk_ops,
+            disk,
+            lists: list.map_or_else(Bytes::new, |entry| entry.payload),
+            zsets: zset.map_or_else(Bytes::new, |entry| entry.payload),
+        })
+    }
+
+    /// The time every section that has the commit gives it.
+    fn agreed_time(&mut self, csn: Csn) -> Result<CommitTime> {
+        let mut agreed: Option<CommitTime> = None;
+        let mut later: Option<Csn> = None;
+        for section in &mut self.sections {
+            match section.peek()? {
+                Some(place) if place.csn == csn => {
+                    if let Some(time) = agreed.filter(|time| *time != place.time) {
+                        return Err(self
+                            .chunk
+                            .corrupt_at(csn, format!("one section says {time}, another {}", place.time)));
+                    }
+                    agreed = Some(place.time);
+                }
+                Some(place) => later = Some(later.map_or(place.csn, |csn| csn.min(place.csn))),
+                None => {}
+            }
+        }
+        let Some(time) = agreed else {
+            let found = later.map_or_else(|| "the end".to_owned(), |csn| format!("csn {csn}"));
+            return Err(Error::Gap { what: self.chunk.what().to_owned(), expected: csn, found });
+        };
+        if time < self.time || (csn == self.chunk.header().first && time != self.time) {
+            return Err(self.chunk.corrupt_at(csn, format!("commit time {time} does not follow {}", self.time)));
+        }
+        Ok(time)
+    }
+
+    fn check_end(&mut self, time: CommitTime) -> Result<()> {
+        let header = self.chunk.header();
+        if time != header.last_time {
+            let detail = format!("commit time is {time}, the header says {}", header.last_time);
+            return Err(self.chunk.corrupt_at(header.last, detail));
+        }
+        for section in &mut self.sections {
+            if let Some(place) = section.peek()? {
+                let detail = format!("an entry of csn {} is left over", place.csn);
+                return Err(self.chunk.corrupt(section.position(), detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an entry stands in history.
+#[derive(Clone, Copy)]
+struct Place {
+    csn: Csn,
+    time: CommitTime,
+}
+
+/// An entry taken out of a section.
+struct Entry {
+    /// 0 outside `wal`.
+    disk_ops: u32,
+    payload: Bytes,
+}
+
+/// Reads one section entry by entry.
+struct SectionReader<'c> {
+    chunk: &'c Chunk,
+    kind: SectionKind,
+    decompressor: BlockDecompressor,
+    /// Blocks begun so far.
+    blocks_begun: usize,
+    /// Raw bytes of the blocks not begun.
+    raw_left: u64,
+    /// What is left of the current block.
+    block: Bytes,
+    /// Head of the entry whose payload comes next.
+    peeked: Option<(Place, EntryHead)>,
+    /// Lowest csn the next entry can have, and the time of the entry before.
+    at: Place,
+}
+
+impl<'c> SectionReader<'c> {
+    fn new(chunk: &'c Chunk, kind: SectionKind) -> Self {
+        Self {
+            chunk,
+            kind,
+            decompressor: BlockDecompressor::default(),
+            blocks_begun: 0,
+            raw_left: chunk.header().section(kind).raw_len,
+            block: Bytes::new(),
+            peeked: None,
+            at: Place { csn: chunk.header().first, time: chunk.header().first_time },
+        }
+    }
+
+    /// The next entry's place; `None` at the section's end.
+    fn peek(&mut self) -> Result<Option<Place>> {
+        if self.peeked.is_none() {
+            self.peeked = self.read_head()?;
+        }
+        Ok(self.peeked.map(|(place, _)| place))
+    }
+
+    /// The next entry if it is that of `csn`.
+    fn take(&mut self, csn: Csn) -> Result<Option<Entry>> {
+        let Some((_, head)) = self.peeked.take_if(|(place, _)| place.csn == csn) else { return Ok(None) };
+        Ok(Some(Entry { disk_ops: head.disk_ops, payload: self.read_payload(head.payload_len)? }))
+    }
+
+    fn read_head(&mut self) -> Result<Option<(Place, EntryHead)>> {
+        if self.block.is_empty() && !self.begin_block()? {
+            return Ok(None);
+        }
+        let (head, len) = loop {
+            match EntryHead::decode(self.kind, &self.block).map_err(|detail| self.corrupt(detail))? {
+                Some(decoded) => break decoded,
+                None => self.join_next_block()?,
+            }
+        };
+        self.block.advance(len);
+        let header = self.chunk.header();
+        let csn = self.at.csn.0.checked_add(head.csn_skip).map(Csn).filter(|csn| *csn <= header.last);
+        let time = self.at.time.0.checked_add(head.time_delta).map(CommitTime).filter(|time| *time <= header.last_time);
+        let (Some(csn), Some(time)) = (csn, time) else {
+            return Err(self.corrupt(format!("{head:?} after {} leads out of the chunk's range", self.at.csn)));
+        };
+        self.at = Place { csn: csn.next(), time };
+        Ok(Some((Place { csn, time }, head)))
+    }
+
+    /// For a head that goes on in the next block. Heads are short, so what is copied over is, too.
+    fn join_next_block(&mut self) -> Result<()> {
+        let mut joined = self.block.to_vec();
+        if !self.begin_block()? {
+            return Err(self.corrupt("the section ends inside an entry's head"));
+        }
+        joined.extend_from_slice(&self.block);
+        self.block = Bytes::from(joined);
+        Ok(())
+    }
+
+    fn read_payload(&mut self, len: u64) -> Result<Bytes> {
+        if len <= self.block.len() as u64 {
+            return Ok(self.block.split_to(len as usize));
+        }
+        let left = self.block.len() as u64 + self.raw_left;
+        if len > left {
+            return Err(self.corrupt(format!("a payload of {len} bytes, but {left} are left in the section")));
+        }
+        // Not reserved up front: the length is a claim until the blocks have been decompressed.
+        let mut payload = Vec::new();
+        while (payload.len() as u64) < len {
+            if self.block.is_empty() && !self.begin_block()? {
+                return Err(self.corrupt("the section ends inside a payload"));
+            }
+            let part = (len - payload.len() as u64).min(self.block.len() as u64);
+            payload.extend_from_slice(&self.block[..part as usize]);
+            self.block.advance(part as usize);
+        }
+        Ok(Bytes::from(payload))
+    }
+
+    /// Makes the next block the current one; false if there is none.
+    fn begin_block(&mut self) -> Result<bool> {
+        let Some(block) = self.chunk.blocks(self.kind).get(self.blocks_begun) else { return Ok(false) };
+        self.blocks_begun += 1;
+        self.raw_left -= block.raw_len as u64;
+        let stored = self.chunk.bytes().slice(block.stored.clone());
+        let raw = self.decompressor.decompress(block.codec, stored, block.raw_len);
+        self.block = raw.map_err(|detail| self.corrupt(detail))?;
+        Ok(true)
+    }
+
+    fn position(&self) -> String {
+        position(self.kind, self.blocks_begun.saturating_sub(1))
+    }
+
+    fn corrupt(&self, detail: impl Into<String>) -> Error {
+        self.chunk.corrupt(self.position(), detail)
+    }
+}

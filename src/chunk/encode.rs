@@ -1,0 +1,229 @@
+//! From commits to a chunk's bytes.
+//!
+//! Guarantees: encoding cannot fail; what the caller must provide (dense csns, times that never decrease, payloads
+//! that agree with their operation count) is asserted. Beside the output, memory is bounded by one block however large
+//! a commit is.
+//!
+//! Does not choose which commits make a chunk.
+
+use super::BLOCK_RAW_BYTES_MAX;
+use super::codec::{BlockCompressor, Profile};
+use super::decode::{Block, Chunk};
+use super::entry::EntryHead;
+use super::header::{BlockHeader, ChunkHeader, Section, SectionKind};
+use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::record::CommitRecord;
+use bytes::Bytes;
+
+/// Output reserved up front; it grows from there.
+const OUTPUT_BYTES_RESERVED_MAX: usize = 1 << 20;
+
+/// How a chunk hangs together with what it was cut from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ChunkLink {
+    /// The lineage the chunk belongs to.
+    pub epoch: Epoch,
+    /// First RocksDB sequence the commits came from; 0 when unknown.
+    pub wal_first: WalSeq,
+    /// Last RocksDB sequence the commits came from; 0 when unknown.
+    pub wal_last: WalSeq,
+    /// [`ChunkHeader::crc`] of the chunk before this one; 0 if there is none.
+    pub previous_header_crc: u32,
+}
+
+/// Makes chunks. Keep one for a stream of chunks: buffers, contexts and what was learned about the data are reused.
+pub struct Encoder {
+    /// One for each of [`SectionKind::ALL`].
+    compressors: [BlockCompressor; 3],
+    /// Raw bytes of the block being filled.
+    raw: Vec<u8>,
+    /// Where blocks are compressed to.
+    scratch: Vec<u8>,
+}
+
+impl Encoder {
+    /// An encoder that knows nothing of the data yet.
+    #[must_use]
+    pub fn new(profile: Profile) -> Self {
+        Self {
+            compressors: SectionKind::ALL.map(|kind| BlockCompressor::new(profile, kind)),
+            raw: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// One chunk of all the commits. The iterator is cloned: once for the header, once for each section.
+    ///
+    /// # Panics
+    /// If there is no commit, csns are not dense, times decrease, `disk_ops` and `disk` contradict each other, or the
+    /// WAL range is reversed.
+    pub fn encode<'r>(&mut self, commits: impl Iterator<Item = &'r CommitRecord> + Clone, link: ChunkLink) -> Chunk {
+        let span = Span::of(commits.clone());
+        let output_bytes = ChunkHeader::ENCODED_LEN + span.effect_bytes;
+        let mut out = Vec::with_capacity(output_bytes.min(OUTPUT_BYTES_RESERVED_MAX));
+        out.resize(ChunkHeader::ENCODED_LEN, 0);
+        let mut sections = [Section::default(); 3];
+        let mut blocks = [const { Vec::new() }; 3];
+        for kind in SectionKind::ALL {
+            let mut writer = self.begin_section(kind, &mut out, &span);
+            for commit in commits.clone() {
+                writer.push_commit(commit);
+            }
+            (sections[kind.index()], blocks[kind.index()]) = writer.finish();
+        }
+        let header = ChunkHeader {
+            epoch: link.epoch,
+            first: span.first,
+            last: span.last,
+            first_time: span.first_time,
+            last_time: span.last_time,
+            wal_first: link.wal_first,
+            wal_last: link.wal_last,
+            previous_header_crc: link.previous_header_crc,
+            sections,
+        };
+        let fault = header.fault();
+        assert!(fault.is_none(), "a chunk's header must be consistent: {fault:?}");
+        out[..ChunkHeader::ENCODED_LEN].copy_from_slice(&header.encode());
+        Chunk::encoded(Bytes::from(out), header, blocks)
+    }
+
+    pub(super) fn begin_section<'e>(
+        &'e mut self,
+        kind: SectionKind,
+        out: &'e mut Vec<u8>,
+        span: &Span,
+    ) -> SectionWriter<'e> {
+        self.raw.clear();
+        SectionWriter {
+            kind,
+            compressor: &mut self.compressors[kind.index()],
+            raw: &mut self.raw,
+            scratch: &mut self.scratch,
+            out,
+            next: span.first,
+            time: span.first_time,
+            section: Section::default(),
+            blocks: Vec::new(),
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+}
+
+/// What the header says about the commits.
+pub(super) struct Span {
+    pub first: Csn,
+    pub last: Csn,
+    pub first_time: CommitTime,
+    pub last_time: CommitTime,
+    /// Of all engines.
+    pub effect_bytes: usize,
+}
+
+impl Span {
+    fn of<'r>(mut commits: impl Iterator<Item = &'r CommitRecord>) -> Self {
+        let first = commits.next().expect("a chunk holds at least one commit");
+        let mut span =
+            Self { first: first.csn, last: first.csn, first_time: first.time, last_time: first.time, effect_bytes: 0 };
+        span.add(first);
+        for commit in commits {
+            assert_eq!(commit.csn, span.last.next(), "csns in a chunk are dense");
+            assert!(commit.time >= span.last_time, "commit times never decrease");
+            span.add(commit);
+        }
+        span
+    }
+
+    fn add(&mut self, commit: &CommitRecord) {
+        assert_eq!(commit.disk_ops == 0, commit.disk.is_empty(), "operation count and bytes of csn {}", commit.csn);
+        self.last = commit.csn;
+        self.last_time = commit.time;
+        self.effect_bytes += commit.effect_bytes();
+    }
+}
+
+/// Writes one section's blocks behind `out`.
+pub(super) struct SectionWriter<'e> {
+    kind: SectionKind,
+    compressor: &'e mut BlockCompressor,
+    /// Block being filled; empty between sections.
+    raw: &'e mut Vec<u8>,
+    scratch: &'e mut Vec<u8>,
+    out: &'e mut Vec<u8>,
+    /// Lowest csn the next entry can have.
+    next: Csn,
+    /// Commit time of the last entry.
+    time: CommitTime,
+    section: Section,
+    blocks: Vec<Block>,
+    /// Over the block headers written.
+    crc: crc32fast::Hasher,
+}
+
+impl SectionWriter<'_> {
+    /// Writes the commit's entry if it belongs into this section. A commit without effects belongs into `wal`.
+    fn push_commit(&mut self, commit: &CommitRecord) {
+        let payload = match self.kind {
+            SectionKind::Wal if commit.touches_memory() && !commit.touches_disk() => return,
+            SectionKind::Wal => &commit.disk,
+            SectionKind::List if commit.lists.is_empty() => return,
+            SectionKind::List => &commit.lists,
+            SectionKind::Zset if commit.zsets.is_empty() => return,
+            SectionKind::Zset => &commit.zsets,
+        };
+        let head = EntryHead {
+            csn_skip: commit.csn.0 - self.next.0,
+            time_delta: commit.time.0 - self.time.0,
+            disk_ops: if self.kind == SectionKind::Wal { commit.disk_ops } else { 0 },
+            payload_len: payload.len() as u64,
+        };
+        self.next = commit.csn.next();
+        self.time = commit.time;
+        // An entry that fits a block is not split, so that decoding it copies nothing.
+        if self.raw.len() + EntryHead::ENCODED_LEN_MAX + payload.len() > BLOCK_RAW_BYTES_MAX {
+            self.end_block();
+        }
+        head.encode(self.kind, self.raw);
+        self.push_bytes(payload);
+    }
+
+    pub fn push_bytes(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.raw.len() == BLOCK_RAW_BYTES_MAX {
+                self.end_block();
+            }
+            let room = (BLOCK_RAW_BYTES_MAX - self.raw.len()).min(bytes.len());
+            self.raw.extend_from_slice(&bytes[..room]);
+            bytes = &bytes[room..];
+        }
+    }
+
+    pub fn end_block(&mut self) {
+        if self.raw.is_empty() {
+            return;
+        }
+        let (codec, stored) = self.compressor.compress(self.raw, self.scratch);
+        let header = BlockHeader {
+            codec,
+            raw_len: self.raw.len() as u32,
+            stored_len: stored.len() as u32,
+            crc: crc32fast::hash(stored),
+        };
+        let header_bytes = header.encode();
+        self.crc.update(&header_bytes);
+        self.out.extend_from_slice(&header_bytes);
+        let begin = self.out.len();
+        self.out.extend_from_slice(stored);
+        self.blocks.push(Block { codec, raw_len: self.raw.len(), stored: begin..self.out.len() });
+        self.section.blocks += 1;
+        self.section.raw_len += self.raw.len() as u64;
+        self.section.stored_len += (BlockHeader::ENCODED_LEN + stored.len()) as u64;
+        self.raw.clear();
+    }
+
+    pub fn finish(mut self) -> (Section, Vec<Block>) {
+        self.end_block();
+        self.section.blocks_crc = self.crc.finalize();
+        (self.section, self.blocks)
+    }
+}

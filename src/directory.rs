@@ -1,0 +1,287 @@
+//! The data directory: where everything lies, whose it is, and who may open it.
+//!
+//! ```text
+//! walferry.json   identity: cluster, node, epoch and how it came about
+//! LOCK            held while a process has the directory open
+//! RESTORING       there while a restore is under way: a directory with it is never opened
+//! db/             RocksDB          wal/      its WAL files, archived ones in wal/archive
+//! oplog/          op-log segments  image/    memory images
+//! spool/          sealed chunks that wait for the archive
+//! base/           a base being cut
+//! ```
+//!
+//! Guarantees: one process at a time; the identity is replaced as a whole or not at all.
+
+use crate::cluster::ClusterId;
+use crate::csn::{Csn, Epoch};
+use crate::error::{Error, Result};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Version of the directory's layout that this build writes and reads.
+const FORMAT: u32 = 1;
+
+/// Paths in a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir {
+    root: PathBuf,
+}
+
+/// Held as long as a process has the directory open.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+/// What a node was when it last wrote its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LastRole {
+    /// It took writes.
+    Primary,
+    /// It followed a primary.
+    Replica,
+    /// It was made by a restore and has not been opened since: its first start as a primary begins a new epoch.
+    Restored,
+}
+
+/// A generation of the writer in this directory's own history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The generation.
+    pub epoch: Epoch,
+    /// The last commit it shares with the generation before; 0 for the first.
+    pub fork: Csn,
+}
+
+/// Whose directory this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Version of the layout.
+    pub format: u32,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node: random, for life.
+    pub node: String,
+    /// What it was last.
+    pub role: LastRole,
+    /// Generations that made this directory's commits, oldest first; never empty. The last is the current one.
+    pub history: Vec<EpochStart>,
+    /// The machine's boot during which the directory was last opened; another one means the page cache was lost.
+    pub boot: String,
+    /// Whether it was closed in good order since.
+    pub is_clean: bool,
+}
+
+impl Identity {
+    /// The identity of a new directory.
+    pub fn new(cluster: ClusterId, role: LastRole) -> Result<Self> {
+        let node = ClusterId::generate()?.to_string()[..16].to_owned();
+        let history = vec![EpochStart { epoch: Epoch(1), fork: Csn::ZERO }];
+        Ok(Self { format: FORMAT, cluster, node, role, history, boot: current_boot(), is_clean: true })
+    }
+
+    /// The current generation.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.history.last().expect("a history is never empty").epoch
+    }
+
+    /// The last csn that generation `epoch` shares with this directory's history: `None` if it is not part of it,
+    /// `Csn(u64::MAX)` for the current one.
+    #[must_use]
+    pub fn shared_until(&self, epoch: Epoch) -> Option<Csn> {
+        let at = self.history.iter().position(|start| start.epoch == epoch)?;
+        Some(self.history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork))
+    }
+
+    /// Begins a generation after `fork`.
+    pub fn begin_epoch(&mut self, epoch: Epoch, fork: Csn) {
+        assert!(epoch > self.epoch(), "epochs go upwards");
+        self.history.push(EpochStart { epoch, fork });
+    }
+
+    /// Whether the machine may have lost its page cache since the directory was last open.
+    #[must_use]
+    pub fn may_have_lost_a_tail(&self) -> bool {
+        !self.is_clean && self.boot != current_boot()
+    }
+}
+
+/// The kernel's number of this boot; empty where there is none, which never equals a stored one that is not empty.
+#[must_use]
+pub fn current_boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+impl DataDir {
+    /// The directory at `root`. Nothing is touched.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// RocksDB.
+    #[must_use]
+    pub fn db(&self) -> PathBuf {
+        self.root.join("db")
+    }
+
+    /// RocksDB's WAL files.
+    #[must_use]
+    pub fn wal(&self) -> PathBuf {
+        self.root.join("wal")
+    }
+
+    /// Op-log segments.
+    #[must_use]
+    pub fn oplog(&self) -> PathBuf {
+        self.root.join("oplog")
+    }
+
+    /// Memory images.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.root.join("image")
+    }
+
+    /// Sealed chunks.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
+    /// A base being cut.
+    #[must_use]
+    pub fn base(&self) -> PathBuf {
+        self.root.join("base")
+    }
+
+    fn identity_path(&self) -> PathBuf {
+        self.root.join("walferry.json")
+    }
+
+    fn restoring_path(&self) -> PathBuf {
+        self.root.join("RESTORING")
+    }
+
+    /// Whether there is nothing in it (or it does not exist); a `LOCK` does not count.
+    pub fn is_empty(&self) -> Result<bool> {
+        match std::fs::read_dir(&self.root) {
+            Ok(entries) => Ok(entries.flatten().all(|entry| entry.file_name() == "LOCK")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(Error::io("list", &self.root)(error)),
+        }
+    }
+
+    /// Creates the directory if needed and keeps other processes out.
+    pub fn lock(&self) -> Result<DirLock> {
+        std::fs::create_dir_all(&self.root).map_err(Error::io("create directory", &self.root))?;
+        let path = self.root.join("LOCK");
+        let mut file = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            let detail = format!("is in use by another process (pid {}). Stop that one first", holder.trim());
+            Error::Identity { what: format!("data directory {}", self.root.display()), detail }
+        })?;
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(Error::io("write", &path))?;
+        Ok(DirLock { _file: file })
+    }
+
+    /// Whose directory this is; `None` if it is new. A directory with a restore under way is refused.
+    pub fn identity(&self) -> Result<Option<Identity>> {
+        let marker = self.restoring_path();
+        if marker.exists() {
+            let detail = "holds an unfinished restore. Remove it and restore again into an empty directory".to_owned();
+            return Err(Error::Identity { what: format!("data directory {}", self.root.display()), detail });
+        }
+        let path = self.identity_path();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        let corrupt = |detail: String| Error::corrupt(path.display().to_string(), "content", detail);
+        let identity: Identity = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
+        if identity.format > FORMAT {
+            return Err(Error::Version { what: path.display().to_string(), found: identity.format, known: FORMAT });
+        }
+        if identity.history.is_empty() {
+            return Err(corrupt("has no epoch".to_owned()));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Replaces the identity, durably.
+    pub fn write_identity(&self, identity: &Identity) -> Result<()> {
+        let path = self.identity_path();
+        let text = serde_json::to_vec_pretty(identity).expect("an identity is plain data");
+        let fresh = self.root.join("walferry.json.tmp");
+        let written = File::create(&fresh).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+        written.map_err(Error::io("write", &fresh))?;
+        std::fs::rename(&fresh, &path).map_err(Error::io("rename", &fresh))?;
+        self.sync()
+    }
+
+    /// Marks a restore as under way.
+    pub fn begin_restore(&self) -> Result<()> {
+        let path = self.restoring_path();
+        File::create(&path).and_then(|file| file.sync_all()).map_err(Error::io("create", &path))?;
+        self.sync()
+    }
+
+    /// Takes the mark away: the directory is whole.
+    pub fn end_restore(&self) -> Result<()> {
+        let path = self.restoring_path();
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<()> {
+        File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory", &self.root))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_owner_and_keeps_its_identity() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(root.path());
+        assert!(dir.is_empty().unwrap());
+        let lock = dir.lock().unwrap();
+        assert!(dir.is_empty().unwrap());
+        assert!(dir.lock().unwrap_err().to_string().contains("in use"));
+        drop(lock);
+        dir.lock().unwrap();
+        let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+        identity.begin_epoch(Epoch(4), Csn(100));
+        dir.write_identity(&identity).unwrap();
+        assert_eq!(dir.identity().unwrap(), Some(identity.clone()));
+        assert_eq!(identity.shared_until(Epoch(1)), Some(Csn(100)));
+        assert_eq!(identity.shared_until(Epoch(2)), None);
+        assert_eq!(identity.shared_until(Epoch(4)), Some(Csn(u64::MAX)));
+    }
+
+    #[test]
+    fn an_unfinished_restore_is_never_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(root.path());
+        dir.begin_restore().unwrap();
+        assert!(dir.identity().unwrap_err().to_string().contains("unfinished restore"));
+        dir.end_restore().unwrap();
+        assert_eq!(dir.identity().unwrap(), None);
+    }
+}

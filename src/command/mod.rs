@@ -15,10 +15,15 @@ pub mod session;
 pub mod table;
 
 mod admin;
+mod collection;
+mod cursor;
+mod decimal;
+mod expire;
 mod glob;
 mod hash;
 mod key;
 mod list;
+mod rename;
 mod scan;
 mod server_info;
 mod set;

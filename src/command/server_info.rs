@@ -192,7 +192,10 @@ pub fn command(_: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
             let commands: Vec<_> = if named.is_empty() { all() } else { named };
             out.array(commands.len());
             for command in commands {
-                command.map_or_else(|| out.null_array(), |command| write_info(command, out));
+                match command {
+                    Some(command) => write_info(command, out),
+                    None => out.null_array(),
+                }
             }
         }
         b"docs" => {

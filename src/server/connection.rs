@@ -107,29 +107,30 @@ impl Connection<'_> {
     /// Runs the requests that are there. The csn is the last commit that the replies depend on.
     fn run_batch(&mut self) -> (Batch, Option<Csn>) {
         let Self { client, service, limits, input, request, out, .. } = self;
-        let mut session = None;
+        let mut session = Session::new(&service.committer, &*service.host, client, out);
         let mut consumed = 0;
+        let mut broken = None;
         let batch = loop {
             match frame::parse(&input[consumed..], limits, request) {
                 Ok(Parsed::Incomplete { needed }) => break Batch::Incomplete(needed),
                 Ok(Parsed::Ignored { consumed: ignored }) => consumed += ignored,
                 Ok(Parsed::Complete { consumed: length }) => {
-                    let args = request.args(&input[consumed..]);
-                    let session = session.get_or_insert_with(|| Session::new(&service.committer, &*service.host, client, out));
-                    let pauses = session.run(args);
+                    let pauses = session.run(request.args(&input[consumed..]));
                     consumed += length;
                     if pauses || session.reply_bytes() >= REPLY_BYTES_MAX {
                         break Batch::Paused;
                     }
                 }
                 Err(error) => {
-                    let depends_on = session.take().and_then(Session::finish);
-                    out.error(&error.to_string());
-                    return (Batch::Broken, depends_on);
+                    broken = Some(error);
+                    break Batch::Broken;
                 }
             }
         };
-        let depends_on = session.and_then(Session::finish);
+        let depends_on = session.finish();
+        if let Some(error) = broken {
+            out.error(&error.to_string());
+        }
         input.advance(consumed);
         (batch, depends_on)
     }

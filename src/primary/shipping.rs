@@ -14,17 +14,23 @@ use crate::archive::store::{Archive, Opening};
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
 use crate::command::host::Host;
+use crate::commit::committer::Committer;
+use crate::commit::gate::Obstacle;
 use crate::config::Config;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{EpochStart, Identity, LastRole};
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
+use crate::log::recovery::MissingCommits;
+use crate::record::CommitRecord;
+use crate::restore::catch_up::CatchUp;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
 use crate::ship::spool::Spool;
 use crate::ship::wire::Sender;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -245,7 +251,7 @@ impl ArchiveSide {
             if let Error::Fenced { newer, node, .. } = &error {
                 watched.fence(*newer, node);
             } else {
-                watched.committer.gate.close(crate::commit::gate::Obstacle::Fenced, error.to_string());
+                watched.committer.gate.close(Obstacle::Fenced, error.to_string());
             }
         });
         if needs_base {
@@ -255,24 +261,74 @@ impl ArchiveSide {
     }
 }
 
+/// Applies what the archive holds of `epoch` beyond the committer's last commit; returns where that ends.
+pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committer>) -> Result<Csn> {
+    let committed = committer.watermarks.committed.get();
+    let tree = EpochTree::read(archive).await?;
+    let Some(lineage) = Lineage::of(&tree, epoch) else { return Ok(committed) };
+    let mut tail = CatchUp::open(archive, &lineage, committed).await?;
+    if tail.until() > committed {
+        tracing::warn!(committed = committed.0, until = tail.until().0, "the archive holds commits that the logs lack: they are fetched");
+    }
+    while let Some(commits) = tail.next().await? {
+        tokio::task::block_in_place(|| committer.turn().apply(commits))?;
+    }
+    Ok(committer.watermarks.committed.get())
+}
+
+/// Commits that recovery misses, looked for in the archive.
+pub struct ArchiveCommits {
+    /// Where.
+    pub archive: Archive,
+    /// Generation whose line of history they must lie on.
+    pub epoch: Epoch,
+    /// Runs the requests; recovery itself blocks.
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl MissingCommits for ArchiveCommits {
+    fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>> {
+        self.runtime.block_on(async {
+            let tree = EpochTree::read(&self.archive).await?;
+            let Some(lineage) = Lineage::of(&tree, self.epoch) else { return Ok(Vec::new()) };
+            let mut found = Vec::new();
+            let mut commits = CatchUp::open(&self.archive, &lineage, range.start().prev()).await?;
+            while let Some(next) = commits.next().await? {
+                let is_beyond = next.last().is_some_and(|commit| commit.csn >= *range.end());
+                found.extend(next.iter().filter(|commit| range.contains(&commit.csn)).cloned());
+                if is_beyond {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+}
+
 /// Turns a replica whose link has ended into a primary under a new epoch.
+///
+/// What the old primary archived until the claim is taken over, so that a commit it acknowledged as archived is not lost:
+/// the archive is read before the claim, and again after it, because the old primary may write until it sees the claim.
 pub async fn take_over(node: &Arc<Node>) -> Result<()> {
-    loop {
+    let parent = node.identity().epoch();
+    let epoch = loop {
+        if let Some(archive) = &node.archive {
+            fetch_tail(archive, parent, &node.committer).await?;
+        }
         let fork = node.committer.watermarks.committed.get();
         let epoch = claim_epoch(node.archive.as_ref(), &node.identity(), fork, true).await?;
-        if let Some(archive) = &node.archive {
-            // The old primary may have archived more than reached this replica, up to the moment of the claim.
-            let parent = node.identity().epoch();
-            let beyond = epochs::chunks_beyond(archive, parent, fork).await?;
-            if !beyond.is_empty() {
-                let reached = archived_until(archive, parent).await?;
-                tracing::warn!(fork = fork.0, reached = reached.0, "the archive holds commits of the old epoch beyond the fork; they stay on its branch");
-            }
+        let beyond = match &node.archive {
+            Some(archive) => archived_until(archive, parent).await?,
+            None => fork,
+        };
+        if beyond <= fork {
+            break epoch;
         }
-        node.become_primary(epoch)?;
-        tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
-        break;
-    }
+        tracing::warn!(fork = fork.0, beyond = beyond.0, "the old primary archived on during the takeover: its commits are taken over, too");
+    };
+    let fork = node.committer.watermarks.committed.get();
+    node.become_primary(epoch)?;
+    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
     Shipping::start(node).await.map(drop)
 }
 

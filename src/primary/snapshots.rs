@@ -201,8 +201,7 @@ impl Snapshots {
             images[1]
         };
         self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
-        let cut = node.shipping.load().as_ref().and_then(|shipping| shipping.cut_until());
-        let keep = cut.map_or(before.in_logs(), |cut| lower(cut, before.in_logs()));
+        let keep = shipped_until(node).map_or(before.in_logs(), |shipped| lower(shipped, before.in_logs()));
         let freed = node.committer.purge_logs(keep)?;
         tracing::info!(csn = image.position.csn.0, bytes, freed, "memory image written");
         Ok(())
@@ -227,6 +226,19 @@ impl Snapshots {
         let log_max = config.snapshot_max_log_bytes.0;
         let by_time = !interval.is_zero() && since >= interval && cut > last.cut_bytes;
         by_time || (log_max != 0 && cut.saturating_sub(last.cut_bytes) >= log_max)
+    }
+}
+
+/// What shipping no longer needs of the logs; none if nothing is shipped. A replica keeps what its primary has not
+/// archived: after a promotion it has to.
+fn shipped_until(node: &Node) -> Option<LogPosition> {
+    match node.shipping.load().as_ref() {
+        Some(shipping) => shipping.cut_until(),
+        None if node.archive.is_some() => {
+            let archived = node.committer.watermarks.archived.get();
+            Some(node.committer.log_position(archived).unwrap_or_default())
+        }
+        None => None,
     }
 }
 

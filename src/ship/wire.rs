@@ -85,14 +85,12 @@ pub struct BaseBegin {
     pub cluster: ClusterId,
     /// Generations that made the primary's commits.
     pub history: Vec<EpochStart>,
-    /// The base's manifest, as in the archive.
-    pub manifest: String,
 }
 
 /// A file of the base begins; its parts follow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BaseFile {
-    /// Path below the base's directory.
+    /// Name the object would have in an archive.
     pub name: String,
     /// Its length.
     pub bytes: u64,

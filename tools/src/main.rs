@@ -6,6 +6,7 @@
 
 mod archive;
 mod client;
+mod dataset;
 mod demo;
 mod dump;
 mod exit;

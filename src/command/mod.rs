@@ -19,6 +19,7 @@ mod glob;
 mod hash;
 mod key;
 mod list;
+mod position;
 mod scan;
 mod server_info;
 mod set;

@@ -23,6 +23,7 @@ mod glob;
 mod hash;
 mod key;
 mod list;
+mod position;
 mod rename;
 mod scan;
 mod server_info;

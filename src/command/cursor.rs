@@ -13,7 +13,8 @@ const CURSORS_MAX: usize = 4096;
 /// Bytes of names kept, unless a single one is longer.
 const NAME_BYTES_MAX: usize = 16 << 20;
 
-static CURSORS: LazyLock<Mutex<Cursors>> = LazyLock::new(|| Mutex::new(Cursors::starting_at(crate::clock::now_micros())));
+static CURSORS: LazyLock<Mutex<Cursors>> =
+    LazyLock::new(|| Mutex::new(Cursors::starting_at(crate::clock::now_micros())));
 
 /// The newest cursors.
 #[derive(Default)]

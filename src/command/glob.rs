@@ -79,7 +79,8 @@ mod tests {
     fn redis(mut pattern: &[u8], mut text: &[u8]) -> bool {
         while !pattern.is_empty() && !text.is_empty() {
             if pattern[0] == b'*' {
-                return pattern.len() == 1 || (0..text.len()).any(|from| redis(&pattern[1..], &text[from..]))
+                return pattern.len() == 1
+                    || (0..text.len()).any(|from| redis(&pattern[1..], &text[from..]))
                     || pattern.iter().all(|&byte| byte == b'*');
             }
             let Some(rest) = match_one(pattern, text[0]) else { return false };

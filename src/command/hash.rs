@@ -121,7 +121,7 @@ fn grow(keys: &mut Keyspace<'_>, key: &[u8], hash: &Collection, added: u64) -> D
 /// Sets the fields of HSET and HMSET and returns how many are new.
 fn set_fields(ctx: &mut Ctx<'_>, args: Args<'_>, command: &str) -> Result<u64, Fail> {
     let (key, pairs) = (args.get(1), args.from(2));
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err(errors::wrong_arity(command).into());
     }
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;

@@ -92,7 +92,8 @@ pub fn dbsize(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 
 /// FLUSHALL [ASYNC | SYNC], FLUSHDB [ASYNC | SYNC]
 pub fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let is_known = args.try_get(1).is_none_or(|mode| mode.eq_ignore_ascii_case(b"async") || mode.eq_ignore_ascii_case(b"sync"));
+    let is_known =
+        args.try_get(1).is_none_or(|mode| mode.eq_ignore_ascii_case(b"async") || mode.eq_ignore_ascii_case(b"sync"));
     if args.len() > 2 || !is_known {
         return Err(errors::SYNTAX.into());
     }

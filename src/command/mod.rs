@@ -95,3 +95,6 @@ pub struct Ctx<'a> {
 
 /// A command's function. Argument 0 is the command's name; the arity was checked.
 pub type Run = fn(&mut Ctx<'_>, Args<'_>, &mut Out) -> Done;
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ impl Elements {
     fn of(keys: &Keyspace<'_>, key: &[u8], collection: &Collection) -> Result<Self, Fail> {
         if collection.kind == DiskType::Stream {
             let mut entries = Vec::new();
-            let mut scan = keys.entries(key, collection.generation, StreamId::MIN..StreamId::MAX, Direction::Forward)?;
+            let mut scan =
+                keys.entries(key, collection.generation, StreamId::MIN..StreamId::MAX, Direction::Forward)?;
             while let Some((stored, fields)) = scan.next()? {
                 entries.push((entry_id(stored)?, fields.to_vec()));
             }

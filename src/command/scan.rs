@@ -203,7 +203,9 @@ mod tests {
 
     #[test]
     fn cursors_are_numbers() {
-        for (text, expected) in [("0", Some(0)), ("18446744073709551615", Some(u64::MAX)), ("18446744073709551616", None)] {
+        for (text, expected) in
+            [("0", Some(0)), ("18446744073709551615", Some(u64::MAX)), ("18446744073709551616", None)]
+        {
             assert_eq!(parse_cursor(text.as_bytes()).ok(), expected, "{text}");
         }
         for text in ["", " 1", "1 ", "-1", "+1", "x"] {

@@ -204,7 +204,7 @@ pub fn setnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// MSET key value [key value ...]
 pub fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let pairs = args.from(1);
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err(errors::wrong_arity("mset").into());
     }
     for (key, value) in pairs.iter().step_by(2).zip(pairs.from(1).iter().step_by(2)) {

@@ -93,8 +93,3 @@ pub fn remove<'n>(
     }
     Ok(keys.put_collection(key, &Collection { count, ..*collection })?)
 }
-
-/// Marks the watchers of a key whose metadata stay as they are: a list change without an op does nothing else.
-pub fn touch(keys: &mut Keyspace<'_>, key: &[u8]) -> Done {
-    Ok(keys.change_list(key, |_| {})?)
-}

@@ -113,7 +113,8 @@ pub fn hvals(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// Stores the metadata if fields were added, else only marks the watchers.
 fn grow(keys: &mut Keyspace<'_>, key: &[u8], hash: &Collection, added: u64) -> Done {
     if added == 0 {
-        return collection::touch(keys, key);
+        keys.touch(key);
+        return Ok(());
     }
     Ok(keys.put_collection(key, &Collection { count: hash.count + added, ..*hash })?)
 }

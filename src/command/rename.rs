@@ -5,7 +5,7 @@
 //! collection is large, and holds it in memory until the commit is written.
 
 use super::args::Args;
-use super::collection::{touch, walk};
+use super::collection::walk;
 use super::reply::Out;
 use super::{Ctx, Done, Fail, errors};
 use crate::engine::key::StreamId;
@@ -51,12 +51,14 @@ fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found<'_>, to: &[u8],
         Found::List(_) => {
             keys.delete(to, target)?;
             keys.change_list(from, |ops| ops.rename(from, to))?;
-            return touch(keys, to);
+            keys.touch(to);
+            return Ok(());
         }
         Found::Zset(_) => {
             keys.delete(to, target)?;
             keys.change_zset(from, |ops| ops.rename(from, to))?;
-            return touch(keys, to);
+            keys.touch(to);
+            return Ok(());
         }
         Found::String(value) => {
             keys.forget_expiry(to, target.expire_ms());

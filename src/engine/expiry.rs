@@ -2,13 +2,12 @@
 //! expired until its primary's deletion arrives.
 
 use super::keyspace::{Access, Keyspace};
-use super::memory::dictionary::Key;
 
 /// A key that may be due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Of a memory engine.
-    Memory(Key),
+    Memory(Vec<u8>),
     /// From the expiry index of the disk engines, with the time it stands under. The key may have got another expiry
     /// since, or none: the index is a hint.
     Disk(u64, Vec<u8>),
@@ -21,7 +20,7 @@ pub fn due(keys: &Keyspace<'_>, from_ms: u64, limit: usize) -> Access<Vec<Due>> 
     let lists = memory.lists.expired(keys.now_ms, limit);
     let zsets = memory.zsets.expired(keys.now_ms, limit);
     let disk = keys.due(from_ms, limit)?;
-    let memory = lists.into_iter().chain(zsets).map(Due::Memory);
+    let memory = lists.iter().chain(&zsets).map(|key| Due::Memory(key.to_vec()));
     Ok(memory.chain(disk.into_iter().map(|(at, key)| Due::Disk(at, key))).collect())
 }
 

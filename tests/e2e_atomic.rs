@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::archive::Archive;
 use support::client::{Client, Command, bytes, cmd, elements, error_text, integer, text};
-use support::process::{Launch, SETTLED_WITHIN, wait_until};
+use support::process::{Launch, SETTLED_WITHIN, StopOnDrop, wait_until};
 use support::workload::seed;
 
 const KILLS: usize = 10;
@@ -143,6 +143,7 @@ fn a_transaction_is_never_seen_in_part_by_readers() {
     let replica = Launch::replica(&root.path().join("replica"), primary.launch.repl_port).start();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stopper = StopOnDrop(&stop);
         let load = scope.spawn(|| {
             let mut client = primary.client();
             let mut next = 1;
@@ -162,7 +163,7 @@ fn a_transaction_is_never_seen_in_part_by_readers() {
                 (seen.len() >= 100).then_some(())
             });
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
         let last = load.join().expect("the load ends well");
         let mut client = replica.client();
         wait_until("the replica has the last round", SETTLED_WITHIN, || {

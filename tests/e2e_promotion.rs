@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use support::archive::Archive;
 use support::client::{Client, Command, cmd, error_text, text};
 use support::dump::{Content, Dump, Dumped, assert_same, dump};
-use support::process::{Launch, Node, SETTLED_WITHIN, wait_until, walferry};
+use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until, walferry};
 
 /// Writes on the old primary before the replica is promoted.
 const WRITES_BEFORE: u64 = 500;
@@ -172,6 +172,7 @@ fn a_replica_takes_over_from_a_killed_primary() {
     let (state, stop) = (Mutex::new(Load::default()), AtomicBool::new(false));
     let client = cluster.primary.client();
     let archived = std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| load(client, &state, &stop));
         wait_for_load(&state);
         let mut client = cluster.primary.client();
@@ -201,6 +202,7 @@ fn a_replica_takes_over_from_a_primary_that_is_cut_off() {
     let (state, stop) = (Mutex::new(Load::default()), AtomicBool::new(false));
     let client = cluster.primary.client();
     let (old, archived) = std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| load(client, &state, &stop));
         wait_for_load(&state);
         let archived = cluster.primary.client().watermarks().archived;
@@ -209,7 +211,7 @@ fn a_replica_takes_over_from_a_primary_that_is_cut_off() {
         let old = cluster.continue_on_the_new_branch();
         cluster.primary.signal("CONT");
         wait_until("the old primary refuses the load", SETTLED_WITHIN, || {
-            state.lock().unwrap().refused.as_ref().map(|_| stop.store(true, Ordering::Relaxed))
+            state.lock().unwrap().refused.is_some().then_some(())
         });
         (old, archived)
     });

@@ -13,6 +13,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a server may take from its start to its first PONG, and a tool to its end.
@@ -47,6 +48,15 @@ pub fn free_port() -> u16 {
         if given.insert(port) {
             return port;
         }
+    }
+}
+
+/// Tells a load thread to stop, also when the test fails before it could: a scope waits for its threads.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -108,6 +118,7 @@ impl Launch {
     }
 
     fn spawn(&self) -> Child {
+        std::fs::create_dir_all(self.dir.parent().expect("a data directory lies in another")).expect("a directory");
         let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
         binary(&self.environment)
             .args(&self.arguments)

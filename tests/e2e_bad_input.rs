@@ -11,7 +11,8 @@ use support::archive::{Archive, files_below};
 use support::client::{Client, Command, cmd, error_text, integer, text};
 use support::dump::{assert_same, dump};
 use support::oracle::Oracle;
-use support::process::{Launch, Node, SETTLED_WITHIN, free_port, wait_until, walferry};
+use support::process::{Launch, Node, SETTLED_WITHIN, free_port, wait_until};
+use support::tool::walferry;
 use support::weed;
 use support::workload::seed;
 

@@ -7,8 +7,9 @@ use redis::Value;
 use std::process::Command as Program;
 use support::client::{Client, Command, cmd};
 use support::oracle::Oracle;
-use support::process::{Finished, Launch, Node, run};
+use support::process::{Launch, Node};
 use support::replies::{Case, Compare, Line, assert_none, parse, run_case};
+use support::tool::{Finished, run};
 
 const TABLES: [&str; 9] = [
     include_str!("support/replies/server.txt"),

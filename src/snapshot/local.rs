@@ -30,8 +30,9 @@ fn list(io: &dyn Io, dir: &Path) -> Result<Vec<Csn>> {
     Ok(images)
 }
 
-/// Writes an image durably; returns its length.
+/// Writes an image durably, in a directory that is created if it is missing; returns its length.
 pub fn write(io: &dyn Io, dir: &Path, cut: &MemoryCut, at: ImagePosition) -> Result<u64> {
+    io.create_dir(dir)?;
     write_image(io, &path(dir, at.position.csn), cut, at)
 }
 

@@ -1,5 +1,6 @@
 //! walferry.
 
+pub mod archive;
 pub mod chunk;
 pub mod clock;
 pub mod cluster;
@@ -13,5 +14,6 @@ pub mod error;
 pub mod io;
 pub mod log;
 pub mod record;
+pub mod restore;
 pub mod server;
 pub mod watermark;

@@ -1,0 +1,276 @@
+//! Where the archive is and how it is reached: the archive URL and the S3 settings.
+//!
+//! Guarantees: explicit settings win over the AWS_* environment; secrets appear in no message and no `Debug` output.
+
+use crate::error::{Error, Result};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum};
+use object_store::path::Path as ObjectPath;
+use object_store::{ClientConfigKey, RetryConfig, StaticCredentialProvider};
+use serde::Deserialize;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// How long a connection to the object store may take to open.
+const CONNECT_TIMEOUT: &str = "5 seconds";
+
+/// Backstop only: the store's calls have their own deadlines, which grow with the body.
+const REQUEST_TIMEOUT: &str = "1 hour";
+
+const ACCEPTED: &str = "accepted are s3://bucket/prefix and file:///absolute/directory";
+
+/// Where an archive lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArchiveUrl {
+    /// A prefix in an S3 bucket.
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// Prefix of every object, without slashes at either end; empty for the whole bucket.
+        prefix: String,
+    },
+    /// A local directory, for tests and for network file systems.
+    File {
+        /// Its absolute path.
+        dir: PathBuf,
+    },
+}
+
+impl FromStr for ArchiveUrl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            return Ok(Self::S3 { bucket: checked_bucket(bucket)?, prefix: checked_prefix(prefix)? });
+        }
+        if let Some(rest) = text.strip_prefix("file://") {
+            if !rest.starts_with('/') {
+                return Err(wrong(format!("`{text}` names no absolute directory; {ACCEPTED}")));
+            }
+            return Ok(Self::File { dir: PathBuf::from(rest) });
+        }
+        Err(wrong(format!("the URL has neither scheme; {ACCEPTED}")))
+    }
+}
+
+impl fmt::Display for ArchiveUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::File { dir } => write!(f, "file://{}", dir.display()),
+        }
+    }
+}
+
+fn wrong(detail: String) -> Error {
+    Error::Config { key: "archive".to_owned(), detail }
+}
+
+/// The bucket is not repeated in the message: whoever writes `s3://key:secret@bucket` put a secret into it.
+fn checked_bucket(bucket: &str) -> Result<String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    if bucket.is_empty() || !bucket.bytes().all(plain) {
+        return Err(wrong(format!(
+            "the bucket must consist of lower-case letters, digits, '.', '-', '_'; {ACCEPTED}; credentials belong \
+             into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )));
+    }
+    Ok(bucket.to_owned())
+}
+
+fn checked_prefix(prefix: &str) -> Result<String> {
+    let prefix = prefix.trim_end_matches('/');
+    if prefix.starts_with('/') {
+        return Err(wrong(format!("the prefix begins with an empty part; {ACCEPTED}")));
+    }
+    ObjectPath::parse(prefix)
+        .map(|path| path.to_string())
+        .map_err(|source| wrong(format!("the prefix is not usable: {source}; {ACCEPTED}")))
+}
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a secret in.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+/// How S3 is reached. What is `None` comes from the standard AWS_* environment, then from the instance's role.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3Settings {
+    /// URL of an S3-compatible server, addressed path-style (AWS_ENDPOINT_URL). None: AWS itself.
+    pub endpoint: Option<String>,
+    /// Region (AWS_REGION, AWS_DEFAULT_REGION; `us-east-1` if nothing is said).
+    pub region: Option<String>,
+    /// Key id (AWS_ACCESS_KEY_ID).
+    pub access_key_id: Option<String>,
+    /// Secret key (AWS_SECRET_ACCESS_KEY).
+    pub secret_access_key: Option<Secret>,
+    /// Token of temporary credentials (AWS_SESSION_TOKEN).
+    pub session_token: Option<Secret>,
+    /// Whether an `http://` endpoint is acceptable (AWS_ALLOW_HTTP).
+    pub allow_http: Option<bool>,
+    /// Whether each upload carries a SHA-256 checksum for the server to verify. Default: yes.
+    pub checksum: Option<bool>,
+}
+
+impl S3Settings {
+    /// The client for one bucket. It does not retry: the callers in this module do, and count it.
+    pub(super) fn client(&self, bucket: &str) -> Result<AmazonS3> {
+        self.builder(AmazonS3Builder::from_env(), bucket)?
+            .build()
+            .map_err(|source| wrong(format!("S3 settings are not usable: {source}")))
+    }
+
+    /// `environment` with the explicit settings laid over it.
+    fn builder(&self, environment: AmazonS3Builder, bucket: &str) -> Result<AmazonS3Builder> {
+        let mut builder = environment;
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder
+                .with_config(AmazonS3ConfigKey::Endpoint, endpoint)
+                .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
+                .with_virtual_hosted_style_request(false);
+        }
+        if let Some(region) = &self.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(credentials) = self.credentials()? {
+            builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credentials)));
+        }
+        builder = allow_http(builder, self.allow_http)?;
+        if self.checksum.unwrap_or(true) {
+            builder = builder.with_checksum_algorithm(Checksum::SHA256);
+        }
+        let client = |key| AmazonS3ConfigKey::Client(key);
+        Ok(builder
+            .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
+            .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+            .with_bucket_name(bucket)
+            // One object at a time: not every S3-compatible server has the bulk call.
+            .with_disable_bulk_delete(true)
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() }))
+    }
+
+    /// The explicit credentials as a whole: a key set here is never paired with the environment's secret or token.
+    fn credentials(&self) -> Result<Option<AwsCredential>> {
+        match (&self.access_key_id, &self.secret_access_key) {
+            (Some(id), Some(key)) => Ok(Some(AwsCredential {
+                key_id: id.clone(),
+                secret_key: key.0.clone(),
+                token: self.session_token.as_ref().map(|token| token.0.clone()),
+            })),
+            (None, None) => Ok(None),
+            _ => Err(wrong("S3 access key id and secret access key must be set together, or neither".to_owned())),
+        }
+    }
+}
+
+/// Settles whether plain HTTP is acceptable, and refuses a plain HTTP endpoint if it is not.
+fn allow_http(builder: AmazonS3Builder, explicit: Option<bool>) -> Result<AmazonS3Builder> {
+    let key = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
+    let allowed = explicit.unwrap_or_else(|| {
+        builder.get_config_value(&key).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1")
+    });
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key))
+        .unwrap_or_default();
+    if endpoint.starts_with("http://") && !allowed {
+        return Err(wrong(
+            "the S3 endpoint is plain http://; allow it with AWS_ALLOW_HTTP=true or use https".to_owned(),
+        ));
+    }
+    Ok(builder.with_config(key, if allowed { "true" } else { "false" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_parsed_and_printed() {
+        for (text, shown) in [
+            ("s3://bucket", "s3://bucket"),
+            ("s3://bucket/", "s3://bucket"),
+            ("s3://my-bucket.x/a/b/", "s3://my-bucket.x/a/b"),
+            ("file:///var/lib/archive", "file:///var/lib/archive"),
+        ] {
+            assert_eq!(text.parse::<ArchiveUrl>().expect(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused_and_say_what_is_accepted() {
+        for text in ["", "bucket", "gs://b/p", "file://dir", "s3://", "s3:///x", "s3://b//x", "/dir", "s3://B/x"] {
+            let message = text.parse::<ArchiveUrl>().expect_err(text).to_string();
+            assert!(message.contains("s3://bucket/prefix"), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let settings = S3Settings {
+            access_key_id: Some("id".into()),
+            secret_access_key: Some(Secret::new("sesame")),
+            session_token: Some(Secret::new("sesame")),
+            ..S3Settings::default()
+        };
+        assert!(!format!("{settings:?}").contains("sesame"));
+        let client = settings.client("bucket").expect("client");
+        assert!(!client.to_string().contains("sesame"));
+        let message = "s3://id:sesame@bucket/p".parse::<ArchiveUrl>().expect_err("refused").to_string();
+        assert!(!message.contains("sesame"), "{message}");
+    }
+
+    #[test]
+    fn explicit_settings_win_over_the_environment() {
+        let environment = AmazonS3Builder::new()
+            .with_endpoint("https://env.example")
+            .with_config(AmazonS3ConfigKey::S3Endpoint, "https://env-s3.example")
+            .with_region("env-region")
+            .with_token("env-token");
+        let settings = S3Settings {
+            endpoint: Some("https://set.example".into()),
+            region: Some("set-region".into()),
+            access_key_id: Some("id".into()),
+            secret_access_key: Some(Secret::new("key")),
+            ..S3Settings::default()
+        };
+        let builder = settings.builder(environment, "bucket").expect("builder");
+        let value = |key| builder.get_config_value(&key);
+        assert_eq!(settings.credentials().expect("credentials").expect("explicit").token, None);
+        assert_eq!(value(AmazonS3ConfigKey::Endpoint).as_deref(), Some("https://set.example"));
+        assert_eq!(value(AmazonS3ConfigKey::S3Endpoint).as_deref(), Some("https://set.example"));
+        assert_eq!(value(AmazonS3ConfigKey::Region).as_deref(), Some("set-region"));
+    }
+
+    #[test]
+    fn half_a_credential_is_refused() {
+        let settings = S3Settings { access_key_id: Some("id".into()), ..S3Settings::default() };
+        assert!(settings.builder(AmazonS3Builder::new(), "b").is_err());
+    }
+
+    #[test]
+    fn plain_http_must_be_allowed() {
+        let mut settings = S3Settings { endpoint: Some("http://localhost:1".into()), ..S3Settings::default() };
+        let refused = settings.builder(AmazonS3Builder::new(), "b").expect_err("refused").to_string();
+        assert!(refused.contains("AWS_ALLOW_HTTP"), "{refused}");
+        settings.allow_http = Some(true);
+        assert!(settings.builder(AmazonS3Builder::new(), "b").is_ok());
+    }
+}

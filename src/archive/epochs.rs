@@ -1,0 +1,276 @@
+//! Epoch records: who may write, and where each epoch's history forks from its parent's.
+//!
+//! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim proves that the store
+//! refuses a second one. A writer learns that it is fenced by one GET of the next epoch's record, without a LIST.
+//!
+//! A claimer that chose its fork from a listing lists the parent's chunks beyond the fork once more after the claim
+//! ([`chunks_beyond`]): the old writer may have had commits archived and acknowledged in between. If there are any, it
+//! applies them and claims once more; nothing acknowledged can follow, because the old writer asks for the fence before
+//! it acknowledges.
+
+use super::identity::ARCHIVE_FORMAT;
+use super::layout::{ChunkName, ObjectName, Section};
+use super::store::{Archive, Creation};
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Content of an epoch's record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Version of the record, [`ARCHIVE_FORMAT`].
+    pub format: u32,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The epoch it continues; none for the first of a cluster.
+    pub parent: Option<Epoch>,
+    /// Last csn shared with the parent; zero without one.
+    pub fork: Csn,
+    /// The node that claimed it.
+    pub node: String,
+    /// When, by that node's clock, in microseconds since the Unix epoch.
+    pub time: CommitTime,
+}
+
+impl EpochRecord {
+    /// The first epoch of a cluster.
+    #[must_use]
+    pub fn first(epoch: Epoch, node: String, time: CommitTime) -> Self {
+        Self { format: ARCHIVE_FORMAT, epoch, parent: None, fork: Csn::ZERO, node, time }
+    }
+
+    /// An epoch that continues `parent` after `fork`.
+    #[must_use]
+    pub fn forked(epoch: Epoch, parent: Epoch, fork: Csn, node: String, time: CommitTime) -> Self {
+        Self { format: ARCHIVE_FORMAT, epoch, parent: Some(parent), fork, node, time }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("an epoch record is plain data")
+    }
+}
+
+/// How a claim ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// The epoch is ours since now.
+    Claimed,
+    /// The epoch was ours already: the very same record lies there.
+    AlreadyMine,
+    /// Somebody else has it.
+    Taken(EpochRecord),
+}
+
+/// Tries to become the writer of `record.epoch`, and probes that the store refuses a second claim.
+///
+/// [`Error::StoreContract`] if it does not: such a store cannot carry failover.
+pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
+    let name = ObjectName::Epoch(record.epoch);
+    let body = record.to_bytes();
+    if put_claim(archive, &name, &body).await? == Creation::Created {
+        // The same bytes again, so that a store that overwrites does no harm.
+        return match put_claim(archive, &name, &body).await? {
+            Creation::Exists => Ok(Claim::Claimed),
+            Creation::Created => {
+                Err(no_fence(archive, "overwrote an object although asked to create it only (If-None-Match: *)"))
+            }
+        };
+    }
+    let found = read_record(archive, record.epoch).await?.ok_or_else(|| Error::StoreContract {
+        url: archive.url().to_owned(),
+        detail: format!("refused to create {name} but does not have it; try again"),
+    })?;
+    Ok(if found == *record { Claim::AlreadyMine } else { Claim::Taken(found) })
+}
+
+async fn put_claim(archive: &Archive, name: &ObjectName, body: &[u8]) -> Result<Creation> {
+    match archive.put_new(name, body.to_vec().into()).await {
+        Err(Error::Store {
+            source: object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
+            ..
+        }) => Err(no_fence(archive, "does not support create-only puts (If-None-Match: *)")),
+        outcome => outcome,
+    }
+}
+
+fn no_fence(archive: &Archive, what: &str) -> Error {
+    Error::StoreContract {
+        url: archive.url().to_owned(),
+        detail: format!(
+            "{what}. Two primaries could then write at once: use a store with conditional puts, or turn failover off"
+        ),
+    }
+}
+
+/// One epoch's record, or `None` if nobody claimed it.
+pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<EpochRecord>> {
+    let name = ObjectName::Epoch(epoch);
+    let Some(body) = archive.get(&name).await? else { return Ok(None) };
+    let what = archive.full_name(&name);
+    let record: EpochRecord = serde_json::from_slice(&body)
+        .map_err(|error| Error::corrupt(&what, format!("line {}", error.line()), error.to_string()))?;
+    if record.format > ARCHIVE_FORMAT {
+        return Err(Error::Version { what, found: record.format, known: ARCHIVE_FORMAT });
+    }
+    if record.epoch != epoch {
+        return Err(Error::corrupt(&what, "epoch", format!("expected {epoch}, found {}", record.epoch)));
+    }
+    Ok(Some(record))
+}
+
+/// Whether a writer of epoch `own` may go on: [`Error::Fenced`] if the next epoch was claimed.
+pub async fn check_fence(archive: &Archive, own: Epoch) -> Result<()> {
+    match read_record(archive, own.next()).await? {
+        Some(newer) => Err(Error::Fenced { own, newer: newer.epoch, node: newer.node }),
+        None => Ok(()),
+    }
+}
+
+/// Chunks of `parent` that end beyond `fork`, in csn order: what its writer archived after the fork was chosen.
+pub async fn chunks_beyond(archive: &Archive, parent: Epoch, fork: Csn) -> Result<Vec<ChunkName>> {
+    let found = archive.list(Section::Chunks(parent)).await?;
+    let beyond = found.objects.into_iter().filter_map(|object| match object.name {
+        ObjectName::Chunk(chunk) if chunk.last > fork => Some(chunk),
+        _ => None,
+    });
+    Ok(beyond.collect())
+}
+
+/// All epoch records of an archive: a tree, because a restore continues from any csn of any epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EpochTree {
+    records: BTreeMap<Epoch, EpochRecord>,
+}
+
+/// One epoch's share of a history: csns in (`from_exclusive`, `until_inclusive`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Branch {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Last csn taken from an older epoch. Chunks of this epoch may begin earlier: its writer archives again what its
+    /// parent had committed but not archived.
+    pub from_exclusive: Csn,
+    /// Last csn taken from this epoch; none for the newest one on the path. Not above `from_exclusive` if a later
+    /// fork lies before this epoch's own.
+    pub until_inclusive: Option<Csn>,
+}
+
+impl EpochTree {
+    /// Reads every epoch record.
+    pub async fn read(archive: &Archive) -> Result<Self> {
+        let found = archive.list(Section::Epochs).await?;
+        let epochs = found.objects.iter().filter_map(|object| match object.name {
+            ObjectName::Epoch(epoch) => Some(epoch),
+            _ => None,
+        });
+        Self::read_these(archive, epochs).await
+    }
+
+    /// Reads the records a listing named.
+    pub(super) async fn read_these(archive: &Archive, epochs: impl Iterator<Item = Epoch>) -> Result<Self> {
+        let mut records = Vec::new();
+        for epoch in epochs {
+            let record = read_record(archive, epoch).await?.ok_or_else(|| {
+                let what = archive.full_name(&ObjectName::Epoch(epoch));
+                Error::corrupt(what, "the object", "it was listed and then not there; epoch records are never removed")
+            })?;
+            records.push(record);
+        }
+        Self::from_records(records, archive.url())
+    }
+
+    /// A tree of these records; [`Error::Corrupt`] (naming `what`) if a parent is missing or not older, or a fork absurd.
+    pub fn from_records(records: impl IntoIterator<Item = EpochRecord>, what: &str) -> Result<Self> {
+        let records: BTreeMap<Epoch, EpochRecord> = records.into_iter().map(|record| (record.epoch, record)).collect();
+        for record in records.values() {
+            if record.fork == Csn(u64::MAX) {
+                let position = format!("epoch {}", record.epoch);
+                return Err(Error::corrupt(what, position, "its fork leaves no csn for its own commits"));
+            }
+            if let Some(parent) = record.parent
+                && (parent >= record.epoch || !records.contains_key(&parent))
+            {
+                return Err(Error::corrupt(
+                    what,
+                    format!("epoch {}", record.epoch),
+                    format!("its parent {parent} is not among the older epoch records"),
+                ));
+            }
+        }
+        Ok(Self { records })
+    }
+
+    /// All records, oldest epoch first.
+    pub fn records(&self) -> impl Iterator<Item = &EpochRecord> {
+        self.records.values()
+    }
+
+    /// One epoch's record.
+    #[must_use]
+    pub fn get(&self, epoch: Epoch) -> Option<&EpochRecord> {
+        self.records.get(&epoch)
+    }
+
+    /// The newest epoch; none in an archive nobody wrote to.
+    #[must_use]
+    pub fn newest(&self) -> Option<&EpochRecord> {
+        self.records.values().next_back()
+    }
+
+    /// The path from the root to `epoch`, root first; `None` if there is no such epoch.
+    #[must_use]
+    pub fn ancestry(&self, epoch: Epoch) -> Option<Vec<Branch>> {
+        let mut path = Vec::new();
+        let mut until: Option<Csn> = None;
+        let mut next = Some(self.records.get(&epoch)?);
+        while let Some(record) = next {
+            path.push(Branch { epoch: record.epoch, from_exclusive: record.fork, until_inclusive: until });
+            // A fork further down the path also bounds every epoch above it.
+            until = Some(until.map_or(record.fork, |until| until.min(record.fork)));
+            next = record.parent.and_then(|parent| self.records.get(&parent));
+        }
+        path.reverse();
+        Some(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(epoch: u32, parent: Option<u32>, fork: u64) -> EpochRecord {
+        let time = CommitTime(1);
+        match parent {
+            None => EpochRecord::first(Epoch(epoch), "n".into(), time),
+            Some(parent) => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), time),
+        }
+    }
+
+    fn branch(epoch: u32, from: u64, until: Option<u64>) -> Branch {
+        Branch { epoch: Epoch(epoch), from_exclusive: Csn(from), until_inclusive: until.map(Csn) }
+    }
+
+    #[test]
+    fn the_ancestry_leads_from_the_root_and_is_cut_at_the_forks() {
+        let records = [record(1, None, 0), record(2, Some(1), 100), record(3, Some(2), 50), record(4, Some(1), 120)];
+        let tree = EpochTree::from_records(records, "x").expect("tree");
+        assert_eq!(tree.newest().map(|newest| newest.epoch), Some(Epoch(4)));
+        assert_eq!(tree.ancestry(Epoch(1)), Some(vec![branch(1, 0, None)]));
+        assert_eq!(tree.ancestry(Epoch(2)), Some(vec![branch(1, 0, Some(100)), branch(2, 100, None)]));
+        assert_eq!(
+            tree.ancestry(Epoch(3)),
+            Some(vec![branch(1, 0, Some(50)), branch(2, 100, Some(50)), branch(3, 50, None)])
+        );
+        assert_eq!(tree.ancestry(Epoch(4)), Some(vec![branch(1, 0, Some(120)), branch(4, 120, None)]));
+        assert_eq!(tree.ancestry(Epoch(9)), None);
+    }
+
+    #[test]
+    fn an_orphan_and_a_loop_are_corruption() {
+        for parent in [3, 7, 8] {
+            let error = EpochTree::from_records([record(1, None, 0), record(7, Some(parent), 5)], "x");
+            assert!(matches!(error, Err(Error::Corrupt { .. })), "parent {parent}");
+        }
+    }
+}

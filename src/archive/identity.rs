@@ -1,0 +1,75 @@
+//! Whose archive it is: `walferry.json`.
+//!
+//! Guarantees: written once, create-only; a cluster never writes into another cluster's archive.
+
+use super::layout::ObjectName;
+use super::store::{Archive, Creation};
+pub use crate::cluster::ClusterId;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Version of the archive's layout and of its JSON records.
+pub const ARCHIVE_FORMAT: u32 = 1;
+
+/// Content of `walferry.json`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Identity {
+    /// See [`ARCHIVE_FORMAT`].
+    format: u32,
+    /// Whose archive it is.
+    cluster: ClusterId,
+}
+
+/// The cluster the archive belongs to, or `None` if nobody claimed it.
+pub async fn read(archive: &Archive) -> Result<Option<ClusterId>> {
+    let Some(body) = archive.get(&ObjectName::Identity).await? else { return Ok(None) };
+    let what = archive.full_name(&ObjectName::Identity);
+    let identity: Identity = serde_json::from_slice(&body)
+        .map_err(|error| Error::corrupt(&what, format!("line {}", error.line()), error.to_string()))?;
+    if identity.format > ARCHIVE_FORMAT {
+        return Err(Error::Version { what, found: identity.format, known: ARCHIVE_FORMAT });
+    }
+    Ok(Some(identity.cluster))
+}
+
+/// The cluster the archive belongs to; an error if it is not an archive: for readers.
+pub async fn require(archive: &Archive) -> Result<ClusterId> {
+    read(archive).await?.ok_or_else(|| Error::Identity {
+        what: archive.url().to_owned(),
+        detail: "there is no walferry.json: this is not an archive, or no primary has started with it yet. Check the \
+                 bucket and the prefix"
+            .to_owned(),
+    })
+}
+
+/// Makes the archive `own`'s if it is nobody's; refuses another cluster's.
+pub async fn establish(archive: &Archive, own: ClusterId) -> Result<()> {
+    let found = match read(archive).await {
+        Ok(Some(found)) => found,
+        // No such bucket: nobody's. Some servers create it at the first put, the others say again what is missing.
+        Ok(None) | Err(Error::Store { source: object_store::Error::NotFound { .. }, .. }) => {
+            create(archive, own).await?
+        }
+        Err(error) => return Err(error),
+    };
+    if found == own {
+        return Ok(());
+    }
+    Err(Error::Identity {
+        what: archive.url().to_owned(),
+        detail: format!(
+            "the archive belongs to cluster {found}, this data directory to cluster {own}. Give this cluster another \
+             prefix, or restore from the archive into an empty directory"
+        ),
+    })
+}
+
+/// Writes `own` and gives what is there afterwards: another primary may have been faster.
+async fn create(archive: &Archive, own: ClusterId) -> Result<ClusterId> {
+    let identity = Identity { format: ARCHIVE_FORMAT, cluster: own };
+    let body = serde_json::to_vec_pretty(&identity).expect("an identity is plain data");
+    match archive.put_new(&ObjectName::Identity, body.into()).await? {
+        Creation::Created => Ok(own),
+        Creation::Exists => require(archive).await,
+    }
+}

@@ -1,0 +1,253 @@
+//! The names of the archive's objects: the one place that formats and parses them.
+//!
+//! Guarantees: `parse` accepts exactly what `Display` writes, so one object has one name; names of positions have a
+//! fixed width, so that a listing is in csn order. Anything else under the prefix is foreign and not ours to touch.
+
+use crate::csn::{Csn, Epoch};
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest [`PlainName`], in bytes.
+pub const PLAIN_NAME_BYTES_MAX: usize = 128;
+
+const MANIFEST: &str = "manifest.json";
+
+/// A name given from outside that is safe as part of an object name: 1 to 128 of letters, digits, `.`, `_`, `-`, not
+/// beginning with a dot.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PlainName(String);
+
+impl PlainName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PlainName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if text.is_empty() || text.len() > PLAIN_NAME_BYTES_MAX || text.starts_with('.') || !text.bytes().all(plain) {
+            return Err(Error::Config {
+                key: "name".to_owned(),
+                detail: format!(
+                    "{text:?} is not usable: a name is 1 to {PLAIN_NAME_BYTES_MAX} letters, digits, '.', '_', '-', \
+                     and does not begin with a dot"
+                ),
+            });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PlainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which chunk: the writer's epoch and the csns it holds, both ends included. Ordered by epoch, then position.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ChunkName {
+    /// Epoch of the writer that uploaded it.
+    pub epoch: Epoch,
+    /// First csn in it, at least 1.
+    pub first: Csn,
+    /// Last csn in it, at least `first`.
+    pub last: Csn,
+}
+
+/// Which base: the csn it is exact at and the epoch of its writer. Ordered by csn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BaseName {
+    /// The csn the base is complete up to.
+    pub csn: Csn,
+    /// Epoch of the history it was cut from.
+    pub epoch: Epoch,
+}
+
+/// Name of one object below the archive's prefix.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ObjectName {
+    /// Format and cluster id; create-only.
+    Identity,
+    /// An epoch's record; create-only, this is the fence.
+    Epoch(Epoch),
+    /// A chunk.
+    Chunk(ChunkName),
+    /// What makes a base a base; written last, deleted first.
+    BaseManifest(BaseName),
+    /// Another file of a base.
+    BaseFile(BaseName, PlainName),
+    /// An SST shared by bases, named by the BLAKE3 hash of its content.
+    Sst(blake3::Hash),
+    /// A named restore point.
+    Mark(PlainName),
+}
+
+impl fmt::Display for ChunkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chunks/{}/{}-{}.chunk", self.epoch.padded(), self.first.padded(), self.last.padded())
+    }
+}
+
+impl fmt::Display for BaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bases/{}-{}", self.csn.padded(), self.epoch.padded())
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity => f.write_str("walferry.json"),
+            Self::Epoch(epoch) => write!(f, "epochs/{}.json", epoch.padded()),
+            Self::Chunk(chunk) => chunk.fmt(f),
+            Self::BaseManifest(base) => write!(f, "{base}/{MANIFEST}"),
+            Self::BaseFile(base, file) => write!(f, "{base}/{file}"),
+            Self::Sst(hash) => write!(f, "sst/{}.sst", hash.to_hex()),
+            Self::Mark(name) => write!(f, "marks/{name}.json"),
+        }
+    }
+}
+
+impl ObjectName {
+    /// Reads a name below the prefix; `None` for a foreign object.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = match text.split_once('/') {
+            None => Self::Identity,
+            Some(("epochs", rest)) => Self::Epoch(rest.strip_suffix(".json")?.parse().ok().map(Epoch)?),
+            Some(("chunks", rest)) => {
+                let (epoch, range) = rest.split_once('/')?;
+                let (first, last) = range.strip_suffix(".chunk")?.split_once('-')?;
+                let (first, last) = (Csn(first.parse().ok()?), Csn(last.parse().ok()?));
+                if first == Csn::ZERO || last < first {
+                    return None;
+                }
+                Self::Chunk(ChunkName { epoch: Epoch(epoch.parse().ok()?), first, last })
+            }
+            Some(("bases", rest)) => {
+                let (base, file) = rest.split_once('/')?;
+                let (csn, epoch) = base.split_once('-')?;
+                let base = BaseName { csn: Csn(csn.parse().ok()?), epoch: Epoch(epoch.parse().ok()?) };
+                if file == MANIFEST { Self::BaseManifest(base) } else { Self::BaseFile(base, file.parse().ok()?) }
+            }
+            Some(("sst", rest)) => Self::Sst(blake3::Hash::from_hex(rest.strip_suffix(".sst")?).ok()?),
+            Some(("marks", rest)) => Self::Mark(rest.strip_suffix(".json")?.parse().ok()?),
+            Some(_) => return None,
+        };
+        // A second spelling of a name (other width, a sign, upper case) would be a second object.
+        (name.to_string() == text).then_some(name)
+    }
+}
+
+/// A part of the archive that can be listed by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Section {
+    /// Everything under the prefix.
+    All,
+    /// Epoch records.
+    Epochs,
+    /// One epoch's chunks.
+    Chunks(Epoch),
+    /// Manifests and other files of bases.
+    Bases,
+    /// Shared SSTs.
+    Ssts,
+    /// Named restore points.
+    Marks,
+}
+
+impl Section {
+    /// The directory, without slashes at either end; empty for everything.
+    #[must_use]
+    pub fn directory(self) -> String {
+        match self {
+            Self::All => String::new(),
+            Self::Epochs => "epochs".to_owned(),
+            Self::Chunks(epoch) => format!("chunks/{}", epoch.padded()),
+            Self::Bases => "bases".to_owned(),
+            Self::Ssts => "sst".to_owned(),
+            Self::Marks => "marks".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chunk(epoch: u32, first: u64, last: u64) -> ObjectName {
+        ObjectName::Chunk(ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) })
+    }
+
+    #[test]
+    fn names_are_the_documented_ones() {
+        let base = BaseName { csn: Csn(42), epoch: Epoch(3) };
+        let hash = blake3::hash(b"x");
+        let plain = |text: &str| text.parse::<PlainName>().expect("plain");
+        for (name, text) in [
+            (ObjectName::Identity, "walferry.json".to_owned()),
+            (ObjectName::Epoch(Epoch(3)), "epochs/00000003.json".to_owned()),
+            (chunk(3, 7, 12), "chunks/00000003/00000000000000000007-00000000000000000012.chunk".to_owned()),
+            (ObjectName::BaseManifest(base), "bases/00000000000000000042-00000003/manifest.json".to_owned()),
+            (
+                ObjectName::BaseFile(base, plain("memory-0.img")),
+                "bases/00000000000000000042-00000003/memory-0.img".to_owned(),
+            ),
+            (ObjectName::Sst(hash), format!("sst/{hash}.sst")),
+            (ObjectName::Mark(plain("before-upgrade")), "marks/before-upgrade.json".to_owned()),
+        ] {
+            assert_eq!(name.to_string(), text);
+            assert_eq!(ObjectName::parse(&text), Some(name));
+        }
+    }
+
+    #[test]
+    fn foreign_names_are_not_taken_for_ours() {
+        for text in [
+            "",
+            "readme.txt",
+            "epochs/3.json",
+            "epochs/+0000003.json",
+            "epochs/00000003.json.tmp",
+            "chunks/00000001/00000000000000000000-00000000000000000012.chunk",
+            "chunks/00000001/00000000000000000013-00000000000000000012.chunk",
+            "chunks/00000001/7-12.chunk",
+            "chunks/1/00000000000000000007-00000000000000000012.chunk",
+            "chunks/00000001/x/00000000000000000007-00000000000000000012.chunk",
+            "bases/00000000000000000042-00000003/",
+            "bases/00000000000000000042-00000003/a/b",
+            "bases/00000000000000000042-00000003/.hidden",
+            "sst/ABCD.sst",
+            "marks/.json",
+            "marks/a/b.json",
+            "other/x",
+        ] {
+            assert_eq!(ObjectName::parse(text), None, "{text}");
+        }
+        let upper = format!("sst/{}.sst", blake3::hash(b"x").to_hex().to_uppercase());
+        assert_eq!(ObjectName::parse(&upper), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_either_is_a_name_or_is_foreign(text in "\\PC{0,80}") {
+            if let Some(name) = ObjectName::parse(&text) {
+                prop_assert_eq!(name.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn chunk_names_survive(epoch: u32, a in 1..u64::MAX, b in 1..u64::MAX) {
+            let name = chunk(epoch, a.min(b), a.max(b));
+            prop_assert_eq!(ObjectName::parse(&name.to_string()), Some(name));
+        }
+    }
+}

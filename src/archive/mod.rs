@@ -1,0 +1,23 @@
+//! The object store side: what lies where, who may write, what is there.
+//!
+//! Guarantees: an object counts as stored only when its length and e_tag were confirmed; a failed request is never
+//! taken for "not there"; names are formatted and parsed in [`layout`] alone; a writer that lost its epoch notices.
+//! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
+
+pub mod config;
+pub mod epochs;
+#[cfg(test)]
+mod faults;
+pub mod identity;
+pub mod layout;
+pub mod lineage;
+pub mod listing;
+pub mod patience;
+pub mod put;
+pub mod store;
+#[cfg(test)]
+mod suite;
+pub mod traffic;
+pub mod uploader;
+#[cfg(test)]
+mod weed;

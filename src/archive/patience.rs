@@ -1,0 +1,96 @@
+//! How long a call to the object store may take and how often it is repeated.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+/// Slowest transfer that still counts as progress; it sets how much a deadline grows with the body.
+const BYTES_PER_SECOND_MIN: u64 = 512 * 1024;
+
+/// Pause before the first repeat; it doubles from one repeat to the next.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts of one call.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// How long one call may try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// Attempts of a call, at least 1. Only failures that may pass are tried again.
+    pub attempts: u32,
+    /// Deadline of one attempt, without the time its body takes.
+    pub deadline: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { attempts: 4, deadline: Duration::from_secs(20) }
+    }
+}
+
+impl Patience {
+    /// The deadline of an attempt that moves `bytes`.
+    pub(super) fn deadline_for(self, bytes: u64) -> Duration {
+        self.deadline + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+    }
+
+    /// Pause after the `failed`-th failure in a row.
+    pub(super) fn pause_after(self, failed: u32) -> Duration {
+        backoff(failed, BACKOFF_FIRST, BACKOFF_MAX)
+    }
+}
+
+/// A failure found on this side of the store's interface.
+pub(super) fn failure(detail: String) -> object_store::Error {
+    object_store::Error::Generic { store: "archive", source: detail.into() }
+}
+
+/// Gives up on a request that is not answered within `deadline`. The store may still carry it out.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    request: impl Future<Output = object_store::Result<T>>,
+) -> object_store::Result<T> {
+    match tokio::time::timeout(deadline, request).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(failure(format!("no answer within {} s", deadline.as_secs_f32()))),
+    }
+}
+
+/// Whether a later attempt can succeed although this one failed.
+pub(super) fn may_pass(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    !matches!(
+        error,
+        E::NotFound { .. }
+            | E::Precondition { .. }
+            | E::NotModified { .. }
+            | E::NotImplemented { .. }
+            | E::NotSupported { .. }
+            | E::InvalidPath { .. }
+            | E::PermissionDenied { .. }
+            | E::Unauthenticated { .. }
+            | E::UnknownConfigurationKey { .. }
+    )
+}
+
+/// Pause after the `failed`-th failure in a row: doubling from `first` to `max`, of which a random half to all.
+pub(super) fn backoff(failed: u32, first: Duration, max: Duration) -> Duration {
+    let full = first.saturating_mul(1 << failed.saturating_sub(1).min(20)).min(max);
+    // A fresh `RandomState` hashes nothing to a random number: spread enough to keep writers from retrying in step.
+    let random = RandomState::new().build_hasher().finish() % 1024;
+    full / 2 + full.mul_f64(random as f64 / 2048.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_bounded_for_ever() {
+        let (first, max) = (Duration::from_millis(100), Duration::from_secs(5));
+        for failed in [1, 2, 3, 7, 30, 31, 32, 33, 64, u32::MAX] {
+            let full = first.saturating_mul(1 << (failed - 1).min(20)).min(max);
+            let pause = backoff(failed, first, max);
+            assert!(full / 2 <= pause && pause <= full, "{failed}: {pause:?}");
+        }
+    }
+}

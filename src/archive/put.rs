@@ -1,0 +1,213 @@
+//! Uploads that count only when confirmed.
+//!
+//! Guarantees: after a put reported success, the object was looked up again and has the length and the e_tag the put
+//! reported; a store that says otherwise is an error. Memory per upload is bounded by the parts in flight.
+//! An upload cut off by a crash can leave parts of a multipart upload behind; a bucket lifecycle rule removes them.
+
+use super::layout::ObjectName;
+use super::patience::{backoff, failure, within};
+use super::store::{Archive, Creation};
+use super::traffic::{Traffic, add};
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+use object_store::path::Path as ObjectPath;
+use object_store::retry::{RetryContext, RetryPolicy};
+use object_store::{MultipartUpload, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Largest body sent by one PUT; a larger one goes in parts.
+pub const SINGLE_PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Size of every part of a multipart upload but the last.
+pub const PART_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Parts of one upload in flight.
+pub const PARTS_IN_FLIGHT_MAX: usize = 4;
+
+/// Pauses between the attempts of one part.
+const PART_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What is uploaded.
+enum Body {
+    Memory(Bytes),
+    File { file: Arc<File>, len: u64 },
+}
+
+impl Body {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { len, .. } => *len,
+        }
+    }
+
+    /// Bytes from `offset` on, at most `limit`.
+    async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
+        let wanted = limit.min(self.len() - offset) as usize;
+        match self {
+            Self::Memory(bytes) => Ok(bytes.slice(offset as usize..offset as usize + wanted)),
+            Self::File { file, .. } => {
+                let file = Arc::clone(file);
+                let read = move || {
+                    let mut buffer = vec![0; wanted];
+                    file.read_exact_at(&mut buffer, offset).map(|()| Bytes::from(buffer))
+                };
+                tokio::task::spawn_blocking(read)
+                    .await?
+                    .map_err(|source| failure(format!("the file to upload could not be read: {source}")))
+            }
+        }
+    }
+}
+
+impl Archive {
+    /// Stores `body` under `name`, replacing what is there.
+    pub async fn put_verified(&self, name: &ObjectName, body: Bytes) -> Result<()> {
+        self.replace(name, &Body::Memory(body)).await
+    }
+
+    /// Stores the file at `path` under `name`, replacing what is there; gives its length. The file must not change.
+    pub async fn put_file_verified(&self, name: &ObjectName, path: &Path) -> Result<u64> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let len = file.metadata().map_err(Error::io("inspect", path))?.len();
+        self.replace(name, &Body::File { file: Arc::new(file), len }).await?;
+        Ok(len)
+    }
+
+    /// Stores `body` under `name` if the name is free. `body` is at most [`SINGLE_PUT_BYTES_MAX`] long.
+    ///
+    /// [`Creation::Exists`] says nothing about the content: a caller that may have been here before compares.
+    pub async fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<Creation> {
+        let len = body.len() as u64;
+        match self.create(name, body).await? {
+            Some(put) => self.confirm(name, len, &put).await.map(|()| Creation::Created),
+            None => Ok(Creation::Exists),
+        }
+    }
+
+    /// The create-only put of [`Archive::put_new`], not confirmed yet; `None` if the name was taken.
+    pub(super) async fn create(&self, name: &ObjectName, body: Bytes) -> Result<Option<PutResult>> {
+        assert!(body.len() as u64 <= SINGLE_PUT_BYTES_MAX, "create-only puts are single requests");
+        let location = self.location(name)?;
+        self.attempt("create", name, || async {
+            match self.put_once(&location, body.clone(), PutMode::Create).await {
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(None),
+                outcome => outcome.map(Some),
+            }
+        })
+        .await
+    }
+
+    async fn replace(&self, name: &ObjectName, body: &Body) -> Result<()> {
+        let location = self.location(name)?;
+        let put = self
+            .attempt("write", name, || async {
+                if body.len() <= SINGLE_PUT_BYTES_MAX {
+                    let bytes = body.slice(0, SINGLE_PUT_BYTES_MAX).await?;
+                    self.put_once(&location, bytes, PutMode::Overwrite).await
+                } else {
+                    self.put_parts(&location, body).await
+                }
+            })
+            .await?;
+        self.confirm(name, body.len(), &put).await
+    }
+
+    async fn put_once(&self, location: &ObjectPath, body: Bytes, mode: PutMode) -> object_store::Result<PutResult> {
+        let len = body.len() as u64;
+        add(&self.traffic().puts, 1);
+        add(&self.traffic().bytes_sent, len);
+        let options = PutOptions { mode, ..PutOptions::default() };
+        within(self.patience().deadline_for(len), self.store().put_opts(location, PutPayload::from(body), options))
+            .await
+    }
+
+    async fn put_parts(&self, location: &ObjectPath, body: &Body) -> object_store::Result<PutResult> {
+        let deadline = self.patience().deadline;
+        let retries = PartRetries { traffic: self.shared_traffic(), attempts: self.patience().attempts };
+        let options = PutMultipartOptions::default().with_retry_policy(Arc::new(retries));
+        let mut upload = within(deadline, self.store().put_multipart_opts(location, options)).await?;
+        let outcome = match self.send_parts(upload.as_mut(), body).await {
+            // The store puts the parts together before it answers.
+            Ok(()) => within(self.patience().deadline_for(body.len()), upload.complete()).await,
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() {
+            // What cannot be cleaned up now is left to the bucket's lifecycle rule; the error to report is the first.
+            let _ = within(deadline, upload.abort()).await;
+        }
+        outcome
+    }
+
+    async fn send_parts(&self, upload: &mut dyn MultipartUpload, body: &Body) -> object_store::Result<()> {
+        let deadline = self.patience().deadline_for(PART_BYTES) * self.patience().attempts;
+        let mut in_flight = FuturesUnordered::new();
+        let mut offset = 0;
+        while offset < body.len() {
+            if in_flight.len() == PARTS_IN_FLIGHT_MAX {
+                in_flight.next().await.unwrap_or(Ok(()))?;
+            }
+            let part = body.slice(offset, PART_BYTES).await?;
+            offset += part.len() as u64;
+            add(&self.traffic().puts, 1);
+            add(&self.traffic().bytes_sent, part.len() as u64);
+            in_flight.push(within(deadline, upload.put_part(part.into())));
+        }
+        while let Some(sent) = in_flight.next().await {
+            sent?;
+        }
+        Ok(())
+    }
+
+    /// Believes a put only after asking again.
+    pub(super) async fn confirm(&self, name: &ObjectName, len: u64, put: &PutResult) -> Result<()> {
+        let broken = |detail: String| {
+            Err(Error::StoreContract {
+                url: self.url().to_owned(),
+                detail: format!("reported {name} as stored, but {detail}; the object does not count as uploaded"),
+            })
+        };
+        let Some(meta) = self.metadata(name).await? else {
+            return broken("then did not have it".to_owned());
+        };
+        if meta.size != len {
+            return broken(format!("it has {} bytes there instead of {len}", meta.size));
+        }
+        match (&put.e_tag, &meta.e_tag) {
+            (Some(reported), Some(found)) if reported != found => {
+                broken(format!("its e_tag is {found} instead of {reported}: something else was stored there"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Repeats the parts of a multipart upload one by one, so that one lost part does not repeat the whole.
+#[derive(Debug)]
+struct PartRetries {
+    traffic: Arc<Traffic>,
+    attempts: u32,
+}
+
+impl RetryPolicy for PartRetries {
+    fn retry<'life, 'call>(&'life self, failed: RetryContext) -> Pin<Box<dyn Future<Output = bool> + Send + 'call>>
+    where
+        'life: 'call,
+        Self: 'call,
+    {
+        Box::pin(async move {
+            if failed.attempt >= self.attempts as usize {
+                return false;
+            }
+            add(&self.traffic.retries, 1);
+            tokio::time::sleep(backoff(failed.attempt as u32, PART_BACKOFF.0, PART_BACKOFF.1)).await;
+            true
+        })
+    }
+}

@@ -1,0 +1,329 @@
+//! The archive as a store of named objects: deadlines, bounded retries, counted requests, errors that say what failed.
+//!
+//! Guarantees: `None` means the store said the object is not there; every failure to find out is an error. Every call
+//! ends: each attempt has a deadline that grows with the body, and attempts are bounded by [`Patience`].
+//! Non-goals: retrying for ever (the uploader does that for itself), caching.
+
+use super::config::{ArchiveUrl, S3Settings};
+use super::layout::{ObjectName, Section};
+use super::patience::{Patience, failure, may_pass, within};
+use super::traffic::{Traffic, add};
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Objects a LIST answer holds at most.
+const LIST_PAGE: u64 = 1000;
+
+/// Whether opening may create what is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opening {
+    /// The archive must be there: readers.
+    Existing,
+    /// A missing local directory is created: a primary that starts an archive.
+    Create,
+}
+
+/// Whether a create-only put stored the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Creation {
+    /// This call stored it.
+    Created,
+    /// The name was taken; maybe by an earlier attempt of this very call whose answer was lost.
+    Exists,
+}
+
+/// One of the archive's objects in a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// Its name.
+    pub name: ObjectName,
+    /// Length in bytes.
+    pub size: u64,
+    /// When the store received it, by the store's clock.
+    pub modified: chrono::DateTime<chrono::Utc>,
+}
+
+/// What a listing found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The archive's objects, in name order.
+    pub objects: Vec<Object>,
+    /// Objects under the prefix that are none of the archive's.
+    pub foreign: u64,
+}
+
+/// Handle to an archive; clones share the connection and the counters.
+#[derive(Clone)]
+pub struct Archive {
+    shared: Arc<Shared>,
+    patience: Patience,
+}
+
+struct Shared {
+    store: Arc<dyn ObjectStore>,
+    /// For messages.
+    url: String,
+    /// Prefix of all names, without slashes at either end.
+    prefix: String,
+    /// The directory, if the store is one: a vanished mount must not read as an empty archive.
+    root: Option<PathBuf>,
+    traffic: Arc<Traffic>,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive").field("url", &self.shared.url).field("patience", &self.patience).finish()
+    }
+}
+
+impl Archive {
+    /// Opens the archive at `url`. Sends no request yet: an unreachable server shows at the first call.
+    pub fn open(url: &ArchiveUrl, s3: &S3Settings, opening: Opening) -> Result<Self> {
+        match url {
+            ArchiveUrl::S3 { bucket, prefix } => {
+                Ok(Self::over(Arc::new(s3.client(bucket)?), url.to_string(), prefix, None))
+            }
+            ArchiveUrl::File { dir } => {
+                if opening == Opening::Create {
+                    std::fs::create_dir_all(dir).map_err(Error::io("create archive directory", dir))?;
+                } else if !dir.is_dir() {
+                    return Err(Error::Config {
+                        key: "archive".to_owned(),
+                        detail: format!(
+                            "{} is not a directory; a primary creates it at its first start, everything else needs it \
+                             to be there",
+                            dir.display()
+                        ),
+                    });
+                }
+                let store = LocalFileSystem::new_with_prefix(dir).map_err(|source| Error::Store {
+                    action: "open",
+                    path: url.to_string(),
+                    source,
+                })?;
+                Ok(Self::over(Arc::new(store.with_fsync(true)), url.to_string(), "", Some(dir.clone())))
+            }
+        }
+    }
+
+    /// An archive over any object store; `url` is what messages call it.
+    pub fn over(store: Arc<dyn ObjectStore>, url: String, prefix: &str, root: Option<PathBuf>) -> Self {
+        let shared = Shared { store, url, prefix: prefix.to_owned(), root, traffic: Arc::default() };
+        Self { shared: Arc::new(shared), patience: Patience::default() }
+    }
+
+    /// The same archive with another bound on how long a call tries.
+    #[must_use]
+    pub fn with_patience(&self, patience: Patience) -> Self {
+        Self { shared: Arc::clone(&self.shared), patience }
+    }
+
+    /// The URL, for messages.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.shared.url
+    }
+
+    /// The counters of this archive and its clones.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
+    }
+
+    /// The whole object, or `None` if it is not there.
+    pub async fn get(&self, name: &ObjectName) -> Result<Option<Bytes>> {
+        self.read(name, None).await
+    }
+
+    /// Bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.
+    pub async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>> {
+        let wanted = range.end.saturating_sub(range.start);
+        let body = self.read(name, Some(GetRange::Bounded(range))).await?;
+        match body {
+            Some(body) if body.len() as u64 != wanted => Err(Error::corrupt(
+                self.full_name(name),
+                "its end",
+                format!("expected {wanted} bytes, the object has only {}", body.len()),
+            )),
+            body => Ok(body),
+        }
+    }
+
+    /// The object's length, or `None` if it is not there. An object store answers HEAD without a reason, so a missing
+    /// bucket reads as a missing object here; nothing that must not be wrong may hang on it.
+    pub async fn head(&self, name: &ObjectName) -> Result<Option<u64>> {
+        Ok(self.metadata(name).await?.map(|meta| meta.size))
+    }
+
+    /// Removes the object; it is no error if it is not there.
+    pub async fn delete(&self, name: &ObjectName) -> Result<()> {
+        let location = self.location(name)?;
+        self.attempt("delete", name, || async {
+            add(&self.traffic().deletes, 1);
+            match within(self.patience.deadline, self.store().delete(&location)).await {
+                Err(error) if self.says_absent(&error) => Ok(()),
+                outcome => outcome,
+            }
+        })
+        .await
+    }
+
+    /// What lies in a section, in name order.
+    pub async fn list(&self, section: Section) -> Result<Found> {
+        let directory = self.child(&section.directory())?;
+        let metas = self
+            .attempt("list", &directory, || async {
+                let listing = self.store().list(Some(&directory));
+                let metas: Vec<ObjectMeta> = collect(listing, self.patience.deadline).await?;
+                add(&self.traffic().lists, metas.len() as u64 / LIST_PAGE + 1);
+                if metas.is_empty() { self.root_is_there().map(|()| metas) } else { Ok(metas) }
+            })
+            .await?;
+        Ok(self.sorted(&metas))
+    }
+
+    fn sorted(&self, metas: &[ObjectMeta]) -> Found {
+        let mut found = Found::default();
+        for meta in metas {
+            let path = meta.location.as_ref();
+            let below = match self.shared.prefix.as_str() {
+                "" => Some(path),
+                prefix => path.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')),
+            };
+            match below.and_then(ObjectName::parse) {
+                Some(name) => found.objects.push(Object { name, size: meta.size, modified: meta.last_modified }),
+                None => found.foreign += 1,
+            }
+        }
+        found.objects.sort_by_cached_key(|object| object.name.to_string());
+        found
+    }
+
+    async fn read(&self, name: &ObjectName, range: Option<GetRange>) -> Result<Option<Bytes>> {
+        let location = self.location(name)?;
+        self.attempt("read", name, || async {
+            add(&self.traffic().gets, 1);
+            let options = GetOptions { range: range.clone(), ..GetOptions::default() };
+            let answer = match within(self.patience.deadline, self.store().get_opts(&location, options)).await {
+                Err(error) if self.says_absent(&error) => return Ok(None),
+                outcome => outcome?,
+            };
+            let expected = answer.range.end - answer.range.start;
+            let body = within(self.patience.deadline_for(expected), answer.bytes()).await?;
+            add(&self.traffic().bytes_received, body.len() as u64);
+            if body.len() as u64 == expected {
+                Ok(Some(body))
+            } else {
+                Err(failure(format!("the body ended after {} of {expected} bytes", body.len())))
+            }
+        })
+        .await
+    }
+
+    /// The object's metadata, or `None` if it is not there.
+    pub(super) async fn metadata(&self, name: &ObjectName) -> Result<Option<ObjectMeta>> {
+        let location = self.location(name)?;
+        self.attempt("look up", name, || async {
+            add(&self.traffic().heads, 1);
+            match within(self.patience.deadline, self.store().head(&location)).await {
+                Err(error) if self.says_absent(&error) => Ok(None),
+                outcome => outcome.map(Some),
+            }
+        })
+        .await
+    }
+
+    /// Runs `call` until it succeeds, fails in a way that will not pass, or the attempts are used up.
+    pub(super) async fn attempt<T, F>(
+        &self,
+        action: &'static str,
+        name: &impl fmt::Display,
+        call: impl Fn() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = object_store::Result<T>> + Send,
+    {
+        let mut failed = 0;
+        loop {
+            let source = match call().await {
+                Ok(value) => return Ok(value),
+                Err(source) => source,
+            };
+            failed += 1;
+            if failed >= self.patience.attempts || !may_pass(&source) {
+                add(&self.traffic().failures, 1);
+                return Err(Error::Store { action, path: format!("{}/{name}", self.url()), source });
+            }
+            add(&self.traffic().retries, 1);
+            tokio::time::sleep(self.patience.pause_after(failed)).await;
+        }
+    }
+
+    /// Whether the error is the store's word that the object is not there.
+    fn says_absent(&self, error: &object_store::Error) -> bool {
+        let object_store::Error::NotFound { source, .. } = error else { return false };
+        !source.to_string().contains("NoSuchBucket") && self.root_is_there().is_ok()
+    }
+
+    fn root_is_there(&self) -> object_store::Result<()> {
+        match &self.shared.root {
+            Some(root) if !root.is_dir() => Err(failure(format!("directory {} has vanished", root.display()))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.shared.store
+    }
+
+    pub(super) fn shared_traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.shared.traffic)
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// For messages.
+    pub(super) fn full_name(&self, name: &ObjectName) -> String {
+        format!("{}/{name}", self.url())
+    }
+
+    pub(super) fn location(&self, name: &ObjectName) -> Result<ObjectPath> {
+        self.child(&name.to_string())
+    }
+
+    fn child(&self, below: &str) -> Result<ObjectPath> {
+        let full = match (self.shared.prefix.as_str(), below) {
+            ("", below) => below.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, below) => format!("{prefix}/{below}"),
+        };
+        ObjectPath::parse(&full).map_err(|source| Error::Config {
+            key: "archive".to_owned(),
+            detail: format!("{full} is not usable as an object name: {source}"),
+        })
+    }
+}
+
+/// Gathers a listing; the deadline is between two objects, so that a long listing is not cut off.
+async fn collect(
+    listing: futures::stream::BoxStream<'_, object_store::Result<ObjectMeta>>,
+    deadline: Duration,
+) -> object_store::Result<Vec<ObjectMeta>> {
+    let mut listing = listing.fuse();
+    let mut metas = Vec::new();
+    while let Some(meta) = within(deadline, listing.try_next()).await? {
+        metas.push(meta);
+    }
+    Ok(metas)
+}

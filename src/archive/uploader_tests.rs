@@ -1,0 +1,265 @@
+//! The uploader against a store that misbehaves.
+
+use super::super::epochs::{self, EpochRecord};
+use super::super::faults::{Fault, FaultStore};
+use super::*;
+use crate::error::Kind;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+
+const EPOCH: Epoch = Epoch(1);
+
+/// A spool in memory.
+#[derive(Default)]
+struct Spool {
+    chunks: Mutex<BTreeMap<ChunkName, Bytes>>,
+    archived: Mutex<Vec<Csn>>,
+    /// Treats chunks as equal whatever their bytes.
+    lenient: bool,
+}
+
+impl Spool {
+    /// Seals `count` chunks of ten commits each after what is there.
+    fn seal(&self, count: u64) {
+        let mut chunks = self.chunks.lock();
+        for _ in 0..count {
+            let after = chunks.keys().next_back().map_or(Csn::ZERO, |chunk| chunk.last);
+            let name = ChunkName { epoch: EPOCH, first: after.next(), last: Csn(after.0 + 10) };
+            chunks.insert(name, Bytes::from(format!("commits {}-{}", name.first, name.last)));
+        }
+    }
+}
+
+impl ChunkSource for Spool {
+    fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
+        let chunks = self.chunks.lock();
+        let name = *chunks.keys().find(|chunk| chunk.last > after)?;
+        Some(SealedChunk { name, time: CommitTime(name.first.0) })
+    }
+
+    fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
+        Ok(self.chunks.lock()[&chunk.name].clone())
+    }
+
+    fn archived(&self, csn: Csn) {
+        self.archived.lock().push(csn);
+    }
+
+    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
+        self.lenient || own == found
+    }
+}
+
+struct Bench {
+    store: FaultStore,
+    archive: Archive,
+    spool: Arc<Spool>,
+    uploader: Uploader<Spool>,
+    status: watch::Receiver<UploaderStatus>,
+}
+
+fn bench(spool: Spool, settings: UploaderSettings) -> Bench {
+    let store = FaultStore::default();
+    let archive = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None);
+    let spool = Arc::new(spool);
+    let (uploader, status) = Uploader::new(&archive, Arc::clone(&spool), EPOCH, Csn::ZERO, settings);
+    Bench { store, archive, spool, uploader, status }
+}
+
+fn quick() -> UploaderSettings {
+    UploaderSettings {
+        fence_check_interval: Duration::from_millis(5),
+        backoff_first: Duration::from_micros(200),
+        backoff_max: Duration::from_millis(2),
+        ..UploaderSettings::default()
+    }
+}
+
+/// Without a fence check of its own during a test.
+fn calm() -> UploaderSettings {
+    UploaderSettings { fence_check_interval: Duration::from_secs(3600), ..quick() }
+}
+
+impl Bench {
+    async fn until(&mut self, what: impl FnMut(&UploaderStatus) -> bool) -> UploaderStatus {
+        let waiting = self.status.wait_for(what);
+        let seen = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("in time");
+        seen.expect("the uploader lives").clone()
+    }
+
+    /// Every sealed chunk is in the archive, whole, and the watermark never jumped ahead.
+    async fn assert_all_there(&self) {
+        let chunks = self.spool.chunks.lock().clone();
+        for (name, body) in &chunks {
+            let found = self.archive.get(&ObjectName::Chunk(*name)).await.expect("get");
+            assert_eq!(found.as_ref(), Some(body), "{name}");
+        }
+        let expected: Vec<Csn> = chunks.keys().map(|chunk| chunk.last).collect();
+        assert_eq!(*self.spool.archived.lock(), expected);
+    }
+
+    fn requests(&self) -> u64 {
+        let traffic = self.archive.traffic();
+        [&traffic.puts, &traffic.gets, &traffic.heads, &traffic.lists].iter().map(|n| n.load(Relaxed)).sum()
+    }
+}
+
+/// Starts the uploader of a bench that is taken apart.
+macro_rules! started {
+    ($bench:ident) => {{
+        let Bench { store, archive, spool, uploader, status } = $bench;
+        let wake = uploader.wake();
+        let (idle, _) = Uploader::new(&archive, Arc::clone(&spool), EPOCH, Csn::ZERO, calm());
+        let task = tokio::spawn(async move { uploader.run().await });
+        (Bench { store, archive, spool, uploader: idle, status }, wake, task)
+    }};
+}
+
+#[tokio::test]
+async fn everything_sealed_is_archived_in_order() {
+    let bench = bench(Spool::default(), calm());
+    bench.spool.seal(25);
+    let (mut bench, wake, task) = started!(bench);
+    let status = bench.until(|status| status.archived == Csn(250)).await;
+    assert_eq!(status.chunks_done, 25);
+    bench.spool.seal(3);
+    wake.notify_one();
+    bench.until(|status| status.archived == Csn(280) && status.oldest_waiting.is_none()).await;
+    bench.assert_all_there().await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn an_idle_uploader_asks_only_for_the_fence() {
+    let bench = bench(Spool::default(), calm());
+    bench.spool.seal(2);
+    let (mut bench, wake, task) = started!(bench);
+    bench.until(|status| status.archived == Csn(20) && status.in_flight == 0).await;
+    // One look at the fence, and for each chunk a PUT and a HEAD.
+    assert_eq!(bench.requests(), 1 + 2 * 2);
+    wake.notify_one();
+    tokio::task::yield_now().await;
+    assert_eq!(bench.requests(), 1 + 2 * 2);
+    task.abort();
+}
+
+/// Any mix of faults: in the end every chunk is there, whole, and the watermark went up in order. The seed replays it.
+#[tokio::test]
+async fn a_store_that_misbehaves_only_delays() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut faults = |n| -> Vec<Fault> {
+            const ALL: [Fault; 6] =
+                [Fault::None, Fault::None, Fault::Fail, Fault::LoseReply, Fault::Vanish, Fault::Truncate];
+            (0..n).map(|_| ALL[random.random_range(0..ALL.len())]).collect()
+        };
+        let bench = bench(Spool::default(), calm());
+        bench.store.script_puts(faults(40));
+        // A store that denies an object it has cannot be told from one that lost it: reads fail, but do not lie.
+        bench.store.script_gets(faults(40).into_iter().filter(|fault| *fault != Fault::Vanish));
+        bench.spool.seal(12);
+        let (mut bench, _, task) = started!(bench);
+        println!("seed {seed}");
+        bench.until(|status| status.archived == Csn(120)).await;
+        bench.store.heal();
+        bench.assert_all_there().await;
+        task.abort();
+    }
+}
+
+#[tokio::test]
+async fn an_outage_shows_in_the_status_and_passes() {
+    let bench = bench(Spool::default(), calm());
+    bench.spool.seal(3);
+    let (mut bench, wake, task) = started!(bench);
+    bench.until(|status| status.archived == Csn(30) && status.in_flight == 0).await;
+    bench.store.set_down(true);
+    bench.spool.seal(2);
+    wake.notify_one();
+    let status = bench.until(|status| status.failures_in_row > 3).await;
+    assert_eq!((status.archived, status.oldest_waiting), (Csn(30), Some(CommitTime(31))));
+    assert!(status.last_error.expect("an error").contains("injected"));
+    bench.store.set_down(false);
+    let status = bench.until(|status| status.archived == Csn(50)).await;
+    assert_eq!(status.failures_in_row, 0);
+    bench.assert_all_there().await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_uploaded_is_found_to_be_there() {
+    let bench = bench(Spool::default(), calm());
+    bench.spool.seal(2);
+    let earlier: Vec<_> = bench.spool.chunks.lock().clone().into_iter().collect();
+    for (name, body) in earlier {
+        bench.archive.put_verified(&ObjectName::Chunk(name), body).await.expect("put");
+    }
+    let (mut bench, _, task) = started!(bench);
+    bench.until(|status| status.archived == Csn(20)).await;
+    bench.assert_all_there().await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_newer_epoch_stops_it() {
+    let bench = bench(Spool::default(), quick());
+    bench.spool.seal(1);
+    let (mut bench, wake, task) = started!(bench);
+    bench.until(|status| status.archived == Csn(10)).await;
+    let newer = EpochRecord::forked(EPOCH.next(), EPOCH, Csn(10), "b".to_owned(), CommitTime(9));
+    epochs::claim(&bench.archive, &newer).await.expect("claim");
+    let error = task.await.expect("joined");
+    assert_eq!(error.kind(), Kind::Fenced);
+    assert!(bench.until(|status| status.stopped.is_some()).await.stopped.expect("reason").contains("node b"));
+    bench.spool.seal(1);
+    wake.notify_one();
+    let second = ChunkName { epoch: EPOCH, first: Csn(11), last: Csn(20) };
+    assert_eq!(bench.archive.get(&ObjectName::Chunk(second)).await.expect("get"), None);
+}
+
+#[tokio::test]
+async fn a_writer_fenced_before_its_start_uploads_nothing() {
+    let bench = bench(Spool::default(), calm());
+    bench.spool.seal(1);
+    let newer = EpochRecord::first(EPOCH.next(), "b".to_owned(), CommitTime(9));
+    epochs::claim(&bench.archive, &newer).await.expect("claim");
+    assert_eq!(bench.uploader.run().await.kind(), Kind::Fenced);
+    assert!(bench.spool.archived.lock().is_empty());
+}
+
+/// With `fence_each_ack` nothing archived after the takeover is acknowledged, however long the interval.
+#[tokio::test]
+async fn nothing_is_acknowledged_after_the_fence() {
+    let bench = bench(Spool::default(), UploaderSettings { fence_each_ack: true, ..calm() });
+    let (mut bench, wake, task) = started!(bench);
+    bench.spool.seal(1);
+    wake.notify_one();
+    bench.until(|status| status.archived == Csn(10)).await;
+    let newer = EpochRecord::first(EPOCH.next(), "b".to_owned(), CommitTime(9));
+    epochs::claim(&bench.archive, &newer).await.expect("claim");
+    bench.spool.seal(1);
+    wake.notify_one();
+    assert_eq!(task.await.expect("joined").kind(), Kind::Fenced);
+    assert_eq!(*bench.spool.archived.lock(), [Csn(10)]);
+}
+
+#[tokio::test]
+async fn another_writer_of_the_same_epoch_is_noticed() {
+    for (lenient, body) in [(false, "other commits"), (false, "commits 1-11"), (true, "the same, cut again")] {
+        let bench = bench(Spool { lenient, ..Spool::default() }, calm());
+        bench.spool.seal(1);
+        let name = ObjectName::Chunk(ChunkName { epoch: EPOCH, first: Csn(1), last: Csn(10) });
+        bench.archive.put_verified(&name, Bytes::from_static(body.as_bytes())).await.expect("put");
+        let (mut bench, _, task) = started!(bench);
+        if lenient {
+            bench.until(|status| status.archived == Csn(10)).await;
+            task.abort();
+        } else {
+            let error = task.await.expect("joined");
+            assert!(matches!(error, Error::Identity { .. }), "{error}");
+            assert!(bench.spool.archived.lock().is_empty());
+        }
+    }
+}

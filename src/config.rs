@@ -219,7 +219,6 @@ configuration! {
     io_backend "io-backend": String = "auto".into(), Start, "How log, spool and image files are read and written: auto, uring or std.";
     oplog_segment_bytes "oplog-segment-bytes": Bytes = Bytes(32 << 20), Start, "Size of an op-log segment.";
     image_log_bytes "image-log-bytes": Bytes = Bytes(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded.";
-    log_keep_bytes "log-keep-bytes": Bytes = Bytes(64 << 20), Running, "Log bytes kept for replicas that were away, beyond what a restart needs.";
     ring_bytes "ring-bytes": Bytes = Bytes(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
     archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
     spool_max_bytes "spool-max-bytes": Bytes = Bytes(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";

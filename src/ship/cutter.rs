@@ -1,0 +1,204 @@
+//! The cutter: turns commits into sealed chunks in the spool, one thread.
+//!
+//! Guarantees: chunks follow each other without a gap; one is cut at 4 MiB raw or at `archive-interval`, whichever comes
+//! first; without commits nothing is cut. A full disk stops cutting and is tried again; it never stops a write by
+//! itself (the spool's limit does, and says so).
+
+use super::source::CommitSource;
+use super::spool::Spool;
+use super::tail::Slice;
+use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
+use crate::csn::{Csn, Epoch};
+use crate::error::{Error, Result};
+use crate::log::reader::LogPosition;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Longest wait between two looks at whether to stop.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What was cut so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CutterStatus {
+    /// Everything up to here is in sealed chunks, and where reading the logs goes on.
+    pub position: LogPosition,
+    /// Chunks sealed since the start.
+    pub chunks: u64,
+    /// Their raw bytes.
+    pub raw_bytes: u64,
+    /// Their stored bytes.
+    pub stored_bytes: u64,
+}
+
+/// The cutter of one node.
+pub struct Cutter {
+    source: CommitSource,
+    spool: Arc<Spool>,
+    sealed: Arc<Notify>,
+    status: Mutex<CutterStatus>,
+    last_error: Mutex<Option<String>>,
+    interval_ms: AtomicU64,
+    /// A flush was asked for: cut everything up to this csn without waiting for the interval.
+    flush_until: AtomicU64,
+    stops: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where a cutter begins.
+#[derive(Clone, Copy, Debug)]
+pub struct CutFrom {
+    /// Last commit that is in a chunk already.
+    pub position: LogPosition,
+    /// CRC of that chunk's header; 0 if there is none.
+    pub header_crc: u32,
+    /// The lineage chunks belong to.
+    pub epoch: Epoch,
+}
+
+impl Cutter {
+    /// Starts cutting; `sealed` is notified for each chunk.
+    #[must_use]
+    pub fn start(source: CommitSource, spool: Arc<Spool>, from: CutFrom, interval: Duration, sealed: Arc<Notify>) -> Arc<Self> {
+        let cutter = Arc::new(Self {
+            source,
+            spool,
+            sealed,
+            status: Mutex::new(CutterStatus { position: from.position, ..CutterStatus::default() }),
+            last_error: Mutex::default(),
+            interval_ms: AtomicU64::new(interval.as_millis() as u64),
+            flush_until: AtomicU64::new(0),
+            stops: AtomicBool::new(false),
+            thread: Mutex::default(),
+        });
+        let own = Arc::clone(&cutter);
+        let thread = std::thread::Builder::new().name("walferry-cutter".into()).spawn(move || own.run(from));
+        *cutter.thread.lock() = Some(thread.expect("threads can be started while the process comes up"));
+        cutter
+    }
+
+    /// What was cut so far.
+    #[must_use]
+    pub fn status(&self) -> CutterStatus {
+        *self.status.lock()
+    }
+
+    /// Why cutting fails at the moment; `None` if it does not.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    /// Changes the age at which a chunk is cut although it is not full.
+    pub fn set_interval(&self, interval: Duration) {
+        self.interval_ms.store(interval.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Cuts everything up to `csn` without waiting for the interval.
+    pub fn flush(&self, csn: Csn) {
+        self.flush_until.fetch_max(csn.0, Ordering::AcqRel);
+        self.source.tail().wake();
+    }
+
+    /// Cuts what is left, then ends the thread.
+    pub fn stop(&self) {
+        self.stops.store(true, Ordering::Release);
+        self.source.tail().wake();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn run(&self, from: CutFrom) {
+        let mut link = ChunkLink { epoch: from.epoch, previous_header_crc: from.header_crc, ..ChunkLink::default() };
+        let mut encoder = Encoder::new(Profile::default());
+        loop {
+            let stops = self.stops.load(Ordering::Acquire);
+            if !stops {
+                self.wait_for_a_chunk();
+            }
+            match self.cut(&mut encoder, &mut link) {
+                Ok(cut_any) => {
+                    *self.last_error.lock() = None;
+                    if stops && !cut_any {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.note_failure(&error);
+                    if stops {
+                        return;
+                    }
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn note_failure(&self, error: &Error) {
+        let message = error.to_string();
+        let mut last = self.last_error.lock();
+        if last.as_ref() != Some(&message) {
+            tracing::error!(%error, "cutting a chunk failed; it is tried again");
+            *last = Some(message);
+        }
+    }
+
+    /// Returns when a chunk is full, or old enough, or asked for.
+    fn wait_for_a_chunk(&self) {
+        let tail = self.source.tail();
+        let position = self.status.lock().position.csn;
+        let is_due = |since: Option<Instant>| {
+            let interval = Duration::from_millis(self.interval_ms.load(Ordering::Relaxed));
+            let is_flushed = self.flush_until.load(Ordering::Acquire) > position.0;
+            let is_old = since.is_some_and(|since| since.elapsed() >= interval);
+            self.stops.load(Ordering::Acquire) || is_flushed || is_old
+        };
+        let start = tail.total();
+        let mut since = None;
+        while !is_due(since) {
+            let is_uncut = self.source.shippable() > position;
+            if is_uncut && since.is_none() {
+                since = Some(Instant::now());
+            }
+            let interval = Duration::from_millis(self.interval_ms.load(Ordering::Relaxed));
+            let wanted = if is_uncut { start + RAW_BYTES_MAX as u64 } else { tail.total() + 1 };
+            let pause = since.map_or(LOOK_INTERVAL, |since| interval.saturating_sub(since.elapsed()).min(LOOK_INTERVAL));
+            if tail.wait(wanted, pause) >= start + RAW_BYTES_MAX as u64 && is_uncut {
+                return;
+            }
+        }
+    }
+
+    /// Cuts what is there; true if that was anything.
+    fn cut(&self, encoder: &mut Encoder, link: &mut ChunkLink) -> Result<bool> {
+        let position = self.status.lock().position;
+        let slices = self.source.read(position)?;
+        let cut_any = !slices.is_empty();
+        for slice in slices {
+            self.seal(encoder, link, &slice)?;
+        }
+        Ok(cut_any)
+    }
+
+    fn seal(&self, encoder: &mut Encoder, link: &mut ChunkLink, slice: &Slice) -> Result<()> {
+        let Some(last) = slice.last() else { return Ok(()) };
+        (link.wal_first, link.wal_last) = (slice.wal_before, slice.wal_after);
+        let chunk = encoder.encode(slice.commits.iter(), *link);
+        self.spool.seal(&chunk)?;
+        link.previous_header_crc = chunk.header().crc();
+        let mut status = self.status.lock();
+        status.position = LogPosition { csn: last, wal_seq: slice.wal_after };
+        status.chunks += 1;
+        status.raw_bytes += slice.bytes() as u64;
+        status.stored_bytes += chunk.bytes().len() as u64;
+        drop(status);
+        self.sealed.notify_one();
+        Ok(())
+    }
+}

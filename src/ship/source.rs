@@ -1,0 +1,91 @@
+//! Where the cutter and the feeds get commits from: the ring, else the two logs.
+//!
+//! Guarantees: commits come in dense csn order and only as far as the durability mode has acknowledged them as safe;
+//! a position that neither the ring nor the logs reach is an error of kind gap, never a silent skip.
+
+use super::tail::{Slice, Tail};
+use crate::chunk::RAW_BYTES_MAX;
+use crate::commit::committer::Committer;
+use crate::csn::Csn;
+use crate::error::{Error, Result};
+use crate::log::reader::LogPosition;
+use std::sync::Arc;
+
+/// Bytes read from the logs at a time: opening them costs a pass over the first WAL file.
+const LOG_READ_BYTES_MAX: usize = 8 * RAW_BYTES_MAX;
+
+/// Reads commits for shipping.
+#[derive(Clone)]
+pub struct CommitSource {
+    committer: Arc<Committer>,
+    tail: Arc<Tail>,
+}
+
+impl CommitSource {
+    /// A source over this node's ring and logs.
+    #[must_use]
+    pub fn new(committer: Arc<Committer>, tail: Arc<Tail>) -> Self {
+        Self { committer, tail }
+    }
+
+    /// The highest csn that may be shipped now.
+    #[must_use]
+    pub fn shippable(&self) -> Csn {
+        self.committer.syncer.shippable()
+    }
+
+    /// The ring, for waiting.
+    #[must_use]
+    pub fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Commits that follow `after`, in slices of about one chunk each; none if there are none yet. `after.wal_seq` may
+    /// be lower than necessary. From the logs several slices come at once. Blocking.
+    pub fn read(&self, after: LogPosition) -> Result<Vec<Slice>> {
+        let until = self.shippable();
+        if after.csn >= until {
+            return Ok(Vec::new());
+        }
+        match self.tail.read(after.csn, until, RAW_BYTES_MAX) {
+            Some(slice) => Ok(vec![slice]),
+            None => self.read_logs(after, until),
+        }
+    }
+
+    fn read_logs(&self, after: LogPosition, until: Csn) -> Result<Vec<Slice>> {
+        let known = self.committer.log_position(after.csn).ok_or_else(|| Error::Gap {
+            what: "the logs on local disk".into(),
+            expected: after.csn.next(),
+            found: "logs that begin later".into(),
+        })?;
+        let from = LogPosition { csn: after.csn, wal_seq: known.wal_seq.max(after.wal_seq) };
+        let (reader, end) = self.committer.log_reader();
+        let mut slices = Vec::new();
+        let (mut slice, mut bytes, mut total) = (Slice::default(), 0, 0);
+        for commit in reader.commits(from, end)? {
+            let commit = commit?;
+            if commit.csn > until || total >= LOG_READ_BYTES_MAX {
+                break;
+            }
+            bytes += commit.effect_bytes();
+            total += commit.effect_bytes();
+            slice.commits.push(commit);
+            if bytes >= RAW_BYTES_MAX {
+                slices.push(std::mem::take(&mut slice));
+                bytes = 0;
+            }
+        }
+        if !slice.commits.is_empty() {
+            slices.push(slice);
+        }
+        for slice in &mut slices {
+            // The exact WAL range is not known here; a lower position finds the same commits.
+            (slice.wal_before, slice.wal_after) = (from.wal_seq, from.wal_seq);
+            if let Some(known) = slice.last().and_then(|last| self.committer.log_position(last)) {
+                slice.wal_after = known.wal_seq.max(from.wal_seq);
+            }
+        }
+        Ok(slices)
+    }
+}

@@ -1,0 +1,202 @@
+//! The spool: sealed chunks on local disk until the archive has them. Bounded.
+//!
+//! Guarantees: a chunk is there whole and durable, or not at all; chunks follow each other without a gap; a chunk is
+//! removed only after the archive confirmed it. The newest one stays after its upload: it tells the next start where
+//! cutting goes on. Beyond its limit the spool closes the node's gate until there is room again.
+
+use crate::archive::layout::ChunkName;
+use crate::archive::uploader::{ChunkSource, SealedChunk};
+use crate::chunk::{Chunk, ChunkHeader};
+use crate::commit::gate::{Gate, Obstacle};
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::watermark::Watermarks;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const SUFFIX: &str = ".chunk";
+
+struct Entry {
+    name: ChunkName,
+    time: CommitTime,
+    bytes: u64,
+}
+
+#[derive(Default)]
+struct State {
+    /// By last csn.
+    chunks: BTreeMap<Csn, Entry>,
+    archived: Csn,
+}
+
+impl State {
+    /// Bytes of chunks that wait for the archive.
+    fn waiting_bytes(&self) -> u64 {
+        self.chunks.range(self.archived.next()..).map(|(_, entry)| entry.bytes).sum()
+    }
+}
+
+/// What the spool holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SpoolStatus {
+    /// Chunks not archived yet.
+    pub chunks: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// First commit's time of the oldest of them.
+    pub oldest: Option<CommitTime>,
+}
+
+/// The spool of one node.
+pub struct Spool {
+    io: Arc<dyn Io>,
+    dir: PathBuf,
+    state: Mutex<State>,
+    bytes_max: AtomicU64,
+    gate: Arc<Gate>,
+    watermarks: Arc<Watermarks>,
+}
+
+/// Where cutting goes on.
+#[derive(Clone, Debug)]
+pub struct NewestChunk {
+    /// Header of the newest sealed chunk.
+    pub header: ChunkHeader,
+}
+
+impl Spool {
+    /// Opens the spool in `dir`; `archived` is how far the archive is known to be complete.
+    pub fn open(io: Arc<dyn Io>, dir: &Path, bytes_max: u64, gate: Arc<Gate>, watermarks: Arc<Watermarks>) -> Result<(Self, Option<NewestChunk>)> {
+        io.create_dir(dir)?;
+        io.remove_unfinished(dir)?;
+        let mut state = State { chunks: BTreeMap::new(), archived: watermarks.archived.get() };
+        let mut newest: Option<ChunkHeader> = None;
+        for file in io.list(dir)? {
+            let Some(name) = parse_name(&file) else { continue };
+            let path = dir.join(&file);
+            let header = read_header(&*io, &path)?;
+            if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
+                return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));
+            }
+            let bytes = std::fs::metadata(&path).map_err(Error::io("stat", &path))?.len();
+            state.chunks.insert(name.last, Entry { name, time: header.first_time, bytes });
+            if newest.as_ref().is_none_or(|newest| newest.last < header.last) {
+                newest = Some(header);
+            }
+        }
+        let spool = Self {
+            io,
+            dir: dir.to_owned(),
+            state: Mutex::new(state),
+            bytes_max: AtomicU64::new(bytes_max),
+            gate,
+            watermarks,
+        };
+        spool.check_limit();
+        Ok((spool, newest.map(|header| NewestChunk { header })))
+    }
+
+    /// Stores a chunk durably.
+    pub fn seal(&self, chunk: &Chunk) -> Result<()> {
+        let header = chunk.header();
+        let name = ChunkName { epoch: header.epoch, first: header.first, last: header.last };
+        let bytes = chunk.bytes().clone();
+        self.io.write_file(&self.path(name), &mut std::iter::once(Ok(bytes)))?;
+        let entry = Entry { name, time: header.first_time, bytes: chunk.bytes().len() as u64 };
+        self.state.lock().chunks.insert(header.last, entry);
+        self.check_limit();
+        Ok(())
+    }
+
+    /// Changes the limit.
+    pub fn set_bytes_max(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.check_limit();
+    }
+
+    /// What waits for the archive.
+    #[must_use]
+    pub fn status(&self) -> SpoolStatus {
+        let state = self.state.lock();
+        let mut waiting = state.chunks.range(state.archived.next()..).peekable();
+        let oldest = waiting.peek().map(|(_, entry)| entry.time);
+        SpoolStatus { chunks: waiting.count(), bytes: state.waiting_bytes(), oldest }
+    }
+
+    fn check_limit(&self) {
+        let waiting = self.state.lock().waiting_bytes();
+        let limit = self.bytes_max.load(Ordering::Relaxed);
+        if waiting < limit {
+            self.gate.open(Obstacle::SpoolFull);
+        } else if !self.gate.stands(Obstacle::SpoolFull) {
+            tracing::error!(waiting, limit, "the spool is full: writes are refused until the archive takes chunks");
+            let reason = format!(
+                "the spool is full: {waiting} bytes wait for the archive, spool-max-bytes is {limit}. Writes are refused until the \
+                 archive takes them; see archive_last_error in INFO walferry"
+            );
+            self.gate.close(Obstacle::SpoolFull, reason);
+        }
+    }
+
+    fn path(&self, name: ChunkName) -> PathBuf {
+        self.dir.join(format!("{}-{}-{}{SUFFIX}", name.epoch.padded(), name.first.padded(), name.last.padded()))
+    }
+}
+
+/// The chunk a spool file's name stands for; `None` for any other file.
+fn parse_name(file: &OsStr) -> Option<ChunkName> {
+    let mut parts = file.to_str()?.strip_suffix(SUFFIX)?.split('-');
+    let epoch = Epoch(parts.next()?.parse().ok()?);
+    let (first, last) = (Csn(parts.next()?.parse().ok()?), Csn(parts.next()?.parse().ok()?));
+    parts.next().is_none().then_some(ChunkName { epoch, first, last })
+}
+
+fn read_header(io: &dyn Io, path: &Path) -> Result<ChunkHeader> {
+    let file = io.open_read(path)?;
+    let what = path.display().to_string();
+    let len = io.len(&file)?.min(ChunkHeader::ENCODED_LEN as u64);
+    ChunkHeader::decode(&io.read_at(&file, 0, len as usize)?, &what)
+}
+
+impl ChunkSource for Spool {
+    fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
+        let state = self.state.lock();
+        let (_, entry) = state.chunks.range(after.next()..).next()?;
+        Some(SealedChunk { name: entry.name, time: entry.time })
+    }
+
+    fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
+        let path = self.path(chunk.name);
+        let bytes = self.io.read_file(&path)?;
+        Chunk::open(bytes.clone(), &path.display().to_string())?;
+        Ok(bytes)
+    }
+
+    fn archived(&self, csn: Csn) {
+        let mut state = self.state.lock();
+        state.archived = csn;
+        let newest = state.chunks.keys().next_back().copied();
+        let done: Vec<Csn> = state.chunks.range(..=csn).map(|(last, _)| *last).filter(|last| Some(*last) != newest).collect();
+        for last in done {
+            let entry = state.chunks.remove(&last).expect("found above");
+            if let Err(error) = self.io.remove(&self.path(entry.name)) {
+                tracing::warn!(%error, "an archived chunk stays in the spool");
+            }
+        }
+        drop(state);
+        self.watermarks.archived.raise(csn);
+        self.check_limit();
+    }
+
+    /// A chunk that was cut again after a restart has other bytes and the same commits.
+    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
+        let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
+        own == found || matches!((commits(own), commits(found)), (Ok(own), Ok(found)) if own == found)
+    }
+}

@@ -1,0 +1,158 @@
+//! The tail: the newest commits, in a bounded ring in memory.
+//!
+//! Guarantees: groups are in csn order without a hole; the oldest ones fall out when the ring is full, and a reader that
+//! was still there is told that it is behind.
+
+use crate::commit::committer::{CommitSink, Group};
+use crate::csn::{Csn, WalSeq};
+use crate::record::CommitRecord;
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What a commit takes in the ring beside its effects.
+const COMMIT_OVERHEAD_BYTES: usize = 128;
+
+/// Commits read for shipping, with the WAL range they came from.
+#[derive(Clone, Debug, Default)]
+pub struct Slice {
+    /// Whole commits in dense csn order.
+    pub commits: Vec<CommitRecord>,
+    /// The WAL's end before the first of them, or lower.
+    pub wal_before: WalSeq,
+    /// A position in the WAL at or below which all of them lie; reading behind it misses none that follow.
+    pub wal_after: WalSeq,
+}
+
+impl Slice {
+    /// Csn of the last commit; `None` if there is none.
+    #[must_use]
+    pub fn last(&self) -> Option<Csn> {
+        self.commits.last().map(|commit| commit.csn)
+    }
+
+    /// Bytes of effects.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.commits.iter().map(CommitRecord::effect_bytes).sum()
+    }
+}
+
+struct Ring {
+    groups: VecDeque<(Group, usize)>,
+    bytes: usize,
+    /// Bytes ever pushed.
+    total: u64,
+    /// Total at which the waiting cutter wants to be woken.
+    wake_at: u64,
+}
+
+/// The ring.
+pub struct Tail {
+    ring: Mutex<Ring>,
+    grown: Condvar,
+    bytes_max: usize,
+}
+
+impl Tail {
+    /// An empty ring of at most `bytes_max` (a single larger group is kept all the same).
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        let ring = Ring { groups: VecDeque::new(), bytes: 0, total: 0, wake_at: u64::MAX };
+        Self { ring: Mutex::new(ring), grown: Condvar::new(), bytes_max }
+    }
+
+    /// Bytes ever pushed: for `wait`.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.ring.lock().total
+    }
+
+    /// Waits until `total` bytes were ever pushed, or until the time is over; returns the total.
+    pub fn wait(&self, total: u64, at_most: Duration) -> u64 {
+        let deadline = Instant::now() + at_most;
+        let mut ring = self.ring.lock();
+        ring.wake_at = total;
+        while ring.total < total && !self.grown.wait_until(&mut ring, deadline).timed_out() {}
+        ring.wake_at = u64::MAX;
+        ring.total
+    }
+
+    /// Ends a `wait` early.
+    pub fn wake(&self) {
+        self.grown.notify_all();
+    }
+
+    /// Commits above `after`, up to `until`, until they have `bytes_max`; at least one if there is one. `None` if the
+    /// ring does not reach back to `after`.
+    #[must_use]
+    pub fn read(&self, after: Csn, until: Csn, bytes_max: usize) -> Option<Slice> {
+        let ring = self.ring.lock();
+        let covers = ring.groups.front().is_some_and(|(group, _)| group.first() <= after.next());
+        if !covers {
+            return (after >= until).then(Slice::default);
+        }
+        let start = ring.groups.partition_point(|(group, _)| group.last() <= after);
+        let mut slice = Slice::default();
+        let mut bytes = 0;
+        for (group, _) in ring.groups.range(start..) {
+            if slice.commits.is_empty() {
+                (slice.wal_before, slice.wal_after) = (group.wal_before, group.wal_before);
+            }
+            for commit in group.commits.iter().filter(|commit| commit.csn > after) {
+                if commit.csn > until || (bytes >= bytes_max && !slice.commits.is_empty()) {
+                    return Some(slice);
+                }
+                bytes += commit.effect_bytes() + COMMIT_OVERHEAD_BYTES;
+                slice.commits.push(commit.clone());
+            }
+            slice.wal_after = group.wal_after;
+        }
+        Some(slice)
+    }
+}
+
+impl CommitSink for Tail {
+    fn committed(&self, group: Group) {
+        let bytes = group.commits.iter().map(|commit| commit.effect_bytes() + COMMIT_OVERHEAD_BYTES).sum();
+        let mut ring = self.ring.lock();
+        ring.bytes += bytes;
+        ring.total += bytes as u64;
+        ring.groups.push_back((group, bytes));
+        while ring.bytes > self.bytes_max && ring.groups.len() > 1 {
+            let (_, freed) = ring.groups.pop_front().expect("more than one");
+            ring.bytes -= freed;
+        }
+        if ring.total >= ring.wake_at {
+            self.grown.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn group(csns: std::ops::RangeInclusive<u64>) -> Group {
+        let commit = |csn| CommitRecord { csn: Csn(csn), lists: Bytes::from(vec![0; 100]), ..CommitRecord::default() };
+        let (first, last) = (*csns.start(), *csns.end());
+        Group { commits: csns.map(commit).collect(), wal_before: WalSeq(first * 10), wal_after: WalSeq(last * 10 + 9) }
+    }
+
+    #[test]
+    fn a_reader_gets_what_follows_or_learns_that_it_is_behind() {
+        let tail = Tail::new(10 * (100 + COMMIT_OVERHEAD_BYTES));
+        assert!(tail.read(Csn(0), Csn(0), 1).is_some_and(|slice| slice.commits.is_empty()));
+        for start in (1..20).step_by(5) {
+            tail.committed(group(start..=start + 4));
+        }
+        assert!(tail.read(Csn(9), Csn(20), usize::MAX).is_none(), "csn 10 fell out");
+        let slice = tail.read(Csn(12), Csn(18), usize::MAX).unwrap();
+        assert_eq!(slice.commits.iter().map(|c| c.csn.0).collect::<Vec<_>>(), [13, 14, 15, 16, 17, 18]);
+        assert_eq!((slice.wal_before, slice.wal_after), (WalSeq(110), WalSeq(159)));
+        let small = tail.read(Csn(12), Csn(18), 1).unwrap();
+        assert_eq!(small.last(), Some(Csn(13)));
+        assert!(tail.read(Csn(20), Csn(20), 1).unwrap().commits.is_empty());
+    }
+}

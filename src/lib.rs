@@ -16,4 +16,5 @@ pub mod log;
 pub mod record;
 pub mod server;
 pub mod ship;
+pub mod snapshot;
 pub mod watermark;

@@ -1,0 +1,42 @@
+//! The content of a dictionary at one moment, read by another thread while the writer goes on.
+//!
+//! Guarantees: never changes. Holds what it shows in memory: drop it when it has been read.
+
+use super::dictionary::{Entry, Group, Value};
+use std::sync::Arc;
+
+/// Keys and entries as they were when the cut was made.
+#[derive(Clone)]
+pub struct Cut<V: Value> {
+    groups: Vec<Arc<Group<V>>>,
+    len: usize,
+}
+
+impl<V: Value> Cut<V> {
+    pub(super) fn new(groups: Vec<Arc<Group<V>>>, len: usize) -> Self {
+        Self { groups, len }
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All keys and entries, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry<V>)> {
+        entries(&self.groups)
+    }
+}
+
+/// All keys and entries of these groups.
+pub(super) fn entries<V: Value>(groups: &[Arc<Group<V>>]) -> impl Iterator<Item = (&[u8], &Entry<V>)> + Clone {
+    let shards = groups.iter().flat_map(|group| group.0.iter().flatten());
+    shards.flat_map(|shard| shard.iter()).map(|slot| (&*slot.key, &slot.entry))
+}

@@ -1,0 +1,225 @@
+//! Ops: effects on the memory engines as bytes. The primary applies what it encodes; logs, chunks and replicas carry
+//! the same bytes.
+//!
+//! An encoded buffer is ops one after another; each is {tag: u8, fields}. Fields are: integers as varints (LEB128, at
+//! most ten bytes), byte strings as {length: varint, bytes}, scores as the eight little-endian bytes of the f64, and
+//! sequences as {count: varint, at least 1; items}. Indexes in a sequence are stored as the difference to the index
+//! before; all but the first difference are positive. The tags and fields of each op stand in [`list`] and [`zset`].
+//!
+//! Guarantees: decoding borrows and allocates nothing; a decoded op is valid down to its last item. Arbitrary bytes
+//! are an error, never a panic. Applying an op that does not fit the state is an error as well: the state has diverged
+//! from its history and is to be given up.
+
+pub mod list;
+pub mod zset;
+
+pub use list::{ListEncoder, ListOp, ListOps};
+pub use zset::{ZsetEncoder, ZsetOp, ZsetOps};
+
+use crate::error::{Error, Result};
+use std::marker::PhantomData;
+
+/// What a sequence can be of.
+pub trait SequenceItem<'a>: Sized {
+    /// Takes an item from the front of `rest`; `None` if it is malformed. `last` starts at 0 and is the item's own to
+    /// keep something in for the next.
+    fn take(rest: &mut &'a [u8], last: &mut u64) -> Option<Self>;
+}
+
+impl<'a> SequenceItem<'a> for &'a [u8] {
+    fn take(rest: &mut &'a [u8], _: &mut u64) -> Option<Self> {
+        take_bytes(rest)
+    }
+}
+
+impl<'a> SequenceItem<'a> for (&'a [u8], f64) {
+    fn take(rest: &mut &'a [u8], _: &mut u64) -> Option<Self> {
+        let member = take_bytes(rest)?;
+        let (score, after) = rest.split_first_chunk()?;
+        *rest = after;
+        let score = f64::from_le_bytes(*score);
+        (!score.is_nan()).then_some((member, score))
+    }
+}
+
+/// Indexes are at most `u64::MAX` - 1, so that an index has a next; a sequence keeps its last one plus 1 in `last`.
+impl<'a> SequenceItem<'a> for u64 {
+    fn take(rest: &mut &'a [u8], last: &mut u64) -> Option<Self> {
+        let difference = take_varint(rest)?;
+        let index =
+            if *last == 0 { difference } else { (*last - 1).checked_add(difference).filter(|_| difference > 0)? };
+        *last = index.checked_add(1)?;
+        Some(index)
+    }
+}
+
+/// Items of an op, still encoded and known to be valid; at least one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sequence<'a, T> {
+    count: u64,
+    bytes: &'a [u8],
+    items: PhantomData<T>,
+}
+
+impl<'a, T: SequenceItem<'a>> Sequence<'a, T> {
+    /// Number of items.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a sequence is never empty")]
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// The items, in order.
+    #[must_use]
+    pub fn iter(&self) -> SequenceIter<'a, T> {
+        SequenceIter { rest: self.bytes, last: 0, items: PhantomData }
+    }
+}
+
+/// Items of a [`Sequence`].
+#[derive(Clone)]
+pub struct SequenceIter<'a, T> {
+    rest: &'a [u8],
+    /// See [`SequenceItem::take`].
+    last: u64,
+    items: PhantomData<T>,
+}
+
+impl<'a, T: SequenceItem<'a>> Iterator for SequenceIter<'a, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        T::take(&mut self.rest, &mut self.last)
+    }
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for (at, byte) in rest.iter().enumerate().take(10) {
+        let bits = u64::from(byte & 0x7f);
+        if at == 9 && bits > 1 {
+            return None;
+        }
+        value |= bits << (7 * at);
+        if byte & 0x80 == 0 {
+            *rest = &rest[at + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let (bytes, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(bytes)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Begins an op on a key.
+fn put_head(out: &mut Vec<u8>, tag: u8, key: &[u8]) {
+    out.push(tag);
+    put_bytes(out, key);
+}
+
+/// Appends a sequence. Panics if it is empty: such an op has no effect and must not be made.
+fn put_sequence<I: ExactSizeIterator>(out: &mut Vec<u8>, items: I, mut put: impl FnMut(&mut Vec<u8>, I::Item)) {
+    assert!(items.len() > 0, "an op needs an item");
+    put_varint(out, items.len() as u64);
+    items.for_each(|item| put(out, item));
+}
+
+/// Reads the fields of ops.
+#[derive(Clone)]
+struct Reader<'a> {
+    /// For messages: what is read.
+    what: &'static str,
+    all: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn new(what: &'static str, all: &'a [u8]) -> Self {
+        Self { what, all, rest: all }
+    }
+
+    fn error(&self, detail: impl Into<String>) -> Error {
+        Error::corrupt(self.what, format!("byte {}", self.all.len() - self.rest.len()), detail)
+    }
+
+    /// The tag of the next op; `None` at the end.
+    fn tag(&mut self) -> Option<u8> {
+        let (tag, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*tag)
+    }
+
+    fn varint(&mut self) -> Result<u64> {
+        take_varint(&mut self.rest).ok_or_else(|| self.error("expected a varint"))
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8]> {
+        take_bytes(&mut self.rest).ok_or_else(|| self.error("expected a byte string that ends within the ops"))
+    }
+
+    /// An amount of something to be taken away.
+    fn amount(&mut self) -> Result<u64> {
+        match self.varint()? {
+            0 => Err(self.error("expected a count of at least 1")),
+            count => Ok(count),
+        }
+    }
+
+    /// Half-open positions, as start and stop.
+    fn range(&mut self) -> Result<(u64, u64)> {
+        let (start, stop) = (self.varint()?, self.varint()?);
+        if start > stop {
+            return Err(self.error(format!("expected a range, found {start} to {stop}")));
+        }
+        Ok((start, stop))
+    }
+
+    fn sequence<T: SequenceItem<'a>>(&mut self) -> Result<Sequence<'a, T>> {
+        let count = self.amount()?;
+        let (from, mut last) = (self.rest, 0);
+        // Every item takes a byte at least, so the walk ends with the input whatever the count says.
+        for at in 0..count {
+            if T::take(&mut self.rest, &mut last).is_none() {
+                return Err(self.error(format!("item {at} of {count} is malformed or missing")));
+            }
+        }
+        Ok(Sequence { count, bytes: &from[..from.len() - self.rest.len()], items: PhantomData })
+    }
+}
+
+/// For ops on a key as a whole: an error unless it was there.
+fn there(what: &'static str, there: bool, key: &[u8]) -> Result<()> {
+    if there { Ok(()) } else { Err(missing(what, key)) }
+}
+
+fn missing(what: &'static str, key: &[u8]) -> Error {
+    divergence(what, key, "there is no such key")
+}
+
+/// An op that does not fit the state it is applied to.
+fn divergence(what: &'static str, key: &[u8], detail: impl Into<String>) -> Error {
+    let key = format!("key \"{}\"", key.escape_ascii());
+    Error::corrupt(what, key, format!("the op does not fit the state: {}", detail.into()))
+}
+
+#[cfg(test)]
+#[path = "op_tests.rs"]
+mod tests;

@@ -1,0 +1,296 @@
+//! A leaf of a list: elements packed into one buffer, readable from both ends.
+//!
+//! An element is {length: varint, bytes, length: the varint's bytes reversed}. Free space is kept at the end that
+//! grows, so that pushing and popping at either end move nothing.
+//!
+//! Guarantees: at most [`LEAF_BYTES`] and [`LEAF_ELEMENTS`], but a larger element is held alone. Non-goal: shrinking
+//! integers or compressing; elements are handed out as they lie here.
+
+use super::tree::Leaf;
+use std::ops::Range;
+
+/// Encoded bytes in a leaf, at most, unless one element alone has more.
+pub const LEAF_BYTES: usize = 4096;
+/// Elements in a leaf, at most: what bounds the walk to an offset.
+pub const LEAF_ELEMENTS: usize = 128;
+
+/// What an allocator adds to an allocation.
+const ALLOCATION_BYTES: usize = 8;
+
+/// Elements in list order.
+#[derive(Clone, Default)]
+pub struct Packed {
+    /// Free space up to `start`, then the encoded elements.
+    buf: Vec<u8>,
+    start: u32,
+    count: u32,
+}
+
+/// Length of a varint.
+fn varint_len(value: usize) -> usize {
+    (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+/// Encoded size of an element of `len` bytes.
+fn encoded_len(len: usize) -> usize {
+    len + 2 * varint_len(len)
+}
+
+/// Writes an element into a slot of exactly its encoded size.
+fn write(slot: &mut [u8], element: &[u8]) {
+    let width = varint_len(element.len());
+    let end = slot.len() - 1;
+    let mut rest = element.len();
+    for at in 0..width {
+        let more = if at + 1 < width { 0x80 } else { 0 };
+        let byte = (rest & 0x7f) as u8 | more;
+        slot[at] = byte;
+        slot[end - at] = byte;
+        rest >>= 7;
+    }
+    slot[width..width + element.len()].copy_from_slice(element);
+}
+
+/// A byte position as it is kept.
+fn position(at: usize) -> u32 {
+    u32::try_from(at).expect("an element is far below 4 GiB")
+}
+
+impl Packed {
+    /// Encoded bytes of all elements.
+    fn live(&self) -> usize {
+        self.buf.len() - self.start as usize
+    }
+
+    /// Byte position of the element at offset `index`; of the end, for the number of elements.
+    pub fn seek(&self, index: usize) -> usize {
+        debug_assert!(index <= self.count as usize);
+        if index <= self.count as usize / 2 {
+            (0..index).fold(self.start as usize, |at, _| self.read(at).1)
+        } else {
+            (index..self.count as usize).fold(self.buf.len(), |end, _| self.read_back(end).1)
+        }
+    }
+
+    /// The element that begins at byte `at`, and where the next begins.
+    #[inline]
+    pub fn read(&self, at: usize) -> (&[u8], usize) {
+        let (mut len, mut width, mut more) = (0, 0, true);
+        while more {
+            let byte = self.buf[at + width];
+            len |= usize::from(byte & 0x7f) << (7 * width);
+            (width, more) = (width + 1, byte & 0x80 != 0);
+        }
+        let from = at + width;
+        (&self.buf[from..from + len], from + len + width)
+    }
+
+    /// The element that ends before byte `end`, and where it begins.
+    #[inline]
+    pub fn read_back(&self, end: usize) -> (&[u8], usize) {
+        let (mut len, mut width, mut more) = (0, 0, true);
+        while more {
+            let byte = self.buf[end - 1 - width];
+            len |= usize::from(byte & 0x7f) << (7 * width);
+            (width, more) = (width + 1, byte & 0x80 != 0);
+        }
+        let to = end - width;
+        (&self.buf[to - len..to], to - len - width)
+    }
+
+    /// The element at an offset that is there.
+    pub fn get(&self, index: usize) -> &[u8] {
+        self.read(self.seek(index)).0
+    }
+
+    /// Adds an element at the end. If it does not fit, it goes to a leaf of its own, which is given room for as much
+    /// as this leaf holds, but not for more than `spare` bytes.
+    pub fn push_back(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
+        let need = encoded_len(element.len());
+        if self.has_room(need) {
+            self.extend_back(element, need);
+            return Vec::new();
+        }
+        self.seal();
+        let space = spare.min(self.live() + self.live() / 8).max(need);
+        let mut next = Self { buf: Vec::with_capacity(space), start: 0, count: 0 };
+        next.extend_back(element, need);
+        vec![next]
+    }
+
+    /// Adds an element at the front. If it does not fit, this leaf becomes the new element's, with room as in
+    /// [`Packed::push_back`], and the former content follows.
+    pub fn push_front(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
+        let need = encoded_len(element.len());
+        if self.has_room(need) {
+            self.extend_front(element, need);
+            return Vec::new();
+        }
+        self.seal();
+        let space = spare.min(self.live() + self.live() / 8).max(need);
+        let mut first = Self { buf: vec![0; space], start: position(space), count: 0 };
+        first.extend_front(element, need);
+        vec![std::mem::replace(self, first)]
+    }
+
+    /// Adds an element before the one at `index`; yields the leaves that must follow if it overflows.
+    pub fn insert(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
+        let need = encoded_len(element.len());
+        if self.has_room(need) {
+            self.insert_at(self.seek(index), element, need);
+            return Vec::new();
+        }
+        // Halves, so that inserting at one place again and again does not leave a trail of tiny leaves.
+        let half = self.count as usize / 2;
+        let alone = need > LEAF_BYTES / 2;
+        let cut = if alone || half == 0 { index } else { half };
+        let mut right = self.split_off(cut);
+        if index <= cut && self.has_room(need) {
+            self.insert_at(self.seek(index), element, need);
+        } else if index >= cut && right.has_room(need) {
+            right.insert_at(right.seek(index - cut), element, need);
+        } else {
+            let tail = if index < cut { self.split_off(index) } else { right.split_off(index - cut) };
+            let mut own = Self::default();
+            own.extend_back(element, need);
+            let order = if index < cut { [own, tail, right] } else { [right, own, tail] };
+            return self.followed_by(order);
+        }
+        self.followed_by([right])
+    }
+
+    /// Replaces the element at `index`; yields the leaves that must follow if it overflows.
+    pub fn replace(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
+        let at = self.seek(index);
+        let old = self.read(at).0.len();
+        if old == element.len() {
+            let need = encoded_len(old);
+            write(&mut self.buf[at..at + need], element);
+            return Vec::new();
+        }
+        self.remove(index..index + 1);
+        self.insert(index, element)
+    }
+
+    /// This leaf and those after it, without the empty ones: the first of them becomes this one.
+    fn followed_by<const N: usize>(&mut self, rest: [Self; N]) -> Vec<Self> {
+        let mut leaves: Vec<Self> = rest.into_iter().filter(|leaf| leaf.count > 0).collect();
+        if self.count == 0 && !leaves.is_empty() {
+            *self = leaves.remove(0);
+        }
+        leaves
+    }
+
+    fn has_room(&self, need: usize) -> bool {
+        self.count == 0 || (self.live() + need <= LEAF_BYTES && (self.count as usize) < LEAF_ELEMENTS)
+    }
+
+    /// Buffer size for `total` bytes that are likely to become more: a quarter more, but not beyond a full leaf.
+    fn roomy(total: usize, bound: usize) -> usize {
+        total.max((total + total / 4 + 8).min(bound))
+    }
+
+    fn extend_back(&mut self, element: &[u8], need: usize) {
+        if self.buf.capacity() - self.buf.len() < need {
+            // A leaf popped at its front is used as a queue: slack beyond a full leaf spares it a move per push.
+            let bound = if self.start > 0 { LEAF_BYTES * 5 / 4 } else { LEAF_BYTES };
+            self.buf.drain(..self.start as usize);
+            self.start = 0;
+            let roomy = Self::roomy(self.buf.len() + need, bound);
+            self.buf.reserve_exact(roomy - self.buf.len());
+        }
+        let at = self.buf.len();
+        self.buf.resize(at + need, 0);
+        write(&mut self.buf[at..], element);
+        self.count += 1;
+    }
+
+    fn extend_front(&mut self, element: &[u8], need: usize) {
+        if (self.start as usize) < need {
+            let bound = if self.buf.len() < self.buf.capacity() { LEAF_BYTES * 5 / 4 } else { LEAF_BYTES };
+            let live = self.live();
+            let mut buf = vec![0; Self::roomy(live + need, bound)];
+            let start = buf.len() - live;
+            buf[start..].copy_from_slice(&self.buf[self.start as usize..]);
+            (self.buf, self.start) = (buf, position(start));
+        }
+        let at = self.start as usize - need;
+        write(&mut self.buf[at..at + need], element);
+        self.start = position(at);
+        self.count += 1;
+    }
+
+    fn insert_at(&mut self, at: usize, element: &[u8], need: usize) {
+        let end = self.buf.len();
+        if self.buf.capacity() - end < need {
+            self.buf.reserve_exact(Self::roomy(self.live() + need, LEAF_BYTES).saturating_sub(self.live()).max(need));
+        }
+        self.buf.resize(end + need, 0);
+        self.buf.copy_within(at..end, at + need);
+        write(&mut self.buf[at..at + need], element);
+        self.count += 1;
+    }
+
+    /// Takes the elements from `index` on.
+    fn split_off(&mut self, index: usize) -> Self {
+        let at = self.seek(index);
+        let right = Self { buf: self.buf[at..].to_vec(), start: 0, count: self.count - index as u32 };
+        self.buf.truncate(at);
+        self.count = index as u32;
+        self.seal();
+        right
+    }
+
+    /// Gives back free space worth the move: this leaf has stopped growing.
+    fn seal(&mut self) {
+        let live = self.live();
+        if self.buf.capacity() - live > live / 8 {
+            self.buf = self.buf[self.start as usize..].to_vec();
+            self.start = 0;
+        }
+    }
+}
+
+impl Leaf for Packed {
+    type Key = ();
+
+    fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    fn bytes(&self) -> usize {
+        self.buf.capacity() + ALLOCATION_BYTES
+    }
+
+    fn low(&self) {}
+
+    fn is_sparse(&self) -> bool {
+        self.live() < LEAF_BYTES / 4 && (self.count as usize) < LEAF_ELEMENTS / 4
+    }
+
+    fn fits(&self, right: &Self) -> bool {
+        self.live() + right.live() <= LEAF_BYTES * 3 / 4 && self.len() + right.len() <= LEAF_ELEMENTS * 3 / 4
+    }
+
+    fn append(&mut self, right: Self) {
+        self.seal();
+        self.buf.reserve_exact(right.live());
+        self.buf.extend_from_slice(&right.buf[right.start as usize..]);
+        self.count += right.count;
+    }
+
+    fn remove(&mut self, range: Range<usize>) {
+        let gone = range.len() as u32;
+        if gone == self.count {
+            *self = Self::default();
+            return;
+        }
+        let (from, to) = (self.seek(range.start), self.seek(range.end));
+        if range.start == 0 {
+            self.start = position(to);
+        } else {
+            self.buf.drain(from..to);
+        }
+        self.count -= gone;
+    }
+}

@@ -1,0 +1,409 @@
+//! A counted B+tree with shared nodes: elements in an order, found by position or by key in O(log n).
+//!
+//! Guarantees: a clone costs O(1) and never changes; while it lives, a change copies only the nodes on its path,
+//! otherwise it happens in place. All leaves are equally deep, no node below the root is empty. `bytes` is what the
+//! tree holds on the heap, kept up to date by every change.
+//! Non-goals: strict minimum fill. A removal merges sparse neighbours where they fit, so the height is bounded by
+//! the largest size the tree has had.
+
+use super::reclaim;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Children of an inner node, at most.
+const FANOUT: usize = 32;
+
+/// What an allocator adds to an allocation, and the two counters of an `Arc`.
+const ARC_BYTES: usize = 8 + 16;
+
+/// A run of elements, small enough to be copied whole.
+pub trait Leaf: Clone + Default + Send + Sync + 'static {
+    /// What elements are found by; `()` where they only have a position.
+    type Key: Clone + Send + Sync;
+
+    /// Number of elements.
+    fn len(&self) -> usize;
+    /// Heap bytes owned.
+    fn bytes(&self) -> usize;
+    /// Key of the first element of a leaf that has one.
+    fn low(&self) -> Self::Key;
+    /// Whether the leaf should be merged with a neighbour.
+    fn is_sparse(&self) -> bool;
+    /// Whether this leaf and the one right of it make one leaf with room to spare.
+    fn fits(&self, right: &Self) -> bool;
+    /// Takes over the elements of the leaf right of it.
+    fn append(&mut self, right: Self);
+    /// Removes the elements at these offsets.
+    fn remove(&mut self, range: Range<usize>);
+}
+
+/// What an edit of a leaf yields: a result, and the leaves that must follow it because it overflowed. An overflowing
+/// leaf, and each that follows it, keeps at least one element.
+pub type Edited<L, R> = (R, Vec<L>);
+
+/// A counted B+tree over leaves of type `L`.
+#[derive(Clone)]
+pub struct Tree<L: Leaf> {
+    root: Subtree<L>,
+}
+
+#[derive(Clone)]
+struct Subtree<L: Leaf> {
+    node: Arc<Node<L>>,
+    /// Elements below.
+    count: u64,
+    /// Heap bytes of `node` and of everything below.
+    bytes: usize,
+}
+
+#[derive(Clone)]
+struct Child<L: Leaf> {
+    /// Not above the first key of `tree`, above every key left of it. Means nothing in the first child of a node,
+    /// where smaller keys may have arrived since.
+    low: L::Key,
+    tree: Subtree<L>,
+}
+
+#[derive(Clone)]
+enum Node<L: Leaf> {
+    Leaf(L),
+    Inner(Vec<Child<L>>),
+}
+
+impl<L: Leaf> Default for Tree<L> {
+    fn default() -> Self {
+        Self { root: Subtree::leaf(L::default()) }
+    }
+}
+
+impl<L: Leaf> Tree<L> {
+    /// Number of elements.
+    pub fn len(&self) -> u64 {
+        self.root.count
+    }
+
+    /// Heap bytes held.
+    pub fn bytes(&self) -> usize {
+        self.root.bytes
+    }
+
+    /// The leaf that holds `position`, and the offset in it. A position behind the last is in the last leaf.
+    pub fn at(&self, position: u64) -> (&L, usize) {
+        let mut offset = position;
+        let leaf = self.root.descend(|children| pick_at(children, &mut offset));
+        (leaf, offset as usize)
+    }
+
+    /// The leaf whose keys straddle the end of the keys for which `upto` holds (a prefix of all keys), and the number
+    /// of elements left of that leaf.
+    pub fn by(&self, upto: impl Fn(&L::Key) -> bool) -> (&L, u64) {
+        let mut before = 0;
+        let leaf = self.root.descend(|children| {
+            let at = pick_by(children, &upto);
+            before += children[..at].iter().map(|child| child.tree.count).sum::<u64>();
+            at
+        });
+        (leaf, before)
+    }
+
+    /// Changes the first leaf.
+    pub fn edit_first<R>(&mut self, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
+        self.edit(|_| 0, change)
+    }
+
+    /// Changes the last leaf.
+    pub fn edit_last<R>(&mut self, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
+        self.edit(|children| children.len() - 1, change)
+    }
+
+    /// Changes the leaf that [`Tree::by`] finds.
+    pub fn edit_by<R>(&mut self, upto: impl Fn(&L::Key) -> bool, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
+        self.edit(|children| pick_by(children, &upto), change)
+    }
+
+    /// Changes the leaf that [`Tree::at`] finds; `change` is given the offset in it.
+    pub fn edit_at<R>(&mut self, position: u64, change: impl FnOnce(&mut L, usize) -> Edited<L, R>) -> R {
+        let offset = std::cell::Cell::new(position);
+        let pick = |children: &[Child<L>]| {
+            let mut left = offset.get();
+            let picked = pick_at(children, &mut left);
+            offset.set(left);
+            picked
+        };
+        self.edit(pick, |leaf| change(leaf, offset.get() as usize))
+    }
+
+    /// Removes the elements at these positions, which must be there. Whole subtrees go in one piece.
+    pub fn remove_range(&mut self, range: Range<u64>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "positions {range:?} of {}", self.len());
+        if range.is_empty() {
+            return;
+        }
+        if range == (0..self.len()) {
+            let old = std::mem::take(self);
+            let bytes = old.bytes();
+            return reclaim::dispose(old, bytes);
+        }
+        let mut removed = Vec::new();
+        self.root.remove_range(range, &mut removed);
+        let bytes = removed.iter().map(|child| child.tree.bytes).sum();
+        reclaim::dispose(removed, bytes);
+        self.collapse();
+    }
+
+    fn edit<R>(
+        &mut self,
+        mut pick: impl FnMut(&[Child<L>]) -> usize,
+        change: impl FnOnce(&mut L) -> Edited<L, R>,
+    ) -> R {
+        let before = self.root.count;
+        let (result, more) = self.root.edit(&mut pick, change);
+        if !more.is_empty() {
+            let low = self.root.low();
+            let left = std::mem::replace(&mut self.root, Subtree::leaf(L::default()));
+            let mut children = Vec::with_capacity(FANOUT + 2);
+            children.push(Child { low, tree: left });
+            children.extend(more);
+            self.root = Subtree::inner(children);
+        } else if self.root.count < before {
+            self.collapse();
+        }
+        result
+    }
+
+    /// Takes away inner nodes that have a single child or none from the top.
+    fn collapse(&mut self) {
+        while let Node::Inner(children) = &*self.root.node {
+            match children.as_slice() {
+                [] => self.root = Subtree::leaf(L::default()),
+                [only] => self.root = only.tree.clone(),
+                _ => return,
+            }
+        }
+    }
+}
+
+fn pick_at<L: Leaf>(children: &[Child<L>], position: &mut u64) -> usize {
+    let last = children.len() - 1;
+    for (at, child) in children[..last].iter().enumerate() {
+        if *position < child.tree.count {
+            return at;
+        }
+        *position -= child.tree.count;
+    }
+    last
+}
+
+fn pick_by<L: Leaf>(children: &[Child<L>], upto: &impl Fn(&L::Key) -> bool) -> usize {
+    children[1..].partition_point(|child| upto(&child.low))
+}
+
+impl<L: Leaf> Subtree<L> {
+    const NODE_BYTES: usize = ARC_BYTES + size_of::<Node<L>>();
+    const CHILD_BYTES: usize = size_of::<Child<L>>();
+
+    fn leaf(leaf: L) -> Self {
+        let (count, bytes) = (leaf.len() as u64, Self::NODE_BYTES + leaf.bytes());
+        Self { node: Arc::new(Node::Leaf(leaf)), count, bytes }
+    }
+
+    fn inner(children: Vec<Child<L>>) -> Self {
+        let (count, bytes) = Self::totals(&children);
+        Self { node: Arc::new(Node::Inner(children)), count, bytes }
+    }
+
+    fn totals(children: &[Child<L>]) -> (u64, usize) {
+        let empty = (0, Self::NODE_BYTES + children.len() * Self::CHILD_BYTES);
+        children.iter().fold(empty, |(count, bytes), child| (count + child.tree.count, bytes + child.tree.bytes))
+    }
+
+    fn low(&self) -> L::Key {
+        match &*self.node {
+            Node::Leaf(leaf) => leaf.low(),
+            Node::Inner(children) => children[0].low.clone(),
+        }
+    }
+
+    fn descend(&self, mut pick: impl FnMut(&[Child<L>]) -> usize) -> &L {
+        let mut node = &*self.node;
+        loop {
+            match node {
+                Node::Leaf(leaf) => return leaf,
+                Node::Inner(children) => node = &*children[pick(children)].tree.node,
+            }
+        }
+    }
+
+    /// Changes one leaf and keeps counts and shape; yields the siblings that must follow this subtree.
+    fn edit<R>(
+        &mut self,
+        pick: &mut impl FnMut(&[Child<L>]) -> usize,
+        change: impl FnOnce(&mut L) -> Edited<L, R>,
+    ) -> (R, Vec<Child<L>>) {
+        match Arc::make_mut(&mut self.node) {
+            Node::Leaf(leaf) => {
+                let (result, more) = change(leaf);
+                self.count = leaf.len() as u64;
+                self.bytes = Self::NODE_BYTES + leaf.bytes();
+                (result, more.into_iter().map(|leaf| Child { low: leaf.low(), tree: Self::leaf(leaf) }).collect())
+            }
+            Node::Inner(children) => {
+                let at = pick(children);
+                let child = &mut children[at].tree;
+                let (count, bytes) = (child.count, child.bytes);
+                let (result, more) = child.edit(pick, change);
+                if !more.is_empty() {
+                    children.splice(at + 1..at + 1, more);
+                    let split = split_overfull(children);
+                    (self.count, self.bytes) = Self::totals(children);
+                    return (result, split.into_iter().collect());
+                }
+                let shrunk = child.count < count;
+                self.count = self.count + child.count - count;
+                self.bytes = self.bytes + child.bytes - bytes;
+                if shrunk && settle(children, at) {
+                    (self.count, self.bytes) = Self::totals(children);
+                }
+                (result, Vec::new())
+            }
+        }
+    }
+
+    /// Removes a part of the elements, never all. What goes as a whole is moved to `removed`.
+    fn remove_range(&mut self, range: Range<u64>, removed: &mut Vec<Child<L>>) {
+        match Arc::make_mut(&mut self.node) {
+            Node::Leaf(leaf) => {
+                leaf.remove(range.start as usize..range.end as usize);
+                self.count = leaf.len() as u64;
+                self.bytes = Self::NODE_BYTES + leaf.bytes();
+            }
+            Node::Inner(children) => {
+                let mut start = range.start;
+                let first = pick_at(children, &mut start);
+                let (mut at, mut left) = (first, range.end - range.start);
+                let mut whole = at..at;
+                while left > 0 {
+                    let child = &mut children[at].tree;
+                    let taken = left.min(child.count - start);
+                    self.bytes -= child.bytes;
+                    if taken < child.count {
+                        child.remove_range(start..start + taken, removed);
+                        self.bytes += child.bytes;
+                    } else if whole.is_empty() {
+                        whole = at..at + 1;
+                    } else {
+                        whole.end = at + 1;
+                    }
+                    (start, left, at) = (0, left - taken, at + 1);
+                }
+                self.count -= range.end - range.start;
+                self.bytes -= whole.len() * Self::CHILD_BYTES;
+                removed.extend(children.drain(whole));
+                let settled_right = settle(children, first + 1);
+                if settle(children, first) || settled_right {
+                    (self.count, self.bytes) = Self::totals(children);
+                }
+            }
+        }
+    }
+
+    fn is_sparse(&self) -> bool {
+        match &*self.node {
+            Node::Leaf(leaf) => leaf.is_sparse(),
+            Node::Inner(children) => children.len() < FANOUT / 4,
+        }
+    }
+
+    fn fits(&self, right: &Self) -> bool {
+        match (&*self.node, &*right.node) {
+            (Node::Leaf(left), Node::Leaf(right)) => left.fits(right),
+            (Node::Inner(left), Node::Inner(right)) => left.len() + right.len() <= FANOUT * 3 / 4,
+            _ => false,
+        }
+    }
+
+    /// Takes over the right neighbour, which is equally deep.
+    fn append(&mut self, right: Child<L>) {
+        match (Arc::make_mut(&mut self.node), Arc::unwrap_or_clone(right.tree.node)) {
+            (Node::Leaf(left), Node::Leaf(leaf)) => {
+                left.append(leaf);
+                self.count = left.len() as u64;
+                self.bytes = Self::NODE_BYTES + left.bytes();
+            }
+            (Node::Inner(left), Node::Inner(mut children)) => {
+                // The first child stops being the first: from here on its own bound counts.
+                if let Some(first) = children.first_mut() {
+                    first.low = right.low;
+                }
+                left.append(&mut children);
+                (self.count, self.bytes) = Self::totals(left);
+            }
+            _ => unreachable!("neighbours are equally deep"),
+        }
+    }
+}
+
+/// Removes the child at `at` if it is empty, merges it with a neighbour if it is sparse and they fit. Tells whether it
+/// did either, so that totals are out of date.
+fn settle<L: Leaf>(children: &mut Vec<Child<L>>, at: usize) -> bool {
+    let Some(child) = children.get(at) else { return false };
+    if child.tree.count == 0 {
+        children.remove(at);
+        return true;
+    }
+    if !child.tree.is_sparse() {
+        return false;
+    }
+    let fits = |left: usize| children.get(left + 1).is_some_and(|right| children[left].tree.fits(&right.tree));
+    let left = if fits(at) { at } else { at.saturating_sub(1) };
+    if !fits(left) {
+        return false;
+    }
+    let right = children.remove(left + 1);
+    children[left].tree.append(right);
+    true
+}
+
+/// The right half of a node that has too many children.
+fn split_overfull<L: Leaf>(children: &mut Vec<Child<L>>) -> Option<Child<L>> {
+    if children.len() <= FANOUT {
+        return None;
+    }
+    let mut right = Vec::with_capacity(FANOUT + 2);
+    right.extend(children.drain(children.len() / 2..));
+    Some(Child { low: right[0].low.clone(), tree: Subtree::inner(right) })
+}
+
+#[cfg(test)]
+impl<L: Leaf> Tree<L> {
+    /// Panics unless counts, bytes, depth and fill are what they must be; yields the leaves in order.
+    pub fn check(&self) -> Vec<&L> {
+        let mut leaves = Vec::new();
+        let (count, bytes, _) = self.root.check(&mut leaves);
+        assert_eq!((self.len(), self.bytes()), (count, bytes));
+        assert!(leaves.len() == 1 || leaves.iter().all(|leaf| leaf.len() > 0), "an empty leaf stayed");
+        leaves
+    }
+}
+
+#[cfg(test)]
+impl<L: Leaf> Subtree<L> {
+    fn check<'a>(&'a self, leaves: &mut Vec<&'a L>) -> (u64, usize, usize) {
+        let found = match &*self.node {
+            Node::Leaf(leaf) => {
+                leaves.push(leaf);
+                (leaf.len() as u64, Self::NODE_BYTES + leaf.bytes(), 0)
+            }
+            Node::Inner(children) => {
+                assert!(!children.is_empty() && children.len() <= FANOUT);
+                let below: Vec<_> = children.iter().map(|child| child.tree.check(leaves)).collect();
+                assert!(below.iter().all(|(.., depth)| *depth == below[0].2), "leaves are not equally deep");
+                let count = below.iter().map(|(count, ..)| count).sum();
+                let bytes: usize = below.iter().map(|(_, bytes, _)| bytes + Self::CHILD_BYTES).sum();
+                (count, bytes + Self::NODE_BYTES, below[0].2 + 1)
+            }
+        };
+        assert_eq!((self.count, self.bytes), (found.0, found.1));
+        found
+    }
+}

@@ -1,0 +1,378 @@
+//! A sorted set: members with scores, ordered by score and then by the member's bytes.
+//!
+//! The order is a counted tree; a set beyond [`SMALL_MEMBERS`] also has an index: the same tree, ordered by the
+//! member's hash. A small set is one leaf, and a member is found by walking it.
+//!
+//! Guarantees: score, rank, insertion and removal cost O(log n); a clone costs O(1) and never changes; -0.0 is stored
+//! as 0.0. A NaN score is a defect of the caller.
+
+use super::hash::hash;
+use super::run::{Item, RUN_ITEMS, Run};
+use super::tree::Tree;
+use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Members up to which a set does without an index. A set that has one keeps it down to half of this.
+const SMALL_MEMBERS: u64 = RUN_ITEMS as u64;
+
+/// Heap bytes of a member beside its own: the counters of the `Arc`, and what an allocator adds.
+const MEMBER_BYTES: usize = 16 + 8;
+
+/// Which side of a bound is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Edge {
+    /// What equals the bound lies above.
+    Before,
+    /// What equals the bound lies below.
+    After,
+}
+
+/// A member in the order. Accounts for the member's bytes.
+#[derive(Clone)]
+struct Scored {
+    score: f64,
+    member: Arc<[u8]>,
+}
+
+impl Scored {
+    fn cmp(&self, score: f64, member: &[u8]) -> Ordering {
+        self.score.total_cmp(&score).then_with(|| (*self.member).cmp(member))
+    }
+}
+
+impl Item for Scored {
+    fn owned_bytes(&self) -> usize {
+        self.member.len() + MEMBER_BYTES
+    }
+}
+
+/// A member in the index.
+#[derive(Clone)]
+struct Hashed {
+    hash: u64,
+    score: f64,
+    member: Arc<[u8]>,
+}
+
+impl Hashed {
+    fn cmp(&self, hash: u64, member: &[u8]) -> Ordering {
+        self.hash.cmp(&hash).then_with(|| (*self.member).cmp(member))
+    }
+}
+
+impl Item for Hashed {
+    fn owned_bytes(&self) -> usize {
+        0
+    }
+}
+
+type Index = Tree<Run<Hashed>>;
+
+/// A Redis sorted set.
+#[derive(Clone, Default)]
+pub struct Zset {
+    order: Tree<Run<Scored>>,
+    index: Option<Index>,
+}
+
+impl Zset {
+    /// An empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of members.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.order.len()
+    }
+
+    /// Whether there is no member.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Heap bytes held, allocator overhead included; O(1).
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.order.bytes() + self.index.as_ref().map_or(0, Tree::bytes)
+    }
+
+    /// Score of a member.
+    #[must_use]
+    pub fn score(&self, member: &[u8]) -> Option<f64> {
+        match &self.index {
+            Some(index) => {
+                let hash = hash(member);
+                let (run, _) = index.by(|low| low.cmp(hash, member).is_le());
+                let at = run.partition_point(|item| item.cmp(hash, member).is_lt());
+                run.items().get(at).filter(|item| item.cmp(hash, member).is_eq()).map(|item| item.score)
+            }
+            None => self.iter_from(0).find(|(found, _)| *found == member).map(|(_, score)| score),
+        }
+    }
+
+    /// Gives a member a score, adding it if it is not there; yields the score it had.
+    pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
+        assert!(!score.is_nan(), "NaN is no score");
+        let score = score + 0.0;
+        let (shared, old) = match &mut self.index {
+            Some(index) => upsert(index, member, score),
+            None => match self.score(member) {
+                Some(old) => (None, Some(old)),
+                None => (Some(Arc::from(member)), None),
+            },
+        };
+        let shared = match (shared, old) {
+            (_, Some(old)) if old == score => return Some(old),
+            (_, Some(old)) => self.unlink(member, old),
+            (Some(shared), None) => shared,
+            (None, None) => unreachable!("a member that is not there was added"),
+        };
+        self.order.edit_by(
+            |low| low.cmp(score, member).is_le(),
+            |run| {
+                let at = run.partition_point(|item| item.cmp(score, member).is_lt());
+                ((), run.insert(at, Scored { score, member: shared }))
+            },
+        );
+        if self.index.is_none() && self.len() > SMALL_MEMBERS {
+            self.index = Some(self.build_index());
+        }
+        old
+    }
+
+    /// Removes a member; yields the score it had.
+    pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
+        let old = match &mut self.index {
+            Some(index) => unindex(index, member)?,
+            None => self.score(member)?,
+        };
+        self.unlink(member, old);
+        self.drop_small_index();
+        Some(old)
+    }
+
+    /// Number of members before this one in the order.
+    #[must_use]
+    pub fn rank(&self, member: &[u8]) -> Option<u64> {
+        let score = self.score(member)?;
+        Some(self.count_below(|item| item.cmp(score, member).is_lt()))
+    }
+
+    /// Number of members with a score below the bound.
+    #[must_use]
+    pub fn rank_of_score(&self, score: f64, edge: Edge) -> u64 {
+        match edge {
+            Edge::Before => self.count_below(|item| item.score < score),
+            Edge::After => self.count_below(|item| item.score <= score),
+        }
+    }
+
+    /// Number of members whose bytes are below the bound, in a set whose scores are all equal.
+    #[must_use]
+    pub fn rank_of_lex(&self, member: &[u8], edge: Edge) -> u64 {
+        match edge {
+            Edge::Before => self.count_below(|item| *item.member < *member),
+            Edge::After => self.count_below(|item| *item.member <= *member),
+        }
+    }
+
+    /// Removes the members at these ranks, which may reach beyond the last; yields how many there were.
+    pub fn remove_ranks(&mut self, ranks: Range<u64>) -> u64 {
+        let ranks = ranks.start.min(self.len())..ranks.end.min(self.len());
+        if ranks.is_empty() {
+            return 0;
+        }
+        let gone = ranks.end - ranks.start;
+        if gone < self.len()
+            && let Some(mut index) = self.index.take()
+        {
+            for (member, _) in self.iter_from(ranks.start).take(gone as usize) {
+                unindex(&mut index, member).expect("every member is indexed");
+            }
+            self.index = Some(index);
+        }
+        self.order.remove_range(ranks);
+        self.drop_small_index();
+        gone
+    }
+
+    /// Members and scores from a rank upwards.
+    #[must_use]
+    pub fn iter_from(&self, rank: u64) -> Iter<'_> {
+        Iter { order: &self.order, next: rank.min(self.len()), items: [].iter() }
+    }
+
+    /// Members and scores from a rank down to the first. A rank behind the last means the last.
+    #[must_use]
+    pub fn iter_back_from(&self, rank: u64) -> IterBack<'_> {
+        IterBack { order: &self.order, left: rank.saturating_add(1).min(self.len()), items: [].iter() }
+    }
+
+    fn count_below(&self, below: impl Fn(&Scored) -> bool) -> u64 {
+        let (run, before) = self.order.by(&below);
+        before + run.partition_point(&below) as u64
+    }
+
+    /// Takes a member that is there out of the order.
+    fn unlink(&mut self, member: &[u8], score: f64) -> Arc<[u8]> {
+        self.order.edit_by(
+            |low| low.cmp(score, member).is_le(),
+            |run| {
+                let at = run.partition_point(|item| item.cmp(score, member).is_lt());
+                let item = run.take(at);
+                assert!(*item.member == *member, "index and order disagree");
+                (item.member, Vec::new())
+            },
+        )
+    }
+
+    fn build_index(&self) -> Index {
+        let mut index = Index::default();
+        for rank in 0..self.len() {
+            let (run, at) = self.order.at(rank);
+            let Scored { score, member } = run.items()[at].clone();
+            add(&mut index, Hashed { hash: hash(&member), score, member });
+        }
+        index
+    }
+
+    fn drop_small_index(&mut self) {
+        if self.len() <= SMALL_MEMBERS / 2
+            && let Some(mut index) = self.index.take()
+        {
+            // Through the tree, which knows where to drop what is large.
+            index.remove_range(0..index.len());
+        }
+    }
+}
+
+/// Sets the score of a member, or adds it: the added member, or the score it had.
+fn upsert(index: &mut Index, member: &[u8], score: f64) -> (Option<Arc<[u8]>>, Option<f64>) {
+    let hash = hash(member);
+    index.edit_by(
+        |low| low.cmp(hash, member).is_le(),
+        |run| {
+            let at = run.partition_point(|item| item.cmp(hash, member).is_lt());
+            if run.items().get(at).is_some_and(|item| item.cmp(hash, member).is_eq()) {
+                let old = std::mem::replace(&mut run.item_mut(at).score, score);
+                return ((None, Some(old)), Vec::new());
+            }
+            let member: Arc<[u8]> = member.into();
+            let more = run.insert(at, Hashed { hash, score, member: Arc::clone(&member) });
+            ((Some(member), None), more)
+        },
+    )
+}
+
+/// Adds an item that is not there.
+fn add(index: &mut Index, item: Hashed) {
+    let (hash, member) = (item.hash, Arc::clone(&item.member));
+    index.edit_by(
+        |low| low.cmp(hash, &member).is_le(),
+        |run| {
+            let at = run.partition_point(|item| item.cmp(hash, &member).is_lt());
+            ((), run.insert(at, item))
+        },
+    );
+}
+
+/// Takes a member out of the index; yields its score.
+fn unindex(index: &mut Index, member: &[u8]) -> Option<f64> {
+    let hash = hash(member);
+    index.edit_by(
+        |low| low.cmp(hash, member).is_le(),
+        |run| {
+            let at = run.partition_point(|item| item.cmp(hash, member).is_lt());
+            let there = run.items().get(at).is_some_and(|item| item.cmp(hash, member).is_eq());
+            (there.then(|| run.take(at).score), Vec::new())
+        },
+    )
+}
+
+/// Members and scores, ascending.
+pub struct Iter<'a> {
+    order: &'a Tree<Run<Scored>>,
+    /// Rank of the next member.
+    next: u64,
+    /// What is left of the leaf it lies in; empty if the leaf is still to be found.
+    items: std::slice::Iter<'a, Scored>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a [u8], f64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next == self.order.len() {
+            return None;
+        }
+        if self.items.len() == 0 {
+            let (run, at) = self.order.at(self.next);
+            self.items = run.items()[at..].iter();
+        }
+        self.next += 1;
+        self.items.next().map(|item| (&*item.member, item.score))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.order.len() - self.next) as usize;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+/// Members and scores, descending.
+pub struct IterBack<'a> {
+    order: &'a Tree<Run<Scored>>,
+    /// Number of members still to come.
+    left: u64,
+    /// What is left of the leaf the next one lies in; empty if the leaf is still to be found.
+    items: std::slice::Iter<'a, Scored>,
+}
+
+impl<'a> Iterator for IterBack<'a> {
+    type Item = (&'a [u8], f64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        if self.items.len() == 0 {
+            let (run, at) = self.order.at(self.left);
+            self.items = run.items()[..=at].iter();
+        }
+        self.items.next_back().map(|item| (&*item.member, item.score))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left as usize, Some(self.left as usize))
+    }
+}
+
+impl ExactSizeIterator for IterBack<'_> {}
+
+#[cfg(test)]
+impl Zset {
+    /// Panics unless order and index agree and the inner structure holds.
+    pub fn check(&self) {
+        let ordered: Vec<_> = self.order.check().into_iter().flat_map(Run::items).collect();
+        assert!(ordered.windows(2).all(|pair| pair[0].cmp(pair[1].score, &pair[1].member).is_lt()));
+        let owned: usize = ordered.iter().map(|item| item.owned_bytes()).sum();
+        assert!(self.order.bytes() >= owned);
+        if let Some(index) = &self.index {
+            let hashed: Vec<_> = index.check().into_iter().flat_map(Run::items).collect();
+            assert!(hashed.windows(2).all(|pair| pair[0].cmp(pair[1].hash, &pair[1].member).is_lt()));
+            assert_eq!(hashed.len(), ordered.len());
+            assert!(ordered.iter().all(|item| self.score(&item.member) == Some(item.score)));
+        }
+        let indexed = self.index.is_some();
+        assert!(if indexed { self.len() > SMALL_MEMBERS / 2 } else { self.len() <= SMALL_MEMBERS });
+    }
+}
+
+#[cfg(test)]
+#[path = "zset_tests.rs"]
+mod tests;

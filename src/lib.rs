@@ -17,4 +17,5 @@ pub mod record;
 pub mod restore;
 pub mod server;
 pub mod ship;
+pub mod snapshot;
 pub mod watermark;

@@ -1,0 +1,3 @@
+//! Bases: one consistent state of all engines, cut without stopping writes.
+
+pub mod manifest;

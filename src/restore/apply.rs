@@ -1,0 +1,185 @@
+//! Bringing the engines from a base, or from nothing, to the target.
+//!
+//! Three threads: the caller's unpacks chunks, one writes RocksDB, one changes the memory engines; the two sides need
+//! nothing from each other until the end. Guarantees: a chunk's disk effects are one batch without WAL, which also moves
+//! the csn key; nothing is written beyond the target; whatever fails leaves a directory that is to be thrown away.
+//! Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side.
+
+use super::plan::ChunkStep;
+use super::unpack::{Unpacked, Unpacker};
+use crate::csn::Csn;
+use crate::engine::batch::{self, Family, HEADER_LEN};
+use crate::engine::disk::Disk;
+use crate::engine::key::CSN_KEY;
+use crate::engine::memory::Memory;
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+use crate::log::recovery::disk_position;
+use crate::record::CommitRecord;
+use bytes::Bytes;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::ScopedJoinHandle;
+
+/// Unpacked chunks that may wait for one side.
+pub const CHUNKS_QUEUED_MAX: usize = 2;
+
+/// The engines of a directory that is being restored.
+pub struct Engines {
+    /// RocksDB, opened without compaction.
+    pub disk: Disk,
+    /// Lists and sorted sets.
+    pub memory: Memory,
+    /// The last commit that every engine holds.
+    pub position: Position,
+}
+
+/// What was applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// Commits.
+    pub commits: u64,
+    /// Bytes of their chunks before compression, unused commits included.
+    pub raw_bytes: u64,
+}
+
+/// A chunk to apply: its step, its name for messages, its bytes.
+pub type Arrival = (ChunkStep, String, Bytes);
+
+impl Engines {
+    /// Applies chunks as `next` gives them, until it gives none. `applied` is told each chunk's stored bytes.
+    pub fn apply(
+        &mut self,
+        unpacker: &mut Unpacker,
+        next: impl FnMut() -> Result<Option<Arrival>>,
+        applied: &(dyn Fn(u64) + Sync),
+    ) -> Result<Applied> {
+        let Self { disk, memory, position } = self;
+        let disk = &*disk;
+        std::thread::scope(|scope| {
+            let (to_disk, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
+            let disk_side = scope.spawn(move || write_all(disk, &from_unpacker));
+            let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
+            let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
+            let send = |unpacked: &Unpacked| {
+                to_disk.send(unpacked.clone()).is_ok() && to_memory.send(unpacked.clone()).is_ok()
+            };
+            let outcome = unpack_all(unpacker, next, position, |unpacked, stored| {
+                let is_taken = send(unpacked);
+                applied(stored);
+                is_taken
+            });
+            drop((to_disk, to_memory));
+            // A side that failed stops listening, so its error is the cause of whatever followed.
+            join(disk_side)?;
+            join(memory_side)?;
+            outcome
+        })
+    }
+
+    /// Makes RocksDB durable and whole at the position, whatever touched it last, and checks it.
+    pub fn finish(&mut self) -> Result<()> {
+        if disk_position(&self.disk)? != self.position {
+            let mut batch = vec![0; HEADER_LEN];
+            put_position(&mut batch, self.position, 0);
+            self.disk.write(&batch, false)?;
+        }
+        self.disk.flush()?;
+        let found = disk_position(&self.disk)?;
+        if found == self.position {
+            return Ok(());
+        }
+        let detail = format!("it is at csn {}, the restore at csn {}", found.csn, self.position.csn);
+        Err(Error::corrupt("RocksDB", "the csn key", detail))
+    }
+}
+
+/// Applies the commits of a base's completion, which touch the memory engines only; gives the last one's csn.
+pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<CommitRecord>>, after: Csn) -> Result<Csn> {
+    let mut last = after;
+    for commit in commits {
+        let commit = commit?;
+        if commit.csn != last.next() || commit.touches_disk() {
+            let detail = format!("csn {} with {} disk operations after csn {last}", commit.csn, commit.disk_ops);
+            return Err(Error::corrupt("a base's completion", format!("csn {}", commit.csn), detail));
+        }
+        change(memory, &commit)?;
+        last = commit.csn;
+    }
+    Ok(last)
+}
+
+fn join<T>(side: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    side.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Unpacks until there is nothing more or `take` refuses.
+fn unpack_all(
+    unpacker: &mut Unpacker,
+    mut next: impl FnMut() -> Result<Option<Arrival>>,
+    position: &mut Position,
+    mut take: impl FnMut(&Unpacked, u64) -> bool,
+) -> Result<Applied> {
+    let mut sum = Applied::default();
+    while let Some((step, what, bytes)) = next()? {
+        let stored = bytes.len() as u64;
+        let unpacked = unpacker.unpack(step, bytes, &what)?;
+        sum.commits += unpacked.commits.len() as u64;
+        sum.raw_bytes += unpacked.raw_bytes;
+        *position = end_of(&unpacked);
+        if !take(&unpacked, stored) {
+            break;
+        }
+    }
+    Ok(sum)
+}
+
+fn end_of(unpacked: &Unpacked) -> Position {
+    let last = unpacked.commits.last().expect("a step has commits");
+    Position { csn: last.csn, time: last.time, epoch: last.epoch }
+}
+
+fn write_all(disk: &Disk, chunks: &Receiver<Unpacked>) -> Result<()> {
+    for chunk in chunks {
+        disk.write(&disk_batch(&chunk)?, false)?;
+    }
+    Ok(())
+}
+
+/// One batch of a chunk's disk effects, checked: RocksDB finds a malformed batch too late.
+fn disk_batch(chunk: &Unpacked) -> Result<Vec<u8>> {
+    let bytes: usize = chunk.commits.iter().map(|commit| commit.disk.len()).sum();
+    let mut batch = Vec::with_capacity(HEADER_LEN + bytes + 64);
+    batch.resize(HEADER_LEN, 0);
+    let mut operations = 0;
+    for commit in chunk.commits.iter().filter(|commit| commit.touches_disk()) {
+        batch::validate(&commit.disk, commit.disk_ops).map_err(|error| at_commit(chunk, commit, &error))?;
+        batch.extend_from_slice(&commit.disk);
+        operations += commit.disk_ops;
+    }
+    put_position(&mut batch, end_of(chunk), operations);
+    Ok(batch)
+}
+
+/// Ends a batch of `operations` with the csn key.
+fn put_position(batch: &mut Vec<u8>, position: Position, operations: u32) {
+    batch::push_put(batch, Family::Default, CSN_KEY, &position.encode());
+    batch[8..HEADER_LEN].copy_from_slice(&(operations + 1).to_le_bytes());
+}
+
+fn change_all(memory: &mut Memory, chunks: &Receiver<Unpacked>) -> Result<()> {
+    for chunk in chunks {
+        for commit in chunk.commits.iter() {
+            change(memory, commit).map_err(|error| at_commit(&chunk, commit, &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn change(memory: &mut Memory, commit: &CommitRecord) -> Result<()> {
+    memory.apply_lists(&commit.lists)?;
+    memory.apply_zsets(&commit.zsets)
+}
+
+fn at_commit(chunk: &Unpacked, commit: &CommitRecord, error: &Error) -> Error {
+    Error::corrupt(&*chunk.what, format!("csn {}", commit.csn), error.to_string())
+}

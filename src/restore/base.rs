@@ -1,0 +1,138 @@
+//! A base's files, fetched and opened.
+//!
+//! Guarantees: the engines that come out are all at the manifest's csn, or there is an error.
+
+use super::apply::{Engines, complete};
+use super::fetch::{FileFetch, PIECE_BYTES, fetch_files};
+use super::history::full_name;
+use super::progress::Meter;
+use crate::archive::layout::BaseName;
+use crate::archive::store::Archive;
+use crate::chunk::Chunk;
+use crate::csn::Epoch;
+use crate::directory::DataDir;
+use crate::engine::disk::{Disk, DiskOptions};
+use crate::engine::memory::Memory;
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::log::envelope::Position;
+use crate::log::recovery::disk_position;
+use crate::snapshot::image::read_image;
+use crate::snapshot::manifest::{FileRef, Manifest};
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Block cache while restoring: only opening reads.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Brings a base's files into the directory: RocksDB's where they belong, the others into the scratch directory.
+pub(super) async fn fetch(
+    archive: &Archive,
+    io: &Arc<dyn Io>,
+    dir: &DataDir,
+    manifest: &Manifest,
+    meter: &Meter,
+) -> Result<()> {
+    let base = manifest.base();
+    let own = manifest.memory.files.iter().chain(&manifest.completion).map(|file| FileFetch {
+        object: file.object(base),
+        path: dir.base().join(&file.name),
+        bytes: file.bytes,
+        blake3: file.blake3,
+    });
+    let disk = manifest.disk.files.iter().map(|file| FileFetch {
+        object: file.object(base),
+        path: dir.db().join(&file.name),
+        bytes: file.bytes,
+        blake3: file.blake3,
+    });
+    let files = disk.chain(own).collect();
+    fetch_files(archive, io, files, &|bytes| meter.add(bytes)).await
+}
+
+/// Empty engines: before the first commit.
+pub(super) fn open_empty(dir: &DataDir) -> Result<Engines> {
+    Ok(Engines { disk: open_disk(dir)?, memory: Memory::new(), position: Position::default() })
+}
+
+/// Opens what [`fetch`] brought. `epoch` is the one that made the base's last commit. Blocking.
+pub(super) fn open(
+    io: &dyn Io,
+    dir: &DataDir,
+    manifest: &Manifest,
+    archive: &Archive,
+    epoch: Epoch,
+) -> Result<Engines> {
+    let disk = open_disk(dir)?;
+    let found = disk_position(&disk)?;
+    let part = &manifest.disk;
+    if found != (Position { csn: part.csn, time: part.time, epoch: part.epoch }) {
+        let detail = format!("it is at csn {} of epoch {}, the manifest says {}", found.csn, found.epoch, part.csn);
+        return Err(Error::corrupt(format!("{}/{}", archive.url(), manifest.base()), "RocksDB", detail));
+    }
+    let memory = open_memory(manifest, archive, |file| read_parts(io, &dir.base().join(&file.name), file.bytes))?;
+    let position = Position { csn: manifest.csn, time: manifest.time, epoch };
+    Ok(Engines { disk, memory, position })
+}
+
+/// The memory engines of a base at its csn. `parts` gives a file's bytes.
+pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
+    manifest: &Manifest,
+    archive: &Archive,
+    parts: impl Fn(&FileRef) -> P + Sync,
+) -> Result<Memory> {
+    let base = manifest.base();
+    let what = named(archive, base, &manifest.memory.files[0]);
+    let (mut memory, image) = read_image(manifest.memory.files.iter().flat_map(&parts), &what)?;
+    let (lists, zsets) = (memory.lists.len() as u64, memory.zsets.len() as u64);
+    if (image.position.csn, lists, zsets) != (manifest.memory.csn, manifest.memory.lists, manifest.memory.zsets) {
+        let told = &manifest.memory;
+        let detail = format!(
+            "csn {} with {lists} lists and {zsets} sorted sets; the manifest says csn {} with {} and {}",
+            image.position.csn, told.csn, told.lists, told.zsets
+        );
+        return Err(Error::corrupt(what, "header", detail));
+    }
+    let mut csn = manifest.memory.csn;
+    for file in &manifest.completion {
+        let what = named(archive, base, file);
+        let bytes = parts(file).collect::<Result<Vec<Bytes>>>()?.concat();
+        let chunk = Chunk::open(bytes.into(), &what)?;
+        csn = complete(&mut memory, chunk.commits(), csn)?;
+    }
+    if csn == manifest.csn {
+        return Ok(memory);
+    }
+    Err(Error::Gap {
+        what: format!("the completion of {}/{base}", archive.url()),
+        expected: csn.next(),
+        found: format!("the end, although the base is at csn {}", manifest.csn),
+    })
+}
+
+fn open_disk(dir: &DataDir) -> Result<Disk> {
+    Disk::open(&dir.db(), &dir.wal(), DiskOptions { cache_bytes: CACHE_BYTES, compaction: false })
+}
+
+fn named(archive: &Archive, base: BaseName, file: &FileRef) -> String {
+    full_name(archive, &file.object(base))
+}
+
+/// A file's bytes, piece by piece.
+fn read_parts<'io>(io: &'io dyn Io, path: &Path, len: u64) -> impl Iterator<Item = Result<Bytes>> + Send + use<'io> {
+    let mut file = Some(io.open_read(path));
+    let mut at = 0;
+    let mut open = None;
+    std::iter::from_fn(move || {
+        match file.take() {
+            Some(Ok(opened)) => open = Some(opened),
+            Some(Err(error)) => return Some(Err(error)),
+            None => {}
+        }
+        let piece = PIECE_BYTES.min(len - at);
+        let opened = open.as_ref().filter(|_| piece > 0)?;
+        at += piece;
+        Some(io.read_at(opened, at - piece, piece as usize))
+    })
+}

@@ -1,0 +1,77 @@
+//! Commits for a replica that the primary can no longer serve from its own logs: out of the archive's chunks.
+//!
+//! Guarantees: commits come in csn order without a gap, from one line of history; an end means that the archive had
+//! nothing more when it was listed.
+
+use super::fetch::ChunkFetch;
+use super::history::{History, full_name};
+use super::plan::steps;
+use super::unpack::Unpacker;
+use crate::archive::layout::ObjectName;
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
+use crate::archive::store::Archive;
+use crate::csn::{CommitTime, Csn};
+use crate::error::{Error, Result};
+use crate::record::CommitRecord;
+use std::sync::Arc;
+
+/// A stream of commits, one chunk's at a time.
+pub struct CatchUp {
+    archive: Archive,
+    fetch: ChunkFetch,
+    unpacker: Option<Unpacker>,
+    until: Csn,
+}
+
+impl CatchUp {
+    /// Lists the archive for what follows `after` on `lineage`. [`Error::Gap`] if the archive has later commits but not
+    /// the next: then only a bootstrap helps.
+    pub async fn open(archive: &Archive, lineage: &Lineage, after: Csn) -> Result<Self> {
+        let listing = Listing::read(archive).await?;
+        Self::over(archive, &listing, lineage, after)
+    }
+
+    /// As [`CatchUp::open`], of a history already read.
+    pub fn of(history: &History, after: Csn) -> Result<Self> {
+        Self::over(&history.archive, &history.listing, &history.lineage, after)
+    }
+
+    fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
+        let coverage = lineage.cover(listing.chunks.keys().copied(), after);
+        let until = coverage.reachable(after);
+        let newest_base = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn).max();
+        let known = coverage.uses.last().map(|part| part.use_until).max(newest_base).unwrap_or_default();
+        if until == after && known > after {
+            return Err(Error::Gap {
+                what: format!("{} after csn {after}", archive.url()),
+                expected: after.next(),
+                found: format!("nothing until csn {known}"),
+            });
+        }
+        Ok(Self {
+            archive: archive.clone(),
+            fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
+            unpacker: Some(Unpacker::new(lineage.clone(), after, CommitTime::default())),
+            until,
+        })
+    }
+
+    /// The last commit the archive can give; the one asked from if it has nothing newer.
+    #[must_use]
+    pub fn until(&self) -> Csn {
+        self.until
+    }
+
+    /// The next commits, never an empty slice; `None` at the end. Not to be called again after an error.
+    pub async fn next(&mut self) -> Result<Option<Arc<[CommitRecord]>>> {
+        let Some((step, fetched)) = self.fetch.next().await else { return Ok(None) };
+        let bytes = fetched?;
+        let what = full_name(&self.archive, &ObjectName::Chunk(step.chunk));
+        let mut unpacker = self.unpacker.take().expect("not called after an error");
+        let (unpacker, unpacked) =
+            super::blocking(move || unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacker, unpacked))).await?;
+        self.unpacker = Some(unpacker);
+        Ok(Some(unpacked.commits))
+    }
+}

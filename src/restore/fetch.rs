@@ -1,0 +1,159 @@
+//! Objects from the archive, many at a time and in order.
+//!
+//! Guarantees: bounded memory; whatever is delivered as a base's file has the BLAKE3 that its manifest gives; an object
+//! that is not there is an error that names it. Failures that may pass were retried by [`Archive`].
+
+use super::history::{full_name, vanished};
+use super::plan::ChunkStep;
+use crate::archive::layout::ObjectName;
+use crate::archive::store::Archive;
+use crate::error::{Error, Result};
+use crate::io::Io;
+use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Chunks being fetched or waiting for their turn.
+pub const CHUNKS_IN_FLIGHT_MAX: usize = 32;
+/// Bytes of those chunks, unless a single one is larger.
+pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+/// Files of a base being fetched at a time.
+pub const FILES_IN_FLIGHT_MAX: usize = 8;
+/// Bytes asked for with one GET of a base's file.
+pub const PIECE_BYTES: u64 = 4 << 20;
+/// Pieces of one file in flight.
+pub const PIECES_IN_FLIGHT_MAX: usize = 2;
+
+/// Chunks in the order of their steps.
+pub struct ChunkFetch {
+    archive: Archive,
+    waiting: VecDeque<ChunkStep>,
+    flying: VecDeque<(ChunkStep, JoinHandle<Result<Bytes>>)>,
+    flying_bytes: u64,
+}
+
+impl ChunkFetch {
+    /// A fetch of these steps' chunks. Begins with the first call of [`ChunkFetch::next`].
+    #[must_use]
+    pub fn new(archive: &Archive, steps: impl IntoIterator<Item = ChunkStep>) -> Self {
+        let waiting = steps.into_iter().collect();
+        Self { archive: archive.clone(), waiting, flying: VecDeque::new(), flying_bytes: 0 }
+    }
+
+    /// The next step and its chunk's bytes, or why they are not to be had; `None` after the last. Cancel-safe.
+    pub async fn next(&mut self) -> Option<(ChunkStep, Result<Bytes>)> {
+        self.launch();
+        let (step, task) = self.flying.front_mut()?;
+        let (step, outcome) = (*step, task.await);
+        self.flying.pop_front();
+        self.flying_bytes -= step.bytes;
+        self.launch();
+        Some((step, outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))))
+    }
+
+    fn launch(&mut self) {
+        let fits = |step: &ChunkStep, bytes: u64| bytes == 0 || bytes + step.bytes <= CHUNK_BYTES_IN_FLIGHT_MAX;
+        while self.flying.len() < CHUNKS_IN_FLIGHT_MAX
+            && let Some(step) = self.waiting.pop_front_if(|step| fits(step, self.flying_bytes))
+        {
+            let archive = self.archive.clone();
+            let name = ObjectName::Chunk(step.chunk);
+            let get = async move { archive.get(&name).await?.ok_or_else(|| vanished(&archive, &name)) };
+            self.flying.push_back((step, tokio::spawn(get)));
+            self.flying_bytes += step.bytes;
+        }
+    }
+}
+
+impl Drop for ChunkFetch {
+    fn drop(&mut self) {
+        self.flying.iter().for_each(|(_, task)| task.abort());
+    }
+}
+
+/// A file of a base: where it is, where it goes, what it must be.
+#[derive(Clone, Debug)]
+pub struct FileFetch {
+    /// The object.
+    pub object: ObjectName,
+    /// The file to write.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 of its content.
+    pub blake3: blake3::Hash,
+}
+
+/// Fetches a base's files, in parallel; each is whole, durable and verified, or the whole is an error. `arrived` is
+/// told the bytes of each piece.
+pub async fn fetch_files(
+    archive: &Archive,
+    io: &Arc<dyn Io>,
+    files: Vec<FileFetch>,
+    arrived: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
+    stream::iter(files)
+        .map(|file| fetch_file(archive, Arc::clone(io), file, arrived))
+        .buffer_unordered(FILES_IN_FLIGHT_MAX)
+        .try_collect()
+        .await
+}
+
+async fn fetch_file(archive: &Archive, io: Arc<dyn Io>, file: FileFetch, arrived: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    let (sender, receiver) = mpsc::channel(1);
+    let path = file.path.clone();
+    let writer = tokio::task::spawn_blocking(move || write(&*io, &path, receiver));
+    let mut pieces = std::pin::pin!(pieces(archive, &file.object, file.bytes));
+    while let Some(piece) = pieces.next().await {
+        arrived(piece.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        let failed = piece.is_err();
+        // A writer that has stopped listening has failed, and tells why below.
+        if sender.send(piece).await.is_err() || failed {
+            break;
+        }
+    }
+    drop(sender);
+    let hash = writer.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    check_hash(&full_name(archive, &file.object), hash, file.blake3)
+}
+
+fn write(io: &dyn Io, path: &std::path::Path, mut pieces: mpsc::Receiver<Result<Bytes>>) -> Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut parts = std::iter::from_fn(|| {
+        let piece = pieces.blocking_recv()?;
+        Some(piece.inspect(|bytes| {
+            hasher.update(bytes);
+        }))
+    });
+    io.write_file(path, &mut parts)?;
+    Ok(hasher.finalize())
+}
+
+/// An object's first `len` bytes, in order, several GETs in flight.
+pub(super) fn pieces(
+    archive: &Archive,
+    name: &ObjectName,
+    len: u64,
+) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+    let offsets = (0..len.div_ceil(PIECE_BYTES)).map(|piece| piece * PIECE_BYTES);
+    let (archive, name) = (archive.clone(), name.clone());
+    let get = move |offset: u64| {
+        let (archive, name) = (archive.clone(), name.clone());
+        async move {
+            let found = archive.get_range(&name, offset..len.min(offset + PIECE_BYTES)).await?;
+            found.ok_or_else(|| vanished(&archive, &name))
+        }
+    };
+    stream::iter(offsets).map(get).buffered(PIECES_IN_FLIGHT_MAX)
+}
+
+pub(super) fn check_hash(what: &str, found: blake3::Hash, expected: blake3::Hash) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::corrupt(what, "content", format!("BLAKE3 is {found}, the manifest says {expected}")))
+}

@@ -1,0 +1,98 @@
+//! One line of history as an archive holds it: the material of plans, of catching up and of reports.
+
+use super::reach::Reach;
+use crate::archive::identity;
+use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
+use crate::archive::store::Archive;
+use crate::cluster::ClusterId;
+use crate::csn::Epoch;
+use crate::error::{Error, Result};
+use crate::snapshot::manifest::Manifest;
+
+/// An archive's listing and the line of history that is followed through it.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Where the objects are.
+    pub archive: Archive,
+    /// Whose they are.
+    pub cluster: ClusterId,
+    /// What was there when it was listed.
+    pub listing: Listing,
+    /// The line followed.
+    pub lineage: Lineage,
+}
+
+impl History {
+    /// Lists the archive and follows the newest epoch, or `epoch` if one is given.
+    pub async fn read(archive: &Archive, epoch: Option<Epoch>) -> Result<Self> {
+        let cluster = identity::require(archive).await?;
+        let listing = Listing::read(archive).await?;
+        let lineage = match epoch {
+            Some(epoch) => Lineage::of(&listing.epochs, epoch),
+            None => Lineage::newest(&listing.epochs),
+        };
+        let lineage = lineage.ok_or_else(|| no_epoch(archive, &listing, epoch))?;
+        Ok(Self { archive: archive.clone(), cluster, listing, lineage })
+    }
+
+    /// What can be restored, if every base that has a manifest can be used.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.reach_of(|_| true)
+    }
+
+    /// What can be restored with the usable ones among the line's bases.
+    #[must_use]
+    pub fn reach_of(&self, is_usable: impl Fn(&BaseName) -> bool) -> Reach {
+        let bases = self.listing.whole_bases().filter(|base| self.lineage.contains(*base) && is_usable(base));
+        Reach::of(&self.listing, &self.lineage, bases)
+    }
+
+    /// A base's manifest.
+    pub async fn manifest(&self, base: BaseName) -> Result<Manifest> {
+        read_manifest(&self.archive, self.cluster, base).await
+    }
+}
+
+/// A base's manifest, which must be that of this base of this cluster.
+pub(super) async fn read_manifest(archive: &Archive, cluster: ClusterId, base: BaseName) -> Result<Manifest> {
+    let name = ObjectName::BaseManifest(base);
+    let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
+    let what = full_name(archive, &name);
+    let manifest = Manifest::decode(&bytes, &what)?;
+    if manifest.base() != base || manifest.cluster != cluster {
+        let detail = format!("it describes {} of cluster {}", manifest.base(), manifest.cluster);
+        return Err(Error::corrupt(what, "content", detail));
+    }
+    Ok(manifest)
+}
+
+fn no_epoch(archive: &Archive, listing: &Listing, epoch: Option<Epoch>) -> Error {
+    let known: Vec<String> = listing.epochs.records().map(|record| record.epoch.to_string()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    match epoch {
+        Some(epoch) => Error::Config {
+            key: "epoch".to_owned(),
+            detail: format!("{} has no epoch {epoch}; it has {known}", archive.url()),
+        },
+        None => Error::Unreachable {
+            target: "latest".to_owned(),
+            reason: format!("{} has no epoch: no primary has archived to it yet", archive.url()),
+            nearest: "none".to_owned(),
+        },
+    }
+}
+
+/// An object's name for messages.
+pub(super) fn full_name(archive: &Archive, name: &ObjectName) -> String {
+    format!("{}/{name}", archive.url())
+}
+
+/// A listed object that is not there when it is read.
+pub(super) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
+    let detail = "it was listed and then not there. If a prune is under way, try again; else it was removed by somebody \
+                  else";
+    Error::corrupt(full_name(archive, name), "the object", detail)
+}

@@ -1,0 +1,322 @@
+//! Stage 10: from the archive to a data directory, at any commit: plan, fetch, apply, verify.
+//!
+//! ```text
+//! target    what was asked for          reach     which commits can be had
+//! history   one line through a listing  plan      base and chunks; pure
+//! resolve   target -> csn -> plan       fetch     objects, many at a time
+//! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
+//! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
+//! ```
+//!
+//! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
+//! then it carries a marker that keeps it from being opened. A directory that holds anything is refused before anything
+//! is fetched. Clocks play no part: expired keys are restored as they were.
+//! Non-goals: choosing an epoch for new writes (the next primary does), pruning.
+
+mod apply;
+mod base;
+pub mod catch_up;
+pub mod fetch;
+pub mod history;
+pub mod plan;
+pub mod progress;
+pub mod reach;
+pub mod report;
+pub mod resolve;
+pub mod target;
+#[cfg(test)]
+mod tests;
+mod unpack;
+pub mod verify;
+
+use crate::archive::layout::ObjectName;
+use crate::archive::lineage::Lineage;
+use crate::archive::store::Archive;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::{DataDir, EpochStart, Identity, LastRole};
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::log::envelope::Position;
+use crate::log::recovery::ImagePosition;
+use crate::snapshot::local;
+use apply::{Applied, Arrival, Engines};
+use fetch::ChunkFetch;
+use history::{History, full_name};
+use progress::{Meter, Phase, ProgressSink};
+use resolve::Planned;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use target::Target;
+use tokio::sync::mpsc;
+use unpack::Unpacker;
+
+pub use catch_up::CatchUp;
+pub use report::{SnapshotsReport, snapshots};
+pub use verify::{VerifyReport, verify_archive};
+
+/// Chunks that wait between fetching and unpacking, beside those in flight.
+const ARRIVALS_MAX: usize = 1;
+
+/// What to restore, where to, and how.
+#[derive(Clone)]
+pub struct Options {
+    /// The directory to make. It must be empty or not exist.
+    pub dir: PathBuf,
+    /// The commit to end at.
+    pub target: Target,
+    /// The epoch whose line of history is followed; none: the newest.
+    pub epoch: Option<Epoch>,
+    /// For bulk transfers.
+    pub io: Arc<dyn Io>,
+    /// Who is told how far it is.
+    pub progress: ProgressSink,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was planned, and done.
+    pub plan: plan::Plan,
+    /// The last commit of the directory.
+    pub csn: Csn,
+    /// When it was made, microseconds since the Unix epoch.
+    pub time: CommitTime,
+    /// The generation that made it.
+    pub epoch: Epoch,
+    /// Bytes of the base's files.
+    pub base_bytes: u64,
+    /// Bytes of the chunks.
+    pub log_bytes_stored: u64,
+    /// Bytes of the chunks before compression.
+    pub log_bytes_raw: u64,
+    /// Commits applied after the base.
+    pub commits: u64,
+    /// How long each phase took.
+    pub seconds: Seconds,
+    /// What the finished directory was checked for.
+    pub checks: Checks,
+}
+
+/// Seconds of the phases.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Seconds {
+    /// Listing, resolving the target, planning.
+    pub plan: f64,
+    /// Fetching and opening the base.
+    pub base: f64,
+    /// Fetching and applying chunks.
+    pub log: f64,
+    /// Flushing, checking, writing image and identity.
+    pub finish: f64,
+}
+
+/// What was found at the end; each of it was compared with what it must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Checks {
+    /// The csn in RocksDB: the target.
+    pub disk_csn: Csn,
+    /// The csn of the memory engines: the target.
+    pub memory_csn: Csn,
+    /// Files of the base whose BLAKE3 is the manifest's.
+    pub files_verified: u64,
+    /// Chunks whose every CRC holds and that follow each other without a gap.
+    pub chunks_verified: u64,
+    /// Lists.
+    pub lists: u64,
+    /// Sorted sets.
+    pub zsets: u64,
+    /// Bytes of RocksDB's files.
+    pub sst_bytes: u64,
+}
+
+/// Restores an archive to a target.
+pub async fn restore(archive: &Archive, options: Options) -> Result<Report> {
+    build(archive, options, LastRole::Restored).await
+}
+
+/// Makes a replica's directory: the newest state the archive can give.
+pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress: ProgressSink) -> Result<Report> {
+    let options = Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, io, progress };
+    build(archive, options, LastRole::Replica).await
+}
+
+async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Report> {
+    let dir = DataDir::new(&options.dir);
+    require_empty(&dir)?;
+    let mut watch = Stopwatch::start();
+    Meter::begin(&options.progress, Phase::Plan, 0);
+    let history = History::read(archive, options.epoch).await?;
+    let planned = history.plan(options.target).await?;
+    let mut seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
+    let lock = dir.lock()?;
+    require_empty(&dir)?;
+    dir.begin_restore()?;
+
+    let engines = begin(&history, &planned, &dir, &options).await?;
+    seconds.base = watch.lap();
+    let (engines, applied) = follow(&history, &planned, engines, &options).await?;
+    seconds.log = watch.lap();
+    Meter::begin(&options.progress, Phase::Finish, 0);
+    let identity = identity_of(&history, &planned.plan, role)?;
+    let plan = planned.plan;
+    let files = plan.objects - plan.chunks.len() as u64;
+    let ended = {
+        let (io, target) = (Arc::clone(&options.io), plan.target);
+        blocking(move || {
+            let _locked_until_the_end = lock;
+            finish(engines, target, &*io, &dir, &identity)
+        })
+        .await?
+    };
+    seconds.finish = watch.lap();
+    Ok(Report {
+        csn: ended.position.csn,
+        time: ended.position.time,
+        epoch: ended.position.epoch,
+        base_bytes: plan.base_bytes,
+        log_bytes_stored: plan.log_bytes,
+        log_bytes_raw: applied.raw_bytes,
+        commits: applied.commits,
+        seconds,
+        checks: Checks {
+            disk_csn: ended.position.csn,
+            memory_csn: ended.position.csn,
+            files_verified: files.saturating_sub(1),
+            chunks_verified: plan.chunks.len() as u64,
+            lists: ended.lists,
+            zsets: ended.zsets,
+            sst_bytes: ended.sst_bytes,
+        },
+        plan,
+    })
+}
+
+fn require_empty(dir: &DataDir) -> Result<()> {
+    if dir.is_empty()? {
+        return Ok(());
+    }
+    let detail = "a restore never touches what is there. Name a directory that is empty or does not exist".to_owned();
+    Err(Error::NotEmpty { dir: dir.root().to_owned(), detail })
+}
+
+/// The engines to start from: the base's, or empty ones.
+async fn begin(history: &History, planned: &Planned, dir: &DataDir, options: &Options) -> Result<Engines> {
+    let Some(manifest) = planned.manifest.clone() else {
+        let dir = dir.clone();
+        return blocking(move || base::open_empty(&dir)).await;
+    };
+    for scratch in [dir.db(), dir.base()] {
+        options.io.create_dir(&scratch)?;
+    }
+    let meter = Meter::begin(&options.progress, Phase::Base, manifest.bytes());
+    base::fetch(&history.archive, &options.io, dir, &manifest, &meter).await?;
+    let (io, dir, archive) = (Arc::clone(&options.io), dir.clone(), history.archive.clone());
+    let epoch = history.lineage.epoch_at(manifest.csn);
+    blocking(move || base::open(&*io, &dir, &manifest, &archive, epoch)).await
+}
+
+/// Fetches and applies the plan's chunks.
+async fn follow(
+    history: &History,
+    planned: &Planned,
+    mut engines: Engines,
+    options: &Options,
+) -> Result<(Engines, Applied)> {
+    let meter = Meter::begin(&options.progress, Phase::Log, planned.plan.log_bytes);
+    let mut unpacker = Unpacker::new(history.lineage.clone(), engines.position.csn, engines.position.time);
+    let (arrivals, mut arrived) = mpsc::channel::<Result<Arrival>>(ARRIVALS_MAX);
+    let applier = blocking(move || {
+        let next = || arrived.blocking_recv().transpose();
+        let applied = engines.apply(&mut unpacker, next, &|bytes| meter.add(bytes))?;
+        Ok((engines, applied))
+    });
+    let feeder = async {
+        let mut fetch = ChunkFetch::new(&history.archive, planned.plan.chunks.iter().copied());
+        while let Some((step, fetched)) = fetch.next().await {
+            let failed = fetched.is_err();
+            let arrival =
+                fetched.map(|bytes| (step, full_name(&history.archive, &ObjectName::Chunk(step.chunk)), bytes));
+            // An applier that has stopped listening has failed, and tells why.
+            if arrivals.send(arrival).await.is_err() || failed {
+                break;
+            }
+        }
+        drop(arrivals);
+    };
+    let ((), outcome) = futures::future::join(feeder, applier).await;
+    outcome
+}
+
+/// What the finished directory holds.
+struct Ended {
+    position: Position,
+    lists: u64,
+    zsets: u64,
+    sst_bytes: u64,
+}
+
+/// Makes the directory whole and takes the marker away. Blocking.
+fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identity: &Identity) -> Result<Ended> {
+    if engines.position.csn != target {
+        let found = format!("the end at csn {}", engines.position.csn);
+        return Err(Error::Gap { what: "the restored history".to_owned(), expected: target, found });
+    }
+    engines.finish()?;
+    let Engines { disk, memory, position } = engines;
+    let at = ImagePosition { position, wal_seq: disk.wal_seq() };
+    local::write(io, &dir.image(), &memory.cut(), at)?;
+    let ended = Ended {
+        position,
+        lists: memory.lists.len() as u64,
+        zsets: memory.zsets.len() as u64,
+        sst_bytes: disk.sst_bytes(),
+    };
+    drop(disk);
+    if dir.base().exists() {
+        std::fs::remove_dir_all(dir.base()).map_err(Error::io("remove", &dir.base()))?;
+    }
+    dir.write_identity(identity)?;
+    dir.end_restore()?;
+    Ok(ended)
+}
+
+fn identity_of(history: &History, plan: &plan::Plan, role: LastRole) -> Result<Identity> {
+    let mut identity = Identity::new(history.cluster, role)?;
+    identity.history = epochs_until(&history.lineage, plan.target, role);
+    Ok(identity)
+}
+
+/// The generations that made the commits up to `csn`. A replica, which goes on along the line, also has the one that
+/// begins right there.
+fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> {
+    let is_begun = |fork: Csn| if role == LastRole::Replica { fork <= csn } else { fork < csn };
+    let branches = lineage.branches().iter();
+    // A branch that a later fork cuts off whole made none of these commits.
+    let made_any = branches.filter(|branch| branch.until_inclusive.is_none_or(|until| until > branch.from_exclusive));
+    let begun = made_any.filter(|branch| is_begun(branch.from_exclusive));
+    begun.map(|branch| EpochStart { epoch: branch.epoch, fork: branch.from_exclusive }).collect()
+}
+
+/// Runs what blocks beside the async runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let outcome = tokio::task::spawn_blocking(work).await;
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Measures phases one after another.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Seconds since the start or the last lap.
+    fn lap(&mut self) -> f64 {
+        let lap = self.0.elapsed().as_secs_f64();
+        self.0 = Instant::now();
+        lap
+    }
+}

@@ -1,0 +1,249 @@
+//! Cases and properties of planning.
+
+use super::*;
+use crate::archive::epochs::{EpochRecord, EpochTree};
+use crate::archive::listing::{BaseObjects, Stored};
+use crate::csn::CommitTime;
+use chrono::DateTime;
+use proptest::prelude::*;
+
+/// Epochs as (epoch, parent, fork), parent 0 for a root; chunks as (epoch, first, last); bases as (csn, epoch).
+fn listing(epochs: &[(u32, u32, u64)], chunks: &[(u32, u64, u64)], bases: &[(u64, u32)]) -> Listing {
+    let records = epochs.iter().map(|&(epoch, parent, fork)| match parent {
+        0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(0)),
+        _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), CommitTime(0)),
+    });
+    let stored = Stored { size: 100, modified: DateTime::default() };
+    let chunk = |&(epoch, first, last): &_| ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) };
+    let whole = BaseObjects { manifest: Some(stored), ..BaseObjects::default() };
+    Listing {
+        epochs: EpochTree::from_records(records, "test").expect("a tree"),
+        chunks: chunks.iter().map(|name| (chunk(name), stored)).collect(),
+        bases: bases.iter().map(|&(csn, epoch)| (base(csn, epoch), whole.clone())).collect(),
+        ..Listing::default()
+    }
+}
+
+fn base(csn: u64, epoch: u32) -> BaseName {
+    BaseName { csn: Csn(csn), epoch: Epoch(epoch) }
+}
+
+struct Case {
+    goal: &'static str,
+    epochs: &'static [(u32, u32, u64)],
+    chunks: &'static [(u32, u64, u64)],
+    bases: &'static [(u64, u32)],
+    leaf: u32,
+    target: u64,
+    /// Csn of the base, 0 for none; chunks as (epoch, from, until).
+    plan: Result<(u64, &'static [(u32, u64, u64)]), &'static str>,
+}
+
+const ONE: &[(u32, u32, u64)] = &[(1, 0, 0)];
+const FORK: &[(u32, u32, u64)] = &[(1, 0, 0), (2, 1, 10)];
+const CASES: &[Case] = &[
+    Case {
+        goal: "without a base, from the first commit",
+        epochs: ONE,
+        chunks: &[(1, 1, 5), (1, 6, 9)],
+        bases: &[],
+        leaf: 1,
+        target: 7,
+        plan: Ok((0, &[(1, 1, 5), (1, 6, 7)])),
+    },
+    Case {
+        goal: "the newest base at or below the target",
+        epochs: ONE,
+        chunks: &[(1, 1, 5), (1, 6, 9)],
+        bases: &[(3, 1), (6, 1), (8, 1)],
+        leaf: 1,
+        target: 7,
+        plan: Ok((6, &[(1, 7, 7)])),
+    },
+    Case {
+        goal: "a base at the target needs no chunk",
+        epochs: ONE,
+        chunks: &[],
+        bases: &[(8, 1)],
+        leaf: 1,
+        target: 8,
+        plan: Ok((8, &[])),
+    },
+    Case {
+        goal: "before the first base of a pruned history",
+        epochs: ONE,
+        chunks: &[(1, 6, 9)],
+        bases: &[(7, 1)],
+        leaf: 1,
+        target: 6,
+        plan: Err("no longer there; nearest above 7 to 9"),
+    },
+    Case {
+        goal: "behind the end",
+        epochs: ONE,
+        chunks: &[(1, 1, 5)],
+        bases: &[],
+        leaf: 1,
+        target: 6,
+        plan: Err("ends at csn 5; nearest below 1 to 5"),
+    },
+    Case {
+        goal: "in a gap between restorable ranges",
+        epochs: ONE,
+        chunks: &[(1, 1, 3), (1, 6, 9)],
+        bases: &[(7, 1)],
+        leaf: 1,
+        target: 6,
+        plan: Err("csn 4 to 6 cannot be restored: chunks are missing there; nearest below 1 to 3, above 7 to 9"),
+    },
+    Case {
+        goal: "an empty archive",
+        epochs: ONE,
+        chunks: &[],
+        bases: &[],
+        leaf: 1,
+        target: 1,
+        plan: Err("holds no commit"),
+    },
+    Case {
+        goal: "what a fenced writer archived beyond the fork is not read",
+        epochs: FORK,
+        chunks: &[(1, 1, 8), (1, 9, 14), (2, 11, 12)],
+        bases: &[(12, 1)],
+        leaf: 2,
+        target: 12,
+        plan: Ok((0, &[(1, 1, 8), (1, 9, 10), (2, 11, 12)])),
+    },
+    Case {
+        goal: "the older branch, on demand",
+        epochs: FORK,
+        chunks: &[(1, 1, 8), (1, 9, 14), (2, 11, 12)],
+        bases: &[(12, 1)],
+        leaf: 1,
+        target: 13,
+        plan: Ok((12, &[(1, 13, 13)])),
+    },
+    Case {
+        goal: "commits up to the fork are known to be missing",
+        epochs: FORK,
+        chunks: &[(1, 1, 8)],
+        bases: &[],
+        leaf: 2,
+        target: 9,
+        plan: Err("csn 9 to 10 cannot be restored"),
+    },
+];
+
+#[test]
+fn the_table_of_cases() {
+    for case in CASES {
+        let listing = listing(case.epochs, case.chunks, case.bases);
+        let lineage = Lineage::of(&listing.epochs, Epoch(case.leaf)).unwrap();
+        match (plan(&listing, &lineage, Csn(case.target), &[]), case.plan) {
+            (Ok(plan), Ok((base, chunks))) => {
+                assert_eq!(plan.base.map_or(0, |base| base.csn.0), base, "{}", case.goal);
+                let found: Vec<_> =
+                    plan.chunks.iter().map(|step| (step.chunk.epoch.0, step.use_from.0, step.use_until.0)).collect();
+                assert_eq!(found, chunks, "{}", case.goal);
+                assert_eq!(plan.log_bytes, 100 * chunks.len() as u64, "{}", case.goal);
+                assert_eq!(plan.commits(), case.target - base, "{}", case.goal);
+            }
+            (Err(short), Err(text)) => {
+                let side = |name: &str, range: Option<CsnRange>| range.map(|range| format!("{name} {range}"));
+                let sides: Vec<_> =
+                    [side("below", short.below), side("above", short.above)].into_iter().flatten().collect();
+                let told = format!("{}; nearest {}", short.reason, sides.join(", "));
+                assert!(told.contains(text), "{}: {told}", case.goal);
+            }
+            (found, expected) => panic!("{}: expected {expected:?}, found {found:?}", case.goal),
+        }
+    }
+}
+
+#[test]
+fn a_base_that_cannot_be_used_is_passed_over_and_named() {
+    let listing = listing(ONE, &[(1, 1, 5), (1, 6, 9)], &[(3, 1), (6, 1), (8, 1)]);
+    let lineage = Lineage::newest(&listing.epochs).unwrap();
+    let skipped = [SkippedBase { base: base(6, 1), why: "gone".into() }];
+    let plan = plan(&listing, &lineage, Csn(7), &skipped).unwrap();
+    assert_eq!(plan.base, Some(base(3, 1)));
+    assert_eq!(plan.skipped, skipped);
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["base"], "bases/00000000000000000003-00000001");
+    assert_eq!(json["chunks"][0]["use_from"], 4);
+}
+
+#[test]
+fn only_a_chunk_with_one_possible_predecessor_is_linked() {
+    let linked = |chunks: &[(u32, u64, u64)]| {
+        let listing = listing(FORK, chunks, &[]);
+        let lineage = Lineage::newest(&listing.epochs).unwrap();
+        let last = Csn(chunks.iter().map(|chunk| chunk.2).max().unwrap());
+        plan(&listing, &lineage, last, &[]).unwrap().chunks.iter().map(|step| step.is_linked).collect::<Vec<_>>()
+    };
+    assert_eq!(linked(&[(1, 1, 5), (1, 6, 9), (1, 10, 10)]), [false, true, true]);
+    assert_eq!(linked(&[(1, 1, 8), (1, 6, 8), (1, 9, 10)]), [false, false]);
+    assert_eq!(linked(&[(1, 1, 10), (2, 11, 12)]), [false, false]);
+    assert_eq!(linked(&[(1, 1, 7), (1, 6, 10)]), [false, false]);
+}
+
+/// Which commits can be restored, by trying every start and every chunk.
+fn restorable(listing: &Listing, lineage: &Lineage, until: u64) -> Vec<bool> {
+    let carried = |csn: Csn| {
+        listing.chunks.keys().any(|chunk| {
+            chunk.first <= csn && csn <= chunk.last && lineage.until(chunk.epoch).is_some_and(|until| csn <= until)
+        })
+    };
+    let is_base = |csn: Csn| listing.whole_bases().any(|base| base.csn == csn && lineage.contains(base));
+    let mut reached = true;
+    (0..=until)
+        .map(|csn| {
+            reached = csn == 0 || is_base(Csn(csn)) || (reached && carried(Csn(csn)));
+            reached && csn > 0
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn a_plan_exists_exactly_for_what_can_be_restored(
+        chunks in proptest::collection::vec((1..4u32, 1..30u64, 0..12u64), 0..14),
+        bases in proptest::collection::vec((1..32u64, 1..4u32), 0..4),
+        forks in (0..30u64, 0..30u64, 1..3u32),
+        leaf in 1..4u32,
+    ) {
+        let chunks: Vec<_> = chunks.into_iter().map(|(epoch, first, more)| (epoch, first, first + more)).collect();
+        let listing = listing(&[(1, 0, 0), (2, 1, forks.0), (3, forks.2, forks.1)], &chunks, &bases);
+        let lineage = Lineage::of(&listing.epochs, Epoch(leaf)).unwrap();
+        let oracle = restorable(&listing, &lineage, 45);
+        let on_line: Vec<_> = listing.whole_bases().filter(|base| lineage.contains(*base)).collect();
+        let reach = Reach::of(&listing, &lineage, on_line.iter().copied());
+        for csn in 1..=45 {
+            prop_assert_eq!(reach.contains(Csn(csn)), oracle[csn as usize], "csn {}", csn);
+            let in_gap = reach.gaps.iter().any(|gap| gap.contains(Csn(csn)));
+            prop_assert!(!(in_gap && oracle[csn as usize]));
+            match plan(&listing, &lineage, Csn(csn), &[]) {
+                Ok(plan) => {
+                    prop_assert!(oracle[csn as usize]);
+                    prop_assert_eq!(plan.base, on_line.iter().copied().rfind(|base| base.csn <= Csn(csn)));
+                    let mut next = plan.base.map_or(Csn::ZERO, |base| base.csn).next();
+                    for step in &plan.chunks {
+                        prop_assert_eq!(step.use_from, next);
+                        prop_assert!(step.chunk.first <= step.use_from && step.use_until <= step.chunk.last);
+                        prop_assert!(lineage.until(step.chunk.epoch).is_some_and(|until| step.use_until <= until));
+                        next = step.use_until.next();
+                    }
+                    prop_assert_eq!(next, Csn(csn + 1));
+                    prop_assert_eq!(plan.epoch, lineage.epoch_at(Csn(csn)));
+                }
+                Err(short) => {
+                    prop_assert!(!oracle[csn as usize]);
+                    let below = (1..csn).rev().find(|&at| oracle[at as usize]);
+                    prop_assert_eq!(short.below.map(|range| range.until.0), below);
+                    let above = (csn..=45).find(|&at| oracle[at as usize]);
+                    prop_assert_eq!(short.above.map(|range| range.from.0), above);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What an archive holds and what it can restore: `walferry snapshots`, `walferry status --archive`.
+
+use super::history::History;
+use super::plan::as_text;
+use super::reach::CsnRange;
+use super::resolve::Times;
+use crate::archive::epochs::EpochRecord;
+use crate::archive::layout::BaseName;
+use crate::archive::store::Archive;
+use crate::cluster::ClusterId;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::error::{Error, Result};
+use crate::snapshot::manifest::{Level, Manifest};
+use futures::stream::{self, StreamExt};
+use serde::Serialize;
+
+/// Manifests being read at a time.
+const MANIFESTS_IN_FLIGHT_MAX: usize = 8;
+
+/// What an archive holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotsReport {
+    /// Whose archive it is.
+    pub cluster: ClusterId,
+    /// The epoch whose line of history `ranges` and `gaps` are about.
+    pub epoch: Epoch,
+    /// All bases, by csn.
+    pub bases: Vec<BaseReport>,
+    /// Restorable commits, ascending: any commit in a range can be restored.
+    pub ranges: Vec<RangeReport>,
+    /// Commits after the first restorable one that are known to exist but cannot be restored.
+    pub gaps: Vec<CsnRange>,
+    /// All epochs, oldest first.
+    pub epochs: Vec<EpochRecord>,
+    /// Number of chunks, of all epochs.
+    pub chunks: u64,
+    /// Bytes of chunks, of all epochs.
+    pub chunk_bytes: u64,
+    /// Bytes of SSTs, which bases share.
+    pub sst_bytes: u64,
+}
+
+/// A base.
+#[derive(Clone, Debug, Serialize)]
+pub struct BaseReport {
+    /// Its name.
+    #[serde(serialize_with = "as_text")]
+    pub name: BaseName,
+    /// The commit it lies at.
+    pub csn: Csn,
+    /// The history it was cut from.
+    pub epoch: Epoch,
+    /// Whether it lies on the reported line of history.
+    pub is_on_line: bool,
+    /// What its manifest tells; none if that cannot be read.
+    pub content: Option<BaseContent>,
+    /// Why the manifest cannot be read.
+    pub problem: Option<String>,
+}
+
+/// What a manifest tells.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BaseContent {
+    /// Time of the commit it lies at, microseconds since the Unix epoch.
+    pub time: CommitTime,
+    /// How its engines' positions relate.
+    pub level: Level,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Bytes the archive did not have before.
+    pub bytes_new: u64,
+    /// Bytes of SSTs that an earlier base had brought.
+    pub bytes_shared: u64,
+}
+
+impl From<&Manifest> for BaseContent {
+    fn from(manifest: &Manifest) -> Self {
+        let (bytes_new, bytes_shared) = (manifest.bytes_new, manifest.bytes_shared);
+        Self { time: manifest.time, level: manifest.level, bytes: manifest.bytes(), bytes_new, bytes_shared }
+    }
+}
+
+/// Restorable commits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct RangeReport {
+    /// The first.
+    pub from: Csn,
+    /// Its time, microseconds since the Unix epoch, if it could be read.
+    pub from_time: Option<CommitTime>,
+    /// The last.
+    pub until: Csn,
+    /// Its time, likewise.
+    pub until_time: Option<CommitTime>,
+}
+
+/// What the archive holds, seen from its newest epoch.
+pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
+    let history = History::read(archive, None).await?;
+    let reads = history.listing.whole_bases().map(|name| {
+        let history = &history;
+        async move { (name, history.manifest(name).await) }
+    });
+    let manifests: Vec<_> = stream::iter(reads).buffered(MANIFESTS_IN_FLIGHT_MAX).collect().await;
+    let mut bases = Vec::new();
+    for (name, outcome) in manifests {
+        let is_on_line = history.lineage.contains(name);
+        let (content, problem) = match outcome {
+            Ok(manifest) => (Some(BaseContent::from(&manifest)), None),
+            Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => (None, Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        bases.push(BaseReport { name, csn: name.csn, epoch: name.epoch, is_on_line, content, problem });
+    }
+    let reach = history.reach_of(|base| bases.iter().any(|report| report.name == *base && report.problem.is_none()));
+    let mut times = Times::of(&history);
+    let mut ranges = Vec::new();
+    for CsnRange { from, until } in reach.ranges {
+        let (from_time, until_time) = (times.time_of(from).await, times.time_of(until).await);
+        ranges.push(RangeReport { from, from_time, until, until_time });
+    }
+    Ok(SnapshotsReport {
+        cluster: history.cluster,
+        epoch: history.lineage.leaf(),
+        bases,
+        ranges,
+        gaps: reach.gaps,
+        epochs: history.listing.epochs.records().cloned().collect(),
+        chunks: history.listing.chunks.len() as u64,
+        chunk_bytes: history.listing.chunks.values().map(|stored| stored.size).sum(),
+        sst_bytes: history.listing.ssts.values().map(|stored| stored.size).sum(),
+    })
+}

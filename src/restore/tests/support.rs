@@ -1,0 +1,336 @@
+//! Random histories, the state they lead to, and archives made of them by hand.
+
+use crate::archive::epochs::{self, EpochRecord};
+use crate::archive::identity;
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
+use crate::archive::store::Archive;
+use crate::chunk::{ChunkLink, Encoder, Profile};
+use crate::cluster::ClusterId;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::DataDir;
+use crate::engine::batch::{self, Family, Record, Records};
+use crate::engine::disk::{Disk, DiskOptions};
+use crate::engine::key::CSN_KEY;
+use crate::engine::memory::{ListEncoder, Memory, ZsetEncoder};
+use crate::io::StdIo;
+use crate::log::envelope::{self, Position};
+use crate::log::recovery::{ImagePosition, disk_position};
+use crate::record::CommitRecord;
+use crate::snapshot::image::image_parts;
+use crate::snapshot::local;
+use crate::snapshot::manifest::{DbFile, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
+use bytes::Bytes;
+use object_store::memory::InMemory;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+/// `count` random commits from the first on.
+pub fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+    go_on(&[], seed, count, epoch)
+}
+
+/// `before` and `count` random commits after it.
+pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+    println!("history of seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut commits = before.to_vec();
+    let mut memory = memory_after(before);
+    let mut time = commits.last().map_or(1_790_000_000_000_000, |commit| commit.time.0);
+    for _ in 0..count {
+        time += random.random_range(0..4);
+        let csn = Csn(commits.len() as u64 + 1);
+        let mut commit = CommitRecord { csn, epoch, time: CommitTime(time), ..CommitRecord::default() };
+        // Of eight commits one has no effect at all, the others touch one engine or several.
+        let kinds: u8 = random.random_range(0..8);
+        // A base can lie where the disk engines end: at each third commit.
+        if kinds & 1 != 0 || csn.0 % 3 == 0 {
+            (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
+        }
+        if kinds & 2 != 0 {
+            commit.lists = list_ops(&mut random, &memory);
+        }
+        if kinds & 4 != 0 {
+            commit.zsets = zset_ops(&mut random, &memory);
+        }
+        memory.apply_lists(&commit.lists).unwrap();
+        memory.apply_zsets(&commit.zsets).unwrap();
+        commits.push(commit);
+    }
+    commits
+}
+
+fn disk_effects(random: &mut StdRng, csn: Csn) -> (u32, Bytes) {
+    let mut disk = Vec::new();
+    let count = random.random_range(1..5);
+    for _ in 0..count {
+        let family = Family::ALL[random.random_range(0..3)];
+        let key = [0, random.random_range(0..12u8)];
+        match random.random_range(0..8) {
+            0 => drop(batch::push_delete(&mut disk, family, &key)),
+            1 => batch::push_delete_range(&mut disk, family, &key, &[0, key[1] + 3]),
+            _ => drop(batch::push_put(&mut disk, family, &key, format!("value of csn {csn}").as_bytes())),
+        }
+    }
+    (count, disk.into())
+}
+
+fn list_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
+    let mut ops = Vec::new();
+    let key = [b'l', random.random_range(0..3u8)];
+    let mut encoder = ListEncoder(&mut ops);
+    match memory.lists.get(&key) {
+        Some(entry) if random.random_bool(0.4) => encoder.pop_front(&key, random.random_range(1..=entry.value.len())),
+        Some(_) if random.random_bool(0.1) => encoder.delete(&key),
+        _ => {
+            let elements: Vec<[u8; 4]> = (0..random.random_range(1..4)).map(|_| random.random()).collect();
+            encoder.push_back(&key, elements.iter().map(|element| &element[..]));
+            encoder.expire(&key, random.random_range(0..3));
+        }
+    }
+    ops.into()
+}
+
+fn zset_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
+    let mut ops = Vec::new();
+    let key = [b'z', random.random_range(0..3u8)];
+    let mut encoder = ZsetEncoder(&mut ops);
+    match memory.zsets.get(&key) {
+        Some(entry) if random.random_bool(0.3) => {
+            encoder.remove_ranks(&key, 0, random.random_range(1..=entry.value.len()))
+        }
+        _ => {
+            let pairs: Vec<([u8; 1], f64)> = (0..random.random_range(1..4))
+                .map(|_| ([random.random_range(0..9)], random.random_range(0..5) as f64))
+                .collect();
+            encoder.set(&key, pairs.iter().map(|(member, score)| (&member[..], *score)));
+        }
+    }
+    ops.into()
+}
+
+/// What commits lead to, in a form that can be compared.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct State {
+    disk: BTreeMap<(Family, Vec<u8>), Vec<u8>>,
+    lists: BTreeMap<Vec<u8>, (u64, Vec<Vec<u8>>)>,
+    zsets: BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, f64)>)>,
+}
+
+impl State {
+    /// The state after these commits, applied one by one.
+    pub fn after(commits: &[CommitRecord]) -> Self {
+        let mut state = Self::default();
+        for record in commits.iter().flat_map(|commit| Records::new(&commit.disk)) {
+            match record.unwrap() {
+                Record::Put(family, key, value) => drop(state.disk.insert((family, key.to_vec()), value.to_vec())),
+                Record::Delete(family, key) => drop(state.disk.remove(&(family, key.to_vec()))),
+                Record::DeleteRange(family, from, to) => {
+                    state.disk.retain(|(of, key), _| *of != family || &key[..] < from || &key[..] >= to);
+                }
+                Record::LogData(_) => panic!("no commit has log data"),
+            }
+        }
+        state.set_memory(&memory_after(commits));
+        state
+    }
+
+    fn set_memory(&mut self, memory: &Memory) {
+        for (key, entry) in memory.lists.iter() {
+            let elements = entry.value.iter_from(0).map(<[u8]>::to_vec).collect();
+            self.lists.insert(key.to_vec(), (entry.expire_ms, elements));
+        }
+        for (key, entry) in memory.zsets.iter() {
+            let members = entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect();
+            self.zsets.insert(key.to_vec(), (entry.expire_ms, members));
+        }
+    }
+}
+
+fn memory_after(commits: &[CommitRecord]) -> Memory {
+    let mut memory = Memory::new();
+    for commit in commits {
+        memory.apply_lists(&commit.lists).unwrap();
+        memory.apply_zsets(&commit.zsets).unwrap();
+    }
+    memory
+}
+
+/// What a data directory holds, and where it stands by both of its halves.
+pub fn read_state(dir: &Path) -> (State, Position) {
+    let dir = DataDir::new(dir);
+    let disk = Disk::open(&dir.db(), &dir.wal(), DiskOptions::default()).unwrap();
+    let mut state = State::default();
+    for family in Family::ALL {
+        for pair in disk.db().iterator_cf(disk.family(family), rocksdb::IteratorMode::Start) {
+            let (key, value) = pair.unwrap();
+            if *key != *CSN_KEY {
+                state.disk.insert((family, key.to_vec()), value.to_vec());
+            }
+        }
+    }
+    let (memory, image) = local::read(&StdIo, &dir.image()).unwrap();
+    state.set_memory(&memory);
+    let position = disk_position(&disk).unwrap();
+    assert_eq!(image, ImagePosition { position, wal_seq: disk.wal_seq() });
+    assert!(!dir.base().exists());
+    (state, position)
+}
+
+/// Name of a base.
+pub fn base(csn: u64, epoch: u32) -> BaseName {
+    BaseName { csn: Csn(csn), epoch: Epoch(epoch) }
+}
+
+/// An archive in memory.
+pub struct Archived {
+    pub archive: Archive,
+}
+
+impl Archived {
+    pub async fn new() -> Self {
+        let archive = Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None);
+        identity::establish(&archive, CLUSTER).await.unwrap();
+        Self { archive }
+    }
+
+    pub fn gets(&self) -> u64 {
+        self.archive.traffic().gets.load(Ordering::Relaxed)
+    }
+
+    /// Claims an epoch; `from` is its parent and the fork.
+    pub async fn epoch(&self, epoch: u32, from: Option<(u32, u64)>) {
+        let (node, time) = ("n".to_owned(), CommitTime(1));
+        let record = match from {
+            None => EpochRecord::first(Epoch(epoch), node, time),
+            Some((parent, fork)) => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), node, time),
+        };
+        epochs::claim(&self.archive, &record).await.unwrap();
+    }
+
+    /// Archives commits as chunks of these numbers of commits, each naming the one before.
+    pub async fn chunks(&self, epoch: u32, mut commits: &[CommitRecord], sizes: &[usize]) {
+        let mut encoder = Encoder::new(Profile::default());
+        let mut link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+        for &size in sizes {
+            let (now, later) = commits.split_at(size);
+            let chunk = encoder.encode(now.iter(), link);
+            let (first, last) = (now[0].csn, now[size - 1].csn);
+            let name = ObjectName::Chunk(ChunkName { epoch: Epoch(epoch), first, last });
+            self.archive.put_verified(&name, chunk.bytes().clone()).await.unwrap();
+            link.previous_header_crc = chunk.header().crc();
+            commits = later;
+        }
+        assert!(commits.is_empty(), "the sizes cover all commits");
+    }
+
+    /// Archives a base: the memory engines cut at `memory_csn`, RocksDB at `csn`.
+    pub async fn base(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64) {
+        let name = base(csn, epoch);
+        let (disk, files) = disk_part(&commits[..csn as usize]);
+        for (file, content) in disk.files.iter().zip(files) {
+            self.archive.put_verified(&file.object(name), content).await.unwrap();
+        }
+        let at = &commits[memory_csn as usize - 1];
+        let position = Position { csn: at.csn, time: at.time, epoch: at.epoch };
+        let memory = memory_after(&commits[..memory_csn as usize]);
+        let image = ImagePosition { position, wal_seq: disk.wal_seq };
+        let image: Vec<u8> = image_parts(&memory.cut(), image).flatten().collect();
+        let image_file = self.own_file(name, "memory.image", image.into()).await;
+        let missing: Vec<CommitRecord> = commits[memory_csn as usize..csn as usize]
+            .iter()
+            .map(|commit| CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit.clone() })
+            .collect();
+        let mut completion = Vec::new();
+        for part in missing.chunks(2) {
+            let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+            let chunk = Encoder::new(Profile::default()).encode(part.iter(), link);
+            let file = format!("completion-{}.chunk", part[0].csn.padded());
+            completion.push(self.own_file(name, &file, chunk.bytes().clone()).await);
+        }
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            cluster: CLUSTER,
+            epoch: Epoch(epoch),
+            csn: Csn(csn),
+            time: commits[csn as usize - 1].time,
+            level: Level::Strict,
+            memory: MemoryPart {
+                csn: at.csn,
+                time: at.time,
+                lists: memory.lists.len() as u64,
+                zsets: memory.zsets.len() as u64,
+                files: vec![image_file],
+            },
+            disk,
+            completion,
+            bytes_new: 0,
+            bytes_shared: 0,
+            took_ms: 0,
+        };
+        self.archive.put_verified(&ObjectName::BaseManifest(name), manifest.encode().into()).await.unwrap();
+    }
+
+    async fn own_file(&self, base: BaseName, name: &str, content: Bytes) -> FileRef {
+        let file = FileRef { name: name.to_owned(), bytes: content.len() as u64, blake3: blake3::hash(&content) };
+        self.archive.put_verified(&file.object(base), content).await.unwrap();
+        file
+    }
+
+    pub async fn remove_chunk(&self, epoch: u32, first: u64, last: u64) {
+        let chunk = ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) };
+        self.archive.delete(&ObjectName::Chunk(chunk)).await.unwrap();
+    }
+
+    /// Damages the byte in the middle of an object.
+    pub async fn flip_byte(&self, name: &ObjectName) {
+        let mut content = self.archive.get(name).await.unwrap().expect("the object is there").to_vec();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        self.archive.put_verified(name, content.into()).await.unwrap();
+    }
+
+    /// All objects.
+    pub async fn names(&self) -> Vec<ObjectName> {
+        self.archive.list(Section::All).await.unwrap().objects.into_iter().map(|object| object.name).collect()
+    }
+
+    /// The file of a base whose name begins so.
+    pub async fn base_file(&self, base: BaseName, begin: &str) -> ObjectName {
+        let is_it = |name: &ObjectName| matches!(name, ObjectName::BaseFile(of, file) if *of == base && file.as_str().starts_with(begin));
+        self.names().await.into_iter().find(is_it).expect("the base has such a file")
+    }
+}
+
+/// A checkpoint after these commits, and its files' contents.
+fn disk_part(commits: &[CommitRecord]) -> (DiskPart, Vec<Bytes>) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), DiskOptions::default()).unwrap();
+    for commit in commits {
+        if let Some(batch) = envelope::assemble(std::slice::from_ref(commit)) {
+            disk.write(&batch, true).unwrap();
+        }
+    }
+    disk.flush().unwrap();
+    let checkpoint = dir.path().join("checkpoint");
+    rocksdb::checkpoint::Checkpoint::new(disk.db()).unwrap().create_checkpoint(&checkpoint).unwrap();
+    let (mut files, mut contents) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(&checkpoint).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if name.ends_with(".log") {
+            continue;
+        }
+        let content = Bytes::from(std::fs::read(entry.path()).unwrap());
+        let (bytes, shared) = (content.len() as u64, name.ends_with(".sst"));
+        files.push(DbFile { name, bytes, blake3: blake3::hash(&content), shared });
+        contents.push(content);
+    }
+    let at = disk_position(&disk).unwrap();
+    (DiskPart { csn: at.csn, time: at.time, epoch: at.epoch, wal_seq: disk.wal_seq(), files }, contents)
+}

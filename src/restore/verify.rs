@@ -1,0 +1,321 @@
+//! Whether an archive is what was written: `walferry verify`.
+//!
+//! Reads every object. Guarantees: bounded memory beside one memory image (which is built to know that it can be);
+//! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
+//! Does not open RocksDB's files: their content is known by its hash.
+
+use super::base::open_memory;
+use super::fetch::{ChunkFetch, check_hash, pieces};
+use super::history::{full_name, read_manifest};
+use super::plan::ChunkStep;
+use super::progress::{Meter, Phase, ProgressSink};
+use super::reach::{CsnRange, Reach};
+use crate::archive::identity;
+use crate::archive::layout::{BaseName, ChunkName, ObjectName};
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
+use crate::archive::store::Archive;
+use crate::chunk::Chunk;
+use crate::cluster::ClusterId;
+use crate::csn::{Csn, Epoch};
+use crate::engine::batch;
+use crate::engine::memory::{ListOps, ZsetOps};
+use crate::error::{Error, Kind, Result};
+use crate::snapshot::manifest::Manifest;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// What was checked and what is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct VerifyReport {
+    /// Epoch records read.
+    pub epochs: u64,
+    /// Chunks read.
+    pub chunks: u64,
+    /// Commits in them; what two chunks both hold counts twice.
+    pub commits: u64,
+    /// Bytes of the chunks.
+    pub chunk_bytes: u64,
+    /// Bases read.
+    pub bases: u64,
+    /// Files of the bases, shared ones once.
+    pub base_files: u64,
+    /// Bytes of these files.
+    pub base_bytes: u64,
+    /// Bases without a manifest: being uploaded, or cut off in upload or removal. Nothing is restored from them.
+    pub bases_unfinished: u64,
+    /// Objects under the prefix that are not the archive's.
+    pub foreign: u64,
+    /// What is wrong; empty if the archive is whole.
+    pub problems: Vec<Problem>,
+    /// Restorable commits of the newest line of history.
+    pub ranges: Vec<CsnRange>,
+    /// Commits of it that are known to exist but cannot be restored.
+    pub gaps: Vec<CsnRange>,
+}
+
+/// Something wrong with an object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Problem {
+    /// The object, below the archive's prefix.
+    pub object: String,
+    /// What was expected and what was found.
+    pub what: String,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong and nothing is missing.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty() && self.gaps.is_empty()
+    }
+
+    /// Notes a problem; a failure of the store is passed on.
+    fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
+        match outcome {
+            Err(error) if matches!(error.kind(), Kind::Integrity) => {
+                self.problems.push(Problem { object: object.to_string(), what: error.to_string() });
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// Reads an archive and checks everything in it.
+pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result<VerifyReport> {
+    let cluster = identity::require(archive).await?;
+    let mut report = VerifyReport::default();
+    let listing = match Listing::read(archive).await {
+        Ok(listing) => listing,
+        Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
+            // Without the tree of epochs nothing else has a meaning.
+            let what = format!("{error}; nothing else was checked");
+            report.problems.push(Problem { object: "epochs".to_owned(), what });
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
+    };
+    report.epochs = listing.epochs.records().count() as u64;
+    report.foreign = listing.foreign;
+    check_chunks(archive, &listing, &progress, &mut report).await?;
+    check_bases(archive, &listing, cluster, &progress, &mut report).await?;
+    if let Some(lineage) = Lineage::newest(&listing.epochs) {
+        let bases = listing.whole_bases().filter(|base| lineage.contains(*base));
+        let reach = Reach::of(&listing, &lineage, bases);
+        (report.ranges, report.gaps) = (reach.ranges, reach.gaps);
+    }
+    Ok(report)
+}
+
+async fn check_chunks(
+    archive: &Archive,
+    listing: &Listing,
+    progress: &ProgressSink,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let total = listing.chunks.values().map(|stored| stored.size).sum();
+    let meter = Meter::begin(progress, Phase::Chunks, total);
+    let steps = listing.chunks.iter().map(|(&chunk, stored)| ChunkStep {
+        chunk,
+        use_from: chunk.first,
+        use_until: chunk.last,
+        bytes: stored.size,
+        is_linked: false,
+    });
+    let mut fetch = ChunkFetch::new(archive, steps);
+    // Header CRCs by epoch and last csn: what a later chunk may name as its predecessor.
+    let mut endings: HashMap<(Epoch, Csn), Vec<u32>> = HashMap::new();
+    while let Some((step, fetched)) = fetch.next().await {
+        let chunk = step.chunk;
+        let name = ObjectName::Chunk(chunk);
+        meter.add(step.bytes);
+        report.chunks += 1;
+        report.chunk_bytes += step.bytes;
+        let what = full_name(archive, &name);
+        let before = chunk.first.0.checked_sub(1).and_then(|csn| endings.get(&(chunk.epoch, Csn(csn)))).cloned();
+        let is_epoch_known = listing.epochs.get(chunk.epoch).is_some();
+        let outcome = match fetched {
+            Ok(bytes) => {
+                super::blocking(move || {
+                    let checked = check_chunk(bytes, chunk, before.as_deref(), &what)?;
+                    if is_epoch_known { Ok(checked) } else { Err(unknown_epoch(&what, chunk.epoch)) }
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        let outcome = outcome.map(|(commits, crc)| {
+            report.commits += commits;
+            endings.entry((chunk.epoch, chunk.last)).or_default().push(crc);
+        });
+        report.note(&name, outcome)?;
+    }
+    Ok(())
+}
+
+fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
+    Error::corrupt(what, "name", format!("there is no record of epoch {epoch}"))
+}
+
+/// Number of commits and header CRC of a chunk that is right in every respect.
+fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str) -> Result<(u64, u32)> {
+    let chunk = Chunk::open(bytes, what)?;
+    let header = chunk.header();
+    if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
+        let detail = format!("csn {} to {} of epoch {} by its header", header.first, header.last, header.epoch);
+        return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
+    }
+    let told = header.previous_header_crc;
+    if let Some(before) = before
+        && told != 0
+        && !before.contains(&told)
+    {
+        let detail = format!("it follows a chunk with header CRC {told:08x}, the one before it has {before:08x?}");
+        return Err(Error::corrupt(what, "header", detail));
+    }
+    for commit in chunk.commits() {
+        let commit = commit?;
+        let checked = batch::validate(&commit.disk, commit.disk_ops)
+            .and_then(|()| ListOps::new(&commit.lists).try_for_each(|op| op.map(drop)))
+            .and_then(|()| ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop)));
+        checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
+    }
+    Ok((header.commit_count(), header.crc()))
+}
+
+async fn check_bases(
+    archive: &Archive,
+    listing: &Listing,
+    cluster: ClusterId,
+    progress: &ProgressSink,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let own = listing.bases.values().flat_map(|base| base.files.values());
+    let total = own.chain(listing.ssts.values()).map(|stored| stored.size).sum();
+    let meter = Arc::new(Meter::begin(progress, Phase::Bases, total));
+    let mut ssts_checked = HashSet::new();
+    report.bases_unfinished = listing.bases.values().filter(|base| base.manifest.is_none()).count() as u64;
+    for base in listing.whole_bases() {
+        report.bases += 1;
+        let name = ObjectName::BaseManifest(base);
+        let manifest = match read_manifest(archive, cluster, base).await {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                report.note(&name, Err(error))?;
+                continue;
+            }
+        };
+        if listing.epochs.get(base.epoch).is_none() {
+            report.note(&name, Err(unknown_epoch(&full_name(archive, &name), base.epoch)))?;
+        }
+        for file in &manifest.disk.files {
+            let object = file.object(base);
+            if file.shared && !ssts_checked.insert(file.blake3) {
+                continue;
+            }
+            report.base_files += 1;
+            report.base_bytes += file.bytes;
+            let outcome = check_file(archive, listing, base, &object, file.bytes, file.blake3, &meter).await;
+            report.note(&object, outcome)?;
+        }
+        let own = manifest.memory.files.len() + manifest.completion.len();
+        report.base_files += own as u64;
+        report.base_bytes +=
+            manifest.memory.files.iter().chain(&manifest.completion).map(|file| file.bytes).sum::<u64>();
+        let outcome = check_memory(archive, listing, &manifest, &meter).await;
+        report.note(&name, outcome)?;
+    }
+    Ok(())
+}
+
+/// Reads an object and compares length and hash.
+async fn check_file(
+    archive: &Archive,
+    listing: &Listing,
+    base: BaseName,
+    object: &ObjectName,
+    bytes: u64,
+    blake3: blake3::Hash,
+    meter: &Meter,
+) -> Result<()> {
+    check_listed(archive, listing, base, object, bytes)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut pieces = std::pin::pin!(pieces(archive, object, bytes));
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        meter.add(piece.len() as u64);
+        hasher.update(&piece);
+    }
+    check_hash(&full_name(archive, object), hasher.finalize(), blake3)
+}
+
+/// Whether a file is there and has the length the manifest gives.
+fn check_listed(archive: &Archive, listing: &Listing, base: BaseName, object: &ObjectName, bytes: u64) -> Result<()> {
+    let stored = match object {
+        ObjectName::Sst(hash) => listing.ssts.get(hash.to_hex().as_str()),
+        ObjectName::BaseFile(_, name) => listing.bases.get(&base).and_then(|objects| objects.files.get(name)),
+        _ => None,
+    };
+    let detail = match stored {
+        None => "it is not there".to_owned(),
+        Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
+        Some(_) => return Ok(()),
+    };
+    Err(Error::corrupt(full_name(archive, object), "the object", detail))
+}
+
+/// Builds the memory engines from image and completion, as a restore does.
+async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest, meter: &Arc<Meter>) -> Result<()> {
+    let base = manifest.base();
+    for file in manifest.memory.files.iter().chain(&manifest.completion) {
+        check_listed(archive, listing, base, &file.object(base), file.bytes)?;
+    }
+    let (archive, manifest, meter, runtime) = (archive.clone(), manifest.clone(), Arc::clone(meter), Handle::current());
+    super::blocking(move || {
+        let parts = |file: &crate::snapshot::manifest::FileRef| HashedParts {
+            what: full_name(&archive, &file.object(base)),
+            pieces: pieces(&archive, &file.object(base), file.bytes).boxed(),
+            runtime: runtime.clone(),
+            meter: Arc::clone(&meter),
+            hasher: Some(blake3::Hasher::new()),
+            expected: file.blake3,
+        };
+        open_memory(&manifest, &archive, parts).map(drop)
+    })
+    .await
+}
+
+/// An object's bytes for a reader that blocks; a wrong hash is an error behind the last piece.
+struct HashedParts {
+    /// The object, for messages.
+    what: String,
+    pieces: BoxStream<'static, Result<Bytes>>,
+    runtime: Handle,
+    meter: Arc<Meter>,
+    /// None once the end was reached.
+    hasher: Option<blake3::Hasher>,
+    expected: blake3::Hash,
+}
+
+impl Iterator for HashedParts {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Result<Bytes>> {
+        let hasher = self.hasher.as_mut()?;
+        match self.runtime.block_on(self.pieces.next()) {
+            Some(piece) => Some(piece.inspect(|bytes| {
+                hasher.update(bytes);
+                self.meter.add(bytes.len() as u64);
+            })),
+            None => {
+                let found = self.hasher.take()?.finalize();
+                check_hash(&self.what, found, self.expected).err().map(Err)
+            }
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! up to the allocator's rounding, at any time, in O(1); large values are dropped off the writer's thread.
 //! Non-goals: hiding expired keys (the caller knows the time), locks.
 
+use super::compact::Compact;
 use super::cut::Cut;
 use super::hash::hash;
 use super::reclaim;
@@ -21,10 +22,8 @@ const SHARDS_PER_GROUP: usize = 128;
 /// Number of shards; the first cursor that [`Dictionary::scan`] never returns.
 pub const SHARDS: usize = GROUPS * SHARDS_PER_GROUP;
 
-/// Heap bytes of a key beside its own: the counters of the `Arc`, and what an allocator adds.
-const KEY_BYTES: usize = 16 + 8;
 /// Heap bytes of an expiry in its index, at the usual fill of a B-tree's nodes.
-const EXPIRY_BYTES: usize = 40;
+const EXPIRY_BYTES: usize = 48;
 /// Heap bytes of a shard beside its table.
 const SHARD_BYTES: usize = 16 + 8 + size_of::<HashTable<()>>();
 
@@ -43,12 +42,9 @@ pub struct Entry<V> {
     pub expire_ms: u64,
 }
 
-/// A key as it is kept and handed out.
-pub type Key = Arc<[u8]>;
-
 #[derive(Clone)]
 pub(super) struct Slot<V> {
-    pub(super) key: Key,
+    pub(super) key: Compact,
     pub(super) entry: Entry<V>,
 }
 
@@ -68,7 +64,7 @@ impl<V> Default for Group<V> {
 pub struct Dictionary<V: Value> {
     groups: Vec<Arc<Group<V>>>,
     /// (expiry in milliseconds, key) of every key that expires.
-    expiries: BTreeSet<(u64, Key)>,
+    expiries: BTreeSet<(u64, Compact)>,
     /// Number of keys.
     len: usize,
     /// Heap bytes of shards, keys and values, without the expiries.
@@ -89,7 +85,7 @@ fn shard_of(hash: u64) -> usize {
 
 impl<V: Value> Slot<V> {
     fn bytes(&self) -> usize {
-        KEY_BYTES + self.key.len() + self.entry.value.memory_bytes()
+        self.key.memory_bytes() + self.entry.value.memory_bytes()
     }
 }
 
@@ -150,9 +146,9 @@ impl<V: Value> Dictionary<V> {
     pub fn insert(&mut self, key: &[u8], entry: Entry<V>) {
         self.delete(key);
         let hash = hash(key);
-        let key: Key = key.into();
+        let key = Compact::from(key);
         if entry.expire_ms != 0 {
-            self.expiries.insert((entry.expire_ms, Arc::clone(&key)));
+            self.expiries.insert((entry.expire_ms, key.clone()));
         }
         let slot = Slot { key, entry };
         let bytes = slot.bytes();
@@ -197,7 +193,7 @@ impl<V: Value> Dictionary<V> {
     pub fn set_expire(&mut self, key: &[u8], expire_ms: u64) -> bool {
         let Some(slot) = self.slot_mut(key) else { return false };
         let old = std::mem::replace(&mut slot.entry.expire_ms, expire_ms);
-        let mut indexed = (old, Arc::clone(&slot.key));
+        let mut indexed = (old, slot.key.clone());
         if old != 0 {
             self.expiries.remove(&indexed);
         }
@@ -229,11 +225,11 @@ impl<V: Value> Dictionary<V> {
     /// Keys of whole shards from `cursor` on, until there are at least `count`; and the cursor to go on from, 0 at the
     /// end. A key that is there from the first call to the last is returned exactly once.
     #[must_use]
-    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<Key>) {
+    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<Compact>) {
         let mut keys = Vec::new();
         let mut at = usize::try_from(cursor).unwrap_or(SHARDS);
         while at < SHARDS && keys.len() < count.max(1) {
-            keys.extend(self.shard(at).into_iter().flatten().map(|slot| Arc::clone(&slot.key)));
+            keys.extend(self.shard(at).into_iter().flatten().map(|slot| slot.key.clone()));
             at += 1;
         }
         (if at < SHARDS { at as u64 } else { 0 }, keys)
@@ -241,9 +237,9 @@ impl<V: Value> Dictionary<V> {
 
     /// Up to `limit` keys whose expiry is not after `now_ms`, the earliest first.
     #[must_use]
-    pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<Key> {
+    pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<Compact> {
         let due = self.expiries.iter().take_while(|(at, _)| *at <= now_ms);
-        due.take(limit).map(|(_, key)| Arc::clone(key)).collect()
+        due.take(limit).map(|(_, key)| key.clone()).collect()
     }
 
     /// The content as it is now, for another thread.

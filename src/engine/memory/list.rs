@@ -4,7 +4,7 @@
 //! changes. A list that fits one leaf is that leaf. Non-goal: finding an element by its bytes; that is a walk.
 
 use super::packed::{LEAF_BYTES, Packed};
-use super::tree::{Leaf, Tree};
+use super::tree::{Leaf, Ordered, Tree};
 use std::ops::Range;
 
 /// A Redis list.

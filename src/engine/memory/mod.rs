@@ -3,7 +3,8 @@
 //! ```text
 //! op          effects as bytes: encode, validate, apply
 //! dictionary  keys in shards, expiries, memory accounting;  cut: its content at one moment
-//! list, zset  the values;  tree: the counted B+tree below both;  packed, run: its leaves
+//! list, zset  the values;  tree: the counted B+tree below both;  packed, run, bucket: its leaves
+//! compact     keys and members
 //! reclaim     drops what is large on another thread
 //! ```
 //!
@@ -12,6 +13,8 @@
 //! time, under the writer lock. Non-goal: knowing which keys other engines hold; a key is in one dictionary at most,
 //! and that is the caller's to keep.
 
+mod bucket;
+mod compact;
 mod cut;
 pub mod dictionary;
 mod hash;
@@ -23,6 +26,7 @@ mod run;
 mod tree;
 pub mod zset;
 
+pub use compact::Compact;
 pub use cut::Cut;
 pub use dictionary::{Dictionary, Entry};
 pub use list::List;

@@ -6,7 +6,7 @@
 //! Guarantees: at most [`LEAF_BYTES`] and [`LEAF_ELEMENTS`], but a larger element is held alone. Non-goal: shrinking
 //! integers or compressing; elements are handed out as they lie here.
 
-use super::tree::Leaf;
+use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
 /// Encoded bytes in a leaf, at most, unless one element alone has more.
@@ -278,7 +278,9 @@ impl Leaf for Packed {
         self.buf.extend_from_slice(&right.buf[right.start as usize..]);
         self.count += right.count;
     }
+}
 
+impl Ordered for Packed {
     fn remove(&mut self, range: Range<usize>) {
         let gone = range.len() as u32;
         if gone == self.count {

@@ -1,9 +1,9 @@
-//! A leaf of ordered items: what sorted sets keep, by score and by hash.
+//! A leaf of items in ascending order: what sorted sets keep.
 //!
 //! Guarantees: items are strictly ascending; at most [`RUN_ITEMS`]. Non-goal: knowing how items compare; callers bring
 //! the offset, found with a predicate.
 
-use super::tree::Leaf;
+use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
 /// Items in a leaf, at most.
@@ -41,11 +41,6 @@ impl<I: Item> Run<I> {
     /// The items, ascending.
     pub fn items(&self) -> &[I] {
         &self.items
-    }
-
-    /// The item at `offset`, for changes that leave its place and its owned bytes alone.
-    pub fn item_mut(&mut self, offset: usize) -> &mut I {
-        &mut self.items[offset]
     }
 
     /// Number of items for which `below` holds (a prefix).
@@ -112,7 +107,9 @@ impl<I: Item> Leaf for Run<I> {
         self.items.append(&mut right.items);
         self.owned += right.owned;
     }
+}
 
+impl<I: Item> Ordered for Run<I> {
     fn remove(&mut self, range: Range<usize>) {
         self.owned -= self.items.drain(range).map(|item| item.owned_bytes()).sum::<usize>();
     }

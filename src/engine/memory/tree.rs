@@ -33,6 +33,10 @@ pub trait Leaf: Clone + Default + Send + Sync + 'static {
     fn fits(&self, right: &Self) -> bool;
     /// Takes over the elements of the leaf right of it.
     fn append(&mut self, right: Self);
+}
+
+/// A leaf whose elements have an order.
+pub trait Ordered: Leaf {
     /// Removes the elements at these offsets.
     fn remove(&mut self, range: Range<usize>);
 }
@@ -133,16 +137,23 @@ impl<L: Leaf> Tree<L> {
         self.edit(pick, |leaf| change(leaf, offset.get() as usize))
     }
 
+    /// Removes all elements.
+    pub fn clear(&mut self) {
+        let bytes = self.bytes();
+        reclaim::dispose(std::mem::take(self), bytes);
+    }
+
     /// Removes the elements at these positions, which must be there. Whole subtrees go in one piece.
-    pub fn remove_range(&mut self, range: Range<u64>) {
+    pub fn remove_range(&mut self, range: Range<u64>)
+    where
+        L: Ordered,
+    {
         assert!(range.start <= range.end && range.end <= self.len(), "positions {range:?} of {}", self.len());
         if range.is_empty() {
             return;
         }
         if range == (0..self.len()) {
-            let old = std::mem::take(self);
-            let bytes = old.bytes();
-            return reclaim::dispose(old, bytes);
+            return self.clear();
         }
         let mut removed = Vec::new();
         self.root.remove_range(range, &mut removed);
@@ -270,7 +281,10 @@ impl<L: Leaf> Subtree<L> {
     }
 
     /// Removes a part of the elements, never all. What goes as a whole is moved to `removed`.
-    fn remove_range(&mut self, range: Range<u64>, removed: &mut Vec<Child<L>>) {
+    fn remove_range(&mut self, range: Range<u64>, removed: &mut Vec<Child<L>>)
+    where
+        L: Ordered,
+    {
         match Arc::make_mut(&mut self.node) {
             Node::Leaf(leaf) => {
                 leaf.remove(range.start as usize..range.end as usize);

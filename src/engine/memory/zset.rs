@@ -6,18 +6,16 @@
 //! Guarantees: score, rank, insertion and removal cost O(log n); a clone costs O(1) and never changes; -0.0 is stored
 //! as 0.0. A NaN score is a defect of the caller.
 
+use super::bucket::{Bucket, place};
+use super::compact::Compact;
 use super::hash::hash;
 use super::run::{Item, RUN_ITEMS, Run};
 use super::tree::Tree;
 use std::cmp::Ordering;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Members up to which a set does without an index. A set that has one keeps it down to half of this.
 const SMALL_MEMBERS: u64 = RUN_ITEMS as u64;
-
-/// Heap bytes of a member beside its own: the counters of the `Arc`, and what an allocator adds.
-const MEMBER_BYTES: usize = 16 + 8;
 
 /// Which side of a bound is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,11 +26,12 @@ pub enum Edge {
     After,
 }
 
-/// A member in the order. Accounts for the member's bytes.
+/// A member in the order.
 #[derive(Clone)]
 struct Scored {
     score: f64,
-    member: Arc<[u8]>,
+    /// Accounted for here, although a long one is shared with the index.
+    member: Compact,
 }
 
 impl Scored {
@@ -43,31 +42,11 @@ impl Scored {
 
 impl Item for Scored {
     fn owned_bytes(&self) -> usize {
-        self.member.len() + MEMBER_BYTES
+        self.member.memory_bytes()
     }
 }
 
-/// A member in the index.
-#[derive(Clone)]
-struct Hashed {
-    hash: u64,
-    score: f64,
-    member: Arc<[u8]>,
-}
-
-impl Hashed {
-    fn cmp(&self, hash: u64, member: &[u8]) -> Ordering {
-        self.hash.cmp(&hash).then_with(|| (*self.member).cmp(member))
-    }
-}
-
-impl Item for Hashed {
-    fn owned_bytes(&self) -> usize {
-        0
-    }
-}
-
-type Index = Tree<Run<Hashed>>;
+type Index = Tree<Bucket>;
 
 /// A Redis sorted set.
 #[derive(Clone, Default)]
@@ -107,9 +86,7 @@ impl Zset {
         match &self.index {
             Some(index) => {
                 let hash = hash(member);
-                let (run, _) = index.by(|low| low.cmp(hash, member).is_le());
-                let at = run.partition_point(|item| item.cmp(hash, member).is_lt());
-                run.items().get(at).filter(|item| item.cmp(hash, member).is_eq()).map(|item| item.score)
+                index.by(|low| *low <= place(hash)).0.get(hash, member)
             }
             None => self.iter_from(0).find(|(found, _)| *found == member).map(|(_, score)| score),
         }
@@ -123,7 +100,7 @@ impl Zset {
             Some(index) => upsert(index, member, score),
             None => match self.score(member) {
                 Some(old) => (None, Some(old)),
-                None => (Some(Arc::from(member)), None),
+                None => (Some(Compact::from(member)), None),
             },
         };
         let shared = match (shared, old) {
@@ -219,7 +196,7 @@ impl Zset {
     }
 
     /// Takes a member that is there out of the order.
-    fn unlink(&mut self, member: &[u8], score: f64) -> Arc<[u8]> {
+    fn unlink(&mut self, member: &[u8], score: f64) -> Compact {
         self.order.edit_by(
             |low| low.cmp(score, member).is_le(),
             |run| {
@@ -236,7 +213,8 @@ impl Zset {
         for rank in 0..self.len() {
             let (run, at) = self.order.at(rank);
             let Scored { score, member } = run.items()[at].clone();
-            add(&mut index, Hashed { hash: hash(&member), score, member });
+            let hash = hash(&member);
+            index.edit_by(|low| *low <= place(hash), |bucket| ((), bucket.add(hash, member, score)));
         }
         index
     }
@@ -245,53 +223,31 @@ impl Zset {
         if self.len() <= SMALL_MEMBERS / 2
             && let Some(mut index) = self.index.take()
         {
-            // Through the tree, which knows where to drop what is large.
-            index.remove_range(0..index.len());
+            index.clear();
         }
     }
 }
 
 /// Sets the score of a member, or adds it: the added member, or the score it had.
-fn upsert(index: &mut Index, member: &[u8], score: f64) -> (Option<Arc<[u8]>>, Option<f64>) {
+fn upsert(index: &mut Index, member: &[u8], score: f64) -> (Option<Compact>, Option<f64>) {
     let hash = hash(member);
     index.edit_by(
-        |low| low.cmp(hash, member).is_le(),
-        |run| {
-            let at = run.partition_point(|item| item.cmp(hash, member).is_lt());
-            if run.items().get(at).is_some_and(|item| item.cmp(hash, member).is_eq()) {
-                let old = std::mem::replace(&mut run.item_mut(at).score, score);
-                return ((None, Some(old)), Vec::new());
+        |low| *low <= place(hash),
+        |bucket| {
+            if let Some(there) = bucket.get_mut(hash, member) {
+                return ((None, Some(std::mem::replace(there, score))), Vec::new());
             }
-            let member: Arc<[u8]> = member.into();
-            let more = run.insert(at, Hashed { hash, score, member: Arc::clone(&member) });
+            let member = Compact::from(member);
+            let more = bucket.add(hash, member.clone(), score);
             ((Some(member), None), more)
         },
     )
 }
 
-/// Adds an item that is not there.
-fn add(index: &mut Index, item: Hashed) {
-    let (hash, member) = (item.hash, Arc::clone(&item.member));
-    index.edit_by(
-        |low| low.cmp(hash, &member).is_le(),
-        |run| {
-            let at = run.partition_point(|item| item.cmp(hash, &member).is_lt());
-            ((), run.insert(at, item))
-        },
-    );
-}
-
 /// Takes a member out of the index; yields its score.
 fn unindex(index: &mut Index, member: &[u8]) -> Option<f64> {
     let hash = hash(member);
-    index.edit_by(
-        |low| low.cmp(hash, member).is_le(),
-        |run| {
-            let at = run.partition_point(|item| item.cmp(hash, member).is_lt());
-            let there = run.items().get(at).is_some_and(|item| item.cmp(hash, member).is_eq());
-            (there.then(|| run.take(at).score), Vec::new())
-        },
-    )
+    index.edit_by(|low| *low <= place(hash), |bucket| (bucket.take(hash, member), Vec::new()))
 }
 
 /// Members and scores, ascending.
@@ -363,9 +319,9 @@ impl Zset {
         let owned: usize = ordered.iter().map(|item| item.owned_bytes()).sum();
         assert!(self.order.bytes() >= owned);
         if let Some(index) = &self.index {
-            let hashed: Vec<_> = index.check().into_iter().flat_map(Run::items).collect();
-            assert!(hashed.windows(2).all(|pair| pair[0].cmp(pair[1].hash, &pair[1].member).is_lt()));
-            assert_eq!(hashed.len(), ordered.len());
+            let indexed = index.check().into_iter().flat_map(Bucket::members);
+            assert_eq!(indexed.clone().count(), ordered.len());
+            assert!(indexed.clone().all(|(member, score)| self.score(member) == Some(*score)));
             assert!(ordered.iter().all(|item| self.score(&item.member) == Some(item.score)));
         }
         let indexed = self.index.is_some();

@@ -1,1 +1,74 @@
-//! replica.
+//! The replica side of walferry.
+//!
+//! ```text
+//! bootstrap   an empty directory becomes a replica's: from the archive, else from the primary
+//! link        connects, introduces itself, reconnects; where the next commits come from
+//! follow      checks chunks and applies them
+//! ```
+//!
+//! Guarantees: every chunk is verified before any of it is applied; a commit appears in all engines at once; where the
+//! next commit comes from is decided by csn and epoch, never by time: the primary's stream, else the archive.
+
+mod bootstrap;
+mod follow;
+mod link;
+
+use std::path::Path;
+use std::sync::Arc;
+use walferry::archive::store::Opening;
+use walferry::config::Config;
+use walferry::directory::{DataDir, LastRole};
+use walferry::error::{Error, Result};
+use walferry::primary::node::{Node, ReplicaLink};
+use walferry::primary::{self, open, shipping};
+use walferry::server::listener;
+
+/// Where the primary listens for replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrimaryAddress {
+    /// Host name or address.
+    pub host: String,
+    /// Replication port.
+    pub port: u16,
+}
+
+impl std::str::FromStr for PrimaryAddress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        match parsed.filter(|(host, _)| !host.is_empty()) {
+            Some((host, port)) => Ok(Self { host, port }),
+            None => Err(Error::Config { key: "primary".into(), detail: format!("'{text}' is not HOST:REPLPORT") }),
+        }
+    }
+}
+
+impl std::fmt::Display for PrimaryAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Runs a replica until it is asked to stop, or on as a primary after a promotion. `ready` is called once clients are
+/// served.
+pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
+    let clients = listener::bind(&config.bind, config.port as u16).await?;
+    let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
+    let archive = shipping::open_archive(&config, Opening::Existing)?;
+    if DataDir::new(root).is_empty()? {
+        bootstrap::bootstrap(root, &primary, &config, archive.as_ref()).await?;
+    }
+    let cluster = match &archive {
+        Some(archive) => walferry::archive::identity::read(archive).await?,
+        None => None,
+    };
+    let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
+    let opening = config.clone();
+    let opened = tokio::task::spawn_blocking(move || open::open(dir, lock, identity, &opening, None)).await.expect("opening does not panic")?;
+    let node = Node::new(config, opened, archive, true);
+    node.change_identity(|identity| identity.role = LastRole::Replica)?;
+    let link = link::Link::start(&node, primary);
+    node.set_link(Arc::clone(&link) as Arc<dyn ReplicaLink>);
+    primary::serve(&node, clients, replicas, ready).await
+}

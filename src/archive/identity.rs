@@ -7,10 +7,6 @@ use super::store::{Archive, Creation};
 pub use crate::cluster::ClusterId;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::io::Read;
-use std::path::Path;
-use std::str::FromStr;
 
 /// Version of the archive's layout and of its JSON records.
 pub const ARCHIVE_FORMAT: u32 = 1;

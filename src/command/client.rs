@@ -83,23 +83,64 @@ impl Client {
         self.watched.as_ref().is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
-    /// The line of CLIENT INFO and CLIENT LIST, with Redis' field names.
+    /// What CLIENT INFO and CLIENT LIST show of it.
+    #[must_use]
+    pub fn card(&self) -> ClientCard {
+        ClientCard {
+            id: self.id,
+            addr: self.addr.clone(),
+            local_addr: self.local_addr.clone(),
+            name: self.name.clone(),
+            resp: if self.protocol == Protocol::Resp3 { 3 } else { 2 },
+            connected_ms: self.connected_ms,
+            seen_ms: crate::clock::now_millis(),
+            last_command: self.last_command,
+            queued: self.queue.as_ref().map(|queue| queue.commands.len()),
+        }
+    }
+}
+
+/// A client as others see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientCard {
+    /// Number of the connection.
+    pub id: u64,
+    /// Peer address.
+    pub addr: String,
+    /// Local address.
+    pub local_addr: String,
+    /// CLIENT SETNAME.
+    pub name: String,
+    /// 2 or 3.
+    pub resp: u8,
+    /// When it connected, ms since the Unix epoch.
+    pub connected_ms: u64,
+    /// When it last asked for something, ms since the Unix epoch.
+    pub seen_ms: u64,
+    /// Its last command's name.
+    pub last_command: &'static str,
+    /// Commands queued since MULTI.
+    pub queued: Option<usize>,
+}
+
+impl ClientCard {
+    /// The line of CLIENT INFO and CLIENT LIST, with Redis' field names; what walferry does not keep shows as 0.
     #[must_use]
     pub fn line(&self) -> String {
-        let multi = self.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
-        let age = crate::clock::now_millis().saturating_sub(self.connected_ms) / 1000;
-        let resp = if self.protocol == Protocol::Resp3 { 3 } else { 2 };
+        let seconds_since = |ms: u64| crate::clock::now_millis().saturating_sub(ms) / 1000;
         format!(
-            "id={} addr={} laddr={} fd=-1 name={} age={age} idle=0 flags={} db=0 sub=0 psub=0 ssub=0 multi={multi} qbuf=0 \
-             qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
-             redir=-1 resp={resp}",
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi={} qbuf=0 qbuf-free=0 \
+             argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp={}",
             self.id,
             self.addr,
             self.local_addr,
             self.name,
-            if self.queue.is_some() { "x" } else { "N" },
-            self.queue.as_ref().map_or(0, |queue| queue.bytes),
+            seconds_since(self.connected_ms),
+            seconds_since(self.seen_ms),
+            if self.queued.is_some() { "x" } else { "N" },
+            self.queued.map_or(-1, |queued| queued as i64),
             self.last_command,
+            self.resp,
         )
     }
 }

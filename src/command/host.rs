@@ -1,7 +1,8 @@
 //! What commands ask of the node around them. Implemented by the primary's and the replica's wiring.
 
+use super::client::ClientCard;
 use crate::config::Config;
-use crate::csn::Csn;
+use crate::csn::{Csn, Epoch};
 use crate::error::Result;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -34,22 +35,13 @@ pub enum TaskReply {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
     /// Generation of the writer.
-    pub epoch: crate::csn::Epoch,
+    pub epoch: Epoch,
     /// Last commit visible to readers.
     pub committed: Csn,
     /// Last commit synced in both logs.
     pub durable: Csn,
     /// Last commit confirmed in the archive.
     pub archived: Csn,
-}
-
-/// One line of CLIENT LIST.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ClientLine {
-    /// Connection number.
-    pub id: u64,
-    /// The line, as CLIENT INFO shows it for this client.
-    pub text: String,
 }
 
 /// A section of INFO: its title and its fields in order.
@@ -66,15 +58,14 @@ pub trait Host: Send + Sync {
     /// How far commits have got.
     fn progress(&self) -> Progress;
 
-    /// Sections of INFO beyond those the commands fill themselves (Replication, Walferry, Persistence, Clients,
-    /// Stats, Memory, CPU, Server), in Redis' order.
+    /// Sections of INFO, in Redis' order.
     fn info(&self) -> Vec<InfoSection>;
 
     /// ROLE: on a primary the replicas as (address, port, acknowledged csn), on a replica its primary.
     fn role(&self) -> Role;
 
     /// CLIENT LIST.
-    fn clients(&self) -> Vec<ClientLine>;
+    fn clients(&self) -> Vec<ClientCard>;
 
     /// BGSAVE: starts a base in the background; an error if one is under way or there is nowhere to put it.
     fn start_snapshot(&self) -> Result<()>;
@@ -90,6 +81,9 @@ pub trait Host: Send + Sync {
 
     /// Counts one executed command.
     fn count_command(&self);
+
+    /// Returns once the archive holds a commit (`archive-ack`), or when it cannot be known any more.
+    fn archive_acknowledged(&self, csn: Csn) -> BoxFuture<'_, Result<()>>;
 
     /// Does what takes time.
     fn run(&self, task: Task) -> BoxFuture<'_, Result<TaskReply>>;

@@ -15,9 +15,16 @@ pub mod session;
 pub mod table;
 
 mod admin;
+mod collection;
+mod cursor;
+mod decimal;
+mod expire;
+mod glob;
 mod hash;
 mod key;
 mod list;
+mod position;
+mod rename;
 mod scan;
 mod server_info;
 mod set;
@@ -88,3 +95,6 @@ pub struct Ctx<'a> {
 
 /// A command's function. Argument 0 is the command's name; the arity was checked.
 pub type Run = fn(&mut Ctx<'_>, Args<'_>, &mut Out) -> Done;
+
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,13 @@ impl<'s> Session<'s> {
     /// client's task, or close.
     pub fn run(&mut self, args: Args<'_>) -> bool {
         self.host.count_command();
+        let command = table::find(&args[0]);
+        if command.is_some_and(|command| command.has(Flag::Admin)) {
+            // What it tells or starts includes the requests before it.
+            self.write();
+        }
         let mark = self.out.mark();
-        if let Err(fail) = self.dispatch(args) {
+        if let Err(fail) = self.dispatch(command, args) {
             self.out.truncate(mark);
             if let Some(queue) = &mut self.client.queue {
                 queue.is_broken = true;
@@ -52,6 +57,12 @@ impl<'s> Session<'s> {
             self.write();
         }
         self.client.task.is_some() || self.client.closes
+    }
+
+    /// Bytes of replies not yet sent.
+    #[must_use]
+    pub fn reply_bytes(&self) -> usize {
+        self.out.len()
     }
 
     /// Writes what is open and gives up the lock. The csn that the replies depend on; `None` if they depend on none.
@@ -76,8 +87,8 @@ impl<'s> Session<'s> {
         }
     }
 
-    fn dispatch(&mut self, args: Args<'_>) -> Done {
-        let command = table::find(&args[0]).ok_or_else(|| errors::unknown_command(args))?;
+    fn dispatch(&mut self, command: Option<&'static Command>, args: Args<'_>) -> Done {
+        let command = command.ok_or_else(|| errors::unknown_command(args))?;
         self.client.last_command = command.name;
         if !command.accepts_len(args.len()) {
             return Err(errors::wrong_arity(command.name).into());
@@ -120,8 +131,13 @@ impl<'s> Session<'s> {
         }
         let mut ctx = Ctx { keys: turn.keyspace(now_ms), client: self.client, host: self.host };
         let done = (command.run)(&mut ctx, args, self.out);
-        let committed = turn.commit();
-        assert!(done.is_ok() || committed.is_none(), "{} failed after it had an effect", command.name);
+        if let Err(fail) = &done
+            && turn.has_effects()
+        {
+            // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
+            turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
+        }
+        turn.commit();
         done
     }
 

@@ -78,6 +78,8 @@ pub struct Committer {
     sink: OnceLock<Arc<dyn CommitSink>>,
     /// Keys in the memory engines, for reads that do not take the lock.
     memory_keys: AtomicUsize,
+    /// Bytes the memory engines hold.
+    memory_bytes: AtomicUsize,
 }
 
 /// The state under the writer lock.
@@ -127,6 +129,7 @@ impl Committer {
         positions.note(LogPosition { csn: start.position.csn, wal_seq });
         let syncer = syncer(&start.oplog, &watermarks);
         let memory_keys = AtomicUsize::new(start.memory.len());
+        let memory_bytes = AtomicUsize::new(start.memory.memory_bytes());
         let writer = Writer {
             memory: start.memory,
             watches: WatchTable::default(),
@@ -146,6 +149,7 @@ impl Committer {
             positions: Mutex::new(positions),
             sink: OnceLock::new(),
             memory_keys,
+            memory_bytes,
         }
     }
 
@@ -164,6 +168,12 @@ impl Committer {
     #[must_use]
     pub fn memory_keys(&self) -> usize {
         self.memory_keys.load(Ordering::Acquire)
+    }
+
+    /// Bytes the memory engines held at the last publication.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed)
     }
 
     /// Takes the writer lock.
@@ -195,6 +205,12 @@ impl Committer {
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
         self.turn().writer.oplog.bytes() + crate::log::wal::bytes(self.disk.wal_dir())
+    }
+
+    /// Why nothing may be logged any more; `None` if it may.
+    fn broken(&self) -> Option<String> {
+        let refusal = self.gate.refusal()?;
+        refusal.as_ref().as_ref().filter(|(obstacle, _)| *obstacle == Obstacle::Broken).map(|(_, reason)| reason.clone())
     }
 
     /// Stops taking writes until a restart.
@@ -249,6 +265,19 @@ impl<'a> Turn<'a> {
         Some(csn)
     }
 
+    /// Whether something was done since the last [`Turn::commit`].
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        let from = self.writer.pending.last().map(|commit| commit.until).unwrap_or_default();
+        from != self.writer.effects.extent()
+    }
+
+    /// Gives the open group up: its effects are in the memory engines and cannot be taken back, so nothing is written
+    /// until a restart.
+    pub fn abandon(&mut self, reason: &str) {
+        self.committer.fail_stop(&Error::Refused { reason: reason.to_owned() });
+    }
+
     /// Whether the open group is so large that it should be written before more is added.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -281,6 +310,10 @@ impl<'a> Turn<'a> {
         if writer.pending.is_empty() {
             return Ok(None);
         }
+        if let Some(reason) = self.committer.broken() {
+            writer.pending.clear();
+            return Err(Error::Refused { reason });
+        }
         let epoch = writer.position.epoch;
         let (disk, lists, zsets) = writer.effects.take();
         let (disk, lists, zsets) = (Bytes::from(disk), Bytes::from(lists), Bytes::from(zsets));
@@ -300,8 +333,8 @@ impl<'a> Turn<'a> {
     /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
     /// follow the last commit without a gap.
     pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
-        if let Some((_, reason)) = self.committer.gate.refusal().as_deref().and_then(Option::as_ref).filter(|(o, _)| *o == Obstacle::Broken) {
-            return Err(Error::Refused { reason: reason.clone() });
+        if let Some(reason) = self.committer.broken() {
+            return Err(Error::Refused { reason });
         }
         let writer = &mut *self.writer;
         assert!(writer.pending.is_empty(), "commits are applied between groups");
@@ -332,6 +365,7 @@ impl<'a> Turn<'a> {
         writer.wal_seq = committer.disk.wal_seq();
         writer.position = position;
         committer.memory_keys.store(writer.memory.len(), Ordering::Release);
+        committer.memory_bytes.store(writer.memory.memory_bytes(), Ordering::Relaxed);
         committer.positions.lock().note(LogPosition { csn: position.csn, wal_seq: writer.wal_seq });
         committer.watermarks.committed.raise(position.csn);
         let added_frames = commits.iter().any(oplog::belongs);

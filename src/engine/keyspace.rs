@@ -295,7 +295,8 @@ impl<'a> Keyspace<'a> {
 
     // ---- changing ----
 
-    fn touch(&mut self, key: &[u8]) {
+    /// Marks the watchers of a key: for effects that leave its metadata as it is.
+    pub fn touch(&mut self, key: &[u8]) {
         self.held().watches.touch(key);
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! type u8 (0 string, 1 hash, 2 set, 3 stream; bit 7: an expiry follows) | [expiry ms u64]
 //! string: value      hash, set: generation u64 | count u64
-//! stream: generation u64 | count u64 | last id: ms u64, seq u64
+//! stream: generation u64 | count u64 | last id: ms u64, seq u64 | first id: ms u64, seq u64
 //! ```
 //! Little endian.
 
@@ -39,25 +39,30 @@ pub struct Collection {
     pub count: u64,
     /// Last id given out; streams only.
     pub last_id: StreamId,
+    /// No entry lies below; the first one's id if there is any. Streams only. Reading starts here, so that it need not
+    /// pass the deletions of entries trimmed before.
+    pub first_id: StreamId,
 }
 
 impl Collection {
     /// A new, empty collection.
     #[must_use]
     pub fn new(kind: DiskType, generation: Generation) -> Self {
-        Self { kind, expire_ms: 0, generation, count: 0, last_id: StreamId::MIN }
+        Self { kind, expire_ms: 0, generation, count: 0, last_id: StreamId::MIN, first_id: StreamId::MIN }
     }
 
     /// Its stored form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(41);
+        let mut out = Vec::with_capacity(57);
         push_head(&mut out, self.kind, self.expire_ms);
         out.extend_from_slice(&self.generation.0.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
         if self.kind == DiskType::Stream {
-            out.extend_from_slice(&self.last_id.ms.to_le_bytes());
-            out.extend_from_slice(&self.last_id.seq.to_le_bytes());
+            for id in [self.last_id, self.first_id] {
+                out.extend_from_slice(&id.ms.to_le_bytes());
+                out.extend_from_slice(&id.seq.to_le_bytes());
+            }
         }
         out
     }
@@ -139,6 +144,7 @@ fn decode(bytes: &[u8]) -> Option<Meta> {
     collection.count = take_u64(&mut rest)?;
     if kind == DiskType::Stream {
         collection.last_id = StreamId { ms: take_u64(&mut rest)?, seq: take_u64(&mut rest)? };
+        collection.first_id = StreamId { ms: take_u64(&mut rest)?, seq: take_u64(&mut rest)? };
     }
     rest.is_empty().then_some(Meta::Collection(collection))
 }
@@ -157,8 +163,11 @@ mod tests {
         #[test]
         fn metadata_survives_a_round_trip(kind in 1u8..4, expire_ms: u64, generation: u64, count: u64, ms: u64, seq: u64) {
             let kind = [DiskType::String, DiskType::Hash, DiskType::Set, DiskType::Stream][kind as usize];
-            let last_id = if kind == DiskType::Stream { StreamId { ms, seq } } else { StreamId::MIN };
-            let collection = Collection { kind, expire_ms, generation: Generation(generation), count, last_id };
+            let mut collection = Collection { expire_ms, count, ..Collection::new(kind, Generation(generation)) };
+            if kind == DiskType::Stream {
+                collection.last_id = StreamId { ms, seq };
+                collection.first_id = StreamId { ms: seq, seq: ms };
+            }
             prop_assert_eq!(Meta::decode(&collection.encode()).unwrap(), Meta::Collection(collection));
         }
     }

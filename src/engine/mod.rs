@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod disk;
 pub mod effects;
+pub mod expiry;
 pub mod key;
 pub mod keyspace;
 pub mod memory;

@@ -99,7 +99,7 @@ impl OpLog {
         }
         let mut frames = segment.frames();
         frames.by_ref().for_each(drop);
-        self.last = frames.last();
+        self.last = frames.last_csn();
         self.durable = self.durable.max(segment.header.durable);
         if is_last {
             let file = self.io.open(&segment::path(&self.dir, id))?;

@@ -124,20 +124,15 @@ impl Both {
 
     /// The lowest csn that either log holds next.
     fn next_csn(&mut self) -> Result<Option<Csn>> {
-        let mut lowest = None;
-        for head in [self.wal.peek(), self.oplog.peek()] {
-            match head {
-                Some(Ok(commit)) => lowest = Some(lowest.map_or(commit.csn, |csn: Csn| csn.min(commit.csn))),
-                Some(Err(_)) => return self.first_error().map(|()| None),
-                None => {}
-            }
+        if let Some(failed) = self.wal.next_if(Result::is_err) {
+            return failed.map(|_| None);
         }
-        Ok(lowest)
-    }
-
-    fn first_error(&mut self) -> Result<()> {
-        let wal = self.wal.next_if(Result::is_err).transpose();
-        wal.and(self.oplog.next_if(Result::is_err).transpose()).map(drop)
+        if let Some(failed) = self.oplog.next_if(Result::is_err) {
+            return failed.map(|_| None);
+        }
+        let csn_of = |head: Option<&Result<CommitRecord>>| head.and_then(|commit| commit.as_ref().ok()).map(|c| c.csn);
+        let heads = [csn_of(self.wal.peek()), csn_of(self.oplog.peek())];
+        Ok(heads.into_iter().flatten().min())
     }
 
     /// The commit `csn` out of whichever log holds it, passing over lower ones.

@@ -149,7 +149,7 @@ impl Frames<'_> {
 
     /// Csn of the last frame returned, or of the last one before the segment.
     #[must_use]
-    pub fn last(&self) -> Csn {
+    pub fn last_csn(&self) -> Csn {
         self.last
     }
 }

@@ -1,4 +1,6 @@
-//! Stage 1, clients: from bytes on a socket to requests.
+//! Stage 1, clients: from bytes on a socket to requests, and from replies back to bytes.
 
+pub mod connection;
 pub mod frame;
 mod inline;
+pub mod listener;

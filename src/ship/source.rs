@@ -40,6 +40,12 @@ impl CommitSource {
         &self.tail
     }
 
+    /// Whether the ring or the logs still hold what follows `after`.
+    #[must_use]
+    pub fn reaches(&self, after: Csn) -> bool {
+        self.tail.read(after, after.next(), 1).is_some() || self.committer.log_position(after).is_some()
+    }
+
     /// Commits that follow `after`, in slices of about one chunk each; none if there are none yet. `after.wal_seq` may
     /// be lower than necessary. From the logs several slices come at once. Blocking.
     pub fn read(&self, after: LogPosition) -> Result<Vec<Slice>> {

@@ -1,2 +1,68 @@
-//! cli.
-fn main() {}
+//! The `walferry` command line: one file per subcommand.
+//!
+//! Output: results on stdout (JSON only, where `--json` was given), logs on stderr, a progress bar on a terminal. Exit
+//! codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, 6 store unreachable,
+//! 7 directory not empty.
+
+mod archive;
+mod client;
+mod dataset;
+mod demo;
+mod dump;
+mod exit;
+mod node;
+mod primary;
+mod progress;
+mod promote;
+mod replica;
+mod restore;
+mod snapshots;
+mod status;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// WAL-shipping replication for a hybrid, Redis-protocol store: primary, replica, archive, restore to any commit.
+#[derive(Parser)]
+#[command(version, propagate_version = true, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Primary(primary::Args),
+    Replica(replica::Args),
+    Restore(restore::Args),
+    Snapshots(snapshots::Args),
+    Verify(verify::Args),
+    Status(status::Args),
+    Promote(promote::Args),
+    Dump(dump::Args),
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging();
+    let done = match cli.command {
+        Command::Primary(args) => primary::run(args),
+        Command::Replica(args) => replica::run(args),
+        Command::Restore(args) => restore::run(args),
+        Command::Snapshots(args) => snapshots::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Promote(args) => promote::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Demo(args) => demo::run(args),
+    };
+    exit::report(done)
+}
+
+/// Logs go to stderr; `WALFERRY_LOG` chooses what (tracing's filter syntax, default `info`).
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WALFERRY_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

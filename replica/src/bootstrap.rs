@@ -1,0 +1,161 @@
+//! Makes an empty directory a replica's: from the archive if there is one with anything in it, else from the primary.
+//!
+//! A base that the primary sends arrives as the objects it would be in an archive, and is restored from there: one way
+//! to build a directory from a base, with one set of checks. Guarantees: the directory is whole, or it is not there.
+
+use crate::PrimaryAddress;
+use crate::link::{Connected, connect};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedReadHalf;
+use walferry::archive::config::{ArchiveUrl, S3Settings};
+use walferry::archive::epochs::{self, EpochRecord, EpochTree};
+use walferry::archive::layout::ObjectName;
+use walferry::archive::listing::Listing;
+use walferry::archive::store::{Archive, Opening};
+use walferry::archive::identity;
+use walferry::cluster::ClusterId;
+use walferry::config::Config;
+use walferry::csn::{CommitTime, Csn, Epoch};
+use walferry::directory::{DataDir, EpochStart, Identity, LastRole};
+use walferry::error::{Error, Result};
+use walferry::io::{Io, StdIo};
+use walferry::restore::{self, progress};
+use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Receiver};
+
+/// Pause between two attempts while the primary cannot be reached.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Fills the empty directory `root`. Tries until the primary or the archive answers.
+pub async fn bootstrap(root: &Path, primary: &PrimaryAddress, config: &Config, archive: Option<&Archive>) -> Result<()> {
+    if let Some(archive) = archive
+        && holds_history(archive).await?
+    {
+        tracing::info!(archive = archive.url(), "bootstrapping from the archive");
+        return restore_from(archive, root).await;
+    }
+    let node = ClusterId::generate()?.to_string()[..16].to_owned();
+    loop {
+        let hello = |challenge: &Challenge| Hello {
+            version: wire::VERSION,
+            cluster: None,
+            node: node.clone(),
+            epoch: Epoch(1),
+            csn: Csn::ZERO,
+            time: CommitTime(0),
+            has_archive: archive.is_some(),
+            port: config.port as u16,
+            proof: wire::proof(&config.repl_secret, challenge, &node),
+        };
+        match connect(primary, hello).await {
+            Ok(Connected { receiver, answer, .. }) => return begin(root, primary, answer, receiver, node).await,
+            Err(error) => tracing::warn!(%primary, %error, "the primary cannot be reached; bootstrapping waits for it"),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn begin(root: &Path, primary: &PrimaryAddress, answer: Message, receiver: Receiver<OwnedReadHalf>, node: String) -> Result<()> {
+    match answer {
+        Message::Resume(resume) => {
+            let dir = DataDir::new(root);
+            let _lock = dir.lock()?;
+            let mut identity = Identity::new(resume.cluster, LastRole::Replica)?;
+            identity.node = node;
+            identity.history = resume.history;
+            dir.write_identity(&identity)
+        }
+        Message::BaseBegin(base) => {
+            tracing::info!(%primary, "bootstrapping from a base that the primary sends");
+            let scratch = scratch_dir(root);
+            let received = receive_base(&scratch, base, receiver, primary).await;
+            let restored = match received {
+                Ok(archive) => restore_from(&archive, root).await,
+                Err(error) => Err(error),
+            };
+            std::fs::remove_dir_all(&scratch).map_err(|source| Error::Io { action: "remove", path: scratch, source })?;
+            restored
+        }
+        Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
+        other => Err(Error::Protocol { peer: primary.to_string(), detail: format!("expected an answer, got {other:?}") }),
+    }
+}
+
+/// Beside the directory, so that the same file system has to have room and the directory itself stays empty.
+fn scratch_dir(root: &Path) -> PathBuf {
+    let mut name = root.as_os_str().to_owned();
+    name.push(".bootstrap");
+    name.into()
+}
+
+async fn holds_history(archive: &Archive) -> Result<bool> {
+    if identity::read(archive).await?.is_none() {
+        return Ok(false);
+    }
+    let listing = Listing::read(archive).await?;
+    let holds_any = !listing.chunks.is_empty() || listing.whole_bases().next().is_some();
+    Ok(holds_any)
+}
+
+async fn restore_from(archive: &Archive, root: &Path) -> Result<()> {
+    let io: Arc<dyn Io> = Arc::new(StdIo::default());
+    let report = restore::bootstrap(archive, root, io, progress::silent()).await?;
+    tracing::info!(csn = report.csn.0, epoch = report.epoch.0, "bootstrapped");
+    Ok(())
+}
+
+/// Stores the objects that the primary sends as an archive in a local directory.
+async fn receive_base(scratch: &Path, base: BaseBegin, mut receiver: Receiver<OwnedReadHalf>, primary: &PrimaryAddress) -> Result<Archive> {
+    if scratch.exists() {
+        std::fs::remove_dir_all(scratch).map_err(Error::io("remove", scratch))?;
+    }
+    let url = ArchiveUrl::File { dir: std::path::absolute(scratch).map_err(Error::io("resolve", scratch))? };
+    let archive = Archive::open(&url, &S3Settings::default(), Opening::Create)?;
+    identity::establish(&archive, base.cluster).await?;
+    claim_history(&archive, &base.history).await?;
+    let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
+    loop {
+        match receiver.receive().await? {
+            Some(Message::BaseFile(file)) => receive_file(scratch, &file, &mut receiver, primary).await?,
+            Some(Message::BaseEnd) => return Ok(archive),
+            Some(other) => return Err(broken(format!("expected a file of the base, got {other:?}"))),
+            None => return Err(broken("closed the connection before the base was complete".into())),
+        }
+    }
+}
+
+async fn claim_history(archive: &Archive, history: &[EpochStart]) -> Result<()> {
+    let time = CommitTime(walferry::clock::now_micros());
+    let mut parent = None;
+    for start in history {
+        let record = match parent {
+            None => EpochRecord::first(start.epoch, String::new(), time),
+            Some(parent) => EpochRecord::forked(start.epoch, parent, start.fork, String::new(), time),
+        };
+        epochs::claim(archive, &record).await?;
+        parent = Some(start.epoch);
+    }
+    EpochTree::read(archive).await.map(drop)
+}
+
+async fn receive_file(scratch: &Path, file: &BaseFile, receiver: &mut Receiver<OwnedReadHalf>, primary: &PrimaryAddress) -> Result<()> {
+    let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
+    let name = ObjectName::parse(&file.name).ok_or_else(|| broken(format!("sent a file named {:?}, which no base has", file.name)))?;
+    let path = scratch.join(name.to_string());
+    let parent = path.parent().expect("object names lie below the archive");
+    tokio::fs::create_dir_all(parent).await.map_err(Error::io("create directory", parent))?;
+    let mut output = tokio::fs::File::create(&path).await.map_err(Error::io("create", &path))?;
+    let mut missing = file.bytes;
+    while missing > 0 {
+        match receiver.receive().await? {
+            Some(Message::BasePart(part)) if part.len() as u64 <= missing => {
+                missing -= part.len() as u64;
+                output.write_all(&part).await.map_err(Error::io("write", &path))?;
+            }
+            other => return Err(broken(format!("expected {missing} more bytes of {}, got {other:?}", file.name))),
+        }
+    }
+    output.flush().await.map_err(Error::io("write", &path))
+}

@@ -1,0 +1,343 @@
+//! The link to the primary: connects, introduces itself, follows, and comes back after every failure.
+//!
+//! Guarantees: commits are applied in order, from the primary's stream or, when the primary no longer has them, from the
+//! archive; what is acknowledged was applied, and what is acknowledged as durable was synced.
+
+use crate::PrimaryAddress;
+use crate::follow::{Follower, apply_in_turns};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use walferry::archive::epochs::EpochTree;
+use walferry::archive::lineage::Lineage;
+use walferry::clock;
+use walferry::command::host::Host;
+use walferry::csn::CommitTime;
+use walferry::directory::Identity;
+use walferry::error::{Error, Result};
+use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
+use walferry::restore::catch_up::CatchUp;
+use walferry::ship::wire::{self, Ack, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
+
+/// How long connecting, and each step of the introduction, may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A primary that was not heard for so long is given up: it sends a heartbeat every 100 ms.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Pause after the first failure in a row; it doubles up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Time between two acknowledgements, at most.
+const ACK_INTERVAL: Duration = Duration::from_millis(50);
+/// Chunks received and not yet applied.
+const CHUNKS_WAITING_MAX: usize = 4;
+
+/// Why a connection ended in good order.
+#[derive(Debug)]
+enum Ended {
+    /// The link is to stop.
+    Stopped,
+    /// The next commits are in the archive.
+    GoToArchive,
+}
+
+/// The link of a replica.
+pub struct Link {
+    status: Mutex<LinkStatus>,
+    stop: watch::Sender<bool>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Link {
+    /// Starts following `primary`.
+    pub fn start(node: &Arc<Node>, primary: PrimaryAddress) -> Arc<Self> {
+        let status = LinkStatus {
+            host: primary.host.clone(),
+            port: primary.port,
+            state: "connect",
+            source: "none",
+            ..LinkStatus::default()
+        };
+        let link = Arc::new(Self { status: Mutex::new(status), stop: watch::Sender::new(false), task: tokio::sync::Mutex::default() });
+        let run = Run { link: Arc::clone(&link), node: Arc::clone(node), primary, stopping: link.stop.subscribe() };
+        let task = tokio::spawn(run.run());
+        *link.task.try_lock().expect("nobody else has the link yet") = Some(task);
+        link
+    }
+
+    fn note(&self, change: impl FnOnce(&mut LinkStatus)) {
+        change(&mut self.status.lock());
+    }
+}
+
+impl ReplicaLink for Link {
+    fn status(&self) -> LinkStatus {
+        self.status.lock().clone()
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.stop.send_replace(true);
+            if let Some(task) = self.task.lock().await.take() {
+                let _ = task.await;
+            }
+            self.note(|status| status.state = "connect");
+        }
+        .boxed()
+    }
+}
+
+struct Run {
+    link: Arc<Link>,
+    node: Arc<Node>,
+    primary: PrimaryAddress,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Run {
+    async fn run(mut self) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let ended = self.connect_and_follow().await;
+            self.link.note(|status| status.state = "connect");
+            let failure = match ended {
+                Ok(Ended::Stopped) => return,
+                Ok(Ended::GoToArchive) => {
+                    pause = RETRY_FIRST;
+                    self.catch_up_from_archive().await.err()
+                }
+                Err(error) => Some(error),
+            };
+            match failure {
+                None => pause = RETRY_FIRST,
+                Some(error) => self.note_failure(&error),
+            }
+            // Both arms only wait.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+                _ = self.stopping.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    fn note_failure(&self, error: &Error) {
+        let message = error.to_string();
+        self.link.note(|status| {
+            if status.last_error != message {
+                tracing::warn!(primary = %self.primary, %error, "the link to the primary is down; it is tried again");
+            }
+            status.last_error = message;
+        });
+    }
+
+    async fn connect_and_follow(&mut self) -> Result<Ended> {
+        let identity = self.node.identity();
+        let position = self.node.committer.turn().position();
+        let hello = |challenge: &Challenge| hello(&identity, &self.node, challenge, position.csn.0 > 0, position.time);
+        let mut stopping = self.stopping.clone();
+        // Cancel-safe: a connection given up is closed.
+        let connected = tokio::select! {
+            connected = connect(&self.primary, hello) => connected?,
+            _ = stopping.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+        };
+        let Connected { receiver, sender, answer } = connected;
+        match answer {
+            Message::Resume(resume) => self.follow(receiver, sender, resume).await,
+            Message::GoToArchive(_) => Ok(Ended::GoToArchive),
+            Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
+            Message::BaseBegin(_) => Err(Error::Protocol { peer: self.primary.to_string(), detail: "sends a base to a replica that is not empty".into() }),
+            other => Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("expected an answer, got {other:?}") }),
+        }
+    }
+
+    async fn follow(&mut self, mut receiver: Receiver<OwnedReadHalf>, mut sender: Sender<OwnedWriteHalf>, resume: Resume) -> Result<Ended> {
+        self.node.adopt_history(&resume.history)?;
+        let epoch = self.node.identity().epoch();
+        tracing::info!(primary = %self.primary, epoch = epoch.0, csn = self.node.progress().committed.0, "following the primary");
+        self.link.note(|status| {
+            status.state = "connected";
+            status.source = "stream";
+            status.last_error.clear();
+            status.heard_ms = clock::now_millis();
+        });
+        let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch), waiting);
+        let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
+        // What was received is applied before the link goes on, so that the next introduction tells the truth.
+        drop(chunks);
+        if applier.is_finished() && ended.is_err() {
+            return ended;
+        }
+        applier.await.expect("applying does not panic")?;
+        ended
+    }
+
+    fn start_applier(&self, mut follower: Follower, mut waiting: mpsc::Receiver<bytes::Bytes>) -> JoinHandle<Result<()>> {
+        let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
+        tokio::task::spawn_blocking(move || {
+            while let Some(chunk) = waiting.blocking_recv() {
+                let time = follower.apply(chunk)?;
+                let applied = node.committer.watermarks.committed.get();
+                link.note(|status| {
+                    status.primary_csn = status.primary_csn.max(applied);
+                    status.lag_ms = if applied >= status.primary_csn { 0 } else { age_ms(time) };
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// Receives until the connection ends; acknowledges as commits are applied.
+    async fn receive(
+        &mut self,
+        receiver: &mut Receiver<OwnedReadHalf>,
+        sender: &mut Sender<OwnedWriteHalf>,
+        chunks: &mpsc::Sender<bytes::Bytes>,
+        applier: &mut JoinHandle<Result<()>>,
+    ) -> Result<Ended> {
+        let mut tick = tokio::time::interval(ACK_INTERVAL);
+        let mut applied = self.node.committer.watermarks.committed.subscribe();
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            // Receiving is cancel-safe; the other arms only wait.
+            tokio::select! {
+                message = receiver.receive() => {
+                    heard = tokio::time::Instant::now();
+                    match message? {
+                        Some(Message::Chunk(chunk)) => {
+                            if chunks.send(chunk).await.is_err() {
+                                return Err(finished(applier).await);
+                            }
+                        }
+                        Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat),
+                        Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
+                        Some(Message::Refuse(refuse)) => return Err(Error::Refused { reason: refuse.reason }),
+                        Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
+                        None => return Err(Error::Protocol { peer: self.primary.to_string(), detail: "closed the connection".into() }),
+                    }
+                }
+                _ = applied.changed() => self.acknowledge(sender).await?,
+                _ = tick.tick() => {
+                    if applier.is_finished() {
+                        return Err(finished(applier).await);
+                    }
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("was silent for {} s", SILENCE_MAX.as_secs()) });
+                    }
+                    self.acknowledge(sender).await?;
+                }
+                _ = self.stopping.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+            }
+        }
+    }
+
+    async fn acknowledge(&self, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
+        let watermarks = &self.node.committer.watermarks;
+        let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get() };
+        match timeout(CONNECT_DEADLINE, sender.send(&Message::Ack(ack))).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Error::Protocol { peer: self.primary.to_string(), detail: "takes no acknowledgements".into() }),
+        }
+    }
+
+    fn take_heartbeat(&self, heartbeat: Heartbeat) {
+        let applied = self.node.committer.watermarks.committed.get();
+        self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
+        let last_time = self.node.committer.turn().position().time;
+        self.link.note(|status| {
+            status.heard_ms = clock::now_millis();
+            status.primary_csn = status.primary_csn.max(heartbeat.committed);
+            status.lag_ms = if applied >= heartbeat.committed { 0 } else { heartbeat.time.millis().saturating_sub(last_time.millis()) };
+        });
+    }
+
+    /// Applies what the archive holds beyond this replica's last commit.
+    async fn catch_up_from_archive(&mut self) -> Result<()> {
+        let Some(archive) = self.node.archive.clone() else {
+            return Err(Error::Refused { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
+        };
+        self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
+        let after = self.node.committer.watermarks.committed.get();
+        let tree = EpochTree::read(&archive).await?;
+        let lineage = Lineage::newest(&tree).ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
+        let mut commits = CatchUp::open(&archive, &lineage, after).await?;
+        tracing::info!(after = after.0, until = commits.until().0, "catching up from the archive");
+        while let Some(next) = commits.next().await? {
+            let committer = Arc::clone(&self.node.committer);
+            tokio::task::spawn_blocking(move || apply_in_turns(&committer, next.to_vec())).await.expect("applying does not panic")?;
+            if *self.stopping.borrow() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn age_ms(time: CommitTime) -> u64 {
+    clock::now_millis().saturating_sub(time.millis())
+}
+
+async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
+    match applier.await.expect("applying does not panic") {
+        Err(error) => error,
+        Ok(()) => Error::Refused { reason: "applying ended".into() },
+    }
+}
+
+/// An open connection and the primary's answer.
+pub struct Connected {
+    /// What the primary sends.
+    pub receiver: Receiver<OwnedReadHalf>,
+    /// What it gets.
+    pub sender: Sender<OwnedWriteHalf>,
+    /// Its answer to the introduction.
+    pub answer: Message,
+}
+
+/// Connects and introduces this replica.
+pub async fn connect(primary: &PrimaryAddress, hello: impl FnOnce(&Challenge) -> Hello) -> Result<Connected> {
+    let peer = primary.to_string();
+    let step = async {
+        let stream = TcpStream::connect((primary.host.as_str(), primary.port)).await;
+        let stream = stream.map_err(|source| Error::Net { action: "connect to", peer: peer.clone(), source })?;
+        let _ = stream.set_nodelay(true);
+        let (reader, writer) = stream.into_split();
+        let (mut receiver, mut sender) = (Receiver::new(reader, &peer), Sender::new(writer, &peer));
+        let challenge = match receiver.receive().await? {
+            Some(Message::Challenge(challenge)) => challenge,
+            other => return Err(Error::Protocol { peer: peer.clone(), detail: format!("expected a challenge, got {other:?}; is this a replication port?") }),
+        };
+        sender.send(&Message::Hello(hello(&challenge))).await?;
+        Ok((receiver, sender))
+    };
+    let (mut receiver, sender) = match timeout(CONNECT_DEADLINE, step).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(Error::Protocol { peer, detail: format!("did not answer within {} s", CONNECT_DEADLINE.as_secs()) }),
+    };
+    // A base is cut before its first message: that may take a while.
+    let answer = receiver.receive().await?;
+    let answer = answer.ok_or_else(|| Error::Protocol { peer, detail: "closed the connection before it answered".into() })?;
+    Ok(Connected { receiver, sender, answer })
+}
+
+fn hello(identity: &Identity, node: &Node, challenge: &Challenge, has_commits: bool, time: CommitTime) -> Hello {
+    let config = node.config();
+    Hello {
+        version: wire::VERSION,
+        cluster: Some(identity.cluster),
+        node: identity.node.clone(),
+        epoch: identity.epoch(),
+        csn: node.committer.watermarks.committed.get(),
+        time: if has_commits { time } else { CommitTime(0) },
+        has_archive: node.archive.is_some(),
+        port: config.port as u16,
+        proof: wire::proof(&config.repl_secret, challenge, &identity.node),
+    }
+}

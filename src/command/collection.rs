@@ -1,0 +1,95 @@
+//! What hashes and sets have in common: finding them, walking them, and which of a request's names they hold.
+
+use super::{Done, Fail, errors};
+use crate::engine::key::Generation;
+use crate::engine::keyspace::{Found, Keyspace, element_name};
+use crate::engine::meta::{Collection, DiskType};
+
+/// The collection of a kind at a key; `None` if there is no such key, an error if it holds something else.
+pub fn find(keys: &Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
+    of_kind(&keys.find(key)?, kind)
+}
+
+/// As [`find`], for a command that changes it.
+pub fn find_to_change(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
+    of_kind(&keys.find_to_change(key)?, kind)
+}
+
+/// As [`find_to_change`]; a new, empty one, not yet stored, if there is no such key.
+pub fn find_or_new(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Collection, Fail> {
+    let found = find_to_change(keys, key, kind)?;
+    Ok(found.unwrap_or_else(|| Collection::new(kind, keys.new_generation())))
+}
+
+fn of_kind(found: &Found<'_>, kind: DiskType) -> Result<Option<Collection>, Fail> {
+    match found {
+        Found::Absent => Ok(None),
+        Found::Collection(collection) if collection.kind == kind => Ok(Some(*collection)),
+        _ => Err(errors::WRONG_TYPE.into()),
+    }
+}
+
+/// Walks the elements with their values in byte order, from the name `from` (inclusive) on, until `visit` returns
+/// false.
+pub fn walk(
+    keys: &Keyspace<'_>,
+    key: &[u8],
+    generation: Generation,
+    from: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+) -> Done {
+    let mut scan = keys.elements(key, generation, from)?;
+    while let Some((stored, value)) = scan.next()? {
+        if !visit(element_name(stored)?, value) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name must be an element already, or must not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Membership {
+    /// It is one.
+    Present,
+    /// It is none.
+    Absent,
+}
+
+/// The names of a request that are elements, or those that are not, each once.
+///
+/// They are all looked up before anything is changed, because a command that fails must have had no effect.
+pub fn select<'n>(
+    keys: &Keyspace<'_>,
+    key: &[u8],
+    collection: &Collection,
+    names: impl Iterator<Item = &'n [u8]>,
+    wanted: Membership,
+) -> Result<Vec<&'n [u8]>, Fail> {
+    let mut selected = Vec::new();
+    for name in names {
+        let is_element = collection.count > 0 && keys.element(key, collection.generation, name)?.is_some();
+        if is_element == (wanted == Membership::Present) {
+            selected.push(name);
+        }
+    }
+    if selected.len() > 1 {
+        selected.sort_unstable();
+        selected.dedup();
+    }
+    Ok(selected)
+}
+
+/// Deletes these elements, each of which is there, and stores what the collection is then.
+pub fn remove<'n>(
+    keys: &mut Keyspace<'_>,
+    key: &[u8],
+    collection: &Collection,
+    names: impl ExactSizeIterator<Item = &'n [u8]>,
+) -> Done {
+    let count = collection.count.saturating_sub(names.len() as u64);
+    for name in names {
+        keys.delete_element(key, collection.generation, name);
+    }
+    Ok(keys.put_collection(key, &Collection { count, ..*collection })?)
+}

@@ -1,0 +1,208 @@
+//! Hashes: fields with values, each field an element on disk.
+//!
+//! Guarantees: a field that is set is written even if it had that value; HGETALL and its like see one moment of the
+//! hash. A hash without fields does not exist.
+
+use super::args::Args;
+use super::collection::{self, Membership};
+use super::number::{parse_f64, parse_i64};
+use super::reply::Out;
+use super::{Ctx, Done, Fail, decimal, errors};
+use crate::engine::keyspace::{Keyspace, Stored};
+use crate::engine::meta::{Collection, DiskType};
+
+fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
+    collection::find(keys, key, DiskType::Hash)
+}
+
+fn field<'a>(keys: &Keyspace<'a>, key: &[u8], field: &[u8]) -> Result<Option<Stored<'a>>, Fail> {
+    match find(keys, key)? {
+        Some(hash) => Ok(keys.element(key, hash.generation, field)?),
+        None => Ok(None),
+    }
+}
+
+fn write_value(out: &mut Out, value: Option<&[u8]>) {
+    match value {
+        Some(value) => out.bulk(value),
+        None => out.null(),
+    }
+}
+
+// ---- reading ----
+
+/// HGET key field
+pub fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    write_value(out, field(&ctx.keys, &args[1], &args[2])?.as_deref());
+    Ok(())
+}
+
+/// HMGET key field [field ...]
+pub fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, fields) = (args.get(1), args.from(2));
+    if fields.len() > 1 {
+        // Several reads show one moment only under the lock.
+        ctx.keys.memory()?;
+    }
+    let hash = find(&ctx.keys, key)?;
+    out.array(fields.len());
+    for field in fields.iter() {
+        let value = match &hash {
+            Some(hash) => ctx.keys.element(key, hash.generation, field)?,
+            None => None,
+        };
+        write_value(out, value.as_deref());
+    }
+    Ok(())
+}
+
+/// HEXISTS key field
+pub fn hexists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.int(field(&ctx.keys, &args[1], &args[2])?.is_some().into());
+    Ok(())
+}
+
+/// HLEN key
+pub fn hlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.count(find(&ctx.keys, &args[1])?.map_or(0, |hash| hash.count));
+    Ok(())
+}
+
+/// Writes a part of each field and returns how many there are.
+fn write_all(ctx: &Ctx<'_>, key: &[u8], mut write: impl FnMut(&[u8], &[u8])) -> Result<usize, Fail> {
+    let mut fields = 0;
+    if let Some(hash) = find(&ctx.keys, key)? {
+        collection::walk(&ctx.keys, key, hash.generation, b"", |field, value| {
+            write(field, value);
+            fields += 1;
+            true
+        })?;
+    }
+    Ok(fields)
+}
+
+/// HGETALL key
+pub fn hgetall(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let map = out.begin_array();
+    let fields = write_all(ctx, &args[1], |field, value| {
+        out.bulk(field);
+        out.bulk(value);
+    })?;
+    out.end_map(map, fields);
+    Ok(())
+}
+
+/// HKEYS key
+pub fn hkeys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let array = out.begin_array();
+    let fields = write_all(ctx, &args[1], |field, _| out.bulk(field))?;
+    out.end_array(array, fields);
+    Ok(())
+}
+
+/// HVALS key
+pub fn hvals(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let array = out.begin_array();
+    let fields = write_all(ctx, &args[1], |_, value| out.bulk(value))?;
+    out.end_array(array, fields);
+    Ok(())
+}
+
+// ---- changing ----
+
+/// Stores the metadata if fields were added, else only marks the watchers.
+fn grow(keys: &mut Keyspace<'_>, key: &[u8], hash: &Collection, added: u64) -> Done {
+    if added == 0 {
+        keys.touch(key);
+        return Ok(());
+    }
+    Ok(keys.put_collection(key, &Collection { count: hash.count + added, ..*hash })?)
+}
+
+/// Sets the fields of HSET and HMSET and returns how many are new.
+fn set_fields(ctx: &mut Ctx<'_>, args: Args<'_>, command: &str) -> Result<u64, Fail> {
+    let (key, pairs) = (args.get(1), args.from(2));
+    if !pairs.len().is_multiple_of(2) {
+        return Err(errors::wrong_arity(command).into());
+    }
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
+    let fields = pairs.iter().step_by(2);
+    let added = collection::select(&ctx.keys, key, &hash, fields.clone(), Membership::Absent)?.len() as u64;
+    for (field, value) in fields.zip(pairs.from(1).iter().step_by(2)) {
+        ctx.keys.put_element(key, hash.generation, field, value);
+    }
+    grow(&mut ctx.keys, key, &hash, added)?;
+    Ok(added)
+}
+
+/// HSET key field value [field value ...]
+pub fn hset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.count(set_fields(ctx, args, "hset")?);
+    Ok(())
+}
+
+/// HMSET key field value [field value ...]
+pub fn hmset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    set_fields(ctx, args, "hmset")?;
+    out.ok();
+    Ok(())
+}
+
+/// HSETNX key field value
+pub fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, field) = (args.get(1), args.get(2));
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
+    let is_new = ctx.keys.element(key, hash.generation, field)?.is_none();
+    if is_new {
+        ctx.keys.put_element(key, hash.generation, field, &args[3]);
+        grow(&mut ctx.keys, key, &hash, 1)?;
+    }
+    out.int(is_new.into());
+    Ok(())
+}
+
+/// HDEL key field [field ...]
+pub fn hdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let key = args.get(1);
+    let Some(hash) = collection::find_to_change(&mut ctx.keys, key, DiskType::Hash)? else {
+        out.int(0);
+        return Ok(());
+    };
+    let fields = collection::select(&ctx.keys, key, &hash, args.from(2).iter(), Membership::Present)?;
+    if !fields.is_empty() {
+        collection::remove(&mut ctx.keys, key, &hash, fields.iter().copied())?;
+    }
+    out.count(fields.len() as u64);
+    Ok(())
+}
+
+/// HINCRBY key field increment
+pub fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, field) = (args.get(1), args.get(2));
+    let increment = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
+    let old = ctx.keys.element(key, hash.generation, field)?;
+    let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::HASH_NOT_AN_INTEGER)?;
+    let sum = value.checked_add(increment).ok_or(errors::OVERFLOW)?;
+    ctx.keys.put_element(key, hash.generation, field, itoa::Buffer::new().format(sum).as_bytes());
+    grow(&mut ctx.keys, key, &hash, old.is_none().into())?;
+    out.int(sum);
+    Ok(())
+}
+
+/// HINCRBYFLOAT key field increment
+pub fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, field, increment) = (args.get(1), args.get(2), args.get(3));
+    if !parse_f64(increment).ok_or(errors::NOT_A_FLOAT)?.is_finite() {
+        return Err(errors::INCREMENT_NOT_FINITE.into());
+    }
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
+    let old = ctx.keys.element(key, hash.generation, field)?;
+    let value = old.as_deref().unwrap_or(b"0");
+    parse_f64(value).ok_or(errors::HASH_NOT_A_FLOAT)?;
+    let sum = decimal::sum(value, increment).ok_or(errors::NOT_FINITE)?;
+    ctx.keys.put_element(key, hash.generation, field, sum.as_bytes());
+    grow(&mut ctx.keys, key, &hash, old.is_none().into())?;
+    out.bulk(sum.as_bytes());
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! RENAME and RENAMENX.
+//!
+//! Guarantees: a key moves whole, with its expiry, in one commit. In memory that is one op. On disk the key's name is
+//! part of every element's, so a collection is copied element by element to a new generation: that takes as long as the
+//! collection is large, and holds it in memory until the commit is written.
+
+use super::args::Args;
+use super::collection::walk;
+use super::reply::Out;
+use super::{Ctx, Done, Fail, errors};
+use crate::engine::key::StreamId;
+use crate::engine::keyspace::{Found, Keyspace, entry_id};
+use crate::engine::meta::{Collection, DiskType};
+use crate::engine::scan::Direction;
+
+/// RENAME key newkey
+pub fn rename(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let source = find_source(&ctx.keys, &args[1])?;
+    if args[1] != args[2] {
+        let target = ctx.keys.find_to_change(&args[2])?;
+        move_key(&mut ctx.keys, &args[1], &source, &args[2], &target)?;
+    }
+    out.ok();
+    Ok(())
+}
+
+/// RENAMENX key newkey
+pub fn renamenx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let source = find_source(&ctx.keys, &args[1])?;
+    let is_free = args[1] != args[2] && ctx.keys.find(&args[2])?.is_absent();
+    if is_free {
+        let target = ctx.keys.find_to_change(&args[2])?;
+        move_key(&mut ctx.keys, &args[1], &source, &args[2], &target)?;
+    }
+    out.int(is_free.into());
+    Ok(())
+}
+
+/// What the source holds. An expired one is left to the expiry cycle: a command that fails has no effect.
+fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found<'a>, Fail> {
+    let found = keys.find(key)?;
+    if found.is_absent() {
+        return Err(errors::NO_SUCH_KEY.into());
+    }
+    Ok(found)
+}
+
+fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found<'_>, to: &[u8], target: &Found<'_>) -> Done {
+    match source {
+        Found::Absent => return Ok(()),
+        Found::List(_) => {
+            keys.delete(to, target)?;
+            keys.change_list(from, |ops| ops.rename(from, to))?;
+            keys.touch(to);
+            return Ok(());
+        }
+        Found::Zset(_) => {
+            keys.delete(to, target)?;
+            keys.change_zset(from, |ops| ops.rename(from, to))?;
+            keys.touch(to);
+            return Ok(());
+        }
+        Found::String(value) => {
+            keys.forget_expiry(to, target.expire_ms());
+            keys.put_string(to, value, value.expire_ms)?;
+        }
+        Found::Collection(collection) => {
+            let elements = Elements::of(keys, from, collection)?;
+            keys.delete(to, target)?;
+            elements.put(keys, to, collection)?;
+        }
+    }
+    Ok(keys.delete(from, source)?)
+}
+
+/// What a collection holds, on its way to another name.
+enum Elements {
+    /// Of a hash or set: names and values.
+    Named(Vec<(Vec<u8>, Vec<u8>)>),
+    /// Of a stream: ids and fields.
+    Entries(Vec<(StreamId, Vec<u8>)>),
+}
+
+impl Elements {
+    fn of(keys: &Keyspace<'_>, key: &[u8], collection: &Collection) -> Result<Self, Fail> {
+        if collection.kind == DiskType::Stream {
+            let mut entries = Vec::new();
+            let mut scan =
+                keys.entries(key, collection.generation, StreamId::MIN..StreamId::MAX, Direction::Forward)?;
+            while let Some((stored, fields)) = scan.next()? {
+                entries.push((entry_id(stored)?, fields.to_vec()));
+            }
+            return Ok(Self::Entries(entries));
+        }
+        let mut named = Vec::new();
+        walk(keys, key, collection.generation, b"", |name, value| {
+            named.push((name.to_vec(), value.to_vec()));
+            true
+        })?;
+        Ok(Self::Named(named))
+    }
+
+    /// Makes a key, which must be absent, such a collection, with the expiry of the original.
+    fn put(&self, keys: &mut Keyspace<'_>, key: &[u8], original: &Collection) -> Done {
+        let generation = keys.new_generation();
+        match self {
+            Self::Named(named) => {
+                for (name, value) in named {
+                    keys.put_element(key, generation, name, value);
+                }
+            }
+            Self::Entries(entries) => {
+                for (id, fields) in entries {
+                    keys.put_entry(key, generation, *id, fields);
+                }
+            }
+        }
+        let copy = Collection { generation, expire_ms: 0, ..*original };
+        match original.expire_ms {
+            0 => keys.put_collection(key, &copy)?,
+            expire_ms => keys.set_expire(key, &Found::Collection(copy), expire_ms)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! SCAN, HSCAN, SSCAN: iterations in steps.
+//!
+//! Guarantees: what is there during a whole iteration is returned; expired keys are not. SCAN keeps no state: its cursor
+//! is the place in a fixed order of disk slots, list shards and sorted set shards, each visited as a whole. HSCAN and
+//! SSCAN go by name; a small collection comes in one step, cursors of larger ones are kept in a bounded table.
+//! Not done: a key that moves from one engine to another during an iteration (SET over a list) may be missed.
+
+use super::args::{Args, OwnedArgs};
+use super::collection;
+use super::number::parse_i64;
+use super::reply::Out;
+use super::{Ctx, Done, Fail, cursor, errors, glob};
+use crate::engine::key::SLOTS;
+use crate::engine::keyspace::{Found, Keyspace, scanned_key};
+use crate::engine::memory::Dictionary;
+use crate::engine::memory::dictionary::{SHARDS, Value};
+use crate::engine::meta::{DiskType, Meta};
+
+/// Elements up to which a collection is returned in one step.
+const SMALL_ELEMENTS_MAX: u64 = 512;
+/// Elements or keys of a step, unless COUNT says otherwise.
+const COUNT: u64 = 10;
+
+/// Cursor of the first list shard; below it stand the disk slots.
+const LISTS: u64 = SLOTS as u64;
+/// Cursor of the first sorted set shard.
+const ZSETS: u64 = LISTS + SHARDS as u64;
+
+/// What an iteration is asked for beside its cursor.
+struct Options<'a> {
+    pattern: Option<&'a [u8]>,
+    count: u64,
+    kind: Option<&'a [u8]>,
+}
+
+impl<'a> Options<'a> {
+    /// TYPE is SCAN's only.
+    fn parse(args: Args<'a>, takes_type: bool) -> Result<Self, Fail> {
+        let mut options = Self { pattern: None, count: COUNT, kind: None };
+        let mut rest = args.iter();
+        while let Some(option) = rest.next() {
+            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+            let value = rest.next().ok_or(errors::SYNTAX)?;
+            if is("COUNT") {
+                let count = parse_i64(value).ok_or(errors::NOT_AN_INTEGER)?;
+                options.count = u64::try_from(count).ok().filter(|&count| count > 0).ok_or(errors::SYNTAX)?;
+            } else if is("MATCH") {
+                options.pattern = (!glob::matches_all(value)).then_some(value);
+            } else if is("TYPE") && takes_type {
+                options.kind = Some(value);
+            } else {
+                return Err(errors::SYNTAX.into());
+            }
+        }
+        Ok(options)
+    }
+
+    fn accept_name(&self, name: &[u8]) -> bool {
+        self.pattern.is_none_or(|pattern| glob::matches(pattern, name))
+    }
+
+    fn accept_type(&self, name: &str) -> bool {
+        self.kind.is_none_or(|kind| kind.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+fn parse_cursor(text: &[u8]) -> Result<u64, Fail> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().filter(|_| is_number).and_then(|text| text.parse().ok());
+    number.ok_or_else(|| errors::INVALID_CURSOR.into())
+}
+
+fn write_step(out: &mut Out, cursor: u64, found: &OwnedArgs) {
+    let found = found.as_args();
+    out.array(2);
+    out.bulk(itoa::Buffer::new().format(cursor).as_bytes());
+    out.array(found.len());
+    found.iter().for_each(|item| out.bulk(item));
+}
+
+// ---- keys ----
+
+/// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]
+pub fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let cursor = parse_cursor(&args[1])?;
+    let options = Options::parse(args.from(2), true)?;
+    let mut step = Step { keys: &ctx.keys, options, seen: 0, found: OwnedArgs::default() };
+    let memory = ctx.keys.memory()?;
+    let mut at = cursor;
+    while at < ZSETS + SHARDS as u64 && step.seen < step.options.count {
+        at = match at {
+            ..LISTS => step.visit_slots(at as u16)?,
+            LISTS..ZSETS => LISTS + step.visit_shards(&memory.lists, at - LISTS, "list"),
+            _ => ZSETS + step.visit_shards(&memory.zsets, at - ZSETS, "zset"),
+        };
+    }
+    let next = if at < ZSETS + SHARDS as u64 { at } else { 0 };
+    write_step(out, next, &step.found);
+    Ok(())
+}
+
+/// One step of SCAN under way.
+struct Step<'a, 'k> {
+    keys: &'a Keyspace<'k>,
+    options: Options<'a>,
+    /// Keys visited, whether returned or not.
+    seen: u64,
+    found: OwnedArgs,
+}
+
+impl Step<'_, '_> {
+    fn visit(&mut self, key: &[u8], kind: &str, expire_ms: u64) {
+        self.seen += 1;
+        let is_expired = expire_ms != 0 && expire_ms <= self.keys.now_ms;
+        if !is_expired && self.options.accept_type(kind) && self.options.accept_name(key) {
+            self.found.extend([key]);
+        }
+    }
+
+    /// Visits whole slots from `first` on until enough keys were seen; the cursor to go on from.
+    fn visit_slots(&mut self, first: u16) -> Result<u64, Fail> {
+        let mut scan = self.keys.disk_keys(first..SLOTS);
+        let mut last_slot = None;
+        while let Some(pair) = scan.next()? {
+            let slot = pair.0.first_chunk().map(|slot| u16::from_be_bytes(*slot));
+            if slot != last_slot && self.seen >= self.options.count {
+                return Ok(slot.map_or(LISTS, u64::from));
+            }
+            last_slot = slot;
+            let (key, meta) = scanned_key(pair)?;
+            self.visit(key, type_name(&meta), meta.expire_ms());
+        }
+        Ok(LISTS)
+    }
+
+    /// Visits whole shards from `first` on until enough keys were seen; the shard to go on from.
+    fn visit_shards<V: Value>(&mut self, shards: &Dictionary<V>, first: u64, kind: &str) -> u64 {
+        let wanted = usize::try_from(self.options.count - self.seen).unwrap_or(usize::MAX);
+        let (next, keys) = shards.scan(first, wanted);
+        for key in keys {
+            let expire_ms = shards.get(&key).map_or(0, |entry| entry.expire_ms);
+            self.visit(&key, kind, expire_ms);
+        }
+        if next == 0 { SHARDS as u64 } else { next }
+    }
+}
+
+fn type_name(meta: &Meta) -> &'static str {
+    match meta {
+        Meta::String { .. } => "string",
+        Meta::Collection(collection) => Found::Collection(*collection).type_name(),
+    }
+}
+
+// ---- elements ----
+
+/// HSCAN key cursor [MATCH pattern] [COUNT count]
+pub fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    scan_elements(ctx, args, out, DiskType::Hash)
+}
+
+/// SSCAN key cursor [MATCH pattern] [COUNT count]
+pub fn sscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    scan_elements(ctx, args, out, DiskType::Set)
+}
+
+fn scan_elements(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out, kind: DiskType) -> Done {
+    let key = args.get(1);
+    let cursor = parse_cursor(&args[2])?;
+    let mut found = OwnedArgs::default();
+    let Some(collection) = collection::find(&ctx.keys, key, kind)? else {
+        write_step(out, 0, &found);
+        return Ok(());
+    };
+    let options = Options::parse(args.from(3), false)?;
+    let from = match cursor {
+        0 => Vec::new(),
+        cursor => cursor::find(cursor).ok_or(errors::INVALID_CURSOR)?,
+    };
+    let mut left = if collection.count <= SMALL_ELEMENTS_MAX { u64::MAX } else { options.count };
+    let mut next = None;
+    collection::walk(&ctx.keys, key, collection.generation, &from, |name, value| {
+        if left == 0 {
+            next = Some(name.to_vec());
+            return false;
+        }
+        left -= 1;
+        if options.accept_name(name) {
+            found.extend([name]);
+            if kind == DiskType::Hash {
+                found.extend([value]);
+            }
+        }
+        true
+    })?;
+    write_step(out, next.map_or(0, cursor::keep), &found);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_numbers() {
+        for (text, expected) in
+            [("0", Some(0)), ("18446744073709551615", Some(u64::MAX)), ("18446744073709551616", None)]
+        {
+            assert_eq!(parse_cursor(text.as_bytes()).ok(), expected, "{text}");
+        }
+        for text in ["", " 1", "1 ", "-1", "+1", "x"] {
+            assert!(parse_cursor(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

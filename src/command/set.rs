@@ -1,0 +1,217 @@
+//! Sets: members, each an element without a value on disk.
+//!
+//! Guarantees: SMEMBERS sees one moment of the set; SPOP's effect is the removal of the members it chose. A set without
+//! members does not exist.
+//! Not done: uniform choice from large sets. SPOP chooses uniformly from at least [`CHOICE_MIN`] members, the whole set
+//! if it has no more, else those that follow, in byte order, the ones taken last: a walk to a random member of a
+//! million would take a second, and a walk from the first one would meet all deletions that were not compacted yet.
+
+use super::args::{Args, OwnedArgs};
+use super::collection::{self, Membership};
+use super::number::parse_i64;
+use super::reply::Out;
+use super::{Ctx, Done, Fail, errors};
+use crate::engine::keyspace::Keyspace;
+use crate::engine::meta::{Collection, DiskType};
+use parking_lot::Mutex;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+/// Members that SPOP chooses from, unless the set has less.
+const CHOICE_MIN: u64 = 128;
+/// Places that are remembered for all sets together.
+const PLACES: usize = 256;
+/// Longest name that is remembered as a place.
+const PLACE_BYTES_MAX: usize = 1024;
+
+// ---- reading ----
+
+fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
+    collection::find(keys, key, DiskType::Set)
+}
+
+/// SCARD key
+pub fn scard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.count(find(&ctx.keys, &args[1])?.map_or(0, |set| set.count));
+    Ok(())
+}
+
+/// SISMEMBER key member
+pub fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let is_member = match find(&ctx.keys, &args[1])? {
+        Some(set) => ctx.keys.element(&args[1], set.generation, &args[2])?.is_some(),
+        None => false,
+    };
+    out.int(is_member.into());
+    Ok(())
+}
+
+/// SMEMBERS key
+pub fn smembers(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let mut members = OwnedArgs::default();
+    if let Some(set) = find(&ctx.keys, &args[1])? {
+        collection::walk(&ctx.keys, &args[1], set.generation, b"", |member, _| {
+            members.extend([member]);
+            true
+        })?;
+    }
+    write_set(out, &members);
+    Ok(())
+}
+
+fn write_set(out: &mut Out, members: &OwnedArgs) {
+    let members = members.as_args();
+    out.set(members.len());
+    members.iter().for_each(|member| out.bulk(member));
+}
+
+// ---- changing ----
+
+/// SADD key member [member ...]
+pub fn sadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let key = args.get(1);
+    let set = collection::find_or_new(&mut ctx.keys, key, DiskType::Set)?;
+    let added = collection::select(&ctx.keys, key, &set, args.from(2).iter(), Membership::Absent)?;
+    for member in &added {
+        ctx.keys.put_element(key, set.generation, member, b"");
+    }
+    if !added.is_empty() {
+        ctx.keys.put_collection(key, &Collection { count: set.count + added.len() as u64, ..set })?;
+    }
+    out.count(added.len() as u64);
+    Ok(())
+}
+
+/// SREM key member [member ...]
+pub fn srem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let key = args.get(1);
+    let Some(set) = collection::find_to_change(&mut ctx.keys, key, DiskType::Set)? else {
+        out.int(0);
+        return Ok(());
+    };
+    let members = collection::select(&ctx.keys, key, &set, args.from(2).iter(), Membership::Present)?;
+    if !members.is_empty() {
+        collection::remove(&mut ctx.keys, key, &set, members.iter().copied())?;
+    }
+    out.count(members.len() as u64);
+    Ok(())
+}
+
+/// SPOP key [count]
+pub fn spop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let key = args.get(1);
+    if args.len() > 3 {
+        return Err(errors::SYNTAX.into());
+    }
+    let count = match args.try_get(2) {
+        Some(count) => Some(parse_i64(count).and_then(|count| u64::try_from(count).ok()).ok_or(errors::NOT_POSITIVE)?),
+        None => None,
+    };
+    let mut popped = OwnedArgs::default();
+    if let Some(set) = collection::find_to_change(&mut ctx.keys, key, DiskType::Set)? {
+        popped = choose(&ctx.keys, key, &set, count.unwrap_or(1))?;
+        if !popped.as_args().is_empty() {
+            collection::remove(&mut ctx.keys, key, &set, popped.as_args().iter())?;
+        }
+    }
+    match (count, popped.as_args().try_get(0)) {
+        (Some(_), _) => write_set(out, &popped),
+        (None, Some(member)) => out.bulk(member),
+        (None, None) => out.null(),
+    }
+    Ok(())
+}
+
+/// For sets by hash of their key: the member at which SPOP stopped. Any bytes are a good place to go on from, so two
+/// sets may share one.
+static LAST_POPPED: Mutex<[Vec<u8>; PLACES]> = Mutex::new([const { Vec::new() }; PLACES]);
+
+/// Chooses `wanted` members, or all if the set has no more.
+fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Result<OwnedArgs, Fail> {
+    let mut choice = Choice {
+        left: set.count.min(CHOICE_MIN.max(wanted.saturating_mul(2))),
+        wanted: wanted.min(set.count),
+        random: Random::new(),
+        chosen: OwnedArgs::default(),
+    };
+    if choice.wanted == 0 || choice.left == set.count {
+        collection::walk(keys, key, set.generation, b"", |member, _| choice.goes_on_after(member))?;
+        return Ok(choice.chosen);
+    }
+    let place = place_of(key);
+    let from = LAST_POPPED.lock()[place].clone();
+    collection::walk(keys, key, set.generation, &from, |member, _| choice.goes_on_after(member))?;
+    // Fewer members are walked than there are, so that none is met again after the turn.
+    if choice.wanted > 0 {
+        collection::walk(keys, key, set.generation, b"", |member, _| choice.goes_on_after(member))?;
+    }
+    if let Some(last) = choice.chosen.as_args().iter().last().filter(|last| last.len() <= PLACE_BYTES_MAX) {
+        LAST_POPPED.lock()[place] = last.to_vec();
+    }
+    Ok(choice.chosen)
+}
+
+fn place_of(key: &[u8]) -> usize {
+    usize::from(crate::engine::key::slot(key)) % PLACES
+}
+
+/// Chooses from a known number of members while they pass by, each as likely as any other.
+struct Choice {
+    /// Members still to pass by.
+    left: u64,
+    /// Members still to choose, at most `left`.
+    wanted: u64,
+    random: Random,
+    chosen: OwnedArgs,
+}
+
+impl Choice {
+    /// Decides on a member; whether more are wanted.
+    fn goes_on_after(&mut self, member: &[u8]) -> bool {
+        if self.wanted > 0 {
+            if self.random.below(self.left) < self.wanted {
+                self.chosen.extend([member]);
+                self.wanted -= 1;
+            }
+            self.left -= 1;
+        }
+        self.wanted > 0
+    }
+}
+
+/// Random numbers that need not be secret (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Self(RandomState::new().build_hasher().finish())
+    }
+
+    /// A number below `end`, which is not 0.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn every_member_is_chosen_as_often_as_any_other() {
+        let members: Vec<String> = (0..10).map(|member| member.to_string()).collect();
+        let mut times = HashMap::new();
+        for _ in 0..10_000 {
+            let mut choice = Choice { left: 10, wanted: 3, random: Random::new(), chosen: OwnedArgs::default() };
+            let _ = members.iter().all(|member| choice.goes_on_after(member.as_bytes()));
+            assert_eq!(choice.chosen.as_args().len(), 3);
+            for member in choice.chosen.as_args().iter() {
+                *times.entry(member.to_vec()).or_insert(0) += 1;
+            }
+        }
+        assert!(members.iter().all(|member| (2700..3300).contains(&times[member.as_bytes()])), "{times:?}");
+    }
+}

@@ -1,0 +1,115 @@
+//! A stream entry's stored form: its fields and their values.
+//!
+//! ```text
+//! pairs varint | { length varint, field; length varint, value } for each pair
+//! ```
+//! Varints are LEB128: seven bits a byte, the lowest first, at most ten bytes.
+//!
+//! Guarantees: decoding allocates nothing; bytes that were not encoded here are an error.
+
+use super::super::reply::Out;
+use crate::error::{Error, Result};
+
+const VARINT_BYTES_MAX: usize = 10;
+
+/// Encodes fields and values, which take turns.
+pub fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> Vec<u8> {
+    // Two bytes hold the length of any string below 16 KiB.
+    let bytes = strings.clone().map(|string| 2 + string.len()).sum::<usize>();
+    let mut out = Vec::with_capacity(VARINT_BYTES_MAX + bytes);
+    put_varint(&mut out, strings.len() as u64 / 2);
+    for string in strings {
+        put_varint(&mut out, string.len() as u64);
+        out.extend_from_slice(string);
+    }
+    out
+}
+
+/// Writes the fields and values of a stored entry as one array.
+pub fn write(stored: &[u8], out: &mut Out) -> Result<()> {
+    let corrupt = |detail: &str| Error::corrupt("stream entry", "value", detail);
+    let mut rest = stored;
+    let pairs = take_varint(&mut rest).ok_or_else(|| corrupt("has no count"))?;
+    let strings = usize::try_from(pairs).ok().and_then(|pairs| pairs.checked_mul(2));
+    let strings = strings.ok_or_else(|| corrupt("has a count that is too large"))?;
+    out.array(strings);
+    for _ in 0..strings {
+        out.bulk(take_string(&mut rest).ok_or_else(|| corrupt("ends inside a string"))?);
+    }
+    if !rest.is_empty() {
+        return Err(corrupt("goes on after its last string"));
+    }
+    Ok(())
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for (at, byte) in rest.iter().enumerate().take(VARINT_BYTES_MAX) {
+        let bits = u64::from(byte & 0x7F);
+        if at == VARINT_BYTES_MAX - 1 && bits > 1 {
+            return None;
+        }
+        value |= bits << (7 * at);
+        if byte & 0x80 == 0 {
+            *rest = &rest[at + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let (string, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::reply::Protocol;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_survives_a_round_trip(pairs in vec((vec(any::<u8>(), 0..300), vec(any::<u8>(), 0..300)), 0..20)) {
+            let strings: Vec<&[u8]> = pairs.iter().flat_map(|(field, value)| [&field[..], &value[..]]).collect();
+            let stored = encode(strings.iter().copied());
+            let (mut written, mut expected) = (Out::new(Protocol::Resp2), Out::new(Protocol::Resp2));
+            write(&stored, &mut written).unwrap();
+            expected.array(strings.len());
+            strings.iter().for_each(|string| expected.bulk(string));
+            prop_assert_eq!(written.as_bytes(), expected.as_bytes());
+            for cut in 0..stored.len() {
+                prop_assert!(write(&stored[..cut], &mut Out::default()).is_err());
+            }
+            let longer = [&stored[..], &[0]].concat();
+            prop_assert!(write(&longer, &mut Out::default()).is_err());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(stored in vec(any::<u8>(), 0..64)) {
+            let mut out = Out::default();
+            let _ = write(&stored, &mut out);
+            // A string takes a byte at least and is written with at most six more.
+            prop_assert!(out.len() <= 32 + 7 * stored.len());
+        }
+    }
+
+    #[test]
+    fn counts_and_lengths_beyond_the_input_are_errors() {
+        for stored in [&[0xFF; 9][..], &[0xFF; 11], &[2, 1, b'a'], &[1, 200, 200, 1, b'a'], &[1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]] {
+            assert!(write(stored, &mut Out::default()).is_err(), "{stored:?}");
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Strings: a value inline in its key's metadata.
+//!
+//! Guarantees: a plain SET reads nothing; a value is never longer than `proto-max-bulk-len`; INCRBYFLOAT adds decimals,
+//! see `decimal`. Writers replace whatever the key held, expired or not, in one effect.
+
+use super::args::Args;
+use super::expire::{self, Expiry};
+use super::number::{parse_f64, parse_i64};
+use super::reply::Out;
+use super::{Ctx, Done, Fail, decimal, errors};
+use crate::engine::keyspace::{Found, Keyspace, StringValue};
+
+/// The string at a key; `None` if there is no such key, an error if it holds something else.
+fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue<'a>>, Fail> {
+    match keys.find(key)? {
+        Found::Absent => Ok(None),
+        Found::String(value) => Ok(Some(value)),
+        _ => Err(errors::WRONG_TYPE.into()),
+    }
+}
+
+fn write_value(out: &mut Out, value: Option<&[u8]>) {
+    match value {
+        Some(value) => out.bulk(value),
+        None => out.null(),
+    }
+}
+
+// ---- reading ----
+
+/// GET key
+pub fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    write_value(out, find(&ctx.keys, &args[1])?.as_deref());
+    Ok(())
+}
+
+/// MGET key [key ...]
+pub fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let keys = args.from(1);
+    if keys.len() > 1 {
+        // Several reads show one moment only under the lock.
+        ctx.keys.memory()?;
+    }
+    out.array(keys.len());
+    for key in keys.iter() {
+        match ctx.keys.find(key)? {
+            Found::String(value) => out.bulk(&value),
+            _ => out.null(),
+        }
+    }
+    Ok(())
+}
+
+/// STRLEN key
+pub fn strlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.count(find(&ctx.keys, &args[1])?.map_or(0, |value| value.len() as u64));
+    Ok(())
+}
+
+/// GETRANGE key start end
+pub fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let start = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    let end = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
+    let value = find(&ctx.keys, &args[1])?;
+    let value = value.as_deref().unwrap_or_default();
+    // Two negative positions the wrong way round are nothing even where both lie before the value.
+    let is_reversed = start < 0 && end < 0 && start > end;
+    let length = value.len() as i64;
+    let from_front = |position: i64| if position < 0 { (length + position).max(0) } else { position };
+    let (start, end) = (from_front(start), from_front(end).min(length - 1));
+    let is_empty = is_reversed || start > end;
+    out.bulk(if is_empty { b"" } else { &value[start as usize..=end as usize] });
+    Ok(())
+}
+
+// ---- setting ----
+
+/// Whether the key must be there for SET, or must not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Condition {
+    Absent,
+    Present,
+}
+
+/// What SET does to the expiry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lifetime<'a> {
+    Forever,
+    Kept,
+    Until(Expiry, &'a [u8]),
+}
+
+/// SET's options.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct SetOptions<'a> {
+    condition: Option<Condition>,
+    returns_old: bool,
+    lifetime: Lifetime<'a>,
+}
+
+impl<'a> SetOptions<'a> {
+    fn parse(args: Args<'a>) -> Result<Self, Fail> {
+        let mut options = Self { condition: None, returns_old: false, lifetime: Lifetime::Forever };
+        let mut rest = args.iter();
+        while let Some(option) = rest.next() {
+            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+            if is("NX") && options.condition != Some(Condition::Present) {
+                options.condition = Some(Condition::Absent);
+            } else if is("XX") && options.condition != Some(Condition::Absent) {
+                options.condition = Some(Condition::Present);
+            } else if is("GET") {
+                options.returns_old = true;
+            } else if is("KEEPTTL") && !matches!(options.lifetime, Lifetime::Until(..)) {
+                options.lifetime = Lifetime::Kept;
+            } else {
+                let expiry = Expiry::of_option(option).filter(|expiry| match options.lifetime {
+                    Lifetime::Forever => true,
+                    Lifetime::Kept => false,
+                    Lifetime::Until(given, _) => given == *expiry,
+                });
+                let (expiry, text) = expiry.zip(rest.next()).ok_or(errors::SYNTAX)?;
+                options.lifetime = Lifetime::Until(expiry, text);
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | KEEPTTL]
+pub fn set(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, value) = (args.get(1), args.get(2));
+    let options = SetOptions::parse(args.from(3))?;
+    let expire_ms = match options.lifetime {
+        Lifetime::Forever | Lifetime::Kept => 0,
+        Lifetime::Until(expiry, text) => expiry.deadline(text, "set", ctx.keys.now_ms)?,
+    };
+    let is_blind = options.condition.is_none() && !options.returns_old && options.lifetime != Lifetime::Kept;
+    if is_blind {
+        store(&mut ctx.keys, key, value, expire_ms)?;
+        out.ok();
+        return Ok(());
+    }
+    let found = ctx.keys.find(key)?;
+    if options.returns_old && !matches!(found, Found::Absent | Found::String(_)) {
+        return Err(errors::WRONG_TYPE.into());
+    }
+    let is_met = options.condition.is_none_or(|condition| (condition == Condition::Absent) == found.is_absent());
+    if is_met {
+        let expire_ms = if options.lifetime == Lifetime::Kept { found.expire_ms() } else { expire_ms };
+        replace(&mut ctx.keys, key, found.expire_ms(), value, expire_ms)?;
+    }
+    match found {
+        Found::String(old) if options.returns_old => out.bulk(&old),
+        _ if options.returns_old || !is_met => out.null(),
+        _ => out.ok(),
+    }
+    Ok(())
+}
+
+/// Makes a key a string. If it is to expire in the past it is deleted: nobody could see it anyway.
+fn store(keys: &mut Keyspace<'_>, key: &[u8], value: &[u8], expire_ms: u64) -> Done {
+    if expire_ms == 0 || expire_ms > keys.now_ms {
+        return Ok(keys.put_string(key, value, expire_ms)?);
+    }
+    let found = keys.find_to_change(key)?;
+    Ok(keys.delete(key, &found)?)
+}
+
+/// As [`store`], for a key known to have expired at `old_expire_ms`.
+fn replace(keys: &mut Keyspace<'_>, key: &[u8], old_expire_ms: u64, value: &[u8], expire_ms: u64) -> Done {
+    if old_expire_ms != expire_ms {
+        keys.forget_expiry(key, old_expire_ms);
+    }
+    store(keys, key, value, expire_ms)
+}
+
+fn set_with_expiry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out, expiry: Expiry, command: &str) -> Done {
+    let expire_ms = expiry.deadline(args.get(2), command, ctx.keys.now_ms)?;
+    store(&mut ctx.keys, &args[1], &args[3], expire_ms)?;
+    out.ok();
+    Ok(())
+}
+
+/// SETEX key seconds value
+pub fn setex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    set_with_expiry(ctx, args, out, expire::EX, "setex")
+}
+
+/// PSETEX key milliseconds value
+pub fn psetex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    set_with_expiry(ctx, args, out, expire::PX, "psetex")
+}
+
+/// SETNX key value
+pub fn setnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let is_absent = ctx.keys.find(&args[1])?.is_absent();
+    if is_absent {
+        ctx.keys.put_string(&args[1], &args[2], 0)?;
+    }
+    out.int(is_absent.into());
+    Ok(())
+}
+
+/// MSET key value [key value ...]
+pub fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let pairs = args.from(1);
+    if !pairs.len().is_multiple_of(2) {
+        return Err(errors::wrong_arity("mset").into());
+    }
+    for (key, value) in pairs.iter().step_by(2).zip(pairs.from(1).iter().step_by(2)) {
+        ctx.keys.put_string(key, value, 0)?;
+    }
+    out.ok();
+    Ok(())
+}
+
+/// GETSET key value
+pub fn getset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let old = find(&ctx.keys, &args[1])?;
+    replace(&mut ctx.keys, &args[1], old.as_ref().map_or(0, |old| old.expire_ms), &args[2], 0)?;
+    write_value(out, old.as_deref());
+    Ok(())
+}
+
+/// GETDEL key
+pub fn getdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let found = ctx.keys.find_to_change(&args[1])?;
+    match &found {
+        Found::Absent => out.null(),
+        Found::String(value) => out.bulk(value),
+        _ => return Err(errors::WRONG_TYPE.into()),
+    }
+    Ok(ctx.keys.delete(&args[1], &found)?)
+}
+
+// ---- changing a part ----
+
+/// Refuses a value that would be longer than an argument may be.
+fn check_length(ctx: &Ctx<'_>, bytes: usize, more: usize) -> Done {
+    let bytes = (bytes as u64).saturating_add(more as u64);
+    if bytes > ctx.host.config().proto_max_bulk_len.0 {
+        return Err(errors::STRING_TOO_LONG.into());
+    }
+    Ok(())
+}
+
+/// APPEND key value
+pub fn append(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, tail) = (args.get(1), args.get(2));
+    let Some(old) = find(&ctx.keys, key)? else {
+        ctx.keys.put_string(key, tail, 0)?;
+        out.count(tail.len() as u64);
+        return Ok(());
+    };
+    check_length(ctx, old.len(), tail.len())?;
+    let value = [&old, tail].concat();
+    ctx.keys.put_string(key, &value, old.expire_ms)?;
+    out.count(value.len() as u64);
+    Ok(())
+}
+
+/// SETRANGE key offset value
+pub fn setrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, part) = (args.get(1), args.get(3));
+    let offset = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    let offset = usize::try_from(offset).map_err(|_| errors::OFFSET_OUT_OF_RANGE)?;
+    let old = find(&ctx.keys, key)?;
+    let expire_ms = old.as_ref().map_or(0, |old| old.expire_ms);
+    let old = old.as_deref().unwrap_or_default();
+    if part.is_empty() {
+        out.count(old.len() as u64);
+        return Ok(());
+    }
+    check_length(ctx, offset, part.len())?;
+    let end = offset + part.len();
+    let mut value = Vec::with_capacity(old.len().max(end));
+    value.extend_from_slice(old);
+    value.resize(old.len().max(end), 0);
+    value[offset..end].copy_from_slice(part);
+    ctx.keys.put_string(key, &value, expire_ms)?;
+    out.count(value.len() as u64);
+    Ok(())
+}
+
+/// Adds to an integer; one that is not there counts as 0.
+fn add(ctx: &mut Ctx<'_>, key: &[u8], increment: i64, out: &mut Out) -> Done {
+    let old = find(&ctx.keys, key)?;
+    let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::NOT_AN_INTEGER)?;
+    let sum = value.checked_add(increment).ok_or(errors::OVERFLOW)?;
+    let expire_ms = old.map_or(0, |old| old.expire_ms);
+    ctx.keys.put_string(key, itoa::Buffer::new().format(sum).as_bytes(), expire_ms)?;
+    out.int(sum);
+    Ok(())
+}
+
+/// INCR key
+pub fn incr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    add(ctx, &args[1], 1, out)
+}
+
+/// DECR key
+pub fn decr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    add(ctx, &args[1], -1, out)
+}
+
+/// INCRBY key increment
+pub fn incrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let increment = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    add(ctx, &args[1], increment, out)
+}
+
+/// DECRBY key decrement
+pub fn decrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let decrement = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    add(ctx, &args[1], decrement.checked_neg().ok_or(errors::DECREMENT_OVERFLOW)?, out)
+}
+
+/// INCRBYFLOAT key increment
+pub fn incrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let (key, increment) = (args.get(1), args.get(2));
+    let old = find(&ctx.keys, key)?;
+    let value = old.as_deref().unwrap_or(b"0");
+    if parse_f64(value).is_none() || parse_f64(increment).is_none() {
+        return Err(errors::NOT_A_FLOAT.into());
+    }
+    let sum = decimal::sum(value, increment).ok_or(errors::NOT_FINITE)?;
+    let expire_ms = old.map_or(0, |old| old.expire_ms);
+    ctx.keys.put_string(key, sum.as_bytes(), expire_ms)?;
+    out.bulk(sum.as_bytes());
+    Ok(())
+}

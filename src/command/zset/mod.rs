@@ -1,0 +1,109 @@
+//! Sorted sets: members with scores, in memory, ordered by score and then by the member's bytes.
+//!
+//! Guarantees: an effect carries final scores, members that are there, or ranks, so that it needs no arithmetic and no
+//! search when it is applied again; pairs that change nothing are not in it. A set without members does not exist. The
+//! score -0 is 0. An expired set that a command would only have taken from is left to the expiry cycle.
+//! As in Redis, what a lexical range means in a set whose scores differ is not specified.
+
+mod add;
+mod bounds;
+mod range;
+mod remove;
+
+pub use add::{zadd, zincrby};
+pub use range::{zcount, zrange, zrangebylex, zrangebyscore, zrevrange, zrevrangebyscore};
+pub use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscore};
+
+use super::args::Args;
+use super::number::parse_i64;
+use super::reply::{Out, Protocol};
+use super::{Ctx, Done, Fail, errors};
+use crate::engine::keyspace::Keyspace;
+use crate::engine::memory::Zset;
+use std::ops::Range;
+
+/// The sorted set at a key; `None` if there is no such key.
+fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k Zset>, Fail> {
+    let zset = keys.zset(key)?;
+    if zset.is_none() && !keys.find(key)?.is_absent() {
+        return Err(errors::WRONG_TYPE.into());
+    }
+    Ok(zset)
+}
+
+fn integer(text: &[u8]) -> Result<i64, Fail> {
+    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
+}
+
+/// Which way members are listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    Ascending,
+    Descending,
+}
+
+/// How members are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// Members only.
+    Bare,
+    /// Members and scores in one array.
+    Flat,
+    /// Members and scores: in one array in RESP2, as pairs in RESP3.
+    Paired,
+}
+
+/// Writes the members at these ranks, which must be there.
+fn write_members(out: &mut Out, zset: &Zset, ranks: Range<u64>, order: Order, form: Form) {
+    let count = (ranks.end - ranks.start) as usize;
+    let nests = form == Form::Paired && out.protocol() == Protocol::Resp3;
+    out.array(if form == Form::Bare || nests { count } else { count * 2 });
+    let write = |(member, score): (&[u8], f64)| {
+        if nests {
+            out.array(2);
+        }
+        out.bulk(member);
+        if form != Form::Bare {
+            out.double(score);
+        }
+    };
+    match order {
+        Order::Ascending => zset.iter_from(ranks.start).take(count).for_each(write),
+        Order::Descending => zset.iter_back_from(ranks.end.saturating_sub(1)).take(count).for_each(write),
+    }
+}
+
+/// ZCARD key
+pub fn zcard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.count(find(&ctx.keys, &args[1])?.map_or(0, Zset::len));
+    Ok(())
+}
+
+/// ZSCORE key member
+pub fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    match find(&ctx.keys, &args[1])?.and_then(|zset| zset.score(&args[2])) {
+        Some(score) => out.double(score),
+        None => out.null(),
+    }
+    Ok(())
+}
+
+/// ZRANK key member
+pub fn zrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    rank(ctx, args, Order::Ascending, out)
+}
+
+/// ZREVRANK key member
+pub fn zrevrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    rank(ctx, args, Order::Descending, out)
+}
+
+fn rank(ctx: &mut Ctx<'_>, args: Args<'_>, order: Order, out: &mut Out) -> Done {
+    let zset = find(&ctx.keys, &args[1])?;
+    match zset.and_then(|zset| Some((zset.rank(&args[2])?, zset.len()))) {
+        Some((rank, _)) if order == Order::Ascending => out.count(rank),
+        Some((rank, len)) => out.count(len - 1 - rank),
+        None => out.null(),
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Wires the stages into a primary: start and stop order. The only module that knows all others.
+//!
+//! Start: look at the archive (an archive that cannot be read is an error, never "empty"); claim the directory; recover;
+//! fetch what the archive has beyond it; claim the epoch; ship; serve. Stop: no more clients; cut and archive what is
+//! left; sync the logs; mark the directory as closed in good order.
+
+mod chores;
+mod info;
+pub mod node;
+pub mod open;
+pub mod shipping;
+pub mod snapshots;
+
+use crate::archive::epochs::EpochTree;
+use crate::archive::identity;
+use crate::archive::store::{Archive, Opening};
+use crate::config::Config;
+use crate::directory::LastRole;
+use crate::error::{Error, Result};
+use crate::server::listener;
+use node::Node;
+use open::Opened;
+use shipping::Shipping;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// Opens the directory of a primary and brings it to the end of its history. Nothing is served yet.
+pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Archive>)> {
+    let archive = shipping::open_archive(config, Opening::Create)?;
+    let (mut cluster, mut tree) = (None, None);
+    if let Some(archive) = &archive {
+        cluster = identity::read(archive).await?;
+        tree = Some(EpochTree::read(archive).await?);
+    }
+    let is_new = crate::directory::DataDir::new(root).is_empty()?;
+    if let Some(cluster) = cluster.filter(|_| is_new) {
+        let what = format!("archive {}", config.archive);
+        let detail = format!("belongs to cluster {cluster}, but {} is empty. Restore it first (walferry restore), or use another prefix", root.display());
+        return Err(Error::Identity { what, detail });
+    }
+    let (dir, lock, identity) = open::claim_directory(root, LastRole::Primary, cluster)?;
+    if let Some(tree) = &tree {
+        shipping::check_fence(&identity, tree)?;
+    }
+    let config = config.clone();
+    let source = archive.clone();
+    let epoch = identity.epoch();
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || {
+        let missing = source.map(|archive| shipping::ArchiveCommits { archive, epoch, runtime });
+        open::open(dir, lock, identity, &config, missing.as_ref().map(|missing| missing as _))
+    })
+    .await
+    .expect("opening does not panic")?;
+    let reached = match &archive {
+        Some(archive) if tree.as_ref().is_some_and(|tree| tree.get(epoch).is_some()) && opened.identity.role == LastRole::Primary => {
+            shipping::fetch_tail(archive, epoch, &opened.committer).await?
+        }
+        _ => opened.recovered.position.csn,
+    };
+    open::require_durable(&opened, reached, archive.as_ref())?;
+    Ok((opened, archive))
+}
+
+/// Runs a primary until it is asked to stop. `ready` is called once clients are served.
+pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
+    // The ports first: a port in use must not cost an epoch.
+    let clients = listener::bind(&config.bind, config.port as u16).await?;
+    let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
+    let (opened, archive) = prepare(root, &config).await?;
+    let needs_epoch = opened.may_have_lost || opened.identity.role != LastRole::Primary;
+    let fork = opened.committer.watermarks.committed.get();
+    let epoch = shipping::claim_epoch(archive.as_ref(), &opened.identity, fork, needs_epoch).await?;
+    if needs_epoch {
+        tracing::warn!(epoch = epoch.0, fork = fork.0, "a new epoch starts");
+    }
+    let node = Node::new(config, opened, archive, false);
+    node.become_primary(epoch)?;
+    Shipping::start(&node).await?;
+    serve(&node, clients, replicas, ready).await
+}
+
+/// Serves clients and replicas until the node is asked to stop, then stops it in good order.
+pub async fn serve(node: &Arc<Node>, clients: TcpListener, replicas: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
+    let chores = chores::start(node);
+    let feeding = tokio::spawn(accept_replicas(Arc::clone(node), replicas));
+    let serving = tokio::spawn(listener::serve(clients, node.service(), node.stopping()));
+    ready(node);
+    let mut stopping = node.stopping();
+    let _ = stopping.wait_for(|stop| *stop).await;
+    tracing::info!("stopping");
+    let _ = serving.await;
+    feeding.abort();
+    let _ = tokio::task::spawn_blocking(move || chores.join()).await;
+    if let Some(link) = node.link() {
+        link.stop().await;
+    }
+    let shipping = node.shipping.load_full();
+    if let Some(shipping) = shipping {
+        shipping.stop().await;
+    }
+    stop(node).await
+}
+
+async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
+    loop {
+        let Ok((stream, address)) = replicas.accept().await else { continue };
+        match node.shipping.load_full() {
+            Some(shipping) => {
+                let feeds = Arc::clone(&shipping.feeds);
+                tokio::spawn(async move { feeds.serve(stream).await });
+            }
+            None => tracing::warn!(%address, "a replica asked this node, which is a replica itself"),
+        }
+    }
+}
+
+/// Syncs the logs, writes a memory image so that the next start is quick, and closes the directory.
+async fn stop(node: &Arc<Node>) -> Result<()> {
+    let closing = Arc::clone(node);
+    let closed = tokio::task::spawn_blocking(move || {
+        let has_new = closing.committer.watermarks.committed.get() > closing.snapshots.newest_image().position.csn;
+        if has_new {
+            closing.snapshots.write_image(&closing);
+        }
+        closing.committer.syncer.stop();
+        let is_synced = closing.committer.watermarks.durable.get() >= closing.committer.watermarks.committed.get();
+        closing.change_identity(|identity| identity.is_clean = is_synced)
+    });
+    closed.await.expect("closing does not panic")?;
+    tracing::info!(csn = node.committer.watermarks.committed.get().0, "stopped");
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! What a node does beside serving, on one thread: deletes expired keys, prepares op-log segments, writes memory images
+//! and asks for bases when they are due.
+
+use super::node::Node;
+use crate::command::host::Host;
+use crate::engine::expiry;
+use crate::engine::keyspace::AccessError;
+use crate::error::Result;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Time between two rounds.
+const ROUND: Duration = Duration::from_millis(100);
+/// Expired keys deleted in one turn of the writer lock.
+const EXPIRED_PER_TURN: usize = 64;
+/// Turns of one round, at most: the rest waits for the next.
+const EXPIRY_TURNS_MAX: usize = 50;
+/// How far back the expiry index is looked at again: the clock may have been set back a little.
+const INDEX_MARGIN_MS: u64 = 10_000;
+/// Rounds between two looks at the size of the logs.
+const LOG_LOOK_ROUNDS: u64 = 10;
+
+/// Starts the thread; it ends when the node stops.
+pub fn start(node: &Arc<Node>) -> JoinHandle<()> {
+    let node = Arc::clone(node);
+    let runtime = tokio::runtime::Handle::current();
+    let run = move || {
+        let _entered = runtime.enter();
+        Chores { node, index_from_ms: 0, rounds: 0, started: Instant::now() }.run();
+    };
+    std::thread::Builder::new().name("walferry-chores".into()).spawn(run).expect("threads can be started while the process comes up")
+}
+
+struct Chores {
+    node: Arc<Node>,
+    /// The expiry index below this was dealt with.
+    index_from_ms: u64,
+    rounds: u64,
+    started: Instant,
+}
+
+impl Chores {
+    fn run(&mut self) {
+        let stopping = self.node.stopping();
+        while !*stopping.borrow() {
+            std::thread::sleep(ROUND);
+            self.rounds += 1;
+            if let Err(error) = self.round() {
+                tracing::warn!(%error, "a chore failed; it is tried again");
+            }
+        }
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let takes_writes = self.node.committer.gate.refusal().is_none();
+        if takes_writes {
+            self.expire()?;
+        }
+        let spare = self.node.committer.turn().writer().oplog().wants_spare();
+        if let Some(spare) = spare {
+            spare.prepare()?;
+        }
+        if self.rounds.is_multiple_of(LOG_LOOK_ROUNDS) {
+            self.look_at_logs();
+        }
+        Ok(())
+    }
+
+    /// Deletes what has expired, each key as a commit of its own.
+    fn expire(&mut self) -> Result<()> {
+        let now_ms = crate::clock::now_millis();
+        for _ in 0..EXPIRY_TURNS_MAX {
+            let mut turn = self.node.committer.turn();
+            let due = unlocked(expiry::due(&turn.keyspace(now_ms), self.index_from_ms, EXPIRED_PER_TURN))?;
+            if due.is_empty() {
+                self.index_from_ms = now_ms.saturating_sub(INDEX_MARGIN_MS);
+                break;
+            }
+            for key in &due {
+                turn.reserve(0)?;
+                unlocked(expiry::expire(&mut turn.keyspace(now_ms), key))?;
+                turn.commit();
+            }
+            turn.write()?;
+        }
+        Ok(())
+    }
+
+    fn look_at_logs(&self) {
+        let node = &self.node;
+        let durable = node.committer.watermarks.durable.get();
+        node.committer.turn().writer().oplog().note_durable(durable);
+        let image = node.snapshots.newest_image().position.csn;
+        let has_new = node.committer.watermarks.committed.get() > image;
+        let limit = node.config().image_log_bytes.0;
+        if has_new && !node.snapshots.is_busy() && node.committer.log_bytes() >= limit * 2 {
+            let node = Arc::clone(node);
+            std::thread::spawn(move || node.snapshots.write_image(&node));
+        }
+        let is_primary = !node.is_replica() && node.shipping.load().is_some();
+        let wants_base = is_primary && (node.snapshots.take_request() || node.snapshots.is_base_due(node, self.started));
+        if wants_base && !node.snapshots.is_busy() {
+            let _ = node.snapshots.start(node);
+        }
+    }
+}
+
+fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
+    access.map_err(|error| match error {
+        AccessError::Failed(error) => error,
+        AccessError::NeedsLock => unreachable!("a turn holds the lock"),
+    })
+}

@@ -1,0 +1,203 @@
+//! INFO: Redis' sections and field names, and a section of walferry's own.
+
+use super::node::Node;
+use crate::clock;
+use crate::command::host::{Host, InfoSection};
+use std::sync::atomic::Ordering;
+
+/// All sections, in Redis' order.
+pub fn sections(node: &Node) -> Vec<InfoSection> {
+    vec![
+        ("Server", server(node)),
+        ("Clients", clients(node)),
+        ("Memory", memory(node)),
+        ("Persistence", persistence(node)),
+        ("Stats", stats(node)),
+        ("Replication", replication(node)),
+        ("CPU", cpu()),
+        ("Keyspace", keyspace(node)),
+        ("Walferry", walferry(node)),
+    ]
+}
+
+type Fields = Vec<(String, String)>;
+
+fn fields<const N: usize>(pairs: [(&str, String); N]) -> Fields {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn server(node: &Node) -> Fields {
+    let uptime = node.stats.started.elapsed().as_secs();
+    fields([
+        ("redis_version", crate::command::REDIS_VERSION.to_owned()),
+        ("walferry_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("redis_mode", "standalone".to_owned()),
+        ("os", format!("Linux {}", rustix::system::uname().release().to_string_lossy())),
+        ("arch_bits", usize::BITS.to_string()),
+        ("process_id", std::process::id().to_string()),
+        ("run_id", node.identity().node),
+        ("tcp_port", node.config().port.to_string()),
+        ("uptime_in_seconds", uptime.to_string()),
+        ("uptime_in_days", (uptime / 86_400).to_string()),
+    ])
+}
+
+fn clients(node: &Node) -> Fields {
+    let registry = &node.service().registry;
+    fields([("connected_clients", registry.len().to_string()), ("maxclients", node.config().maxclients.to_string()), ("blocked_clients", "0".to_owned())])
+}
+
+/// Resident bytes of this process.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * rustix::param::page_size() as u64
+}
+
+fn memory(node: &Node) -> Fields {
+    let used = node.committer.memory_bytes();
+    fields([
+        ("used_memory", used.to_string()),
+        ("used_memory_rss", resident_bytes().to_string()),
+        ("maxmemory", node.config().maxmemory.0.to_string()),
+        ("maxmemory_policy", "noeviction".to_owned()),
+    ])
+}
+
+fn persistence(node: &Node) -> Fields {
+    let last = node.snapshots.last();
+    fields([
+        ("loading", "0".to_owned()),
+        ("rdb_bgsave_in_progress", u8::from(node.snapshots.is_busy()).to_string()),
+        ("rdb_last_save_time", node.snapshots.last_save().to_string()),
+        ("rdb_last_bgsave_status", if last.error.is_some() { "err" } else { "ok" }.to_owned()),
+        ("aof_enabled", "1".to_owned()),
+        ("aof_last_write_status", if node.committer.gate.stands(crate::commit::gate::Obstacle::Broken) { "err" } else { "ok" }.to_owned()),
+        ("log_bytes", node.committer.log_bytes().to_string()),
+        ("image_csn", node.snapshots.newest_image().position.csn.to_string()),
+    ])
+}
+
+fn stats(node: &Node) -> Fields {
+    let registry = &node.service().registry;
+    fields([
+        ("total_connections_received", registry.accepted().to_string()),
+        ("total_commands_processed", node.stats.commands.load(Ordering::Relaxed).to_string()),
+        ("rejected_connections", registry.rejected().to_string()),
+    ])
+}
+
+fn replication(node: &Node) -> Fields {
+    let committed = node.committer.watermarks.committed.get();
+    let now_ms = clock::now_millis();
+    let mut all = Vec::new();
+    match node.link().filter(|_| node.is_replica()) {
+        Some(link) => {
+            let status = link.status();
+            all.extend(fields([
+                ("role", "slave".to_owned()),
+                ("master_host", status.host),
+                ("master_port", status.port.to_string()),
+                ("master_link_status", if status.state == "connected" { "up" } else { "down" }.to_owned()),
+                ("master_last_io_seconds_ago", (now_ms.saturating_sub(status.heard_ms) / 1000).to_string()),
+                ("master_sync_in_progress", u8::from(status.state == "sync").to_string()),
+                ("slave_read_only", "1".to_owned()),
+                ("slave_repl_offset", committed.to_string()),
+                ("primary_csn", status.primary_csn.to_string()),
+                ("lag_commits", status.primary_csn.since(committed).to_string()),
+                ("lag_ms", status.lag_ms.to_string()),
+                ("link_source", status.source.to_owned()),
+                ("link_last_error", status.last_error),
+            ]));
+        }
+        None => all.extend(fields([("role", "master".to_owned())])),
+    }
+    let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
+    all.push(("connected_slaves".to_owned(), feeds.len().to_string()));
+    for (nth, feed) in feeds.iter().enumerate() {
+        let seconds = now_ms.saturating_sub(feed.seen_ms) / 1000;
+        let line = format!(
+            "ip={},port={},state={},offset={},lag={seconds},lag_commits={},lag_bytes={},durable={}",
+            feed.address,
+            feed.port,
+            feed.state,
+            feed.ack.applied,
+            committed.since(feed.ack.applied),
+            feed.in_flight_bytes,
+            feed.ack.durable
+        );
+        all.push((format!("slave{nth}"), line));
+    }
+    all.extend(fields([("master_replid", format!("{}{:08x}", node.identity().cluster, node.identity().epoch().0)), ("master_repl_offset", committed.to_string())]));
+    all
+}
+
+fn cpu() -> Fields {
+    // /proc/self/stat: fields 14 and 15 are user and system time in clock ticks.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = |nth: usize| after_name.split(' ').nth(nth).and_then(|t| t.parse::<f64>().ok()).unwrap_or_default();
+    let per_second = rustix::param::clock_ticks_per_second() as f64;
+    fields([("used_cpu_sys", format!("{:.6}", ticks(12) / per_second)), ("used_cpu_user", format!("{:.6}", ticks(11) / per_second))])
+}
+
+fn keyspace(node: &Node) -> Fields {
+    let keys = node.disk_key_count().unwrap_or_default() + node.committer.memory_keys() as u64;
+    if keys == 0 {
+        return Vec::new();
+    }
+    fields([("db0", format!("keys={keys},expires=0,avg_ttl=0"))])
+}
+
+fn walferry(node: &Node) -> Fields {
+    let progress = node.progress();
+    let identity = node.identity();
+    let mut all = fields([
+        ("cluster_id", identity.cluster.to_string()),
+        ("node_id", identity.node.clone()),
+        ("epoch", progress.epoch.to_string()),
+        ("committed_csn", progress.committed.to_string()),
+        ("durable_csn", progress.durable.to_string()),
+        ("archived_csn", progress.archived.to_string()),
+        ("appendfsync", node.committer.syncer.mode().to_string()),
+    ]);
+    let refusal = node.committer.gate.refusal();
+    let reason = refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
+    all.push(("writes_refused".to_owned(), reason.unwrap_or_default()));
+    all.extend(archive(node));
+    all.extend(fields([("io_backend", node.backends.description.clone()), ("io_backend_reason", node.backends.reason.clone())]));
+    all
+}
+
+fn archive(node: &Node) -> Fields {
+    let Some(archive) = &node.archive else {
+        return fields([("archive", String::new()), ("archive_lag_ms", "0".to_owned())]);
+    };
+    let mut all = fields([("archive", archive.url().to_owned())]);
+    let shipping = node.shipping.load();
+    let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) else {
+        all.extend(fields([("archive_lag_ms", "0".to_owned())]));
+        return all;
+    };
+    let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
+    let oldest = uploader.oldest_waiting.or(spool.oldest);
+    let lag_ms = oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
+    let base = node.snapshots.last();
+    all.extend(fields([
+        ("archive_lag_ms", lag_ms.to_string()),
+        ("archive_last_error", uploader.stopped.or(uploader.last_error).or(side.cutter.last_error()).unwrap_or_default()),
+        ("archive_failures_in_row", uploader.failures_in_row.to_string()),
+        ("cut_csn", cutter.position.csn.to_string()),
+        ("chunks_cut", cutter.chunks.to_string()),
+        ("chunk_raw_bytes", cutter.raw_bytes.to_string()),
+        ("chunk_stored_bytes", cutter.stored_bytes.to_string()),
+        ("chunks_archived", uploader.chunks_done.to_string()),
+        ("spool_chunks", spool.chunks.to_string()),
+        ("spool_bytes", spool.bytes.to_string()),
+        ("last_base_csn", base.report.as_ref().map_or(0, |report| report.csn.0).to_string()),
+        ("last_base_bytes_new", base.report.as_ref().map_or(0, |report| report.bytes_new).to_string()),
+        ("last_base_bytes_shared", base.report.as_ref().map_or(0, |report| report.bytes_shared).to_string()),
+        ("last_base_error", base.error.unwrap_or_default()),
+    ]));
+    all
+}

@@ -1,0 +1,381 @@
+//! A running node: an open data directory that serves clients, as a primary or as a replica.
+//!
+//! It holds what the stages share and answers what commands ask of the node around them. What a primary does beyond
+//! serving (archive, feeds, expiry) is in [`super::shipping`] and [`super::chores`]; a replica's link is in the crate
+//! `walferry-replica` and shows itself through [`ReplicaLink`].
+
+use super::info;
+use super::open::Opened;
+use super::shipping::Shipping;
+use super::snapshots::Snapshots;
+use crate::archive::store::Archive;
+use crate::command::client::ClientCard;
+use crate::command::host::{Host, InfoSection, Progress, Role, Task, TaskReply};
+use crate::commit::committer::Committer;
+use crate::commit::gate::Obstacle;
+use crate::config::Config;
+use crate::csn::{Csn, Epoch};
+use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
+use crate::engine::keyspace::{Keyspace, scanned_key};
+use crate::error::{Error, Result};
+use crate::io::Backends;
+use crate::server::connection::Service;
+use crate::ship::source::CommitSource;
+use crate::ship::tail::Tail;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// What a replica's link shows of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinkStatus {
+    /// Its primary's host.
+    pub host: String,
+    /// Its primary's replication port.
+    pub port: u16,
+    /// Redis' word: connect, connecting, sync, connected.
+    pub state: &'static str,
+    /// The primary's last commit, as its last heartbeat told.
+    pub primary_csn: Csn,
+    /// Ms since the Unix epoch when the primary was last heard.
+    pub heard_ms: u64,
+    /// How long ago the oldest commit known and not yet applied was committed; 0 when everything is applied.
+    pub lag_ms: u64,
+    /// Where the commits come from at the moment: stream, archive or base.
+    pub source: &'static str,
+    /// Why the link is down; empty if it is not.
+    pub last_error: String,
+}
+
+/// A replica's link, as the node sees it.
+pub trait ReplicaLink: Send + Sync {
+    /// How it is doing.
+    fn status(&self) -> LinkStatus;
+
+    /// Ends the link; everything received is applied when it returns.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Counters since the start.
+#[derive(Debug)]
+pub struct Stats {
+    /// When the node came up.
+    pub started: Instant,
+    /// Commands executed.
+    pub commands: AtomicU64,
+}
+
+/// A running node.
+pub struct Node {
+    me: Weak<Node>,
+    config: ArcSwap<Config>,
+    /// Its directory.
+    pub dir: DataDir,
+    _lock: DirLock,
+    identity: Mutex<Identity>,
+    /// How its files are read and written.
+    pub backends: Backends,
+    /// The commits' way.
+    pub committer: Arc<Committer>,
+    /// The newest commits.
+    pub tail: Arc<Tail>,
+    /// Where shipping reads commits.
+    pub source: CommitSource,
+    /// The archive, if one is configured.
+    pub archive: Option<Archive>,
+    /// What a primary ships; none on a replica.
+    pub shipping: ArcSwapOption<Shipping>,
+    /// Bases and memory images.
+    pub snapshots: Snapshots,
+    is_replica: AtomicBool,
+    link: OnceLock<Arc<dyn ReplicaLink>>,
+    service: OnceLock<Arc<Service>>,
+    /// Counters.
+    pub stats: Stats,
+    stop: watch::Sender<bool>,
+    key_count: Mutex<KeyCount>,
+}
+
+/// The last count of the disk engines' keys.
+#[derive(Default)]
+struct KeyCount {
+    keys: u64,
+    at: Csn,
+    taken: Option<Instant>,
+    took: Duration,
+}
+
+/// A count is taken anew at once if that takes no longer than this.
+const CHEAP_COUNT: Duration = Duration::from_millis(50);
+/// Otherwise it may be as old as this many times what it takes.
+const COUNT_AGE_FACTOR: u32 = 20;
+
+impl Node {
+    /// A node over an open directory.
+    #[must_use]
+    pub fn new(config: Config, opened: Opened, archive: Option<Archive>, is_replica: bool) -> Arc<Self> {
+        let tail = Arc::new(Tail::new(config.ring_bytes.0 as usize));
+        let sink: Arc<dyn crate::commit::committer::CommitSink> = Arc::clone(&tail) as _;
+        opened.committer.attach(sink);
+        if is_replica {
+            opened.committer.gate.close(Obstacle::Replica, "You can't write against a read only replica.");
+        }
+        let source = CommitSource::new(Arc::clone(&opened.committer), Arc::clone(&tail));
+        let snapshots = Snapshots::new(opened.image);
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            config: ArcSwap::from_pointee(config),
+            dir: opened.dir,
+            _lock: opened.lock,
+            identity: Mutex::new(opened.identity),
+            backends: opened.backends,
+            committer: opened.committer,
+            tail,
+            source,
+            archive,
+            shipping: ArcSwapOption::empty(),
+            snapshots,
+            is_replica: AtomicBool::new(is_replica),
+            link: OnceLock::new(),
+            service: OnceLock::new(),
+            stats: Stats { started: Instant::now(), commands: AtomicU64::new(0) },
+            stop: watch::Sender::new(false),
+            key_count: Mutex::default(),
+        })
+    }
+
+    /// The node as what is shared.
+    #[must_use]
+    pub fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("a node calls itself while it lives")
+    }
+
+    /// Sets a replica's link. Once.
+    pub fn set_link(&self, link: Arc<dyn ReplicaLink>) {
+        assert!(self.link.set(link).is_ok(), "a node has one link");
+    }
+
+    /// The replica's link; none on a node that started as a primary.
+    #[must_use]
+    pub fn link(&self) -> Option<&Arc<dyn ReplicaLink>> {
+        self.link.get()
+    }
+
+    /// What its client connections share.
+    pub fn service(&self) -> Arc<Service> {
+        let service = self.service.get_or_init(|| {
+            let host: Arc<dyn Host> = self.arc();
+            Arc::new(Service { committer: Arc::clone(&self.committer), host, registry: Default::default() })
+        });
+        Arc::clone(service)
+    }
+
+    /// Whether it is a replica now.
+    #[must_use]
+    pub fn is_replica(&self) -> bool {
+        self.is_replica.load(Ordering::Acquire)
+    }
+
+    /// The identity as it is now.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().clone()
+    }
+
+    /// Changes the identity, durably.
+    pub fn change_identity(&self, change: impl FnOnce(&mut Identity)) -> Result<()> {
+        let mut identity = self.identity.lock();
+        let mut changed = identity.clone();
+        change(&mut changed);
+        if changed != *identity {
+            self.dir.write_identity(&changed)?;
+            *identity = changed;
+        }
+        Ok(())
+    }
+
+    /// Takes over the primary's history: a replica's commits are those of its primary's generations.
+    pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
+        self.change_identity(|identity| identity.history = history.to_vec())?;
+        self.committer.turn().set_epoch(self.identity().epoch());
+        Ok(())
+    }
+
+    /// Makes this node a primary under `epoch`, which begins after the last commit.
+    pub fn become_primary(&self, epoch: Epoch) -> Result<()> {
+        let mut turn = self.committer.turn();
+        let fork = turn.position().csn;
+        self.change_identity(|identity| {
+            identity.role = LastRole::Primary;
+            if identity.epoch() != epoch {
+                identity.begin_epoch(epoch, fork);
+            }
+        })?;
+        turn.set_epoch(epoch);
+        drop(turn);
+        self.is_replica.store(false, Ordering::Release);
+        self.committer.gate.open(Obstacle::Replica);
+        Ok(())
+    }
+
+    /// Somebody writes under a newer generation: this node must not any more.
+    pub fn fence(&self, newer: Epoch, node: &str) {
+        let own = self.identity().epoch();
+        if !self.committer.gate.stands(Obstacle::Fenced) {
+            tracing::error!(own = own.0, newer = newer.0, node, "fenced: a newer epoch exists");
+        }
+        let reason = Error::Fenced { own, newer, node: node.to_owned() };
+        self.committer.gate.close(Obstacle::Fenced, reason.to_string());
+    }
+
+    /// Turns true when the node is to stop.
+    #[must_use]
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Asks the node to stop.
+    pub fn request_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    fn count_disk_keys(&self) -> Result<u64> {
+        let now_ms = crate::clock::now_millis();
+        let keys = Keyspace::reading(self.committer.disk(), now_ms, 0);
+        let mut scan = keys.disk_keys(0..crate::engine::key::SLOTS);
+        let mut count = 0;
+        while let Some(pair) = scan.next()? {
+            let (_, meta) = scanned_key(pair)?;
+            count += u64::from(!meta.is_expired(now_ms));
+        }
+        Ok(count)
+    }
+
+    async fn promote(&self) -> Result<TaskReply> {
+        if !self.is_replica() {
+            return Ok(TaskReply::Ok);
+        }
+        if let Some(link) = self.link.get() {
+            link.stop().await;
+        }
+        super::shipping::take_over(&self.arc()).await?;
+        Ok(TaskReply::Ok)
+    }
+}
+
+impl Host for Node {
+    fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()> {
+        let mut config = Config::clone(&self.config.load());
+        for (key, value) in pairs {
+            config.change(key, value)?;
+        }
+        self.committer.syncer.set_mode(config.appendfsync);
+        if let Some(shipping) = self.shipping.load().as_ref() {
+            shipping.reconfigure(&config);
+        }
+        self.config.store(Arc::new(config));
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        let watermarks = &self.committer.watermarks;
+        Progress {
+            epoch: self.identity.lock().epoch(),
+            committed: watermarks.committed.get(),
+            durable: watermarks.durable.get(),
+            archived: watermarks.archived.get(),
+        }
+    }
+
+    fn info(&self) -> Vec<InfoSection> {
+        info::sections(self)
+    }
+
+    fn role(&self) -> Role {
+        let committed = self.committer.watermarks.committed.get();
+        match self.link.get().filter(|_| self.is_replica()) {
+            Some(link) => {
+                let status = link.status();
+                Role::Replica { host: status.host, port: status.port, state: status.state, applied: committed }
+            }
+            None => {
+                let feeds = self.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
+                let replicas = feeds.into_iter().map(|feed| (feed.address, feed.port, feed.ack.applied)).collect();
+                Role::Primary { committed, replicas }
+            }
+        }
+    }
+
+    fn clients(&self) -> Vec<ClientCard> {
+        self.service().registry.cards()
+    }
+
+    fn start_snapshot(&self) -> Result<()> {
+        self.snapshots.start(&self.arc())
+    }
+
+    fn last_save(&self) -> u64 {
+        self.snapshots.last_save()
+    }
+
+    fn disk_key_count(&self) -> Result<u64> {
+        let mut count = self.key_count.lock();
+        let now = self.committer.watermarks.committed.get();
+        let may_be_old = count.took > CHEAP_COUNT && count.taken.is_some_and(|taken| taken.elapsed() < count.took * COUNT_AGE_FACTOR);
+        if count.taken.is_none() || (now != count.at && !may_be_old) {
+            let started = Instant::now();
+            let keys = self.count_disk_keys()?;
+            *count = KeyCount { keys, at: now, taken: Some(Instant::now()), took: started.elapsed() };
+        }
+        Ok(count.keys)
+    }
+
+    fn is_memory_full(&self) -> bool {
+        let limit = self.config.load().maxmemory.0;
+        limit != 0 && self.committer.memory_bytes() as u64 >= limit
+    }
+
+    fn count_command(&self) {
+        self.stats.commands.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn archive_acknowledged(&self, csn: Csn) -> BoxFuture<'_, Result<()>> {
+        async move {
+            match self.shipping.load_full() {
+                Some(shipping) => shipping.archived(csn).await,
+                None => Err(Error::Refused { reason: "archive-ack is set, but no archive is configured".into() }),
+            }
+        }
+        .boxed()
+    }
+
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<TaskReply>> {
+        async move {
+            match task {
+                Task::ArchiveFlush => {
+                    let shipping = self.shipping.load_full().filter(|shipping| shipping.has_archive());
+                    let shipping = shipping.ok_or_else(|| Error::Refused { reason: "this node has no archive, or is a replica".into() })?;
+                    let csn = self.committer.watermarks.committed.get();
+                    shipping.flush(csn).await?;
+                    Ok(TaskReply::Csn(self.committer.watermarks.archived.get()))
+                }
+                Task::SnapshotStrict => self.snapshots.publish(&self.arc()).await.map(TaskReply::Csn),
+                Task::Promote => self.promote().await,
+                Task::Shutdown => {
+                    self.request_stop();
+                    Ok(TaskReply::Close)
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,127 @@
+//! Opens a data directory: locks it, recovers both logs and the memory engines, and starts the committer.
+//!
+//! Guarantees: a directory is opened by one process, of one cluster, at one csn over all engines; what a crash lost is
+//! reported by csn range; a directory that is known to have lost durable commits is not opened without them.
+
+use crate::archive::store::Archive;
+use crate::cluster::ClusterId;
+use crate::commit::committer::{Committer, Start};
+use crate::commit::gate::Gate;
+use crate::commit::sync::Syncer;
+use crate::config::Config;
+use crate::csn::Csn;
+use crate::directory::{DataDir, DirLock, Identity, LastRole, current_boot};
+use crate::engine::disk::{Disk, DiskOptions};
+use crate::engine::memory::Memory;
+use crate::error::{Error, Result};
+use crate::io::{Backends, Choice};
+use crate::log::durable::DurableMark;
+use crate::log::oplog::OpLog;
+use crate::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
+use crate::snapshot::local;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// An open data directory.
+pub struct Opened {
+    /// Where it is.
+    pub dir: DataDir,
+    /// Keeps others out.
+    pub lock: DirLock,
+    /// Whose it is, as it was when it was opened.
+    pub identity: Identity,
+    /// How its files are read and written.
+    pub backends: Backends,
+    /// The commits' way.
+    pub committer: Arc<Committer>,
+    /// The image that memory was loaded from.
+    pub image: ImagePosition,
+    /// What recovery found.
+    pub recovered: Recovered,
+    /// The highest csn that was known to be durable here.
+    pub durable_told: Csn,
+    /// Whether commits may be missing at the end: a new epoch must start.
+    pub may_have_lost: bool,
+}
+
+/// Locks a directory and reads whose it is; a new one becomes a directory of `cluster`, or of a new cluster.
+pub fn claim_directory(root: &Path, role: LastRole, cluster: Option<ClusterId>) -> Result<(DataDir, DirLock, Identity)> {
+    let dir = DataDir::new(root);
+    let lock = dir.lock()?;
+    let identity = match dir.identity()? {
+        Some(identity) => {
+            if let Some(cluster) = cluster.filter(|cluster| *cluster != identity.cluster) {
+                let detail = format!("belongs to cluster {}, the archive to cluster {cluster}. Use the archive of this directory's cluster, or another prefix", identity.cluster);
+                return Err(Error::Identity { what: format!("data directory {}", root.display()), detail });
+            }
+            identity
+        }
+        None if !dir.is_empty()? => {
+            let detail = "holds files, but no walferry.json: it is no data directory. Use an empty one".to_owned();
+            return Err(Error::NotEmpty { dir: root.to_owned(), detail });
+        }
+        None => {
+            let cluster = cluster.map_or_else(ClusterId::generate, Ok)?;
+            let identity = Identity::new(cluster, role)?;
+            dir.write_identity(&identity)?;
+            identity
+        }
+    };
+    Ok((dir, lock, identity))
+}
+
+/// Opens a claimed directory. Blocking; can take as long as it takes to read the logs since the last memory image.
+pub fn open(dir: DataDir, lock: DirLock, mut identity: Identity, config: &Config, missing: Option<&dyn MissingCommits>) -> Result<Opened> {
+    let backends = Backends::select(dir.root(), Choice::from_str(&config.io_backend)?)?;
+    let options = DiskOptions { cache_bytes: config.block_cache_bytes.0 as usize, ..DiskOptions::default() };
+    let disk = Arc::new(Disk::open(&dir.db(), &dir.wal(), options)?);
+    let io = Arc::clone(&backends.bulk);
+    io.create_dir(&dir.image())?;
+    io.remove_unfinished(&dir.image())?;
+    let (mut memory, image) = local::newest(&*io, &dir.image())?.unwrap_or_else(|| (Memory::new(), ImagePosition::default()));
+    let mut oplog = OpLog::open(Arc::clone(&backends.log), &dir.oplog(), config.oplog_segment_bytes.0)?;
+    let (mark, told) = DurableMark::open(Arc::clone(&backends.log), &dir.oplog())?;
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing)?;
+    let durable = told.csn.max(oplog.durable_told());
+    report(&recovered, durable);
+    let may_have_lost = !recovered.lost.is_empty() || durable > recovered.position.csn || identity.may_have_lost_a_tail();
+    oplog.set_epoch(identity.epoch());
+    let mut position = recovered.position;
+    position.epoch = identity.epoch();
+    let gate = Arc::new(Gate::default());
+    let known = vec![image.in_logs()];
+    let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known };
+    let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
+        Syncer::start(config.appendfsync, disk, Arc::clone(&backends.log), mark, Arc::clone(watermarks), gate)
+    });
+    identity.boot = current_boot();
+    identity.is_clean = false;
+    dir.write_identity(&identity)?;
+    let committer = Arc::new(committer);
+    Ok(Opened { dir, lock, identity, backends, committer, image, recovered, durable_told: durable, may_have_lost })
+}
+
+fn report(recovered: &Recovered, durable: Csn) {
+    let Recovered { position, redone, cut, lost, .. } = recovered;
+    tracing::info!(csn = position.csn.0, epoch = position.epoch.0, redone, cut, "recovered");
+    for range in lost {
+        tracing::error!(first = range.start().0, last = range.end().0, "commits are lost: nobody has them; no-op commits stand in their place");
+    }
+    if durable > position.csn {
+        tracing::error!(first = position.csn.next().0, last = durable.0, "commits that were durable are missing from the logs: the disk lost them");
+    }
+}
+
+/// Refuses to go on when commits that were durable here are gone and the archive did not have them either.
+pub fn require_durable(opened: &Opened, reached: Csn, archive: Option<&Archive>) -> Result<()> {
+    if reached >= opened.durable_told {
+        return Ok(());
+    }
+    let archive = archive.map_or_else(|| "no archive is configured".to_owned(), |archive| format!("{} does not have them either", archive.url()));
+    Err(Error::Gap {
+        what: format!("data directory {} (commits that were durable are missing, and {archive}; promote a replica or restore)", opened.dir.root().display()),
+        expected: reached.next(),
+        found: "the end of both logs".into(),
+    })
+}

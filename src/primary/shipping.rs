@@ -1,0 +1,359 @@
+//! What a primary ships: claims its epoch, cuts, uploads, feeds replicas.
+//!
+//! Guarantees: nothing is written under an epoch that somebody else claimed; an archive that cannot be read is never
+//! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
+//! logs do not reach back that far a base is published at once, so that history goes on.
+
+use super::node::Node;
+use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
+use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
+use crate::archive::identity;
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
+use crate::archive::store::{Archive, Opening};
+use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
+use crate::cluster::ClusterId;
+use crate::command::host::Host;
+use crate::commit::committer::Committer;
+use crate::commit::gate::Obstacle;
+use crate::config::Config;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::{EpochStart, Identity, LastRole};
+use crate::error::{Error, Result};
+use crate::log::reader::LogPosition;
+use crate::log::recovery::MissingCommits;
+use crate::record::CommitRecord;
+use crate::restore::catch_up::CatchUp;
+use crate::ship::cutter::{CutFrom, Cutter};
+use crate::ship::feed::{FeedHost, Feeds};
+use crate::ship::spool::Spool;
+use crate::ship::wire::Sender;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How long a stop waits for the archive to take what was cut.
+const STOP_UPLOAD_MAX: Duration = Duration::from_secs(10);
+
+/// The archive side of a primary.
+pub struct ArchiveSide {
+    /// Cuts chunks.
+    pub cutter: Arc<Cutter>,
+    /// Holds them until they are archived.
+    pub spool: Arc<Spool>,
+    /// What the uploader does.
+    pub uploader: watch::Receiver<UploaderStatus>,
+    task: JoinHandle<()>,
+}
+
+/// What a primary ships.
+pub struct Shipping {
+    node: Arc<Node>,
+    /// Connected replicas.
+    pub feeds: Arc<Feeds>,
+    /// The archive side, if an archive is configured.
+    pub archive: Option<ArchiveSide>,
+}
+
+/// The archive's URL and how to reach it, as configured; `None` without one.
+pub fn open_archive(config: &Config, opening: Opening) -> Result<Option<Archive>> {
+    if config.archive.is_empty() {
+        return Ok(None);
+    }
+    let url = ArchiveUrl::from_str(&config.archive)?;
+    Archive::open(&url, &s3_settings(config), opening).map(Some)
+}
+
+fn s3_settings(config: &Config) -> S3Settings {
+    let mut s3 = S3Settings::default();
+    let set = |to: &mut Option<String>, value: &str| {
+        if !value.is_empty() {
+            *to = Some(value.to_owned());
+        }
+    };
+    set(&mut s3.endpoint, &config.s3_endpoint);
+    set(&mut s3.region, &config.s3_region);
+    set(&mut s3.access_key_id, &config.s3_access_key_id);
+    if !config.s3_secret_access_key.is_empty() {
+        s3.secret_access_key = Some(Secret::new(config.s3_secret_access_key.clone()));
+    }
+    s3.allow_http |= config.s3_allow_http;
+    s3
+}
+
+/// Whether, and as what, a directory may write to an archive: decided before anything is opened.
+pub fn check_fence(identity: &Identity, tree: &EpochTree) -> Result<()> {
+    let Some(newest) = tree.newest() else { return Ok(()) };
+    if identity.role == LastRole::Restored || newest.epoch <= identity.epoch() {
+        return Ok(());
+    }
+    Err(Error::Fenced { own: identity.epoch(), newer: newest.epoch, node: newest.node.clone() })
+}
+
+/// Claims the epoch this node writes under. A node that needs a new one (restored, promoted, or after a loss) gets the
+/// next free one, with its own history up to `fork` as the parent's.
+pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: Csn, needs_new: bool) -> Result<Epoch> {
+    let own = identity.epoch();
+    let Some(archive) = archive else { return Ok(if needs_new { own.next() } else { own }) };
+    identity::establish(archive, identity.cluster).await?;
+    let tree = EpochTree::read(archive).await?;
+    let newest = tree.newest().map_or(own, |newest| newest.epoch.max(own));
+    let time = CommitTime(crate::clock::now_micros());
+    let record = if needs_new {
+        EpochRecord::forked(newest.next(), own, fork, identity.node.clone(), time)
+    } else {
+        match tree.get(own) {
+            Some(existing) => existing.clone(),
+            None => match identity.history.iter().rev().nth(1) {
+                Some(parent) if tree.get(parent.epoch).is_some() => {
+                    let fork = identity.history.last().expect("a history is never empty").fork;
+                    EpochRecord::forked(own, parent.epoch, fork, identity.node.clone(), time)
+                }
+                _ => EpochRecord::first(own, identity.node.clone(), time),
+            },
+        }
+    };
+    if !needs_new && record.node != identity.node {
+        return Err(Error::Fenced { own, newer: record.epoch, node: record.node });
+    }
+    match epochs::claim(archive, &record).await? {
+        Claim::Claimed | Claim::AlreadyMine => Ok(record.epoch),
+        Claim::Taken(taken) => Err(Error::Fenced { own, newer: taken.epoch, node: taken.node }),
+    }
+}
+
+/// How far the archive holds this node's history without a gap.
+pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
+    let listing = Listing::read(archive).await?;
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(Csn::ZERO) };
+    let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
+    let start = bases.max().unwrap_or(Csn::ZERO);
+    let chunks = listing.chunks.values().flat_map(|chunks| chunks.keys().copied());
+    Ok(lineage.cover(chunks, start).reachable(start))
+}
+
+impl Shipping {
+    /// Starts shipping under the node's current epoch.
+    pub async fn start(node: &Arc<Node>) -> Result<Arc<Self>> {
+        let host: Arc<dyn FeedHost> = Arc::clone(node) as _;
+        let watermarks = &node.committer.watermarks;
+        let feeds = Feeds::new(host, node.source.clone(), watermarks.committed.subscribe(), watermarks.durable.subscribe());
+        let archive = match &node.archive {
+            Some(archive) => Some(ArchiveSide::start(node, archive).await?),
+            None => None,
+        };
+        let shipping = Arc::new(Self { node: Arc::clone(node), feeds: Arc::new(feeds), archive });
+        node.shipping.store(Some(Arc::clone(&shipping)));
+        Ok(shipping)
+    }
+
+    /// Whether chunks go to an archive.
+    #[must_use]
+    pub fn has_archive(&self) -> bool {
+        self.archive.is_some()
+    }
+
+    /// Takes over changed settings.
+    pub fn reconfigure(&self, config: &Config) {
+        if let Some(archive) = &self.archive {
+            archive.cutter.set_interval(config.archive_interval);
+            archive.spool.set_bytes_max(config.spool_max_bytes.0);
+        }
+    }
+
+    /// Everything up to here may be purged from the logs as far as shipping is concerned.
+    #[must_use]
+    pub fn cut_until(&self) -> Option<LogPosition> {
+        self.archive.as_ref().map(|archive| archive.cutter.status().position)
+    }
+
+    /// Returns once the archive holds a commit.
+    pub async fn archived(&self, csn: Csn) -> Result<()> {
+        let Some(archive) = &self.archive else {
+            return Err(Error::Refused { reason: "no archive is configured".into() });
+        };
+        let mut status = archive.uploader.clone();
+        // Both arms only wait.
+        tokio::select! {
+            () = self.node.committer.watermarks.archived.reached(csn) => Ok(()),
+            stopped = status.wait_for(|status| status.stopped.is_some()) => {
+                let reason = stopped.ok().and_then(|status| status.stopped.clone());
+                Err(Error::Refused { reason: reason.unwrap_or_else(|| "the uploader ended".into()) })
+            }
+        }
+    }
+
+    /// Cuts and uploads everything up to `csn` without waiting for the interval.
+    pub async fn flush(&self, csn: Csn) -> Result<()> {
+        if let Some(archive) = &self.archive {
+            archive.cutter.flush(csn);
+        }
+        self.archived(csn).await
+    }
+
+    /// Cuts what is left, gives the archive a while to take it, and stops.
+    pub async fn stop(&self) {
+        let Some(archive) = &self.archive else { return };
+        let cutter = Arc::clone(&archive.cutter);
+        let _ = tokio::task::spawn_blocking(move || cutter.stop()).await;
+        let cut = archive.cutter.status().position.csn;
+        if tokio::time::timeout(STOP_UPLOAD_MAX, self.archived(cut)).await.is_err() {
+            tracing::warn!("the archive did not take everything before the stop; the rest waits in the spool");
+        }
+        archive.task.abort();
+    }
+}
+
+impl ArchiveSide {
+    async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
+        let epoch = node.identity().epoch();
+        let archived = archived_until(archive, epoch).await?;
+        let committed = node.committer.watermarks.committed.get();
+        if archived > committed {
+            return Err(Error::Gap { what: "the logs".into(), expected: committed.next(), found: format!("an archive that reaches csn {archived} of the same epoch") });
+        }
+        node.committer.watermarks.archived.raise(archived);
+        let config = node.config();
+        let (spool, newest) = Spool::open(
+            Arc::clone(&node.backends.bulk),
+            &node.dir.spool(),
+            config.spool_max_bytes.0,
+            Arc::clone(&node.committer.gate),
+            Arc::clone(&node.committer.watermarks),
+        )?;
+        let spool = Arc::new(spool);
+        let newest = newest.map(|newest| newest.header).filter(|header| header.last >= archived && header.last <= committed);
+        let mut from = CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, header_crc: 0, epoch };
+        if let Some(header) = newest {
+            from.position = LogPosition { csn: header.last, wal_seq: header.wal_last };
+            from.header_crc = if header.epoch == epoch { header.crc() } else { 0 };
+        }
+        let needs_base = !node.source.reaches(from.position.csn);
+        if needs_base {
+            tracing::warn!(archived = from.position.csn.0, committed = committed.0, "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive");
+            from.position = LogPosition { csn: committed, wal_seq: node.committer.disk().wal_seq() };
+        }
+        let settings = UploaderSettings { fence_check_interval: config.fence_check_interval, fence_each_ack: config.archive_ack, ..UploaderSettings::default() };
+        let start = if needs_base { committed } else { archived };
+        let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, start, settings);
+        let sealed = uploader.wake();
+        let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
+        let watched = Arc::clone(node);
+        let task = tokio::spawn(async move {
+            let error = uploader.run().await;
+            tracing::error!(%error, "uploading ended");
+            if let Error::Fenced { newer, node, .. } = &error {
+                watched.fence(*newer, node);
+            } else {
+                watched.committer.gate.close(Obstacle::Fenced, error.to_string());
+            }
+        });
+        if needs_base {
+            node.snapshots.request();
+        }
+        Ok(Self { cutter, spool, uploader: status, task })
+    }
+}
+
+/// Applies what the archive holds of `epoch` beyond the committer's last commit; returns where that ends.
+pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committer>) -> Result<Csn> {
+    let committed = committer.watermarks.committed.get();
+    let tree = EpochTree::read(archive).await?;
+    let Some(lineage) = Lineage::of(&tree, epoch) else { return Ok(committed) };
+    let mut tail = CatchUp::open(archive, &lineage, committed).await?;
+    if tail.until() > committed {
+        tracing::warn!(committed = committed.0, until = tail.until().0, "the archive holds commits that the logs lack: they are fetched");
+    }
+    while let Some(commits) = tail.next().await? {
+        tokio::task::block_in_place(|| committer.turn().apply(commits))?;
+    }
+    Ok(committer.watermarks.committed.get())
+}
+
+/// Commits that recovery misses, looked for in the archive.
+pub struct ArchiveCommits {
+    /// Where.
+    pub archive: Archive,
+    /// Generation whose line of history they must lie on.
+    pub epoch: Epoch,
+    /// Runs the requests; recovery itself blocks.
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl MissingCommits for ArchiveCommits {
+    fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>> {
+        self.runtime.block_on(async {
+            let tree = EpochTree::read(&self.archive).await?;
+            let Some(lineage) = Lineage::of(&tree, self.epoch) else { return Ok(Vec::new()) };
+            let mut found = Vec::new();
+            let mut commits = CatchUp::open(&self.archive, &lineage, range.start().prev()).await?;
+            while let Some(next) = commits.next().await? {
+                let is_beyond = next.last().is_some_and(|commit| commit.csn >= *range.end());
+                found.extend(next.iter().filter(|commit| range.contains(&commit.csn)).cloned());
+                if is_beyond {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// Turns a replica whose link has ended into a primary under a new epoch.
+///
+/// What the old primary archived until the claim is taken over, so that a commit it acknowledged as archived is not lost:
+/// the archive is read before the claim, and again after it, because the old primary may write until it sees the claim.
+pub async fn take_over(node: &Arc<Node>) -> Result<()> {
+    let parent = node.identity().epoch();
+    let epoch = loop {
+        if let Some(archive) = &node.archive {
+            fetch_tail(archive, parent, &node.committer).await?;
+        }
+        let fork = node.committer.watermarks.committed.get();
+        let epoch = claim_epoch(node.archive.as_ref(), &node.identity(), fork, true).await?;
+        let beyond = match &node.archive {
+            Some(archive) => archived_until(archive, parent).await?,
+            None => fork,
+        };
+        if beyond <= fork {
+            break epoch;
+        }
+        tracing::warn!(fork = fork.0, beyond = beyond.0, "the old primary archived on during the takeover: its commits are taken over, too");
+    };
+    let fork = node.committer.watermarks.committed.get();
+    node.become_primary(epoch)?;
+    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
+    Shipping::start(node).await.map(drop)
+}
+
+impl FeedHost for Node {
+    fn cluster(&self) -> ClusterId {
+        self.identity().cluster
+    }
+
+    fn history(&self) -> Vec<EpochStart> {
+        self.identity().history
+    }
+
+    fn archived(&self) -> Option<Csn> {
+        self.archive.as_ref().map(|_| self.committer.watermarks.archived.get())
+    }
+
+    fn secret(&self) -> String {
+        self.config().repl_secret.clone()
+    }
+
+    fn fenced_by(&self, epoch: Epoch, node: &str) {
+        self.fence(epoch, node);
+    }
+
+    fn send_base<'a>(&'a self, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>> {
+        async move { self.snapshots.send(&self.arc(), sender).await }.boxed()
+    }
+}

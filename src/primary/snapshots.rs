@@ -1,0 +1,247 @@
+//! When memory images are written and bases are published, and what may be purged afterwards.
+//!
+//! Guarantees: one base at a time; logs are purged only below what an image, the cutter and (for replicas that were
+//! away) the image before it have covered.
+
+use super::node::Node;
+use crate::command::host::Host;
+use crate::csn::Csn;
+use crate::error::{Error, Result};
+use crate::log::reader::LogPosition;
+use crate::log::recovery::ImagePosition;
+use crate::ship::wire::{BaseBegin, BaseFile, Message, PART_BYTES, Sender};
+use crate::snapshot::base::{self, LocalBase, SstHashes};
+use crate::snapshot::local;
+use crate::snapshot::publish::{self, PublishReport};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// The node's images and bases.
+pub struct Snapshots {
+    /// The newest image on disk, and the one before it.
+    images: Mutex<[ImagePosition; 2]>,
+    /// Held while a base is cut and published or sent.
+    turn: tokio::sync::Mutex<SstHashes>,
+    is_writing_image: AtomicBool,
+    /// A base is wanted as soon as possible.
+    is_requested: AtomicBool,
+    last: Mutex<LastBase>,
+    /// Unix seconds of the last base or image.
+    saved: AtomicU64,
+}
+
+/// What is known of the last base.
+#[derive(Clone, Debug, Default)]
+pub struct LastBase {
+    /// Report of the last one published; none since the start.
+    pub report: Option<PublishReport>,
+    /// When the last attempt ended.
+    pub ended: Option<Instant>,
+    /// Why the last attempt failed; none if it did not.
+    pub error: Option<String>,
+    /// Raw chunk bytes cut when the last base was begun.
+    pub cut_bytes: u64,
+}
+
+impl Snapshots {
+    /// Of a node whose memory was loaded from `image`.
+    #[must_use]
+    pub fn new(image: ImagePosition) -> Self {
+        Self {
+            images: Mutex::new([image; 2]),
+            turn: tokio::sync::Mutex::default(),
+            is_writing_image: AtomicBool::new(false),
+            is_requested: AtomicBool::new(false),
+            last: Mutex::default(),
+            saved: AtomicU64::new(0),
+        }
+    }
+
+    /// Unix seconds of the last base or image; 0 if there was none since the start.
+    #[must_use]
+    pub fn last_save(&self) -> u64 {
+        self.saved.load(Ordering::Relaxed)
+    }
+
+    /// What is known of the last base.
+    #[must_use]
+    pub fn last(&self) -> LastBase {
+        self.last.lock().clone()
+    }
+
+    /// Whether a base or an image is being written.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.turn.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
+    }
+
+    /// Wants a base as soon as possible.
+    pub fn request(&self) {
+        self.is_requested.store(true, Ordering::Release);
+    }
+
+    /// Whether a base was wanted since the last call.
+    pub fn take_request(&self) -> bool {
+        self.is_requested.swap(false, Ordering::AcqRel)
+    }
+
+    /// BGSAVE: a base if there is an archive, else a memory image.
+    pub fn start(&self, node: &Arc<Node>) -> Result<()> {
+        if self.is_busy() {
+            return Err(Error::Refused { reason: "Background save already in progress".into() });
+        }
+        let node = Arc::clone(node);
+        if node.archive.is_none() {
+            std::thread::spawn(move || node.snapshots.write_image(&node));
+        } else {
+            tokio::spawn(async move {
+                let _ = node.snapshots.publish(&node).await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Cuts a strict base and publishes it; returns its csn.
+    pub async fn publish(&self, node: &Arc<Node>) -> Result<Csn> {
+        let Some(archive) = &node.archive else {
+            return Err(Error::Refused { reason: "no archive is configured: there is nowhere to publish a base to".into() });
+        };
+        if node.is_replica() {
+            return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
+        }
+        let mut hashes = self.turn.lock().await;
+        let cut_bytes = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes));
+        let published = async {
+            let base = self.cut(node, &mut hashes).await?;
+            publish::publish(archive, base).await
+        }
+        .await;
+        let mut last = self.last.lock();
+        last.ended = Some(Instant::now());
+        last.cut_bytes = cut_bytes.unwrap_or_default();
+        match published {
+            Ok(report) => {
+                let csn = report.csn;
+                tracing::info!(csn = csn.0, new = report.bytes_new, shared = report.bytes_shared, "base published");
+                self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
+                last.report = Some(report);
+                last.error = None;
+                Ok(csn)
+            }
+            Err(error) => {
+                tracing::error!(%error, "publishing a base failed");
+                last.error = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    async fn cut(&self, node: &Arc<Node>, hashes: &mut SstHashes) -> Result<LocalBase> {
+        let node = Arc::clone(node);
+        let mut known = std::mem::take(hashes);
+        let (base, known) = tokio::task::spawn_blocking(move || {
+            let cluster = node.identity().cluster;
+            let base = base::cut(&node.committer, &node.backends.bulk, &node.dir.base(), cluster, &mut known);
+            (base, known)
+        })
+        .await
+        .expect("cutting a base does not panic");
+        *hashes = known;
+        base
+    }
+
+    /// Cuts a base and sends it over a replica's connection.
+    pub async fn send(&self, node: &Arc<Node>, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
+        let mut hashes = self.turn.lock().await;
+        let base = self.cut(node, &mut hashes).await?;
+        let identity = node.identity();
+        let manifest = String::from_utf8(base.manifest.encode()).expect("a manifest is JSON");
+        sender.send(&Message::BaseBegin(BaseBegin { cluster: identity.cluster, history: identity.history, manifest })).await?;
+        for file in base.files() {
+            sender.send(&Message::BaseFile(BaseFile { name: file.name.clone(), bytes: file.bytes })).await?;
+            let opened = node.backends.bulk.open_read(&file.path)?;
+            for start in (0..file.bytes).step_by(PART_BYTES) {
+                let length = (file.bytes - start).min(PART_BYTES as u64) as usize;
+                let part: Bytes = tokio::task::block_in_place(|| node.backends.bulk.read_at(&opened, start, length))?;
+                sender.send(&Message::BasePart(part)).await?;
+            }
+        }
+        sender.send(&Message::BaseEnd).await?;
+        base.remove()
+    }
+
+    /// Writes a memory image, so that the next start need not read the logs before it, and purges what that frees.
+    pub fn write_image(&self, node: &Node) {
+        if self.is_writing_image.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let written = self.try_write_image(node);
+        if let Err(error) = written {
+            tracing::error!(%error, "writing a memory image failed; the next start reads more log");
+        }
+        self.is_writing_image.store(false, Ordering::Release);
+    }
+
+    fn try_write_image(&self, node: &Node) -> Result<()> {
+        let (cut, image) = {
+            let mut turn = node.committer.turn();
+            (turn.writer().memory.cut(), turn.image_position())
+        };
+        // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
+        node.committer.disk().flush()?;
+        let bytes = local::write(&*node.backends.bulk, &node.dir.image(), &cut, image)?;
+        local::purge(&*node.backends.bulk, &node.dir.image(), image.position.csn)?;
+        let before = {
+            let mut images = self.images.lock();
+            *images = [image, images[0]];
+            images[1]
+        };
+        self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
+        let keep = shipped_until(node).map_or(before.in_logs(), |shipped| lower(shipped, before.in_logs()));
+        let freed = node.committer.purge_logs(keep)?;
+        tracing::info!(csn = image.position.csn.0, bytes, freed, "memory image written");
+        Ok(())
+    }
+
+    /// The newest image on disk.
+    #[must_use]
+    pub fn newest_image(&self) -> ImagePosition {
+        self.images.lock()[0]
+    }
+
+    /// Whether a base is due by time or by what was cut since the last one.
+    #[must_use]
+    pub fn is_base_due(&self, node: &Node, started: Instant) -> bool {
+        let config = node.config();
+        let last = self.last.lock();
+        let Some(cut) = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes)) else {
+            return false;
+        };
+        let since = last.ended.unwrap_or(started).elapsed();
+        let interval = config.snapshot_interval;
+        let log_max = config.snapshot_max_log_bytes.0;
+        let by_time = !interval.is_zero() && since >= interval && cut > last.cut_bytes;
+        by_time || (log_max != 0 && cut.saturating_sub(last.cut_bytes) >= log_max)
+    }
+}
+
+/// What shipping no longer needs of the logs; none if nothing is shipped. A replica keeps what its primary has not
+/// archived: after a promotion it has to.
+fn shipped_until(node: &Node) -> Option<LogPosition> {
+    match node.shipping.load().as_ref() {
+        Some(shipping) => shipping.cut_until(),
+        None if node.archive.is_some() => {
+            let archived = node.committer.watermarks.archived.get();
+            Some(node.committer.log_position(archived).unwrap_or_default())
+        }
+        None => None,
+    }
+}
+
+fn lower(a: LogPosition, b: LogPosition) -> LogPosition {
+    LogPosition { csn: a.csn.min(b.csn), wal_seq: a.wal_seq.min(b.wal_seq) }
+}

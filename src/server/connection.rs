@@ -1,0 +1,194 @@
+//! One client's connection: reads requests, runs a pipeline's worth of them in a session, waits until their replies may
+//! be sent, and sends them.
+//!
+//! Guarantees: replies are in request order; a reply to a write leaves only when the durability mode allows; what a
+//! client may make this side hold is bounded, read buffer and replies alike.
+
+use super::frame::{self, Limits, Parsed, Request};
+use super::listener::Registry;
+use crate::command::client::{Client, ClientCard};
+use crate::command::host::{Host, TaskReply};
+use crate::command::reply::Out;
+use crate::command::session::Session;
+use crate::commit::committer::Committer;
+use crate::config::AppendFsync;
+use crate::csn::Csn;
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// Bytes read from a socket at a time, at least.
+const READ_BYTES: usize = 16 << 10;
+/// Replies held before they are sent although more requests are there.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+/// A larger empty buffer is given back to the system.
+const BUFFER_KEPT_BYTES: usize = 1 << 20;
+
+/// What connections share.
+pub struct Service {
+    /// The commits' way.
+    pub committer: Arc<Committer>,
+    /// The node.
+    pub host: Arc<dyn Host>,
+    /// Who is connected.
+    pub registry: Registry,
+}
+
+/// Serves one client until it leaves, breaks the protocol, or `stop` turns true.
+pub async fn serve(stream: TcpStream, client: Client, service: &Service, limits: Limits, card: &Mutex<ClientCard>, mut stop: watch::Receiver<bool>) {
+    let out = Out::new(client.protocol);
+    let mut connection = Connection { stream, client, service, limits, card, input: BytesMut::new(), request: Request::default(), out };
+    // Stopping drops the connection between two requests or while it waits.
+    tokio::select! {
+        ended = connection.run() => if let Err(error) = ended {
+            tracing::debug!(client = connection.client.id, %error, "a connection ended");
+        },
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+struct Connection<'c> {
+    stream: TcpStream,
+    client: Client,
+    service: &'c Service,
+    limits: Limits,
+    card: &'c Mutex<ClientCard>,
+    input: BytesMut,
+    request: Request,
+    out: Out,
+}
+
+/// Why a batch of requests ended.
+enum Batch {
+    /// More bytes are needed.
+    Incomplete(usize),
+    /// The replies are many, or a task must be awaited: go on with what is buffered afterwards.
+    Paused,
+    /// The client broke the protocol; its error reply is written.
+    Broken,
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) -> std::io::Result<()> {
+        loop {
+            let (batch, depends_on) = self.run_batch();
+            self.update_card();
+            if self.acknowledged(depends_on).await.is_err() {
+                self.send().await?;
+                return Ok(());
+            }
+            if let Some(task) = self.client.task.take() {
+                self.send().await?;
+                match self.service.host.run(task).await {
+                    Ok(TaskReply::Ok) => self.out.ok(),
+                    Ok(TaskReply::Csn(csn)) => self.out.count(csn.0),
+                    Ok(TaskReply::Close) => return Ok(()),
+                    Err(error) => self.out.error(&format!("ERR {error}")),
+                }
+            }
+            self.send().await?;
+            match batch {
+                Batch::Broken => return Ok(()),
+                _ if self.client.closes => return Ok(()),
+                Batch::Paused => {}
+                Batch::Incomplete(needed) => {
+                    if !self.read(needed).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs the requests that are there. The csn is the last commit that the replies depend on.
+    fn run_batch(&mut self) -> (Batch, Option<Csn>) {
+        let Self { client, service, limits, input, request, out, .. } = self;
+        let mut session = Session::new(&service.committer, &*service.host, client, out);
+        let mut consumed = 0;
+        let mut broken = None;
+        let batch = loop {
+            match frame::parse(&input[consumed..], limits, request) {
+                Ok(Parsed::Incomplete { needed }) => break Batch::Incomplete(needed),
+                Ok(Parsed::Ignored { consumed: ignored }) => consumed += ignored,
+                Ok(Parsed::Complete { consumed: length }) => {
+                    let pauses = session.run(request.args(&input[consumed..]));
+                    consumed += length;
+                    if pauses || session.reply_bytes() >= REPLY_BYTES_MAX {
+                        break Batch::Paused;
+                    }
+                }
+                Err(error) => {
+                    broken = Some(error);
+                    break Batch::Broken;
+                }
+            }
+        };
+        let depends_on = session.finish();
+        if let Some(error) = broken {
+            out.error(&error.to_string());
+        }
+        input.advance(consumed);
+        (batch, depends_on)
+    }
+
+    /// Waits until the replies may be sent; on an error they are replaced by it.
+    async fn acknowledged(&mut self, depends_on: Option<Csn>) -> Result<(), ()> {
+        let committer = &self.service.committer;
+        let mut acknowledged = Ok(());
+        if committer.syncer.mode() == AppendFsync::Always && !self.out.is_empty() {
+            // A read may have seen a commit of another client that is not synced yet.
+            acknowledged = committer.syncer.acknowledged(committer.watermarks.committed.get()).await;
+        }
+        if let Some(csn) = depends_on.filter(|_| acknowledged.is_ok() && self.service.host.config().archive_ack) {
+            acknowledged = self.service.host.archive_acknowledged(csn).await;
+        }
+        acknowledged.map_err(|error| {
+            self.out.buffer_mut().clear();
+            self.out.error(&format!("MISCONF {error}"));
+        })
+    }
+
+    async fn send(&mut self) -> std::io::Result<()> {
+        if !self.out.is_empty() {
+            self.stream.write_all(self.out.as_bytes()).await?;
+            let buffer = self.out.buffer_mut();
+            buffer.clear();
+            if buffer.capacity() > BUFFER_KEPT_BYTES {
+                *buffer = BytesMut::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads more; false at the end of the stream or after the idle timeout.
+    async fn read(&mut self, needed: usize) -> std::io::Result<bool> {
+        if self.input.is_empty() && self.input.capacity() > BUFFER_KEPT_BYTES {
+            self.input = BytesMut::new();
+        }
+        self.input.reserve(needed.max(READ_BYTES));
+        let idle_seconds = self.service.host.config().timeout;
+        let read = self.stream.read_buf(&mut self.input);
+        if idle_seconds == 0 {
+            return Ok(read.await? > 0);
+        }
+        match tokio::time::timeout(Duration::from_secs(idle_seconds), read).await {
+            Ok(read) => Ok(read? > 0),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn update_card(&self) {
+        let mut card = self.card.lock();
+        card.seen_ms = crate::clock::now_millis();
+        card.last_command = self.client.last_command;
+        card.queued = self.client.queue.as_ref().map(|queue| queue.commands.len());
+        card.resp = if self.client.protocol == crate::command::reply::Protocol::Resp3 { 3 } else { 2 };
+        if card.name != self.client.name {
+            card.name.clone_from(&self.client.name);
+        }
+    }
+}

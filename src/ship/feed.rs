@@ -1,0 +1,373 @@
+//! Feeds: one for each replica connected to this node.
+//!
+//! A feed cuts its own chunks out of what is committed since its last one: at once when the link is idle (latency), full
+//! ones when it is busy (throughput). Guarantees: it has a cursor of its own, a deadline for each send and a bound on
+//! what is not acknowledged; it pins nothing and no write ever waits for it. A replica beyond the ring reads the logs
+//! through its feed; beyond the logs it is sent to the archive, or gets a base if there is none.
+
+use super::source::CommitSource;
+use super::tail::Slice;
+use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Receiver, Refuse, Resume, Sender};
+use crate::chunk::{ChunkLink, Encoder, Profile};
+use crate::clock;
+use crate::cluster::ClusterId;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::EpochStart;
+use crate::error::{Error, Result};
+use crate::log::reader::LogPosition;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// How long one message may take to be sent, and a replica to introduce itself.
+const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// Time between two heartbeats: what an idle link tells is at most this old.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a replica may be silent: it acknowledges at least every heartbeat.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Bytes sent and not yet acknowledged.
+const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Replicas connected at a time.
+const FEEDS_MAX: usize = 32;
+
+/// A connected replica, for INFO, ROLE and WAIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FeedStatus {
+    /// Its address.
+    pub address: String,
+    /// Its port for clients.
+    pub port: u16,
+    /// Its node number.
+    pub node: String,
+    /// Redis' word for its state: send_bulk while it gets a base, online after that.
+    pub state: &'static str,
+    /// Last commit sent.
+    pub sent: Csn,
+    /// What it acknowledged.
+    pub ack: Ack,
+    /// When it last spoke, ms since the Unix epoch.
+    pub seen_ms: u64,
+    /// Bytes sent and not acknowledged.
+    pub in_flight_bytes: usize,
+}
+
+/// What a feed asks of the node it runs on.
+pub trait FeedHost: Send + Sync {
+    /// The cluster.
+    fn cluster(&self) -> ClusterId;
+
+    /// Generations that made this node's commits.
+    fn history(&self) -> Vec<EpochStart>;
+
+    /// The archive's watermark; `None` without an archive.
+    fn archived(&self) -> Option<Csn>;
+
+    /// The shared secret; empty if there is none.
+    fn secret(&self) -> String;
+
+    /// Somebody wrote under a newer generation: stop taking writes.
+    fn fenced_by(&self, epoch: Epoch, node: &str);
+
+    /// Sends a base; the replica bootstraps from it.
+    fn send_base<'a>(&'a self, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>>;
+}
+
+/// All feeds of a node.
+pub struct Feeds {
+    host: Arc<dyn FeedHost>,
+    source: CommitSource,
+    committed: watch::Receiver<Csn>,
+    durable: watch::Receiver<Csn>,
+    feeds: Mutex<BTreeMap<u64, FeedStatus>>,
+    next_id: Mutex<u64>,
+}
+
+/// What to do with a replica that introduced itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Send what follows its csn.
+    Resume,
+    /// It is empty and has no archive to start from.
+    Base,
+    /// It cannot be served.
+    Refuse(Refuse),
+}
+
+impl Feeds {
+    /// Feeds over `source`; the watermarks wake them.
+    #[must_use]
+    pub fn new(host: Arc<dyn FeedHost>, source: CommitSource, committed: watch::Receiver<Csn>, durable: watch::Receiver<Csn>) -> Self {
+        Self { host, source, committed, durable, feeds: Mutex::default(), next_id: Mutex::new(1) }
+    }
+
+    /// The connected replicas.
+    #[must_use]
+    pub fn status(&self) -> Vec<FeedStatus> {
+        self.feeds.lock().values().cloned().collect()
+    }
+
+    /// Serves one connection until it ends.
+    pub async fn serve(&self, stream: TcpStream) {
+        let address = stream.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.ip().to_string());
+        if self.feeds.lock().len() >= FEEDS_MAX {
+            tracing::warn!(address, limit = FEEDS_MAX, "too many replicas: connection refused");
+            return;
+        }
+        let id = {
+            let mut next = self.next_id.lock();
+            *next += 1;
+            *next
+        };
+        match self.serve_replica(stream, &address, id).await {
+            Ok(()) => tracing::info!(address, "a replica disconnected"),
+            Err(error) => tracing::warn!(address, %error, "a feed ended"),
+        }
+        self.feeds.lock().remove(&id);
+    }
+
+    async fn serve_replica(&self, stream: TcpStream, address: &str, id: u64) -> Result<()> {
+        let _ = stream.set_nodelay(true);
+        let (reader, writer) = stream.into_split();
+        let (mut receiver, mut sender) = (Receiver::new(reader, address), Sender::new(writer, address));
+        let challenge = Challenge { version: wire::VERSION, nonce: ClusterId::generate()?.to_string() };
+        deadline(address, sender.send(&Message::Challenge(challenge.clone()))).await?;
+        let hello = match deadline(address, receiver.receive()).await? {
+            Some(Message::Hello(hello)) => hello,
+            other => return Err(Error::Protocol { peer: address.into(), detail: format!("expected hello, got {other:?}") }),
+        };
+        match self.admit(&hello, &challenge) {
+            Admission::Refuse(refuse) => {
+                tracing::warn!(address, node = hello.node, reason = refuse.reason, "a replica was refused");
+                return deadline(address, sender.send(&Message::Refuse(refuse))).await;
+            }
+            Admission::Base => {
+                self.feeds.lock().insert(id, status(address, &hello, "send_bulk"));
+                return self.host.send_base(&mut sender).await;
+            }
+            Admission::Resume => {}
+        }
+        tracing::info!(address, node = hello.node, csn = hello.csn.0, epoch = hello.epoch.0, "a replica resumes");
+        let resume = Resume { cluster: self.host.cluster(), history: self.host.history() };
+        deadline(address, sender.send(&Message::Resume(resume))).await?;
+        self.feeds.lock().insert(id, status(address, &hello, "online"));
+        let mut feed = Feed {
+            feeds: self,
+            id,
+            address,
+            sender,
+            cursor: LogPosition { csn: hello.csn, ..LogPosition::default() },
+            encoder: Encoder::new(Profile::Link),
+            link: ChunkLink { epoch: hello.epoch, ..ChunkLink::default() },
+            ready: VecDeque::new(),
+            in_flight: VecDeque::new(),
+        };
+        feed.run(receiver).await
+    }
+
+    /// Decides about a replica that introduced itself.
+    #[must_use]
+    pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Admission {
+        let refuse = |is_final, reason: String| Admission::Refuse(Refuse { is_final, reason, newer_epoch: None });
+        if hello.version != wire::VERSION {
+            return refuse(true, format!("protocol version {} is not {}", hello.version, wire::VERSION));
+        }
+        if hello.proof != wire::proof(&self.host.secret(), challenge, &hello.node) {
+            return refuse(true, "the replica does not know this cluster's repl-secret".into());
+        }
+        if let Some(cluster) = hello.cluster.filter(|cluster| *cluster != self.host.cluster()) {
+            let own = self.host.cluster();
+            return refuse(true, format!("the replica's directory belongs to cluster {cluster}, this primary to {own}. Use the right primary, or an empty directory"));
+        }
+        let history = self.host.history();
+        let own = history.last().expect("a history is never empty").epoch;
+        if hello.epoch > own {
+            self.host.fenced_by(hello.epoch, &hello.node);
+            return refuse(true, format!("the replica has epoch {}, this node only {own}: it is fenced", hello.epoch));
+        }
+        if hello.csn == Csn::ZERO {
+            return if self.covers(Csn::ZERO) || hello.has_archive { Admission::Resume } else { Admission::Base };
+        }
+        self.admit_at(hello, &history)
+    }
+
+    /// Whether the replica's last commit lies on this node's history.
+    fn admit_at(&self, hello: &Hello, history: &[EpochStart]) -> Admission {
+        let refuse = |is_final, reason: String| Admission::Refuse(Refuse { is_final, reason, newer_epoch: None });
+        let at = history.iter().position(|start| start.epoch == hello.epoch);
+        let shared = at.map(|at| history.get(at + 1).map_or(self.source.shippable(), |next| next.fork));
+        match shared {
+            Some(shared) if hello.csn <= shared => Admission::Resume,
+            // `always` ships only what is durable: a replica may have seen what is not yet shippable here after a restart.
+            Some(_) if at.is_some_and(|at| at + 1 == history.len()) && hello.csn <= *self.committed.borrow() => Admission::Resume,
+            _ => refuse(
+                true,
+                format!(
+                    "the replica's history diverged: it is at csn {} of epoch {}, this primary shares that epoch up to csn {}. \
+                     Keep the replica's directory if its tail matters, and start it from an empty one",
+                    hello.csn,
+                    hello.epoch,
+                    shared.unwrap_or_default()
+                ),
+            ),
+        }
+    }
+
+    fn covers(&self, after: Csn) -> bool {
+        after >= self.source.shippable() || self.source.reaches(after)
+    }
+}
+
+fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
+    FeedStatus {
+        address: address.to_owned(),
+        port: hello.port,
+        node: hello.node.clone(),
+        state,
+        sent: hello.csn,
+        ack: Ack { applied: hello.csn, durable: hello.csn },
+        seen_ms: clock::now_millis(),
+        in_flight_bytes: 0,
+    }
+}
+
+async fn deadline<T>(peer: &str, what: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(SEND_DEADLINE, what).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Protocol { peer: peer.to_owned(), detail: format!("was silent for {} s", SEND_DEADLINE.as_secs()) }),
+    }
+}
+
+/// A replica being fed.
+struct Feed<'f> {
+    feeds: &'f Feeds,
+    id: u64,
+    address: &'f str,
+    sender: Sender<OwnedWriteHalf>,
+    /// Everything up to here was read for this replica.
+    cursor: LogPosition,
+    encoder: Encoder,
+    link: ChunkLink,
+    /// Read and not sent.
+    ready: VecDeque<Slice>,
+    /// Last csn and bytes of each chunk sent and not acknowledged.
+    in_flight: VecDeque<(Csn, usize)>,
+}
+
+impl Feed<'_> {
+    async fn run(&mut self, mut receiver: Receiver<OwnedReadHalf>) -> Result<()> {
+        let mut committed = self.feeds.committed.clone();
+        let mut durable = self.feeds.durable.clone();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        let mut heard = Instant::now();
+        loop {
+            let may_send = self.in_flight_bytes() < IN_FLIGHT_BYTES_MAX;
+            if may_send && self.send_chunk().await? {
+                // Acknowledgements are taken between chunks, too: they are what opens the window again.
+                while let Some(Some(message)) = futures::FutureExt::now_or_never(receiver.receive()).transpose()? {
+                    heard = Instant::now();
+                    self.take(message)?;
+                }
+                continue;
+            }
+            // All arms only wait or read whole messages: cancelling any of them loses nothing.
+            tokio::select! {
+                message = receiver.receive() => match message? {
+                    Some(message) => {
+                        heard = Instant::now();
+                        self.take(message)?;
+                    }
+                    None => return Ok(()),
+                },
+                _ = committed.changed(), if may_send => {}
+                _ = durable.changed(), if may_send => {}
+                _ = heartbeat.tick() => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Err(Error::Protocol { peer: self.address.into(), detail: "stopped acknowledging".into() });
+                    }
+                    self.send_heartbeat().await?;
+                }
+            }
+        }
+    }
+
+    fn in_flight_bytes(&self) -> usize {
+        self.in_flight.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Sends the next chunk; false if there is nothing to send.
+    async fn send_chunk(&mut self) -> Result<bool> {
+        if self.ready.is_empty() {
+            let (source, cursor) = (self.feeds.source.clone(), self.cursor);
+            let read = tokio::task::block_in_place(|| source.read(cursor));
+            match read {
+                Ok(slices) => self.ready.extend(slices),
+                Err(error) if matches!(error, Error::Gap { .. }) => return self.give_up(error).await,
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(slice) = self.ready.pop_front() else { return Ok(false) };
+        let last = slice.last().expect("slices are never empty");
+        self.link.epoch = self.feeds.host.history().last().expect("a history is never empty").epoch;
+        (self.link.wal_first, self.link.wal_last) = (slice.wal_before, slice.wal_after);
+        let chunk = tokio::task::block_in_place(|| self.encoder.encode(slice.commits.iter(), self.link));
+        self.link.previous_header_crc = chunk.header().crc();
+        let bytes = chunk.bytes().clone();
+        self.in_flight.push_back((last, bytes.len()));
+        deadline(self.address, self.sender.send(&Message::Chunk(bytes))).await?;
+        self.cursor = LogPosition { csn: last, wal_seq: slice.wal_after };
+        self.note(|status| status.sent = last);
+        Ok(true)
+    }
+
+    /// The logs no longer reach back to the replica.
+    async fn give_up(&mut self, error: Error) -> Result<bool> {
+        let message = match self.feeds.host.archived() {
+            Some(archived) => Message::GoToArchive(GoToArchive { archived }),
+            None => Message::Refuse(Refuse {
+                is_final: true,
+                reason: format!("{error}, and there is no archive. Start the replica from an empty directory: it gets a base"),
+                newer_epoch: None,
+            }),
+        };
+        deadline(self.address, self.sender.send(&message)).await?;
+        Err(error)
+    }
+
+    async fn send_heartbeat(&mut self) -> Result<()> {
+        let heartbeat = Heartbeat {
+            epoch: self.feeds.host.history().last().expect("a history is never empty").epoch,
+            committed: self.feeds.source.shippable(),
+            archived: self.feeds.host.archived().unwrap_or_default(),
+            time: CommitTime(clock::now_micros()),
+        };
+        deadline(self.address, self.sender.send(&Message::Heartbeat(heartbeat))).await
+    }
+
+    fn take(&mut self, message: Message) -> Result<()> {
+        let Message::Ack(ack) = message else {
+            return Err(Error::Protocol { peer: self.address.into(), detail: format!("expected an ack, got {message:?}") });
+        };
+        while self.in_flight.front().is_some_and(|(last, _)| *last <= ack.applied) {
+            self.in_flight.pop_front();
+        }
+        let in_flight_bytes = self.in_flight_bytes();
+        self.note(|status| {
+            status.ack = ack;
+            status.seen_ms = clock::now_millis();
+            status.in_flight_bytes = in_flight_bytes;
+        });
+        Ok(())
+    }
+
+    fn note(&self, change: impl FnOnce(&mut FeedStatus)) {
+        if let Some(status) = self.feeds.feeds.lock().get_mut(&self.id) {
+            change(status);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The replication wire: messages between a primary's feed and a replica's link.
+//!
+//! ```text
+//! length u32 | crc32 u32 | kind u8 | body        length and CRC cover kind and body; little endian
+//! ```
+//! Bodies of control messages are JSON (fields a peer does not know are ignored); a chunk and a part of a base are raw
+//! bytes. The primary speaks first.
+//!
+//! Guarantees: a message is whole or an error; a peer cannot make this side allocate more than it has sent, plus one
+//! step; a message over its limit ends the connection.
+
+use crate::cluster::ClusterId;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::EpochStart;
+use crate::error::{Error, Result};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Version of the protocol.
+pub const VERSION: u32 = 1;
+/// Longest chunk message: a commit with a 512 MB value and then some.
+const CHUNK_BYTES_MAX: usize = 1 << 30;
+/// Longest control message.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// Longest part of a base's file.
+pub const PART_BYTES: usize = 4 << 20;
+/// Memory is reserved in steps of this size while a message arrives.
+const RESERVE_STEP_BYTES: usize = 1 << 20;
+const HEAD_LEN: usize = 8;
+
+/// First message, by the primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Version of the protocol.
+    pub version: u32,
+    /// Random; the replica's proof covers it.
+    pub nonce: String,
+}
+
+/// Who the replica is and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the protocol.
+    pub version: u32,
+    /// Its cluster; none while it is empty.
+    pub cluster: Option<ClusterId>,
+    /// Its node number.
+    pub node: String,
+    /// Generation of its last commit.
+    pub epoch: Epoch,
+    /// Its last commit; 0 if it is empty.
+    pub csn: Csn,
+    /// When that was made: another time at the same csn is another history.
+    pub time: CommitTime,
+    /// Whether it reads the archive by itself.
+    pub has_archive: bool,
+    /// Its port for clients.
+    pub port: u16,
+    /// Keyed hash of the challenge under the shared secret; empty without one.
+    pub proof: String,
+}
+
+/// The primary's answer: the stream goes on behind the replica's csn.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resume {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Generations that made the primary's commits.
+    pub history: Vec<EpochStart>,
+}
+
+/// The primary's answer: it no longer has what follows the replica's csn, the archive does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GoToArchive {
+    /// How far the archive is complete.
+    pub archived: Csn,
+}
+
+/// The primary's answer: a base follows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BaseBegin {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Generations that made the primary's commits.
+    pub history: Vec<EpochStart>,
+}
+
+/// A file of the base begins; its parts follow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BaseFile {
+    /// Name the object would have in an archive.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Why the primary does not serve this replica.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Refuse {
+    /// Whether trying again later can help.
+    pub is_final: bool,
+    /// What was expected, what was found, what to do.
+    pub reason: String,
+    /// A newer generation the primary knows of, if that is why.
+    pub newer_epoch: Option<Epoch>,
+}
+
+/// Where the primary stands; sent also when idle, so that lag is told truthfully.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Its generation.
+    pub epoch: Epoch,
+    /// Its last commit that may be shipped.
+    pub committed: Csn,
+    /// Its archive's watermark.
+    pub archived: Csn,
+    /// Its clock.
+    pub time: CommitTime,
+}
+
+/// Where the replica stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ack {
+    /// Its last commit visible to readers.
+    pub applied: Csn,
+    /// Its last commit synced.
+    pub durable: Csn,
+}
+
+/// A message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// See [`Challenge`].
+    Challenge(Challenge),
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`Resume`].
+    Resume(Resume),
+    /// See [`GoToArchive`].
+    GoToArchive(GoToArchive),
+    /// See [`BaseBegin`].
+    BaseBegin(BaseBegin),
+    /// See [`BaseFile`].
+    BaseFile(BaseFile),
+    /// Bytes of the file begun last.
+    BasePart(Bytes),
+    /// The base is complete.
+    BaseEnd,
+    /// A chunk, as in the archive.
+    Chunk(Bytes),
+    /// See [`Heartbeat`].
+    Heartbeat(Heartbeat),
+    /// See [`Ack`].
+    Ack(Ack),
+    /// See [`Refuse`].
+    Refuse(Refuse),
+}
+
+const CHALLENGE: u8 = 1;
+const HELLO: u8 = 2;
+const RESUME: u8 = 3;
+const GO_TO_ARCHIVE: u8 = 4;
+const BASE_BEGIN: u8 = 5;
+const BASE_FILE: u8 = 6;
+const BASE_PART: u8 = 7;
+const BASE_END: u8 = 8;
+const CHUNK: u8 = 9;
+const HEARTBEAT: u8 = 10;
+const ACK: u8 = 11;
+const REFUSE: u8 = 12;
+
+impl Message {
+    fn parts(&self) -> (u8, Bytes) {
+        fn json(body: &impl Serialize) -> Bytes {
+            serde_json::to_vec(body).expect("control messages are plain data").into()
+        }
+        match self {
+            Self::Challenge(body) => (CHALLENGE, json(body)),
+            Self::Hello(body) => (HELLO, json(body)),
+            Self::Resume(body) => (RESUME, json(body)),
+            Self::GoToArchive(body) => (GO_TO_ARCHIVE, json(body)),
+            Self::BaseBegin(body) => (BASE_BEGIN, json(body)),
+            Self::BaseFile(body) => (BASE_FILE, json(body)),
+            Self::BasePart(bytes) => (BASE_PART, bytes.clone()),
+            Self::BaseEnd => (BASE_END, Bytes::new()),
+            Self::Chunk(bytes) => (CHUNK, bytes.clone()),
+            Self::Heartbeat(body) => (HEARTBEAT, json(body)),
+            Self::Ack(body) => (ACK, json(body)),
+            Self::Refuse(body) => (REFUSE, json(body)),
+        }
+    }
+
+    fn decode(kind: u8, body: Bytes) -> std::result::Result<Self, String> {
+        fn json<T: DeserializeOwned>(body: &[u8]) -> std::result::Result<T, String> {
+            serde_json::from_slice(body).map_err(|error| format!("sent a control message that does not parse: {error}"))
+        }
+        Ok(match kind {
+            CHALLENGE => Self::Challenge(json(&body)?),
+            HELLO => Self::Hello(json(&body)?),
+            RESUME => Self::Resume(json(&body)?),
+            GO_TO_ARCHIVE => Self::GoToArchive(json(&body)?),
+            BASE_BEGIN => Self::BaseBegin(json(&body)?),
+            BASE_FILE => Self::BaseFile(json(&body)?),
+            BASE_PART => Self::BasePart(body),
+            BASE_END => Self::BaseEnd,
+            CHUNK => Self::Chunk(body),
+            HEARTBEAT => Self::Heartbeat(json(&body)?),
+            ACK => Self::Ack(json(&body)?),
+            REFUSE => Self::Refuse(json(&body)?),
+            _ => return Err(format!("sent a message of kind {kind}, which does not exist")),
+        })
+    }
+
+    fn bytes_max(kind: u8) -> usize {
+        match kind {
+            CHUNK => CHUNK_BYTES_MAX,
+            BASE_PART => PART_BYTES,
+            _ => CONTROL_BYTES_MAX,
+        }
+    }
+}
+
+/// Sends messages to one peer.
+pub struct Sender<W> {
+    writer: W,
+    peer: String,
+}
+
+impl<W: AsyncWrite + Unpin> Sender<W> {
+    /// Sends over `writer`; `peer` names it in errors.
+    pub fn new(writer: W, peer: &str) -> Self {
+        Self { writer, peer: peer.to_owned() }
+    }
+
+    /// Sends one message. Not cancel-safe: a cancelled send leaves a part of a message behind, so the connection must be
+    /// closed then.
+    pub async fn send(&mut self, message: &Message) -> Result<()> {
+        let (kind, body) = message.parts();
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&[kind]);
+        crc.update(&body);
+        let mut head = BytesMut::with_capacity(HEAD_LEN + 1);
+        head.put_u32_le(u32::try_from(body.len() + 1).expect("messages are bounded"));
+        head.put_u32_le(crc.finalize());
+        head.put_u8(kind);
+        let error = |source| Error::Net { action: "send to", peer: self.peer.clone(), source };
+        self.writer.write_all(&head).await.map_err(error)?;
+        self.writer.write_all(&body).await.map_err(error)?;
+        self.writer.flush().await.map_err(error)
+    }
+}
+
+/// Receives messages from one peer.
+pub struct Receiver<R> {
+    reader: R,
+    peer: String,
+    buffer: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> Receiver<R> {
+    /// Receives from `reader`; `peer` names it in errors.
+    pub fn new(reader: R, peer: &str) -> Self {
+        Self { reader, peer: peer.to_owned(), buffer: BytesMut::new() }
+    }
+
+    /// The next message; `None` if the peer closed the connection between two. Cancel-safe: what has arrived stays.
+    pub async fn receive(&mut self) -> Result<Option<Message>> {
+        loop {
+            if let Some(message) = self.take_message()? {
+                return Ok(Some(message));
+            }
+            self.buffer.reserve(RESERVE_STEP_BYTES.min(self.missing()));
+            let read = self.reader.read_buf(&mut self.buffer).await;
+            let read = read.map_err(|source| Error::Net { action: "receive from", peer: self.peer.clone(), source })?;
+            if read == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(self.broken("closed the connection inside a message".into())) };
+            }
+        }
+    }
+
+    fn broken(&self, detail: String) -> Error {
+        Error::Protocol { peer: self.peer.clone(), detail }
+    }
+
+    /// Bytes of the message being received that are not there yet, as far as it is known.
+    fn missing(&self) -> usize {
+        let announced = self.buffer.first_chunk::<4>().map_or(HEAD_LEN, |len| HEAD_LEN + u32::from_le_bytes(*len) as usize);
+        announced.saturating_sub(self.buffer.len()).max(4096)
+    }
+
+    fn take_message(&mut self) -> Result<Option<Message>> {
+        if self.buffer.len() <= HEAD_LEN {
+            return Ok(None);
+        }
+        let word = |at: usize| u32::from_le_bytes(self.buffer[at..at + 4].try_into().expect("four bytes"));
+        let (length, crc, kind) = (word(0) as usize, word(4), self.buffer[HEAD_LEN]);
+        if length == 0 || length - 1 > Message::bytes_max(kind) {
+            return Err(self.broken(format!("announces a message of kind {kind} with {length} bytes, which is over the limit")));
+        }
+        if self.buffer.len() < HEAD_LEN + length {
+            return Ok(None);
+        }
+        let mut message = self.buffer.split_to(HEAD_LEN + length).split_off(HEAD_LEN).freeze();
+        if crc32fast::hash(&message) != crc {
+            return Err(self.broken("sent a message whose CRC does not match".into()));
+        }
+        let body = message.split_off(1);
+        Message::decode(kind, body).map(Some).map_err(|detail| self.broken(detail))
+    }
+}
+
+/// The proof of knowing the shared secret; empty if there is none.
+#[must_use]
+pub fn proof(secret: &str, challenge: &Challenge, node: &str) -> String {
+    if secret.is_empty() {
+        return String::new();
+    }
+    let key = blake3::derive_key("walferry replication link v1", secret.as_bytes());
+    blake3::keyed_hash(&key, format!("{}\n{node}", challenge.nonce).as_bytes()).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn encoded(messages: &[Message]) -> Vec<u8> {
+        run(async {
+            let mut bytes = Vec::new();
+            let mut sender = Sender::new(&mut bytes, "test");
+            for message in messages {
+                sender.send(message).await.unwrap();
+            }
+            bytes
+        })
+    }
+
+    fn all(bytes: &[u8]) -> Result<Vec<Message>> {
+        run(async {
+            let mut receiver = Receiver::new(bytes, "test");
+            let mut messages = Vec::new();
+            while let Some(message) = receiver.receive().await? {
+                messages.push(message);
+            }
+            Ok(messages)
+        })
+    }
+
+    #[test]
+    fn messages_survive_the_wire_and_every_flipped_bit_is_found() {
+        let messages = [
+            Message::Ack(Ack { applied: Csn(5), durable: Csn(4) }),
+            Message::Chunk(Bytes::from_static(b"chunk")),
+            Message::BaseEnd,
+            Message::GoToArchive(GoToArchive { archived: Csn(9) }),
+        ];
+        let bytes = encoded(&messages);
+        assert_eq!(all(&bytes).unwrap(), messages);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(all(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_huge_announcement_is_refused_before_it_is_stored() {
+        let mut bytes = encoded(&[Message::BaseEnd]);
+        bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(all(&bytes).unwrap_err().to_string().contains("over the limit"));
+    }
+
+    #[test]
+    fn a_proof_depends_on_secret_challenge_and_node() {
+        let challenge = |nonce: &str| Challenge { version: VERSION, nonce: nonce.into() };
+        assert_eq!(proof("", &challenge("n"), "a"), "");
+        let proofs = [("s", "n", "a"), ("t", "n", "a"), ("s", "m", "a"), ("s", "n", "b")].map(|(s, n, a)| proof(s, &challenge(n), a));
+        assert!(proofs.iter().enumerate().all(|(i, p)| proofs[..i].iter().all(|q| q != p)));
+    }
+}

@@ -1,0 +1,107 @@
+//! `walferry dump`: a chunk, op-log segment, memory image or manifest, readable.
+
+use crate::exit::{Done, Failure};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use walferry::chunk::Chunk;
+use walferry::engine::batch::{Record, Records};
+use walferry::engine::memory::{ListOps, ZsetOps};
+use walferry::error::Result;
+use walferry::io::StdIo;
+use walferry::log::segment::{Segment, parse_name};
+use walferry::record::CommitRecord;
+use walferry::snapshot::image::read_image_file;
+use walferry::snapshot::manifest::Manifest;
+
+/// Shows a chunk, op-log segment, memory image or manifest
+#[derive(clap::Args)]
+#[command(after_help = crate::exit::HELP)]
+pub struct Args {
+    /// The file: *.chunk, *.oplog, *.image or manifest*.json
+    file: PathBuf,
+}
+
+/// Shows the file; what it is follows from its name's ending.
+pub fn run(args: Args) -> Done {
+    let path = &args.file;
+    match path.extension().and_then(OsStr::to_str) {
+        Some("chunk") => dump_chunk(path)?,
+        Some("oplog") => dump_segment(path)?,
+        Some("image") => dump_image(path)?,
+        Some("json") => dump_manifest(path)?,
+        _ => {
+            let detail = "is none of *.chunk, *.oplog, *.image, *.json".to_owned();
+            return Err(Failure::from(walferry::error::Error::Config { key: path.display().to_string(), detail }));
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<bytes::Bytes> {
+    std::fs::read(path).map(Into::into).map_err(walferry::error::Error::io("read", path))
+}
+
+fn dump_chunk(path: &Path) -> Result<()> {
+    let chunk = Chunk::open(read(path)?, &path.display().to_string())?;
+    println!("{:#?}", chunk.header());
+    for commit in chunk.commits() {
+        dump_commit(&commit?)?;
+    }
+    Ok(())
+}
+
+fn dump_segment(path: &Path) -> Result<()> {
+    let what = path.display().to_string();
+    let bytes = read(path)?;
+    let named = path.file_name().and_then(parse_name);
+    let id = match named {
+        Some(id) => id,
+        None => walferry::log::segment::SegmentHeader::decode(&bytes, &what)?.id,
+    };
+    let segment = Segment::parse(bytes, id, &what)?;
+    println!("{:#?}", segment.header);
+    let mut frames = segment.frames();
+    for (offset, frame) in frames.by_ref() {
+        println!("frame at {offset}, {} bytes, follows csn {}", frame.len, frame.previous);
+        dump_commit(&frame.commit)?;
+    }
+    println!("the log ends at byte {} of {}", frames.offset(), segment.capacity());
+    Ok(())
+}
+
+fn dump_image(path: &Path) -> Result<()> {
+    let (memory, image) = read_image_file(&StdIo::default(), path)?;
+    println!("{image:#?}");
+    for (key, entry) in memory.lists.iter() {
+        println!("list {} expires {} with {} elements", key.escape_ascii(), entry.expire_ms, entry.value.len());
+    }
+    for (key, entry) in memory.zsets.iter() {
+        println!("zset {} expires {} with {} members", key.escape_ascii(), entry.expire_ms, entry.value.len());
+    }
+    Ok(())
+}
+
+fn dump_manifest(path: &Path) -> Result<()> {
+    let manifest = Manifest::decode(&read(path)?, &path.display().to_string())?;
+    println!("{manifest:#?}");
+    Ok(())
+}
+
+fn dump_commit(commit: &CommitRecord) -> Result<()> {
+    println!("csn {} epoch {} at {}", commit.csn, commit.epoch, commit.time);
+    for record in Records::new(&commit.disk) {
+        match record? {
+            Record::Put(family, key, value) => println!("  {} put {} = {}", family.name(), key.escape_ascii(), value.escape_ascii()),
+            Record::Delete(family, key) => println!("  {} delete {}", family.name(), key.escape_ascii()),
+            Record::DeleteRange(family, from, to) => println!("  {} delete {} .. {}", family.name(), from.escape_ascii(), to.escape_ascii()),
+            Record::LogData(bytes) => println!("  log data, {} bytes", bytes.len()),
+        }
+    }
+    for op in ListOps::new(&commit.lists) {
+        println!("  list {:?}", op?);
+    }
+    for op in ZsetOps::new(&commit.zsets) {
+        println!("  zset {:?}", op?);
+    }
+    Ok(())
+}

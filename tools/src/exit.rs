@@ -1,0 +1,64 @@
+//! Exit codes: what a script can act on.
+
+use std::process::ExitCode;
+use walferry::error::{Error, Kind};
+
+/// The table that `--help` shows.
+pub const HELP: &str = "Exit codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, \
+6 store unreachable, 7 directory not empty";
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The library's error.
+    Walferry(Error),
+    /// Something is wrong with what was checked; it was reported already.
+    Integrity(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Walferry(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Other(message)
+    }
+}
+
+/// Result of a subcommand.
+pub type Done = Result<(), Failure>;
+
+/// Prints a failure and turns it into the process' exit code.
+pub fn report(done: Done) -> ExitCode {
+    let (message, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Walferry(error)) => (error.to_string(), code(error.kind())),
+        Err(Failure::Integrity(message)) => (message, 4),
+        Err(Failure::Other(message)) => (message, 1),
+    };
+    eprintln!("walferry: {message}");
+    ExitCode::from(code)
+}
+
+fn code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Internal => 1,
+        Kind::Usage => 2,
+        Kind::Unreachable => 3,
+        Kind::Integrity => 4,
+        Kind::Fenced => 5,
+        Kind::Store => 6,
+        Kind::NotEmpty => 7,
+    }
+}

@@ -1,0 +1,96 @@
+//! What `primary` and `replica` have in common on the command line.
+
+use crate::exit::Failure;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use walferry::config::{Config, When};
+use walferry::error::Error;
+use walferry::primary::node::Node;
+
+/// Options of a node.
+#[derive(clap::Args)]
+pub struct NodeArgs {
+    /// Data directory; created if it does not exist
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long)]
+    bind: Option<String>,
+    /// Port for clients [default: 6379]
+    #[arg(long)]
+    port: Option<u16>,
+    /// Port for replicas; a replica listens there, too, for the day it is promoted [default: 6380]
+    #[arg(long)]
+    repl_port: Option<u16>,
+    /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment
+    #[arg(long, value_name = "URL")]
+    archive: Option<String>,
+    /// Settings in a TOML file, one KEY = VALUE a line
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// One setting; may be repeated and wins over the file
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl NodeArgs {
+    /// The settings in force: defaults, then the file, then `--set`, then the options with names of their own.
+    pub fn config(&self) -> Result<Config, Failure> {
+        let mut config = Config::default();
+        if let Some(path) = &self.config {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::Config {
+                key: path.display().to_string(),
+                detail: format!("cannot be read: {error}"),
+            })?;
+            config.set_toml(&text)?;
+        }
+        for pair in &self.set {
+            config.set_pair(pair)?;
+        }
+        if let Some(bind) = &self.bind {
+            config.bind.clone_from(bind);
+        }
+        if let Some(port) = self.port {
+            config.port = port.into();
+        }
+        if let Some(port) = self.repl_port {
+            config.repl_port = port.into();
+        }
+        if let Some(archive) = &self.archive {
+            config.archive.clone_from(archive);
+        }
+        Ok(config)
+    }
+}
+
+/// The configuration keys, for `--help`.
+pub fn keys_help() -> String {
+    let mut help = "Configuration keys (--set KEY=VALUE, or in --config FILE.toml; * may change while running, by CONFIG SET):\n".to_owned();
+    let defaults = Config::default();
+    for doc in Config::KEYS {
+        let star = if doc.when == When::Running { '*' } else { ' ' };
+        let default = defaults.get(doc.name).filter(|value| !value.is_empty()).map_or_else(String::new, |value| format!(" [default: {value}]"));
+        help.push_str(&format!(" {star} {:<26} {}{default}\n", doc.name, doc.doc));
+    }
+    help + "\n" + crate::exit::HELP
+}
+
+/// A runtime for a node or a tool.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Stops the node on SIGTERM and SIGINT.
+pub fn stop_on_signals(node: &Arc<Node>) -> std::io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                node.request_stop();
+            }
+        });
+    }
+    Ok(())
+}

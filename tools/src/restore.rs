@@ -1,0 +1,105 @@
+//! `walferry restore`: a data directory at any commit of the past, from the archive alone.
+
+use crate::archive::ArchiveArgs;
+use crate::exit::Done;
+use crate::node::runtime;
+use crate::progress;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use walferry::csn::{CommitTime, Epoch};
+use walferry::io::{Backends, Choice, Io, StdIo};
+use walferry::restore::history::History;
+use walferry::restore::resolve::Planned;
+use walferry::restore::target::Target;
+use walferry::restore::{Options, Report, restore};
+
+/// Restores a data directory to any commit, from the archive alone
+#[derive(clap::Args)]
+#[command(after_help = crate::exit::HELP)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    /// Directory to make; must be empty or not exist
+    #[arg(long)]
+    dir: PathBuf,
+    /// latest, csn:N (that commit included), or time:RFC3339 (the last commit at or before it)
+    #[arg(long, default_value = "latest")]
+    to: String,
+    /// Follow this epoch's line of history instead of the newest one's
+    #[arg(long, value_name = "N")]
+    epoch: Option<u32>,
+    /// Only show the plan
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plans, and unless it is a dry run, restores.
+pub fn run(args: Args) -> Done {
+    let target = Target::from_str(&args.to)?;
+    let epoch = args.epoch.map(Epoch);
+    let archive = args.archive.open()?;
+    runtime()?.block_on(async {
+        if args.dry_run {
+            let planned = History::read(&archive, epoch).await?.plan(target).await?;
+            show_plan(&planned, args.json);
+            return Ok(());
+        }
+        let options = Options { dir: args.dir.clone(), target, epoch, io: bulk_io(&args.dir), progress: progress::bar() };
+        let report = restore(&archive, options).await?;
+        show_report(&report, &args.dir, args.json);
+        Ok(())
+    })
+}
+
+/// The faster backend for the file system of the target's parent, which exists.
+fn bulk_io(dir: &Path) -> Arc<dyn Io> {
+    let parent = dir.ancestors().skip(1).find(|parent| parent.is_dir()).unwrap_or(Path::new("."));
+    Backends::select(parent, Choice::Auto).map_or_else(|_| Arc::new(StdIo::default()) as Arc<dyn Io>, |backends| backends.bulk)
+}
+
+fn show_plan(planned: &Planned, json: bool) {
+    let plan = &planned.plan;
+    if json {
+        println!("{}", serde_json::to_string_pretty(plan).expect("a plan is plain data"));
+        return;
+    }
+    println!("target   csn {} of epoch {}", plan.target, plan.epoch);
+    match plan.base {
+        Some(base) => println!("base     csn {} of epoch {}, {} bytes", base.csn, base.epoch, plan.base_bytes),
+        None => println!("base     none: from the first commit"),
+    }
+    println!("chunks   {}, {} bytes, {} commits", plan.chunks.len(), plan.log_bytes, plan.commits());
+    println!("objects  {}, {} bytes in all", plan.objects, plan.bytes());
+    for skipped in &plan.skipped {
+        println!("skipped  base {}: {}", skipped.base, skipped.why);
+    }
+    for lost in &plan.lost {
+        println!("gap      commits {} to {} are missing", lost.from, lost.until);
+    }
+}
+
+fn show_report(report: &Report, dir: &Path, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
+        return;
+    }
+    let seconds = report.seconds;
+    let per_second = |amount: f64, time: f64| if time > 0.0 { amount / time } else { 0.0 };
+    println!("restored {} to csn {} of epoch {}, committed {}", dir.display(), report.csn, report.epoch, CommitTime(report.time.0));
+    println!("base     {} bytes in {:.3} s", report.base_bytes, seconds.base);
+    println!(
+        "log      {} commits, {} bytes ({} raw) in {:.3} s: {:.0} commits/s, {:.1} MB/s raw",
+        report.commits,
+        report.log_bytes_stored,
+        report.log_bytes_raw,
+        seconds.log,
+        per_second(report.commits as f64, seconds.log),
+        per_second(report.log_bytes_raw as f64 / 1e6, seconds.log)
+    );
+    println!("checked  {} files, {} chunks; csn {} in RocksDB and in memory", report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn);
+    println!("start it with: walferry primary --dir {} --archive URL   (a new epoch begins)", dir.display());
+}

@@ -1,0 +1,52 @@
+//! `walferry snapshots`: bases, and what can be restored.
+
+use crate::archive::ArchiveArgs;
+use crate::exit::Done;
+use crate::node::runtime;
+use walferry::csn::CommitTime;
+use walferry::restore::{SnapshotsReport, snapshots};
+
+/// Lists bases and the restorable range: csn and time, from, until, gaps
+#[derive(clap::Args)]
+#[command(after_help = crate::exit::HELP)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists.
+pub fn run(args: Args) -> Done {
+    let archive = args.archive.open()?;
+    let report = runtime()?.block_on(snapshots(&archive))?;
+    show(&report, args.json);
+    Ok(())
+}
+
+/// Prints a report.
+pub fn show(report: &SnapshotsReport, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
+        return;
+    }
+    let time = |time: Option<CommitTime>| time.map_or_else(|| "-".to_owned(), CommitTime::rfc3339);
+    println!("cluster    {}, newest epoch {}", report.cluster, report.epoch);
+    println!("chunks     {}, {} bytes; SST files {} bytes", report.chunks, report.chunk_bytes, report.sst_bytes);
+    for range in &report.ranges {
+        println!("restorable csn {} .. {}   {} .. {}", range.from, range.until, time(range.from_time), time(range.until_time));
+    }
+    for gap in &report.gaps {
+        println!("gap        csn {} .. {}", gap.from, gap.until);
+    }
+    for epoch in &report.epochs {
+        println!("epoch      {} forks at csn {}, node {}, {}", epoch.epoch, epoch.fork, epoch.node, epoch.time);
+    }
+    for base in &report.bases {
+        match &base.content {
+            Some(content) => println!("base       csn {} epoch {} {} {} bytes ({} new, {} shared)", base.csn, base.epoch, content.time, content.bytes, content.bytes_new, content.bytes_shared),
+            None => println!("base       csn {} epoch {} unusable: {}", base.csn, base.epoch, base.problem.as_deref().unwrap_or("-")),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `walferry verify`: every chunk and base of an archive, checked.
+
+use crate::archive::ArchiveArgs;
+use crate::exit::{Done, Failure};
+use crate::node::runtime;
+use crate::progress;
+use walferry::restore::{VerifyReport, verify_archive};
+
+/// Checks every chunk and base: checksums, continuity, decoding
+#[derive(clap::Args)]
+#[command(after_help = crate::exit::HELP)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Checks.
+pub fn run(args: Args) -> Done {
+    let archive = args.archive.open()?;
+    let report = runtime()?.block_on(verify_archive(&archive, progress::bar()))?;
+    show(&report, args.json);
+    if report.is_whole() {
+        return Ok(());
+    }
+    let first = report.problems.first().map(|problem| format!("{}: {}", problem.object, problem.what));
+    let first = first.or_else(|| report.gaps.first().map(|gap| format!("commits {} to {} are missing", gap.from, gap.until)));
+    Err(Failure::Integrity(format!("{} problems, {} gaps; first: {}", report.problems.len(), report.gaps.len(), first.unwrap_or_default())))
+}
+
+fn show(report: &VerifyReport, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
+        return;
+    }
+    println!("chunks  {} with {} commits, {} bytes", report.chunks, report.commits, report.chunk_bytes);
+    println!("bases   {} with {} files, {} bytes; {} unfinished", report.bases, report.base_files, report.base_bytes, report.bases_unfinished);
+    println!("epochs  {}; foreign objects {}", report.epochs, report.foreign);
+    for range in &report.ranges {
+        println!("whole   csn {} .. {}", range.from, range.until);
+    }
+    for gap in &report.gaps {
+        println!("GAP     csn {} .. {}", gap.from, gap.until);
+    }
+    for problem in &report.problems {
+        println!("BAD     {}: {}", problem.object, problem.what);
+    }
+    if report.is_whole() {
+        println!("everything is whole");
+    }
+}

@@ -4,7 +4,7 @@
 //! in it), its positions fit together, and every file name in it is plain: safe as an object name and as a path.
 //! Does not: read or write files; see `base` and `publish`.
 
-use crate::archive::layout::{BaseName, ObjectName, PlainName};
+use crate::archive::layout::{BaseName, ObjectName, PLAIN_NAME_BYTES_MAX, PlainName};
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
@@ -18,6 +18,12 @@ pub const MANIFEST_FORMAT: u32 = 1;
 
 /// The largest manifest: it is created by a single request. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
+
+/// Digits of its content hash in the object name of a file.
+const HASH_DIGITS: usize = 16;
+
+/// Longest file name: the object name adds a dash and digits.
+const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
 
 /// Field that holds the digest of all others.
 const DIGEST: &str = "digest";
@@ -99,7 +105,7 @@ pub struct DiskPart {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRef {
-    /// Name within the base; a [`PlainName`].
+    /// Name within the base: plain, and not the name of another file of it.
     pub name: String,
     /// Length.
     pub bytes: u64,
@@ -112,7 +118,7 @@ pub struct FileRef {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DbFile {
-    /// Name in RocksDB's directory; a [`PlainName`].
+    /// Name in RocksDB's directory; as in [`FileRef`].
     pub name: String,
     /// Length.
     pub bytes: u64,
@@ -140,7 +146,7 @@ impl FileRef {
     /// The object that holds it.
     #[must_use]
     pub fn object(&self, base: BaseName) -> ObjectName {
-        ObjectName::BaseFile(base, plain(&self.name))
+        own_object(base, &self.name, self.blake3)
     }
 }
 
@@ -148,13 +154,15 @@ impl DbFile {
     /// The object that holds it.
     #[must_use]
     pub fn object(&self, base: BaseName) -> ObjectName {
-        if self.shared { ObjectName::Sst(self.blake3) } else { ObjectName::BaseFile(base, plain(&self.name)) }
+        if self.shared { ObjectName::Sst(self.blake3) } else { own_object(base, &self.name, self.blake3) }
     }
 }
 
-/// A name out of a manifest, which was checked when it was encoded or decoded.
-fn plain(name: &str) -> PlainName {
-    name.parse().expect("a manifest has plain names only")
+/// The object of a file that belongs to one base. Its name holds the beginning of the content hash: two nodes may cut
+/// a base at the same csn at the same time, and neither may overwrite what the other's manifest refers to.
+fn own_object(base: BaseName, name: &str, content: blake3::Hash) -> ObjectName {
+    let name = format!("{name}-{}", &content.to_hex()[..HASH_DIGITS]);
+    ObjectName::BaseFile(base, name.parse().expect("a manifest has plain and short names only"))
 }
 
 impl Manifest {
@@ -235,7 +243,8 @@ impl Manifest {
         let mut names = HashSet::new();
         let own = memory.files.iter().chain(&self.completion).map(|file| &file.name);
         let mut all = own.chain(disk.files.iter().map(|file| &file.name));
-        all.find(|name| name.parse::<PlainName>().is_err() || *name == "manifest.json" || !names.insert(*name))
+        let is_plain = |name: &str| name.len() <= NAME_BYTES_MAX && name.parse::<PlainName>().is_ok();
+        all.find(|name| !is_plain(name) || !names.insert(*name))
             .map(|name| format!("{name:?} is not usable as a file name, or is there twice"))
     }
 }
@@ -335,9 +344,12 @@ mod tests {
         let manifest = sample();
         let name = |object: ObjectName| object.to_string();
         let dir = "bases/00000000000000000042-00000003";
-        assert_eq!(name(manifest.memory.files[0].object(manifest.base())), format!("{dir}/memory.image"));
-        assert_eq!(name(manifest.disk.files[1].object(manifest.base())), format!("{dir}/CURRENT"));
+        let hash = blake3::hash(b"memory.image").to_hex();
+        let image = format!("{dir}/memory.image-{}", &hash[..16]);
+        assert_eq!(name(manifest.memory.files[0].object(manifest.base())), image);
         let hash = blake3::hash(b"x");
+        let current = format!("{dir}/CURRENT-{}", &hash.to_hex()[..16]);
+        assert_eq!(name(manifest.disk.files[1].object(manifest.base())), current);
         assert_eq!(name(manifest.disk.files[0].object(manifest.base())), format!("sst/{hash}.sst"));
     }
 

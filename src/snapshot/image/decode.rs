@@ -1,0 +1,336 @@
+//! From an image's bytes to the memory engines.
+//!
+//! Guarantees: see the module; the CRC of a block is checked before it is decompressed, and a value is put into the
+//! engines only when it is whole.
+
+use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
+use super::{ENGINE_LIST, ENGINE_ZSET, chain, decode_header, word32, word64};
+use crate::engine::memory::{Entry, List, Memory, Zset, ZsetBuilder};
+use crate::error::{Error, Result};
+use crate::io::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
+use crate::log::recovery::ImagePosition;
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Decompressed blocks that wait for the builder, at most.
+const BLOCKS_AHEAD_MAX: usize = 4;
+
+/// Reads the image at `path`.
+pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePosition)> {
+    let file = io.open_read(path)?;
+    let left = io.len(&file)?;
+    let parts = FileParts { io, file, at: 0, left, in_flight: VecDeque::new() };
+    read_image(parts, &path.display().to_string())
+}
+
+/// Reads an image whose bytes come in `parts` of any size; `what` names it in errors.
+pub fn read_image(
+    parts: impl Iterator<Item = Result<Bytes>> + Send,
+    what: &str,
+) -> Result<(Memory, ImagePosition)> {
+    let mut source = Source { parts, part: Bytes::new(), at: 0, what };
+    let header: [u8; HEADER_LEN] = source.take(HEADER_LEN)?[..].try_into().expect("its length was asked for");
+    let (position, crc) = decode_header(&header, what)?;
+    let (blocks_out, blocks_in) = sync_channel(BLOCKS_AHEAD_MAX);
+    let mut memory = Memory::new();
+    std::thread::scope(|scope| {
+        scope.spawn(move || unpack(source, crc, &blocks_out));
+        Builder { blocks: Raw::new(blocks_in, what), memory: &mut memory, counts: [0; 3] }.build()
+    })?;
+    Ok((memory, position))
+}
+
+/// Reads a file ahead, piece by piece.
+struct FileParts<'a> {
+    io: &'a dyn Io,
+    file: LogFile,
+    /// Where the next read begins.
+    at: u64,
+    /// Bytes not asked for yet.
+    left: u64,
+    in_flight: VecDeque<Pending<BytesMut>>,
+}
+
+impl Iterator for FileParts<'_> {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Result<Bytes>> {
+        while self.in_flight.len() < BULK_IN_FLIGHT && self.left > 0 {
+            let len = (BULK_PIECE_BYTES as u64).min(self.left);
+            self.in_flight.push_back(self.io.start_read(&self.file, self.at, BytesMut::zeroed(len as usize)));
+            self.at += len;
+            self.left -= len;
+        }
+        self.in_flight.pop_front().map(|piece| piece.wait().map(BytesMut::freeze))
+    }
+}
+
+/// The image's bytes, taken in order.
+struct Source<'a, P> {
+    parts: P,
+    /// What is left of the part taken last.
+    part: Bytes,
+    /// Offset of the next byte.
+    at: u64,
+    what: &'a str,
+}
+
+impl<P: Iterator<Item = Result<Bytes>>> Source<'_, P> {
+    fn corrupt(&self, detail: impl Into<String>) -> Error {
+        Error::corrupt(self.what, format!("byte {}", self.at), detail)
+    }
+
+    /// Makes `part` hold something unless the image is at its end.
+    fn refill(&mut self) -> Result<()> {
+        while self.part.is_empty() {
+            let Some(next) = self.parts.next() else { return Ok(()) };
+            self.part = next?;
+        }
+        Ok(())
+    }
+
+    /// The next `len` bytes, at most a block's.
+    fn take(&mut self, len: usize) -> Result<Bytes> {
+        self.refill()?;
+        let taken = if self.part.len() >= len {
+            self.part.split_to(len)
+        } else {
+            let mut joined = BytesMut::with_capacity(len);
+            while joined.len() < len {
+                self.refill()?;
+                let room = (len - joined.len()).min(self.part.len());
+                if room == 0 {
+                    return Err(self.corrupt(format!("the image ends, {} more bytes were expected", len - joined.len())));
+                }
+                joined.extend_from_slice(&self.part.split_to(room));
+            }
+            joined.freeze()
+        };
+        self.at += len as u64;
+        Ok(taken)
+    }
+}
+
+/// What comes out of unpacking.
+enum Unpacked {
+    /// Offset and raw bytes of a block.
+    Block(u64, Bytes),
+    /// Offset of the footer and the counts it tells: lists, sorted sets, elements.
+    End(u64, [u64; 3]),
+}
+
+/// Checks and decompresses block after block, up to the footer or the first error. Ends early if nobody listens.
+fn unpack<P: Iterator<Item = Result<Bytes>>>(
+    mut source: Source<'_, P>,
+    mut crc: u32,
+    out: &SyncSender<Result<Unpacked>>,
+) {
+    let mut zstd = None;
+    loop {
+        let next = next_block(&mut source, &mut crc, &mut zstd);
+        let is_over = !matches!(next, Ok(Unpacked::Block(..)));
+        if out.send(next).is_err() || is_over {
+            return;
+        }
+    }
+}
+
+fn next_block<P: Iterator<Item = Result<Bytes>>>(
+    source: &mut Source<'_, P>,
+    crc: &mut u32,
+    zstd: &mut Option<zstd::bulk::Decompressor<'static>>,
+) -> Result<Unpacked> {
+    let at = source.at;
+    let codec = source.take(1)?[0];
+    if codec == FOOTER {
+        return footer(source, *crc);
+    }
+    let header = source.take(BLOCK_HEADER_LEN - 1)?;
+    let (raw_len, stored_len, told) = (word32(&header, 0) as usize, word32(&header, 4) as usize, word32(&header, 8));
+    let fits = match codec {
+        CODEC_RAW => stored_len == raw_len,
+        CODEC_ZSTD => stored_len < raw_len,
+        _ => false,
+    };
+    if !fits || raw_len == 0 || raw_len > BLOCK_RAW_BYTES_MAX {
+        return Err(source.corrupt(format!("block with codec {codec}, {raw_len} bytes stored as {stored_len}")));
+    }
+    let stored = source.take(stored_len)?;
+    let mut head = [codec; 9];
+    head[1..].copy_from_slice(&header[..8]);
+    *crc = chain(*crc, [&head, &stored]);
+    let corrupt = |detail: String| Error::corrupt(source.what, format!("the block at byte {at}"), detail);
+    if *crc != told {
+        return Err(corrupt(format!("the CRC is {crc:08x}, the block says {told:08x}")));
+    }
+    if codec == CODEC_RAW {
+        return Ok(Unpacked::Block(at, stored));
+    }
+    let context = match zstd {
+        Some(context) => context,
+        None => zstd.insert(zstd::bulk::Decompressor::new().map_err(|error| corrupt(error.to_string()))?),
+    };
+    let mut raw = vec![0; raw_len];
+    match context.decompress_to_buffer(&stored, &mut raw) {
+        Ok(len) if len == raw_len => Ok(Unpacked::Block(at, raw.into())),
+        Ok(len) => Err(corrupt(format!("it holds {len} bytes and says {raw_len}"))),
+        Err(error) => Err(corrupt(format!("zstd refused it: {error}"))),
+    }
+}
+
+fn footer<P: Iterator<Item = Result<Bytes>>>(source: &mut Source<'_, P>, crc: u32) -> Result<Unpacked> {
+    let at = source.at - 1;
+    let body = source.take(FOOTER_LEN - 1)?;
+    let mut counted = [FOOTER; FOOTER_LEN - 4];
+    counted[1..].copy_from_slice(&body[..FOOTER_LEN - 5]);
+    let (crc, told) = (chain(crc, [&counted, &[]]), word32(&body, FOOTER_LEN - 5));
+    if crc != told {
+        return Err(source.corrupt(format!("the footer's CRC is {crc:08x}, it says {told:08x}")));
+    }
+    source.refill()?;
+    if !source.part.is_empty() {
+        return Err(source.corrupt("something follows the footer"));
+    }
+    Ok(Unpacked::End(at, [0, 8, 16].map(|at| word64(&body, at))))
+}
+
+/// The raw bytes of all blocks, one after another.
+struct Raw<'a> {
+    blocks: Receiver<Result<Unpacked>>,
+    block: Bytes,
+    /// Offset of the block in the image.
+    block_at: u64,
+    /// Where in the block the next byte lies.
+    at: usize,
+    /// A byte string over several blocks, put together.
+    joined: Vec<u8>,
+    /// What the footer tells, once it came.
+    end: Option<[u64; 3]>,
+    what: &'a str,
+}
+
+impl<'a> Raw<'a> {
+    fn new(blocks: Receiver<Result<Unpacked>>, what: &'a str) -> Self {
+        Self { blocks, block: Bytes::new(), block_at: 0, at: 0, joined: Vec::new(), end: None, what }
+    }
+
+    fn corrupt(&self, detail: impl Into<String>) -> Error {
+        Error::corrupt(self.what, format!("raw byte {} of the block at byte {}", self.at, self.block_at), detail)
+    }
+
+    /// Goes on to the next block when this one is used up; false at the end of the image.
+    fn advance(&mut self) -> Result<bool> {
+        while self.at == self.block.len() && self.end.is_none() {
+            let next = self.blocks.recv().unwrap_or_else(|_| Err(self.corrupt("reading it ended without a footer")))?;
+            self.at = 0;
+            match next {
+                Unpacked::Block(at, raw) => (self.block_at, self.block) = (at, raw),
+                Unpacked::End(at, counts) => {
+                    (self.block_at, self.block, self.end) = (at, Bytes::new(), Some(counts));
+                }
+            }
+        }
+        Ok(self.end.is_none())
+    }
+
+    /// Fixed fields, which never lie over two blocks.
+    fn fields<const N: usize>(&mut self) -> Result<[u8; N]> {
+        if self.at == self.block.len() && !self.advance()? {
+            return Err(self.corrupt("the image ends inside a value"));
+        }
+        let Some(fields) = self.block.get(self.at..self.at + N) else {
+            return Err(self.corrupt("the block ends inside a field"));
+        };
+        let fields = fields.try_into().expect("its length was asked for");
+        self.at += N;
+        Ok(fields)
+    }
+
+    /// A byte string of `len` bytes.
+    fn bytes(&mut self, len: u32) -> Result<&[u8]> {
+        let len = len as usize;
+        if self.block.len() - self.at >= len {
+            self.at += len;
+            return Ok(&self.block[self.at - len..self.at]);
+        }
+        self.joined.clear();
+        while self.joined.len() < len {
+            if !self.advance()? {
+                return Err(self.corrupt("the image ends inside a byte string"));
+            }
+            let until = self.block.len().min(self.at + len - self.joined.len());
+            self.joined.extend_from_slice(&self.block[self.at..until]);
+            self.at = until;
+        }
+        Ok(&self.joined)
+    }
+}
+
+/// Puts the values into the engines.
+struct Builder<'a> {
+    blocks: Raw<'a>,
+    memory: &'a mut Memory,
+    /// Lists, sorted sets and elements so far.
+    counts: [u64; 3],
+}
+
+impl Builder<'_> {
+    fn build(mut self) -> Result<()> {
+        while self.blocks.advance()? {
+            self.entry()?;
+        }
+        let told = self.blocks.end.expect("the end was reached");
+        if told != self.counts {
+            let detail = format!("lists, sorted sets, elements: {:?} found, the footer says {told:?}", self.counts);
+            return Err(self.blocks.corrupt(detail));
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self) -> Result<()> {
+        let head: [u8; 21] = self.blocks.fields()?;
+        let (expire_ms, count) = (word64(&head, 1), word64(&head, 9));
+        let key = self.blocks.bytes(word32(&head, 17))?.to_vec();
+        if count == 0 || self.memory.lists.get(&key).is_some() || self.memory.zsets.get(&key).is_some() {
+            return Err(self.blocks.corrupt(format!("key \"{}\" is empty or there twice", key.escape_ascii())));
+        }
+        match head[0] {
+            ENGINE_LIST => {
+                let value = self.list(count)?;
+                self.memory.lists.insert(&key, Entry { value, expire_ms });
+                self.counts[0] += 1;
+            }
+            ENGINE_ZSET => {
+                let value = self.zset(count)?;
+                self.memory.zsets.insert(&key, Entry { value, expire_ms });
+                self.counts[1] += 1;
+            }
+            engine => return Err(self.blocks.corrupt(format!("no engine has number {engine}"))),
+        }
+        self.counts[2] += count;
+        Ok(())
+    }
+
+    fn list(&mut self, count: u64) -> Result<List> {
+        let mut list = List::new();
+        for _ in 0..count {
+            let len = u32::from_le_bytes(self.blocks.fields()?);
+            list.push_back(self.blocks.bytes(len)?);
+        }
+        Ok(list)
+    }
+
+    fn zset(&mut self, count: u64) -> Result<Zset> {
+        let mut zset = ZsetBuilder::default();
+        for _ in 0..count {
+            let head: [u8; 12] = self.blocks.fields()?;
+            let score = f64::from_bits(word64(&head, 0));
+            if !zset.push(self.blocks.bytes(word32(&head, 8))?, score) {
+                return Err(self.blocks.corrupt("a member is out of order"));
+            }
+        }
+        zset.finish().ok_or_else(|| self.blocks.corrupt("a member is there twice"))
+    }
+}

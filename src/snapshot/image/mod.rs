@@ -1,0 +1,94 @@
+//! The memory image: lists and sorted sets at one csn, as a file. `../FORMAT.md` gives every byte.
+//!
+//! Guarantees: an image that reads is the one that was written, whole (a chain of CRCs from the header over every block
+//! to the footer: a flipped bit, a lost or moved block and a missing end are found); arbitrary bytes give an error,
+//! never a panic, and memory grows only with elements that were really there. Writing holds one block beside the cut,
+//! reading one block and the element in hand beside what it builds, however large a value is.
+//! Does not: decide when to cut, or name files; see `local` and `base`.
+
+mod decode;
+mod encode;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{read_image, read_image_file};
+pub use encode::{image_parts, write_image};
+
+use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+use crate::log::recovery::ImagePosition;
+
+/// Version of the image that this build writes, and the newest it reads.
+pub const IMAGE_VERSION: u16 = 1;
+
+/// Most raw bytes of one block; part of the format. It bounds what one block can make a reader allocate.
+pub const BLOCK_RAW_BYTES_MAX: usize = 1 << 20;
+
+const MAGIC: [u8; 8] = *b"WFIMAGE\n";
+const HEADER_LEN: usize = 44;
+/// Codec, raw length, stored length, CRC.
+const BLOCK_HEADER_LEN: usize = 13;
+/// Marker, three counts, CRC.
+const FOOTER_LEN: usize = 29;
+
+/// What stands before a block: how it is stored; or that no block follows.
+const CODEC_RAW: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+const FOOTER: u8 = 0xff;
+
+/// What an entry is.
+const ENGINE_LIST: u8 = 1;
+const ENGINE_ZSET: u8 = 2;
+
+/// The header of an image cut at `at`.
+fn encode_header(at: ImagePosition) -> [u8; HEADER_LEN] {
+    let mut out = [0; HEADER_LEN];
+    out[..8].copy_from_slice(&MAGIC);
+    out[8..10].copy_from_slice(&IMAGE_VERSION.to_le_bytes());
+    out[12..16].copy_from_slice(&at.position.epoch.0.to_le_bytes());
+    out[16..24].copy_from_slice(&at.position.csn.0.to_le_bytes());
+    out[24..32].copy_from_slice(&at.position.time.0.to_le_bytes());
+    out[32..40].copy_from_slice(&at.wal_seq.0.to_le_bytes());
+    let crc = crc32fast::hash(&out[..HEADER_LEN - 4]);
+    out[HEADER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Where an image with this header was cut, and the header's CRC, with which the chain begins.
+fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition, u32)> {
+    let corrupt = |detail: String| Error::corrupt(what, "byte 0", detail);
+    if bytes[..8] != MAGIC {
+        return Err(corrupt(format!("not a memory image: it begins with \"{}\"", bytes[..8].escape_ascii())));
+    }
+    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    if version > IMAGE_VERSION {
+        return Err(Error::Version { what: what.to_owned(), found: version.into(), known: IMAGE_VERSION.into() });
+    }
+    let told = word32(bytes, HEADER_LEN - 4);
+    let crc = crc32fast::hash(&bytes[..HEADER_LEN - 4]);
+    if crc != told {
+        return Err(corrupt(format!("the header's CRC is {crc:08x}, it says {told:08x}")));
+    }
+    if version != IMAGE_VERSION || bytes[10..12] != [0, 0] {
+        return Err(corrupt(format!("version {version}, flags {:02x?}", &bytes[10..12])));
+    }
+    let (csn, time) = (Csn(word64(bytes, 16)), CommitTime(word64(bytes, 24)));
+    let position = Position { csn, time, epoch: Epoch(word32(bytes, 12)) };
+    Ok((ImagePosition { position, wal_seq: WalSeq(word64(bytes, 32)) }, crc))
+}
+
+/// The CRC of `parts`, continuing the chain from the CRC before.
+fn chain(previous: u32, parts: [&[u8]; 2]) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(previous);
+    parts.into_iter().for_each(|part| crc.update(part));
+    crc.finalize()
+}
+
+fn word32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn word64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

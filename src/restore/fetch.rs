@@ -58,7 +58,8 @@ impl ChunkFetch {
     fn launch(&mut self) {
         let fits = |step: &ChunkStep, bytes: u64| bytes == 0 || bytes + step.bytes <= CHUNK_BYTES_IN_FLIGHT_MAX;
         while self.flying.len() < CHUNKS_IN_FLIGHT_MAX
-            && let Some(step) = self.waiting.pop_front_if(|step| fits(step, self.flying_bytes))
+            && self.waiting.front().is_some_and(|step| fits(step, self.flying_bytes))
+            && let Some(step) = self.waiting.pop_front()
         {
             let archive = self.archive.clone();
             let name = ObjectName::Chunk(step.chunk);

@@ -131,7 +131,7 @@ impl<'a> Times<'a> {
         };
         let mut seen = HashSet::new();
         for base in self.history.listing.whole_bases() {
-            if base.csn == Csn::ZERO || !self.history.lineage.contains(base) || is_covered(base.csn) {
+            if !self.history.lineage.contains(base) || is_covered(base.csn) {
                 continue;
             }
             match self.history.manifest(base).await {

@@ -201,7 +201,7 @@ impl Snapshots {
         // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
         node.committer.disk().flush()?;
         let bytes = local::write(&*node.backends.bulk, &node.dir.image(), &cut, image)?;
-        local::purge(&*node.backends.bulk, &node.dir.image(), image.position.csn)?;
+        local::purge(&*node.backends.bulk, &node.dir.image())?;
         let before = {
             let mut images = self.images.lock();
             *images = [image, images[0]];

@@ -5,8 +5,8 @@
 //! the csn key; nothing is written beyond the target; whatever fails leaves a directory that is to be thrown away.
 //! Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side.
 
-use super::unpack::{Unpacked, Unpacker};
 use super::plan::ChunkStep;
+use super::unpack::{Unpacked, Unpacker};
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
 use crate::engine::disk::Disk;
@@ -60,7 +60,9 @@ impl Engines {
             let disk_side = scope.spawn(move || write_all(disk, &from_unpacker));
             let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
             let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
-            let send = |unpacked: &Unpacked| to_disk.send(unpacked.clone()).is_ok() && to_memory.send(unpacked.clone()).is_ok();
+            let send = |unpacked: &Unpacked| {
+                to_disk.send(unpacked.clone()).is_ok() && to_memory.send(unpacked.clone()).is_ok()
+            };
             let outcome = unpack_all(unpacker, next, position, |unpacked, stored| {
                 let is_taken = send(unpacked);
                 applied(stored);

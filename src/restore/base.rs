@@ -57,7 +57,13 @@ pub(super) fn open_empty(dir: &DataDir) -> Result<Engines> {
 }
 
 /// Opens what [`fetch`] brought. `epoch` is the one that made the base's last commit. Blocking.
-pub(super) fn open(io: &dyn Io, dir: &DataDir, manifest: &Manifest, archive: &Archive, epoch: Epoch) -> Result<Engines> {
+pub(super) fn open(
+    io: &dyn Io,
+    dir: &DataDir,
+    manifest: &Manifest,
+    archive: &Archive,
+    epoch: Epoch,
+) -> Result<Engines> {
     let disk = open_disk(dir)?;
     let found = disk_position(&disk)?;
     let part = &manifest.disk;

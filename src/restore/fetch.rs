@@ -58,7 +58,8 @@ impl ChunkFetch {
     fn launch(&mut self) {
         let fits = |step: &ChunkStep, bytes: u64| bytes == 0 || bytes + step.bytes <= CHUNK_BYTES_IN_FLIGHT_MAX;
         while self.flying.len() < CHUNKS_IN_FLIGHT_MAX
-            && let Some(step) = self.waiting.pop_front_if(|step| fits(step, self.flying_bytes))
+            && self.waiting.front().is_some_and(|step| fits(step, self.flying_bytes))
+            && let Some(step) = self.waiting.pop_front()
         {
             let archive = self.archive.clone();
             let name = ObjectName::Chunk(step.chunk);
@@ -134,7 +135,11 @@ fn write(io: &dyn Io, path: &std::path::Path, mut pieces: mpsc::Receiver<Result<
 }
 
 /// An object's first `len` bytes, in order, several GETs in flight.
-pub(super) fn pieces(archive: &Archive, name: &ObjectName, len: u64) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+pub(super) fn pieces(
+    archive: &Archive,
+    name: &ObjectName,
+    len: u64,
+) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
     let offsets = (0..len.div_ceil(PIECE_BYTES)).map(|piece| piece * PIECE_BYTES);
     let (archive, name) = (archive.clone(), name.clone());
     let get = move |offset: u64| {

@@ -24,10 +24,10 @@ pub mod reach;
 pub mod report;
 pub mod resolve;
 pub mod target;
-mod unpack;
-pub mod verify;
 #[cfg(test)]
 mod tests;
+mod unpack;
+pub mod verify;
 
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
@@ -236,7 +236,8 @@ async fn follow(
         let mut fetch = ChunkFetch::new(&history.archive, planned.plan.chunks.iter().copied());
         while let Some((step, fetched)) = fetch.next().await {
             let failed = fetched.is_err();
-            let arrival = fetched.map(|bytes| (step, full_name(&history.archive, &ObjectName::Chunk(step.chunk)), bytes));
+            let arrival =
+                fetched.map(|bytes| (step, full_name(&history.archive, &ObjectName::Chunk(step.chunk)), bytes));
             // An applier that has stopped listening has failed, and tells why.
             if arrivals.send(arrival).await.is_err() || failed {
                 break;
@@ -287,15 +288,15 @@ fn identity_of(history: &History, plan: &plan::Plan, role: LastRole) -> Result<I
     Ok(identity)
 }
 
-/// The generations that made the commits up to `csn`. A replica, which goes on along the line, also has the one that
-/// begins right there.
+/// The generations that made the commits up to `csn`, the first one even if it made none. A replica, which goes on along
+/// the line, also has the one that begins right there.
 fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> {
     let is_begun = |fork: Csn| if role == LastRole::Replica { fork <= csn } else { fork < csn };
     let branches = lineage.branches().iter();
     // A branch that a later fork cuts off whole made none of these commits.
     let made_any = branches.filter(|branch| branch.until_inclusive.is_none_or(|until| until > branch.from_exclusive));
-    let begun = made_any.filter(|branch| is_begun(branch.from_exclusive));
-    begun.map(|branch| EpochStart { epoch: branch.epoch, fork: branch.from_exclusive }).collect()
+    let starts = made_any.map(|branch| EpochStart { epoch: branch.epoch, fork: branch.from_exclusive });
+    starts.enumerate().filter(|(nth, start)| *nth == 0 || is_begun(start.fork)).map(|(_, start)| start).collect()
 }
 
 /// Runs what blocks beside the async runtime.

@@ -122,7 +122,7 @@ pub fn plan(listing: &Listing, lineage: &Lineage, target: Csn, skipped: &[Skippe
     let base = listing.whole_bases().rev().filter(usable).find(|base| base.csn <= target);
     let after = base.map_or(Csn::ZERO, |base| base.csn);
     let reach = Reach::of(listing, lineage, listing.whole_bases().filter(usable));
-    if target == Csn::ZERO || !reach.contains(target) {
+    if !reach.contains(target) {
         return Err(shortfall(&reach, lineage, target));
     }
     let coverage = lineage.cover(listing.chunks.keys().copied(), after);
@@ -157,7 +157,9 @@ pub(super) fn steps(listing: &Listing, coverage: &Coverage, target: Csn) -> Vec<
         }
         // After a crash a writer may have cut the same commits twice: then either chunk may be the one it went on from.
         let is_predecessor = |before: ChunkName| {
-            before.epoch == chunk.epoch && before.last.next() == chunk.first && endings[&(chunk.epoch, before.last)] == 1
+            before.epoch == chunk.epoch
+                && before.last.next() == chunk.first
+                && endings[&(chunk.epoch, before.last)] == 1
         };
         let is_linked = steps.last().is_some_and(|step| is_predecessor(step.chunk));
         let bytes = listing.chunks.get(&chunk).map_or(0, |stored| stored.size);
@@ -171,7 +173,6 @@ fn shortfall(reach: &Reach, lineage: &Lineage, target: Csn) -> Shortfall {
     let epoch = lineage.leaf();
     let reason = match reach.known_until {
         Csn::ZERO => format!("the archive holds no commit of epoch {epoch}'s history"),
-        _ if target == Csn::ZERO => "csn 0 is before the first commit".to_owned(),
         until if target > until => format!("the history of epoch {epoch} ends at csn {until}"),
         _ => match reach.gaps.iter().find(|gap| gap.contains(target)) {
             Some(gap) => format!("csn {gap} cannot be restored: chunks are missing there"),

@@ -28,6 +28,9 @@ fn base(csn: u64, epoch: u32) -> BaseName {
     BaseName { csn: Csn(csn), epoch: Epoch(epoch) }
 }
 
+/// Csn of the base, 0 for none; chunks as (epoch, from, until).
+type Steps = (u64, &'static [(u32, u64, u64)]);
+
 struct Case {
     goal: &'static str,
     epochs: &'static [(u32, u32, u64)],
@@ -35,8 +38,8 @@ struct Case {
     bases: &'static [(u64, u32)],
     leaf: u32,
     target: u64,
-    /// Csn of the base, 0 for none; chunks as (epoch, from, until).
-    plan: Result<(u64, &'static [(u32, u64, u64)]), &'static str>,
+    /// Or a part of what is told instead.
+    plan: Result<Steps, &'static str>,
 }
 
 const ONE: &[(u32, u32, u64)] = &[(1, 0, 0)];

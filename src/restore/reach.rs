@@ -48,7 +48,7 @@ impl Reach {
     /// What `bases` and the listed chunks can restore. The bases must lie on the line.
     pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseName>) -> Self {
         let runs = runs(listing, lineage);
-        let mut starts: Vec<Csn> = bases.map(|base| base.csn).filter(|csn| *csn > Csn::ZERO).collect();
+        let mut starts: Vec<Csn> = bases.map(|base| base.csn).collect();
         let newest_base = starts.iter().copied().max().unwrap_or_default();
         let fork = lineage.branches().last().map_or(Csn::ZERO, |leaf| leaf.from_exclusive);
         let known_until = runs.last().map_or(Csn::ZERO, |run| run.until).max(newest_base).max(fork);
@@ -106,6 +106,7 @@ fn runs(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
 /// What lies between the ranges and behind the last one.
 fn gaps(ranges: &[CsnRange], known_until: Csn) -> Vec<CsnRange> {
     let starts = ranges.iter().skip(1).map(|range| range.from).chain([known_until.next()]);
-    let holes = ranges.iter().zip(starts).map(|(range, next)| CsnRange { from: range.until.next(), until: next.prev() });
+    let holes =
+        ranges.iter().zip(starts).map(|(range, next)| CsnRange { from: range.until.next(), until: next.prev() });
     holes.filter(|hole| hole.from <= hole.until).collect()
 }

@@ -35,7 +35,9 @@ impl History {
             Target::Before(time) => Some(times.find(time).await?),
         };
         loop {
-            let csn = asked.or_else(|| self.reach_of(|base| skipped.iter().all(|skip: &SkippedBase| skip.base != *base)).latest()).unwrap_or_default();
+            let csn = asked
+                .or_else(|| self.reach_of(|base| skipped.iter().all(|skip: &SkippedBase| skip.base != *base)).latest())
+                .unwrap_or_default();
             let mut plan = match plan(&self.listing, &self.lineage, csn, &skipped) {
                 Ok(plan) => plan,
                 Err(shortfall) => return Err(times.unreachable(target, csn, shortfall, &skipped).await),
@@ -129,7 +131,7 @@ impl<'a> Times<'a> {
         };
         let mut seen = HashSet::new();
         for base in self.history.listing.whole_bases() {
-            if base.csn == Csn::ZERO || !self.history.lineage.contains(base) || is_covered(base.csn) {
+            if !self.history.lineage.contains(base) || is_covered(base.csn) {
                 continue;
             }
             match self.history.manifest(base).await {
@@ -187,8 +189,11 @@ impl<'a> Times<'a> {
 
     async fn before_history(&mut self, time: CommitTime, first: Option<Span>) -> Error {
         let Some(first) = first else {
-            let shortfall =
-                Shortfall { reason: "the archive holds no commit of this history".to_owned(), below: None, above: None };
+            let shortfall = Shortfall {
+                reason: "the archive holds no commit of this history".to_owned(),
+                below: None,
+                above: None,
+            };
             return self.unreachable(Target::Before(time), Csn::ZERO, shortfall, &[]).await;
         };
         let begin = self.text_of(first.first()).await;
@@ -213,7 +218,11 @@ impl<'a> Times<'a> {
             reason = format!("{reason}; a base cannot be used: {why}");
         }
         Error::Unreachable {
-            target: if matches!(target, Target::At(_)) || csn == Csn::ZERO { target.to_string() } else { format!("{target} (csn {csn})") },
+            target: if matches!(target, Target::At(_)) || csn == Csn::ZERO {
+                target.to_string()
+            } else {
+                format!("{target} (csn {csn})")
+            },
             reason,
             nearest: if nearest.is_empty() { "none".to_owned() } else { nearest.join("; ") },
         }

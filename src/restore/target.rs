@@ -58,12 +58,27 @@ mod tests {
         for target in [Target::Latest, Target::At(Csn(7)), Target::Before(time)] {
             assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
         }
-        assert_eq!("time:2026-11-23T02:00:00+02:00".parse::<Target>().unwrap().to_string(), "time:2026-11-23T00:00:00.000000Z");
+        assert_eq!(
+            "time:2026-11-23T02:00:00+02:00".parse::<Target>().unwrap().to_string(),
+            "time:2026-11-23T00:00:00.000000Z"
+        );
     }
 
     #[test]
     fn anything_else_is_refused_with_what_is_accepted() {
-        for text in ["", "Latest", "7", "csn:", "csn:0", "csn:-1", "csn:x", "time:", "time:2026-11-23", "time:1790000000", "mark:a"] {
+        for text in [
+            "",
+            "Latest",
+            "7",
+            "csn:",
+            "csn:0",
+            "csn:-1",
+            "csn:x",
+            "time:",
+            "time:2026-11-23",
+            "time:1790000000",
+            "mark:a",
+        ] {
             let error = text.parse::<Target>().unwrap_err();
             assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("csn:N"), "{text}: {error}");
         }

@@ -51,11 +51,16 @@ impl Unpacker {
     /// The commits of a step's chunk; `what` names it in errors.
     pub fn unpack(&mut self, step: ChunkStep, bytes: Bytes, what: &str) -> Result<Unpacked> {
         if step.use_from != self.next {
-            return Err(Error::Gap { what: what.to_owned(), expected: self.next, found: format!("csn {}", step.use_from) });
+            return Err(Error::Gap {
+                what: what.to_owned(),
+                expected: self.next,
+                found: format!("csn {}", step.use_from),
+            });
         }
         let chunk = Chunk::open(bytes, what)?;
         self.check_place(&chunk, step, what)?;
-        let mut commits = Vec::with_capacity(step.use_until.since(step.use_from).min(COMMITS_RESERVED_MAX) as usize + 1);
+        let mut commits =
+            Vec::with_capacity(step.use_until.since(step.use_from).min(COMMITS_RESERVED_MAX) as usize + 1);
         for commit in chunk.commits() {
             let commit = commit?;
             if commit.csn > step.use_until {

@@ -140,11 +140,13 @@ async fn check_chunks(
         let before = chunk.first.0.checked_sub(1).and_then(|csn| endings.get(&(chunk.epoch, Csn(csn)))).cloned();
         let is_epoch_known = listing.epochs.get(chunk.epoch).is_some();
         let outcome = match fetched {
-            Ok(bytes) => super::blocking(move || {
-                let checked = check_chunk(bytes, chunk, before.as_deref(), &what)?;
-                if is_epoch_known { Ok(checked) } else { Err(unknown_epoch(&what, chunk.epoch)) }
-            })
-            .await,
+            Ok(bytes) => {
+                super::blocking(move || {
+                    let checked = check_chunk(bytes, chunk, before.as_deref(), &what)?;
+                    if is_epoch_known { Ok(checked) } else { Err(unknown_epoch(&what, chunk.epoch)) }
+                })
+                .await
+            }
             Err(error) => Err(error),
         };
         let outcome = outcome.map(|(commits, crc)| {
@@ -223,7 +225,8 @@ async fn check_bases(
         }
         let own = manifest.memory.files.len() + manifest.completion.len();
         report.base_files += own as u64;
-        report.base_bytes += manifest.memory.files.iter().chain(&manifest.completion).map(|file| file.bytes).sum::<u64>();
+        report.base_bytes +=
+            manifest.memory.files.iter().chain(&manifest.completion).map(|file| file.bytes).sum::<u64>();
         let outcome = check_memory(archive, listing, &manifest, &meter).await;
         report.note(&name, outcome)?;
     }

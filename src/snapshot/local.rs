@@ -1,53 +1,124 @@
-//! The node's own memory images: with the logs behind the newest one, a restart is bounded.
+//! The node's own memory images: what a restart begins with, so that it need not replay the whole op-log.
 //!
-//! Guarantees: an image appears whole or not at all; the newest one is used, and if it does not read, that is an error
-//! that names it, never a silent fall back to an older state.
+//! Guarantees: an image is whole and durable when it appears under its name, `<csn:020>.image`; older ones stay until
+//! they are purged. A damaged newest image is an error, never passed over in silence: the logs may have been purged up
+//! to it.
+//! Does not: decide when to write one, or purge the logs.
 
 use super::image::{read_image_file, write_image};
 use crate::csn::Csn;
 use crate::engine::memory::{Memory, MemoryCut};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::log::recovery::ImagePosition;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+/// Ending of an image's name.
 const SUFFIX: &str = ".image";
 
-/// Path of the image cut at a csn.
-#[must_use]
-pub fn path(dir: &Path, csn: Csn) -> PathBuf {
-    dir.join(format!("{}{SUFFIX}", csn.padded()))
-}
-
-fn parse_name(name: &OsStr) -> Option<Csn> {
-    name.to_str()?.strip_suffix(SUFFIX)?.parse().ok().map(Csn)
-}
-
-fn list(io: &dyn Io, dir: &Path) -> Result<Vec<Csn>> {
-    let mut images: Vec<_> = io.list(dir)?.iter().filter_map(|name| parse_name(name)).collect();
-    images.sort_unstable();
-    Ok(images)
-}
-
-/// Writes an image durably, in a directory that is created if it is missing; returns its length.
+/// Writes the image of `cut`, cut at `at`; returns its length.
 pub fn write(io: &dyn Io, dir: &Path, cut: &MemoryCut, at: ImagePosition) -> Result<u64> {
     io.create_dir(dir)?;
     write_image(io, &path(dir, at.position.csn), cut, at)
 }
 
-/// The newest image of a directory; `None` if there is none.
+/// The newest image and what it holds; `None` if there is none.
 pub fn newest(io: &dyn Io, dir: &Path) -> Result<Option<(Memory, ImagePosition)>> {
-    match list(io, dir)?.last() {
-        Some(csn) => read_image_file(io, &path(dir, *csn)).map(Some),
-        None => Ok(None),
+    let Some(csn) = list(io, dir)?.pop() else { return Ok(None) };
+    let path = path(dir, csn);
+    let (memory, at) = read_image_file(io, &path)?;
+    if at.position.csn != csn {
+        let detail = format!("its name says csn {csn}, it holds csn {}", at.position.csn);
+        return Err(Error::corrupt(path.display().to_string(), "byte 16", detail));
     }
+    Ok(Some((memory, at)))
 }
 
-/// Removes the images older than the one cut at `keep`.
-pub fn purge(io: &dyn Io, dir: &Path, keep: Csn) -> Result<()> {
-    for csn in list(io, dir)?.into_iter().filter(|csn| *csn < keep) {
-        io.remove(&path(dir, csn))?;
+/// Removes all images but the newest, and unfinished ones; returns how many. Not while one is being written.
+pub fn purge(io: &dyn Io, dir: &Path) -> Result<usize> {
+    let mut older = list(io, dir)?;
+    if older.pop().is_none() {
+        return Ok(0);
     }
-    Ok(())
+    for csn in &older {
+        io.remove(&path(dir, *csn))?;
+    }
+    let removed = older.len() + io.remove_unfinished(dir)?;
+    io.sync_dir(dir)?;
+    Ok(removed)
+}
+
+fn path(dir: &Path, csn: Csn) -> PathBuf {
+    dir.join(csn.padded() + SUFFIX)
+}
+
+/// Csns of the images, ascending. Other files are none of ours.
+fn list(io: &dyn Io, dir: &Path) -> Result<Vec<Csn>> {
+    if !dir.try_exists().map_err(Error::io("look for", dir))? {
+        return Ok(Vec::new());
+    }
+    let names = io.list(dir)?;
+    let csn = |name: &str| Some(Csn(name.strip_suffix(SUFFIX)?.parse().ok()?)).filter(|csn| csn.padded() + SUFFIX == name);
+    let mut csns: Vec<Csn> = names.iter().filter_map(|name| csn(name.to_str()?)).collect();
+    csns.sort_unstable();
+    Ok(csns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csn::WalSeq;
+    use crate::engine::memory::{Entry, List};
+    use crate::io::StdIo;
+
+    fn at(csn: u64) -> ImagePosition {
+        let mut at = ImagePosition { wal_seq: WalSeq(csn), ..ImagePosition::default() };
+        at.position.csn = Csn(csn);
+        at
+    }
+
+    fn memory(element: &[u8]) -> Memory {
+        let mut memory = Memory::new();
+        let mut value = List::new();
+        value.push_back(element);
+        memory.lists.insert(b"k", Entry { value, expire_ms: 0 });
+        memory
+    }
+
+    fn element(memory: &Memory) -> &[u8] {
+        memory.lists.get(b"k").and_then(|entry| entry.value.get(0)).expect("the list is there")
+    }
+
+    #[test]
+    fn the_newest_image_counts_and_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("image");
+        assert!(newest(&StdIo, &dir).unwrap().is_none());
+        for (csn, text) in [(9, b"nine"), (10, b"ten ")] {
+            write(&StdIo, &dir, &memory(text).cut(), at(csn)).unwrap();
+        }
+        std::fs::write(dir.join("00000000000000000011.image.tmp"), b"half").unwrap();
+        std::fs::write(dir.join("12.image"), b"foreign").unwrap();
+        let (found, position) = newest(&StdIo, &dir).unwrap().unwrap();
+        assert_eq!((element(&found), position), (&b"ten "[..], at(10)));
+        assert_eq!(purge(&StdIo, &dir).unwrap(), 2);
+        assert_eq!(list(&StdIo, &dir).unwrap(), [Csn(10)]);
+        assert_eq!(purge(&StdIo, &dir).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_damaged_newest_image_is_named_and_not_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        write(&StdIo, dir, &memory(b"old").cut(), at(9)).unwrap();
+        write(&StdIo, dir, &memory(b"new").cut(), at(10)).unwrap();
+        let path = path(dir, Csn(10));
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        let error = newest(&StdIo, dir).err().expect("a damaged image").to_string();
+        assert!(error.contains("00000000000000000010.image"), "{error}");
+        std::fs::write(dir.join("00000000000000000011.image"), &whole).unwrap();
+        let error = newest(&StdIo, dir).err().expect("an image of another csn").to_string();
+        assert!(error.contains("its name says csn 11"), "{error}");
+    }
 }

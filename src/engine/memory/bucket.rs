@@ -35,6 +35,13 @@ fn rehash((member, _): &(Compact, f64)) -> u64 {
 }
 
 impl Bucket {
+    /// A leaf of these members with their hashes, no two alike.
+    pub fn of(members: impl ExactSizeIterator<Item = (u64, Compact, f64)>) -> Self {
+        let mut table = HashTable::with_capacity(members.len());
+        members.for_each(|(hash, member, score)| drop(table.insert_unique(hash, (member, score), rehash)));
+        Self { table }
+    }
+
     /// Score of a member.
     pub fn get(&self, hash: u64, member: &[u8]) -> Option<f64> {
         self.table.find(hash, |(found, _)| **found == *member).map(|(_, score)| *score)

@@ -4,7 +4,7 @@
 //! op          effects as bytes: encode, validate, apply
 //! dictionary  keys in shards, expiries, memory accounting;  cut: its content at one moment
 //! list, zset  the values;  tree: the counted B+tree below both;  packed, run, bucket: its leaves
-//! compact     keys and members
+//! compact     keys and members;  zset_builder: a whole sorted set at once
 //! reclaim     drops what is large on another thread
 //! ```
 //!
@@ -25,6 +25,7 @@ mod reclaim;
 mod run;
 mod tree;
 pub mod zset;
+mod zset_builder;
 
 pub use compact::Compact;
 pub use cut::Cut;
@@ -32,6 +33,7 @@ pub use dictionary::{Dictionary, Entry};
 pub use list::List;
 pub use op::{ListEncoder, ListOp, ListOps, ZsetEncoder, ZsetOp, ZsetOps};
 pub use zset::Zset;
+pub use zset_builder::ZsetBuilder;
 
 use crate::error::Result;
 

@@ -33,7 +33,8 @@ impl<I> Default for Run<I> {
 }
 
 impl<I: Item> Run<I> {
-    fn of(items: Vec<I>) -> Self {
+    /// A leaf of these items: ascending, at most [`RUN_ITEMS`].
+    pub fn of(items: Vec<I>) -> Self {
         let owned = items.iter().map(Item::owned_bytes).sum();
         Self { items, owned }
     }

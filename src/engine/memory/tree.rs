@@ -81,6 +81,23 @@ impl<L: Leaf> Default for Tree<L> {
 }
 
 impl<L: Leaf> Tree<L> {
+    /// A tree of these leaves, none of which is empty.
+    pub fn of(leaves: impl Iterator<Item = L>) -> Self {
+        let mut level: Vec<_> = leaves.map(|leaf| Child { low: leaf.low(), tree: Subtree::leaf(leaf) }).collect();
+        while level.len() > 1 {
+            let nodes = level.len().div_ceil(FANOUT * 3 / 4);
+            let (children, extra) = (level.len() / nodes, level.len() % nodes);
+            let mut rest = level.into_iter();
+            let inner = |node| {
+                let mut own = Vec::with_capacity(FANOUT + 2);
+                own.extend(rest.by_ref().take(children + usize::from(node < extra)));
+                Child { low: own[0].low.clone(), tree: Subtree::inner(own) }
+            };
+            level = (0..nodes).map(inner).collect();
+        }
+        level.pop().map_or_else(Self::default, |only| Self { root: only.tree })
+    }
+
     /// Number of elements.
     pub fn len(&self) -> u64 {
         self.root.count

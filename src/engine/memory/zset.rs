@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 /// Members up to which a set does without an index. A set that has one keeps it down to half of this.
-const SMALL_MEMBERS: u64 = RUN_ITEMS as u64;
+pub(super) const SMALL_MEMBERS: u64 = RUN_ITEMS as u64;
 
 /// Which side of a bound is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,14 +28,14 @@ pub enum Edge {
 
 /// A member in the order.
 #[derive(Clone)]
-struct Scored {
-    score: f64,
+pub(super) struct Scored {
+    pub(super) score: f64,
     /// Accounted for here, although a long one is shared with the index.
-    member: Compact,
+    pub(super) member: Compact,
 }
 
 impl Scored {
-    fn cmp(&self, score: f64, member: &[u8]) -> Ordering {
+    pub(super) fn cmp(&self, score: f64, member: &[u8]) -> Ordering {
         self.score.total_cmp(&score).then_with(|| (*self.member).cmp(member))
     }
 }
@@ -46,7 +46,7 @@ impl Item for Scored {
     }
 }
 
-type Index = Tree<Bucket>;
+pub(super) type Index = Tree<Bucket>;
 
 /// A Redis sorted set.
 #[derive(Clone, Default)]
@@ -60,6 +60,11 @@ impl Zset {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A set of this order; `index` is there if it is beyond [`SMALL_MEMBERS`], and agrees with the order.
+    pub(super) fn assembled(order: Tree<Run<Scored>>, index: Option<Index>) -> Self {
+        Self { order, index }
     }
 
     /// Number of members.

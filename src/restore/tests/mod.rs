@@ -230,7 +230,10 @@ async fn a_replica_bootstraps_and_catches_up() {
     let dir = tempfile::tempdir().unwrap();
     let io = Arc::new(crate::io::StdIo);
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
-    let sink = { let seen = Arc::clone(&seen); Arc::new(move |progress| seen.lock().push(progress)) };
+    let sink = {
+        let seen = Arc::clone(&seen);
+        Arc::new(move |progress| seen.lock().push(progress))
+    };
     let report = bootstrap(&archived.archive, dir.path(), io, sink).await.unwrap();
     assert_eq!(report.csn, Csn(12));
     assert_eq!(read_state(dir.path()).0, State::after(&commits[..12]));
@@ -255,37 +258,55 @@ async fn a_replica_bootstraps_and_catches_up() {
     assert!(matches!(error, Error::Gap { expected: Csn(3), .. }), "{error}");
 }
 
+/// The base of a cluster without a commit is a state like any other.
+#[tokio::test]
+async fn a_replica_of_an_empty_cluster_bootstraps() {
+    let archived = Archived::new().await;
+    archived.epoch(1, None).await;
+    archived.base(&[], 1, 0, 0).await;
+    for role in [LastRole::Replica, LastRole::Restored] {
+        let dir = tempfile::tempdir().unwrap();
+        let report = build(&archived.archive, options(dir.path(), Target::Latest), role).await.unwrap();
+        assert_eq!((report.csn, report.epoch), (Csn::ZERO, Epoch(1)));
+        assert_eq!(read_state(dir.path()).0, State::default());
+        assert_eq!(DataDir::new(dir.path()).identity().unwrap().unwrap().epoch(), Epoch(1));
+    }
+}
+
 /// Verification finds any damaged or missing object and names it.
 #[tokio::test]
 async fn verification_finds_every_damage() {
     let commits = history(11, 20, Epoch(1));
-    let build = async || {
-        let archived = Archived::new().await;
-        archived.epoch(1, None).await;
-        archived.chunks(1, &commits, &[6, 6, 8]).await;
-        archived.base(&commits, 1, 8, 12).await;
-        archived
-    };
-    let whole = build().await;
-    let report = verify_archive(&whole.archive, silent()).await.unwrap();
+    let archived = Archived::new().await;
+    archived.epoch(1, None).await;
+    archived.chunks(1, &commits, &[6, 6, 8]).await;
+    archived.base(&commits, 1, 8, 12).await;
+    let verify = async || verify_archive(&archived.archive, silent()).await.unwrap();
+    let report = verify().await;
     assert!(report.is_whole(), "{report:?}");
     assert_eq!((report.epochs, report.chunks, report.commits, report.bases), (1, 3, 20, 1));
-    for name in whole.names().await {
+    for name in archived.names().await {
         if matches!(name, ObjectName::Identity | ObjectName::Epoch(_)) {
             continue;
         }
-        let damaged = build().await;
-        damaged.flip_byte(&name).await;
-        let report = verify_archive(&damaged.archive, silent()).await.unwrap();
-        assert!(!report.problems.is_empty(), "{name}");
+        let content = archived.archive.get(&name).await.unwrap().expect("it was listed");
+        archived.flip_byte(&name).await;
+        let report = verify().await;
         let is_named = report.problems.iter().any(|problem| format!("{problem:?}").contains(&name.to_string()));
         assert!(is_named, "{name}: {report:?}");
-        damaged.archive.delete(&name).await.unwrap();
-        let report = verify_archive(&damaged.archive, silent()).await.unwrap();
-        let lacks_manifest = matches!(name, ObjectName::BaseManifest(_)) && report.bases_unfinished == 1;
-        let lacks_last = matches!(name, ObjectName::Chunk(chunk) if chunk.last == Csn(20));
-        assert!(!report.is_whole() || lacks_manifest || lacks_last, "{name}: {report:?}");
+        archived.archive.delete(&name).await.unwrap();
+        let report = verify().await;
+        // A base without a manifest is unfinished; a history that begins later was pruned, one that ends earlier is
+        // shorter: nothing tells that there was more.
+        let is_lawful = match name {
+            ObjectName::BaseManifest(_) => report.bases_unfinished == 1,
+            ObjectName::Chunk(chunk) => chunk.first == Csn(1) || chunk.last == Csn(20),
+            _ => false,
+        };
+        assert_ne!(report.is_whole(), !is_lawful, "{name}: {report:?}");
+        archived.archive.put_verified(&name, content).await.unwrap();
     }
+    assert!(verify().await.is_whole());
 }
 
 /// The report tells bases, restorable ranges with their times, and gaps.

@@ -49,7 +49,7 @@ pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Ve
         // Of eight commits one has no effect at all, the others touch one engine or several.
         let kinds: u8 = random.random_range(0..8);
         // A base can lie where the disk engines end: at each third commit.
-        if kinds & 1 != 0 || csn.0 % 3 == 0 {
+        if kinds & 1 != 0 || csn.0.is_multiple_of(3) {
             (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
         }
         if kinds & 2 != 0 {
@@ -101,22 +101,28 @@ fn zset_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
     let key = [b'z', random.random_range(0..3u8)];
     let mut encoder = ZsetEncoder(&mut ops);
     match memory.zsets.get(&key) {
-        Some(entry) if random.random_bool(0.3) => encoder.remove_ranks(&key, 0, random.random_range(1..=entry.value.len())),
+        Some(entry) if random.random_bool(0.3) => {
+            encoder.remove_ranks(&key, 0, random.random_range(1..=entry.value.len()))
+        }
         _ => {
-            let pairs: Vec<([u8; 1], f64)> =
-                (0..random.random_range(1..4)).map(|_| ([random.random_range(0..9)], random.random_range(0..5) as f64)).collect();
+            let pairs: Vec<([u8; 1], f64)> = (0..random.random_range(1..4))
+                .map(|_| ([random.random_range(0..9)], random.random_range(0..5) as f64))
+                .collect();
             encoder.set(&key, pairs.iter().map(|(member, score)| (&member[..], *score)));
         }
     }
     ops.into()
 }
 
+/// A value's expiry and its elements.
+type Elements<T> = (u64, Vec<T>);
+
 /// What commits lead to, in a form that can be compared.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct State {
     disk: BTreeMap<(Family, Vec<u8>), Vec<u8>>,
-    lists: BTreeMap<Vec<u8>, (u64, Vec<Vec<u8>>)>,
-    zsets: BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, f64)>)>,
+    lists: BTreeMap<Vec<u8>, Elements<Vec<u8>>>,
+    zsets: BTreeMap<Vec<u8>, Elements<(Vec<u8>, f64)>>,
 }
 
 impl State {
@@ -171,7 +177,7 @@ pub fn read_state(dir: &Path) -> (State, Position) {
             }
         }
     }
-    let (memory, image) = local::read(&StdIo, &dir.image()).unwrap();
+    let (memory, image) = local::newest(&StdIo, &dir.image()).unwrap().expect("an image");
     state.set_memory(&memory);
     let position = disk_position(&disk).unwrap();
     assert_eq!(image, ImagePosition { position, wal_seq: disk.wal_seq() });
@@ -233,10 +239,13 @@ impl Archived {
         for (file, content) in disk.files.iter().zip(files) {
             self.archive.put_verified(&file.object(name), content).await.unwrap();
         }
-        let at = &commits[memory_csn as usize - 1];
-        let position = Position { csn: at.csn, time: at.time, epoch: at.epoch };
+        let position = |csn: u64| {
+            let at = csn.checked_sub(1).map(|at| &commits[at as usize]);
+            at.map_or_else(Position::default, |at| Position { csn: at.csn, time: at.time, epoch: at.epoch })
+        };
+        let at = position(memory_csn);
         let memory = memory_after(&commits[..memory_csn as usize]);
-        let image = ImagePosition { position, wal_seq: disk.wal_seq };
+        let image = ImagePosition { position: at, wal_seq: disk.wal_seq };
         let image: Vec<u8> = image_parts(&memory.cut(), image).flatten().collect();
         let image_file = self.own_file(name, "memory.image", image.into()).await;
         let missing: Vec<CommitRecord> = commits[memory_csn as usize..csn as usize]
@@ -255,7 +264,7 @@ impl Archived {
             cluster: CLUSTER,
             epoch: Epoch(epoch),
             csn: Csn(csn),
-            time: commits[csn as usize - 1].time,
+            time: position(csn).time,
             level: Level::Strict,
             memory: MemoryPart {
                 csn: at.csn,

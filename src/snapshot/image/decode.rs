@@ -5,7 +5,7 @@
 
 use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
 use super::{ENGINE_LIST, ENGINE_ZSET, chain, decode_header, word32, word64};
-use crate::engine::memory::{Entry, List, Memory, Zset};
+use crate::engine::memory::{Entry, List, Memory, Zset, ZsetBuilder};
 use crate::error::{Error, Result};
 use crate::io::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
 use crate::log::recovery::ImagePosition;
@@ -323,18 +323,14 @@ impl Builder<'_> {
     }
 
     fn zset(&mut self, count: u64) -> Result<Zset> {
-        let mut zset = Zset::new();
+        let mut zset = ZsetBuilder::default();
         for _ in 0..count {
             let head: [u8; 12] = self.blocks.fields()?;
             let score = f64::from_bits(word64(&head, 0));
-            if score.is_nan() {
-                return Err(self.blocks.corrupt("a score is not a number"));
-            }
-            let member = self.blocks.bytes(word32(&head, 8))?;
-            if zset.insert(member, score).is_some() {
-                return Err(self.blocks.corrupt("a member is there twice"));
+            if !zset.push(self.blocks.bytes(word32(&head, 8))?, score) {
+                return Err(self.blocks.corrupt("a member is out of order"));
             }
         }
-        Ok(zset)
+        zset.finish().ok_or_else(|| self.blocks.corrupt("a member is there twice"))
     }
 }

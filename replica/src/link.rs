@@ -297,6 +297,21 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
     }
 }
 
+/// Asks the primary, if it can be reached, whether it would serve this replica: a directory of another cluster or of
+/// another history must not serve readers as if it followed.
+pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
+    let identity = node.identity();
+    let position = node.committer.turn().position();
+    let hello = |challenge: &Challenge| hello(&identity, node, challenge, position.csn.0 > 0, position.time);
+    match connect(primary, hello).await {
+        Ok(Connected { answer: Message::Refuse(refuse), .. }) if refuse.is_final => {
+            let what = format!("data directory {} as a replica of {primary}", node.dir.root().display());
+            Err(Error::Identity { what, detail: refuse.reason })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An open connection and the primary's answer.
 pub struct Connected {
     /// What the primary sends.

@@ -160,6 +160,7 @@ fn walferry(node: &Node) -> Fields {
         ("durable_csn", progress.durable.to_string()),
         ("archived_csn", progress.archived.to_string()),
         ("appendfsync", node.committer.syncer.mode().to_string()),
+        ("repl_port", node.config().repl_port.to_string()),
     ]);
     let refusal = node.committer.gate.refusal();
     let reason = refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));

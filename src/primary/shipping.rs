@@ -331,7 +331,8 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
     let fork = node.committer.watermarks.committed.get();
     node.become_primary(epoch)?;
     tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
-    Shipping::start(node).await.map(drop)
+    Shipping::start(node).await?;
+    super::listen_for_replicas(node).await
 }
 
 impl FeedHost for Node {

@@ -7,7 +7,7 @@
 pub mod config;
 pub mod epochs;
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 pub mod identity;
 pub mod layout;
 pub mod lineage;

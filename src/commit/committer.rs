@@ -181,10 +181,14 @@ impl Committer {
         Turn { committer: self, writer: self.writer.lock() }
     }
 
-    /// The nearest position at or below `csn` from which the logs can be read.
-    #[must_use]
-    pub fn log_position(&self, csn: Csn) -> Option<LogPosition> {
-        self.positions.lock().at_or_below(csn)
+    /// A position at or below `csn` from which the logs can be read. Below what is indexed it is the oldest one there is;
+    /// whether the logs really hold what follows `csn` shows in reading: [`Error::Gap`].
+    pub fn log_position(&self, csn: Csn) -> Result<LogPosition> {
+        if let Some(known) = self.positions.lock().at_or_below(csn) {
+            return Ok(known);
+        }
+        let oldest = crate::log::wal::before_oldest(self.disk.wal_dir())?;
+        Ok(LogPosition { csn, wal_seq: oldest.unwrap_or_else(|| self.disk.wal_seq()) })
     }
 
     /// A reader of both logs, and the position up to which they can be read now.

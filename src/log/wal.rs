@@ -135,6 +135,17 @@ pub fn purge(wal_dir: &Path, keep_after: WalSeq) -> Result<u64> {
     Ok(freed)
 }
 
+/// The position right below the oldest batch that the WAL files still hold; `None` if they hold none.
+pub fn before_oldest(wal_dir: &Path) -> Result<Option<WalSeq>> {
+    let mut oldest: Option<WalSeq> = None;
+    // The live files first: one that is archived meanwhile is found in the archive, too.
+    for file in list(wal_dir, false)?.into_iter().chain(list(&wal_dir.join("archive"), true)?) {
+        let first = first_sequence(&file.path)?;
+        oldest = [oldest, first].into_iter().flatten().min();
+    }
+    Ok(oldest.map(|first| WalSeq(first.0.saturating_sub(1))))
+}
+
 /// Bytes of all WAL files, archived ones included.
 #[must_use]
 pub fn bytes(wal_dir: &Path) -> u64 {

@@ -195,9 +195,10 @@ fn archive(node: &Node) -> Fields {
         ("chunks_archived", uploader.chunks_done.to_string()),
         ("spool_chunks", spool.chunks.to_string()),
         ("spool_bytes", spool.bytes.to_string()),
-        ("last_base_csn", base.report.as_ref().map_or(0, |report| report.csn.0).to_string()),
+        ("last_base_csn", base.report.as_ref().map_or(0, |report| report.base.csn.0).to_string()),
         ("last_base_bytes_new", base.report.as_ref().map_or(0, |report| report.bytes_new).to_string()),
         ("last_base_bytes_shared", base.report.as_ref().map_or(0, |report| report.bytes_shared).to_string()),
+        ("last_base_cut_pause_us", base.report.as_ref().map_or(0, |report| report.cut_pause.as_micros()).to_string()),
         ("last_base_error", base.error.unwrap_or_default()),
     ]));
     all

@@ -236,7 +236,7 @@ impl ArchiveSide {
             from.position = LogPosition { csn: header.last, wal_seq: header.wal_last };
             from.header_crc = if header.epoch == epoch { header.crc() } else { 0 };
         }
-        let needs_base = !node.source.reaches(from.position.csn);
+        let needs_base = !tokio::task::block_in_place(|| node.source.reaches(from.position.csn))?;
         if needs_base {
             tracing::warn!(archived = from.position.csn.0, committed = committed.0, "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive");
             from.position = LogPosition { csn: committed, wal_seq: node.committer.disk().wal_seq() };

@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
 use crate::log::recovery::ImagePosition;
 use crate::ship::wire::{BaseBegin, BaseFile, Message, PART_BYTES, Sender};
-use crate::snapshot::base::{self, LocalBase, SstHashes};
+use crate::snapshot::base::{BaseCutter, LocalBase};
 use crate::snapshot::local;
-use crate::snapshot::publish::{self, PublishReport};
+use crate::snapshot::publish::{Published, Publisher};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Snapshots {
     /// The newest image on disk, and the one before it.
     images: Mutex<[ImagePosition; 2]>,
     /// Held while a base is cut and published or sent.
-    turn: tokio::sync::Mutex<SstHashes>,
+    workshop: tokio::sync::Mutex<Workshop>,
     is_writing_image: AtomicBool,
     /// A base is wanted as soon as possible.
     is_requested: AtomicBool,
@@ -35,11 +35,18 @@ pub struct Snapshots {
     saved: AtomicU64,
 }
 
+/// What cutting and publishing keep between two bases; made when the first one is cut.
+#[derive(Default)]
+struct Workshop {
+    cutter: Option<BaseCutter>,
+    publisher: Option<Publisher>,
+}
+
 /// What is known of the last base.
 #[derive(Clone, Debug, Default)]
 pub struct LastBase {
-    /// Report of the last one published; none since the start.
-    pub report: Option<PublishReport>,
+    /// What the last one published brought; none since the start.
+    pub report: Option<Published>,
     /// When the last attempt ended.
     pub ended: Option<Instant>,
     /// Why the last attempt failed; none if it did not.
@@ -54,7 +61,7 @@ impl Snapshots {
     pub fn new(image: ImagePosition) -> Self {
         Self {
             images: Mutex::new([image; 2]),
-            turn: tokio::sync::Mutex::default(),
+            workshop: tokio::sync::Mutex::default(),
             is_writing_image: AtomicBool::new(false),
             is_requested: AtomicBool::new(false),
             last: Mutex::default(),
@@ -77,7 +84,7 @@ impl Snapshots {
     /// Whether a base or an image is being written.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.turn.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
+        self.workshop.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
     }
 
     /// Wants a base as soon as possible.
@@ -114,22 +121,22 @@ impl Snapshots {
         if node.is_replica() {
             return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
         }
-        let mut hashes = self.turn.lock().await;
+        let mut workshop = self.workshop.lock().await;
         let cut_bytes = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes));
         let published = async {
-            let base = self.cut(node, &mut hashes).await?;
-            publish::publish(archive, base).await
+            let base = self.cut(node, &mut workshop).await?;
+            let csn = base.manifest().csn;
+            let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(archive.clone()));
+            publisher.publish(base).await.map(|published| (csn, published))
         }
         .await;
         let mut last = self.last.lock();
         last.ended = Some(Instant::now());
         last.cut_bytes = cut_bytes.unwrap_or_default();
         match published {
-            Ok(report) => {
-                let csn = report.csn;
-                tracing::info!(csn = csn.0, new = report.bytes_new, shared = report.bytes_shared, "base published");
+            Ok((csn, published)) => {
+                last.report = published.or(last.report);
                 self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
-                last.report = Some(report);
                 last.error = None;
                 Ok(csn)
             }
@@ -141,27 +148,24 @@ impl Snapshots {
         }
     }
 
-    async fn cut(&self, node: &Arc<Node>, hashes: &mut SstHashes) -> Result<LocalBase> {
+    async fn cut(&self, node: &Arc<Node>, workshop: &mut Workshop) -> Result<LocalBase> {
+        let io = Arc::clone(&node.backends.bulk);
+        let mut cutter = workshop.cutter.take().unwrap_or_else(|| BaseCutter::new(io, &node.dir, node.identity().cluster));
         let node = Arc::clone(node);
-        let mut known = std::mem::take(hashes);
-        let (base, known) = tokio::task::spawn_blocking(move || {
-            let cluster = node.identity().cluster;
-            let base = base::cut(&node.committer, &node.backends.bulk, &node.dir.base(), cluster, &mut known);
-            (base, known)
-        })
-        .await
-        .expect("cutting a base does not panic");
-        *hashes = known;
+        let cutting = tokio::task::spawn_blocking(move || (cutter.cut(&node.committer), cutter));
+        let (base, cutter) = cutting.await.expect("cutting a base does not panic");
+        workshop.cutter = Some(cutter);
         base
     }
 
     /// Cuts a base and sends it over a replica's connection.
     pub async fn send(&self, node: &Arc<Node>, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
-        let mut hashes = self.turn.lock().await;
-        let base = self.cut(node, &mut hashes).await?;
+        let mut workshop = self.workshop.lock().await;
+        let base = self.cut(node, &mut workshop).await?;
         let identity = node.identity();
         sender.send(&Message::BaseBegin(BaseBegin { cluster: identity.cluster, history: identity.history })).await?;
-        for file in base.files() {
+        let (shared, own) = base.files();
+        for file in shared.iter().chain(&own) {
             sender.send(&Message::BaseFile(BaseFile { name: file.object.to_string(), bytes: file.bytes })).await?;
             let opened = node.backends.bulk.open_read(&file.path)?;
             for start in (0..file.bytes).step_by(PART_BYTES) {
@@ -171,14 +175,13 @@ impl Snapshots {
             }
         }
         // The manifest last, as in an archive.
-        let manifest = base.manifest.encode();
-        let name = ObjectName::BaseManifest(base.manifest.base()).to_string();
+        let manifest = base.manifest().encode();
+        let name = ObjectName::BaseManifest(base.manifest().base()).to_string();
         sender.send(&Message::BaseFile(BaseFile { name, bytes: manifest.len() as u64 })).await?;
         for part in manifest.chunks(PART_BYTES) {
             sender.send(&Message::BasePart(Bytes::copy_from_slice(part))).await?;
         }
-        sender.send(&Message::BaseEnd).await?;
-        base.remove()
+        sender.send(&Message::BaseEnd).await
     }
 
     /// Writes a memory image, so that the next start need not read the logs before it, and purges what that frees.

@@ -141,7 +141,7 @@ impl Feeds {
             Some(Message::Hello(hello)) => hello,
             other => return Err(Error::Protocol { peer: address.into(), detail: format!("expected hello, got {other:?}") }),
         };
-        match self.admit(&hello, &challenge) {
+        match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
             Admission::Refuse(refuse) => {
                 tracing::warn!(address, node = hello.node, reason = refuse.reason, "a replica was refused");
                 return deadline(address, sender.send(&Message::Refuse(refuse))).await;
@@ -171,9 +171,8 @@ impl Feeds {
     }
 
     /// Decides about a replica that introduced itself.
-    #[must_use]
-    pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Admission {
-        let refuse = |is_final, reason: String| Admission::Refuse(Refuse { is_final, reason, newer_epoch: None });
+    pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Result<Admission> {
+        let refuse = |is_final, reason: String| Ok(Admission::Refuse(Refuse { is_final, reason, newer_epoch: None }));
         if hello.version != wire::VERSION {
             return refuse(true, format!("protocol version {} is not {}", hello.version, wire::VERSION));
         }
@@ -191,9 +190,10 @@ impl Feeds {
             return refuse(true, format!("the replica has epoch {}, this node only {own}: it is fenced", hello.epoch));
         }
         if hello.csn == Csn::ZERO {
-            return if self.covers(Csn::ZERO) || hello.has_archive { Admission::Resume } else { Admission::Base };
+            let resumes = hello.has_archive || self.source.reaches(Csn::ZERO)?;
+            return Ok(if resumes { Admission::Resume } else { Admission::Base });
         }
-        self.admit_at(hello, &history)
+        Ok(self.admit_at(hello, &history))
     }
 
     /// Whether the replica's last commit lies on this node's history.
@@ -216,10 +216,6 @@ impl Feeds {
                 ),
             ),
         }
-    }
-
-    fn covers(&self, after: Csn) -> bool {
-        after >= self.source.shippable() || self.source.reaches(after)
     }
 }
 

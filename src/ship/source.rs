@@ -40,10 +40,19 @@ impl CommitSource {
         &self.tail
     }
 
-    /// Whether the ring or the logs still hold what follows `after`.
-    #[must_use]
-    pub fn reaches(&self, after: Csn) -> bool {
-        self.tail.read(after, after.next(), 1).is_some() || self.committer.log_position(after).is_some()
+    /// Whether the ring or the logs still hold what follows `after`. May read a part of the logs.
+    pub fn reaches(&self, after: Csn) -> Result<bool> {
+        if after >= self.shippable() || self.tail.read(after, after.next(), 1).is_some() {
+            return Ok(true);
+        }
+        let from = self.committer.log_position(after)?;
+        let (reader, end) = self.committer.log_reader();
+        let next = reader.commits(from, LogPosition { csn: after.next(), ..end }).and_then(|mut commits| commits.next().transpose());
+        match next {
+            Ok(_) => Ok(true),
+            Err(Error::Gap { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Commits that follow `after`, in slices of about one chunk each; none if there are none yet. `after.wal_seq` may
@@ -60,11 +69,7 @@ impl CommitSource {
     }
 
     fn read_logs(&self, after: LogPosition, until: Csn) -> Result<Vec<Slice>> {
-        let known = self.committer.log_position(after.csn).ok_or_else(|| Error::Gap {
-            what: "the logs on local disk".into(),
-            expected: after.csn.next(),
-            found: "logs that begin later".into(),
-        })?;
+        let known = self.committer.log_position(after.csn)?;
         let from = LogPosition { csn: after.csn, wal_seq: known.wal_seq.max(after.wal_seq) };
         let (reader, end) = self.committer.log_reader();
         let mut slices = Vec::new();
@@ -88,8 +93,8 @@ impl CommitSource {
         for slice in &mut slices {
             // The exact WAL range is not known here; a lower position finds the same commits.
             (slice.wal_before, slice.wal_after) = (from.wal_seq, from.wal_seq);
-            if let Some(known) = slice.last().and_then(|last| self.committer.log_position(last)) {
-                slice.wal_after = known.wal_seq.max(from.wal_seq);
+            if let Some(last) = slice.last() {
+                slice.wal_after = self.committer.log_position(last)?.wal_seq.max(from.wal_seq);
             }
         }
         Ok(slices)

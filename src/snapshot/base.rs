@@ -1,216 +1,219 @@
-//! Cuts a strict base: every engine at exactly one csn, while writes go on.
+//! Cuts a strict base into a local directory: memory at csn M, RocksDB at csn R, and the commits (M, R] between them.
 //!
-//! The memory engines are cut under the writer lock (that is the pause); everything else happens beside the writers: the
-//! image is written from the cut while RocksDB makes a checkpoint, which is opened to fold its WAL in and to read its
-//! own csn. What the memory engines missed between the two cuts is carried as chunks with memory ops only.
+//! ```text
+//! memory.image               the memory engines at M
+//! <first>-<last>.chunk       the completion: commits (M, R], memory ops only
+//! db/                        RocksDB at R, without WAL
+//! ```
 //!
-//! Guarantees: the base is described by its manifest alone; nothing in it is taken on trust (every file is hashed).
+//! Guarantees: writers wait only while the memory engines are cut; nothing in a base can be lost by a power cut that
+//! the durability mode protects from. The directory is cleared before a base is cut and when it was used, so that one
+//! base is there at a time; what a crash leaves is cleared by the next cut.
+//! Needs the logs from M on: they must not be purged above the newest memory image while a base is cut.
 
-use super::image::write_image;
-use super::manifest::{DbFile, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
+use super::checkpoint::{self, SstHashes};
+use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
+use super::moment::MemoryMoment;
+use super::{completion, image};
 use crate::archive::layout::ObjectName;
-use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::cluster::ClusterId;
 use crate::commit::committer::Committer;
-use crate::csn::{Csn, WalSeq};
-use crate::engine::disk::{Disk, DiskOptions};
-use crate::engine::memory::MemoryCut;
+use crate::commit::gate::Obstacle;
+use crate::csn::Csn;
+use crate::directory::DataDir;
 use crate::error::{Error, Result};
 use crate::io::Io;
-use crate::log::envelope::Position;
 use crate::log::reader::LogPosition;
-use crate::log::recovery::{ImagePosition, disk_position};
-use crate::record::CommitRecord;
-use bytes::Bytes;
-use rocksdb::checkpoint::Checkpoint;
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Cache while a checkpoint is opened: only its WAL is read.
-const CACHE_BYTES: usize = 8 << 20;
-/// Name of the image file in a base.
+/// Name of the memory image in a base.
 const IMAGE: &str = "memory.image";
+/// Directory of RocksDB's files in a base that lies on a local disk.
+const DB: &str = "db";
+/// Pause between two looks at the durable watermark.
+const DURABLE_POLL: Duration = Duration::from_millis(1);
 
-/// Content hashes of SSTs seen before, so that an unchanged one is not read again. An SST never changes under its inode.
-#[derive(Debug, Default)]
-pub struct SstHashes {
-    known: HashMap<(u64, u64, i64), blake3::Hash>,
+/// Cuts the bases of one node.
+pub struct BaseCutter {
+    io: Arc<dyn Io>,
+    dir: PathBuf,
+    cluster: ClusterId,
+    hashes: SstHashes,
+    /// Shared with the base that lies in `dir`.
+    occupied: Arc<()>,
 }
 
-impl SstHashes {
-    fn of(&mut self, path: &Path) -> Result<blake3::Hash> {
-        let meta = std::fs::metadata(path).map_err(Error::io("stat", path))?;
-        let identity = (meta.ino(), meta.len(), meta.mtime_nsec().wrapping_add(meta.mtime().wrapping_mul(1_000_000_000)));
-        if let Some(hash) = self.known.get(&identity) {
-            return Ok(*hash);
-        }
-        let hash = hash_file(path)?;
-        self.known.insert(identity, hash);
-        Ok(hash)
-    }
+/// A base on the local disk; its files go when it is dropped.
+#[derive(Debug)]
+pub struct LocalBase {
+    dir: PathBuf,
+    manifest: Manifest,
+    cut_pause: Duration,
+    started: Instant,
+    _occupied: Arc<()>,
 }
 
-fn hash_file(path: &Path) -> Result<blake3::Hash> {
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file).map_err(Error::io("read", path))?;
-    Ok(hasher.finalize())
-}
-
-/// A file of a base on local disk.
+/// One file of a base on the local disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalFile {
-    /// The object it is in an archive.
-    pub object: ObjectName,
+    /// Its name in the manifest; no two files of a base have the same.
+    pub name: String,
     /// Where it lies.
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
+    /// Its object in the archive.
+    pub object: ObjectName,
 }
 
-/// A base on local disk.
-#[derive(Debug)]
-pub struct LocalBase {
-    dir: PathBuf,
-    /// What it consists of. `bytes_new` and `bytes_shared` are known only when it is published.
-    pub manifest: Manifest,
-    /// How long writers waited for the cut.
-    pub pause: Duration,
-    /// When the cut was made.
-    pub started: Instant,
+impl BaseCutter {
+    /// For the node whose data directory is `dir`. Nothing is touched yet.
+    #[must_use]
+    pub fn new(io: Arc<dyn Io>, dir: &DataDir, cluster: ClusterId) -> Self {
+        Self { io, dir: dir.base(), cluster, hashes: SstHashes::default(), occupied: Arc::new(()) }
+    }
+
+    /// Cuts a base of what is committed now. Blocking: a flush of RocksDB and a pass over the memory engines. Refused
+    /// while the base before is still in use.
+    pub fn cut(&mut self, committer: &Committer) -> Result<LocalBase> {
+        if Arc::strong_count(&self.occupied) > 1 {
+            let reason = "the base cut before is still being published or sent: try again when it is done".to_owned();
+            return Err(Error::Refused { reason });
+        }
+        let started = Instant::now();
+        clear(&self.dir)?;
+        self.io.create_dir(&self.dir)?;
+        let moment = MemoryMoment::take(committer)?;
+        let cut_pause = moment.pause;
+        let at = moment.at;
+        let (io, dir, hashes) = (&*self.io, &*self.dir, &mut self.hashes);
+        let (memory, disk) = std::thread::scope(|scope| {
+            let memory = scope.spawn(|| write_memory(io, dir, moment));
+            let disk = checkpoint::take(committer.disk(), &dir.join(DB), hashes);
+            (memory.join().expect("writing an image does not panic"), disk)
+        });
+        let (memory, disk) = (memory?, disk?);
+        check_order(at.in_logs(), &disk)?;
+        let (logs, _) = committer.log_reader();
+        let until = LogPosition { csn: disk.csn, wal_seq: disk.wal_seq };
+        let epoch = at.position.epoch.max(disk.epoch);
+        let completion = completion::write(io, dir, &logs, (at.in_logs(), until), epoch)?;
+        let mut manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            cluster: self.cluster,
+            epoch,
+            csn: memory.csn.max(disk.csn),
+            time: memory.time.max(disk.time),
+            level: Level::Strict,
+            memory,
+            disk,
+            completion,
+            bytes_new: 0,
+            bytes_shared: 0,
+            took_ms: 0,
+        };
+        manifest.bytes_new = manifest.bytes();
+        manifest.took_ms = started.elapsed().as_millis() as u64;
+        wait_until_shippable(committer, manifest.csn)?;
+        tracing::info!(csn = %manifest.csn, %epoch, bytes = manifest.bytes(), ?cut_pause, "base cut");
+        Ok(LocalBase { dir: self.dir.clone(), manifest, cut_pause, started, _occupied: Arc::clone(&self.occupied) })
+    }
+}
+
+fn clear(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the image and lets go of the cut.
+fn write_memory(io: &dyn Io, dir: &Path, MemoryMoment { cut, at, .. }: MemoryMoment) -> Result<MemoryPart> {
+    let mut hasher = blake3::Hasher::new();
+    let mut parts = image::image_parts(&cut, at)
+        .inspect(|part| {
+            hasher.update(part);
+        })
+        .map(Ok);
+    let bytes = io.write_file(&dir.join(IMAGE), &mut parts)?;
+    drop(parts);
+    let file = FileRef { name: IMAGE.to_owned(), bytes, blake3: hasher.finalize() };
+    let (lists, zsets) = (cut.lists.len() as u64, cut.zsets.len() as u64);
+    Ok(MemoryPart { csn: at.position.csn, time: at.position.time, lists, zsets, files: vec![file] })
+}
+
+/// The checkpoint was taken after the memory engines were cut, so it must hold all disk effects up to that cut; it is
+/// at a lower csn if and only if there was none since.
+fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
+    if disk.wal_seq >= memory.wal_seq && (disk.wal_seq > memory.wal_seq) == (disk.csn > memory.csn) {
+        return Ok(());
+    }
+    let found = format!("csn {} and sequence {}", disk.csn, disk.wal_seq);
+    let detail = format!("made after csn {} and sequence {}, it holds {found}", memory.csn, memory.wal_seq);
+    Err(Error::corrupt("RocksDB's checkpoint", "its end", detail))
+}
+
+/// What leaves this node must not be lost by it in a power cut.
+fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
+    while committer.syncer.shippable() < csn {
+        if committer.gate.stands(Obstacle::Broken) {
+            let reason = format!("the base at csn {csn} is given up: the logs could not be synced up to it");
+            return Err(Error::Refused { reason });
+        }
+        std::thread::sleep(DURABLE_POLL);
+    }
+    Ok(())
 }
 
 impl LocalBase {
-    /// Its files, without the manifest.
+    /// What the base consists of. All its bytes count as new until it is published.
     #[must_use]
-    pub fn files(&self) -> Vec<LocalFile> {
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// How long writers waited for it.
+    #[must_use]
+    pub fn cut_pause(&self) -> Duration {
+        self.cut_pause
+    }
+
+    /// How long ago its cut began.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Its SSTs and its other files.
+    #[must_use]
+    pub fn files(&self) -> (Vec<LocalFile>, Vec<LocalFile>) {
         let base = self.manifest.base();
-        let own = self.manifest.memory.files.iter().chain(&self.manifest.completion);
-        let own = own.map(|file| LocalFile { object: file.object(base), path: self.dir.join(&file.name), bytes: file.bytes });
-        let disk = self.manifest.disk.files.iter();
-        let disk = disk.map(|file| LocalFile { object: file.object(base), path: db_dir(&self.dir).join(&file.name), bytes: file.bytes });
-        own.chain(disk).collect()
-    }
-
-    /// Removes it from local disk.
-    pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(&self.dir).map_err(Error::io("remove", &self.dir))
-    }
-}
-
-fn db_dir(dir: &Path) -> PathBuf {
-    dir.join("db")
-}
-
-/// Cuts a base into `dir`, which is cleared first. Blocking; takes as long as flushing memtables and writing the image.
-pub fn cut(committer: &Committer, io: &Arc<dyn Io>, dir: &Path, cluster: ClusterId, hashes: &mut SstHashes) -> Result<LocalBase> {
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).map_err(Error::io("remove", dir))?;
-    }
-    io.create_dir(dir)?;
-    let started = Instant::now();
-    let (memory, image) = {
-        let mut turn = committer.turn();
-        let image = turn.image_position();
-        (turn.writer().memory.cut(), image)
-    };
-    let pause = started.elapsed();
-    let (image_file, disk) = std::thread::scope(|scope| {
-        let image_file = scope.spawn(|| write_memory(&**io, dir, &memory, image));
-        let disk = cut_disk(committer, &db_dir(dir), hashes);
-        (image_file.join().expect("writing an image does not panic"), disk)
-    });
-    let (image_file, disk) = (image_file?, disk?);
-    let position = if disk.csn > image.position.csn { Position { csn: disk.csn, time: disk.time, epoch: disk.epoch } } else { image.position };
-    let completion = write_completion(committer, &**io, dir, image, position.csn)?;
-    let epoch = committer.turn().position().epoch;
-    let manifest = Manifest {
-        format: MANIFEST_FORMAT,
-        cluster,
-        epoch,
-        csn: position.csn,
-        time: position.time,
-        level: Level::Strict,
-        memory: MemoryPart {
-            csn: image.position.csn,
-            time: image.position.time,
-            lists: memory.lists.len() as u64,
-            zsets: memory.zsets.len() as u64,
-            files: vec![image_file],
-        },
-        disk,
-        completion,
-        bytes_new: 0,
-        bytes_shared: 0,
-        took_ms: started.elapsed().as_millis() as u64,
-    };
-    Ok(LocalBase { dir: dir.to_owned(), manifest, pause, started })
-}
-
-fn write_memory(io: &dyn Io, dir: &Path, memory: &MemoryCut, image: ImagePosition) -> Result<FileRef> {
-    let path = dir.join(IMAGE);
-    let bytes = write_image(io, &path, memory, image)?;
-    Ok(FileRef { name: IMAGE.to_owned(), bytes, blake3: hash_file(&path)? })
-}
-
-/// Makes a checkpoint, folds its WAL into its SSTs and describes its files.
-fn cut_disk(committer: &Committer, dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
-    let checkpoint = Checkpoint::new(committer.disk().db()).map_err(Error::rocks("begin a checkpoint"))?;
-    checkpoint.create_checkpoint(dir).map_err(Error::rocks("make a checkpoint"))?;
-    let opened = Disk::open(dir, dir, DiskOptions { cache_bytes: CACHE_BYTES, compaction: false })?;
-    opened.flush()?;
-    let (position, wal_seq): (Position, WalSeq) = (disk_position(&opened)?, opened.wal_seq());
-    drop(opened);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
-        let entry = entry.map_err(Error::io("list", dir))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_kept = name.ends_with(".sst") || name == "CURRENT" || ["MANIFEST-", "OPTIONS-"].iter().any(|prefix| name.starts_with(prefix));
-        if !is_kept {
-            continue;
+        let own = self.manifest.memory.files.iter().chain(&self.manifest.completion).map(|file| {
+            let path = self.dir.join(&file.name);
+            LocalFile { name: file.name.clone(), path, bytes: file.bytes, object: file.object(base) }
+        });
+        let mut own: Vec<_> = own.collect();
+        let mut ssts = Vec::new();
+        for file in &self.manifest.disk.files {
+            let path = self.dir.join(DB).join(&file.name);
+            let local = LocalFile { name: file.name.clone(), path, bytes: file.bytes, object: file.object(base) };
+            if file.shared { ssts.push(local) } else { own.push(local) }
         }
-        let path = entry.path();
-        let bytes = entry.metadata().map_err(Error::io("stat", &path))?.len();
-        let shared = name.ends_with(".sst");
-        let blake3 = if shared { hashes.of(&path)? } else { hash_file(&path)? };
-        files.push(DbFile { name, bytes, blake3, shared });
+        (ssts, own)
     }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(DiskPart { csn: position.csn, time: position.time, epoch: position.epoch, wal_seq, files })
 }
 
-/// Chunks of the commits above the image up to `until`, memory ops only.
-fn write_completion(committer: &Committer, io: &dyn Io, dir: &Path, image: ImagePosition, until: Csn) -> Result<Vec<FileRef>> {
-    let mut files = Vec::new();
-    if until <= image.position.csn {
-        return Ok(files);
-    }
-    let (reader, end) = committer.log_reader();
-    let end = LogPosition { csn: until, ..end };
-    let mut encoder = Encoder::new(Profile::default());
-    let mut commits: Vec<CommitRecord> = Vec::new();
-    let mut bytes = 0;
-    for commit in reader.commits(image.in_logs(), end)? {
-        let commit = CommitRecord { disk: Bytes::new(), disk_ops: 0, ..commit? };
-        bytes += commit.effect_bytes();
-        let is_last = commit.csn == until;
-        commits.push(commit);
-        if bytes >= RAW_BYTES_MAX || is_last {
-            files.push(write_chunk(&mut encoder, io, dir, &commits)?);
-            commits.clear();
-            bytes = 0;
+impl Drop for LocalBase {
+    fn drop(&mut self) {
+        if let Err(error) = clear(&self.dir) {
+            tracing::warn!(%error, "a used base could not be removed; the next cut tries again");
         }
     }
-    Ok(files)
 }
 
-fn write_chunk(encoder: &mut Encoder, io: &dyn Io, dir: &Path, commits: &[CommitRecord]) -> Result<FileRef> {
-    let epoch = commits.last().expect("never empty").epoch;
-    let chunk = encoder.encode(commits.iter(), ChunkLink { epoch, ..ChunkLink::default() });
-    let name = format!("completion-{}.chunk", chunk.header().first.padded());
-    let bytes = io.write_file(&dir.join(&name), &mut std::iter::once(Ok(chunk.bytes().clone())))?;
-    Ok(FileRef { name, bytes, blake3: blake3::hash(chunk.bytes()) })
-}
+#[cfg(test)]
+#[path = "base_tests.rs"]
+mod tests;

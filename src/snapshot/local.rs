@@ -58,7 +58,8 @@ fn list(io: &dyn Io, dir: &Path) -> Result<Vec<Csn>> {
         return Ok(Vec::new());
     }
     let names = io.list(dir)?;
-    let csn = |name: &str| Some(Csn(name.strip_suffix(SUFFIX)?.parse().ok()?)).filter(|csn| csn.padded() + SUFFIX == name);
+    let csn =
+        |name: &str| Some(Csn(name.strip_suffix(SUFFIX)?.parse().ok()?)).filter(|csn| csn.padded() + SUFFIX == name);
     let mut csns: Vec<Csn> = names.iter().filter_map(|name| csn(name.to_str()?)).collect();
     csns.sort_unstable();
     Ok(csns)

@@ -210,7 +210,7 @@ impl Manifest {
         }
         let told = object.remove(DIGEST).unwrap_or_default();
         let found = digest(&fields);
-        if told != Value::from(found.as_str()) {
+        if told.as_str() != Some(&found) {
             return Err(corrupt(format!("the digest is {found}, the manifest says {told}")));
         }
         let manifest: Self = serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))?;

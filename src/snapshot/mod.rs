@@ -1,8 +1,24 @@
-//! Stage 9: bases. One consistent state of all engines, cut without stopping writes, and the node's own memory images.
-//! Every byte of an image: `FORMAT.md`.
+//! Stage 9: bases. One consistent state of all engines, cut without stopping writes.
+//!
+//! ```text
+//! moment     the memory engines cut at one commit
+//! image      such a cut as a file;  local: the node's own ones, for restarts
+//! manifest   what a base consists of;  FORMAT.md: every byte of both
+//! base       cuts a base into a local directory, of an image, a checkpoint and a completion
+//! publish    brings it into the archive
+//! ```
+//!
+//! A base is cut per engine: memory at csn M, under the writer lock and in microseconds; RocksDB, by a checkpoint, at
+//! the csn R that it tells itself. Then the image is written while writes go on, and the commits (M, R] are read back
+//! from the logs, so that restoring the base brings every engine to one csn.
 
 pub mod base;
+mod checkpoint;
+mod completion;
 pub mod image;
 pub mod local;
 pub mod manifest;
+pub mod moment;
 pub mod publish;
+#[cfg(test)]
+mod rig;

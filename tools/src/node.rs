@@ -2,10 +2,12 @@
 
 use crate::exit::Failure;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use walferry::config::{Config, When};
 use walferry::error::Error;
+use walferry::io::Choice;
 use walferry::primary::node::Node;
 
 /// Options of a node.
@@ -60,6 +62,8 @@ impl NodeArgs {
         if let Some(archive) = &self.archive {
             config.archive.clone_from(archive);
         }
+        // What only the library can judge is judged before anything is touched.
+        Choice::from_str(&config.io_backend)?;
         Ok(config)
     }
 }

@@ -8,8 +8,7 @@ use walferry::restore;
 
 /// Shows how a node or an archive is doing
 #[derive(clap::Args)]
-#[command(after_help = crate::exit::HELP)]
-#[group(required = true, multiple = false, args = ["port", "archive"])]
+#[command(after_help = crate::exit::HELP, group(clap::ArgGroup::new("what").required(true).args(["port", "archive"])))]
 pub struct Args {
     /// A node on this machine, by its port for clients
     #[arg(long)]

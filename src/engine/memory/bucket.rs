@@ -38,7 +38,9 @@ impl Bucket {
     /// A leaf of these members with their hashes, no two alike.
     pub fn of(members: impl ExactSizeIterator<Item = (u64, Compact, f64)>) -> Self {
         let mut table = HashTable::with_capacity(members.len());
-        members.for_each(|(hash, member, score)| drop(table.insert_unique(hash, (member, score), rehash)));
+        for (hash, member, score) in members {
+            table.insert_unique(hash, (member, score), rehash);
+        }
         Self { table }
     }
 

@@ -1,7 +1,7 @@
 //! A sorted set made at once of members that come in its order, as an image holds them: leaves are filled one after
 //! the other instead of being found and split.
 //!
-//! Guarantees: the set is as if its members had been inserted; members out of order or there twice are found. Holds 48
+//! Guarantees: the set is as if its members had been inserted; members out of order or there twice are found. Holds 40
 //! bytes a member beside the set until it is finished.
 
 use super::bucket::{Bucket, place};

@@ -1,10 +1,9 @@
-//! From an image's bytes to the memory engines.
+//! From an image's bytes to the memory engines: one thread unpacks blocks, the caller's builds the values.
 //!
-//! Guarantees: see the module; the CRC of a block is checked before it is decompressed, and a value is put into the
-//! engines only when it is whole.
+//! Guarantees: a value is put into the engines only when it is whole; what no writer makes is refused.
 
-use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
-use super::{ENGINE_LIST, ENGINE_ZSET, chain, decode_header, word32, word64};
+use super::unpack::{Source, Unpacked, unpack};
+use super::{ENGINE_LIST, ENGINE_ZSET, HEADER_LEN, decode_header, word32, word64};
 use crate::engine::memory::{Entry, List, Memory, Zset, ZsetBuilder};
 use crate::error::{Error, Result};
 use crate::io::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
@@ -12,7 +11,7 @@ use crate::log::recovery::ImagePosition;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Decompressed blocks that wait for the builder, at most.
 const BLOCKS_AHEAD_MAX: usize = 4;
@@ -26,11 +25,8 @@ pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePositio
 }
 
 /// Reads an image whose bytes come in `parts` of any size; `what` names it in errors.
-pub fn read_image(
-    parts: impl Iterator<Item = Result<Bytes>> + Send,
-    what: &str,
-) -> Result<(Memory, ImagePosition)> {
-    let mut source = Source { parts, part: Bytes::new(), at: 0, what };
+pub fn read_image(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str) -> Result<(Memory, ImagePosition)> {
+    let mut source = Source::new(parts, what);
     let header: [u8; HEADER_LEN] = source.take(HEADER_LEN)?[..].try_into().expect("its length was asked for");
     let (position, crc) = decode_header(&header, what)?;
     let (blocks_out, blocks_in) = sync_channel(BLOCKS_AHEAD_MAX);
@@ -65,135 +61,6 @@ impl Iterator for FileParts<'_> {
         }
         self.in_flight.pop_front().map(|piece| piece.wait().map(BytesMut::freeze))
     }
-}
-
-/// The image's bytes, taken in order.
-struct Source<'a, P> {
-    parts: P,
-    /// What is left of the part taken last.
-    part: Bytes,
-    /// Offset of the next byte.
-    at: u64,
-    what: &'a str,
-}
-
-impl<P: Iterator<Item = Result<Bytes>>> Source<'_, P> {
-    fn corrupt(&self, detail: impl Into<String>) -> Error {
-        Error::corrupt(self.what, format!("byte {}", self.at), detail)
-    }
-
-    /// Makes `part` hold something unless the image is at its end.
-    fn refill(&mut self) -> Result<()> {
-        while self.part.is_empty() {
-            let Some(next) = self.parts.next() else { return Ok(()) };
-            self.part = next?;
-        }
-        Ok(())
-    }
-
-    /// The next `len` bytes, at most a block's.
-    fn take(&mut self, len: usize) -> Result<Bytes> {
-        self.refill()?;
-        let taken = if self.part.len() >= len {
-            self.part.split_to(len)
-        } else {
-            let mut joined = BytesMut::with_capacity(len);
-            while joined.len() < len {
-                self.refill()?;
-                let room = (len - joined.len()).min(self.part.len());
-                if room == 0 {
-                    return Err(self.corrupt(format!("the image ends, {} more bytes were expected", len - joined.len())));
-                }
-                joined.extend_from_slice(&self.part.split_to(room));
-            }
-            joined.freeze()
-        };
-        self.at += len as u64;
-        Ok(taken)
-    }
-}
-
-/// What comes out of unpacking.
-enum Unpacked {
-    /// Offset and raw bytes of a block.
-    Block(u64, Bytes),
-    /// Offset of the footer and the counts it tells: lists, sorted sets, elements.
-    End(u64, [u64; 3]),
-}
-
-/// Checks and decompresses block after block, up to the footer or the first error. Ends early if nobody listens.
-fn unpack<P: Iterator<Item = Result<Bytes>>>(
-    mut source: Source<'_, P>,
-    mut crc: u32,
-    out: &SyncSender<Result<Unpacked>>,
-) {
-    let mut zstd = None;
-    loop {
-        let next = next_block(&mut source, &mut crc, &mut zstd);
-        let is_over = !matches!(next, Ok(Unpacked::Block(..)));
-        if out.send(next).is_err() || is_over {
-            return;
-        }
-    }
-}
-
-fn next_block<P: Iterator<Item = Result<Bytes>>>(
-    source: &mut Source<'_, P>,
-    crc: &mut u32,
-    zstd: &mut Option<zstd::bulk::Decompressor<'static>>,
-) -> Result<Unpacked> {
-    let at = source.at;
-    let codec = source.take(1)?[0];
-    if codec == FOOTER {
-        return footer(source, *crc);
-    }
-    let header = source.take(BLOCK_HEADER_LEN - 1)?;
-    let (raw_len, stored_len, told) = (word32(&header, 0) as usize, word32(&header, 4) as usize, word32(&header, 8));
-    let fits = match codec {
-        CODEC_RAW => stored_len == raw_len,
-        CODEC_ZSTD => stored_len < raw_len,
-        _ => false,
-    };
-    if !fits || raw_len == 0 || raw_len > BLOCK_RAW_BYTES_MAX {
-        return Err(source.corrupt(format!("block with codec {codec}, {raw_len} bytes stored as {stored_len}")));
-    }
-    let stored = source.take(stored_len)?;
-    let mut head = [codec; 9];
-    head[1..].copy_from_slice(&header[..8]);
-    *crc = chain(*crc, [&head, &stored]);
-    let corrupt = |detail: String| Error::corrupt(source.what, format!("the block at byte {at}"), detail);
-    if *crc != told {
-        return Err(corrupt(format!("the CRC is {crc:08x}, the block says {told:08x}")));
-    }
-    if codec == CODEC_RAW {
-        return Ok(Unpacked::Block(at, stored));
-    }
-    let context = match zstd {
-        Some(context) => context,
-        None => zstd.insert(zstd::bulk::Decompressor::new().map_err(|error| corrupt(error.to_string()))?),
-    };
-    let mut raw = vec![0; raw_len];
-    match context.decompress_to_buffer(&stored, &mut raw) {
-        Ok(len) if len == raw_len => Ok(Unpacked::Block(at, raw.into())),
-        Ok(len) => Err(corrupt(format!("it holds {len} bytes and says {raw_len}"))),
-        Err(error) => Err(corrupt(format!("zstd refused it: {error}"))),
-    }
-}
-
-fn footer<P: Iterator<Item = Result<Bytes>>>(source: &mut Source<'_, P>, crc: u32) -> Result<Unpacked> {
-    let at = source.at - 1;
-    let body = source.take(FOOTER_LEN - 1)?;
-    let mut counted = [FOOTER; FOOTER_LEN - 4];
-    counted[1..].copy_from_slice(&body[..FOOTER_LEN - 5]);
-    let (crc, told) = (chain(crc, [&counted, &[]]), word32(&body, FOOTER_LEN - 5));
-    if crc != told {
-        return Err(source.corrupt(format!("the footer's CRC is {crc:08x}, it says {told:08x}")));
-    }
-    source.refill()?;
-    if !source.part.is_empty() {
-        return Err(source.corrupt("something follows the footer"));
-    }
-    Ok(Unpacked::End(at, [0, 8, 16].map(|at| word64(&body, at))))
 }
 
 /// The raw bytes of all blocks, one after another.

@@ -2,14 +2,16 @@
 //!
 //! Guarantees: an image that reads is the one that was written, whole (a chain of CRCs from the header over every block
 //! to the footer: a flipped bit, a lost or moved block and a missing end are found); arbitrary bytes give an error,
-//! never a panic, and memory grows only with elements that were really there. Writing holds one block beside the cut,
-//! reading one block and the element in hand beside what it builds, however large a value is.
+//! never a panic, and memory grows only with elements that were really there. Writing holds one block beside the cut;
+//! reading holds, beside what it builds, a few blocks, the element in hand and 40 bytes for each member of the sorted
+//! set in hand.
 //! Does not: decide when to cut, or name files; see `local` and `base`.
 
 mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
+mod unpack;
 
 pub use decode::{read_image, read_image_file};
 pub use encode::{image_parts, write_image};

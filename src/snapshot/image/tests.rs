@@ -3,27 +3,10 @@
 use super::*;
 use crate::engine::memory::{Entry, List, Memory, Zset};
 use crate::io::StdIo;
+use crate::snapshot::rig::content;
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-/// What a memory holds, comparable: expiry and elements by key; scores by their bits.
-type Content = BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, Option<u64>)>)>;
-
-pub fn content(memory: &Memory) -> Content {
-    let lists = memory.lists.iter().map(|(key, entry)| {
-        entry.value.check();
-        let elements = entry.value.iter_from(0).map(|element| (element.to_vec(), None));
-        (key.to_vec(), (entry.expire_ms, elements.collect()))
-    });
-    let zsets = memory.zsets.iter().map(|(key, entry)| {
-        entry.value.check();
-        let members = entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), Some(score.to_bits())));
-        (key.to_vec(), (entry.expire_ms, members.collect()))
-    });
-    lists.chain(zsets).collect()
-}
 
 fn position() -> ImagePosition {
     let position = Position { csn: Csn(42), time: CommitTime(1_790_000_000_123_456), epoch: Epoch(3) };
@@ -60,7 +43,9 @@ fn sample() -> Memory {
 }
 
 /// A value in a random memory: its key, its expiry, whether it is a list, and element sizes with a seed for the bytes.
-fn values() -> impl Strategy<Value = Vec<(Vec<u8>, u64, bool, Vec<(usize, u8)>)>> {
+type RandomValue = (Vec<u8>, u64, bool, Vec<(usize, u8)>);
+
+fn values() -> impl Strategy<Value = Vec<RandomValue>> {
     let len = prop_oneof![20 => 0..40_usize, 4 => 40..5000_usize, 1 => 1_000_000..2_500_000_usize];
     let elements = prop::collection::vec((len, any::<u8>()), 1..60);
     prop::collection::vec((prop::collection::vec(any::<u8>(), 0..20), any::<u64>(), any::<bool>(), elements), 0..12)

@@ -1,0 +1,145 @@
+//! From an image's bytes to the raw bytes of its blocks.
+//!
+//! Guarantees: the CRC of a block is checked before it is decompressed; after the footer there is nothing.
+
+use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN};
+use super::{chain, word32, word64};
+use crate::error::{Error, Result};
+use bytes::{Bytes, BytesMut};
+use std::sync::mpsc::SyncSender;
+
+/// The image's bytes, taken in order.
+pub(super) struct Source<'a, P> {
+    parts: P,
+    /// What is left of the part taken last.
+    part: Bytes,
+    /// Offset of the next byte.
+    at: u64,
+    what: &'a str,
+}
+
+impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
+    /// The bytes of `parts`; `what` names them in errors.
+    pub fn new(parts: P, what: &'a str) -> Self {
+        Self { parts, part: Bytes::new(), at: 0, what }
+    }
+
+    fn corrupt(&self, detail: impl Into<String>) -> Error {
+        Error::corrupt(self.what, format!("byte {}", self.at), detail)
+    }
+
+    /// Makes `part` hold something unless the image is at its end.
+    fn refill(&mut self) -> Result<()> {
+        while self.part.is_empty() {
+            let Some(next) = self.parts.next() else { return Ok(()) };
+            self.part = next?;
+        }
+        Ok(())
+    }
+
+    /// The next `len` bytes, at most a block's.
+    pub fn take(&mut self, len: usize) -> Result<Bytes> {
+        self.refill()?;
+        let taken = if self.part.len() >= len {
+            self.part.split_to(len)
+        } else {
+            let mut joined = BytesMut::with_capacity(len);
+            while joined.len() < len {
+                self.refill()?;
+                let room = (len - joined.len()).min(self.part.len());
+                if room == 0 {
+                    return Err(
+                        self.corrupt(format!("the image ends, {} more bytes were expected", len - joined.len()))
+                    );
+                }
+                joined.extend_from_slice(&self.part.split_to(room));
+            }
+            joined.freeze()
+        };
+        self.at += len as u64;
+        Ok(taken)
+    }
+}
+
+/// What comes out of unpacking.
+pub(super) enum Unpacked {
+    /// Offset and raw bytes of a block.
+    Block(u64, Bytes),
+    /// Offset of the footer and the counts it tells: lists, sorted sets, elements.
+    End(u64, [u64; 3]),
+}
+
+/// Checks and decompresses block after block, up to the footer or the first error. Ends early if nobody listens.
+pub(super) fn unpack<P: Iterator<Item = Result<Bytes>>>(
+    mut source: Source<'_, P>,
+    mut crc: u32,
+    out: &SyncSender<Result<Unpacked>>,
+) {
+    let mut zstd = None;
+    loop {
+        let next = next_block(&mut source, &mut crc, &mut zstd);
+        let is_over = !matches!(next, Ok(Unpacked::Block(..)));
+        if out.send(next).is_err() || is_over {
+            return;
+        }
+    }
+}
+
+fn next_block<P: Iterator<Item = Result<Bytes>>>(
+    source: &mut Source<'_, P>,
+    crc: &mut u32,
+    zstd: &mut Option<zstd::bulk::Decompressor<'static>>,
+) -> Result<Unpacked> {
+    let at = source.at;
+    let codec = source.take(1)?[0];
+    if codec == FOOTER {
+        return footer(source, *crc);
+    }
+    let header = source.take(BLOCK_HEADER_LEN - 1)?;
+    let (raw_len, stored_len, told) = (word32(&header, 0) as usize, word32(&header, 4) as usize, word32(&header, 8));
+    let fits = match codec {
+        CODEC_RAW => stored_len == raw_len,
+        CODEC_ZSTD => stored_len < raw_len,
+        _ => false,
+    };
+    if !fits || raw_len == 0 || raw_len > BLOCK_RAW_BYTES_MAX {
+        return Err(source.corrupt(format!("block with codec {codec}, {raw_len} bytes stored as {stored_len}")));
+    }
+    let stored = source.take(stored_len)?;
+    let mut head = [codec; 9];
+    head[1..].copy_from_slice(&header[..8]);
+    *crc = chain(*crc, [&head, &stored]);
+    let corrupt = |detail: String| Error::corrupt(source.what, format!("the block at byte {at}"), detail);
+    if *crc != told {
+        return Err(corrupt(format!("the CRC is {crc:08x}, the block says {told:08x}")));
+    }
+    if codec == CODEC_RAW {
+        return Ok(Unpacked::Block(at, stored));
+    }
+    let context = match zstd {
+        Some(context) => context,
+        None => zstd.insert(zstd::bulk::Decompressor::new().map_err(|error| corrupt(error.to_string()))?),
+    };
+    let mut raw = vec![0; raw_len];
+    match context.decompress_to_buffer(&stored, &mut raw) {
+        Ok(len) if len == raw_len => Ok(Unpacked::Block(at, raw.into())),
+        Ok(len) => Err(corrupt(format!("it holds {len} bytes and says {raw_len}"))),
+        Err(error) => Err(corrupt(format!("zstd refused it: {error}"))),
+    }
+}
+
+fn footer<P: Iterator<Item = Result<Bytes>>>(source: &mut Source<'_, P>, crc: u32) -> Result<Unpacked> {
+    let at = source.at - 1;
+    let body = source.take(FOOTER_LEN - 1)?;
+    let mut counted = [FOOTER; FOOTER_LEN - 4];
+    counted[1..].copy_from_slice(&body[..FOOTER_LEN - 5]);
+    let (crc, told) = (chain(crc, [&counted, &[]]), word32(&body, FOOTER_LEN - 5));
+    if crc != told {
+        return Err(source.corrupt(format!("the footer's CRC is {crc:08x}, it says {told:08x}")));
+    }
+    source.refill()?;
+    if !source.part.is_empty() {
+        return Err(source.corrupt("something follows the footer"));
+    }
+    Ok(Unpacked::End(at, [0, 8, 16].map(|at| word64(&body, at))))
+}

@@ -1,0 +1,145 @@
+//! Bases in the archive.
+
+use super::*;
+use crate::archive::faults::{Fault, FaultStore};
+use crate::archive::layout::Section;
+use crate::archive::patience::Patience;
+use crate::config::AppendFsync;
+use crate::snapshot::rig::{Rig, content, restore};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+fn archive(store: &FaultStore) -> Archive {
+    let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "p", None);
+    archive.with_patience(Patience { attempts: 1, ..Patience::default() })
+}
+
+async fn manifest(archive: &Archive, base: BaseName) -> Manifest {
+    let bytes = archive.get(&ObjectName::BaseManifest(base)).await.unwrap().expect("the base is there");
+    Manifest::decode(&bytes, "manifest").unwrap()
+}
+
+/// The base in the archive is what the commits up to its csn add up to.
+async fn assert_exact(rig: &Rig, archive: &Archive, base: BaseName) {
+    let manifest = manifest(archive, base).await;
+    let own = manifest.memory.files.iter().chain(&manifest.completion).map(|file| (&file.name, file.object(base)));
+    let mut files = HashMap::new();
+    for (name, object) in own.chain(manifest.disk.files.iter().map(|file| (&file.name, file.object(base)))) {
+        files.insert(name.clone(), archive.get(&object).await.unwrap().expect("the object is there"));
+    }
+    let (memory, disk) = restore(&manifest, |name| files[name].clone());
+    let (expected_memory, expected_disk) = rig.expected(manifest.csn);
+    assert!(content(&memory) == content(&expected_memory), "the memory engines differ");
+    assert!(disk == expected_disk, "the disk engines differ");
+}
+
+async fn count(archive: &Archive, section: Section) -> usize {
+    archive.list(section).await.unwrap().objects.len()
+}
+
+#[tokio::test]
+async fn a_second_base_shares_the_ssts_of_the_first() {
+    let store = FaultStore::default();
+    let archive = archive(&store);
+    let mut publisher = Publisher::new(archive.clone());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 400);
+    let first = rig.cut_under_load(2);
+    // Spawned, because that is how a primary publishes: the future must be `Send`.
+    let (first, mut publisher) =
+        tokio::spawn(async move { (publisher.publish(first).await, publisher) }).await.unwrap();
+    let first = first.unwrap().expect("published");
+    assert_eq!(first.bytes_shared, 0);
+    assert_exact(&rig, &archive, first.base).await;
+    let ssts = count(&archive, Section::Ssts).await;
+    rig.write(3, 3);
+    let second = rig.cutter.cut(&rig.committer).unwrap();
+    let second = publisher.publish(second).await.unwrap().expect("published");
+    assert!(second.bytes_shared > 0 && second.bytes_new > 0, "{second:?}");
+    let manifest = manifest(&archive, second.base).await;
+    assert_eq!((manifest.bytes_new, manifest.bytes_shared), (second.bytes_new, second.bytes_shared));
+    assert_eq!(manifest.bytes(), second.bytes_new + second.bytes_shared);
+    assert!(count(&archive, Section::Ssts).await < 2 * ssts.max(2));
+    assert_exact(&rig, &archive, first.base).await;
+    assert_exact(&rig, &archive, second.base).await;
+    assert!(!crate::directory::DataDir::new(rig.root.path()).base().exists());
+}
+
+#[tokio::test]
+async fn a_publisher_that_knows_nothing_finds_the_ssts() {
+    let archive = archive(&FaultStore::default());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 400);
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    Publisher::new(archive.clone()).publish(base).await.unwrap().expect("published");
+    rig.write_list(b"one more commit");
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let again = Publisher::new(archive.clone()).publish(base).await.unwrap().expect("published");
+    assert!(again.bytes_shared > 0);
+    assert_exact(&rig, &archive, again.base).await;
+}
+
+#[tokio::test]
+async fn a_base_at_the_same_csn_is_not_published_again() {
+    let archive = archive(&FaultStore::default());
+    let mut publisher = Publisher::new(archive.clone());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let first = publisher.publish(base).await.unwrap().expect("published");
+    let objects = count(&archive, Section::All).await;
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    assert_eq!(publisher.publish(base).await.unwrap(), None);
+    assert_eq!(count(&archive, Section::All).await, objects);
+    assert_exact(&rig, &archive, first.base).await;
+}
+
+#[tokio::test]
+async fn a_failure_at_any_step_leaves_no_base_and_the_next_attempt_succeeds() {
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 40);
+    let (ssts, own) = rig.cutter.cut(&rig.committer).unwrap().files();
+    let objects = ssts.len() + own.len() + 1;
+    for fault in [Fault::Fail, Fault::LoseReply, Fault::Vanish, Fault::Truncate] {
+        for step in 0..objects {
+            let store = FaultStore::default();
+            let archive = archive(&store);
+            let mut publisher = Publisher::new(archive.clone());
+            let base = rig.cutter.cut(&rig.committer).unwrap();
+            let name = base.manifest().base();
+            let is_manifest = step + 1 == objects;
+            store.script_puts(std::iter::repeat_n(Fault::None, step).chain([fault]));
+            let outcome = publisher.publish(base).await;
+            store.heal();
+            assert!(outcome.is_err(), "{fault:?} at step {step}: {outcome:?}");
+            let is_there = archive.head(&ObjectName::BaseManifest(name)).await.unwrap().is_some();
+            // A manifest whose put was not confirmed may be there: whole, since everything it refers to is.
+            assert!(!is_there || is_manifest, "{fault:?} at step {step}");
+            if is_there && fault == Fault::LoseReply {
+                assert_exact(&rig, &archive, name).await;
+            }
+            if !is_there {
+                let base = rig.cutter.cut(&rig.committer).unwrap();
+                publisher.publish(base).await.unwrap().expect("published");
+                assert_exact(&rig, &archive, name).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_sst_pruned_while_a_base_is_published_is_sent_again() {
+    let archive = archive(&FaultStore::default());
+    let mut publisher = Publisher::new(archive.clone());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 200);
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    publisher.publish(base).await.unwrap().expect("published");
+    rig.write_list(b"one more commit");
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    for sst in base.files().0 {
+        archive.delete(&sst.object).await.unwrap();
+    }
+    let second = publisher.publish(base).await.unwrap().expect("published");
+    assert_exact(&rig, &archive, second.base).await;
+}

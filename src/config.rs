@@ -56,7 +56,7 @@ impl fmt::Display for AppendFsync {
 pub struct Bytes(pub u64);
 
 impl Setting for Bytes {
-    const ACCEPTS: &'static str = "a number of bytes such as 65536, 64kb, 512mb or 4gb";
+    const ACCEPTS: &'static str = "a memory value";
 
     fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
@@ -233,7 +233,7 @@ configuration! {
 }
 
 fn parse<T: Setting>(key: &str, value: &str) -> Result<T> {
-    T::parse(value).ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("'{value}' is not {}", T::ACCEPTS) })
+    T::parse(value).ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("argument must be {}", T::ACCEPTS) })
 }
 
 fn unknown(key: &str) -> Error {

@@ -1,4 +1,27 @@
-//! walferry.
+//! walferry: WAL-shipping replication for a hybrid, Redis-protocol store.
+//!
+//! Strings, hashes, sets and streams live on disk in RocksDB; lists and sorted sets live in memory. Every commit is one
+//! number (csn), dense over all engines; the logs, the chunks, the replicas and the restore points all speak of it.
+//!
+//! # The way of a write
+//!
+//! | stage | module | central type | invariant |
+//! |---|---|---|---|
+//! | 1 clients | [`server`] | `Connection` | replies in request order, each only when its durability mode allows |
+//! | 2 meaning | [`command`] | `Session` | one command or EXEC is one commit, or none; what fails has no effect |
+//! | 3 state | [`engine`] | `Keyspace` | a key has one type and lives in one engine |
+//! | 4 logs | [`log`] | `OpLog`, the WAL envelope | a cross-engine commit stands whole in both logs |
+//! | 5 order | [`commit`] | `Committer` | csns are dense; op-log before WAL; one writer |
+//! | 6 chunk | [`chunk`] | `Chunk` | whole commits in csn order; any flipped bit is found |
+//! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | everybody pulls from a position of his own |
+//! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
+//! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | every engine at exactly one csn, without stopping writes |
+//! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
+//!
+//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`error`], [`watermark`], [`directory`], [`cluster`]
+//! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
+//! that knows all others. Imports go one way: base modules < io, chunk < engine < log, archive < commit < command,
+//! snapshot, restore < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
 
 pub mod archive;
 pub mod chunk;
@@ -13,6 +36,7 @@ pub mod engine;
 pub mod error;
 pub mod io;
 pub mod log;
+pub mod primary;
 pub mod record;
 pub mod restore;
 pub mod server;

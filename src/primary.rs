@@ -14,6 +14,7 @@ pub mod snapshots;
 use crate::archive::epochs::EpochTree;
 use crate::archive::identity;
 use crate::archive::store::{Archive, Opening};
+use crate::command::host::Host;
 use crate::config::Config;
 use crate::directory::LastRole;
 use crate::error::{Error, Result};
@@ -78,20 +79,19 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
     let node = Node::new(config, opened, archive, false);
     node.become_primary(epoch)?;
     Shipping::start(&node).await?;
-    serve(&node, clients, replicas, ready).await
+    tokio::spawn(accept_replicas(Arc::clone(&node), replicas));
+    serve(&node, clients, ready).await
 }
 
-/// Serves clients and replicas until the node is asked to stop, then stops it in good order.
-pub async fn serve(node: &Arc<Node>, clients: TcpListener, replicas: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
+/// Serves clients until the node is asked to stop, then stops it in good order.
+pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     let chores = chores::start(node);
-    let feeding = tokio::spawn(accept_replicas(Arc::clone(node), replicas));
     let serving = tokio::spawn(listener::serve(clients, node.service(), node.stopping()));
     ready(node);
     let mut stopping = node.stopping();
     let _ = stopping.wait_for(|stop| *stop).await;
     tracing::info!("stopping");
     let _ = serving.await;
-    feeding.abort();
     let _ = tokio::task::spawn_blocking(move || chores.join()).await;
     if let Some(link) = node.link() {
         link.stop().await;
@@ -103,17 +103,38 @@ pub async fn serve(node: &Arc<Node>, clients: TcpListener, replicas: TcpListener
     stop(node).await
 }
 
+/// Feeds replicas until the node stops.
 async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
+    let mut stopping = node.stopping();
     loop {
-        let Ok((stream, address)) = replicas.accept().await else { continue };
-        match node.shipping.load_full() {
-            Some(shipping) => {
-                let feeds = Arc::clone(&shipping.feeds);
-                tokio::spawn(async move { feeds.serve(stream).await });
-            }
-            None => tracing::warn!(%address, "a replica asked this node, which is a replica itself"),
+        // Both arms only wait.
+        let accepted = tokio::select! {
+            accepted = replicas.accept() => accepted,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        if let (Ok((stream, _)), Some(shipping)) = (accepted, node.shipping.load_full()) {
+            let feeds = Arc::clone(&shipping.feeds);
+            tokio::spawn(async move { feeds.serve(stream).await });
         }
     }
+}
+
+/// Opens the replication port of a replica that was promoted: the configured one, or, if another process of this machine
+/// has it (the old primary, perhaps), a free one that INFO tells.
+async fn listen_for_replicas(node: &Arc<Node>) -> Result<()> {
+    let config = node.config();
+    let replicas = match listener::bind(&config.bind, config.repl_port as u16).await {
+        Ok(replicas) => replicas,
+        Err(error) => {
+            tracing::warn!(%error, "the replication port is taken; a free one is used");
+            listener::bind(&config.bind, 0).await?
+        }
+    };
+    let port = replicas.local_addr().map_or(0, |address| address.port());
+    node.set_repl_port(port);
+    tracing::info!(port, "listening for replicas");
+    tokio::spawn(accept_replicas(Arc::clone(node), replicas));
+    Ok(())
 }
 
 /// Syncs the logs, writes a memory image so that the next start is quick, and closes the directory.

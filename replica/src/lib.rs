@@ -54,7 +54,6 @@ impl std::fmt::Display for PrimaryAddress {
 /// served.
 pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     let clients = listener::bind(&config.bind, config.port as u16).await?;
-    let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
     let archive = shipping::open_archive(&config, Opening::Existing)?;
     if DataDir::new(root).is_empty()? {
         bootstrap::bootstrap(root, &primary, &config, archive.as_ref()).await?;
@@ -68,7 +67,8 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
     let opened = tokio::task::spawn_blocking(move || open::open(dir, lock, identity, &opening, None)).await.expect("opening does not panic")?;
     let node = Node::new(config, opened, archive, true);
     node.change_identity(|identity| identity.role = LastRole::Replica)?;
+    link::require_admission(&node, &primary).await?;
     let link = link::Link::start(&node, primary);
     node.set_link(Arc::clone(&link) as Arc<dyn ReplicaLink>);
-    primary::serve(&node, clients, replicas, ready).await
+    primary::serve(&node, clients, ready).await
 }

@@ -122,7 +122,7 @@ impl Run {
             // Both arms only wait.
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
-                _ = self.stopping.wait_for(|stop| *stop) => return,
+                () = stopped(&mut self.stopping) => return,
             }
         }
     }
@@ -145,7 +145,7 @@ impl Run {
         // Cancel-safe: a connection given up is closed.
         let connected = tokio::select! {
             connected = connect(&self.primary, hello) => connected?,
-            _ = stopping.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+            () = stopped(&mut stopping) => return Ok(Ended::Stopped),
         };
         let Connected { receiver, sender, answer } = connected;
         match answer {
@@ -204,6 +204,7 @@ impl Run {
     ) -> Result<Ended> {
         let mut tick = tokio::time::interval(ACK_INTERVAL);
         let mut applied = self.node.committer.watermarks.committed.subscribe();
+        let mut stopping = self.stopping.clone();
         let mut heard = tokio::time::Instant::now();
         loop {
             // Receiving is cancel-safe; the other arms only wait.
@@ -233,7 +234,7 @@ impl Run {
                     }
                     self.acknowledge(sender).await?;
                 }
-                _ = self.stopping.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+                () = stopped(&mut stopping) => return Ok(Ended::Stopped),
             }
         }
     }
@@ -280,6 +281,11 @@ impl Run {
     }
 }
 
+/// Returns when the link is to stop. Cancel-safe.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
 fn age_ms(time: CommitTime) -> u64 {
     clock::now_millis().saturating_sub(time.millis())
 }
@@ -288,6 +294,21 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
     match applier.await.expect("applying does not panic") {
         Err(error) => error,
         Ok(()) => Error::Refused { reason: "applying ended".into() },
+    }
+}
+
+/// Asks the primary, if it can be reached, whether it would serve this replica: a directory of another cluster or of
+/// another history must not serve readers as if it followed.
+pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
+    let identity = node.identity();
+    let position = node.committer.turn().position();
+    let hello = |challenge: &Challenge| hello(&identity, node, challenge, position.csn.0 > 0, position.time);
+    match connect(primary, hello).await {
+        Ok(Connected { answer: Message::Refuse(refuse), .. }) if refuse.is_final => {
+            let what = format!("data directory {} as a replica of {primary}", node.dir.root().display());
+            Err(Error::Identity { what, detail: refuse.reason })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -51,7 +51,7 @@ impl FromStr for ArchiveUrl {
             }
             return Ok(Self::File { dir: PathBuf::from(rest) });
         }
-        Err(wrong(format!("the URL has neither scheme; {ACCEPTED}")))
+        Err(wrong(format!("`{text}` has neither scheme; {ACCEPTED}")))
     }
 }
 

@@ -3,8 +3,9 @@
 use super::args::Args;
 use super::host::{Role, Task};
 use super::reply::Out;
-use super::{Ctx, Done, errors, glob};
+use super::{Ctx, Done, Fail, errors, glob};
 use crate::config::Config;
+use crate::error::Error;
 
 /// Redis settings that clients and benchmarks ask for, with what they mean here.
 const REDIS_SETTINGS: [(&str, &str); 4] = [("appendonly", "yes"), ("databases", "1"), ("save", ""), ("cluster-enabled", "no")];
@@ -17,13 +18,23 @@ pub fn config(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         b"set" if args.len() >= 4 && args.len() % 2 == 0 => {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let pairs: Vec<_> = (2..args.len()).step_by(2).map(|at| (text(&args[at]).to_ascii_lowercase(), text(&args[at + 1]))).collect();
-            ctx.host.reconfigure(&pairs).map_err(|error| format!("ERR CONFIG SET failed - {error}"))?;
+            reconfigure(ctx, &pairs)?;
             out.ok();
         }
         b"get" | b"set" => return Err(errors::wrong_arity(&format!("config|{}", String::from_utf8_lossy(&sub))).into()),
         _ => return Err(errors::unknown_subcommand("CONFIG", &args[1]).into()),
     }
     Ok(())
+}
+
+fn reconfigure(ctx: &Ctx<'_>, pairs: &[(String, String)]) -> Result<(), Fail> {
+    if let Some((key, _)) = pairs.iter().find(|(key, _)| Config::KEYS.iter().all(|doc| doc.name != key)) {
+        return Err(format!("ERR Unknown option or number of arguments for CONFIG SET - '{key}'").into());
+    }
+    ctx.host.reconfigure(pairs).map_err(|error| match error {
+        Error::Config { key, detail } => format!("ERR CONFIG SET failed (possibly related to argument '{key}') - {detail}").into(),
+        error => format!("ERR CONFIG SET failed - {error}").into(),
+    })
 }
 
 fn config_get(ctx: &Ctx<'_>, patterns: Args<'_>, out: &mut Out) {

@@ -6,6 +6,7 @@ use super::reply::Protocol;
 use crate::engine::watch::Touched;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Bytes of commands MULTI may queue.
 pub const QUEUE_BYTES_MAX: usize = 1 << 30;
@@ -35,8 +36,21 @@ pub struct Client {
     pub watched: Option<Touched>,
     /// What the connection must await before the next request.
     pub task: Option<Task>,
+    /// A read that waits for commits; its reply is not written yet.
+    pub blocked: Option<Blocked>,
+    /// Whether EXEC is running this client's commands: nothing blocks there.
+    pub is_in_exec: bool,
     /// Whether the connection is to be closed after its replies were sent.
     pub closes: bool,
+}
+
+/// A read that waits for commits.
+#[derive(Debug)]
+pub struct Blocked {
+    /// The request to run again, with everything resolved that depends on when it was asked.
+    pub request: OwnedArgs,
+    /// How long it may wait; none: for ever.
+    pub timeout: Option<Duration>,
 }
 
 /// Commands queued by MULTI.
@@ -68,6 +82,8 @@ impl Client {
             queue: None,
             watched: None,
             task: None,
+            blocked: None,
+            is_in_exec: false,
             closes: false,
         }
     }

@@ -26,7 +26,7 @@ mod list;
 mod position;
 mod rename;
 mod scan;
-mod server_info;
+pub mod server_info;
 mod set;
 mod stream;
 mod string;

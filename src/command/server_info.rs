@@ -183,6 +183,9 @@ pub fn command(_: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let named: Vec<Option<&Command>> = args.from(2).iter().map(table::find).collect();
     let all = || COMMANDS.iter().map(Some).collect();
     match &sub[..] {
+        b"count" | b"list" if args.len() > 2 => {
+            return Err(errors::wrong_arity(&format!("command|{}", String::from_utf8_lossy(&sub))).into());
+        }
         b"count" => out.count(COMMANDS.len() as u64),
         b"list" => {
             out.array(COMMANDS.len());
@@ -194,7 +197,7 @@ pub fn command(_: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
             for command in commands {
                 match command {
                     Some(command) => write_info(command, out),
-                    None => out.null_array(),
+                    None => out.null(),
                 }
             }
         }

@@ -34,7 +34,7 @@ impl<'s> Session<'s> {
     }
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
-    /// client's task, or close.
+    /// client's task or what it is blocked on, or close.
     pub fn run(&mut self, args: Args<'_>) -> bool {
         self.host.count_command();
         let command = table::find(&args[0]);
@@ -45,9 +45,6 @@ impl<'s> Session<'s> {
         let mark = self.out.mark();
         if let Err(fail) = self.dispatch(command, args) {
             self.out.truncate(mark);
-            if let Some(queue) = &mut self.client.queue {
-                queue.is_broken = true;
-            }
             write_failure(self.out, fail);
         }
         if let Some((_, replies)) = &mut self.group {
@@ -56,7 +53,7 @@ impl<'s> Session<'s> {
         if self.turn.as_ref().is_some_and(Turn::is_full) {
             self.write();
         }
-        self.client.task.is_some() || self.client.closes
+        self.client.task.is_some() || self.client.blocked.is_some() || self.client.closes
     }
 
     /// Bytes of replies not yet sent.
@@ -88,23 +85,50 @@ impl<'s> Session<'s> {
     }
 
     fn dispatch(&mut self, command: Option<&'static Command>, args: Args<'_>) -> Done {
-        let command = command.ok_or_else(|| errors::unknown_command(args))?;
+        let admitted = self.admit(command, args);
+        let command = match admitted {
+            Ok(command) => command,
+            Err(fail) => return Err(self.reject(command, fail)),
+        };
         self.client.last_command = command.name;
+        if self.client.queue.is_some() && !command.has(Flag::Immediate) {
+            return txn::enqueue(self.client, command, args, self.out).map_err(|fail| self.reject(None, fail));
+        }
+        self.execute(command, args)
+    }
+
+    /// What can be said against a request before it is looked at closer.
+    fn admit(&self, command: Option<&'static Command>, args: Args<'_>) -> Result<&'static Command, Fail> {
+        let command = command.ok_or_else(|| errors::unknown_command(args))?;
         if !command.accepts_len(args.len()) {
             return Err(errors::wrong_arity(command.name).into());
         }
         if !self.client.is_authenticated && !command.has(Flag::NoAuth) {
             return Err(errors::NO_AUTH.into());
         }
-        if self.client.queue.is_some() && !command.has(Flag::Immediate) {
-            self.check_write(command)?;
-            return txn::enqueue(self.client, command, args, self.out);
+        self.check_write(command)?;
+        Ok(command)
+    }
+
+    /// A request refused inside MULTI breaks the transaction; a refused EXEC ends it.
+    fn reject(&mut self, command: Option<&Command>, fail: Fail) -> Fail {
+        let is_exec = command.is_some_and(|command| command.has(Flag::Exec));
+        match (&mut self.client.queue, fail) {
+            (_, Fail::Reply(message)) if is_exec => {
+                self.client.queue = None;
+                self.client.watched = None;
+                let reason = message.strip_prefix("ERR ").unwrap_or(&message);
+                Fail::Reply(format!("EXECABORT Transaction discarded because of: {reason}").into())
+            }
+            (Some(queue), fail) => {
+                queue.is_broken = true;
+                fail
+            }
+            (None, fail) => fail,
         }
-        self.execute(command, args)
     }
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
-        self.check_write(command)?;
         let now_ms = crate::clock::now_millis();
         if self.turn.is_none() && !command.has(Flag::Write) && !command.has(Flag::Locks) {
             let keys = Keyspace::reading(self.committer.disk(), now_ms, self.committer.memory_keys());

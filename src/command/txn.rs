@@ -79,6 +79,13 @@ pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
         return Ok(());
     }
     out.array(queue.commands.len());
+    ctx.client.is_in_exec = true;
+    let done = run_queue(ctx, &queue, out);
+    ctx.client.is_in_exec = false;
+    done
+}
+
+fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
     for queued in &queue.commands {
         let args = queued.as_args();
         let command = table::find(&args[0]).expect("only known commands are queued");
@@ -89,8 +96,8 @@ pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
                 out.truncate(mark);
                 out.error(&message);
             }
-            // A failing database inside a transaction: earlier commands had their effects, which cannot be taken back.
-            Err(fail) => panic!("a transaction cannot go on: {fail:?}"),
+            // The session gives up what the commands before did.
+            Err(fail) => return Err(fail),
         }
     }
     Ok(())

@@ -451,6 +451,11 @@ impl<'a> Keyspace<'a> {
 
     /// Deletes every key of every engine.
     pub fn clear(&mut self) -> Access<()> {
+        for watched in self.held().watches.watched() {
+            if !self.find(&watched)?.is_absent() {
+                self.touch(&watched);
+            }
+        }
         let is_disk_empty = self.disk_keys(0..key::SLOTS).next()?.is_none();
         let held = self.held();
         if !is_disk_empty {
@@ -462,7 +467,6 @@ impl<'a> Keyspace<'a> {
         if !self.held().memory.zsets.is_empty() {
             self.change_zset(b"", |ops| ops.clear())?;
         }
-        self.held().watches.touch_all();
         Ok(())
     }
 }

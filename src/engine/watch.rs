@@ -42,4 +42,10 @@ impl WatchTable {
     pub fn sweep(&mut self) {
         self.keys.retain(|_, watchers| watchers.iter().any(|watcher| watcher.strong_count() > 0));
     }
+
+    /// The keys that anybody watches.
+    #[must_use]
+    pub fn watched(&self) -> Vec<Vec<u8>> {
+        self.keys.keys().cloned().collect()
+    }
 }

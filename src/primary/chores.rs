@@ -90,7 +90,11 @@ impl Chores {
     fn look_at_logs(&self) {
         let node = &self.node;
         let durable = node.committer.watermarks.durable.get();
-        node.committer.turn().writer().oplog().note_durable(durable);
+        {
+            let mut turn = node.committer.turn();
+            turn.writer().oplog().note_durable(durable);
+            turn.writer().watches.sweep();
+        }
         let image = node.snapshots.newest_image().position.csn;
         let has_new = node.committer.watermarks.committed.get() > image;
         let limit = node.config().image_log_bytes.0;

@@ -29,7 +29,7 @@ fn fields<const N: usize>(pairs: [(&str, String); N]) -> Fields {
 fn server(node: &Node) -> Fields {
     let uptime = node.stats.started.elapsed().as_secs();
     fields([
-        ("redis_version", crate::command::REDIS_VERSION.to_owned()),
+        ("redis_version", crate::command::server_info::REDIS_VERSION.to_owned()),
         ("walferry_version", env!("CARGO_PKG_VERSION").to_owned()),
         ("redis_mode", "standalone".to_owned()),
         ("os", format!("Linux {}", rustix::system::uname().release().to_string_lossy())),
@@ -160,6 +160,7 @@ fn walferry(node: &Node) -> Fields {
         ("durable_csn", progress.durable.to_string()),
         ("archived_csn", progress.archived.to_string()),
         ("appendfsync", node.committer.syncer.mode().to_string()),
+        ("repl_port", node.config().repl_port.to_string()),
     ]);
     let refusal = node.committer.gate.refusal();
     let reason = refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));

@@ -223,6 +223,13 @@ impl Node {
         Ok(())
     }
 
+    /// Notes where this node listens for replicas.
+    pub fn set_repl_port(&self, port: u16) {
+        let mut config = Config::clone(&self.config.load());
+        config.repl_port = port.into();
+        self.config.store(Arc::new(config));
+    }
+
     /// Somebody writes under a newer generation: this node must not any more.
     pub fn fence(&self, newer: Epoch, node: &str) {
         let own = self.identity().epoch();

@@ -83,7 +83,9 @@ fn s3_settings(config: &Config) -> S3Settings {
     if !config.s3_secret_access_key.is_empty() {
         s3.secret_access_key = Some(Secret::new(config.s3_secret_access_key.clone()));
     }
-    s3.allow_http |= config.s3_allow_http;
+    if config.s3_allow_http {
+        s3.allow_http = Some(true);
+    }
     s3
 }
 
@@ -134,7 +136,7 @@ pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
     let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(Csn::ZERO) };
     let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
     let start = bases.max().unwrap_or(Csn::ZERO);
-    let chunks = listing.chunks.values().flat_map(|chunks| chunks.keys().copied());
+    let chunks = listing.chunks.keys().copied();
     Ok(lineage.cover(chunks, start).reachable(start))
 }
 
@@ -329,7 +331,8 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
     let fork = node.committer.watermarks.committed.get();
     node.become_primary(epoch)?;
     tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
-    Shipping::start(node).await.map(drop)
+    Shipping::start(node).await?;
+    super::listen_for_replicas(node).await
 }
 
 impl FeedHost for Node {

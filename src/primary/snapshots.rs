@@ -4,6 +4,7 @@
 //! away) the image before it have covered.
 
 use super::node::Node;
+use crate::archive::layout::ObjectName;
 use crate::command::host::Host;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
@@ -159,16 +160,22 @@ impl Snapshots {
         let mut hashes = self.turn.lock().await;
         let base = self.cut(node, &mut hashes).await?;
         let identity = node.identity();
-        let manifest = String::from_utf8(base.manifest.encode()).expect("a manifest is JSON");
-        sender.send(&Message::BaseBegin(BaseBegin { cluster: identity.cluster, history: identity.history, manifest })).await?;
+        sender.send(&Message::BaseBegin(BaseBegin { cluster: identity.cluster, history: identity.history })).await?;
         for file in base.files() {
-            sender.send(&Message::BaseFile(BaseFile { name: file.name.clone(), bytes: file.bytes })).await?;
+            sender.send(&Message::BaseFile(BaseFile { name: file.object.to_string(), bytes: file.bytes })).await?;
             let opened = node.backends.bulk.open_read(&file.path)?;
             for start in (0..file.bytes).step_by(PART_BYTES) {
                 let length = (file.bytes - start).min(PART_BYTES as u64) as usize;
                 let part: Bytes = tokio::task::block_in_place(|| node.backends.bulk.read_at(&opened, start, length))?;
                 sender.send(&Message::BasePart(part)).await?;
             }
+        }
+        // The manifest last, as in an archive.
+        let manifest = base.manifest.encode();
+        let name = ObjectName::BaseManifest(base.manifest.base()).to_string();
+        sender.send(&Message::BaseFile(BaseFile { name, bytes: manifest.len() as u64 })).await?;
+        for part in manifest.chunks(PART_BYTES) {
+            sender.send(&Message::BasePart(Bytes::copy_from_slice(part))).await?;
         }
         sender.send(&Message::BaseEnd).await?;
         base.remove()
@@ -194,7 +201,7 @@ impl Snapshots {
         // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
         node.committer.disk().flush()?;
         let bytes = local::write(&*node.backends.bulk, &node.dir.image(), &cut, image)?;
-        local::purge(&*node.backends.bulk, &node.dir.image(), image.position.csn)?;
+        local::purge(&*node.backends.bulk, &node.dir.image())?;
         let before = {
             let mut images = self.images.lock();
             *images = [image, images[0]];

@@ -73,9 +73,10 @@ fn no_epoch(archive: &Archive, listing: &Listing, epoch: Option<Epoch>) -> Error
     let known: Vec<String> = listing.epochs.records().map(|record| record.epoch.to_string()).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     match epoch {
-        Some(epoch) => Error::Config {
-            key: "epoch".to_owned(),
-            detail: format!("{} has no epoch {epoch}; it has {known}", archive.url()),
+        Some(epoch) => Error::Unreachable {
+            target: format!("epoch {epoch}"),
+            reason: format!("{} has no such epoch", archive.url()),
+            nearest: format!("epochs {known}"),
         },
         None => Error::Unreachable {
             target: "latest".to_owned(),

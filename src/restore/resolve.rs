@@ -42,6 +42,9 @@ impl History {
                 Ok(plan) => plan,
                 Err(shortfall) => return Err(times.unreachable(target, csn, shortfall, &skipped).await),
             };
+            if let (Target::Latest, Some(lost)) = (target, plan.lost.first()) {
+                return Err(latest_is_lost(lost, csn));
+            }
             let Some(base) = plan.base else { return Ok(Planned { plan, manifest: None }) };
             match self.manifest(base).await {
                 Ok(manifest) => {
@@ -55,6 +58,15 @@ impl History {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// "Latest" must not quietly mean "latest before a hole".
+fn latest_is_lost(lost: &CsnRange, reachable: Csn) -> Error {
+    Error::Unreachable {
+        target: Target::Latest.to_string(),
+        reason: format!("commits {} to {} are known to exist, but they, or some before them, are missing from the archive", lost.from, lost.until),
+        nearest: format!("csn:{reachable}, which is the last one before the hole; ask for it by name"),
     }
 }
 

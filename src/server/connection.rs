@@ -6,7 +6,7 @@
 
 use super::frame::{self, Limits, Parsed, Request};
 use super::listener::Registry;
-use crate::command::client::{Client, ClientCard};
+use crate::command::client::{Blocked, Client, ClientCard};
 use crate::command::host::{Host, TaskReply};
 use crate::command::reply::Out;
 use crate::command::session::Session;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Bytes read from a socket at a time, at least.
 const READ_BYTES: usize = 16 << 10;
@@ -72,6 +73,14 @@ enum Batch {
     Broken,
 }
 
+/// Returns at the deadline; never without one.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Connection<'_> {
     async fn run(&mut self) -> std::io::Result<()> {
         loop {
@@ -89,6 +98,11 @@ impl Connection<'_> {
                     Ok(TaskReply::Close) => return Ok(()),
                     Err(error) => self.out.error(&format!("ERR {error}")),
                 }
+            }
+            if let Some(blocked) = self.client.blocked.take()
+                && !self.wait_for_commits(blocked).await?
+            {
+                return Ok(());
             }
             self.send().await?;
             match batch {
@@ -150,6 +164,42 @@ impl Connection<'_> {
             self.out.buffer_mut().clear();
             self.out.error(&format!("MISCONF {error}"));
         })
+    }
+
+    /// Runs a blocked read again whenever something was committed, until it has something to say or its time is over;
+    /// false if the client left.
+    async fn wait_for_commits(&mut self, mut blocked: Blocked) -> std::io::Result<bool> {
+        self.send().await?;
+        let deadline = blocked.timeout.map(|timeout| Instant::now() + timeout);
+        let mut committed = self.service.committer.watermarks.committed.subscribe();
+        // What was committed since the read ran counts, too.
+        committed.mark_changed();
+        let (mut may_leave, mut peeked) = (true, [0]);
+        loop {
+            // All arms only wait or peek.
+            tokio::select! {
+                _ = committed.changed() => {}
+                () = sleep_until(deadline) => {
+                    self.out.null_array();
+                    return Ok(true);
+                }
+                left = self.stream.peek(&mut peeked), if may_leave => {
+                    if left? == 0 {
+                        return Ok(false);
+                    }
+                    // The next request is there: it waits its turn.
+                    may_leave = false;
+                    continue;
+                }
+            }
+            let mut session = Session::new(&self.service.committer, &*self.service.host, &mut self.client, &mut self.out);
+            session.run(blocked.request.as_args());
+            session.finish();
+            match self.client.blocked.take() {
+                Some(again) => blocked.request = again.request,
+                None => return Ok(true),
+            }
+        }
     }
 
     async fn send(&mut self) -> std::io::Result<()> {

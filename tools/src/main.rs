@@ -21,6 +21,7 @@ mod status;
 mod verify;
 
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// WAL-shipping replication for a hybrid, Redis-protocol store: primary, replica, archive, restore to any commit.
@@ -64,5 +65,6 @@ fn main() -> ExitCode {
 /// Logs go to stderr; `WALFERRY_LOG` chooses what (tracing's filter syntax, default `info`).
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WALFERRY_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false).init();
 }

@@ -20,7 +20,7 @@ pub struct NodeArgs {
     /// Port for clients [default: 6379]
     #[arg(long)]
     port: Option<u16>,
-    /// Port for replicas; a replica listens there, too, for the day it is promoted [default: 6380]
+    /// Port for replicas; a replica opens it when it is promoted [default: 6380]
     #[arg(long)]
     repl_port: Option<u16>,
     /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment

@@ -1,6 +1,7 @@
 //! XREAD.
 
-use super::super::args::Args;
+use super::super::args::{Args, OwnedArgs};
+use super::super::client::Blocked;
 use super::super::number::parse_i64;
 use super::super::reply::{Out, Protocol};
 use super::super::{Ctx, Done, Fail, errors};
@@ -9,6 +10,7 @@ use super::{find, id};
 use crate::engine::key::StreamId;
 use crate::engine::meta::Collection;
 use crate::engine::scan::Direction;
+use std::time::Duration;
 
 const UNBALANCED: &str = "ERR Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified.";
 const GROUP: &str = "ERR The GROUP option is only supported by XREADGROUP. You called XREAD instead.";
@@ -20,14 +22,16 @@ const TIMEOUT_NEGATIVE: &str = "ERR timeout is negative";
 
 /// XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key ...] id [id ...]
 pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let (count, streams) = parse(args)?;
+    let Options { count, block, streams } = parse(args)?;
     let keys = streams.len() / 2;
     let mut sources: Vec<(&[u8], Collection, StreamId)> = Vec::with_capacity(keys);
+    let mut resolved: Vec<StreamId> = Vec::with_capacity(keys);
     for at in 0..keys {
         let key = streams.get(at);
         let stream = find(&ctx.keys, key)?;
         let after = parse_after(&streams[keys + at], stream.as_ref())?;
         sources.extend(stream.map(|stream| (key, stream, after)));
+        resolved.push(after);
     }
 
     let start = out.mark();
@@ -39,12 +43,22 @@ pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     match out.protocol() {
         _ if listed == 0 => {
             out.truncate(start);
-            out.null_array();
+            match block.filter(|_| !ctx.client.is_in_exec) {
+                Some(timeout) => ctx.client.blocked = Some(Blocked { request: again(args, keys, &resolved), timeout }),
+                None => out.null_array(),
+            }
         }
         Protocol::Resp2 => out.end_array(list, listed),
         Protocol::Resp3 => out.end_map(list, listed),
     }
     Ok(())
+}
+
+/// The request with `$` replaced by the id it stood for when it was asked.
+fn again(args: Args<'_>, keys: usize, resolved: &[StreamId]) -> OwnedArgs {
+    let mut request: OwnedArgs = args.iter().take(args.len() - keys).collect();
+    request.extend(resolved.iter().map(StreamId::to_string));
+    request
 }
 
 /// Writes a stream's name and its entries after an id; nothing, and false, if there are none.
@@ -73,9 +87,19 @@ fn write_stream(
     Ok(true)
 }
 
-/// Reads the options; yields the count, if there is one, and what follows STREAMS.
-fn parse(args: Args<'_>) -> Result<(Option<u64>, Args<'_>), Fail> {
-    let mut count = None;
+/// What XREAD is asked for.
+struct Options<'a> {
+    /// Entries of each stream, at most.
+    count: Option<u64>,
+    /// Whether to wait if there is nothing, and for how long (none: for ever).
+    block: Option<Option<Duration>>,
+    /// Keys, then as many ids.
+    streams: Args<'a>,
+}
+
+/// Reads the options.
+fn parse(args: Args<'_>) -> Result<Options<'_>, Fail> {
+    let (mut count, mut block) = (None, None);
     let mut at = 1;
     while let Some(option) = args.try_get(at) {
         let is = |name: &[u8]| option.eq_ignore_ascii_case(name);
@@ -86,9 +110,9 @@ fn parse(args: Args<'_>) -> Result<(Option<u64>, Args<'_>), Fail> {
                 if !streams.len().is_multiple_of(2) {
                     return Err(UNBALANCED.into());
                 }
-                return Ok((count, streams));
+                return Ok(Options { count, block, streams });
             }
-            Some(value) if is(b"block") => check_timeout(value)?,
+            Some(value) if is(b"block") => block = Some(parse_timeout(value)?),
             Some(value) if is(b"count") => {
                 let value = parse_i64(value).ok_or(errors::NOT_AN_INTEGER)?;
                 count = u64::try_from(value).ok().filter(|&count| count > 0);
@@ -102,10 +126,11 @@ fn parse(args: Args<'_>) -> Result<(Option<u64>, Args<'_>), Fail> {
     Err(errors::SYNTAX.into())
 }
 
-fn check_timeout(text: &[u8]) -> Result<(), Fail> {
+/// Milliseconds to wait; 0 is for ever.
+fn parse_timeout(text: &[u8]) -> Result<Option<Duration>, Fail> {
     match parse_i64(text).ok_or(TIMEOUT_NOT_AN_INTEGER)? {
-        i64::MIN..0 => Err(TIMEOUT_NEGATIVE.into()),
-        _ => Ok(()),
+        0 => Ok(None),
+        ms => u64::try_from(ms).map(|ms| Some(Duration::from_millis(ms))).map_err(|_| TIMEOUT_NEGATIVE.into()),
     }
 }
 
@@ -120,12 +145,11 @@ fn parse_after(text: &[u8], stream: Option<&Collection>) -> Result<StreamId, Fai
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::args::OwnedArgs;
     use super::*;
 
     fn parsed(request: &str) -> Result<(Option<u64>, usize), String> {
         let args: OwnedArgs = request.split(' ').collect();
-        let parsed = parse(args.as_args()).map(|(count, streams)| (count, streams.len()));
+        let parsed = parse(args.as_args()).map(|options| (options.count, options.streams.len()));
         parsed.map_err(|fail| match fail {
             Fail::Reply(message) => message.into_owned(),
             other => panic!("{request}: {other:?}"),

@@ -29,17 +29,17 @@ fn key(number: u8) -> Bytes {
 fn list_step() -> impl Strategy<Value = ListStep> {
     let (key, bytes, index) = (0..6u8, vec(any::<u8>(), 0..200), 0..30u64);
     prop_oneof![
-        8 => (any::<bool>(), key.clone(), vec(bytes.clone(), 1..40)).prop_map(|(f, k, e)| ListStep::Push(f, k, e)),
-        4 => (any::<bool>(), key.clone(), 1..30u64).prop_map(|(f, k, n)| ListStep::Pop(f, k, n)),
-        2 => (key.clone(), index.clone(), bytes.clone()).prop_map(|(k, i, b)| ListStep::Set(k, i, b)),
-        2 => (key.clone(), index.clone(), bytes).prop_map(|(k, i, b)| ListStep::Insert(k, i, b)),
-        2 => (key.clone(), btree_set(index.clone(), 1..10))
+        80 => (any::<bool>(), key.clone(), vec(bytes.clone(), 1..40)).prop_map(|(f, k, e)| ListStep::Push(f, k, e)),
+        40 => (any::<bool>(), key.clone(), 1..30u64).prop_map(|(f, k, n)| ListStep::Pop(f, k, n)),
+        20 => (key.clone(), index.clone(), bytes.clone()).prop_map(|(k, i, b)| ListStep::Set(k, i, b)),
+        20 => (key.clone(), index.clone(), bytes).prop_map(|(k, i, b)| ListStep::Insert(k, i, b)),
+        20 => (key.clone(), btree_set(index.clone(), 1..10))
             .prop_map(|(k, i)| ListStep::Remove(k, i.into_iter().collect())),
-        1 => (key.clone(), index.clone(), index).prop_map(|(k, a, b)| ListStep::Keep(k, a.min(b), a.max(b))),
-        1 => key.clone().prop_map(ListStep::Delete),
-        1 => (key.clone(), any::<u64>()).prop_map(|(k, at)| ListStep::Expire(k, at)),
-        1 => (key.clone(), key).prop_map(|(from, to)| ListStep::Rename(from, to)),
-        1 => (0..12u8).prop_filter_map("rare", |n| (n == 0).then_some(ListStep::Clear)),
+        10 => (key.clone(), index.clone(), index).prop_map(|(k, a, b)| ListStep::Keep(k, a.min(b), a.max(b))),
+        10 => key.clone().prop_map(ListStep::Delete),
+        10 => (key.clone(), any::<u64>()).prop_map(|(k, at)| ListStep::Expire(k, at)),
+        10 => (key.clone(), key).prop_map(|(from, to)| ListStep::Rename(from, to)),
+        1 => Just(ListStep::Clear),
     ]
 }
 

@@ -80,6 +80,15 @@ impl<I: Item> Run<I> {
     }
 }
 
+#[cfg(test)]
+impl<I: Item> Run<I> {
+    /// Panics unless the sum of owned bytes is right; yields the items.
+    pub fn check(&self) -> &[I] {
+        assert_eq!(self.owned, self.items.iter().map(Item::owned_bytes).sum::<usize>());
+        &self.items
+    }
+}
+
 impl<I: Item> Leaf for Run<I> {
     type Key = I;
 

@@ -1,0 +1,236 @@
+//! A thin synchronous RESP client: sends commands, gives back every reply as it came, errors included.
+//!
+//! It does not retry, reconnect, or interpret. The bytes of the last reply are kept, so that two servers can be
+//! compared in what they put on the wire (a nil array and a nil string parse to the same value).
+
+use redis::{Parser, RedisResult, Value};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// The name and the arguments of one command.
+pub type Command = Vec<Vec<u8>>;
+
+/// How long a reply may take before the test fails: longer than any stall a test provokes on purpose.
+const REPLY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Builds a [`Command`] from anything that has a text form: `cmd!("SET", key, 1)`.
+macro_rules! cmd {
+    ($($argument:expr),+ $(,)?) => {{
+        let mut command: $crate::support::client::Command = Vec::new();
+        $(command.extend(redis::ToRedisArgs::to_redis_args(&$argument));)+
+        command
+    }};
+}
+pub(crate) use cmd;
+
+/// What `WALFERRY CSN` answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watermarks {
+    /// Generation of the writer.
+    pub epoch: u64,
+    /// Last commit visible to clients; on a replica the last one applied.
+    pub committed: u64,
+    /// Last commit a power cut cannot take away.
+    pub durable: u64,
+    /// Last commit the archive holds.
+    pub archived: u64,
+}
+
+/// One connection.
+pub struct Client {
+    stream: Recording,
+    parser: Parser,
+}
+
+/// A socket that keeps what was read from it.
+struct Recording {
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Read for Recording {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.socket.read(buffer)?;
+        self.read.extend_from_slice(&buffer[..length]);
+        Ok(length)
+    }
+}
+
+impl Client {
+    /// Connects to a server on the loopback interface.
+    pub fn connect(port: u16) -> io::Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(REPLY_WITHIN))?;
+        Ok(Self { stream: Recording { socket, read: Vec::new() }, parser: Parser::new() })
+    }
+
+    /// Writes commands without waiting for replies.
+    pub fn send(&mut self, commands: &[Command]) -> io::Result<()> {
+        let bytes: Vec<u8> = commands.iter().flat_map(|command| redis::pack_command(command)).collect();
+        self.send_bytes(&bytes)
+    }
+
+    /// Writes bytes that need not be a command.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.socket.write_all(bytes)
+    }
+
+    /// Waits for one reply. An error reply is a value; `Err` means that the connection is gone.
+    pub fn receive(&mut self) -> RedisResult<Value> {
+        self.stream.read.clear();
+        self.parser.parse_value(&mut self.stream)
+    }
+
+    /// Reads until the server closes the connection; what came, or what came until the deadline.
+    pub fn read_to_end(&mut self, within: Duration) -> Vec<u8> {
+        let mut all = Vec::new();
+        let _ = self.stream.socket.set_read_timeout(Some(within));
+        let _ = self.stream.socket.read_to_end(&mut all);
+        all
+    }
+
+    /// Sends one command and waits for its reply.
+    pub fn try_call(&mut self, command: &Command) -> RedisResult<Value> {
+        self.send(std::slice::from_ref(command))?;
+        self.receive()
+    }
+
+    /// As [`Self::try_call`], failing the test when the connection is gone.
+    #[track_caller]
+    pub fn call(&mut self, command: &Command) -> Value {
+        self.try_call(command).unwrap_or_else(|error| panic!("{} got no reply: {error}", show(command)))
+    }
+
+    /// As [`Self::call`], failing the test when the reply is an error.
+    #[track_caller]
+    pub fn ok(&mut self, command: &Command) -> Value {
+        let reply = self.call(command);
+        assert!(error_text(&reply).is_none(), "{} was refused: {}", show(command), error_text(&reply).unwrap());
+        reply
+    }
+
+    /// Sends all commands at once and waits for as many replies.
+    #[track_caller]
+    pub fn pipeline(&mut self, commands: &[Command]) -> Vec<Value> {
+        self.send(commands).unwrap_or_else(|error| panic!("cannot send a pipeline: {error}"));
+        let lost = |command: &Command, error| panic!("{} got no reply: {error}", show(command));
+        commands.iter().map(|command| self.receive().unwrap_or_else(|error| lost(command, error))).collect()
+    }
+
+    /// Runs commands inside MULTI/EXEC, written in one packet, and gives back EXEC's reply.
+    #[track_caller]
+    pub fn transaction(&mut self, commands: &[Command]) -> Value {
+        let replies = self.pipeline(&framed(commands));
+        replies.into_iter().next_back().expect("EXEC has a reply")
+    }
+
+    /// The bytes read for the last reply; exact as long as replies are awaited one by one.
+    pub fn last_bytes(&self) -> &[u8] {
+        &self.stream.read
+    }
+
+    /// The server's watermarks.
+    #[track_caller]
+    pub fn watermarks(&mut self) -> Watermarks {
+        let fields = fields(&self.ok(&cmd!("WALFERRY", "CSN")));
+        let number = |name: &str| match fields.get(name) {
+            Some(Value::Int(number)) => u64::try_from(*number).expect("a watermark is not negative"),
+            other => panic!("WALFERRY CSN: field {name} is {other:?} in {fields:?}"),
+        };
+        Watermarks {
+            epoch: number("epoch"),
+            committed: number("committed"),
+            durable: number("durable"),
+            archived: number("archived"),
+        }
+    }
+
+    /// The fields of INFO, all sections.
+    #[track_caller]
+    pub fn info(&mut self) -> BTreeMap<String, String> {
+        text(&self.ok(&cmd!("INFO")))
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+}
+
+/// MULTI, the commands, EXEC.
+pub fn framed(commands: &[Command]) -> Vec<Command> {
+    let mut all = vec![cmd!("MULTI")];
+    all.extend_from_slice(commands);
+    all.push(cmd!("EXEC"));
+    all
+}
+
+/// The text of an error reply, code first; `None` for any other reply.
+pub fn error_text(reply: &Value) -> Option<String> {
+    match reply {
+        Value::ServerError(error) => match error.details() {
+            Some(details) => Some(format!("{} {details}", error.code())),
+            None => Some(error.code().to_owned()),
+        },
+        _ => None,
+    }
+}
+
+/// The bytes of a string reply.
+#[track_caller]
+pub fn bytes(reply: &Value) -> Vec<u8> {
+    match reply {
+        Value::BulkString(bytes) => bytes.clone(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.clone().into_bytes(),
+        Value::Okay => b"OK".to_vec(),
+        other => panic!("expected a string reply, found {other:?}"),
+    }
+}
+
+/// A string reply as text.
+#[track_caller]
+pub fn text(reply: &Value) -> String {
+    String::from_utf8_lossy(&bytes(reply)).into_owned()
+}
+
+/// The number in an integer reply.
+#[track_caller]
+pub fn integer(reply: &Value) -> i64 {
+    match reply {
+        Value::Int(number) => *number,
+        other => panic!("expected an integer reply, found {other:?}"),
+    }
+}
+
+/// The elements of an array or set reply; none for nil.
+#[track_caller]
+pub fn elements(reply: &Value) -> &[Value] {
+    match reply {
+        Value::Array(elements) | Value::Set(elements) => elements,
+        Value::Nil => &[],
+        other => panic!("expected an array reply, found {other:?}"),
+    }
+}
+
+/// A flat array of names and values, or a map, by name.
+#[track_caller]
+pub fn fields(reply: &Value) -> BTreeMap<String, Value> {
+    match reply {
+        Value::Map(pairs) => pairs.iter().map(|(name, value)| (text(name), value.clone())).collect(),
+        other => elements(other).chunks(2).map(|pair| (text(&pair[0]), pair[1].clone())).collect(),
+    }
+}
+
+/// A command as it would be typed, long arguments cut.
+pub fn show(command: &[Vec<u8>]) -> String {
+    let words: Vec<String> = command
+        .iter()
+        .map(|argument| {
+            let shown = argument[..argument.len().min(60)].escape_ascii().to_string();
+            if argument.len() > 60 { format!("{shown}...({} bytes)", argument.len()) } else { format!("'{shown}'") }
+        })
+        .collect();
+    words.join(" ")
+}

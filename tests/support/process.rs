@@ -1,0 +1,253 @@
+//! Servers under control: the binary under test as primary and as replica.
+//!
+//! Guarantees: everything listens on free loopback ports; a server is killed when its handle is dropped; its log goes
+//! to a file, shown when the test fails; nothing waits without a deadline.
+
+use super::archive::Archive;
+use super::client::{Client, cmd, error_text};
+use super::tool::{Finished, binary};
+use redis::Value;
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a server may take from its start to its first PONG, and a tool to its end.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long replication, uploads and take-overs may take.
+pub const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Names and values for a child's environment.
+pub type Environment = Vec<(String, String)>;
+
+/// Polls until `probe` gives something; fails the test at the deadline.
+#[track_caller]
+pub fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "after {within:?} still waiting until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A loopback port nobody listens on, given out once per test binary.
+pub fn free_port() -> u16 {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut given = GIVEN.lock().unwrap();
+    let given = given.get_or_insert_default();
+    loop {
+        let socket = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
+        let port = socket.local_addr().expect("a bound socket has an address").port();
+        if given.insert(port) {
+            return port;
+        }
+    }
+}
+
+/// Tells a load thread to stop, also when the test fails before it could: a scope waits for its threads.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How a server is to be started.
+#[derive(Clone)]
+pub struct Launch {
+    arguments: Vec<String>,
+    environment: Environment,
+    /// Its data directory.
+    pub dir: PathBuf,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where replicas connect to a primary; unused by a replica.
+    pub repl_port: u16,
+}
+
+impl Launch {
+    fn new(role: &str, dir: &Path) -> Self {
+        let (port, repl_port) = (free_port(), free_port());
+        let mut launch =
+            Self { arguments: vec![role.into()], environment: Vec::new(), dir: dir.to_owned(), port, repl_port };
+        let text = dir.to_str().expect("a test directory has a UTF-8 name").to_owned();
+        launch.arguments.extend(["--dir".into(), text, "--port".into(), port.to_string()]);
+        launch
+    }
+
+    /// A primary on `dir`.
+    pub fn primary(dir: &Path) -> Self {
+        let launch = Self::new("primary", dir);
+        let port = launch.repl_port.to_string();
+        launch.flag("--repl-port", &port)
+    }
+
+    /// A replica on `dir` that follows the primary listening for replicas on `repl_port`.
+    pub fn replica(dir: &Path, repl_port: u16) -> Self {
+        Self::new("replica", dir).flag("--primary", &format!("127.0.0.1:{repl_port}"))
+    }
+
+    /// Adds a flag with a value.
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Adds a configuration setting.
+    pub fn set(self, key: &str, value: &str) -> Self {
+        self.flag("--set", &format!("{key}={value}"))
+    }
+
+    /// Adds an archive and what is needed to reach it.
+    pub fn archive(mut self, archive: &Archive) -> Self {
+        self.environment.extend(archive.environment.iter().cloned());
+        self.flag("--archive", &archive.url)
+    }
+
+    /// The file that takes the log; beside the data directory, never in it.
+    fn log(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
+    fn spawn(&self) -> Child {
+        std::fs::create_dir_all(self.dir.parent().expect("a data directory lies in another")).expect("a directory");
+        let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
+        binary(&self.environment)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary under test starts")
+    }
+
+    /// Starts the server and waits until it answers.
+    #[track_caller]
+    pub fn start(self) -> Node {
+        let mut node = Node { child: self.spawn(), launch: self };
+        node.await_ready();
+        node
+    }
+
+    /// Starts what must refuse to start, and gives back how it ended. Fails the test if it serves a client.
+    #[track_caller]
+    pub fn refused(self) -> Finished {
+        let mut node = Node { child: self.spawn(), launch: self };
+        let status = wait_until("the server refuses to start", READY_WITHIN, || {
+            if let Ok(mut client) = Client::connect(node.launch.port) {
+                let reply = client.try_call(&cmd!("PING"));
+                assert!(!matches!(reply, Ok(Value::SimpleString(_))), "served a client instead of refusing to start");
+            }
+            node.child.try_wait().expect("a child can be waited for")
+        });
+        let log = std::fs::read_to_string(node.launch.log()).unwrap_or_default();
+        Finished { code: status.code(), stdout: String::new(), stderr: log }
+    }
+}
+
+/// A running server.
+pub struct Node {
+    child: Child,
+    /// How it was started.
+    pub launch: Launch,
+}
+
+impl Node {
+    #[track_caller]
+    fn await_ready(&mut self) {
+        let port = self.launch.port;
+        wait_until("the server answers PING", READY_WITHIN, || {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("the server ended with {status} instead of serving\n{}", self.log_tail());
+            }
+            let reply = Client::connect(port).ok()?.try_call(&cmd!("PING")).ok()?;
+            match error_text(&reply) {
+                None => Some(()),
+                Some(error) if error.starts_with("LOADING") => None,
+                Some(error) => panic!("PING was answered with {error}"),
+            }
+        });
+    }
+
+    /// A new connection.
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.launch.port).expect("the server accepts a connection")
+    }
+
+    /// Ends the process as a power switch would end it for the process alone: SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks the process to end and waits until it has.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || {
+            self.child.try_wait().expect("a child can be waited for")
+        })
+    }
+
+    /// Sends a signal by name: TERM, STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot send SIG{name}");
+    }
+
+    /// Starts the process again with the same arguments, ports and directory, after it ended.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = self.launch.spawn();
+        self.await_ready();
+    }
+
+    /// Starts the process again when it may refuse: `Err` has how it ended.
+    #[track_caller]
+    pub fn try_restart(&mut self) -> Result<(), Finished> {
+        self.kill();
+        self.child = self.launch.spawn();
+        let ended = wait_until("the server serves or refuses", READY_WITHIN, || {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return Some(Some(status));
+            }
+            Client::connect(self.launch.port).ok()?.try_call(&cmd!("PING")).ok()?;
+            Some(None)
+        });
+        match ended {
+            None => Ok(()),
+            Some(status) => Err(Finished { code: status.code(), stdout: String::new(), stderr: self.log_tail() }),
+        }
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn log_tail(&self) -> String {
+        let log = std::fs::read(self.launch.log()).unwrap_or_default();
+        let lines: Vec<_> = String::from_utf8_lossy(&log).lines().map(str::to_owned).collect();
+        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+        format!("--- end of {}\n{tail}\n---", self.launch.log().display())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+    }
+}

@@ -40,6 +40,8 @@ pub struct Applied {
     pub commits: u64,
     /// Bytes of their chunks before compression, unused commits included.
     pub raw_bytes: u64,
+    /// Chunks that were not cut after the bytes of the chunk before.
+    pub links_broken: u64,
 }
 
 /// A chunk to apply: its step, its name for messages, its bytes.
@@ -125,6 +127,7 @@ fn unpack_all(
         let unpacked = unpacker.unpack(step, bytes, &what)?;
         sum.commits += unpacked.commits.len() as u64;
         sum.raw_bytes += unpacked.raw_bytes;
+        sum.links_broken += u64::from(unpacked.is_link_broken);
         *position = end_of(&unpacked);
         if !take(&unpacked, stored) {
             break;

@@ -123,6 +123,9 @@ pub struct Checks {
     pub files_verified: u64,
     /// Chunks whose every CRC holds and that follow each other without a gap.
     pub chunks_verified: u64,
+    /// Of these, how many were cut after other bytes than those of the chunk before: harmless if the writer was restarted
+    /// there, since an uploader accepts no other commits under the name of a chunk that is there.
+    pub links_broken: u64,
     /// Lists.
     pub lists: u64,
     /// Sorted sets.
@@ -185,6 +188,7 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
             memory_csn: ended.position.csn,
             files_verified: files.saturating_sub(1),
             chunks_verified: plan.chunks.len() as u64,
+            links_broken: applied.links_broken,
             lists: ended.lists,
             zsets: ended.zsets,
             sst_bytes: ended.sst_bytes,

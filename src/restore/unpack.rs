@@ -2,11 +2,14 @@
 //!
 //! Guarantees: the commits that come out are dense over all chunks, on one line of history, with times that never
 //! decrease; each carries the epoch that made it, not the one that archived it. A chunk whose header contradicts its
-//! name, or that does not follow the chunk its writer said it follows, is an error.
+//! name is an error. One that does not name the chunk before it as its predecessor is counted and logged, no more: after
+//! a restart a writer may cut commits again that the archive has already; the archive then keeps the earlier bytes,
+//! which hold the same commits under another header CRC (see `ChunkSource::same_commits` of the uploader).
 //!
 //! Does not look into payloads.
 
 use super::plan::ChunkStep;
+use crate::archive::layout::ChunkName;
 use crate::archive::lineage::Lineage;
 use crate::chunk::Chunk;
 use crate::csn::{CommitTime, Csn};
@@ -27,6 +30,8 @@ pub struct Unpacked {
     pub commits: Arc<[CommitRecord]>,
     /// Bytes of the chunk before compression.
     pub raw_bytes: u64,
+    /// Whether its writer went on from other bytes than those of the chunk before.
+    pub is_link_broken: bool,
 }
 
 /// Unpacks the chunks of successive steps.
@@ -58,7 +63,14 @@ impl Unpacker {
             });
         }
         let chunk = Chunk::open(bytes, what)?;
-        self.check_place(&chunk, step, what)?;
+        check_name(&chunk, step.chunk, what)?;
+        let is_link_broken = step.is_linked && !follows(&chunk, &[self.previous_crc]);
+        if is_link_broken {
+            tracing::warn!(
+                chunk = what,
+                "was not cut after the bytes of the chunk before: one of the two was cut twice"
+            );
+        }
         let mut commits =
             Vec::with_capacity(step.use_until.since(step.use_from).min(COMMITS_RESERVED_MAX) as usize + 1);
         for commit in chunk.commits() {
@@ -79,24 +91,23 @@ impl Unpacker {
         }
         (self.next, self.time) = (last.csn.next(), last.time);
         self.previous_crc = chunk.header().crc();
-        Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes: chunk.header().raw_len() })
+        let raw_bytes = chunk.header().raw_len();
+        Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes, is_link_broken })
     }
+}
 
-    fn check_place(&self, chunk: &Chunk, step: ChunkStep, what: &str) -> Result<()> {
-        let header = chunk.header();
-        let name = step.chunk;
-        if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
-            let detail = format!("csn {} to {} of epoch {} by its header", header.first, header.last, header.epoch);
-            return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
-        }
-        // A writer that starts anew may not know the chunk before, and says 0.
-        if step.is_linked && header.previous_header_crc != 0 && header.previous_header_crc != self.previous_crc {
-            let detail = format!(
-                "it follows a chunk with header CRC {:08x}, but the one before it has {:08x}: the two are not of one history",
-                header.previous_header_crc, self.previous_crc
-            );
-            return Err(Error::corrupt(what, "header", detail));
-        }
-        Ok(())
+/// A chunk's header must say what its name says.
+pub(super) fn check_name(chunk: &Chunk, name: ChunkName, what: &str) -> Result<()> {
+    let header = chunk.header();
+    if (header.epoch, header.first, header.last) == (name.epoch, name.first, name.last) {
+        return Ok(());
     }
+    let detail = format!("csn {} to {} of epoch {} by its header", header.first, header.last, header.epoch);
+    Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")))
+}
+
+/// Whether the chunk was cut after one with one of these header CRCs. A writer that starts anew may say 0: unknown.
+pub(super) fn follows(chunk: &Chunk, before: &[u32]) -> bool {
+    let told = chunk.header().previous_header_crc;
+    told == 0 || before.contains(&told)
 }

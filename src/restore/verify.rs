@@ -10,6 +10,7 @@ use super::history::{full_name, read_manifest};
 use super::plan::ChunkStep;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::{CsnRange, Reach};
+use super::unpack::{check_name, follows};
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName};
 use crate::archive::lineage::Lineage;
@@ -52,6 +53,9 @@ pub struct VerifyReport {
     pub foreign: u64,
     /// What is wrong; empty if the archive is whole.
     pub problems: Vec<Problem>,
+    /// What is unusual and, by itself, harmless: chunks that do not name the bytes of the chunk before as their
+    /// predecessor, as it happens where a writer was restarted and cut commits again.
+    pub remarks: Vec<Problem>,
     /// Restorable commits of the newest line of history.
     pub ranges: Vec<CsnRange>,
     /// Commits of it that are known to exist but cannot be restored.
@@ -149,9 +153,13 @@ async fn check_chunks(
             }
             Err(error) => Err(error),
         };
-        let outcome = outcome.map(|(commits, crc)| {
-            report.commits += commits;
-            endings.entry((chunk.epoch, chunk.last)).or_default().push(crc);
+        let outcome = outcome.map(|checked| {
+            report.commits += checked.commits;
+            endings.entry((chunk.epoch, chunk.last)).or_default().push(checked.crc);
+            if checked.is_link_broken {
+                let what = "it was not cut after the bytes of the chunk before it".to_owned();
+                report.remarks.push(Problem { object: name.to_string(), what });
+            }
         });
         report.note(&name, outcome)?;
     }
@@ -162,22 +170,19 @@ fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
     Error::corrupt(what, "name", format!("there is no record of epoch {epoch}"))
 }
 
-/// Number of commits and header CRC of a chunk that is right in every respect.
-fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str) -> Result<(u64, u32)> {
+/// What a chunk turned out to be.
+struct CheckedChunk {
+    commits: u64,
+    /// Of its header.
+    crc: u32,
+    /// Whether chunks end where it begins, and it follows none of them.
+    is_link_broken: bool,
+}
+
+/// Checks a chunk in every respect; `before` are the header CRCs of the chunks that end where it begins.
+fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str) -> Result<CheckedChunk> {
     let chunk = Chunk::open(bytes, what)?;
-    let header = chunk.header();
-    if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
-        let detail = format!("csn {} to {} of epoch {} by its header", header.first, header.last, header.epoch);
-        return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
-    }
-    let told = header.previous_header_crc;
-    if let Some(before) = before
-        && told != 0
-        && !before.contains(&told)
-    {
-        let detail = format!("it follows a chunk with header CRC {told:08x}, the one before it has {before:08x?}");
-        return Err(Error::corrupt(what, "header", detail));
-    }
+    check_name(&chunk, name, what)?;
     for commit in chunk.commits() {
         let commit = commit?;
         let checked = batch::validate(&commit.disk, commit.disk_ops)
@@ -185,7 +190,8 @@ fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str
             .and_then(|()| ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop)));
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
     }
-    Ok((header.commit_count(), header.crc()))
+    let is_link_broken = before.is_some_and(|before| !follows(&chunk, before));
+    Ok(CheckedChunk { commits: chunk.header().commit_count(), crc: chunk.header().crc(), is_link_broken })
 }
 
 async fn check_bases(

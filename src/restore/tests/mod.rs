@@ -170,16 +170,39 @@ async fn damage_is_found_and_leaves_the_marker() {
     assert_eq!(error.kind(), Kind::NotEmpty);
 }
 
-/// A chunk of another history under a right name does not fit its neighbours.
+/// A writer that was restarted cuts again what the archive has already, and goes on from its own bytes: the archive keeps
+/// the earlier ones, which hold the same commits, and is restored as ever.
 #[tokio::test]
-async fn a_chunk_of_another_history_is_refused() {
+async fn a_chunk_that_was_cut_twice_is_restored_and_remarked() {
+    let commits = history(7, 18, Epoch(1));
     let archived = Archived::new().await;
     archived.epoch(1, None).await;
-    archived.chunks(1, &history(7, 12, Epoch(1)), &[6, 6]).await;
-    let other = history(8, 12, Epoch(1));
-    archived.chunks(1, &other[..6], &[6]).await;
+    archived.chunks(1, &commits, &[6, 6, 6]).await;
+    let twice = ObjectName::Chunk(ChunkName { epoch: Epoch(1), first: Csn(7), last: Csn(12) });
+    let earlier = archived.archive.get(&twice).await.unwrap().unwrap();
+    archived.chunks(1, &commits[6..], &[6, 6]).await;
+    assert_ne!(archived.archive.get(&twice).await.unwrap(), Some(earlier.clone()));
+    archived.archive.put_verified(&twice, earlier).await.unwrap();
+    let (report, state, _) = restored(&archived.archive, Target::Latest, None).await.unwrap();
+    assert_eq!((state, report.checks.links_broken), (State::after(&commits), 1));
+    let report = verify_archive(&archived.archive, silent()).await.unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    let remarked: Vec<_> = report.remarks.iter().map(|remark| remark.object.as_str()).collect();
+    assert_eq!(remarked, ["chunks/00000001/00000000000000000013-00000000000000000018.chunk"]);
+}
+
+/// A chunk under another chunk's name is refused.
+#[tokio::test]
+async fn a_chunk_under_a_wrong_name_is_refused() {
+    let commits = history(8, 12, Epoch(1));
+    let archived = Archived::new().await;
+    archived.epoch(1, None).await;
+    archived.chunks(1, &commits, &[6, 6]).await;
+    let name = |first, last| ObjectName::Chunk(ChunkName { epoch: Epoch(1), first: Csn(first), last: Csn(last) });
+    let content = archived.archive.get(&name(1, 6)).await.unwrap().unwrap();
+    archived.archive.put_verified(&name(7, 12), content).await.unwrap();
     let error = restored(&archived.archive, Target::Latest, None).await.unwrap_err();
-    assert!(error.to_string().contains("not of one history"), "{error}");
+    assert!(error.to_string().contains("the name does not fit"), "{error}");
     let report = verify_archive(&archived.archive, silent()).await.unwrap();
     assert_eq!(report.problems.len(), 1, "{report:?}");
 }

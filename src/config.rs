@@ -233,7 +233,8 @@ configuration! {
 }
 
 fn parse<T: Setting>(key: &str, value: &str) -> Result<T> {
-    T::parse(value).ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("argument must be {}", T::ACCEPTS) })
+    T::parse(value)
+        .ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("argument must be {}", T::ACCEPTS) })
 }
 
 fn unknown(key: &str) -> Error {
@@ -264,7 +265,9 @@ impl Config {
 
     /// Sets one `KEY=VALUE`.
     pub fn set_pair(&mut self, pair: &str) -> Result<()> {
-        let (key, value) = pair.split_once('=').ok_or_else(|| Error::Config { key: pair.to_owned(), detail: "is not KEY=VALUE".into() })?;
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::Config { key: pair.to_owned(), detail: "is not KEY=VALUE".into() })?;
         self.set(key.trim(), value.trim())
     }
 
@@ -278,7 +281,9 @@ impl Config {
                 toml::Value::Boolean(true) => "yes".to_owned(),
                 toml::Value::Boolean(false) => "no".to_owned(),
                 toml::Value::Integer(number) => number.to_string(),
-                other => return Err(Error::Config { key, detail: format!("a {} is no value for it", other.type_str()) }),
+                other => {
+                    return Err(Error::Config { key, detail: format!("a {} is no value for it", other.type_str()) });
+                }
             };
             self.set(&key, &value)?;
         }
@@ -303,7 +308,9 @@ mod tests {
     #[test]
     fn units_are_redis_units() {
         let mut config = Config::default();
-        config.set_toml("maxmemory = \"1gb\"\narchive-interval = \"250ms\"\nappendfsync = \"always\"\nport = 7000").unwrap();
+        config
+            .set_toml("maxmemory = \"1gb\"\narchive-interval = \"250ms\"\nappendfsync = \"always\"\nport = 7000")
+            .unwrap();
         assert_eq!((config.maxmemory, config.archive_interval), (Bytes(1 << 30), Duration::from_millis(250)));
         config.set_pair("snapshot-interval=2h").unwrap();
         assert_eq!(config.get("snapshot-interval").unwrap(), "7200000");

@@ -37,7 +37,10 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
     let is_new = crate::directory::DataDir::new(root).is_empty()?;
     if let Some(cluster) = cluster.filter(|_| is_new) {
         let what = format!("archive {}", config.archive);
-        let detail = format!("belongs to cluster {cluster}, but {} is empty. Restore it first (walferry restore), or use another prefix", root.display());
+        let detail = format!(
+            "belongs to cluster {cluster}, but {} is empty. Restore it first (walferry restore), or use another prefix",
+            root.display()
+        );
         return Err(Error::Identity { what, detail });
     }
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Primary, cluster)?;
@@ -55,7 +58,10 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
     .await
     .expect("opening does not panic")?;
     let reached = match &archive {
-        Some(archive) if tree.as_ref().is_some_and(|tree| tree.get(epoch).is_some()) && opened.identity.role == LastRole::Primary => {
+        Some(archive)
+            if tree.as_ref().is_some_and(|tree| tree.get(epoch).is_some())
+                && opened.identity.role == LastRole::Primary =>
+        {
             shipping::fetch_tail(archive, epoch, &opened.committer).await?
         }
         _ => opened.recovered.position.csn,

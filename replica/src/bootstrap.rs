@@ -12,10 +12,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedReadHalf;
 use walferry::archive::config::{ArchiveUrl, S3Settings};
 use walferry::archive::epochs::{self, EpochRecord, EpochTree};
+use walferry::archive::identity;
 use walferry::archive::layout::ObjectName;
 use walferry::archive::listing::Listing;
 use walferry::archive::store::{Archive, Opening};
-use walferry::archive::identity;
 use walferry::cluster::ClusterId;
 use walferry::config::Config;
 use walferry::csn::{CommitTime, Csn, Epoch};
@@ -29,7 +29,12 @@ use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message,
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Fills the empty directory `root`. Tries until the primary or the archive answers.
-pub async fn bootstrap(root: &Path, primary: &PrimaryAddress, config: &Config, archive: Option<&Archive>) -> Result<()> {
+pub async fn bootstrap(
+    root: &Path,
+    primary: &PrimaryAddress,
+    config: &Config,
+    archive: Option<&Archive>,
+) -> Result<()> {
     if let Some(archive) = archive
         && holds_history(archive).await?
     {
@@ -57,7 +62,13 @@ pub async fn bootstrap(root: &Path, primary: &PrimaryAddress, config: &Config, a
     }
 }
 
-async fn begin(root: &Path, primary: &PrimaryAddress, answer: Message, receiver: Receiver<OwnedReadHalf>, node: String) -> Result<()> {
+async fn begin(
+    root: &Path,
+    primary: &PrimaryAddress,
+    answer: Message,
+    receiver: Receiver<OwnedReadHalf>,
+    node: String,
+) -> Result<()> {
     match answer {
         Message::Resume(resume) => {
             let dir = DataDir::new(root);
@@ -75,11 +86,17 @@ async fn begin(root: &Path, primary: &PrimaryAddress, answer: Message, receiver:
                 Ok(archive) => restore_from(&archive, root).await,
                 Err(error) => Err(error),
             };
-            std::fs::remove_dir_all(&scratch).map_err(|source| Error::Io { action: "remove", path: scratch, source })?;
+            std::fs::remove_dir_all(&scratch).map_err(|source| Error::Io {
+                action: "remove",
+                path: scratch,
+                source,
+            })?;
             restored
         }
         Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
-        other => Err(Error::Protocol { peer: primary.to_string(), detail: format!("expected an answer, got {other:?}") }),
+        other => {
+            Err(Error::Protocol { peer: primary.to_string(), detail: format!("expected an answer, got {other:?}") })
+        }
     }
 }
 
@@ -107,7 +124,12 @@ async fn restore_from(archive: &Archive, root: &Path) -> Result<()> {
 }
 
 /// Stores the objects that the primary sends as an archive in a local directory.
-async fn receive_base(scratch: &Path, base: BaseBegin, mut receiver: Receiver<OwnedReadHalf>, primary: &PrimaryAddress) -> Result<Archive> {
+async fn receive_base(
+    scratch: &Path,
+    base: BaseBegin,
+    mut receiver: Receiver<OwnedReadHalf>,
+    primary: &PrimaryAddress,
+) -> Result<Archive> {
     if scratch.exists() {
         std::fs::remove_dir_all(scratch).map_err(Error::io("remove", scratch))?;
     }
@@ -140,9 +162,15 @@ async fn claim_history(archive: &Archive, history: &[EpochStart]) -> Result<()> 
     EpochTree::read(archive).await.map(drop)
 }
 
-async fn receive_file(scratch: &Path, file: &BaseFile, receiver: &mut Receiver<OwnedReadHalf>, primary: &PrimaryAddress) -> Result<()> {
+async fn receive_file(
+    scratch: &Path,
+    file: &BaseFile,
+    receiver: &mut Receiver<OwnedReadHalf>,
+    primary: &PrimaryAddress,
+) -> Result<()> {
     let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
-    let name = ObjectName::parse(&file.name).ok_or_else(|| broken(format!("sent a file named {:?}, which no base has", file.name)))?;
+    let name = ObjectName::parse(&file.name)
+        .ok_or_else(|| broken(format!("sent a file named {:?}, which no base has", file.name)))?;
     let path = scratch.join(name.to_string());
     let parent = path.parent().expect("object names lie below the archive");
     tokio::fs::create_dir_all(parent).await.map_err(Error::io("create directory", parent))?;

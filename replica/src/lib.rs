@@ -64,7 +64,9 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
     };
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
     let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open::open(dir, lock, identity, &opening, None)).await.expect("opening does not panic")?;
+    let opened = tokio::task::spawn_blocking(move || open::open(dir, lock, identity, &opening, None))
+        .await
+        .expect("opening does not panic")?;
     let node = Node::new(config, opened, archive, true);
     node.change_identity(|identity| identity.role = LastRole::Replica)?;
     link::require_admission(&node, &primary).await?;

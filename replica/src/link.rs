@@ -65,7 +65,11 @@ impl Link {
             source: "none",
             ..LinkStatus::default()
         };
-        let link = Arc::new(Self { status: Mutex::new(status), stop: watch::Sender::new(false), task: tokio::sync::Mutex::default() });
+        let link = Arc::new(Self {
+            status: Mutex::new(status),
+            stop: watch::Sender::new(false),
+            task: tokio::sync::Mutex::default(),
+        });
         let run = Run { link: Arc::clone(&link), node: Arc::clone(node), primary, stopping: link.stop.subscribe() };
         let task = tokio::spawn(run.run());
         *link.task.try_lock().expect("nobody else has the link yet") = Some(task);
@@ -152,12 +156,23 @@ impl Run {
             Message::Resume(resume) => self.follow(receiver, sender, resume).await,
             Message::GoToArchive(_) => Ok(Ended::GoToArchive),
             Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
-            Message::BaseBegin(_) => Err(Error::Protocol { peer: self.primary.to_string(), detail: "sends a base to a replica that is not empty".into() }),
-            other => Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("expected an answer, got {other:?}") }),
+            Message::BaseBegin(_) => Err(Error::Protocol {
+                peer: self.primary.to_string(),
+                detail: "sends a base to a replica that is not empty".into(),
+            }),
+            other => Err(Error::Protocol {
+                peer: self.primary.to_string(),
+                detail: format!("expected an answer, got {other:?}"),
+            }),
         }
     }
 
-    async fn follow(&mut self, mut receiver: Receiver<OwnedReadHalf>, mut sender: Sender<OwnedWriteHalf>, resume: Resume) -> Result<Ended> {
+    async fn follow(
+        &mut self,
+        mut receiver: Receiver<OwnedReadHalf>,
+        mut sender: Sender<OwnedWriteHalf>,
+        resume: Resume,
+    ) -> Result<Ended> {
         self.node.adopt_history(&resume.history)?;
         let epoch = self.node.identity().epoch();
         tracing::info!(primary = %self.primary, epoch = epoch.0, csn = self.node.progress().committed.0, "following the primary");
@@ -179,7 +194,11 @@ impl Run {
         ended
     }
 
-    fn start_applier(&self, mut follower: Follower, mut waiting: mpsc::Receiver<bytes::Bytes>) -> JoinHandle<Result<()>> {
+    fn start_applier(
+        &self,
+        mut follower: Follower,
+        mut waiting: mpsc::Receiver<bytes::Bytes>,
+    ) -> JoinHandle<Result<()>> {
         let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
         tokio::task::spawn_blocking(move || {
             while let Some(chunk) = waiting.blocking_recv() {
@@ -244,7 +263,9 @@ impl Run {
         let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get() };
         match timeout(CONNECT_DEADLINE, sender.send(&Message::Ack(ack))).await {
             Ok(sent) => sent,
-            Err(_) => Err(Error::Protocol { peer: self.primary.to_string(), detail: "takes no acknowledgements".into() }),
+            Err(_) => {
+                Err(Error::Protocol { peer: self.primary.to_string(), detail: "takes no acknowledgements".into() })
+            }
         }
     }
 
@@ -255,7 +276,11 @@ impl Run {
         self.link.note(|status| {
             status.heard_ms = clock::now_millis();
             status.primary_csn = status.primary_csn.max(heartbeat.committed);
-            status.lag_ms = if applied >= heartbeat.committed { 0 } else { heartbeat.time.millis().saturating_sub(last_time.millis()) };
+            status.lag_ms = if applied >= heartbeat.committed {
+                0
+            } else {
+                heartbeat.time.millis().saturating_sub(last_time.millis())
+            };
         });
     }
 
@@ -267,12 +292,15 @@ impl Run {
         self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
         let after = self.node.committer.watermarks.committed.get();
         let tree = EpochTree::read(&archive).await?;
-        let lineage = Lineage::newest(&tree).ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
+        let lineage = Lineage::newest(&tree)
+            .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
         let mut commits = CatchUp::open(&archive, &lineage, after).await?;
         tracing::info!(after = after.0, until = commits.until().0, "catching up from the archive");
         while let Some(next) = commits.next().await? {
             let committer = Arc::clone(&self.node.committer);
-            tokio::task::spawn_blocking(move || apply_in_turns(&committer, next.to_vec())).await.expect("applying does not panic")?;
+            tokio::task::spawn_blocking(move || apply_in_turns(&committer, next.to_vec()))
+                .await
+                .expect("applying does not panic")?;
             if *self.stopping.borrow() {
                 return Ok(());
             }
@@ -333,18 +361,29 @@ pub async fn connect(primary: &PrimaryAddress, hello: impl FnOnce(&Challenge) ->
         let (mut receiver, mut sender) = (Receiver::new(reader, &peer), Sender::new(writer, &peer));
         let challenge = match receiver.receive().await? {
             Some(Message::Challenge(challenge)) => challenge,
-            other => return Err(Error::Protocol { peer: peer.clone(), detail: format!("expected a challenge, got {other:?}; is this a replication port?") }),
+            other => {
+                return Err(Error::Protocol {
+                    peer: peer.clone(),
+                    detail: format!("expected a challenge, got {other:?}; is this a replication port?"),
+                });
+            }
         };
         sender.send(&Message::Hello(hello(&challenge))).await?;
         Ok((receiver, sender))
     };
     let (mut receiver, sender) = match timeout(CONNECT_DEADLINE, step).await {
         Ok(connected) => connected?,
-        Err(_) => return Err(Error::Protocol { peer, detail: format!("did not answer within {} s", CONNECT_DEADLINE.as_secs()) }),
+        Err(_) => {
+            return Err(Error::Protocol {
+                peer,
+                detail: format!("did not answer within {} s", CONNECT_DEADLINE.as_secs()),
+            });
+        }
     };
     // A base is cut before its first message: that may take a while.
     let answer = receiver.receive().await?;
-    let answer = answer.ok_or_else(|| Error::Protocol { peer, detail: "closed the connection before it answered".into() })?;
+    let answer =
+        answer.ok_or_else(|| Error::Protocol { peer, detail: "closed the connection before it answered".into() })?;
     Ok(Connected { receiver, sender, answer })
 }
 

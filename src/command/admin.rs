@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::error::Error;
 
 /// Redis settings that clients and benchmarks ask for, with what they mean here.
-const REDIS_SETTINGS: [(&str, &str); 4] = [("appendonly", "yes"), ("databases", "1"), ("save", ""), ("cluster-enabled", "no")];
+const REDIS_SETTINGS: [(&str, &str); 4] =
+    [("appendonly", "yes"), ("databases", "1"), ("save", ""), ("cluster-enabled", "no")];
 
 /// CONFIG GET pattern [pattern ...] | SET key value [key value ...]
 pub fn config(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
@@ -17,7 +18,10 @@ pub fn config(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         b"get" if args.len() >= 3 => config_get(ctx, args.from(2), out),
         b"set" if args.len() >= 4 && args.len() % 2 == 0 => {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let pairs: Vec<_> = (2..args.len()).step_by(2).map(|at| (text(&args[at]).to_ascii_lowercase(), text(&args[at + 1]))).collect();
+            let pairs: Vec<_> = (2..args.len())
+                .step_by(2)
+                .map(|at| (text(&args[at]).to_ascii_lowercase(), text(&args[at + 1])))
+                .collect();
             reconfigure(ctx, &pairs)?;
             out.ok();
         }
@@ -32,7 +36,9 @@ fn reconfigure(ctx: &Ctx<'_>, pairs: &[(String, String)]) -> Result<(), Fail> {
         return Err(format!("ERR Unknown option or number of arguments for CONFIG SET - '{key}'").into());
     }
     ctx.host.reconfigure(pairs).map_err(|error| match error {
-        Error::Config { key, detail } => format!("ERR CONFIG SET failed (possibly related to argument '{key}') - {detail}").into(),
+        Error::Config { key, detail } => {
+            format!("ERR CONFIG SET failed (possibly related to argument '{key}') - {detail}").into()
+        }
         error => format!("ERR CONFIG SET failed - {error}").into(),
     })
 }
@@ -41,7 +47,8 @@ fn config_get(ctx: &Ctx<'_>, patterns: Args<'_>, out: &mut Out) {
     let config = ctx.host.config();
     let own = Config::KEYS.iter().map(|doc| (doc.name, config.get(doc.name).unwrap_or_default()));
     let redis = REDIS_SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned()));
-    let is_wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
+    let is_wanted =
+        |name: &str| patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
     let found: Vec<_> = own.chain(redis).filter(|(name, _)| is_wanted(name)).collect();
     out.map(found.len());
     for (name, value) in found {
@@ -52,7 +59,8 @@ fn config_get(ctx: &Ctx<'_>, patterns: Args<'_>, out: &mut Out) {
 
 /// INFO [section ...]
 pub fn info(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let wanted: Vec<String> = args.from(1).iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
+    let wanted: Vec<String> =
+        args.from(1).iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
     let is_all = wanted.is_empty() || wanted.iter().any(|name| ["all", "default", "everything"].contains(&&**name));
     let mut text = String::new();
     for (title, fields) in ctx.host.info() {

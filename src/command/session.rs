@@ -150,7 +150,9 @@ impl<'s> Session<'s> {
         let turn = self.turn.as_mut().expect("taken above");
         let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
         let bytes = args.iter().map(<[u8]>::len).sum::<usize>() + queue.map_or(0, |queue| queue.bytes);
-        if (command.has(Flag::Write) || queue.is_some()) && let Err(error) = turn.reserve(bytes) {
+        if (command.has(Flag::Write) || queue.is_some())
+            && let Err(error) = turn.reserve(bytes)
+        {
             return Err(format!("MISCONF {error}. Writes are refused until there is space again").into());
         }
         let mut ctx = Ctx { keys: turn.keyspace(now_ms), client: self.client, host: self.host };

@@ -214,13 +214,20 @@ impl Committer {
     /// Why nothing may be logged any more; `None` if it may.
     fn broken(&self) -> Option<String> {
         let refusal = self.gate.refusal()?;
-        refusal.as_ref().as_ref().filter(|(obstacle, _)| *obstacle == Obstacle::Broken).map(|(_, reason)| reason.clone())
+        refusal
+            .as_ref()
+            .as_ref()
+            .filter(|(obstacle, _)| *obstacle == Obstacle::Broken)
+            .map(|(_, reason)| reason.clone())
     }
 
     /// Stops taking writes until a restart.
     fn fail_stop(&self, error: &Error) {
         tracing::error!(%error, "a log write failed: writes are refused until a restart");
-        self.gate.close(Obstacle::Broken, format!("writes are refused until a restart, because a log could not be written: {error}"));
+        self.gate.close(
+            Obstacle::Broken,
+            format!("writes are refused until a restart, because a log could not be written: {error}"),
+        );
     }
 }
 
@@ -251,7 +258,10 @@ impl<'a> Turn<'a> {
         let reserved = self.writer.oplog.reserve(wanted);
         match &reserved {
             Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
-            Err(error) => self.committer.gate.close(Obstacle::DiskFull, format!("the op-log cannot grow: {error}. Free space; writes are taken again then")),
+            Err(error) => self.committer.gate.close(
+                Obstacle::DiskFull,
+                format!("the op-log cannot grow: {error}. Free space; writes are taken again then"),
+            ),
         }
         reserved
     }
@@ -351,7 +361,8 @@ impl<'a> Turn<'a> {
             expected = expected.next();
         }
         for commit in &*commits {
-            let applied = writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
+            let applied =
+                writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
             applied.inspect_err(|error| self.committer.fail_stop(error))?;
             writer.clock.observe(commit.time);
         }

@@ -49,7 +49,14 @@ pub struct Syncer {
 impl Syncer {
     /// Starts the thread. `mark` tells the next start how far the logs were synced.
     #[must_use]
-    pub fn start(mode: AppendFsync, disk: Arc<Disk>, io: Arc<dyn Io>, mark: DurableMark, watermarks: Arc<Watermarks>, gate: Arc<Gate>) -> Arc<Self> {
+    pub fn start(
+        mode: AppendFsync,
+        disk: Arc<Disk>,
+        io: Arc<dyn Io>,
+        mark: DurableMark,
+        watermarks: Arc<Watermarks>,
+        gate: Arc<Gate>,
+    ) -> Arc<Self> {
         let syncer = Arc::new(Self {
             mode: AtomicU8::new(mode as u8),
             unsynced: Mutex::default(),
@@ -135,7 +142,10 @@ impl Syncer {
             let stops = work.stop;
             if let Err(error) = self.sync(&work) {
                 tracing::error!(%error, "syncing the logs failed: writes are refused until a restart");
-                self.gate.close(Obstacle::Broken, format!("writes are refused until a restart, because the logs could not be synced: {error}"));
+                self.gate.close(
+                    Obstacle::Broken,
+                    format!("writes are refused until a restart, because the logs could not be synced: {error}"),
+                );
                 self.failed.send_replace(true);
                 return;
             }

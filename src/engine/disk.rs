@@ -11,7 +11,9 @@ use crate::csn::WalSeq;
 use crate::error::{Error, Result};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, Options,
+};
 use rocksdb::{DBRawIterator, DBRecoveryMode, ReadOptions, WriteOptions};
 use std::ffi::CStr;
 use std::ops::Range;
@@ -66,7 +68,8 @@ impl Disk {
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, options, &orphans))
         });
-        let db = DB::open_cf_descriptors(&database_options(wal_dir), db_dir, families).map_err(Error::rocks("open the database"))?;
+        let db = DB::open_cf_descriptors(&database_options(wal_dir), db_dir, families)
+            .map_err(Error::rocks("open the database"))?;
         let db = Arc::new(db);
         orphans.db.set(Arc::downgrade(&db)).expect("set once, here");
         Ok(Self { db: Some(db), wal_dir: wal_dir.to_owned(), orphans })
@@ -234,7 +237,8 @@ struct OrphanFilter {
 impl OrphanFilter {
     /// Generation alive at a metadata key; the outer `None` means "unknown: keep".
     fn living_generation(&mut self, element: &key::Element<'_>) -> Option<Option<u64>> {
-        let is_same = |meta: &[u8]| meta.len() == 2 + element.key.len() && meta[..2] == element.slot && meta[2..] == *element.key;
+        let is_same =
+            |meta: &[u8]| meta.len() == 2 + element.key.len() && meta[..2] == element.slot && meta[2..] == *element.key;
         if let Some((meta, generation)) = &self.last
             && is_same(meta)
         {
@@ -293,22 +297,38 @@ mod tests {
         let element = |name: &[u8], generation| key::sub(name, Generation(generation), b"field");
         write(&disk, |batch| {
             for (name, generation) in [(b"gone", 1), (b"anew", 2), (b"kept", 3), (b"text", 4)] {
-                push_put(batch, Family::Default, &key::meta(name), &Collection::new(DiskType::Hash, Generation(generation)).encode());
+                push_put(
+                    batch,
+                    Family::Default,
+                    &key::meta(name),
+                    &Collection::new(DiskType::Hash, Generation(generation)).encode(),
+                );
                 push_put(batch, Family::Sub, &element(name, generation), b"v");
             }
             8
         });
         write(&disk, |batch| {
             push_delete(batch, Family::Default, &key::meta(b"gone"));
-            push_put(batch, Family::Default, &key::meta(b"anew"), &Collection::new(DiskType::Hash, Generation(9)).encode());
+            push_put(
+                batch,
+                Family::Default,
+                &key::meta(b"anew"),
+                &Collection::new(DiskType::Hash, Generation(9)).encode(),
+            );
             push_put(batch, Family::Sub, &element(b"anew", 9), b"v");
             push_put(batch, Family::Default, &key::meta(b"text"), &super::super::meta::encode_string(b"s", 0));
             4
         });
         disk.flush().unwrap();
         disk.db().compact_range_cf(disk.family(Family::Sub), None::<&[u8]>, None::<&[u8]>);
-        for (name, generation, lives) in [(b"gone", 1, false), (b"anew", 2, false), (b"anew", 9, true), (b"kept", 3, true), (b"text", 4, false)] {
-            assert_eq!(disk.get(Family::Sub, &element(name, generation)).unwrap().is_some(), lives, "{name:?} {generation}");
+        for (name, generation, lives) in
+            [(b"gone", 1, false), (b"anew", 2, false), (b"anew", 9, true), (b"kept", 3, true), (b"text", 4, false)]
+        {
+            assert_eq!(
+                disk.get(Family::Sub, &element(name, generation)).unwrap().is_some(),
+                lives,
+                "{name:?} {generation}"
+            );
         }
     }
 }

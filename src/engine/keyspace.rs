@@ -245,7 +245,13 @@ impl<'a> Keyspace<'a> {
     }
 
     /// Entries of a stream between two ids, both inclusive. Each scanned key must go through [`entry_id`].
-    pub fn entries(&self, key: &[u8], generation: Generation, ids: Range<StreamId>, direction: Direction) -> Access<Scan<'_>> {
+    pub fn entries(
+        &self,
+        key: &[u8],
+        generation: Generation,
+        ids: Range<StreamId>,
+        direction: Direction,
+    ) -> Access<Scan<'_>> {
         let mut end = key::stream(key, generation, ids.end);
         end.push(0);
         self.scan_of(key, generation, Family::Stream, key::stream(key, generation, ids.start)..end, direction)
@@ -258,7 +264,14 @@ impl<'a> Keyspace<'a> {
 
     /// Without the lock a collection may be deleted, and its elements compacted away, between the look at its metadata
     /// and the scan: the scan counts only if the same creation lives on when the scan's state was fixed.
-    fn scan_of(&self, key: &[u8], generation: Generation, family: Family, range: Range<Vec<u8>>, direction: Direction) -> Access<Scan<'_>> {
+    fn scan_of(
+        &self,
+        key: &[u8],
+        generation: Generation,
+        family: Family,
+        range: Range<Vec<u8>>,
+        direction: Direction,
+    ) -> Access<Scan<'_>> {
         let scan = Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), family, range, direction);
         if self.changing.is_none() {
             let lives = match self.look(key)? {
@@ -282,7 +295,13 @@ impl<'a> Keyspace<'a> {
     /// Keys of the expiry index that were due by now, oldest first, from `from_ms` on.
     pub fn due(&self, from_ms: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
         let range = key::expiry_range(from_ms, self.now_ms);
-        let mut scan = Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), Family::Default, range, Direction::Forward);
+        let mut scan = Scan::new(
+            self.disk,
+            self.changing.as_ref().map(|c| &*c.effects),
+            Family::Default,
+            range,
+            Direction::Forward,
+        );
         let mut due = Vec::new();
         while let Some((stored, _)) = scan.next()? {
             due.extend(key::parse_expiry(stored).map(|(at, key)| (at, key.to_vec())));
@@ -336,8 +355,13 @@ impl<'a> Keyspace<'a> {
         }
         let range = key::prefix_range(key::element_prefix(key, generation));
         for family in [Family::Sub, Family::Stream] {
-            let young: Vec<Vec<u8>> =
-                held.effects.in_range(family, &range).into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key.to_vec()).collect();
+            let young: Vec<Vec<u8>> = held
+                .effects
+                .in_range(family, &range)
+                .into_iter()
+                .filter(|(_, value)| value.is_some())
+                .map(|(key, _)| key.to_vec())
+                .collect();
             for element in young {
                 held.effects.delete(family, &element);
             }
@@ -473,7 +497,8 @@ impl<'a> Keyspace<'a> {
 
 /// Field or member in a key that [`Keyspace::elements`] scanned.
 pub fn element_name(scanned: &[u8]) -> Result<&[u8]> {
-    let element = key::parse_element(scanned).ok_or_else(|| Error::corrupt("element key", "start", "does not parse"))?;
+    let element =
+        key::parse_element(scanned).ok_or_else(|| Error::corrupt("element key", "start", "does not parse"))?;
     Ok(element.rest)
 }
 
@@ -485,6 +510,7 @@ pub fn entry_id(scanned: &[u8]) -> Result<StreamId> {
 
 /// User key and metadata in a pair that [`Keyspace::disk_keys`] scanned.
 pub fn scanned_key<'s>((stored_key, value): (&'s [u8], &[u8])) -> Result<(&'s [u8], Meta)> {
-    let user_key = key::user_key(stored_key).ok_or_else(|| Error::corrupt("metadata key", "start", "is a system key"))?;
+    let user_key =
+        key::user_key(stored_key).ok_or_else(|| Error::corrupt("metadata key", "start", "is a system key"))?;
     Ok((user_key, Meta::decode(value)?))
 }

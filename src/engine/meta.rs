@@ -103,7 +103,8 @@ pub enum Meta {
 impl Meta {
     /// Decodes a stored metadata value.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes).ok_or_else(|| Error::corrupt("key metadata", "value", format!("{} bytes that do not decode", bytes.len())))
+        decode(bytes)
+            .ok_or_else(|| Error::corrupt("key metadata", "value", format!("{} bytes that do not decode", bytes.len())))
     }
 
     /// When the key expires, in ms since the Unix epoch; 0: never.

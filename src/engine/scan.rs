@@ -31,7 +31,13 @@ pub struct Scan<'a> {
 impl<'a> Scan<'a> {
     /// A scan over `range` (start inclusive, end exclusive).
     #[must_use]
-    pub fn new(disk: &'a Disk, effects: Option<&'a Effects>, family: Family, range: Range<Vec<u8>>, direction: Direction) -> Self {
+    pub fn new(
+        disk: &'a Disk,
+        effects: Option<&'a Effects>,
+        family: Family,
+        range: Range<Vec<u8>>,
+        direction: Direction,
+    ) -> Self {
         let mut overlay = effects.map_or_else(Vec::new, |effects| effects.in_range(family, &range));
         let mut cursor = disk.cursor(family, range);
         if direction == Direction::Forward {

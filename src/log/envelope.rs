@@ -41,8 +41,9 @@ impl Position {
 
     /// Reads the stored form.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let bytes: &[u8; POSITION_LEN] =
-            bytes.try_into().map_err(|_| Error::corrupt("system key csn", "value", format!("{} bytes instead of {POSITION_LEN}", bytes.len())))?;
+        let bytes: &[u8; POSITION_LEN] = bytes.try_into().map_err(|_| {
+            Error::corrupt("system key csn", "value", format!("{} bytes instead of {POSITION_LEN}", bytes.len()))
+        })?;
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let epoch = u32::from_le_bytes(bytes[16..].try_into().expect("four bytes"));
         Ok(Self { csn: Csn(word(0)), time: CommitTime(word(8)), epoch: Epoch(epoch) })
@@ -85,7 +86,9 @@ fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
     out.extend_from_slice(&commit.time.0.to_le_bytes());
     out.extend_from_slice(&commit.disk_ops.to_le_bytes());
     for ops in [&commit.lists, &commit.zsets] {
-        out.extend_from_slice(&u32::try_from(ops.len()).expect("effects of a commit are bounded below 4 GiB").to_le_bytes());
+        out.extend_from_slice(
+            &u32::try_from(ops.len()).expect("effects of a commit are bounded below 4 GiB").to_le_bytes(),
+        );
     }
     out.extend_from_slice(&commit.lists);
     out.extend_from_slice(&commit.zsets);
@@ -94,7 +97,11 @@ fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
 /// Takes a write batch from the WAL apart into its commits. Effects are slices of `batch`.
 pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
     if batch.len() < HEADER_LEN {
-        return Err(Error::corrupt("write batch", "header", format!("{} bytes instead of {HEADER_LEN} or more", batch.len())));
+        return Err(Error::corrupt(
+            "write batch",
+            "header",
+            format!("{} bytes instead of {HEADER_LEN} or more", batch.len()),
+        ));
     }
     let body = batch.slice(HEADER_LEN..);
     let mut commits: Vec<CommitRecord> = Vec::new();
@@ -116,19 +123,27 @@ pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
         }
         match record {
             None => break,
-            Some(_) if position.is_some() => return Err(Error::corrupt("write batch", at, "goes on behind its csn key")),
+            Some(_) if position.is_some() => {
+                return Err(Error::corrupt("write batch", at, "goes on behind its csn key"));
+            }
             Some(Record::LogData(bytes)) => {
                 commits.push(parse_envelope(&body.slice_ref(bytes))?);
                 (start, found) = (records.offset(), 0);
             }
             Some(Record::Put(Family::Default, CSN_KEY, value)) => position = Some(Position::decode(value)?),
-            Some(_) if commits.is_empty() => return Err(Error::corrupt("write batch", at, "has an operation before its first envelope")),
+            Some(_) if commits.is_empty() => {
+                return Err(Error::corrupt("write batch", at, "has an operation before its first envelope"));
+            }
             Some(_) => found += 1,
         }
     }
     let last = commits.last().map(|c| Position { csn: c.csn, time: c.time, epoch: c.epoch });
     if last.is_none() || position != last {
-        return Err(Error::corrupt("write batch", "end", format!("csn key says {position:?}, the last envelope {last:?}")));
+        return Err(Error::corrupt(
+            "write batch",
+            "end",
+            format!("csn key says {position:?}, the last envelope {last:?}"),
+        ));
     }
     Ok(commits)
 }

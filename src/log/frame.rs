@@ -21,7 +21,8 @@ pub fn encoded_len(commit: &CommitRecord) -> usize {
 /// Appends the frame of `commit`, which follows the frame of `previous` in the op-log.
 pub fn encode(out: &mut Vec<u8>, segment: SegmentId, previous: Csn, commit: &CommitRecord) {
     let start = out.len();
-    let body_len = u32::try_from(encoded_len(commit) - PREFIX_LEN).expect("effects of a commit are bounded below 4 GiB");
+    let body_len =
+        u32::try_from(encoded_len(commit) - PREFIX_LEN).expect("effects of a commit are bounded below 4 GiB");
     let section = |bytes: &Bytes| (bytes.len() as u32).to_le_bytes();
     out.extend_from_slice(&body_len.to_le_bytes());
     out.extend_from_slice(&[0; 4]);

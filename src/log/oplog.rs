@@ -185,8 +185,11 @@ impl OpLog {
     pub fn wants_spare(&self) -> Option<SpareSegment> {
         let active = self.active.as_ref()?;
         let path = self.dir.join(SPARE);
-        (active.at * 2 > active.capacity && !path.exists())
-            .then(|| SpareSegment { io: Arc::clone(&self.io), path, bytes: self.segment_bytes })
+        (active.at * 2 > active.capacity && !path.exists()).then(|| SpareSegment {
+            io: Arc::clone(&self.io),
+            path,
+            bytes: self.segment_bytes,
+        })
     }
 
     fn rotate(&mut self, bytes: u64) -> Result<()> {
@@ -320,14 +323,8 @@ impl OpLogReader {
     /// segments are read one by one. `Gap` if frames right above `after` were purged.
     pub fn commits(&self, after: Csn, until: Csn) -> Result<Commits> {
         let ids = segment::list(&*self.io, &self.dir)?;
-        let mut commits = Commits {
-            reader: self.clone(),
-            ids: ids.into(),
-            read: VecDeque::new(),
-            after,
-            until,
-            is_first: true,
-        };
+        let mut commits =
+            Commits { reader: self.clone(), ids: ids.into(), read: VecDeque::new(), after, until, is_first: true };
         commits.skip_to_start()?;
         Ok(commits)
     }

@@ -42,7 +42,11 @@ impl WalCommits {
 
     fn gap(&self, found: String) -> Error {
         let expected = Csn(self.at.next().0);
-        Error::Gap { what: format!("RocksDB's WAL in {} (by sequence)", self.disk.wal_dir().display()), expected, found }
+        Error::Gap {
+            what: format!("RocksDB's WAL in {} (by sequence)", self.disk.wal_dir().display()),
+            expected,
+            found,
+        }
     }
 
     fn read_batch(&mut self) -> Result<()> {

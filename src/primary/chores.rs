@@ -29,7 +29,10 @@ pub fn start(node: &Arc<Node>) -> JoinHandle<()> {
         let _entered = runtime.enter();
         Chores { node, index_from_ms: 0, rounds: 0, started: Instant::now() }.run();
     };
-    std::thread::Builder::new().name("walferry-chores".into()).spawn(run).expect("threads can be started while the process comes up")
+    std::thread::Builder::new()
+        .name("walferry-chores".into())
+        .spawn(run)
+        .expect("threads can be started while the process comes up")
 }
 
 struct Chores {
@@ -103,7 +106,8 @@ impl Chores {
             std::thread::spawn(move || node.snapshots.write_image(&node));
         }
         let is_primary = !node.is_replica() && node.shipping.load().is_some();
-        let wants_base = is_primary && (node.snapshots.take_request() || node.snapshots.is_base_due(node, self.started));
+        let wants_base =
+            is_primary && (node.snapshots.take_request() || node.snapshots.is_base_due(node, self.started));
         if wants_base && !node.snapshots.is_busy() {
             let _ = node.snapshots.start(node);
         }

@@ -44,7 +44,11 @@ fn server(node: &Node) -> Fields {
 
 fn clients(node: &Node) -> Fields {
     let registry = &node.service().registry;
-    fields([("connected_clients", registry.len().to_string()), ("maxclients", node.config().maxclients.to_string()), ("blocked_clients", "0".to_owned())])
+    fields([
+        ("connected_clients", registry.len().to_string()),
+        ("maxclients", node.config().maxclients.to_string()),
+        ("blocked_clients", "0".to_owned()),
+    ])
 }
 
 /// Resident bytes of this process.
@@ -72,7 +76,10 @@ fn persistence(node: &Node) -> Fields {
         ("rdb_last_save_time", node.snapshots.last_save().to_string()),
         ("rdb_last_bgsave_status", if last.error.is_some() { "err" } else { "ok" }.to_owned()),
         ("aof_enabled", "1".to_owned()),
-        ("aof_last_write_status", if node.committer.gate.stands(crate::commit::gate::Obstacle::Broken) { "err" } else { "ok" }.to_owned()),
+        (
+            "aof_last_write_status",
+            if node.committer.gate.stands(crate::commit::gate::Obstacle::Broken) { "err" } else { "ok" }.to_owned(),
+        ),
         ("log_bytes", node.committer.log_bytes().to_string()),
         ("image_csn", node.snapshots.newest_image().position.csn.to_string()),
     ])
@@ -128,7 +135,10 @@ fn replication(node: &Node) -> Fields {
         );
         all.push((format!("slave{nth}"), line));
     }
-    all.extend(fields([("master_replid", format!("{}{:08x}", node.identity().cluster, node.identity().epoch().0)), ("master_repl_offset", committed.to_string())]));
+    all.extend(fields([
+        ("master_replid", format!("{}{:08x}", node.identity().cluster, node.identity().epoch().0)),
+        ("master_repl_offset", committed.to_string()),
+    ]));
     all
 }
 
@@ -138,7 +148,10 @@ fn cpu() -> Fields {
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
     let ticks = |nth: usize| after_name.split(' ').nth(nth).and_then(|t| t.parse::<f64>().ok()).unwrap_or_default();
     let per_second = rustix::param::clock_ticks_per_second() as f64;
-    fields([("used_cpu_sys", format!("{:.6}", ticks(12) / per_second)), ("used_cpu_user", format!("{:.6}", ticks(11) / per_second))])
+    fields([
+        ("used_cpu_sys", format!("{:.6}", ticks(12) / per_second)),
+        ("used_cpu_user", format!("{:.6}", ticks(11) / per_second)),
+    ])
 }
 
 fn keyspace(node: &Node) -> Fields {
@@ -163,10 +176,14 @@ fn walferry(node: &Node) -> Fields {
         ("repl_port", node.config().repl_port.to_string()),
     ]);
     let refusal = node.committer.gate.refusal();
-    let reason = refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
+    let reason =
+        refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
     all.push(("writes_refused".to_owned(), reason.unwrap_or_default()));
     all.extend(archive(node));
-    all.extend(fields([("io_backend", node.backends.description.clone()), ("io_backend_reason", node.backends.reason.clone())]));
+    all.extend(fields([
+        ("io_backend", node.backends.description.clone()),
+        ("io_backend_reason", node.backends.reason.clone()),
+    ]));
     all
 }
 
@@ -186,7 +203,10 @@ fn archive(node: &Node) -> Fields {
     let base = node.snapshots.last();
     all.extend(fields([
         ("archive_lag_ms", lag_ms.to_string()),
-        ("archive_last_error", uploader.stopped.or(uploader.last_error).or(side.cutter.last_error()).unwrap_or_default()),
+        (
+            "archive_last_error",
+            uploader.stopped.or(uploader.last_error).or(side.cutter.last_error()).unwrap_or_default(),
+        ),
         ("archive_failures_in_row", uploader.failures_in_row.to_string()),
         ("cut_csn", cutter.position.csn.to_string()),
         ("chunks_cut", cutter.chunks.to_string()),

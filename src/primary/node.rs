@@ -337,7 +337,8 @@ impl Host for Node {
     fn disk_key_count(&self) -> Result<u64> {
         let mut count = self.key_count.lock();
         let now = self.committer.watermarks.committed.get();
-        let may_be_old = count.took > CHEAP_COUNT && count.taken.is_some_and(|taken| taken.elapsed() < count.took * COUNT_AGE_FACTOR);
+        let may_be_old = count.took > CHEAP_COUNT
+            && count.taken.is_some_and(|taken| taken.elapsed() < count.took * COUNT_AGE_FACTOR);
         if count.taken.is_none() || (now != count.at && !may_be_old) {
             let started = Instant::now();
             let keys = self.count_disk_keys()?;
@@ -370,7 +371,8 @@ impl Host for Node {
             match task {
                 Task::ArchiveFlush => {
                     let shipping = self.shipping.load_full().filter(|shipping| shipping.has_archive());
-                    let shipping = shipping.ok_or_else(|| Error::Refused { reason: "this node has no archive, or is a replica".into() })?;
+                    let shipping = shipping
+                        .ok_or_else(|| Error::Refused { reason: "this node has no archive, or is a replica".into() })?;
                     let csn = self.committer.watermarks.committed.get();
                     shipping.flush(csn).await?;
                     Ok(TaskReply::Csn(self.committer.watermarks.archived.get()))

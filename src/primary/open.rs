@@ -46,13 +46,20 @@ pub struct Opened {
 }
 
 /// Locks a directory and reads whose it is; a new one becomes a directory of `cluster`, or of a new cluster.
-pub fn claim_directory(root: &Path, role: LastRole, cluster: Option<ClusterId>) -> Result<(DataDir, DirLock, Identity)> {
+pub fn claim_directory(
+    root: &Path,
+    role: LastRole,
+    cluster: Option<ClusterId>,
+) -> Result<(DataDir, DirLock, Identity)> {
     let dir = DataDir::new(root);
     let lock = dir.lock()?;
     let identity = match dir.identity()? {
         Some(identity) => {
             if let Some(cluster) = cluster.filter(|cluster| *cluster != identity.cluster) {
-                let detail = format!("belongs to cluster {}, the archive to cluster {cluster}. Use the archive of this directory's cluster, or another prefix", identity.cluster);
+                let detail = format!(
+                    "belongs to cluster {}, the archive to cluster {cluster}. Use the archive of this directory's cluster, or another prefix",
+                    identity.cluster
+                );
                 return Err(Error::Identity { what: format!("data directory {}", root.display()), detail });
             }
             identity
@@ -72,20 +79,28 @@ pub fn claim_directory(root: &Path, role: LastRole, cluster: Option<ClusterId>) 
 }
 
 /// Opens a claimed directory. Blocking; can take as long as it takes to read the logs since the last memory image.
-pub fn open(dir: DataDir, lock: DirLock, mut identity: Identity, config: &Config, missing: Option<&dyn MissingCommits>) -> Result<Opened> {
+pub fn open(
+    dir: DataDir,
+    lock: DirLock,
+    mut identity: Identity,
+    config: &Config,
+    missing: Option<&dyn MissingCommits>,
+) -> Result<Opened> {
     let backends = Backends::select(dir.root(), Choice::from_str(&config.io_backend)?)?;
     let options = DiskOptions { cache_bytes: config.block_cache_bytes.0 as usize, ..DiskOptions::default() };
     let disk = Arc::new(Disk::open(&dir.db(), &dir.wal(), options)?);
     let io = Arc::clone(&backends.bulk);
     io.create_dir(&dir.image())?;
     io.remove_unfinished(&dir.image())?;
-    let (mut memory, image) = local::newest(&*io, &dir.image())?.unwrap_or_else(|| (Memory::new(), ImagePosition::default()));
+    let (mut memory, image) =
+        local::newest(&*io, &dir.image())?.unwrap_or_else(|| (Memory::new(), ImagePosition::default()));
     let mut oplog = OpLog::open(Arc::clone(&backends.log), &dir.oplog(), config.oplog_segment_bytes.0)?;
     let (mark, told) = DurableMark::open(Arc::clone(&backends.log), &dir.oplog())?;
     let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing)?;
     let durable = told.csn.max(oplog.durable_told());
     report(&recovered, durable);
-    let may_have_lost = !recovered.lost.is_empty() || durable > recovered.position.csn || identity.may_have_lost_a_tail();
+    let may_have_lost =
+        !recovered.lost.is_empty() || durable > recovered.position.csn || identity.may_have_lost_a_tail();
     oplog.set_epoch(identity.epoch());
     let mut position = recovered.position;
     position.epoch = identity.epoch();
@@ -106,10 +121,18 @@ fn report(recovered: &Recovered, durable: Csn) {
     let Recovered { position, redone, cut, lost, .. } = recovered;
     tracing::info!(csn = position.csn.0, epoch = position.epoch.0, redone, cut, "recovered");
     for range in lost {
-        tracing::error!(first = range.start().0, last = range.end().0, "commits are lost: nobody has them; no-op commits stand in their place");
+        tracing::error!(
+            first = range.start().0,
+            last = range.end().0,
+            "commits are lost: nobody has them; no-op commits stand in their place"
+        );
     }
     if durable > position.csn {
-        tracing::error!(first = position.csn.next().0, last = durable.0, "commits that were durable are missing from the logs: the disk lost them");
+        tracing::error!(
+            first = position.csn.next().0,
+            last = durable.0,
+            "commits that were durable are missing from the logs: the disk lost them"
+        );
     }
 }
 
@@ -118,9 +141,15 @@ pub fn require_durable(opened: &Opened, reached: Csn, archive: Option<&Archive>)
     if reached >= opened.durable_told {
         return Ok(());
     }
-    let archive = archive.map_or_else(|| "no archive is configured".to_owned(), |archive| format!("{} does not have them either", archive.url()));
+    let archive = archive.map_or_else(
+        || "no archive is configured".to_owned(),
+        |archive| format!("{} does not have them either", archive.url()),
+    );
     Err(Error::Gap {
-        what: format!("data directory {} (commits that were durable are missing, and {archive}; promote a replica or restore)", opened.dir.root().display()),
+        what: format!(
+            "data directory {} (commits that were durable are missing, and {archive}; promote a replica or restore)",
+            opened.dir.root().display()
+        ),
         expected: reached.next(),
         found: "the end of both logs".into(),
     })

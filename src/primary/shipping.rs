@@ -30,6 +30,7 @@ use crate::ship::spool::Spool;
 use crate::ship::wire::Sender;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -130,14 +131,21 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
     }
 }
 
-/// How far the archive holds this node's history without a gap.
-pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
+/// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
+/// commit on, and those from each base on. Never empty.
+async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>> {
     let listing = Listing::read(archive).await?;
-    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(Csn::ZERO) };
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(vec![Csn::ZERO]) };
     let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
-    let start = bases.max().unwrap_or(Csn::ZERO);
-    let chunks = listing.chunks.keys().copied();
-    Ok(lineage.cover(chunks, start).reachable(start))
+    let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
+    let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
+    Ok(ends.collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+/// The last commit of this node's history that the archive can restore.
+pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
+    let stretches = archived_stretches(archive, epoch).await?;
+    Ok(stretches.last().copied().unwrap_or_default())
 }
 
 impl Shipping {
@@ -145,7 +153,8 @@ impl Shipping {
     pub async fn start(node: &Arc<Node>) -> Result<Arc<Self>> {
         let host: Arc<dyn FeedHost> = Arc::clone(node) as _;
         let watermarks = &node.committer.watermarks;
-        let feeds = Feeds::new(host, node.source.clone(), watermarks.committed.subscribe(), watermarks.durable.subscribe());
+        let feeds =
+            Feeds::new(host, node.source.clone(), watermarks.committed.subscribe(), watermarks.durable.subscribe());
         let archive = match &node.archive {
             Some(archive) => Some(ArchiveSide::start(node, archive).await?),
             None => None,
@@ -215,11 +224,24 @@ impl Shipping {
 impl ArchiveSide {
     async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
         let epoch = node.identity().epoch();
-        let archived = archived_until(archive, epoch).await?;
+        let stretches = archived_stretches(archive, epoch).await?;
         let committed = node.committer.watermarks.committed.get();
-        if archived > committed {
-            return Err(Error::Gap { what: "the logs".into(), expected: committed.next(), found: format!("an archive that reaches csn {archived} of the same epoch") });
+        if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
+            return Err(Error::Gap {
+                what: "the logs".into(),
+                expected: committed.next(),
+                found: format!("an archive that reaches csn {beyond} of the same epoch"),
+            });
         }
+        // A base may have been published before the chunks below it: they are still owed if the logs hold them.
+        let mut owed = None;
+        for end in stretches {
+            if owed.is_none() && tokio::task::block_in_place(|| node.source.reaches(end))? {
+                owed = Some(end);
+            }
+        }
+        let needs_base = owed.is_none();
+        let archived = owed.unwrap_or(committed);
         node.committer.watermarks.archived.raise(archived);
         let config = node.config();
         let (spool, newest) = Spool::open(
@@ -230,20 +252,28 @@ impl ArchiveSide {
             Arc::clone(&node.committer.watermarks),
         )?;
         let spool = Arc::new(spool);
-        let newest = newest.map(|newest| newest.header).filter(|header| header.last >= archived && header.last <= committed);
-        let mut from = CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, header_crc: 0, epoch };
+        let newest = newest.map(|newest| newest.header).filter(|header| {
+            header.last >= archived && header.last <= committed && spool.reachable(archived) == header.last
+        });
+        let mut from =
+            CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, header_crc: 0, epoch };
         if let Some(header) = newest {
             from.position = LogPosition { csn: header.last, wal_seq: header.wal_last };
             from.header_crc = if header.epoch == epoch { header.crc() } else { 0 };
         }
-        let needs_base = !tokio::task::block_in_place(|| node.source.reaches(from.position.csn))?;
         if needs_base {
-            tracing::warn!(archived = from.position.csn.0, committed = committed.0, "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive");
+            tracing::warn!(
+                committed = committed.0,
+                "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+            );
             from.position = LogPosition { csn: committed, wal_seq: node.committer.disk().wal_seq() };
         }
-        let settings = UploaderSettings { fence_check_interval: config.fence_check_interval, fence_each_ack: config.archive_ack, ..UploaderSettings::default() };
-        let start = if needs_base { committed } else { archived };
-        let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, start, settings);
+        let settings = UploaderSettings {
+            fence_check_interval: config.fence_check_interval,
+            fence_each_ack: config.archive_ack,
+            ..UploaderSettings::default()
+        };
+        let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
         let sealed = uploader.wake();
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let watched = Arc::clone(node);
@@ -270,7 +300,11 @@ pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committ
     let Some(lineage) = Lineage::of(&tree, epoch) else { return Ok(committed) };
     let mut tail = CatchUp::open(archive, &lineage, committed).await?;
     if tail.until() > committed {
-        tracing::warn!(committed = committed.0, until = tail.until().0, "the archive holds commits that the logs lack: they are fetched");
+        tracing::warn!(
+            committed = committed.0,
+            until = tail.until().0,
+            "the archive holds commits that the logs lack: they are fetched"
+        );
     }
     while let Some(commits) = tail.next().await? {
         tokio::task::block_in_place(|| committer.turn().apply(commits))?;
@@ -326,7 +360,11 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
         if beyond <= fork {
             break epoch;
         }
-        tracing::warn!(fork = fork.0, beyond = beyond.0, "the old primary archived on during the takeover: its commits are taken over, too");
+        tracing::warn!(
+            fork = fork.0,
+            beyond = beyond.0,
+            "the old primary archived on during the takeover: its commits are taken over, too"
+        );
     };
     let fork = node.committer.watermarks.committed.get();
     node.become_primary(epoch)?;

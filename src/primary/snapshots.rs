@@ -116,7 +116,9 @@ impl Snapshots {
     /// Cuts a strict base and publishes it; returns its csn.
     pub async fn publish(&self, node: &Arc<Node>) -> Result<Csn> {
         let Some(archive) = &node.archive else {
-            return Err(Error::Refused { reason: "no archive is configured: there is nowhere to publish a base to".into() });
+            return Err(Error::Refused {
+                reason: "no archive is configured: there is nowhere to publish a base to".into(),
+            });
         };
         if node.is_replica() {
             return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
@@ -150,7 +152,8 @@ impl Snapshots {
 
     async fn cut(&self, node: &Arc<Node>, workshop: &mut Workshop) -> Result<LocalBase> {
         let io = Arc::clone(&node.backends.bulk);
-        let mut cutter = workshop.cutter.take().unwrap_or_else(|| BaseCutter::new(io, &node.dir, node.identity().cluster));
+        let mut cutter =
+            workshop.cutter.take().unwrap_or_else(|| BaseCutter::new(io, &node.dir, node.identity().cluster));
         let node = Arc::clone(node);
         let cutting = tokio::task::spawn_blocking(move || (cutter.cut(&node.committer), cutter));
         let (base, cutter) = cutting.await.expect("cutting a base does not panic");
@@ -228,7 +231,8 @@ impl Snapshots {
     pub fn is_base_due(&self, node: &Node, started: Instant) -> bool {
         let config = node.config();
         let last = self.last.lock();
-        let Some(cut) = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes)) else {
+        let Some(cut) = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes))
+        else {
             return false;
         };
         let since = last.ended.unwrap_or(started).elapsed();

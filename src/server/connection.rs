@@ -40,9 +40,17 @@ pub struct Service {
 }
 
 /// Serves one client until it leaves, breaks the protocol, or `stop` turns true.
-pub async fn serve(stream: TcpStream, client: Client, service: &Service, limits: Limits, card: &Mutex<ClientCard>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    stream: TcpStream,
+    client: Client,
+    service: &Service,
+    limits: Limits,
+    card: &Mutex<ClientCard>,
+    mut stop: watch::Receiver<bool>,
+) {
     let out = Out::new(client.protocol);
-    let mut connection = Connection { stream, client, service, limits, card, input: BytesMut::new(), request: Request::default(), out };
+    let mut connection =
+        Connection { stream, client, service, limits, card, input: BytesMut::new(), request: Request::default(), out };
     // Stopping drops the connection between two requests or while it waits.
     tokio::select! {
         ended = connection.run() => if let Err(error) = ended {
@@ -192,7 +200,8 @@ impl Connection<'_> {
                     continue;
                 }
             }
-            let mut session = Session::new(&self.service.committer, &*self.service.host, &mut self.client, &mut self.out);
+            let mut session =
+                Session::new(&self.service.committer, &*self.service.host, &mut self.client, &mut self.out);
             session.run(blocked.request.as_args());
             session.finish();
             match self.client.blocked.take() {

@@ -92,8 +92,10 @@ fn admit(stream: TcpStream, service: &Arc<Service>, stop: watch::Receiver<bool>)
     }
     let _ = stream.set_nodelay(true);
     let id = registry.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-    let address = |address: std::io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
-    let client = Client::new(id, address(stream.peer_addr()), address(stream.local_addr()), !config.requirepass.is_empty());
+    let address =
+        |address: std::io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
+    let client =
+        Client::new(id, address(stream.peer_addr()), address(stream.local_addr()), !config.requirepass.is_empty());
     let limits = Limits {
         bulk_bytes_max: config.proto_max_bulk_len.0 as usize,
         query_buffer_bytes_max: config.client_query_buffer_limit.0 as usize,

@@ -64,7 +64,13 @@ pub struct CutFrom {
 impl Cutter {
     /// Starts cutting; `sealed` is notified for each chunk.
     #[must_use]
-    pub fn start(source: CommitSource, spool: Arc<Spool>, from: CutFrom, interval: Duration, sealed: Arc<Notify>) -> Arc<Self> {
+    pub fn start(
+        source: CommitSource,
+        spool: Arc<Spool>,
+        from: CutFrom,
+        interval: Duration,
+        sealed: Arc<Notify>,
+    ) -> Arc<Self> {
         let cutter = Arc::new(Self {
             source,
             spool,
@@ -168,7 +174,8 @@ impl Cutter {
             }
             let interval = Duration::from_millis(self.interval_ms.load(Ordering::Relaxed));
             let wanted = if is_uncut { start + RAW_BYTES_MAX as u64 } else { tail.total() + 1 };
-            let pause = since.map_or(LOOK_INTERVAL, |since| interval.saturating_sub(since.elapsed()).min(LOOK_INTERVAL));
+            let pause =
+                since.map_or(LOOK_INTERVAL, |since| interval.saturating_sub(since.elapsed()).min(LOOK_INTERVAL));
             if tail.wait(wanted, pause) >= start + RAW_BYTES_MAX as u64 && is_uncut {
                 return;
             }

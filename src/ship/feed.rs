@@ -102,7 +102,12 @@ pub enum Admission {
 impl Feeds {
     /// Feeds over `source`; the watermarks wake them.
     #[must_use]
-    pub fn new(host: Arc<dyn FeedHost>, source: CommitSource, committed: watch::Receiver<Csn>, durable: watch::Receiver<Csn>) -> Self {
+    pub fn new(
+        host: Arc<dyn FeedHost>,
+        source: CommitSource,
+        committed: watch::Receiver<Csn>,
+        durable: watch::Receiver<Csn>,
+    ) -> Self {
         Self { host, source, committed, durable, feeds: Mutex::default(), next_id: Mutex::new(1) }
     }
 
@@ -139,7 +144,9 @@ impl Feeds {
         deadline(address, sender.send(&Message::Challenge(challenge.clone()))).await?;
         let hello = match deadline(address, receiver.receive()).await? {
             Some(Message::Hello(hello)) => hello,
-            other => return Err(Error::Protocol { peer: address.into(), detail: format!("expected hello, got {other:?}") }),
+            other => {
+                return Err(Error::Protocol { peer: address.into(), detail: format!("expected hello, got {other:?}") });
+            }
         };
         match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
             Admission::Refuse(refuse) => {
@@ -181,7 +188,12 @@ impl Feeds {
         }
         if let Some(cluster) = hello.cluster.filter(|cluster| *cluster != self.host.cluster()) {
             let own = self.host.cluster();
-            return refuse(true, format!("the replica's directory belongs to cluster {cluster}, this primary to {own}. Use the right primary, or an empty directory"));
+            return refuse(
+                true,
+                format!(
+                    "the replica's directory belongs to cluster {cluster}, this primary to {own}. Use the right primary, or an empty directory"
+                ),
+            );
         }
         let history = self.host.history();
         let own = history.last().expect("a history is never empty").epoch;
@@ -204,7 +216,9 @@ impl Feeds {
         match shared {
             Some(shared) if hello.csn <= shared => Admission::Resume,
             // `always` ships only what is durable: a replica may have seen what is not yet shippable here after a restart.
-            Some(_) if at.is_some_and(|at| at + 1 == history.len()) && hello.csn <= *self.committed.borrow() => Admission::Resume,
+            Some(_) if at.is_some_and(|at| at + 1 == history.len()) && hello.csn <= *self.committed.borrow() => {
+                Admission::Resume
+            }
             _ => refuse(
                 true,
                 format!(
@@ -235,7 +249,10 @@ fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
 async fn deadline<T>(peer: &str, what: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(SEND_DEADLINE, what).await {
         Ok(done) => done,
-        Err(_) => Err(Error::Protocol { peer: peer.to_owned(), detail: format!("was silent for {} s", SEND_DEADLINE.as_secs()) }),
+        Err(_) => Err(Error::Protocol {
+            peer: peer.to_owned(),
+            detail: format!("was silent for {} s", SEND_DEADLINE.as_secs()),
+        }),
     }
 }
 
@@ -327,7 +344,9 @@ impl Feed<'_> {
             Some(archived) => Message::GoToArchive(GoToArchive { archived }),
             None => Message::Refuse(Refuse {
                 is_final: true,
-                reason: format!("{error}, and there is no archive. Start the replica from an empty directory: it gets a base"),
+                reason: format!(
+                    "{error}, and there is no archive. Start the replica from an empty directory: it gets a base"
+                ),
                 newer_epoch: None,
             }),
         };
@@ -347,7 +366,10 @@ impl Feed<'_> {
 
     fn take(&mut self, message: Message) -> Result<()> {
         let Message::Ack(ack) = message else {
-            return Err(Error::Protocol { peer: self.address.into(), detail: format!("expected an ack, got {message:?}") });
+            return Err(Error::Protocol {
+                peer: self.address.into(),
+                detail: format!("expected an ack, got {message:?}"),
+            });
         };
         while self.in_flight.front().is_some_and(|(last, _)| *last <= ack.applied) {
             self.in_flight.pop_front();

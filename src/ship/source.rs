@@ -47,7 +47,9 @@ impl CommitSource {
         }
         let from = self.committer.log_position(after)?;
         let (reader, end) = self.committer.log_reader();
-        let next = reader.commits(from, LogPosition { csn: after.next(), ..end }).and_then(|mut commits| commits.next().transpose());
+        let next = reader
+            .commits(from, LogPosition { csn: after.next(), ..end })
+            .and_then(|mut commits| commits.next().transpose());
         match next {
             Ok(_) => Ok(true),
             Err(Error::Gap { .. }) => Ok(false),

@@ -72,7 +72,13 @@ pub struct NewestChunk {
 
 impl Spool {
     /// Opens the spool in `dir`; `archived` is how far the archive is known to be complete.
-    pub fn open(io: Arc<dyn Io>, dir: &Path, bytes_max: u64, gate: Arc<Gate>, watermarks: Arc<Watermarks>) -> Result<(Self, Option<NewestChunk>)> {
+    pub fn open(
+        io: Arc<dyn Io>,
+        dir: &Path,
+        bytes_max: u64,
+        gate: Arc<Gate>,
+        watermarks: Arc<Watermarks>,
+    ) -> Result<(Self, Option<NewestChunk>)> {
         io.create_dir(dir)?;
         io.remove_unfinished(dir)?;
         let mut state = State { chunks: BTreeMap::new(), archived: watermarks.archived.get() };
@@ -100,6 +106,15 @@ impl Spool {
         };
         spool.check_limit();
         Ok((spool, newest.map(|header| NewestChunk { header })))
+    }
+
+    /// The last commit that the spool's chunks reach without a gap from `after` on.
+    #[must_use]
+    pub fn reachable(&self, after: Csn) -> Csn {
+        let state = self.state.lock();
+        state.chunks.values().fold(after, |reached, entry| {
+            if entry.name.first <= reached.next() { reached.max(entry.name.last) } else { reached }
+        })
     }
 
     /// Stores a chunk durably.
@@ -182,7 +197,8 @@ impl ChunkSource for Spool {
         let mut state = self.state.lock();
         state.archived = csn;
         let newest = state.chunks.keys().next_back().copied();
-        let done: Vec<Csn> = state.chunks.range(..=csn).map(|(last, _)| *last).filter(|last| Some(*last) != newest).collect();
+        let done: Vec<Csn> =
+            state.chunks.range(..=csn).map(|(last, _)| *last).filter(|last| Some(*last) != newest).collect();
         for last in done {
             let entry = state.chunks.remove(&last).expect("found above");
             if let Err(error) = self.io.remove(&self.path(entry.name)) {

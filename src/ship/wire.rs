@@ -275,7 +275,11 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             let read = self.reader.read_buf(&mut self.buffer).await;
             let read = read.map_err(|source| Error::Net { action: "receive from", peer: self.peer.clone(), source })?;
             if read == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(self.broken("closed the connection inside a message".into())) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(self.broken("closed the connection inside a message".into()))
+                };
             }
         }
     }
@@ -286,7 +290,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
 
     /// Bytes of the message being received that are not there yet, as far as it is known.
     fn missing(&self) -> usize {
-        let announced = self.buffer.first_chunk::<4>().map_or(HEAD_LEN, |len| HEAD_LEN + u32::from_le_bytes(*len) as usize);
+        let announced =
+            self.buffer.first_chunk::<4>().map_or(HEAD_LEN, |len| HEAD_LEN + u32::from_le_bytes(*len) as usize);
         announced.saturating_sub(self.buffer.len()).max(4096)
     }
 
@@ -297,7 +302,9 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         let word = |at: usize| u32::from_le_bytes(self.buffer[at..at + 4].try_into().expect("four bytes"));
         let (length, crc, kind) = (word(0) as usize, word(4), self.buffer[HEAD_LEN]);
         if length == 0 || length - 1 > Message::bytes_max(kind) {
-            return Err(self.broken(format!("announces a message of kind {kind} with {length} bytes, which is over the limit")));
+            return Err(
+                self.broken(format!("announces a message of kind {kind} with {length} bytes, which is over the limit"))
+            );
         }
         if self.buffer.len() < HEAD_LEN + length {
             return Ok(None);
@@ -379,7 +386,8 @@ mod tests {
     fn a_proof_depends_on_secret_challenge_and_node() {
         let challenge = |nonce: &str| Challenge { version: VERSION, nonce: nonce.into() };
         assert_eq!(proof("", &challenge("n"), "a"), "");
-        let proofs = [("s", "n", "a"), ("t", "n", "a"), ("s", "m", "a"), ("s", "n", "b")].map(|(s, n, a)| proof(s, &challenge(n), a));
+        let proofs = [("s", "n", "a"), ("t", "n", "a"), ("s", "m", "a"), ("s", "n", "b")]
+            .map(|(s, n, a)| proof(s, &challenge(n), a));
         assert!(proofs.iter().enumerate().all(|(i, p)| proofs[..i].iter().all(|q| q != p)));
     }
 }

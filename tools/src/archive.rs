@@ -24,5 +24,10 @@ impl ArchiveArgs {
 pub fn open(url: &str) -> Result<Archive, Failure> {
     let config = Config { archive: url.to_owned(), ..Config::default() };
     let archive = open_archive(&config, Opening::Existing)?;
-    archive.ok_or_else(|| Failure::from(walferry::error::Error::Config { key: "archive".into(), detail: "is empty; name s3://bucket/prefix or file:///dir".into() }))
+    archive.ok_or_else(|| {
+        Failure::from(walferry::error::Error::Config {
+            key: "archive".into(),
+            detail: "is empty; name s3://bucket/prefix or file:///dir".into(),
+        })
+    })
 }

@@ -38,7 +38,9 @@ impl Client {
         let owned = command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
         let reply = self.pipeline(&[owned])?.pop().ok_or("no reply")?;
         match reply {
-            Value::ServerError(error) => Err(format!("{}: {} {}", command.join(" "), error.code(), error.details().unwrap_or_default())),
+            Value::ServerError(error) => {
+                Err(format!("{}: {} {}", command.join(" "), error.code(), error.details().unwrap_or_default()))
+            }
             reply => Ok(reply),
         }
     }

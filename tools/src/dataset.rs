@@ -15,7 +15,9 @@ pub fn read(client: &mut Client) -> Answer<Dataset> {
     let mut dataset = Dataset::new();
     let mut cursor = "0".to_owned();
     loop {
-        let Value::Array(mut reply) = client.call(&["SCAN", &cursor, "COUNT", SCAN_COUNT])? else { return Err("SCAN answered no array".into()) };
+        let Value::Array(mut reply) = client.call(&["SCAN", &cursor, "COUNT", SCAN_COUNT])? else {
+            return Err("SCAN answered no array".into());
+        };
         let (keys, next) = (reply.pop(), reply.pop());
         let Some(Value::Array(keys)) = keys else { return Err("SCAN answered no keys".into()) };
         let keys: Vec<Vec<u8>> = keys.into_iter().map(bytes).collect();
@@ -32,7 +34,8 @@ pub fn read(client: &mut Client) -> Answer<Dataset> {
 fn read_keys(client: &mut Client, keys: &[Vec<u8>]) -> Answer<Vec<String>> {
     let ask = |name: &str, key: &Vec<u8>| vec![name.as_bytes().to_vec(), key.clone()];
     let types = client.pipeline(&keys.iter().map(|key| ask("TYPE", key)).collect::<Vec<_>>())?;
-    let commands: Vec<Vec<Vec<u8>>> = keys.iter().zip(&types).map(|(key, kind)| content_command(&text(kind), key)).collect();
+    let commands: Vec<Vec<Vec<u8>>> =
+        keys.iter().zip(&types).map(|(key, kind)| content_command(&text(kind), key)).collect();
     let contents = client.pipeline(&commands)?;
     Ok(types.iter().zip(contents).map(|(kind, content)| canonical(&text(kind), content)).collect())
 }

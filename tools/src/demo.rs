@@ -109,7 +109,8 @@ impl Story {
     fn new(dir: &Path, seconds: u64) -> Answer<Self> {
         let ports = free_ports::<4>()?;
         let archive = format!("file://{}", dir.join("archive").display());
-        let options = |repl: u16| vec!["--repl-port".to_owned(), repl.to_string(), "--archive".to_owned(), archive.clone()];
+        let options =
+            |repl: u16| vec!["--repl-port".to_owned(), repl.to_string(), "--archive".to_owned(), archive.clone()];
         println!("walferry demo in {}", dir.display());
         let primary = Node::start("primary", &dir.join("primary"), ports[0], &options(ports[1]))?;
         let mut following = options(ports[3]);
@@ -136,7 +137,10 @@ impl Story {
         let last_csn = self.primary.csn()?;
         let drained = Instant::now();
         self.wait_for_replica(last_csn)?;
-        println!("4. the replica had everything {} ms after the load ended: csn {last_csn}", drained.elapsed().as_millis());
+        println!(
+            "4. the replica had everything {} ms after the load ended: csn {last_csn}",
+            drained.elapsed().as_millis()
+        );
         self.primary.client()?.call(&["WALFERRY", "ARCHIVE", "FLUSH"])?;
         self.tell_archive()?;
         let before = dataset::read(&mut self.primary.client()?)?;
@@ -149,7 +153,8 @@ impl Story {
         let latest = restore(&dir, &archive, "latest")?;
         verdict &= compare("   restored to latest against the primary before the kill", &before, &latest);
         let past = restore(&dir, &archive, &format!("csn:{middle_csn}"))?;
-        verdict &= compare(&format!("   restored to csn {middle_csn} against the primary at that time"), &middle, &past);
+        verdict &=
+            compare(&format!("   restored to csn {middle_csn} against the primary at that time"), &middle, &past);
         println!("verdict: {}", if verdict { "all data sets are equal" } else { "DIFFERENT" });
         Ok(verdict)
     }
@@ -180,17 +185,22 @@ impl Story {
         let stop = AtomicBool::new(false);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..WRITERS).map(|nth| scope.spawn({
-                let stop = &stop;
-                move || write_until(stop, self.primary.port, seed * WRITERS + nth)
-            })).collect();
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|nth| {
+                    scope.spawn({
+                        let stop = &stop;
+                        move || write_until(stop, self.primary.port, seed * WRITERS + nth)
+                    })
+                })
+                .collect();
             let mut lag_ms = 0;
             while started.elapsed() < time {
                 lag_ms = lag_ms.max(self.replica.field("lag_ms")?.parse().unwrap_or(0));
                 std::thread::sleep(Duration::from_millis(50));
             }
             stop.store(true, Ordering::Relaxed);
-            let counts: Answer<Vec<u64>> = writers.into_iter().map(|writer| writer.join().expect("a writer does not panic")).collect();
+            let counts: Answer<Vec<u64>> =
+                writers.into_iter().map(|writer| writer.join().expect("a writer does not panic")).collect();
             Ok(Load { writes: counts?.iter().sum(), seconds: started.elapsed().as_secs_f64(), lag_ms })
         })
     }
@@ -213,7 +223,9 @@ fn write_until(stop: &AtomicBool, port: u16, seed: u64) -> Answer<u64> {
             commands.extend(round(&mut random));
         }
         let replies = client.pipeline(&commands)?;
-        if let Some(redis::Value::ServerError(error)) = replies.iter().find(|reply| matches!(reply, redis::Value::ServerError(_))) {
+        if let Some(redis::Value::ServerError(error)) =
+            replies.iter().find(|reply| matches!(reply, redis::Value::ServerError(_)))
+        {
             return Err(format!("a write was refused: {} {}", error.code(), error.details().unwrap_or_default()));
         }
         writes += (ROUNDS_PER_PIPELINE * 10) as u64;
@@ -250,7 +262,10 @@ fn restore(dir: &Path, archive: &str, target: &str) -> Answer<Dataset> {
     let to = dir.join(format!("restored-{}", target.replace(':', "-")));
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let started = Instant::now();
-    let output = Command::new(program).args(["restore", "--archive", archive, "--to", target, "--json", "--dir"]).arg(&to).output();
+    let output = Command::new(program)
+        .args(["restore", "--archive", archive, "--to", target, "--json", "--dir"])
+        .arg(&to)
+        .output();
     let output = output.map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -277,7 +292,10 @@ fn compare(what: &str, expected: &Dataset, found: &Dataset) -> bool {
 }
 
 fn free_ports<const N: usize>() -> Answer<[u16; N]> {
-    let listeners: Vec<TcpListener> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let listeners: Vec<TcpListener> = (0..N)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
     let ports: Vec<u16> = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
     ports.try_into().map_err(|_| "no free ports".to_owned())
 }

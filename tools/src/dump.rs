@@ -91,9 +91,13 @@ fn dump_commit(commit: &CommitRecord) -> Result<()> {
     println!("csn {} epoch {} at {}", commit.csn, commit.epoch, commit.time);
     for record in Records::new(&commit.disk) {
         match record? {
-            Record::Put(family, key, value) => println!("  {} put {} = {}", family.name(), key.escape_ascii(), value.escape_ascii()),
+            Record::Put(family, key, value) => {
+                println!("  {} put {} = {}", family.name(), key.escape_ascii(), value.escape_ascii())
+            }
             Record::Delete(family, key) => println!("  {} delete {}", family.name(), key.escape_ascii()),
-            Record::DeleteRange(family, from, to) => println!("  {} delete {} .. {}", family.name(), from.escape_ascii(), to.escape_ascii()),
+            Record::DeleteRange(family, from, to) => {
+                println!("  {} delete {} .. {}", family.name(), from.escape_ascii(), to.escape_ascii())
+            }
             Record::LogData(bytes) => println!("  log data, {} bytes", bytes.len()),
         }
     }

@@ -70,11 +70,16 @@ impl NodeArgs {
 
 /// The configuration keys, for `--help`.
 pub fn keys_help() -> String {
-    let mut help = "Configuration keys (--set KEY=VALUE, or in --config FILE.toml; * may change while running, by CONFIG SET):\n".to_owned();
+    let mut help =
+        "Configuration keys (--set KEY=VALUE, or in --config FILE.toml; * may change while running, by CONFIG SET):\n"
+            .to_owned();
     let defaults = Config::default();
     for doc in Config::KEYS {
         let star = if doc.when == When::Running { '*' } else { ' ' };
-        let default = defaults.get(doc.name).filter(|value| !value.is_empty()).map_or_else(String::new, |value| format!(" [default: {value}]"));
+        let default = defaults
+            .get(doc.name)
+            .filter(|value| !value.is_empty())
+            .map_or_else(String::new, |value| format!(" [default: {value}]"));
         help.push_str(&format!(" {star} {:<26} {}{default}\n", doc.name, doc.doc));
     }
     help + "\n" + crate::exit::HELP

@@ -21,7 +21,13 @@ pub fn run(args: Args) -> Done {
                 tracing::warn!(%error, "signals cannot be handled; stop with SHUTDOWN");
             }
             let config = node.config();
-            tracing::info!(bind = config.bind, port = config.port, repl_port = config.repl_port, archive = config.archive, "ready");
+            tracing::info!(
+                bind = config.bind,
+                port = config.port,
+                repl_port = config.repl_port,
+                archive = config.archive,
+                "ready"
+            );
         })
         .await?;
         Ok(())

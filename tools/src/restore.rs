@@ -48,7 +48,8 @@ pub fn run(args: Args) -> Done {
             show_plan(&planned, args.json);
             return Ok(());
         }
-        let options = Options { dir: args.dir.clone(), target, epoch, io: bulk_io(&args.dir), progress: progress::bar() };
+        let options =
+            Options { dir: args.dir.clone(), target, epoch, io: bulk_io(&args.dir), progress: progress::bar() };
         let report = restore(&archive, options).await?;
         show_report(&report, &args.dir, args.json);
         Ok(())
@@ -58,7 +59,8 @@ pub fn run(args: Args) -> Done {
 /// The faster backend for the file system of the target's parent, which exists.
 fn bulk_io(dir: &Path) -> Arc<dyn Io> {
     let parent = dir.ancestors().skip(1).find(|parent| parent.is_dir()).unwrap_or(Path::new("."));
-    Backends::select(parent, Choice::Auto).map_or_else(|_| Arc::new(StdIo::default()) as Arc<dyn Io>, |backends| backends.bulk)
+    Backends::select(parent, Choice::Auto)
+        .map_or_else(|_| Arc::new(StdIo::default()) as Arc<dyn Io>, |backends| backends.bulk)
 }
 
 fn show_plan(planned: &Planned, json: bool) {
@@ -89,7 +91,13 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
     }
     let seconds = report.seconds;
     let per_second = |amount: f64, time: f64| if time > 0.0 { amount / time } else { 0.0 };
-    println!("restored {} to csn {} of epoch {}, committed {}", dir.display(), report.csn, report.epoch, CommitTime(report.time.0));
+    println!(
+        "restored {} to csn {} of epoch {}, committed {}",
+        dir.display(),
+        report.csn,
+        report.epoch,
+        CommitTime(report.time.0)
+    );
     println!("base     {} bytes in {:.3} s", report.base_bytes, seconds.base);
     println!(
         "log      {} commits, {} bytes ({} raw) in {:.3} s: {:.0} commits/s, {:.1} MB/s raw",
@@ -100,6 +108,9 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
         per_second(report.commits as f64, seconds.log),
         per_second(report.log_bytes_raw as f64 / 1e6, seconds.log)
     );
-    println!("checked  {} files, {} chunks; csn {} in RocksDB and in memory", report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn);
+    println!(
+        "checked  {} files, {} chunks; csn {} in RocksDB and in memory",
+        report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn
+    );
     println!("start it with: walferry primary --dir {} --archive URL   (a new epoch begins)", dir.display());
 }

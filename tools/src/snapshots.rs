@@ -35,7 +35,13 @@ pub fn show(report: &SnapshotsReport, json: bool) {
     println!("cluster    {}, newest epoch {}", report.cluster, report.epoch);
     println!("chunks     {}, {} bytes; SST files {} bytes", report.chunks, report.chunk_bytes, report.sst_bytes);
     for range in &report.ranges {
-        println!("restorable csn {} .. {}   {} .. {}", range.from, range.until, time(range.from_time), time(range.until_time));
+        println!(
+            "restorable csn {} .. {}   {} .. {}",
+            range.from,
+            range.until,
+            time(range.from_time),
+            time(range.until_time)
+        );
     }
     for gap in &report.gaps {
         println!("gap        csn {} .. {}", gap.from, gap.until);
@@ -45,8 +51,16 @@ pub fn show(report: &SnapshotsReport, json: bool) {
     }
     for base in &report.bases {
         match &base.content {
-            Some(content) => println!("base       csn {} epoch {} {} {} bytes ({} new, {} shared)", base.csn, base.epoch, content.time, content.bytes, content.bytes_new, content.bytes_shared),
-            None => println!("base       csn {} epoch {} unusable: {}", base.csn, base.epoch, base.problem.as_deref().unwrap_or("-")),
+            Some(content) => println!(
+                "base       csn {} epoch {} {} {} bytes ({} new, {} shared)",
+                base.csn, base.epoch, content.time, content.bytes, content.bytes_new, content.bytes_shared
+            ),
+            None => println!(
+                "base       csn {} epoch {} unusable: {}",
+                base.csn,
+                base.epoch,
+                base.problem.as_deref().unwrap_or("-")
+            ),
         }
     }
 }

@@ -26,8 +26,14 @@ pub fn run(args: Args) -> Done {
         return Ok(());
     }
     let first = report.problems.first().map(|problem| format!("{}: {}", problem.object, problem.what));
-    let first = first.or_else(|| report.gaps.first().map(|gap| format!("commits {} to {} are missing", gap.from, gap.until)));
-    Err(Failure::Integrity(format!("{} problems, {} gaps; first: {}", report.problems.len(), report.gaps.len(), first.unwrap_or_default())))
+    let first =
+        first.or_else(|| report.gaps.first().map(|gap| format!("commits {} to {} are missing", gap.from, gap.until)));
+    Err(Failure::Integrity(format!(
+        "{} problems, {} gaps; first: {}",
+        report.problems.len(),
+        report.gaps.len(),
+        first.unwrap_or_default()
+    )))
 }
 
 fn show(report: &VerifyReport, json: bool) {
@@ -36,7 +42,10 @@ fn show(report: &VerifyReport, json: bool) {
         return;
     }
     println!("chunks  {} with {} commits, {} bytes", report.chunks, report.commits, report.chunk_bytes);
-    println!("bases   {} with {} files, {} bytes; {} unfinished", report.bases, report.base_files, report.base_bytes, report.bases_unfinished);
+    println!(
+        "bases   {} with {} files, {} bytes; {} unfinished",
+        report.bases, report.base_files, report.base_bytes, report.bases_unfinished
+    );
     println!("epochs  {}; foreign objects {}", report.epochs, report.foreign);
     for range in &report.ranges {
         println!("whole   csn {} .. {}", range.from, range.until);

@@ -179,7 +179,8 @@ mod tests {
     #[test]
     fn a_place_to_read_from_is_an_id_or_the_end() {
         let last_id = StreamId { ms: 7, seq: 1 };
-        let stream = Collection { last_id, ..Collection::new(crate::engine::meta::DiskType::Stream, Default::default()) };
+        let stream =
+            Collection { last_id, ..Collection::new(crate::engine::meta::DiskType::Stream, Default::default()) };
         assert_eq!(parse_after(b"$", Some(&stream)).unwrap(), last_id);
         assert_eq!(parse_after(b"$", None).unwrap(), StreamId::MIN);
         assert_eq!(parse_after(b"5", Some(&stream)).unwrap(), StreamId { ms: 5, seq: 0 });

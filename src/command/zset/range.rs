@@ -165,7 +165,9 @@ mod tests {
 
     fn ranks(request: &str, fixed: Fixed) -> Range<u64> {
         let mut zset = Zset::new();
-        (0..10).for_each(|score| { let _ = zset.insert(format!("m{score}").as_bytes(), f64::from(score)); });
+        (0..10).for_each(|score| {
+            let _ = zset.insert(format!("m{score}").as_bytes(), f64::from(score));
+        });
         let args: OwnedArgs = request.split(' ').collect();
         Request::parse(args.as_args(), fixed).unwrap().ranks(&zset)
     }

@@ -3,6 +3,8 @@
 
 pub mod durable;
 pub mod envelope;
+#[cfg(test)]
+mod format_tests;
 pub mod frame;
 pub mod index;
 pub mod oplog;

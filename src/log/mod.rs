@@ -11,4 +11,6 @@ pub mod oplog;
 pub mod reader;
 pub mod recovery;
 pub mod segment;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wal;

@@ -7,7 +7,7 @@
 use super::envelope::{self, Position};
 use super::oplog::{self, OpLog};
 use super::reader::LogPosition;
-use super::wal::WalCommits;
+use super::wal::{self, WalCommits};
 use crate::csn::{Csn, WalSeq};
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;
@@ -72,6 +72,7 @@ pub fn recover(
     missing: Option<&dyn MissingCommits>,
 ) -> Result<Recovered> {
     let on_disk = disk_position(disk)?;
+    wal::cut_above(disk.wal_dir(), disk.wal_seq())?;
     let survey = Survey::of(Both::open(disk, oplog, image, Csn(u64::MAX))?, image.position.csn, on_disk.csn)?;
     let mut fetched = BTreeMap::new();
     let mut lost = Vec::new();

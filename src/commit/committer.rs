@@ -247,6 +247,7 @@ impl<'a> Turn<'a> {
         let reserved = self.writer.oplog.reserve(wanted);
         match &reserved {
             Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
+            Err(error) if self.writer.oplog.is_broken() => self.committer.fail_stop(error),
             Err(error) => self.committer.gate.close(Obstacle::DiskFull, format!("the op-log cannot grow: {error}. Free space; writes are taken again then")),
         }
         reserved

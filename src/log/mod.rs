@@ -3,6 +3,7 @@
 
 pub mod durable;
 pub mod envelope;
+mod fitting;
 #[cfg(test)]
 mod format_tests;
 pub mod frame;

@@ -404,3 +404,7 @@ impl Drop for Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "committer_tests.rs"]
+pub(super) mod tests;

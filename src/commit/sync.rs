@@ -195,3 +195,7 @@ impl Syncer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

@@ -258,10 +258,8 @@ impl<'a> Turn<'a> {
         let reserved = self.writer.oplog.reserve(wanted);
         match &reserved {
             Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
-            Err(error) => self.committer.gate.close(
-                Obstacle::DiskFull,
-                format!("the op-log cannot grow: {error}. Free space; writes are taken again then"),
-            ),
+            Err(error) if self.writer.oplog.is_broken() => self.committer.fail_stop(error),
+            Err(error) => self.committer.gate.close(Obstacle::DiskFull, format!("the op-log cannot grow: {error}. Free space; writes are taken again then")),
         }
         reserved
     }
@@ -418,3 +416,7 @@ impl Drop for Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "committer_tests.rs"]
+pub(super) mod tests;

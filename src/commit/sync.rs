@@ -30,6 +30,8 @@ struct Unsynced {
     /// The op-log's active segment, if frames were added.
     oplog: Option<LogFile>,
     wal: bool,
+    /// A sync is due whatever the mode: it has just changed, and somebody may wait as the one before promised.
+    asked: bool,
     stop: bool,
 }
 
@@ -86,7 +88,9 @@ impl Syncer {
 
     /// Changes the mode.
     pub fn set_mode(&self, mode: AppendFsync) {
+        let mut unsynced = self.unsynced.lock();
         self.mode.store(mode as u8, Ordering::Relaxed);
+        unsynced.asked = true;
         self.wake.notify_all();
     }
 
@@ -173,7 +177,7 @@ impl Syncer {
                 AppendFsync::EverySec => started.elapsed() >= SYNC_INTERVAL,
                 AppendFsync::No => false,
             };
-            if unsynced.stop || (is_dirty && is_due) {
+            if unsynced.stop || (is_dirty && (is_due || unsynced.asked)) {
                 let position = unsynced.position;
                 let stop = unsynced.stop;
                 return std::mem::replace(&mut unsynced, Unsynced { position, stop, ..Unsynced::default() });
@@ -201,3 +205,7 @@ impl Syncer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

@@ -41,8 +41,10 @@ impl DurableMark {
         }
         let bytes = io.read_file(&path)?;
         let slots = bytes.chunks(SLOT_LEN).map(decode);
+        // A generation that began below the one before it counts all the same.
+        let rank = |durable: &Durable| (durable.epoch, durable.csn);
         let (newest, told) = slots.enumerate().fold((1, Durable::default()), |best, (nth, slot)| match slot {
-            Some(slot) if slot.csn > best.1.csn => (nth as u64, slot),
+            Some(slot) if rank(&slot) > rank(&best.1) => (nth as u64, slot),
             _ => best,
         });
         let file = io.open(&path)?;
@@ -79,7 +81,7 @@ mod tests {
     #[test]
     fn a_torn_slot_leaves_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
-        let io: Arc<dyn Io> = Arc::new(StdIo::default());
+        let io: Arc<dyn Io> = Arc::new(StdIo);
         let (mut mark, told) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
         assert_eq!(told, Durable::default());
         for csn in [5, 9, 12] {
@@ -93,5 +95,21 @@ mod tests {
         bytes[newest * SLOT_LEN + 9] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(reopened(), Csn(9));
+    }
+
+    #[test]
+    fn a_generation_that_began_lower_replaces_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let io: Arc<dyn Io> = Arc::new(StdIo);
+        let (mut mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        mark.write(Durable { csn: Csn(100), epoch: Epoch(1) }).unwrap();
+        let (mut mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        let lower = Durable { csn: Csn(80), epoch: Epoch(2) };
+        mark.write(lower).unwrap();
+        let (mut mark, told) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        assert_eq!(told, lower);
+        let higher = Durable { csn: Csn(81), epoch: Epoch(2) };
+        mark.write(higher).unwrap();
+        assert_eq!(DurableMark::open(io, dir.path()).unwrap().1, higher);
     }
 }

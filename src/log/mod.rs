@@ -3,10 +3,15 @@
 
 pub mod durable;
 pub mod envelope;
+mod fitting;
+#[cfg(test)]
+mod format_tests;
 pub mod frame;
 pub mod index;
 pub mod oplog;
 pub mod reader;
 pub mod recovery;
 pub mod segment;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wal;

@@ -54,6 +54,8 @@ pub struct OpLog {
     epoch: Epoch,
     /// Durable watermark as the committer last told it; goes into the next segment's header.
     durable: Csn,
+    /// A sync failed: what the disk holds is unknown, and nothing is appended any more.
+    is_broken: bool,
 }
 
 impl std::fmt::Debug for OpLog {
@@ -79,27 +81,23 @@ impl OpLog {
             next_id: ids.last().map_or(SegmentId(1), |id| id.next()),
             epoch: Epoch::ZERO,
             durable: Csn::ZERO,
+            is_broken: false,
         };
+        let mut end = None;
         for (nth, &id) in ids.iter().enumerate() {
-            log.admit(id, nth + 1 == ids.len())?;
+            end = Some(log.admit(id, nth + 1 == ids.len(), end)?);
         }
         Ok(log)
     }
 
-    /// Reads one segment at open and appends it to what is known.
-    fn admit(&mut self, id: SegmentId, is_last: bool) -> Result<()> {
+    /// Reads one segment at open and appends it to what is known. Takes and returns where the chain of frames ends.
+    fn admit(&mut self, id: SegmentId, is_last: bool, end: Option<ChainEnd>) -> Result<ChainEnd> {
         let segment = Segment::read(&*self.io, &self.dir, id)?;
-        let previous = segment.header.previous;
-        if !self.sealed.is_empty() && previous != self.last {
-            return Err(Error::Gap {
-                what: format!("op-log {}", segment::path(&self.dir, id).display()),
-                expected: self.last,
-                found: format!("a segment that follows csn {previous}"),
-            });
-        }
+        end.map_or(Ok(()), |end| end.joins(&self.dir, &segment))?;
         let mut frames = segment.frames();
         frames.by_ref().for_each(drop);
         self.last = frames.last_csn();
+        let end = ChainEnd { id, at: frames.offset(), last: self.last };
         self.durable = self.durable.max(segment.header.durable);
         if is_last {
             let file = self.io.open(&segment::path(&self.dir, id))?;
@@ -107,7 +105,7 @@ impl OpLog {
         } else {
             self.sealed.push_back(Sealed { id, last: self.last, bytes: segment.capacity() });
         }
-        Ok(())
+        Ok(end)
     }
 
     /// Csn of the last frame; `ZERO` if there is none.
@@ -150,9 +148,20 @@ impl OpLog {
         OpLogReader { io: Arc::clone(&self.io), dir: self.dir.clone() }
     }
 
+    /// Whether a sync failed: unlike a full disk, that does not end before a restart.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
     /// Makes sure that frames of `bytes` fit without a new segment. An error means that nothing was written and
     /// nothing may be: the disk is full or broken.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
+        if self.is_broken {
+            return Err(Error::Refused {
+                reason: "the op-log takes nothing until a restart, because it could not be synced".into(),
+            });
+        }
         match &self.active {
             Some(active) if active.at + bytes as u64 <= active.capacity => Ok(()),
             _ => self.rotate(bytes as u64),
@@ -161,7 +170,16 @@ impl OpLog {
 
     /// Appends the frames of those commits of a group that belong in the op-log. They are in the OS afterwards.
     pub fn append(&mut self, commits: &[CommitRecord]) -> Result<()> {
-        let bytes = commits.iter().filter(|c| belongs(c)).map(frame::encoded_len).sum::<usize>();
+        self.append_all(commits.iter().filter(|commit| belongs(commit)))
+    }
+
+    /// Appends a frame that readers take instead of what the WAL says of the commit.
+    pub fn append_in_place(&mut self, commit: &CommitRecord) -> Result<()> {
+        self.append_all(std::iter::once(commit))
+    }
+
+    fn append_all<'c>(&mut self, commits: impl Iterator<Item = &'c CommitRecord> + Clone) -> Result<()> {
+        let bytes = commits.clone().map(frame::encoded_len).sum::<usize>();
         if bytes == 0 {
             return Ok(());
         }
@@ -169,7 +187,7 @@ impl OpLog {
         let active = self.active.as_mut().expect("reserved above");
         let mut frames = Vec::with_capacity(bytes);
         let mut last = self.last;
-        for commit in commits.iter().filter(|c| belongs(c)) {
+        for commit in commits {
             assert!(commit.csn > last, "op-log frames go upwards: {} after {last}", commit.csn);
             frame::encode(&mut frames, active.id, last, commit);
             last = commit.csn;
@@ -207,19 +225,27 @@ impl OpLog {
             self.io.create_zeroed(&fresh, wanted)?
         };
         let header = SegmentHeader { id, epoch: self.epoch, previous: self.last, durable: self.durable };
-        if let Some(active) = &self.active {
-            self.io.sync_data(&active.file)?;
-        }
+        let sealed = self.active.as_ref().map_or(Ok(()), |active| self.io.sync_data(&active.file));
+        self.or_broken(sealed)?;
         self.io.write_at(&file, 0, Bytes::copy_from_slice(&header.encode()))?;
-        self.io.sync_data(&file)?;
+        let begun = self.io.sync_data(&file);
+        self.or_broken(begun)?;
         self.io.rename(file.path(), &path)?;
-        self.io.sync_dir(&self.dir)?;
-        let next = Active { id, file: self.io.open(&path)?, at: HEADER_LEN as u64, capacity: wanted };
+        // From here on the segment counts: appending to the one before would break the chain.
+        let named = self.io.sync_dir(&self.dir).and_then(|()| self.io.open(&path));
+        let file = self.or_broken(named)?;
+        let next = Active { id, file, at: HEADER_LEN as u64, capacity: wanted };
         if let Some(old) = self.active.replace(next) {
             self.sealed.push_back(Sealed { id: old.id, last: self.last, bytes: old.at });
         }
         self.next_id = id.next();
         Ok(())
+    }
+
+    /// A failed sync is never tried again: a second one may succeed although pages are gone.
+    fn or_broken<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        self.is_broken |= outcome.is_err();
+        outcome
     }
 
     /// Cuts off every frame above `csn` and everything behind the last valid frame, durably.
@@ -284,6 +310,37 @@ impl OpLog {
     }
 }
 
+/// Where the chain of frames ends in a segment.
+#[derive(Clone, Copy, Debug)]
+struct ChainEnd {
+    id: SegmentId,
+    /// Offset behind the last frame.
+    at: u64,
+    /// Csn of the last frame.
+    last: Csn,
+}
+
+impl ChainEnd {
+    /// Checks that the chain goes on in the next segment.
+    fn joins(self, dir: &Path, next: &Segment) -> Result<()> {
+        let previous = next.header.previous;
+        if next.header.id != self.id.next() {
+            return Err(Error::Gap {
+                what: format!("op-log in {}", dir.display()),
+                expected: self.last.next(),
+                found: format!("segment {} right behind segment {}", next.header.id, self.id),
+            });
+        }
+        if previous != self.last {
+            let detail =
+                format!("the last frame is that of csn {}; segment {} says csn {previous}", self.last, next.header.id);
+            let path = segment::path(dir, self.id);
+            return Err(Error::corrupt(path.display().to_string(), format!("byte {}", self.at), detail));
+        }
+        Ok(())
+    }
+}
+
 /// Whether a commit has a frame: it touches a memory engine, or it has no effect at all (a no-op must stand somewhere).
 #[must_use]
 pub fn belongs(commit: &CommitRecord) -> bool {
@@ -324,7 +381,7 @@ impl OpLogReader {
     pub fn commits(&self, after: Csn, until: Csn) -> Result<Commits> {
         let ids = segment::list(&*self.io, &self.dir)?;
         let mut commits =
-            Commits { reader: self.clone(), ids: ids.into(), read: VecDeque::new(), after, until, is_first: true };
+            Commits { reader: self.clone(), ids: ids.into(), read: VecDeque::new(), after, until, end: None };
         commits.skip_to_start()?;
         Ok(commits)
     }
@@ -340,7 +397,8 @@ pub struct Commits {
     read: VecDeque<CommitRecord>,
     after: Csn,
     until: Csn,
-    is_first: bool,
+    /// Where the segment read last ends; `None` before the first.
+    end: Option<ChainEnd>,
 }
 
 impl Commits {
@@ -361,15 +419,22 @@ impl Commits {
     fn read_next(&mut self) -> Result<bool> {
         let Some(id) = self.ids.pop_front() else { return Ok(false) };
         let segment = Segment::read(&*self.reader.io, &self.reader.dir, id)?;
-        if std::mem::take(&mut self.is_first) && segment.header.previous > self.after {
-            return Err(Error::Gap {
-                what: "op-log".into(),
-                expected: self.after.next(),
-                found: format!("segments that start behind csn {}", segment.header.previous),
-            });
+        match self.end {
+            Some(end) => end.joins(&self.reader.dir, &segment)?,
+            None if segment.header.previous > self.after => {
+                return Err(Error::Gap {
+                    what: format!("op-log in {}", self.reader.dir.display()),
+                    expected: self.after.next(),
+                    found: format!("segments that start behind csn {}", segment.header.previous),
+                });
+            }
+            None => {}
         }
-        let wanted = segment.frames().map(|(_, frame)| frame.commit).filter(|commit| commit.csn > self.after);
-        self.read.extend(wanted.take_while(|commit| commit.csn <= self.until));
+        let wanted = self.after.next()..=self.until;
+        let mut frames = segment.frames();
+        let commits = frames.by_ref().map(|(_, frame)| frame.commit);
+        self.read.extend(commits.filter(|commit| wanted.contains(&commit.csn)));
+        self.end = Some(ChainEnd { id, at: frames.offset(), last: frames.last_csn() });
         Ok(segment.header.previous < self.until)
     }
 }
@@ -393,3 +458,7 @@ impl Iterator for Commits {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "oplog_tests.rs"]
+mod tests;

@@ -1,7 +1,8 @@
 //! Both logs read as one: the commits of a range in dense csn order.
 //!
 //! Guarantees: every commit of the range once, whole, or an error that names the first one missing. A cross-engine
-//! commit stands in both logs; it is taken from the WAL, where it is whole too.
+//! commit stands in both logs, whole; it is taken from the op-log, because a recovery that lost commits may have left
+//! memory ops out of it there, and only there.
 
 use super::oplog::{self, OpLogReader};
 use super::wal::WalCommits;
@@ -64,7 +65,7 @@ impl Merged {
         let is_wanted = |commit: &Result<CommitRecord>| commit.as_ref().map_or(true, |c| c.csn == wanted);
         let from_wal = self.wal.next_if(is_wanted).transpose()?;
         let from_oplog = self.oplog.next_if(is_wanted).transpose()?;
-        if let Some(commit) = from_wal.or(from_oplog) {
+        if let Some(commit) = from_oplog.or(from_wal) {
             self.last = wanted;
             return Ok(commit);
         }
@@ -88,3 +89,7 @@ impl Iterator for Merged {
         Some(commit)
     }
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

@@ -3,11 +3,13 @@
 //! Let C be the largest csn such that every csn up to it stands in one of the logs. Guarantees: the engines end at the
 //! same csn; cross-engine commits up to it are whole on both sides; commits above it are gone from both sides, or, if
 //! RocksDB had gone beyond C already, the missing ones are fetched, else filled by no-op commits and reported as lost.
+//! Memory ops that build upon lost commits and do not fit without them are left out and reported, too.
 
 use super::envelope::{self, Position};
+use super::fitting;
 use super::oplog::{self, OpLog};
 use super::reader::LogPosition;
-use super::wal::WalCommits;
+use super::wal::{self, WalCommits};
 use crate::csn::{Csn, WalSeq};
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;
@@ -27,17 +29,21 @@ pub struct Recovered {
     pub position: Position,
     /// End of the WAL.
     pub wal_seq: WalSeq,
-    /// Cross-engine commits that one log lacked and got from the other.
+    /// Commits that belong in both logs, of which one lacked them and got them from the other.
     pub redone: u64,
     /// Commits that stood in the op-log above C and were cut off.
     pub cut: u64,
     /// Ranges of commits nobody had, filled by no-ops. Not empty: a new epoch must start.
     pub lost: Vec<RangeInclusive<Csn>>,
+    /// Commits that survived only in RocksDB's log and of which memory ops were left out, because they build upon lost
+    /// commits. Not empty: a new epoch must start.
+    pub unfit: Vec<Csn>,
 }
 
 /// Where missing commits may be had: an archive or a replica of the same epoch.
 pub trait MissingCommits {
-    /// The commits of the range that can be had, in csn order; fewer, or none, if they cannot.
+    /// The commits of the range that can be had, in csn order; fewer, or none, if they cannot. None of them touches the
+    /// disk engines: what did stands in RocksDB.
     fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>>;
 }
 
@@ -72,17 +78,33 @@ pub fn recover(
     missing: Option<&dyn MissingCommits>,
 ) -> Result<Recovered> {
     let on_disk = disk_position(disk)?;
+    if disk.wal_seq() < image.wal_seq {
+        let found = format!(
+            "its end at sequence {}, although the memory image at csn {} was cut at {}",
+            disk.wal_seq(),
+            image.position.csn,
+            image.wal_seq
+        );
+        return Err(Error::Gap { what: "RocksDB".into(), expected: on_disk.csn.next(), found });
+    }
+    wal::cut_above(disk.wal_dir(), disk.wal_seq())?;
     let survey = Survey::of(Both::open(disk, oplog, image, Csn(u64::MAX))?, image.position.csn, on_disk.csn)?;
     let mut fetched = BTreeMap::new();
     let mut lost = Vec::new();
     for range in survey.missing {
         let found = missing.map_or(Ok(Vec::new()), |source| source.fetch(range.clone()))?;
+        if let Some(foreign) = found.iter().find(|commit| commit.touches_disk()) {
+            let detail =
+                "has effects on disk that RocksDB, which is ahead of it, does not know: it is of another history";
+            return Err(Error::corrupt("fetched commit", format!("csn {}", foreign.csn), detail));
+        }
         fetched.extend(found.into_iter().map(|commit| (commit.csn, commit)));
         lost.extend(without(range, &fetched));
     }
     oplog.truncate_above(survey.target)?;
     let mut logs = Both::open(disk, oplog, image, survey.target)?;
-    let mut replay = Replay { disk, oplog, memory, on_disk: on_disk.csn, position: image.position, redone: 0 };
+    let mut replay =
+        Replay { disk, oplog, memory, on_disk: on_disk.csn, position: image.position, redone: 0, unfit: Vec::new() };
     for csn in (image.position.csn.next().0..=survey.target.0).map(Csn) {
         let commit = match logs.take(csn)? {
             Some(commit) => commit,
@@ -90,8 +112,8 @@ pub fn recover(
         };
         replay.step(commit)?;
     }
-    let (position, redone) = (replay.position, replay.redone);
-    Ok(Recovered { position, wal_seq: disk.wal_seq(), redone, cut: survey.above, lost })
+    let Replay { position, redone, unfit, .. } = replay;
+    Ok(Recovered { position, wal_seq: disk.wal_seq(), redone, cut: survey.above, lost, unfit })
 }
 
 fn no_op(csn: Csn, after: Position) -> CommitRecord {
@@ -142,7 +164,7 @@ impl Both {
             let from_wal = self.wal.next_if(is_next).transpose()?;
             let from_oplog = self.oplog.next_if(is_next).transpose()?;
             if next == csn {
-                return Ok(from_wal.or(from_oplog));
+                return Ok(from_oplog.or(from_wal));
             }
         }
         Ok(None)
@@ -196,21 +218,26 @@ struct Replay<'a> {
     on_disk: Csn,
     position: Position,
     redone: u64,
+    unfit: Vec<Csn>,
 }
 
 impl Replay<'_> {
-    fn step(&mut self, commit: CommitRecord) -> Result<()> {
-        self.memory.apply_lists(&commit.lists)?;
-        self.memory.apply_zsets(&commit.zsets)?;
+    fn step(&mut self, mut commit: CommitRecord) -> Result<()> {
         self.position = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
         let lacks_frame = oplog::belongs(&commit) && commit.csn > self.oplog.last();
         let lacks_batch = commit.touches_disk() && commit.csn > self.on_disk;
-        self.redone += u64::from(commit.is_cross_engine() && (lacks_frame || lacks_batch));
-        let commit = std::slice::from_ref(&commit);
+        self.redone += u64::from(commit.touches_disk() && (lacks_frame || lacks_batch));
         if lacks_frame {
-            self.oplog.append(commit)?;
+            // Frames that this commit builds upon may be gone together with its own.
+            if !fitting::apply(self.memory, &mut commit)? {
+                self.unfit.push(commit.csn);
+            }
+            self.oplog.append_in_place(&commit)?;
+        } else {
+            self.memory.apply_lists(&commit.lists)?;
+            self.memory.apply_zsets(&commit.zsets)?;
         }
-        if lacks_batch && let Some(batch) = envelope::assemble(commit) {
+        if lacks_batch && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit)) {
             self.disk.write(&batch, true)?;
         }
         Ok(())

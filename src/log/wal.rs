@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,16 +52,16 @@ impl WalCommits {
     }
 
     fn read_batch(&mut self) -> Result<()> {
-        let (sequence, batch) = match self.iterator.as_mut().and_then(Iterator::next) {
-            Some(next) => next.map_err(Error::rocks("read its WAL"))?,
+        let next = match &mut self.iterator {
+            Some(iterator) => next_batch(iterator)?,
+            None => None,
+        };
+        let (sequence, bytes) = match next {
+            Some(batch) => batch,
             None => self.reopen()?,
         };
-        if sequence != self.at.next().0 {
+        if sequence != self.at.next() {
             return Err(self.gap(format!("sequence {sequence}: WAL files were removed")));
-        }
-        let bytes = Bytes::copy_from_slice(batch.data());
-        if bytes.len() < HEADER_LEN {
-            return Err(Error::corrupt("RocksDB's WAL", sequence, "batch without a header"));
         }
         self.at = WalSeq(self.at.0 + u64::from(envelope::operations(&bytes)));
         self.read.extend(envelope::disassemble(&bytes)?);
@@ -67,19 +69,31 @@ impl WalCommits {
     }
 
     /// The iterator cannot resume at the tail, so a new one is made; it must bring the next batch.
-    fn reopen(&mut self) -> Result<(u64, rocksdb::WriteBatch)> {
+    fn reopen(&mut self) -> Result<(WalSeq, Bytes)> {
         let mut iterator = self.disk.db().get_updates_since(self.at.0).map_err(Error::rocks("open its WAL"))?;
-        let next = iterator.next();
-        let batch = match next {
-            Some(batch) => batch.map_err(Error::rocks("read its WAL"))?,
-            None => {
-                iterator.status().map_err(Error::rocks("read its WAL"))?;
-                return Err(self.gap(format!("the end, although sequence {} was written", self.until)));
-            }
+        let Some(batch) = next_batch(&mut iterator)? else {
+            let status = iterator.status().map_or_else(|error| format!(" ({error})"), |()| String::new());
+            return Err(self.gap(format!("the end, although sequence {} was written{status}", self.until)));
         };
         self.iterator = Some(iterator);
         Ok(batch)
     }
+}
+
+/// The iterator's next batch with commits in it, and its sequence; `None` at the end and after an error.
+fn next_batch(iterator: &mut rocksdb::DBWALIterator) -> Result<Option<(WalSeq, Bytes)>> {
+    for next in iterator {
+        let (sequence, batch) = next.map_err(Error::rocks("read its WAL"))?;
+        if batch.data().len() < HEADER_LEN {
+            return Err(Error::corrupt("RocksDB's WAL", sequence, "batch without a header"));
+        }
+        // RocksDB puts an empty batch at the start of the file it begins after one that ended torn.
+        let is_empty = batch.data().len() == HEADER_LEN && envelope::operations(batch.data()) == 0;
+        if !is_empty {
+            return Ok(Some((WalSeq(sequence), Bytes::copy_from_slice(batch.data()))));
+        }
+    }
+    Ok(None)
 }
 
 impl Iterator for WalCommits {
@@ -101,8 +115,11 @@ impl Iterator for WalCommits {
     }
 }
 
-/// Log file header: crc u32, length u16, type u8.
+/// A log file is blocks of this size, a block is records, what is left of it is zero (`db/log_format.h`).
+const BLOCK: usize = 32 << 10;
+/// A record's head: crc u32, length u16, kind u8.
 const RECORD_HEAD: usize = 7;
+const RECORD_NONE: u8 = 0;
 const RECORD_FULL: u8 = 1;
 const RECORD_FIRST: u8 = 2;
 
@@ -169,24 +186,97 @@ fn list(dir: &Path, is_archived: bool) -> Result<Vec<WalFile>> {
     Ok(paths.filter_map(|path| Some(WalFile { number: number(&path)?, path, is_archived })).collect())
 }
 
+/// Makes the files end where RocksDB ended its recovery, at `end`; returns how many bytes that cut off. Only after an
+/// open, before anything is written.
+///
+/// After a power cut a file may have a hole with whole batches behind it. RocksDB drops those, but leaves them in the
+/// file, where its reader would meet them before the new batches that were given their sequences.
+pub fn cut_above(wal_dir: &Path, end: WalSeq) -> Result<u64> {
+    let mut files = list(&wal_dir.join("archive"), true)?;
+    files.extend(list(wal_dir, false)?);
+    files.sort_by_key(|file| file.number);
+    // RocksDB has just begun the last one.
+    files.pop();
+    let mut dropped = 0;
+    for WalFile { path, .. } in files.iter().rev() {
+        let Some(offset) = first_above(path, end)? else {
+            // What lies before a file that holds something was recovered whole.
+            if has_batches(path)? { break } else { continue }
+        };
+        let file = File::options().write(true).open(path).map_err(Error::io("open", path))?;
+        dropped += file.metadata().map_err(Error::io("stat", path))?.len() - offset;
+        file.set_len(offset).and_then(|()| file.sync_all()).map_err(Error::io("cut", path))?;
+        tracing::warn!(file = %path.display(), offset, "batches behind a hole in RocksDB's WAL were cut off");
+    }
+    Ok(dropped)
+}
+
 /// Sequence of the first batch of a WAL file; `None` if it holds none (or was moved meanwhile).
 fn first_sequence(path: &Path) -> Result<Option<WalSeq>> {
-    let mut head = [0; 512];
-    let length = match std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut head)) {
-        Ok(length) => length,
+    heads(path, |_, head| Some(head.sequence))
+}
+
+fn has_batches(path: &Path) -> Result<bool> {
+    Ok(heads(path, |_, head| (head.operations > 0).then_some(()))?.is_some())
+}
+
+/// Offset of the first batch above `end` in a file, whatever state the file is in.
+fn first_above(path: &Path, end: WalSeq) -> Result<Option<u64>> {
+    heads(path, |offset, head| (head.sequence > end && head.operations > 0).then_some(offset))
+}
+
+/// What a batch begins with.
+struct BatchHead {
+    sequence: WalSeq,
+    operations: u32,
+}
+
+/// Looks at the batches of a WAL file with their offsets until one brings an answer. What does not parse is passed
+/// over up to the next block, as RocksDB does; checksums are not looked at. A file that is not there has no batches.
+fn heads<T>(path: &Path, mut answer: impl FnMut(u64, BatchHead) -> Option<T>) -> Result<Option<T>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", path)(error)),
+        Err(error) => return Err(Error::io("open", path)(error)),
     };
-    let mut rest = &head[..length];
-    while rest.len() >= RECORD_HEAD + 8 {
-        let record_len = usize::from(u16::from_le_bytes([rest[4], rest[5]]));
-        match rest[6] {
-            RECORD_FULL | RECORD_FIRST => {
-                let sequence = rest[RECORD_HEAD..RECORD_HEAD + 8].try_into().expect("eight bytes");
-                return Ok(Some(WalSeq(u64::from_le_bytes(sequence))));
+    let mut block = Vec::with_capacity(BLOCK);
+    // Offset and first bytes of a batch whose head goes on in the next block.
+    let mut begun: Option<(u64, Vec<u8>)> = None;
+    for nth in 0_u64.. {
+        block.clear();
+        let length = file.by_ref().take(BLOCK as u64).read_to_end(&mut block).map_err(Error::io("read", path))?;
+        let mut at = 0;
+        while let Some((kind, payload)) = record_at(&block, at) {
+            if kind == RECORD_FULL || kind == RECORD_FIRST {
+                begun = Some((nth * BLOCK as u64 + at as u64, Vec::new()));
             }
-            _ => rest = rest.get(RECORD_HEAD + record_len..).unwrap_or_default(),
+            if let Some((offset, bytes)) = &mut begun {
+                bytes.extend_from_slice(&payload[..payload.len().min(HEADER_LEN)]);
+                if let Some((head, _)) = bytes.split_first_chunk::<HEADER_LEN>() {
+                    let sequence = WalSeq(u64::from_le_bytes(head[..8].try_into().expect("eight bytes")));
+                    let found = answer(*offset, BatchHead { sequence, operations: envelope::operations(head) });
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                    begun = None;
+                }
+            }
+            at += RECORD_HEAD + payload.len();
+        }
+        if length < BLOCK {
+            break;
         }
     }
     Ok(None)
 }
+
+/// Kind and payload of the log record at an offset of a block; `None` if there is none.
+fn record_at(block: &[u8], at: usize) -> Option<(u8, &[u8])> {
+    let (head, rest) = block.get(at..)?.split_first_chunk::<RECORD_HEAD>()?;
+    let payload = rest.get(..usize::from(u16::from_le_bytes([head[4], head[5]])))?;
+    (head[6] != RECORD_NONE).then_some((head[6], payload))
+}
+
+#[cfg(test)]
+#[path = "wal_tests.rs"]
+mod tests;

@@ -156,8 +156,12 @@ impl<'a> Reader<'a> {
         Self { what, all, rest: all }
     }
 
+    fn offset(&self) -> usize {
+        self.all.len() - self.rest.len()
+    }
+
     fn error(&self, detail: impl Into<String>) -> Error {
-        Error::corrupt(self.what, format!("byte {}", self.all.len() - self.rest.len()), detail)
+        Error::corrupt(self.what, format!("byte {}", self.offset()), detail)
     }
 
     /// The tag of the next op; `None` at the end.

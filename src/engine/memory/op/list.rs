@@ -154,6 +154,12 @@ impl<'a> ListOps<'a> {
     pub fn new(ops: &'a [u8]) -> Self {
         Self(Reader::new("list ops", ops))
     }
+
+    /// Offset of the next op.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.0.offset()
+    }
 }
 
 impl<'a> Iterator for ListOps<'a> {

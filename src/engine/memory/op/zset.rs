@@ -101,6 +101,12 @@ impl<'a> ZsetOps<'a> {
     pub fn new(ops: &'a [u8]) -> Self {
         Self(Reader::new("zset ops", ops))
     }
+
+    /// Offset of the next op.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.0.offset()
+    }
 }
 
 impl<'a> Iterator for ZsetOps<'a> {

@@ -1,0 +1,256 @@
+//! Groups on their way through both logs, and what happens when a log fails.
+
+use super::*;
+use crate::config::AppendFsync;
+use crate::engine::disk::DiskOptions;
+use crate::io::Io;
+use crate::log::durable::DurableMark;
+use crate::log::recovery::disk_position;
+use crate::log::testing::{Flaky, Step, on_both, on_disk, on_list};
+use std::io::ErrorKind;
+use std::path::Path;
+
+const SEGMENT_BYTES: u64 = 256 << 10;
+
+#[derive(Default)]
+struct Sink(Mutex<Vec<Group>>);
+
+impl CommitSink for Sink {
+    fn committed(&self, group: Group) {
+        self.0.lock().push(group);
+    }
+}
+
+/// A committer over a directory of its own, on files that can be made to fail.
+pub(in crate::commit) struct Rig {
+    pub committer: Arc<Committer>,
+    pub io: Arc<Flaky>,
+    sink: Arc<Sink>,
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    pub fn new(mode: AppendFsync) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let io = Arc::<Flaky>::default();
+        let log_io: Arc<dyn Io> = Arc::<Flaky>::clone(&io);
+        let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
+        let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
+        let oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES).unwrap();
+        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog")).unwrap();
+        let gate = Arc::new(Gate::default());
+        let start = Start {
+            disk: Arc::clone(&disk),
+            oplog,
+            memory: Memory::new(),
+            position: Position::default(),
+            known: Vec::new(),
+        };
+        let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
+            Syncer::start(mode, disk, log_io, mark, Arc::clone(watermarks), gate)
+        });
+        let sink = Arc::<Sink>::default();
+        committer.attach(Arc::<Sink>::clone(&sink));
+        Self { committer: Arc::new(committer), io, sink, dir }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        self.sink.0.lock().clone()
+    }
+
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        self.committer.gate.refusal().map(|refusal| (*refusal).as_ref().expect("a refusal has a reason").0)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.io.heal();
+        self.committer.syncer.stop();
+    }
+}
+
+/// Makes one commit that sets a string, pushes to a list, or both.
+pub(in crate::commit) fn change(turn: &mut Turn<'_>, sets: bool, pushes: bool) -> Option<Csn> {
+    let mut keys = turn.keyspace(0);
+    if sets {
+        keys.put_string(b"string", b"value", 0).unwrap();
+    }
+    if pushes {
+        keys.change_list(b"list", |ops| ops.push_back(b"list", [&b"element"[..]].into_iter())).unwrap();
+    }
+    turn.commit()
+}
+
+#[test]
+fn a_group_is_one_batch_and_its_csns_are_dense() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    assert_eq!(turn.write().unwrap(), None, "an empty group is nothing");
+    let csns = [(true, false), (false, true), (true, true)].map(|(sets, pushes)| change(&mut turn, sets, pushes));
+    assert_eq!(csns, [Some(Csn(1)), Some(Csn(2)), Some(Csn(3))]);
+    assert_eq!(change(&mut turn, false, false), None, "a command without effect is no commit");
+    assert_eq!(rig.committer.watermarks.committed.get(), Csn::ZERO, "not before it is written");
+    assert_eq!(turn.write().unwrap(), Some(Csn(3)));
+    assert_eq!(change(&mut turn, false, true), Some(Csn(4)));
+    assert_eq!(turn.write().unwrap(), Some(Csn(4)));
+    drop(turn);
+
+    let groups = rig.groups();
+    let shape: Vec<_> = groups.iter().map(|g| (g.first().0, g.last().0, g.wal_before.0, g.wal_after.0)).collect();
+    assert_eq!(shape, [(1, 3, 0, 3), (4, 4, 3, 3)], "two operations and the csn key");
+    let commits: Vec<_> = groups.iter().flat_map(|group| group.commits.to_vec()).collect();
+    assert!(commits.windows(2).all(|pair| pair[0].time <= pair[1].time));
+    assert_eq!(commits[2].effect_bytes(), commits[0].effect_bytes() + commits[1].effect_bytes());
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(3));
+    assert_eq!(rig.committer.watermarks.committed.get(), Csn(4));
+    assert_eq!(rig.committer.memory_keys(), 1);
+    let (reader, until) = rig.committer.log_reader();
+    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    assert_eq!(read, commits);
+}
+
+#[test]
+fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    change(&mut turn, true, true);
+    turn.write().unwrap();
+    rig.io.fail(Step::Write, ErrorKind::Other);
+    change(&mut turn, true, true);
+    turn.write().unwrap_err();
+    rig.io.heal();
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    change(&mut turn, true, true);
+    assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
+    assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::Refused { .. })));
+    drop(turn);
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(1));
+    assert_eq!((rig.committer.watermarks.committed.get(), rig.groups().len()), (Csn(1), 1));
+}
+
+#[test]
+fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    for (step, bytes) in [(Step::Create, 1 << 20), (Step::Write, 1 << 22)] {
+        rig.io.fail(step, ErrorKind::StorageFull);
+        turn.reserve(bytes).unwrap_err();
+        assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
+        rig.io.heal();
+        turn.reserve(bytes).unwrap();
+        assert_eq!(rig.obstacle(), None);
+    }
+    change(&mut turn, true, true);
+    assert_eq!(turn.write().unwrap(), Some(Csn(1)));
+}
+
+#[test]
+fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    let large = vec![7; 60 << 10];
+    turn.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
+    turn.commit();
+    turn.write().unwrap();
+    rig.io.fail(Step::SyncDir, ErrorKind::Other);
+    // A file that has no name yet is made anew: that it could not be synced is no loss.
+    turn.reserve(1 << 20).unwrap_err();
+    assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
+    rig.io.heal();
+    std::fs::write(rig.dir().join("oplog/spare"), vec![0; SEGMENT_BYTES as usize]).unwrap();
+    rig.io.fail(Step::Sync, ErrorKind::Other);
+    turn.reserve(80 << 10).unwrap_err();
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    rig.io.heal();
+    turn.reserve(0).unwrap_err();
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+}
+
+#[test]
+fn a_group_that_is_given_up_stops_writes() {
+    let rig = Rig::new(AppendFsync::No);
+    change(&mut rig.committer.turn(), true, false);
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    assert!(rig.groups().is_empty());
+}
+
+#[test]
+fn applied_commits_keep_their_times_and_must_follow() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    let commits = [on_disk(1), on_list(2), on_both(3)];
+    assert_eq!(turn.apply(commits.clone().into()).unwrap(), Csn(3));
+    assert!(matches!(turn.apply([on_list(5)].into()), Err(Error::Gap { expected: Csn(4), .. })));
+    let malformed = CommitRecord { disk_ops: 2, ..on_disk(4) };
+    assert!(matches!(
+        turn.apply([on_list(4), CommitRecord { csn: Csn(5), ..malformed }].into()),
+        Err(Error::Corrupt { .. })
+    ));
+    assert_eq!((rig.obstacle(), turn.position().csn), (None, Csn(3)), "refused before it had an effect");
+    assert_eq!(turn.writer().memory.lists.get(b"list").unwrap().value.len(), 2);
+    let own = change(&mut turn, false, true);
+    turn.write().unwrap();
+    drop(turn);
+    assert_eq!(own, Some(Csn(4)));
+    let (reader, until) = rig.committer.log_reader();
+    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    assert_eq!(read[..3], commits);
+}
+
+#[test]
+fn ops_that_do_not_fit_stop_a_replica() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut lists = Vec::new();
+    crate::engine::memory::ListEncoder(&mut lists).pop_back(b"nothing", 1);
+    let commit = CommitRecord { lists: lists.into(), ..on_list(1) };
+    rig.committer.turn().apply([commit].into()).unwrap_err();
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+}
+
+#[test]
+fn an_epoch_begins_between_groups() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    turn.set_epoch(Epoch(1));
+    change(&mut turn, true, false);
+    turn.write().unwrap();
+    turn.set_epoch(Epoch(7));
+    change(&mut turn, true, true);
+    turn.write().unwrap();
+    drop(turn);
+    let epochs: Vec<_> = rig.groups().iter().map(|group| group.commits[0].epoch.0).collect();
+    assert_eq!(epochs, [1, 7]);
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().epoch, Epoch(7));
+}
+
+#[test]
+fn purged_logs_are_known_not_to_reach_back() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    let mut kept = LogPosition::default();
+    for round in 0..6 {
+        for _ in 0..1024 {
+            change(&mut turn, false, true);
+        }
+        turn.write().unwrap();
+        if round == 3 {
+            kept = turn.image_position().in_logs();
+        }
+        // A segment of its own for each round.
+        turn.writer().oplog().reserve(220 << 10).unwrap();
+    }
+    drop(turn);
+    assert_eq!(rig.committer.log_position(Csn(5)).map(|at| at.csn), Some(Csn(5)));
+    let before = rig.committer.log_bytes();
+    let freed = rig.committer.purge_logs(kept).unwrap();
+    assert!(freed > 0 && rig.committer.log_bytes() == before - freed);
+    assert_eq!(rig.committer.log_position(Csn(5)), None);
+    let (reader, until) = rig.committer.log_reader();
+    let after = rig.committer.log_position(kept.csn).unwrap();
+    assert_eq!(reader.commits(after, until).unwrap().map(Result::unwrap).count() as u64, until.csn.since(kept.csn));
+}

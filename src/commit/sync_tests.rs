@@ -1,0 +1,92 @@
+//! When commits are durable, in each mode, and what a failed sync does.
+
+use super::super::committer::tests::{Rig, change};
+use super::*;
+use crate::log::testing::{Flaky, Step};
+use std::io::ErrorKind;
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.expect("within the patience of a test")
+}
+
+fn commit(rig: &Rig, sets: bool, pushes: bool) -> Csn {
+    let mut turn = rig.committer.turn();
+    change(&mut turn, sets, pushes);
+    turn.write().unwrap().unwrap()
+}
+
+fn told(rig: &Rig) -> Durable {
+    DurableMark::open(Arc::new(Flaky::default()), &rig.dir().join("oplog")).unwrap().1
+}
+
+#[tokio::test]
+async fn always_replies_after_both_logs_are_synced() {
+    let rig = Rig::new(AppendFsync::Always);
+    for (sets, pushes) in [(true, false), (false, true), (true, true)] {
+        let csn = commit(&rig, sets, pushes);
+        soon(rig.committer.syncer.acknowledged(csn)).await.unwrap();
+        assert!(rig.committer.watermarks.durable.get() >= csn);
+        assert_eq!(rig.committer.syncer.shippable(), csn);
+    }
+}
+
+#[tokio::test]
+async fn everysec_replies_at_once_and_syncs_within_its_interval() {
+    let rig = Rig::new(AppendFsync::EverySec);
+    let csn = commit(&rig, true, true);
+    soon(rig.committer.syncer.acknowledged(csn)).await.unwrap();
+    assert_eq!(rig.committer.syncer.shippable(), csn);
+    let started = Instant::now();
+    soon(rig.committer.watermarks.durable.reached(csn)).await;
+    assert!(started.elapsed() < 3 * SYNC_INTERVAL);
+}
+
+#[test]
+fn stopping_syncs_what_is_left_and_marks_it() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.turn().set_epoch(crate::csn::Epoch(3));
+    let csn = commit(&rig, true, true);
+    assert_eq!((rig.committer.watermarks.durable.get(), told(&rig).csn), (Csn::ZERO, Csn::ZERO));
+    rig.committer.syncer.stop();
+    assert_eq!(rig.committer.watermarks.durable.get(), csn);
+    assert_eq!(told(&rig), Durable { csn, epoch: crate::csn::Epoch(3) });
+}
+
+#[tokio::test]
+async fn a_failed_sync_refuses_writes_and_fails_who_waits() {
+    let rig = Rig::new(AppendFsync::Always);
+    let first = commit(&rig, false, true);
+    soon(rig.committer.syncer.acknowledged(first)).await.unwrap();
+    rig.io.fail(Step::Sync, ErrorKind::Other);
+    let lost = commit(&rig, true, true);
+    let error = soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!((rig.obstacle(), rig.committer.watermarks.durable.get()), (Some(Obstacle::Broken), first));
+    rig.io.heal();
+    let mut turn = rig.committer.turn();
+    change(&mut turn, true, false);
+    assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
+    drop(turn);
+    soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
+    soon(rig.committer.syncer.acknowledged(first)).await.unwrap();
+    rig.committer.syncer.stop();
+    assert!(told(&rig).csn <= first, "nothing is marked that was not synced");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_mode_that_ends_is_not_forgotten() {
+    for mode in [AppendFsync::EverySec, AppendFsync::No] {
+        let rig = Rig::new(AppendFsync::No);
+        let csn = commit(&rig, true, true);
+        // The wait begins under `always`, before the thread has seen that mode.
+        rig.committer.syncer.mode.store(AppendFsync::Always as u8, Ordering::Relaxed);
+        let mut wait = std::pin::pin!(rig.committer.syncer.acknowledged(csn));
+        assert!(futures::poll!(&mut wait).is_pending());
+        rig.committer.syncer.set_mode(mode);
+        soon(wait).await.unwrap();
+        assert_eq!(rig.committer.syncer.mode(), mode);
+    }
+}

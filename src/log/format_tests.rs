@@ -1,0 +1,224 @@
+//! The formats of `FORMAT.md` against the bytes of each released version.
+//!
+//! Setting `WALFERRY_WRITE_FIXTURES` writes the fixtures first. A released version's fixture is never rewritten.
+
+use super::envelope::{self, Position};
+use super::frame;
+use super::segment::{HEADER_LEN, Segment, SegmentHeader};
+use crate::csn::{CommitTime, Csn, Epoch, SegmentId};
+use crate::engine::batch::{self, Family, Record, Records};
+use crate::engine::key::{self, Generation, StreamId};
+use crate::engine::memory::{ListEncoder, ListOps, Memory, ZsetEncoder, ZsetOps};
+use crate::engine::meta::{self, Collection, DiskType, Meta};
+use crate::record::CommitRecord;
+use bytes::Bytes;
+use std::path::PathBuf;
+
+const SEGMENT_LEN: usize = 1024;
+const TIME: u64 = 1_790_000_000_123_456;
+const EXPIRE_MS: u64 = 1_800_000_000_000;
+
+fn fixture_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn fixture(name: &str) -> Bytes {
+    std::fs::read(fixture_path(name)).unwrap().into()
+}
+
+/// Reads a fixture; writes it first if asked to.
+fn fixture_of(name: &str, written: &[u8]) -> Bytes {
+    if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
+        std::fs::write(fixture_path(name), written).unwrap();
+    }
+    fixture(name)
+}
+
+fn commit(csn: u64, lists: Vec<u8>, zsets: Vec<u8>, (disk_ops, disk): (u32, Vec<u8>)) -> CommitRecord {
+    CommitRecord {
+        csn: Csn(csn),
+        epoch: Epoch(3),
+        time: CommitTime(TIME + csn),
+        disk_ops,
+        disk: disk.into(),
+        lists: lists.into(),
+        zsets: zsets.into(),
+    }
+}
+
+/// Every list op once, in an order in which each fits the state.
+fn list_ops() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut ops = ListEncoder(&mut bytes);
+    let elements: [&[u8]; 3] = [b"a", b"", &[0xFF; 200]];
+    ops.push_front(b"list", elements.into_iter());
+    ops.push_back(b"list", elements.into_iter());
+    ops.pop_front(b"list", 1);
+    ops.pop_back(b"list", 1);
+    ops.set(b"list", 3, b"set");
+    ops.insert(b"list", 0, b"inserted");
+    ops.remove(b"list", [0, 2].into_iter());
+    ops.keep(b"list", 0, 2);
+    ops.expire(b"list", EXPIRE_MS);
+    ops.rename(b"list", b"renamed");
+    ops.delete(b"renamed");
+    ops.clear();
+    bytes
+}
+
+/// Every sorted set op once, in an order in which each fits the state.
+fn zset_ops() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut ops = ZsetEncoder(&mut bytes);
+    let pairs: [(&[u8], f64); 4] = [(b"one", 1.5), (b"two", -0.0), (b"three", f64::INFINITY), (b"four", 1e300)];
+    ops.set(b"zset", pairs.into_iter());
+    ops.remove(b"zset", [&b"one"[..]].into_iter());
+    ops.remove_ranks(b"zset", 1, 2);
+    ops.expire(b"zset", EXPIRE_MS);
+    ops.rename(b"zset", b"renamed");
+    ops.delete(b"renamed");
+    ops.clear();
+    bytes
+}
+
+/// Every kind of key and metadata, and every kind of operation.
+fn disk_operations() -> (u32, Vec<u8>) {
+    let mut out = Vec::new();
+    let hash = Collection { count: 1, expire_ms: EXPIRE_MS, ..Collection::new(DiskType::Hash, Generation(7)) };
+    let set = Collection { count: 1, ..Collection::new(DiskType::Set, Generation(8)) };
+    let last_id = StreamId { ms: TIME / 1000, seq: 5 };
+    let stream = Collection { count: 1, last_id, ..Collection::new(DiskType::Stream, Generation(9)) };
+    batch::push_put(&mut out, Family::Default, &key::meta(b"string"), &meta::encode_string(b"value", EXPIRE_MS));
+    batch::push_put(&mut out, Family::Default, &key::expiry(EXPIRE_MS, b"string"), b"");
+    batch::push_put(&mut out, Family::Default, &key::meta(b"hash{tag}"), &hash.encode());
+    batch::push_put(&mut out, Family::Sub, &key::sub(b"hash{tag}", hash.generation, b"field"), b"value");
+    batch::push_put(&mut out, Family::Default, &key::meta(b"set"), &set.encode());
+    batch::push_put(&mut out, Family::Sub, &key::sub(b"set", set.generation, b"member"), b"");
+    batch::push_put(&mut out, Family::Default, &key::meta(b"stream"), &stream.encode());
+    batch::push_put(&mut out, Family::Stream, &key::stream(b"stream", stream.generation, last_id), &[7; 300]);
+    batch::push_delete(&mut out, Family::Default, &key::meta(b"gone"));
+    batch::push_delete(&mut out, Family::Sub, &key::sub(b"set", set.generation, b"gone"));
+    let range = key::user_range();
+    batch::push_delete_range(&mut out, Family::Default, &range.start, &range.end);
+    batch::push_delete_range(&mut out, Family::Stream, &range.start, &range.end);
+    (12, out)
+}
+
+/// Memory only, cross-engine, and without effect; csn 10 is a commit of the disk engines alone.
+fn segment_commits() -> Vec<CommitRecord> {
+    let mut disk = Vec::new();
+    batch::push_put(&mut disk, Family::Default, &key::meta(b"string"), &meta::encode_string(b"value", 0));
+    let mut push = Vec::new();
+    ListEncoder(&mut push).push_back(b"list", [&b"element"[..]].into_iter());
+    vec![
+        commit(8, list_ops(), zset_ops(), (0, Vec::new())),
+        commit(9, push, Vec::new(), (1, disk)),
+        commit(11, Vec::new(), Vec::new(), (0, Vec::new())),
+    ]
+}
+
+fn header() -> SegmentHeader {
+    SegmentHeader { id: SegmentId(4), epoch: Epoch(2), previous: Csn(6), durable: Csn(5) }
+}
+
+#[test]
+fn version_1_of_a_segment_can_be_read() {
+    let mut written = header().encode().to_vec();
+    let mut previous = header().previous;
+    for commit in segment_commits() {
+        frame::encode(&mut written, header().id, previous, &commit);
+        previous = commit.csn;
+    }
+    written.resize(SEGMENT_LEN, 0);
+    let bytes = fixture_of("oplog-v1.oplog", &written);
+    assert_eq!(bytes.len(), SEGMENT_LEN);
+    let segment = Segment::parse(bytes.clone(), SegmentId(4), "fixture").unwrap();
+    assert_eq!(segment.header, header());
+    let frames: Vec<_> = segment.frames().collect();
+    assert_eq!(frames.iter().map(|(_, frame)| frame.previous).collect::<Vec<_>>(), [Csn(6), Csn(8), Csn(9)]);
+    assert_eq!(frames.into_iter().map(|(_, frame)| frame.commit).collect::<Vec<_>>(), segment_commits());
+    assert_eq!(bytes, written, "this build writes what version 1 wrote");
+}
+
+#[test]
+fn version_1_of_a_wal_batch_can_be_read() {
+    let commits = [
+        commit(20, Vec::new(), Vec::new(), disk_operations()),
+        commit(22, list_ops(), zset_ops(), (1, segment_commits()[1].disk.to_vec())),
+    ];
+    let written = envelope::assemble(&commits).unwrap();
+    let bytes = fixture_of("wal-batch-v1.bin", &written);
+    assert_eq!(envelope::operations(&bytes), 14);
+    assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
+    assert_eq!(bytes, written, "this build writes what version 1 wrote");
+}
+
+#[test]
+fn fields_lie_where_the_format_says() {
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let long = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let segment = fixture("oplog-v1.oplog");
+    assert_eq!(&segment[..12], b"WFOPLOG\x1A\x01\0\0\0");
+    assert_eq!((word(&segment, 12), word(&segment, 16), long(&segment, 24), long(&segment, 32)), (4, 2, 6, 5));
+    assert_eq!(word(&segment, 60), crc32fast::hash(&segment[..60]));
+    let frame = &segment[HEADER_LEN..];
+    let (lists, zsets) = (list_ops().len(), zset_ops().len());
+    assert_eq!(word(frame, 0) as usize, 48 + lists + zsets);
+    assert_eq!(word(frame, 4), crc32fast::hash(&frame[8..56 + lists + zsets]));
+    assert_eq!((word(frame, 8), word(frame, 12), long(frame, 16), long(frame, 24)), (4, 3, 8, TIME + 8));
+    assert_eq!((long(frame, 32), word(frame, 40)), (6, 0));
+    assert_eq!((word(frame, 44) as usize, word(frame, 48) as usize, word(frame, 52)), (lists, zsets, 0));
+    assert_eq!(&frame[56..56 + 7], b"\x01\x04list\x03");
+
+    let batch = fixture("wal-batch-v1.bin");
+    assert_eq!(&batch[12..14], &[3, 38], "LogData of an envelope without ops");
+    let envelope = &batch[14..];
+    assert_eq!(&envelope[..6], b"WFCM\x01\0");
+    assert_eq!((word(envelope, 6), long(envelope, 10), long(envelope, 18)), (3, 20, TIME + 20));
+    assert_eq!((word(envelope, 26), word(envelope, 30), word(envelope, 34)), (12, 0, 0));
+    let position = &batch[batch.len() - 20..];
+    assert_eq!(&batch[batch.len() - 28..batch.len() - 20], b"\x01\x05\xFF\xFFcsn\x14");
+    assert_eq!((long(position, 0), long(position, 8), word(position, 16)), (22, TIME + 22, 3));
+    let expected = Position { csn: Csn(22), time: CommitTime(TIME + 22), epoch: Epoch(3) };
+    assert_eq!(Position::decode(position).unwrap(), expected);
+}
+
+#[test]
+fn keys_and_metadata_lie_where_the_format_says() {
+    let (_, operations) = disk_operations();
+    let puts: Vec<_> = Records::new(&operations)
+        .filter_map(|record| match record.unwrap() {
+            Record::Put(family, key, value) => Some((family, key, value)),
+            _ => None,
+        })
+        .collect();
+    let (_, key, value) = puts[0];
+    assert_eq!(key, [&key::slot(b"string").to_be_bytes()[..], b"string"].concat());
+    assert_eq!(value, [&[0x80][..], &EXPIRE_MS.to_le_bytes(), b"value"].concat());
+    assert_eq!(puts[1].1, [&b"\xFF\xFFx"[..], &EXPIRE_MS.to_be_bytes(), b"string"].concat());
+    let (_, _, hash) = puts[2];
+    let numbers = [EXPIRE_MS, 7, 1].map(u64::to_le_bytes).concat();
+    assert_eq!(hash, [&[0x81][..], &numbers].concat());
+    assert!(matches!(Meta::decode(hash).unwrap(), Meta::Collection(hash) if hash.generation == Generation(7)));
+    let (family, field, _) = puts[3];
+    let prefix =
+        [&key::slot(b"tag").to_be_bytes()[..], &9u32.to_be_bytes(), b"hash{tag}", &7u64.to_be_bytes()].concat();
+    assert_eq!((family, field), (Family::Sub, &[&prefix[..], b"field"].concat()[..]));
+    let (_, _, stream) = puts[6];
+    assert_eq!(stream, [&[3][..], &[9, 1, TIME / 1000, 5].map(u64::to_le_bytes).concat()].concat());
+    let (family, entry, _) = puts[7];
+    assert_eq!(
+        (family, &entry[entry.len() - 16..]),
+        (Family::Stream, &[TIME / 1000, 5].map(u64::to_be_bytes).concat()[..])
+    );
+}
+
+#[test]
+fn the_ops_of_the_fixtures_fit_the_state() {
+    let first = &segment_commits()[0];
+    assert_eq!((ListOps::new(&first.lists).count(), ZsetOps::new(&first.zsets).count()), (12, 7));
+    let mut memory = Memory::new();
+    memory.apply_lists(&first.lists).unwrap();
+    memory.apply_zsets(&first.zsets).unwrap();
+    assert!(memory.is_empty());
+}

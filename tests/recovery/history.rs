@@ -1,0 +1,289 @@
+//! A small history: what each commit does, the state that follows from it, and a node that makes it.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use walferry::commit::committer::{CommitSink, Committer, Group, Start, Turn};
+use walferry::commit::gate::Gate;
+use walferry::commit::sync::Syncer;
+use walferry::config::AppendFsync;
+use walferry::csn::Csn;
+use walferry::engine::disk::{Disk, DiskOptions};
+use walferry::engine::key::SLOTS;
+use walferry::engine::keyspace::{Found, Keyspace, element_name, scanned_key};
+use walferry::engine::memory::Memory;
+use walferry::engine::meta::{Collection, DiskType};
+use walferry::error::Result;
+use walferry::io::{Io, StdIo};
+use walferry::log::durable::DurableMark;
+use walferry::log::oplog::OpLog;
+use walferry::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
+use walferry::record::CommitRecord;
+
+/// So small that a dozen frames fill one.
+pub const SEGMENT_BYTES: u64 = 1536;
+
+/// One thing a commit does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// A string is set, whatever the key was.
+    Set(&'static str, String),
+    /// A hash field is set.
+    Field(&'static str, String),
+    /// A list gets an element at its end; a string there is replaced.
+    Push(&'static str, String),
+    /// A list loses its first element.
+    Pop(&'static str),
+    /// A member of a sorted set gets a score.
+    Score(&'static str, String, f64),
+}
+
+/// What a commit does, in order. Empty for a commit that was lost.
+pub type Actions = Vec<Action>;
+
+/// What a key holds.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    String(Vec<u8>),
+    Hash(BTreeMap<Vec<u8>, Vec<u8>>),
+    List(Vec<Vec<u8>>),
+    Zset(BTreeMap<Vec<u8>, f64>),
+}
+
+/// All keys of all engines.
+pub type State = BTreeMap<Vec<u8>, Value>;
+
+/// Carries a commit out on the model. What does not fit, because commits before it were lost, has no effect.
+pub fn follow(state: &mut State, actions: &[Action]) {
+    for action in actions {
+        match action {
+            Action::Set(key, value) => {
+                state.insert(key.as_bytes().to_vec(), Value::String(value.as_bytes().to_vec()));
+            }
+            Action::Field(key, field) => {
+                let entry = state.entry(key.as_bytes().to_vec()).or_insert(Value::Hash(BTreeMap::new()));
+                let Value::Hash(hash) = entry else { panic!("{key} is no hash") };
+                hash.insert(field.as_bytes().to_vec(), field.as_bytes().to_vec());
+            }
+            Action::Push(key, element) => {
+                let value = state.entry(key.as_bytes().to_vec()).or_insert(Value::List(Vec::new()));
+                match value {
+                    Value::List(list) => list.push(element.as_bytes().to_vec()),
+                    _ => *value = Value::List(vec![element.as_bytes().to_vec()]),
+                }
+            }
+            Action::Pop(key) => {
+                let Some(Value::List(list)) = state.get_mut(key.as_bytes()) else { continue };
+                list.remove(0);
+                if list.is_empty() {
+                    state.remove(key.as_bytes());
+                }
+            }
+            Action::Score(key, member, score) => {
+                let entry = state.entry(key.as_bytes().to_vec()).or_insert(Value::Zset(BTreeMap::new()));
+                let Value::Zset(zset) = entry else { panic!("{key} is no sorted set") };
+                zset.insert(member.as_bytes().to_vec(), *score);
+            }
+        }
+    }
+}
+
+/// Whether these actions have effects on disk, and in memory, after the commits before them.
+pub fn engines(before: &State, actions: &[Action]) -> (bool, bool) {
+    let is_in_memory = |key: &str| matches!(before.get(key.as_bytes()), Some(Value::List(_) | Value::Zset(_)));
+    let is_on_disk = |key: &str| matches!(before.get(key.as_bytes()), Some(Value::String(_) | Value::Hash(_)));
+    actions.iter().fold((false, false), |(disk, memory), action| match action {
+        Action::Set(key, _) => (true, memory || is_in_memory(key)),
+        Action::Field(..) => (true, memory),
+        Action::Push(key, _) => (disk || is_on_disk(key), true),
+        Action::Pop(_) | Action::Score(..) => (disk, true),
+    })
+}
+
+fn perform(keys: &mut Keyspace<'_>, action: &Action) {
+    match action {
+        Action::Set(key, value) => keys.put_string(key.as_bytes(), value.as_bytes(), 0).unwrap(),
+        Action::Field(key, field) => {
+            let (key, field) = (key.as_bytes(), field.as_bytes());
+            let mut hash = match keys.find_to_change(key).unwrap() {
+                Found::Collection(hash) => hash,
+                _ => Collection::new(DiskType::Hash, keys.new_generation()),
+            };
+            hash.count += u64::from(keys.element(key, hash.generation, field).unwrap().is_none());
+            keys.put_element(key, hash.generation, field, field);
+            keys.put_collection(key, &hash).unwrap();
+        }
+        Action::Push(key, element) => {
+            let (key, element) = (key.as_bytes(), element.as_bytes());
+            if let found @ Found::String(_) = keys.find_to_change(key).unwrap() {
+                keys.delete(key, &found).unwrap();
+            }
+            keys.change_list(key, |ops| ops.push_back(key, [element].into_iter())).unwrap();
+        }
+        Action::Pop(key) => keys.change_list(key.as_bytes(), |ops| ops.pop_front(key.as_bytes(), 1)).unwrap(),
+        Action::Score(key, member, score) => {
+            let pair = (member.as_bytes(), *score);
+            keys.change_zset(key.as_bytes(), |ops| ops.set(key.as_bytes(), [pair].into_iter())).unwrap();
+        }
+    }
+}
+
+/// What the engines hold.
+pub fn observe(disk: &Disk, memory: &Memory) -> State {
+    let mut state = State::new();
+    let mut add = |key: &[u8], value| assert!(state.insert(key.to_vec(), value).is_none(), "{key:?} lives twice");
+    let keys = Keyspace::reading(disk, 0, 0);
+    let mut scan = keys.disk_keys(0..SLOTS);
+    while let Some(pair) = scan.next().unwrap() {
+        let (key, _) = scanned_key(pair).unwrap();
+        match keys.find(key).unwrap() {
+            Found::String(value) => add(key, Value::String(value.to_vec())),
+            Found::Collection(hash) => {
+                let mut fields = BTreeMap::new();
+                let mut scan = keys.elements(key, hash.generation, b"").unwrap();
+                while let Some((field, value)) = scan.next().unwrap() {
+                    fields.insert(element_name(field).unwrap().to_vec(), value.to_vec());
+                }
+                assert_eq!(fields.len() as u64, hash.count, "{key:?}");
+                add(key, Value::Hash(fields));
+            }
+            _ => panic!("{key:?} is neither a string nor a collection"),
+        }
+    }
+    for (key, entry) in memory.lists.iter() {
+        add(key, Value::List(entry.value.iter_from(0).map(<[u8]>::to_vec).collect()));
+    }
+    for (key, entry) in memory.zsets.iter() {
+        add(key, Value::Zset(entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect()));
+    }
+    state
+}
+
+/// Keeps the groups a committer wrote.
+#[derive(Default)]
+pub struct Groups(Mutex<Vec<Group>>);
+
+impl CommitSink for Groups {
+    fn committed(&self, group: Group) {
+        self.0.lock().push(group);
+    }
+}
+
+/// Both logs and the engines of a directory, recovered.
+pub struct Opened {
+    pub disk: Arc<Disk>,
+    pub oplog: OpLog,
+    pub memory: Memory,
+    pub recovered: Recovered,
+}
+
+/// A memory image: where it was cut, and the ops of the commits it holds.
+#[derive(Clone, Default)]
+pub struct Image {
+    pub at: ImagePosition,
+    pub commits: Arc<[CommitRecord]>,
+}
+
+/// Opens and recovers the data directory at `root`.
+pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) -> Result<Opened> {
+    let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
+    let disk = Arc::new(Disk::open(&root.join("db"), &root.join("wal"), options)?);
+    let mut oplog = OpLog::open(Arc::new(StdIo), &root.join("oplog"), SEGMENT_BYTES)?;
+    let mut memory = Memory::new();
+    for commit in &*image.commits {
+        memory.apply_lists(&commit.lists)?;
+        memory.apply_zsets(&commit.zsets)?;
+    }
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing)?;
+    Ok(Opened { disk, oplog, memory, recovered })
+}
+
+/// A committer over an opened directory.
+pub struct Node {
+    pub committer: Committer,
+    groups: Arc<Groups>,
+}
+
+impl Node {
+    /// Goes on after what was recovered.
+    pub fn start(root: &Path, opened: Opened, image: ImagePosition) -> Self {
+        let io: Arc<dyn Io> = Arc::new(StdIo);
+        let gate = Arc::new(Gate::default());
+        let (mark, _) = DurableMark::open(Arc::clone(&io), &root.join("oplog")).unwrap();
+        let Opened { disk, oplog, memory, recovered } = opened;
+        let wal = Arc::clone(&disk);
+        let start = Start { disk, oplog, memory, position: recovered.position, known: vec![image.in_logs()] };
+        let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
+            Syncer::start(AppendFsync::No, wal, io, mark, Arc::clone(watermarks), gate)
+        });
+        let groups = Arc::new(Groups::default());
+        committer.attach(Arc::<Groups>::clone(&groups));
+        Self { committer, groups }
+    }
+
+    /// Makes one group of these commits; returns the last csn.
+    pub fn commit(&self, commits: &[Actions]) -> Csn {
+        let mut turn = self.committer.turn();
+        for actions in commits {
+            commit_one(&mut turn, actions);
+        }
+        turn.write().unwrap().expect("a group with effects")
+    }
+
+    /// What the engines hold now.
+    pub fn observe(&self) -> State {
+        observe(self.committer.disk(), &self.committer.turn().writer().memory)
+    }
+
+    /// Closes everything; returns the groups that were written.
+    pub fn stop(self) -> Vec<Group> {
+        self.committer.syncer.stop();
+        drop(self.committer);
+        std::mem::take(&mut *self.groups.0.lock())
+    }
+}
+
+fn commit_one(turn: &mut Turn<'_>, actions: &[Action]) {
+    let mut keys = turn.keyspace(0);
+    actions.iter().for_each(|action| perform(&mut keys, action));
+    turn.commit().expect("a commit with effects");
+}
+
+/// Groups of commits in which every sequence of kinds (disk only, memory only, cross-engine) occurs.
+pub fn groups() -> Vec<Vec<Actions>> {
+    let sizes = [1, 1, 3, 1, 2, 1, 1, 4, 1, 1, 2, 1, 5, 1, 1, 1, 2, 3, 1, 1, 1, 2, 1, 1];
+    let mut nth = 0;
+    let mut next = || {
+        nth += 1;
+        actions(nth)
+    };
+    sizes.iter().map(|&size| (0..size).map(|_| next()).collect()).collect()
+}
+
+/// What commit `nth` of the history does.
+pub fn actions(nth: usize) -> Actions {
+    let text = |what: &str| format!("{what} {nth:03} {}", "x".repeat(nth * 7 % 50));
+    let set = || Action::Set(["string a", "string b", "string c"][nth % 3], text("value"));
+    let field = || Action::Field("hash", text("field"));
+    let push = || Action::Push(["list a", "list b"][nth % 2], text("element"));
+    let score = || Action::Score("zset", format!("member {}", nth % 5), nth as f64);
+    match nth % 13 {
+        0 | 7 => vec![set()],
+        1 | 8 => vec![Action::Push("queue", text("element"))],
+        2 | 10 => vec![set(), push(), score()],
+        3 => vec![score()],
+        4 | 9 => vec![field(), Action::Pop("queue"), push()],
+        5 => vec![push(), field()],
+        6 => vec![Action::Push("turns", text("element"))],
+        12 => vec![Action::Set("turns", text("was a list"))],
+        11 => vec![score(), push(), Action::Pop(["list a", "list b"][nth % 2])],
+        _ => unreachable!("a rest of 13"),
+    }
+}
+
+/// The bytes of a commit's effects, for comparison.
+pub fn effects(commit: &CommitRecord) -> [Bytes; 3] {
+    [commit.disk.clone(), commit.lists.clone(), commit.zsets.clone()]
+}

@@ -143,3 +143,20 @@ async fn an_sst_pruned_while_a_base_is_published_is_sent_again() {
     let second = publisher.publish(base).await.unwrap().expect("published");
     assert_exact(&rig, &archive, second.base).await;
 }
+
+#[tokio::test]
+async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
+    let archive = archive(&FaultStore::default());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let first = Publisher::new(archive.clone()).publish(base).await.unwrap().expect("published");
+    // The other one had looked before the manifest was there.
+    let late = rig.cutter.cut(&rig.committer).unwrap();
+    let other = Publisher::new(archive.clone());
+    other.send_all(&late.files().1).await.unwrap();
+    let mut manifest = late.manifest().clone();
+    manifest.took_ms += 1;
+    assert!(!other.create_manifest(&manifest).await.unwrap());
+    assert_exact(&rig, &archive, first.base).await;
+}

@@ -259,7 +259,10 @@ impl<'a> Turn<'a> {
         match &reserved {
             Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
             Err(error) if self.writer.oplog.is_broken() => self.committer.fail_stop(error),
-            Err(error) => self.committer.gate.close(Obstacle::DiskFull, format!("the op-log cannot grow: {error}. Free space; writes are taken again then")),
+            Err(error) => self.committer.gate.close(
+                Obstacle::DiskFull,
+                format!("the op-log cannot grow: {error}. Free space; writes are taken again then"),
+            ),
         }
         reserved
     }

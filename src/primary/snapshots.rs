@@ -13,6 +13,7 @@ use crate::log::recovery::ImagePosition;
 use crate::ship::wire::{BaseBegin, BaseFile, Message, PART_BYTES, Sender};
 use crate::snapshot::base::{BaseCutter, LocalBase};
 use crate::snapshot::local;
+use crate::snapshot::moment::MemoryMoment;
 use crate::snapshot::publish::{Published, Publisher};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -38,7 +39,8 @@ pub struct Snapshots {
 /// What cutting and publishing keep between two bases; made when the first one is cut.
 #[derive(Default)]
 struct Workshop {
-    cutter: Option<BaseCutter>,
+    /// Locked by whoever cuts, also when nobody waits for the result any more.
+    cutter: Option<Arc<Mutex<BaseCutter>>>,
     publisher: Option<Publisher>,
 }
 
@@ -151,14 +153,14 @@ impl Snapshots {
     }
 
     async fn cut(&self, node: &Arc<Node>, workshop: &mut Workshop) -> Result<LocalBase> {
-        let io = Arc::clone(&node.backends.bulk);
-        let mut cutter =
-            workshop.cutter.take().unwrap_or_else(|| BaseCutter::new(io, &node.dir, node.identity().cluster));
+        let new = || {
+            Arc::new(Mutex::new(BaseCutter::new(Arc::clone(&node.backends.bulk), &node.dir, node.identity().cluster)))
+        };
+        let cutter = Arc::clone(workshop.cutter.get_or_insert_with(new));
         let node = Arc::clone(node);
-        let cutting = tokio::task::spawn_blocking(move || (cutter.cut(&node.committer), cutter));
-        let (base, cutter) = cutting.await.expect("cutting a base does not panic");
-        workshop.cutter = Some(cutter);
-        base
+        tokio::task::spawn_blocking(move || cutter.lock().cut(&node.committer))
+            .await
+            .expect("cutting a base does not panic")
     }
 
     /// Cuts a base and sends it over a replica's connection.
@@ -200,10 +202,7 @@ impl Snapshots {
     }
 
     fn try_write_image(&self, node: &Node) -> Result<()> {
-        let (cut, image) = {
-            let mut turn = node.committer.turn();
-            (turn.writer().memory.cut(), turn.image_position())
-        };
+        let MemoryMoment { cut, at: image, .. } = MemoryMoment::take(&node.committer)?;
         // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
         node.committer.disk().flush()?;
         let bytes = local::write(&*node.backends.bulk, &node.dir.image(), &cut, image)?;

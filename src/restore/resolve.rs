@@ -65,7 +65,10 @@ impl History {
 fn latest_is_lost(lost: &CsnRange, reachable: Csn) -> Error {
     Error::Unreachable {
         target: Target::Latest.to_string(),
-        reason: format!("commits {} to {} are known to exist, but they, or some before them, are missing from the archive", lost.from, lost.until),
+        reason: format!(
+            "commits {} to {} are known to exist, but they, or some before them, are missing from the archive",
+            lost.from, lost.until
+        ),
         nearest: format!("csn:{reachable}, which is the last one before the hole; ask for it by name"),
     }
 }

@@ -139,7 +139,7 @@ pub async fn restore(archive: &Archive, options: Options) -> Result<Report> {
     build(archive, options, LastRole::Restored).await
 }
 
-/// Makes a replica's directory: the newest state the archive can give.
+/// Makes a replica's directory: the newest state the archive can give, even if it knows of later commits.
 pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress: ProgressSink) -> Result<Report> {
     let options = Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, io, progress };
     build(archive, options, LastRole::Replica).await
@@ -151,7 +151,12 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
     let mut watch = Stopwatch::start();
     Meter::begin(&options.progress, Phase::Plan, 0);
     let history = History::read(archive, options.epoch).await?;
-    let planned = history.plan(options.target).await?;
+    // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is filled.
+    let target = match (role, history.reach().latest()) {
+        (LastRole::Replica, Some(latest)) => Target::At(latest),
+        _ => options.target,
+    };
+    let planned = history.plan(target).await?;
     let mut seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
     let lock = dir.lock()?;
     require_empty(&dir)?;

@@ -131,7 +131,7 @@ impl<'s> Session<'s> {
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
         let now_ms = crate::clock::now_millis();
         if self.turn.is_none() && !command.has(Flag::Write) && !command.has(Flag::Locks) {
-            let keys = Keyspace::reading(self.committer.disk(), now_ms, self.committer.memory_keys());
+            let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
             let mut ctx = Ctx { keys, client: self.client, host: self.host };
             let mark = self.out.mark();
             match (command.run)(&mut ctx, args, self.out) {

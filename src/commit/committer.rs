@@ -164,10 +164,10 @@ impl Committer {
         &self.disk
     }
 
-    /// Keys in the memory engines at the last publication.
+    /// Keys in the memory engines, for who does not hold the lock: never 0 while a published key is there.
     #[must_use]
-    pub fn memory_keys(&self) -> usize {
-        self.memory_keys.load(Ordering::Acquire)
+    pub fn memory_keys(&self) -> &AtomicUsize {
+        &self.memory_keys
     }
 
     /// Bytes the memory engines held at the last publication.
@@ -376,6 +376,9 @@ impl<'a> Turn<'a> {
         let writer = &mut *self.writer;
         let last = commits.last().expect("a group is never empty");
         let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+        // Raised before the disk engines change and lowered after: a reader that misses a key on disk while it moves
+        // between the engines must know that it may be in memory.
+        committer.memory_keys.fetch_max(writer.memory.len(), Ordering::AcqRel);
         let wrote_batch = writer.log(&committer.disk, &commits).inspect_err(|error| committer.fail_stop(error))?;
         let wal_before = writer.wal_seq;
         writer.wal_seq = committer.disk.wal_seq();
@@ -383,12 +386,13 @@ impl<'a> Turn<'a> {
         committer.memory_keys.store(writer.memory.len(), Ordering::Release);
         committer.memory_bytes.store(writer.memory.memory_bytes(), Ordering::Relaxed);
         committer.positions.lock().note(LogPosition { csn: position.csn, wal_seq: writer.wal_seq });
-        committer.watermarks.committed.raise(position.csn);
         let added_frames = commits.iter().any(oplog::belongs);
-        committer.syncer.written(position, writer.oplog.active_file().filter(|_| added_frames), wrote_batch);
         if let Some(sink) = committer.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after: writer.wal_seq });
         }
+        // Who is woken by it finds everything in its place.
+        committer.watermarks.committed.raise(position.csn);
+        committer.syncer.written(position, writer.oplog.active_file().filter(|_| added_frames), wrote_batch);
         Ok(position.csn)
     }
 }

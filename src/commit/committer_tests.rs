@@ -9,6 +9,7 @@ use crate::log::recovery::disk_position;
 use crate::log::testing::{Flaky, Step, on_both, on_disk, on_list};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 const SEGMENT_BYTES: u64 = 256 << 10;
 
@@ -108,7 +109,7 @@ fn a_group_is_one_batch_and_its_csns_are_dense() {
     assert_eq!(commits[2].effect_bytes(), commits[0].effect_bytes() + commits[1].effect_bytes());
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(3));
     assert_eq!(rig.committer.watermarks.committed.get(), Csn(4));
-    assert_eq!(rig.committer.memory_keys(), 1);
+    assert_eq!(rig.committer.memory_keys().load(Ordering::Acquire), 1);
     let (reader, until) = rig.committer.log_reader();
     let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);

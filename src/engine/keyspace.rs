@@ -18,6 +18,7 @@ use crate::csn::Csn;
 use crate::error::{Error, Result};
 use rocksdb::DBPinnableSlice;
 use std::ops::{Deref, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Why the keyspace could not answer.
 #[derive(Debug)]
@@ -139,21 +140,22 @@ pub struct Keyspace<'a> {
     /// The command's clock: ms since the Unix epoch, the same for the whole command or EXEC.
     pub now_ms: u64,
     changing: Option<Changing<'a>>,
-    /// Without the lock: whether the memory engines hold any key.
-    may_be_in_memory: bool,
+    /// Without the lock: how many keys the memory engines hold; none if they are not asked about.
+    memory_keys: Option<&'a AtomicUsize>,
 }
 
 impl<'a> Keyspace<'a> {
     /// Under the writer lock.
     #[must_use]
     pub fn changing(disk: &'a Disk, now_ms: u64, changing: Changing<'a>) -> Self {
-        Self { disk, now_ms, changing: Some(changing), may_be_in_memory: true }
+        Self { disk, now_ms, changing: Some(changing), memory_keys: None }
     }
 
-    /// Without the writer lock: disk keys only. `memory_keys` is how many keys the memory engines hold.
+    /// Without the writer lock: disk keys only. `memory_keys` is how many keys the memory engines hold; none: the caller
+    /// asks about the disk engines alone.
     #[must_use]
-    pub fn reading(disk: &'a Disk, now_ms: u64, memory_keys: usize) -> Self {
-        Self { disk, now_ms, changing: None, may_be_in_memory: memory_keys > 0 }
+    pub fn reading(disk: &'a Disk, now_ms: u64, memory_keys: Option<&'a AtomicUsize>) -> Self {
+        Self { disk, now_ms, changing: None, memory_keys }
     }
 
     fn held(&mut self) -> &mut Changing<'a> {
@@ -199,7 +201,10 @@ impl<'a> Keyspace<'a> {
                 Meta::String { value_at, expire_ms } => Found::String(StringValue { stored, value_at, expire_ms }),
                 Meta::Collection(collection) => Found::Collection(collection),
             }),
-            None if self.changing.is_none() && self.may_be_in_memory => Err(AccessError::NeedsLock),
+            // Looked at after the miss: a key that moves to the memory engines is counted there before it leaves the disk.
+            None if self.memory_keys.is_some_and(|keys| keys.load(Ordering::Acquire) > 0) => {
+                Err(AccessError::NeedsLock)
+            }
             None => Ok(Found::Absent),
         }
     }

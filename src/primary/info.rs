@@ -155,7 +155,7 @@ fn cpu() -> Fields {
 }
 
 fn keyspace(node: &Node) -> Fields {
-    let keys = node.disk_key_count().unwrap_or_default() + node.committer.memory_keys() as u64;
+    let keys = node.disk_key_count().unwrap_or_default() + node.committer.memory_keys().load(Ordering::Acquire) as u64;
     if keys == 0 {
         return Vec::new();
     }

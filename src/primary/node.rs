@@ -253,7 +253,7 @@ impl Node {
 
     fn count_disk_keys(&self) -> Result<u64> {
         let now_ms = crate::clock::now_millis();
-        let keys = Keyspace::reading(self.committer.disk(), now_ms, 0);
+        let keys = Keyspace::reading(self.committer.disk(), now_ms, None);
         let mut scan = keys.disk_keys(0..crate::engine::key::SLOTS);
         let mut count = 0;
         while let Some(pair) = scan.next()? {

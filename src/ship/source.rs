@@ -65,6 +65,7 @@ impl CommitSource {
             return Ok(Vec::new());
         }
         match self.tail.read(after.csn, until, RAW_BYTES_MAX) {
+            Some(slice) if slice.commits.is_empty() => Ok(Vec::new()),
             Some(slice) => Ok(vec![slice]),
             None => self.read_logs(after, until),
         }

@@ -75,6 +75,10 @@ pub struct Identity {
     pub boot: String,
     /// Whether it was closed in good order since.
     pub is_clean: bool,
+    /// Whether commits may be missing that this history once had: a primary must begin a new epoch before it serves, a
+    /// replica must start anew. Set before a recovery that could find so, taken back when it did not.
+    #[serde(default)]
+    pub may_lack_commits: bool,
 }
 
 impl Identity {
@@ -82,7 +86,16 @@ impl Identity {
     pub fn new(cluster: ClusterId, role: LastRole) -> Result<Self> {
         let node = ClusterId::generate()?.to_string()[..16].to_owned();
         let history = vec![EpochStart { epoch: Epoch(1), fork: Csn::ZERO }];
-        Ok(Self { format: FORMAT, cluster, node, role, history, boot: current_boot(), is_clean: true })
+        Ok(Self {
+            format: FORMAT,
+            cluster,
+            node,
+            role,
+            history,
+            boot: current_boot(),
+            is_clean: true,
+            may_lack_commits: false,
+        })
     }
 
     /// The current generation.

@@ -76,7 +76,7 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
     let clients = listener::bind(&config.bind, config.port as u16).await?;
     let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
     let (opened, archive) = prepare(root, &config).await?;
-    let needs_epoch = opened.may_have_lost || opened.identity.role != LastRole::Primary;
+    let needs_epoch = opened.identity.may_lack_commits || opened.identity.role != LastRole::Primary;
     let fork = opened.committer.watermarks.committed.get();
     let epoch = shipping::claim_epoch(archive.as_ref(), &opened.identity, fork, needs_epoch).await?;
     if needs_epoch {

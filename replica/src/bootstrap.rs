@@ -117,7 +117,7 @@ async fn holds_history(archive: &Archive) -> Result<bool> {
 }
 
 async fn restore_from(archive: &Archive, root: &Path) -> Result<()> {
-    let io: Arc<dyn Io> = Arc::new(StdIo::default());
+    let io: Arc<dyn Io> = Arc::new(StdIo);
     let report = restore::bootstrap(archive, root, io, progress::silent()).await?;
     tracing::info!(csn = report.csn.0, epoch = report.epoch.0, "bootstrapped");
     Ok(())

@@ -20,6 +20,7 @@ use walferry::config::Config;
 use walferry::directory::{DataDir, LastRole};
 use walferry::error::{Error, Result};
 use walferry::primary::node::{Node, ReplicaLink};
+use walferry::primary::shipping::ArchiveCommits;
 use walferry::primary::{self, open, shipping};
 use walferry::server::listener;
 
@@ -63,10 +64,17 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
         None => None,
     };
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
-    let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open::open(dir, lock, identity, &opening, None))
-        .await
-        .expect("opening does not panic")?;
+    let (opening, epoch) = (config.clone(), identity.epoch());
+    let runtime = tokio::runtime::Handle::current();
+    let source = archive.clone().map(|archive| ArchiveCommits { archive, epoch, runtime });
+    let recover = move || open::open(dir, lock, identity, &opening, source.as_ref().map(|source| source as _));
+    let opened = tokio::task::spawn_blocking(recover).await.expect("opening does not panic")?;
+    if opened.identity.may_lack_commits {
+        let detail = "a crash took commits out of its middle that its primary has, and the archive did not have them. \
+                      Start the replica from an empty directory";
+        let what = format!("replica directory {}", root.display());
+        return Err(Error::corrupt(what, format!("csn {}", opened.recovered.position.csn), detail));
+    }
     let node = Node::new(config, opened, archive, true);
     node.change_identity(|identity| identity.role = LastRole::Replica)?;
     link::require_admission(&node, &primary).await?;

@@ -16,7 +16,7 @@ pub fn config(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let sub = args[1].to_ascii_lowercase();
     match &sub[..] {
         b"get" if args.len() >= 3 => config_get(ctx, args.from(2), out),
-        b"set" if args.len() >= 4 && args.len() % 2 == 0 => {
+        b"set" if args.len() >= 4 && args.len().is_multiple_of(2) => {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let pairs: Vec<_> = (2..args.len())
                 .step_by(2)

@@ -5,7 +5,9 @@ use super::disk::Disk;
 use super::effects::Effects;
 use crate::error::{Error, Result};
 use rocksdb::DBRawIterator;
+use std::iter::Peekable;
 use std::ops::Range;
+use std::vec::IntoIter;
 
 /// Which way a scan goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,11 +18,14 @@ pub enum Direction {
     Backward,
 }
 
+/// A key and the value the group gave it; none: it deleted the key.
+type Overlaid<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// A walk over a key range. It sees one state of the database.
 pub struct Scan<'a> {
     cursor: DBRawIterator<'a>,
     /// The group's effects in the range, in scan order; a deletion has no value.
-    overlay: std::iter::Peekable<std::vec::IntoIter<(&'a [u8], Option<&'a [u8]>)>>,
+    overlay: Peekable<IntoIter<Overlaid<'a>>>,
     direction: Direction,
     /// Whether the database's state below the group counts.
     below: bool,

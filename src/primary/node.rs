@@ -212,6 +212,7 @@ impl Node {
         let fork = turn.position().csn;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
+            identity.may_lack_commits = false;
             if identity.epoch() != epoch {
                 identity.begin_epoch(epoch, fork);
             }

@@ -41,8 +41,6 @@ pub struct Opened {
     pub recovered: Recovered,
     /// The highest csn that was known to be durable here.
     pub durable_told: Csn,
-    /// Whether commits may be missing at the end: a new epoch must start.
-    pub may_have_lost: bool,
 }
 
 /// Locks a directory and reads whose it is; a new one becomes a directory of `cluster`, or of a new cluster.
@@ -86,6 +84,11 @@ pub fn open(
     config: &Config,
     missing: Option<&dyn MissingCommits>,
 ) -> Result<Opened> {
+    let may_have_lost_a_tail = identity.may_have_lost_a_tail();
+    if !identity.is_clean {
+        identity.may_lack_commits = true;
+        dir.write_identity(&identity)?;
+    }
     let backends = Backends::select(dir.root(), Choice::from_str(&config.io_backend)?)?;
     let options = DiskOptions { cache_bytes: config.block_cache_bytes.0 as usize, ..DiskOptions::default() };
     let disk = Arc::new(Disk::open(&dir.db(), &dir.wal(), options)?);
@@ -99,8 +102,10 @@ pub fn open(
     let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing)?;
     let durable = told.csn.max(oplog.durable_told());
     report(&recovered, durable);
-    let may_have_lost =
-        !recovered.lost.is_empty() || durable > recovered.position.csn || identity.may_have_lost_a_tail();
+    let has_holes = !recovered.lost.is_empty() || !recovered.unfit.is_empty();
+    let has_shrunk = durable > recovered.position.csn || may_have_lost_a_tail;
+    // A replica that only lost its tail gets it again from its primary.
+    identity.may_lack_commits = has_holes || (has_shrunk && identity.role != LastRole::Replica);
     oplog.set_epoch(identity.epoch());
     let mut position = recovered.position;
     position.epoch = identity.epoch();
@@ -114,11 +119,11 @@ pub fn open(
     identity.is_clean = false;
     dir.write_identity(&identity)?;
     let committer = Arc::new(committer);
-    Ok(Opened { dir, lock, identity, backends, committer, image, recovered, durable_told: durable, may_have_lost })
+    Ok(Opened { dir, lock, identity, backends, committer, image, recovered, durable_told: durable })
 }
 
 fn report(recovered: &Recovered, durable: Csn) {
-    let Recovered { position, redone, cut, lost, .. } = recovered;
+    let Recovered { position, redone, cut, lost, unfit, .. } = recovered;
     tracing::info!(csn = position.csn.0, epoch = position.epoch.0, redone, cut, "recovered");
     for range in lost {
         tracing::error!(
@@ -126,6 +131,9 @@ fn report(recovered: &Recovered, durable: Csn) {
             last = range.end().0,
             "commits are lost: nobody has them; no-op commits stand in their place"
         );
+    }
+    for csn in unfit {
+        tracing::error!(csn = csn.0, "a commit was cut short: some of its ops build on commits that are lost");
     }
     if durable > position.csn {
         tracing::error!(

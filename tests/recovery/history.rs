@@ -134,7 +134,7 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
 pub fn observe(disk: &Disk, memory: &Memory) -> State {
     let mut state = State::new();
     let mut add = |key: &[u8], value| assert!(state.insert(key.to_vec(), value).is_none(), "{key:?} lives twice");
-    let keys = Keyspace::reading(disk, 0, 0);
+    let keys = Keyspace::reading(disk, 0, None);
     let mut scan = keys.disk_keys(0..SLOTS);
     while let Some(pair) = scan.next().unwrap() {
         let (key, _) = scanned_key(pair).unwrap();

@@ -70,7 +70,7 @@ fn dump_segment(path: &Path) -> Result<()> {
 }
 
 fn dump_image(path: &Path) -> Result<()> {
-    let (memory, image) = read_image_file(&StdIo::default(), path)?;
+    let (memory, image) = read_image_file(&StdIo, path)?;
     println!("{image:#?}");
     for (key, entry) in memory.lists.iter() {
         println!("list {} expires {} with {} elements", key.escape_ascii(), entry.expire_ms, entry.value.len());

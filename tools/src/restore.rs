@@ -59,8 +59,7 @@ pub fn run(args: Args) -> Done {
 /// The faster backend for the file system of the target's parent, which exists.
 fn bulk_io(dir: &Path) -> Arc<dyn Io> {
     let parent = dir.ancestors().skip(1).find(|parent| parent.is_dir()).unwrap_or(Path::new("."));
-    Backends::select(parent, Choice::Auto)
-        .map_or_else(|_| Arc::new(StdIo::default()) as Arc<dyn Io>, |backends| backends.bulk)
+    Backends::select(parent, Choice::Auto).map_or_else(|_| Arc::new(StdIo) as Arc<dyn Io>, |backends| backends.bulk)
 }
 
 fn show_plan(planned: &Planned, json: bool) {

@@ -205,7 +205,7 @@ fn keys_and_metadata_lie_where_the_format_says() {
         [&key::slot(b"tag").to_be_bytes()[..], &9u32.to_be_bytes(), b"hash{tag}", &7u64.to_be_bytes()].concat();
     assert_eq!((family, field), (Family::Sub, &[&prefix[..], b"field"].concat()[..]));
     let (_, _, stream) = puts[6];
-    assert_eq!(stream, [&[3][..], &[9, 1, TIME / 1000, 5].map(u64::to_le_bytes).concat()].concat());
+    assert_eq!(stream, [&[3][..], &[9, 1, TIME / 1000, 5, 0, 0].map(u64::to_le_bytes).concat()].concat());
     let (family, entry, _) = puts[7];
     assert_eq!(
         (family, &entry[entry.len() - 16..]),

@@ -99,13 +99,13 @@ impl Snapshots {
         self.is_requested.swap(false, Ordering::AcqRel)
     }
 
-    /// BGSAVE: a base if there is an archive, else a memory image.
+    /// BGSAVE: a base if this is a primary with an archive, else a memory image.
     pub fn start(&self, node: &Arc<Node>) -> Result<()> {
         if self.is_busy() {
             return Err(Error::Refused { reason: "Background save already in progress".into() });
         }
         let node = Arc::clone(node);
-        if node.archive.is_none() {
+        if node.archive.is_none() || node.is_replica() {
             std::thread::spawn(move || node.snapshots.write_image(&node));
         } else {
             tokio::spawn(async move {

@@ -191,7 +191,11 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
         None => None,
     };
     let Some(list) = find(&ctx.keys, key)? else {
-        if count.is_some() { out.null_array() } else { out.null() }
+        if count.is_some() {
+            out.null_array()
+        } else {
+            out.null()
+        }
         return Ok(());
     };
     let taken = count.unwrap_or(1).min(list.len());
@@ -283,3 +287,7 @@ fn move_element(ctx: &mut Ctx<'_>, from: &Place<'_>, to: &Place<'_>, out: &mut O
     out.bulk(&element);
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;

@@ -32,7 +32,10 @@ mod tests {
     fn positions_are_those_of_redis() {
         for len in 0..5 {
             for start in -7..7 {
-                assert_eq!(at(start, len as u64), expected(start, start, len).first().copied().filter(|_| start >= -len));
+                assert_eq!(
+                    at(start, len as u64),
+                    expected(start, start, len).first().copied().filter(|_| start >= -len)
+                );
                 for stop in -7..7 {
                     let found = range(start, stop, len as u64);
                     assert!(found.end <= len as u64, "{start} {stop} {len}");

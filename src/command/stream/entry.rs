@@ -108,7 +108,9 @@ mod tests {
 
     #[test]
     fn counts_and_lengths_beyond_the_input_are_errors() {
-        for stored in [&[0xFF; 9][..], &[0xFF; 11], &[2, 1, b'a'], &[1, 200, 200, 1, b'a'], &[1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]] {
+        for stored in
+            [&[0xFF; 9][..], &[0xFF; 11], &[2, 1, b'a'], &[1, 200, 200, 1, b'a'], &[1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]]
+        {
             assert!(write(stored, &mut Out::default()).is_err(), "{stored:?}");
         }
     }

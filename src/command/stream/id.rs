@@ -118,7 +118,8 @@ mod tests {
         assert_eq!(parse(b"5", 9).unwrap(), id(5, 9));
         assert_eq!(parse(b"007-+5", 9).unwrap(), id(7, 5));
         assert_eq!(parse(b"18446744073709551615-18446744073709551615", 0).unwrap(), StreamId::MAX);
-        for text in ["", "-", "+", "*", "a", "5-", "-5", "5--3", "5-3-1", "5-*", "18446744073709551616", "5 ", "\u{e9}"] {
+        for text in ["", "-", "+", "*", "a", "5-", "-5", "5--3", "5-3-1", "5-*", "18446744073709551616", "5 ", "\u{e9}"]
+        {
             assert_eq!(message(parse(text.as_bytes(), 0)), errors::INVALID_STREAM_ID, "{text}");
         }
     }
@@ -130,7 +131,10 @@ mod tests {
         assert_eq!((parse_start(b"5").unwrap(), parse_end(b"5").unwrap()), (id(5, 0), id(5, u64::MAX)));
         assert_eq!((parse_start(b"(5").unwrap(), parse_end(b"(5").unwrap()), (id(5, 1), id(5, u64::MAX - 1)));
         assert_eq!((parse_start(b"(5-1").unwrap(), parse_end(b"(5-0").unwrap()), (id(5, 2), id(4, u64::MAX)));
-        assert_eq!(message(parse_start(b"(18446744073709551615-18446744073709551615")), "ERR invalid start ID for the interval");
+        assert_eq!(
+            message(parse_start(b"(18446744073709551615-18446744073709551615")),
+            "ERR invalid start ID for the interval"
+        );
         assert_eq!(message(parse_end(b"(0-0")), "ERR invalid end ID for the interval");
         for text in [&b"("[..], b"(-", b"(+", b"((1", b"[1"] {
             assert_eq!(message(parse_start(text)), errors::INVALID_STREAM_ID);

@@ -62,7 +62,13 @@ pub struct Request {
 }
 
 /// Writes entries, each as an array of its id and its fields; yields how many.
-pub fn write_entries(keys: &Keyspace<'_>, key: &[u8], stream: &Collection, request: Request, out: &mut Out) -> Result<usize, Fail> {
+pub fn write_entries(
+    keys: &Keyspace<'_>,
+    key: &[u8],
+    stream: &Collection,
+    request: Request,
+    out: &mut Out,
+) -> Result<usize, Fail> {
     let ids = request.ids.start.max(stream.first_id)..request.ids.end;
     if ids.start > ids.end {
         return Ok(0);

@@ -190,7 +190,8 @@ mod tests {
     fn parse(request: &str) -> Result<(Option<Trim>, usize), String> {
         let args: OwnedArgs = request.split(' ').collect();
         let takes_nomkstream = request.starts_with("xadd");
-        let parsed = Options::parse(args.as_args(), takes_nomkstream).and_then(|(options, at)| Ok((options.trim()?, at)));
+        let parsed =
+            Options::parse(args.as_args(), takes_nomkstream).and_then(|(options, at)| Ok((options.trim()?, at)));
         parsed.map_err(|fail| match fail {
             Fail::Reply(message) => message.into_owned(),
             other => panic!("{request}: {other:?}"),
@@ -241,7 +242,12 @@ mod tests {
     #[test]
     fn no_more_goes_than_was_asked_for() {
         let id = |ms| StreamId { ms, seq: 0 };
-        let stream = Collection { count: 250, last_id: id(300), first_id: id(10), ..Collection::new(DiskType::Stream, Generation(1)) };
+        let stream = Collection {
+            count: 250,
+            last_id: id(300),
+            first_id: id(10),
+            ..Collection::new(DiskType::Stream, Generation(1))
+        };
         let count = |request: &str| parse(request).unwrap().0.unwrap().bounds(&stream).0;
         assert_eq!(count("xtrim s maxlen 249"), 1);
         assert_eq!(count("xtrim s maxlen 250"), 0);

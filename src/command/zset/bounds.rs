@@ -116,7 +116,9 @@ mod tests {
 
     fn zset(pairs: &[(&str, f64)]) -> Zset {
         let mut zset = Zset::new();
-        pairs.iter().for_each(|(member, score)| drop(zset.insert(member.as_bytes(), *score)));
+        pairs.iter().for_each(|(member, score)| {
+            let _ = zset.insert(member.as_bytes(), *score);
+        });
         zset
     }
 

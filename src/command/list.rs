@@ -287,3 +287,7 @@ fn move_element(ctx: &mut Ctx<'_>, from: &Place<'_>, to: &Place<'_>, out: &mut O
     out.bulk(&element);
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;

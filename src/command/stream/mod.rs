@@ -2,8 +2,7 @@
 //!
 //! Guarantees: an entry's id is above every id the stream ever gave out; trimming costs what it deletes, however much was
 //! deleted before; an emptied stream stays and keeps its last id.
-//! Not done: consumer groups, and waiting: XREAD takes BLOCK, but what is not there yet is answered as if the time had
-//! passed.
+//! Not done: consumer groups.
 
 mod add;
 mod entry;
@@ -79,3 +78,6 @@ fn first_entry(keys: &Keyspace<'_>, key: &[u8], stream: &Collection) -> Result<S
         None => stream.last_id,
     })
 }
+
+#[cfg(test)]
+mod tests;

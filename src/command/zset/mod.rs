@@ -107,3 +107,6 @@ fn rank(ctx: &mut Ctx<'_>, args: Args<'_>, order: Order, out: &mut Out) -> Done 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,7 @@ impl<'a> Request<'a> {
             } else if is(b"limit") && at + 2 < args.len() {
                 (offset, limit) = (integer(&args[at + 1])?, integer(&args[at + 2])?);
                 at += 2;
-            } else if is(b"rev") && fixed.order.is_none() {
+            } else if is(b"rev") && order.is_none() {
                 order = Some(Order::Descending);
             } else if is(b"bylex") && by.is_none() {
                 by = Some(By::Lex);
@@ -208,6 +208,7 @@ mod tests {
         assert_eq!(failure("zrevrange z 0 -1 rev", by_rank), errors::SYNTAX);
         assert_eq!(failure("zrevrange z 0 -1 bylex", by_rank), errors::SYNTAX);
         assert_eq!(failure("zrange z - + bylex byscore", ANY), errors::SYNTAX);
+        assert_eq!(failure("zrange z 0 -1 rev rev", ANY), errors::SYNTAX);
         assert_eq!(failure("zrange z 0 1 limit 1", ANY), errors::SYNTAX);
         assert_eq!(failure("zrange z 0 1 limit 1 x", ANY), errors::NOT_AN_INTEGER);
         assert_eq!(failure("zrange z x y limit 1 2", ANY), LIMIT_BY_RANK);

@@ -156,7 +156,8 @@ async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
     let other = Publisher::new(archive.clone());
     other.send_all(&late.files().1).await.unwrap();
     let mut manifest = late.manifest().clone();
-    manifest.took_ms += 1;
+    // Far from what the first one took, so that the two manifests differ.
+    manifest.took_ms += 1_000_000;
     assert!(!other.create_manifest(&manifest).await.unwrap());
     assert_exact(&rig, &archive, first.base).await;
 }

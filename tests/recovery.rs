@@ -410,10 +410,8 @@ fn a_missing_wal_file_is_a_gap() {
     let read = |after| reader.commits(after, until).and_then(Iterator::collect::<Result<Vec<_>>>);
     assert!(matches!(read(LogPosition::default()), Err(Error::Gap { .. })));
     assert_eq!(read(images[1].at.in_logs()).unwrap(), history.records[8..]);
-    let missing = node.committer.log_position(Csn(3)).unwrap();
-    let (reader, until) = node.committer.log_reader();
-    let read = reader.commits(missing, until).and_then(|mut commits| commits.next().transpose());
-    assert!(matches!(read, Err(Error::Gap { .. })), "the logs do not reach that far back");
+    let before_the_hole = node.committer.log_position(Csn(3)).unwrap();
+    assert!(matches!(read(before_the_hole), Err(Error::Gap { .. })), "a hole is never passed over");
     node.stop();
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use walferry::command::host::Host;
 use walferry::config::{Config, When};
 use walferry::error::Error;
 use walferry::io::Choice;
@@ -90,8 +91,17 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
+/// Called once clients are served: from here on signals stop the node in good order.
+pub fn announce(node: &Arc<Node>) {
+    if let Err(error) = stop_on_signals(node) {
+        tracing::warn!(%error, "signals cannot be handled; stop with SHUTDOWN");
+    }
+    let config = node.config();
+    tracing::info!(bind = config.bind, port = config.port, archive = config.archive, "ready");
+}
+
 /// Stops the node on SIGTERM and SIGINT.
-pub fn stop_on_signals(node: &Arc<Node>) -> std::io::Result<()> {
+fn stop_on_signals(node: &Arc<Node>) -> std::io::Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind)?;
         let node = Arc::clone(node);

@@ -1,8 +1,7 @@
 //! `walferry replica`: follows a primary, serves reads, and can be promoted.
 
 use crate::exit::Done;
-use crate::node::{NodeArgs, keys_help, runtime, stop_on_signals};
-use walferry::command::host::Host;
+use crate::node::{NodeArgs, announce, keys_help, runtime};
 use walferry_replica::PrimaryAddress;
 
 /// Runs a replica
@@ -20,21 +19,5 @@ pub struct Args {
 pub fn run(args: Args) -> Done {
     let config = args.node.config()?;
     let primary: PrimaryAddress = args.primary.parse()?;
-    runtime()?.block_on(async {
-        walferry_replica::run(&args.node.dir, primary, config, |node| {
-            if let Err(error) = stop_on_signals(node) {
-                tracing::warn!(%error, "signals cannot be handled; stop with SHUTDOWN");
-            }
-            let config = node.config();
-            tracing::info!(
-                bind = config.bind,
-                port = config.port,
-                primary = args.primary,
-                archive = config.archive,
-                "ready"
-            );
-        })
-        .await?;
-        Ok(())
-    })
+    Ok(runtime()?.block_on(walferry_replica::run(&args.node.dir, primary, config, announce))?)
 }

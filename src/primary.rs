@@ -92,7 +92,8 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
 /// Serves clients until the node is asked to stop, then stops it in good order.
 pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     let chores = chores::start(node);
-    let serving = tokio::spawn(listener::serve(clients, node.service(), node.stopping()));
+    let threads = client_threads(&node.config());
+    let serving = tokio::spawn(listener::serve(clients, node.service(), threads, node.stopping()));
     ready(node);
     let mut stopping = node.stopping();
     let _ = stopping.wait_for(|stop| *stop).await;
@@ -107,6 +108,14 @@ pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&A
         shipping.stop().await;
     }
     stop(node).await
+}
+
+/// Threads that serve clients. The other cores are for what RocksDB, shipping and snapshots do meanwhile.
+fn client_threads(config: &Config) -> usize {
+    match config.client_threads as usize {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
+        threads => threads,
+    }
 }
 
 /// Feeds replicas until the node stops.

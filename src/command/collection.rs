@@ -21,7 +21,7 @@ pub fn find_or_new(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Resul
     Ok(found.unwrap_or_else(|| Collection::new(kind, keys.new_generation())))
 }
 
-fn of_kind(found: &Found<'_>, kind: DiskType) -> Result<Option<Collection>, Fail> {
+fn of_kind(found: &Found, kind: DiskType) -> Result<Option<Collection>, Fail> {
     match found {
         Found::Absent => Ok(None),
         Found::Collection(collection) if collection.kind == kind => Ok(Some(*collection)),

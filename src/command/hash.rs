@@ -15,7 +15,7 @@ fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
     collection::find(keys, key, DiskType::Hash)
 }
 
-fn field<'a>(keys: &Keyspace<'a>, key: &[u8], field: &[u8]) -> Result<Option<Stored<'a>>, Fail> {
+fn field<'a>(keys: &Keyspace<'a>, key: &[u8], field: &[u8]) -> Result<Option<Stored>, Fail> {
     match find(keys, key)? {
         Some(hash) => Ok(keys.element(key, hash.generation, field)?),
         None => Ok(None),

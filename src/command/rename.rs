@@ -37,7 +37,7 @@ pub fn renamenx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// What the source holds. An expired one is left to the expiry cycle: a command that fails has no effect.
-fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found<'a>, Fail> {
+fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found, Fail> {
     let found = keys.find(key)?;
     if found.is_absent() {
         return Err(errors::NO_SUCH_KEY.into());
@@ -45,7 +45,7 @@ fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found<'a>, Fail> {
     Ok(found)
 }
 
-fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found<'_>, to: &[u8], target: &Found<'_>) -> Done {
+fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8], target: &Found) -> Done {
     match source {
         Found::Absent => return Ok(()),
         Found::List(_) => {

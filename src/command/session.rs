@@ -11,6 +11,7 @@ use super::reply::{Mark, Out};
 use super::table::{self, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
 use crate::commit::committer::{Committer, Turn};
+use crate::commit::groups::GroupNumber;
 use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
 use crate::error::Error;
@@ -25,6 +26,34 @@ pub struct Session<'s> {
     /// Where the open group's replies start and how many there are.
     group: Option<(Mark, usize)>,
     last: Option<Csn>,
+}
+
+/// What must be so before a session's replies may be sent.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// They wait for a group that is still open.
+    pub open: Option<OpenReplies>,
+    /// The last commit they depend on.
+    pub depends_on: Option<Csn>,
+}
+
+/// Replies that wait until their group is written.
+#[derive(Debug)]
+pub struct OpenReplies {
+    /// The group.
+    pub group: GroupNumber,
+    mark: Mark,
+    replies: usize,
+}
+
+impl OpenReplies {
+    /// The group could not be written: errors take the replies' place.
+    pub fn fail(self, error: &Error, out: &mut Out) {
+        out.truncate(self.mark);
+        for _ in 0..self.replies {
+            write_failure(out, Fail::Reply(format!("MISCONF {error}").into()));
+        }
+    }
 }
 
 impl<'s> Session<'s> {
@@ -62,25 +91,21 @@ impl<'s> Session<'s> {
         self.out.len()
     }
 
-    /// Writes what is open and gives up the lock. The csn that the replies depend on; `None` if they depend on none.
-    pub fn finish(mut self) -> Option<Csn> {
-        self.write();
-        self.last
+    /// Gives up the lock. What was committed stays in the open group, which many connections share: somebody must write
+    /// it before the replies are sent.
+    pub fn finish(mut self) -> Outcome {
+        let Some(turn) = self.turn.take() else { return Outcome { open: None, depends_on: self.last } };
+        let (mark, replies) = self.group.take().expect("a turn has a group");
+        let open = turn.leave_open().map(|group| OpenReplies { group, mark, replies });
+        Outcome { open, depends_on: self.last }
     }
 
     fn write(&mut self) {
         let Some(mut turn) = self.turn.take() else { return };
         let written = turn.write();
-        let group = self.group.take();
-        match written {
-            Ok(csn) => self.last = csn.or(self.last),
-            Err(error) => {
-                let (mark, replies) = group.expect("a group has replies");
-                self.out.truncate(mark);
-                for _ in 0..replies {
-                    write_failure(self.out, Fail::Reply(format!("MISCONF {error}").into()));
-                }
-            }
+        let (mark, replies) = self.group.take().expect("a turn has a group");
+        if let Err(error) = written {
+            OpenReplies { group: turn.group(), mark, replies }.fail(&error, self.out);
         }
     }
 
@@ -144,7 +169,7 @@ impl<'s> Session<'s> {
 
     fn execute_locked(&mut self, command: &'static Command, args: Args<'_>, now_ms: u64) -> Done {
         if self.turn.is_none() {
-            self.turn = Some(self.committer.turn());
+            self.turn = Some(self.committer.join());
             self.group = Some((self.out.mark(), 0));
         }
         let turn = self.turn.as_mut().expect("taken above");
@@ -163,7 +188,7 @@ impl<'s> Session<'s> {
             // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
-        turn.commit();
+        self.last = turn.commit().or(self.last);
         done
     }
 

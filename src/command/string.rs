@@ -11,7 +11,7 @@ use super::{Ctx, Done, Fail, decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
 
 /// The string at a key; `None` if there is no such key, an error if it holds something else.
-fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue<'a>>, Fail> {
+fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail> {
     match keys.find(key)? {
         Found::Absent => Ok(None),
         Found::String(value) => Ok(Some(value)),

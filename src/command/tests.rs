@@ -83,7 +83,12 @@ impl Node {
         for request in requests {
             session.run(request.as_args());
         }
-        session.finish();
+        if let Some(open) = session.finish().open {
+            committer.write_open_group();
+            if let Err(error) = futures::executor::block_on(committer.groups.settled(open.group)) {
+                open.fail(&error, &mut out);
+            }
+        }
         out.as_bytes().escape_ascii().to_string().replace("\\r\\n", "|").replace("\\'", "'")
     }
 

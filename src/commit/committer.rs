@@ -5,6 +5,7 @@
 //! committed any more. What a reply may wait for is in `sync`.
 
 use super::gate::{Gate, Obstacle};
+use super::groups::{GroupNumber, Groups};
 use super::sync::Syncer;
 use crate::clock::CommitClock;
 use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
@@ -58,6 +59,15 @@ impl Group {
     }
 }
 
+/// What becomes of cached rows that commits change.
+#[derive(Clone, Copy)]
+enum Rows {
+    /// They are kept as they are now: who writes a key here is likely to read it here.
+    Store,
+    /// They are dropped: on a replica few rows are read.
+    Forget,
+}
+
 /// Takes each written group, in order, under the writer lock: must not block.
 pub trait CommitSink: Send + Sync {
     /// A group was written to both logs and published.
@@ -74,6 +84,8 @@ pub struct Committer {
     pub watermarks: Arc<Watermarks>,
     /// What makes them durable.
     pub syncer: Arc<Syncer>,
+    /// Which groups were written.
+    pub groups: Groups,
     positions: Mutex<PositionIndex>,
     sink: OnceLock<Arc<dyn CommitSink>>,
     /// Keys in the memory engines, for reads that do not take the lock.
@@ -89,7 +101,10 @@ pub struct Writer {
     /// Who watches which key.
     pub watches: WatchTable,
     effects: Effects,
+    /// Commits of the open group. It may stay open while the lock changes hands: see [`Turn::leave_open`].
     pending: Vec<PendingCommit>,
+    /// Number of the open group.
+    group: GroupNumber,
     oplog: OpLog,
     position: Position,
     clock: CommitClock,
@@ -135,6 +150,7 @@ impl Committer {
             watches: WatchTable::default(),
             effects: Effects::default(),
             pending: Vec::new(),
+            group: GroupNumber(1),
             oplog: start.oplog,
             position: start.position,
             clock: CommitClock::starting_at(start.position.time),
@@ -146,6 +162,7 @@ impl Committer {
             gate,
             watermarks,
             syncer,
+            groups: Groups::default(),
             positions: Mutex::new(positions),
             sink: OnceLock::new(),
             memory_keys,
@@ -176,9 +193,22 @@ impl Committer {
         self.memory_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes the writer lock.
+    /// Takes the writer lock with no group open: one that was left open is written first.
     pub fn turn(&self) -> Turn<'_> {
-        Turn { committer: self, writer: self.writer.lock() }
+        let mut turn = self.join();
+        // If it cannot be, those who wait for its replies learn it, and the gate is closed.
+        let _ = turn.write();
+        turn
+    }
+
+    /// Takes the writer lock to add to the open group, if there is one.
+    pub fn join(&self) -> Turn<'_> {
+        Turn { committer: self, writer: self.writer.lock(), leaves_open: false }
+    }
+
+    /// Writes the open group, if there is one.
+    pub fn write_open_group(&self) {
+        drop(self.turn());
     }
 
     /// A position at or below `csn` from which the logs can be read. Below what is indexed it is the oldest one there is;
@@ -233,10 +263,13 @@ impl Committer {
 
 /// The writer lock, held: for one command or for a pipeline's worth of them.
 ///
-/// Commits are collected and must be written with [`Turn::write`] before the turn ends.
+/// Commits are collected in a group, which must be written with [`Turn::write`] before the turn ends, or handed on with
+/// [`Turn::leave_open`].
 pub struct Turn<'a> {
     committer: &'a Committer,
     writer: MutexGuard<'a, Writer>,
+    /// Whether the group is handed on when the turn ends.
+    leaves_open: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -299,6 +332,12 @@ impl<'a> Turn<'a> {
         self.writer.pending.len() >= GROUP_COMMITS_MAX || self.writer.effects.bytes() >= GROUP_BYTES_MAX
     }
 
+    /// Number of the open group, or of the next one.
+    #[must_use]
+    pub fn group(&self) -> GroupNumber {
+        self.writer.group
+    }
+
     /// Position of the last commit written.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -319,14 +358,34 @@ impl<'a> Turn<'a> {
         self.writer.oplog.set_epoch(epoch);
     }
 
+    /// Ends the turn without writing. The number of the group that its replies must wait for: somebody has to call
+    /// [`Committer::write_open_group`]. `None` if no group is open.
+    #[must_use]
+    pub fn leave_open(mut self) -> Option<GroupNumber> {
+        self.leaves_open = true;
+        (!self.writer.pending.is_empty()).then_some(self.writer.group)
+    }
+
     /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
     pub fn write(&mut self) -> Result<Option<Csn>> {
-        let writer = &mut *self.writer;
-        if writer.pending.is_empty() {
+        if self.writer.pending.is_empty() {
             return Ok(None);
         }
+        let group = self.writer.group;
+        self.writer.group = GroupNumber(group.0 + 1);
+        let written = self.write_group();
+        match &written {
+            Ok(_) => self.committer.groups.written(group),
+            Err(error) => self.committer.groups.failed(group, error),
+        }
+        written.map(Some)
+    }
+
+    fn write_group(&mut self) -> Result<Csn> {
+        let writer = &mut *self.writer;
         if let Some(reason) = self.committer.broken() {
             writer.pending.clear();
+            writer.effects.take();
             return Err(Error::Refused { reason });
         }
         let epoch = writer.position.epoch;
@@ -342,7 +401,7 @@ impl<'a> Turn<'a> {
             zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
         };
         let commits: Arc<[CommitRecord]> = writer.pending.drain(..).map(record).collect();
-        self.log_and_publish(commits).map(Some)
+        self.log_and_publish(commits, Rows::Store)
     }
 
     /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
@@ -368,10 +427,10 @@ impl<'a> Turn<'a> {
             writer.clock.observe(commit.time);
         }
         writer.watches.touch_all();
-        self.log_and_publish(commits)
+        self.log_and_publish(commits, Rows::Forget)
     }
 
-    fn log_and_publish(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
+    fn log_and_publish(&mut self, commits: Arc<[CommitRecord]>, rows: Rows) -> Result<Csn> {
         let committer = self.committer;
         let writer = &mut *self.writer;
         let last = commits.last().expect("a group is never empty");
@@ -379,7 +438,7 @@ impl<'a> Turn<'a> {
         // Raised before the disk engines change and lowered after: a reader that misses a key on disk while it moves
         // between the engines must know that it may be in memory.
         committer.memory_keys.fetch_max(writer.memory.len(), Ordering::AcqRel);
-        let wrote_batch = writer.log(&committer.disk, &commits).inspect_err(|error| committer.fail_stop(error))?;
+        let wrote_batch = writer.log(&committer.disk, &commits, rows).inspect_err(|error| committer.fail_stop(error))?;
         let wal_before = writer.wal_seq;
         writer.wal_seq = committer.disk.wal_seq();
         writer.position = position;
@@ -400,10 +459,18 @@ impl<'a> Turn<'a> {
 impl Writer {
     /// The op-log first: while it fails nothing has reached RocksDB, whose write cannot be undone.
     /// Tells whether RocksDB's WAL got a batch.
-    fn log(&mut self, disk: &Disk, commits: &[CommitRecord]) -> Result<bool> {
+    fn log(&mut self, disk: &Disk, commits: &[CommitRecord], rows: Rows) -> Result<bool> {
         self.oplog.append(commits)?;
         let Some(batch) = envelope::assemble(commits) else { return Ok(false) };
+        let publication = disk.rows().publish();
         disk.write(&batch, true)?;
+        for commit in commits {
+            match rows {
+                Rows::Store => publication.store(&commit.disk)?,
+                Rows::Forget => publication.forget(&commit.disk)?,
+            }
+        }
+        drop(publication);
         let expected = self.wal_seq.0 + u64::from(envelope::operations(&batch));
         assert_eq!(disk.wal_seq().0, expected, "nothing but the committer may write to RocksDB");
         Ok(true)
@@ -417,7 +484,7 @@ impl Writer {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.writer.pending.is_empty() && !std::thread::panicking() {
+        if !self.leaves_open && !self.writer.pending.is_empty() && !std::thread::panicking() {
             let error = Error::Refused { reason: "a group was abandoned before it was written".into() };
             self.committer.fail_stop(&error);
         }

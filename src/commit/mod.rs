@@ -3,4 +3,5 @@
 
 pub mod committer;
 pub mod gate;
+pub mod groups;
 pub mod sync;

@@ -7,6 +7,7 @@
 use super::batch::Family;
 use super::key;
 use super::meta::Meta;
+use super::rows::{Row, RowCache};
 use crate::csn::WalSeq;
 use crate::error::{Error, Result};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -27,6 +28,8 @@ const WAL_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
 const TOTAL_WAL_BYTES_MAX: u64 = 256 << 20;
 /// Size of a memtable.
 const MEMTABLE_BYTES: usize = 64 << 20;
+/// Part of a memtable that its filter takes.
+const MEMTABLE_FILTER_RATIO: f64 = 0.05;
 /// How many memtables may wait for their flush.
 const MEMTABLES_MAX: i32 = 4;
 
@@ -35,13 +38,15 @@ const MEMTABLES_MAX: i32 = 4;
 pub struct DiskOptions {
     /// Bytes of the block cache.
     pub cache_bytes: usize,
+    /// Bytes of the row cache.
+    pub row_cache_bytes: usize,
     /// Whether compaction runs by itself; off while restoring and while reading a checkpoint.
     pub compaction: bool,
 }
 
 impl Default for DiskOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, compaction: true }
+        Self { cache_bytes: 256 << 20, row_cache_bytes: 1 << 20, compaction: true }
     }
 }
 
@@ -50,6 +55,9 @@ pub struct Disk {
     db: Option<Arc<DB>>,
     wal_dir: PathBuf,
     orphans: Arc<OrphanShared>,
+    rows: RowCache,
+    /// Made once: RocksDB's options are an allocation each.
+    reading: ReadOptions,
 }
 
 impl std::fmt::Debug for Disk {
@@ -72,7 +80,13 @@ impl Disk {
             .map_err(Error::rocks("open the database"))?;
         let db = Arc::new(db);
         orphans.db.set(Arc::downgrade(&db)).expect("set once, here");
-        Ok(Self { db: Some(db), wal_dir: wal_dir.to_owned(), orphans })
+        Ok(Self {
+            db: Some(db),
+            wal_dir: wal_dir.to_owned(),
+            orphans,
+            rows: RowCache::new(options.row_cache_bytes),
+            reading: ReadOptions::default(),
+        })
     }
 
     /// The database. Nothing but the committer may write through it.
@@ -96,10 +110,22 @@ impl Disk {
     /// Reads one key.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
         let found = match family {
-            Family::Default => self.db().get_pinned(key),
-            _ => self.db().get_pinned_cf(self.family(family), key),
+            Family::Default => self.db().get_pinned_opt(key, &self.reading),
+            _ => self.db().get_pinned_cf_opt(self.family(family), key, &self.reading),
         };
         found.map_err(Error::rocks("read a key"))
+    }
+
+    /// Rows known without asking the database.
+    #[must_use]
+    pub fn rows(&self) -> &RowCache {
+        &self.rows
+    }
+
+    /// Reads one key through the row cache. `is_locked`: under the writer lock.
+    pub fn row(&self, family: Family, key: &[u8], is_locked: bool) -> Result<Row> {
+        let read = || Ok(self.get(family, key)?.map(|found| Arc::from(&*found)));
+        if is_locked { self.rows.read_locked(family, key, read) } else { self.rows.read(family, key, read) }
     }
 
     /// A cursor over a key range, not yet positioned. It sees one state of the database.
@@ -171,6 +197,8 @@ fn database_options(wal_dir: &Path) -> Options {
     options.set_wal_bytes_per_sync(0);
     options.set_enable_pipelined_write(false);
     options.set_atomic_flush(false);
+    // One thread writes: what guards against others costs it time.
+    options.set_allow_concurrent_memtable_write(false);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(4);
@@ -187,10 +215,14 @@ fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_block_size(8 << 10);
     table.set_format_version(6);
-    let mut options = Options::default();
+    // Most looks before a write find nothing (a new key, field or member): a filter spares the search in the memtables.
+    // The crate has no call for it.
+    let filtering = Options::default().get_options_from_string("memtable_whole_key_filtering=true");
+    let mut options = filtering.expect("RocksDB knows this option");
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(MEMTABLE_BYTES);
     options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_disable_auto_compactions(!chosen.compaction);

@@ -16,8 +16,8 @@ use super::scan::{Direction, Scan};
 use super::watch::WatchTable;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
-use rocksdb::DBPinnableSlice;
 use std::ops::{Deref, Range};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Why the keyspace could not answer.
@@ -51,33 +51,26 @@ pub struct Changing<'a> {
 }
 
 /// Bytes read from disk or from the open group.
-pub enum Stored<'a> {
-    /// From the database.
-    Pinned(DBPinnableSlice<'a>),
-    /// From the open group.
-    Copied(Vec<u8>),
-}
+#[derive(Clone)]
+pub struct Stored(Arc<[u8]>);
 
-impl Deref for Stored<'_> {
+impl Deref for Stored {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match self {
-            Self::Pinned(slice) => slice,
-            Self::Copied(bytes) => bytes,
-        }
+        &self.0
     }
 }
 
 /// A string's value with what stands before it.
-pub struct StringValue<'a> {
-    stored: Stored<'a>,
+pub struct StringValue {
+    stored: Stored,
     value_at: usize,
     /// When it expires, in ms since the Unix epoch; 0: never.
     pub expire_ms: u64,
 }
 
-impl Deref for StringValue<'_> {
+impl Deref for StringValue {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -86,11 +79,11 @@ impl Deref for StringValue<'_> {
 }
 
 /// What a key holds.
-pub enum Found<'a> {
+pub enum Found {
     /// Nothing.
     Absent,
     /// A string.
-    String(StringValue<'a>),
+    String(StringValue),
     /// A hash, set or stream.
     Collection(Collection),
     /// A list that expires at this time (ms; 0: never). The list: [`Keyspace::list`].
@@ -99,7 +92,7 @@ pub enum Found<'a> {
     Zset(u64),
 }
 
-impl Found<'_> {
+impl Found {
     /// Whether there is no such key.
     #[must_use]
     pub fn is_absent(&self) -> bool {
@@ -178,16 +171,16 @@ impl<'a> Keyspace<'a> {
         expire_ms != 0 && expire_ms <= self.now_ms
     }
 
-    fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Stored<'a>>> {
+    fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Stored>> {
         let overlaid = self.changing.as_ref().map_or(Overlaid::Untouched, |c| c.effects.lookup(family, disk_key));
         Ok(match overlaid {
             Overlaid::Deleted => None,
-            Overlaid::Value(value) => Some(Stored::Copied(value.to_vec())),
-            Overlaid::Untouched => self.disk.get(family, disk_key)?.map(Stored::Pinned),
+            Overlaid::Value(value) => Some(Stored(Arc::from(value))),
+            Overlaid::Untouched => self.disk.row(family, disk_key, self.changing.is_some())?.map(Stored),
         })
     }
 
-    fn look(&self, key: &[u8]) -> Access<Found<'a>> {
+    fn look(&self, key: &[u8]) -> Access<Found> {
         if let Some(changing) = &self.changing {
             if let Some(entry) = changing.memory.lists.get(key) {
                 return Ok(Found::List(entry.expire_ms));
@@ -210,13 +203,13 @@ impl<'a> Keyspace<'a> {
     }
 
     /// What a key holds; an expired key is absent.
-    pub fn find(&self, key: &[u8]) -> Access<Found<'a>> {
+    pub fn find(&self, key: &[u8]) -> Access<Found> {
         let found = self.look(key)?;
         Ok(if self.is_expired(found.expire_ms()) { Found::Absent } else { found })
     }
 
     /// As `find`, for a command that is about to write the key: an expired key is deleted as part of the commit.
-    pub fn find_to_change(&mut self, key: &[u8]) -> Access<Found<'a>> {
+    pub fn find_to_change(&mut self, key: &[u8]) -> Access<Found> {
         let found = self.look(key)?;
         if self.is_expired(found.expire_ms()) {
             self.delete(key, &found)?;
@@ -238,7 +231,7 @@ impl<'a> Keyspace<'a> {
     }
 
     /// Value of a hash field; `Some` and empty for a set member.
-    pub fn element(&self, key: &[u8], generation: Generation, field: &[u8]) -> Access<Option<Stored<'a>>> {
+    pub fn element(&self, key: &[u8], generation: Generation, field: &[u8]) -> Access<Option<Stored>> {
         Ok(self.get(Family::Sub, &key::sub(key, generation, field))?)
     }
 
@@ -263,7 +256,7 @@ impl<'a> Keyspace<'a> {
     }
 
     /// A stream entry's stored fields.
-    pub fn entry(&self, key: &[u8], generation: Generation, id: StreamId) -> Access<Option<Stored<'a>>> {
+    pub fn entry(&self, key: &[u8], generation: Generation, id: StreamId) -> Access<Option<Stored>> {
         Ok(self.get(Family::Stream, &key::stream(key, generation, id))?)
     }
 
@@ -331,7 +324,7 @@ impl<'a> Keyspace<'a> {
     }
 
     /// Deletes a key that holds `found`.
-    pub fn delete(&mut self, key: &[u8], found: &Found<'_>) -> Access<()> {
+    pub fn delete(&mut self, key: &[u8], found: &Found) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
             Found::List(_) => self.change_list(key, |ops| ops.delete(key))?,
@@ -450,7 +443,7 @@ impl<'a> Keyspace<'a> {
     }
 
     /// Sets when a key that holds `found` expires; 0: never.
-    pub fn set_expire(&mut self, key: &[u8], found: &Found<'_>, expire_ms: u64) -> Access<()> {
+    pub fn set_expire(&mut self, key: &[u8], found: &Found, expire_ms: u64) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
             Found::List(_) => self.change_list(key, |ops| ops.expire(key, expire_ms))?,

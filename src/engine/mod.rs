@@ -9,5 +9,6 @@ pub mod key;
 pub mod keyspace;
 pub mod memory;
 pub mod meta;
+pub mod rows;
 pub mod scan;
 pub mod watch;

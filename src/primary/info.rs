@@ -63,6 +63,7 @@ fn memory(node: &Node) -> Fields {
     fields([
         ("used_memory", used.to_string()),
         ("used_memory_rss", resident_bytes().to_string()),
+        ("row_cache_bytes", node.committer.disk().rows().bytes().to_string()),
         ("maxmemory", node.config().maxmemory.0.to_string()),
         ("maxmemory_policy", "noeviction".to_owned()),
     ])

@@ -170,7 +170,12 @@ impl Node {
     pub fn service(&self) -> Arc<Service> {
         let service = self.service.get_or_init(|| {
             let host: Arc<dyn Host> = self.arc();
-            Arc::new(Service { committer: Arc::clone(&self.committer), host, registry: Default::default() })
+            Arc::new(Service {
+                committer: Arc::clone(&self.committer),
+                host,
+                registry: Default::default(),
+                runtime: tokio::runtime::Handle::current(),
+            })
         });
         Arc::clone(service)
     }

@@ -90,7 +90,11 @@ pub fn open(
         dir.write_identity(&identity)?;
     }
     let backends = Backends::select(dir.root(), Choice::from_str(&config.io_backend)?)?;
-    let options = DiskOptions { cache_bytes: config.block_cache_bytes.0 as usize, ..DiskOptions::default() };
+    let options = DiskOptions {
+        cache_bytes: config.block_cache_bytes.0 as usize,
+        row_cache_bytes: config.row_cache_bytes.0 as usize,
+        ..DiskOptions::default()
+    };
     let disk = Arc::new(Disk::open(&dir.db(), &dir.wal(), options)?);
     let io = Arc::clone(&backends.bulk);
     io.create_dir(&dir.image())?;

@@ -6,20 +6,22 @@
 
 use super::frame::{self, Limits, Parsed, Request};
 use super::listener::Registry;
+use crate::command::args::OwnedArgs;
 use crate::command::client::{Blocked, Client, ClientCard};
-use crate::command::host::{Host, TaskReply};
+use crate::command::host::{Host, Task, TaskReply};
 use crate::command::reply::Out;
-use crate::command::session::Session;
+use crate::command::session::{Outcome, Session};
 use crate::commit::committer::Committer;
 use crate::config::AppendFsync;
-use crate::csn::Csn;
+use crate::error::{Error, Result};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Bytes read from a socket at a time, at least.
@@ -37,20 +39,47 @@ pub struct Service {
     pub host: Arc<dyn Host>,
     /// Who is connected.
     pub registry: Registry,
+    /// Where tasks run that commands ask for: never on a thread that serves clients.
+    pub runtime: Handle,
+}
+
+/// A thread that serves clients: its connections fill one group of commits in turn, and once all of them that had
+/// something to do have run, the group is written.
+pub struct Lane {
+    /// What all lanes share.
+    pub service: Arc<Service>,
+    left_open: Notify,
+}
+
+impl Lane {
+    /// A lane without connections.
+    #[must_use]
+    pub fn new(service: Arc<Service>) -> Self {
+        Self { service, left_open: Notify::new() }
+    }
+
+    /// Writes groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
+    /// that were ready before it: here, behind the connections whose requests came in together.
+    pub async fn write_groups(&self) {
+        loop {
+            self.left_open.notified().await;
+            self.service.committer.write_open_group();
+        }
+    }
 }
 
 /// Serves one client until it leaves, breaks the protocol, or `stop` turns true.
 pub async fn serve(
     stream: TcpStream,
     client: Client,
-    service: &Service,
+    lane: &Lane,
     limits: Limits,
     card: &Mutex<ClientCard>,
     mut stop: watch::Receiver<bool>,
 ) {
     let out = Out::new(client.protocol);
     let mut connection =
-        Connection { stream, client, service, limits, card, input: BytesMut::new(), request: Request::default(), out };
+        Connection { stream, client, lane, limits, card, input: BytesMut::new(), request: Request::default(), out };
     // Stopping drops the connection between two requests or while it waits.
     tokio::select! {
         ended = connection.run() => if let Err(error) = ended {
@@ -63,7 +92,7 @@ pub async fn serve(
 struct Connection<'c> {
     stream: TcpStream,
     client: Client,
-    service: &'c Service,
+    lane: &'c Lane,
     limits: Limits,
     card: &'c Mutex<ClientCard>,
     input: BytesMut,
@@ -92,15 +121,15 @@ async fn sleep_until(deadline: Option<Instant>) {
 impl Connection<'_> {
     async fn run(&mut self) -> std::io::Result<()> {
         loop {
-            let (batch, depends_on) = self.run_batch();
+            let (batch, outcome) = self.run_batch();
             self.update_card();
-            if self.acknowledged(depends_on).await.is_err() {
+            if self.acknowledged(outcome).await.is_err() {
                 self.send().await?;
                 return Ok(());
             }
             if let Some(task) = self.client.task.take() {
                 self.send().await?;
-                match self.service.host.run(task).await {
+                match self.run_task(task).await {
                     Ok(TaskReply::Ok) => self.out.ok(),
                     Ok(TaskReply::Csn(csn)) => self.out.count(csn.0),
                     Ok(TaskReply::Close) => return Ok(()),
@@ -126,9 +155,16 @@ impl Connection<'_> {
         }
     }
 
-    /// Runs the requests that are there. The csn is the last commit that the replies depend on.
-    fn run_batch(&mut self) -> (Batch, Option<Csn>) {
-        let Self { client, service, limits, input, request, out, .. } = self;
+    async fn run_task(&self, task: Task) -> Result<TaskReply> {
+        let host = Arc::clone(&self.lane.service.host);
+        let run = self.lane.service.runtime.spawn(async move { host.run(task).await });
+        run.await.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+    }
+
+    /// Runs the requests that are there.
+    fn run_batch(&mut self) -> (Batch, Outcome) {
+        let Self { client, lane, limits, input, request, out, .. } = self;
+        let service = &lane.service;
         let mut session = Session::new(&service.committer, &*service.host, client, out);
         let mut consumed = 0;
         let mut broken = None;
@@ -149,24 +185,31 @@ impl Connection<'_> {
                 }
             }
         };
-        let depends_on = session.finish();
+        let outcome = session.finish();
         if let Some(error) = broken {
             out.error(&error.to_string());
         }
         input.advance(consumed);
-        (batch, depends_on)
+        (batch, outcome)
     }
 
     /// Waits until the replies may be sent; on an error they are replaced by it.
-    async fn acknowledged(&mut self, depends_on: Option<Csn>) -> Result<(), ()> {
-        let committer = &self.service.committer;
+    async fn acknowledged(&mut self, outcome: Outcome) -> std::result::Result<(), ()> {
+        let Service { committer, host, .. } = &*self.lane.service;
+        if let Some(open) = outcome.open {
+            self.lane.left_open.notify_one();
+            if let Err(error) = committer.groups.settled(open.group).await {
+                open.fail(&error, &mut self.out);
+                return Ok(());
+            }
+        }
         let mut acknowledged = Ok(());
         if committer.syncer.mode() == AppendFsync::Always && !self.out.is_empty() {
             // A read may have seen a commit of another client that is not synced yet.
             acknowledged = committer.syncer.acknowledged(committer.watermarks.committed.get()).await;
         }
-        if let Some(csn) = depends_on.filter(|_| acknowledged.is_ok() && self.service.host.config().archive_ack) {
-            acknowledged = self.service.host.archive_acknowledged(csn).await;
+        if let Some(csn) = outcome.depends_on.filter(|_| acknowledged.is_ok() && host.config().archive_ack) {
+            acknowledged = host.archive_acknowledged(csn).await;
         }
         acknowledged.map_err(|error| {
             self.out.buffer_mut().clear();
@@ -179,7 +222,7 @@ impl Connection<'_> {
     async fn wait_for_commits(&mut self, mut blocked: Blocked) -> std::io::Result<bool> {
         self.send().await?;
         let deadline = blocked.timeout.map(|timeout| Instant::now() + timeout);
-        let mut committed = self.service.committer.watermarks.committed.subscribe();
+        let mut committed = self.lane.service.committer.watermarks.committed.subscribe();
         // What was committed since the read ran counts, too.
         committed.mark_changed();
         let (mut may_leave, mut peeked) = (true, [0]);
@@ -200,15 +243,22 @@ impl Connection<'_> {
                     continue;
                 }
             }
-            let mut session =
-                Session::new(&self.service.committer, &*self.service.host, &mut self.client, &mut self.out);
-            session.run(blocked.request.as_args());
-            session.finish();
+            let outcome = self.run_again(&blocked.request);
+            if self.acknowledged(outcome).await.is_err() {
+                return Ok(true);
+            }
             match self.client.blocked.take() {
                 Some(again) => blocked.request = again.request,
                 None => return Ok(true),
             }
         }
+    }
+
+    fn run_again(&mut self, request: &OwnedArgs) -> Outcome {
+        let service = &*self.lane.service;
+        let mut session = Session::new(&service.committer, &*service.host, &mut self.client, &mut self.out);
+        session.run(request.as_args());
+        session.finish()
     }
 
     async fn send(&mut self) -> std::io::Result<()> {
@@ -229,7 +279,7 @@ impl Connection<'_> {
             self.input = BytesMut::new();
         }
         self.input.reserve(needed.max(READ_BYTES));
-        let idle_seconds = self.service.host.config().timeout;
+        let idle_seconds = self.lane.service.host.config().timeout;
         let read = self.stream.read_buf(&mut self.input);
         if idle_seconds == 0 {
             return Ok(read.await? > 0);

@@ -1,6 +1,6 @@
 //! Accepts client connections, up to a limit, and knows who is connected.
 
-use super::connection::{self, Service};
+use super::connection::{self, Lane, Service};
 use super::frame::Limits;
 use crate::command::client::{Client, ClientCard};
 use crate::command::reply::Out;
@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 /// Pause after the system refused to accept (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,34 +64,90 @@ pub async fn bind(address: &str, port: u16) -> Result<TcpListener> {
     listener.map_err(|source| Error::Net { action: "listen on", peer: format!("{address}:{port}"), source })
 }
 
-/// Serves clients until `stop` turns true.
-pub async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
+/// Connections that a lane has yet to take.
+const ADMITTED_WAITING_MAX: usize = 128;
+
+/// Serves clients until `stop` turns true, on `threads` threads of its own.
+pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize, mut stop: watch::Receiver<bool>) {
+    let lanes: Vec<_> = (0..threads.max(1)).map(|nth| start_lane(nth, &service, stop.clone())).collect();
+    let mut next = lanes.iter().cycle();
     loop {
         // Both arms only wait.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, _)) => admit(stream, &service, stop.clone()),
+            Ok((stream, _)) if has_room(&stream, &service) => {
+                let (lane, _) = next.next().expect("there is a lane at least");
+                if let Ok(stream) = stream.into_std() {
+                    // A lane that is gone is stopping.
+                    let _ = lane.send(stream).await;
+                }
+            }
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    drop(next);
+    for (lane, thread) in lanes {
+        drop(lane);
+        let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+    }
 }
 
-fn admit(stream: TcpStream, service: &Arc<Service>, stop: watch::Receiver<bool>) {
+/// Starts a thread that serves the connections sent to it; it ends when the node stops.
+fn start_lane(nth: usize, service: &Arc<Service>, stop: watch::Receiver<bool>) -> (mpsc::Sender<std::net::TcpStream>, JoinHandle<()>) {
+    let (sender, mut admitted) = mpsc::channel::<std::net::TcpStream>(ADMITTED_WAITING_MAX);
+    let lane = Arc::new(Lane::new(Arc::clone(service)));
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime can be made while the process comes up");
+        runtime.block_on(async {
+            let writing = Arc::clone(&lane);
+            tokio::spawn(async move { writing.write_groups().await });
+            let mut connections = JoinSet::new();
+            let mut stopping = stop.clone();
+            loop {
+                // All arms only wait.
+                tokio::select! {
+                    stream = admitted.recv() => match stream {
+                        Some(stream) => admit(stream, &lane, &mut connections, stop.clone()),
+                        None => break,
+                    },
+                    _ = connections.join_next(), if !connections.is_empty() => {}
+                    _ = stopping.wait_for(|stop| *stop) => break,
+                }
+            }
+            while connections.join_next().await.is_some() {}
+            lane.service.committer.write_open_group();
+        });
+    };
+    let thread = std::thread::Builder::new().name(format!("walferry-lane-{nth}")).spawn(run);
+    (sender, thread.expect("threads can be started while the process comes up"))
+}
+
+/// Whether one more client is taken; one that is not is told so.
+fn has_room(stream: &TcpStream, service: &Service) -> bool {
     let registry = &service.registry;
-    let config = service.host.config();
-    if registry.len() as u64 >= config.maxclients {
+    let has_room = (registry.len() as u64) < service.host.config().maxclients;
+    if !has_room {
         registry.rejected.fetch_add(1, Ordering::Relaxed);
         let mut out = Out::new(crate::command::reply::Protocol::Resp2);
         out.error("ERR max number of clients reached");
         let _ = stream.try_write(out.as_bytes());
-        return;
     }
+    has_room
+}
+
+fn admit(stream: std::net::TcpStream, lane: &Arc<Lane>, connections: &mut JoinSet<()>, stop: watch::Receiver<bool>) {
+    // Each lane's runtime watches its own sockets.
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let registry = &lane.service.registry;
+    let config = lane.service.host.config();
     let _ = stream.set_nodelay(true);
     let id = registry.accepted.fetch_add(1, Ordering::Relaxed) + 1;
     let address =
@@ -103,9 +161,9 @@ fn admit(stream: TcpStream, service: &Arc<Service>, stop: watch::Receiver<bool>)
     };
     let card = Arc::new(Mutex::new(client.card()));
     registry.clients.lock().insert(id, Arc::clone(&card));
-    let service = Arc::clone(service);
-    tokio::spawn(async move {
-        connection::serve(stream, client, &service, limits, &card, stop).await;
-        service.registry.clients.lock().remove(&id);
+    let lane = Arc::clone(lane);
+    connections.spawn(async move {
+        connection::serve(stream, client, &lane, limits, &card, stop).await;
+        lane.service.registry.clients.lock().remove(&id);
     });
 }

@@ -158,7 +158,7 @@ fn write(committer: &Committer, rng: &mut StdRng, groups: usize) {
 }
 
 fn open(db: &Path, wal: &Path) -> Disk {
-    Disk::open(db, wal, DiskOptions { cache_bytes: 1 << 20, compaction: true }).expect("database")
+    Disk::open(db, wal, DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() }).expect("database")
 }
 
 /// What a memory holds, comparable: expiry and elements by key; scores by their bits.

@@ -25,7 +25,7 @@ use crate::engine::meta::{Collection, DiskType};
 use crate::engine::scan::Direction;
 
 /// The stream that was found; `None` if there is no such key.
-fn expect_stream(found: &Found<'_>) -> Result<Option<Collection>, Fail> {
+fn expect_stream(found: &Found) -> Result<Option<Collection>, Fail> {
     match found {
         Found::Absent => Ok(None),
         Found::Collection(stream) if stream.kind == DiskType::Stream => Ok(Some(*stream)),

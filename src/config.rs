@@ -216,7 +216,7 @@ configuration! {
     appendfsync "appendfsync": AppendFsync = AppendFsync::EverySec, Running, "When the logs are synced: always, everysec or no.";
     archive_ack "archive-ack": bool = false, Running, "Whether a write's reply waits until the archive holds it.";
     block_cache_bytes "block-cache-bytes": Bytes = Bytes(256 << 20), Start, "RocksDB's block cache.";
-    row_cache_bytes "row-cache-bytes": Bytes = Bytes(256 << 20), Start, "Rows of the disk engines (values, fields, members) kept in memory as they were last read or written.";
+    row_cache_bytes "row-cache-bytes": Bytes = Bytes(512 << 20), Start, "Rows of the disk engines (values, fields, members) kept in memory as they were last read or written.";
     client_threads "client-threads": u64 = 0, Start, "Threads that serve clients; 0: half as many as there are cores.";
     io_backend "io-backend": String = "auto".into(), Start, "How log, spool and image files are read and written: auto, uring or std.";
     oplog_segment_bytes "oplog-segment-bytes": Bytes = Bytes(32 << 20), Start, "Size of an op-log segment.";

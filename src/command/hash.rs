@@ -8,14 +8,15 @@ use super::collection::{self, Membership};
 use super::number::{parse_f64, parse_i64};
 use super::reply::Out;
 use super::{Ctx, Done, Fail, decimal, errors};
-use crate::engine::keyspace::{Keyspace, Stored};
+use crate::engine::keyspace::Keyspace;
+use crate::engine::rows::Value;
 use crate::engine::meta::{Collection, DiskType};
 
 fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
     collection::find(keys, key, DiskType::Hash)
 }
 
-fn field<'a>(keys: &Keyspace<'a>, key: &[u8], field: &[u8]) -> Result<Option<Stored>, Fail> {
+fn field(keys: &Keyspace<'_>, key: &[u8], field: &[u8]) -> Result<Option<Value>, Fail> {
     match find(keys, key)? {
         Some(hash) => Ok(keys.element(key, hash.generation, field)?),
         None => Ok(None),

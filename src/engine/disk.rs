@@ -7,7 +7,7 @@
 use super::batch::Family;
 use super::key;
 use super::meta::Meta;
-use super::rows::{Row, RowCache};
+use super::rows::{RowCache, Value};
 use crate::csn::WalSeq;
 use crate::error::{Error, Result};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -123,8 +123,8 @@ impl Disk {
     }
 
     /// Reads one key through the row cache. `is_locked`: under the writer lock.
-    pub fn row(&self, family: Family, key: &[u8], is_locked: bool) -> Result<Row> {
-        let read = || Ok(self.get(family, key)?.map(|found| Arc::from(&*found)));
+    pub fn row(&self, family: Family, key: &[u8], is_locked: bool) -> Result<Option<Value>> {
+        let read = || self.get(family, key);
         if is_locked { self.rows.read_locked(family, key, read) } else { self.rows.read(family, key, read) }
     }
 

@@ -12,12 +12,12 @@ use super::effects::{Effects, Overlaid};
 use super::key::{self, Generation, StreamId};
 use super::memory::{List, ListEncoder, ListOps, Memory, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
+use super::rows::Value;
 use super::scan::{Direction, Scan};
 use super::watch::WatchTable;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use std::ops::{Deref, Range};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Why the keyspace could not answer.
@@ -50,21 +50,9 @@ pub struct Changing<'a> {
     pub csn: Csn,
 }
 
-/// Bytes read from disk or from the open group.
-#[derive(Clone)]
-pub struct Stored(Arc<[u8]>);
-
-impl Deref for Stored {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// A string's value with what stands before it.
 pub struct StringValue {
-    stored: Stored,
+    stored: Value,
     value_at: usize,
     /// When it expires, in ms since the Unix epoch; 0: never.
     pub expire_ms: u64,
@@ -171,12 +159,12 @@ impl<'a> Keyspace<'a> {
         expire_ms != 0 && expire_ms <= self.now_ms
     }
 
-    fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Stored>> {
+    fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Value>> {
         let overlaid = self.changing.as_ref().map_or(Overlaid::Untouched, |c| c.effects.lookup(family, disk_key));
         Ok(match overlaid {
             Overlaid::Deleted => None,
-            Overlaid::Value(value) => Some(Stored(Arc::from(value))),
-            Overlaid::Untouched => self.disk.row(family, disk_key, self.changing.is_some())?.map(Stored),
+            Overlaid::Value(value) => Some(Value::from(value)),
+            Overlaid::Untouched => self.disk.row(family, disk_key, self.changing.is_some())?,
         })
     }
 
@@ -231,7 +219,7 @@ impl<'a> Keyspace<'a> {
     }
 
     /// Value of a hash field; `Some` and empty for a set member.
-    pub fn element(&self, key: &[u8], generation: Generation, field: &[u8]) -> Access<Option<Stored>> {
+    pub fn element(&self, key: &[u8], generation: Generation, field: &[u8]) -> Access<Option<Value>> {
         Ok(self.get(Family::Sub, &key::sub(key, generation, field))?)
     }
 
@@ -256,7 +244,7 @@ impl<'a> Keyspace<'a> {
     }
 
     /// A stream entry's stored fields.
-    pub fn entry(&self, key: &[u8], generation: Generation, id: StreamId) -> Access<Option<Stored>> {
+    pub fn entry(&self, key: &[u8], generation: Generation, id: StreamId) -> Access<Option<Value>> {
         Ok(self.get(Family::Stream, &key::stream(key, generation, id))?)
     }
 

@@ -3,42 +3,158 @@
 //!
 //! Guarantees: a row found here is what RocksDB holds now. A publication changes rows one by one while RocksDB changes
 //! at once, so who reads without the writer lock uses the cache only if no publication was under way meanwhile; what it
-//! read from RocksDB is kept only under the same condition. Bytes are bounded; rows that are read again stay longest.
+//! read from RocksDB is kept only under the same condition. Bytes are bounded; rows that are read again stay longest
+//! (second chance).
+//!
+//! A row's key and value lie in one allocation, so that a hit costs few cache misses: that is why it is no general cache.
 
 use super::batch::{Family, Record, Records};
 use super::key;
+use super::memory::hash;
 use crate::error::Result;
-use quick_cache::sync::{Cache, GuardResult};
-use quick_cache::{OptionsBuilder, Weighter};
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+/// Parts of the cache, each under a lock of its own.
+const SHARDS: usize = 64;
 /// A larger row is always read from RocksDB.
 const ROW_BYTES_MAX: usize = 16 << 10;
-/// What a row takes beside its bytes, about.
-const ROW_OVERHEAD_BYTES: u64 = 96;
-/// Bytes of a row, about, for the first size of the tables.
-const ROW_BYTES_TYPICAL: u64 = 256;
+/// What a row takes beside its bytes: its slot, its place in the index, and what the allocator adds.
+const ROW_OVERHEAD_BYTES: usize = size_of::<Slot>() + 8 + 24;
 
-/// A row; `None`: there is none.
-pub type Row = Option<Arc<[u8]>>;
+/// A stored row's value.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The key, then the value.
+    row: Arc<[u8]>,
+    at: usize,
+}
 
-#[derive(Clone)]
-struct ByBytes;
-
-impl Weighter<Vec<u8>, Row> for ByBytes {
-    fn weight(&self, key: &Vec<u8>, row: &Row) -> u64 {
-        ROW_OVERHEAD_BYTES + (key.len() + row.as_ref().map_or(0, |row| row.len())) as u64
+impl Value {
+    fn new(key: &[u8], value: &[u8]) -> Self {
+        // One allocation, filled where it lies.
+        let mut row: Arc<[u8]> = std::iter::repeat_n(0, key.len() + value.len()).collect();
+        let bytes = Arc::get_mut(&mut row).expect("nobody else has it yet");
+        bytes[..key.len()].copy_from_slice(key);
+        bytes[key.len()..].copy_from_slice(value);
+        Self { row, at: key.len() }
     }
 }
 
-type Rows = Cache<Vec<u8>, Row, ByBytes>;
+impl From<&[u8]> for Value {
+    fn from(value: &[u8]) -> Self {
+        Self { row: value.into(), at: 0 }
+    }
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.row[self.at..]
+    }
+}
+
+struct Slot {
+    /// The key, then the value.
+    row: Arc<[u8]>,
+    hash: u64,
+    /// Length of the key.
+    at: u32,
+    family: Family,
+    is_there: bool,
+    /// Read since the hand came by.
+    was_read: bool,
+}
+
+impl Slot {
+    fn is(&self, hash: u64, family: Family, key: &[u8]) -> bool {
+        self.hash == hash && self.family == family && self.row[..self.at as usize] == *key
+    }
+
+    fn bytes(&self) -> usize {
+        self.row.len() + ROW_OVERHEAD_BYTES
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    /// Positions of slots.
+    index: HashTable<u32>,
+    slots: Vec<Slot>,
+    /// The slot that is looked at next when room is needed.
+    hand: usize,
+    bytes: usize,
+}
+
+impl Shard {
+    fn find(&mut self, hash: u64, family: Family, key: &[u8]) -> Option<&mut Slot> {
+        let nth = *self.position(hash, family, key)?;
+        Some(&mut self.slots[nth as usize])
+    }
+
+    fn position(&self, hash: u64, family: Family, key: &[u8]) -> Option<&u32> {
+        self.index.find(hash, |&nth| self.slots[nth as usize].is(hash, family, key))
+    }
+
+    fn put(&mut self, hash: u64, family: Family, key: &[u8], value: Option<&[u8]>, bytes_max: usize) {
+        let (is_there, value) = (value.is_some(), value.unwrap_or_default());
+        if let Some(slot) = self.find(hash, family, key) {
+            let before = slot.bytes();
+            slot.is_there = is_there;
+            match Arc::get_mut(&mut slot.row) {
+                Some(row) if row.len() == key.len() + value.len() => row[key.len()..].copy_from_slice(value),
+                _ => slot.row = Value::new(key, value).row,
+            }
+            let after = slot.bytes();
+            self.bytes = self.bytes + after - before;
+        } else {
+            let row = Value::new(key, value).row;
+            let slot = Slot { row, hash, at: key.len() as u32, family, is_there, was_read: false };
+            self.bytes += slot.bytes();
+            self.slots.push(slot);
+            let Self { index, slots, .. } = self;
+            index.insert_unique(hash, slots.len() as u32 - 1, |&nth| slots[nth as usize].hash);
+        }
+        while self.bytes > bytes_max {
+            self.evict();
+        }
+    }
+
+    /// Removes the next slot that was not read since the hand came by.
+    fn evict(&mut self) {
+        loop {
+            if self.hand >= self.slots.len() {
+                self.hand = 0;
+            }
+            if !std::mem::take(&mut self.slots[self.hand].was_read) {
+                return self.remove(self.hand);
+            }
+            self.hand += 1;
+        }
+    }
+
+    /// Removes a slot; the last one takes its place.
+    fn remove(&mut self, nth: usize) {
+        let removed = self.slots.swap_remove(nth);
+        self.bytes -= removed.bytes();
+        let Self { index, slots, .. } = self;
+        let entry = index.find_entry(removed.hash, |&other| other as usize == nth);
+        entry.expect("every slot is in the index").remove();
+        if let Some(moved) = slots.get(nth) {
+            let entry = index.find_mut(moved.hash, |&other| other as usize == slots.len());
+            *entry.expect("every slot is in the index") = nth as u32;
+        }
+    }
+}
 
 /// The cache.
 pub struct RowCache {
-    metas: Rows,
-    elements: Rows,
+    shards: Vec<Mutex<Shard>>,
+    shard_bytes_max: usize,
     /// Odd while a publication is under way.
     publications: AtomicU64,
 }
@@ -47,60 +163,70 @@ impl RowCache {
     /// An empty cache of at most `bytes`.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
-        let rows = || {
-            let bytes = bytes as u64 / 2;
-            let options = OptionsBuilder::new()
-                .estimated_items_capacity((bytes / ROW_BYTES_TYPICAL) as usize)
-                .weight_capacity(bytes)
-                .build()
-                .expect("both capacities are given");
-            Cache::with_options(options, ByBytes, Default::default(), Default::default())
-        };
-        Self { metas: rows(), elements: rows(), publications: AtomicU64::new(0) }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, shard_bytes_max: bytes / SHARDS, publications: AtomicU64::new(0) }
     }
 
-    fn of(&self, family: Family) -> Option<&Rows> {
-        match family {
-            Family::Default => Some(&self.metas),
-            Family::Sub => Some(&self.elements),
-            Family::Stream => None,
-        }
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        // Bits that the shard's own table does not use.
+        &self.shards[(hash >> 32) as usize % SHARDS]
+    }
+
+    /// What is known of a row; the outer `None`: nothing.
+    fn get(&self, hash: u64, family: Family, key: &[u8]) -> Option<Option<Value>> {
+        let mut shard = self.shard(hash).lock();
+        let slot = shard.find(hash, family, key)?;
+        slot.was_read = true;
+        Some(slot.is_there.then(|| Value { row: Arc::clone(&slot.row), at: slot.at as usize }))
     }
 
     /// Reads a row under the writer lock: from here, else by `read`, whose answer is kept. That there is none is not
     /// kept: who asks is about to write it, or keeps the key in the memory engines.
-    pub fn read_locked(&self, family: Family, key: &[u8], read: impl FnOnce() -> Result<Row>) -> Result<Row> {
-        let Some(rows) = self.of(family) else { return read() };
-        if let Some(row) = rows.get(key) {
-            return Ok(row);
+    pub fn read_locked<V: Deref<Target = [u8]>>(
+        &self,
+        family: Family,
+        key: &[u8],
+        read: impl FnOnce() -> Result<Option<V>>,
+    ) -> Result<Option<Value>> {
+        let hash = hash_of(family, key);
+        if let Some(known) = self.get(hash, family, key) {
+            return Ok(known);
         }
-        let row = read()?;
-        if row.is_some() && is_kept(&row) {
-            rows.insert(key.to_vec(), row.clone());
+        let Some(value) = read()? else { return Ok(None) };
+        if is_kept(family, key, &value) {
+            self.shard(hash).lock().put(hash, family, key, Some(&value), self.shard_bytes_max);
         }
-        Ok(row)
+        Ok(Some(Value::from(&*value)))
     }
 
     /// Reads a row without the writer lock: from here, else by `read`, whose answer is kept.
-    pub fn read(&self, family: Family, key: &[u8], read: impl FnOnce() -> Result<Row>) -> Result<Row> {
+    pub fn read<V: Deref<Target = [u8]>>(
+        &self,
+        family: Family,
+        key: &[u8],
+        read: impl FnOnce() -> Result<Option<V>>,
+    ) -> Result<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
-        let Some(rows) = self.of(family).filter(|_| before.is_multiple_of(2)) else { return read() };
-        match rows.get_value_or_guard(key, Some(Duration::ZERO)) {
-            GuardResult::Value(row) if self.is_at(before) => Ok(row),
-            GuardResult::Value(_) | GuardResult::Timeout => read(),
-            GuardResult::Guard(guard) => {
-                let row = read()?;
-                // A publication that begins after this look replaces the guard's place, and then this fails.
-                if is_kept(&row) && self.is_at(before) {
-                    let _ = guard.insert(row.clone());
-                }
-                Ok(row)
+        let hash = hash_of(family, key);
+        if before.is_multiple_of(2)
+            && let Some(known) = self.get(hash, family, key)
+            && self.is_at(before)
+        {
+            return Ok(known);
+        }
+        let value = read()?;
+        if before.is_multiple_of(2) && is_kept(family, key, value.as_deref().unwrap_or_default()) {
+            let mut shard = self.shard(hash).lock();
+            // A publication that begins after this look waits for the shard and then has its say.
+            if self.is_at(before) {
+                shard.put(hash, family, key, value.as_deref(), self.shard_bytes_max);
             }
         }
+        Ok(value.map(|value| Value::from(&*value)))
     }
 
     fn is_at(&self, publications: u64) -> bool {
-        std::sync::atomic::fence(Ordering::Acquire);
+        fence(Ordering::Acquire);
         self.publications.load(Ordering::Relaxed) == publications
     }
 
@@ -112,13 +238,24 @@ impl RowCache {
 
     /// Bytes held.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.metas.weight() + self.elements.weight()
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().bytes).sum()
     }
 }
 
-fn is_kept(row: &Row) -> bool {
-    row.as_ref().is_none_or(|row| row.len() <= ROW_BYTES_MAX)
+fn hash_of(family: Family, key: &[u8]) -> u64 {
+    // An odd factor: another hash for each family.
+    hash::hash(key) ^ (family as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Stream entries are read in ranges, which the cache does not know; system keys are not read at all.
+fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
+    key.len() + value.len() <= ROW_BYTES_MAX
+        && match family {
+            Family::Default => key::user_key(key).is_some(),
+            Family::Sub => true,
+            Family::Stream => false,
+        }
 }
 
 /// A publication under way.
@@ -129,31 +266,34 @@ pub struct Publication<'c> {
 impl Publication<'_> {
     /// Keeps the rows that write batch records leave behind.
     pub fn store(&self, records: &[u8]) -> Result<()> {
-        self.each(records, |rows, key, row| match row {
-            Some(row) if row.len() > ROW_BYTES_MAX => drop(rows.remove(key)),
-            row => rows.insert(key.to_vec(), row.map(Arc::from)),
-        })
+        self.each(records, true)
     }
 
     /// Forgets the rows that write batch records change.
     pub fn forget(&self, records: &[u8]) -> Result<()> {
-        self.each(records, |rows, key, _| drop(rows.remove(key)))
+        self.each(records, false)
     }
 
-    fn each(&self, records: &[u8], change: impl Fn(&Rows, &[u8], Option<&[u8]>)) -> Result<()> {
+    fn each(&self, records: &[u8], keeps: bool) -> Result<()> {
         for record in Records::new(records) {
-            let (family, key, row) = match record? {
+            let (family, key, value) = match record? {
                 Record::Put(family, key, value) => (family, key, Some(value)),
                 Record::Delete(family, key) => (family, key, None),
-                Record::DeleteRange(family, ..) => {
-                    self.cache.of(family).inspect(|rows| rows.clear());
+                Record::DeleteRange(..) => {
+                    self.cache.shards.iter().for_each(|shard| *shard.lock() = Shard::default());
                     continue;
                 }
                 Record::LogData(_) => continue,
             };
-            let is_system = family == Family::Default && key::user_key(key).is_none();
-            if let Some(rows) = self.cache.of(family).filter(|_| !is_system) {
-                change(rows, key, row);
+            if family == Family::Stream {
+                continue;
+            }
+            let hash = hash_of(family, key);
+            let mut shard = self.cache.shard(hash).lock();
+            if keeps && is_kept(family, key, value.unwrap_or_default()) {
+                shard.put(hash, family, key, value, self.cache.shard_bytes_max);
+            } else if let Some(&nth) = shard.position(hash, family, key) {
+                shard.remove(nth as usize);
             }
         }
         Ok(())
@@ -175,23 +315,26 @@ mod tests {
         key::meta(name)
     }
 
-    fn row(bytes: &[u8]) -> Row {
-        Some(Arc::from(bytes))
+    fn row(bytes: &[u8]) -> Option<Vec<u8>> {
+        Some(bytes.to_vec())
     }
 
-    fn cached(cache: &RowCache, name: &[u8]) -> Option<Row> {
-        let mut read = false;
-        let found = cache.read(Family::Default, &key(name), || {
-            read = true;
-            Ok(None)
-        });
-        (!read).then_some(found.unwrap())
+    fn plain(value: Result<Option<Value>>) -> Option<Vec<u8>> {
+        value.unwrap().map(|value| value.to_vec())
+    }
+
+    fn cached(cache: &RowCache, name: &[u8]) -> Option<Option<Vec<u8>>> {
+        if !cache.publications.load(Ordering::Relaxed).is_multiple_of(2) {
+            return None;
+        }
+        let key = key(name);
+        cache.get(hash_of(Family::Default, &key), Family::Default, &key).map(|found| found.map(|value| value.to_vec()))
     }
 
     #[test]
     fn a_row_is_what_the_last_publication_left() {
         let cache = RowCache::new(1 << 20);
-        assert_eq!(cache.read(Family::Default, &key(b"a"), || Ok(row(b"1"))).unwrap(), row(b"1"));
+        assert_eq!(plain(cache.read(Family::Default, &key(b"a"), || Ok(row(b"1")))), row(b"1"));
         assert_eq!(cached(&cache, b"a"), Some(row(b"1")));
         let mut records = Vec::new();
         push_put(&mut records, Family::Default, &key(b"a"), b"2");
@@ -215,11 +358,33 @@ mod tests {
             cache.publish().store(&records).unwrap();
             Ok(row(b"old"))
         });
-        assert_eq!(read.unwrap(), row(b"old"), "it was so when it was read");
+        assert_eq!(plain(read), row(b"old"), "it was so when it was read");
         assert_eq!(cached(&cache, b"a"), Some(row(b"new")));
         let publication = cache.publish();
         assert_eq!(cached(&cache, b"a"), None, "while rows change one by one, the database is asked");
         drop(publication);
         assert_eq!(cached(&cache, b"a"), Some(row(b"new")));
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_rows_that_are_read_stay() {
+        let bytes_max = SHARDS * 64 * 256;
+        let cache = RowCache::new(bytes_max);
+        let name = |n: u32| format!("key:{n}").into_bytes();
+        for n in 0..100_000 {
+            let read = plain(cache.read(Family::Default, &key(&name(n)), || Ok(row(&[7; 100]))));
+            assert_eq!(read, row(&[7; 100]));
+            assert!(cached(&cache, &name(0)).is_some(), "key 0 is read all the time, {n}");
+            let shards = cache.shards.iter().map(|shard| shard.lock());
+            assert!(n % 5000 != 0 || shards.into_iter().all(|shard| shard.slots.len() == shard.index.len()));
+        }
+        assert!(cache.bytes() <= bytes_max && cache.bytes() > bytes_max / 2, "{}", cache.bytes());
+        for n in (0..100_000).filter(|&n| cached(&cache, &name(n)).is_some()) {
+            let mut records = Vec::new();
+            push_delete(&mut records, Family::Default, &key(&name(n)));
+            cache.publish().forget(&records).unwrap();
+            assert!(cached(&cache, &name(n)).is_none());
+        }
+        assert_eq!(cache.bytes(), 0);
     }
 }

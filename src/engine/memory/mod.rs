@@ -17,7 +17,7 @@ mod bucket;
 mod compact;
 mod cut;
 pub mod dictionary;
-mod hash;
+pub(super) mod hash;
 pub mod list;
 pub mod op;
 mod packed;

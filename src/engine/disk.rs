@@ -27,7 +27,7 @@ const WAL_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
 /// One rarely written family must not pin all WAL files for ever.
 const TOTAL_WAL_BYTES_MAX: u64 = 256 << 20;
 /// Size of a memtable.
-const MEMTABLE_BYTES: usize = 64 << 20;
+const MEMTABLE_BYTES: usize = 16 << 20;
 /// Part of a memtable that its filter takes.
 const MEMTABLE_FILTER_RATIO: f64 = 0.05;
 /// How many memtables may wait for their flush.
@@ -222,6 +222,9 @@ fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(MEMTABLE_BYTES);
     options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
+    options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_SLOW);
+    options.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_MAX);
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);

@@ -180,7 +180,9 @@ impl<'s> Session<'s> {
         {
             return Err(format!("MISCONF {error}. Writes are refused until there is space again").into());
         }
-        let mut ctx = Ctx { keys: turn.keyspace(now_ms), client: self.client, host: self.host };
+        let keys = turn.keyspace(now_ms);
+        let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
+        let mut ctx = Ctx { keys, client: self.client, host: self.host };
         let done = (command.run)(&mut ctx, args, self.out);
         if let Err(fail) = &done
             && turn.has_effects()

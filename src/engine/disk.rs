@@ -7,7 +7,7 @@
 use super::batch::Family;
 use super::key;
 use super::meta::Meta;
-use super::rows::{RowCache, Value};
+use super::rows::{RowAccess, RowCache, Value};
 use crate::csn::WalSeq;
 use crate::error::{Error, Result};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -26,12 +26,18 @@ use std::sync::{Arc, OnceLock, Weak};
 const WAL_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
 /// One rarely written family must not pin all WAL files for ever.
 const TOTAL_WAL_BYTES_MAX: u64 = 256 << 20;
-/// Size of a memtable.
+/// Size of a memtable: small enough for the CPU's caches, because an insertion is a search in it.
 const MEMTABLE_BYTES: usize = 16 << 20;
 /// Part of a memtable that its filter takes.
 const MEMTABLE_FILTER_RATIO: f64 = 0.05;
 /// How many memtables may wait for their flush.
-const MEMTABLES_MAX: i32 = 4;
+const MEMTABLES_MAX: i32 = 8;
+/// Files of level 0 that are merged at a time: as many as make half of level 1.
+const LEVEL_0_FILES: i32 = 8;
+/// Files of level 0 at which writes are slowed down.
+const LEVEL_0_FILES_SLOW: i32 = 40;
+/// Files of level 0 at which writes wait.
+const LEVEL_0_FILES_MAX: i32 = 64;
 
 /// What the caller may choose about RocksDB.
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +128,9 @@ impl Disk {
         &self.rows
     }
 
-    /// Reads one key through the row cache. `is_locked`: under the writer lock.
-    pub fn row(&self, family: Family, key: &[u8], is_locked: bool) -> Result<Option<Value>> {
-        let read = || self.get(family, key);
-        if is_locked { self.rows.read_locked(family, key, read) } else { self.rows.read(family, key, read) }
+    /// Reads one key through the row cache.
+    pub fn row(&self, family: Family, key: &[u8], access: RowAccess) -> Result<Option<Value>> {
+        self.rows.read(family, key, access, || self.get(family, key))
     }
 
     /// A cursor over a key range, not yet positioned. It sees one state of the database.

@@ -12,7 +12,7 @@ use super::effects::{Effects, Overlaid};
 use super::key::{self, Generation, StreamId};
 use super::memory::{List, ListEncoder, ListOps, Memory, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
-use super::rows::Value;
+use super::rows::{RowAccess, Value};
 use super::scan::{Direction, Scan};
 use super::watch::WatchTable;
 use crate::csn::Csn;
@@ -121,6 +121,7 @@ pub struct Keyspace<'a> {
     /// The command's clock: ms since the Unix epoch, the same for the whole command or EXEC.
     pub now_ms: u64,
     changing: Option<Changing<'a>>,
+    access: RowAccess,
     /// Without the lock: how many keys the memory engines hold; none if they are not asked about.
     memory_keys: Option<&'a AtomicUsize>,
 }
@@ -129,14 +130,20 @@ impl<'a> Keyspace<'a> {
     /// Under the writer lock.
     #[must_use]
     pub fn changing(disk: &'a Disk, now_ms: u64, changing: Changing<'a>) -> Self {
-        Self { disk, now_ms, changing: Some(changing), memory_keys: None }
+        Self { disk, now_ms, changing: Some(changing), access: RowAccess::Changing, memory_keys: None }
     }
 
     /// Without the writer lock: disk keys only. `memory_keys` is how many keys the memory engines hold; none: the caller
     /// asks about the disk engines alone.
     #[must_use]
     pub fn reading(disk: &'a Disk, now_ms: u64, memory_keys: Option<&'a AtomicUsize>) -> Self {
-        Self { disk, now_ms, changing: None, memory_keys }
+        Self { disk, now_ms, changing: None, access: RowAccess::Unlocked, memory_keys }
+    }
+
+    /// Says that the command under the writer lock only reads.
+    #[must_use]
+    pub fn only_reading(self) -> Self {
+        Self { access: RowAccess::Locked, ..self }
     }
 
     fn held(&mut self) -> &mut Changing<'a> {
@@ -164,7 +171,7 @@ impl<'a> Keyspace<'a> {
         Ok(match overlaid {
             Overlaid::Deleted => None,
             Overlaid::Value(value) => Some(Value::from(value)),
-            Overlaid::Untouched => self.disk.row(family, disk_key, self.changing.is_some())?,
+            Overlaid::Untouched => self.disk.row(family, disk_key, self.access)?,
         })
     }
 

@@ -6,7 +6,7 @@
 //! read from RocksDB is kept only under the same condition. Bytes are bounded; rows that are read again stay longest
 //! (second chance).
 //!
-//! A row's key and value lie in one allocation, so that a hit costs few cache misses: that is why it is no general cache.
+//! A row's key and value lie in one allocation, and a hit costs three cache misses: that is why it is no general cache.
 
 use super::batch::{Family, Record, Records};
 use super::key;
@@ -18,12 +18,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// Parts of the cache, each under a lock of its own.
-const SHARDS: usize = 64;
+/// Parts of the cache, each under a lock of its own; small, because a sweep goes through a whole one.
+const SHARDS: usize = 1024;
+/// A sweep makes this part of a shard free.
+const SWEPT_PART: usize = 8;
 /// A larger row is always read from RocksDB.
 const ROW_BYTES_MAX: usize = 16 << 10;
-/// What a row takes beside its bytes: its slot, its place in the index, and what the allocator adds.
-const ROW_OVERHEAD_BYTES: usize = size_of::<Slot>() + 8 + 24;
+/// What a row takes beside its bytes: its slot in a table that is not full, and what the allocator adds.
+const ROW_OVERHEAD_BYTES: usize = size_of::<Slot>() * 3 / 2 + 24;
 
 /// A stored row's value.
 #[derive(Clone, Debug)]
@@ -58,6 +60,18 @@ impl Deref for Value {
     }
 }
 
+/// How a row is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowAccess {
+    /// Without the writer lock.
+    Unlocked,
+    /// Under the writer lock, by a command that only reads.
+    Locked,
+    /// Under the writer lock, by a command that may write. That a row is not there is not kept: it is about to be
+    /// written, or its key to be kept in the memory engines.
+    Changing,
+}
+
 struct Slot {
     /// The key, then the value.
     row: Arc<[u8]>,
@@ -66,7 +80,7 @@ struct Slot {
     at: u32,
     family: Family,
     is_there: bool,
-    /// Read since the hand came by.
+    /// Read since the last sweep.
     was_read: bool,
 }
 
@@ -82,22 +96,13 @@ impl Slot {
 
 #[derive(Default)]
 struct Shard {
-    /// Positions of slots.
-    index: HashTable<u32>,
-    slots: Vec<Slot>,
-    /// The slot that is looked at next when room is needed.
-    hand: usize,
+    slots: HashTable<Slot>,
     bytes: usize,
 }
 
 impl Shard {
     fn find(&mut self, hash: u64, family: Family, key: &[u8]) -> Option<&mut Slot> {
-        let nth = *self.position(hash, family, key)?;
-        Some(&mut self.slots[nth as usize])
-    }
-
-    fn position(&self, hash: u64, family: Family, key: &[u8]) -> Option<&u32> {
-        self.index.find(hash, |&nth| self.slots[nth as usize].is(hash, family, key))
+        self.slots.find_mut(hash, |slot| slot.is(hash, family, key))
     }
 
     fn put(&mut self, hash: u64, family: Family, key: &[u8], value: Option<&[u8]>, bytes_max: usize) {
@@ -115,38 +120,32 @@ impl Shard {
             let row = Value::new(key, value).row;
             let slot = Slot { row, hash, at: key.len() as u32, family, is_there, was_read: false };
             self.bytes += slot.bytes();
-            self.slots.push(slot);
-            let Self { index, slots, .. } = self;
-            index.insert_unique(hash, slots.len() as u32 - 1, |&nth| slots[nth as usize].hash);
+            self.slots.insert_unique(hash, slot, |slot| slot.hash);
         }
         while self.bytes > bytes_max {
-            self.evict();
+            self.sweep(hash, bytes_max - bytes_max / SWEPT_PART);
         }
     }
 
-    /// Removes the next slot that was not read since the hand came by.
-    fn evict(&mut self) {
-        loop {
-            if self.hand >= self.slots.len() {
-                self.hand = 0;
-            }
-            if !std::mem::take(&mut self.slots[self.hand].was_read) {
-                return self.remove(self.hand);
-            }
-            self.hand += 1;
+    /// Removes rows that were not read since the last sweep, from some place on, until `bytes_max` are left. In the
+    /// second round all of them count as not read.
+    fn sweep(&mut self, place: u64, bytes_max: usize) {
+        let Self { slots, bytes } = self;
+        let mut skipped = place as usize % slots.len().max(1);
+        for _ in 0..2 {
+            slots.retain(|slot| {
+                let stays = skipped > 0 || *bytes <= bytes_max || slot.was_read;
+                slot.was_read &= skipped > 0 || *bytes <= bytes_max;
+                skipped = skipped.saturating_sub(1);
+                *bytes -= if stays { 0 } else { slot.bytes() };
+                stays
+            });
         }
     }
 
-    /// Removes a slot; the last one takes its place.
-    fn remove(&mut self, nth: usize) {
-        let removed = self.slots.swap_remove(nth);
-        self.bytes -= removed.bytes();
-        let Self { index, slots, .. } = self;
-        let entry = index.find_entry(removed.hash, |&other| other as usize == nth);
-        entry.expect("every slot is in the index").remove();
-        if let Some(moved) = slots.get(nth) {
-            let entry = index.find_mut(moved.hash, |&other| other as usize == slots.len());
-            *entry.expect("every slot is in the index") = nth as u32;
+    fn remove(&mut self, hash: u64, family: Family, key: &[u8]) {
+        if let Ok(found) = self.slots.find_entry(hash, |slot| slot.is(hash, family, key)) {
+            self.bytes -= found.remove().0.bytes();
         }
     }
 }
@@ -180,45 +179,29 @@ impl RowCache {
         Some(slot.is_there.then(|| Value { row: Arc::clone(&slot.row), at: slot.at as usize }))
     }
 
-    /// Reads a row under the writer lock: from here, else by `read`, whose answer is kept. That there is none is not
-    /// kept: who asks is about to write it, or keeps the key in the memory engines.
-    pub fn read_locked<V: Deref<Target = [u8]>>(
-        &self,
-        family: Family,
-        key: &[u8],
-        read: impl FnOnce() -> Result<Option<V>>,
-    ) -> Result<Option<Value>> {
-        let hash = hash_of(family, key);
-        if let Some(known) = self.get(hash, family, key) {
-            return Ok(known);
-        }
-        let Some(value) = read()? else { return Ok(None) };
-        if is_kept(family, key, &value) {
-            self.shard(hash).lock().put(hash, family, key, Some(&value), self.shard_bytes_max);
-        }
-        Ok(Some(Value::from(&*value)))
-    }
-
-    /// Reads a row without the writer lock: from here, else by `read`, whose answer is kept.
+    /// Reads a row: from here, else by `read`, whose answer is kept.
     pub fn read<V: Deref<Target = [u8]>>(
         &self,
         family: Family,
         key: &[u8],
+        access: RowAccess,
         read: impl FnOnce() -> Result<Option<V>>,
     ) -> Result<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
+        // Nobody publishes while the lock is held.
+        let is_steady = || access != RowAccess::Unlocked || (before.is_multiple_of(2) && self.is_at(before));
         let hash = hash_of(family, key);
-        if before.is_multiple_of(2)
-            && let Some(known) = self.get(hash, family, key)
-            && self.is_at(before)
+        if let Some(known) = self.get(hash, family, key)
+            && is_steady()
         {
             return Ok(known);
         }
         let value = read()?;
-        if before.is_multiple_of(2) && is_kept(family, key, value.as_deref().unwrap_or_default()) {
+        let is_wanted = value.is_some() || access != RowAccess::Changing;
+        if is_wanted && is_kept(family, key, value.as_deref().unwrap_or_default()) {
             let mut shard = self.shard(hash).lock();
             // A publication that begins after this look waits for the shard and then has its say.
-            if self.is_at(before) {
+            if is_steady() {
                 shard.put(hash, family, key, value.as_deref(), self.shard_bytes_max);
             }
         }
@@ -292,8 +275,8 @@ impl Publication<'_> {
             let mut shard = self.cache.shard(hash).lock();
             if keeps && is_kept(family, key, value.unwrap_or_default()) {
                 shard.put(hash, family, key, value, self.cache.shard_bytes_max);
-            } else if let Some(&nth) = shard.position(hash, family, key) {
-                shard.remove(nth as usize);
+            } else {
+                shard.remove(hash, family, key);
             }
         }
         Ok(())
@@ -334,7 +317,7 @@ mod tests {
     #[test]
     fn a_row_is_what_the_last_publication_left() {
         let cache = RowCache::new(1 << 20);
-        assert_eq!(plain(cache.read(Family::Default, &key(b"a"), || Ok(row(b"1")))), row(b"1"));
+        assert_eq!(plain(cache.read(Family::Default, &key(b"a"), RowAccess::Unlocked, || Ok(row(b"1")))), row(b"1"));
         assert_eq!(cached(&cache, b"a"), Some(row(b"1")));
         let mut records = Vec::new();
         push_put(&mut records, Family::Default, &key(b"a"), b"2");
@@ -354,7 +337,7 @@ mod tests {
         let cache = RowCache::new(1 << 20);
         let mut records = Vec::new();
         push_put(&mut records, Family::Default, &key(b"a"), b"new");
-        let read = cache.read(Family::Default, &key(b"a"), || {
+        let read = cache.read(Family::Default, &key(b"a"), RowAccess::Unlocked, || {
             cache.publish().store(&records).unwrap();
             Ok(row(b"old"))
         });
@@ -368,15 +351,13 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_rows_that_are_read_stay() {
-        let bytes_max = SHARDS * 64 * 256;
+        let bytes_max = SHARDS * 32 * 256;
         let cache = RowCache::new(bytes_max);
         let name = |n: u32| format!("key:{n}").into_bytes();
         for n in 0..100_000 {
-            let read = plain(cache.read(Family::Default, &key(&name(n)), || Ok(row(&[7; 100]))));
+            let read = plain(cache.read(Family::Default, &key(&name(n)), RowAccess::Unlocked, || Ok(row(&[7; 100]))));
             assert_eq!(read, row(&[7; 100]));
             assert!(cached(&cache, &name(0)).is_some(), "key 0 is read all the time, {n}");
-            let shards = cache.shards.iter().map(|shard| shard.lock());
-            assert!(n % 5000 != 0 || shards.into_iter().all(|shard| shard.slots.len() == shard.index.len()));
         }
         assert!(cache.bytes() <= bytes_max && cache.bytes() > bytes_max / 2, "{}", cache.bytes());
         for n in (0..100_000).filter(|&n| cached(&cache, &name(n)).is_some()) {

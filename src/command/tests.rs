@@ -21,9 +21,9 @@ use crate::io::{Io, StdIo};
 use crate::log::durable::DurableMark;
 use crate::log::envelope::Position;
 use crate::log::oplog::OpLog;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
-use futures::FutureExt;
 use tempfile::TempDir;
 
 /// A node without a network: a database and one client.

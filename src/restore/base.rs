@@ -112,7 +112,11 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
 }
 
 fn open_disk(dir: &DataDir) -> Result<Disk> {
-    Disk::open(&dir.db(), &dir.wal(), DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() })
+    Disk::open(
+        &dir.db(),
+        &dir.wal(),
+        DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() },
+    )
 }
 
 fn named(archive: &Archive, base: BaseName, file: &FileRef) -> String {

@@ -19,3 +19,4 @@ pub mod replies;
 pub mod tool;
 pub mod weed;
 pub mod workload;
+pub mod writers;

@@ -1,0 +1,131 @@
+//! Writers whose keys tell exactly which of their commits are there: for tests that take the server away under load.
+
+use super::client::{Client, Command, cmd, elements, framed, text};
+use redis::Value;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Connections that write at the same time.
+pub const WRITERS: usize = 6;
+/// Rounds that a writer sends in one pipeline.
+const ROUNDS_IN_PIPELINE: u64 = 4;
+
+/// What one writer's keys say: how many of each of its commits are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    /// Transactions over all engines.
+    pub transactions: u64,
+    /// INCRs, in RocksDB.
+    pub counted: u64,
+    /// RPUSHes, in memory.
+    pub queued: u64,
+}
+
+impl Seen {
+    /// Commits of this writer: it sends transaction, count, queue in turn, and they are executed in turn.
+    pub fn commits(self) -> u64 {
+        let Self { transactions, counted, queued } = self;
+        let in_turn = transactions >= counted && counted >= queued && queued + 1 >= transactions;
+        assert!(in_turn, "commits of one connection out of order: {self:?}");
+        transactions + counted + queued
+    }
+
+    /// Whether everything that `other` has is here.
+    pub fn holds(self, other: Self) -> bool {
+        self.transactions >= other.transactions && self.counted >= other.counted && self.queued >= other.queued
+    }
+}
+
+/// One round of a writer: a commit over all engines, one in RocksDB, one in memory.
+fn round(writer: usize, number: u64) -> Vec<Command> {
+    let key = |name: &str| format!("{name}:{writer}");
+    let mut commands = framed(&[
+        cmd!("SET", key("string"), number),
+        cmd!("LPUSH", key("list"), number),
+        cmd!("ZADD", key("zset"), number, "member"),
+        cmd!("HSET", key("hash"), "round", number),
+        cmd!("XADD", key("stream"), format!("{number}-1"), "round", number),
+    ]);
+    commands.push(cmd!("INCR", key("count")));
+    commands.push(cmd!("RPUSH", key("queue"), number));
+    commands
+}
+
+/// Reads what is there of every writer in one transaction; fails the test if a transaction is torn.
+#[track_caller]
+pub fn look(client: &mut Client) -> Vec<Seen> {
+    const READS: usize = 8;
+    let reads = |writer: usize| {
+        let key = |name: &str| format!("{name}:{writer}");
+        [
+            cmd!("GET", key("string")),
+            cmd!("LINDEX", key("list"), 0),
+            cmd!("ZSCORE", key("zset"), "member"),
+            cmd!("HGET", key("hash"), "round"),
+            cmd!("LLEN", key("list")),
+            cmd!("XLEN", key("stream")),
+            cmd!("GET", key("count")),
+            cmd!("LLEN", key("queue")),
+        ]
+    };
+    let reply = client.transaction(&(0..WRITERS).flat_map(reads).collect::<Vec<_>>());
+    let number = |reply: &Value| match reply {
+        Value::Nil => 0,
+        Value::Int(number) => *number as u64,
+        other => text(other).parse().expect("a number"),
+    };
+    let seen = |replies: &[Value]| {
+        let numbers: Vec<u64> = replies.iter().map(number).collect();
+        assert!(numbers[..6].iter().all(|&number| number == numbers[0]), "torn transaction: {replies:?}");
+        Seen { transactions: numbers[0], counted: numbers[6], queued: numbers[7] }
+    };
+    elements(&reply).chunks(READS).map(seen).collect()
+}
+
+/// What one writer got replies to, and when.
+#[derive(Default)]
+pub struct Replied(Mutex<Vec<(Instant, Seen)>>);
+
+impl Replied {
+    /// Everything so far.
+    pub fn now(&self) -> Seen {
+        self.0.lock().unwrap().last().map_or(Seen::default(), |(_, seen)| *seen)
+    }
+
+    /// What was replied before a moment.
+    pub fn before(&self, moment: Instant) -> Seen {
+        let all = self.0.lock().unwrap();
+        all.iter().rev().find(|(at, _)| *at < moment).map_or(Seen::default(), |(_, seen)| *seen)
+    }
+}
+
+/// Sends rounds after `from` until the connection ends.
+pub fn write(node_port: u16, writer: usize, from: u64, replied: &Replied) {
+    let Ok(mut client) = Client::connect(node_port) else { return };
+    let mut next = from + 1;
+    let mut seen = Seen::default();
+    loop {
+        let rounds = next..next + ROUNDS_IN_PIPELINE;
+        let commands: Vec<Command> = rounds.clone().flat_map(|number| round(writer, number)).collect();
+        if client.send(&commands).is_err() {
+            return;
+        }
+        for number in rounds {
+            let replies = round(writer, number).len();
+            for nth in 0..replies {
+                let Ok(reply) = client.receive() else { return };
+                // The last three replies are those of EXEC, INCR and RPUSH.
+                let counter = match replies - nth {
+                    3 => &mut seen.transactions,
+                    2 => &mut seen.counted,
+                    1 => &mut seen.queued,
+                    _ => continue,
+                };
+                assert!(!matches!(reply, Value::ServerError(_)), "round {number}: {reply:?}");
+                *counter = number;
+                replied.0.lock().unwrap().push((Instant::now(), seen));
+            }
+        }
+        next += ROUNDS_IN_PIPELINE;
+    }
+}

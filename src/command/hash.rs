@@ -9,8 +9,8 @@ use super::number::{parse_f64, parse_i64};
 use super::reply::Out;
 use super::{Ctx, Done, Fail, decimal, errors};
 use crate::engine::keyspace::Keyspace;
-use crate::engine::rows::Value;
 use crate::engine::meta::{Collection, DiskType};
+use crate::engine::rows::Value;
 
 fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
     collection::find(keys, key, DiskType::Hash)

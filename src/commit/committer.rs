@@ -438,7 +438,8 @@ impl<'a> Turn<'a> {
         // Raised before the disk engines change and lowered after: a reader that misses a key on disk while it moves
         // between the engines must know that it may be in memory.
         committer.memory_keys.fetch_max(writer.memory.len(), Ordering::AcqRel);
-        let wrote_batch = writer.log(&committer.disk, &commits, rows).inspect_err(|error| committer.fail_stop(error))?;
+        let wrote_batch =
+            writer.log(&committer.disk, &commits, rows).inspect_err(|error| committer.fail_stop(error))?;
         let wal_before = writer.wal_seq;
         writer.wal_seq = committer.disk.wal_seq();
         writer.position = position;

@@ -100,7 +100,11 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize,
 }
 
 /// Starts a thread that serves the connections sent to it; it ends when the node stops.
-fn start_lane(nth: usize, service: &Arc<Service>, stop: watch::Receiver<bool>) -> (mpsc::Sender<std::net::TcpStream>, JoinHandle<()>) {
+fn start_lane(
+    nth: usize,
+    service: &Arc<Service>,
+    stop: watch::Receiver<bool>,
+) -> (mpsc::Sender<std::net::TcpStream>, JoinHandle<()>) {
     let (sender, mut admitted) = mpsc::channel::<std::net::TcpStream>(ADMITTED_WAITING_MAX);
     let lane = Arc::new(Lane::new(Arc::clone(service)));
     let run = move || {

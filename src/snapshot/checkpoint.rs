@@ -38,7 +38,8 @@ pub fn take(disk: &Disk, dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart>
 
 /// Opens the checkpoint once, so that what its WAL holds (what was written during its flush) is flushed to SSTs too.
 fn absorb_wal(dir: &Path) -> Result<(Position, WalSeq)> {
-    let disk = Disk::open(dir, dir, DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() })?;
+    let disk =
+        Disk::open(dir, dir, DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() })?;
     Ok((disk_position(&disk)?, disk.wal_seq()))
 }
 

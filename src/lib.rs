@@ -7,7 +7,7 @@
 //!
 //! | stage | module | central type | invariant |
 //! |---|---|---|---|
-//! | 1 clients | [`server`] | `Connection` | replies in request order, each only when its durability mode allows |
+//! | 1 clients | [`server`] | `Lane`, `Connection` | replies in request order, each only when its group is written and its durability mode allows |
 //! | 2 meaning | [`command`] | `Session` | one command or EXEC is one commit, or none; what fails has no effect |
 //! | 3 state | [`engine`] | `Keyspace` | a key has one type and lives in one engine |
 //! | 4 logs | [`log`] | `OpLog`, the WAL envelope | a cross-engine commit stands whole in both logs |

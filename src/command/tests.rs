@@ -21,6 +21,7 @@ use crate::io::{Io, StdIo};
 use crate::log::durable::DurableMark;
 use crate::log::envelope::Position;
 use crate::log::oplog::OpLog;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -85,7 +86,8 @@ impl Node {
         }
         if let Some(open) = session.finish().open {
             committer.write_open_group();
-            if let Err(error) = futures::executor::block_on(committer.groups.settled(open.group)) {
+            let settled = committer.groups.settled(open.group).now_or_never().expect("its group was written");
+            if let Err(error) = settled {
                 open.fail(&error, &mut out);
             }
         }

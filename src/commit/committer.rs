@@ -17,7 +17,7 @@ use crate::engine::watch::WatchTable;
 use crate::error::{Error, Result};
 use crate::log::envelope::{self, Position};
 use crate::log::index::PositionIndex;
-use crate::log::oplog::{self, OpLog};
+use crate::log::oplog::OpLog;
 use crate::log::reader::{LogPosition, LogReader};
 use crate::log::recovery::ImagePosition;
 use crate::record::CommitRecord;
@@ -438,7 +438,7 @@ impl<'a> Turn<'a> {
         // Raised before the disk engines change and lowered after: a reader that misses a key on disk while it moves
         // between the engines must know that it may be in memory.
         committer.memory_keys.fetch_max(writer.memory.len(), Ordering::AcqRel);
-        let wrote_batch =
+        let (oplog_bytes, wrote_batch) =
             writer.log(&committer.disk, &commits, rows).inspect_err(|error| committer.fail_stop(error))?;
         let wal_before = writer.wal_seq;
         writer.wal_seq = committer.disk.wal_seq();
@@ -446,23 +446,23 @@ impl<'a> Turn<'a> {
         committer.memory_keys.store(writer.memory.len(), Ordering::Release);
         committer.memory_bytes.store(writer.memory.memory_bytes(), Ordering::Relaxed);
         committer.positions.lock().note(LogPosition { csn: position.csn, wal_seq: writer.wal_seq });
-        let added_frames = commits.iter().any(oplog::belongs);
         if let Some(sink) = committer.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after: writer.wal_seq });
         }
         // Who is woken by it finds everything in its place.
         committer.watermarks.committed.raise(position.csn);
-        committer.syncer.written(position, writer.oplog.active_file().filter(|_| added_frames), wrote_batch);
+        let oplog = writer.oplog.active_file().filter(|_| oplog_bytes > 0);
+        committer.syncer.written(position, oplog, oplog_bytes, wrote_batch);
         Ok(position.csn)
     }
 }
 
 impl Writer {
     /// The op-log first: while it fails nothing has reached RocksDB, whose write cannot be undone.
-    /// Tells whether RocksDB's WAL got a batch.
-    fn log(&mut self, disk: &Disk, commits: &[CommitRecord], rows: Rows) -> Result<bool> {
-        self.oplog.append(commits)?;
-        let Some(batch) = envelope::assemble(commits) else { return Ok(false) };
+    /// Tells how many bytes the op-log got, and whether RocksDB's WAL got a batch.
+    fn log(&mut self, disk: &Disk, commits: &[CommitRecord], rows: Rows) -> Result<(usize, bool)> {
+        let oplog_bytes = self.oplog.append(commits)?;
+        let Some(batch) = envelope::assemble(commits) else { return Ok((oplog_bytes, false)) };
         let publication = disk.rows().publish();
         disk.write(&batch, true)?;
         for commit in commits {
@@ -474,7 +474,7 @@ impl Writer {
         drop(publication);
         let expected = self.wal_seq.0 + u64::from(envelope::operations(&batch));
         assert_eq!(disk.wal_seq().0, expected, "nothing but the committer may write to RocksDB");
-        Ok(true)
+        Ok((oplog_bytes, true))
     }
 
     /// The op-log, for the syncer's chores under the lock.

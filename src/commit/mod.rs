@@ -1,5 +1,5 @@
 //! Stage 5: order and durability. The committer makes commits out of effects, one writer at a time; the syncer makes
-//! them durable; the gate says whether writes are taken at all.
+//! them durable; the groups tell whose replies may leave; the gate says whether writes are taken at all.
 
 pub mod committer;
 pub mod gate;

@@ -23,12 +23,17 @@ use tokio::sync::watch;
 /// How long `everysec` may leave commits unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Bytes in the op-log after which it is synced although nothing else asks for it: a segment that is full is synced by
+/// the writer, who should find little to do.
+const OPLOG_UNSYNCED_MAX: usize = 4 << 20;
+
 /// What was written since the last sync.
 #[derive(Default)]
 struct Unsynced {
     position: Position,
     /// The op-log's active segment, if frames were added.
     oplog: Option<LogFile>,
+    oplog_bytes: usize,
     wal: bool,
     /// A sync is due whatever the mode: it has just changed, and somebody may wait as the one before promised.
     asked: bool,
@@ -95,15 +100,16 @@ impl Syncer {
     }
 
     /// Called by the committer for each group: both logs hold everything up to `position`. `oplog` is the active
-    /// segment if the group added frames to it, `wal` whether it wrote a batch.
-    pub fn written(&self, position: Position, oplog: Option<LogFile>, wal: bool) {
+    /// segment if the group added frames to it, with so many bytes; `wal`: whether it wrote a batch.
+    pub fn written(&self, position: Position, oplog: Option<LogFile>, oplog_bytes: usize, wal: bool) {
         let mut unsynced = self.unsynced.lock();
         unsynced.position = position;
         unsynced.wal |= wal;
         if oplog.is_some() {
             unsynced.oplog = oplog;
+            unsynced.oplog_bytes += oplog_bytes;
         }
-        if self.mode() == AppendFsync::Always {
+        if self.mode() == AppendFsync::Always || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX {
             self.wake.notify_one();
         }
     }
@@ -176,7 +182,7 @@ impl Syncer {
                 AppendFsync::Always => true,
                 AppendFsync::EverySec => started.elapsed() >= SYNC_INTERVAL,
                 AppendFsync::No => false,
-            };
+            } || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX;
             if unsynced.stop || (is_dirty && (is_due || unsynced.asked)) {
                 let position = unsynced.position;
                 let stop = unsynced.stop;

@@ -178,6 +178,12 @@ impl Disk {
         ingested.map_err(Error::rocks("ingest a sorted run"))
     }
 
+    /// Number of keys of all engines here, about, in no time.
+    #[must_use]
+    pub fn estimated_keys(&self) -> u64 {
+        self.db().property_int_value("rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
+    }
+
     /// Bytes of the SST files.
     #[must_use]
     pub fn sst_bytes(&self) -> u64 {

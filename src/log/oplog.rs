@@ -168,20 +168,21 @@ impl OpLog {
         }
     }
 
-    /// Appends the frames of those commits of a group that belong in the op-log. They are in the OS afterwards.
-    pub fn append(&mut self, commits: &[CommitRecord]) -> Result<()> {
+    /// Appends the frames of those commits of a group that belong in the op-log. They are in the OS afterwards. Returns
+    /// their bytes.
+    pub fn append(&mut self, commits: &[CommitRecord]) -> Result<usize> {
         self.append_all(commits.iter().filter(|commit| belongs(commit)))
     }
 
     /// Appends a frame that readers take instead of what the WAL says of the commit.
     pub fn append_in_place(&mut self, commit: &CommitRecord) -> Result<()> {
-        self.append_all(std::iter::once(commit))
+        self.append_all(std::iter::once(commit)).map(drop)
     }
 
-    fn append_all<'c>(&mut self, commits: impl Iterator<Item = &'c CommitRecord> + Clone) -> Result<()> {
+    fn append_all<'c>(&mut self, commits: impl Iterator<Item = &'c CommitRecord> + Clone) -> Result<usize> {
         let bytes = commits.clone().map(frame::encoded_len).sum::<usize>();
         if bytes == 0 {
-            return Ok(());
+            return Ok(0);
         }
         self.reserve(bytes)?;
         let active = self.active.as_mut().expect("reserved above");
@@ -195,15 +196,15 @@ impl OpLog {
         self.io.write_at(&active.file, active.at, Bytes::from(frames))?;
         active.at += bytes as u64;
         self.last = last;
-        Ok(())
+        Ok(bytes)
     }
 
-    /// Whether half of the active segment is used and no spare segment lies ready.
+    /// Whether a good part of the active segment is used and no spare segment lies ready.
     #[must_use]
     pub fn wants_spare(&self) -> Option<SpareSegment> {
         let active = self.active.as_ref()?;
         let path = self.dir.join(SPARE);
-        (active.at * 2 > active.capacity && !path.exists()).then(|| SpareSegment {
+        (active.at * 4 > active.capacity && !path.exists()).then(|| SpareSegment {
             io: Arc::clone(&self.io),
             path,
             bytes: self.segment_bytes,

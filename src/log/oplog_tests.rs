@@ -103,11 +103,15 @@ fn a_spare_segment_is_wanted_once_and_used() {
     let (dir, io) = (tempfile::tempdir().unwrap(), Arc::default());
     let mut log = filled(&io, dir.path(), 1);
     assert!(log.wants_spare().is_none());
-    (2..=7).for_each(|csn| log.append(&[on_list(csn)]).unwrap());
+    for csn in 2..=7 {
+        log.append(&[on_list(csn)]).unwrap();
+    }
     log.wants_spare().expect("more than half is used").prepare().unwrap();
     assert!(log.wants_spare().is_none() && dir.path().join(SPARE).exists());
     io.fail(Step::Create, ErrorKind::StorageFull);
-    (8..=15).for_each(|csn| log.append(&[on_list(csn)]).unwrap());
+    for csn in 8..=15 {
+        log.append(&[on_list(csn)]).unwrap();
+    }
     assert!(!dir.path().join(SPARE).exists());
     assert_eq!((segments(dir.path()), read(&log, 0, 15).unwrap().len()), (vec![1, 2], 15));
 }

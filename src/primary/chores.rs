@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Time between two rounds.
-const ROUND: Duration = Duration::from_millis(100);
+/// Time between two looks whether the op-log needs a segment.
+const LOOK: Duration = Duration::from_millis(20);
+/// Looks of one round.
+const LOOKS_PER_ROUND: u32 = 5;
 /// Expired keys deleted in one turn of the writer lock.
 const EXPIRED_PER_TURN: usize = 64;
 /// Turns of one round, at most: the rest waits for the next.
@@ -47,12 +49,24 @@ impl Chores {
     fn run(&mut self) {
         let stopping = self.node.stopping();
         while !*stopping.borrow() {
-            std::thread::sleep(ROUND);
+            let prepared = (0..LOOKS_PER_ROUND).try_for_each(|_| {
+                std::thread::sleep(LOOK);
+                self.prepare_segment()
+            });
             self.rounds += 1;
-            if let Err(error) = self.round() {
+            if let Err(error) = prepared.and_then(|()| self.round()) {
                 tracing::warn!(%error, "a chore failed; it is tried again");
             }
         }
+    }
+
+    /// Makes the op-log's next segment, so that the writer need not.
+    fn prepare_segment(&self) -> Result<()> {
+        let mut turn = self.node.committer.join();
+        let spare = turn.writer().oplog().wants_spare();
+        // Who left the group open writes it.
+        let _ = turn.leave_open();
+        spare.map_or(Ok(()), |spare| spare.prepare())
     }
 
     fn round(&mut self) -> Result<()> {
@@ -60,10 +74,7 @@ impl Chores {
         if takes_writes {
             self.expire()?;
         }
-        let spare = self.node.committer.turn().writer().oplog().wants_spare();
-        if let Some(spare) = spare {
-            spare.prepare()?;
-        }
+        self.node.refresh_key_count()?;
         if self.rounds.is_multiple_of(LOG_LOOK_ROUNDS) {
             self.look_at_logs();
         }

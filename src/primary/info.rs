@@ -156,7 +156,7 @@ fn cpu() -> Fields {
 }
 
 fn keyspace(node: &Node) -> Fields {
-    let keys = node.disk_key_count().unwrap_or_default() + node.committer.memory_keys().load(Ordering::Acquire) as u64;
+    let keys = node.known_key_count() + node.committer.memory_keys().load(Ordering::Acquire) as u64;
     if keys == 0 {
         return Vec::new();
     }

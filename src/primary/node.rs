@@ -108,7 +108,12 @@ struct KeyCount {
     at: Csn,
     taken: Option<Instant>,
     took: Duration,
+    /// Somebody asked since.
+    is_wanted: bool,
 }
+
+/// Keys on disk, about, up to which INFO counts them itself.
+const COUNTED_AT_ONCE_MAX: u64 = 10_000;
 
 /// A count is taken anew at once if that takes no longer than this.
 const CHEAP_COUNT: Duration = Duration::from_millis(50);
@@ -269,6 +274,36 @@ impl Node {
         Ok(count)
     }
 
+    /// Keys of the disk engines as INFO tells them: on a large data set the chores' last count, because whoever asks
+    /// must not wait, nor make clients wait.
+    #[must_use]
+    pub fn known_key_count(&self) -> u64 {
+        let estimate = self.committer.disk().estimated_keys();
+        if estimate <= COUNTED_AT_ONCE_MAX {
+            return self.disk_key_count().unwrap_or_default();
+        }
+        let mut count = self.key_count.lock();
+        count.is_wanted = true;
+        if count.taken.is_some() { count.keys } else { estimate }
+    }
+
+    /// Counts the keys of the disk engines if somebody asked and the last count is old.
+    pub(super) fn refresh_key_count(&self) -> Result<()> {
+        let now = self.committer.watermarks.committed.get();
+        let is_due = {
+            let count = self.key_count.lock();
+            let is_old = count.taken.is_none_or(|taken| taken.elapsed() >= count.took * COUNT_AGE_FACTOR);
+            count.is_wanted && count.at != now && is_old
+        };
+        if is_due {
+            let started = Instant::now();
+            let keys = self.count_disk_keys()?;
+            let (taken, took) = (Some(Instant::now()), started.elapsed());
+            *self.key_count.lock() = KeyCount { keys, at: now, taken, took, is_wanted: false };
+        }
+        Ok(())
+    }
+
     async fn promote(&self) -> Result<TaskReply> {
         if !self.is_replica() {
             return Ok(TaskReply::Ok);
@@ -348,7 +383,8 @@ impl Host for Node {
         if count.taken.is_none() || (now != count.at && !may_be_old) {
             let started = Instant::now();
             let keys = self.count_disk_keys()?;
-            *count = KeyCount { keys, at: now, taken: Some(Instant::now()), took: started.elapsed() };
+            let (taken, took) = (Some(Instant::now()), started.elapsed());
+            *count = KeyCount { keys, at: now, taken, took, is_wanted: false };
         }
         Ok(count.keys)
     }

@@ -5,6 +5,7 @@
 //! 7 directory not empty.
 
 mod archive;
+mod bench;
 mod client;
 mod dataset;
 mod demo;
@@ -48,6 +49,7 @@ enum Command {
     Promote(promote::Args),
     Dump(dump::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Promote(args) => promote::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     exit::report(done)
 }

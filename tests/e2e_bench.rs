@@ -1,0 +1,67 @@
+//! Goal: every benchmark runs to its end on small sizes, and its reports can be read: JSON with the fields a script
+//! needs, and one HTML page that fetches nothing. No figure is judged here.
+
+mod support;
+
+use std::path::Path;
+use support::tool::walferry;
+
+/// Runs a benchmark and checks its reports.
+#[track_caller]
+fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
+    let out = tempfile::tempdir().expect("a temporary directory");
+    let text = |path: &Path| path.to_str().expect("a UTF-8 path").to_owned();
+    let data = text(&out.path().join("data"));
+    std::fs::create_dir(&data).expect("a directory");
+    let dir = text(out.path());
+    let common = ["bench", name, "--alternations", "1", "--keys", "200", "--clients", "4", "--seconds", "1"];
+    let all = [&common[..], &["--out", &dir, "--data", &data], arguments].concat();
+    walferry(&all, &Vec::new()).expect(0).says("written:");
+    let read = |extension: &str| std::fs::read_to_string(out.path().join(format!("bench-{name}.{extension}")));
+    let html = read("html").expect("an HTML report");
+    assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"), "{html}");
+    for fetching in ["http://", "https://", "<script", "<link", "@import", "url("] {
+        assert!(!html.contains(fetching), "the page has {fetching}");
+    }
+    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    let left: Vec<_> = std::fs::read_dir(&data).expect("it can be listed").collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    let report: serde_json::Value = serde_json::from_str(&read("json").expect("a JSON report")).expect("JSON");
+    assert_eq!(report["bench"], name);
+    let sections = report["sections"].as_array().expect("sections");
+    for section in sections {
+        let columns = section["columns"].as_array().expect("columns").len();
+        let rows = section["rows"].as_array().expect("rows");
+        assert!(rows.iter().all(|row| row.as_array().is_some_and(|row| row.len() == columns)), "{section}");
+        assert!(!rows.is_empty(), "{section}");
+    }
+    report
+}
+
+#[test]
+fn serve() {
+    let report = bench("serve", &["--pipeline", "4", "--tests", "SET,ZRANK,EXEC,queue", "--distribution", "zipfian"]);
+    let tests: Vec<_> = report["sections"][0]["rows"].as_array().expect("rows").iter().map(|row| &row[0]).collect();
+    assert_eq!(tests, ["SET", "SET", "ZRANK", "ZRANK", "EXEC", "EXEC", "queue", "queue"]);
+    walferry(&["bench", "serve", "--tests", "NOSUCH"], &Vec::new()).expect(1).says("there is no test 'NOSUCH'");
+}
+
+#[test]
+fn ship() {
+    bench("ship", &[]);
+}
+
+#[test]
+fn snapshot() {
+    bench("snapshot", &["--fill", "600", "--rate", "500"]);
+}
+
+#[test]
+fn restore() {
+    bench("restore", &["--operations", "1000", "--threads", "1"]);
+}
+
+#[test]
+fn recover() {
+    bench("recover", &["--operations", "1000", "--tests", "SET,EXEC"]);
+}

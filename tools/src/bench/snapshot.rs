@@ -1,0 +1,131 @@
+//! `bench snapshot`: what a base costs the writers while it is cut and written; redis' BGSAVE beside it.
+
+use super::load::{self, Shape, Until};
+use super::report::{Chart, Kind, Point, Report, Runs, Section};
+use super::server::{Launch, Program, Server};
+use super::{Common, serve, workload};
+use crate::exit::Failure;
+use std::time::{Duration, Instant};
+
+/// Commit latency before, during and after a base of a large data set; pause of the cut; extra memory
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Operations that fill the server first: a third strings, a third lists, a third sorted sets
+    #[arg(long, default_value_t = 6_000_000)]
+    fill: u64,
+    /// Operations a second while it is measured
+    #[arg(long, default_value_t = 20_000)]
+    rate: u64,
+}
+
+/// Time between two looks whether a base is done.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Latency in one phase, over the runs.
+#[derive(Default)]
+struct Phase {
+    p50: Runs,
+    p99: Runs,
+    p999: Runs,
+    max: Runs,
+}
+
+impl Phase {
+    fn add(&mut self, outcome: &load::Outcome) {
+        let all = [(&mut self.p50, 0.5), (&mut self.p99, 0.99), (&mut self.p999, 0.999), (&mut self.max, 1.0)];
+        all.into_iter().for_each(|(runs, quantile)| runs.0.push(outcome.latency_ms(quantile)));
+    }
+}
+
+/// Measures.
+pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+    let common = &args.common;
+    let mut report = common.report("snapshot");
+    let mut latency = Section {
+        title: "Latency of EXEC across engines around a base".into(),
+        columns: ["server", "phase", "p50 ms", "p99 ms", "p99.9 ms", "max ms"].map(str::to_owned).to_vec(),
+        notes: vec![format!("{} operations a second, one at a time on each connection.", args.rate)],
+        ..Section::default()
+    };
+    let mut cost = Section {
+        title: "The base".into(),
+        columns: ["server", "took s", "cut pause us", "memory before", "extra at its peak"].map(str::to_owned).to_vec(),
+        notes: vec!["Redis' pause is that of its fork.".into()],
+        ..Section::default()
+    };
+    let mut series = Vec::new();
+    for program in common.programs() {
+        let scratch = common.scratch()?;
+        let launch = Launch::primary(program, &scratch.path().join(program.name()), &common.appendfsync)?;
+        let launch = match program {
+            Program::Walferry => {
+                launch.with(&["--archive", &format!("file://{}", scratch.path().join("archive").display())])
+            }
+            Program::Redis => launch,
+        };
+        let (server, _) = launch.start()?;
+        for name in ["SET", "LPUSH-keys", "ZADD-keys"] {
+            common.fill(server.launch.port, workload::find(name).expect("it is in the table"), args.fill / 3)?;
+        }
+        let mut phases = [Phase::default(), Phase::default(), Phase::default()];
+        let [mut took, mut pause, mut before, mut extra] = [const { Runs(Vec::new()) }; 4];
+        for run in 0..common.alternations {
+            phases[0].add(&load_for(args, &server, common.seconds, run)?);
+            server.reset_peak_rss();
+            let rss = server.peak_rss_bytes();
+            let (outcome, seconds) = during(args, &server, program, run)?;
+            phases[1].add(&outcome);
+            took.0.push(seconds);
+            before.0.push(rss as f64);
+            extra.0.push(server.peak_rss_bytes().saturating_sub(rss) as f64);
+            pause.0.push(server.number(match program {
+                Program::Walferry => "last_base_cut_pause_us",
+                Program::Redis => "latest_fork_usec",
+            })?);
+            phases[2].add(&load_for(args, &server, common.seconds, run)?);
+        }
+        for (name, Phase { p50, p99, p999, max }) in ["before", "during", "after"].into_iter().zip(&phases) {
+            let cells = [program.name().into(), name.to_owned(), p50.show(2), p99.show(2), p999.show(2), max.show(1)];
+            latency.rows.push(cells.to_vec());
+            serve::add(&mut series, program.name(), Point::bar(name, p999));
+        }
+        let cells = [program.name().into(), took.show(2), pause.show(0), before.show(0), extra.show(0)];
+        cost.rows.push(cells.to_vec());
+    }
+    latency.charts.push(Chart { title: "Latency p99.9".into(), unit: "ms".into(), kind: Kind::Bars, series });
+    report.add(latency);
+    report.add(cost);
+    Ok((report, common.clone()))
+}
+
+fn load_for(args: &Args, server: &Server, seconds: u64, seed: u64) -> Result<load::Outcome, Failure> {
+    let test = workload::find("EXEC").expect("it is in the table");
+    let shape = Shape { rate: args.rate, ..args.common.shape(1) };
+    Ok(load::run(server.launch.port, &test, shape, Until::Elapsed(Duration::from_secs(seconds)), seed + 1)?)
+}
+
+/// Load while a base is made; how many seconds it took.
+fn during(args: &Args, server: &Server, program: Program, seed: u64) -> Result<(load::Outcome, f64), Failure> {
+    std::thread::scope(|scope| {
+        let base = scope.spawn(|| -> Result<f64, Failure> {
+            let started = Instant::now();
+            match program {
+                Program::Walferry => {
+                    server.client()?.call(&["WALFERRY", "SNAPSHOT", "STRICT"])?;
+                }
+                Program::Redis => {
+                    server.client()?.call(&["BGSAVE"])?;
+                    while server.number("rdb_bgsave_in_progress")? > 0.0 {
+                        std::thread::sleep(LOOK);
+                    }
+                }
+            }
+            Ok(started.elapsed().as_secs_f64())
+        });
+        let outcome = load_for(args, server, args.common.seconds, seed + 100);
+        let seconds = base.join().expect("the base's thread does not panic")?;
+        Ok((outcome?, seconds))
+    })
+}

@@ -1,0 +1,165 @@
+//! What the load consists of: each command as a template, and mixes as users have them.
+
+use clap::ValueEnum;
+
+/// Digits of a random number in a request.
+pub const DIGITS: usize = 12;
+
+/// How keys are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Distribution {
+    /// Each key as often as any other.
+    Uniform,
+    /// A few keys very often: Zipf's law, exponent 0.99.
+    Zipfian,
+}
+
+/// A piece of a request.
+pub enum Part {
+    /// Bytes as they are.
+    Bytes(Vec<u8>),
+    /// A number of [`DIGITS`] digits: below this, or, if that is 0, a key's.
+    Random(u64),
+}
+
+/// A command or a mix.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// Name on the command line and in reports.
+    pub name: &'static str,
+    /// One operation: commands separated by `;`. `{key}` is a random key number, `{member}` one below [`MEMBERS`],
+    /// `{value}` a value, `{small}` 16 bytes.
+    template: &'static str,
+    /// Name of the workload that fills the server before this one is measured; empty: none.
+    pub prepared_by: &'static str,
+}
+
+/// Distinct members and fields of a large collection.
+const MEMBERS: u64 = 1_000_000;
+
+const fn workload(name: &'static str, template: &'static str, prepared_by: &'static str) -> Workload {
+    Workload { name, template, prepared_by }
+}
+
+/// Single commands.
+pub const COMMANDS: &[Workload] = &[
+    workload("SET", "SET key:{key} {value}", ""),
+    workload("GET", "GET key:{key}", "SET"),
+    workload("INCR", "INCR counter:{key}", ""),
+    workload("MSET", "MSET key:{key} {value} key:{key} {value} key:{key} {value} key:{key} {value}", ""),
+    workload("HSET", "HSET hash f:{member} {value}", ""),
+    workload("HGET", "HGET hash f:{member}", "HSET"),
+    workload("HGETALL", "HGETALL user:{key}", "user"),
+    workload("SADD", "SADD set m:{member}", ""),
+    workload("LPUSH", "LPUSH list {value}", ""),
+    workload("LPOP", "LPOP list", "LPUSH"),
+    workload("RPOP", "RPOP list", "LPUSH"),
+    workload("LRANGE", "LRANGE list 0 99", "LPUSH"),
+    workload("LPUSH-keys", "LPUSH list:{key} {value}", ""),
+    workload("LPOP-keys", "LPOP list:{key}", "LPUSH-keys"),
+    workload("ZADD", "ZADD zset {member} m:{member}", ""),
+    workload("ZRANGE", "ZRANGE zset 0 9", "ZADD"),
+    workload("ZRANK", "ZRANK zset m:{member}", "ZADD"),
+    workload("ZADD-keys", "ZADD zset:{key} {member} m", ""),
+    workload("ZRANK-keys", "ZRANK zset:{key} m", "ZADD-keys"),
+    workload("XADD", "XADD stream * field {value}", ""),
+    workload("XREAD", "XREAD COUNT 10 STREAMS stream 0", "XADD"),
+    workload("EXEC", "MULTI;SET key:{key} {value};LPUSH list:{key} {small};ZADD zset:{key} {member} m;EXEC", ""),
+];
+
+/// Mixes as users have them.
+pub const MIXES: &[Workload] = &[
+    workload("session", "GET session:{key};SET session:{key} {value} EX 1800;GET session:{key};GET session:{key}", ""),
+    workload("queue", "LPUSH jobs:{key} {value};RPOP jobs:{key}", ""),
+    workload("leaderboard", "ZADD board {member} player:{member};ZRANK board player:{member};ZRANGE board 0 9", ""),
+    workload("events", "XADD events MAXLEN ~ 10000 * type view body {value}", ""),
+    workload("cart", "HSET cart:{key} item:{member} 1;HGETALL cart:{key};EXPIRE cart:{key} 86400", ""),
+    workload(
+        "transaction",
+        "MULTI;SET account:{key} {member};LPUSH ledger:{key} {small};ZADD totals {member} account:{key};EXEC",
+        "",
+    ),
+];
+
+/// What only prepares others.
+const PREPARATIONS: &[Workload] = &[workload("user", "HSET user:{key} name {small} mail {small} city {small}", "")];
+
+/// The workload of a name, in any case.
+pub fn find(name: &str) -> Option<Workload> {
+    let mut all = COMMANDS.iter().chain(MIXES).chain(PREPARATIONS);
+    all.find(|workload| workload.name.eq_ignore_ascii_case(name)).copied()
+}
+
+impl Workload {
+    /// Replies of one operation.
+    pub fn replies(self) -> usize {
+        self.template.split(';').count()
+    }
+
+    /// One operation as RESP, in pieces.
+    pub fn parts(self, value_bytes: usize) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut bytes = Vec::new();
+        for command in self.template.split(';') {
+            let words: Vec<&str> = command.split(' ').collect();
+            bytes.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+            for word in words {
+                push_word(&mut parts, &mut bytes, word, value_bytes);
+            }
+        }
+        parts.push(Part::Bytes(bytes));
+        parts
+    }
+}
+
+fn push_word(parts: &mut Vec<Part>, bytes: &mut Vec<u8>, word: &str, value_bytes: usize) {
+    let value = |length: usize| -> Vec<u8> {
+        // As compressible as small JSON documents are.
+        b"{\"id\":48213,\"name\":\"Ada\",\"city\":\"Reykjavik\"},".iter().copied().cycle().take(length).collect()
+    };
+    match word {
+        "{value}" | "{small}" => {
+            let value = value(if word == "{small}" { 16 } else { value_bytes });
+            bytes.extend_from_slice(format!("${}\r\n", value.len()).as_bytes());
+            bytes.extend_from_slice(&value);
+        }
+        word => {
+            let random = [("{key}", 0), ("{member}", MEMBERS)].into_iter().find(|(name, _)| word.contains(name));
+            let Some((name, below)) = random else {
+                bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+                return;
+            };
+            let (before, after) = word.split_once(name).expect("it contains it");
+            bytes.extend_from_slice(format!("${}\r\n{before}", before.len() + DIGITS + after.len()).as_bytes());
+            parts.push(Part::Bytes(std::mem::take(bytes)));
+            parts.push(Part::Random(below));
+            bytes.extend_from_slice(after.as_bytes());
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_is_valid_resp_and_every_preparation_exists() {
+        for workload in COMMANDS.iter().chain(MIXES).chain(PREPARATIONS) {
+            let mut bytes = Vec::new();
+            for part in workload.parts(10) {
+                match part {
+                    Part::Bytes(part) => bytes.extend(part),
+                    Part::Random(_) => bytes.extend([b'7'; DIGITS]),
+                }
+            }
+            let mut rest = &bytes[..];
+            let mut parser = redis::Parser::new();
+            for _ in 0..workload.replies() {
+                parser.parse_value(&mut rest).unwrap_or_else(|error| panic!("{}: {error}", workload.name));
+            }
+            assert!(rest.is_empty(), "{}", workload.name);
+            assert!(workload.prepared_by.is_empty() || find(workload.prepared_by).is_some(), "{}", workload.name);
+        }
+    }
+}

@@ -15,7 +15,7 @@ use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilt
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, Options,
 };
-use rocksdb::{DBRawIterator, DBRecoveryMode, ReadOptions, WriteOptions};
+use rocksdb::{DBRawIterator, DBRecoveryMode, IngestExternalFileOptions, ReadOptions, WriteOptions};
 use std::ffi::CStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -169,6 +169,15 @@ impl Disk {
         Ok(())
     }
 
+    /// Takes over files made with [`run_options`], which do not overlap each other; they are newer than everything
+    /// written before. Only while restoring: what is ingested is in no WAL.
+    pub fn ingest(&self, family: Family, files: Vec<PathBuf>) -> Result<()> {
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let ingested = self.db().ingest_external_file_cf_opts(self.family(family), &options, files);
+        ingested.map_err(Error::rocks("ingest a sorted run"))
+    }
+
     /// Number of keys of all engines here, about, in no time.
     #[must_use]
     pub fn estimated_keys(&self) -> u64 {
@@ -218,14 +227,30 @@ fn database_options(wal_dir: &Path) -> Options {
     options
 }
 
-fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &Arc<OrphanShared>) -> Options {
+/// How files of sorted runs are written: like those that a flush makes, in any family.
+#[must_use]
+pub fn run_options() -> Options {
+    let mut table = table_options();
+    table.disable_cache();
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+fn table_options() -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_block_size(8 << 10);
     table.set_format_version(6);
+    table
+}
+
+fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &Arc<OrphanShared>) -> Options {
+    let mut table = table_options();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     // Most looks before a write find nothing (a new key, field or member): a filter spares the search in the memtables.
     // The crate has no call for it.
     let filtering = Options::default().get_options_from_string("memtable_whole_key_filtering=true");

@@ -1,11 +1,12 @@
 //! Bringing the engines from a base, or from nothing, to the target.
 //!
-//! Three threads: the caller's unpacks chunks, one writes RocksDB, one changes the memory engines; the two sides need
-//! nothing from each other until the end. Guarantees: a chunk's disk effects are one batch without WAL, which also moves
-//! the csn key; nothing is written beyond the target; whatever fails leaves a directory that is to be thrown away.
-//! Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side.
+//! The caller's thread unpacks chunks, one gathers their disk effects in sorted runs, one brings full runs into RocksDB,
+//! one changes the memory engines; the two sides need nothing from each other until the end. Guarantees: nothing is
+//! written beyond the target; the csn key moves once, at the end; whatever fails leaves a directory that is to be thrown
+//! away. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side and two runs.
 
 use super::plan::ChunkStep;
+use super::run::Run;
 use super::unpack::{Unpacked, Unpacker};
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
@@ -17,6 +18,7 @@ use crate::log::envelope::Position;
 use crate::log::recovery::disk_position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::ScopedJoinHandle;
 
@@ -31,6 +33,8 @@ pub struct Engines {
     pub memory: Memory,
     /// The last commit that every engine holds.
     pub position: Position,
+    /// A directory beside RocksDB's, for files on their way into it.
+    pub scratch: PathBuf,
 }
 
 /// What was applied.
@@ -55,11 +59,11 @@ impl Engines {
         next: impl FnMut() -> Result<Option<Arrival>>,
         applied: &(dyn Fn(u64) + Sync),
     ) -> Result<Applied> {
-        let Self { disk, memory, position } = self;
-        let disk = &*disk;
+        let Self { disk, memory, position, scratch } = self;
+        let (disk, scratch) = (&*disk, &**scratch);
         std::thread::scope(|scope| {
             let (to_disk, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
-            let disk_side = scope.spawn(move || write_all(disk, &from_unpacker));
+            let disk_side = scope.spawn(move || write_all(disk, scratch, &from_unpacker));
             let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
             let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
             let send = |unpacked: &Unpacked| {
@@ -82,7 +86,8 @@ impl Engines {
     pub fn finish(&mut self) -> Result<()> {
         if disk_position(&self.disk)? != self.position {
             let mut batch = vec![0; HEADER_LEN];
-            put_position(&mut batch, self.position, 0);
+            batch::push_put(&mut batch, Family::Default, CSN_KEY, &self.position.encode());
+            batch[8..HEADER_LEN].copy_from_slice(&1u32.to_le_bytes());
             self.disk.write(&batch, false)?;
         }
         self.disk.flush()?;
@@ -141,32 +146,36 @@ fn end_of(unpacked: &Unpacked) -> Position {
     Position { csn: last.csn, time: last.time, epoch: last.epoch }
 }
 
-fn write_all(disk: &Disk, chunks: &Receiver<Unpacked>) -> Result<()> {
+/// Gathers runs and has them ingested one after another.
+fn write_all(disk: &Disk, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result<()> {
+    std::fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
+    std::thread::scope(|scope| {
+        let (to_rocksdb, full) = sync_channel::<Run>(0);
+        let ingesting =
+            scope.spawn(move || full.into_iter().zip(0..).try_for_each(|(run, nth)| run.ingest(disk, scratch, nth)));
+        let outcome = gather_all(chunks, |run| to_rocksdb.send(run).is_ok());
+        drop(to_rocksdb);
+        // As above: the later stage's error is the cause.
+        join(ingesting)?;
+        outcome
+    })
+}
+
+/// Gathers runs until there is nothing more or `take` refuses.
+fn gather_all(chunks: &Receiver<Unpacked>, mut take: impl FnMut(Run) -> bool) -> Result<()> {
+    let mut run = Run::default();
     for chunk in chunks {
-        disk.write(&disk_batch(&chunk)?, false)?;
+        for commit in chunk.commits.iter().filter(|commit| commit.touches_disk()) {
+            run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit, &error))?;
+            if run.is_full() && !take(std::mem::take(&mut run)) {
+                return Ok(());
+            }
+        }
+    }
+    if !run.is_empty() {
+        take(run);
     }
     Ok(())
-}
-
-/// One batch of a chunk's disk effects, checked: RocksDB finds a malformed batch too late.
-fn disk_batch(chunk: &Unpacked) -> Result<Vec<u8>> {
-    let bytes: usize = chunk.commits.iter().map(|commit| commit.disk.len()).sum();
-    let mut batch = Vec::with_capacity(HEADER_LEN + bytes + 64);
-    batch.resize(HEADER_LEN, 0);
-    let mut operations = 0;
-    for commit in chunk.commits.iter().filter(|commit| commit.touches_disk()) {
-        batch::validate(&commit.disk, commit.disk_ops).map_err(|error| at_commit(chunk, commit, &error))?;
-        batch.extend_from_slice(&commit.disk);
-        operations += commit.disk_ops;
-    }
-    put_position(&mut batch, end_of(chunk), operations);
-    Ok(batch)
-}
-
-/// Ends a batch of `operations` with the csn key.
-fn put_position(batch: &mut Vec<u8>, position: Position, operations: u32) {
-    batch::push_put(batch, Family::Default, CSN_KEY, &position.encode());
-    batch[8..HEADER_LEN].copy_from_slice(&(operations + 1).to_le_bytes());
 }
 
 fn change_all(memory: &mut Memory, chunks: &Receiver<Unpacked>) -> Result<()> {

@@ -53,7 +53,7 @@ pub(super) async fn fetch(
 
 /// Empty engines: before the first commit.
 pub(super) fn open_empty(dir: &DataDir) -> Result<Engines> {
-    Ok(Engines { disk: open_disk(dir)?, memory: Memory::new(), position: Position::default() })
+    Ok(Engines { disk: open_disk(dir)?, memory: Memory::new(), position: Position::default(), scratch: dir.base() })
 }
 
 /// Opens what [`fetch`] brought. `epoch` is the one that made the base's last commit. Blocking.
@@ -73,7 +73,7 @@ pub(super) fn open(
     }
     let memory = open_memory(manifest, archive, |file| read_parts(io, &dir.base().join(&file.name), file.bytes))?;
     let position = Position { csn: manifest.csn, time: manifest.time, epoch };
-    Ok(Engines { disk, memory, position })
+    Ok(Engines { disk, memory, position, scratch: dir.base() })
 }
 
 /// The memory engines of a base at its csn. `parts` gives a file's bytes.

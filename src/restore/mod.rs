@@ -5,6 +5,7 @@
 //! history   one line through a listing  plan      base and chunks; pure
 //! resolve   target -> csn -> plan       fetch     objects, many at a time
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
+//! run       disk effects, sorted
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod progress;
 pub mod reach;
 pub mod report;
 pub mod resolve;
+mod run;
 pub mod target;
 #[cfg(test)]
 mod tests;
@@ -273,7 +275,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
         return Err(Error::Gap { what: "the restored history".to_owned(), expected: target, found });
     }
     engines.finish()?;
-    let Engines { disk, memory, position } = engines;
+    let Engines { disk, memory, position, .. } = engines;
     let at = ImagePosition { position, wal_seq: disk.wal_seq() };
     local::write(io, &dir.image(), &memory.cut(), at)?;
     let ended = Ended {

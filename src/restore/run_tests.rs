@@ -1,0 +1,98 @@
+//! Runs against the same operations written one by one.
+
+use super::*;
+use crate::engine::batch::{push_delete, push_delete_range, push_put};
+use crate::engine::disk::DiskOptions;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rocksdb::IteratorMode;
+
+fn open(dir: &Path) -> Disk {
+    Disk::open(&dir.join("db"), &dir.join("wal"), DiskOptions { compaction: false, ..DiskOptions::default() }).unwrap()
+}
+
+type Rows = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+fn rows(disk: &Disk) -> [Rows; 3] {
+    Family::ALL
+        .map(|family| disk.db().iterator_cf(disk.family(family), IteratorMode::Start).map(Result::unwrap).collect())
+}
+
+/// Keys of all lengths around the prefix's, with zeros at their ends, few enough to be overwritten often.
+fn key(random: &mut StdRng) -> Vec<u8> {
+    let mut key = vec![0, random.random_range(0..3u8)];
+    key.resize(random.random_range(2..20), random.random_range(0..2u8));
+    key
+}
+
+fn operation(random: &mut StdRng, out: &mut Vec<u8>, value: u64) {
+    let family = Family::ALL[random.random_range(0..3)];
+    match random.random_range(0..40) {
+        0 => {
+            let (from, to) = (key(random), key(random));
+            push_delete_range(out, family, (&from).min(&to), (&from).max(&to));
+        }
+        1..10 => drop(push_delete(out, family, &key(random))),
+        _ => drop(push_put(out, family, &key(random), &value.to_be_bytes())),
+    }
+}
+
+fn write(disk: &Disk, operations: &[u8], count: u32, wal: bool) {
+    let mut batch = vec![0; HEADER_LEN];
+    batch[8..].copy_from_slice(&count.to_le_bytes());
+    batch.extend_from_slice(operations);
+    disk.write(&batch, wal).unwrap();
+}
+
+/// Runs, ordinary writes before and between them, and reopening: always the state that single writes lead to.
+#[test]
+fn runs_lead_where_single_writes_lead() {
+    for seed in 0..8 {
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let (plain_dir, run_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (plain, mut disk) = (open(plain_dir.path()), open(run_dir.path()));
+        for nth in 0..10 {
+            let mut run = Run::default();
+            for value in 0..random.random_range(1..60) {
+                let mut operations = Vec::new();
+                let count = random.random_range(1..4);
+                (0..count).for_each(|_| operation(&mut random, &mut operations, value));
+                write(&plain, &operations, count, true);
+                run.push(&operations, count).unwrap();
+            }
+            run.ingest(&disk, run_dir.path(), nth).unwrap();
+            assert!(rows(&disk) == rows(&plain), "run {nth}");
+            let before = disk.wal_seq();
+            let mut operations = Vec::new();
+            operation(&mut random, &mut operations, 1000 + nth);
+            write(&plain, &operations, 1, true);
+            write(&disk, &operations, 1, true);
+            assert!(disk.wal_seq() > before);
+            assert!(rows(&disk) == rows(&plain), "after run {nth}");
+            if random.random_bool(0.3) {
+                let seq = disk.wal_seq();
+                drop(disk);
+                disk = open(run_dir.path());
+                assert_eq!(disk.wal_seq(), seq);
+                assert!(rows(&disk) == rows(&plain), "reopened after run {nth}");
+            }
+        }
+        for family in Family::ALL {
+            disk.db().compact_range_cf(disk.family(family), None::<&[u8]>, None::<&[u8]>);
+        }
+        let rest: Vec<_> = std::fs::read_dir(run_dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(rest.len(), 2, "only the database and its log are left: {rest:?}");
+    }
+}
+
+/// What RocksDB would find too late is found first.
+#[test]
+fn malformed_operations_are_refused() {
+    let mut run = Run::default();
+    let mut operations = Vec::new();
+    push_put(&mut operations, Family::Sub, b"key", b"value");
+    assert!(run.push(&operations, 2).is_err());
+    assert!(run.push(&operations[..operations.len() - 1], 1).is_err());
+    assert!(run.is_empty());
+}

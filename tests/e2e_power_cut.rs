@@ -19,7 +19,7 @@ use support::writers::{Replied, WRITERS, look, write};
 /// Cuts per durability mode.
 const CUTS: usize = 6;
 /// Size of the device.
-const DEVICE_BYTES: u64 = 192 << 20;
+const DEVICE_BYTES: u64 = 1 << 30;
 /// What `everysec` may lose: a second, and what a busy machine adds to it.
 const LOST_MAX: Duration = Duration::from_secs(3);
 
@@ -160,7 +160,7 @@ fn power_cuts_under_always() {
 fn power_cuts_under_everysec() {
     let mut rng = StdRng::seed_from_u64(seed());
     for _ in 0..cuts() {
-        if !cut_under_load("everysec", Duration::from_millis(rng.random_range(500..5_000))) {
+        if !cut_under_load("everysec", Duration::from_millis(rng.random_range(500..4_000))) {
             return;
         }
     }

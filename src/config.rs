@@ -206,6 +206,9 @@ configuration! {
     port "port": u64 = 6379, Start, "Port for clients.";
     repl_port "repl-port": u64 = 6380, Start, "Port for replicas.";
     archive "archive": String = String::new(), Start, "Archive URL: s3://bucket/prefix or file:///dir; empty: none.";
+    archive_key_file "archive-key-file": String = String::new(), Start, "File with the keys that encrypt the archive, one ID HEX64 a line, the first for new objects; empty: WALFERRY_ARCHIVE_KEY, else the archive is in the clear.";
+    archive_2 "archive-2": String = String::new(), Start, "URL of a second archive, which gets everything, too; one that is down holds nothing up; empty: none.";
+    archive_2_key_file "archive-2-key-file": String = String::new(), Start, "As archive-key-file, for archive-2; empty: WALFERRY_ARCHIVE_2_KEY, else the keys of the first archive.";
     maxclients "maxclients": u64 = 10_000, Running, "Client connections at a time.";
     timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never.";
     maxmemory "maxmemory": Bytes = Bytes(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";

@@ -198,6 +198,13 @@ impl Error {
         move |source| Self::RocksDb { action, source }
     }
 
+    /// For `map_err`: this error as one of the object store's interface. The archive gives it back as it was and does
+    /// not try the request again.
+    #[must_use]
+    pub fn through_store(self) -> object_store::Error {
+        object_store::Error::Generic { store: "archive", source: self.into() }
+    }
+
     /// Corrupt bytes in `what` at `position`.
     pub fn corrupt(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into() }

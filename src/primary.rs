@@ -8,6 +8,7 @@ mod chores;
 mod info;
 pub mod node;
 pub mod open;
+pub mod second;
 pub mod shipping;
 pub mod snapshots;
 
@@ -43,6 +44,8 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
         );
         return Err(Error::Identity { what, detail });
     }
+    let own = crate::directory::DataDir::new(root).identity()?.map(|identity| identity.cluster);
+    second::check(config, own).await?;
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Primary, cluster)?;
     if let Some(tree) = &tree {
         shipping::check_fence(&identity, tree)?;

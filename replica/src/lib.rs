@@ -21,7 +21,7 @@ use walferry::directory::{DataDir, LastRole};
 use walferry::error::{Error, Result};
 use walferry::primary::node::{Node, ReplicaLink};
 use walferry::primary::shipping::ArchiveCommits;
-use walferry::primary::{self, open, shipping};
+use walferry::primary::{self, open, second, shipping};
 use walferry::server::listener;
 
 /// Where the primary listens for replicas.
@@ -64,6 +64,8 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
         None => None,
     };
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
+    // It is not used before a promotion, which is no time to find out.
+    second::check(&config, Some(identity.cluster)).await?;
     let (opening, epoch) = (config.clone(), identity.epoch());
     let runtime = tokio::runtime::Handle::current();
     let source = archive.clone().map(|archive| ArchiveCommits { archive, epoch, runtime });

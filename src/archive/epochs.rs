@@ -137,6 +137,13 @@ pub async fn chunks_beyond(archive: &Archive, parent: Epoch, fork: Csn) -> Resul
     Ok(beyond.collect())
 }
 
+/// The records of the line of history that ends in `epoch`, root first.
+pub async fn line(archive: &Archive, epoch: Epoch) -> Result<Vec<EpochRecord>> {
+    let tree = EpochTree::read(archive).await?;
+    let line = tree.ancestry(epoch).unwrap_or_default();
+    Ok(line.iter().filter_map(|branch| tree.get(branch.epoch).cloned()).collect())
+}
+
 /// All epoch records of an archive: a tree, because a restore continues from any csn of any epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EpochTree {

@@ -4,7 +4,9 @@
 //! taken for "not there"; names are formatted and parsed in [`layout`] alone; a writer that lost its epoch notices.
 //! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
 
+mod body;
 pub mod config;
+pub mod crypt;
 pub mod epochs;
 #[cfg(test)]
 pub(crate) mod faults;

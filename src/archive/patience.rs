@@ -73,7 +73,7 @@ pub(super) fn may_pass(error: &object_store::Error) -> bool {
 }
 
 /// Pause after the `failed`-th failure in a row: doubling from `first` to `max`, of which a random half to all.
-pub(super) fn backoff(failed: u32, first: Duration, max: Duration) -> Duration {
+pub fn backoff(failed: u32, first: Duration, max: Duration) -> Duration {
     let full = first.saturating_mul(1 << failed.saturating_sub(1).min(20)).min(max);
     // A fresh `RandomState` hashes nothing to a random number: spread enough to keep writers from retrying in step.
     let random = RandomState::new().build_hasher().finish() % 1024;

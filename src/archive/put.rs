@@ -4,8 +4,9 @@
 //! reported; a store that says otherwise is an error. Memory per upload is bounded by the parts in flight.
 //! An upload cut off by a crash can leave parts of a multipart upload behind; a bucket lifecycle rule removes them.
 
+use super::body::Body;
 use super::layout::ObjectName;
-use super::patience::{backoff, failure, within};
+use super::patience::{backoff, within};
 use super::store::{Archive, Creation};
 use super::traffic::{Traffic, add};
 use crate::error::{Error, Result};
@@ -15,7 +16,6 @@ use object_store::path::Path as ObjectPath;
 use object_store::retry::{RetryContext, RetryPolicy};
 use object_store::{MultipartUpload, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,39 +33,6 @@ pub const PARTS_IN_FLIGHT_MAX: usize = 4;
 /// Pauses between the attempts of one part.
 const PART_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// What is uploaded.
-enum Body {
-    Memory(Bytes),
-    File { file: Arc<File>, len: u64 },
-}
-
-impl Body {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Memory(bytes) => bytes.len() as u64,
-            Self::File { len, .. } => *len,
-        }
-    }
-
-    /// Bytes from `offset` on, at most `limit`.
-    async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
-        let wanted = limit.min(self.len() - offset) as usize;
-        match self {
-            Self::Memory(bytes) => Ok(bytes.slice(offset as usize..offset as usize + wanted)),
-            Self::File { file, .. } => {
-                let file = Arc::clone(file);
-                let read = move || {
-                    let mut buffer = vec![0; wanted];
-                    file.read_exact_at(&mut buffer, offset).map(|()| Bytes::from(buffer))
-                };
-                tokio::task::spawn_blocking(read)
-                    .await?
-                    .map_err(|source| failure(format!("the file to upload could not be read: {source}")))
-            }
-        }
-    }
-}
-
 impl Archive {
     /// Stores `body` under `name`, replacing what is there.
     pub async fn put_verified(&self, name: &ObjectName, body: Bytes) -> Result<()> {
@@ -78,6 +45,18 @@ impl Archive {
         let len = file.metadata().map_err(Error::io("inspect", path))?.len();
         self.replace(name, &Body::File { file: Arc::new(file), len }).await?;
         Ok(len)
+    }
+
+    /// Stores what lies under `name` in the archive `from`, read piece by piece, replacing what is there. If it does not
+    /// have this length and this content, nothing is stored.
+    pub async fn put_from_verified(
+        &self,
+        from: &Self,
+        name: &ObjectName,
+        bytes: u64,
+        blake3: blake3::Hash,
+    ) -> Result<()> {
+        self.replace(name, &Body::remote(from, name, bytes, blake3)).await
     }
 
     /// Stores `body` under `name` if the name is free. `body` is at most [`SINGLE_PUT_BYTES_MAX`] long.
@@ -120,6 +99,7 @@ impl Archive {
     }
 
     async fn put_once(&self, location: &ObjectPath, body: Bytes, mode: PutMode) -> object_store::Result<PutResult> {
+        self.root_is_there()?;
         let len = body.len() as u64;
         add(&self.traffic().puts, 1);
         add(&self.traffic().bytes_sent, len);
@@ -129,6 +109,7 @@ impl Archive {
     }
 
     async fn put_parts(&self, location: &ObjectPath, body: &Body) -> object_store::Result<PutResult> {
+        self.root_is_there()?;
         let deadline = self.patience().deadline;
         let retries = PartRetries { traffic: self.shared_traffic(), attempts: self.patience().attempts };
         let options = PutMultipartOptions::default().with_retry_policy(Arc::new(retries));

@@ -5,6 +5,7 @@
 //! Non-goals: retrying for ever (the uploader does that for itself), caching.
 
 use super::config::{ArchiveUrl, S3Settings};
+use super::crypt::{self, CryptStore, KeyRing};
 use super::layout::{ObjectName, Section};
 use super::patience::{Patience, failure, may_pass, within};
 use super::traffic::{Traffic, add};
@@ -76,6 +77,8 @@ struct Shared {
     prefix: String,
     /// The directory, if the store is one: a vanished mount must not read as an empty archive.
     root: Option<PathBuf>,
+    /// Whether `store` encrypts. What is encrypted and read without keys is refused.
+    is_encrypted: bool,
     traffic: Arc<Traffic>,
 }
 
@@ -117,8 +120,21 @@ impl Archive {
 
     /// An archive over any object store; `url` is what messages call it.
     pub fn over(store: Arc<dyn ObjectStore>, url: String, prefix: &str, root: Option<PathBuf>) -> Self {
-        let shared = Shared { store, url, prefix: prefix.to_owned(), root, traffic: Arc::default() };
+        let shared =
+            Shared { store, url, prefix: prefix.to_owned(), root, is_encrypted: false, traffic: Arc::default() };
         Self { shared: Arc::new(shared), patience: Patience::default() }
+    }
+
+    /// The archive as it was opened, every object of it encrypted if there are keys. Only on an archive just opened.
+    #[must_use]
+    pub fn with_keys(self, keys: Option<KeyRing>) -> Self {
+        let Some(keys) = keys else { return self };
+        assert!(!self.shared.is_encrypted, "an archive is encrypted once");
+        let Shared { store, url, prefix, root, traffic, .. } = &*self.shared;
+        let store = Arc::new(CryptStore::new(Arc::clone(store), keys, prefix, url));
+        let (url, prefix, root) = (url.clone(), prefix.clone(), root.clone());
+        let shared = Shared { store, url, prefix, root, is_encrypted: true, traffic: Arc::clone(traffic) };
+        Self { shared: Arc::new(shared), patience: self.patience }
     }
 
     /// The same archive with another bound on how long a call tries.
@@ -210,7 +226,8 @@ impl Archive {
 
     async fn read(&self, name: &ObjectName, range: Option<GetRange>) -> Result<Option<Bytes>> {
         let location = self.location(name)?;
-        self.attempt("read", name, || async {
+        let begins = range.as_ref().is_none_or(|range| matches!(range, GetRange::Bounded(bytes) if bytes.start == 0));
+        let body = self.attempt("read", name, || async {
             add(&self.traffic().gets, 1);
             let options = GetOptions { range: range.clone(), ..GetOptions::default() };
             let answer = match within(self.patience.deadline, self.store().get_opts(&location, options)).await {
@@ -225,8 +242,12 @@ impl Archive {
             } else {
                 Err(failure(format!("the body ended after {} of {expected} bytes", body.len())))
             }
-        })
-        .await
+        });
+        let body = body.await?;
+        if let Some(begin) = body.as_ref().filter(|_| begins && !self.shared.is_encrypted) {
+            crypt::require_clear(begin, &self.full_name(name))?;
+        }
+        Ok(body)
     }
 
     /// The object's metadata, or `None` if it is not there.
@@ -254,9 +275,10 @@ impl Archive {
     {
         let mut failed = 0;
         loop {
-            let source = match call().await {
+            let source = match call().await.map_err(own_error) {
                 Ok(value) => return Ok(value),
-                Err(source) => source,
+                Err(Ok(error)) => return Err(error),
+                Err(Err(source)) => source,
             };
             failed += 1;
             if failed >= self.patience.attempts || !may_pass(&source) {
@@ -274,7 +296,8 @@ impl Archive {
         !source.to_string().contains("NoSuchBucket") && self.root_is_there().is_ok()
     }
 
-    fn root_is_there(&self) -> object_store::Result<()> {
+    /// A local directory that has vanished is not made anew by a put.
+    pub(super) fn root_is_there(&self) -> object_store::Result<()> {
         match &self.shared.root {
             Some(root) if !root.is_dir() => Err(failure(format!("directory {} has vanished", root.display()))),
             _ => Ok(()),
@@ -312,6 +335,17 @@ impl Archive {
             key: "archive".to_owned(),
             detail: format!("{full} is not usable as an object name: {source}"),
         })
+    }
+}
+
+/// An error of this crate that came through the object store's interface, as itself; any other unchanged.
+fn own_error(error: object_store::Error) -> std::result::Result<Error, object_store::Error> {
+    match error {
+        object_store::Error::Generic { store, source } => match source.downcast::<Error>() {
+            Ok(error) => Ok(*error),
+            Err(source) => Err(object_store::Error::Generic { store, source }),
+        },
+        error => Err(error),
     }
 }
 

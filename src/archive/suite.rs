@@ -1,6 +1,7 @@
 //! One suite of what the archive promises, run over every kind of store, and what each fault does to it.
 
 use super::config::{ArchiveUrl, S3Settings};
+use super::crypt::KeyRing;
 use super::epochs::{self, Claim, EpochRecord};
 use super::faults::{Fault, FaultStore};
 use super::identity::{self, ClusterId};
@@ -187,10 +188,17 @@ fn over(store: &FaultStore) -> Archive {
     Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "p", None)
 }
 
+fn keys() -> Option<KeyRing> {
+    Some(KeyRing::parse(&format!("suite {}", "5a".repeat(32)), "suite").expect("a key"))
+}
+
 #[tokio::test]
 async fn suite_over_memory() {
     for prefix in ["", "a/b"] {
-        archive_suite(&Archive::over(Arc::new(InMemory::new()), "memory://".to_owned(), prefix, None)).await;
+        for keys in [None, keys()] {
+            let store = Archive::over(Arc::new(InMemory::new()), "memory://".to_owned(), prefix, None);
+            archive_suite(&store.with_keys(keys)).await;
+        }
     }
 }
 
@@ -203,19 +211,24 @@ async fn suite_over_a_directory() {
     let archive = Archive::open(&url, &S3Settings::default(), Opening::Create).expect("create");
     archive_suite(&archive).await;
     Archive::open(&url, &S3Settings::default(), Opening::Existing).expect("now it is there");
+    let url = ArchiveUrl::File { dir: dir.path().join("encrypted") };
+    let archive = Archive::open(&url, &S3Settings::default(), Opening::Create).expect("create");
+    archive_suite(&archive.with_keys(keys())).await;
 }
 
 /// Every other request fails: the archive's own repeats hide it.
 #[tokio::test]
 async fn suite_over_a_store_that_fails_every_other_request() {
-    let store = FaultStore::default();
-    store.script_puts([Fault::Fail, Fault::None].repeat(100));
-    store.script_gets([Fault::Fail, Fault::None].repeat(200));
-    let archive = over(&store).with_patience(Patience { attempts: 6, ..Patience::default() });
-    // Parts are not repeated one by one by a store in memory: the large objects are left to the other suites.
-    objects_are_stored_and_found(&archive).await;
-    the_archive_has_one_owner(&archive).await;
-    assert!(archive.traffic().retries.load(Ordering::Relaxed) > 10);
+    for keys in [None, keys()] {
+        let store = FaultStore::default();
+        store.script_puts([Fault::Fail, Fault::None].repeat(100));
+        store.script_gets([Fault::Fail, Fault::None].repeat(200));
+        let archive = over(&store).with_keys(keys).with_patience(Patience { attempts: 6, ..Patience::default() });
+        // Parts are not repeated one by one by a store in memory: the large objects are left to the other suites.
+        objects_are_stored_and_found(&archive).await;
+        the_archive_has_one_owner(&archive).await;
+        assert!(archive.traffic().retries.load(Ordering::Relaxed) > 10);
+    }
 }
 
 #[tokio::test]
@@ -230,6 +243,9 @@ async fn suite_over_a_real_s3_server() {
     identity::establish(&archive, ClusterId::generate().expect("random")).await.expect("establish");
     archive.delete(&ObjectName::Identity).await.expect("delete");
     archive_suite(&archive).await;
+    let url_encrypted = "s3://walferry-suite/some/encrypted".parse().expect("url");
+    let encrypted = Archive::open(&url_encrypted, &weed.settings(), Opening::Create).expect("open");
+    archive_suite(&encrypted.with_keys(keys())).await;
 
     let wrong = S3Settings { secret_access_key: Some(super::config::Secret::new("wrong")), ..weed.settings() };
     let refused = Archive::open(&url, &wrong, Opening::Existing).expect("open").get(&mark("noon")).await;
@@ -246,6 +262,8 @@ async fn a_vanished_directory_is_not_an_empty_archive() {
     assert!(archive.get(&ObjectName::Identity).await.is_err());
     assert!(archive.list(Section::All).await.is_err());
     assert!(epochs::check_fence(&archive, Epoch(1)).await.is_err());
+    assert!(archive.put_verified(&mark("m"), Bytes::from_static(b"content")).await.is_err());
+    assert!(!dir.path().join("mount").exists(), "nobody made it anew");
 }
 
 #[tokio::test]
@@ -277,9 +295,10 @@ async fn a_cut_off_body_is_read_again_and_a_cut_off_listing_too() {
 /// The store reports success for what it did not store.
 #[tokio::test]
 async fn a_put_that_is_not_there_afterwards_is_an_error() {
-    for fault in [Fault::Vanish, Fault::Truncate] {
+    for (fault, keys) in [Fault::Vanish, Fault::Truncate].into_iter().flat_map(|fault| [(fault, None), (fault, keys())])
+    {
         let store = FaultStore::default();
-        let archive = over(&store);
+        let archive = over(&store).with_keys(keys);
         store.script_puts([fault, fault]);
         let put = archive.put_verified(&mark("a"), Bytes::from_static(b"content")).await;
         assert!(matches!(put, Err(Error::StoreContract { .. })), "{fault:?}: {put:?}");
@@ -304,9 +323,12 @@ async fn a_failed_part_repeats_the_upload() {
 /// The claim took effect, its answer was lost, and the repeat is refused: the record is recognised as ours.
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_is_ours() {
-    let store = FaultStore::default();
-    store.script_puts([Fault::LoseReply]);
-    assert_eq!(epochs::claim(&over(&store), &record(1, "a")).await.expect("claim"), Claim::AlreadyMine);
+    for keys in [None, keys()] {
+        let store = FaultStore::default();
+        store.script_puts([Fault::LoseReply]);
+        let archive = over(&store).with_keys(keys);
+        assert_eq!(epochs::claim(&archive, &record(1, "a")).await.expect("claim"), Claim::AlreadyMine);
+    }
 }
 
 #[tokio::test]

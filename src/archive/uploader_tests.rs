@@ -263,3 +263,28 @@ async fn another_writer_of_the_same_epoch_is_noticed() {
         }
     }
 }
+
+/// Encrypted anew after a restart, an object has other bytes and the same commits: it is accepted.
+#[tokio::test]
+async fn what_was_encrypted_anew_is_still_ours() {
+    let keys = crate::archive::crypt::KeyRing::parse(&format!("k {}", "5a".repeat(32)), "test").expect("a key");
+    let store = FaultStore::default();
+    let archive = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None).with_keys(Some(keys));
+    let spool = Arc::new(Spool::default());
+    spool.seal(4);
+    // The first attempt of one takes effect and its answer is lost; one is read back only at the second attempt.
+    store.script_puts([Fault::None, Fault::LoseReply]);
+    for _ in 0..2 {
+        store.script_gets([Fault::None, Fault::Truncate]);
+        let (uploader, mut status) = Uploader::new(&archive, Arc::clone(&spool), EPOCH, Csn::ZERO, calm());
+        let task = tokio::spawn(async move { uploader.run().await });
+        let waiting = status.wait_for(|status| status.archived == Csn(40) || status.stopped.is_some());
+        let seen = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("in time").expect("it lives");
+        assert_eq!((seen.archived, seen.stopped.clone()), (Csn(40), None));
+        drop(seen);
+        task.abort();
+    }
+    for (name, body) in spool.chunks.lock().clone() {
+        assert_eq!(archive.get(&ObjectName::Chunk(name)).await.expect("get"), Some(body));
+    }
+}

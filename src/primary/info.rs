@@ -1,6 +1,7 @@
 //! INFO: Redis' sections and field names, and a section of walferry's own.
 
 use super::node::Node;
+use super::second::SecondStatus;
 use crate::clock;
 use crate::command::host::{Host, InfoSection};
 use std::sync::atomic::Ordering;
@@ -222,5 +223,24 @@ fn archive(node: &Node) -> Fields {
         ("last_base_cut_pause_us", base.report.as_ref().map_or(0, |report| report.cut_pause.as_micros()).to_string()),
         ("last_base_error", base.error.unwrap_or_default()),
     ]));
+    if let Some(second) = &side.second {
+        all.extend(archive_2(&node.config().archive_2, second.status()));
+    }
     all
+}
+
+fn archive_2(url: &str, second: SecondStatus) -> Fields {
+    let lag_ms = second.oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
+    fields([
+        ("archive_2", url.to_owned()),
+        ("archive_2_state", second.state.to_owned()),
+        ("archive_2_csn", second.archived.to_string()),
+        ("archive_2_lag_ms", lag_ms.to_string()),
+        ("archive_2_spool_bytes", second.spool_bytes.to_string()),
+        ("archive_2_last_error", second.last_error.unwrap_or_default()),
+        ("archive_2_failures_in_row", second.failures_in_row.to_string()),
+        ("archive_2_backlogs_dropped", second.drops.to_string()),
+        ("archive_2_last_base_csn", second.last_base.map_or(0, |published| published.base.csn.0).to_string()),
+        ("archive_2_last_base_error", second.last_base_error.unwrap_or_default()),
+    ])
 }

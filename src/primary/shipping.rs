@@ -5,7 +5,10 @@
 //! logs do not reach back that far a base is published at once, so that history goes on.
 
 use super::node::Node;
+use super::second::Second;
 use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
+use crate::archive::crypt::KeyRing;
+use crate::archive::crypt::keys::ARCHIVE_KEY_VARIABLE;
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
 use crate::archive::identity;
 use crate::archive::lineage::Lineage;
@@ -50,6 +53,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// The second archive, if one is configured.
+    pub second: Option<Arc<Second>>,
     task: JoinHandle<()>,
 }
 
@@ -67,8 +72,13 @@ pub fn open_archive(config: &Config, opening: Opening) -> Result<Option<Archive>
     if config.archive.is_empty() {
         return Ok(None);
     }
-    let url = ArchiveUrl::from_str(&config.archive)?;
-    Archive::open(&url, &s3_settings(config), opening).map(Some)
+    let keys = KeyRing::configured(&config.archive_key_file, ARCHIVE_KEY_VARIABLE)?;
+    open_url(config, &config.archive, opening).map(|archive| Some(archive.with_keys(keys)))
+}
+
+/// The archive at `url`, reached with the configured S3 settings, without keys.
+pub fn open_url(config: &Config, url: &str, opening: Opening) -> Result<Archive> {
+    Archive::open(&ArchiveUrl::from_str(url)?, &s3_settings(config), opening)
 }
 
 fn s3_settings(config: &Config) -> S3Settings {
@@ -214,7 +224,14 @@ impl Shipping {
         let cutter = Arc::clone(&archive.cutter);
         let _ = tokio::task::spawn_blocking(move || cutter.stop()).await;
         let cut = archive.cutter.status().position.csn;
-        if tokio::time::timeout(STOP_UPLOAD_MAX, self.archived(cut)).await.is_err() {
+        let second = async {
+            if let Some(second) = &archive.second {
+                let _ = tokio::time::timeout(STOP_UPLOAD_MAX, second.settled(cut)).await;
+                second.stop();
+            }
+        };
+        let first = tokio::time::timeout(STOP_UPLOAD_MAX, self.archived(cut));
+        if futures::future::join(first, second).await.0.is_err() {
             tracing::warn!("the archive did not take everything before the stop; the rest waits in the spool");
         }
         archive.task.abort();
@@ -273,6 +290,10 @@ impl ArchiveSide {
             fence_each_ack: config.archive_ack,
             ..UploaderSettings::default()
         };
+        let has_second = !config.archive_2.is_empty();
+        if has_second {
+            spool.keep_for_second(from.position.csn);
+        }
         let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
         let sealed = uploader.wake();
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
@@ -289,7 +310,11 @@ impl ArchiveSide {
         if needs_base {
             node.snapshots.request();
         }
-        Ok(Self { cutter, spool, uploader: status, task })
+        let second = match has_second {
+            true => Some(Second::start(node, &spool, &cutter, epochs::line(archive, epoch).await?)),
+            false => None,
+        };
+        Ok(Self { cutter, spool, uploader: status, second, task })
     }
 }
 

@@ -21,13 +21,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::OwnedMutexGuard;
 
 /// The node's images and bases.
 pub struct Snapshots {
     /// The newest image on disk, and the one before it.
     images: Mutex<[ImagePosition; 2]>,
     /// Held while a base is cut and published or sent.
-    workshop: tokio::sync::Mutex<Workshop>,
+    workshop: Arc<tokio::sync::Mutex<Workshop>>,
     is_writing_image: AtomicBool,
     /// A base is wanted as soon as possible.
     is_requested: AtomicBool,
@@ -38,7 +39,7 @@ pub struct Snapshots {
 
 /// What cutting and publishing keep between two bases; made when the first one is cut.
 #[derive(Default)]
-struct Workshop {
+pub(super) struct Workshop {
     /// Locked by whoever cuts, also when nobody waits for the result any more.
     cutter: Option<Arc<Mutex<BaseCutter>>>,
     publisher: Option<Publisher>,
@@ -63,7 +64,7 @@ impl Snapshots {
     pub fn new(image: ImagePosition) -> Self {
         Self {
             images: Mutex::new([image; 2]),
-            workshop: tokio::sync::Mutex::default(),
+            workshop: Arc::default(),
             is_writing_image: AtomicBool::new(false),
             is_requested: AtomicBool::new(false),
             last: Mutex::default(),
@@ -125,13 +126,15 @@ impl Snapshots {
         if node.is_replica() {
             return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
         }
-        let mut workshop = self.workshop.lock().await;
+        let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
         let cut_bytes = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes));
         let published = async {
             let base = self.cut(node, &mut workshop).await?;
             let csn = base.manifest().csn;
             let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(archive.clone()));
-            publisher.publish(base).await.map(|published| (csn, published))
+            let published = publisher.publish_kept(&base).await;
+            hand_on(node, base, workshop).await;
+            published.map(|published| (csn, published))
         }
         .await;
         let mut last = self.last.lock();
@@ -150,6 +153,13 @@ impl Snapshots {
                 Err(error)
             }
         }
+    }
+
+    /// Cuts a base for somebody else; no other is cut before the workshop is dropped, which must be after the base.
+    pub(super) async fn cut_alone(&self, node: &Arc<Node>) -> Result<(LocalBase, OwnedMutexGuard<Workshop>)> {
+        let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
+        let base = self.cut(node, &mut workshop).await?;
+        Ok((base, workshop))
     }
 
     async fn cut(&self, node: &Arc<Node>, workshop: &mut Workshop) -> Result<LocalBase> {
@@ -240,6 +250,21 @@ impl Snapshots {
         let by_time = !interval.is_zero() && since >= interval && cut > last.cut_bytes;
         by_time || (log_max != 0 && cut.saturating_sub(last.cut_bytes) >= log_max)
     }
+}
+
+/// The first archive is done with the base: now the second one, if there is one, in the background. Then the base goes.
+async fn hand_on(node: &Arc<Node>, base: LocalBase, workshop: OwnedMutexGuard<Workshop>) {
+    let second = node.shipping.load().as_ref().and_then(|shipping| shipping.archive.as_ref()?.second.clone());
+    let remove = async |base, workshop| {
+        let removed = tokio::task::spawn_blocking(move || drop(base)).await;
+        removed.expect("removing files does not panic");
+        drop::<OwnedMutexGuard<Workshop>>(workshop);
+    };
+    let Some(second) = second else { return remove(base, workshop).await };
+    tokio::spawn(async move {
+        second.publish(&base).await;
+        remove(base, workshop).await;
+    });
 }
 
 /// What shipping no longer needs of the logs; none if nothing is shipped. A replica keeps what its primary has not

@@ -7,6 +7,7 @@
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
 //! run       disk effects, sorted
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
+//! copy      into another archive
 //! ```
 //!
 //! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
@@ -17,6 +18,7 @@
 mod apply;
 mod base;
 pub mod catch_up;
+pub mod copy;
 pub mod fetch;
 pub mod history;
 pub mod plan;
@@ -55,6 +57,7 @@ use tokio::sync::mpsc;
 use unpack::Unpacker;
 
 pub use catch_up::CatchUp;
+pub use copy::{CopyOptions, CopyReport, copy};
 pub use report::{SnapshotsReport, snapshots};
 pub use verify::{VerifyReport, verify_archive};
 

@@ -171,7 +171,7 @@ fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
 }
 
 /// What a chunk turned out to be.
-struct CheckedChunk {
+pub(super) struct CheckedChunk {
     commits: u64,
     /// Of its header.
     crc: u32,
@@ -180,7 +180,7 @@ struct CheckedChunk {
 }
 
 /// Checks a chunk in every respect; `before` are the header CRCs of the chunks that end where it begins.
-fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str) -> Result<CheckedChunk> {
+pub(super) fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str) -> Result<CheckedChunk> {
     let chunk = Chunk::open(bytes, what)?;
     check_name(&chunk, name, what)?;
     for commit in chunk.commits() {

@@ -2,7 +2,12 @@
 //!
 //! Guarantees: a chunk is there whole and durable, or not at all; chunks follow each other without a gap; a chunk is
 //! removed only after the archive confirmed it. The newest one stays after its upload: it tells the next start where
-//! cutting goes on. Beyond its limit the spool closes the node's gate until there is room again.
+//! cutting goes on. Beyond its limit the spool closes the node's gate until there is room again. What it keeps for a second
+//! archive is in `spool/second.rs`.
+
+mod second;
+
+pub use second::SecondSource;
 
 use crate::archive::layout::ChunkName;
 use crate::archive::uploader::{ChunkSource, SealedChunk};
@@ -33,12 +38,24 @@ struct State {
     /// By last csn.
     chunks: BTreeMap<Csn, Entry>,
     archived: Csn,
+    /// For the second archive.
+    kept: second::Kept,
 }
 
 impl State {
     /// Bytes of chunks that wait for the archive.
     fn waiting_bytes(&self) -> u64 {
         self.chunks.range(self.archived.next()..).map(|(_, entry)| entry.bytes).sum()
+    }
+
+    fn status_after(&self, after: Csn) -> SpoolStatus {
+        let waiting = self.chunks.range(after.next()..);
+        let empty = SpoolStatus::default();
+        waiting.fold(empty, |SpoolStatus { chunks, bytes, oldest }, (_, entry)| SpoolStatus {
+            chunks: chunks + 1,
+            bytes: bytes + entry.bytes,
+            oldest: oldest.or(Some(entry.time)),
+        })
     }
 }
 
@@ -81,7 +98,7 @@ impl Spool {
     ) -> Result<(Self, Option<NewestChunk>)> {
         io.create_dir(dir)?;
         io.remove_unfinished(dir)?;
-        let mut state = State { chunks: BTreeMap::new(), archived: watermarks.archived.get() };
+        let mut state = State { archived: watermarks.archived.get(), ..State::default() };
         let mut newest: Option<ChunkHeader> = None;
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
@@ -111,10 +128,7 @@ impl Spool {
     /// The last commit that the spool's chunks reach without a gap from `after` on.
     #[must_use]
     pub fn reachable(&self, after: Csn) -> Csn {
-        let state = self.state.lock();
-        state.chunks.values().fold(after, |reached, entry| {
-            if entry.name.first <= reached.next() { reached.max(entry.name.last) } else { reached }
-        })
+        self.state.lock().reachable(after)
     }
 
     /// Stores a chunk durably.
@@ -124,7 +138,12 @@ impl Spool {
         let bytes = chunk.bytes().clone();
         self.io.write_file(&self.path(name), &mut std::iter::once(Ok(bytes)))?;
         let entry = Entry { name, time: header.first_time, bytes: chunk.bytes().len() as u64 };
-        self.state.lock().chunks.insert(header.last, entry);
+        let mut state = self.state.lock();
+        state.chunks.insert(header.last, entry);
+        if let Some(wake) = &state.kept.wake {
+            wake.notify_one();
+        }
+        drop(state);
         self.check_limit();
         Ok(())
     }
@@ -139,12 +158,25 @@ impl Spool {
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
         let state = self.state.lock();
-        let mut waiting = state.chunks.range(state.archived.next()..).peekable();
-        let oldest = waiting.peek().map(|(_, entry)| entry.time);
-        SpoolStatus { chunks: waiting.count(), bytes: state.waiting_bytes(), oldest }
+        state.status_after(state.archived)
+    }
+
+    /// Removes what every archive has, but the newest chunk.
+    fn remove_done(&self, state: &mut State) {
+        let newest = state.chunks.keys().next_back().copied();
+        let until = state.kept.after.map_or(state.archived, |after| after.min(state.archived));
+        let done: Vec<Csn> =
+            state.chunks.range(..=until).map(|(last, _)| *last).filter(|last| Some(*last) != newest).collect();
+        for last in done {
+            let entry = state.chunks.remove(&last).expect("found above");
+            if let Err(error) = self.io.remove(&self.path(entry.name)) {
+                tracing::warn!(%error, "an archived chunk stays in the spool");
+            }
+        }
     }
 
     fn check_limit(&self) {
+        self.limit_second();
         let waiting = self.state.lock().waiting_bytes();
         let limit = self.bytes_max.load(Ordering::Relaxed);
         if waiting < limit {
@@ -196,15 +228,7 @@ impl ChunkSource for Spool {
     fn archived(&self, csn: Csn) {
         let mut state = self.state.lock();
         state.archived = csn;
-        let newest = state.chunks.keys().next_back().copied();
-        let done: Vec<Csn> =
-            state.chunks.range(..=csn).map(|(last, _)| *last).filter(|last| Some(*last) != newest).collect();
-        for last in done {
-            let entry = state.chunks.remove(&last).expect("found above");
-            if let Err(error) = self.io.remove(&self.path(entry.name)) {
-                tracing::warn!(%error, "an archived chunk stays in the spool");
-            }
-        }
+        self.remove_done(&mut state);
         drop(state);
         self.watermarks.archived.raise(csn);
         self.check_limit();

@@ -51,13 +51,14 @@ impl Publisher {
     /// Publishes a base and removes it from the local disk, also if that fails; `None` if the archive has a base at
     /// this csn already.
     pub async fn publish(&mut self, base: LocalBase) -> Result<Option<Published>> {
-        let outcome = self.upload(&base).await;
+        let outcome = self.publish_kept(&base).await;
         let removed = tokio::task::spawn_blocking(move || drop(base)).await;
         removed.expect("removing files does not panic");
         outcome
     }
 
-    async fn upload(&mut self, base: &LocalBase) -> Result<Option<Published>> {
+    /// As [`Publisher::publish`], but leaves the base on the local disk: for an archive that is not the only one.
+    pub async fn publish_kept(&mut self, base: &LocalBase) -> Result<Option<Published>> {
         let name = base.manifest().base();
         if self.archive.head(&ObjectName::BaseManifest(name)).await?.is_some() {
             return Ok(None);

@@ -1,8 +1,11 @@
 //! `walferry dump`: a chunk, op-log segment, memory image or manifest, readable.
 
+use crate::archive::KeyArgs;
 use crate::exit::{Done, Failure};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use walferry::archive::crypt;
+use walferry::archive::layout::ObjectName;
 use walferry::chunk::Chunk;
 use walferry::engine::batch::{Record, Records};
 use walferry::engine::memory::{ListOps, ZsetOps};
@@ -19,16 +22,18 @@ use walferry::snapshot::manifest::Manifest;
 pub struct Args {
     /// The file: *.chunk, *.oplog, *.image or manifest*.json
     file: PathBuf,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Shows the file; what it is follows from its name's ending.
 pub fn run(args: Args) -> Done {
     let path = &args.file;
     match path.extension().and_then(OsStr::to_str) {
-        Some("chunk") => dump_chunk(path)?,
+        Some("chunk") => dump_chunk(path, clear(path, &args.keys)?)?,
         Some("oplog") => dump_segment(path)?,
         Some("image") => dump_image(path)?,
-        Some("json") => dump_manifest(path)?,
+        Some("json") => dump_manifest(path, clear(path, &args.keys)?)?,
         _ => {
             let detail = "is none of *.chunk, *.oplog, *.image, *.json".to_owned();
             return Err(Failure::from(walferry::error::Error::Config { key: path.display().to_string(), detail }));
@@ -41,8 +46,33 @@ fn read(path: &Path) -> Result<bytes::Bytes> {
     std::fs::read(path).map(Into::into).map_err(walferry::error::Error::io("read", path))
 }
 
-fn dump_chunk(path: &Path) -> Result<()> {
-    let chunk = Chunk::open(read(path)?, &path.display().to_string())?;
+/// The file's content; decrypted, if it is an object of an encrypted archive.
+fn clear(path: &Path, keys: &KeyArgs) -> Result<bytes::Bytes, Failure> {
+    let (bytes, what) = (read(path)?, path.display().to_string());
+    match keys.ring()? {
+        Some(keys) if crypt::is_encrypted(&bytes) => {
+            let name = object_name(path).ok_or_else(|| walferry::error::Error::Config {
+                key: what.clone(),
+                detail: "is encrypted under its name in the archive: keep the file in the same directories".into(),
+            })?;
+            Ok(crypt::decrypt(&bytes, &name, &keys, &what)?)
+        }
+        _ => {
+            crypt::require_clear(&bytes, &what)?;
+            Ok(bytes)
+        }
+    }
+}
+
+/// The name that the file has, or had, in its archive: the longest end of its path that is one.
+fn object_name(path: &Path) -> Option<ObjectName> {
+    let path = path.canonicalize().ok()?;
+    let parts: Vec<&str> = path.iter().filter_map(OsStr::to_str).collect();
+    (0..parts.len()).find_map(|from| ObjectName::parse(&parts[from..].join("/")))
+}
+
+fn dump_chunk(path: &Path, bytes: bytes::Bytes) -> Result<()> {
+    let chunk = Chunk::open(bytes, &path.display().to_string())?;
     println!("{:#?}", chunk.header());
     for commit in chunk.commits() {
         dump_commit(&commit?)?;
@@ -81,8 +111,8 @@ fn dump_image(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn dump_manifest(path: &Path) -> Result<()> {
-    let manifest = Manifest::decode(&read(path)?, &path.display().to_string())?;
+fn dump_manifest(path: &Path, bytes: bytes::Bytes) -> Result<()> {
+    let manifest = Manifest::decode(&bytes, &path.display().to_string())?;
     println!("{manifest:#?}");
     Ok(())
 }

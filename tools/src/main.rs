@@ -7,10 +7,12 @@
 mod archive;
 mod bench;
 mod client;
+mod copy;
 mod dataset;
 mod demo;
 mod dump;
 mod exit;
+mod keygen;
 mod node;
 mod primary;
 mod progress;
@@ -45,9 +47,11 @@ enum Command {
     Restore(restore::Args),
     Snapshots(snapshots::Args),
     Verify(verify::Args),
+    Copy(copy::Args),
     Status(status::Args),
     Promote(promote::Args),
     Dump(dump::Args),
+    Keygen(keygen::Args),
     Demo(demo::Args),
     Bench(bench::Args),
 }
@@ -61,9 +65,11 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::Snapshots(args) => snapshots::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Copy(args) => copy::run(args),
         Command::Status(args) => status::run(args),
         Command::Promote(args) => promote::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Keygen(args) => keygen::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
     };

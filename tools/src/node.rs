@@ -29,6 +29,10 @@ pub struct NodeArgs {
     /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
+    /// Keys that encrypt the archive, one ID HEX64 a line, the first for new objects [default: those in
+    /// WALFERRY_ARCHIVE_KEY, else no encryption]
+    #[arg(long, value_name = "FILE")]
+    archive_key_file: Option<String>,
     /// Settings in a TOML file, one KEY = VALUE a line
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
@@ -62,6 +66,9 @@ impl NodeArgs {
         }
         if let Some(archive) = &self.archive {
             config.archive.clone_from(archive);
+        }
+        if let Some(file) = &self.archive_key_file {
+            config.archive_key_file.clone_from(file);
         }
         // What only the library can judge is judged before anything is touched.
         Choice::from_str(&config.io_backend)?;

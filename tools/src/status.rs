@@ -16,6 +16,8 @@ pub struct Args {
     /// An archive: s3://bucket/prefix or file:///dir
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
+    #[command(flatten)]
+    keys: archive::KeyArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -24,7 +26,7 @@ pub struct Args {
 /// Shows.
 pub fn run(args: Args) -> Done {
     if let Some(url) = &args.archive {
-        let archive = archive::open(url)?;
+        let archive = archive::open(url, &args.keys)?;
         let report = runtime()?.block_on(restore::snapshots(&archive))?;
         snapshots::show(&report, args.json);
         return Ok(());

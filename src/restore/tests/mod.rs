@@ -1,5 +1,6 @@
 //! Restores end to end: histories of random commits, archived by hand, restored and compared with what the commits do.
 
+mod copy;
 mod support;
 
 use super::progress::silent;

@@ -197,7 +197,11 @@ pub struct Archived {
 
 impl Archived {
     pub async fn new() -> Self {
-        let archive = Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None);
+        Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None)).await
+    }
+
+    /// An archive of the tests' cluster in this one, which is empty.
+    pub async fn over(archive: Archive) -> Self {
         identity::establish(&archive, CLUSTER).await.unwrap();
         Self { archive }
     }

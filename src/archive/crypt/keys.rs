@@ -1,0 +1,183 @@
+//! The keys of an archive.
+//!
+//! Guarantees: the first key of a ring encrypts what is written, every one decrypts what was written with it; a key is
+//! never shown, and a wrong line is named by its number only.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Environment variable with the archive's keys, where no key file is named.
+pub const ARCHIVE_KEY_VARIABLE: &str = "WALFERRY_ARCHIVE_KEY";
+/// The same for the second archive.
+pub const ARCHIVE_2_KEY_VARIABLE: &str = "WALFERRY_ARCHIVE_2_KEY";
+/// The same for the archive that `walferry copy` writes.
+pub const TO_ARCHIVE_KEY_VARIABLE: &str = "WALFERRY_TO_ARCHIVE_KEY";
+
+/// Bytes of a key.
+pub(super) const KEY_BYTES: usize = 32;
+/// Longest [`KeyId`], in bytes.
+pub(super) const KEY_ID_BYTES_MAX: usize = 32;
+/// Bytes of a [`Key::fingerprint`].
+pub(super) const FINGERPRINT_BYTES: usize = 8;
+
+const FINGERPRINT_CONTEXT: &str = "walferry archive key fingerprint v1";
+const LINE: &str = "a line is an ID of 1 to 32 letters, digits, '.', '_', '-', a space, and 64 hexadecimal digits; \
+                    `walferry keygen` prints one";
+
+/// Name of a key: stands in the header of every object it encrypted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyId(String);
+
+impl FromStr for KeyId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if text.is_empty() || text.len() > KEY_ID_BYTES_MAX || !text.bytes().all(plain) {
+            let detail = format!("1 to {KEY_ID_BYTES_MAX} letters, digits, '.', '_', '-' make the ID of a key");
+            return Err(Error::Config { key: "key ID".to_owned(), detail });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A secret with a name.
+#[derive(Clone)]
+pub struct Key {
+    /// Its name.
+    pub id: KeyId,
+    secret: [u8; KEY_BYTES],
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}, <hidden>)", self.id)
+    }
+}
+
+impl Key {
+    /// A new one, from the system's random numbers. Without an ID it gets a random one.
+    pub fn generate(id: Option<KeyId>) -> Result<Self> {
+        let mut secret = [0; KEY_BYTES];
+        random(&mut secret)?;
+        let id = match id {
+            Some(id) => id,
+            None => {
+                let mut suffix = [0; 4];
+                random(&mut suffix)?;
+                KeyId(format!("k-{:08x}", u32::from_be_bytes(suffix)))
+            }
+        };
+        Ok(Self { id, secret })
+    }
+
+    /// The line of a key file. The only place that shows a secret.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let digits: String = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{} {digits}", self.id)
+    }
+
+    /// Tells two keys of one name apart, and gives neither away.
+    pub(super) fn fingerprint(&self) -> [u8; FINGERPRINT_BYTES] {
+        let hash = blake3::derive_key(FINGERPRINT_CONTEXT, &self.secret);
+        std::array::from_fn(|nth| hash[nth])
+    }
+
+    pub(super) fn secret(&self) -> &[u8; KEY_BYTES] {
+        &self.secret
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let (id, digits) = (words.next()?.parse().ok()?, words.next()?);
+        if words.next().is_some() || digits.len() != 2 * KEY_BYTES || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut secret = [0; KEY_BYTES];
+        for (nth, byte) in secret.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * nth..2 * nth + 2], 16).ok()?;
+        }
+        Some(Self { id, secret })
+    }
+}
+
+/// Fills the buffer with the system's random numbers.
+pub(super) fn random(buffer: &mut [u8]) -> Result<()> {
+    aws_lc_rs::rand::fill(buffer)
+        .map_err(|_| Error::Refused { reason: "the system gives no random numbers: nothing can be encrypted".into() })
+}
+
+/// The keys an archive is opened with; clones share them. Never empty, no two of one name.
+#[derive(Clone, Debug)]
+pub struct KeyRing {
+    keys: Arc<[Key]>,
+}
+
+impl KeyRing {
+    /// The keys in the lines of `text`; `what` names it in errors. Empty lines and those that begin with `#` are
+    /// passed over.
+    pub fn parse(text: &str, what: &str) -> Result<Self> {
+        let wrong = |detail: String| Error::Config { key: what.to_owned(), detail };
+        let mut keys: Vec<Key> = Vec::new();
+        for (nth, line) in text.lines().map(str::trim).enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let key = Key::parse(line).ok_or_else(|| wrong(format!("line {} is no key: {LINE}", nth + 1)))?;
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(wrong(format!("key `{}` is there twice: give each key a name of its own", key.id)));
+            }
+            keys.push(key);
+        }
+        if keys.is_empty() {
+            return Err(wrong(format!("holds no key: {LINE}")));
+        }
+        Ok(Self { keys: keys.into() })
+    }
+
+    /// The keys that were configured: those in `file`, or if that is empty, in the environment variable (one or more,
+    /// separated by line feeds or commas); `None` if neither is set.
+    pub fn configured(file: &str, variable: &str) -> Result<Option<Self>> {
+        if !file.is_empty() {
+            let path = Path::new(file);
+            let text = std::fs::read_to_string(path).map_err(|error| Error::Config {
+                key: format!("key file {file}"),
+                detail: format!("cannot be read: {error}"),
+            })?;
+            return Self::parse(&text, &format!("key file {file}")).map(Some);
+        }
+        match std::env::var(variable) {
+            Ok(text) if !text.is_empty() => Self::parse(&text.replace(',', "\n"), variable).map(Some),
+            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(Error::Config { key: variable.to_owned(), detail: format!("is no text: {LINE}") })
+            }
+        }
+    }
+
+    /// The key for what is written.
+    pub(super) fn first(&self) -> &Key {
+        &self.keys[0]
+    }
+
+    pub(super) fn get(&self, id: &KeyId) -> Option<&Key> {
+        self.keys.iter().find(|key| key.id == *id)
+    }
+
+    /// The names, for messages.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let names: Vec<String> = self.keys.iter().map(|key| format!("`{}`", key.id)).collect();
+        names.join(", ")
+    }
+}

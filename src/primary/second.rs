@@ -1,0 +1,329 @@
+//! The second archive (`archive-2`): everything the first gets, with a watermark of its own.
+//!
+//! Guarantees: it holds nothing up: no write, no start, no upload to the first. Commits go into it without a gap, from the
+//! spool; if the spool no longer has what comes next (its backlog was dropped, or the archive is new), it gets a base and
+//! goes on behind it, and says so: the commits between are a gap that `walferry verify` shows and `walferry copy` closes.
+//! It is not the fence: its epoch records are those of the first archive, and another record under one of their names
+//! stops uploads to it, nothing else. Another cluster's archive is refused at the start.
+
+use super::node::Node;
+use super::shipping::{self, archived_until};
+use crate::archive::crypt::KeyRing;
+use crate::archive::crypt::keys::{ARCHIVE_2_KEY_VARIABLE, ARCHIVE_KEY_VARIABLE};
+use crate::archive::epochs::{self, Claim, EpochRecord};
+use crate::archive::identity;
+use crate::archive::patience::{Patience, backoff};
+use crate::archive::store::{Archive, Opening};
+use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
+use crate::cluster::ClusterId;
+use crate::command::host::Host;
+use crate::config::Config;
+use crate::csn::{CommitTime, Csn};
+use crate::error::{Error, Result};
+use crate::ship::cutter::Cutter;
+use crate::ship::spool::{SecondSource, Spool};
+use crate::snapshot::base::LocalBase;
+use crate::snapshot::publish::{Published, Publisher};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How long a start waits for the archive's word whose it is.
+const LOOK: Patience = Patience { attempts: 1, deadline: Duration::from_secs(5) };
+/// Pause after the first failure in a row to get in touch with it.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// Longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How the second archive is doing.
+#[derive(Clone, Debug, Default)]
+pub struct SecondStatus {
+    /// connecting, base (it gets one before it goes on), streaming, stopped (until the next start).
+    pub state: &'static str,
+    /// Every commit up to here is in it, from its last base on.
+    pub archived: Csn,
+    /// Time of the oldest commit cut that waits for it.
+    pub oldest: Option<CommitTime>,
+    /// Bytes of sealed chunks that wait for it.
+    pub spool_bytes: u64,
+    /// Failures in a row.
+    pub failures_in_row: u32,
+    /// The last failure.
+    pub last_error: Option<String>,
+    /// How often its backlog was dropped since the start.
+    pub drops: u64,
+    /// The last base it got since the start.
+    pub last_base: Option<Published>,
+    /// Why the last base did not get there; none if it did.
+    pub last_base_error: Option<String>,
+}
+
+/// The second archive of a primary.
+pub struct Second {
+    spool: Arc<Spool>,
+    status: Mutex<SecondStatus>,
+    /// While chunks are uploaded.
+    uploader: Mutex<Option<watch::Receiver<UploaderStatus>>>,
+    /// Once the archive was reached.
+    publisher: tokio::sync::Mutex<Option<Publisher>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The second archive as configured; `None` without one.
+fn open(config: &Config) -> Result<Option<Archive>> {
+    if config.archive_2.is_empty() {
+        return Ok(None);
+    }
+    let own = KeyRing::configured(&config.archive_2_key_file, ARCHIVE_2_KEY_VARIABLE)?;
+    let keys = match own {
+        Some(keys) => Some(keys),
+        None => KeyRing::configured(&config.archive_key_file, ARCHIVE_KEY_VARIABLE)?,
+    };
+    let archive = shipping::open_url(config, &config.archive_2, Opening::Create)?;
+    Ok(Some(archive.with_keys(keys)))
+}
+
+/// Refuses a second archive that cannot be this cluster's; `cluster` is none if it is still to be made. One that does not
+/// answer is no reason not to start.
+pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
+    let wrong = |detail: &str| Err(Error::Config { key: "archive-2".to_owned(), detail: detail.to_owned() });
+    if config.archive_2.is_empty() {
+        return Ok(());
+    }
+    if config.archive.is_empty() {
+        return wrong("there is no first archive: set archive");
+    }
+    if config.archive_2.trim_end_matches('/') == config.archive.trim_end_matches('/') {
+        return wrong("is the same as archive: name another place");
+    }
+    let found = match open(config) {
+        Ok(Some(archive)) => identity::read(&archive.with_patience(LOOK)).await,
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(Some(other)) if Some(other) != cluster => {
+            let own = cluster.map_or_else(|| "a new cluster".to_owned(), |own| format!("cluster {own}"));
+            let detail =
+                format!("belongs to cluster {other}, this data directory to {own}. Give archive-2 another prefix");
+            Err(Error::Identity { what: format!("archive-2 {}", config.archive_2), detail })
+        }
+        Err(error) if is_passing(&error) => {
+            tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; it is tried again while serving");
+            Ok(())
+        }
+        found => found.map(drop),
+    }
+}
+
+/// Whether it may work again without anybody doing anything to this process.
+fn is_passing(error: &Error) -> bool {
+    matches!(error, Error::Store { .. } | Error::StoreContract { .. } | Error::Io { .. } | Error::Refused { .. })
+}
+
+impl Second {
+    /// Starts uploading what `spool` gets. `epochs` are the records of this node's line of history, root first.
+    pub fn start(node: &Arc<Node>, spool: &Arc<Spool>, cutter: &Arc<Cutter>, epochs: Vec<EpochRecord>) -> Arc<Self> {
+        let second = Arc::new(Self {
+            spool: Arc::clone(spool),
+            status: Mutex::new(SecondStatus { state: "connecting", ..SecondStatus::default() }),
+            uploader: Mutex::default(),
+            publisher: tokio::sync::Mutex::default(),
+            task: Mutex::default(),
+        });
+        let run = Run { second: Arc::clone(&second), node: Arc::clone(node), cutter: Arc::clone(cutter), epochs };
+        *second.task.lock() = Some(tokio::spawn(run.run()));
+        second
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> SecondStatus {
+        let mut status = self.status.lock().clone();
+        let waiting = self.spool.second_status();
+        (status.oldest, status.spool_bytes) = (waiting.oldest, waiting.bytes);
+        status.drops = *self.spool.second_drops().borrow();
+        if let Some(uploader) = self.uploader.lock().as_ref() {
+            let seen = uploader.borrow();
+            status.archived = seen.archived;
+            status.failures_in_row = seen.failures_in_row;
+            status.last_error = seen.last_error.clone().or(status.last_error);
+        }
+        status
+    }
+
+    /// Returns once it has a commit, or has trouble, or is not connected. Cancel-safe.
+    pub async fn settled(&self, csn: Csn) {
+        let uploader = self.uploader.lock().clone();
+        if let Some(mut uploader) = uploader {
+            let is_settled = |status: &UploaderStatus| {
+                status.archived >= csn || status.failures_in_row > 0 || status.stopped.is_some()
+            };
+            let _ = uploader.wait_for(is_settled).await;
+        }
+    }
+
+    /// Ends it; what is in the spool stays there for the next start.
+    pub fn stop(&self) {
+        if let Some(task) = self.task.lock().take() {
+            task.abort();
+        }
+    }
+
+    /// Whether it takes chunks at the moment.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.uploader.lock().as_ref().is_some_and(|uploader| uploader.borrow().failures_in_row == 0)
+    }
+
+    /// Brings a base into it that the first archive got, too. One that does not take it has no need of it: it goes on
+    /// behind the base before.
+    pub async fn publish(&self, base: &LocalBase) {
+        let mut publisher = self.publisher.lock().await;
+        let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
+            Some(publisher) => publisher.publish_kept(base).await,
+            None => {
+                Err(Error::Refused { reason: "archive-2 is not there at the moment: it does not get this base".into() })
+            }
+        };
+        self.note_base(published);
+    }
+
+    fn note_base(&self, published: Result<Option<Published>>) {
+        let mut status = self.status.lock();
+        match published {
+            Ok(published) => {
+                status.last_base = published.or(status.last_base);
+                status.last_base_error = None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a base did not get into archive-2");
+                status.last_base_error = Some(error.to_string());
+            }
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut SecondStatus)) {
+        change(&mut self.status.lock());
+    }
+}
+
+struct Run {
+    second: Arc<Second>,
+    node: Arc<Node>,
+    cutter: Arc<Cutter>,
+    epochs: Vec<EpochRecord>,
+}
+
+impl Run {
+    async fn run(self) {
+        let mut failed = 0;
+        loop {
+            let ended = self.session(&mut failed).await;
+            if let Some(uploader) = self.second.uploader.lock().take() {
+                self.second.note(|status| status.archived = uploader.borrow().archived);
+            }
+            let Err(error) = ended else { continue };
+            let passes = is_passing(&error);
+            self.second.note(|status| {
+                let message = error.to_string();
+                if !passes {
+                    tracing::error!(%error, "archive-2 is given up until the next start");
+                } else if status.last_error.as_ref() != Some(&message) {
+                    tracing::warn!(%error, "archive-2 is not there; it is tried again");
+                }
+                status.state = if passes { "connecting" } else { "stopped" };
+                status.failures_in_row += 1;
+                status.last_error = Some(message);
+            });
+            if !passes {
+                return;
+            }
+            failed += 1;
+            tokio::time::sleep(backoff(failed, RETRY_FIRST, RETRY_MAX)).await;
+        }
+    }
+
+    /// Gets in touch and uploads, until something fails or the backlog was dropped (`Ok`).
+    async fn session(&self, failed: &mut u32) -> Result<()> {
+        let (node, spool) = (&self.node, &self.second.spool);
+        let config = node.config();
+        let archive = open(&config)?.expect("started only if it is configured");
+        identity::establish(&archive, node.identity().cluster).await?;
+        self.write_epochs(&archive).await?;
+        let epoch = node.identity().epoch();
+        let mut archived = archived_until(&archive, epoch).await?;
+        let committed = node.committer.watermarks.committed.get();
+        if archived > committed {
+            let detail = format!(
+                "holds commits of epoch {epoch} up to csn {archived}, this node has only those up to {committed}: \
+                 another process wrote them, or the disk lost them. Give archive-2 another prefix"
+            );
+            return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail });
+        }
+        let mut drops = spool.second_drops();
+        drops.mark_unchanged();
+        self.second.publisher.lock().await.get_or_insert_with(|| Publisher::new(archive.clone()));
+        if !spool.resume_second(archived, self.cutter.status().position.csn) {
+            let from = spool.restart_second(self.cutter.status().position.csn);
+            tracing::warn!(
+                archived = archived.0,
+                goes_on = from.0,
+                "archive-2 lacks commits that the spool no longer has: it gets a base and goes on from there"
+            );
+            self.second.note(|status| status.state = "base");
+            self.give_base().await?;
+            archived = from;
+        }
+        let settings =
+            UploaderSettings { fence_check_interval: config.fence_check_interval, ..UploaderSettings::default() };
+        let source = Arc::new(SecondSource(Arc::clone(spool)));
+        let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
+        spool.wake_second(uploader.wake());
+        tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
+        *self.second.uploader.lock() = Some(status);
+        self.second.note(|status| {
+            status.state = "streaming";
+            status.failures_in_row = 0;
+        });
+        *failed = 0;
+        // Cancel-safe: what was in flight is found to be there, or is not counted.
+        tokio::select! {
+            error = uploader.run() => Err(error),
+            _ = drops.changed() => {
+                self.second.note(|status| status.state = "connecting");
+                Ok(())
+            }
+        }
+    }
+
+    /// The first archive's epoch records: what an epoch means must be the same in both.
+    async fn write_epochs(&self, archive: &Archive) -> Result<()> {
+        for record in &self.epochs {
+            if let Claim::Taken(other) = epochs::claim(archive, record).await? {
+                let detail = format!(
+                    "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
+                     Give archive-2 another prefix",
+                    other.epoch, other.node, record.node
+                );
+                return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail });
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a base for it alone.
+    async fn give_base(&self) -> Result<()> {
+        let (base, workshop) = self.node.snapshots.cut_alone(&self.node).await?;
+        let mut publisher = self.second.publisher.lock().await;
+        let published = publisher.as_mut().expect("made when the archive was reached").publish_kept(&base).await;
+        drop(publisher);
+        let _ = tokio::task::spawn_blocking(move || drop(base)).await;
+        drop(workshop);
+        let outcome = published.as_ref().map(drop).map_err(|error| Error::Refused { reason: error.to_string() });
+        self.second.note_base(published);
+        outcome
+    }
+}

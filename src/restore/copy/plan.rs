@@ -1,0 +1,91 @@
+//! Which objects make a range of history restorable elsewhere.
+//!
+//! Pure. Guarantees: every commit of the range can be restored from the plan's objects alone, and nothing of what they
+//! name is missing among them; a range that cannot be had as a whole is refused with the one that can.
+
+use super::super::plan::ChunkStep;
+use super::super::reach::{CsnRange, Reach};
+use crate::archive::epochs::EpochRecord;
+use crate::archive::layout::BaseName;
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
+use crate::csn::{Csn, Epoch};
+
+/// What to copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyPlan {
+    /// Commits that can be restored from the copy. It ends where the chunk ends that holds the last one asked for.
+    pub range: CsnRange,
+    /// The base the range begins with, unless it begins with the first commit, and the line's later ones within it.
+    pub bases: Vec<BaseName>,
+    /// In csn order. Whole chunks are copied, whatever part of them counts.
+    pub chunks: Vec<ChunkStep>,
+    /// The records of the line's epochs, root first.
+    pub epochs: Vec<EpochRecord>,
+}
+
+/// A range that cannot be copied as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Incomplete {
+    /// What was asked for.
+    pub asked: CsnRange,
+    /// The commits around its end that can be restored without a gap between them.
+    pub possible: Option<CsnRange>,
+}
+
+/// Plans the copy of `lineage`'s commits `from` (none: from the first on that leads to the end without a gap) `until`.
+pub fn plan(
+    listing: &Listing,
+    lineage: &Lineage,
+    is_usable: impl Fn(&BaseName) -> bool,
+    from: Option<Csn>,
+    until: Csn,
+) -> Result<CopyPlan, Incomplete> {
+    let bases: Vec<BaseName> =
+        listing.whole_bases().filter(|base| lineage.contains(*base) && is_usable(base)).collect();
+    let reach = Reach::of(listing, lineage, bases.iter().copied());
+    let possible = reach.ranges.iter().copied().find(|range| range.contains(until));
+    let asked = CsnRange { from: from.unwrap_or(until), until };
+    let possible = possible.filter(|range| range.contains(asked.from)).ok_or(Incomplete { asked, possible })?;
+    let from = from.unwrap_or(possible.from);
+    let start = bases.iter().rfind(|base| base.csn <= from).copied();
+    let after = start.map_or(Csn::ZERO, |base| base.csn);
+    let mut until = until;
+    let mut leaf = lineage.epoch_at(until);
+    loop {
+        let bases: Vec<BaseName> =
+            bases.iter().filter(|base| after.max(Csn(1)) <= base.csn && base.csn <= until).copied().collect();
+        let chunks = chunks(listing, lineage, after, until);
+        let newest = bases.iter().map(|base| base.epoch).chain(chunks.iter().map(|step| step.chunk.epoch)).max();
+        leaf = newest.map_or(leaf, |newest| newest.max(leaf));
+        // The record of the newest epoch says that history goes on to its fork: so the copy must.
+        let fork = fork_of(lineage, leaf);
+        if fork > until && possible.contains(fork) {
+            until = fork;
+            continue;
+        }
+        let end = chunks.last().map_or(until, |step| step.use_until.max(until));
+        let epochs = lineage.branches().iter().filter(|branch| branch.epoch <= leaf);
+        let epochs = epochs.filter_map(|branch| listing.epochs.get(branch.epoch).cloned()).collect();
+        return Ok(CopyPlan { range: CsnRange { from, until: end }, bases, chunks, epochs });
+    }
+}
+
+fn fork_of(lineage: &Lineage, epoch: Epoch) -> Csn {
+    let branch = lineage.branches().iter().find(|branch| branch.epoch == epoch);
+    branch.map_or(Csn::ZERO, |branch| branch.from_exclusive)
+}
+
+/// The line's chunks that hold commits after `after`, up to the one that holds `until`.
+fn chunks(listing: &Listing, lineage: &Lineage, after: Csn, until: Csn) -> Vec<ChunkStep> {
+    let uses = lineage.cover(listing.chunks.keys().copied(), after).uses;
+    let wanted = uses.into_iter().filter(|part| part.use_from <= until);
+    let step = |part: crate::archive::lineage::ChunkUse| ChunkStep {
+        chunk: part.chunk,
+        use_from: part.use_from,
+        use_until: part.use_until,
+        bytes: listing.chunks.get(&part.chunk).map_or(0, |stored| stored.size),
+        is_linked: false,
+    };
+    wanted.map(step).collect()
+}

@@ -1,0 +1,247 @@
+//! Brings a plan's objects into the target.
+
+use super::{CopyPlan, CopyReport, Moved};
+use crate::archive::epochs::{self, Claim};
+use crate::archive::identity;
+use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::{Listing, Stored};
+use crate::archive::put::SINGLE_PUT_BYTES_MAX;
+use crate::archive::store::{Archive, Creation};
+use crate::chunk::Chunk;
+use crate::cluster::ClusterId;
+use crate::error::{Error, Result};
+use crate::record::CommitRecord;
+use crate::restore::blocking;
+use crate::restore::fetch::{ChunkFetch, FILES_IN_FLIGHT_MAX};
+use crate::restore::history::{History, full_name, vanished};
+use crate::restore::plan::ChunkStep;
+use crate::restore::progress::{Meter, Phase, ProgressSink};
+use crate::restore::reach::Reach;
+use crate::restore::verify::check_chunk;
+use crate::snapshot::manifest::Manifest;
+use bytes::Bytes;
+use futures::stream::{self, FuturesOrdered, StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+
+/// Chunks being stored at a time.
+const CHUNKS_STORED_MAX: usize = 4;
+
+/// One copy under way.
+struct Transfer<'a> {
+    from: &'a Archive,
+    to: &'a Archive,
+    /// What is in the target already.
+    there: Listing,
+    report: CopyReport,
+}
+
+/// Copies all of a plan, in the order that leaves no reference without its object.
+pub(super) async fn run(
+    history: &History,
+    to: &Archive,
+    plan: &CopyPlan,
+    manifests: &BTreeMap<BaseName, Manifest>,
+    progress: &ProgressSink,
+) -> Result<CopyReport> {
+    claim_target(to, history.cluster).await?;
+    let there = Listing::read(to).await?;
+    require_same_history(to, &there, &history.listing)?;
+    let report = CopyReport {
+        cluster: history.cluster,
+        epoch: plan.epochs.last().map_or(history.lineage.leaf(), |record| record.epoch),
+        range: plan.range,
+        bases: plan.bases.len() as u64,
+        skipped: Vec::new(),
+        copied: Moved::default(),
+        present: Moved::default(),
+        marks: 0,
+        seconds: 0.0,
+    };
+    let mut transfer = Transfer { from: &history.archive, to, there, report };
+    let missing = plan.bases.iter().filter(|base| !transfer.has_manifest(base)).map(|base| manifests[base].bytes());
+    let meter = Meter::begin(progress, Phase::Bases, missing.sum());
+    for base in &plan.bases {
+        transfer.copy_base(&manifests[base], &meter).await?;
+    }
+    transfer.copy_chunks(plan, progress).await?;
+    transfer.copy_marks(&history.listing).await?;
+    for record in &plan.epochs {
+        if let Claim::Taken(other) = epochs::claim(to, record).await? {
+            return Err(other_history(to, &format!("epoch {} is node {}'s there", other.epoch, other.node)));
+        }
+    }
+    Ok(transfer.report)
+}
+
+/// Makes an empty target the cluster's; refuses another cluster's.
+async fn claim_target(to: &Archive, cluster: ClusterId) -> Result<()> {
+    let found = match identity::read(to).await {
+        // No such bucket: establishing says what is missing, or creates it.
+        Err(Error::Store { source: object_store::Error::NotFound { .. }, .. }) => None,
+        found => found?,
+    };
+    match found {
+        Some(other) if other != cluster => Err(Error::Identity {
+            what: to.url().to_owned(),
+            detail: format!(
+                "belongs to cluster {other}, the archive to copy to cluster {cluster}. Name another prefix"
+            ),
+        }),
+        _ => identity::establish(to, cluster).await,
+    }
+}
+
+/// An archive that a primary continued from a copy is no place for a copy any more.
+fn require_same_history(to: &Archive, there: &Listing, here: &Listing) -> Result<()> {
+    for record in there.epochs.records() {
+        if here.epochs.get(record.epoch) != Some(record) {
+            let detail =
+                format!("epoch {} is node {}'s there, and not that of the archive to copy", record.epoch, record.node);
+            return Err(other_history(to, &detail));
+        }
+    }
+    Ok(())
+}
+
+fn other_history(to: &Archive, detail: &str) -> Error {
+    let detail = format!("history went another way in it: {detail}. Name another prefix to copy to");
+    Error::Identity { what: to.url().to_owned(), detail }
+}
+
+impl Transfer<'_> {
+    fn has_manifest(&self, base: &BaseName) -> bool {
+        self.there.bases.get(base).is_some_and(|objects| objects.manifest.is_some())
+    }
+
+    fn is_there(&self, base: BaseName, object: &ObjectName, bytes: u64) -> bool {
+        let stored: Option<&Stored> = match object {
+            ObjectName::Sst(hash) => self.there.ssts.get(hash.to_hex().as_str()),
+            ObjectName::BaseFile(_, name) => self.there.bases.get(&base).and_then(|objects| objects.files.get(name)),
+            _ => None,
+        };
+        stored.is_some_and(|stored| stored.size == bytes)
+    }
+
+    async fn copy_base(&mut self, manifest: &Manifest, meter: &Meter) -> Result<()> {
+        let base = manifest.base();
+        let own = manifest.memory.files.iter().chain(&manifest.completion);
+        let own = own.map(|file| (file.object(base), file.bytes, file.blake3));
+        let disk = manifest.disk.files.iter().map(|file| (file.object(base), file.bytes, file.blake3));
+        let all: Vec<_> = disk.chain(own).collect();
+        // A base with a manifest has its files: they were there before it.
+        let is_whole = self.has_manifest(&base);
+        let (present, missing): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(object, bytes, _)| is_whole || self.is_there(base, object, *bytes));
+        let add = |moved: &mut Moved, files: &[(ObjectName, u64, blake3::Hash)]| {
+            moved.files += files.len() as u64;
+            moved.file_bytes += files.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+        };
+        add(&mut self.report.present, &present);
+        add(&mut self.report.copied, &missing);
+        let (from, to) = (self.from, self.to);
+        let copies = missing.iter().map(|(object, bytes, blake3)| async move {
+            to.put_from_verified(from, object, *bytes, *blake3).await?;
+            meter.add(*bytes);
+            Ok::<_, Error>(())
+        });
+        stream::iter(copies).buffer_unordered(FILES_IN_FLIGHT_MAX).try_collect::<()>().await?;
+        if !is_whole {
+            // Another copy may have been faster: its manifest is of the same base.
+            self.to.put_new(&ObjectName::BaseManifest(base), manifest.encode().into()).await?;
+        }
+        // SSTs of this base are those of the next.
+        for (object, bytes, _) in missing {
+            if let ObjectName::Sst(hash) = object {
+                let stored = Stored { size: bytes, modified: Default::default() };
+                self.there.ssts.insert(hash.to_hex().to_string(), stored);
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_chunks(&mut self, plan: &CopyPlan, progress: &ProgressSink) -> Result<()> {
+        let is_there =
+            |step: &&ChunkStep| self.there.chunks.get(&step.chunk).is_some_and(|stored| stored.size == step.bytes);
+        let (present, missing): (Vec<&ChunkStep>, Vec<&ChunkStep>) = plan.chunks.iter().partition(is_there);
+        let sum = |steps: &[&ChunkStep]| steps.iter().map(|step| step.bytes).sum::<u64>();
+        (self.report.present.chunks, self.report.present.chunk_bytes) = (present.len() as u64, sum(&present));
+        (self.report.copied.chunks, self.report.copied.chunk_bytes) = (missing.len() as u64, sum(&missing));
+        let meter = Meter::begin(progress, Phase::Chunks, sum(&missing));
+        let mut fetch = ChunkFetch::new(self.from, missing.into_iter().copied());
+        let mut storing = FuturesOrdered::new();
+        while let Some((step, fetched)) = fetch.next().await {
+            if storing.len() >= CHUNKS_STORED_MAX {
+                storing.next().await.unwrap_or(Ok(()))?;
+            }
+            storing.push_back(store_chunk(self.from, self.to, step, fetched?));
+            meter.add(step.bytes);
+        }
+        while let Some(stored) = storing.next().await {
+            stored?;
+        }
+        Ok(())
+    }
+
+    async fn copy_marks(&mut self, here: &Listing) -> Result<()> {
+        for mark in here.marks.keys() {
+            let name = ObjectName::Mark(mark.clone());
+            if !self.there.marks.contains_key(mark) {
+                let content = self.from.get(&name).await?.ok_or_else(|| vanished(self.from, &name))?;
+                self.to.put_new(&name, content).await?;
+            }
+            self.report.marks += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a chunk in every respect and stores it, unless a chunk with the same commits is there.
+async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes) -> Result<()> {
+    let name = ObjectName::Chunk(step.chunk);
+    let (what, checked) = (full_name(from, &name), bytes.clone());
+    blocking(move || check_chunk(checked, step.chunk, None, &what).map(drop)).await?;
+    let found = if bytes.len() as u64 <= SINGLE_PUT_BYTES_MAX {
+        match to.put_new(&name, bytes.clone()).await? {
+            Creation::Created => return Ok(()),
+            Creation::Exists => to.get(&name).await?.ok_or_else(|| vanished(to, &name))?,
+        }
+    } else {
+        match to.get(&name).await? {
+            None => return to.put_verified(&name, bytes).await,
+            Some(found) => found,
+        }
+    };
+    let what = full_name(to, &name);
+    blocking(move || {
+        let commits = |bytes: Bytes| Chunk::open(bytes, &what)?.commits().collect::<Result<Vec<CommitRecord>>>();
+        if bytes == found || commits(bytes)? == commits(found)? {
+            return Ok(());
+        }
+        let detail = "holds other commits under this name than the archive to copy. Name another prefix to copy to";
+        Err(Error::Identity { what: what.clone(), detail: detail.to_owned() })
+    })
+    .await
+}
+
+/// The whole range can be restored from the target now.
+pub(super) async fn require_restorable(to: &Archive, plan: &CopyPlan) -> Result<()> {
+    let listing = Listing::read(to).await?;
+    let leaf = plan.epochs.last().and_then(|record| Lineage::of(&listing.epochs, record.epoch));
+    let possible = leaf.map(|lineage| {
+        let bases = listing.whole_bases().filter(|base| lineage.contains(*base));
+        Reach::of(&listing, &lineage, bases)
+    });
+    let holds = |reach: &Reach| {
+        reach.ranges.iter().any(|part| part.contains(plan.range.from) && part.contains(plan.range.until))
+    };
+    if possible.as_ref().is_some_and(holds) {
+        return Ok(());
+    }
+    let ranges = possible.map_or_else(Vec::new, |reach| reach.ranges);
+    Err(Error::Gap {
+        what: format!("the copy in {}", to.url()),
+        expected: plan.range.from,
+        found: format!("only {ranges:?} of csn {}", plan.range),
+    })
+}

@@ -1,0 +1,144 @@
+//! What the spool keeps for the second archive.
+//!
+//! Guarantees: a chunk stays until both archives have it. Chunks that only the second one lacks may take
+//! `spool-max-bytes`; beyond that its backlog is dropped, never a write refused. What follows a dropped chunk is not
+//! given out until whoever uploads has begun anew: no gap goes unnoticed.
+
+use super::{Spool, SpoolStatus, State};
+use crate::archive::uploader::{ChunkSource, SealedChunk};
+use crate::csn::Csn;
+use crate::error::Result;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{Notify, watch};
+
+/// What is kept for the second archive. Without one, nothing.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Everything the spool gets after this csn is kept; none without a second archive, and after a drop.
+    pub after: Option<Csn>,
+    /// Notified for each sealed chunk.
+    pub wake: Option<Arc<Notify>>,
+    /// How often a backlog was dropped.
+    pub drops: watch::Sender<u64>,
+}
+
+impl State {
+    /// Bytes of chunks that the first archive has and the second one lacks.
+    fn kept_bytes(&self) -> u64 {
+        let Some(after) = self.kept.after.filter(|after| *after < self.archived) else { return 0 };
+        self.chunks.range(after.next()..=self.archived).map(|(_, entry)| entry.bytes).sum()
+    }
+
+    /// The last commit that the chunks reach without a gap from `after` on.
+    pub(super) fn reachable(&self, after: Csn) -> Csn {
+        self.chunks.values().fold(after, |reached, entry| {
+            if entry.name.first <= reached.next() { reached.max(entry.name.last) } else { reached }
+        })
+    }
+}
+
+impl Spool {
+    /// Keeps everything that is there, and what will follow `cut`, the last commit cut so far: how far the second
+    /// archive got is not known yet.
+    pub fn keep_for_second(&self, cut: Csn) {
+        let mut state = self.state.lock();
+        let oldest = state.chunks.values().next().map_or(cut, |entry| entry.name.first.prev());
+        state.kept.after = Some(oldest.min(cut));
+    }
+
+    /// The second archive has every commit up to `archived`. Whether the spool has what follows, up to the last commit
+    /// cut so far (`cut` or later); if so, it is kept.
+    pub fn resume_second(&self, archived: Csn, cut: Csn) -> bool {
+        let mut state = self.state.lock();
+        let end = state.chunks.keys().next_back().map_or(cut, |last| cut.max(*last));
+        let resumes = state.reachable(archived) >= end;
+        if resumes {
+            state.kept.after = Some(archived);
+            self.remove_done(&mut state);
+        }
+        resumes
+    }
+
+    /// The second archive begins anew, with a base of a later commit than any cut so far (`cut` or later): keeps every
+    /// chunk from now on and gives the commit that they follow.
+    pub fn restart_second(&self, cut: Csn) -> Csn {
+        let mut state = self.state.lock();
+        let from = state.chunks.keys().next_back().map_or(cut, |last| cut.max(*last));
+        state.kept.after = Some(from);
+        self.remove_done(&mut state);
+        from
+    }
+
+    /// What to notify when a chunk was sealed.
+    pub fn wake_second(&self, wake: Arc<Notify>) {
+        self.state.lock().kept.wake = Some(wake);
+    }
+
+    /// How often the backlog was dropped; changes when it is.
+    #[must_use]
+    pub fn second_drops(&self) -> watch::Receiver<u64> {
+        self.state.lock().kept.drops.subscribe()
+    }
+
+    /// What waits for the second archive.
+    #[must_use]
+    pub fn second_status(&self) -> SpoolStatus {
+        let state = self.state.lock();
+        let Some(after) = state.kept.after else { return SpoolStatus::default() };
+        state.status_after(after)
+    }
+
+    /// Drops the backlog if it is too large. Called with nothing locked.
+    pub(super) fn limit_second(&self) {
+        let mut state = self.state.lock();
+        let (kept, limit) = (state.kept_bytes(), self.bytes_max.load(Ordering::Relaxed));
+        if kept == 0 || kept < limit {
+            return;
+        }
+        let after = state.kept.after.take().unwrap_or_default();
+        tracing::error!(
+            bytes = kept,
+            limit,
+            first = after.next().0,
+            last = state.archived.0,
+            "archive-2 lags too far behind: its backlog is dropped; it gets a new base when it takes one"
+        );
+        self.remove_done(&mut state);
+        state.kept.drops.send_modify(|drops| *drops += 1);
+    }
+}
+
+/// The spool as the second archive's uploader sees it.
+pub struct SecondSource(pub Arc<Spool>);
+
+impl ChunkSource for SecondSource {
+    fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
+        let state = self.0.state.lock();
+        // After a drop something is missing in front of whatever is there.
+        state.kept.after?;
+        let (_, entry) = state.chunks.range(after.next()..).next()?;
+        Some(SealedChunk { name: entry.name, time: entry.time })
+    }
+
+    fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
+        self.0.read(chunk)
+    }
+
+    fn archived(&self, csn: Csn) {
+        let mut state = self.0.state.lock();
+        if let Some(after) = &mut state.kept.after {
+            *after = csn.max(*after);
+        }
+        self.0.remove_done(&mut state);
+    }
+
+    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
+        self.0.same_commits(own, found)
+    }
+}
+
+#[cfg(test)]
+#[path = "second_tests.rs"]
+mod tests;

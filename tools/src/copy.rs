@@ -1,0 +1,95 @@
+//! `walferry copy`: a self-contained, verified backup of a range of history, in another archive.
+
+use crate::archive::ArchiveArgs;
+use crate::exit::{Done, Failure};
+use crate::node::runtime;
+use crate::progress;
+use std::str::FromStr;
+use walferry::archive::crypt::KeyRing;
+use walferry::archive::crypt::keys::TO_ARCHIVE_KEY_VARIABLE;
+use walferry::archive::store::{Archive, Opening};
+use walferry::config::Config;
+use walferry::csn::{Csn, Epoch};
+use walferry::primary::shipping::open_url;
+use walferry::restore::target::Target;
+use walferry::restore::{CopyOptions, CopyReport, copy};
+
+/// Copies a range of history into another archive; every object is checked, what is there already is left alone
+#[derive(clap::Args)]
+#[command(after_help = crate::exit::HELP)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    /// Archive to copy to: s3://bucket/prefix or file:///dir. Empty, or an earlier copy of the same cluster
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// Keys that encrypt the copy [default: those in WALFERRY_TO_ARCHIVE_KEY, else the keys of --archive]
+    #[arg(long, value_name = "FILE", conflicts_with = "to_clear")]
+    to_archive_key_file: Option<String>,
+    /// Do not encrypt the copy although --archive is encrypted
+    #[arg(long)]
+    to_clear: bool,
+    /// First commit that must be restorable from the copy [default: the first that leads to --until without a gap]
+    #[arg(long, value_name = "CSN")]
+    from_csn: Option<u64>,
+    /// Last commit: latest, csn:N, or time:RFC3339 (the last commit at or before it)
+    #[arg(long, value_name = "TARGET", default_value = "latest")]
+    until: String,
+    /// Follow this epoch's line of history instead of the newest one's
+    #[arg(long, value_name = "N")]
+    epoch: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Copies.
+pub fn run(args: Args) -> Done {
+    let options = CopyOptions {
+        from: args.from_csn.map(Csn),
+        until: Target::from_str(&args.until)?,
+        epoch: args.epoch.map(Epoch),
+        progress: progress::bar(),
+    };
+    let from = args.archive.open()?;
+    let to = open_target(&args)?;
+    let report = runtime()?.block_on(copy(&from, &to, options))?;
+    show(&report, &args.to, args.json);
+    Ok(())
+}
+
+/// The target with its keys. Encrypted data becomes clear only where that was asked for.
+fn open_target(args: &Args) -> Result<Archive, Failure> {
+    let own = KeyRing::configured(args.to_archive_key_file.as_deref().unwrap_or_default(), TO_ARCHIVE_KEY_VARIABLE)?;
+    let keys = match own {
+        _ if args.to_clear => None,
+        Some(keys) => Some(keys),
+        None => args.archive.keys.ring()?,
+    };
+    Ok(open_url(&Config::default(), &args.to, Opening::Create)?.with_keys(keys))
+}
+
+fn show(report: &CopyReport, to: &str, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
+        return;
+    }
+    let (copied, present) = (report.copied, report.present);
+    println!("copied   to {to} in {:.3} s; cluster {}, epoch {}", report.seconds, report.cluster, report.epoch);
+    println!(
+        "range    csn {} .. {}: each of these commits can be restored from it",
+        report.range.from, report.range.until
+    );
+    println!(
+        "chunks   {} copied, {} bytes; {} there already, {} bytes",
+        copied.chunks, copied.chunk_bytes, present.chunks, present.chunk_bytes
+    );
+    println!(
+        "bases    {}: {} files copied, {} bytes; {} there already, {} bytes",
+        report.bases, copied.files, copied.file_bytes, present.files, present.file_bytes
+    );
+    for skipped in &report.skipped {
+        println!("skipped  base {}: {}", skipped.base, skipped.why);
+    }
+    println!("check it with: walferry verify --archive {to}");
+}

@@ -234,6 +234,10 @@ configuration! {
     s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";
     s3_access_key_id "s3-access-key-id": String = String::new(), Start, "S3 access key; empty: AWS_ACCESS_KEY_ID.";
     s3_secret_access_key "s3-secret-access-key": String = String::new(), Secret, "S3 secret key; empty: AWS_SECRET_ACCESS_KEY.";
+    archive_2_s3_endpoint "archive-2-s3-endpoint": String = String::new(), Start, "S3 endpoint of archive-2; empty: that of the first archive.";
+    archive_2_s3_region "archive-2-s3-region": String = String::new(), Start, "S3 region of archive-2; empty: that of the first archive.";
+    archive_2_s3_access_key_id "archive-2-s3-access-key-id": String = String::new(), Start, "S3 access key for archive-2; empty: that of the first archive.";
+    archive_2_s3_secret_access_key "archive-2-s3-secret-access-key": String = String::new(), Secret, "S3 secret key for archive-2; empty: that of the first archive.";
     s3_allow_http "s3-allow-http": bool = false, Start, "Whether an http:// endpoint may be used; also AWS_ALLOW_HTTP.";
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Remote {
     len: u64,
     blake3: blake3::Hash,
     /// Of the bytes read since the beginning, and how many these are.
-    hasher: Mutex<(blake3::Hasher, u64)>,
+    hasher: Mutex<(Box<blake3::Hasher>, u64)>,
 }
 
 impl Body {

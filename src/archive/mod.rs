@@ -2,6 +2,7 @@
 //!
 //! Guarantees: an object counts as stored only when its length and e_tag were confirmed; a failed request is never
 //! taken for "not there"; names are formatted and parsed in [`layout`] alone; a writer that lost its epoch notices.
+//! With keys, every object is encrypted on its way ([`crypt`]).
 //! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
 
 mod body;

@@ -284,7 +284,8 @@ async fn what_was_encrypted_anew_is_still_ours() {
         drop(seen);
         task.abort();
     }
-    for (name, body) in spool.chunks.lock().clone() {
+    let chunks = spool.chunks.lock().clone();
+    for (name, body) in chunks {
         assert_eq!(archive.get(&ObjectName::Chunk(name)).await.expect("get"), Some(body));
     }
 }

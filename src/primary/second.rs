@@ -81,8 +81,20 @@ fn open(config: &Config) -> Result<Option<Archive>> {
         Some(keys) => Some(keys),
         None => KeyRing::configured(&config.archive_key_file, ARCHIVE_KEY_VARIABLE)?,
     };
-    let archive = shipping::open_url(config, &config.archive_2, Opening::Create)?;
+    let archive = shipping::open_url(&with_own_s3(config), &config.archive_2, Opening::Create)?;
     Ok(Some(archive.with_keys(keys)))
+}
+
+/// The settings with those S3 settings that the second archive has of its own.
+fn with_own_s3(config: &Config) -> Config {
+    let or = |own: &str, first: &str| if own.is_empty() { first } else { own }.to_owned();
+    Config {
+        s3_endpoint: or(&config.archive_2_s3_endpoint, &config.s3_endpoint),
+        s3_region: or(&config.archive_2_s3_region, &config.s3_region),
+        s3_access_key_id: or(&config.archive_2_s3_access_key_id, &config.s3_access_key_id),
+        s3_secret_access_key: or(&config.archive_2_s3_secret_access_key, &config.s3_secret_access_key),
+        ..config.clone()
+    }
 }
 
 /// Refuses a second archive that cannot be this cluster's; `cluster` is none if it is still to be made. One that does not
@@ -95,7 +107,8 @@ pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
     if config.archive.is_empty() {
         return wrong("there is no first archive: set archive");
     }
-    if config.archive_2.trim_end_matches('/') == config.archive.trim_end_matches('/') {
+    let same_url = config.archive_2.trim_end_matches('/') == config.archive.trim_end_matches('/');
+    if same_url && config.archive_2_s3_endpoint.is_empty() {
         return wrong("is the same as archive: name another place");
     }
     let found = match open(config) {
@@ -252,7 +265,7 @@ impl Run {
         let config = node.config();
         let archive = open(&config)?.expect("started only if it is configured");
         identity::establish(&archive, node.identity().cluster).await?;
-        self.write_epochs(&archive).await?;
+        write_epochs(&archive, &self.epochs).await?;
         let epoch = node.identity().epoch();
         let mut archived = archived_until(&archive, epoch).await?;
         let committed = node.committer.watermarks.committed.get();
@@ -299,21 +312,6 @@ impl Run {
         }
     }
 
-    /// The first archive's epoch records: what an epoch means must be the same in both.
-    async fn write_epochs(&self, archive: &Archive) -> Result<()> {
-        for record in &self.epochs {
-            if let Claim::Taken(other) = epochs::claim(archive, record).await? {
-                let detail = format!(
-                    "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
-                     Give archive-2 another prefix",
-                    other.epoch, other.node, record.node
-                );
-                return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail });
-            }
-        }
-        Ok(())
-    }
-
     /// Cuts a base for it alone.
     async fn give_base(&self) -> Result<()> {
         let (base, workshop) = self.node.snapshots.cut_alone(&self.node).await?;
@@ -327,3 +325,22 @@ impl Run {
         outcome
     }
 }
+
+/// Writes the first archive's epoch records into the second: what an epoch means must be the same in both.
+async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
+    for record in line {
+        if let Claim::Taken(other) = epochs::claim(second, record).await? {
+            let detail = format!(
+                "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
+                 Give archive-2 another prefix",
+                other.epoch, other.node, record.node
+            );
+            return Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "second_tests.rs"]
+mod tests;

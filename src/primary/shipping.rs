@@ -261,6 +261,7 @@ impl ArchiveSide {
         let archived = owed.unwrap_or(committed);
         node.committer.watermarks.archived.raise(archived);
         let config = node.config();
+        let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
         let (spool, newest) = Spool::open(
             Arc::clone(&node.backends.bulk),
             &node.dir.spool(),
@@ -290,8 +291,7 @@ impl ArchiveSide {
             fence_each_ack: config.archive_ack,
             ..UploaderSettings::default()
         };
-        let has_second = !config.archive_2.is_empty();
-        if has_second {
+        if line.is_some() {
             spool.keep_for_second(from.position.csn);
         }
         let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
@@ -310,10 +310,7 @@ impl ArchiveSide {
         if needs_base {
             node.snapshots.request();
         }
-        let second = match has_second {
-            true => Some(Second::start(node, &spool, &cutter, epochs::line(archive, epoch).await?)),
-            false => None,
-        };
+        let second = line.map(|line| Second::start(node, &spool, &cutter, line));
         Ok(Self { cutter, spool, uploader: status, second, task })
     }
 }

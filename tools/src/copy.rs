@@ -10,6 +10,7 @@ use walferry::archive::crypt::keys::TO_ARCHIVE_KEY_VARIABLE;
 use walferry::archive::store::{Archive, Opening};
 use walferry::config::Config;
 use walferry::csn::{Csn, Epoch};
+use walferry::error::Error;
 use walferry::primary::shipping::open_url;
 use walferry::restore::target::Target;
 use walferry::restore::{CopyOptions, CopyReport, copy};
@@ -29,6 +30,13 @@ pub struct Args {
     /// Do not encrypt the copy although --archive is encrypted
     #[arg(long)]
     to_clear: bool,
+    /// S3 endpoint of --to [default: that of --archive]
+    #[arg(long, value_name = "URL")]
+    to_s3_endpoint: Option<String>,
+    /// S3 region of --to [default: that of --archive]. Its credentials, if they are others, come from
+    /// WALFERRY_TO_ACCESS_KEY_ID and WALFERRY_TO_SECRET_ACCESS_KEY
+    #[arg(long, value_name = "REGION")]
+    to_s3_region: Option<String>,
     /// First commit that must be restorable from the copy [default: the first that leads to --until without a gap]
     #[arg(long, value_name = "CSN")]
     from_csn: Option<u64>,
@@ -66,7 +74,20 @@ fn open_target(args: &Args) -> Result<Archive, Failure> {
         Some(keys) => Some(keys),
         None => args.archive.keys.ring()?,
     };
-    Ok(open_url(&Config::default(), &args.to, Opening::Create)?.with_keys(keys))
+    let same_url = args.to.trim_end_matches('/') == args.archive.archive.trim_end_matches('/');
+    if same_url && args.to_s3_endpoint.is_none() {
+        let detail = "is the archive to copy from: name another one".to_owned();
+        return Err(Error::Config { key: "to".to_owned(), detail }.into());
+    }
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let config = Config {
+        s3_endpoint: args.to_s3_endpoint.clone().unwrap_or_default(),
+        s3_region: args.to_s3_region.clone().unwrap_or_default(),
+        s3_access_key_id: variable("WALFERRY_TO_ACCESS_KEY_ID"),
+        s3_secret_access_key: variable("WALFERRY_TO_SECRET_ACCESS_KEY"),
+        ..Config::default()
+    };
+    Ok(open_url(&config, &args.to, Opening::Create)?.with_keys(keys))
 }
 
 fn show(report: &CopyReport, to: &str, json: bool) {

@@ -28,6 +28,9 @@ const SEGMENT: u64 = SEGMENT_BYTES as u64;
 const TAG: u64 = TAG_BYTES as u64;
 const STORED_SEGMENT: u64 = SEGMENT + TAG;
 
+/// Longest object: far beyond what any store takes, and no sum of lengths overflows below it.
+const STORED_BYTES_MAX: u64 = 1 << 62;
+
 /// What stands in front of an encrypted object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ObjectHeader {
@@ -92,7 +95,7 @@ pub(super) fn segments(plain: u64) -> u64 {
 
 /// Plain bytes of an object with so many stored ones; `None` if no object has that many.
 pub(super) fn plain_len(stored: u64) -> Option<u64> {
-    let body = stored.checked_sub(HEADER + TAG)?;
+    let body = stored.checked_sub(HEADER + TAG).filter(|_| stored <= STORED_BYTES_MAX)?;
     let plain = body - body / STORED_SEGMENT * TAG;
     (stored_len(plain) == stored).then_some(plain)
 }

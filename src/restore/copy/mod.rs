@@ -92,10 +92,6 @@ pub struct Moved {
 pub async fn copy(from: &Archive, to: &Archive, options: CopyOptions) -> Result<CopyReport> {
     let started = Instant::now();
     Meter::begin(&options.progress, Phase::Plan, 0);
-    if from.url() == to.url() {
-        let detail = format!("{} is the archive to copy from: name another one", to.url());
-        return Err(Error::Config { key: "to".to_owned(), detail });
-    }
     let history = History::read(from, options.epoch).await?;
     let until = history.plan(options.until).await?.plan.target;
     let (manifests, skipped) = manifests(&history, until).await?;

@@ -8,6 +8,7 @@ use support::archive::{Archive, files_below};
 use support::client::{Client, cmd};
 use support::dump::{Dump, assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
+use support::proxy::Proxy;
 use support::tool::walferry;
 
 /// What no byte of an encrypted archive may show.
@@ -276,4 +277,58 @@ fn drops_its_backlog(primary: &Node, dir: &Path, away: &Path) {
     wait_for(primary, "archive_2_state", "streaming");
     write(&mut client, 4);
     wait_for_second(primary);
+}
+
+/// The second archive is on another S3 server, which the network takes away, also across a promotion.
+#[test]
+fn a_second_archive_on_another_server() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let keys = key_file(root.path(), "k1", None);
+    let (first, far) = (Archive::directory(&root.path().join("first")), Archive::s3());
+    let setting = |name: &str| far.environment.iter().find(|(other, _)| other == name).expect("set").1.as_str();
+    let port = setting("AWS_ENDPOINT").rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let proxy = Proxy::to(port);
+    let with_far = |launch: Launch| {
+        let launch = launch.archive(&first).flag("--archive-key-file", text(&keys)).set("archive-interval", "50");
+        let launch = launch.set("archive-2", &far.url).set("s3-allow-http", "yes");
+        let launch = launch.set("archive-2-s3-endpoint", &format!("http://127.0.0.1:{}", proxy.port));
+        let launch = launch.set("archive-2-s3-region", setting("AWS_REGION"));
+        let launch = launch.set("archive-2-s3-access-key-id", setting("AWS_ACCESS_KEY_ID"));
+        launch.set("archive-2-s3-secret-access-key", setting("AWS_SECRET_ACCESS_KEY"))
+    };
+    let mut primary = with_far(Launch::primary(&root.path().join("primary"))).start();
+    write(&mut primary.client(), 1);
+    primary.client().ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
+    assert_eq!(primary.client().info()["archive_2_csn"], "0");
+    proxy.open();
+    wait_for_second(&primary);
+    // Without keys of its own, the second archive has those of the first.
+    let own = ["--archive-key-file", text(&keys)];
+    far.tool("verify", &own).expect(0).says("whole   csn 1 ..");
+
+    proxy.close();
+    write(&mut primary.client(), 2);
+    primary.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    let failing = || (primary.client().info()["archive_2_failures_in_row"] != "0").then_some(());
+    wait_until("the failures show", SETTLED_WITHIN, failing);
+    primary.client().ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
+    primary.restart();
+    proxy.open();
+    wait_for_second(&primary);
+    let state = dump(&mut primary.client());
+    assert_same(&state, &far.restored(&own).state().1, "restored from the far archive");
+
+    let replica = with_far(Launch::replica(&root.path().join("replica"), primary.launch.repl_port)).start();
+    let end = primary.client().watermarks().committed;
+    let follows = || (replica.client().watermarks().committed == end).then_some(());
+    wait_until("the replica has everything", SETTLED_WITHIN, follows);
+    primary.kill();
+    walferry(&["promote", "--port", &replica.launch.port.to_string()], &Vec::new()).expect(0);
+    write(&mut replica.client(), 3);
+    wait_for_second(&replica);
+    let state = dump(&mut replica.client());
+    assert_same(&state, &far.restored(&own).state().1, "restored from the far archive after the promotion");
+    for archive in [&first, &far] {
+        archive.tool("verify", &own).expect(0).says("epochs  2");
+    }
 }

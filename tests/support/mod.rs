@@ -15,6 +15,7 @@ pub mod history;
 pub mod model;
 pub mod oracle;
 pub mod process;
+pub mod proxy;
 pub mod replies;
 pub mod tool;
 pub mod weed;

@@ -261,6 +261,21 @@ async fn a_body_that_was_cut_off_in_transfer_is_read_again() {
     assert_eq!(part, noise(2 * SEGMENT)[SEGMENT_BYTES..SEGMENT_BYTES + 4]);
 }
 
+/// The header that is remembered is that of the object read now, not of the one it replaced.
+#[tokio::test]
+async fn an_object_replaced_between_two_reads_is_read_anew() {
+    let store = Arc::new(InMemory::new());
+    let archive = encrypted(&store, &["k2", "k1"]);
+    let name = mark("m");
+    for (keys, len) in [("k1", 3 * SEGMENT), ("k2", 3 * SEGMENT), ("k1", 2 * SEGMENT + 1)] {
+        encrypted(&store, &[keys]).put_verified(&name, noise(len)).await.expect("put");
+        for range in [2 * SEGMENT..2 * SEGMENT + 1, SEGMENT - 1..SEGMENT + 1, SEGMENT..SEGMENT + 2] {
+            let expected = noise(len).slice(range.start as usize..range.end as usize);
+            assert_eq!(archive.get_range(&name, range).await.expect("get"), Some(expected));
+        }
+    }
+}
+
 /// All parts but the last are equally long, as Cloudflare R2 demands, and at least 5 MiB, as S3 demands.
 #[tokio::test]
 async fn parts_are_encrypted_one_after_the_other() {

@@ -146,8 +146,10 @@ fn an_encrypted_archive_in_a_directory() {
             assert!(!shows, "{}", object.display());
         }
     }
-    // One changed byte anywhere is found.
     let chunk = &files_below(&copy, ".chunk")[0];
+    walferry(&["dump", text(chunk)], &Vec::new()).expect(2).says("is encrypted with key `k3`");
+    walferry(&["dump", text(chunk), "--archive-key-file", text(&keys)], &Vec::new()).expect(0).says("ChunkHeader");
+    // One changed byte anywhere is found.
     let mut bytes = std::fs::read(chunk).expect("a chunk");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

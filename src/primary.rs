@@ -160,6 +160,7 @@ async fn stop(node: &Arc<Node>) -> Result<()> {
         if has_new {
             closing.snapshots.write_image(&closing);
         }
+        closing.committer.stop_log_thread();
         closing.committer.syncer.stop();
         let is_synced = closing.committer.watermarks.durable.get() >= closing.committer.watermarks.committed.get();
         closing.change_identity(|identity| identity.is_clean = is_synced)

@@ -10,8 +10,9 @@ use super::host::Host;
 use super::reply::{Mark, Out};
 use super::table::{self, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
-use crate::commit::committer::{Committer, Turn};
+use crate::commit::committer::Committer;
 use crate::commit::groups::GroupNumber;
+use crate::commit::turn::Joined;
 use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
 use crate::error::Error;
@@ -22,16 +23,18 @@ pub struct Session<'s> {
     host: &'s dyn Host,
     client: &'s mut Client,
     out: &'s mut Out,
-    turn: Option<Turn<'s>>,
-    /// Where the open group's replies start and how many there are.
+    turn: Option<Joined<'s>>,
+    /// Where the replies start that wait for groups of this turn, and how many there are.
     group: Option<(Mark, usize)>,
+    /// The newest group that a commit of this session is in.
+    wrote: Option<GroupNumber>,
     last: Option<Csn>,
 }
 
 /// What must be so before a session's replies may be sent.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// They wait for a group that is still open.
+    /// They wait for a group that may not be written yet.
     pub open: Option<OpenReplies>,
     /// The last commit they depend on.
     pub depends_on: Option<Csn>,
@@ -59,7 +62,7 @@ impl OpenReplies {
 impl<'s> Session<'s> {
     /// Begins; nothing is locked yet.
     pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
-        Self { committer, host, client, out, turn: None, group: None, last: None }
+        Self { committer, host, client, out, turn: None, group: None, wrote: None, last: None }
     }
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
@@ -79,7 +82,7 @@ impl<'s> Session<'s> {
         if let Some((_, replies)) = &mut self.group {
             *replies += 1;
         }
-        if self.turn.as_ref().is_some_and(Turn::is_full) {
+        if self.turn.as_mut().is_some_and(|turn| turn.is_full() && !turn.hand_over()) {
             self.write();
         }
         self.client.task.is_some() || self.client.blocked.is_some() || self.client.closes
@@ -94,18 +97,22 @@ impl<'s> Session<'s> {
     /// Gives up the lock. What was committed stays in the open group, which many connections share: somebody must write
     /// it before the replies are sent.
     pub fn finish(mut self) -> Outcome {
-        let Some(turn) = self.turn.take() else { return Outcome { open: None, depends_on: self.last } };
+        Outcome { open: self.end_turn(), depends_on: self.last }
+    }
+
+    fn end_turn(&mut self) -> Option<OpenReplies> {
+        let turn = self.turn.take()?;
         let (mark, replies) = self.group.take().expect("a turn has a group");
-        let open = turn.leave_open().map(|group| OpenReplies { group, mark, replies });
-        Outcome { open, depends_on: self.last }
+        let group = turn.leave_open().max(self.wrote.take())?;
+        Some(OpenReplies { group, mark, replies })
     }
 
     fn write(&mut self) {
-        let Some(mut turn) = self.turn.take() else { return };
-        let written = turn.write();
-        let (mark, replies) = self.group.take().expect("a turn has a group");
-        if let Err(error) = written {
-            OpenReplies { group: turn.group(), mark, replies }.fail(&error, self.out);
+        let Some(open) = self.end_turn() else { return };
+        self.committer.write_open_group();
+        let outcome = self.committer.groups.outcome(open.group).expect("everything was written");
+        if let Err(error) = outcome {
+            open.fail(&error, self.out);
         }
     }
 
@@ -190,7 +197,9 @@ impl<'s> Session<'s> {
             // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
-        self.last = turn.commit().or(self.last);
+        if let Some(csn) = turn.commit() {
+            (self.last, self.wrote) = (Some(csn), Some(turn.group()));
+        }
         done
     }
 

@@ -21,7 +21,6 @@ use crate::io::{Io, StdIo};
 use crate::log::durable::DurableMark;
 use crate::log::envelope::Position;
 use crate::log::oplog::OpLog;
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -86,8 +85,8 @@ impl Node {
         }
         if let Some(open) = session.finish().open {
             committer.write_open_group();
-            let settled = committer.groups.settled(open.group).now_or_never().expect("its group was written");
-            if let Err(error) = settled {
+            let outcome = committer.groups.outcome(open.group).expect("its group was written");
+            if let Err(error) = outcome {
                 open.fail(&error, &mut out);
             }
         }

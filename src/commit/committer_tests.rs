@@ -1,6 +1,7 @@
 //! Groups on their way through both logs, and what happens when a log fails.
 
 use super::*;
+use crate::csn::Epoch;
 use crate::config::AppendFsync;
 use crate::engine::disk::DiskOptions;
 use crate::io::Io;
@@ -243,7 +244,7 @@ fn purged_logs_are_known_not_to_reach_back() {
             kept = turn.image_position().in_logs();
         }
         // A segment of its own for each round.
-        turn.writer().oplog().reserve(220 << 10).unwrap();
+        turn.oplog().reserve(220 << 10).unwrap();
     }
     drop(turn);
     let first_after = |csn| {

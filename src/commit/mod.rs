@@ -4,4 +4,8 @@
 pub mod committer;
 pub mod gate;
 pub mod groups;
+mod log_thread;
+mod logs;
 pub mod sync;
+pub mod turn;
+pub mod writer;

@@ -154,6 +154,13 @@ impl OpLog {
         self.is_broken
     }
 
+    /// Bytes of frames that fit without a new segment; 0 if nothing may be appended.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let active = self.active.as_ref().filter(|_| !self.is_broken);
+        active.map_or(0, |active| active.capacity.saturating_sub(active.at) as usize)
+    }
+
     /// Makes sure that frames of `bytes` fit without a new segment. An error means that nothing was written and
     /// nothing may be: the disk is full or broken.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {

@@ -62,11 +62,7 @@ impl Chores {
 
     /// Makes the op-log's next segment, so that the writer need not.
     fn prepare_segment(&self) -> Result<()> {
-        let mut turn = self.node.committer.join();
-        let spare = turn.writer().oplog().wants_spare();
-        // Who left the group open writes it.
-        let _ = turn.leave_open();
-        spare.map_or(Ok(()), |spare| spare.prepare())
+        self.node.committer.wanted_segment().map_or(Ok(()), |spare| spare.prepare())
     }
 
     fn round(&mut self) -> Result<()> {
@@ -103,11 +99,12 @@ impl Chores {
 
     fn look_at_logs(&self) {
         let node = &self.node;
-        let durable = node.committer.watermarks.durable.get();
+        node.committer.note_durable();
         {
-            let mut turn = node.committer.turn();
-            turn.writer().oplog().note_durable(durable);
-            turn.writer().watches.sweep();
+            let mut joined = node.committer.join();
+            joined.writer().watches.sweep();
+            // Who left the group open writes it.
+            let _ = joined.leave_open();
         }
         let image = node.snapshots.newest_image().position.csn;
         let has_new = node.committer.watermarks.committed.get() > image;

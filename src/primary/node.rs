@@ -127,6 +127,7 @@ impl Node {
         let tail = Arc::new(Tail::new(config.ring_bytes.0 as usize));
         let sink: Arc<dyn crate::commit::committer::CommitSink> = Arc::clone(&tail) as _;
         opened.committer.attach(sink);
+        opened.committer.start_log_thread();
         if is_replica {
             opened.committer.gate.close(Obstacle::Replica, "You can't write against a read only replica.");
         }

@@ -12,10 +12,12 @@ use crate::command::host::{Host, Task, TaskReply};
 use crate::command::reply::Out;
 use crate::command::session::{Outcome, Session};
 use crate::commit::committer::Committer;
+use crate::commit::groups::GroupNumber;
 use crate::config::AppendFsync;
 use crate::error::{Error, Result};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,21 +51,47 @@ pub struct Lane {
     /// What all lanes share.
     pub service: Arc<Service>,
     left_open: Notify,
+    settled: Notify,
 }
 
 impl Lane {
     /// A lane without connections.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
-        Self { service, left_open: Notify::new() }
+        Self { service, left_open: Notify::new(), settled: Notify::new() }
     }
 
-    /// Writes groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
+    /// Sees to groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
     /// that were ready before it: here, behind the connections whose requests came in together.
     pub async fn write_groups(&self) {
         loop {
             self.left_open.notified().await;
-            self.service.committer.write_open_group();
+            self.service.committer.write_soon();
+        }
+    }
+
+    /// Wakes the connections whose groups were settled, for as long as the lane lives: whichever thread wrote them, it
+    /// has to wake each lane only once.
+    pub async fn follow_groups(&self) {
+        let committer = &self.service.committer;
+        let mut seen = committer.groups.settled_until();
+        loop {
+            seen = committer.groups.settled_above(seen).await;
+            self.settled.notify_waiters();
+            committer.write_soon();
+        }
+    }
+
+    /// Returns when a group is settled; an error if it could not be written. Cancel-safe.
+    async fn settled(&self, group: GroupNumber) -> Result<()> {
+        loop {
+            let mut settled = pin!(self.settled.notified());
+            // Registered before the look, so that no change between the two is missed.
+            settled.as_mut().enable();
+            if let Some(outcome) = self.service.committer.groups.outcome(group) {
+                return outcome;
+            }
+            settled.await;
         }
     }
 }
@@ -198,7 +226,7 @@ impl Connection<'_> {
         let Service { committer, host, .. } = &*self.lane.service;
         if let Some(open) = outcome.open {
             self.lane.left_open.notify_one();
-            if let Err(error) = committer.groups.settled(open.group).await {
+            if let Err(error) = self.lane.settled(open.group).await {
                 open.fail(&error, &mut self.out);
                 return Ok(());
             }

@@ -111,8 +111,9 @@ fn start_lane(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be made while the process comes up");
         runtime.block_on(async {
-            let writing = Arc::clone(&lane);
+            let (writing, following) = (Arc::clone(&lane), Arc::clone(&lane));
             tokio::spawn(async move { writing.write_groups().await });
+            tokio::spawn(async move { following.follow_groups().await });
             let mut connections = JoinSet::new();
             let mut stopping = stop.clone();
             loop {

@@ -1,8 +1,8 @@
 //! Groups on their way through both logs, and what happens when a log fails.
 
 use super::*;
-use crate::csn::Epoch;
 use crate::config::AppendFsync;
+use crate::csn::Epoch;
 use crate::engine::disk::DiskOptions;
 use crate::io::Io;
 use crate::log::durable::DurableMark;

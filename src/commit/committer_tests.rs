@@ -1,6 +1,7 @@
 //! Groups on their way through both logs, and what happens when a log fails.
 
 use super::*;
+use crate::commit::groups::GroupNumber;
 use crate::config::AppendFsync;
 use crate::csn::Epoch;
 use crate::engine::disk::DiskOptions;
@@ -77,7 +78,7 @@ impl Drop for Rig {
 }
 
 /// Makes one commit that sets a string, pushes to a list, or both.
-pub(in crate::commit) fn change(turn: &mut Turn<'_>, sets: bool, pushes: bool) -> Option<Csn> {
+pub(in crate::commit) fn change(turn: &mut Joined<'_>, sets: bool, pushes: bool) -> Option<Csn> {
     let mut keys = turn.keyspace(0);
     if sets {
         keys.put_string(b"string", b"value", 0).unwrap();
@@ -176,7 +177,7 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
 #[test]
 fn a_group_that_is_given_up_stops_writes() {
     let rig = Rig::new(AppendFsync::No);
-    change(&mut rig.committer.turn(), true, false);
+    change(&mut *rig.committer.turn(), true, false);
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
     assert!(rig.groups().is_empty());
 }
@@ -260,4 +261,108 @@ fn purged_logs_are_known_not_to_reach_back() {
     let (reader, until) = rig.committer.log_reader();
     let after = rig.committer.log_position(kept.csn).unwrap();
     assert_eq!(reader.commits(after, until).unwrap().map(Result::unwrap).count() as u64, until.csn.since(kept.csn));
+}
+
+/// Waits until a group is settled; fails the test if that takes too long.
+fn outcome(rig: &Rig, group: u64) -> Result<()> {
+    let patience = std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + patience;
+    loop {
+        if let Some(outcome) = rig.committer.groups.outcome(GroupNumber(group)) {
+            return outcome;
+        }
+        assert!(std::time::Instant::now() < deadline, "group {group} is not settled after {patience:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn string_in(joined: &mut Joined<'_>) -> bool {
+    !joined.keyspace(0).find(b"string").unwrap().is_absent()
+}
+
+#[test]
+fn groups_on_their_way_are_seen_and_written_in_their_order() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    let logs_at_rest = rig.committer.logs.lock();
+    let mut joined = rig.committer.join();
+    change(&mut joined, true, true);
+    assert!(joined.hand_over(), "nothing is on its way");
+    assert!(string_in(&mut joined), "what is sealed is seen");
+    let mut keys = joined.keyspace(0);
+    let found = keys.find(b"string").unwrap();
+    keys.delete(b"string", &found).unwrap();
+    joined.commit();
+    assert!(!string_in(&mut joined), "the open group lies above it");
+    assert!(!joined.hand_over(), "a small group waits for the one before");
+    assert_eq!(joined.leave_open(), Some(GroupNumber(2)));
+    assert!(rig.committer.groups.outcome(GroupNumber(1)).is_none());
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn::ZERO);
+
+    drop(logs_at_rest);
+    outcome(&rig, 1).unwrap();
+    rig.committer.write_soon();
+    outcome(&rig, 2).unwrap();
+    let mut joined = rig.committer.join();
+    assert!(!string_in(&mut joined));
+    assert_eq!(joined.leave_open(), None, "everything is settled");
+    let csns: Vec<_> = rig.groups().iter().flat_map(|g| g.commits.to_vec()).map(|commit| commit.csn.0).collect();
+    assert_eq!(csns, [1, 2]);
+    rig.committer.stop_log_thread();
+}
+
+#[test]
+fn a_turn_writes_what_is_on_its_way_before_it_begins() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    for round in 1..=200 {
+        let mut joined = rig.committer.join();
+        change(&mut joined, true, true);
+        joined.hand_over();
+        change(&mut joined, false, true);
+        assert!(joined.leave_open().is_some());
+        let turn = rig.committer.turn();
+        assert_eq!(turn.position().csn, Csn(2 * round));
+        assert_eq!(turn.image_position().position.csn, Csn(2 * round));
+    }
+    rig.committer.stop_log_thread();
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(399), "the last commit on disk");
+}
+
+#[test]
+fn a_group_that_fails_on_its_way_fails_all_after_it() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    rig.io.fail(Step::Write, ErrorKind::Other);
+    let mut joined = rig.committer.join();
+    change(&mut joined, true, true);
+    joined.hand_over();
+    change(&mut joined, true, true);
+    assert_eq!(joined.leave_open(), Some(GroupNumber(2)));
+    outcome(&rig, 1).unwrap_err();
+    rig.io.heal();
+    rig.committer.write_open_group();
+    outcome(&rig, 2).unwrap_err();
+    rig.committer.stop_log_thread();
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    assert!(rig.groups().is_empty() && disk_position(rig.committer.disk()).unwrap().csn == Csn::ZERO);
+}
+
+#[test]
+fn a_command_that_needs_a_new_segment_gets_it_while_groups_are_on_their_way() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    let large = vec![7; 100 << 10];
+    for round in 0..20 {
+        let mut joined = rig.committer.join();
+        joined.reserve(large.len()).unwrap();
+        joined.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
+        joined.commit();
+        joined.hand_over();
+        assert!(joined.leave_open().is_some() || round > 0);
+    }
+    rig.committer.stop_log_thread();
+    let (reader, until) = rig.committer.log_reader();
+    assert_eq!(until.csn, Csn(20));
+    assert_eq!(reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).count(), 20);
 }

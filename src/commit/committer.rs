@@ -31,8 +31,6 @@ use std::sync::{Arc, OnceLock};
 pub const GROUP_COMMITS_MAX: usize = 512;
 /// Bytes of effects one group may hold before it is written (one commit may be larger).
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
-/// Room in the op-log that is kept ready beyond what a command's arguments ask for.
-const OPLOG_SLACK: usize = 64 << 10;
 
 /// Commits written together, in the form in which they travel on.
 #[derive(Clone, Debug)]
@@ -100,7 +98,7 @@ pub struct Writer {
     pub memory: Memory,
     /// Who watches which key.
     pub watches: WatchTable,
-    effects: Effects,
+    pub(super) effects: Effects,
     /// Commits of the open group. It may stay open while the lock changes hands: see [`Turn::leave_open`].
     pending: Vec<PendingCommit>,
     /// Number of the open group.
@@ -251,12 +249,19 @@ impl Committer {
             .map(|(_, reason)| reason.clone())
     }
 
-    /// Stops taking writes until a restart.
-    fn fail_stop(&self, error: &Error) {
+    /// Stops taking writes until a restart. The first reason is the one to tell.
+    pub(super) fn fail_stop(&self, error: &Error) {
+        if self.gate.stands(Obstacle::Broken) {
+            return;
+        }
         tracing::error!(%error, "a log write failed: writes are refused until a restart");
+        let space = if error.is_want_of_space() { " once there is space again" } else { "" };
         self.gate.close(
             Obstacle::Broken,
-            format!("writes are refused until a restart, because a log could not be written: {error}"),
+            format!(
+                "writes are refused until a restart, because a log could not be written: {error}. Restart walferry{space}; \
+                 nothing that was acknowledged is lost"
+            ),
         );
     }
 }
@@ -266,7 +271,7 @@ impl Committer {
 /// Commits are collected in a group, which must be written with [`Turn::write`] before the turn ends, or handed on with
 /// [`Turn::leave_open`].
 pub struct Turn<'a> {
-    committer: &'a Committer,
+    pub(super) committer: &'a Committer,
     writer: MutexGuard<'a, Writer>,
     /// Whether the group is handed on when the turn ends.
     leaves_open: bool,
@@ -283,21 +288,6 @@ impl<'a> Turn<'a> {
         let Writer { memory, watches, effects, position, pending, .. } = &mut *self.writer;
         let csn = pending.last().map_or(position.csn, |commit| commit.csn).next();
         Keyspace::changing(&self.committer.disk, now_ms, Changing { memory, effects, watches, csn })
-    }
-
-    /// Makes sure the op-log can take a command whose arguments have `bytes`, before it has any effect.
-    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
-        let wanted = self.writer.effects.bytes() + 2 * bytes + OPLOG_SLACK;
-        let reserved = self.writer.oplog.reserve(wanted);
-        match &reserved {
-            Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
-            Err(error) if self.writer.oplog.is_broken() => self.committer.fail_stop(error),
-            Err(error) => self.committer.gate.close(
-                Obstacle::DiskFull,
-                format!("the op-log cannot grow: {error}. Free space; writes are taken again then"),
-            ),
-        }
-        reserved
     }
 
     /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
@@ -405,7 +395,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
-    /// follow the last commit without a gap.
+    /// follow the last commit without a gap. Without room for them they are refused before they have any effect.
     pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
         if let Some(reason) = self.committer.broken() {
             return Err(Error::Refused { reason });
@@ -420,6 +410,8 @@ impl<'a> Turn<'a> {
             crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
             expected = expected.next();
         }
+        self.require_room(OpLog::frame_bytes(&commits))?;
+        let writer = &mut *self.writer;
         for commit in &*commits {
             let applied =
                 writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
@@ -492,6 +484,9 @@ impl Drop for Turn<'_> {
     }
 }
 
+#[cfg(test)]
+#[path = "fault_tests.rs"]
+mod fault_tests;
 #[cfg(test)]
 #[path = "committer_tests.rs"]
 pub(super) mod tests;

@@ -168,6 +168,12 @@ impl OpLog {
         }
     }
 
+    /// Bytes of the frames that [`OpLog::append`] makes of these commits.
+    #[must_use]
+    pub fn frame_bytes(commits: &[CommitRecord]) -> usize {
+        commits.iter().filter(|commit| belongs(commit)).map(frame::encoded_len).sum()
+    }
+
     /// Appends the frames of those commits of a group that belong in the op-log. They are in the OS afterwards. Returns
     /// their bytes.
     pub fn append(&mut self, commits: &[CommitRecord]) -> Result<usize> {
@@ -460,6 +466,9 @@ impl Iterator for Commits {
     }
 }
 
+#[cfg(test)]
+#[path = "oplog_fault_tests.rs"]
+mod fault_tests;
 #[cfg(test)]
 #[path = "oplog_tests.rs"]
 mod tests;

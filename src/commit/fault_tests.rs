@@ -6,7 +6,7 @@ use super::tests::Rig;
 use super::*;
 use crate::config::AppendFsync;
 use crate::engine::keyspace::Found;
-use crate::io::faults::{Case, FAULTS, Faults, Step, each_step};
+use crate::io::faults::{Case, FAULTS, Faults, Step, each_step, scratch};
 use crate::log::testing::{on_both, on_list};
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -103,7 +103,7 @@ fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
         told.acknowledged = csn;
     }
     if rig.obstacle() == Some(Obstacle::Broken) {
-        check_broken(&rig, case.io.struck() == Some(Step::Sync));
+        check_broken(&rig, case.io.left_unsynced(".oplog"));
     } else {
         assert_eq!(told.acknowledged, told.attempted);
     }
@@ -153,7 +153,7 @@ fn check(dir: &Arc<TempDir>, told: &Told) {
 
 fn each_step_under(mode: AppendFsync) {
     each_step(&FAULTS, |case| {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let dir = Arc::new(scratch());
         let told = run(case, mode, &dir);
         assert!(case.io.has_struck() || told.acknowledged == COMMITS);
         check(&dir, &told);
@@ -199,7 +199,7 @@ fn a_replica_without_room_applies_nothing_and_goes_on_later() {
 #[test]
 fn recovery_survives_every_failing_step() {
     each_step(&FAULTS, |case| {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let dir = Arc::new(scratch());
         let rig = Rig::open(AppendFsync::No, Arc::<Faults>::default(), &dir).unwrap();
         for csn in 1..=6 {
             let mut turn = rig.committer.turn();

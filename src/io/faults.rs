@@ -16,6 +16,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tempfile::TempDir;
 
 /// Kinds of steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,6 +126,12 @@ impl Faults {
         self.0.lock().struck.as_ref().map(|(step, _)| *step)
     }
 
+    /// Whether the first step that failed was a sync of a file whose name ends so.
+    pub fn left_unsynced(&self, suffix: &str) -> bool {
+        let struck = &self.0.lock().struck;
+        matches!(struck, Some((Step::Sync, path)) if path.to_string_lossy().ends_with(suffix))
+    }
+
     /// Counts a step; tells how it fails if it does.
     fn fault(&self, step: Step, path: &Path) -> Option<(Fate, Error)> {
         let mut state = self.0.lock();
@@ -230,6 +237,13 @@ impl Io for Faults {
     fn create_dir(&self, dir: &Path) -> Result<()> {
         self.whole(Step::CreateDir, dir, || StdIo.create_dir(dir))
     }
+}
+
+/// A directory in memory, where there is such a place: thousands of cases need not wait for a disk.
+pub(crate) fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    dir.expect("a temporary directory")
 }
 
 /// One run of a scenario: which step fails, and how.

@@ -4,7 +4,7 @@
 use super::super::testing::on_list;
 use super::*;
 use crate::io::StdIo;
-use crate::io::faults::{Case, FAULTS, each_step};
+use crate::io::faults::{Case, FAULTS, each_step, scratch};
 
 const SEGMENT_BYTES: u64 = 1024;
 /// Frames of a run: enough for several segments.
@@ -66,7 +66,7 @@ fn frames(log: &OpLog) -> Vec<u64> {
 #[test]
 fn frames_survive_every_failing_step() {
     each_step(&FAULTS, |case| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let told = fill(case, dir.path());
         let mut log = OpLog::open(Arc::new(StdIo), dir.path(), SEGMENT_BYTES).unwrap();
         let last = log.last().0;
@@ -88,7 +88,7 @@ fn frames_survive_every_failing_step() {
 fn a_cut_that_failed_is_made_again() {
     const CUT: u64 = 9;
     each_step(&FAULTS, |case| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut log = OpLog::open(Arc::new(StdIo), dir.path(), SEGMENT_BYTES).unwrap();
         (1..=FRAMES).for_each(|csn| assert!(log.append(&[on_list(csn)]).unwrap() > 0));
         drop(log);
@@ -108,7 +108,7 @@ fn a_cut_that_failed_is_made_again() {
 #[test]
 fn a_reset_that_failed_is_made_again() {
     each_step(&FAULTS, |case| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut log = OpLog::open(Arc::new(StdIo), dir.path(), SEGMENT_BYTES).unwrap();
         (1..=FRAMES).for_each(|csn| assert!(log.append(&[on_list(csn)]).unwrap() > 0));
         drop(log);

@@ -366,7 +366,11 @@ impl<'a> Turn<'a> {
         let written = self.write_group();
         match &written {
             Ok(_) => self.committer.groups.written(group),
-            Err(error) => self.committer.groups.failed(group, error),
+            Err(error) => {
+                // What its clients are to do about it.
+                let reason = self.committer.broken().unwrap_or_else(|| error.to_string());
+                self.committer.groups.failed(group, &Error::Refused { reason });
+            }
         }
         written.map(Some)
     }

@@ -11,8 +11,8 @@ use crate::log::testing::{on_both, on_list};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// Commits of a run: enough for the op-log to change segments twice.
-const COMMITS: u64 = 24;
+/// Commits of a run: enough for the op-log to change segments.
+const COMMITS: u64 = 14;
 /// Bytes of each element that is pushed.
 const ELEMENT_BYTES: usize = 24 << 10;
 

@@ -99,7 +99,7 @@ pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&A
     let _ = stopping.wait_for(|stop| *stop).await;
     tracing::info!("stopping");
     let _ = serving.await;
-    let _ = tokio::task::spawn_blocking(move || chores.join()).await;
+    let _ = tokio::task::spawn_blocking(move || chores.map(std::thread::JoinHandle::join)).await;
     if let Some(link) = node.link() {
         link.stop().await;
     }

@@ -185,7 +185,7 @@ impl<'s> Session<'s> {
         if (command.has(Flag::Write) || queue.is_some())
             && let Err(error) = turn.reserve(bytes)
         {
-            return Err(format!("MISCONF {error}. Writes are refused until there is space again").into());
+            return Err(self.reject(Some(command), format!("MISCONF {error}").into()));
         }
         let keys = turn.keyspace(now_ms);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };

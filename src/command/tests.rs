@@ -636,3 +636,13 @@ fn elements_are_scanned_in_steps() {
     let (steps, all) = iterate(&mut node, |cursor| format!("SSCAN large {cursor} COUNT 150"));
     assert_eq!((steps, all), (14, members));
 }
+
+/// Goal: an EXEC that is refused for want of room ends its transaction, like any other EXEC.
+#[test]
+fn a_refused_exec_ends_its_transaction() {
+    let mut node = Node::new();
+    std::fs::remove_dir_all(node._dir.path().join("oplog")).unwrap();
+    let refusal = node.transaction(&["SET a 1"]);
+    assert!(refusal.starts_with("-EXECABORT") && refusal.contains("the op-log cannot grow"), "{refusal}");
+    node.check(&[("GET a", "$-1|"), ("EXEC", "-ERR EXEC without MULTI|")]);
+}

@@ -253,33 +253,23 @@ impl Committer {
 
     /// An error once nothing may be logged any more.
     pub(super) fn require_sound(&self) -> Result<()> {
-        let refusal = self.gate.refusal();
-        let reason = refusal.as_deref().and_then(Option::as_ref).filter(|(obstacle, _)| *obstacle == Obstacle::Broken);
-        reason.map_or(Ok(()), |(_, reason)| Err(Error::Refused { reason: reason.clone() }))
+        self.gate.reason(Obstacle::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
-    /// Stops taking writes until a restart.
+    /// Stops taking writes until a restart. The first reason is the one to tell.
     pub(super) fn fail_stop(&self, error: &Error) {
+        if self.gate.stands(Obstacle::Broken) {
+            return;
+        }
         tracing::error!(%error, "a log write failed: writes are refused until a restart");
+        let space = if error.is_want_of_space() { " once there is space again" } else { "" };
         self.gate.close(
             Obstacle::Broken,
-            format!("writes are refused until a restart, because a log could not be written: {error}"),
-        );
-    }
-
-    /// Makes sure that the op-log takes `bytes` without a new segment.
-    pub(super) fn reserve(&self, logs: &mut Logs, bytes: usize) -> Result<()> {
-        let reserved = logs.oplog.reserve(bytes);
-        self.note_room(logs);
-        match &reserved {
-            Ok(()) => self.gate.open(Obstacle::DiskFull),
-            Err(error) if logs.oplog.is_broken() => self.fail_stop(error),
-            Err(error) => self.gate.close(
-                Obstacle::DiskFull,
-                format!("the op-log cannot grow: {error}. Free space; writes are taken again then"),
+            format!(
+                "writes are refused until a restart, because a log could not be written: {error}. Restart walferry{space}; \
+                 nothing that was acknowledged is lost"
             ),
-        }
-        reserved
+        );
     }
 
     pub(super) fn note_room(&self, logs: &Logs) {
@@ -311,7 +301,11 @@ impl Committer {
         });
         match &written {
             Ok(_) => self.groups.written(number),
-            Err(error) => self.groups.failed(number, error),
+            Err(error) => {
+                // What its clients are to do about it.
+                let reason = self.gate.reason(Obstacle::Broken).unwrap_or_else(|| error.to_string());
+                self.groups.failed(number, &Error::Refused { reason });
+            }
         }
         written
     }
@@ -344,6 +338,9 @@ impl Committer {
     }
 }
 
+#[cfg(test)]
+#[path = "fault_tests.rs"]
+mod fault_tests;
 #[cfg(test)]
 #[path = "committer_tests.rs"]
 pub(super) mod tests;

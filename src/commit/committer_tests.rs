@@ -6,10 +6,11 @@ use crate::config::AppendFsync;
 use crate::csn::Epoch;
 use crate::engine::disk::DiskOptions;
 use crate::io::Io;
+use crate::io::faults::{Faults, Step};
 use crate::log::durable::DurableMark;
-use crate::log::recovery::disk_position;
-use crate::log::testing::{Flaky, Step, on_both, on_disk, on_list};
-use std::io::ErrorKind;
+use crate::log::recovery::{ImagePosition, Recovered, disk_position, recover};
+use crate::log::testing::{on_both, on_disk, on_list};
+use rustix::io::Errno;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -27,34 +28,36 @@ impl CommitSink for Sink {
 /// A committer over a directory of its own, on files that can be made to fail.
 pub(in crate::commit) struct Rig {
     pub committer: Arc<Committer>,
-    pub io: Arc<Flaky>,
+    pub io: Arc<Faults>,
+    /// What recovery made of the directory.
+    pub recovered: Recovered,
     sink: Arc<Sink>,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Rig {
     pub fn new(mode: AppendFsync) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let io = Arc::<Flaky>::default();
-        let log_io: Arc<dyn Io> = Arc::<Flaky>::clone(&io);
+        Self::open(mode, Arc::default(), &Arc::new(tempfile::tempdir().unwrap())).unwrap()
+    }
+
+    /// Recovers a directory, as a start does.
+    pub fn open(mode: AppendFsync, io: Arc<Faults>, dir: &Arc<tempfile::TempDir>) -> Result<Self> {
+        let log_io: Arc<dyn Io> = Arc::<Faults>::clone(&io);
         let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
         let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
-        let oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES).unwrap();
-        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog")).unwrap();
+        let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
+        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
+        let mut memory = Memory::new();
+        let recovered = recover(&disk, &mut oplog, &mut memory, ImagePosition::default(), None)?;
         let gate = Arc::new(Gate::default());
-        let start = Start {
-            disk: Arc::clone(&disk),
-            oplog,
-            memory: Memory::new(),
-            position: Position::default(),
-            known: Vec::new(),
-        };
+        let position = recovered.position;
+        let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known: Vec::new() };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
             Syncer::start(mode, disk, log_io, mark, Arc::clone(watermarks), gate)
         });
         let sink = Arc::<Sink>::default();
         committer.attach(Arc::<Sink>::clone(&sink));
-        Self { committer: Arc::new(committer), io, sink, dir }
+        Ok(Self { committer: Arc::new(committer), io, recovered, sink, dir: Arc::clone(dir) })
     }
 
     pub fn dir(&self) -> &Path {
@@ -123,7 +126,7 @@ fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
     let mut turn = rig.committer.turn();
     change(&mut turn, true, true);
     turn.write().unwrap();
-    rig.io.fail(Step::Write, ErrorKind::Other);
+    rig.io.fail(Step::Write, Errno::IO);
     change(&mut turn, true, true);
     turn.write().unwrap_err();
     rig.io.heal();
@@ -141,12 +144,16 @@ fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.turn();
     for (step, bytes) in [(Step::Create, 1 << 20), (Step::Write, 1 << 22)] {
-        rig.io.fail(step, ErrorKind::StorageFull);
+        rig.io.fail(step, Errno::NOSPC);
         turn.reserve(bytes).unwrap_err();
         assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
         rig.io.heal();
-        turn.reserve(bytes).unwrap();
+        turn.reserve(0).unwrap_err();
+        drop(turn);
+        rig.committer.look_for_room(rig.dir(), 0);
         assert_eq!(rig.obstacle(), None);
+        turn = rig.committer.turn();
+        turn.reserve(bytes).unwrap();
     }
     change(&mut turn, true, true);
     assert_eq!(turn.write().unwrap(), Some(Csn(1)));
@@ -160,13 +167,16 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
     turn.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
     turn.commit();
     turn.write().unwrap();
-    rig.io.fail(Step::SyncDir, ErrorKind::Other);
+    rig.io.fail(Step::SyncDir, Errno::IO);
     // A file that has no name yet is made anew: that it could not be synced is no loss.
     turn.reserve(1 << 20).unwrap_err();
     assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
     rig.io.heal();
+    drop(turn);
+    rig.committer.look_for_room(rig.dir(), 0);
+    let mut turn = rig.committer.turn();
     std::fs::write(rig.dir().join("oplog/spare"), vec![0; SEGMENT_BYTES as usize]).unwrap();
-    rig.io.fail(Step::Sync, ErrorKind::Other);
+    rig.io.fail(Step::Sync, Errno::IO);
     turn.reserve(80 << 10).unwrap_err();
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
     rig.io.heal();
@@ -333,7 +343,7 @@ fn a_turn_writes_what_is_on_its_way_before_it_begins() {
 fn a_group_that_fails_on_its_way_fails_all_after_it() {
     let rig = Rig::new(AppendFsync::No);
     rig.committer.start_log_thread();
-    rig.io.fail(Step::Write, ErrorKind::Other);
+    rig.io.fail(Step::Write, Errno::IO);
     let mut joined = rig.committer.join();
     change(&mut joined, true, true);
     joined.hand_over();

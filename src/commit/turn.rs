@@ -16,7 +16,6 @@ use crate::record::CommitRecord;
 use parking_lot::MutexGuard;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Sealed groups that may wait for the logs; beyond them the open group grows.
 const SEALED_MAX: usize = 2;
@@ -47,21 +46,6 @@ impl<'a> Joined<'a> {
         let Writer { memory, watches, effects, sealed, last, .. } = &mut *self.writer;
         let changing = Changing { memory, effects, sealed: &*sealed, watches, csn: last.next() };
         Keyspace::changing(self.committer.disk(), now_ms, changing)
-    }
-
-    /// Makes sure the op-log can take a command whose arguments have `bytes`, before it has any effect. The lock may be
-    /// let go meanwhile.
-    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
-        while self.writer.log_bytes(bytes) > self.committer.log_room.load(Ordering::Acquire) {
-            let (committer, wanted) = (self.committer, self.writer.log_bytes(bytes));
-            MutexGuard::unlocked(&mut self.writer, || {
-                let mut logs = committer.logs.lock();
-                committer.write_queued(&mut logs);
-                committer.reserve(&mut logs, wanted)
-            })?;
-            self.writer.forget_settled(&committer.groups);
-        }
-        Ok(())
     }
 
     /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
@@ -132,8 +116,8 @@ impl Drop for Joined<'_> {
 /// Both locks, held: no group is on its way when it begins. The open group must be written with [`Turn::write`] before
 /// it ends.
 pub struct Turn<'a> {
-    joined: Joined<'a>,
-    logs: MutexGuard<'a, Logs>,
+    pub(super) joined: Joined<'a>,
+    pub(super) logs: MutexGuard<'a, Logs>,
 }
 
 impl<'a> Deref for Turn<'a> {
@@ -158,12 +142,6 @@ impl<'a> Turn<'a> {
     /// The op-log.
     pub fn oplog(&mut self) -> &mut OpLog {
         &mut self.logs.oplog
-    }
-
-    /// As [`Joined::reserve`].
-    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
-        let wanted = self.joined.writer.log_bytes(bytes);
-        self.joined.committer.reserve(&mut self.logs, wanted)
     }
 
     /// Position of the last commit written.
@@ -195,12 +173,11 @@ impl<'a> Turn<'a> {
     }
 
     /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
-    /// follow the last commit without a gap.
+    /// follow the last commit without a gap. Without room for them they are refused before they have any effect.
     pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
-        let Self { joined: Joined { committer, writer, .. }, logs } = self;
-        committer.require_sound()?;
-        assert!(writer.pending.is_empty(), "commits are applied between groups");
-        let mut expected = logs.position.csn.next();
+        self.joined.committer.require_sound()?;
+        assert!(self.joined.writer.pending.is_empty(), "commits are applied between groups");
+        let mut expected = self.logs.position.csn.next();
         for commit in &*commits {
             if commit.csn != expected {
                 return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
@@ -208,6 +185,8 @@ impl<'a> Turn<'a> {
             crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
             expected = expected.next();
         }
+        self.require_room(OpLog::frame_bytes(&commits))?;
+        let Self { joined: Joined { committer, writer, .. }, logs } = self;
         for commit in &*commits {
             let applied =
                 writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));

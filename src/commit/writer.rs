@@ -20,7 +20,7 @@ pub const GROUP_COMMITS_MAX: usize = 512;
 /// Bytes of effects one group may hold before it is written (one commit may be larger).
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Room in the op-log kept for each group beyond its effects: what frames add to them.
-const OPLOG_SLACK: usize = 64 << 10;
+pub(super) const OPLOG_SLACK: usize = 64 << 10;
 
 /// The state under the writer lock.
 pub struct Writer {

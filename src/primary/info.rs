@@ -3,6 +3,7 @@
 use super::node::Node;
 use crate::clock;
 use crate::command::host::{Host, InfoSection};
+use crate::commit::room;
 use std::sync::atomic::Ordering;
 
 /// All sections, in Redis' order.
@@ -82,6 +83,7 @@ fn persistence(node: &Node) -> Fields {
             if node.committer.gate.stands(crate::commit::gate::Obstacle::Broken) { "err" } else { "ok" }.to_owned(),
         ),
         ("log_bytes", node.committer.log_bytes().to_string()),
+        ("disk_free_bytes", room::free_bytes(node.dir.root()).unwrap_or_default().to_string()),
         ("image_csn", node.snapshots.newest_image().position.csn.to_string()),
     ])
 }

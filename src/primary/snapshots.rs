@@ -19,8 +19,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::tcp::OwnedWriteHalf;
+
+/// Pause after an image that failed: on a full disk it fails until somebody frees space.
+const IMAGE_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// The node's images and bases.
 pub struct Snapshots {
@@ -29,6 +32,8 @@ pub struct Snapshots {
     /// Held while a base is cut and published or sent.
     workshop: tokio::sync::Mutex<Workshop>,
     is_writing_image: AtomicBool,
+    /// When the last image failed; none if it did not.
+    image_failed: Mutex<Option<Instant>>,
     /// A base is wanted as soon as possible.
     is_requested: AtomicBool,
     last: Mutex<LastBase>,
@@ -65,6 +70,7 @@ impl Snapshots {
             images: Mutex::new([image; 2]),
             workshop: tokio::sync::Mutex::default(),
             is_writing_image: AtomicBool::new(false),
+            image_failed: Mutex::default(),
             is_requested: AtomicBool::new(false),
             last: Mutex::default(),
             saved: AtomicU64::new(0),
@@ -195,6 +201,7 @@ impl Snapshots {
             return;
         }
         let written = self.try_write_image(node);
+        *self.image_failed.lock() = written.is_err().then(Instant::now);
         if let Err(error) = written {
             tracing::error!(%error, "writing a memory image failed; the next start reads more log");
         }
@@ -223,6 +230,14 @@ impl Snapshots {
     #[must_use]
     pub fn newest_image(&self) -> ImagePosition {
         self.images.lock()[0]
+    }
+
+    /// Whether so much was logged since the newest image that a restart would take long.
+    #[must_use]
+    pub fn is_image_due(&self, node: &Node) -> bool {
+        let has_new = node.committer.watermarks.committed.get() > self.newest_image().position.csn;
+        let is_paused = self.image_failed.lock().is_some_and(|failed| failed.elapsed() < IMAGE_RETRY_PAUSE);
+        has_new && !is_paused && !self.is_busy() && node.committer.log_bytes() >= node.config().image_log_bytes.0 * 2
     }
 
     /// Whether a base is due by time or by what was cut since the last one.

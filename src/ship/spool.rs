@@ -216,3 +216,7 @@ impl ChunkSource for Spool {
         own == found || matches!((commits(own), commits(found)), (Ok(own), Ok(found)) if own == found)
     }
 }
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;

@@ -52,7 +52,13 @@ struct Recording {
 
 impl Read for Recording {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.socket.read(buffer)?;
+        // A stop and a continuation of this process interrupt a read that has a deadline.
+        let length = loop {
+            match self.socket.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.read.extend_from_slice(&buffer[..length]);
         Ok(length)
     }

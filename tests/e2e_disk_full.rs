@@ -27,7 +27,7 @@ const VALUE_BYTES: usize = 8 << 10;
 /// Transactions there before a disk is filled.
 const BEFORE: u64 = 300;
 /// Times a disk is filled on which no limit keeps anything free.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 /// How long a write may go unanswered, whatever the disk does.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 

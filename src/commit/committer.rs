@@ -418,6 +418,7 @@ impl<'a> Turn<'a> {
                 return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
             }
             crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
+            crate::engine::memory::validate(&commit.lists, &commit.zsets)?;
             expected = expected.next();
         }
         for commit in &*commits {

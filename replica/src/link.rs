@@ -156,10 +156,10 @@ impl Run {
         let identity = self.node.identity();
         let position = self.node.committer.turn().position();
         let hello = |challenge: &Challenge, nonce| hello(&identity, &self.node, challenge, nonce, position);
-        let mut stopping = self.stopping.clone();
+        let (config, mut stopping) = (self.node.config(), self.stopping.clone());
         // Cancel-safe: a connection given up is closed.
         let connected = tokio::select! {
-            connected = connect(&self.primary, &self.node.config().repl_secret, hello) => connected?,
+            connected = connect(&self.primary, &config.repl_secret, hello) => connected?,
             () = stopped(&mut stopping) => return Ok(Ended::Stopped),
         };
         let Connected { receiver, sender, challenge, answer } = connected;

@@ -6,8 +6,8 @@
 //! Bodies of control messages are JSON (fields a peer does not know are ignored); a chunk and a part of a base are raw
 //! bytes. The primary speaks first.
 //!
-//! Guarantees: a message is whole or an error; a peer cannot make this side allocate more than it has sent, plus one
-//! step; a message over its limit ends the connection. With a shared secret either side has to prove that it knows it;
+//! Guarantees: a message is whole or an error; a peer cannot make this side allocate more than about twice what it has
+//! sent; a message over its limit ends the connection. With a shared secret either side has to prove that it knows it;
 //! whoever can change bytes on the way is not kept out by that: there is no encryption yet.
 
 use crate::cluster::ClusterId;
@@ -30,8 +30,8 @@ const CONTROL_BYTES_MAX: usize = 1 << 20;
 const FROM_REPLICA_BYTES_MAX: usize = 64 << 10;
 /// Longest part of a base's file.
 pub const PART_BYTES: usize = 4 << 20;
-/// Memory is reserved in steps of this size while a message arrives.
-const RESERVE_STEP_BYTES: usize = 1 << 20;
+/// Memory is reserved in steps while a message arrives: as much again as has arrived, within these bounds.
+const RESERVE_STEP_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=1 << 20;
 const HEAD_LEN: usize = 8;
 
 /// First message, by the primary.
@@ -310,7 +310,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             if let Some(message) = self.take_message()? {
                 return Ok(Some(message));
             }
-            self.buffer.reserve(RESERVE_STEP_BYTES.min(self.missing()));
+            let step = self.buffer.len().clamp(*RESERVE_STEP_BYTES.start(), *RESERVE_STEP_BYTES.end());
+            self.buffer.reserve(step.min(self.missing()));
             let read = self.reader.read_buf(&mut self.buffer).await;
             let read = read.map_err(|source| Error::Net { action: "receive from", peer: self.peer.clone(), source })?;
             if read == 0 {

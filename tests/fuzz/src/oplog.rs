@@ -51,7 +51,8 @@ fn repair(data: &mut Vec<u8>) {
     let id = u32_at(data, SEGMENT_ID).to_le_bytes();
     let mut previous = u64_at(data, 24);
     let mut at = HEADER_LEN;
-    while at + FRAME_PREFIX + FRAME_HEAD <= data.len() {
+    // A length of zero is the end of the log.
+    while at + FRAME_PREFIX + FRAME_HEAD <= data.len() && u32_at(data, at) != 0 {
         let body = at + FRAME_PREFIX;
         let length = (u32_at(data, at) as usize).clamp(FRAME_HEAD, data.len() - body);
         put(data, at, &(length as u32).to_le_bytes());

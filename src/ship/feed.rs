@@ -392,7 +392,8 @@ impl Feed<'_> {
         self.in_flight.push_back((last, bytes.len()));
         deadline(self.address, self.sender.send(&Message::Chunk(bytes))).await?;
         self.cursor = LogPosition { csn: last, wal_seq: slice.wal_after };
-        self.note(|status| status.sent = last);
+        let in_flight_bytes = self.in_flight_bytes();
+        self.note(|status| (status.sent, status.in_flight_bytes) = (last, in_flight_bytes));
         Ok(true)
     }
 

@@ -207,7 +207,8 @@ configuration! {
     repl_port "repl-port": u64 = 6380, Start, "Port for replicas.";
     archive "archive": String = String::new(), Start, "Archive URL: s3://bucket/prefix or file:///dir; empty: none.";
     maxclients "maxclients": u64 = 10_000, Running, "Client connections at a time.";
-    timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never.";
+    tcp_keepalive "tcp-keepalive": u64 = 300, Running, "Seconds of silence after which the system probes whether a client is still there; 0: never.";
+    timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never. A change counts from a client's next request on.";
     maxmemory "maxmemory": Bytes = Bytes(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
     proto_max_bulk_len "proto-max-bulk-len": Bytes = Bytes(512 << 20), Start, "Longest argument.";
     client_query_buffer_limit "client-query-buffer-limit": Bytes = Bytes(1 << 30), Start, "Bytes of one client's unread requests.";

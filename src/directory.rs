@@ -113,6 +113,22 @@ impl Identity {
         Some(self.history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork))
     }
 
+    /// What keeps this directory, at `csn`, from following a primary with `history`; `None` if nothing does.
+    #[must_use]
+    pub fn fault_in(&self, history: &[EpochStart], csn: Csn) -> Option<String> {
+        let Some(newest) = history.last().map(|start| start.epoch) else {
+            return Some("it has no epoch".to_owned());
+        };
+        if !history.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].fork <= pair[1].fork) {
+            return Some(format!("its epochs do not follow each other: {history:?}"));
+        }
+        if newest < self.epoch() {
+            return Some(format!("it ends with epoch {newest}, this directory knows of epoch {}", self.epoch()));
+        }
+        let (own, theirs) = (makers(&self.history, csn), makers(history, csn));
+        (own != theirs).then(|| format!("the commits up to csn {csn} were made by {own:?} here, by {theirs:?} there"))
+    }
+
     /// Begins a generation after `fork`.
     pub fn begin_epoch(&mut self, epoch: Epoch, fork: Csn) {
         assert!(epoch > self.epoch(), "epochs go upwards");
@@ -124,6 +140,12 @@ impl Identity {
     pub fn may_have_lost_a_tail(&self) -> bool {
         !self.is_clean && self.boot != current_boot()
     }
+}
+
+/// The generations that made the commits up to `csn`, without those that made none.
+fn makers(history: &[EpochStart], csn: Csn) -> Vec<EpochStart> {
+    let until = |nth: usize| history.get(nth + 1).map_or(csn, |next| next.fork.min(csn));
+    history.iter().enumerate().filter(|(nth, start)| start.fork < until(*nth)).map(|(_, start)| *start).collect()
 }
 
 /// The kernel's number of this boot; empty where there is none, which never equals a stored one that is not empty.
@@ -333,6 +355,37 @@ mod tests {
                 assert_eq!(dir.identity().unwrap().as_ref(), Some(&new));
             }
         });
+    }
+
+    #[test]
+    fn a_replica_follows_only_a_history_that_made_its_commits() {
+        let history = |starts: &[(u32, u64)]| -> Vec<EpochStart> {
+            starts.iter().map(|&(epoch, fork)| EpochStart { epoch: Epoch(epoch), fork: Csn(fork) }).collect()
+        };
+        let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Replica).unwrap();
+        identity.begin_epoch(Epoch(3), Csn(100));
+        for (starts, csn) in [
+            (&[(1, 0), (3, 100)][..], 150),
+            (&[(1, 0), (3, 100), (4, 150)], 150),
+            // Epoch 2 made nothing; a restore leaves it out.
+            (&[(1, 0), (2, 100), (3, 100)], 150),
+            (&[(1, 0), (4, 100)], 100),
+            (&[(9, 0)], 0),
+        ] {
+            assert_eq!(identity.fault_in(&history(starts), Csn(csn)), None, "{starts:?}");
+        }
+        for (starts, csn, reason) in [
+            (&[][..], 0, "no epoch"),
+            (&[(3, 100), (1, 0)], 0, "do not follow"),
+            (&[(1, 0), (3, 100), (4, 90)], 0, "do not follow"),
+            (&[(1, 0)], 90, "knows of epoch 3"),
+            (&[(1, 0), (4, 149)], 150, "were made by"),
+            (&[(1, 0), (3, 100), (4, 149)], 150, "were made by"),
+            (&[(2, 0), (3, 100)], 150, "were made by"),
+        ] {
+            let fault = identity.fault_in(&history(starts), Csn(csn)).expect(reason);
+            assert!(fault.contains(reason), "{starts:?}: {fault}");
+        }
     }
 
     #[test]

@@ -127,9 +127,16 @@ async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
             accepted = replicas.accept() => accepted,
             _ = stopping.wait_for(|stop| *stop) => return,
         };
-        if let (Ok((stream, _)), Some(shipping)) = (accepted, node.shipping.load_full()) {
-            let feeds = Arc::clone(&shipping.feeds);
-            tokio::spawn(async move { feeds.serve(stream).await });
+        match (accepted, node.shipping.load_full()) {
+            (Ok((stream, _)), Some(shipping)) => {
+                let feeds = Arc::clone(&shipping.feeds);
+                tokio::spawn(async move { feeds.serve(stream).await });
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::warn!(%error, "a replica's connection could not be accepted");
+                tokio::time::sleep(listener::ACCEPT_PAUSE).await;
+            }
         }
     }
 }

@@ -70,6 +70,14 @@ impl<'s> Session<'s> {
     pub fn run(&mut self, args: Args<'_>) -> bool {
         self.host.count_command();
         let command = table::find(&args[0]);
+        if command.is_none() && is_http(&args[0]) {
+            tracing::warn!(
+                addr = self.client.addr,
+                "a client that speaks HTTP is disconnected: a web page may have sent it"
+            );
+            self.client.closes = true;
+            return true;
+        }
         if command.is_some_and(|command| command.has(Flag::Admin)) {
             // What it tells or starts includes the requests before it.
             self.write();
@@ -86,6 +94,12 @@ impl<'s> Session<'s> {
             self.write();
         }
         self.client.task.is_some() || self.client.blocked.is_some() || self.client.closes
+    }
+
+    /// Whether the client has authenticated, or need not.
+    #[must_use]
+    pub fn is_authenticated(&self) -> bool {
+        self.client.is_authenticated
     }
 
     /// Bytes of replies not yet sent.
@@ -217,6 +231,12 @@ impl<'s> Session<'s> {
         }
         Ok(())
     }
+}
+
+/// Whether a request is a line of an HTTP request that can carry commands in its body. Redis closes such connections,
+/// too: a browser would send the rest of them.
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
 fn write_failure(out: &mut Out, fail: Fail) {

@@ -204,6 +204,8 @@ fn applied_commits_keep_their_times_and_must_follow() {
         turn.apply([on_list(4), CommitRecord { csn: Csn(5), ..malformed }].into()),
         Err(Error::Corrupt { .. })
     ));
+    let malformed = CommitRecord { zsets: bytes::Bytes::from_static(b"?"), ..on_list(5) };
+    assert!(matches!(turn.apply([on_list(4), malformed].into()), Err(Error::Corrupt { .. })));
     assert_eq!((rig.obstacle(), turn.position().csn), (None, Csn(3)), "refused before it had an effect");
     assert_eq!(turn.writer().memory.lists.get(b"list").unwrap().value.len(), 2);
     let own = change(&mut turn, false, true);

@@ -183,6 +183,7 @@ impl<'a> Turn<'a> {
                 return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
             }
             crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
+            crate::engine::memory::validate(&commit.lists, &commit.zsets)?;
             expected = expected.next();
         }
         self.require_room(OpLog::frame_bytes(&commits))?;

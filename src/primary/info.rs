@@ -47,7 +47,7 @@ fn clients(node: &Node) -> Fields {
     let registry = &node.service().registry;
     fields([
         ("connected_clients", registry.len().to_string()),
-        ("maxclients", node.config().maxclients.to_string()),
+        ("maxclients", registry.limit(node.config().maxclients).to_string()),
         ("blocked_clients", "0".to_owned()),
     ])
 }

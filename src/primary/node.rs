@@ -210,8 +210,13 @@ impl Node {
         Ok(())
     }
 
-    /// Takes over the primary's history: a replica's commits are those of its primary's generations.
+    /// Takes over the primary's history: a replica's commits are those of its primary's generations. Refused if its
+    /// commits were made by others.
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
+        let committed = self.committer.watermarks.committed.get();
+        if let Some(fault) = self.identity().fault_in(history, committed) {
+            return Err(Error::Refused { reason: format!("the primary's history is not this replica's: {fault}") });
+        }
         self.change_identity(|identity| identity.history = history.to_vec())?;
         self.committer.turn().set_epoch(self.identity().epoch());
         Ok(())

@@ -27,7 +27,7 @@ use crate::restore::catch_up::CatchUp;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
 use crate::ship::spool::Spool;
-use crate::ship::wire::Sender;
+use crate::ship::wire::{Hello, Sender};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
@@ -394,7 +394,7 @@ impl FeedHost for Node {
         self.fence(epoch, node);
     }
 
-    fn send_base<'a>(&'a self, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>> {
-        async move { self.snapshots.send(&self.arc(), sender).await }.boxed()
+    fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>> {
+        async move { self.snapshots.send(&self.arc(), hello, sender).await }.boxed()
     }
 }

@@ -31,7 +31,7 @@ const READ_BYTES: usize = 16 << 10;
 /// Replies held before they are sent although more requests are there.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 /// A larger empty buffer is given back to the system.
-const BUFFER_KEPT_BYTES: usize = 1 << 20;
+const BUFFER_KEPT_BYTES: usize = 64 << 10;
 
 /// What connections share.
 pub struct Service {
@@ -138,6 +138,21 @@ enum Batch {
     Broken,
 }
 
+/// How long a client may neither send nor take anything; none: for ever.
+fn idle_max(lane: &Lane) -> Option<Duration> {
+    let seconds = lane.service.host.config().timeout;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// What moves bytes, unless that takes longer than the client may be idle.
+async fn within(
+    idle_max: Option<Duration>,
+    moves: impl Future<Output = std::io::Result<usize>>,
+) -> std::io::Result<usize> {
+    let Some(idle_max) = idle_max else { return moves.await };
+    tokio::time::timeout(idle_max, moves).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
 /// Returns at the deadline; never without one.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
@@ -197,6 +212,7 @@ impl Connection<'_> {
         let mut consumed = 0;
         let mut broken = None;
         let batch = loop {
+            limits.is_authenticated = session.is_authenticated();
             match frame::parse(&input[consumed..], limits, request) {
                 Ok(Parsed::Incomplete { needed }) => break Batch::Incomplete(needed),
                 Ok(Parsed::Ignored { consumed: ignored }) => consumed += ignored,
@@ -289,9 +305,13 @@ impl Connection<'_> {
         session.finish()
     }
 
+    /// Sends the replies. Nothing is read meanwhile: a client that does not take its replies can ask for no more.
     async fn send(&mut self) -> std::io::Result<()> {
         if !self.out.is_empty() {
-            self.stream.write_all(self.out.as_bytes()).await?;
+            let mut sent = 0;
+            while sent < self.out.len() {
+                sent += within(idle_max(self.lane), self.stream.write(&self.out.as_bytes()[sent..])).await?;
+            }
             let buffer = self.out.buffer_mut();
             buffer.clear();
             if buffer.capacity() > BUFFER_KEPT_BYTES {
@@ -301,21 +321,24 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Reads more; false at the end of the stream or after the idle timeout.
+    /// Reads more; false at the end of the stream.
     async fn read(&mut self, needed: usize) -> std::io::Result<bool> {
         if self.input.is_empty() && self.input.capacity() > BUFFER_KEPT_BYTES {
             self.input = BytesMut::new();
         }
-        self.input.reserve(needed.max(READ_BYTES));
-        let idle_seconds = self.lane.service.host.config().timeout;
-        let read = self.stream.read_buf(&mut self.input);
-        if idle_seconds == 0 {
-            return Ok(read.await? > 0);
-        }
-        match tokio::time::timeout(Duration::from_secs(idle_seconds), read).await {
-            Ok(read) => Ok(read? > 0),
-            Err(_) => Ok(false),
-        }
+        // What is missing was only announced: memory grows with what has come.
+        let room = needed.min(self.input.len()).max(READ_BYTES);
+        let Self { stream, input, .. } = self;
+        let read = std::future::poll_fn(|cx| {
+            input.reserve(room);
+            let polled = std::pin::pin!(stream.read_buf(input)).poll(cx);
+            if polled.is_pending() && input.is_empty() {
+                // An idle client costs no buffer.
+                *input = BytesMut::new();
+            }
+            polled
+        });
+        Ok(within(idle_max(self.lane), read).await? > 0)
     }
 
     fn update_card(&self) {

@@ -5,7 +5,7 @@
 
 use super::archive::Archive;
 use super::client::{Client, cmd, error_text};
-use super::tool::{Finished, binary};
+use super::tool::{Finished, binary, limited};
 use redis::Value;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -65,6 +65,8 @@ impl Drop for StopOnDrop<'_> {
 pub struct Launch {
     arguments: Vec<String>,
     environment: Environment,
+    /// Soft limit of open files; none: as it is here.
+    open_files: Option<u64>,
     /// Its data directory.
     pub dir: PathBuf,
     /// Where clients connect.
@@ -76,8 +78,14 @@ pub struct Launch {
 impl Launch {
     fn new(role: &str, dir: &Path) -> Self {
         let (port, repl_port) = (free_port(), free_port());
-        let mut launch =
-            Self { arguments: vec![role.into()], environment: Vec::new(), dir: dir.to_owned(), port, repl_port };
+        let mut launch = Self {
+            arguments: vec![role.into()],
+            environment: Vec::new(),
+            open_files: None,
+            dir: dir.to_owned(),
+            port,
+            repl_port,
+        };
         let text = dir.to_str().expect("a test directory has a UTF-8 name").to_owned();
         launch.arguments.extend(["--dir".into(), text, "--port".into(), port.to_string()]);
         launch
@@ -112,6 +120,12 @@ impl Launch {
         self.flag("--archive", &archive.url)
     }
 
+    /// Starts the process with a soft limit of open files.
+    pub fn open_files(mut self, soft: u64) -> Self {
+        self.open_files = Some(soft);
+        self
+    }
+
     /// The file that takes the log; beside the data directory, never in it.
     fn log(&self) -> PathBuf {
         self.dir.with_extension("log")
@@ -120,7 +134,11 @@ impl Launch {
     fn spawn(&self) -> Child {
         std::fs::create_dir_all(self.dir.parent().expect("a data directory lies in another")).expect("a directory");
         let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
-        binary(&self.environment)
+        let mut command = match self.open_files {
+            Some(soft) => limited(soft, &self.environment),
+            None => binary(&self.environment),
+        };
+        command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
@@ -172,6 +190,8 @@ impl Node {
             match error_text(&reply) {
                 None => Some(()),
                 Some(error) if error.starts_with("LOADING") => None,
+                // It serves those who know the password.
+                Some(error) if error.starts_with("NOAUTH") => Some(()),
                 Some(error) => panic!("PING was answered with {error}"),
             }
         });
@@ -233,6 +253,16 @@ impl Node {
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.launch.log()).unwrap_or_default()
     }
 
     fn log_tail(&self) -> String {

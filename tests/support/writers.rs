@@ -3,6 +3,7 @@
 use super::client::{Client, Command, cmd, elements, framed, text};
 use redis::Value;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Connections that write at the same time.
@@ -101,10 +102,15 @@ impl Replied {
 
 /// Sends rounds after `from` until the connection ends.
 pub fn write(node_port: u16, writer: usize, from: u64, replied: &Replied) {
+    write_until(&AtomicBool::new(false), node_port, writer, from, replied);
+}
+
+/// Sends rounds after `from` until it is told to stop, or the connection ends.
+pub fn write_until(stop: &AtomicBool, node_port: u16, writer: usize, from: u64, replied: &Replied) {
     let Ok(mut client) = Client::connect(node_port) else { return };
     let mut next = from + 1;
     let mut seen = Seen::default();
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         let rounds = next..next + ROUNDS_IN_PIPELINE;
         let commands: Vec<Command> = rounds.clone().flat_map(|number| round(writer, number)).collect();
         if client.send(&commands).is_err() {

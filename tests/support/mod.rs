@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod client;
 pub mod dump;
+pub mod faulty_s3;
 pub mod history;
 pub mod model;
 pub mod oracle;

@@ -234,29 +234,28 @@ impl<S: ChunkSource> Uploader<S> {
         let Some(found) = self.archive.get(name).await? else {
             return Err(self.broken(format!("refused to create {name} as already there, but does not have it")));
         };
-        match self.source.compare(body, &found) {
-            Likeness::Same => Ok(()),
-            Likeness::Unreadable => self.replace_torn(name, body, &found).await,
-            Likeness::Other => Err(Error::Identity {
-                what: format!("{}/{name}", self.archive.url()),
-                detail: format!(
-                    "the chunk is already there with other commits ({} bytes, ours has {}): another process writes \
-                     epoch {} of this cluster. If this data directory is a copy, restore one from the archive instead",
-                    found.len(),
-                    body.len(),
-                    self.epoch
-                ),
-            }),
+        let likeness = self.source.compare(body, &found);
+        if likeness == Likeness::Same {
+            return Ok(());
         }
-    }
-
-    /// Stores a chunk over what is no whole chunk, if that is what lies there: a wrong answer would not be given twice.
-    async fn replace_torn(&self, name: &ObjectName, body: &Bytes, found: &Bytes) -> Result<()> {
-        if self.archive.get(name).await?.as_ref() != Some(found) {
-            return Err(self.broken(format!("gave two different contents for {name}, of which one is no chunk")));
+        // What lies there is judged only if it is what lies there: a wrong answer would not be given twice.
+        if self.archive.get(name).await?.as_ref() != Some(&found) {
+            return Err(self.broken(format!("gave two different contents for {name}")));
         }
-        tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
-        self.archive.put_verified(name, body.clone()).await
+        if likeness == Likeness::Unreadable {
+            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
+            return self.archive.put_verified(name, body.clone()).await;
+        }
+        Err(Error::Identity {
+            what: format!("{}/{name}", self.archive.url()),
+            detail: format!(
+                "the chunk is already there with other commits ({} bytes, ours has {}): another process writes epoch \
+                 {} of this cluster. If this data directory is a copy, restore one from the archive instead",
+                found.len(),
+                body.len(),
+                self.epoch
+            ),
+        })
     }
 
     fn broken(&self, detail: String) -> Error {

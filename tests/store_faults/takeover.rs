@@ -1,7 +1,9 @@
 //! Promotion while the store goes wrong: one writer at every time, and no acknowledged commit is lost.
 
 use super::{Rig, holds, write};
+use crate::support::archive::Archive;
 use crate::support::client::{cmd, error_text};
+use crate::support::dump::assert_same;
 use crate::support::faulty_s3::{Fault, Kind};
 use crate::support::history::History;
 use crate::support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
@@ -144,4 +146,28 @@ fn a_fenced_primary_is_not_let_in_by_a_stale_listing() {
         Err(ended) => drop(ended.expect_any(&[5, 6])),
         Ok(()) => panic!("a fenced primary serves clients"),
     }
+}
+
+/// Goal: a replica whose primary archives nowhere takes over with an archive of its own: the archive begins with its
+/// epoch, which has no parent there, and holds the whole history.
+#[test]
+fn a_new_archive_begins_with_a_promotion() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let mut primary = Launch::primary(&root.path().join("primary")).start();
+    let launch = Launch::replica(&root.path().join("replica"), primary.launch.repl_port).archive(&archive);
+    let replica = launch.start();
+    let (mut workload, mut there, mut here) = (Workload::new(seed()), primary.client(), replica.client());
+    let mut history = History::start(&mut there);
+    write(&mut history, &mut workload, &mut there, 40);
+    wait_until("the replica has everything", SETTLED_WITHIN, || {
+        (here.watermarks().committed == history.csn()).then_some(())
+    });
+    primary.kill();
+    walferry(&["promote", "--port", &replica.launch.port.to_string()], &archive.environment).expect(0);
+    write(&mut history, &mut workload, &mut here, 20);
+    here.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    archive.tool("verify", &[]).expect(0);
+    let (_, found) = archive.restored(&["--to", "latest"]).state();
+    assert_same(&history.model.dump(), &found, "restored from the new archive");
 }

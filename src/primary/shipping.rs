@@ -24,6 +24,7 @@ use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
+use crate::restore::torn::drop_torn;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
 use crate::ship::spool::Spool;
@@ -138,8 +139,9 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
 /// commit on, and those from each base on. Never empty; `None` if the archive has no such epoch.
 async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Option<Vec<Csn>>> {
-    let listing = Listing::read(archive).await?;
+    let mut listing = Listing::read(archive).await?;
     let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(None) };
+    drop_torn(archive, &mut listing, &lineage).await?;
     let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
     let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
     let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));

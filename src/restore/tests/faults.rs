@@ -170,6 +170,30 @@ async fn a_listing_that_misses_an_epoch_is_not_followed() {
     assert!(matches!(&error, Error::StoreContract { detail, .. } if detail.contains("stale")), "{error}");
 }
 
+/// Goal: a chunk that its writer died over does not count for who takes over, and its commits are not skipped; for a
+/// reader it is damage.
+#[tokio::test]
+async fn a_torn_chunk_does_not_count_for_a_successor() {
+    let store = FaultStore::default();
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archived = Archived::over(archive.clone()).await;
+    let commits = history(34, 9, Epoch(1));
+    archived.epoch(1, None).await;
+    archived.chunks(1, &commits, &[4, 3, 2]).await;
+    let history = History::read(&archive, None).await.unwrap();
+    assert_eq!(CatchUp::open(&archive, &history.lineage, Csn(2)).await.unwrap().until(), Csn(9));
+    let last = ObjectName::Chunk(ChunkName { epoch: Epoch(1), first: Csn(8), last: Csn(9) });
+    let whole = archive.get(&last).await.unwrap().unwrap();
+    for length in [0, 1, whole.len() / 2, whole.len() - 1] {
+        archive.put_verified(&last, whole.slice(..length)).await.unwrap();
+        let stream = CatchUp::open(&archive, &history.lineage, Csn(2)).await.unwrap();
+        assert_eq!(stream.until(), Csn(7), "{length} of {} bytes", whole.len());
+        let dir = tempfile::tempdir().unwrap();
+        let error = restore(&archive, options(dir.path(), Target::Latest)).await.expect_err("torn");
+        assert_eq!(error.kind(), Kind::Integrity, "{error}");
+    }
+}
+
 /// Goal: a base that cannot be used still tells that its commits exist: "latest" does not quietly mean "before it".
 #[tokio::test]
 async fn latest_is_refused_where_only_an_unusable_base_reaches() {

@@ -244,7 +244,7 @@ fn a_stream_tampered_with_at_random_is_never_applied() {
         let _stop = StopOnDrop(&stop);
         for (writer, replied) in replied.iter().enumerate() {
             let (stop, port) = (&stop, pair.primary.launch.port);
-            scope.spawn(move || writers::write_until(stop, port, writer, 0, replied));
+            scope.spawn(move || writers::write_until(port, writer, 0, replied, Duration::ZERO, stop));
         }
         pair.proxy.set(random(StdRng::seed_from_u64(seed), Arc::clone(&done)));
         let mut replica = pair.replica.client();

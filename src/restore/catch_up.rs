@@ -6,6 +6,7 @@
 use super::fetch::ChunkFetch;
 use super::history::{History, full_name};
 use super::plan::steps;
+use super::torn::drop_torn;
 use super::unpack::Unpacker;
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
@@ -28,7 +29,8 @@ impl CatchUp {
     /// Lists the archive for what follows `after` on `lineage`. [`Error::Gap`] if the archive has later commits but not
     /// the next: then only a bootstrap helps.
     pub async fn open(archive: &Archive, lineage: &Lineage, after: Csn) -> Result<Self> {
-        let listing = Listing::read(archive).await?;
+        let mut listing = Listing::read(archive).await?;
+        drop_torn(archive, &mut listing, lineage).await?;
         Self::over(archive, &listing, lineage, after)
     }
 

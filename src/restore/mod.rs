@@ -5,7 +5,7 @@
 //! history   one line through a listing  plan      base and chunks; pure
 //! resolve   target -> csn -> plan       fetch     objects, many at a time
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
-//! run       disk effects, sorted
+//! run       disk effects, sorted             torn      chunks that a writer died over
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! ```
 //!
@@ -27,7 +27,8 @@ pub mod resolve;
 mod run;
 pub mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod torn;
 mod unpack;
 pub mod verify;
 

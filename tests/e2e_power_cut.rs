@@ -8,10 +8,9 @@ mod support;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 use support::client::cmd;
+use support::device::{Mounted, forget_boot, in_memory};
 use support::process::Launch;
 use support::workload::seed;
 use support::writers::{Replied, WRITERS, look, write};
@@ -23,74 +22,11 @@ const DEVICE_BYTES: u64 = 1 << 30;
 /// What `everysec` may lose: a second, and what a busy machine adds to it.
 const LOST_MAX: Duration = Duration::from_secs(3);
 
-/// A mounted file system on a loop device, unmounted when dropped.
-struct Mounted {
-    image: PathBuf,
-    dir: PathBuf,
-}
-
-impl Mounted {
-    /// Mounts an image; `None` where that is not allowed.
-    fn mount(image: &Path, dir: &Path) -> Option<Self> {
-        std::fs::create_dir_all(dir).expect("a directory");
-        let mounted = Self { image: image.to_owned(), dir: dir.to_owned() };
-        run("mount", &["-o", "loop", text(image), text(dir)]).then_some(mounted)
-    }
-
-    /// A new file system.
-    fn new(image: &Path, dir: &Path) -> Option<Self> {
-        let file = std::fs::File::create(image).expect("an image file");
-        file.set_len(DEVICE_BYTES).expect("room for an image");
-        assert!(run("mkfs.ext4", &["-q", "-F", text(image)]), "mkfs.ext4 (package e2fsprogs) makes a file system");
-        Self::mount(image, dir)
-    }
-
-    /// Copies what has reached the device, at one moment: until two copies in a row are the same.
-    fn cut(&self, to: &Path) {
-        let copy = || std::fs::read(&self.image).expect("the image can be read");
-        let mut last = copy();
-        loop {
-            let next = copy();
-            if next == last {
-                std::fs::write(to, next).expect("the copy can be written");
-                return;
-            }
-            last = next;
-        }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run("umount", &["-l", text(&self.dir)]);
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a UTF-8 path")
-}
-
-fn run(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
-}
-
-/// The machine came up again since: the directory must not take this for the boot that it was opened in.
-fn forget_boot(dir: &Path) {
-    let path = dir.join("walferry.json");
-    let mut identity: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(&path).expect("an identity")).expect("JSON");
-    assert!(identity["boot"].is_string(), "{identity}");
-    identity["boot"] = "another boot".into();
-    std::fs::write(&path, identity.to_string()).expect("the identity can be written");
-}
-
 /// One cut under load, and what is there afterwards. False where nothing can be mounted.
 fn cut_under_load(appendfsync: &str, alive: Duration) -> bool {
-    let memory = Path::new("/dev/shm");
-    let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    let root = root.expect("a temporary directory");
+    let root = in_memory();
     let place = |name: &str| root.path().join(name);
-    let Some(device) = Mounted::new(&place("device"), &place("mounted")) else {
+    let Some(device) = Mounted::new(&place("device"), &place("mounted"), DEVICE_BYTES) else {
         eprintln!("SKIPPED: no loop device can be mounted here (it takes root): nothing was checked");
         return false;
     };

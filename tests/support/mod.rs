@@ -10,6 +10,7 @@
 
 pub mod archive;
 pub mod client;
+pub mod device;
 pub mod dump;
 pub mod history;
 pub mod model;

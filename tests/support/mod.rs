@@ -12,6 +12,7 @@ pub mod archive;
 pub mod client;
 pub mod device;
 pub mod dump;
+pub mod faulty_s3;
 pub mod history;
 pub mod model;
 pub mod oracle;

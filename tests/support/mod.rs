@@ -18,6 +18,7 @@ pub mod model;
 pub mod oracle;
 pub mod process;
 pub mod replies;
+pub mod simulation;
 pub mod tool;
 pub mod weed;
 pub mod workload;

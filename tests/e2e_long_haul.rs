@@ -6,7 +6,7 @@
 mod support;
 
 use std::time::Duration;
-use support::simulation::simulate;
+use support::simulation::run::simulate;
 use support::workload::seed;
 
 /// How long new rounds begin.

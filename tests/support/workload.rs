@@ -28,7 +28,6 @@ const ZSET: usize = 4;
 const STREAM: usize = 5;
 
 /// A generator.
-#[derive(Clone)]
 pub struct Workload {
     rng: StdRng,
     keys: Vec<Vec<u8>>,
@@ -73,14 +72,11 @@ impl Workload {
         &self.keys
     }
 
-    /// Goes on as another seed says, over the same keys.
-    pub fn reseed(&mut self, seed: u64) {
-        self.rng = StdRng::seed_from_u64(seed);
-    }
-
-    /// Commands whose effect is known without a reply.
-    pub fn closed_commands(&mut self, count: usize) -> Vec<Command> {
-        (0..count).map(|_| self.command(Choice::Closed)).collect()
+    /// Commands over the same keys as another seed says; their effect is known without a reply.
+    pub fn closed_commands(&self, seed: u64, count: usize) -> Vec<Command> {
+        let (keys, members, rng) = (self.keys.clone(), self.members.clone(), StdRng::seed_from_u64(seed));
+        let mut seeded = Self { rng, keys, members, ..*self };
+        (0..count).map(|_| seeded.command(Choice::Closed)).collect()
     }
 
     /// The generator's randomness, for choices that must replay with it.

@@ -1,24 +1,20 @@
 //! What must hold when a round is over and all is well again.
 
 use super::super::archive::rfc3339;
-use super::super::client::{Client, cmd, text};
 use super::super::dump::{Dump, assert_same, dump};
 use super::super::process::{Launch, SETTLED_WITHIN, wait_until};
-use super::line::Line;
 use super::plan::{Restore, Round};
 use super::run::{OldBranch, Simulation};
 use super::writer::Account;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::Instant;
 
 /// Resident bytes of a node whose caches have the limits of a simulation: several times of what was seen.
 const RESIDENT_BYTES_MAX: u64 = 1 << 30;
 /// Open files of a node: several times of what was seen.
 const FILES_MAX: usize = 600;
-/// Uploads that failed are tried again with growing pauses.
-const FLUSHED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a restore brought.
 struct Restored {
@@ -72,7 +68,11 @@ impl Simulation {
         for number in self.cluster.replicas() {
             self.await_replica(number, csn);
             let machine = &self.cluster.machines[number];
-            assert_same(&expected, &dump(&mut machine.node.client()), &format!("{}, a replica, at csn {csn}", machine.name));
+            assert_same(
+                &expected,
+                &dump(&mut machine.node.client()),
+                &format!("{}, a replica, at csn {csn}", machine.name),
+            );
         }
     }
 
@@ -105,16 +105,30 @@ impl Simulation {
             fields.iter().all(|(name, value)| info.get(*name).is_some_and(|found| found == value))
         };
         let csn = csn.to_string();
-        let on_primary = [("role", "master"), ("committed_csn", &csn), ("archived_csn", &csn), ("writes_refused", ""),
-            ("archive_lag_ms", "0"), ("spool_chunks", "0"), ("spool_bytes", "0")];
-        let on_replica = [("role", "slave"), ("master_link_status", "up"), ("lag_commits", "0"), ("lag_ms", "0"),
-            ("primary_csn", &csn), ("committed_csn", &csn), ("link_last_error", "")];
+        let on_primary = [
+            ("role", "master"),
+            ("committed_csn", &csn),
+            ("archived_csn", &csn),
+            ("writes_refused", ""),
+            ("archive_lag_ms", "0"),
+            ("spool_chunks", "0"),
+            ("spool_bytes", "0"),
+        ];
+        let on_replica = [
+            ("role", "slave"),
+            ("master_link_status", "up"),
+            ("lag_commits", "0"),
+            ("lag_ms", "0"),
+            ("primary_csn", &csn),
+            ("committed_csn", &csn),
+            ("link_last_error", ""),
+        ];
         for number in 0..self.cluster.machines.len() {
             let fields = if number == self.cluster.primary { &on_primary } else { &on_replica };
             let machine = &self.cluster.machines[number];
             let mut last = BTreeMap::new();
-            let deadline = std::time::Instant::now() + SETTLED_WITHIN;
-            while std::time::Instant::now() < deadline && !expect(&last, fields) {
+            let deadline = Instant::now() + SETTLED_WITHIN;
+            while Instant::now() < deadline && !expect(&last, fields) {
                 last = machine.info().unwrap_or_default();
             }
             assert!(expect(&last, fields), "{}: expected {fields:?}, INFO says {last:?}", machine.name);
@@ -154,7 +168,9 @@ impl Simulation {
         let restored = self.restore(&["--to", &target]);
         assert_eq!(restored.csn, csn, "restored to {target}");
         let judged = self.chronicle.judge(csn, &restored.found);
-        let is_known = judged.unwrap_or_else(|difference| panic!("restored to {target}, csn {csn} of epoch {}: {difference}", restored.epoch));
+        let is_known = judged.unwrap_or_else(|difference| {
+            panic!("restored to {target}, csn {csn} of epoch {}: {difference}", restored.epoch)
+        });
         if !is_known {
             eprintln!("          restored to {target}, which a power cut made uncertain: not compared");
         }
@@ -162,7 +178,12 @@ impl Simulation {
 
     fn old_branch_is_restorable(&self, old: &OldBranch) {
         let restored = self.restore(&["--epoch", &old.era.epoch.to_string(), "--to", "latest"]);
-        assert!(restored.csn >= old.fork || !self.chronicle.hazy.is_empty(), "the old branch ends at csn {}, before its fork {}", restored.csn, old.fork);
+        assert!(
+            restored.csn >= old.fork || !self.chronicle.hazy.is_empty(),
+            "the old branch ends at csn {}, before its fork {}",
+            restored.csn,
+            old.fork
+        );
         if self.chronicle.hazy.iter().any(|range| range.contains(&restored.csn)) {
             return;
         }
@@ -190,7 +211,8 @@ impl Simulation {
         let report = self.cluster.store.direct.tool("snapshots", &["--json"]).expect(0).json();
         let records = report["epochs"].as_array().expect("epochs").clone();
         let is_it = |record: &&Json| record["epoch"].as_u64() == Some(epoch);
-        let record = records.iter().find(is_it).unwrap_or_else(|| panic!("epoch {epoch} is not in the archive: {report}"));
+        let record =
+            records.iter().find(is_it).unwrap_or_else(|| panic!("epoch {epoch} is not in the archive: {report}"));
         record["fork"].as_u64().unwrap_or_else(|| panic!("epoch {epoch} has no fork: {record}"))
     }
 

@@ -6,7 +6,7 @@
 use super::super::archive::Archive;
 use super::super::client::{Client, Command, cmd, error_text, info_fields};
 use super::super::device::{Mounted, forget_boot, in_memory};
-use super::super::faulty_s3::{FaultyS3, Fault, Kind, Mix};
+use super::super::faulty_s3::{Fault, FaultyS3, Mix};
 use super::super::process::{Launch, Node, READY_WITHIN, SETTLED_WITHIN, wait_until};
 use super::super::tool::{Finished, walferry};
 use super::network::Network;
@@ -67,7 +67,17 @@ impl Store {
             Some(ArchiveFault::Down) => return proxy.set_down(true),
             Some(ArchiveFault::Errors) => {
                 let slow_down = Fault::SlowDown { retry_after_s: 1 };
-                (40, vec![Fault::Status(500), slow_down, Fault::DropRequest, Fault::LoseReply, Fault::CutUpload, Fault::CutBody])
+                (
+                    40,
+                    vec![
+                        Fault::Status(500),
+                        slow_down,
+                        Fault::DropRequest,
+                        Fault::LoseReply,
+                        Fault::CutUpload,
+                        Fault::CutBody,
+                    ],
+                )
             }
             Some(ArchiveFault::Slow) => (60, [50, 300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec()),
             // What a store answers about an epoch's record decides who may write: it may not lie about that for ever.
@@ -189,7 +199,12 @@ impl Machine {
             let name = &self.name;
             let ended = wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || self.node.ended());
             // A server that was still starting may also find that it cannot.
-            assert!(matches!(ended.code, Some(0 | 6) | None), "{name} ended with {:?} after SIGTERM\n{}", ended.code, ended.stderr);
+            assert!(
+                matches!(ended.code, Some(0 | 6) | None),
+                "{name} ended with {:?} after SIGTERM\n{}",
+                ended.code,
+                ended.stderr
+            );
         }
     }
 
@@ -248,7 +263,9 @@ impl Cluster {
             machines.push(Machine { name, node, network, home, device, is_frozen: false, is_stopping: false });
         }
         if machines[0].device.is_none() {
-            eprintln!("SKIPPED: no loop device can be mounted here (it takes root): power cuts and full disks are not simulated");
+            eprintln!(
+                "SKIPPED: no loop device can be mounted here (it takes root): power cuts and full disks are not simulated"
+            );
         }
         Self { store, machines, primary: 0, waiting: Vec::new(), root }
     }
@@ -301,7 +318,9 @@ impl Cluster {
             Act::Save(who) => drop(self.at(who).tell(&cmd!("BGSAVE"))),
             Act::Snapshot => {
                 let client = self.primary().client();
-                let sent = client.and_then(|mut client| client.send(&[cmd!("WALFERRY", "SNAPSHOT", "STRICT")]).ok().map(|()| client));
+                let sent = client.and_then(|mut client| {
+                    client.send(&[cmd!("WALFERRY", "SNAPSHOT", "STRICT")]).ok().map(|()| client)
+                });
                 self.waiting.extend(sent);
             }
             Act::Link(replica, fault) => self.at(Who::Replica(replica)).network.set(Some(fault)),

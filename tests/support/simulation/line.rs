@@ -43,7 +43,7 @@ pub struct Line {
     pub start: u64,
     /// Whether its first step takes away everything that was there.
     begins_anew: bool,
-    workload: Workload,
+    workload: Arc<Workload>,
     /// The state at `start` and after each [`CHECKPOINT_EVERY`] steps.
     checkpoints: Vec<Arc<Model>>,
 }
@@ -51,7 +51,7 @@ pub struct Line {
 impl Line {
     /// The line of a writer from the beginning.
     pub fn new(writer: usize, kind: Kind, seed: u64) -> Self {
-        let workload = Workload::of_writer(seed ^ writer as u64, &prefix(writer), FAR_FUTURE_MS);
+        let workload = Arc::new(Workload::of_writer(seed ^ writer as u64, &prefix(writer), FAR_FUTURE_MS));
         Self { writer, kind, seed, start: 0, begins_anew: false, workload, checkpoints: vec![Arc::default()] }
     }
 
@@ -105,9 +105,8 @@ impl Line {
                 in_memory,
             ]),
             _ => {
-                let mut workload = self.workload.clone();
-                workload.reseed(rng.random());
-                everywhere.splice(..0, workload.closed_commands(rng.random_range(1..5)));
+                let commands = self.workload.closed_commands(rng.random(), rng.random_range(1..5));
+                everywhere.splice(..0, commands);
                 Step::Group(everywhere)
             }
         }
@@ -143,10 +142,14 @@ impl Line {
     /// Compares what a server holds of this writer with the line: the position, or what is wrong.
     pub fn find_in(&self, all: &Dump) -> Result<u64, String> {
         let is_own = |key: &[u8]| key.starts_with(prefix(self.writer).as_bytes());
-        let own: Dump = all.iter().filter(|(key, _)| is_own(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let own: Dump =
+            all.iter().filter(|(key, _)| is_own(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
         let position = position_in(&own, &prefix(self.writer));
         if position < self.start {
-            return Err(format!("writer {}: is at {position}, before its line, which starts at {}", self.writer, self.start));
+            return Err(format!(
+                "writer {}: is at {position}, before its line, which starts at {}",
+                self.writer, self.start
+            ));
         }
         let is_lasting = |key: &[u8]| !key.starts_with(format!("{}{MAYFLY}", prefix(self.writer)).as_bytes());
         let lasting: Dump = own.into_iter().filter(|(key, _)| self.kind == Kind::Mixed || is_lasting(key)).collect();
@@ -197,7 +200,10 @@ pub fn position_read(replies: &[Value]) -> Result<u64, String> {
     };
     let numbers = replies.iter().map(number).collect::<Result<Vec<_>, _>>()?;
     if numbers[2] != numbers[3] {
-        return Err(format!("torn: a commit over all engines is at {} on disk and at {} in memory", numbers[2], numbers[3]));
+        return Err(format!(
+            "torn: a commit over all engines is at {} on disk and at {} in memory",
+            numbers[2], numbers[3]
+        ));
     }
     Ok(numbers[0].max(numbers[1]))
 }

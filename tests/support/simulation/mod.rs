@@ -18,8 +18,6 @@ mod cluster;
 mod line;
 mod network;
 mod plan;
-mod run;
+pub mod run;
 mod watch;
 mod writer;
-
-pub use run::simulate;

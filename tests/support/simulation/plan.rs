@@ -309,8 +309,7 @@ impl Draw {
     }
 
     fn archive_fault(&mut self) -> ArchiveFault {
-        [ArchiveFault::Down, ArchiveFault::Errors, ArchiveFault::Slow, ArchiveFault::Lies]
-            [self.rng.random_range(0..4)]
+        [ArchiveFault::Down, ArchiveFault::Errors, ArchiveFault::Slow, ArchiveFault::Lies][self.rng.random_range(0..4)]
     }
 
     fn restore(&mut self) -> Restore {

@@ -129,7 +129,8 @@ impl Simulation {
     /// The finale. When it returns the writers are told to stop, and every server is up again.
     fn finish(&mut self, round: &Round, stage: &Stage, accounts: &[Mutex<Account>], before: &[u64]) -> Outcome {
         let epoch = self.chronicle.now().epoch;
-        let replied = |accounts: &[Mutex<Account>]| accounts.iter().map(|account| account.lock().unwrap().replied).collect();
+        let replied =
+            |accounts: &[Mutex<Account>]| accounts.iter().map(|account| account.lock().unwrap().replied).collect();
         let mut outcome = Outcome { epoch, safe_csn: 0, safe_positions: before.to_vec(), outcast: None };
         match round.finale {
             Finale::Promote(old) => {
@@ -144,7 +145,9 @@ impl Simulation {
                     Fsync::Always => replied(accounts),
                     Fsync::EverySec => {
                         let earlier = stopped - LOST_MAX;
-                        let safe = |(account, before): (&Mutex<Account>, &u64)| account.lock().unwrap().replied_before(earlier, *before);
+                        let safe = |(account, before): (&Mutex<Account>, &u64)| {
+                            account.lock().unwrap().replied_before(earlier, *before)
+                        };
                         accounts.iter().zip(before).map(safe).collect()
                     }
                     Fsync::No => before.to_vec(),
@@ -162,7 +165,11 @@ impl Simulation {
         let others = diverged.iter().filter(|number| Some(**number) != outcast);
         for number in others {
             let may_diverge = matches!(round.finale, Finale::Promote(_) | Finale::PowerCut);
-            assert!(may_diverge, "{} diverged, and nothing in this round makes a replica do that", self.cluster.machines[*number].name);
+            assert!(
+                may_diverge,
+                "{} diverged, and nothing in this round makes a replica do that",
+                self.cluster.machines[*number].name
+            );
             self.cluster.rejoin(*number);
         }
         outcome
@@ -187,7 +194,9 @@ impl Simulation {
         self.cluster.promote(chosen);
         self.cluster.machines[was].thaw();
         if self.cluster.machines[was].node.is_running() {
-            wait_until("the old primary is fenced", SETTLED_WITHIN, || self.cluster.machines[was].is_fenced().then_some(()));
+            wait_until("the old primary is fenced", SETTLED_WITHIN, || {
+                self.cluster.machines[was].is_fenced().then_some(())
+            });
         }
         archived.max(applied)
     }
@@ -195,7 +204,8 @@ impl Simulation {
     /// What the finale made of history: if a new epoch began, a new era.
     fn settle_history(&mut self, round: &Round, outcome: &Outcome) -> Option<OldBranch> {
         let epoch = self.cluster.client().watermarks().epoch;
-        let is_new = matches!(round.finale, Finale::Promote(_)) || round.finale == Finale::PowerCut && self.cluster.has_devices();
+        let is_new = matches!(round.finale, Finale::Promote(_))
+            || round.finale == Finale::PowerCut && self.cluster.has_devices();
         assert_eq!(epoch > outcome.epoch, is_new, "epoch {} became {epoch} by {:?}", outcome.epoch, round.finale);
         let old = self.chronicle.now().clone();
         if !is_new {
@@ -206,11 +216,20 @@ impl Simulation {
             return None;
         }
         let fork = self.fork_of(epoch);
-        assert!(fork >= outcome.safe_csn, "csn {} was archived or applied by the replica; epoch {epoch} forks at {fork}", outcome.safe_csn);
+        assert!(
+            fork >= outcome.safe_csn,
+            "csn {} was archived or applied by the replica; epoch {epoch} forks at {fork}",
+            outcome.safe_csn
+        );
         self.await_stillness();
-        let at = line::positions(&mut self.cluster.client(), WRITERS).unwrap_or_else(|torn| panic!("after {:?}: {torn}", round.finale));
+        let at = line::positions(&mut self.cluster.client(), WRITERS)
+            .unwrap_or_else(|torn| panic!("after {:?}: {torn}", round.finale));
         for (writer, (position, safe)) in at.iter().zip(&outcome.safe_positions).enumerate() {
-            assert!(position >= safe, "writer {writer}: {safe} was promised, it is at {position} after {:?}", round.finale);
+            assert!(
+                position >= safe,
+                "writer {writer}: {safe} was promised, it is at {position} after {:?}",
+                round.finale
+            );
         }
         let is_lossy = round.finale == Finale::PowerCut && round.fsync != Fsync::Always;
         self.begin_era(&old, epoch, fork, is_lossy, outcome);
@@ -227,11 +246,16 @@ impl Simulation {
         let seed = line::mixed(&[self.plan.seed, epoch]);
         let exact = old.find(&found).and_then(|positions| {
             let expected = old.settled_csn(&positions);
-            if expected == csn { Ok(positions) } else { Err(format!("positions {positions:?} make csn {expected}, not {csn}")) }
+            if expected == csn {
+                Ok(positions)
+            } else {
+                Err(format!("positions {positions:?} make csn {expected}, not {csn}"))
+            }
         });
         let (lines, positions, offset) = match exact {
             Ok(positions) => {
-                let lines: Vec<Line> = old.lines.iter().zip(&positions).map(|(line, at)| line.fork(*at, seed)).collect();
+                let lines: Vec<Line> =
+                    old.lines.iter().zip(&positions).map(|(line, at)| line.fork(*at, seed)).collect();
                 (lines, positions, old.offset)
             }
             Err(difference) => {
@@ -247,7 +271,8 @@ impl Simulation {
 
     /// Takes away what all writers' keys hold, by the first step of new lines.
     fn begin_lines_anew(&mut self, seed: u64, outcome: &Outcome) -> (Vec<Line>, Vec<u64>, i64) {
-        let quiet = self.chronicle.quiets.iter().map(|quiet| quiet.csn).filter(|csn| *csn <= outcome.safe_csn.max(*csn)).max();
+        let quiet =
+            self.chronicle.quiets.iter().map(|quiet| quiet.csn).filter(|csn| *csn <= outcome.safe_csn.max(*csn)).max();
         let lines: Vec<Line> = self
             .accounts
             .iter()

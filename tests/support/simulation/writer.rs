@@ -90,7 +90,9 @@ pub fn write(stage: &Stage, account: &Mutex<Account>) {
         };
         match ended {
             Ended::Stopped => return,
-            Ended::Disconnected => assert!(stage.may_disconnect, "a client was disconnected; nothing in this round does that"),
+            Ended::Disconnected => {
+                assert!(stage.may_disconnect, "a client was disconnected; nothing in this round does that")
+            }
             Ended::Refused(reason) if reason.starts_with("FENCED") => {
                 assert!(stage.may_fence.load(Ordering::SeqCst), "nobody was promoted, yet a client was told: {reason}");
                 return;

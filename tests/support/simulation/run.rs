@@ -2,6 +2,7 @@
 
 use super::super::client::{Client, cmd, integer};
 use super::super::dump::dump;
+use super::super::model::Step;
 use super::super::process::{SETTLED_WITHIN, StopOnDrop, wait_until};
 use super::chronicle::{Chronicle, Era, Quiet};
 use super::cluster::Cluster;
@@ -9,7 +10,6 @@ use super::line::{self, Kind, Line};
 use super::plan::{Act, Finale, Fsync, Old, Plan, Round};
 use super::watch::watch;
 use super::writer::{Account, Stage, write};
-use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -232,7 +232,7 @@ impl Simulation {
             );
         }
         let is_lossy = round.finale == Finale::PowerCut && round.fsync != Fsync::Always;
-        self.begin_era(&old, epoch, fork, is_lossy, outcome);
+        self.begin_era(&old, epoch, fork, is_lossy);
         if let Some(outcast) = outcome.outcast {
             self.cluster.rejoin(outcast);
         }
@@ -240,7 +240,7 @@ impl Simulation {
     }
 
     /// Begins an era on what the primary holds. After a loss the lines begin anew where what is left is no prefix.
-    fn begin_era(&mut self, old: &Era, epoch: u64, fork: u64, is_lossy: bool, outcome: &Outcome) {
+    fn begin_era(&mut self, old: &Era, epoch: u64, fork: u64, is_lossy: bool) {
         let mut client = self.cluster.client();
         let (csn, found) = (client.watermarks().committed, dump(&mut client));
         let seed = line::mixed(&[self.plan.seed, epoch]);
@@ -261,7 +261,7 @@ impl Simulation {
             Err(difference) => {
                 assert!(is_lossy, "after epoch {epoch} began at csn {fork}: {difference}");
                 eprintln!("          a power cut left what is no prefix; the lines begin anew");
-                self.begin_lines_anew(seed, outcome)
+                self.begin_lines_anew(seed)
             }
         };
         self.chronicle.begin(Era { epoch, fork, offset, lines: lines.clone() });
@@ -270,9 +270,8 @@ impl Simulation {
     }
 
     /// Takes away what all writers' keys hold, by the first step of new lines.
-    fn begin_lines_anew(&mut self, seed: u64, outcome: &Outcome) -> (Vec<Line>, Vec<u64>, i64) {
-        let quiet =
-            self.chronicle.quiets.iter().map(|quiet| quiet.csn).filter(|csn| *csn <= outcome.safe_csn.max(*csn)).max();
+    fn begin_lines_anew(&mut self, seed: u64) -> (Vec<Line>, Vec<u64>, i64) {
+        let known = self.chronicle.quiets.last().map_or(self.first_csn, |quiet| quiet.csn);
         let lines: Vec<Line> = self
             .accounts
             .iter()
@@ -283,14 +282,13 @@ impl Simulation {
             .collect();
         let mut client = self.cluster.client();
         for line in &lines {
-            if let super::super::model::Step::Group(commands) = line.step(line.start + 1) {
+            if let Step::Group(commands) = line.step(line.start + 1) {
                 client.transaction(&commands);
             }
         }
         let csn = self.await_stillness();
         let positions: Vec<u64> = lines.iter().map(|line| line.start + 1).collect();
-        let hazy: RangeInclusive<u64> = quiet.map_or(self.first_csn, |csn| csn) + 1..=csn;
-        self.chronicle.hazy.push(hazy);
+        self.chronicle.hazy.push(known + 1..=csn);
         let mut era = Era { epoch: 0, fork: csn, offset: 0, lines };
         era.offset = csn as i64 - era.settled_csn(&positions) as i64;
         (era.lines, positions, era.offset)

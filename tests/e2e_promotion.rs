@@ -242,6 +242,25 @@ fn assert_fenced(node: &Node) {
     client.ok(&cmd!("LRANGE", "list", 0, -1));
 }
 
+/// Goal: `archive-ack` turned on while running holds, too: what the old primary archives after a takeover is on no line
+/// of history, so it is not acknowledged, however rarely it looks for a newer epoch by itself.
+#[test]
+fn a_primary_that_is_fenced_acknowledges_nothing_as_archived() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let launch = Launch::primary(&root.path().join("primary")).archive(&archive).set("archive-interval", "50");
+    let primary = launch.set("fence-check-interval", "1h").start();
+    let replica = Launch::replica(&root.path().join("replica"), primary.launch.repl_port).archive(&archive).start();
+    let mut client = primary.client();
+    client.ok(&cmd!("CONFIG", "SET", "archive-ack", "yes"));
+    client.ok(&write(0, "old"));
+    // The replica must not tell the old primary that it was promoted: it is the archive that has to.
+    walferry(&["promote", "--port", &replica.launch.port.to_string()], &archive.environment).expect(0);
+    let reply = client.call(&write(1, "old"));
+    assert!(error_text(&reply).is_some(), "acknowledged as archived after the takeover: {reply:?}");
+    assert_fenced(&primary);
+}
+
 /// Goal: before its promotion a replica refuses writes and says why; after REPLICAOF NO ONE it takes them.
 #[test]
 fn a_replica_is_read_only_until_it_is_promoted_by_command() {

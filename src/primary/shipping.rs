@@ -34,6 +34,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
@@ -50,6 +51,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// Whether it looks at the fence before it acknowledges: as `archive-ack` says.
+    fence_each_ack: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -175,6 +178,7 @@ impl Shipping {
         if let Some(archive) = &self.archive {
             archive.cutter.set_interval(config.archive_interval);
             archive.spool.set_bytes_max(config.spool_max_bytes.0);
+            archive.fence_each_ack.store(config.archive_ack, Ordering::Relaxed);
         }
     }
 
@@ -274,7 +278,7 @@ impl ArchiveSide {
             ..UploaderSettings::default()
         };
         let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
-        let sealed = uploader.wake();
+        let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let watched = Arc::clone(node);
         let task = tokio::spawn(async move {
@@ -289,7 +293,7 @@ impl ArchiveSide {
         if needs_base {
             node.snapshots.request();
         }
-        Ok(Self { cutter, spool, uploader: status, task })
+        Ok(Self { cutter, spool, uploader: status, fence_each_ack, task })
     }
 }
 

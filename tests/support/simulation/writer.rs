@@ -104,7 +104,8 @@ pub fn write(stage: &Stage, account: &Mutex<Account>) {
 }
 
 fn is_tolerated(stage: &Stage, reason: &str) -> bool {
-    reason.starts_with("LOADING") && stage.may_disconnect || reason.starts_with("MISCONF") && stage.may_refuse
+    let may_refuse = stage.may_refuse || stage.may_fence.load(Ordering::SeqCst);
+    reason.starts_with("LOADING") && stage.may_disconnect || reason.starts_with("MISCONF") && may_refuse
 }
 
 /// Writes over one connection.
@@ -166,16 +167,18 @@ fn next_steps(stage: &Stage, account: &Mutex<Account>, after: u64) -> Vec<Step> 
     steps
 }
 
-/// The last of a step's replies.
+/// The last of a step's replies. An error in place of any of them may be followed by the end of the connection: when
+/// the primary cannot keep its promise, one error stands for all that it was going to reply.
 fn reply_to(client: &mut Client, step: &Step) -> Result<Value, Ended> {
-    let mut last = Value::Nil;
+    let (mut last, mut refused) = (Value::Nil, None);
     for _ in 0..wire(step).len() {
-        last = client.receive().map_err(|_| Ended::Disconnected)?;
+        match client.receive() {
+            Ok(reply) => last = reply,
+            Err(_) => return Err(refused.map_or(Ended::Disconnected, Ended::Refused)),
+        }
+        refused = refused.or_else(|| error_text(&last));
     }
-    match error_text(&last) {
-        Some(error) => Err(Ended::Refused(error)),
-        None => Ok(last),
-    }
+    refused.map_or(Ok(last), |error| Err(Ended::Refused(error)))
 }
 
 fn wire(step: &Step) -> Vec<Command> {

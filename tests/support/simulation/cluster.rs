@@ -13,6 +13,7 @@ use super::network::Network;
 use super::plan::{Act, ArchiveFault, Fsync, Plan, Who};
 use redis::Value;
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -111,6 +112,8 @@ pub struct Machine {
     is_frozen: bool,
     /// It was asked to end.
     is_stopping: bool,
+    /// Its directory has not served yet: a replica that is interrupted while it bootstraps starts anew.
+    is_new: bool,
 }
 
 impl Machine {
@@ -182,16 +185,27 @@ impl Machine {
         self.thaw();
         self.start();
         wait_until(&format!("{} answers", self.name), READY_WITHIN, || {
-            if let Some(Finished { code, stderr, .. }) = self.node.ended() {
-                if stderr.lines().next_back().is_some_and(|line| line.contains("diverged")) {
+            if let Some(ended) = self.node.ended() {
+                if ended.stderr.lines().rev().take(3).any(|line| line.contains("diverged")) {
                     return Some(Start::Diverged);
                 }
-                assert!(code == Some(6), "{} ended with {code:?} instead of serving\n{stderr}", self.name);
-                self.node.begin_again();
+                self.try_again(&ended);
             }
             let reply = self.tell(&cmd!("PING"))?;
+            self.is_new &= error_text(&reply).is_some();
             error_text(&reply).is_none().then_some(Start::Serves)
         })
+    }
+
+    /// Starts a server again that ended for a reason that may have passed.
+    fn try_again(&mut self, ended: &Finished) {
+        if self.is_new {
+            self.wipe();
+        } else {
+            let Finished { code, stderr, .. } = ended;
+            assert!(*code == Some(6), "{} ended with {code:?} instead of serving\n{stderr}", self.name);
+        }
+        self.node.begin_again();
     }
 
     fn await_orderly_end(&mut self) {
@@ -222,7 +236,11 @@ impl Machine {
 
     fn wipe(&mut self) {
         self.kill();
-        std::fs::remove_dir_all(self.data()).expect("a data directory can be removed");
+        self.is_new = true;
+        match std::fs::remove_dir_all(self.data()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", self.data().display()),
+            _ => {}
+        }
     }
 }
 
@@ -260,7 +278,16 @@ impl Cluster {
             let mut node = launch.begin();
             node.await_ready();
             let name = format!("machine {number}");
-            machines.push(Machine { name, node, network, home, device, is_frozen: false, is_stopping: false });
+            machines.push(Machine {
+                name,
+                node,
+                network,
+                home,
+                device,
+                is_frozen: false,
+                is_stopping: false,
+                is_new: false,
+            });
         }
         if machines[0].device.is_none() {
             eprintln!(
@@ -354,7 +381,6 @@ impl Cluster {
 
     /// Fills the primary's disk to the last block.
     fn fill_disk(&mut self) {
-        use std::io::Write;
         let primary = self.primary();
         if primary.device.is_none() {
             return;

@@ -3,7 +3,8 @@
 //!
 //! Every step is one commit and leaves its position in the server: in a string (`disk`), in a sorted set (`memory`), or,
 //! if it is a commit over all engines, in both and in a pair of its own that must never differ. So a dump of any server
-//! tells how far each writer's line is there, and the rest of the writer's keys must be exactly what the line says.
+//! tells how far each writer's line is there, and the rest of the writer's keys must be exactly what the line says: among
+//! them are sums over all steps, so that a step left out shows whatever came after it.
 //! When commits after a position were lost, the line forks there: what is written instead is different.
 
 use super::super::client::{Client, Command, cmd, elements, text};
@@ -72,6 +73,10 @@ impl Line {
         let key = |name: &str| format!("{}{name}", prefix(self.writer));
         let on_disk = cmd!("SET", key("disk"), position);
         let in_memory = cmd!("ZADD", key("memory"), position, "at");
+        // A sum over all steps of several commands: one that is left out shows for ever.
+        let share = line_share(self.seed, position);
+        let (sum_on_disk, sum_in_memory) =
+            (cmd!("INCRBY", key("sum"), share), cmd!("ZINCRBY", key("sums"), share, "of"));
         if self.begins_anew && position == self.start + 1 {
             return Step::Group(self.clearing(on_disk, in_memory));
         }
@@ -80,6 +85,8 @@ impl Line {
             in_memory.clone(),
             cmd!("SET", key("cross"), position),
             cmd!("ZADD", key("crossed"), position, "at"),
+            sum_on_disk.clone(),
+            sum_in_memory.clone(),
         ];
         if self.kind == Kind::Mayfly {
             everywhere.extend(mayfly(&mut rng, &format!("{}{MAYFLY}{position}", prefix(self.writer))));
@@ -91,17 +98,19 @@ impl Line {
                 everywhere.push(cmd!("SET", key("large"), large_value(&mut rng, bytes)));
                 Step::Group(everywhere)
             }
-            (42, _) => Step::Group(vec![cmd!("DEL", key("large")), on_disk]),
+            (42, _) => Step::Group(vec![cmd!("DEL", key("large")), sum_on_disk, on_disk]),
             (_, 0..10) => Step::Single(on_disk),
             (_, 10..20) => Step::Single(in_memory),
             (_, 20..28) => Step::Group(vec![
                 cmd!("HSET", key("hash"), position % 40, position),
                 cmd!("XADD", key("log"), "MAXLEN", "=", 50, format!("{position}-1"), "at", position),
+                sum_on_disk,
                 on_disk,
             ]),
             (_, 28..36) => Step::Group(vec![
                 cmd!("RPUSH", key("queue"), position),
                 cmd!("LTRIM", key("queue"), -50, -1),
+                sum_in_memory,
                 in_memory,
             ]),
             _ => {
@@ -114,7 +123,7 @@ impl Line {
 
     /// Deletes every key that a line may have written.
     fn clearing(&self, on_disk: Command, in_memory: Command) -> Vec<Command> {
-        let own = ["cross", "crossed", "large", "hash", "log", "queue", "disk", "memory"];
+        let own = ["cross", "crossed", "sum", "sums", "large", "hash", "log", "queue", "disk", "memory"];
         let mut keys = cmd!("DEL");
         keys.extend(own.iter().map(|name| format!("{}{name}", prefix(self.writer)).into_bytes()));
         keys.extend_from_slice(self.workload.keys());
@@ -226,6 +235,11 @@ fn position_in(own: &Dump, prefix: &str) -> u64 {
         _ => None,
     };
     on_disk.unwrap_or(0).max(in_memory.unwrap_or(0))
+}
+
+/// What a step adds to its writer's sums.
+fn line_share(seed: u64, position: u64) -> u64 {
+    mixed(&[seed, position]) % (1 << 20)
 }
 
 /// A key of one of three types that expires soon.

@@ -15,9 +15,9 @@
 mod checks;
 mod chronicle;
 mod cluster;
-mod line;
+pub mod line;
 mod network;
-mod plan;
+pub mod plan;
 pub mod run;
 mod watch;
 mod writer;

@@ -133,6 +133,14 @@ impl Machine {
         error_text(&reply).is_none().then(|| info_fields(&reply))
     }
 
+    /// Starts a primary that was killed before somebody else was promoted: it must not write.
+    pub fn assert_kept_out(&mut self) {
+        match self.node.try_restart() {
+            Err(ended) => drop(ended.expect(5)),
+            Ok(()) => wait_until("the old primary is fenced", SETTLED_WITHIN, || self.is_fenced().then_some(())),
+        }
+    }
+
     /// Whether the server refuses writes because a newer epoch exists.
     pub fn is_fenced(&self) -> bool {
         self.info().is_some_and(|info| info["writes_refused"].starts_with("FENCED"))
@@ -374,9 +382,13 @@ impl Cluster {
 
     /// Takes the settings that a round begins with.
     pub fn prepare(&mut self, fsync: Fsync, archive_ack: bool) {
-        self.configure("appendfsync", fsync.text());
-        self.configure("archive-ack", if archive_ack { "yes" } else { "no" });
-        self.configure("spool-max-bytes", SPOOL_BYTES.1);
+        let archive_ack = if archive_ack { "yes" } else { "no" };
+        let settings =
+            [("appendfsync", fsync.text()), ("archive-ack", archive_ack), ("spool-max-bytes", SPOOL_BYTES.1)];
+        for (key, value) in settings {
+            self.primary().set(key, value);
+            self.client().ok(&cmd!("CONFIG", "SET", key, value));
+        }
     }
 
     /// Fills the primary's disk to the last block.
@@ -397,9 +409,9 @@ impl Cluster {
         }
     }
 
-    /// Ends all disturbances and waits until every server answers; a primary that must be restarted is. Tells which
-    /// replicas refuse to start because their history diverged.
-    pub fn heal(&mut self) -> Vec<usize> {
+    /// Ends all disturbances and waits until every server answers, but for that of the machine `outcast`; a primary that
+    /// must be restarted is. Tells which replicas refuse to start because their history diverged.
+    pub fn heal(&mut self, outcast: Option<usize>) -> Vec<usize> {
         self.store.set(None);
         self.free_disk();
         self.waiting.clear();
@@ -412,8 +424,8 @@ impl Cluster {
             self.primary().kill();
             self.primary().bring_up();
         }
-        let replicas = self.replicas();
-        replicas.into_iter().filter(|number| self.machines[*number].bring_up() == Start::Diverged).collect()
+        let replicas = self.replicas().into_iter().filter(|number| Some(*number) != outcast);
+        replicas.filter(|number| self.machines[*number].bring_up() == Start::Diverged).collect()
     }
 
     /// The primary's machine loses its power and comes up again: only what had reached the device is there.

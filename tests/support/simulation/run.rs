@@ -157,20 +157,15 @@ impl Simulation {
             Finale::Calm => {}
         }
         stage.stop.store(true, Ordering::SeqCst);
-        let diverged = self.cluster.heal();
+        let diverged = self.cluster.heal(outcome.outcast);
         if round.archive_ack {
             outcome.safe_positions = replied(accounts);
         }
-        let outcast = outcome.outcast.filter(|outcast| diverged.contains(outcast));
-        let others = diverged.iter().filter(|number| Some(**number) != outcast);
-        for number in others {
+        for number in diverged {
             let may_diverge = matches!(round.finale, Finale::Promote(_) | Finale::PowerCut);
-            assert!(
-                may_diverge,
-                "{} diverged, and nothing in this round makes a replica do that",
-                self.cluster.machines[*number].name
-            );
-            self.cluster.rejoin(*number);
+            let name = &self.cluster.machines[number].name;
+            assert!(may_diverge, "{name} diverged, and nothing in this round makes a replica do that");
+            self.cluster.rejoin(number);
         }
         outcome
     }
@@ -231,9 +226,12 @@ impl Simulation {
                 round.finale
             );
         }
-        let is_lossy = round.finale == Finale::PowerCut && round.fsync != Fsync::Always;
+        let is_lossy = round.finale == Finale::PowerCut;
         self.begin_era(&old, epoch, fork, is_lossy);
         if let Some(outcast) = outcome.outcast {
+            if !self.cluster.machines[outcast].node.is_running() {
+                self.cluster.machines[outcast].assert_kept_out();
+            }
             self.cluster.rejoin(outcast);
         }
         Some(OldBranch { era: old, fork })

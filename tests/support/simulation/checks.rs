@@ -176,19 +176,19 @@ impl Simulation {
         }
     }
 
+    /// The epoch that a promotion or a power cut ended can still be restored to its end. That may lie before the fork:
+    /// what it had not archived, the next epoch archives.
     fn old_branch_is_restorable(&self, old: &OldBranch) {
         let restored = self.restore(&["--epoch", &old.era.epoch.to_string(), "--to", "latest"]);
-        assert!(
-            restored.csn >= old.fork || !self.chronicle.hazy.is_empty(),
-            "the old branch ends at csn {}, before its fork {}",
-            restored.csn,
-            old.fork
-        );
-        if self.chronicle.hazy.iter().any(|range| range.contains(&restored.csn)) {
+        let csn = restored.csn;
+        assert!(csn >= old.archived, "epoch {} was archived to csn {}, and ends at {csn}", old.era.epoch, old.archived);
+        if self.chronicle.hazy.iter().any(|range| range.contains(&csn)) {
             return;
         }
-        let judged = old.era.judge(restored.csn, &restored.found);
-        judged.unwrap_or_else(|difference| panic!("the old branch, epoch {}, at its end: {difference}", old.era.epoch));
+        let era = if csn > old.era.fork { &old.era } else { self.chronicle.era_of(csn) };
+        let judged = era.judge(csn, &restored.found);
+        judged
+            .unwrap_or_else(|difference| panic!("the old branch, epoch {}, at csn {csn}: {difference}", old.era.epoch));
     }
 
     fn restore(&self, arguments: &[&str]) -> Restored {

@@ -38,14 +38,16 @@ pub struct Simulation {
 pub struct OldBranch {
     /// It, with what was written to it.
     pub era: Era,
-    /// Where the newest line leaves it.
-    pub fork: u64,
+    /// The last commit that was known to be archived.
+    pub archived: u64,
 }
 
 /// What a round's finale did.
 struct Outcome {
     /// The epoch before.
     epoch: u64,
+    /// The last commit that was known to be archived.
+    archived: u64,
     /// The last commit that may not be lost: archived, or applied by the replica that was promoted.
     safe_csn: u64,
     /// Positions that may not be lost.
@@ -131,11 +133,15 @@ impl Simulation {
         let epoch = self.chronicle.now().epoch;
         let replied =
             |accounts: &[Mutex<Account>]| accounts.iter().map(|account| account.lock().unwrap().replied).collect();
-        let mut outcome = Outcome { epoch, safe_csn: 0, safe_positions: before.to_vec(), outcast: None };
+        let quiet = self.chronicle.quiets.last().map_or(self.first_csn, |quiet| quiet.csn);
+        let safe_positions = before.to_vec();
+        let mut outcome = Outcome { epoch, archived: quiet, safe_csn: quiet, safe_positions, outcast: None };
         match round.finale {
             Finale::Promote(old) => {
                 let was = self.cluster.primary;
-                outcome.safe_csn = self.promote(stage, old);
+                let (archived, applied) = self.promote(stage, old);
+                outcome.archived = archived.unwrap_or(quiet);
+                outcome.safe_csn = outcome.archived.max(applied);
                 outcome.outcast = Some(was);
             }
             Finale::PowerCut if self.cluster.has_devices() => {
@@ -170,16 +176,16 @@ impl Simulation {
         outcome
     }
 
-    /// Promotes a replica; returns the csn that may not be lost by it.
-    fn promote(&mut self, stage: &Stage, old: Old) -> u64 {
+    /// Promotes a replica; returns what the old primary had archived, if it could be asked, and what the replica had
+    /// applied: neither may be lost.
+    fn promote(&mut self, stage: &Stage, old: Old) -> (Option<u64>, u64) {
         let (was, chosen) = (self.cluster.primary, self.cluster.replicas()[0]);
         self.cluster.store.set(None);
         self.cluster.machines[chosen].bring_up();
-        let quiet = self.chronicle.quiets.last().map_or(self.first_csn, |quiet| quiet.csn);
         let is_up = self.cluster.machines[was].node.is_running();
         stage.may_fence.store(true, Ordering::SeqCst);
         let csn = |client: Option<Client>| client.and_then(|mut client| client.try_watermarks());
-        let archived = csn(self.cluster.machines[was].client()).map_or(quiet, |at| at.archived);
+        let archived = csn(self.cluster.machines[was].client()).map(|at| at.archived);
         if old == Old::Killed || !is_up {
             self.cluster.machines[was].kill();
         } else if old == Old::Frozen {
@@ -193,7 +199,7 @@ impl Simulation {
                 self.cluster.machines[was].is_fenced().then_some(())
             });
         }
-        archived.max(applied)
+        (archived, applied)
     }
 
     /// What the finale made of history: if a new epoch began, a new era.
@@ -234,7 +240,7 @@ impl Simulation {
             }
             self.cluster.rejoin(outcast);
         }
-        Some(OldBranch { era: old, fork })
+        Some(OldBranch { era: old, archived: outcome.archived })
     }
 
     /// Begins an era on what the primary holds. After a loss the lines begin anew where what is left is no prefix.

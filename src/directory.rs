@@ -79,6 +79,10 @@ pub struct Identity {
     /// replica must start anew. Set before a recovery that could find so, taken back when it did not.
     #[serde(default)]
     pub may_lack_commits: bool,
+    /// The last commit that is known to be what it was, if later ones may have been replaced because nobody had them any
+    /// more; none if all are. The next generation forks there: who has the lost ones has another history.
+    #[serde(default)]
+    pub intact_until: Option<Csn>,
 }
 
 impl Identity {
@@ -95,6 +99,7 @@ impl Identity {
             boot: current_boot(),
             is_clean: true,
             may_lack_commits: false,
+            intact_until: None,
         })
     }
 
@@ -110,6 +115,12 @@ impl Identity {
     pub fn shared_until(&self, epoch: Epoch) -> Option<Csn> {
         let at = self.history.iter().position(|start| start.epoch == epoch)?;
         Some(self.history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork))
+    }
+
+    /// Where a generation forks that begins at commit `committed`.
+    #[must_use]
+    pub fn fork_at(&self, committed: Csn) -> Csn {
+        self.intact_until.map_or(committed, |intact| intact.min(committed))
     }
 
     /// Begins a generation after `fork`.

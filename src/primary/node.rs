@@ -216,16 +216,17 @@ impl Node {
         Ok(())
     }
 
-    /// Makes this node a primary under `epoch`, which begins after the last commit.
+    /// Makes this node a primary under `epoch`, which begins after the last commit that is what it was.
     pub fn become_primary(&self, epoch: Epoch) -> Result<()> {
         let mut turn = self.committer.turn();
-        let fork = turn.position().csn;
+        let committed = turn.position().csn;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
             identity.may_lack_commits = false;
             if identity.epoch() != epoch {
-                identity.begin_epoch(epoch, fork);
+                identity.begin_epoch(epoch, identity.fork_at(committed));
             }
+            identity.intact_until = None;
         })?;
         turn.set_epoch(epoch);
         drop(turn);

@@ -145,10 +145,18 @@ async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>>
     Ok(ends.collect::<BTreeSet<_>>().into_iter().collect())
 }
 
-/// The last commit of this node's history that the archive can restore.
-pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
-    let stretches = archived_stretches(archive, epoch).await?;
-    Ok(stretches.last().copied().unwrap_or_default())
+/// The last commit that the archive holds of `lineage` without a gap behind `after`.
+fn archived_contiguously(listing: &Listing, lineage: &Lineage, after: Csn) -> Csn {
+    lineage.cover(listing.chunks.keys().copied(), after).reachable(after)
+}
+
+/// Where a stretch ends that the archive holds behind a gap above `until`: it begins with a base, and chunks follow it,
+/// so that its writer may have called it archived. A base alone, or a chunk whose predecessors were still on their way,
+/// was never called so.
+fn archived_behind_a_gap(listing: &Listing, lineage: &Lineage, until: Csn) -> Option<Csn> {
+    let bases = listing.whole_bases().filter(|base| base.csn > until && lineage.contains(*base));
+    let ends = bases.map(|base| (base.csn, archived_contiguously(listing, lineage, base.csn)));
+    ends.filter(|(base, end)| end > base).map(|(_, end)| end).max()
 }
 
 impl Shipping {
@@ -252,6 +260,7 @@ impl ArchiveSide {
             Arc::clone(&node.backends.bulk),
             &node.dir.spool(),
             config.spool_max_bytes.0,
+            &node.identity(),
             Arc::clone(&node.committer.gate),
             Arc::clone(&node.committer.watermarks),
         )?;
@@ -297,12 +306,17 @@ impl ArchiveSide {
     }
 }
 
-/// Applies what the archive holds of `epoch` beyond the committer's last commit; returns where that ends.
+/// Applies what the archive holds of `epoch` without a gap beyond the committer's last commit; returns where that ends.
+/// [`Error::Gap`] if its writer may have called commits archived that lie behind a gap.
 pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committer>) -> Result<Csn> {
     let committed = committer.watermarks.committed.get();
-    let tree = EpochTree::read(archive).await?;
-    let Some(lineage) = Lineage::of(&tree, epoch) else { return Ok(committed) };
-    let mut tail = CatchUp::open(archive, &lineage, committed).await?;
+    let listing = Listing::read(archive).await?;
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(committed) };
+    let mut tail = CatchUp::contiguous(archive, &listing, &lineage, committed);
+    if let Some(end) = archived_behind_a_gap(&listing, &lineage, tail.until()) {
+        let (what, expected) = (archive.url().to_owned(), tail.until().next());
+        return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
+    }
     if tail.until() > committed {
         tracing::warn!(
             committed = committed.0,
@@ -329,10 +343,10 @@ pub struct ArchiveCommits {
 impl MissingCommits for ArchiveCommits {
     fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>> {
         self.runtime.block_on(async {
-            let tree = EpochTree::read(&self.archive).await?;
-            let Some(lineage) = Lineage::of(&tree, self.epoch) else { return Ok(Vec::new()) };
+            let listing = Listing::read(&self.archive).await?;
+            let Some(lineage) = Lineage::of(&listing.epochs, self.epoch) else { return Ok(Vec::new()) };
             let mut found = Vec::new();
-            let mut commits = CatchUp::open(&self.archive, &lineage, range.start().prev()).await?;
+            let mut commits = CatchUp::contiguous(&self.archive, &listing, &lineage, range.start().prev());
             while let Some(next) = commits.next().await? {
                 let is_beyond = next.last().is_some_and(|commit| commit.csn >= *range.end());
                 found.extend(next.iter().filter(|commit| range.contains(&commit.csn)).cloned());
@@ -343,6 +357,13 @@ impl MissingCommits for ArchiveCommits {
             Ok(found)
         })
     }
+}
+
+/// The last commit of `epoch` that the archive holds without a gap behind `fork`.
+async fn archived_after(archive: &Archive, epoch: Epoch, fork: Csn) -> Result<Csn> {
+    let listing = Listing::read(archive).await?;
+    let lineage = Lineage::of(&listing.epochs, epoch);
+    Ok(lineage.map_or(fork, |lineage| archived_contiguously(&listing, &lineage, fork)))
 }
 
 /// Turns a replica whose link has ended into a primary under a new epoch.
@@ -358,7 +379,7 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
         let fork = node.committer.watermarks.committed.get();
         let epoch = claim_epoch(node.archive.as_ref(), &node.identity(), fork, true).await?;
         let beyond = match &node.archive {
-            Some(archive) => archived_until(archive, parent).await?,
+            Some(archive) => archived_after(archive, parent, fork).await?,
             None => fork,
         };
         if beyond <= fork {

@@ -9,6 +9,7 @@ use crate::archive::uploader::{ChunkSource, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, Obstacle};
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::Identity;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::watermark::Watermarks;
@@ -71,11 +72,15 @@ pub struct NewestChunk {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`; `archived` is how far the archive is known to be complete.
+    /// Opens the spool in `dir`, of a node with this identity whose logs and archive are known to `watermarks`.
+    ///
+    /// A chunk is durable before the commits in it need be: after a power cut it can hold commits that the logs lost.
+    /// Those are not this node's history any more, so such a chunk is removed.
     pub fn open(
         io: Arc<dyn Io>,
         dir: &Path,
         bytes_max: u64,
+        identity: &Identity,
         gate: Arc<Gate>,
         watermarks: Arc<Watermarks>,
     ) -> Result<(Self, Option<NewestChunk>)> {
@@ -86,6 +91,12 @@ impl Spool {
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
             let path = dir.join(&file);
+            let shared = identity.shared_until(name.epoch).unwrap_or_default();
+            if name.last > shared.min(watermarks.committed.get()) {
+                tracing::warn!(chunk = %path.display(), "holds commits that this node lost: it is removed from the spool");
+                io.remove(&path)?;
+                continue;
+            }
             let header = read_header(&*io, &path)?;
             if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
                 return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));
@@ -214,5 +225,45 @@ impl ChunkSource for Spool {
     fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
         let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
         own == found || matches!((commits(own), commits(found)), (Ok(own), Ok(found)) if own == found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::{ChunkLink, Encoder, Profile};
+    use crate::cluster::ClusterId;
+    use crate::directory::LastRole;
+    use crate::io::StdIo;
+    use crate::record::CommitRecord;
+
+    fn open(dir: &Path, identity: &Identity, committed: u64) -> (Spool, Option<NewestChunk>) {
+        let watermarks = Arc::new(Watermarks::starting_at(Csn(committed)));
+        Spool::open(Arc::new(StdIo), dir, u64::MAX, identity, Arc::default(), watermarks).unwrap()
+    }
+
+    fn seal(spool: &Spool, epoch: u32, csns: std::ops::RangeInclusive<u64>) {
+        let commits: Vec<CommitRecord> =
+            csns.map(|csn| CommitRecord { csn: Csn(csn), epoch: Epoch(epoch), ..CommitRecord::default() }).collect();
+        let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+        spool.seal(&Encoder::new(Profile::default()).encode(commits.iter(), link)).unwrap();
+    }
+
+    /// What the logs lost is never uploaded: else the archived watermark would pass commits that took the same numbers.
+    #[test]
+    fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+        let (spool, _) = open(dir.path(), &identity, 0);
+        [1..=10, 11..=20, 21..=30].into_iter().for_each(|csns| seal(&spool, 1, csns));
+        let (spool, newest) = open(dir.path(), &identity, 30);
+        assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(30), Csn(30)));
+        let (spool, newest) = open(dir.path(), &identity, 29);
+        assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(20), Csn(20)));
+        identity.begin_epoch(Epoch(2), Csn(15));
+        let (spool, newest) = open(dir.path(), &identity, 29);
+        assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(10), Csn(10)));
+        seal(&spool, 2, 11..=29);
+        assert_eq!(open(dir.path(), &identity, 29).0.reachable(Csn::ZERO), Csn(29));
     }
 }

@@ -47,21 +47,23 @@ pub struct Store {
     /// In between, if it is on S3.
     proxy: Option<FaultyS3>,
     seed: u64,
+    is_bad: bool,
 }
 
 impl Store {
     fn new(plan: &Plan, root: &TempDir) -> Self {
         if !plan.on_s3 {
             let direct = Archive::directory(&root.path().join("archive"));
-            return Self { by_nodes: direct.clone(), direct, proxy: None, seed: plan.seed };
+            return Self { by_nodes: direct.clone(), direct, proxy: None, seed: plan.seed, is_bad: false };
         }
         let (direct, proxy) = (Archive::s3(), FaultyS3::start());
-        Self { by_nodes: proxy.to(&direct), direct, proxy: Some(proxy), seed: plan.seed }
+        Self { by_nodes: proxy.to(&direct), direct, proxy: Some(proxy), seed: plan.seed, is_bad: false }
     }
 
     /// Goes bad, or well again. A directory never goes bad.
     pub fn set(&mut self, fault: Option<ArchiveFault>) {
         let Some(proxy) = &self.proxy else { return };
+        self.is_bad = fault.is_some();
         self.seed = self.seed.wrapping_add(1);
         let (percent, faults) = match fault {
             None => return proxy.heal(),
@@ -114,6 +116,8 @@ pub struct Machine {
     is_stopping: bool,
     /// Its directory has not served yet: a replica that is interrupted while it bootstraps starts anew.
     is_new: bool,
+    /// It was started while the archive was bad: it may have refused to serve.
+    is_excused: bool,
 }
 
 impl Machine {
@@ -211,7 +215,8 @@ impl Machine {
             self.wipe();
         } else {
             let Finished { code, stderr, .. } = ended;
-            assert!(*code == Some(6), "{} ended with {code:?} instead of serving\n{stderr}", self.name);
+            let is_excused = std::mem::take(&mut self.is_excused);
+            assert!(is_excused || *code == Some(6), "{} ended with {code:?} instead of serving\n{stderr}", self.name);
         }
         self.node.begin_again();
     }
@@ -295,6 +300,7 @@ impl Cluster {
                 is_frozen: false,
                 is_stopping: false,
                 is_new: false,
+                is_excused: false,
             });
         }
         if machines[0].device.is_none() {
@@ -338,7 +344,12 @@ impl Cluster {
         match act {
             Act::Kill(who) => self.at(who).kill(),
             Act::Stop(who) => self.at(who).stop(),
-            Act::Start(who) => self.at(who).start(),
+            Act::Start(who) => {
+                let is_bad = self.store.is_bad;
+                let machine = self.at(who);
+                machine.is_excused |= is_bad;
+                machine.start();
+            }
             Act::Freeze(who) => self.at(who).freeze(),
             Act::Thaw(who) => self.at(who).thaw(),
             Act::Replace(replica) => {

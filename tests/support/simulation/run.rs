@@ -265,7 +265,7 @@ impl Simulation {
             Err(difference) => {
                 assert!(is_lossy, "after epoch {epoch} began at csn {fork}: {difference}");
                 eprintln!("          a power cut left what is no prefix; the lines begin anew");
-                self.begin_lines_anew(seed)
+                self.begin_lines_anew(seed, fork)
             }
         };
         self.chronicle.begin(Era { epoch, fork, offset, lines: lines.clone() });
@@ -273,9 +273,9 @@ impl Simulation {
         self.accounts = lines.into_iter().zip(positions).map(account).collect();
     }
 
-    /// Takes away what all writers' keys hold, by the first step of new lines.
-    fn begin_lines_anew(&mut self, seed: u64) -> (Vec<Line>, Vec<u64>, i64) {
-        let known = self.chronicle.quiets.last().map_or(self.first_csn, |quiet| quiet.csn);
+    /// Takes away what all writers' keys hold, by the first step of new lines. What stands from the fork up to there is
+    /// not known exactly.
+    fn begin_lines_anew(&mut self, seed: u64, fork: u64) -> (Vec<Line>, Vec<u64>, i64) {
         let lines: Vec<Line> = self
             .accounts
             .iter()
@@ -292,7 +292,7 @@ impl Simulation {
         }
         let csn = self.await_stillness();
         let positions: Vec<u64> = lines.iter().map(|line| line.start + 1).collect();
-        self.chronicle.hazy.push(known + 1..=csn);
+        self.chronicle.hazy.push(fork + 1..=csn);
         let mut era = Era { epoch: 0, fork: csn, offset: 0, lines };
         era.offset = csn as i64 - era.settled_csn(&positions) as i64;
         (era.lines, positions, era.offset)

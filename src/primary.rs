@@ -85,8 +85,9 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
         tracing::warn!(epoch = epoch.0, fork = fork.0, "a new epoch starts");
     }
     let node = Node::new(config, opened, archive, false);
-    node.become_primary(epoch)?;
+    node.begin_epoch(epoch)?;
     Shipping::start(&node).await?;
+    node.take_writes();
     tokio::spawn(accept_replicas(Arc::clone(&node), replicas));
     serve(&node, clients, ready).await
 }

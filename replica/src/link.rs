@@ -8,7 +8,7 @@ use crate::follow::{Follower, apply_in_turns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -50,6 +50,9 @@ enum Ended {
 
 /// The link of a replica.
 pub struct Link {
+    me: Weak<Link>,
+    node: Weak<Node>,
+    primary: PrimaryAddress,
     status: Mutex<LinkStatus>,
     stop: watch::Sender<bool>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -65,15 +68,22 @@ impl Link {
             source: "none",
             ..LinkStatus::default()
         };
-        let link = Arc::new(Self {
+        let link = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            node: Arc::downgrade(node),
+            primary,
             status: Mutex::new(status),
             stop: watch::Sender::new(false),
             task: tokio::sync::Mutex::default(),
         });
-        let run = Run { link: Arc::clone(&link), node: Arc::clone(node), primary, stopping: link.stop.subscribe() };
-        let task = tokio::spawn(run.run());
-        *link.task.try_lock().expect("nobody else has the link yet") = Some(task);
+        *link.task.try_lock().expect("nobody else has the link yet") = link.spawn();
         link
+    }
+
+    fn spawn(&self) -> Option<JoinHandle<()>> {
+        let (link, node) = (self.me.upgrade()?, self.node.upgrade()?);
+        let run = Run { link, node, primary: self.primary.clone(), stopping: self.stop.subscribe() };
+        Some(tokio::spawn(run.run()))
     }
 
     fn note(&self, change: impl FnOnce(&mut LinkStatus)) {
@@ -93,6 +103,17 @@ impl ReplicaLink for Link {
                 let _ = task.await;
             }
             self.note(|status| status.state = "connect");
+        }
+        .boxed()
+    }
+
+    fn resume(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let mut task = self.task.lock().await;
+            if task.is_none() {
+                self.stop.send_replace(false);
+                *task = self.spawn();
+            }
         }
         .boxed()
     }

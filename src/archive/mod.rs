@@ -5,6 +5,7 @@
 //! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
 
 pub mod config;
+pub mod digested;
 pub mod epochs;
 #[cfg(test)]
 pub(crate) mod faults;

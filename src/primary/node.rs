@@ -59,6 +59,9 @@ pub trait ReplicaLink: Send + Sync {
 
     /// Ends the link; everything received is applied when it returns.
     fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// Starts the link again after [`ReplicaLink::stop`].
+    fn resume(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Counters since the start.
@@ -216,8 +219,9 @@ impl Node {
         Ok(())
     }
 
-    /// Makes this node a primary under `epoch`, which begins after the last commit that is what it was.
-    pub fn become_primary(&self, epoch: Epoch) -> Result<()> {
+    /// Goes on under `epoch`, which is this node's and begins after the last commit that is what it was. Writes are not
+    /// taken yet.
+    pub fn begin_epoch(&self, epoch: Epoch) -> Result<()> {
         let mut turn = self.committer.turn();
         let committed = turn.position().csn;
         self.change_identity(|identity| {
@@ -229,10 +233,13 @@ impl Node {
             identity.intact_until = None;
         })?;
         turn.set_epoch(epoch);
-        drop(turn);
+        Ok(())
+    }
+
+    /// Makes this node a primary for its clients. What they write is shipped: shipping has started.
+    pub fn take_writes(&self) {
         self.is_replica.store(false, Ordering::Release);
         self.committer.gate.open(Obstacle::Replica);
-        Ok(())
     }
 
     /// Notes where this node listens for replicas.
@@ -312,8 +319,14 @@ impl Node {
         if let Some(link) = self.link.get() {
             link.stop().await;
         }
-        super::shipping::take_over(&self.arc()).await?;
-        Ok(TaskReply::Ok)
+        let taken_over = super::shipping::take_over(&self.arc()).await;
+        if taken_over.is_err()
+            && let Some(link) = self.link.get().filter(|_| self.is_replica())
+        {
+            // Still a replica: it follows on, and can be promoted again.
+            link.resume().await;
+        }
+        taken_over.map(|()| TaskReply::Ok)
     }
 }
 

@@ -112,7 +112,11 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
     let newest = tree.newest().map_or(own, |newest| newest.epoch.max(own));
     let time = CommitTime(crate::clock::now_micros());
     let record = if needs_new {
-        EpochRecord::forked(newest.next(), own, fork, identity.node.clone(), time)
+        match tree.get(own) {
+            Some(_) => EpochRecord::forked(newest.next(), own, fork, identity.node.clone(), time),
+            // Nothing of this node's history was archived here: it has no parent in this archive.
+            None => EpochRecord::first(newest.next(), identity.node.clone(), time),
+        }
     } else {
         match tree.get(own) {
             Some(existing) => existing.clone(),
@@ -135,14 +139,14 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base on. Never empty.
-async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>> {
+/// commit on, and those from each base on. Never empty; `None` if the archive has no such epoch.
+async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Option<Vec<Csn>>> {
     let listing = Listing::read(archive).await?;
-    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(vec![Csn::ZERO]) };
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(None) };
     let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
     let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
     let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
-    Ok(ends.collect::<BTreeSet<_>>().into_iter().collect())
+    Ok(Some(ends.collect::<BTreeSet<_>>().into_iter().collect()))
 }
 
 /// The last commit that the archive holds of `lineage` without a gap behind `after`.
@@ -236,7 +240,10 @@ impl Shipping {
 impl ArchiveSide {
     async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
         let epoch = node.identity().epoch();
-        let stretches = archived_stretches(archive, epoch).await?;
+        let stretches = archived_stretches(archive, epoch).await?.ok_or_else(|| Error::StoreContract {
+            url: archive.url().to_owned(),
+            detail: format!("does not list epoch {epoch}, which this node has claimed: its listings are stale"),
+        })?;
         let committed = node.committer.watermarks.committed.get();
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
             return Err(Error::Gap {
@@ -392,9 +399,11 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
         );
     };
     let fork = node.committer.watermarks.committed.get();
-    node.become_primary(epoch)?;
-    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
+    node.begin_epoch(epoch)?;
+    // Before the first write, so that none is taken that nothing would archive.
     Shipping::start(node).await?;
+    node.take_writes();
+    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
     super::listen_for_replicas(node).await
 }
 

@@ -27,7 +27,7 @@ pub mod resolve;
 mod run;
 pub mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unpack;
 pub mod verify;
 

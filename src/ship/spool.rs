@@ -5,7 +5,7 @@
 //! cutting goes on. Beyond its limit the spool closes the node's gate until there is room again.
 
 use crate::archive::layout::ChunkName;
-use crate::archive::uploader::{ChunkSource, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, Obstacle};
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -221,10 +221,21 @@ impl ChunkSource for Spool {
         self.check_limit();
     }
 
-    /// A chunk that was cut again after a restart has other bytes and the same commits.
-    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
-        let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
-        own == found || matches!((commits(own), commits(found)), (Ok(own), Ok(found)) if own == found)
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+        likeness(own, found)
+    }
+}
+
+/// How one chunk's bytes relate to another's.
+pub(super) fn likeness(own: &Bytes, found: &Bytes) -> Likeness {
+    let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
+    if own == found {
+        return Likeness::Same;
+    }
+    match (commits(own), commits(found)) {
+        (Ok(own), Ok(found)) if own == found => Likeness::Same,
+        (_, Err(Error::Corrupt { .. })) => Likeness::Unreadable,
+        _ => Likeness::Other,
     }
 }
 

@@ -197,7 +197,11 @@ pub struct Archived {
 
 impl Archived {
     pub async fn new() -> Self {
-        let archive = Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None);
+        Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None)).await
+    }
+
+    /// Makes an archive that is empty a cluster's.
+    pub async fn over(archive: Archive) -> Self {
         identity::establish(&archive, CLUSTER).await.unwrap();
         Self { archive }
     }

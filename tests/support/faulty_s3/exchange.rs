@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::faults::{Fault, Kind};
-use super::http::{Message, read_response};
+use crate::support::http::{Message, read_response};
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Exchange<'_> {
             Fault::StoreHalfLoseReply => self.store_half().and(Err(ended())),
             Fault::Pretend => self.answer(&self.pretended()),
             Fault::Deny => self.answer(&refusal(404, "NoSuchKey", None)),
-            Fault::FlipBit => self.answer(&flipped(self.forward()?)),
+            Fault::FlipBit(bit) => self.answer(&flipped(self.forward()?, bit)),
             Fault::CutBody => self.cut_body(&self.forward()?),
             Fault::Stale { newest } => self.answer(&self.without_newest(self.forward()?, newest)),
         }
@@ -181,13 +181,11 @@ fn refusal(status: u16, code: &str, retry_after_s: Option<u32>) -> Message {
     response
 }
 
-/// One bit in the middle of a body, if there is one and it is the object's.
-fn flipped(mut response: Message) -> Message {
-    let middle = response.body.len() / 2;
-    if response.word(1).starts_with('2')
-        && let Some(byte) = response.body.get_mut(middle)
-    {
-        *byte ^= 1;
+/// One wrong bit in a body, if there is one and it is the object's.
+fn flipped(mut response: Message, bit: usize) -> Message {
+    if response.word(1).starts_with('2') && !response.body.is_empty() {
+        let bit = bit % (response.body.len() * 8);
+        response.body[bit / 8] ^= 1 << (bit % 8);
     }
     response
 }

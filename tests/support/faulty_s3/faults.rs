@@ -1,10 +1,13 @@
 //! What can go wrong with a request, and which request it happens to.
 
-use super::http::Message;
+use crate::support::http::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+
+/// Random wrong bits lie below: anywhere in what a test stores.
+const BITS_MAX: usize = 1 << 24;
 
 /// What a request asks for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -85,8 +88,8 @@ pub enum Fault {
     Pretend,
     /// A read: what is there is said not to be there.
     Deny,
-    /// GET: one bit of the body is wrong.
-    FlipBit,
+    /// GET: one bit of the body is wrong: this one, counted from the first, and again from there after the last.
+    FlipBit(usize),
     /// GET or LIST: the connection ends in the middle of the body.
     CutBody,
     /// LIST: the objects stored last through this proxy are left out.
@@ -103,7 +106,7 @@ impl Fault {
             Self::CutUpload | Self::StoreHalf | Self::StoreHalfLoseReply => matches!(kind, Kind::Put | Kind::Part),
             Self::Pretend => Kind::WRITES.contains(&kind),
             Self::Deny => matches!(kind, Kind::Get | Kind::Head),
-            Self::FlipBit => kind == Kind::Get,
+            Self::FlipBit(_) => kind == Kind::Get,
             Self::CutBody => matches!(kind, Kind::Get | Kind::List),
             Self::Stale { .. } => kind == Kind::List,
             _ => true,
@@ -118,7 +121,7 @@ pub struct Mix {
     pub seed: u64,
     /// Of a hundred requests, so many meet a fault.
     pub percent: u32,
-    /// The faults; of those that fit a kind, each is as likely as the others.
+    /// The faults; of those that fit a kind, each is as likely as the others. Which bit is wrong is random, too.
     pub faults: Vec<Fault>,
 }
 
@@ -149,7 +152,12 @@ impl Schedule {
         let rng = generators.entry(kind).or_insert_with(|| StdRng::seed_from_u64(seed));
         let fitting: Vec<Fault> = mix.faults.iter().copied().filter(|fault| fault.fits(kind)).collect();
         let (is_hit, choice) = (rng.random_range(0..100) < mix.percent, rng.random_range(0..fitting.len().max(1)));
-        fitting.get(choice).copied().filter(|_| is_hit).unwrap_or(Fault::None)
+        let bit = rng.random_range(0..BITS_MAX);
+        match fitting.get(choice).copied().filter(|_| is_hit) {
+            None => Fault::None,
+            Some(Fault::FlipBit(_)) => Fault::FlipBit(bit),
+            Some(fault) => fault,
+        }
     }
 
     /// Appends to the script of a kind.

@@ -1,7 +1,7 @@
 //! An S3 server that goes wrong on request: a proxy in front of the real one, for processes under test.
 //!
 //! ```text
-//! faults   what can go wrong, and with which request      http   messages      exchange   one request with its fault
+//! faults   what can go wrong, and with which request      exchange   one request with its fault
 //! ```
 //!
 //! Requests are signed by the client for the proxy's own host and port and passed on unchanged, so the real server
@@ -10,9 +10,9 @@
 
 mod exchange;
 mod faults;
-mod http;
 
 use super::archive::Archive;
+use super::http;
 use super::process::Environment;
 use super::weed;
 use faults::Schedule;

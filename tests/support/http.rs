@@ -1,4 +1,4 @@
-//! HTTP/1.1 messages as bytes: just what lies between an S3 client and an S3 server.
+//! HTTP/1.1 messages as bytes: just as much as lies between an S3 client and an S3 server.
 //!
 //! Heads are passed on as they came, because requests are signed. A body with a chunked encoding is given out whole.
 

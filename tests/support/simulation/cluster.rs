@@ -85,7 +85,7 @@ impl Store {
             Some(ArchiveFault::Slow) => (60, [50, 300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec()),
             // What a store answers about an epoch's record decides who may write: it may not lie about that for ever.
             Some(ArchiveFault::Lies) => {
-                (30, vec![Fault::Pretend, Fault::StoreHalf, Fault::StoreHalfLoseReply, Fault::FlipBit])
+                (30, vec![Fault::Pretend, Fault::StoreHalf, Fault::StoreHalfLoseReply, Fault::FlipBit(977)])
             }
         };
         proxy.mix(Mix { seed: self.seed, percent, faults });

@@ -80,6 +80,10 @@ pub struct Identity {
     /// replica must start anew. Set before a recovery that could find so, taken back when it did not.
     #[serde(default)]
     pub may_lack_commits: bool,
+    /// The last commit that is known to be what it was, if later ones may have been replaced because nobody had them any
+    /// more; none if all are. The next generation forks there: who has the lost ones has another history.
+    #[serde(default)]
+    pub intact_until: Option<Csn>,
 }
 
 impl Identity {
@@ -96,6 +100,7 @@ impl Identity {
             boot: current_boot(),
             is_clean: true,
             may_lack_commits: false,
+            intact_until: None,
         })
     }
 
@@ -127,6 +132,12 @@ impl Identity {
         }
         let (own, theirs) = (makers(&self.history, csn), makers(history, csn));
         (own != theirs).then(|| format!("the commits up to csn {csn} were made by {own:?} here, by {theirs:?} there"))
+    }
+
+    /// Where a generation forks that begins at commit `committed`.
+    #[must_use]
+    pub fn fork_at(&self, committed: Csn) -> Csn {
+        self.intact_until.map_or(committed, |intact| intact.min(committed))
     }
 
     /// Begins a generation after `fork`.

@@ -60,7 +60,9 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
     let reached = match &archive {
         Some(archive)
             if tree.as_ref().is_some_and(|tree| tree.get(epoch).is_some())
-                && opened.identity.role == LastRole::Primary =>
+                && opened.identity.role == LastRole::Primary
+                // What follows a commit that was replaced builds upon the one that was lost.
+                && opened.identity.intact_until.is_none() =>
         {
             shipping::fetch_tail(archive, epoch, &opened.committer).await?
         }
@@ -77,7 +79,7 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
     let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
     let (opened, archive) = prepare(root, &config).await?;
     let needs_epoch = opened.identity.may_lack_commits || opened.identity.role != LastRole::Primary;
-    let fork = opened.committer.watermarks.committed.get();
+    let fork = opened.identity.fork_at(opened.committer.watermarks.committed.get());
     let epoch = shipping::claim_epoch(archive.as_ref(), &opened.identity, fork, needs_epoch).await?;
     if needs_epoch {
         tracing::warn!(epoch = epoch.0, fork = fork.0, "a new epoch starts");

@@ -110,6 +110,8 @@ pub struct Uploader<S> {
     source: Arc<S>,
     epoch: Epoch,
     settings: UploaderSettings,
+    /// As in the settings at first; changes with `archive-ack`.
+    fence_each_ack: Arc<AtomicBool>,
     wake: Arc<Notify>,
     status: watch::Sender<UploaderStatus>,
 }
@@ -126,7 +128,14 @@ impl<S: ChunkSource> Uploader<S> {
         // One attempt a call: the loop here retries, and shows each failure at once.
         let archive = archive.with_patience(Patience { attempts: 1, ..archive.patience() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
-        (Self { archive, source, epoch, settings, wake: Arc::default(), status }, seen)
+        let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
+        (Self { archive, source, epoch, settings, fence_each_ack, wake: Arc::default(), status }, seen)
+    }
+
+    /// What to set when commits begin, or cease, to be acknowledged by being archived.
+    #[must_use]
+    pub fn fence_each_ack(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.fence_each_ack)
     }
 
     /// What to notify when a chunk was sealed.
@@ -196,7 +205,7 @@ impl<S: ChunkSource> Uploader<S> {
     }
 
     async fn advance(&self, csn: Csn) -> Result<()> {
-        if self.settings.fence_each_ack {
+        if self.fence_each_ack.load(Relaxed) {
             self.settled(|| check_fence(&self.archive, self.epoch)).await?;
         }
         self.source.archived(csn);

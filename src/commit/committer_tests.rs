@@ -48,7 +48,7 @@ impl Rig {
         let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
         let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
         let mut memory = Memory::new();
-        let recovered = recover(&disk, &mut oplog, &mut memory, ImagePosition::default(), None)?;
+        let recovered = recover(&disk, &mut oplog, &mut memory, ImagePosition::default(), None, &mut |_| Ok(()))?;
         let gate = Arc::new(Gate::default());
         let position = recovered.position;
         let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known: Vec::new() };

@@ -225,16 +225,18 @@ impl Node {
         Ok(())
     }
 
-    /// Goes on under `epoch`, which begins after the last commit and is this node's. Writes are not taken yet.
+    /// Goes on under `epoch`, which is this node's and begins after the last commit that is what it was. Writes are not
+    /// taken yet.
     pub fn begin_epoch(&self, epoch: Epoch) -> Result<()> {
         let mut turn = self.committer.turn();
-        let fork = turn.position().csn;
+        let committed = turn.position().csn;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
             identity.may_lack_commits = false;
             if identity.epoch() != epoch {
-                identity.begin_epoch(epoch, fork);
+                identity.begin_epoch(epoch, identity.fork_at(committed));
             }
+            identity.intact_until = None;
         })?;
         turn.set_epoch(epoch);
         Ok(())

@@ -35,6 +35,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
@@ -51,6 +52,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// Whether it looks at the fence before it acknowledges: as `archive-ack` says.
+    fence_each_ack: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -148,10 +151,18 @@ async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Option<Ve
     Ok(Some(ends.collect::<BTreeSet<_>>().into_iter().collect()))
 }
 
-/// The last commit of this node's history that the archive can restore.
-pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
-    let stretches = archived_stretches(archive, epoch).await?.unwrap_or_default();
-    Ok(stretches.last().copied().unwrap_or_default())
+/// The last commit that the archive holds of `lineage` without a gap behind `after`.
+fn archived_contiguously(listing: &Listing, lineage: &Lineage, after: Csn) -> Csn {
+    lineage.cover(listing.chunks.keys().copied(), after).reachable(after)
+}
+
+/// Where a stretch ends that the archive holds behind a gap above `until`: it begins with a base, and chunks follow it,
+/// so that its writer may have called it archived. A base alone, or a chunk whose predecessors were still on their way,
+/// was never called so.
+fn archived_behind_a_gap(listing: &Listing, lineage: &Lineage, until: Csn) -> Option<Csn> {
+    let bases = listing.whole_bases().filter(|base| base.csn > until && lineage.contains(*base));
+    let ends = bases.map(|base| (base.csn, archived_contiguously(listing, lineage, base.csn)));
+    ends.filter(|(base, end)| end > base).map(|(_, end)| end).max()
 }
 
 impl Shipping {
@@ -181,6 +192,7 @@ impl Shipping {
         if let Some(archive) = &self.archive {
             archive.cutter.set_interval(config.archive_interval);
             archive.spool.set_bytes_max(config.spool_max_bytes.0);
+            archive.fence_each_ack.store(config.archive_ack, Ordering::Relaxed);
         }
     }
 
@@ -257,6 +269,7 @@ impl ArchiveSide {
             Arc::clone(&node.backends.bulk),
             &node.dir.spool(),
             config.spool_max_bytes.0,
+            &node.identity(),
             Arc::clone(&node.committer.gate),
             Arc::clone(&node.committer.watermarks),
         )?;
@@ -283,7 +296,7 @@ impl ArchiveSide {
             ..UploaderSettings::default()
         };
         let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
-        let sealed = uploader.wake();
+        let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let watched = Arc::clone(node);
         let task = tokio::spawn(async move {
@@ -298,16 +311,21 @@ impl ArchiveSide {
         if needs_base {
             node.snapshots.request();
         }
-        Ok(Self { cutter, spool, uploader: status, task })
+        Ok(Self { cutter, spool, uploader: status, fence_each_ack, task })
     }
 }
 
-/// Applies what the archive holds of `epoch` beyond the committer's last commit; returns where that ends.
+/// Applies what the archive holds of `epoch` without a gap beyond the committer's last commit; returns where that ends.
+/// [`Error::Gap`] if its writer may have called commits archived that lie behind a gap.
 pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committer>) -> Result<Csn> {
     let committed = committer.watermarks.committed.get();
-    let tree = EpochTree::read(archive).await?;
-    let Some(lineage) = Lineage::of(&tree, epoch) else { return Ok(committed) };
-    let mut tail = CatchUp::open(archive, &lineage, committed).await?;
+    let listing = Listing::read(archive).await?;
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(committed) };
+    let mut tail = CatchUp::contiguous(archive, &listing, &lineage, committed);
+    if let Some(end) = archived_behind_a_gap(&listing, &lineage, tail.until()) {
+        let (what, expected) = (archive.url().to_owned(), tail.until().next());
+        return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
+    }
     if tail.until() > committed {
         tracing::warn!(
             committed = committed.0,
@@ -334,10 +352,10 @@ pub struct ArchiveCommits {
 impl MissingCommits for ArchiveCommits {
     fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>> {
         self.runtime.block_on(async {
-            let tree = EpochTree::read(&self.archive).await?;
-            let Some(lineage) = Lineage::of(&tree, self.epoch) else { return Ok(Vec::new()) };
+            let listing = Listing::read(&self.archive).await?;
+            let Some(lineage) = Lineage::of(&listing.epochs, self.epoch) else { return Ok(Vec::new()) };
             let mut found = Vec::new();
-            let mut commits = CatchUp::open(&self.archive, &lineage, range.start().prev()).await?;
+            let mut commits = CatchUp::contiguous(&self.archive, &listing, &lineage, range.start().prev());
             while let Some(next) = commits.next().await? {
                 let is_beyond = next.last().is_some_and(|commit| commit.csn >= *range.end());
                 found.extend(next.iter().filter(|commit| range.contains(&commit.csn)).cloned());
@@ -348,6 +366,13 @@ impl MissingCommits for ArchiveCommits {
             Ok(found)
         })
     }
+}
+
+/// The last commit of `epoch` that the archive holds without a gap behind `fork`.
+async fn archived_after(archive: &Archive, epoch: Epoch, fork: Csn) -> Result<Csn> {
+    let listing = Listing::read(archive).await?;
+    let lineage = Lineage::of(&listing.epochs, epoch);
+    Ok(lineage.map_or(fork, |lineage| archived_contiguously(&listing, &lineage, fork)))
 }
 
 /// Turns a replica whose link has ended into a primary under a new epoch.
@@ -363,7 +388,7 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
         let fork = node.committer.watermarks.committed.get();
         let epoch = claim_epoch(node.archive.as_ref(), &node.identity(), fork, true).await?;
         let beyond = match &node.archive {
-            Some(archive) => archived_until(archive, parent).await?,
+            Some(archive) => archived_after(archive, parent, fork).await?,
             None => fork,
         };
         if beyond <= fork {

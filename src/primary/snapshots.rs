@@ -6,6 +6,7 @@
 use super::node::Node;
 use crate::archive::layout::ObjectName;
 use crate::command::host::Host;
+use crate::commit::gate::Obstacle;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
@@ -133,6 +134,11 @@ impl Snapshots {
         };
         if node.is_replica() {
             return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
+        }
+        if node.committer.gate.stands(Obstacle::Fenced) {
+            return Err(Error::Refused {
+                reason: "this node is fenced: what it holds is not the newest history".into(),
+            });
         }
         let mut workshop = self.workshop.lock().await;
         let cut_bytes = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes));

@@ -9,6 +9,7 @@ use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, Obstacle};
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::Identity;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::watermark::Watermarks;
@@ -71,11 +72,15 @@ pub struct NewestChunk {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`; `archived` is how far the archive is known to be complete.
+    /// Opens the spool in `dir`, of a node with this identity whose logs and archive are known to `watermarks`.
+    ///
+    /// A chunk is durable before the commits in it need be: after a power cut it can hold commits that the logs lost.
+    /// Those are not this node's history any more, so such a chunk is removed.
     pub fn open(
         io: Arc<dyn Io>,
         dir: &Path,
         bytes_max: u64,
+        identity: &Identity,
         gate: Arc<Gate>,
         watermarks: Arc<Watermarks>,
     ) -> Result<(Self, Option<NewestChunk>)> {
@@ -86,6 +91,12 @@ impl Spool {
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
             let path = dir.join(&file);
+            let shared = identity.shared_until(name.epoch).unwrap_or_default();
+            if name.last > shared.min(watermarks.committed.get()) {
+                tracing::warn!(chunk = %path.display(), "holds commits that this node lost: it is removed from the spool");
+                io.remove(&path)?;
+                continue;
+            }
             let header = read_header(&*io, &path)?;
             if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
                 return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));

@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::chunk::{ChunkLink, Encoder, Profile};
+use crate::cluster::ClusterId;
+use crate::directory::LastRole;
 use crate::io::StdIo;
 use crate::io::faults::{Case, FAULTS, each_step, scratch};
 use crate::log::testing::on_list;
+use crate::record::CommitRecord;
 
 /// Commits of a run; one more is there each time a chunk is cut.
 const COMMITS: u64 = 8;
@@ -14,7 +17,8 @@ const ARCHIVED_EACH: u64 = 3;
 fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<NewestChunk>)> {
     let watermarks = Arc::new(Watermarks::starting_at(Csn(COMMITS)));
     watermarks.archived.raise(archived);
-    Spool::open(io, dir, 1 << 20, Arc::new(Gate::default()), watermarks)
+    let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+    Spool::open(io, dir, 1 << 20, &identity, Arc::new(Gate::default()), watermarks)
 }
 
 /// A chunk of the commits above `after` up to `last`.
@@ -81,4 +85,34 @@ fn sealed_chunks_survive_every_failing_step() {
         let names = StdIo.list_all(dir.path()).unwrap();
         assert_eq!(names.len(), 1, "what is archived is removed, but for the newest: {names:?}");
     });
+}
+
+fn open_of(dir: &Path, identity: &Identity, committed: u64) -> (Spool, Option<NewestChunk>) {
+    let watermarks = Arc::new(Watermarks::starting_at(Csn(committed)));
+    Spool::open(Arc::new(StdIo), dir, u64::MAX, identity, Arc::default(), watermarks).unwrap()
+}
+
+fn seal_commits(spool: &Spool, epoch: u32, csns: std::ops::RangeInclusive<u64>) {
+    let commits: Vec<CommitRecord> =
+        csns.map(|csn| CommitRecord { csn: Csn(csn), epoch: Epoch(epoch), ..CommitRecord::default() }).collect();
+    let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+    spool.seal(&Encoder::new(Profile::default()).encode(commits.iter(), link)).unwrap();
+}
+
+/// What the logs lost is never uploaded: else the archived watermark would pass commits that took the same numbers.
+#[test]
+fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+    let (spool, _) = open_of(dir.path(), &identity, 0);
+    [1..=10, 11..=20, 21..=30].into_iter().for_each(|csns| seal_commits(&spool, 1, csns));
+    let (spool, newest) = open_of(dir.path(), &identity, 30);
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(30), Csn(30)));
+    let (spool, newest) = open_of(dir.path(), &identity, 29);
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(20), Csn(20)));
+    identity.begin_epoch(Epoch(2), Csn(15));
+    let (spool, newest) = open_of(dir.path(), &identity, 29);
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(10), Csn(10)));
+    seal_commits(&spool, 2, 11..=29);
+    assert_eq!(open_of(dir.path(), &identity, 29).0.reachable(Csn::ZERO), Csn(29));
 }

@@ -197,7 +197,7 @@ pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) ->
         memory.apply_lists(&commit.lists)?;
         memory.apply_zsets(&commit.zsets)?;
     }
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing)?;
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing, &mut |_| Ok(()))?;
     Ok(Opened { disk, oplog, memory, recovered })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -44,8 +45,7 @@ impl Mounted {
         loop {
             let next = copy();
             if next == last {
-                std::fs::write(to, next).expect("the copy can be written");
-                return;
+                return write_sparse(to, &next);
             }
             last = next;
         }
@@ -83,10 +83,30 @@ pub fn scratch() -> TempDir {
     root.expect("a temporary directory")
 }
 
+/// Writes a file in which zeroes take no room.
+fn write_sparse(path: &Path, content: &[u8]) {
+    const BLOCK: usize = 64 << 10;
+    let file = std::fs::File::create(path).expect("a file for the copy");
+    file.set_len(content.len() as u64).expect("room for the copy");
+    for (nth, block) in content.chunks(BLOCK).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
+        file.write_all_at(block, (nth * BLOCK) as u64).expect("the copy can be written");
+    }
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
 
 fn run(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// The machine came up again since: the directory must not take this for the boot that it was opened in.
+pub fn forget_boot(dir: &Path) {
+    let path = dir.join("walferry.json");
+    let mut identity: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).expect("an identity")).expect("JSON");
+    assert!(identity["boot"].is_string(), "{identity}");
+    identity["boot"] = "another boot".into();
+    std::fs::write(&path, identity.to_string()).expect("the identity can be written");
 }

@@ -21,6 +21,7 @@ pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod replies;
+pub mod simulation;
 pub mod tool;
 pub mod truth;
 pub mod weed;

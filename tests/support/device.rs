@@ -86,7 +86,7 @@ pub fn scratch() -> TempDir {
 /// Writes a file in which zeroes take no room.
 fn write_sparse(path: &Path, content: &[u8]) {
     const BLOCK: usize = 64 << 10;
-    let file = std::fs::File::create(path).expect("a file for the copy");
+    let file = File::create(path).expect("a file for the copy");
     file.set_len(content.len() as u64).expect("room for the copy");
     for (nth, block) in content.chunks(BLOCK).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
         file.write_all_at(block, (nth * BLOCK) as u64).expect("the copy can be written");

@@ -262,11 +262,6 @@ impl Node {
         Some(Finished { code: status.code(), stdout: String::new(), stderr: self.log_tail() })
     }
 
-    /// Its process number.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Starts the process again when it may refuse: `Err` has how it ended.
     #[track_caller]
     pub fn try_restart(&mut self) -> Result<(), Finished> {

@@ -9,11 +9,12 @@ use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use rustix::net::sockopt;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -84,10 +85,28 @@ impl Registry {
     }
 }
 
+/// Connections that the system may hold for a listener that has yet to accept them; more than `net.core.somaxconn` are
+/// never held. When it is full a client's connect takes a second or more.
+const LISTEN_BACKLOG: u32 = 4096;
+
 /// Binds a listening socket.
 pub async fn bind(address: &str, port: u16) -> Result<TcpListener> {
-    let listener = TcpListener::bind((address, port)).await;
-    listener.map_err(|source| Error::Net { action: "listen on", peer: format!("{address}:{port}"), source })
+    let failed = |source| Error::Net { action: "listen on", peer: format!("{address}:{port}"), source };
+    let mut last = std::io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host((address, port)).await.map_err(failed)? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Connections that a lane has yet to take.

@@ -149,6 +149,7 @@ fn each_fault_of_a_base_is_overcome_or_told() {
         let csn = client.watermarks().committed;
         assert_eq!(again, Value::Int(csn as i64), "{case}");
     }
+    client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     let report = rig.direct.tool("verify", &["--json"]).expect(0).json();
     assert_eq!(report["bases"], OF_A_BASE.len(), "{report}");
 }

@@ -308,7 +308,9 @@ impl Simulation {
         let mut client = self.cluster.client();
         let positions = line::positions(&mut client, WRITERS).unwrap_or_else(|torn| panic!("the primary: {torn}"));
         let expected = era.settled_csn(&positions);
-        wait_until(&format!("csn {expected} is reached: all mayflies are deleted"), SETTLED_WITHIN, || {
+        let refused = client.info().remove("writes_refused").unwrap_or_default();
+        let what = format!("csn {expected} is reached: all mayflies are deleted (writes refused before: '{refused}')");
+        wait_until(&what, SETTLED_WITHIN, || {
             let csn = client.watermarks().committed;
             assert!(csn <= expected, "positions {positions:?} make csn {expected}; there is {csn}");
             (csn == expected).then_some(())

@@ -222,8 +222,7 @@ fn admit(
         tracing::debug!(%error, "a connection cannot be probed for life");
     }
     let id = registry.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-    let address =
-        |address: std::io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
+    let address = |address: std::io::Result<SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
     let client =
         Client::new(id, address(stream.peer_addr()), address(stream.local_addr()), !config.requirepass.is_empty());
     let limits = Limits {

@@ -176,7 +176,9 @@ impl<'s> Session<'s> {
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
         let now_ms = crate::clock::now_millis();
-        if self.turn.is_none() && !command.has(Flag::Write) && !command.has(Flag::Locks) {
+        // After a failed log write only reads under the lock show the engines at one commit.
+        let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
+        if self.turn.is_none() && !is_locked {
             let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
             let mut ctx = Ctx { keys, client: self.client, host: self.host };
             let mark = self.out.mark();

@@ -357,6 +357,10 @@ fn a_group_that_fails_on_its_way_fails_all_after_it() {
     outcome(&rig, 2).unwrap_err();
     rig.committer.stop_log_thread();
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    let mut joined = rig.committer.join();
+    let list = joined.writer().memory.lists.get(b"list").map(|entry| entry.value.len());
+    assert!(list == Some(2) && string_in(&mut joined), "reads see the failed commits whole, in memory and on disk");
+    assert_eq!(joined.leave_open(), None, "and wait for nothing");
     assert!(rig.groups().is_empty() && disk_position(rig.committer.disk()).unwrap().csn == Csn::ZERO);
 }
 

@@ -51,6 +51,12 @@ impl Groups {
         self.written(group);
     }
 
+    /// Whether a group could not be written: then none is written any more.
+    #[must_use]
+    pub fn have_failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
     /// The last group that was dealt with, written or failed.
     #[must_use]
     pub fn settled_until(&self) -> GroupNumber {

@@ -100,7 +100,7 @@ impl<'a> Joined<'a> {
     pub fn leave_open(mut self) -> Option<GroupNumber> {
         self.leaves_open = true;
         self.writer.forget_settled(&self.committer.groups);
-        self.writer.newest_unsettled()
+        self.writer.newest_unsettled(&self.committer.groups)
     }
 }
 

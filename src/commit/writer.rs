@@ -126,8 +126,12 @@ impl Writer {
         Some(sealed)
     }
 
-    /// Lets go of the effects of settled groups: the database has them, or nothing is written any more.
+    /// Lets go of the effects of written groups: the database has them. Those of a group that failed stay, so that reads
+    /// go on seeing its commits whole, as the memory engines show them.
     pub(super) fn forget_settled(&mut self, groups: &Groups) {
+        if groups.have_failed() {
+            return;
+        }
         let unsettled = (self.group.0 - 1).saturating_sub(groups.settled_until().0) as usize;
         let settled = self.sealed.len().saturating_sub(unsettled);
         for effects in self.sealed.drain(..settled) {
@@ -136,12 +140,9 @@ impl Writer {
     }
 
     /// Number of the newest group that is open or not known to be settled.
-    pub(super) fn newest_unsettled(&self) -> Option<GroupNumber> {
-        match (self.pending.is_empty(), self.sealed.is_empty()) {
-            (false, _) => Some(self.group),
-            (true, false) => Some(self.group.prev()),
-            (true, true) => None,
-        }
+    pub(super) fn newest_unsettled(&self, groups: &Groups) -> Option<GroupNumber> {
+        let newest = if self.pending.is_empty() { self.group.prev() } else { self.group };
+        (newest > groups.settled_until()).then_some(newest)
     }
 
     /// Whether the open group should take no more.

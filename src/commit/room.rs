@@ -87,8 +87,10 @@ impl Committer {
         self.gate.reason(Obstacle::DiskFull).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
-    /// Makes sure that the op-log takes `bytes` without a new segment.
+    /// Makes sure that the op-log takes `bytes` without a new segment. Never after a failed log write: where the segment
+    /// ends is unknown then, and another one must not follow.
     fn reserve(&self, logs: &mut Logs, bytes: usize) -> Result<()> {
+        self.require_sound()?;
         let reserved = logs.oplog.reserve(bytes);
         self.note_room(logs);
         let Err(error) = reserved else { return Ok(()) };

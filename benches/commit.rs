@@ -135,7 +135,7 @@ fn commits(c: &mut Criterion) {
                         // As a node's chores do, beside the writer and not with every group.
                         if nth % SPARE_LOOK < commits
                             && preparing.is_finished()
-                            && let Some(spare) = turn.writer().oplog().wants_spare()
+                            && let Some(spare) = turn.oplog().wants_spare()
                         {
                             preparing = std::thread::spawn(move || spare.prepare().expect("a spare segment"));
                         }

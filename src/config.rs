@@ -210,7 +210,8 @@ configuration! {
     archive_2 "archive-2": String = String::new(), Start, "URL of a second archive, which gets everything, too; one that is down holds nothing up; empty: none.";
     archive_2_key_file "archive-2-key-file": String = String::new(), Start, "As archive-key-file, for archive-2; empty: WALFERRY_ARCHIVE_2_KEY, else the keys of the first archive.";
     maxclients "maxclients": u64 = 10_000, Running, "Client connections at a time.";
-    timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never.";
+    tcp_keepalive "tcp-keepalive": u64 = 300, Running, "Seconds of silence after which the system probes whether a client is still there; 0: never.";
+    timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never. A change counts from a client's next request on.";
     maxmemory "maxmemory": Bytes = Bytes(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
     proto_max_bulk_len "proto-max-bulk-len": Bytes = Bytes(512 << 20), Start, "Longest argument.";
     client_query_buffer_limit "client-query-buffer-limit": Bytes = Bytes(1 << 30), Start, "Bytes of one client's unread requests.";
@@ -227,6 +228,7 @@ configuration! {
     ring_bytes "ring-bytes": Bytes = Bytes(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
     archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
     spool_max_bytes "spool-max-bytes": Bytes = Bytes(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
+    min_free_bytes "min-free-bytes": Bytes = Bytes(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused; 0: no limit.";
     snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
     snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Bytes(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";

@@ -15,6 +15,7 @@
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
+use crate::io::{Io, StdIo, UNFINISHED_SUFFIX};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -79,6 +80,10 @@ pub struct Identity {
     /// replica must start anew. Set before a recovery that could find so, taken back when it did not.
     #[serde(default)]
     pub may_lack_commits: bool,
+    /// The last commit that is known to be what it was, if later ones may have been replaced because nobody had them any
+    /// more; none if all are. The next generation forks there: who has the lost ones has another history.
+    #[serde(default)]
+    pub intact_until: Option<Csn>,
 }
 
 impl Identity {
@@ -95,6 +100,7 @@ impl Identity {
             boot: current_boot(),
             is_clean: true,
             may_lack_commits: false,
+            intact_until: None,
         })
     }
 
@@ -112,6 +118,28 @@ impl Identity {
         Some(self.history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork))
     }
 
+    /// What keeps this directory, at `csn`, from following a primary with `history`; `None` if nothing does.
+    #[must_use]
+    pub fn fault_in(&self, history: &[EpochStart], csn: Csn) -> Option<String> {
+        let Some(newest) = history.last().map(|start| start.epoch) else {
+            return Some("it has no epoch".to_owned());
+        };
+        if !history.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].fork <= pair[1].fork) {
+            return Some(format!("its epochs do not follow each other: {history:?}"));
+        }
+        if newest < self.epoch() {
+            return Some(format!("it ends with epoch {newest}, this directory knows of epoch {}", self.epoch()));
+        }
+        let (own, theirs) = (makers(&self.history, csn), makers(history, csn));
+        (own != theirs).then(|| format!("the commits up to csn {csn} were made by {own:?} here, by {theirs:?} there"))
+    }
+
+    /// Where a generation forks that begins at commit `committed`.
+    #[must_use]
+    pub fn fork_at(&self, committed: Csn) -> Csn {
+        self.intact_until.map_or(committed, |intact| intact.min(committed))
+    }
+
     /// Begins a generation after `fork`.
     pub fn begin_epoch(&mut self, epoch: Epoch, fork: Csn) {
         assert!(epoch > self.epoch(), "epochs go upwards");
@@ -123,6 +151,12 @@ impl Identity {
     pub fn may_have_lost_a_tail(&self) -> bool {
         !self.is_clean && self.boot != current_boot()
     }
+}
+
+/// The generations that made the commits up to `csn`, without those that made none.
+fn makers(history: &[EpochStart], csn: Csn) -> Vec<EpochStart> {
+    let until = |nth: usize| history.get(nth + 1).map_or(csn, |next| next.fork.min(csn));
+    history.iter().enumerate().filter(|(nth, start)| start.fork < until(*nth)).map(|(_, start)| *start).collect()
 }
 
 /// The kernel's number of this boot; empty where there is none, which never equals a stored one that is not empty.
@@ -188,10 +222,12 @@ impl DataDir {
         self.root.join("RESTORING")
     }
 
-    /// Whether there is nothing in it (or it does not exist); a `LOCK` does not count.
+    /// Whether there is nothing in it (or it does not exist). What the first start leaves when it fails (a full disk) does
+    /// not count: the `LOCK`, and an identity that was not written to its end.
     pub fn is_empty(&self) -> Result<bool> {
+        let counts_not = ["LOCK".to_owned(), format!("walferry.json{UNFINISHED_SUFFIX}")];
         match std::fs::read_dir(&self.root) {
-            Ok(entries) => Ok(entries.flatten().all(|entry| entry.file_name() == "LOCK")),
+            Ok(entries) => Ok(entries.flatten().all(|entry| counts_not.iter().any(|name| entry.file_name() == **name))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(Error::io("list", &self.root)(error)),
         }
@@ -237,13 +273,12 @@ impl DataDir {
 
     /// Replaces the identity, durably.
     pub fn write_identity(&self, identity: &Identity) -> Result<()> {
-        let path = self.identity_path();
+        self.replace_identity(&StdIo, identity)
+    }
+
+    fn replace_identity(&self, io: &dyn Io, identity: &Identity) -> Result<()> {
         let text = serde_json::to_vec_pretty(identity).expect("an identity is plain data");
-        let fresh = self.root.join("walferry.json.tmp");
-        let written = File::create(&fresh).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
-        written.map_err(Error::io("write", &fresh))?;
-        std::fs::rename(&fresh, &path).map_err(Error::io("rename", &fresh))?;
-        self.sync()
+        io.write_file(&self.identity_path(), &mut std::iter::once(Ok(text.into()))).map(drop)
     }
 
     /// Marks a restore as under way.
@@ -260,6 +295,27 @@ impl DataDir {
         self.sync()
     }
 
+    /// Removes what an unfinished restore has brought, so that the directory is empty again. Does nothing if there is none;
+    /// an error if somebody is at work in it.
+    pub fn abandon_restore(&self) -> Result<()> {
+        if !self.restoring_path().exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        for entry in std::fs::read_dir(&self.root).map_err(Error::io("list", &self.root))? {
+            let entry = entry.map_err(Error::io("list", &self.root))?;
+            let path = entry.path();
+            if entry.file_name() == "LOCK" || path == self.restoring_path() {
+                continue;
+            }
+            let is_dir = entry.file_type().map_err(Error::io("inspect", &path))?.is_dir();
+            let removed = if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(Error::io("remove", &path))?;
+        }
+        // The marker last: what is left half-way is still not to be opened.
+        self.end_restore()
+    }
+
     fn sync(&self) -> Result<()> {
         File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory", &self.root))
     }
@@ -268,6 +324,7 @@ impl DataDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::faults::{FAULTS, each_step};
 
     #[test]
     fn a_directory_has_one_owner_and_keeps_its_identity() {
@@ -288,6 +345,60 @@ mod tests {
         assert_eq!(identity.shared_until(Epoch(4)), Some(Csn(u64::MAX)));
     }
 
+    /// Goal: whatever step of replacing the identity fails, the directory has the old one or the new one; a new directory
+    /// stays empty or becomes this node's.
+    #[test]
+    fn the_identity_is_replaced_as_a_whole_or_not_at_all() {
+        let old = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+        let new = Identity { role: LastRole::Replica, ..old.clone() };
+        each_step(&FAULTS, |case| {
+            for before in [None, Some(&old)] {
+                let root = tempfile::tempdir().unwrap();
+                let dir = DataDir::new(root.path());
+                let _lock = dir.lock().unwrap();
+                before.map_or(Ok(()), |old| dir.write_identity(old)).unwrap();
+                let replaced = dir.replace_identity(&*case.io, &new);
+                let found = dir.identity().unwrap();
+                assert!(found.as_ref() == before || found.as_ref() == Some(&new));
+                assert!(replaced.is_err() || found.as_ref() == Some(&new));
+                assert_eq!(found.is_none(), dir.is_empty().unwrap());
+                dir.write_identity(&new).unwrap();
+                assert_eq!(dir.identity().unwrap().as_ref(), Some(&new));
+            }
+        });
+    }
+
+    #[test]
+    fn a_replica_follows_only_a_history_that_made_its_commits() {
+        let history = |starts: &[(u32, u64)]| -> Vec<EpochStart> {
+            starts.iter().map(|&(epoch, fork)| EpochStart { epoch: Epoch(epoch), fork: Csn(fork) }).collect()
+        };
+        let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Replica).unwrap();
+        identity.begin_epoch(Epoch(3), Csn(100));
+        for (starts, csn) in [
+            (&[(1, 0), (3, 100)][..], 150),
+            (&[(1, 0), (3, 100), (4, 150)], 150),
+            // Epoch 2 made nothing; a restore leaves it out.
+            (&[(1, 0), (2, 100), (3, 100)], 150),
+            (&[(1, 0), (4, 100)], 100),
+            (&[(9, 0)], 0),
+        ] {
+            assert_eq!(identity.fault_in(&history(starts), Csn(csn)), None, "{starts:?}");
+        }
+        for (starts, csn, reason) in [
+            (&[][..], 0, "no epoch"),
+            (&[(3, 100), (1, 0)], 0, "do not follow"),
+            (&[(1, 0), (3, 100), (4, 90)], 0, "do not follow"),
+            (&[(1, 0)], 90, "knows of epoch 3"),
+            (&[(1, 0), (4, 149)], 150, "were made by"),
+            (&[(1, 0), (3, 100), (4, 149)], 150, "were made by"),
+            (&[(2, 0), (3, 100)], 150, "were made by"),
+        ] {
+            let fault = identity.fault_in(&history(starts), Csn(csn)).expect(reason);
+            assert!(fault.contains(reason), "{starts:?}: {fault}");
+        }
+    }
+
     #[test]
     fn an_unfinished_restore_is_never_opened() {
         let root = tempfile::tempdir().unwrap();
@@ -296,5 +407,22 @@ mod tests {
         assert!(dir.identity().unwrap_err().to_string().contains("unfinished restore"));
         dir.end_restore().unwrap();
         assert_eq!(dir.identity().unwrap(), None);
+    }
+
+    #[test]
+    fn an_abandoned_restore_leaves_an_empty_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(root.path());
+        std::fs::create_dir(dir.db()).unwrap();
+        dir.abandon_restore().unwrap();
+        assert!(dir.db().exists(), "only a restore is abandoned");
+        dir.begin_restore().unwrap();
+        std::fs::write(root.path().join("walferry.json"), "half").unwrap();
+        let lock = dir.lock().unwrap();
+        dir.abandon_restore().unwrap_err();
+        assert!(dir.db().exists(), "somebody is at work");
+        drop(lock);
+        dir.abandon_restore().unwrap();
+        assert!(dir.is_empty().unwrap() && dir.identity().unwrap().is_none());
     }
 }

@@ -187,6 +187,16 @@ impl Error {
         }
     }
 
+    /// Whether it will pass when there is space on the disk again. RocksDB tells it by its text only.
+    #[must_use]
+    pub fn is_want_of_space(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::RocksDb { source, .. } => source.as_ref().contains("No space left on device"),
+            _ => false,
+        }
+    }
+
     /// For `map_err`: a failed file operation.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();

@@ -63,7 +63,9 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
     let reached = match &archive {
         Some(archive)
             if tree.as_ref().is_some_and(|tree| tree.get(epoch).is_some())
-                && opened.identity.role == LastRole::Primary =>
+                && opened.identity.role == LastRole::Primary
+                // What follows a commit that was replaced builds upon the one that was lost.
+                && opened.identity.intact_until.is_none() =>
         {
             shipping::fetch_tail(archive, epoch, &opened.committer).await?
         }
@@ -80,14 +82,15 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
     let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
     let (opened, archive) = prepare(root, &config).await?;
     let needs_epoch = opened.identity.may_lack_commits || opened.identity.role != LastRole::Primary;
-    let fork = opened.committer.watermarks.committed.get();
+    let fork = opened.identity.fork_at(opened.committer.watermarks.committed.get());
     let epoch = shipping::claim_epoch(archive.as_ref(), &opened.identity, fork, needs_epoch).await?;
     if needs_epoch {
         tracing::warn!(epoch = epoch.0, fork = fork.0, "a new epoch starts");
     }
     let node = Node::new(config, opened, archive, false);
-    node.become_primary(epoch)?;
+    node.begin_epoch(epoch)?;
     Shipping::start(&node).await?;
+    node.take_writes();
     tokio::spawn(accept_replicas(Arc::clone(&node), replicas));
     serve(&node, clients, ready).await
 }
@@ -102,7 +105,7 @@ pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&A
     let _ = stopping.wait_for(|stop| *stop).await;
     tracing::info!("stopping");
     let _ = serving.await;
-    let _ = tokio::task::spawn_blocking(move || chores.join()).await;
+    let _ = tokio::task::spawn_blocking(move || chores.map(std::thread::JoinHandle::join)).await;
     if let Some(link) = node.link() {
         link.stop().await;
     }
@@ -130,9 +133,16 @@ async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
             accepted = replicas.accept() => accepted,
             _ = stopping.wait_for(|stop| *stop) => return,
         };
-        if let (Ok((stream, _)), Some(shipping)) = (accepted, node.shipping.load_full()) {
-            let feeds = Arc::clone(&shipping.feeds);
-            tokio::spawn(async move { feeds.serve(stream).await });
+        match (accepted, node.shipping.load_full()) {
+            (Ok((stream, _)), Some(shipping)) => {
+                let feeds = Arc::clone(&shipping.feeds);
+                tokio::spawn(async move { feeds.serve(stream).await });
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::warn!(%error, "a replica's connection could not be accepted");
+                tokio::time::sleep(listener::ACCEPT_PAUSE).await;
+            }
         }
     }
 }
@@ -163,6 +173,7 @@ async fn stop(node: &Arc<Node>) -> Result<()> {
         if has_new {
             closing.snapshots.write_image(&closing);
         }
+        closing.committer.stop_log_thread();
         closing.committer.syncer.stop();
         let is_synced = closing.committer.watermarks.durable.get() >= closing.committer.watermarks.committed.get();
         closing.change_identity(|identity| identity.is_clean = is_synced)

@@ -8,8 +8,8 @@ use support::archive::{Archive, files_below};
 use support::client::{Client, cmd};
 use support::dump::{Dump, assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
-use support::proxy::Proxy;
 use support::tool::walferry;
+use support::way::Way;
 
 /// What no byte of an encrypted archive may show.
 const SECRET_VALUE: &str = "the quick brown fox jumps over the lazy dog";
@@ -289,7 +289,7 @@ fn a_second_archive_on_another_server() {
     let (first, far) = (Archive::directory(&root.path().join("first")), Archive::s3());
     let setting = |name: &str| far.environment.iter().find(|(other, _)| other == name).expect("set").1.as_str();
     let port = setting("AWS_ENDPOINT").rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-    let proxy = Proxy::to(port);
+    let proxy = Way::to(port);
     let with_far = |launch: Launch| {
         let launch = launch.archive(&first).flag("--archive-key-file", text(&keys)).set("archive-interval", "50");
         let launch = launch.set("archive-2", &far.url).set("s3-allow-http", "yes");

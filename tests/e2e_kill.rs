@@ -14,7 +14,7 @@ use support::client::{cmd, integer};
 use support::dump::{assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::workload::seed;
-use support::writers::{Replied, Seen, WRITERS, look, write};
+use support::writers::{Replied, Seen, WRITERS, complete, look, write};
 
 /// Kills per durability mode.
 const KILLS: usize = 40;
@@ -53,17 +53,7 @@ fn kill_under_load(
     }
     let commits: u64 = seen.iter().map(|seen| seen.commits()).sum();
     assert_eq!(client.watermarks().committed, csn_start + commits, "csns are dense");
-    // What a round lacks is sent now, so that the next one starts whole.
-    for (writer, seen) in seen.iter_mut().enumerate() {
-        if seen.counted < seen.transactions {
-            client.ok(&cmd!("INCR", format!("count:{writer}")));
-            seen.counted += 1;
-        }
-        if seen.queued < seen.transactions {
-            client.ok(&cmd!("RPUSH", format!("queue:{writer}"), seen.transactions));
-            seen.queued += 1;
-        }
-    }
+    complete(&mut client, &mut seen);
     seen
 }
 

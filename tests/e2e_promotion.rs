@@ -6,7 +6,7 @@ mod support;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::archive::Archive;
-use support::client::{Client, Command, cmd, error_text, text};
+use support::client::{Client, Command, cmd, error_text, integer, text};
 use support::dump::{Content, Dump, Dumped, assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
 use support::tool::walferry;
@@ -240,6 +240,48 @@ fn assert_fenced(node: &Node) {
     }
     client.ok(&cmd!("GET", "string:0"));
     client.ok(&cmd!("LRANGE", "list", 0, -1));
+}
+
+/// Goal: `archive-ack` turned on while running holds, too: what the old primary archives after a takeover is on no line
+/// of history, so it is not acknowledged, however rarely it looks for a newer epoch by itself.
+#[test]
+fn a_primary_that_is_fenced_acknowledges_nothing_as_archived() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let launch = Launch::primary(&root.path().join("primary")).archive(&archive).set("archive-interval", "50");
+    let primary = launch.set("fence-check-interval", "1h").start();
+    let replica = Launch::replica(&root.path().join("replica"), primary.launch.repl_port).archive(&archive).start();
+    let mut client = primary.client();
+    client.ok(&cmd!("CONFIG", "SET", "archive-ack", "yes"));
+    client.ok(&write(0, "old"));
+    // The replica must not tell the old primary that it was promoted: it is the archive that has to.
+    walferry(&["promote", "--port", &replica.launch.port.to_string()], &archive.environment).expect(0);
+    let reply = client.call(&write(1, "old"));
+    assert!(error_text(&reply).is_some(), "acknowledged as archived after the takeover: {reply:?}");
+    assert_fenced(&primary);
+}
+
+/// Goal: a base that the old primary published before the chunks below it does not stop a replica that has less from
+/// taking over: nobody was told that those commits are archived. Both histories stay restorable.
+#[test]
+fn a_replica_takes_over_below_a_base_that_no_chunks_lead_to() {
+    let mut cluster = Cluster::start();
+    let mut client = cluster.primary.client();
+    (0..50).for_each(|number| drop(client.ok(&write(number, "old"))));
+    client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    let known = cluster.before + 50;
+    let mut reader = cluster.replica.client();
+    wait_until("the replica has everything", SETTLED_WITHIN, || (reader.watermarks().committed == known).then_some(()));
+    assert!(cluster.replica.terminate().success());
+    client.ok(&cmd!("CONFIG", "SET", "archive-interval", "1h"));
+    (50..80).for_each(|number| drop(client.ok(&write(number, "old"))));
+    let base = integer(&client.ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"))) as u64;
+    assert_eq!((base, client.watermarks().archived), (known + 30, known), "the base is there, its chunks are not");
+    cluster.primary.kill();
+    cluster.replica.restart();
+    cluster.promote();
+    assert_eq!(cluster.continue_on_the_new_branch(), 50, "what was archived is on the new branch");
+    cluster.both_histories_are_restorable(50, known, 80);
 }
 
 /// Goal: before its promotion a replica refuses writes and says why; after REPLICAOF NO ONE it takes them.

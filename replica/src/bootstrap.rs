@@ -23,12 +23,14 @@ use walferry::directory::{DataDir, EpochStart, Identity, LastRole};
 use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
 use walferry::restore::{self, progress};
-use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Receiver};
+use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Receiver, Resume};
 
-/// Pause between two attempts while the primary cannot be reached.
+/// Pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// A primary that sends nothing of its base for so long is given up.
+const PART_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Fills the empty directory `root`. Tries until the primary or the archive answers.
+/// Fills the empty directory `root`. Tries until a primary gives what is whole, or refuses for good.
 pub async fn bootstrap(
     root: &Path,
     primary: &PrimaryAddress,
@@ -43,61 +45,92 @@ pub async fn bootstrap(
     }
     let node = ClusterId::generate()?.to_string()[..16].to_owned();
     loop {
-        let hello = |challenge: &Challenge| Hello {
-            version: wire::VERSION,
-            cluster: None,
-            node: node.clone(),
-            epoch: Epoch(1),
-            csn: Csn::ZERO,
-            time: CommitTime(0),
-            has_archive: archive.is_some(),
-            port: config.port as u16,
-            proof: wire::proof(&config.repl_secret, challenge, &node),
-        };
-        match connect(primary, hello).await {
-            Ok(Connected { receiver, answer, .. }) => return begin(root, primary, answer, receiver, node).await,
-            Err(error) => tracing::warn!(%primary, %error, "the primary cannot be reached; bootstrapping waits for it"),
+        match from_primary(root, primary, config, archive.is_some(), &node).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is tried again"),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn begin(
+/// Whether trying again cannot help: this machine, or what the operator named, must change.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::Refused { .. } | Error::Io { .. } | Error::NotEmpty { .. } | Error::Version { .. })
+}
+
+async fn from_primary(
     root: &Path,
     primary: &PrimaryAddress,
-    answer: Message,
-    receiver: Receiver<OwnedReadHalf>,
-    node: String,
+    config: &Config,
+    has_archive: bool,
+    node: &str,
 ) -> Result<()> {
+    let hello = |challenge: &Challenge, nonce| Hello {
+        version: wire::VERSION,
+        cluster: None,
+        node: node.to_owned(),
+        epoch: Epoch(1),
+        csn: Csn::ZERO,
+        time: CommitTime(0),
+        has_archive,
+        port: config.port as u16,
+        nonce,
+        proof: wire::proof(&config.repl_secret, challenge, node),
+    };
+    let Connected { receiver, answer, .. } = connect(primary, &config.repl_secret, hello).await?;
+    let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
     match answer {
-        Message::Resume(resume) => {
-            let dir = DataDir::new(root);
-            let _lock = dir.lock()?;
-            let mut identity = Identity::new(resume.cluster, LastRole::Replica)?;
-            identity.node = node;
-            identity.history = resume.history;
-            dir.write_identity(&identity)
-        }
+        Message::Resume(resume) => begin_empty(root, resume, node),
         Message::BaseBegin(base) => {
+            new_identity(base.cluster, &base.history)?;
             tracing::info!(%primary, "bootstrapping from a base that the primary sends");
             let scratch = scratch_dir(root);
             let received = receive_base(&scratch, base, receiver, primary).await;
             let restored = match received {
-                Ok(archive) => restore_from(&archive, root).await,
+                Ok(archive) => restore_anew(&archive, root).await,
                 Err(error) => Err(error),
             };
-            std::fs::remove_dir_all(&scratch).map_err(|source| Error::Io {
-                action: "remove",
-                path: scratch,
-                source,
-            })?;
+            std::fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
             restored
         }
-        Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
-        other => {
-            Err(Error::Protocol { peer: primary.to_string(), detail: format!("expected an answer, got {other:?}") })
+        Message::Refuse(refuse) if refuse.is_final => Err(Error::Refused { reason: refuse.reason }),
+        other => Err(broken(format!("expected a history or a base, got {other:?}"))),
+    }
+}
+
+/// The identity of a replica without commits that follows a primary with `history`.
+fn new_identity(cluster: ClusterId, history: &[EpochStart]) -> Result<Identity> {
+    let mut identity = Identity::new(cluster, LastRole::Replica)?;
+    if let Some(fault) = identity.fault_in(history, Csn::ZERO) {
+        return Err(Error::corrupt("history from the primary", "epochs", fault));
+    }
+    identity.history = history.to_vec();
+    Ok(identity)
+}
+
+/// Begins a directory without commits.
+fn begin_empty(root: &Path, resume: Resume, node: &str) -> Result<()> {
+    let mut identity = new_identity(resume.cluster, &resume.history)?;
+    identity.node = node.to_owned();
+    let dir = DataDir::new(root);
+    let _lock = dir.lock()?;
+    dir.write_identity(&identity)
+}
+
+/// Restores what a primary sent. If that cannot be done, the directory is empty again: the next attempt may bring what is
+/// right.
+async fn restore_anew(archive: &Archive, root: &Path) -> Result<()> {
+    let restored = restore_from(archive, root).await;
+    let has_begun = restored.as_ref().is_err_and(|error| !matches!(error, Error::NotEmpty { .. }));
+    if has_begun && root.exists() {
+        for entry in std::fs::read_dir(root).map_err(Error::io("list", root))?.flatten() {
+            let path = entry.path();
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(Error::io("remove", &path))?;
         }
     }
+    restored
 }
 
 /// Beside the directory, so that the same file system has to have room and the directory itself stays empty.
@@ -139,13 +172,22 @@ async fn receive_base(
     claim_history(&archive, &base.history).await?;
     let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
     loop {
-        match receiver.receive().await? {
+        match next_part(&mut receiver, primary).await? {
             Some(Message::BaseFile(file)) => receive_file(scratch, &file, &mut receiver, primary).await?,
             Some(Message::BaseEnd) => return Ok(archive),
             Some(other) => return Err(broken(format!("expected a file of the base, got {other:?}"))),
             None => return Err(broken("closed the connection before the base was complete".into())),
         }
     }
+}
+
+/// The next message of a base.
+async fn next_part(receiver: &mut Receiver<OwnedReadHalf>, primary: &PrimaryAddress) -> Result<Option<Message>> {
+    let received = tokio::time::timeout(PART_SILENCE_MAX, receiver.receive()).await;
+    received.unwrap_or_else(|_| {
+        let detail = format!("sent nothing of its base for {} s", PART_SILENCE_MAX.as_secs());
+        Err(Error::Protocol { peer: primary.to_string(), detail })
+    })
 }
 
 async fn claim_history(archive: &Archive, history: &[EpochStart]) -> Result<()> {
@@ -177,7 +219,7 @@ async fn receive_file(
     let mut output = tokio::fs::File::create(&path).await.map_err(Error::io("create", &path))?;
     let mut missing = file.bytes;
     while missing > 0 {
-        match receiver.receive().await? {
+        match next_part(receiver, primary).await? {
             Some(Message::BasePart(part)) if part.len() as u64 <= missing => {
                 missing -= part.len() as u64;
                 output.write_all(&part).await.map_err(Error::io("write", &path))?;

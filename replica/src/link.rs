@@ -8,7 +8,7 @@ use crate::follow::{Follower, apply_in_turns};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -18,18 +18,24 @@ use tokio::time::timeout;
 use walferry::archive::epochs::EpochTree;
 use walferry::archive::lineage::Lineage;
 use walferry::clock;
+use walferry::cluster::ClusterId;
 use walferry::command::host::Host;
-use walferry::csn::CommitTime;
+use walferry::csn::{CommitTime, Csn};
 use walferry::directory::Identity;
 use walferry::error::{Error, Result};
+use walferry::log::envelope::Position;
 use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
 use walferry::restore::catch_up::CatchUp;
-use walferry::ship::wire::{self, Ack, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
+use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
 
 /// How long connecting, and each step of the introduction, may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A primary that was not heard for so long is given up: it sends a heartbeat every 100 ms.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long a primary may take to answer the introduction; while it cuts a base it sends heartbeats.
+const ANSWER_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Characters of a failure that are kept: a peer may have written it.
+const FAILURE_CHARS_MAX: usize = 500;
 /// Pause after the first failure in a row; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts.
@@ -50,6 +56,9 @@ enum Ended {
 
 /// The link of a replica.
 pub struct Link {
+    me: Weak<Link>,
+    node: Weak<Node>,
+    primary: PrimaryAddress,
     status: Mutex<LinkStatus>,
     stop: watch::Sender<bool>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -65,15 +74,22 @@ impl Link {
             source: "none",
             ..LinkStatus::default()
         };
-        let link = Arc::new(Self {
+        let link = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            node: Arc::downgrade(node),
+            primary,
             status: Mutex::new(status),
             stop: watch::Sender::new(false),
             task: tokio::sync::Mutex::default(),
         });
-        let run = Run { link: Arc::clone(&link), node: Arc::clone(node), primary, stopping: link.stop.subscribe() };
-        let task = tokio::spawn(run.run());
-        *link.task.try_lock().expect("nobody else has the link yet") = Some(task);
+        *link.task.try_lock().expect("nobody else has the link yet") = link.spawn();
         link
+    }
+
+    fn spawn(&self) -> Option<JoinHandle<()>> {
+        let (link, node) = (self.me.upgrade()?, self.node.upgrade()?);
+        let run = Run { link, node, primary: self.primary.clone(), stopping: self.stop.subscribe() };
+        Some(tokio::spawn(run.run()))
     }
 
     fn note(&self, change: impl FnOnce(&mut LinkStatus)) {
@@ -96,6 +112,17 @@ impl ReplicaLink for Link {
         }
         .boxed()
     }
+
+    fn resume(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let mut task = self.task.lock().await;
+            if task.is_none() {
+                self.stop.send_replace(false);
+                *task = self.spawn();
+            }
+        }
+        .boxed()
+    }
 }
 
 struct Run {
@@ -109,7 +136,11 @@ impl Run {
     async fn run(mut self) {
         let mut pause = RETRY_FIRST;
         loop {
+            let before = self.node.committer.watermarks.committed.get();
             let ended = self.connect_and_follow().await;
+            if self.node.committer.watermarks.committed.get() > before {
+                pause = RETRY_FIRST;
+            }
             self.link.note(|status| status.state = "connect");
             let failure = match ended {
                 Ok(Ended::Stopped) => return,
@@ -132,10 +163,11 @@ impl Run {
     }
 
     fn note_failure(&self, error: &Error) {
-        let message = error.to_string();
+        let printable = |char: char| if char.is_control() { ' ' } else { char };
+        let message: String = error.to_string().chars().map(printable).take(FAILURE_CHARS_MAX).collect();
         self.link.note(|status| {
             if status.last_error != message {
-                tracing::warn!(primary = %self.primary, %error, "the link to the primary is down; it is tried again");
+                tracing::warn!(primary = %self.primary, error = message, "the link to the primary is down; it is tried again");
             }
             status.last_error = message;
         });
@@ -144,16 +176,23 @@ impl Run {
     async fn connect_and_follow(&mut self) -> Result<Ended> {
         let identity = self.node.identity();
         let position = self.node.committer.turn().position();
-        let hello = |challenge: &Challenge| hello(&identity, &self.node, challenge, position.csn.0 > 0, position.time);
-        let mut stopping = self.stopping.clone();
+        let hello = |challenge: &Challenge, nonce| hello(&identity, &self.node, challenge, nonce, position);
+        let (config, mut stopping) = (self.node.config(), self.stopping.clone());
         // Cancel-safe: a connection given up is closed.
         let connected = tokio::select! {
-            connected = connect(&self.primary, hello) => connected?,
+            connected = connect(&self.primary, &config.repl_secret, hello) => connected?,
             () = stopped(&mut stopping) => return Ok(Ended::Stopped),
         };
-        let Connected { receiver, sender, answer } = connected;
+        let Connected { receiver, sender, challenge, answer } = connected;
         match answer {
-            Message::Resume(resume) => self.follow(receiver, sender, resume).await,
+            Message::Resume(resume) if resume.cluster != identity.cluster => Err(Error::Protocol {
+                peer: self.primary.to_string(),
+                detail: format!("belongs to cluster {}, this replica to {}", resume.cluster, identity.cluster),
+            }),
+            Message::Resume(resume) => {
+                let origin = wire::stream_origin(identity.cluster, &challenge);
+                self.follow(receiver, sender, resume, origin).await
+            }
             Message::GoToArchive(_) => Ok(Ended::GoToArchive),
             Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
             Message::BaseBegin(_) => Err(Error::Protocol {
@@ -172,6 +211,7 @@ impl Run {
         mut receiver: Receiver<OwnedReadHalf>,
         mut sender: Sender<OwnedWriteHalf>,
         resume: Resume,
+        origin: u32,
     ) -> Result<Ended> {
         self.node.adopt_history(&resume.history)?;
         let epoch = self.node.identity().epoch();
@@ -181,9 +221,11 @@ impl Run {
             status.source = "stream";
             status.last_error.clear();
             status.heard_ms = clock::now_millis();
+            // What another primary said does not count any more.
+            status.primary_csn = self.node.committer.watermarks.committed.get();
         });
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch), waiting);
+        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch, origin), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
         // What was received is applied before the link goes on, so that the next introduction tells the truth.
         drop(chunks);
@@ -236,7 +278,7 @@ impl Run {
                                 return Err(finished(applier).await);
                             }
                         }
-                        Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat),
+                        Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat)?,
                         Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
                         Some(Message::Refuse(refuse)) => return Err(Error::Refused { reason: refuse.reason }),
                         Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
@@ -269,7 +311,12 @@ impl Run {
         }
     }
 
-    fn take_heartbeat(&self, heartbeat: Heartbeat) {
+    fn take_heartbeat(&self, heartbeat: Heartbeat) -> Result<()> {
+        let epoch = self.node.identity().epoch();
+        if heartbeat.epoch != epoch {
+            let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
+            return Err(Error::Protocol { peer: self.primary.to_string(), detail });
+        }
         let applied = self.node.committer.watermarks.committed.get();
         self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
         let last_time = self.node.committer.turn().position().time;
@@ -282,6 +329,7 @@ impl Run {
                 heartbeat.time.millis().saturating_sub(last_time.millis())
             };
         });
+        Ok(())
     }
 
     /// Applies what the archive holds beyond this replica's last commit.
@@ -330,8 +378,8 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
 pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
     let identity = node.identity();
     let position = node.committer.turn().position();
-    let hello = |challenge: &Challenge| hello(&identity, node, challenge, position.csn.0 > 0, position.time);
-    match connect(primary, hello).await {
+    let hello = |challenge: &Challenge, nonce| hello(&identity, node, challenge, nonce, position);
+    match connect(primary, &node.config().repl_secret, hello).await {
         Ok(Connected { answer: Message::Refuse(refuse), .. }) if refuse.is_final => {
             let what = format!("data directory {} as a replica of {primary}", node.dir.root().display());
             Err(Error::Identity { what, detail: refuse.reason })
@@ -346,12 +394,19 @@ pub struct Connected {
     pub receiver: Receiver<OwnedReadHalf>,
     /// What it gets.
     pub sender: Sender<OwnedWriteHalf>,
+    /// What it asked.
+    pub challenge: Challenge,
     /// Its answer to the introduction.
     pub answer: Message,
 }
 
-/// Connects and introduces this replica.
-pub async fn connect(primary: &PrimaryAddress, hello: impl FnOnce(&Challenge) -> Hello) -> Result<Connected> {
+/// Connects, introduces this replica and, if there is a shared `secret`, has the primary prove that it knows it. `hello`
+/// gets the primary's challenge and a nonce.
+pub async fn connect(
+    primary: &PrimaryAddress,
+    secret: &str,
+    hello: impl FnOnce(&Challenge, String) -> Hello,
+) -> Result<Connected> {
     let peer = primary.to_string();
     let step = async {
         let stream = TcpStream::connect((primary.host.as_str(), primary.port)).await;
@@ -368,26 +423,38 @@ pub async fn connect(primary: &PrimaryAddress, hello: impl FnOnce(&Challenge) ->
                 });
             }
         };
-        sender.send(&Message::Hello(hello(&challenge))).await?;
-        Ok((receiver, sender))
+        let hello = hello(&challenge, ClusterId::generate()?.to_string());
+        sender.send(&Message::Hello(hello.clone())).await?;
+        Ok((receiver, sender, challenge, hello))
     };
-    let (mut receiver, sender) = match timeout(CONNECT_DEADLINE, step).await {
-        Ok(connected) => connected?,
-        Err(_) => {
-            return Err(Error::Protocol {
-                peer,
-                detail: format!("did not answer within {} s", CONNECT_DEADLINE.as_secs()),
-            });
+    let silent = |limit: Duration| Error::Protocol {
+        peer: peer.clone(),
+        detail: format!("did not answer within {} s", limit.as_secs()),
+    };
+    let connected = timeout(CONNECT_DEADLINE, step).await.unwrap_or_else(|_| Err(silent(CONNECT_DEADLINE)));
+    let (mut receiver, sender, challenge, hello) = connected?;
+    let answer = loop {
+        match timeout(ANSWER_SILENCE_MAX, receiver.receive()).await.map_err(|_| silent(ANSWER_SILENCE_MAX))?? {
+            Some(Message::Heartbeat(_)) => {}
+            Some(answer) => break answer,
+            None => {
+                return Err(Error::Protocol { peer, detail: "closed the connection before it answered".into() });
+            }
         }
     };
-    // A base is cut before its first message: that may take a while.
-    let answer = receiver.receive().await?;
-    let answer =
-        answer.ok_or_else(|| Error::Protocol { peer, detail: "closed the connection before it answered".into() })?;
-    Ok(Connected { receiver, sender, answer })
+    let proven = match &answer {
+        Message::Resume(Resume { cluster, proof, .. }) | Message::BaseBegin(BaseBegin { cluster, proof, .. }) => {
+            *proof == wire::primary_proof(secret, &hello, *cluster)
+        }
+        _ => true,
+    };
+    if !proven {
+        return Err(Error::Protocol { peer, detail: "does not know this replica's repl-secret".into() });
+    }
+    Ok(Connected { receiver, sender, challenge, answer })
 }
 
-fn hello(identity: &Identity, node: &Node, challenge: &Challenge, has_commits: bool, time: CommitTime) -> Hello {
+fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String, position: Position) -> Hello {
     let config = node.config();
     Hello {
         version: wire::VERSION,
@@ -395,9 +462,10 @@ fn hello(identity: &Identity, node: &Node, challenge: &Challenge, has_commits: b
         node: identity.node.clone(),
         epoch: identity.epoch(),
         csn: node.committer.watermarks.committed.get(),
-        time: if has_commits { time } else { CommitTime(0) },
+        time: if position.csn > Csn::ZERO { position.time } else { CommitTime(0) },
         has_archive: node.archive.is_some(),
         port: config.port as u16,
+        nonce,
         proof: wire::proof(&config.repl_secret, challenge, &identity.node),
     }
 }

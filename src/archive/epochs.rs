@@ -1,16 +1,18 @@
 //! Epoch records: who may write, and where each epoch's history forks from its parent's.
 //!
 //! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim proves that the store
-//! refuses a second one. A writer learns that it is fenced by one GET of the next epoch's record, without a LIST.
+//! refuses a second one. A record that a store kept only in part is an error for everybody until it is removed by hand:
+//! it cannot be told whose it is. A writer learns that it is fenced by one GET of the next epoch's record, without a LIST.
 //!
 //! A claimer that chose its fork from a listing lists the parent's chunks beyond the fork once more after the claim
 //! ([`chunks_beyond`]): the old writer may have had commits archived and acknowledged in between. If there are any, it
 //! applies them and claims once more; nothing acknowledged can follow, because the old writer asks for the fence before
 //! it acknowledges.
 
+use super::digested;
 use super::identity::ARCHIVE_FORMAT;
 use super::layout::{ChunkName, ObjectName, Section};
-use super::store::{Archive, Creation};
+use super::store::{Archive, Creation, Found};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -47,7 +49,7 @@ impl EpochRecord {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("an epoch record is plain data")
+        digested::encode(self)
     }
 }
 
@@ -108,11 +110,7 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
     let name = ObjectName::Epoch(epoch);
     let Some(body) = archive.get(&name).await? else { return Ok(None) };
     let what = archive.full_name(&name);
-    let record: EpochRecord = serde_json::from_slice(&body)
-        .map_err(|error| Error::corrupt(&what, format!("line {}", error.line()), error.to_string()))?;
-    if record.format > ARCHIVE_FORMAT {
-        return Err(Error::Version { what, found: record.format, known: ARCHIVE_FORMAT });
-    }
+    let record: EpochRecord = digested::decode(&body, &what, ARCHIVE_FORMAT)?;
     if record.epoch != epoch {
         return Err(Error::corrupt(&what, "epoch", format!("expected {epoch}, found {}", record.epoch)));
     }
@@ -166,18 +164,46 @@ pub struct Branch {
 impl EpochTree {
     /// Reads every epoch record.
     pub async fn read(archive: &Archive) -> Result<Self> {
-        let found = archive.list(Section::Epochs).await?;
-        let epochs = found.objects.iter().filter_map(|object| match object.name {
-            ObjectName::Epoch(epoch) => Some(epoch),
-            _ => None,
-        });
-        Self::read_these(archive, epochs).await
+        Self::read_with(archive, Section::Epochs).await.map(|(_, tree)| tree)
     }
 
-    /// Reads the records a listing named.
-    pub(super) async fn read_these(archive: &Archive, epochs: impl Iterator<Item = Epoch>) -> Result<Self> {
+    /// Lists a section that holds the epoch records, and reads these.
+    ///
+    /// A listing can be stale, and nothing in it tells. So the record after the newest one listed is asked for by its
+    /// name: if it is there, a line of history chosen from this listing would be the wrong one. An epoch may have been
+    /// claimed a moment ago: the listing is repeated before the store is blamed.
+    pub(super) async fn read_with(archive: &Archive, section: Section) -> Result<(Found, Self)> {
+        let patience = archive.patience();
+        let mut stale = 0;
+        loop {
+            let found = archive.list(section).await?;
+            let tree = Self::read_listed(archive, &found).await?;
+            let next = tree.newest().map_or(Some(1), |newest| newest.epoch.0.checked_add(1));
+            let newer = match next {
+                Some(next) => read_record(archive, Epoch(next)).await?,
+                None => None,
+            };
+            let Some(newer) = newer else { return Ok((found, tree)) };
+            stale += 1;
+            if stale >= patience.attempts {
+                return Err(Error::StoreContract {
+                    url: archive.url().to_owned(),
+                    detail: format!(
+                        "does not list {}, which is there: its listings are stale, and history cannot be followed by \
+                         them. Try again later",
+                        ObjectName::Epoch(newer.epoch)
+                    ),
+                });
+            }
+            tokio::time::sleep(patience.pause_after(stale)).await;
+        }
+    }
+
+    /// Reads the records a listing names.
+    async fn read_listed(archive: &Archive, found: &Found) -> Result<Self> {
         let mut records = Vec::new();
-        for epoch in epochs {
+        for object in &found.objects {
+            let ObjectName::Epoch(epoch) = object.name else { continue };
             let record = read_record(archive, epoch).await?.ok_or_else(|| {
                 let what = archive.full_name(&ObjectName::Epoch(epoch));
                 Error::corrupt(what, "the object", "it was listed and then not there; epoch records are never removed")

@@ -1,8 +1,9 @@
 //! An object store in memory that goes wrong on request, for tests.
 //!
-//! Faults are scripted: each PUT (parts included) and each GET or HEAD takes the next fault of its queue; an empty
-//! queue means that everything works.
+//! Faults are scripted: each PUT (parts included) and each GET, HEAD or LIST takes the next fault of its queue; an empty
+//! queue means that everything works. Or one fault meets the n-th request of all, so that a test can go through them.
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -33,7 +35,60 @@ pub enum Fault {
     Vanish,
     /// PUT: only half of the bytes are stored. GET: the body ends half-way.
     Truncate,
+    /// As [`Fault::Truncate`] for a PUT, and the answer is lost.
+    Tear,
+    /// GET: this bit of the body is wrong, counted from the first and again from there after the last.
+    WrongBit(usize),
+    /// LIST: without so many of the objects stored last.
+    Stale(usize),
+    /// It has no effect and is never answered.
+    Hang,
+    /// It is answered later.
+    Slow,
 }
+
+/// What a request is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Stores an object or a part of one.
+    Put,
+    /// Reads an object or looks it up.
+    Get,
+    /// Lists objects.
+    List,
+}
+
+impl Fault {
+    /// Whether it can meet such a request.
+    fn fits(self, request: Request) -> bool {
+        match self {
+            Self::Tear => request == Request::Put,
+            Self::WrongBit(_) => request == Request::Get,
+            Self::Stale(_) => request == Request::List,
+            Self::Vanish => request != Request::List,
+            _ => true,
+        }
+    }
+}
+
+/// One of each kind, for tests that go through all.
+pub const EVERY_FAULT: [Fault; 11] = [
+    Fault::Fail,
+    Fault::LoseReply,
+    Fault::Vanish,
+    Fault::Truncate,
+    Fault::Tear,
+    Fault::WrongBit(0),
+    // An odd number that lies beyond most records: in the middle of one, wherever that is.
+    Fault::WrongBit(100_003),
+    Fault::Stale(1),
+    Fault::Stale(usize::MAX),
+    Fault::Hang,
+    Fault::Slow,
+];
+
+/// How long a slow answer takes.
+const SLOW: Duration = Duration::from_millis(2);
 
 /// The store; clones share everything.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +96,22 @@ pub struct FaultStore {
     inner: Arc<InMemory>,
     puts: Arc<Mutex<VecDeque<Fault>>>,
     gets: Arc<Mutex<VecDeque<Fault>>>,
+    nth: Arc<Mutex<Nth>>,
+    /// Objects in the order in which they were stored.
+    stored: Arc<Mutex<Vec<Path>>>,
     down: Arc<AtomicBool>,
     ignore_conditions: bool,
+}
+
+/// A fault for one request of all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Nth {
+    /// Requests so far.
+    count: usize,
+    /// Which one it meets, from 0.
+    fault: Option<(usize, Fault)>,
+    /// Whether it did.
+    is_met: bool,
 }
 
 impl FaultStore {
@@ -61,10 +130,31 @@ impl FaultStore {
         self.gets.lock().extend(faults);
     }
 
+    /// Has the `nth` request from now on, counted from 0, meet a fault.
+    pub fn fault_at(&self, nth: usize, fault: Fault) {
+        *self.nth.lock() = Nth { fault: Some((nth, fault)), ..Nth::default() };
+    }
+
+    /// Whether the fault of [`FaultStore::fault_at`] met a request that it fits.
+    pub fn is_met(&self) -> bool {
+        self.nth.lock().is_met
+    }
+
+    /// Requests since the start or since [`FaultStore::fault_at`].
+    pub fn requests(&self) -> usize {
+        self.nth.lock().count
+    }
+
     /// Forgets the faults not used yet.
     pub fn heal(&self) {
         self.puts.lock().clear();
         self.gets.lock().clear();
+        self.nth.lock().fault = None;
+    }
+
+    /// The store without faults: what is really there.
+    pub fn truth(&self) -> Arc<InMemory> {
+        Arc::clone(&self.inner)
     }
 
     /// Makes every request fail, or work again.
@@ -72,11 +162,46 @@ impl FaultStore {
         self.down.store(down, Ordering::SeqCst);
     }
 
-    fn next(&self, queue: &Mutex<VecDeque<Fault>>) -> Fault {
+    /// The fault of the next request, once everything about it that takes time is over.
+    async fn next(&self, request: Request) -> Fault {
+        let fault = self.decide(request);
+        match fault {
+            Fault::Hang => std::future::pending().await,
+            Fault::Slow => tokio::time::sleep(SLOW).await,
+            _ => {}
+        }
+        if fault == Fault::Slow { Fault::None } else { fault }
+    }
+
+    fn decide(&self, request: Request) -> Fault {
         if self.down.load(Ordering::SeqCst) {
             return Fault::Fail;
         }
+        let mut nth = self.nth.lock();
+        let number = nth.count;
+        nth.count += 1;
+        if let Some((_, fault)) = nth.fault.filter(|(at, fault)| *at == number && fault.fits(request)) {
+            nth.is_met = true;
+            return fault;
+        }
+        let queue = if request == Request::Put { &self.puts } else { &self.gets };
         queue.lock().pop_front().unwrap_or(Fault::None)
+    }
+
+    async fn store(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let stored = self.inner.put_opts(location, payload, opts).await?;
+        let mut all = self.stored.lock();
+        all.retain(|other| other != location);
+        all.push(location.clone());
+        Ok(stored)
+    }
+
+    /// Lists what is there but for the objects stored last.
+    fn list_stale(&self, prefix: Option<&Path>, newest: usize) -> BoxStream<'static, Result<ObjectMeta>> {
+        let hidden = self.stored.lock().iter().rev().take(newest).cloned().collect::<Vec<_>>();
+        let is_shown =
+            move |meta: &Result<ObjectMeta>| !meta.as_ref().is_ok_and(|meta| hidden.contains(&meta.location));
+        self.inner.list(prefix).filter(move |meta| std::future::ready(is_shown(meta))).boxed()
     }
 }
 
@@ -91,18 +216,27 @@ fn injected() -> Error {
 }
 
 fn half(payload: PutPayload) -> PutPayload {
-    let bytes = bytes::Bytes::from(payload);
+    let bytes = Bytes::from(payload);
     let half = bytes.len() / 2;
     bytes.slice(..half).into()
 }
 
-async fn truncated(result: GetResult) -> Result<GetResult> {
+/// The same answer with another body.
+async fn with_body(result: GetResult, change: impl FnOnce(Bytes) -> Bytes) -> Result<GetResult> {
     let (meta, range, attributes, extensions) =
         (result.meta.clone(), result.range.clone(), result.attributes.clone(), result.extensions.clone());
-    let body = result.bytes().await?;
-    let half = body.slice(..body.len() / 2);
-    let payload = GetResultPayload::Stream(futures::stream::iter([Ok(half)]).boxed());
+    let body = change(result.bytes().await?);
+    let payload = GetResultPayload::Stream(futures::stream::iter([Ok(body)]).boxed());
     Ok(GetResult { payload, meta, range, attributes, extensions })
+}
+
+fn flipped(body: Bytes, bit: usize) -> Bytes {
+    let mut body = body.to_vec();
+    if !body.is_empty() {
+        let bit = bit % (body.len() * 8);
+        body[bit / 8] ^= 1 << (bit % 8);
+    }
+    body.into()
 }
 
 impl ObjectStore for FaultStore {
@@ -121,15 +255,13 @@ impl ObjectStore for FaultStore {
             if self.ignore_conditions {
                 opts.mode = PutMode::Overwrite;
             }
-            match self.next(&self.puts) {
-                Fault::None => self.inner.put_opts(location, payload, opts).await,
+            match self.next(Request::Put).await {
                 Fault::Fail => Err(injected()),
-                Fault::LoseReply => {
-                    self.inner.put_opts(location, payload, opts).await?;
-                    Err(injected())
-                }
+                Fault::LoseReply => self.store(location, payload, opts).await.and(Err(injected())),
                 Fault::Vanish => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
-                Fault::Truncate => self.inner.put_opts(location, half(payload), opts).await,
+                Fault::Truncate => self.store(location, half(payload), opts).await,
+                Fault::Tear => self.store(location, half(payload), opts).await.and(Err(injected())),
+                _ => self.store(location, payload, opts).await,
             }
         })
     }
@@ -157,11 +289,15 @@ impl ObjectStore for FaultStore {
         Self: 'a,
     {
         Box::pin(async move {
-            match self.next(&self.gets) {
-                Fault::None => self.inner.get_opts(location, options).await,
+            let cut = |body: Bytes| body.slice(..body.len() / 2);
+            match self.next(Request::Get).await {
                 Fault::Fail | Fault::LoseReply => Err(injected()),
                 Fault::Vanish => Err(Error::NotFound { path: location.to_string(), source: "injected".into() }),
-                Fault::Truncate => truncated(self.inner.get_opts(location, options).await?).await,
+                Fault::Truncate => with_body(self.inner.get_opts(location, options).await?, cut).await,
+                Fault::WrongBit(bit) => {
+                    with_body(self.inner.get_opts(location, options).await?, |body| flipped(body, bit)).await
+                }
+                _ => self.inner.get_opts(location, options).await,
             }
         })
     }
@@ -171,14 +307,16 @@ impl ObjectStore for FaultStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.next(&self.gets) {
-            Fault::None => self.inner.list(prefix),
-            _ => {
+        let (store, prefix) = (self.clone(), prefix.cloned());
+        let listing = async move {
+            match store.next(Request::List).await {
+                Fault::None => store.inner.list(prefix.as_ref()),
+                Fault::Stale(newest) => store.list_stale(prefix.as_ref(), newest),
                 // What came before the failure must not be taken for everything.
-                let before = self.inner.list(prefix).take(1);
-                before.chain(futures::stream::iter([Err(injected())])).boxed()
+                _ => store.inner.list(prefix.as_ref()).take(1).chain(futures::stream::iter([Err(injected())])).boxed(),
             }
-        }
+        };
+        futures::stream::once(listing).flatten().boxed()
     }
 
     fn list_with_delimiter<'s, 'p, 'a>(&'s self, prefix: Option<&'p Path>) -> Answer<'a, ListResult>
@@ -209,10 +347,11 @@ struct FaultUpload {
 
 impl MultipartUpload for FaultUpload {
     fn put_part(&mut self, data: PutPayload) -> object_store::UploadPart {
-        match self.store.next(&self.store.puts) {
-            Fault::None | Fault::Vanish => self.inner.put_part(data),
-            Fault::Fail | Fault::LoseReply => Box::pin(async { Err(injected()) }),
+        match self.store.decide(Request::Put) {
+            Fault::Fail | Fault::LoseReply | Fault::Tear => Box::pin(async { Err(injected()) }),
             Fault::Truncate => self.inner.put_part(half(data)),
+            Fault::Hang => Box::pin(std::future::pending()),
+            _ => self.inner.put_part(data),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Guarantees: written once, create-only; a cluster never writes into another cluster's archive.
 
+use super::digested;
 use super::layout::ObjectName;
 use super::store::{Archive, Creation};
 pub use crate::cluster::ClusterId;
@@ -24,11 +25,7 @@ struct Identity {
 pub async fn read(archive: &Archive) -> Result<Option<ClusterId>> {
     let Some(body) = archive.get(&ObjectName::Identity).await? else { return Ok(None) };
     let what = archive.full_name(&ObjectName::Identity);
-    let identity: Identity = serde_json::from_slice(&body)
-        .map_err(|error| Error::corrupt(&what, format!("line {}", error.line()), error.to_string()))?;
-    if identity.format > ARCHIVE_FORMAT {
-        return Err(Error::Version { what, found: identity.format, known: ARCHIVE_FORMAT });
-    }
+    let identity: Identity = digested::decode(&body, &what, ARCHIVE_FORMAT)?;
     Ok(Some(identity.cluster))
 }
 
@@ -67,8 +64,7 @@ pub async fn establish(archive: &Archive, own: ClusterId) -> Result<()> {
 /// Writes `own` and gives what is there afterwards: another primary may have been faster.
 async fn create(archive: &Archive, own: ClusterId) -> Result<ClusterId> {
     let identity = Identity { format: ARCHIVE_FORMAT, cluster: own };
-    let body = serde_json::to_vec_pretty(&identity).expect("an identity is plain data");
-    match archive.put_new(&ObjectName::Identity, body.into()).await? {
+    match archive.put_new(&ObjectName::Identity, digested::encode(&identity).into()).await? {
         Creation::Created => Ok(own),
         Creation::Exists => require(archive).await,
     }

@@ -1,12 +1,12 @@
 //! What the archive holds, read once: the material of restore plans, `snapshots`, `verify`, `status` and retention.
 //!
-//! Guarantees: one LIST plus one GET for each epoch record; everything decided from it is a pure function (see
+//! Guarantees: one LIST plus one GET for each epoch record and for the next one, so that a listing that misses an epoch
+//! is found out; everything decided from it is a pure function (see
 //! [`super::lineage`]). Base manifests are not read here. A base counts only if its manifest is there.
 
 use super::epochs::EpochTree;
 use super::layout::{BaseName, ChunkName, ObjectName, PlainName, Section};
 use super::store::{Archive, Found};
-use crate::csn::Epoch;
 use crate::error::Result;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -49,13 +49,7 @@ pub struct Listing {
 impl Listing {
     /// Reads the archive's names and epoch records.
     pub async fn read(archive: &Archive) -> Result<Self> {
-        let found = archive.list(Section::All).await?;
-        let epochs: Vec<Epoch> = found
-            .objects
-            .iter()
-            .filter_map(|object| if let ObjectName::Epoch(epoch) = object.name { Some(epoch) } else { None })
-            .collect();
-        let epochs = EpochTree::read_these(archive, epochs.into_iter()).await?;
+        let (found, epochs) = EpochTree::read_with(archive, Section::All).await?;
         Ok(Self { epochs, ..Self::from_found(found) })
     }
 

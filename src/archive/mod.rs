@@ -8,6 +8,7 @@
 mod body;
 pub mod config;
 pub mod crypt;
+pub mod digested;
 pub mod epochs;
 #[cfg(test)]
 pub(crate) mod faults;

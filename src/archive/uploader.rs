@@ -42,11 +42,19 @@ pub trait ChunkSource: Send + Sync + 'static {
     /// Every csn up to `csn` is in the archive. Called with growing csns.
     fn archived(&self, csn: Csn);
 
-    /// Whether an object that was already there carries the same commits as the chunk to upload. Different bytes can:
-    /// a chunk that was cut again after a restart. Different commits mean that somebody else writes this epoch.
-    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
-        own == found
-    }
+    /// What an object is that was already there under the name of the chunk to upload.
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness;
+}
+
+/// An object that lies where a chunk is to be uploaded, compared with the chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Likeness {
+    /// The same commits. Other bytes can carry them: a chunk that was cut again after a restart.
+    Same,
+    /// Other commits: somebody else writes this epoch.
+    Other,
+    /// Not a whole chunk: a torn upload, or read wrongly.
+    Unreadable,
 }
 
 /// How the uploader works.
@@ -102,6 +110,8 @@ pub struct Uploader<S> {
     source: Arc<S>,
     epoch: Epoch,
     settings: UploaderSettings,
+    /// As in the settings at first; changes with `archive-ack`.
+    fence_each_ack: Arc<AtomicBool>,
     wake: Arc<Notify>,
     status: watch::Sender<UploaderStatus>,
 }
@@ -116,9 +126,16 @@ impl<S: ChunkSource> Uploader<S> {
         settings: UploaderSettings,
     ) -> (Self, watch::Receiver<UploaderStatus>) {
         // One attempt a call: the loop here retries, and shows each failure at once.
-        let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+        let archive = archive.with_patience(Patience { attempts: 1, ..archive.patience() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
-        (Self { archive, source, epoch, settings, wake: Arc::default(), status }, seen)
+        let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
+        (Self { archive, source, epoch, settings, fence_each_ack, wake: Arc::default(), status }, seen)
+    }
+
+    /// What to set when commits begin, or cease, to be acknowledged by being archived.
+    #[must_use]
+    pub fn fence_each_ack(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.fence_each_ack)
     }
 
     /// What to notify when a chunk was sealed.
@@ -188,7 +205,7 @@ impl<S: ChunkSource> Uploader<S> {
     }
 
     async fn advance(&self, csn: Csn) -> Result<()> {
-        if self.settings.fence_each_ack {
+        if self.fence_each_ack.load(Relaxed) {
             self.settled(|| check_fence(&self.archive, self.epoch)).await?;
         }
         self.source.archived(csn);
@@ -224,13 +241,19 @@ impl<S: ChunkSource> Uploader<S> {
             return self.archive.confirm(name, body.len() as u64, &put).await;
         }
         let Some(found) = self.archive.get(name).await? else {
-            return Err(Error::StoreContract {
-                url: self.archive.url().to_owned(),
-                detail: format!("refused to create {name} as already there, but does not have it"),
-            });
+            return Err(self.broken(format!("refused to create {name} as already there, but does not have it")));
         };
-        if self.source.same_commits(body, &found) {
+        let likeness = self.source.compare(body, &found);
+        if likeness == Likeness::Same {
             return Ok(());
+        }
+        // What lies there is judged only if it is what lies there: a wrong answer would not be given twice.
+        if self.archive.get(name).await?.as_ref() != Some(&found) {
+            return Err(self.broken(format!("gave two different contents for {name}")));
+        }
+        if likeness == Likeness::Unreadable {
+            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
+            return self.archive.put_verified(name, body.clone()).await;
         }
         Err(Error::Identity {
             what: format!("{}/{name}", self.archive.url()),
@@ -242,6 +265,10 @@ impl<S: ChunkSource> Uploader<S> {
                 self.epoch
             ),
         })
+    }
+
+    fn broken(&self, detail: String) -> Error {
+        Error::StoreContract { url: self.archive.url().to_owned(), detail }
     }
 
     /// Repeats `step` until it succeeds or fails in a way that will not pass.

@@ -10,8 +10,9 @@ use super::host::Host;
 use super::reply::{Mark, Out};
 use super::table::{self, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
-use crate::commit::committer::{Committer, Turn};
+use crate::commit::committer::Committer;
 use crate::commit::groups::GroupNumber;
+use crate::commit::turn::Joined;
 use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
 use crate::error::Error;
@@ -22,16 +23,18 @@ pub struct Session<'s> {
     host: &'s dyn Host,
     client: &'s mut Client,
     out: &'s mut Out,
-    turn: Option<Turn<'s>>,
-    /// Where the open group's replies start and how many there are.
+    turn: Option<Joined<'s>>,
+    /// Where the replies start that wait for groups of this turn, and how many there are.
     group: Option<(Mark, usize)>,
+    /// The newest group that a commit of this session is in.
+    wrote: Option<GroupNumber>,
     last: Option<Csn>,
 }
 
 /// What must be so before a session's replies may be sent.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// They wait for a group that is still open.
+    /// They wait for a group that may not be written yet.
     pub open: Option<OpenReplies>,
     /// The last commit they depend on.
     pub depends_on: Option<Csn>,
@@ -59,7 +62,7 @@ impl OpenReplies {
 impl<'s> Session<'s> {
     /// Begins; nothing is locked yet.
     pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
-        Self { committer, host, client, out, turn: None, group: None, last: None }
+        Self { committer, host, client, out, turn: None, group: None, wrote: None, last: None }
     }
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
@@ -67,6 +70,14 @@ impl<'s> Session<'s> {
     pub fn run(&mut self, args: Args<'_>) -> bool {
         self.host.count_command();
         let command = table::find(&args[0]);
+        if command.is_none() && is_http(&args[0]) {
+            tracing::warn!(
+                addr = self.client.addr,
+                "a client that speaks HTTP is disconnected: a web page may have sent it"
+            );
+            self.client.closes = true;
+            return true;
+        }
         if command.is_some_and(|command| command.has(Flag::Admin)) {
             // What it tells or starts includes the requests before it.
             self.write();
@@ -79,10 +90,16 @@ impl<'s> Session<'s> {
         if let Some((_, replies)) = &mut self.group {
             *replies += 1;
         }
-        if self.turn.as_ref().is_some_and(Turn::is_full) {
+        if self.turn.as_mut().is_some_and(|turn| turn.is_full() && !turn.hand_over()) {
             self.write();
         }
         self.client.task.is_some() || self.client.blocked.is_some() || self.client.closes
+    }
+
+    /// Whether the client has authenticated, or need not.
+    #[must_use]
+    pub fn is_authenticated(&self) -> bool {
+        self.client.is_authenticated
     }
 
     /// Bytes of replies not yet sent.
@@ -94,18 +111,22 @@ impl<'s> Session<'s> {
     /// Gives up the lock. What was committed stays in the open group, which many connections share: somebody must write
     /// it before the replies are sent.
     pub fn finish(mut self) -> Outcome {
-        let Some(turn) = self.turn.take() else { return Outcome { open: None, depends_on: self.last } };
+        Outcome { open: self.end_turn(), depends_on: self.last }
+    }
+
+    fn end_turn(&mut self) -> Option<OpenReplies> {
+        let turn = self.turn.take()?;
         let (mark, replies) = self.group.take().expect("a turn has a group");
-        let open = turn.leave_open().map(|group| OpenReplies { group, mark, replies });
-        Outcome { open, depends_on: self.last }
+        let group = turn.leave_open().max(self.wrote.take())?;
+        Some(OpenReplies { group, mark, replies })
     }
 
     fn write(&mut self) {
-        let Some(mut turn) = self.turn.take() else { return };
-        let written = turn.write();
-        let (mark, replies) = self.group.take().expect("a turn has a group");
-        if let Err(error) = written {
-            OpenReplies { group: turn.group(), mark, replies }.fail(&error, self.out);
+        let Some(open) = self.end_turn() else { return };
+        self.committer.write_open_group();
+        let outcome = self.committer.groups.outcome(open.group).expect("everything was written");
+        if let Err(error) = outcome {
+            open.fail(&error, self.out);
         }
     }
 
@@ -155,7 +176,9 @@ impl<'s> Session<'s> {
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
         let now_ms = crate::clock::now_millis();
-        if self.turn.is_none() && !command.has(Flag::Write) && !command.has(Flag::Locks) {
+        // After a failed log write only reads under the lock show the engines at one commit.
+        let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
+        if self.turn.is_none() && !is_locked {
             let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
             let mut ctx = Ctx { keys, client: self.client, host: self.host };
             let mark = self.out.mark();
@@ -178,7 +201,7 @@ impl<'s> Session<'s> {
         if (command.has(Flag::Write) || queue.is_some())
             && let Err(error) = turn.reserve(bytes)
         {
-            return Err(format!("MISCONF {error}. Writes are refused until there is space again").into());
+            return Err(self.reject(Some(command), format!("MISCONF {error}").into()));
         }
         let keys = turn.keyspace(now_ms);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
@@ -190,7 +213,9 @@ impl<'s> Session<'s> {
             // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
-        self.last = turn.commit().or(self.last);
+        if let Some(csn) = turn.commit() {
+            (self.last, self.wrote) = (Some(csn), Some(turn.group()));
+        }
         done
     }
 
@@ -208,6 +233,12 @@ impl<'s> Session<'s> {
         }
         Ok(())
     }
+}
+
+/// Whether a request is a line of an HTTP request that can carry commands in its body. Redis closes such connections,
+/// too: a browser would send the rest of them.
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
 fn write_failure(out: &mut Out, fail: Fail) {

@@ -21,7 +21,6 @@ use crate::io::{Io, StdIo};
 use crate::log::durable::DurableMark;
 use crate::log::envelope::Position;
 use crate::log::oplog::OpLog;
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -86,8 +85,8 @@ impl Node {
         }
         if let Some(open) = session.finish().open {
             committer.write_open_group();
-            let settled = committer.groups.settled(open.group).now_or_never().expect("its group was written");
-            if let Err(error) = settled {
+            let outcome = committer.groups.outcome(open.group).expect("its group was written");
+            if let Err(error) = outcome {
                 open.fail(&error, &mut out);
             }
         }
@@ -636,4 +635,14 @@ fn elements_are_scanned_in_steps() {
     node.run(&format!("SADD large {}", members.join(" ")));
     let (steps, all) = iterate(&mut node, |cursor| format!("SSCAN large {cursor} COUNT 150"));
     assert_eq!((steps, all), (14, members));
+}
+
+/// Goal: an EXEC that is refused for want of room ends its transaction, like any other EXEC.
+#[test]
+fn a_refused_exec_ends_its_transaction() {
+    let mut node = Node::new();
+    std::fs::remove_dir_all(node._dir.path().join("oplog")).unwrap();
+    let refusal = node.transaction(&["SET a 1"]);
+    assert!(refusal.starts_with("-EXECABORT") && refusal.contains("the op-log cannot grow"), "{refusal}");
+    node.check(&[("GET a", "$-1|"), ("EXEC", "-ERR EXEC without MULTI|")]);
 }

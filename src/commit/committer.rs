@@ -1,38 +1,40 @@
-//! The committer: one writer at a time turns effects into commits, writes both logs and publishes.
+//! The committer: one writer at a time turns effects into commits; one thread at a time writes both logs and publishes.
 //!
-//! Guarantees: csns are dense; a group's frames are in the op-log before its batch is in the WAL; memory engines and
-//! RocksDB change under one lock, so that who holds it sees whole commits; after a failed log write nothing is
-//! committed any more. What a reply may wait for is in `sync`.
+//! ```text
+//! turn    execute: memory engines change, effects gather in the open group     writer lock
+//! writer  seal: the group takes no more; its effects lie over the database     writer lock
+//! logs    write: op-log, then RocksDB, rows, watermarks, sink                  logs' lock; log_thread or a turn
+//! groups  settle: replies leave, the effects' overlay goes
+//! ```
+//!
+//! Guarantees: csns are dense; groups are written in the order in which they were sealed; who holds the writer lock sees
+//! whole commits, written or not, and its replies wait for them; after a failed log write nothing is committed any more.
+//! What a reply may wait for beyond that is in `sync`.
 
 use super::gate::{Gate, Obstacle};
-use super::groups::{GroupNumber, Groups};
+use super::groups::Groups;
+use super::log_thread::{LogQueue, LogThread};
+use super::logs::{Logs, Rows};
 use super::sync::Syncer;
-use crate::clock::CommitClock;
-use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use super::turn::{Joined, Turn};
+use super::writer::{SealedGroup, Writer};
+use crate::csn::{Csn, WalSeq};
 use crate::engine::disk::Disk;
-use crate::engine::effects::{Effects, Extent};
-use crate::engine::keyspace::{Changing, Keyspace};
 use crate::engine::memory::Memory;
-use crate::engine::watch::WatchTable;
 use crate::error::{Error, Result};
-use crate::log::envelope::{self, Position};
+use crate::log::envelope::Position;
 use crate::log::index::PositionIndex;
-use crate::log::oplog::OpLog;
+use crate::log::oplog::{OpLog, SpareSegment};
 use crate::log::reader::{LogPosition, LogReader};
-use crate::log::recovery::ImagePosition;
 use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
-use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Commits one group may hold before it is written.
-pub const GROUP_COMMITS_MAX: usize = 512;
-/// Bytes of effects one group may hold before it is written (one commit may be larger).
-pub const GROUP_BYTES_MAX: usize = 1 << 20;
-/// Room in the op-log that is kept ready beyond what a command's arguments ask for.
-const OPLOG_SLACK: usize = 64 << 10;
+/// Bytes of a group's effects up to which handing it to another thread would cost more than writing it (measured on two
+/// cores: fifty clients that send one command of 100 bytes at a time are served up to a fifth faster without).
+const WRITTEN_AT_ONCE_BYTES_MAX: usize = 16 << 10;
 
 /// Commits written together, in the form in which they travel on.
 #[derive(Clone, Debug)]
@@ -59,15 +61,6 @@ impl Group {
     }
 }
 
-/// What becomes of cached rows that commits change.
-#[derive(Clone, Copy)]
-enum Rows {
-    /// They are kept as they are now: who writes a key here is likely to read it here.
-    Store,
-    /// They are dropped: on a replica few rows are read.
-    Forget,
-}
-
 /// Takes each written group, in order, under the writer lock: must not block.
 pub trait CommitSink: Send + Sync {
     /// A group was written to both logs and published.
@@ -76,7 +69,9 @@ pub trait CommitSink: Send + Sync {
 
 /// What a node's parts share about its state.
 pub struct Committer {
-    writer: Mutex<Writer>,
+    /// Taken before `writer` where both are.
+    pub(super) logs: Mutex<Logs>,
+    pub(super) writer: Mutex<Writer>,
     disk: Arc<Disk>,
     /// Whether writes are taken.
     pub gate: Arc<Gate>,
@@ -86,6 +81,10 @@ pub struct Committer {
     pub syncer: Arc<Syncer>,
     /// Which groups were written.
     pub groups: Groups,
+    pub(super) queue: Arc<LogQueue>,
+    pub(super) log_thread: LogThread,
+    /// Bytes that the op-log takes without a new segment.
+    pub(super) log_room: AtomicUsize,
     positions: Mutex<PositionIndex>,
     sink: OnceLock<Arc<dyn CommitSink>>,
     /// Keys in the memory engines, for reads that do not take the lock.
@@ -94,29 +93,17 @@ pub struct Committer {
     memory_bytes: AtomicUsize,
 }
 
-/// The state under the writer lock.
-pub struct Writer {
-    /// Lists and sorted sets.
-    pub memory: Memory,
-    /// Who watches which key.
-    pub watches: WatchTable,
-    effects: Effects,
-    /// Commits of the open group. It may stay open while the lock changes hands: see [`Turn::leave_open`].
-    pending: Vec<PendingCommit>,
-    /// Number of the open group.
-    group: GroupNumber,
-    oplog: OpLog,
-    position: Position,
-    clock: CommitClock,
-    wal_seq: WalSeq,
+/// Size of the memory engines after a commit.
+#[derive(Clone, Copy)]
+pub(super) struct MemorySize {
+    keys: usize,
+    bytes: usize,
 }
 
-/// A commit of the open group.
-struct PendingCommit {
-    csn: Csn,
-    time: CommitTime,
-    from: Extent,
-    until: Extent,
+impl MemorySize {
+    pub fn of(memory: &Memory) -> Self {
+        Self { keys: memory.len(), bytes: memory.memory_bytes() }
+    }
 }
 
 /// The state a committer starts from.
@@ -137,36 +124,28 @@ impl Committer {
     /// A committer that goes on after `start.position`.
     #[must_use]
     pub fn new(start: Start, gate: Arc<Gate>, syncer: impl FnOnce(&OpLog, &Arc<Watermarks>) -> Arc<Syncer>) -> Self {
-        let watermarks = Arc::new(Watermarks::starting_at(start.position.csn));
-        let wal_seq = start.disk.wal_seq();
+        let Start { disk, oplog, memory, position, known } = start;
+        let watermarks = Arc::new(Watermarks::starting_at(position.csn));
+        let wal_seq = disk.wal_seq();
         let mut positions = PositionIndex::default();
-        start.known.iter().for_each(|&position| positions.note(position));
-        positions.note(LogPosition { csn: start.position.csn, wal_seq });
-        let syncer = syncer(&start.oplog, &watermarks);
-        let memory_keys = AtomicUsize::new(start.memory.len());
-        let memory_bytes = AtomicUsize::new(start.memory.memory_bytes());
-        let writer = Writer {
-            memory: start.memory,
-            watches: WatchTable::default(),
-            effects: Effects::default(),
-            pending: Vec::new(),
-            group: GroupNumber(1),
-            oplog: start.oplog,
-            position: start.position,
-            clock: CommitClock::starting_at(start.position.time),
-            wal_seq,
-        };
+        known.iter().for_each(|&position| positions.note(position));
+        positions.note(LogPosition { csn: position.csn, wal_seq });
+        let MemorySize { keys, bytes } = MemorySize::of(&memory);
         Self {
-            writer: Mutex::new(writer),
-            disk: start.disk,
+            syncer: syncer(&oplog, &watermarks),
+            log_room: AtomicUsize::new(oplog.room()),
+            logs: Mutex::new(Logs { oplog, position, wal_seq }),
+            writer: Mutex::new(Writer::new(memory, position)),
+            disk,
             gate,
             watermarks,
-            syncer,
             groups: Groups::default(),
+            queue: Arc::default(),
+            log_thread: LogThread::default(),
             positions: Mutex::new(positions),
             sink: OnceLock::new(),
-            memory_keys,
-            memory_bytes,
+            memory_keys: AtomicUsize::new(keys),
+            memory_bytes: AtomicUsize::new(bytes),
         }
     }
 
@@ -193,22 +172,42 @@ impl Committer {
         self.memory_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes the writer lock with no group open: one that was left open is written first.
+    /// Takes both locks with no group open and none on its way: those that are, are written first.
     pub fn turn(&self) -> Turn<'_> {
-        let mut turn = self.join();
-        // If it cannot be, those who wait for its replies learn it, and the gate is closed.
+        let mut logs = self.logs.lock();
+        self.write_queued(&mut logs);
+        let joined = self.join();
+        // Under both locks nobody can hand over a group any more.
+        self.write_queued(&mut logs);
+        let mut turn = Turn::new(joined, logs);
+        // If it cannot be written, those who wait for its replies learn it, and the gate is closed.
         let _ = turn.write();
         turn
     }
 
     /// Takes the writer lock to add to the open group, if there is one.
-    pub fn join(&self) -> Turn<'_> {
-        Turn { committer: self, writer: self.writer.lock(), leaves_open: false }
+    pub fn join(&self) -> Joined<'_> {
+        Joined::new(self)
     }
 
-    /// Writes the open group, if there is one.
+    /// Writes the groups that are open or on their way.
     pub fn write_open_group(&self) {
         drop(self.turn());
+    }
+
+    /// Sees to it that the open group is written: a small one at once, a larger one by the thread that writes the logs,
+    /// now or when it has written the one before.
+    pub fn write_soon(&self) {
+        let mut joined = self.join();
+        joined.writer.forget_settled(&self.groups);
+        let is_small = joined.writer.sealed.is_empty() && joined.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
+        let is_handed_over = !is_small && joined.hand_over();
+        let is_on_its_way = !joined.writer.sealed.is_empty();
+        let open = joined.leave_open();
+        // Whoever learns that the group before was settled calls again.
+        if open.is_some() && !is_handed_over && !is_on_its_way {
+            self.write_open_group();
+        }
     }
 
     /// A position at or below `csn` from which the logs can be read. Below what is indexed it is the oldest one there is;
@@ -223,275 +222,125 @@ impl Committer {
 
     /// A reader of both logs, and the position up to which they can be read now.
     pub fn log_reader(&self) -> (LogReader, LogPosition) {
-        let turn = self.turn();
-        let until = LogPosition { csn: turn.writer.position.csn, wal_seq: turn.writer.wal_seq };
-        (LogReader::new(Arc::clone(&self.disk), turn.writer.oplog.reader()), until)
+        let logs = self.logs.lock();
+        let until = LogPosition { csn: logs.position.csn, wal_seq: logs.wal_seq };
+        (LogReader::new(Arc::clone(&self.disk), logs.oplog.reader()), until)
     }
 
     /// Removes op-log segments, WAL files and positions that hold nothing above `keep`.
     pub fn purge_logs(&self, keep: LogPosition) -> Result<u64> {
         self.positions.lock().purge_until(keep.csn);
-        let freed = self.turn().writer.oplog.purge_until(keep.csn)?;
+        let freed = self.logs.lock().oplog.purge_until(keep.csn)?;
         Ok(freed + crate::log::wal::purge(self.disk.wal_dir(), keep.wal_seq)?)
     }
 
     /// Bytes of both logs on disk.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
-        self.turn().writer.oplog.bytes() + crate::log::wal::bytes(self.disk.wal_dir())
+        self.logs.lock().oplog.bytes() + crate::log::wal::bytes(self.disk.wal_dir())
     }
 
-    /// Why nothing may be logged any more; `None` if it may.
-    fn broken(&self) -> Option<String> {
-        let refusal = self.gate.refusal()?;
-        refusal
-            .as_ref()
-            .as_ref()
-            .filter(|(obstacle, _)| *obstacle == Obstacle::Broken)
-            .map(|(_, reason)| reason.clone())
+    /// The op-log's next segment, if it is time to prepare it.
+    #[must_use]
+    pub fn wanted_segment(&self) -> Option<SpareSegment> {
+        self.logs.lock().oplog.wants_spare()
     }
 
-    /// Stops taking writes until a restart.
-    fn fail_stop(&self, error: &Error) {
+    /// Takes over the durable watermark, for the op-log's next segment.
+    pub fn note_durable(&self) {
+        self.logs.lock().oplog.note_durable(self.watermarks.durable.get());
+    }
+
+    /// An error once nothing may be logged any more.
+    pub(super) fn require_sound(&self) -> Result<()> {
+        self.gate.reason(Obstacle::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
+    }
+
+    /// Stops taking writes until a restart. The first reason is the one to tell.
+    pub(super) fn fail_stop(&self, error: &Error) {
+        if self.gate.stands(Obstacle::Broken) {
+            return;
+        }
         tracing::error!(%error, "a log write failed: writes are refused until a restart");
+        let space = if error.is_want_of_space() { " once there is space again" } else { "" };
         self.gate.close(
             Obstacle::Broken,
-            format!("writes are refused until a restart, because a log could not be written: {error}"),
+            format!(
+                "writes are refused until a restart, because a log could not be written: {error}. Restart walferry{space}; \
+                 nothing that was acknowledged is lost"
+            ),
         );
     }
-}
 
-/// The writer lock, held: for one command or for a pipeline's worth of them.
-///
-/// Commits are collected in a group, which must be written with [`Turn::write`] before the turn ends, or handed on with
-/// [`Turn::leave_open`].
-pub struct Turn<'a> {
-    committer: &'a Committer,
-    writer: MutexGuard<'a, Writer>,
-    /// Whether the group is handed on when the turn ends.
-    leaves_open: bool,
-}
-
-impl<'a> Turn<'a> {
-    /// The state under the lock.
-    pub fn writer(&mut self) -> &mut Writer {
-        &mut self.writer
+    pub(super) fn note_room(&self, logs: &Logs) {
+        self.log_room.store(logs.oplog.room(), Ordering::Release);
     }
 
-    /// The keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock.
-    pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
-        let Writer { memory, watches, effects, position, pending, .. } = &mut *self.writer;
-        let csn = pending.last().map_or(position.csn, |commit| commit.csn).next();
-        Keyspace::changing(&self.committer.disk, now_ms, Changing { memory, effects, watches, csn })
-    }
-
-    /// Makes sure the op-log can take a command whose arguments have `bytes`, before it has any effect.
-    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
-        let wanted = self.writer.effects.bytes() + 2 * bytes + OPLOG_SLACK;
-        let reserved = self.writer.oplog.reserve(wanted);
-        match &reserved {
-            Ok(()) => self.committer.gate.open(Obstacle::DiskFull),
-            Err(error) if self.writer.oplog.is_broken() => self.committer.fail_stop(error),
-            Err(error) => self.committer.gate.close(
-                Obstacle::DiskFull,
-                format!("the op-log cannot grow: {error}. Free space; writes are taken again then"),
-            ),
+    /// Writes the oldest group that was handed over, if there is one.
+    pub(super) fn write_queued_group(&self) {
+        let mut logs = self.logs.lock();
+        if let Some(sealed) = self.queue.pop() {
+            // Whoever waits for it learns how it went.
+            let _ = self.write_sealed(&mut logs, sealed);
         }
-        reserved
     }
 
-    /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
-    pub fn commit(&mut self) -> Option<Csn> {
-        let writer = &mut *self.writer;
-        let from = writer.pending.last().map(|commit| commit.until).unwrap_or_default();
-        let until = writer.effects.extent();
-        if from == until {
-            return None;
+    /// Writes all groups that were handed over.
+    pub(super) fn write_queued(&self, logs: &mut Logs) {
+        while let Some(sealed) = self.queue.pop() {
+            let _ = self.write_sealed(logs, sealed);
         }
-        let csn = writer.pending.last().map_or(writer.position.csn, |commit| commit.csn).next();
-        writer.pending.push(PendingCommit { csn, time: writer.clock.tick(), from, until });
-        Some(csn)
     }
 
-    /// Whether something was done since the last [`Turn::commit`].
-    #[must_use]
-    pub fn has_effects(&self) -> bool {
-        let from = self.writer.pending.last().map(|commit| commit.until).unwrap_or_default();
-        from != self.writer.effects.extent()
-    }
-
-    /// Gives the open group up: its effects are in the memory engines and cannot be taken back, so nothing is written
-    /// until a restart.
-    pub fn abandon(&mut self, reason: &str) {
-        self.committer.fail_stop(&Error::Refused { reason: reason.to_owned() });
-    }
-
-    /// Whether the open group is so large that it should be written before more is added.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.writer.pending.len() >= GROUP_COMMITS_MAX || self.writer.effects.bytes() >= GROUP_BYTES_MAX
-    }
-
-    /// Number of the open group, or of the next one.
-    #[must_use]
-    pub fn group(&self) -> GroupNumber {
-        self.writer.group
-    }
-
-    /// Position of the last commit written.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        self.writer.position
-    }
-
-    /// Where a memory image cut now stands in history. No group may be open.
-    #[must_use]
-    pub fn image_position(&self) -> ImagePosition {
-        assert!(self.writer.pending.is_empty(), "an image is cut between groups");
-        ImagePosition { position: self.writer.position, wal_seq: self.writer.wal_seq }
-    }
-
-    /// From here on, commits carry this generation.
-    pub fn set_epoch(&mut self, epoch: Epoch) {
-        assert!(self.writer.pending.is_empty(), "an epoch starts between groups");
-        self.writer.position.epoch = epoch;
-        self.writer.oplog.set_epoch(epoch);
-    }
-
-    /// Ends the turn without writing. The number of the group that its replies must wait for: somebody has to call
-    /// [`Committer::write_open_group`]. `None` if no group is open.
-    #[must_use]
-    pub fn leave_open(mut self) -> Option<GroupNumber> {
-        self.leaves_open = true;
-        (!self.writer.pending.is_empty()).then_some(self.writer.group)
-    }
-
-    /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
-    pub fn write(&mut self) -> Result<Option<Csn>> {
-        if self.writer.pending.is_empty() {
-            return Ok(None);
-        }
-        let group = self.writer.group;
-        self.writer.group = GroupNumber(group.0 + 1);
-        let written = self.write_group();
+    /// Writes a group's commits to both logs and publishes them; returns the last csn.
+    pub(super) fn write_sealed(&self, logs: &mut Logs, sealed: SealedGroup) -> Result<Csn> {
+        let (number, memory) = (sealed.number, sealed.memory);
+        let written = self.require_sound().and_then(|()| {
+            let commits = sealed.records(logs.position.epoch);
+            self.log_and_publish(logs, commits, Rows::Store, memory)
+        });
         match &written {
-            Ok(_) => self.committer.groups.written(group),
-            Err(error) => self.committer.groups.failed(group, error),
-        }
-        written.map(Some)
-    }
-
-    fn write_group(&mut self) -> Result<Csn> {
-        let writer = &mut *self.writer;
-        if let Some(reason) = self.committer.broken() {
-            writer.pending.clear();
-            writer.effects.take();
-            return Err(Error::Refused { reason });
-        }
-        let epoch = writer.position.epoch;
-        let (disk, lists, zsets) = writer.effects.take();
-        let (disk, lists, zsets) = (Bytes::from(disk), Bytes::from(lists), Bytes::from(zsets));
-        let record = |commit: PendingCommit| CommitRecord {
-            csn: commit.csn,
-            epoch,
-            time: commit.time,
-            disk_ops: commit.until.disk_ops - commit.from.disk_ops,
-            disk: disk.slice(commit.from.disk..commit.until.disk),
-            lists: lists.slice(commit.from.lists..commit.until.lists),
-            zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
-        };
-        let commits: Arc<[CommitRecord]> = writer.pending.drain(..).map(record).collect();
-        self.log_and_publish(commits, Rows::Store)
-    }
-
-    /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
-    /// follow the last commit without a gap.
-    pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
-        if let Some(reason) = self.committer.broken() {
-            return Err(Error::Refused { reason });
-        }
-        let writer = &mut *self.writer;
-        assert!(writer.pending.is_empty(), "commits are applied between groups");
-        let mut expected = writer.position.csn.next();
-        for commit in &*commits {
-            if commit.csn != expected {
-                return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
+            Ok(_) => self.groups.written(number),
+            Err(error) => {
+                // What its clients are to do about it.
+                let reason = self.gate.reason(Obstacle::Broken).unwrap_or_else(|| error.to_string());
+                self.groups.failed(number, &Error::Refused { reason });
             }
-            crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
-            expected = expected.next();
         }
-        for commit in &*commits {
-            let applied =
-                writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
-            applied.inspect_err(|error| self.committer.fail_stop(error))?;
-            writer.clock.observe(commit.time);
-        }
-        writer.watches.touch_all();
-        self.log_and_publish(commits, Rows::Forget)
+        written
     }
 
-    fn log_and_publish(&mut self, commits: Arc<[CommitRecord]>, rows: Rows) -> Result<Csn> {
-        let committer = self.committer;
-        let writer = &mut *self.writer;
-        let last = commits.last().expect("a group is never empty");
-        let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+    pub(super) fn log_and_publish(
+        &self,
+        logs: &mut Logs,
+        commits: Arc<[CommitRecord]>,
+        rows: Rows,
+        memory: MemorySize,
+    ) -> Result<Csn> {
         // Raised before the disk engines change and lowered after: a reader that misses a key on disk while it moves
         // between the engines must know that it may be in memory.
-        committer.memory_keys.fetch_max(writer.memory.len(), Ordering::AcqRel);
-        let (oplog_bytes, wrote_batch) =
-            writer.log(&committer.disk, &commits, rows).inspect_err(|error| committer.fail_stop(error))?;
-        let wal_before = writer.wal_seq;
-        writer.wal_seq = committer.disk.wal_seq();
-        writer.position = position;
-        committer.memory_keys.store(writer.memory.len(), Ordering::Release);
-        committer.memory_bytes.store(writer.memory.memory_bytes(), Ordering::Relaxed);
-        committer.positions.lock().note(LogPosition { csn: position.csn, wal_seq: writer.wal_seq });
-        if let Some(sink) = committer.sink.get() {
-            sink.committed(Group { commits, wal_before, wal_after: writer.wal_seq });
+        self.memory_keys.fetch_max(memory.keys, Ordering::AcqRel);
+        let wal_before = logs.wal_seq;
+        let logged = logs.write(&self.disk, &commits, rows).inspect_err(|error| self.fail_stop(error))?;
+        self.note_room(logs);
+        let (position, wal_after) = (logs.position, logs.wal_seq);
+        self.memory_keys.store(memory.keys, Ordering::Release);
+        self.memory_bytes.store(memory.bytes, Ordering::Relaxed);
+        self.positions.lock().note(LogPosition { csn: position.csn, wal_seq: wal_after });
+        if let Some(sink) = self.sink.get() {
+            sink.committed(Group { commits, wal_before, wal_after });
         }
         // Who is woken by it finds everything in its place.
-        committer.watermarks.committed.raise(position.csn);
-        let oplog = writer.oplog.active_file().filter(|_| oplog_bytes > 0);
-        committer.syncer.written(position, oplog, oplog_bytes, wrote_batch);
+        self.watermarks.committed.raise(position.csn);
+        let oplog = logs.oplog.active_file().filter(|_| logged.oplog_bytes > 0);
+        self.syncer.written(position, oplog, logged.oplog_bytes, logged.wal);
         Ok(position.csn)
     }
 }
 
-impl Writer {
-    /// The op-log first: while it fails nothing has reached RocksDB, whose write cannot be undone.
-    /// Tells how many bytes the op-log got, and whether RocksDB's WAL got a batch.
-    fn log(&mut self, disk: &Disk, commits: &[CommitRecord], rows: Rows) -> Result<(usize, bool)> {
-        let oplog_bytes = self.oplog.append(commits)?;
-        let Some(batch) = envelope::assemble(commits) else { return Ok((oplog_bytes, false)) };
-        let publication = disk.rows().publish();
-        disk.write(&batch, true)?;
-        for commit in commits {
-            match rows {
-                Rows::Store => publication.store(&commit.disk)?,
-                Rows::Forget => publication.forget(&commit.disk)?,
-            }
-        }
-        drop(publication);
-        let expected = self.wal_seq.0 + u64::from(envelope::operations(&batch));
-        assert_eq!(disk.wal_seq().0, expected, "nothing but the committer may write to RocksDB");
-        Ok((oplog_bytes, true))
-    }
-
-    /// The op-log, for the syncer's chores under the lock.
-    pub fn oplog(&mut self) -> &mut OpLog {
-        &mut self.oplog
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if !self.leaves_open && !self.writer.pending.is_empty() && !std::thread::panicking() {
-            let error = Error::Refused { reason: "a group was abandoned before it was written".into() };
-            self.committer.fail_stop(&error);
-        }
-    }
-}
-
+#[cfg(test)]
+#[path = "fault_tests.rs"]
+mod fault_tests;
 #[cfg(test)]
 #[path = "committer_tests.rs"]
 pub(super) mod tests;

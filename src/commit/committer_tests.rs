@@ -1,13 +1,16 @@
 //! Groups on their way through both logs, and what happens when a log fails.
 
 use super::*;
+use crate::commit::groups::GroupNumber;
 use crate::config::AppendFsync;
+use crate::csn::Epoch;
 use crate::engine::disk::DiskOptions;
 use crate::io::Io;
+use crate::io::faults::{Faults, Step};
 use crate::log::durable::DurableMark;
-use crate::log::recovery::disk_position;
-use crate::log::testing::{Flaky, Step, on_both, on_disk, on_list};
-use std::io::ErrorKind;
+use crate::log::recovery::{ImagePosition, Recovered, disk_position, recover};
+use crate::log::testing::{on_both, on_disk, on_list};
+use rustix::io::Errno;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -25,34 +28,36 @@ impl CommitSink for Sink {
 /// A committer over a directory of its own, on files that can be made to fail.
 pub(in crate::commit) struct Rig {
     pub committer: Arc<Committer>,
-    pub io: Arc<Flaky>,
+    pub io: Arc<Faults>,
+    /// What recovery made of the directory.
+    pub recovered: Recovered,
     sink: Arc<Sink>,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Rig {
     pub fn new(mode: AppendFsync) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let io = Arc::<Flaky>::default();
-        let log_io: Arc<dyn Io> = Arc::<Flaky>::clone(&io);
+        Self::open(mode, Arc::default(), &Arc::new(tempfile::tempdir().unwrap())).unwrap()
+    }
+
+    /// Recovers a directory, as a start does.
+    pub fn open(mode: AppendFsync, io: Arc<Faults>, dir: &Arc<tempfile::TempDir>) -> Result<Self> {
+        let log_io: Arc<dyn Io> = Arc::<Faults>::clone(&io);
         let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
         let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
-        let oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES).unwrap();
-        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog")).unwrap();
+        let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
+        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
+        let mut memory = Memory::new();
+        let recovered = recover(&disk, &mut oplog, &mut memory, ImagePosition::default(), None, &mut |_| Ok(()))?;
         let gate = Arc::new(Gate::default());
-        let start = Start {
-            disk: Arc::clone(&disk),
-            oplog,
-            memory: Memory::new(),
-            position: Position::default(),
-            known: Vec::new(),
-        };
+        let position = recovered.position;
+        let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known: Vec::new() };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
             Syncer::start(mode, disk, log_io, mark, Arc::clone(watermarks), gate)
         });
         let sink = Arc::<Sink>::default();
         committer.attach(Arc::<Sink>::clone(&sink));
-        Self { committer: Arc::new(committer), io, sink, dir }
+        Ok(Self { committer: Arc::new(committer), io, recovered, sink, dir: Arc::clone(dir) })
     }
 
     pub fn dir(&self) -> &Path {
@@ -76,7 +81,7 @@ impl Drop for Rig {
 }
 
 /// Makes one commit that sets a string, pushes to a list, or both.
-pub(in crate::commit) fn change(turn: &mut Turn<'_>, sets: bool, pushes: bool) -> Option<Csn> {
+pub(in crate::commit) fn change(turn: &mut Joined<'_>, sets: bool, pushes: bool) -> Option<Csn> {
     let mut keys = turn.keyspace(0);
     if sets {
         keys.put_string(b"string", b"value", 0).unwrap();
@@ -121,7 +126,7 @@ fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
     let mut turn = rig.committer.turn();
     change(&mut turn, true, true);
     turn.write().unwrap();
-    rig.io.fail(Step::Write, ErrorKind::Other);
+    rig.io.fail(Step::Write, Errno::IO);
     change(&mut turn, true, true);
     turn.write().unwrap_err();
     rig.io.heal();
@@ -139,12 +144,16 @@ fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.turn();
     for (step, bytes) in [(Step::Create, 1 << 20), (Step::Write, 1 << 22)] {
-        rig.io.fail(step, ErrorKind::StorageFull);
+        rig.io.fail(step, Errno::NOSPC);
         turn.reserve(bytes).unwrap_err();
         assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
         rig.io.heal();
-        turn.reserve(bytes).unwrap();
+        turn.reserve(0).unwrap_err();
+        drop(turn);
+        rig.committer.look_for_room(rig.dir(), 0);
         assert_eq!(rig.obstacle(), None);
+        turn = rig.committer.turn();
+        turn.reserve(bytes).unwrap();
     }
     change(&mut turn, true, true);
     assert_eq!(turn.write().unwrap(), Some(Csn(1)));
@@ -158,13 +167,16 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
     turn.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
     turn.commit();
     turn.write().unwrap();
-    rig.io.fail(Step::SyncDir, ErrorKind::Other);
+    rig.io.fail(Step::SyncDir, Errno::IO);
     // A file that has no name yet is made anew: that it could not be synced is no loss.
     turn.reserve(1 << 20).unwrap_err();
     assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
     rig.io.heal();
+    drop(turn);
+    rig.committer.look_for_room(rig.dir(), 0);
+    let mut turn = rig.committer.turn();
     std::fs::write(rig.dir().join("oplog/spare"), vec![0; SEGMENT_BYTES as usize]).unwrap();
-    rig.io.fail(Step::Sync, ErrorKind::Other);
+    rig.io.fail(Step::Sync, Errno::IO);
     turn.reserve(80 << 10).unwrap_err();
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
     rig.io.heal();
@@ -175,7 +187,7 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
 #[test]
 fn a_group_that_is_given_up_stops_writes() {
     let rig = Rig::new(AppendFsync::No);
-    change(&mut rig.committer.turn(), true, false);
+    change(&mut *rig.committer.turn(), true, false);
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
     assert!(rig.groups().is_empty());
 }
@@ -192,6 +204,8 @@ fn applied_commits_keep_their_times_and_must_follow() {
         turn.apply([on_list(4), CommitRecord { csn: Csn(5), ..malformed }].into()),
         Err(Error::Corrupt { .. })
     ));
+    let malformed = CommitRecord { zsets: bytes::Bytes::from_static(b"?"), ..on_list(5) };
+    assert!(matches!(turn.apply([on_list(4), malformed].into()), Err(Error::Corrupt { .. })));
     assert_eq!((rig.obstacle(), turn.position().csn), (None, Csn(3)), "refused before it had an effect");
     assert_eq!(turn.writer().memory.lists.get(b"list").unwrap().value.len(), 2);
     let own = change(&mut turn, false, true);
@@ -243,7 +257,7 @@ fn purged_logs_are_known_not_to_reach_back() {
             kept = turn.image_position().in_logs();
         }
         // A segment of its own for each round.
-        turn.writer().oplog().reserve(220 << 10).unwrap();
+        turn.oplog().reserve(220 << 10).unwrap();
     }
     drop(turn);
     let first_after = |csn| {
@@ -259,4 +273,112 @@ fn purged_logs_are_known_not_to_reach_back() {
     let (reader, until) = rig.committer.log_reader();
     let after = rig.committer.log_position(kept.csn).unwrap();
     assert_eq!(reader.commits(after, until).unwrap().map(Result::unwrap).count() as u64, until.csn.since(kept.csn));
+}
+
+/// Waits until a group is settled; fails the test if that takes too long.
+fn outcome(rig: &Rig, group: u64) -> Result<()> {
+    let patience = std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + patience;
+    loop {
+        if let Some(outcome) = rig.committer.groups.outcome(GroupNumber(group)) {
+            return outcome;
+        }
+        assert!(std::time::Instant::now() < deadline, "group {group} is not settled after {patience:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn string_in(joined: &mut Joined<'_>) -> bool {
+    !joined.keyspace(0).find(b"string").unwrap().is_absent()
+}
+
+#[test]
+fn groups_on_their_way_are_seen_and_written_in_their_order() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    let logs_at_rest = rig.committer.logs.lock();
+    let mut joined = rig.committer.join();
+    change(&mut joined, true, true);
+    assert!(joined.hand_over(), "nothing is on its way");
+    assert!(string_in(&mut joined), "what is sealed is seen");
+    let mut keys = joined.keyspace(0);
+    let found = keys.find(b"string").unwrap();
+    keys.delete(b"string", &found).unwrap();
+    joined.commit();
+    assert!(!string_in(&mut joined), "the open group lies above it");
+    assert!(!joined.hand_over(), "a small group waits for the one before");
+    assert_eq!(joined.leave_open(), Some(GroupNumber(2)));
+    assert!(rig.committer.groups.outcome(GroupNumber(1)).is_none());
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn::ZERO);
+
+    drop(logs_at_rest);
+    outcome(&rig, 1).unwrap();
+    rig.committer.write_soon();
+    outcome(&rig, 2).unwrap();
+    let mut joined = rig.committer.join();
+    assert!(!string_in(&mut joined));
+    assert_eq!(joined.leave_open(), None, "everything is settled");
+    let csns: Vec<_> = rig.groups().iter().flat_map(|g| g.commits.to_vec()).map(|commit| commit.csn.0).collect();
+    assert_eq!(csns, [1, 2]);
+    rig.committer.stop_log_thread();
+}
+
+#[test]
+fn a_turn_writes_what_is_on_its_way_before_it_begins() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    for round in 1..=200 {
+        let mut joined = rig.committer.join();
+        change(&mut joined, true, true);
+        joined.hand_over();
+        change(&mut joined, false, true);
+        assert!(joined.leave_open().is_some());
+        let turn = rig.committer.turn();
+        assert_eq!(turn.position().csn, Csn(2 * round));
+        assert_eq!(turn.image_position().position.csn, Csn(2 * round));
+    }
+    rig.committer.stop_log_thread();
+    assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(399), "the last commit on disk");
+}
+
+#[test]
+fn a_group_that_fails_on_its_way_fails_all_after_it() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    rig.io.fail(Step::Write, Errno::IO);
+    let mut joined = rig.committer.join();
+    change(&mut joined, true, true);
+    joined.hand_over();
+    change(&mut joined, true, true);
+    assert_eq!(joined.leave_open(), Some(GroupNumber(2)));
+    outcome(&rig, 1).unwrap_err();
+    rig.io.heal();
+    rig.committer.write_open_group();
+    outcome(&rig, 2).unwrap_err();
+    rig.committer.stop_log_thread();
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    let mut joined = rig.committer.join();
+    let list = joined.writer().memory.lists.get(b"list").map(|entry| entry.value.len());
+    assert!(list == Some(2) && string_in(&mut joined), "reads see the failed commits whole, in memory and on disk");
+    assert_eq!(joined.leave_open(), None, "and wait for nothing");
+    assert!(rig.groups().is_empty() && disk_position(rig.committer.disk()).unwrap().csn == Csn::ZERO);
+}
+
+#[test]
+fn a_command_that_needs_a_new_segment_gets_it_while_groups_are_on_their_way() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.committer.start_log_thread();
+    let large = vec![7; 100 << 10];
+    for _ in 0..20 {
+        let mut joined = rig.committer.join();
+        joined.reserve(large.len()).unwrap();
+        joined.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
+        joined.commit();
+        joined.hand_over();
+        let _ = joined.leave_open();
+    }
+    rig.committer.stop_log_thread();
+    let (reader, until) = rig.committer.log_reader();
+    assert_eq!(until.csn, Csn(20));
+    assert_eq!(reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).count(), 20);
 }

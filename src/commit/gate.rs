@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub enum Obstacle {
     /// The spool is full: the archive has not taken chunks for too long. Ends by itself.
     SpoolFull,
-    /// The op-log cannot grow. Ends by itself once there is space.
+    /// The disk has no room for the logs or for RocksDB. Ends by itself once there is space.
     DiskFull,
     /// This node is a replica.
     Replica,
@@ -55,6 +55,13 @@ impl Gate {
         if self.stands(obstacle) {
             self.change(|all| all.retain(|(other, _)| *other != obstacle));
         }
+    }
+
+    /// Why this obstacle stands; `None` if it does not.
+    #[must_use]
+    pub fn reason(&self, obstacle: Obstacle) -> Option<String> {
+        let obstacles = self.current.load().is_some().then(|| self.obstacles.lock())?;
+        obstacles.iter().find(|(other, _)| *other == obstacle).map(|(_, reason)| reason.clone())
     }
 
     /// Whether this obstacle stands.

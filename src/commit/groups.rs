@@ -14,6 +14,20 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct GroupNumber(pub u64);
 
+impl GroupNumber {
+    /// The group after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The group before this one.
+    #[must_use]
+    pub fn prev(self) -> Self {
+        Self(self.0 - 1)
+    }
+}
+
 /// How far groups have got.
 #[derive(Debug, Default)]
 pub struct Groups {
@@ -37,20 +51,42 @@ impl Groups {
         self.written(group);
     }
 
-    /// Returns once a group was written; an error if it could not be. Cancel-safe.
-    pub async fn settled(&self, group: GroupNumber) -> Result<()> {
-        while self.settled.load(Ordering::Acquire) < group.0 {
+    /// Whether a group could not be written: then none is written any more.
+    #[must_use]
+    pub fn have_failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
+    /// The last group that was dealt with, written or failed.
+    #[must_use]
+    pub fn settled_until(&self) -> GroupNumber {
+        GroupNumber(self.settled.load(Ordering::Acquire))
+    }
+
+    /// Returns once a group above `seen` was dealt with, and the last one that was. Cancel-safe.
+    pub async fn settled_above(&self, seen: GroupNumber) -> GroupNumber {
+        loop {
             let mut changed = pin!(self.changed.notified());
-            // Registered before the second look, so that no change between the two is missed.
+            // Registered before the look, so that no change between the two is missed.
             changed.as_mut().enable();
-            if self.settled.load(Ordering::Acquire) < group.0 {
-                changed.await;
+            let settled = self.settled_until();
+            if settled > seen {
+                return settled;
             }
+            changed.await;
         }
-        match self.failed.get() {
+    }
+
+    /// What became of a group; `None` if it is not settled.
+    #[must_use]
+    pub fn outcome(&self, group: GroupNumber) -> Option<Result<()>> {
+        if self.settled_until() < group {
+            return None;
+        }
+        Some(match self.failed.get() {
             Some((first, reason)) if group >= *first => Err(Error::Refused { reason: reason.clone() }),
             _ => Ok(()),
-        }
+        })
     }
 }
 
@@ -61,14 +97,15 @@ mod tests {
     #[tokio::test]
     async fn a_reply_waits_for_its_group_and_fails_with_it_or_after_it() {
         let groups = Groups::default();
-        let waits = groups.settled(GroupNumber(1));
+        assert!(groups.outcome(GroupNumber(1)).is_none());
+        let waits = groups.settled_above(GroupNumber(0));
         let writes = async { groups.written(GroupNumber(1)) };
-        assert!(tokio::join!(waits, writes).0.is_ok());
-        let waits = groups.settled(GroupNumber(2));
+        assert_eq!(tokio::join!(waits, writes).0, GroupNumber(1));
+        let waits = groups.settled_above(GroupNumber(1));
         let fails = async { groups.failed(GroupNumber(2), &Error::Refused { reason: "no".into() }) };
-        assert!(tokio::join!(waits, fails).0.is_err());
+        assert_eq!(tokio::join!(waits, fails).0, GroupNumber(2));
         groups.failed(GroupNumber(3), &Error::Refused { reason: "still".into() });
-        assert!(groups.settled(GroupNumber(3)).await.is_err());
-        assert!(groups.settled(GroupNumber(1)).await.is_ok());
+        let is_written = |number| groups.outcome(GroupNumber(number)).map(|outcome| outcome.is_ok());
+        assert_eq!([1, 2, 3, 4].map(is_written), [Some(true), Some(false), Some(false), None]);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::super::committer::tests::{Rig, change};
 use super::*;
-use crate::log::testing::{Flaky, Step};
-use std::io::ErrorKind;
+use crate::io::faults::{Faults, Step};
+use rustix::io::Errno;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ fn commit(rig: &Rig, sets: bool, pushes: bool) -> Csn {
 }
 
 fn told(rig: &Rig) -> Durable {
-    DurableMark::open(Arc::new(Flaky::default()), &rig.dir().join("oplog")).unwrap().1
+    DurableMark::open(Arc::new(Faults::default()), &rig.dir().join("oplog")).unwrap().1
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_failed_sync_refuses_writes_and_fails_who_waits() {
     let rig = Rig::new(AppendFsync::Always);
     let first = commit(&rig, false, true);
     soon(rig.committer.syncer.acknowledged(first)).await.unwrap();
-    rig.io.fail(Step::Sync, ErrorKind::Other);
+    rig.io.fail(Step::Sync, Errno::IO);
     let lost = commit(&rig, true, true);
     let error = soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");

@@ -4,6 +4,7 @@
 //! range deletes, and a malformed batch is detected only after it reached the WAL. Format: `db/write_batch.cc` of
 //! RocksDB 11.8. Only the record kinds walferry writes are accepted; every other tag is an error.
 
+use crate::engine::key::CSN_KEY;
 use crate::error::{Error, Result};
 
 /// Bytes before the first record of a write batch: sequence u64, count u32, little endian.
@@ -204,13 +205,19 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Checks that `records` parses to its end and holds exactly `count` operations (LogData does not count).
+/// Checks that `records` are the disk effects of one commit: they parse to the end, are exactly `count` operations, and
+/// hold nothing of what the envelope around them is made of.
 pub fn validate(records: &[u8], count: u32) -> Result<()> {
     let mut found = 0u32;
     for record in Records::new(records) {
-        if !matches!(record?, Record::LogData(_)) {
-            found += 1;
+        let key = match record? {
+            Record::Put(_, key, _) | Record::Delete(_, key) | Record::DeleteRange(_, key, _) => key,
+            Record::LogData(_) => return Err(Error::corrupt("write batch", "record", "log data within a commit")),
+        };
+        if key == CSN_KEY {
+            return Err(Error::corrupt("write batch", "record", "a commit that changes the csn key"));
         }
+        found += 1;
     }
     if found != count {
         return Err(Error::corrupt("write batch", "header", format!("announces {count} operations, holds {found}")));
@@ -233,7 +240,6 @@ mod tests {
         fn records_survive_a_round_trip(key in proptest::collection::vec(any::<u8>(), 0..300), value in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut bytes = Vec::new();
             for family in Family::ALL {
-                push_log_data(&mut bytes, &value);
                 let placed = push_put(&mut bytes, family, &key, &value);
                 prop_assert_eq!(&bytes[placed.key.0..placed.key.0 + placed.key.1], &key[..]);
                 prop_assert_eq!(&bytes[placed.value.0..placed.value.0 + placed.value.1], &value[..]);
@@ -243,8 +249,23 @@ mod tests {
             validate(&bytes, 9).unwrap();
             prop_assert!(validate(&bytes, 8).is_err());
             let records: Vec<_> = Records::new(&bytes).map(Result::unwrap).collect();
-            prop_assert_eq!(records[5], Record::Put(Family::Sub, &key, &value));
+            prop_assert_eq!(records[3], Record::Put(Family::Sub, &key, &value));
         }
+    }
+
+    #[test]
+    fn a_commit_holds_nothing_of_its_envelope() {
+        for family in Family::ALL {
+            let mut bytes = Vec::new();
+            push_put(&mut bytes, family, CSN_KEY, b"v");
+            assert!(validate(&bytes, 1).unwrap_err().to_string().contains("csn key"));
+        }
+        let mut bytes = Vec::new();
+        push_delete(&mut bytes, Family::Default, CSN_KEY);
+        assert!(validate(&bytes, 1).is_err());
+        bytes.clear();
+        push_log_data(&mut bytes, b"envelope");
+        assert!(validate(&bytes, 0).unwrap_err().to_string().contains("log data"));
     }
 
     #[test]

@@ -15,7 +15,8 @@ use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilt
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, Options,
 };
-use rocksdb::{DBRawIterator, DBRecoveryMode, IngestExternalFileOptions, ReadOptions, WriteOptions};
+use rocksdb::{DBRawIterator, DBRecoveryMode, ErrorKind, IngestExternalFileOptions, ReadOptions};
+use rocksdb::{WaitForCompactOptions, WriteOptions};
 use std::ffi::CStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -176,6 +177,18 @@ impl Disk {
         options.set_move_files(true);
         let ingested = self.db().ingest_external_file_cf_opts(self.family(family), &options, files);
         ingested.map_err(Error::rocks("ingest a sorted run"))
+    }
+
+    /// Why flushes or compactions do not go on; `None` if they do. While there is such an error, RocksDB takes no writes or
+    /// soon will not.
+    #[must_use]
+    pub fn background_error(&self) -> Option<Error> {
+        // Told at once if there is an error; waiting for work under way is not wanted.
+        let mut options = WaitForCompactOptions::default();
+        options.set_timeout(1);
+        let failed = self.db().wait_for_compact(&options).err()?;
+        let is_none = matches!(failed.kind(), ErrorKind::TimedOut | ErrorKind::ShutdownInProgress);
+        (!is_none).then(|| Error::RocksDb { action: "flush or compact", source: failed })
     }
 
     /// Number of keys of all engines here, about, in no time.

@@ -8,7 +8,7 @@
 
 use super::batch::Family;
 use super::disk::Disk;
-use super::effects::{Effects, Overlaid};
+use super::effects::{Effects, Overlaid, Overlay, SealedEffects};
 use super::key::{self, Generation, StreamId};
 use super::memory::{List, ListEncoder, ListOps, Memory, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
@@ -44,6 +44,8 @@ pub struct Changing<'a> {
     pub memory: &'a mut Memory,
     /// The open group's effects.
     pub effects: &'a mut Effects,
+    /// Those of groups on their way to the logs, oldest first.
+    pub sealed: &'a [SealedEffects],
     /// Who watches which key.
     pub watches: &'a mut WatchTable,
     /// The csn this command's commit will get.
@@ -166,8 +168,12 @@ impl<'a> Keyspace<'a> {
         expire_ms != 0 && expire_ms <= self.now_ms
     }
 
+    fn overlay(&self) -> Option<Overlay<'_>> {
+        self.changing.as_ref().map(|changing| Overlay { open: changing.effects, sealed: changing.sealed })
+    }
+
     fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Value>> {
-        let overlaid = self.changing.as_ref().map_or(Overlaid::Untouched, |c| c.effects.lookup(family, disk_key));
+        let overlaid = self.overlay().map_or(Overlaid::Untouched, |overlay| overlay.lookup(family, disk_key));
         Ok(match overlaid {
             Overlaid::Deleted => None,
             Overlaid::Value(value) => Some(Value::from(value)),
@@ -265,7 +271,7 @@ impl<'a> Keyspace<'a> {
         range: Range<Vec<u8>>,
         direction: Direction,
     ) -> Access<Scan<'_>> {
-        let scan = Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), family, range, direction);
+        let scan = Scan::new(self.disk, self.overlay(), family, range, direction);
         if self.changing.is_none() {
             let lives = match self.look(key)? {
                 Found::Collection(collection) => collection.generation == generation,
@@ -282,19 +288,13 @@ impl<'a> Keyspace<'a> {
     #[must_use]
     pub fn disk_keys(&self, slots: Range<u16>) -> Scan<'_> {
         let range = slots.start.to_be_bytes().to_vec()..slots.end.min(key::SLOTS).to_be_bytes().to_vec();
-        Scan::new(self.disk, self.changing.as_ref().map(|c| &*c.effects), Family::Default, range, Direction::Forward)
+        Scan::new(self.disk, self.overlay(), Family::Default, range, Direction::Forward)
     }
 
     /// Keys of the expiry index that were due by now, oldest first, from `from_ms` on.
     pub fn due(&self, from_ms: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
         let range = key::expiry_range(from_ms, self.now_ms);
-        let mut scan = Scan::new(
-            self.disk,
-            self.changing.as_ref().map(|c| &*c.effects),
-            Family::Default,
-            range,
-            Direction::Forward,
-        );
+        let mut scan = Scan::new(self.disk, self.overlay(), Family::Default, range, Direction::Forward);
         let mut due = Vec::new();
         while let Some((stored, _)) = scan.next()? {
             due.extend(key::parse_expiry(stored).map(|(at, key)| (at, key.to_vec())));
@@ -348,14 +348,7 @@ impl<'a> Keyspace<'a> {
         }
         let range = key::prefix_range(key::element_prefix(key, generation));
         for family in [Family::Sub, Family::Stream] {
-            let young: Vec<Vec<u8>> = held
-                .effects
-                .in_range(family, &range)
-                .into_iter()
-                .filter(|(_, value)| value.is_some())
-                .map(|(key, _)| key.to_vec())
-                .collect();
-            for element in young {
+            for element in held.effects.present_in_range(family, &range) {
                 held.effects.delete(family, &element);
             }
         }

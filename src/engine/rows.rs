@@ -3,8 +3,9 @@
 //!
 //! Guarantees: a row found here is what RocksDB holds now. A publication changes rows one by one while RocksDB changes
 //! at once, so who reads without the writer lock uses the cache only if no publication was under way meanwhile; what it
-//! read from RocksDB is kept only under the same condition. Bytes are bounded; rows that are read again stay longest
-//! (second chance).
+//! read from RocksDB is kept only under the same condition. Who holds the writer lock need not care: the rows of a
+//! group on its way are found in its effects and never asked for here, and no further group can start. Bytes are
+//! bounded; rows that are read again stay longest (second chance).
 //!
 //! A row's key and value lie in one allocation, and a hit costs three cache misses: that is why it is no general cache.
 
@@ -188,9 +189,9 @@ impl RowCache {
         read: impl FnOnce() -> Result<Option<V>>,
     ) -> Result<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
-        // Nobody publishes while the lock is held.
+        // What is being published while the lock is held is not asked for here.
         let is_steady = || access != RowAccess::Unlocked || (before.is_multiple_of(2) && self.is_at(before));
-        let hash = hash_of(family, key);
+        let hash = row_hash(family, key);
         if let Some(known) = self.get(hash, family, key)
             && is_steady()
         {
@@ -213,7 +214,7 @@ impl RowCache {
         self.publications.load(Ordering::Relaxed) == publications
     }
 
-    /// Begins a publication, which ends when it is dropped. Under the writer lock, around RocksDB's write.
+    /// Begins a publication, which ends when it is dropped. One at a time, around RocksDB's write.
     pub fn publish(&self) -> Publication<'_> {
         self.publications.fetch_add(1, Ordering::AcqRel);
         Publication { cache: self }
@@ -226,7 +227,8 @@ impl RowCache {
     }
 }
 
-fn hash_of(family: Family, key: &[u8]) -> u64 {
+/// Hash of a row's key.
+pub(super) fn row_hash(family: Family, key: &[u8]) -> u64 {
     // An odd factor: another hash for each family.
     hash::hash(key) ^ (family as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
@@ -271,7 +273,7 @@ impl Publication<'_> {
             if family == Family::Stream {
                 continue;
             }
-            let hash = hash_of(family, key);
+            let hash = row_hash(family, key);
             let mut shard = self.cache.shard(hash).lock();
             if keeps && is_kept(family, key, value.unwrap_or_default()) {
                 shard.put(hash, family, key, value, self.cache.shard_bytes_max);
@@ -311,7 +313,7 @@ mod tests {
             return None;
         }
         let key = key(name);
-        cache.get(hash_of(Family::Default, &key), Family::Default, &key).map(|found| found.map(|value| value.to_vec()))
+        cache.get(row_hash(Family::Default, &key), Family::Default, &key).map(|found| found.map(|value| value.to_vec()))
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Ordered walk over a range of disk keys, with the effects of the open group laid over the database's state.
+//! Ordered walk over a range of disk keys, with the effects that are not in the database yet laid over its state.
 
 use super::batch::Family;
 use super::disk::Disk;
-use super::effects::Effects;
+use super::effects::Overlay;
 use crate::error::{Error, Result};
 use rocksdb::DBRawIterator;
 use std::iter::Peekable;
@@ -18,16 +18,16 @@ pub enum Direction {
     Backward,
 }
 
-/// A key and the value the group gave it; none: it deleted the key.
+/// A key and the value the groups gave it; none: they deleted the key.
 type Overlaid<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// A walk over a key range. It sees one state of the database.
 pub struct Scan<'a> {
     cursor: DBRawIterator<'a>,
-    /// The group's effects in the range, in scan order; a deletion has no value.
+    /// The groups' effects in the range, in scan order; a deletion has no value.
     overlay: Peekable<IntoIter<Overlaid<'a>>>,
     direction: Direction,
-    /// Whether the database's state below the group counts.
+    /// Whether the database's state below the groups counts.
     below: bool,
     /// Whether the cursor stands on a key that was returned already.
     is_used: bool,
@@ -38,7 +38,7 @@ impl<'a> Scan<'a> {
     #[must_use]
     pub fn new(
         disk: &'a Disk,
-        effects: Option<&'a Effects>,
+        effects: Option<Overlay<'a>>,
         family: Family,
         range: Range<Vec<u8>>,
         direction: Direction,

@@ -5,7 +5,7 @@
 //!
 //! Guarantees, the same for both backends:
 //! - a write or a read is whole or it is an error; short transfers are continued;
-//! - a failed sync is returned and never retried: what the page cache holds afterwards is unknown;
+//! - a failed sync is never retried, and fails for good on that file: what the page cache holds afterwards is unknown;
 //! - [`Io::write_file`] and [`Io::create_zeroed`] make a file appear under its name only when it is whole and durable;
 //! - every error names the operation and the file.
 //!
@@ -18,6 +18,8 @@
 
 mod backends;
 mod calibrate;
+#[cfg(test)]
+pub(crate) mod faults;
 mod pending;
 mod std_backend;
 mod stream;
@@ -32,6 +34,7 @@ pub use uring::Uring;
 
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -52,13 +55,15 @@ pub const UNFINISHED_SUFFIX: &str = ".tmp";
 pub struct LogFile {
     file: Arc<File>,
     path: Arc<Path>,
+    /// Whether a sync failed. Held while one is under way: the kernel tells only one of two callers of a failure.
+    sync_failed: Arc<Mutex<bool>>,
 }
 
 impl LogFile {
     /// Wraps an open file; `path` is what messages call it.
     #[must_use]
     pub fn new(file: File, path: &Path) -> Self {
-        Self { file: Arc::new(file), path: path.into() }
+        Self { file: Arc::new(file), path: path.into(), sync_failed: Arc::default() }
     }
 
     /// The path it was opened under.
@@ -91,8 +96,21 @@ pub trait Io: Send + Sync + fmt::Debug {
     /// Begins to fill all of `buffer` from `offset` on; gives the buffer back. A file that ends before is an error.
     fn start_read(&self, file: &LogFile, offset: u64, buffer: BytesMut) -> Pending<BytesMut>;
 
-    /// Makes the bytes written so far, and the length, durable (fdatasync).
-    fn sync_data(&self, file: &LogFile) -> Result<()>;
+    /// One fdatasync. For [`sync_data`](Io::sync_data) alone.
+    fn try_sync(&self, file: &LogFile) -> Result<()>;
+
+    /// Makes the bytes written so far, and the length, durable. Once that failed it fails for good, whoever holds a clone
+    /// of the file: the kernel has dropped what it could not write, and would call the next sync a success.
+    fn sync_data(&self, file: &LogFile) -> Result<()> {
+        let mut failed = file.sync_failed.lock();
+        if *failed {
+            let reason = "a sync of it failed before, so that its content is unknown until a restart";
+            return Err(file.failed("sync", std::io::Error::other(reason)));
+        }
+        let synced = self.try_sync(file);
+        *failed = synced.is_err();
+        synced
+    }
 
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, file: &LogFile, offset: u64, bytes: Bytes) -> Result<()> {

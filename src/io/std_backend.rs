@@ -24,7 +24,7 @@ impl Io for StdIo {
         Pending::done(read.map(|()| buffer).map_err(|e| file.failed("read", e)))
     }
 
-    fn sync_data(&self, file: &LogFile) -> Result<()> {
+    fn try_sync(&self, file: &LogFile) -> Result<()> {
         file.file().sync_data().map_err(|e| file.failed("sync", e))
     }
 }

@@ -123,7 +123,7 @@ impl Io for Uring {
         self.begin("read", file, |answer| Operation::Read { offset, buffer, answer })
     }
 
-    fn sync_data(&self, file: &LogFile) -> Result<()> {
+    fn try_sync(&self, file: &LogFile) -> Result<()> {
         self.begin("sync", file, |answer| Operation::SyncData { answer }).wait()
     }
 }

@@ -77,6 +77,7 @@ fn decode(slot: &[u8]) -> Option<Durable> {
 mod tests {
     use super::*;
     use crate::io::StdIo;
+    use crate::io::faults::{FAULTS, each_step};
 
     #[test]
     fn a_torn_slot_leaves_the_one_before() {
@@ -95,6 +96,25 @@ mod tests {
         bytes[newest * SLOT_LEN + 9] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(reopened(), Csn(9));
+    }
+
+    /// Goal: whatever step fails, the mark tells something that was marked, and never less than two marks ago.
+    #[test]
+    fn a_failing_step_leaves_a_mark_that_is_true() {
+        each_step(&FAULTS, |case| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut marked = 0;
+            if let Ok((mut mark, _)) = DurableMark::open(case.io(), dir.path()) {
+                for csn in 1..=4 {
+                    if mark.write(Durable { csn: Csn(csn), epoch: Epoch(1) }).is_ok() {
+                        marked = csn;
+                    }
+                }
+            }
+            let told = DurableMark::open(Arc::new(StdIo), dir.path()).unwrap().1.csn.0;
+            let lowest = if case.io.has_struck() { marked.saturating_sub(1) } else { 4 };
+            assert!((lowest..=4).contains(&told), "marked {marked}, told {told}");
+        });
     }
 
     #[test]

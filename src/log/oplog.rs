@@ -14,6 +14,7 @@ use crate::io::{Io, LogFile};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub struct OpLog {
     epoch: Epoch,
     /// Durable watermark as the committer last told it; goes into the next segment's header.
     durable: Csn,
-    /// A sync failed: what the disk holds is unknown, and nothing is appended any more.
+    /// A sync or a rename failed: what the disk holds is unknown, and nothing is appended any more.
     is_broken: bool,
 }
 
@@ -148,10 +149,18 @@ impl OpLog {
         OpLogReader { io: Arc::clone(&self.io), dir: self.dir.clone() }
     }
 
-    /// Whether a sync failed: unlike a full disk, that does not end before a restart.
+    /// Whether a sync failed, or something else left unknown what the disk holds: unlike a full disk, that does not end
+    /// before a restart.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.is_broken
+    }
+
+    /// Bytes of frames that fit without a new segment; 0 if nothing may be appended.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let active = self.active.as_ref().filter(|_| !self.is_broken);
+        active.map_or(0, |active| active.capacity.saturating_sub(active.at) as usize)
     }
 
     /// Makes sure that frames of `bytes` fit without a new segment. An error means that nothing was written and
@@ -159,13 +168,19 @@ impl OpLog {
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.is_broken {
             return Err(Error::Refused {
-                reason: "the op-log takes nothing until a restart, because it could not be synced".into(),
+                reason: "the op-log takes nothing until a restart, because what the disk holds of it is unknown since a sync or a rename failed".into(),
             });
         }
         match &self.active {
             Some(active) if active.at + bytes as u64 <= active.capacity => Ok(()),
             _ => self.rotate(bytes as u64),
         }
+    }
+
+    /// Bytes of the frames that [`OpLog::append`] makes of these commits.
+    #[must_use]
+    pub fn frame_bytes(commits: &[CommitRecord]) -> usize {
+        commits.iter().filter(|commit| belongs(commit)).map(frame::encoded_len).sum()
     }
 
     /// Appends the frames of those commits of a group that belong in the op-log. They are in the OS afterwards. Returns
@@ -231,7 +246,11 @@ impl OpLog {
         self.io.write_at(&file, 0, Bytes::copy_from_slice(&header.encode()))?;
         let begun = self.io.sync_data(&file);
         self.or_broken(begun)?;
-        self.io.rename(file.path(), &path)?;
+        let renamed = self.io.rename(file.path(), &path);
+        // A full disk renames nothing. After any other error the segment may count or not: then nothing may be appended to
+        // the one before.
+        self.is_broken |= renamed.as_ref().is_err_and(|error| !error.is_want_of_space());
+        renamed?;
         // From here on the segment counts: appending to the one before would break the chain.
         let named = self.io.sync_dir(&self.dir).and_then(|()| self.io.open(&path));
         let file = self.or_broken(named)?;
@@ -303,7 +322,11 @@ impl OpLog {
     pub fn purge_until(&mut self, csn: Csn) -> Result<u64> {
         let mut freed = 0;
         while let Some(oldest) = self.sealed.front().copied().filter(|oldest| oldest.last <= csn) {
-            self.io.remove(&segment::path(&self.dir, oldest.id))?;
+            match self.io.remove(&segment::path(&self.dir, oldest.id)) {
+                // It was removed, although an error came the time before.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             self.sealed.pop_front();
             freed += oldest.bytes;
         }
@@ -460,6 +483,9 @@ impl Iterator for Commits {
     }
 }
 
+#[cfg(test)]
+#[path = "oplog_fault_tests.rs"]
+mod fault_tests;
 #[cfg(test)]
 #[path = "oplog_tests.rs"]
 mod tests;

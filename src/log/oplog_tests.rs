@@ -1,18 +1,19 @@
 //! Segments: made, filled, sealed, cut, purged, read; and what fails on the way.
 
-use super::super::testing::{Flaky, Step, no_op, on_both, on_disk, on_list};
+use super::super::testing::{no_op, on_both, on_disk, on_list};
 use super::*;
 use crate::io::StdIo;
-use std::io::ErrorKind;
+use crate::io::faults::{Faults, Step};
+use rustix::io::Errno;
 
 const SEGMENT_BYTES: u64 = 1024;
 
-fn open(io: &Arc<Flaky>, dir: &Path) -> OpLog {
-    OpLog::open(Arc::<Flaky>::clone(io), dir, SEGMENT_BYTES).unwrap()
+fn open(io: &Arc<Faults>, dir: &Path) -> OpLog {
+    OpLog::open(Arc::<Faults>::clone(io), dir, SEGMENT_BYTES).unwrap()
 }
 
 /// An op-log with frames 1 to `last`, one by one.
-fn filled(io: &Arc<Flaky>, dir: &Path, last: u64) -> OpLog {
+fn filled(io: &Arc<Faults>, dir: &Path, last: u64) -> OpLog {
     let mut log = open(io, dir);
     for csn in 1..=last {
         log.append(&[on_list(csn)]).unwrap();
@@ -108,7 +109,7 @@ fn a_spare_segment_is_wanted_once_and_used() {
     }
     log.wants_spare().expect("more than half is used").prepare().unwrap();
     assert!(log.wants_spare().is_none() && dir.path().join(SPARE).exists());
-    io.fail(Step::Create, ErrorKind::StorageFull);
+    io.fail(Step::Create, Errno::NOSPC);
     for csn in 8..=15 {
         log.append(&[on_list(csn)]).unwrap();
     }
@@ -121,7 +122,7 @@ fn a_full_disk_refuses_and_recovers() {
     let (dir, io) = (tempfile::tempdir().unwrap(), Arc::default());
     let mut log = filled(&io, dir.path(), 3);
     for step in [Step::Create, Step::Write, Step::Rename] {
-        io.fail(step, ErrorKind::StorageFull);
+        io.fail(step, Errno::NOSPC);
         log.reserve(2000).unwrap_err();
         assert!(!log.is_broken(), "{step:?}");
         io.heal();
@@ -136,10 +137,10 @@ fn a_full_disk_refuses_and_recovers() {
 #[test]
 fn a_failed_sync_ends_the_op_log() {
     for step in [Step::Sync, Step::SyncDir] {
-        let (dir, io) = (tempfile::tempdir().unwrap(), Arc::<Flaky>::default());
+        let (dir, io) = (tempfile::tempdir().unwrap(), Arc::<Faults>::default());
         let mut log = filled(&io, dir.path(), 7);
         log.wants_spare().unwrap().prepare().unwrap();
-        io.fail(step, ErrorKind::Other);
+        io.fail(step, Errno::IO);
         log.reserve(600).unwrap_err();
         assert!(log.is_broken());
         io.heal();
@@ -156,7 +157,7 @@ fn a_failed_sync_ends_the_op_log() {
 fn a_failed_append_leaves_the_end_where_it_was() {
     let (dir, io) = (tempfile::tempdir().unwrap(), Arc::default());
     let mut log = filled(&io, dir.path(), 2);
-    io.fail(Step::Write, ErrorKind::Other);
+    io.fail(Step::Write, Errno::IO);
     log.append(&[on_list(3)]).unwrap_err();
     io.heal();
     assert_eq!((log.last(), read(&log, 0, 9).unwrap()), (Csn(2), vec![1, 2]));

@@ -69,13 +69,15 @@ impl ImagePosition {
     }
 }
 
-/// Brings `memory`, loaded from an image cut at `image`, and both logs to one csn.
+/// Brings `memory`, loaded from an image cut at `image`, and both logs to one csn. Before the first commit is replaced
+/// `note_loss` gets the last commit that is not: once the no-op stands in the log, nobody can tell any more.
 pub fn recover(
     disk: &Arc<Disk>,
     oplog: &mut OpLog,
     memory: &mut Memory,
     image: ImagePosition,
     missing: Option<&dyn MissingCommits>,
+    note_loss: &mut dyn FnMut(Csn) -> Result<()>,
 ) -> Result<Recovered> {
     let on_disk = disk_position(disk)?;
     if disk.wal_seq() < image.wal_seq {
@@ -100,6 +102,9 @@ pub fn recover(
         }
         fetched.extend(found.into_iter().map(|commit| (commit.csn, commit)));
         lost.extend(without(range, &fetched));
+    }
+    if let Some(first) = lost.first() {
+        note_loss(first.start().prev())?;
     }
     oplog.truncate_above(survey.target)?;
     let mut logs = Both::open(disk, oplog, image, survey.target)?;

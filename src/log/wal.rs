@@ -186,6 +186,22 @@ fn list(dir: &Path, is_archived: bool) -> Result<Vec<WalFile>> {
     Ok(paths.filter_map(|path| Some(WalFile { number: number(&path)?, path, is_archived })).collect())
 }
 
+/// Makes the files of a WAL that is not open durable.
+///
+/// A process that was killed left what it had not synced in the page cache. RocksDB builds upon it when it opens: it
+/// flushes it into SST files, which are synced, and never syncs the file itself any more. A power cut would then leave
+/// a database that is ahead of its own log.
+pub fn sync(wal_dir: &Path) -> Result<()> {
+    let files = list(wal_dir, false)?;
+    for WalFile { path, .. } in &files {
+        File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))?;
+    }
+    if files.is_empty() {
+        return Ok(());
+    }
+    File::open(wal_dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory", wal_dir))
+}
+
 /// Makes the files end where RocksDB ended its recovery, at `end`; returns how many bytes that cut off. Only after an
 /// open, before anything is written.
 ///

@@ -1,8 +1,9 @@
-//! What a node does beside serving, on one thread: deletes expired keys, prepares op-log segments, writes memory images
-//! and asks for bases when they are due.
+//! What a node does beside serving. One thread deletes expired keys, prepares op-log segments, writes memory images and
+//! asks for bases when they are due; another, which must never wait for any of that, looks for room on the disk.
 
 use super::node::Node;
 use crate::command::host::Host;
+use crate::commit::gate::Obstacle;
 use crate::engine::expiry;
 use crate::engine::keyspace::AccessError;
 use crate::error::Result;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Time between two looks whether the op-log needs a segment.
+/// Time between two looks whether the op-log needs a segment, and between two whether there is room on the disk.
 const LOOK: Duration = Duration::from_millis(20);
 /// Looks of one round.
 const LOOKS_PER_ROUND: u32 = 5;
@@ -23,18 +24,35 @@ const INDEX_MARGIN_MS: u64 = 10_000;
 /// Rounds between two looks at the size of the logs.
 const LOG_LOOK_ROUNDS: u64 = 10;
 
-/// Starts the thread; it ends when the node stops.
-pub fn start(node: &Arc<Node>) -> JoinHandle<()> {
-    let node = Arc::clone(node);
+/// Starts the threads; they end when the node stops.
+pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
+    // Before the first client is served.
+    look_for_room(node);
     let runtime = tokio::runtime::Handle::current();
-    let run = move || {
+    let (chores, room) = (Arc::clone(node), Arc::clone(node));
+    let do_chores = move || {
         let _entered = runtime.enter();
-        Chores { node, index_from_ms: 0, rounds: 0, started: Instant::now() }.run();
+        let mut chores =
+            Chores { node: chores, index_from_ms: 0, rounds: 0, started: Instant::now(), last_error: String::new() };
+        chores.run();
     };
-    std::thread::Builder::new()
-        .name("walferry-chores".into())
-        .spawn(run)
-        .expect("threads can be started while the process comes up")
+    let look = move || {
+        let stopping = room.stopping();
+        while !*stopping.borrow() {
+            std::thread::sleep(LOOK);
+            look_for_room(&room);
+        }
+    };
+    [spawn("walferry-chores", do_chores), spawn("walferry-room", look)]
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.expect("threads can be started while the process comes up")
+}
+
+fn look_for_room(node: &Node) {
+    node.committer.look_for_room(node.dir.root(), node.config().min_free_bytes.0);
 }
 
 struct Chores {
@@ -43,30 +61,39 @@ struct Chores {
     index_from_ms: u64,
     rounds: u64,
     started: Instant,
+    /// What failed last, so that it is told once; empty if nothing fails.
+    last_error: String,
 }
 
 impl Chores {
     fn run(&mut self) {
         let stopping = self.node.stopping();
         while !*stopping.borrow() {
-            let prepared = (0..LOOKS_PER_ROUND).try_for_each(|_| {
+            let mut done = Ok(());
+            for _ in 0..LOOKS_PER_ROUND {
                 std::thread::sleep(LOOK);
-                self.prepare_segment()
-            });
-            self.rounds += 1;
-            if let Err(error) = prepared.and_then(|()| self.round()) {
-                tracing::warn!(%error, "a chore failed; it is tried again");
+                done = done.and_then(|()| self.prepare_segment());
             }
+            self.rounds += 1;
+            let done = self.round().and(done);
+            self.note(done);
         }
+    }
+
+    fn note(&mut self, done: Result<()>) {
+        let error = done.err().map_or_else(String::new, |error| error.to_string());
+        if !error.is_empty() && error != self.last_error {
+            tracing::warn!(error, "a chore failed; it is tried again");
+        }
+        self.last_error = error;
     }
 
     /// Makes the op-log's next segment, so that the writer need not.
     fn prepare_segment(&self) -> Result<()> {
-        let mut turn = self.node.committer.join();
-        let spare = turn.writer().oplog().wants_spare();
-        // Who left the group open writes it.
-        let _ = turn.leave_open();
-        spare.map_or(Ok(()), |spare| spare.prepare())
+        if self.node.committer.gate.stands(Obstacle::DiskFull) {
+            return Ok(());
+        }
+        self.node.committer.wanted_segment().map_or(Ok(()), |spare| spare.prepare())
     }
 
     fn round(&mut self) -> Result<()> {
@@ -103,16 +130,14 @@ impl Chores {
 
     fn look_at_logs(&self) {
         let node = &self.node;
-        let durable = node.committer.watermarks.durable.get();
+        node.committer.note_durable();
         {
-            let mut turn = node.committer.turn();
-            turn.writer().oplog().note_durable(durable);
-            turn.writer().watches.sweep();
+            let mut joined = node.committer.join();
+            joined.writer().watches.sweep();
+            // Who left the group open writes it.
+            let _ = joined.leave_open();
         }
-        let image = node.snapshots.newest_image().position.csn;
-        let has_new = node.committer.watermarks.committed.get() > image;
-        let limit = node.config().image_log_bytes.0;
-        if has_new && !node.snapshots.is_busy() && node.committer.log_bytes() >= limit * 2 {
+        if node.snapshots.is_image_due(node) {
             let node = Arc::clone(node);
             std::thread::spawn(move || node.snapshots.write_image(&node));
         }

@@ -4,6 +4,7 @@ use super::node::Node;
 use super::second::SecondStatus;
 use crate::clock;
 use crate::command::host::{Host, InfoSection};
+use crate::commit::room;
 use std::sync::atomic::Ordering;
 
 /// All sections, in Redis' order.
@@ -47,7 +48,7 @@ fn clients(node: &Node) -> Fields {
     let registry = &node.service().registry;
     fields([
         ("connected_clients", registry.len().to_string()),
-        ("maxclients", node.config().maxclients.to_string()),
+        ("maxclients", registry.limit(node.config().maxclients).to_string()),
         ("blocked_clients", "0".to_owned()),
     ])
 }
@@ -83,6 +84,7 @@ fn persistence(node: &Node) -> Fields {
             if node.committer.gate.stands(crate::commit::gate::Obstacle::Broken) { "err" } else { "ok" }.to_owned(),
         ),
         ("log_bytes", node.committer.log_bytes().to_string()),
+        ("disk_free_bytes", room::free_bytes(node.dir.root()).unwrap_or_default().to_string()),
         ("image_csn", node.snapshots.newest_image().position.csn.to_string()),
     ])
 }

@@ -59,6 +59,9 @@ pub trait ReplicaLink: Send + Sync {
 
     /// Ends the link; everything received is applied when it returns.
     fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// Starts the link again after [`ReplicaLink::stop`].
+    fn resume(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Counters since the start.
@@ -127,6 +130,7 @@ impl Node {
         let tail = Arc::new(Tail::new(config.ring_bytes.0 as usize));
         let sink: Arc<dyn crate::commit::committer::CommitSink> = Arc::clone(&tail) as _;
         opened.committer.attach(sink);
+        opened.committer.start_log_thread();
         if is_replica {
             opened.committer.gate.close(Obstacle::Replica, "You can't write against a read only replica.");
         }
@@ -209,29 +213,39 @@ impl Node {
         Ok(())
     }
 
-    /// Takes over the primary's history: a replica's commits are those of its primary's generations.
+    /// Takes over the primary's history: a replica's commits are those of its primary's generations. Refused if its
+    /// commits were made by others.
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
+        let committed = self.committer.watermarks.committed.get();
+        if let Some(fault) = self.identity().fault_in(history, committed) {
+            return Err(Error::Refused { reason: format!("the primary's history is not this replica's: {fault}") });
+        }
         self.change_identity(|identity| identity.history = history.to_vec())?;
         self.committer.turn().set_epoch(self.identity().epoch());
         Ok(())
     }
 
-    /// Makes this node a primary under `epoch`, which begins after the last commit.
-    pub fn become_primary(&self, epoch: Epoch) -> Result<()> {
+    /// Goes on under `epoch`, which is this node's and begins after the last commit that is what it was. Writes are not
+    /// taken yet.
+    pub fn begin_epoch(&self, epoch: Epoch) -> Result<()> {
         let mut turn = self.committer.turn();
-        let fork = turn.position().csn;
+        let committed = turn.position().csn;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
             identity.may_lack_commits = false;
             if identity.epoch() != epoch {
-                identity.begin_epoch(epoch, fork);
+                identity.begin_epoch(epoch, identity.fork_at(committed));
             }
+            identity.intact_until = None;
         })?;
         turn.set_epoch(epoch);
-        drop(turn);
+        Ok(())
+    }
+
+    /// Makes this node a primary for its clients. What they write is shipped: shipping has started.
+    pub fn take_writes(&self) {
         self.is_replica.store(false, Ordering::Release);
         self.committer.gate.open(Obstacle::Replica);
-        Ok(())
     }
 
     /// Notes where this node listens for replicas.
@@ -311,8 +325,14 @@ impl Node {
         if let Some(link) = self.link.get() {
             link.stop().await;
         }
-        super::shipping::take_over(&self.arc()).await?;
-        Ok(TaskReply::Ok)
+        let taken_over = super::shipping::take_over(&self.arc()).await;
+        if taken_over.is_err()
+            && let Some(link) = self.link.get().filter(|_| self.is_replica())
+        {
+            // Still a replica: it follows on, and can be promoted again.
+            link.resume().await;
+        }
+        taken_over.map(|()| TaskReply::Ok)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::io::{Backends, Choice};
 use crate::log::durable::DurableMark;
 use crate::log::oplog::OpLog;
 use crate::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
+use crate::log::wal;
 use crate::snapshot::local;
 use std::path::Path;
 use std::str::FromStr;
@@ -95,6 +96,7 @@ pub fn open(
         row_cache_bytes: config.row_cache_bytes.0 as usize,
         ..DiskOptions::default()
     };
+    wal::sync(&dir.wal())?;
     let disk = Arc::new(Disk::open(&dir.db(), &dir.wal(), options)?);
     let io = Arc::clone(&backends.bulk);
     io.create_dir(&dir.image())?;
@@ -103,10 +105,15 @@ pub fn open(
         local::newest(&*io, &dir.image())?.unwrap_or_else(|| (Memory::new(), ImagePosition::default()));
     let mut oplog = OpLog::open(Arc::clone(&backends.log), &dir.oplog(), config.oplog_segment_bytes.0)?;
     let (mark, told) = DurableMark::open(Arc::clone(&backends.log), &dir.oplog())?;
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing)?;
     let durable = told.csn.max(oplog.durable_told());
+    let mut note_loss = |intact: Csn| {
+        identity.intact_until = Some(identity.intact_until.map_or(intact, |before| before.min(intact)));
+        dir.write_identity(&identity)
+    };
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing, &mut note_loss)?;
     report(&recovered, durable);
-    let has_holes = !recovered.lost.is_empty() || !recovered.unfit.is_empty();
+    // An earlier start may have replaced commits and begun no epoch yet.
+    let has_holes = identity.intact_until.is_some() || !recovered.unfit.is_empty();
     let has_shrunk = durable > recovered.position.csn || may_have_lost_a_tail;
     // A replica that only lost its tail gets it again from its primary.
     identity.may_lack_commits = has_holes || (has_shrunk && identity.role != LastRole::Replica);

@@ -27,16 +27,18 @@ use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
+use crate::restore::torn::drop_torn;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
 use crate::ship::spool::Spool;
-use crate::ship::wire::Sender;
+use crate::ship::wire::{Hello, Sender};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
@@ -53,6 +55,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// Whether it looks at the fence before it acknowledges: as `archive-ack` says.
+    fence_each_ack: Arc<AtomicBool>,
     /// The second archive, if one is configured.
     pub second: Option<Arc<Second>>,
     task: JoinHandle<()>,
@@ -119,7 +123,11 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
     let newest = tree.newest().map_or(own, |newest| newest.epoch.max(own));
     let time = CommitTime(crate::clock::now_micros());
     let record = if needs_new {
-        EpochRecord::forked(newest.next(), own, fork, identity.node.clone(), time)
+        match tree.get(own) {
+            Some(_) => EpochRecord::forked(newest.next(), own, fork, identity.node.clone(), time),
+            // Nothing of this node's history was archived here: it has no parent in this archive.
+            None => EpochRecord::first(newest.next(), identity.node.clone(), time),
+        }
     } else {
         match tree.get(own) {
             Some(existing) => existing.clone(),
@@ -142,10 +150,14 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base on. Never empty.
+/// commit on, and those from each base on. Never empty. This node has claimed `epoch`.
 async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>> {
-    let listing = Listing::read(archive).await?;
-    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(vec![Csn::ZERO]) };
+    let mut listing = Listing::read(archive).await?;
+    let lineage = Lineage::of(&listing.epochs, epoch).ok_or_else(|| Error::StoreContract {
+        url: archive.url().to_owned(),
+        detail: format!("does not list epoch {epoch}, which this node has claimed: its listings are stale"),
+    })?;
+    drop_torn(archive, &mut listing, &lineage).await?;
     let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
     let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
     let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
@@ -153,9 +165,23 @@ async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>>
 }
 
 /// The last commit of this node's history that the archive can restore.
-pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
+pub(super) async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
     let stretches = archived_stretches(archive, epoch).await?;
-    Ok(stretches.last().copied().unwrap_or_default())
+    Ok(stretches.last().copied().expect("there is one from the first commit on"))
+}
+
+/// The last commit that the archive holds of `lineage` without a gap behind `after`.
+fn archived_contiguously(listing: &Listing, lineage: &Lineage, after: Csn) -> Csn {
+    lineage.cover(listing.chunks.keys().copied(), after).reachable(after)
+}
+
+/// Where a stretch ends that the archive holds behind a gap above `until`: it begins with a base, and chunks follow it,
+/// so that its writer may have called it archived. A base alone, or a chunk whose predecessors were still on their way,
+/// was never called so.
+fn archived_behind_a_gap(listing: &Listing, lineage: &Lineage, until: Csn) -> Option<Csn> {
+    let bases = listing.whole_bases().filter(|base| base.csn > until && lineage.contains(*base));
+    let ends = bases.map(|base| (base.csn, archived_contiguously(listing, lineage, base.csn)));
+    ends.filter(|(base, end)| end > base).map(|(_, end)| end).max()
 }
 
 impl Shipping {
@@ -185,6 +211,7 @@ impl Shipping {
         if let Some(archive) = &self.archive {
             archive.cutter.set_interval(config.archive_interval);
             archive.spool.set_bytes_max(config.spool_max_bytes.0);
+            archive.fence_each_ack.store(config.archive_ack, Ordering::Relaxed);
         }
     }
 
@@ -266,6 +293,7 @@ impl ArchiveSide {
             Arc::clone(&node.backends.bulk),
             &node.dir.spool(),
             config.spool_max_bytes.0,
+            &node.identity(),
             Arc::clone(&node.committer.gate),
             Arc::clone(&node.committer.watermarks),
         )?;
@@ -295,7 +323,7 @@ impl ArchiveSide {
             spool.keep_for_second(from.position.csn);
         }
         let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
-        let sealed = uploader.wake();
+        let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let watched = Arc::clone(node);
         let task = tokio::spawn(async move {
@@ -311,16 +339,21 @@ impl ArchiveSide {
             node.snapshots.request();
         }
         let second = line.map(|line| Second::start(node, &spool, &cutter, line));
-        Ok(Self { cutter, spool, uploader: status, second, task })
+        Ok(Self { cutter, spool, uploader: status, fence_each_ack, second, task })
     }
 }
 
-/// Applies what the archive holds of `epoch` beyond the committer's last commit; returns where that ends.
+/// Applies what the archive holds of `epoch` without a gap beyond the committer's last commit; returns where that ends.
+/// [`Error::Gap`] if its writer may have called commits archived that lie behind a gap.
 pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committer>) -> Result<Csn> {
     let committed = committer.watermarks.committed.get();
-    let tree = EpochTree::read(archive).await?;
-    let Some(lineage) = Lineage::of(&tree, epoch) else { return Ok(committed) };
-    let mut tail = CatchUp::open(archive, &lineage, committed).await?;
+    let listing = Listing::read(archive).await?;
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(committed) };
+    let mut tail = CatchUp::contiguous(archive, &listing, &lineage, committed);
+    if let Some(end) = archived_behind_a_gap(&listing, &lineage, tail.until()) {
+        let (what, expected) = (archive.url().to_owned(), tail.until().next());
+        return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
+    }
     if tail.until() > committed {
         tracing::warn!(
             committed = committed.0,
@@ -347,10 +380,10 @@ pub struct ArchiveCommits {
 impl MissingCommits for ArchiveCommits {
     fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>> {
         self.runtime.block_on(async {
-            let tree = EpochTree::read(&self.archive).await?;
-            let Some(lineage) = Lineage::of(&tree, self.epoch) else { return Ok(Vec::new()) };
+            let listing = Listing::read(&self.archive).await?;
+            let Some(lineage) = Lineage::of(&listing.epochs, self.epoch) else { return Ok(Vec::new()) };
             let mut found = Vec::new();
-            let mut commits = CatchUp::open(&self.archive, &lineage, range.start().prev()).await?;
+            let mut commits = CatchUp::contiguous(&self.archive, &listing, &lineage, range.start().prev());
             while let Some(next) = commits.next().await? {
                 let is_beyond = next.last().is_some_and(|commit| commit.csn >= *range.end());
                 found.extend(next.iter().filter(|commit| range.contains(&commit.csn)).cloned());
@@ -361,6 +394,13 @@ impl MissingCommits for ArchiveCommits {
             Ok(found)
         })
     }
+}
+
+/// The last commit of `epoch` that the archive holds without a gap behind `fork`.
+async fn archived_after(archive: &Archive, epoch: Epoch, fork: Csn) -> Result<Csn> {
+    let listing = Listing::read(archive).await?;
+    let lineage = Lineage::of(&listing.epochs, epoch);
+    Ok(lineage.map_or(fork, |lineage| archived_contiguously(&listing, &lineage, fork)))
 }
 
 /// Turns a replica whose link has ended into a primary under a new epoch.
@@ -376,7 +416,7 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
         let fork = node.committer.watermarks.committed.get();
         let epoch = claim_epoch(node.archive.as_ref(), &node.identity(), fork, true).await?;
         let beyond = match &node.archive {
-            Some(archive) => archived_until(archive, parent).await?,
+            Some(archive) => archived_after(archive, parent, fork).await?,
             None => fork,
         };
         if beyond <= fork {
@@ -389,9 +429,11 @@ pub async fn take_over(node: &Arc<Node>) -> Result<()> {
         );
     };
     let fork = node.committer.watermarks.committed.get();
-    node.become_primary(epoch)?;
-    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
+    node.begin_epoch(epoch)?;
+    // Before the first write, so that none is taken that nothing would archive.
     Shipping::start(node).await?;
+    node.take_writes();
+    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
     super::listen_for_replicas(node).await
 }
 
@@ -416,7 +458,7 @@ impl FeedHost for Node {
         self.fence(epoch, node);
     }
 
-    fn send_base<'a>(&'a self, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>> {
-        async move { self.snapshots.send(&self.arc(), sender).await }.boxed()
+    fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>> {
+        async move { self.snapshots.send(&self.arc(), hello, sender).await }.boxed()
     }
 }

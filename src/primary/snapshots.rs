@@ -6,11 +6,13 @@
 use super::node::Node;
 use crate::archive::layout::ObjectName;
 use crate::command::host::Host;
-use crate::csn::Csn;
+use crate::commit::gate::Obstacle;
+use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
 use crate::log::recovery::ImagePosition;
-use crate::ship::wire::{BaseBegin, BaseFile, Message, PART_BYTES, Sender};
+use crate::ship::feed::{FeedHost, HEARTBEAT_INTERVAL, SEND_DEADLINE, deadline};
+use crate::ship::wire::{self, BaseBegin, BaseFile, Heartbeat, Hello, Message, PART_BYTES, Sender};
 use crate::snapshot::base::{BaseCutter, LocalBase};
 use crate::snapshot::local;
 use crate::snapshot::moment::MemoryMoment;
@@ -19,9 +21,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::OwnedMutexGuard;
+
+/// Pause after an image that failed: on a full disk it fails until somebody frees space.
+const IMAGE_RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// A replica that takes a base more slowly than this is given up.
+const BASE_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
 /// The node's images and bases.
 pub struct Snapshots {
@@ -30,6 +37,8 @@ pub struct Snapshots {
     /// Held while a base is cut and published or sent.
     workshop: Arc<tokio::sync::Mutex<Workshop>>,
     is_writing_image: AtomicBool,
+    /// When the last image failed; none if it did not.
+    image_failed: Mutex<Option<Instant>>,
     /// A base is wanted as soon as possible.
     is_requested: AtomicBool,
     last: Mutex<LastBase>,
@@ -66,6 +75,7 @@ impl Snapshots {
             images: Mutex::new([image; 2]),
             workshop: Arc::default(),
             is_writing_image: AtomicBool::new(false),
+            image_failed: Mutex::default(),
             is_requested: AtomicBool::new(false),
             last: Mutex::default(),
             saved: AtomicU64::new(0),
@@ -126,6 +136,11 @@ impl Snapshots {
         if node.is_replica() {
             return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
         }
+        if node.committer.gate.stands(Obstacle::Fenced) {
+            return Err(Error::Refused {
+                reason: "this node is fenced: what it holds is not the newest history".into(),
+            });
+        }
         let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
         let cut_bytes = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes));
         let published = async {
@@ -173,30 +188,24 @@ impl Snapshots {
             .expect("cutting a base does not panic")
     }
 
-    /// Cuts a base and sends it over a replica's connection.
-    pub async fn send(&self, node: &Arc<Node>, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
-        let mut workshop = self.workshop.lock().await;
-        let base = self.cut(node, &mut workshop).await?;
-        let identity = node.identity();
-        sender.send(&Message::BaseBegin(BaseBegin { cluster: identity.cluster, history: identity.history })).await?;
-        let (shared, own) = base.files();
-        for file in shared.iter().chain(&own) {
-            sender.send(&Message::BaseFile(BaseFile { name: file.object.to_string(), bytes: file.bytes })).await?;
-            let opened = node.backends.bulk.open_read(&file.path)?;
-            for start in (0..file.bytes).step_by(PART_BYTES) {
-                let length = (file.bytes - start).min(PART_BYTES as u64) as usize;
-                let part: Bytes = tokio::task::block_in_place(|| node.backends.bulk.read_at(&opened, start, length))?;
-                sender.send(&Message::BasePart(part)).await?;
-            }
+    /// Cuts a base and sends it over the connection of the replica that said `hello`. One that takes it too slowly is
+    /// given up, since no other base can be cut meanwhile.
+    pub async fn send(&self, node: &Arc<Node>, hello: &Hello, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
+        let cut = async {
+            let mut workshop = self.workshop.lock().await;
+            let base = self.cut(node, &mut workshop).await?;
+            Ok::<_, Error>((workshop, base))
+        };
+        let (_workshop, base) = while_alive(node, sender, &hello.node, cut).await??;
+        let bytes: u64 = base.manifest().bytes();
+        let allowed = SEND_DEADLINE + Duration::from_secs(bytes / BASE_BYTES_PER_SECOND_MIN);
+        match tokio::time::timeout(allowed, send_base(node, hello, sender, &base)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Error::Protocol {
+                peer: hello.node.clone(),
+                detail: format!("did not take a base of {bytes} bytes within {} s", allowed.as_secs()),
+            }),
         }
-        // The manifest last, as in an archive.
-        let manifest = base.manifest().encode();
-        let name = ObjectName::BaseManifest(base.manifest().base()).to_string();
-        sender.send(&Message::BaseFile(BaseFile { name, bytes: manifest.len() as u64 })).await?;
-        for part in manifest.chunks(PART_BYTES) {
-            sender.send(&Message::BasePart(Bytes::copy_from_slice(part))).await?;
-        }
-        sender.send(&Message::BaseEnd).await
     }
 
     /// Writes a memory image, so that the next start need not read the logs before it, and purges what that frees.
@@ -205,6 +214,7 @@ impl Snapshots {
             return;
         }
         let written = self.try_write_image(node);
+        *self.image_failed.lock() = written.is_err().then(Instant::now);
         if let Err(error) = written {
             tracing::error!(%error, "writing a memory image failed; the next start reads more log");
         }
@@ -235,6 +245,14 @@ impl Snapshots {
         self.images.lock()[0]
     }
 
+    /// Whether so much was logged since the newest image that a restart would take long.
+    #[must_use]
+    pub fn is_image_due(&self, node: &Node) -> bool {
+        let has_new = node.committer.watermarks.committed.get() > self.newest_image().position.csn;
+        let is_paused = self.image_failed.lock().is_some_and(|failed| failed.elapsed() < IMAGE_RETRY_PAUSE);
+        has_new && !is_paused && !self.is_busy() && node.committer.log_bytes() >= node.config().image_log_bytes.0 * 2
+    }
+
     /// Whether a base is due by time or by what was cut since the last one.
     #[must_use]
     pub fn is_base_due(&self, node: &Node, started: Instant) -> bool {
@@ -250,6 +268,58 @@ impl Snapshots {
         let by_time = !interval.is_zero() && since >= interval && cut > last.cut_bytes;
         by_time || (log_max != 0 && cut.saturating_sub(last.cut_bytes) >= log_max)
     }
+}
+
+/// Waits for a base to be cut, while heartbeats tell the replica that it is.
+async fn while_alive<T>(
+    node: &Node,
+    sender: &mut Sender<OwnedWriteHalf>,
+    peer: &str,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+    loop {
+        // Both arms only wait.
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            _ = heartbeat.tick() => {}
+        }
+        let heartbeat = Heartbeat {
+            epoch: node.identity().epoch(),
+            committed: node.source.shippable(),
+            archived: node.archived().unwrap_or_default(),
+            time: CommitTime(crate::clock::now_micros()),
+        };
+        deadline(peer, sender.send(&Message::Heartbeat(heartbeat))).await?;
+    }
+}
+
+async fn send_base(node: &Node, hello: &Hello, sender: &mut Sender<OwnedWriteHalf>, base: &LocalBase) -> Result<()> {
+    let peer = &*hello.node;
+    let identity = node.identity();
+    let proof = wire::primary_proof(&node.secret(), hello, identity.cluster);
+    let begin = BaseBegin { cluster: identity.cluster, history: identity.history, proof };
+    deadline(peer, sender.send(&Message::BaseBegin(begin))).await?;
+    let (shared, own) = base.files();
+    for file in shared.iter().chain(&own) {
+        let begin = BaseFile { name: file.object.to_string(), bytes: file.bytes };
+        deadline(peer, sender.send(&Message::BaseFile(begin))).await?;
+        let opened = node.backends.bulk.open_read(&file.path)?;
+        for start in (0..file.bytes).step_by(PART_BYTES) {
+            let length = (file.bytes - start).min(PART_BYTES as u64) as usize;
+            let part: Bytes = tokio::task::block_in_place(|| node.backends.bulk.read_at(&opened, start, length))?;
+            deadline(peer, sender.send(&Message::BasePart(part))).await?;
+        }
+    }
+    // The manifest last, as in an archive.
+    let manifest = base.manifest().encode();
+    let name = ObjectName::BaseManifest(base.manifest().base()).to_string();
+    deadline(peer, sender.send(&Message::BaseFile(BaseFile { name, bytes: manifest.len() as u64 }))).await?;
+    for part in manifest.chunks(PART_BYTES) {
+        deadline(peer, sender.send(&Message::BasePart(Bytes::copy_from_slice(part)))).await?;
+    }
+    deadline(peer, sender.send(&Message::BaseEnd)).await
 }
 
 /// The first archive is done with the base: now the second one, if there is one, in the background. Then the base goes.

@@ -6,6 +6,7 @@
 use super::fetch::ChunkFetch;
 use super::history::{History, full_name};
 use super::plan::steps;
+use super::torn::drop_torn;
 use super::unpack::Unpacker;
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
@@ -28,7 +29,8 @@ impl CatchUp {
     /// Lists the archive for what follows `after` on `lineage`. [`Error::Gap`] if the archive has later commits but not
     /// the next: then only a bootstrap helps.
     pub async fn open(archive: &Archive, lineage: &Lineage, after: Csn) -> Result<Self> {
-        let listing = Listing::read(archive).await?;
+        let mut listing = Listing::read(archive).await?;
+        drop_torn(archive, &mut listing, lineage).await?;
         Self::over(archive, &listing, lineage, after)
     }
 
@@ -37,24 +39,32 @@ impl CatchUp {
         Self::over(&history.archive, &history.listing, &history.lineage, after)
     }
 
-    fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
+    /// What follows `after` without a gap, of a listing already read: perhaps nothing, whatever there is behind a gap.
+    #[must_use]
+    pub fn contiguous(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Self {
         let coverage = lineage.cover(listing.chunks.keys().copied(), after);
         let until = coverage.reachable(after);
+        Self {
+            archive: archive.clone(),
+            fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
+            unpacker: Some(Unpacker::new(lineage.clone(), after, CommitTime::default())),
+            until,
+        }
+    }
+
+    fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
+        let found = Self::contiguous(archive, listing, lineage, after);
+        let coverage = lineage.cover(listing.chunks.keys().copied(), after);
         let newest_base = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn).max();
         let known = coverage.uses.last().map(|part| part.use_until).max(newest_base).unwrap_or_default();
-        if until == after && known > after {
+        if found.until == after && known > after {
             return Err(Error::Gap {
                 what: format!("{} after csn {after}", archive.url()),
                 expected: after.next(),
                 found: format!("nothing until csn {known}"),
             });
         }
-        Ok(Self {
-            archive: archive.clone(),
-            fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
-            unpacker: Some(Unpacker::new(lineage.clone(), after, CommitTime::default())),
-            until,
-        })
+        Ok(found)
     }
 
     /// The last commit the archive can give; the one asked from if it has nothing newer.

@@ -5,7 +5,7 @@
 //! history   one line through a listing  plan      base and chunks; pure
 //! resolve   target -> csn -> plan       fetch     objects, many at a time
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
-//! run       disk effects, sorted
+//! run       disk effects, sorted             torn      chunks that a writer died over
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! copy      into another archive
 //! ```
@@ -29,7 +29,8 @@ pub mod resolve;
 mod run;
 pub mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod torn;
 mod unpack;
 pub mod verify;
 
@@ -38,7 +39,7 @@ use crate::archive::lineage::Lineage;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{DataDir, EpochStart, Identity, LastRole};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::Io;
 use crate::log::envelope::Position;
 use crate::log::recovery::ImagePosition;
@@ -144,10 +145,18 @@ pub async fn restore(archive: &Archive, options: Options) -> Result<Report> {
     build(archive, options, LastRole::Restored).await
 }
 
-/// Makes a replica's directory: the newest state the archive can give, even if it knows of later commits.
+/// Makes a replica's directory: the newest state the archive can give, even if it knows of later commits. On an error the
+/// directory is as empty as before, so that the next start begins anew.
 pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress: ProgressSink) -> Result<Report> {
     let options = Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, io, progress };
-    build(archive, options, LastRole::Replica).await
+    let built = build(archive, options, LastRole::Replica).await;
+    // What was there before is somebody else's.
+    if built.as_ref().is_err_and(|error| error.kind() != Kind::NotEmpty)
+        && let Err(error) = DataDir::new(dir).abandon_restore()
+    {
+        tracing::warn!(%error, "an unfinished bootstrap could not be removed");
+    }
+    built
 }
 
 async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Report> {

@@ -45,11 +45,13 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// What `bases` and the listed chunks can restore. The bases must lie on the line.
+    /// What `bases` and the listed chunks can restore. The bases must lie on the line; those that are listed and not
+    /// among them cannot be used, and still tell that their commits exist.
     pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseName>) -> Self {
         let runs = runs(listing, lineage);
         let mut starts: Vec<Csn> = bases.map(|base| base.csn).collect();
-        let newest_base = starts.iter().copied().max().unwrap_or_default();
+        let on_line = listing.whole_bases().filter(|base| lineage.contains(*base));
+        let newest_base = on_line.map(|base| base.csn).max().unwrap_or_default();
         let fork = lineage.branches().last().map_or(Csn::ZERO, |leaf| leaf.from_exclusive);
         let known_until = runs.last().map_or(Csn::ZERO, |run| run.until).max(newest_base).max(fork);
         // History itself starts at nothing: from there, the chunks lead on.

@@ -8,7 +8,8 @@ use std::str::FromStr;
 /// A point in history as it is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Target {
-    /// The last commit that can be restored.
+    /// The last commit that can be restored; an error if the archive knows of later ones. A listing that leaves out the
+    /// newest chunks and nothing else cannot be told from an archive that ends there.
     #[default]
     Latest,
     /// This commit.

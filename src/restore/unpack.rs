@@ -4,7 +4,7 @@
 //! decrease; each carries the epoch that made it, not the one that archived it. A chunk whose header contradicts its
 //! name is an error. One that does not name the chunk before it as its predecessor is counted and logged, no more: after
 //! a restart a writer may cut commits again that the archive has already; the archive then keeps the earlier bytes,
-//! which hold the same commits under another header CRC (see `ChunkSource::same_commits` of the uploader).
+//! which hold the same commits under another header CRC (see `ChunkSource::compare` of the uploader).
 //!
 //! Does not look into payloads.
 

@@ -19,8 +19,7 @@ use crate::archive::store::Archive;
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
-use crate::engine::batch;
-use crate::engine::memory::{ListOps, ZsetOps};
+use crate::engine::{batch, memory};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
@@ -186,8 +185,7 @@ pub(super) fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>,
     for commit in chunk.commits() {
         let commit = commit?;
         let checked = batch::validate(&commit.disk, commit.disk_ops)
-            .and_then(|()| ListOps::new(&commit.lists).try_for_each(|op| op.map(drop)))
-            .and_then(|()| ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop)));
+            .and_then(|()| memory::validate(&commit.lists, &commit.zsets));
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
     }
     let is_link_broken = before.is_some_and(|before| !follows(&chunk, before));

@@ -12,10 +12,12 @@ use crate::command::host::{Host, Task, TaskReply};
 use crate::command::reply::Out;
 use crate::command::session::{Outcome, Session};
 use crate::commit::committer::Committer;
+use crate::commit::groups::GroupNumber;
 use crate::config::AppendFsync;
 use crate::error::{Error, Result};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +31,7 @@ const READ_BYTES: usize = 16 << 10;
 /// Replies held before they are sent although more requests are there.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 /// A larger empty buffer is given back to the system.
-const BUFFER_KEPT_BYTES: usize = 1 << 20;
+const BUFFER_KEPT_BYTES: usize = 64 << 10;
 
 /// What connections share.
 pub struct Service {
@@ -49,21 +51,47 @@ pub struct Lane {
     /// What all lanes share.
     pub service: Arc<Service>,
     left_open: Notify,
+    settled: Notify,
 }
 
 impl Lane {
     /// A lane without connections.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
-        Self { service, left_open: Notify::new() }
+        Self { service, left_open: Notify::new(), settled: Notify::new() }
     }
 
-    /// Writes groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
+    /// Sees to groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
     /// that were ready before it: here, behind the connections whose requests came in together.
     pub async fn write_groups(&self) {
         loop {
             self.left_open.notified().await;
-            self.service.committer.write_open_group();
+            self.service.committer.write_soon();
+        }
+    }
+
+    /// Wakes the connections whose groups were settled, for as long as the lane lives: whichever thread wrote them, it
+    /// has to wake each lane only once.
+    pub async fn follow_groups(&self) {
+        let committer = &self.service.committer;
+        let mut seen = committer.groups.settled_until();
+        loop {
+            seen = committer.groups.settled_above(seen).await;
+            self.settled.notify_waiters();
+            committer.write_soon();
+        }
+    }
+
+    /// Returns when a group is settled; an error if it could not be written. Cancel-safe.
+    async fn settled(&self, group: GroupNumber) -> Result<()> {
+        loop {
+            let mut settled = pin!(self.settled.notified());
+            // Registered before the look, so that no change between the two is missed.
+            settled.as_mut().enable();
+            if let Some(outcome) = self.service.committer.groups.outcome(group) {
+                return outcome;
+            }
+            settled.await;
         }
     }
 }
@@ -108,6 +136,21 @@ enum Batch {
     Paused,
     /// The client broke the protocol; its error reply is written.
     Broken,
+}
+
+/// How long a client may neither send nor take anything; none: for ever.
+fn idle_max(lane: &Lane) -> Option<Duration> {
+    let seconds = lane.service.host.config().timeout;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// What moves bytes, unless that takes longer than the client may be idle.
+async fn within(
+    idle_max: Option<Duration>,
+    moves: impl Future<Output = std::io::Result<usize>>,
+) -> std::io::Result<usize> {
+    let Some(idle_max) = idle_max else { return moves.await };
+    tokio::time::timeout(idle_max, moves).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 /// Returns at the deadline; never without one.
@@ -169,6 +212,7 @@ impl Connection<'_> {
         let mut consumed = 0;
         let mut broken = None;
         let batch = loop {
+            limits.is_authenticated = session.is_authenticated();
             match frame::parse(&input[consumed..], limits, request) {
                 Ok(Parsed::Incomplete { needed }) => break Batch::Incomplete(needed),
                 Ok(Parsed::Ignored { consumed: ignored }) => consumed += ignored,
@@ -198,7 +242,7 @@ impl Connection<'_> {
         let Service { committer, host, .. } = &*self.lane.service;
         if let Some(open) = outcome.open {
             self.lane.left_open.notify_one();
-            if let Err(error) = committer.groups.settled(open.group).await {
+            if let Err(error) = self.lane.settled(open.group).await {
                 open.fail(&error, &mut self.out);
                 return Ok(());
             }
@@ -261,9 +305,13 @@ impl Connection<'_> {
         session.finish()
     }
 
+    /// Sends the replies. Nothing is read meanwhile: a client that does not take its replies can ask for no more.
     async fn send(&mut self) -> std::io::Result<()> {
         if !self.out.is_empty() {
-            self.stream.write_all(self.out.as_bytes()).await?;
+            let mut sent = 0;
+            while sent < self.out.len() {
+                sent += within(idle_max(self.lane), self.stream.write(&self.out.as_bytes()[sent..])).await?;
+            }
             let buffer = self.out.buffer_mut();
             buffer.clear();
             if buffer.capacity() > BUFFER_KEPT_BYTES {
@@ -273,21 +321,24 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Reads more; false at the end of the stream or after the idle timeout.
+    /// Reads more; false at the end of the stream.
     async fn read(&mut self, needed: usize) -> std::io::Result<bool> {
         if self.input.is_empty() && self.input.capacity() > BUFFER_KEPT_BYTES {
             self.input = BytesMut::new();
         }
-        self.input.reserve(needed.max(READ_BYTES));
-        let idle_seconds = self.lane.service.host.config().timeout;
-        let read = self.stream.read_buf(&mut self.input);
-        if idle_seconds == 0 {
-            return Ok(read.await? > 0);
-        }
-        match tokio::time::timeout(Duration::from_secs(idle_seconds), read).await {
-            Ok(read) => Ok(read? > 0),
-            Err(_) => Ok(false),
-        }
+        // What is missing was only announced: memory grows with what has come.
+        let room = needed.min(self.input.len()).max(READ_BYTES);
+        let Self { stream, input, .. } = self;
+        let read = std::future::poll_fn(|cx| {
+            input.reserve(room);
+            let polled = std::pin::pin!(stream.read_buf(input)).poll(cx);
+            if polled.is_pending() && input.is_empty() {
+                // An idle client costs no buffer.
+                *input = BytesMut::new();
+            }
+            polled
+        });
+        Ok(within(idle_max(self.lane), read).await? > 0)
     }
 
     fn update_card(&self) {

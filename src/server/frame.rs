@@ -4,9 +4,8 @@
 //! looked at twice, so that a large value costs linear time; no allocation per argument; memory is never taken for a
 //! length that was only announced; arbitrary bytes give a request, an error or a wait, never a panic. Errors have
 //! Redis' words, after any of them the connection is to be closed.
-//! Not done here: sockets, and the tighter limits Redis sets before authentication. As in Redis, the two bytes after a
-//! bulk string are skipped unread, and so is the byte after the CR of a length line. Unlike in Redis, a NUL in an
-//! inline command is a byte like others.
+//! Not done here: sockets. As in Redis, the two bytes after a bulk string are skipped unread, and so is the byte after
+//! the CR of a length line. Unlike in Redis, a NUL in an inline command is a byte like others.
 
 use crate::command::args::{Args, Span};
 use crate::command::number::parse_i64;
@@ -20,6 +19,10 @@ pub const ARGS_MAX: usize = 1 << 20;
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Redis' `client-query-buffer-limit`: 1 GiB.
 pub const QUERY_BUFFER_BYTES_MAX: usize = 1 << 30;
+/// Arguments of one request before the client has authenticated, as in Redis.
+pub const UNAUTHENTICATED_ARGS_MAX: usize = 10;
+/// Bytes of one argument before the client has authenticated, as in Redis: 16 KiB.
+pub const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 << 10;
 /// Largest hint for a reservation: 1 MiB.
 pub const RESERVE_BYTES_MAX: usize = 1 << 20;
 
@@ -39,6 +42,8 @@ pub struct Limits {
     pub query_buffer_bytes_max: usize,
     /// Upper bound of the hint in [`Parsed::Incomplete`].
     pub reserve_bytes_max: usize,
+    /// Whether the client has authenticated, or need not: who has not may make this side hold little.
+    pub is_authenticated: bool,
 }
 
 impl Default for Limits {
@@ -49,6 +54,7 @@ impl Default for Limits {
             inline_bytes_max: INLINE_BYTES_MAX,
             query_buffer_bytes_max: QUERY_BUFFER_BYTES_MAX,
             reserve_bytes_max: RESERVE_BYTES_MAX,
+            is_authenticated: true,
         }
     }
 }
@@ -83,6 +89,12 @@ pub enum ProtocolError {
     /// The length of an argument is not a number, negative, or above [`Limits::bulk_bytes_max`].
     #[error("ERR Protocol error: invalid bulk length")]
     BulkLength,
+    /// More than [`UNAUTHENTICATED_ARGS_MAX`] arguments.
+    #[error("ERR Protocol error: unauthenticated multibulk length")]
+    UnauthenticatedMultibulkLength,
+    /// An argument of more than [`UNAUTHENTICATED_BULK_BYTES_MAX`].
+    #[error("ERR Protocol error: unauthenticated bulk length")]
+    UnauthenticatedBulkLength,
     /// Something else than a bulk string in a request.
     #[error("ERR Protocol error: expected '$', got '{}'", char::from(*found))]
     NotABulk {
@@ -214,6 +226,9 @@ impl Request {
         if count > limits.args_max {
             return Err(ProtocolError::MultibulkLength);
         }
+        if count > UNAUTHENTICATED_ARGS_MAX && !limits.is_authenticated {
+            return Err(ProtocolError::UnauthenticatedMultibulkLength);
+        }
         Ok(Some(count))
     }
 
@@ -230,6 +245,9 @@ impl Request {
         let len = parse_i64(digits).and_then(|len| usize::try_from(len).ok()).ok_or(ProtocolError::BulkLength)?;
         if len > limits.bulk_bytes_max {
             return Err(ProtocolError::BulkLength);
+        }
+        if len > UNAUTHENTICATED_BULK_BYTES_MAX && !limits.is_authenticated {
+            return Err(ProtocolError::UnauthenticatedBulkLength);
         }
         if self.at.saturating_add(len).saturating_add(b"\r\n".len()) > limits.query_buffer_bytes_max {
             return Err(ProtocolError::RequestTooBig);

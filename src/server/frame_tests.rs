@@ -10,6 +10,7 @@ const SMALL: Limits = Limits {
     inline_bytes_max: 50,
     query_buffer_bytes_max: 300,
     reserve_bytes_max: 16,
+    is_authenticated: true,
 };
 
 /// Requests of `input` when it arrives in reads of the given lengths (the last one is repeated), and how it ended.
@@ -248,4 +249,22 @@ proptest! {
         let line = words.iter().map(quoted).collect::<Vec<_>>().join(" ") + "\r\n";
         prop_assert_eq!(only(line.as_bytes()), words);
     }
+}
+
+#[test]
+fn who_has_not_authenticated_may_ask_for_little() {
+    let limits = Limits { is_authenticated: false, ..Limits::default() };
+    let ended = |input: &[u8], limits: &Limits| requests(input, &[usize::MAX], limits).1;
+    for (input, error) in [
+        (&b"*11\r\n"[..], ProtocolError::UnauthenticatedMultibulkLength),
+        (b"*2\r\n$4\r\nAUTH\r\n$16385\r\n", ProtocolError::UnauthenticatedBulkLength),
+        (b"*1048577\r\n", ProtocolError::MultibulkLength),
+        (b"*1\r\n$536870913\r\n", ProtocolError::BulkLength),
+    ] {
+        assert_eq!(ended(input, &limits), Err(error), "{}", input.escape_ascii());
+    }
+    for input in [&b"*10\r\n"[..], b"*2\r\n$4\r\nAUTH\r\n$16384\r\n"] {
+        assert!(ended(input, &limits).is_ok(), "{}", input.escape_ascii());
+    }
+    assert!(ended(b"*11\r\n$16385\r\n", &Limits::default()).is_ok());
 }

@@ -1,22 +1,27 @@
 //! Accepts client connections, up to a limit, and knows who is connected.
 
 use super::connection::{self, Lane, Service};
+use super::descriptors;
 use super::frame::Limits;
 use crate::command::client::{Client, ClientCard};
 use crate::command::reply::Out;
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Pause after the system refused to accept (no file descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Probes that stay without an answer until a client is given up.
+const KEEPALIVE_PROBES: u64 = 3;
 
 /// Who is connected, and how many were.
 #[derive(Debug, Default)]
@@ -24,7 +29,23 @@ pub struct Registry {
     clients: Mutex<BTreeMap<u64, Arc<Mutex<ClientCard>>>>,
     accepted: AtomicU64,
     rejected: AtomicU64,
+    /// Clients that there are file descriptors for; 0 until serving begins.
+    fitting: AtomicU64,
+    /// Clients accepted and not gone; some of them may have yet to reach their lane.
+    seated: AtomicU64,
 }
+
+/// A client's place among `maxclients`, from its acceptance to its end.
+struct Seat(Arc<Service>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.registry.seated.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client on its way to its lane.
+type Admitted = (std::net::TcpStream, Seat);
 
 impl Registry {
     /// Every connected client, by number.
@@ -51,6 +72,12 @@ impl Registry {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// Clients taken at a time: `maxclients`, or fewer if there are not as many file descriptors.
+    #[must_use]
+    pub fn limit(&self, maxclients: u64) -> u64 {
+        maxclients.min(self.fitting.load(Ordering::Relaxed))
+    }
+
     /// Connections refused because of the limit.
     #[must_use]
     pub fn rejected(&self) -> u64 {
@@ -58,10 +85,28 @@ impl Registry {
     }
 }
 
+/// Connections that the system may hold for a listener that has yet to accept them; more than `net.core.somaxconn` are
+/// never held. When it is full a client's connect takes a second or more.
+const LISTEN_BACKLOG: u32 = 4096;
+
 /// Binds a listening socket.
 pub async fn bind(address: &str, port: u16) -> Result<TcpListener> {
-    let listener = TcpListener::bind((address, port)).await;
-    listener.map_err(|source| Error::Net { action: "listen on", peer: format!("{address}:{port}"), source })
+    let failed = |source| Error::Net { action: "listen on", peer: format!("{address}:{port}"), source };
+    let mut last = std::io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host((address, port)).await.map_err(failed)? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Connections that a lane has yet to take.
@@ -69,6 +114,7 @@ const ADMITTED_WAITING_MAX: usize = 128;
 
 /// Serves clients until `stop` turns true, on `threads` threads of its own.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize, mut stop: watch::Receiver<bool>) {
+    service.registry.fitting.store(descriptors::make_room(service.host.config().maxclients), Ordering::Relaxed);
     let lanes: Vec<_> = (0..threads.max(1)).map(|nth| start_lane(nth, &service, stop.clone())).collect();
     let mut next = lanes.iter().cycle();
     loop {
@@ -78,14 +124,13 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, _)) if has_room(&stream, &service) => {
+            Ok((stream, _)) => {
                 let (lane, _) = next.next().expect("there is a lane at least");
-                if let Ok(stream) = stream.into_std() {
+                if let (Some(seat), Ok(stream)) = (take_seat(&stream, &service), stream.into_std()) {
                     // A lane that is gone is stopping.
-                    let _ = lane.send(stream).await;
+                    let _ = lane.send((stream, seat)).await;
                 }
             }
-            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -104,22 +149,23 @@ fn start_lane(
     nth: usize,
     service: &Arc<Service>,
     stop: watch::Receiver<bool>,
-) -> (mpsc::Sender<std::net::TcpStream>, JoinHandle<()>) {
-    let (sender, mut admitted) = mpsc::channel::<std::net::TcpStream>(ADMITTED_WAITING_MAX);
+) -> (mpsc::Sender<Admitted>, JoinHandle<()>) {
+    let (sender, mut admitted) = mpsc::channel::<Admitted>(ADMITTED_WAITING_MAX);
     let lane = Arc::new(Lane::new(Arc::clone(service)));
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be made while the process comes up");
         runtime.block_on(async {
-            let writing = Arc::clone(&lane);
+            let (writing, following) = (Arc::clone(&lane), Arc::clone(&lane));
             tokio::spawn(async move { writing.write_groups().await });
+            tokio::spawn(async move { following.follow_groups().await });
             let mut connections = JoinSet::new();
             let mut stopping = stop.clone();
             loop {
                 // All arms only wait.
                 tokio::select! {
                     stream = admitted.recv() => match stream {
-                        Some(stream) => admit(stream, &lane, &mut connections, stop.clone()),
+                        Some((stream, seat)) => admit(stream, seat, &lane, &mut connections, stop.clone()),
                         None => break,
                     },
                     _ = connections.join_next(), if !connections.is_empty() => {}
@@ -134,28 +180,49 @@ fn start_lane(
     (sender, thread.expect("threads can be started while the process comes up"))
 }
 
-/// Whether one more client is taken; one that is not is told so.
-fn has_room(stream: &TcpStream, service: &Service) -> bool {
+/// A place for one more client; one that gets none is told so. Only the accepting task takes places.
+fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
     let registry = &service.registry;
-    let has_room = (registry.len() as u64) < service.host.config().maxclients;
-    if !has_room {
-        registry.rejected.fetch_add(1, Ordering::Relaxed);
-        let mut out = Out::new(crate::command::reply::Protocol::Resp2);
-        out.error("ERR max number of clients reached");
-        let _ = stream.try_write(out.as_bytes());
+    if registry.seated.load(Ordering::Relaxed) < registry.limit(service.host.config().maxclients) {
+        registry.seated.fetch_add(1, Ordering::Relaxed);
+        return Some(Seat(Arc::clone(service)));
     }
-    has_room
+    registry.rejected.fetch_add(1, Ordering::Relaxed);
+    let mut out = Out::new(crate::command::reply::Protocol::Resp2);
+    out.error("ERR max number of clients reached");
+    let _ = stream.try_write(out.as_bytes());
+    None
 }
 
-fn admit(stream: std::net::TcpStream, lane: &Arc<Lane>, connections: &mut JoinSet<()>, stop: watch::Receiver<bool>) {
+/// Has the kernel end the connection when a client that is gone without a word does not answer for about twice
+/// `seconds`, as Redis does; 0: never.
+fn keep_alive(stream: &TcpStream, seconds: u64) -> rustix::io::Result<()> {
+    if seconds == 0 {
+        return Ok(());
+    }
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(seconds))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs((seconds / KEEPALIVE_PROBES).max(1)))?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES as u32)
+}
+
+fn admit(
+    stream: std::net::TcpStream,
+    seat: Seat,
+    lane: &Arc<Lane>,
+    connections: &mut JoinSet<()>,
+    stop: watch::Receiver<bool>,
+) {
     // Each lane's runtime watches its own sockets.
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let registry = &lane.service.registry;
     let config = lane.service.host.config();
     let _ = stream.set_nodelay(true);
+    if let Err(error) = keep_alive(&stream, config.tcp_keepalive) {
+        tracing::debug!(%error, "a connection cannot be probed for life");
+    }
     let id = registry.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-    let address =
-        |address: std::io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
+    let address = |address: std::io::Result<SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
     let client =
         Client::new(id, address(stream.peer_addr()), address(stream.local_addr()), !config.requirepass.is_empty());
     let limits = Limits {
@@ -169,5 +236,6 @@ fn admit(stream: std::net::TcpStream, lane: &Arc<Lane>, connections: &mut JoinSe
     connections.spawn(async move {
         connection::serve(stream, client, &lane, limits, &card, stop).await;
         lane.service.registry.clients.lock().remove(&id);
+        drop(seat);
     });
 }

@@ -1,6 +1,7 @@
 //! Stage 1, clients: from bytes on a socket to requests, and from replies back to bytes.
 
 pub mod connection;
+mod descriptors;
 pub mod frame;
 mod inline;
 pub mod listener;

@@ -19,16 +19,21 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-/// How long one message may take to be sent, and a replica to introduce itself.
-const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one message may take to be sent.
+pub const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a replica may take to introduce itself.
+const INTRODUCTION_DEADLINE: Duration = Duration::from_secs(5);
+/// Connections that have not introduced themselves yet: one more takes the place of the oldest.
+const INTRODUCING_MAX: usize = 128;
 /// Time between two heartbeats: what an idle link tells is at most this old.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a replica may be silent: it acknowledges at least every heartbeat.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Bytes sent and not yet acknowledged.
@@ -74,8 +79,8 @@ pub trait FeedHost: Send + Sync {
     /// Somebody wrote under a newer generation: stop taking writes.
     fn fenced_by(&self, epoch: Epoch, node: &str);
 
-    /// Sends a base; the replica bootstraps from it.
-    fn send_base<'a>(&'a self, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>>;
+    /// Sends a base; the replica that said `hello` bootstraps from it.
+    fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>>;
 }
 
 /// All feeds of a node.
@@ -85,7 +90,9 @@ pub struct Feeds {
     committed: watch::Receiver<Csn>,
     durable: watch::Receiver<Csn>,
     feeds: Mutex<BTreeMap<u64, FeedStatus>>,
-    next_id: Mutex<u64>,
+    /// Connections that have not introduced themselves, oldest first; a notified one is to make room.
+    introducing: Mutex<VecDeque<(u64, Arc<Notify>)>>,
+    next_id: AtomicU64,
 }
 
 /// What to do with a replica that introduced itself.
@@ -108,7 +115,15 @@ impl Feeds {
         committed: watch::Receiver<Csn>,
         durable: watch::Receiver<Csn>,
     ) -> Self {
-        Self { host, source, committed, durable, feeds: Mutex::default(), next_id: Mutex::new(1) }
+        Self {
+            host,
+            source,
+            committed,
+            durable,
+            feeds: Mutex::default(),
+            introducing: Mutex::default(),
+            next_id: AtomicU64::new(1),
+        }
     }
 
     /// The connected replicas.
@@ -120,15 +135,7 @@ impl Feeds {
     /// Serves one connection until it ends.
     pub async fn serve(&self, stream: TcpStream) {
         let address = stream.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.ip().to_string());
-        if self.feeds.lock().len() >= FEEDS_MAX {
-            tracing::warn!(address, limit = FEEDS_MAX, "too many replicas: connection refused");
-            return;
-        }
-        let id = {
-            let mut next = self.next_id.lock();
-            *next += 1;
-            *next
-        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         match self.serve_replica(stream, &address, id).await {
             Ok(()) => tracing::info!(address, "a replica disconnected"),
             Err(error) => tracing::warn!(address, %error, "a feed ended"),
@@ -139,30 +146,26 @@ impl Feeds {
     async fn serve_replica(&self, stream: TcpStream, address: &str, id: u64) -> Result<()> {
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
-        let (mut receiver, mut sender) = (Receiver::new(reader, address), Sender::new(writer, address));
-        let challenge = Challenge { version: wire::VERSION, nonce: ClusterId::generate()?.to_string() };
-        deadline(address, sender.send(&Message::Challenge(challenge.clone()))).await?;
-        let hello = match deadline(address, receiver.receive()).await? {
-            Some(Message::Hello(hello)) => hello,
-            other => {
-                return Err(Error::Protocol { peer: address.into(), detail: format!("expected hello, got {other:?}") });
-            }
+        let (mut receiver, mut sender) = (Receiver::from_replica(reader, address), Sender::new(writer, address));
+        let (challenge, hello) = self.introduce(&mut receiver, &mut sender, address, id).await?;
+        let admission = match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
+            Admission::Resume => self.enter(id, status(address, &hello, "online"), Admission::Resume),
+            Admission::Base => self.enter(id, status(address, &hello, "send_bulk"), Admission::Base),
+            refuse @ Admission::Refuse(_) => refuse,
         };
-        match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
+        match admission {
             Admission::Refuse(refuse) => {
                 tracing::warn!(address, node = hello.node, reason = refuse.reason, "a replica was refused");
                 return deadline(address, sender.send(&Message::Refuse(refuse))).await;
             }
-            Admission::Base => {
-                self.feeds.lock().insert(id, status(address, &hello, "send_bulk"));
-                return self.host.send_base(&mut sender).await;
-            }
+            Admission::Base => return self.host.send_base(&hello, &mut sender).await,
             Admission::Resume => {}
         }
         tracing::info!(address, node = hello.node, csn = hello.csn.0, epoch = hello.epoch.0, "a replica resumes");
-        let resume = Resume { cluster: self.host.cluster(), history: self.host.history() };
+        let cluster = self.host.cluster();
+        let proof = wire::primary_proof(&self.host.secret(), &hello, cluster);
+        let resume = Resume { cluster, history: self.host.history(), proof };
         deadline(address, sender.send(&Message::Resume(resume))).await?;
-        self.feeds.lock().insert(id, status(address, &hello, "online"));
         let mut feed = Feed {
             feeds: self,
             id,
@@ -170,11 +173,65 @@ impl Feeds {
             sender,
             cursor: LogPosition { csn: hello.csn, ..LogPosition::default() },
             encoder: Encoder::new(Profile::Link),
-            link: ChunkLink { epoch: hello.epoch, ..ChunkLink::default() },
+            link: ChunkLink {
+                epoch: hello.epoch,
+                previous_header_crc: wire::stream_origin(cluster, &challenge),
+                ..ChunkLink::default()
+            },
             ready: VecDeque::new(),
             in_flight: VecDeque::new(),
         };
         feed.run(receiver).await
+    }
+
+    /// Asks who is there.
+    async fn introduce(
+        &self,
+        receiver: &mut Receiver<OwnedReadHalf>,
+        sender: &mut Sender<OwnedWriteHalf>,
+        address: &str,
+        id: u64,
+    ) -> Result<(Challenge, Hello)> {
+        let makes_room = Arc::new(Notify::new());
+        {
+            let mut introducing = self.introducing.lock();
+            introducing.push_back((id, Arc::clone(&makes_room)));
+            if introducing.len() > INTRODUCING_MAX {
+                introducing.front().expect("there are many").1.notify_one();
+            }
+        }
+        let broken = |detail: String| Error::Protocol { peer: address.to_owned(), detail };
+        let exchange = async {
+            let challenge = Challenge { version: wire::VERSION, nonce: ClusterId::generate()?.to_string() };
+            sender.send(&Message::Challenge(challenge.clone())).await?;
+            match receiver.receive().await? {
+                Some(Message::Hello(hello)) => Ok((challenge, hello)),
+                Some(other) => Err(broken(format!("expected hello, got {other:?}"))),
+                None => Err(broken("closed the connection before it introduced itself".into())),
+            }
+        };
+        // The connection is closed whichever arm ends first, but for a hello.
+        let introduced = tokio::select! {
+            introduced = timeout(INTRODUCTION_DEADLINE, exchange) => introduced.unwrap_or_else(|_| {
+                Err(broken(format!("did not introduce itself within {} s", INTRODUCTION_DEADLINE.as_secs())))
+            }),
+            () = makes_room.notified() => {
+                Err(broken(format!("did not introduce itself before {INTRODUCING_MAX} others connected")))
+            }
+        };
+        self.introducing.lock().retain(|(other, _)| *other != id);
+        introduced
+    }
+
+    /// Makes a replica one of the connected ones if there is room for it.
+    fn enter(&self, id: u64, status: FeedStatus, admission: Admission) -> Admission {
+        let mut feeds = self.feeds.lock();
+        if feeds.len() >= FEEDS_MAX {
+            let reason = format!("{FEEDS_MAX} replicas are connected: there is no room for more");
+            return Admission::Refuse(Refuse { is_final: false, reason, newer_epoch: None });
+        }
+        feeds.insert(id, status);
+        admission
     }
 
     /// Decides about a replica that introduced itself.
@@ -197,11 +254,11 @@ impl Feeds {
         }
         let history = self.host.history();
         let own = history.last().expect("a history is never empty").epoch;
-        if hello.epoch > own {
+        if hello.epoch > own && hello.cluster.is_some() {
             self.host.fenced_by(hello.epoch, &hello.node);
             return refuse(true, format!("the replica has epoch {}, this node only {own}: it is fenced", hello.epoch));
         }
-        if hello.csn == Csn::ZERO {
+        if hello.csn == Csn::ZERO && hello.epoch <= own {
             let resumes = hello.has_archive || self.source.reaches(Csn::ZERO)?;
             return Ok(if resumes { Admission::Resume } else { Admission::Base });
         }
@@ -246,7 +303,8 @@ fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
     }
 }
 
-async fn deadline<T>(peer: &str, what: impl Future<Output = Result<T>>) -> Result<T> {
+/// Gives up a peer that takes too long.
+pub async fn deadline<T>(peer: &str, what: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(SEND_DEADLINE, what).await {
         Ok(done) => done,
         Err(_) => Err(Error::Protocol {
@@ -334,7 +392,8 @@ impl Feed<'_> {
         self.in_flight.push_back((last, bytes.len()));
         deadline(self.address, self.sender.send(&Message::Chunk(bytes))).await?;
         self.cursor = LogPosition { csn: last, wal_seq: slice.wal_after };
-        self.note(|status| status.sent = last);
+        let in_flight_bytes = self.in_flight_bytes();
+        self.note(|status| (status.sent, status.in_flight_bytes) = (last, in_flight_bytes));
         Ok(true)
     }
 
@@ -371,6 +430,14 @@ impl Feed<'_> {
                 detail: format!("expected an ack, got {message:?}"),
             });
         };
+        let sent = self.cursor.csn;
+        if ack.applied.max(ack.durable) > sent {
+            let detail = format!(
+                "acknowledges csn {} as applied and {} as durable, but {sent} was sent last",
+                ack.applied, ack.durable
+            );
+            return Err(Error::Protocol { peer: self.address.into(), detail });
+        }
         while self.in_flight.front().is_some_and(|(last, _)| *last <= ack.applied) {
             self.in_flight.pop_front();
         }

@@ -8,4 +8,6 @@ pub mod feed;
 pub mod source;
 pub mod spool;
 pub mod tail;
+#[cfg(test)]
+mod upload_tests;
 pub mod wire;

@@ -10,10 +10,11 @@ mod second;
 pub use second::SecondSource;
 
 use crate::archive::layout::ChunkName;
-use crate::archive::uploader::{ChunkSource, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, Obstacle};
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::Identity;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::watermark::Watermarks;
@@ -88,11 +89,15 @@ pub struct NewestChunk {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`; `archived` is how far the archive is known to be complete.
+    /// Opens the spool in `dir`, of a node with this identity whose logs and archive are known to `watermarks`.
+    ///
+    /// A chunk is durable before the commits in it need be: after a power cut it can hold commits that the logs lost.
+    /// Those are not this node's history any more, so such a chunk is removed.
     pub fn open(
         io: Arc<dyn Io>,
         dir: &Path,
         bytes_max: u64,
+        identity: &Identity,
         gate: Arc<Gate>,
         watermarks: Arc<Watermarks>,
     ) -> Result<(Self, Option<NewestChunk>)> {
@@ -103,6 +108,12 @@ impl Spool {
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
             let path = dir.join(&file);
+            let shared = identity.shared_until(name.epoch).unwrap_or_default();
+            if name.last > shared.min(watermarks.committed.get()) {
+                tracing::warn!(chunk = %path.display(), "holds commits that this node lost: it is removed from the spool");
+                io.remove(&path)?;
+                continue;
+            }
             let header = read_header(&*io, &path)?;
             if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
                 return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));
@@ -234,9 +245,24 @@ impl ChunkSource for Spool {
         self.check_limit();
     }
 
-    /// A chunk that was cut again after a restart has other bytes and the same commits.
-    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
-        let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
-        own == found || matches!((commits(own), commits(found)), (Ok(own), Ok(found)) if own == found)
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+        likeness(own, found)
     }
 }
+
+/// How one chunk's bytes relate to another's.
+pub(super) fn likeness(own: &Bytes, found: &Bytes) -> Likeness {
+    let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
+    if own == found {
+        return Likeness::Same;
+    }
+    match (commits(own), commits(found)) {
+        (Ok(own), Ok(found)) if own == found => Likeness::Same,
+        (_, Err(Error::Corrupt { .. })) => Likeness::Unreadable,
+        _ => Likeness::Other,
+    }
+}
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;

@@ -6,8 +6,9 @@
 //! Bodies of control messages are JSON (fields a peer does not know are ignored); a chunk and a part of a base are raw
 //! bytes. The primary speaks first.
 //!
-//! Guarantees: a message is whole or an error; a peer cannot make this side allocate more than it has sent, plus one
-//! step; a message over its limit ends the connection.
+//! Guarantees: a message is whole or an error; a peer cannot make this side allocate more than about twice what it has
+//! sent; a message over its limit ends the connection. With a shared secret either side has to prove that it knows it;
+//! whoever can change bytes on the way is not kept out by that: there is no encryption yet.
 
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Version of the protocol.
@@ -24,10 +26,12 @@ pub const VERSION: u32 = 1;
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Longest control message.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// Longest message that a replica has to send: who has proven nothing must not make a primary hold more.
+const FROM_REPLICA_BYTES_MAX: usize = 64 << 10;
 /// Longest part of a base's file.
 pub const PART_BYTES: usize = 4 << 20;
-/// Memory is reserved in steps of this size while a message arrives.
-const RESERVE_STEP_BYTES: usize = 1 << 20;
+/// Memory is reserved in steps while a message arrives: as much again as has arrived, within these bounds.
+const RESERVE_STEP_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=1 << 20;
 const HEAD_LEN: usize = 8;
 
 /// First message, by the primary.
@@ -58,6 +62,9 @@ pub struct Hello {
     pub has_archive: bool,
     /// Its port for clients.
     pub port: u16,
+    /// Random; the primary's proof covers it.
+    #[serde(default)]
+    pub nonce: String,
     /// Keyed hash of the challenge under the shared secret; empty without one.
     pub proof: String,
 }
@@ -69,6 +76,9 @@ pub struct Resume {
     pub cluster: ClusterId,
     /// Generations that made the primary's commits.
     pub history: Vec<EpochStart>,
+    /// Keyed hash of the replica's nonce under the shared secret; empty without one.
+    #[serde(default)]
+    pub proof: String,
 }
 
 /// The primary's answer: it no longer has what follows the replica's csn, the archive does.
@@ -85,6 +95,9 @@ pub struct BaseBegin {
     pub cluster: ClusterId,
     /// Generations that made the primary's commits.
     pub history: Vec<EpochStart>,
+    /// Keyed hash of the replica's nonce under the shared secret; empty without one.
+    #[serde(default)]
+    pub proof: String,
 }
 
 /// A file of the base begins; its parts follow.
@@ -129,8 +142,8 @@ pub struct Ack {
     pub durable: Csn,
 }
 
-/// A message.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A message. Its debug form, which goes into errors, shows of raw bytes only how many there are.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Message {
     /// See [`Challenge`].
     Challenge(Challenge),
@@ -170,6 +183,25 @@ const CHUNK: u8 = 9;
 const HEARTBEAT: u8 = 10;
 const ACK: u8 = 11;
 const REFUSE: u8 = 12;
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Challenge(body) => body.fmt(f),
+            Self::Hello(body) => body.fmt(f),
+            Self::Resume(body) => body.fmt(f),
+            Self::GoToArchive(body) => body.fmt(f),
+            Self::BaseBegin(body) => body.fmt(f),
+            Self::BaseFile(body) => body.fmt(f),
+            Self::BasePart(bytes) => write!(f, "BasePart({} bytes)", bytes.len()),
+            Self::BaseEnd => f.write_str("BaseEnd"),
+            Self::Chunk(bytes) => write!(f, "Chunk({} bytes)", bytes.len()),
+            Self::Heartbeat(body) => body.fmt(f),
+            Self::Ack(body) => body.fmt(f),
+            Self::Refuse(body) => body.fmt(f),
+        }
+    }
+}
 
 impl Message {
     fn parts(&self) -> (u8, Bytes) {
@@ -257,12 +289,19 @@ pub struct Receiver<R> {
     reader: R,
     peer: String,
     buffer: BytesMut,
+    /// Longest body taken, whatever the kind.
+    body_bytes_max: usize,
 }
 
 impl<R: AsyncRead + Unpin> Receiver<R> {
     /// Receives from `reader`; `peer` names it in errors.
     pub fn new(reader: R, peer: &str) -> Self {
-        Self { reader, peer: peer.to_owned(), buffer: BytesMut::new() }
+        Self { reader, peer: peer.to_owned(), buffer: BytesMut::new(), body_bytes_max: usize::MAX }
+    }
+
+    /// Receives what a replica sends.
+    pub fn from_replica(reader: R, peer: &str) -> Self {
+        Self { body_bytes_max: FROM_REPLICA_BYTES_MAX, ..Self::new(reader, peer) }
     }
 
     /// The next message; `None` if the peer closed the connection between two. Cancel-safe: what has arrived stays.
@@ -271,7 +310,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             if let Some(message) = self.take_message()? {
                 return Ok(Some(message));
             }
-            self.buffer.reserve(RESERVE_STEP_BYTES.min(self.missing()));
+            let step = self.buffer.len().clamp(*RESERVE_STEP_BYTES.start(), *RESERVE_STEP_BYTES.end());
+            self.buffer.reserve(step.min(self.missing()));
             let read = self.reader.read_buf(&mut self.buffer).await;
             let read = read.map_err(|source| Error::Net { action: "receive from", peer: self.peer.clone(), source })?;
             if read == 0 {
@@ -301,7 +341,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
         let word = |at: usize| u32::from_le_bytes(self.buffer[at..at + 4].try_into().expect("four bytes"));
         let (length, crc, kind) = (word(0) as usize, word(4), self.buffer[HEAD_LEN]);
-        if length == 0 || length - 1 > Message::bytes_max(kind) {
+        if length == 0 || length - 1 > Message::bytes_max(kind).min(self.body_bytes_max) {
             return Err(
                 self.broken(format!("announces a message of kind {kind} with {length} bytes, which is over the limit"))
             );
@@ -318,7 +358,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 }
 
-/// The proof of knowing the shared secret; empty if there is none.
+/// A replica's proof of knowing the shared secret; empty if there is none.
 #[must_use]
 pub fn proof(secret: &str, challenge: &Challenge, node: &str) -> String {
     if secret.is_empty() {
@@ -326,6 +366,23 @@ pub fn proof(secret: &str, challenge: &Challenge, node: &str) -> String {
     }
     let key = blake3::derive_key("walferry replication link v1", secret.as_bytes());
     blake3::keyed_hash(&key, format!("{}\n{node}", challenge.nonce).as_bytes()).to_hex().to_string()
+}
+
+/// A primary's proof of knowing the shared secret; empty if there is none.
+#[must_use]
+pub fn primary_proof(secret: &str, hello: &Hello, cluster: ClusterId) -> String {
+    if secret.is_empty() {
+        return String::new();
+    }
+    let key = blake3::derive_key("walferry replication link v1, primary", secret.as_bytes());
+    blake3::keyed_hash(&key, format!("{}\n{}\n{cluster}", hello.nonce, hello.node).as_bytes()).to_hex().to_string()
+}
+
+/// What the first chunk of a connection names in place of the CRC of a chunk before it, so that a chunk of another
+/// cluster or of another connection follows nothing here.
+#[must_use]
+pub fn stream_origin(cluster: ClusterId, challenge: &Challenge) -> u32 {
+    crc32fast::hash(format!("{cluster}\n{}", challenge.nonce).as_bytes())
 }
 
 #[cfg(test)]
@@ -380,6 +437,33 @@ mod tests {
         let mut bytes = encoded(&[Message::BaseEnd]);
         bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(all(&bytes).unwrap_err().to_string().contains("over the limit"));
+    }
+
+    #[test]
+    fn a_replica_is_not_listened_to_at_length() {
+        let long = Refuse { is_final: true, reason: "x".repeat(FROM_REPLICA_BYTES_MAX), newer_epoch: None };
+        for message in [Message::Refuse(long), Message::Chunk(Bytes::from(vec![0; FROM_REPLICA_BYTES_MAX + 1]))] {
+            let bytes = encoded(&[message]);
+            assert!(all(&bytes).is_ok());
+            let received = run(async { Receiver::from_replica(&bytes[..9], "test").receive().await });
+            assert!(received.unwrap_err().to_string().contains("over the limit"));
+        }
+    }
+
+    #[test]
+    fn a_stream_begins_differently_in_each_cluster_and_connection() {
+        let challenge = |nonce: &str| Challenge { version: VERSION, nonce: nonce.into() };
+        let origin = |cluster, nonce| stream_origin(ClusterId([cluster; 16]), &challenge(nonce));
+        assert_eq!(origin(1, "n"), origin(1, "n"));
+        assert_ne!(origin(1, "n"), origin(2, "n"));
+        assert_ne!(origin(1, "n"), origin(1, "m"));
+    }
+
+    #[test]
+    fn raw_bytes_are_not_shown() {
+        for message in [Message::Chunk(Bytes::from(vec![0; 5000])), Message::BasePart(Bytes::from(vec![0; 5000]))] {
+            assert!(format!("{message:?}").contains("5000 bytes") && format!("{message:?}").len() < 40);
+        }
     }
 
     #[test]

@@ -83,8 +83,19 @@ impl BaseCutter {
             let reason = "the base cut before is still being published or sent: try again when it is done".to_owned();
             return Err(Error::Refused { reason });
         }
-        let started = Instant::now();
         clear(&self.dir)?;
+        let base = self.cut_in_dir(committer);
+        // What a failed one takes of a full disk is needed for other things.
+        if base.is_err()
+            && let Err(error) = clear(&self.dir)
+        {
+            tracing::warn!(%error, "a base that failed could not be removed; the next cut tries again");
+        }
+        base
+    }
+
+    fn cut_in_dir(&mut self, committer: &Committer) -> Result<LocalBase> {
+        let started = Instant::now();
         self.io.create_dir(&self.dir)?;
         let moment = MemoryMoment::take(committer)?;
         let cut_pause = moment.pause;

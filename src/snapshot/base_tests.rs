@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::AppendFsync;
+use crate::io::faults::{FAULTS, each_step};
 use crate::snapshot::rig::{CLUSTER, Rig, content, restore};
 use bytes::Bytes;
 
@@ -101,4 +102,37 @@ fn nothing_is_cut_after_a_failed_log_write() {
     rig.committer.gate.close(Obstacle::Broken, "a log could not be written");
     let refused = rig.cutter.cut(&rig.committer).unwrap_err();
     assert!(refused.to_string().contains("after a failed log write"), "{refused}");
+}
+
+/// Goal: whichever step of cutting a base fails, the cut fails and leaves nothing on the disk, and the next one is exact.
+#[test]
+fn a_base_is_exact_or_leaves_nothing_whichever_step_fails() {
+    let rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    let dir = DataDir::new(rig.root.path());
+    each_step(&FAULTS, |case| {
+        let cut = BaseCutter::new(case.io(), &dir, CLUSTER).cut(&rig.committer);
+        assert_eq!(cut.is_err(), case.io.has_struck());
+        match cut {
+            Ok(base) => assert_exact(&rig, &base),
+            Err(_) => assert!(!dir.base().exists()),
+        }
+    });
+}
+
+/// Goal: whichever step of writing the completion fails, it fails as a whole.
+#[test]
+fn a_completion_fails_with_any_of_its_steps() {
+    let rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    let (logs, until) = rig.committer.log_reader();
+    each_step(&FAULTS, |case| {
+        let dir = tempfile::tempdir().unwrap();
+        let range = (LogPosition::default(), until);
+        let written = completion::write(&*case.io, dir.path(), &logs, range, crate::csn::Epoch(1));
+        assert_eq!(written.is_err(), case.io.has_struck());
+        for file in written.into_iter().flatten() {
+            assert_eq!(fs::read(dir.path().join(&file.name)).unwrap().len() as u64, file.bytes);
+        }
+    });
 }

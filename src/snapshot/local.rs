@@ -71,6 +71,7 @@ mod tests {
     use crate::csn::WalSeq;
     use crate::engine::memory::{Entry, List};
     use crate::io::StdIo;
+    use crate::io::faults::{FAULTS, each_step};
 
     fn at(csn: u64) -> ImagePosition {
         let mut at = ImagePosition { wal_seq: WalSeq(csn), ..ImagePosition::default() };
@@ -105,6 +106,28 @@ mod tests {
         assert_eq!(purge(&StdIo, &dir).unwrap(), 2);
         assert_eq!(list(&StdIo, &dir).unwrap(), [Csn(10)]);
         assert_eq!(purge(&StdIo, &dir).unwrap(), 0);
+    }
+
+    /// Goal: whichever step of writing an image and purging the older ones fails, the newest one is whole, and the new one
+    /// if it was said to be written.
+    #[test]
+    fn the_newest_image_is_whole_whichever_step_fails() {
+        each_step(&FAULTS, |case| {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("image");
+            write(&StdIo, &dir, &memory(b"old").cut(), at(9)).unwrap();
+            let written = write(&*case.io, &dir, &memory(b"new").cut(), at(10));
+            let purged = written.as_ref().is_ok_and(|_| purge(&*case.io, &dir).is_ok());
+            assert_eq!(purged, !case.io.has_struck());
+            StdIo.remove_unfinished(&dir).unwrap();
+            let (found, position) = newest(&StdIo, &dir).unwrap().unwrap();
+            let is_new = position == at(10);
+            assert_eq!(element(&found), if is_new { b"new" } else { b"old" });
+            assert!(is_new || (written.is_err() && position == at(9)));
+            write(&StdIo, &dir, &memory(b"last").cut(), at(11)).unwrap();
+            purge(&StdIo, &dir).unwrap();
+            assert_eq!(list(&StdIo, &dir).unwrap(), [Csn(11)]);
+        });
     }
 
     #[test]

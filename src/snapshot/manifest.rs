@@ -4,13 +4,13 @@
 //! in it), its positions fit together, and every file name in it is plain: safe as an object name and as a path.
 //! Does not: read or write files; see `base` and `publish`.
 
+use crate::archive::digested;
 use crate::archive::layout::{BaseName, ObjectName, PLAIN_NAME_BYTES_MAX, PlainName};
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::HashSet;
 
 /// Version of the manifest that this build writes, and the newest it reads.
@@ -24,9 +24,6 @@ const HASH_DIGITS: usize = 16;
 
 /// Longest file name: the object name adds a dash and digits.
 const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
-
-/// Field that holds the digest of all others.
-const DIGEST: &str = "digest";
 
 /// One base: a state of all engines.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -187,12 +184,7 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         let fault = self.fault();
         assert!(fault.is_none(), "a manifest must be consistent: {fault:?}");
-        let mut fields = serde_json::to_value(self).expect("a manifest is plain data");
-        let digest = digest(&fields);
-        fields.as_object_mut().expect("a struct").insert(DIGEST.to_owned(), digest.into());
-        let mut text = serde_json::to_vec_pretty(&fields).expect("a manifest is plain data");
-        text.push(b'\n');
-        text
+        digested::encode(self)
     }
 
     /// Reads the stored form; `what` names it in errors.
@@ -201,19 +193,7 @@ impl Manifest {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(corrupt(format!("{} bytes; a manifest has at most {MANIFEST_BYTES_MAX}", bytes.len())));
         }
-        let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
-        let object = fields.as_object_mut().ok_or_else(|| corrupt("not a JSON object".to_owned()))?;
-        let format = object.get("format").and_then(Value::as_u64).ok_or_else(|| corrupt("no format".to_owned()))?;
-        if format > u64::from(MANIFEST_FORMAT) {
-            let found = u32::try_from(format).unwrap_or(u32::MAX);
-            return Err(Error::Version { what: what.to_owned(), found, known: MANIFEST_FORMAT });
-        }
-        let told = object.remove(DIGEST).unwrap_or_default();
-        let found = digest(&fields);
-        if told.as_str() != Some(&found) {
-            return Err(corrupt(format!("the digest is {found}, the manifest says {told}")));
-        }
-        let manifest: Self = serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))?;
+        let manifest: Self = digested::decode(bytes, what, MANIFEST_FORMAT)?;
         manifest.fault().map_or(Ok(manifest), |fault| Err(corrupt(fault)))
     }
 
@@ -247,11 +227,6 @@ impl Manifest {
         all.find(|name| !is_plain(name) || !names.insert(*name))
             .map(|name| format!("{name:?} is not usable as a file name, or is there twice"))
     }
-}
-
-/// BLAKE3 of the fields as compact JSON with sorted keys.
-fn digest(fields: &Value) -> String {
-    blake3::hash(&serde_json::to_vec(fields).expect("a value is plain data")).to_hex().to_string()
 }
 
 #[cfg(test)]
@@ -331,10 +306,7 @@ mod tests {
         for change in changes {
             let mut manifest = sample();
             change(&mut manifest);
-            let mut fields = serde_json::to_value(&manifest).unwrap();
-            let digest = digest(&fields);
-            fields.as_object_mut().unwrap().insert(DIGEST.to_owned(), digest.into());
-            let error = Manifest::decode(&serde_json::to_vec(&fields).unwrap(), "m").unwrap_err();
+            let error = Manifest::decode(&digested::encode(&manifest), "m").unwrap_err();
             assert!(matches!(error, Error::Corrupt { .. }), "{error}");
         }
     }

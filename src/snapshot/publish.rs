@@ -1,7 +1,8 @@
 //! Brings a local base into the archive.
 //!
 //! Guarantees: the manifest is written last, create-only, when every object it refers to was confirmed; a crash at any
-//! step leaves nothing that counts as a base, only objects nothing refers to. An SST the archive has is not sent again.
+//! step leaves nothing that counts as a base, only objects nothing refers to. A torn manifest is no base: it is written
+//! again. An SST the archive has is not sent again.
 //! Does not: decide when, or remove older bases.
 
 use super::base::{LocalBase, LocalFile};
@@ -60,7 +61,8 @@ impl Publisher {
     /// As [`Publisher::publish`], but leaves the base on the local disk: for an archive that is not the only one.
     pub async fn publish_kept(&mut self, base: &LocalBase) -> Result<Option<Published>> {
         let name = base.manifest().base();
-        if self.archive.head(&ObjectName::BaseManifest(name)).await?.is_some() {
+        let manifest = ObjectName::BaseManifest(name);
+        if self.archive.get(&manifest).await?.is_some_and(|found| is_whole(&found)) {
             return Ok(None);
         }
         let (ssts, own) = base.files();
@@ -95,10 +97,16 @@ impl Publisher {
             let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
             return Err(Error::Refused { reason });
         }
-        match self.archive.put_new(&name, body.clone().into()).await? {
-            Creation::Created => Ok(true),
-            // Another node's; or this one's, by an attempt whose answer was lost.
-            Creation::Exists => Ok(self.archive.get(&name).await?.is_some_and(|found| found == body)),
+        if self.archive.put_new(&name, body.clone().into()).await? == Creation::Created {
+            return Ok(true);
+        }
+        match self.archive.get(&name).await? {
+            // Ours, by an attempt whose answer was lost.
+            Some(found) if found == body => Ok(true),
+            // Another node's.
+            Some(found) if is_whole(&found) => Ok(false),
+            // Of an earlier attempt only a part arrived: no base, and in the way of one.
+            _ => self.archive.put_verified(&name, body.into()).await.map(|()| true),
         }
     }
 
@@ -111,6 +119,11 @@ impl Publisher {
     async fn send_all(&self, files: &[LocalFile]) -> Result<Sent> {
         send(files.iter().map(|file| send_file(self.archive.clone(), file.clone())).collect()).await
     }
+}
+
+/// Whether these bytes are a manifest. One of a later version is.
+fn is_whole(manifest: &[u8]) -> bool {
+    !matches!(Manifest::decode(manifest, "manifest"), Err(Error::Corrupt { .. }))
 }
 
 async fn send_if_missing(archive: Archive, file: LocalFile) -> Result<Sent> {

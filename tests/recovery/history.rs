@@ -5,9 +5,10 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use walferry::commit::committer::{CommitSink, Committer, Group, Start, Turn};
+use walferry::commit::committer::{CommitSink, Committer, Group, Start};
 use walferry::commit::gate::Gate;
 use walferry::commit::sync::Syncer;
+use walferry::commit::turn::Turn;
 use walferry::config::AppendFsync;
 use walferry::csn::Csn;
 use walferry::engine::disk::{Disk, DiskOptions};
@@ -196,7 +197,7 @@ pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) ->
         memory.apply_lists(&commit.lists)?;
         memory.apply_zsets(&commit.zsets)?;
     }
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing)?;
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing, &mut |_| Ok(()))?;
     Ok(Opened { disk, oplog, memory, recovered })
 }
 

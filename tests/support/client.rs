@@ -6,7 +6,7 @@
 use redis::{Parser, RedisResult, Value};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// The name and the arguments of one command.
@@ -38,6 +38,20 @@ pub struct Watermarks {
     pub archived: u64,
 }
 
+impl Watermarks {
+    /// Out of a reply to `WALFERRY CSN`.
+    #[track_caller]
+    pub fn of(reply: &Value) -> Self {
+        let fields = fields(reply);
+        let number = |name: &str| match fields.get(name) {
+            Some(Value::Int(number)) => u64::try_from(*number).expect("a watermark is not negative"),
+            other => panic!("WALFERRY CSN: field {name} is {other:?} in {fields:?}"),
+        };
+        let (epoch, committed) = (number("epoch"), number("committed"));
+        Self { epoch, committed, durable: number("durable"), archived: number("archived") }
+    }
+}
+
 /// One connection.
 pub struct Client {
     stream: Recording,
@@ -52,7 +66,13 @@ struct Recording {
 
 impl Read for Recording {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.socket.read(buffer)?;
+        // A stop and a continuation of this process interrupt a read that has a deadline.
+        let length = loop {
+            match self.socket.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.read.extend_from_slice(&buffer[..length]);
         Ok(length)
     }
@@ -61,9 +81,14 @@ impl Read for Recording {
 impl Client {
     /// Connects to a server on the loopback interface.
     pub fn connect(port: u16) -> io::Result<Self> {
-        let socket = TcpStream::connect(("127.0.0.1", port))?;
+        Self::connect_within(port, REPLY_WITHIN)
+    }
+
+    /// Connects to a server that may be stopped or starting: neither connecting nor a reply takes longer than this.
+    pub fn connect_within(port: u16, patience: Duration) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(REPLY_WITHIN))?;
+        socket.set_read_timeout(Some(patience))?;
         Ok(Self { stream: Recording { socket, read: Vec::new() }, parser: Parser::new() })
     }
 
@@ -135,28 +160,28 @@ impl Client {
     /// The server's watermarks.
     #[track_caller]
     pub fn watermarks(&mut self) -> Watermarks {
-        let fields = fields(&self.ok(&cmd!("WALFERRY", "CSN")));
-        let number = |name: &str| match fields.get(name) {
-            Some(Value::Int(number)) => u64::try_from(*number).expect("a watermark is not negative"),
-            other => panic!("WALFERRY CSN: field {name} is {other:?} in {fields:?}"),
-        };
-        Watermarks {
-            epoch: number("epoch"),
-            committed: number("committed"),
-            durable: number("durable"),
-            archived: number("archived"),
-        }
+        Watermarks::of(&self.ok(&cmd!("WALFERRY", "CSN")))
+    }
+
+    /// The server's watermarks, if it answers without an error.
+    pub fn try_watermarks(&mut self) -> Option<Watermarks> {
+        let reply = self.try_call(&cmd!("WALFERRY", "CSN")).ok()?;
+        error_text(&reply).is_none().then(|| Watermarks::of(&reply))
     }
 
     /// The fields of INFO, all sections.
     #[track_caller]
     pub fn info(&mut self) -> BTreeMap<String, String> {
-        text(&self.ok(&cmd!("INFO")))
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+        info_fields(&self.ok(&cmd!("INFO")))
     }
+}
+
+/// The fields in a reply to INFO.
+#[track_caller]
+pub fn info_fields(reply: &Value) -> BTreeMap<String, String> {
+    let text = text(reply);
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// MULTI, the commands, EXEC.

@@ -54,14 +54,16 @@ pub fn now_ms() -> u64 {
 pub fn dump(client: &mut Client) -> Dump {
     let keys: Vec<Vec<u8>> = scan(client).into_iter().collect();
     let types: Vec<Command> = keys.iter().map(|key| cmd!("TYPE", key)).collect();
-    let types = client.pipeline(&types);
-    let reads: Vec<Command> = keys.iter().zip(&types).map(|(key, kind)| read_command(key, &text(kind))).collect();
+    let types: Vec<String> = client.pipeline(&types).iter().map(text).collect();
+    // What expired since the scan is not there.
+    let (keys, types): (Vec<_>, Vec<_>) = keys.into_iter().zip(types).filter(|(_, kind)| kind != "none").unzip();
+    let reads: Vec<Command> = keys.iter().zip(&types).map(|(key, kind)| read_command(key, kind)).collect();
     let values = client.pipeline(&reads);
     let expiries = expiries(client, &keys);
     keys.iter()
         .enumerate()
         .map(|(index, key)| {
-            let content = content(&text(&types[index]), &values[index]);
+            let content = content(&types[index], &values[index]);
             (key.clone(), Dumped { content, expires_at_ms: expiries[index] })
         })
         .collect()

@@ -10,14 +10,22 @@
 
 pub mod archive;
 pub mod client;
+pub mod device;
 pub mod dump;
+pub mod faulty_s3;
 pub mod history;
+pub mod http;
 pub mod model;
 pub mod oracle;
+pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod replies;
+pub mod simulation;
 pub mod tool;
+pub mod truth;
+pub mod way;
 pub mod weed;
+pub mod wire;
 pub mod workload;
 pub mod writers;

@@ -5,7 +5,7 @@
 
 use super::archive::Archive;
 use super::client::{Client, cmd, error_text};
-use super::tool::{Finished, binary};
+use super::tool::{Finished, binary, limited};
 use redis::Value;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -65,6 +65,10 @@ impl Drop for StopOnDrop<'_> {
 pub struct Launch {
     arguments: Vec<String>,
     environment: Environment,
+    /// Soft limit of open files; none: as it is here.
+    open_files: Option<u64>,
+    /// The file that takes the log; none: beside the data directory, never in it.
+    log: Option<PathBuf>,
     /// Its data directory.
     pub dir: PathBuf,
     /// Where clients connect.
@@ -74,25 +78,36 @@ pub struct Launch {
 }
 
 impl Launch {
-    fn new(role: &str, dir: &Path) -> Self {
-        let (port, repl_port) = (free_port(), free_port());
-        let mut launch =
-            Self { arguments: vec![role.into()], environment: Vec::new(), dir: dir.to_owned(), port, repl_port };
-        let text = dir.to_str().expect("a test directory has a UTF-8 name").to_owned();
+    fn new(role: &str, dir: &Path, port: u16, repl_port: u16) -> Self {
+        let mut launch = Self {
+            arguments: vec![role.into()],
+            environment: Vec::new(),
+            open_files: None,
+            log: None,
+            dir: dir.to_owned(),
+            port,
+            repl_port,
+        };
+        let text = launch.dir.to_str().expect("a test directory has a UTF-8 name").to_owned();
         launch.arguments.extend(["--dir".into(), text, "--port".into(), port.to_string()]);
         launch
     }
 
     /// A primary on `dir`.
     pub fn primary(dir: &Path) -> Self {
-        let launch = Self::new("primary", dir);
+        Self::primary_on(dir, free_port(), free_port())
+    }
+
+    /// A primary on `dir` that listens for clients and for replicas on these ports.
+    pub fn primary_on(dir: &Path, port: u16, repl_port: u16) -> Self {
+        let launch = Self::new("primary", dir, port, repl_port);
         let port = launch.repl_port.to_string();
         launch.flag("--repl-port", &port)
     }
 
     /// A replica on `dir` that follows the primary listening for replicas on `repl_port`.
     pub fn replica(dir: &Path, repl_port: u16) -> Self {
-        Self::new("replica", dir).flag("--primary", &format!("127.0.0.1:{repl_port}"))
+        Self::new("replica", dir, free_port(), free_port()).flag("--primary", &format!("127.0.0.1:{repl_port}"))
     }
 
     /// Adds a flag with a value.
@@ -112,15 +127,31 @@ impl Launch {
         self.flag("--archive", &archive.url)
     }
 
-    /// The file that takes the log; beside the data directory, never in it.
-    fn log(&self) -> PathBuf {
-        self.dir.with_extension("log")
+    /// Starts the process with a soft limit of open files.
+    pub fn open_files(mut self, soft: u64) -> Self {
+        self.open_files = Some(soft);
+        self
+    }
+
+    /// Writes the log to another file than the one beside the data directory.
+    pub fn log_to(mut self, file: &Path) -> Self {
+        self.log = Some(file.to_owned());
+        self
+    }
+
+    /// The file that takes the log.
+    pub fn log(&self) -> PathBuf {
+        self.log.clone().unwrap_or_else(|| self.dir.with_extension("log"))
     }
 
     fn spawn(&self) -> Child {
         std::fs::create_dir_all(self.dir.parent().expect("a data directory lies in another")).expect("a directory");
         let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
-        binary(&self.environment)
+        let mut command = match self.open_files {
+            Some(soft) => limited(soft, &self.environment),
+            None => binary(&self.environment),
+        };
+        command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
@@ -132,9 +163,14 @@ impl Launch {
     /// Starts the server and waits until it answers.
     #[track_caller]
     pub fn start(self) -> Node {
-        let mut node = Node { child: self.spawn(), launch: self };
+        let mut node = self.begin();
         node.await_ready();
         node
+    }
+
+    /// Starts the server and does not wait for it.
+    pub fn begin(self) -> Node {
+        Node { child: self.spawn(), launch: self }
     }
 
     /// Starts what must refuse to start, and gives back how it ended. Fails the test if it serves a client.
@@ -161,8 +197,9 @@ pub struct Node {
 }
 
 impl Node {
+    /// Waits until the server answers.
     #[track_caller]
-    fn await_ready(&mut self) {
+    pub fn await_ready(&mut self) {
         let port = self.launch.port;
         wait_until("the server answers PING", READY_WITHIN, || {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -172,6 +209,8 @@ impl Node {
             match error_text(&reply) {
                 None => Some(()),
                 Some(error) if error.starts_with("LOADING") => None,
+                // It serves those who know the password.
+                Some(error) if error.starts_with("NOAUTH") => Some(()),
                 Some(error) => panic!("PING was answered with {error}"),
             }
         });
@@ -207,16 +246,26 @@ impl Node {
     /// Starts the process again with the same arguments, ports and directory, after it ended.
     #[track_caller]
     pub fn restart(&mut self) {
+        self.begin_again();
+        self.await_ready();
+    }
+
+    /// As [`Self::restart`], without waiting until it answers.
+    pub fn begin_again(&mut self) {
         self.kill();
         self.child = self.launch.spawn();
-        self.await_ready();
+    }
+
+    /// How the process ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<Finished> {
+        let status = self.child.try_wait().expect("a child can be waited for")?;
+        Some(Finished { code: status.code(), stdout: String::new(), stderr: self.log_tail() })
     }
 
     /// Starts the process again when it may refuse: `Err` has how it ended.
     #[track_caller]
     pub fn try_restart(&mut self) -> Result<(), Finished> {
-        self.kill();
-        self.child = self.launch.spawn();
+        self.begin_again();
         let ended = wait_until("the server serves or refuses", READY_WITHIN, || {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return Some(Some(status));
@@ -233,6 +282,16 @@ impl Node {
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.launch.log()).unwrap_or_default()
     }
 
     fn log_tail(&self) -> String {

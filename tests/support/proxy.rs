@@ -1,69 +1,154 @@
-//! A way to a server that can be closed: what a network that goes away looks like to a process.
+//! A man in the middle of a replica and its primary: passes messages on, changes them, or plays the primary itself.
+//!
+//! What goes from the replica to the primary is passed on as it is.
 
-use std::io;
+use super::wire::Frame;
+use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Passes connections on to a loopback port while it is open.
-pub struct Proxy {
-    /// Where it listens.
-    pub port: u16,
-    way: Arc<Way>,
+/// What the replica gets in place of a message.
+pub enum Sent {
+    /// A message.
+    Frame(Frame),
+    /// Bytes that need not be one.
+    Bytes(Vec<u8>),
+    /// Nothing any more.
+    Close,
 }
 
-struct Way {
-    is_open: AtomicBool,
-    /// Both ends of every connection passed on.
-    connections: Mutex<Vec<TcpStream>>,
+/// Decides what becomes of each message from the primary.
+pub type Tamper = Box<dyn FnMut(Frame) -> Vec<Sent> + Send>;
+
+/// Plays the primary on one connection.
+pub type Fake = Arc<dyn Fn(&TcpStream) + Send + Sync>;
+
+/// What happens to connections.
+pub enum Rule {
+    /// They reach the primary.
+    Honest,
+    /// They reach the primary, but its messages are tampered with.
+    Tamper(Tamper),
+    /// They do not reach it.
+    Fake(Fake),
+    /// They are accepted, and then nothing happens.
+    Silent,
+}
+
+struct Shared {
+    primary: u16,
+    rule: Mutex<Rule>,
+    /// Both ends of all connections made under the rule.
+    open: Mutex<Vec<TcpStream>>,
+    accepted: AtomicU64,
+    stops: AtomicBool,
+}
+
+/// The man in the middle; stops when dropped.
+pub struct Proxy {
+    /// Where the replica connects.
+    pub port: u16,
+    shared: Arc<Shared>,
 }
 
 impl Proxy {
-    /// A closed way to `target`.
-    pub fn to(target: u16) -> Self {
+    /// Stands before the primary that listens for replicas on `repl_port`.
+    pub fn start(repl_port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let way = Arc::new(Way { is_open: AtomicBool::new(false), connections: Mutex::default() });
-        let own = Arc::clone(&way);
+        let shared = Arc::new(Shared {
+            primary: repl_port,
+            rule: Mutex::new(Rule::Honest),
+            open: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            stops: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                // A connection that cannot be passed on is closed by dropping it.
-                let _ = own.pass_on(connection, target);
+            for stream in listener.incoming().map_while(Result::ok) {
+                if accepting.stops.load(Ordering::Relaxed) {
+                    return;
+                }
+                accepting.accepted.fetch_add(1, Ordering::Relaxed);
+                let shared = Arc::clone(&accepting);
+                std::thread::spawn(move || shared.serve(stream));
             }
         });
-        Self { port, way }
+        Self { port, shared }
     }
 
-    /// Lets connections through from now on.
-    pub fn open(&self) {
-        self.way.is_open.store(true, Ordering::SeqCst);
+    /// Changes the rule and closes the connections made under the one before.
+    pub fn set(&self, rule: Rule) {
+        *self.shared.rule.lock().unwrap() = rule;
+        self.cut();
     }
 
-    /// Ends every connection and lets none through.
-    pub fn close(&self) {
-        self.way.is_open.store(false, Ordering::SeqCst);
-        for end in self.way.connections.lock().unwrap().drain(..) {
-            let _ = end.shutdown(Shutdown::Both);
+    /// Closes all connections.
+    pub fn cut(&self) {
+        for stream in self.shared.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Connections accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 }
 
-impl Way {
-    fn pass_on(&self, client: TcpStream, target: u16) -> io::Result<()> {
-        let server = TcpStream::connect(("127.0.0.1", target))?;
-        let mut connections = self.connections.lock().unwrap();
-        // Asked with the list in hand: either closing sees the connection, or it sees the closing.
-        if !self.is_open.load(Ordering::SeqCst) {
-            return Ok(());
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        self.cut();
+    }
+}
+
+impl Shared {
+    fn serve(&self, replica: TcpStream) {
+        let keep = |stream: &TcpStream| self.open.lock().unwrap().push(stream.try_clone().expect("a second handle"));
+        keep(&replica);
+        let fake = match &*self.rule.lock().unwrap() {
+            Rule::Silent => return,
+            Rule::Fake(fake) => Some(Arc::clone(fake)),
+            Rule::Honest | Rule::Tamper(_) => None,
+        };
+        if let Some(fake) = fake {
+            fake(&replica);
+            let _ = replica.shutdown(Shutdown::Both);
+            return;
         }
-        for (from, to) in [(&client, &server), (&server, &client)] {
-            connections.push(from.try_clone()?);
-            let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
-            std::thread::spawn(move || {
-                let _ = io::copy(&mut from, &mut to);
-                let _ = to.shutdown(Shutdown::Both);
+        let Ok(primary) = TcpStream::connect(("127.0.0.1", self.primary)) else { return };
+        keep(&primary);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = std::io::copy(&mut &replica, &mut &primary);
+                let _ = primary.shutdown(Shutdown::Both);
             });
+            self.pass_on(&primary, &replica);
+            let _ = replica.shutdown(Shutdown::Both);
+            let _ = primary.shutdown(Shutdown::Both);
+        });
+    }
+
+    /// Passes the primary's messages on until a connection ends.
+    fn pass_on(&self, primary: &TcpStream, mut replica: &TcpStream) {
+        while let Ok(frame) = Frame::receive(primary) {
+            let sent = match &mut *self.rule.lock().unwrap() {
+                Rule::Tamper(tamper) => tamper(frame),
+                _ => vec![Sent::Frame(frame)],
+            };
+            for sent in sent {
+                let passed = match sent {
+                    Sent::Frame(frame) => frame.send(replica),
+                    Sent::Bytes(bytes) => replica.write_all(&bytes),
+                    Sent::Close => return,
+                };
+                if passed.is_err() {
+                    return;
+                }
+            }
         }
-        Ok(())
     }
 }

@@ -39,6 +39,11 @@ impl Weed {
         format!("s3://{BUCKET}/test-{}", self.prefixes.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Where it listens on the loopback interface.
+    pub fn s3_port(&self) -> u16 {
+        self.s3_port
+    }
+
     /// What a process needs to reach the server.
     pub fn environment(&self) -> Environment {
         environment(self.s3_port)

@@ -32,6 +32,8 @@ pub struct Workload {
     rng: StdRng,
     keys: Vec<Vec<u8>>,
     members: Vec<Vec<u8>>,
+    /// What absolute expiries count from, where the commands must not depend on when they are made or sent; none: now.
+    fixed_now_ms: Option<u64>,
 }
 
 /// Whether steps may occur whose result the server chooses (SPOP, `XADD *`) or whose csn it may save.
@@ -53,7 +55,28 @@ impl Workload {
         let mut members: Vec<Vec<u8>> = (0..5).map(|number| format!("m{number}").into_bytes()).collect();
         members.extend((0..4).map(|number| number.to_string().into_bytes()));
         members.extend([Vec::new(), b"\r\n".to_vec(), vec![0, 0xff]]);
-        Self { rng, keys, members }
+        Self { rng, keys, members, fixed_now_ms: None }
+    }
+
+    /// The workload of one of several writers: every key begins with `prefix`, no command touches another one, and none
+    /// depends on the moment in which it is made or sent, since expiries count from `now_ms`.
+    pub fn of_writer(seed: u64, prefix: &str, now_ms: u64) -> Self {
+        let mut workload = Self::new(seed);
+        workload.fixed_now_ms = Some(now_ms);
+        workload.keys.iter_mut().for_each(|key| drop(key.splice(..0, prefix.bytes())));
+        workload
+    }
+
+    /// All keys that its commands touch.
+    pub fn keys(&self) -> &[Vec<u8>] {
+        &self.keys
+    }
+
+    /// Commands over the same keys as another seed says; their effect is known without a reply.
+    pub fn closed_commands(&self, seed: u64, count: usize) -> Vec<Command> {
+        let (keys, members, rng) = (self.keys.clone(), self.members.clone(), StdRng::seed_from_u64(seed));
+        let mut seeded = Self { rng, keys, members, ..*self };
+        (0..count).map(|_| seeded.command(Choice::Closed)).collect()
     }
 
     /// The generator's randomness, for choices that must replay with it.
@@ -84,6 +107,19 @@ impl Workload {
     }
 
     fn command(&mut self, choice: Choice) -> Command {
+        loop {
+            let command = self.any_command(choice);
+            if self.fixed_now_ms.is_none() || !(is_relative(&command) || command[0].starts_with(b"FLUSH")) {
+                return command;
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.fixed_now_ms.unwrap_or_else(now_ms)
+    }
+
+    fn any_command(&mut self, choice: Choice) -> Command {
         match self.rng.random_range(0..100) {
             0..22 => self.string(),
             22..34 => self.hash(),
@@ -102,7 +138,7 @@ impl Workload {
             0..3 => cmd!("SET", key, value),
             3 => cmd!("SET", key, value, "EX", self.seconds()),
             4 => cmd!("SET", key, value, "PX", 1000 * self.seconds()),
-            5 => cmd!("SET", key, value, "PXAT", now_ms() + 1000 * self.seconds()),
+            5 => cmd!("SET", key, value, "PXAT", self.now_ms() + 1000 * self.seconds()),
             6 => cmd!("SET", key, value, "NX"),
             7 => cmd!("SET", key, value, "XX", "KEEPTTL"),
             8 => cmd!("SET", key, value, "GET"),
@@ -201,7 +237,7 @@ impl Workload {
             80..110 => cmd!("UNLINK", key),
             110..160 => cmd!("EXPIRE", key, self.seconds()),
             160..190 => cmd!("PEXPIRE", key, 1000 * self.seconds()),
-            190..220 => cmd!("EXPIREAT", key, now_ms() / 1000 + self.seconds()),
+            190..220 => cmd!("EXPIREAT", key, self.now_ms() / 1000 + self.seconds()),
             220..230 => cmd!("EXPIREAT", key, 1),
             230..260 => cmd!("PERSIST", key),
             260..360 => cmd!("RENAME", key, self.key()),
@@ -256,4 +292,10 @@ impl Workload {
     fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.rng.random_range(0..choices.len())].clone()
     }
+}
+
+/// Whether a command sets an expiry that counts from the moment of its execution.
+fn is_relative(command: &Command) -> bool {
+    let by_name = ["SETEX", "EXPIRE", "PEXPIRE"].iter().any(|name| command[0] == name.as_bytes());
+    by_name || (command[0] == b"SET" && command[3..].iter().any(|option| option == b"EX" || option == b"PX"))
 }

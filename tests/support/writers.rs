@@ -3,7 +3,8 @@
 use super::client::{Client, Command, cmd, elements, framed, text};
 use redis::Value;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Connections that write at the same time.
 pub const WRITERS: usize = 6;
@@ -82,6 +83,21 @@ pub fn look(client: &mut Client) -> Vec<Seen> {
     elements(&reply).chunks(READS).map(seen).collect()
 }
 
+/// Sends what the writers' last rounds lack, so that the next ones start whole.
+#[track_caller]
+pub fn complete(client: &mut Client, seen: &mut [Seen]) {
+    for (writer, seen) in seen.iter_mut().enumerate() {
+        if seen.counted < seen.transactions {
+            client.ok(&cmd!("INCR", format!("count:{writer}")));
+            seen.counted += 1;
+        }
+        if seen.queued < seen.transactions {
+            client.ok(&cmd!("RPUSH", format!("queue:{writer}"), seen.transactions));
+            seen.queued += 1;
+        }
+    }
+}
+
 /// What one writer got replies to, and when.
 #[derive(Default)]
 pub struct Replied(Mutex<Vec<(Instant, Seen)>>);
@@ -101,10 +117,16 @@ impl Replied {
 
 /// Sends rounds after `from` until the connection ends.
 pub fn write(node_port: u16, writer: usize, from: u64, replied: &Replied) {
+    write_until(node_port, writer, from, replied, Duration::ZERO, &AtomicBool::new(false));
+}
+
+/// Sends rounds after `from` until it is told to stop or the connection ends, with a pause between two pipelines.
+pub fn write_until(node_port: u16, writer: usize, from: u64, replied: &Replied, pause: Duration, stop: &AtomicBool) {
     let Ok(mut client) = Client::connect(node_port) else { return };
     let mut next = from + 1;
     let mut seen = Seen::default();
-    loop {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(pause);
         let rounds = next..next + ROUNDS_IN_PIPELINE;
         let commands: Vec<Command> = rounds.clone().flat_map(|number| round(writer, number)).collect();
         if client.send(&commands).is_err() {

@@ -1,5 +1,6 @@
 //! Exit codes: what a script can act on.
 
+use std::io::Write;
 use std::process::ExitCode;
 use walferry::error::{Error, Kind};
 
@@ -47,7 +48,8 @@ pub fn report(done: Done) -> ExitCode {
         Err(Failure::Integrity(message)) => (message, 4),
         Err(Failure::Other(message)) => (message, 1),
     };
-    eprintln!("walferry: {message}");
+    // A stderr that cannot be written must not turn the exit code into that of a panic.
+    let _ = writeln!(std::io::stderr(), "walferry: {message}");
     ExitCode::from(code)
 }
 

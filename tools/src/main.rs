@@ -85,5 +85,7 @@ fn start_logging() {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .with_target(false)
+        // It would tell stderr of a stderr that cannot be written (a log file on a full disk), and panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -49,6 +49,12 @@ impl dictionary::Value for Zset {
     }
 }
 
+/// Checks encoded list and sorted set ops to their last item; whether they fit a state shows when they are applied.
+pub fn validate(lists: &[u8], zsets: &[u8]) -> Result<()> {
+    ListOps::new(lists).try_for_each(|op| op.map(drop))?;
+    ZsetOps::new(zsets).try_for_each(|op| op.map(drop))
+}
+
 /// The state of the memory engines.
 #[derive(Default)]
 pub struct Memory {

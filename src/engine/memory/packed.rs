@@ -112,7 +112,7 @@ impl Packed {
             return Vec::new();
         }
         self.seal();
-        let space = spare.min(self.live() + self.live() / 8).max(need);
+        let space = spare.min(self.live()).max(need);
         let mut next = Self { buf: Vec::with_capacity(space), start: 0, count: 0 };
         next.extend_back(element, need);
         vec![next]
@@ -127,7 +127,7 @@ impl Packed {
             return Vec::new();
         }
         self.seal();
-        let space = spare.min(self.live() + self.live() / 8).max(need);
+        let space = spare.min(self.live()).max(need);
         let mut first = Self { buf: vec![0; space], start: position(space), count: 0 };
         first.extend_front(element, need);
         vec![std::mem::replace(self, first)]

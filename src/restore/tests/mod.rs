@@ -1,7 +1,8 @@
 //! Restores end to end: histories of random commits, archived by hand, restored and compared with what the commits do.
 
 mod copy;
-mod support;
+mod faults;
+pub(crate) mod support;
 
 use super::progress::silent;
 use super::*;

@@ -5,7 +5,7 @@
 //! given out until whoever uploads has begun anew: no gap goes unnoticed.
 
 use super::{Spool, SpoolStatus, State};
-use crate::archive::uploader::{ChunkSource, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
 use crate::csn::Csn;
 use crate::error::Result;
 use bytes::Bytes;
@@ -134,8 +134,8 @@ impl ChunkSource for SecondSource {
         self.0.remove_done(&mut state);
     }
 
-    fn same_commits(&self, own: &Bytes, found: &Bytes) -> bool {
-        self.0.same_commits(own, found)
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+        self.0.compare(own, found)
     }
 }
 

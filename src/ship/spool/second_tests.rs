@@ -4,8 +4,10 @@ use super::super::{Spool, parse_name};
 use super::SecondSource;
 use crate::archive::uploader::ChunkSource;
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile};
+use crate::cluster::ClusterId;
 use crate::commit::gate::{Gate, Obstacle};
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::directory::{Identity, LastRole};
 use crate::io::{Io, StdIo};
 use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
@@ -45,7 +47,8 @@ fn open(dir: &Path, limit: u64, gate: &Arc<Gate>, archived: Csn) -> Arc<Spool> {
     let bytes = chunk(0).bytes().len() as u64;
     // Chunks are not all equally long.
     let limit = limit * bytes - bytes / 2;
-    let (spool, _) = Spool::open(Arc::new(StdIo), dir, limit, Arc::clone(gate), watermarks).expect("open");
+    let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).expect("an identity");
+    let (spool, _) = Spool::open(Arc::new(StdIo), dir, limit, &identity, Arc::clone(gate), watermarks).expect("open");
     Arc::new(spool)
 }
 

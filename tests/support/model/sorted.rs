@@ -64,7 +64,8 @@ impl Model {
                 None => !has(b"XX"),
                 Some(current) => !has(b"NX") && (!has(b"GT") || score > current) && (!has(b"LT") || score < current),
             };
-            if allowed && score.is_nan() {
+            // Redis adds before it compares.
+            if score.is_nan() && !has(b"NX") {
                 return Err(Refused);
             }
             if allowed && current != Some(score) {

@@ -1,0 +1,66 @@
+//! The archive's JSON records: each carries a digest of itself, because a bit that changes in a number is still JSON.
+//!
+//! Guarantees: a decoded record is the one that was encoded, to the bit. `digest` is the BLAKE3 hash, as lower-case
+//! hexadecimal digits, of the other fields as JSON without white space and with the keys of every object sorted.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Field that holds the digest of all others.
+const DIGEST: &str = "digest";
+
+/// The stored form of a record, a struct with a field `format`.
+pub fn encode(record: &impl Serialize) -> Vec<u8> {
+    let mut fields = serde_json::to_value(record).expect("a record is plain data");
+    let digest = digest(&fields);
+    fields.as_object_mut().expect("a record is a struct").insert(DIGEST.to_owned(), digest.into());
+    let mut text = serde_json::to_vec_pretty(&fields).expect("a record is plain data");
+    text.push(b'\n');
+    text
+}
+
+/// Reads the stored form; `what` names it in errors, `known` is the newest format that is understood.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Result<T> {
+    let corrupt = |detail: String| Error::corrupt(what, "content", detail);
+    let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
+    let object = fields.as_object_mut().ok_or_else(|| corrupt("not a JSON object".to_owned()))?;
+    let format = object.get("format").and_then(Value::as_u64).ok_or_else(|| corrupt("no format".to_owned()))?;
+    if format > u64::from(known) {
+        let found = u32::try_from(format).unwrap_or(u32::MAX);
+        return Err(Error::Version { what: what.to_owned(), found, known });
+    }
+    let told = object.remove(DIGEST).unwrap_or_default();
+    let found = digest(&fields);
+    if told.as_str() != Some(&found) {
+        return Err(corrupt(format!("the digest is {found}, the record says {told}")));
+    }
+    serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))
+}
+
+fn digest(fields: &Value) -> String {
+    blake3::hash(&serde_json::to_vec(fields).expect("a value is plain data")).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::epochs::EpochRecord;
+    use crate::csn::{CommitTime, Csn, Epoch};
+
+    /// Goal: no bit of a record can change so that another record is read.
+    #[test]
+    fn a_changed_bit_never_gives_another_record() {
+        let record = EpochRecord::forked(Epoch(7), Epoch(6), Csn(1234), "node".to_owned(), CommitTime(5678));
+        let stored = encode(&record);
+        assert_eq!(decode::<EpochRecord>(&stored, "record", 1).expect("decode"), record);
+        for bit in 0..stored.len() * 8 {
+            let mut changed = stored.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = decode::<EpochRecord>(&changed, "record", 1) {
+                assert_eq!(read, record, "bit {bit}");
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Both logs and the syncer with each step of the op-log failing in each way, in each durability mode: what was
+//! acknowledged is there after a reopen, what was refused had no effect or the node has stopped writing, no commit is
+//! torn, csns are dense.
+
+use super::tests::Rig;
+use super::*;
+use crate::config::AppendFsync;
+use crate::csn::Epoch;
+use crate::engine::keyspace::Found;
+use crate::io::faults::{Case, FAULTS, Faults, Step, each_step, scratch};
+use crate::log::testing::{on_both, on_list};
+use rustix::io::Errno;
+use tempfile::TempDir;
+
+/// Commits of a run: enough for the op-log to change segments.
+const COMMITS: u64 = 14;
+/// Bytes of each element that is pushed.
+const ELEMENT_BYTES: usize = 24 << 10;
+
+/// On disk and in memory, on disk, in memory: what the commits do in turn.
+const KINDS: [(bool, bool); 3] = [(true, true), (true, false), (false, true)];
+
+/// How far a run got.
+#[derive(Default)]
+struct Told {
+    acknowledged: u64,
+    /// The last commit that was written or failed on the way.
+    attempted: u64,
+}
+
+fn kind(csn: u64) -> (bool, bool) {
+    KINDS[csn as usize % KINDS.len()]
+}
+
+/// Does what commit `csn` does; no two of them do the same.
+fn change(turn: &mut Turn<'_>, csn: u64) {
+    let (sets, pushes) = kind(csn);
+    let mut keys = turn.keyspace(0);
+    if sets {
+        keys.put_string(b"string", csn.to_string().as_bytes(), 0).unwrap();
+    }
+    if pushes {
+        let mut element = csn.to_string().into_bytes();
+        element.resize(ELEMENT_BYTES, b' ');
+        keys.change_list(b"list", |ops| ops.push_back(b"list", [&element[..]].into_iter())).unwrap();
+    }
+    turn.commit().unwrap();
+}
+
+/// What the engines hold: the string, and the numbers in the list.
+fn state(rig: &Rig) -> (Option<String>, Vec<u64>) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().trim().to_owned();
+    let mut turn = rig.committer.turn();
+    let list = turn.writer().memory.lists.get(b"list").map_or_else(Vec::new, |entry| {
+        entry.value.iter_from(0).map(|element| text(element).trim_start_matches("element ").parse().unwrap()).collect()
+    });
+    let string = match turn.keyspace(0).find(b"string").unwrap() {
+        Found::String(value) => Some(text(&value)),
+        _ => None,
+    };
+    (string, list)
+}
+
+/// What they hold after the first `csn` commits.
+fn expected(csn: u64) -> (Option<String>, Vec<u64>) {
+    let string = (1..=csn).rev().find(|&csn| kind(csn).0).map(|csn| csn.to_string());
+    (string, (1..=csn).filter(|&csn| kind(csn).1).collect())
+}
+
+fn acknowledged(rig: &Rig, csn: Csn) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(rig.committer.syncer.acknowledged(csn))
+}
+
+/// Commits as long as commits are taken.
+fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
+    let mut told = Told::default();
+    let Ok(rig) = Rig::open(mode, Arc::clone(&case.io), dir) else { return told };
+    for csn in 1..=COMMITS {
+        let mut turn = rig.committer.turn();
+        if let Some(spare) = turn.oplog().wants_spare() {
+            let _ = spare.prepare();
+        }
+        if turn.reserve(ELEMENT_BYTES).is_err() {
+            let (obstacle, position) = (rig.obstacle(), turn.position().csn);
+            drop(turn);
+            assert_eq!(position, Csn(told.attempted), "a refusal has no effect");
+            if obstacle == Some(Obstacle::Broken) || case.is_over() {
+                break;
+            }
+            assert_eq!(obstacle, Some(Obstacle::DiskFull));
+            rig.committer.look_for_room(rig.dir(), 0);
+            turn = rig.committer.turn();
+            turn.reserve(ELEMENT_BYTES).expect("writes are taken as soon as nothing fails any more");
+        }
+        change(&mut turn, csn);
+        told.attempted = csn;
+        let written = turn.write();
+        drop(turn);
+        if written.is_err() || acknowledged(&rig, Csn(csn)).is_err() {
+            assert_eq!(rig.obstacle(), Some(Obstacle::Broken), "a write that failed half-way is the last");
+            break;
+        }
+        told.acknowledged = csn;
+    }
+    if rig.obstacle() == Some(Obstacle::Broken) {
+        check_broken(&rig, case.io.left_unsynced(".oplog"));
+    } else {
+        assert_eq!(told.acknowledged, told.attempted);
+    }
+    told
+}
+
+/// A node that has stopped writing stays so whatever the disk does, says what to do, and raises no watermark any more.
+fn check_broken(rig: &Rig, is_unsynced: bool) {
+    rig.io.heal();
+    rig.committer.look_for_room(rig.dir(), 0);
+    let reason = rig.committer.gate.reason(Obstacle::Broken).expect("it stands");
+    assert!(reason.contains("until a restart") && reason.contains("carry out a step on"), "{reason}");
+    let durable = rig.committer.watermarks.durable.get();
+    let mut turn = rig.committer.turn();
+    if turn.reserve(0).is_ok() {
+        tests::change(&mut turn, true, true);
+        turn.write().unwrap_err();
+    }
+    turn.apply([on_list(turn.position().csn.0 + 1)].into()).unwrap_err();
+    drop(turn);
+    rig.committer.syncer.stop();
+    if is_unsynced {
+        assert_eq!(rig.committer.watermarks.durable.get(), durable, "nothing is called durable after a failed sync");
+    }
+}
+
+/// Opens the directory on files that do not fail and compares it with what was told.
+fn check(dir: &Arc<TempDir>, told: &Told) {
+    let rig = Rig::open(AppendFsync::No, Arc::default(), dir).unwrap();
+    let csn = rig.recovered.position.csn.0;
+    assert!(
+        (told.acknowledged..=told.attempted).contains(&csn),
+        "{csn} of {} to {}",
+        told.acknowledged,
+        told.attempted
+    );
+    assert!(rig.recovered.lost.is_empty() && rig.recovered.unfit.is_empty());
+    assert_eq!(state(&rig), expected(csn), "at csn {csn}");
+    let (reader, until) = rig.committer.log_reader();
+    let commits = reader.commits(LogPosition::default(), until).unwrap().map(|commit| commit.unwrap().csn.0);
+    assert_eq!(commits.collect::<Vec<_>>(), (1..=csn).collect::<Vec<_>>());
+    let mut turn = rig.committer.turn();
+    turn.reserve(ELEMENT_BYTES).unwrap();
+    change(&mut turn, csn + 1);
+    assert_eq!(turn.write().unwrap(), Some(Csn(csn + 1)));
+}
+
+fn each_step_under(mode: AppendFsync) {
+    each_step(&FAULTS, |case| {
+        let dir = Arc::new(scratch());
+        let told = run(case, mode, &dir);
+        assert!(case.io.has_struck() || told.acknowledged == COMMITS);
+        check(&dir, &told);
+    });
+}
+
+/// Goal: under `always` nothing acknowledged is lost, whichever step fails.
+#[test]
+fn always_survives_every_failing_step() {
+    each_step_under(AppendFsync::Always);
+}
+
+/// Goal: under `everysec` nothing acknowledged is lost, whichever step fails, as long as the machine stays up.
+#[test]
+fn everysec_survives_every_failing_step() {
+    each_step_under(AppendFsync::EverySec);
+}
+
+/// Goal: under `no` nothing acknowledged is lost, whichever step fails, as long as the machine stays up.
+#[test]
+fn no_survives_every_failing_step() {
+    each_step_under(AppendFsync::No);
+}
+
+/// Goal: a replica whose op-log cannot grow refuses a group before it has any effect, and goes on with the same group
+/// once there is room.
+#[test]
+fn a_replica_without_room_applies_nothing_and_goes_on_later() {
+    let rig = Rig::new(AppendFsync::No);
+    rig.io.fail(Step::Create, Errno::NOSPC);
+    let group: Arc<[CommitRecord]> = [on_both(1), on_list(2)].into();
+    let error = rig.committer.turn().apply(Arc::clone(&group)).unwrap_err();
+    assert!(error.to_string().contains("Free space"), "{error}");
+    assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
+    assert_eq!(state(&rig), (None, Vec::new()), "nothing is applied");
+    rig.io.heal();
+    rig.committer.turn().apply(Arc::clone(&group)).unwrap_err();
+    rig.committer.look_for_room(rig.dir(), 0);
+    assert_eq!(rig.committer.turn().apply(group).unwrap(), Csn(2));
+}
+
+/// Goal: a recovery that fails half-way loses nothing and can be made again, whichever step of it fails.
+#[test]
+fn recovery_survives_every_failing_step() {
+    each_step(&FAULTS, |case| {
+        let dir = Arc::new(scratch());
+        let rig = Rig::open(AppendFsync::No, Arc::<Faults>::default(), &dir).unwrap();
+        for csn in 1..=6 {
+            let mut turn = rig.committer.turn();
+            change(&mut turn, csn);
+            turn.write().unwrap();
+        }
+        let mut turn = rig.committer.turn();
+        let oplog = turn.oplog();
+        // A commit over both sides that RocksDB lacks, and one behind a hole, which is to be cut off.
+        let redone = CommitRecord { csn: Csn(7), epoch: Epoch::ZERO, ..on_both(7) };
+        oplog.append(&[redone, on_list(9)]).unwrap();
+        drop(turn);
+        drop(rig);
+        let recovered = Rig::open(AppendFsync::No, Arc::clone(&case.io), &dir).map(|rig| rig.recovered.clone());
+        assert_eq!(recovered.is_err(), case.io.has_struck());
+        let rig = Rig::open(AppendFsync::No, Arc::default(), &dir).unwrap();
+        assert_eq!((rig.recovered.position.csn, rig.recovered.lost.len()), (Csn(7), 0));
+        assert_eq!(rig.committer.turn().oplog().last(), Csn(7));
+        let (string, list) = state(&rig);
+        assert_eq!((string.as_deref(), list), (Some("value 7"), [expected(6).1, vec![7]].concat()));
+    });
+}

@@ -1,0 +1,207 @@
+//! The writer lock, held: by a client's session that adds to the open group, or by who needs both logs at rest as well.
+//!
+//! Lock order: the logs before the writer.
+
+use super::committer::{Committer, MemorySize};
+use super::groups::GroupNumber;
+use super::logs::{Logs, Rows};
+use super::writer::Writer;
+use crate::csn::{Csn, Epoch};
+use crate::engine::keyspace::{Changing, Keyspace};
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+use crate::log::oplog::OpLog;
+use crate::log::recovery::ImagePosition;
+use crate::record::CommitRecord;
+use parking_lot::MutexGuard;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Sealed groups that may wait for the logs; beyond them the open group grows.
+const SEALED_MAX: usize = 2;
+/// Commits of the open group from which on it is worth sealing while another is being written.
+const SEALED_EARLY_MIN: usize = 64;
+
+/// The writer lock, held: for one command or for a pipeline's worth of them. Commits are collected in the open group,
+/// which is handed on with [`Joined::leave_open`].
+pub struct Joined<'a> {
+    pub(super) committer: &'a Committer,
+    pub(super) writer: MutexGuard<'a, Writer>,
+    /// Whether the group is handed on when the turn ends.
+    leaves_open: bool,
+}
+
+impl<'a> Joined<'a> {
+    pub(super) fn new(committer: &'a Committer) -> Self {
+        Self { committer, writer: committer.writer.lock(), leaves_open: false }
+    }
+
+    /// The state under the lock.
+    pub fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
+
+    /// The keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock.
+    pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
+        let Writer { memory, watches, effects, sealed, last, .. } = &mut *self.writer;
+        let changing = Changing { memory, effects, sealed: &*sealed, watches, csn: last.next() };
+        Keyspace::changing(self.committer.disk(), now_ms, changing)
+    }
+
+    /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
+    pub fn commit(&mut self) -> Option<Csn> {
+        self.writer.commit()
+    }
+
+    /// Whether something was done since the last [`Joined::commit`].
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        self.writer.committed_extent() != self.writer.effects.extent()
+    }
+
+    /// Gives the open group up: its effects are in the memory engines and cannot be taken back, so nothing is written
+    /// until a restart.
+    pub fn abandon(&mut self, reason: &str) {
+        self.committer.fail_stop(&Error::Refused { reason: reason.to_owned() });
+    }
+
+    /// Whether the open group is so large that it should be written before more is added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.writer.is_full()
+    }
+
+    /// Number of the open group, or of the next one.
+    #[must_use]
+    pub fn group(&self) -> GroupNumber {
+        self.writer.group
+    }
+
+    /// Hands the open group to the thread that writes the logs, if that is worth it now; false if it stays open.
+    pub fn hand_over(&mut self) -> bool {
+        let Self { committer, writer, .. } = self;
+        writer.forget_settled(&committer.groups);
+        let is_worth_it = match writer.sealed.len() {
+            0 => true,
+            sealed => sealed < SEALED_MAX && writer.pending.len() >= SEALED_EARLY_MIN,
+        };
+        if !is_worth_it || !committer.queue.has_thread() {
+            return false;
+        }
+        if let Some(sealed) = writer.seal() {
+            committer.queue.push(sealed);
+        }
+        true
+    }
+
+    /// Ends the turn without writing. The number of the newest group that its replies must wait for, because they have
+    /// seen it or added to it: somebody has to see to its being written. `None` if there is none.
+    #[must_use]
+    pub fn leave_open(mut self) -> Option<GroupNumber> {
+        self.leaves_open = true;
+        self.writer.forget_settled(&self.committer.groups);
+        self.writer.newest_unsettled(&self.committer.groups)
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        if !self.leaves_open && !self.writer.pending.is_empty() && !std::thread::panicking() {
+            let error = Error::Refused { reason: "a group was abandoned before it was written".into() };
+            self.committer.fail_stop(&error);
+        }
+    }
+}
+
+/// Both locks, held: no group is on its way when it begins. The open group must be written with [`Turn::write`] before
+/// it ends.
+pub struct Turn<'a> {
+    pub(super) joined: Joined<'a>,
+    pub(super) logs: MutexGuard<'a, Logs>,
+}
+
+impl<'a> Deref for Turn<'a> {
+    type Target = Joined<'a>;
+
+    fn deref(&self) -> &Joined<'a> {
+        &self.joined
+    }
+}
+
+impl DerefMut for Turn<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.joined
+    }
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(joined: Joined<'a>, logs: MutexGuard<'a, Logs>) -> Self {
+        Self { joined, logs }
+    }
+
+    /// The op-log.
+    pub fn oplog(&mut self) -> &mut OpLog {
+        &mut self.logs.oplog
+    }
+
+    /// Position of the last commit written.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.logs.position
+    }
+
+    /// Where a memory image cut now stands in history. No group may be open.
+    #[must_use]
+    pub fn image_position(&self) -> ImagePosition {
+        assert!(self.joined.writer.pending.is_empty(), "an image is cut between groups");
+        ImagePosition { position: self.logs.position, wal_seq: self.logs.wal_seq }
+    }
+
+    /// From here on, commits carry this generation.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        assert!(self.joined.writer.pending.is_empty(), "an epoch starts between groups");
+        self.logs.position.epoch = epoch;
+        self.logs.oplog.set_epoch(epoch);
+    }
+
+    /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
+    pub fn write(&mut self) -> Result<Option<Csn>> {
+        let Joined { committer, writer, .. } = &mut self.joined;
+        let written = writer.seal().map(|sealed| committer.write_sealed(&mut self.logs, sealed)).transpose();
+        writer.forget_settled(&committer.groups);
+        written
+    }
+
+    /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
+    /// follow the last commit without a gap. Without room for them they are refused before they have any effect.
+    pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
+        self.joined.committer.require_sound()?;
+        assert!(self.joined.writer.pending.is_empty(), "commits are applied between groups");
+        let mut expected = self.logs.position.csn.next();
+        for commit in &*commits {
+            if commit.csn != expected {
+                return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
+            }
+            crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
+            crate::engine::memory::validate(&commit.lists, &commit.zsets)?;
+            expected = expected.next();
+        }
+        self.require_room(OpLog::frame_bytes(&commits))?;
+        let Self { joined: Joined { committer, writer, .. }, logs } = self;
+        for commit in &*commits {
+            let applied =
+                writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
+            applied.inspect_err(|error| committer.fail_stop(error))?;
+            writer.clock.observe(commit.time);
+            writer.last = commit.csn;
+        }
+        writer.watches.touch_all();
+        committer.log_and_publish(logs, commits, Rows::Forget, MemorySize::of(&writer.memory))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.joined.committer.note_room(&self.logs);
+    }
+}

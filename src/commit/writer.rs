@@ -1,0 +1,159 @@
+//! What the writer lock guards: the state that commands change, and the open group that they fill.
+//!
+//! A group is filled, sealed and then written to the logs, while the next one is filled already. Until it is known to be
+//! settled its effects lie over the database's state, because that does not have them yet.
+
+use super::committer::MemorySize;
+use super::groups::{GroupNumber, Groups};
+use crate::clock::CommitClock;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::engine::effects::{Effects, Extent, SealedEffects};
+use crate::engine::memory::Memory;
+use crate::engine::watch::WatchTable;
+use crate::log::envelope::Position;
+use crate::record::CommitRecord;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Commits one group may hold before it is written.
+pub const GROUP_COMMITS_MAX: usize = 512;
+/// Bytes of effects one group may hold before it is written (one commit may be larger).
+pub const GROUP_BYTES_MAX: usize = 1 << 20;
+/// Room in the op-log kept for each group beyond its effects: what frames add to them.
+pub(super) const OPLOG_SLACK: usize = 64 << 10;
+
+/// The state under the writer lock.
+pub struct Writer {
+    /// Lists and sorted sets, with everything that was executed.
+    pub memory: Memory,
+    /// Who watches which key.
+    pub watches: WatchTable,
+    pub(super) effects: Effects,
+    /// Effects of the groups before the open one that are not known to be settled, oldest first.
+    pub(super) sealed: Vec<SealedEffects>,
+    /// Commits of the open group. It may stay open while the lock changes hands: see [`super::turn::Joined::leave_open`].
+    pub(super) pending: Vec<PendingCommit>,
+    /// Number of the open group, or of the next one.
+    pub(super) group: GroupNumber,
+    /// The last csn that was given to a commit.
+    pub(super) last: Csn,
+    pub(super) clock: CommitClock,
+}
+
+/// A commit of the open group.
+pub(super) struct PendingCommit {
+    csn: Csn,
+    time: CommitTime,
+    from: Extent,
+    until: Extent,
+}
+
+/// A group that takes no more commits, on its way to the logs.
+pub(super) struct SealedGroup {
+    pub number: GroupNumber,
+    commits: Vec<PendingCommit>,
+    disk: Bytes,
+    lists: Bytes,
+    zsets: Bytes,
+    /// The memory engines after it.
+    pub memory: MemorySize,
+}
+
+impl SealedGroup {
+    /// Its commits in the form in which they travel on.
+    pub fn records(self, epoch: Epoch) -> Arc<[CommitRecord]> {
+        let Self { commits, disk, lists, zsets, .. } = self;
+        let record = |commit: PendingCommit| CommitRecord {
+            csn: commit.csn,
+            epoch,
+            time: commit.time,
+            disk_ops: commit.until.disk_ops - commit.from.disk_ops,
+            disk: disk.slice(commit.from.disk..commit.until.disk),
+            lists: lists.slice(commit.from.lists..commit.until.lists),
+            zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
+        };
+        commits.into_iter().map(record).collect()
+    }
+}
+
+impl Writer {
+    pub(super) fn new(memory: Memory, position: Position) -> Self {
+        Self {
+            memory,
+            watches: WatchTable::default(),
+            effects: Effects::default(),
+            sealed: Vec::new(),
+            pending: Vec::new(),
+            group: GroupNumber(1),
+            last: position.csn,
+            clock: CommitClock::starting_at(position.time),
+        }
+    }
+
+    /// Ends a command: what it did becomes one commit. `None` if it did nothing.
+    pub(super) fn commit(&mut self) -> Option<Csn> {
+        let from = self.committed_extent();
+        let until = self.effects.extent();
+        if from == until {
+            return None;
+        }
+        self.last = self.last.next();
+        self.pending.push(PendingCommit { csn: self.last, time: self.clock.tick(), from, until });
+        Some(self.last)
+    }
+
+    /// How far the effects reach that belong to commits.
+    pub(super) fn committed_extent(&self) -> Extent {
+        self.pending.last().map(|commit| commit.until).unwrap_or_default()
+    }
+
+    /// Closes the open group; `None` if it is empty.
+    pub(super) fn seal(&mut self) -> Option<SealedGroup> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let effects = self.effects.seal();
+        let sealed = SealedGroup {
+            number: self.group,
+            commits: std::mem::take(&mut self.pending),
+            disk: effects.disk.clone(),
+            lists: effects.lists.clone(),
+            zsets: effects.zsets.clone(),
+            memory: MemorySize::of(&self.memory),
+        };
+        self.sealed.push(effects);
+        self.group = self.group.next();
+        Some(sealed)
+    }
+
+    /// Lets go of the effects of written groups: the database has them. Those of a group that failed stay, so that reads
+    /// go on seeing its commits whole, as the memory engines show them.
+    pub(super) fn forget_settled(&mut self, groups: &Groups) {
+        if groups.have_failed() {
+            return;
+        }
+        let unsettled = (self.group.0 - 1).saturating_sub(groups.settled_until().0) as usize;
+        let settled = self.sealed.len().saturating_sub(unsettled);
+        for effects in self.sealed.drain(..settled) {
+            self.effects.recycle(effects);
+        }
+    }
+
+    /// Number of the newest group that is open or not known to be settled.
+    pub(super) fn newest_unsettled(&self, groups: &Groups) -> Option<GroupNumber> {
+        let newest = if self.pending.is_empty() { self.group.prev() } else { self.group };
+        (newest > groups.settled_until()).then_some(newest)
+    }
+
+    /// Whether the open group should take no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() >= GROUP_COMMITS_MAX || self.effects.bytes() >= GROUP_BYTES_MAX
+    }
+
+    /// Bytes the op-log may be asked to take for what was executed and not written, and for a command whose arguments
+    /// have `bytes`.
+    pub(super) fn log_bytes(&self, bytes: usize) -> usize {
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.bytes() + OPLOG_SLACK).sum();
+        sealed + self.effects.bytes() + 2 * bytes + OPLOG_SLACK
+    }
+}

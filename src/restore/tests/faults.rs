@@ -1,0 +1,214 @@
+//! Readers and a store that lies: with every fault at every request of a restore, of a verification and of a replica's
+//! catching up, the result is right, or it is an error of a kind that tells what to do.
+
+use super::support::{Archived, State, history, read_state};
+use super::*;
+use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
+use crate::archive::patience::Patience;
+use crate::error::Kind;
+use crate::record::CommitRecord;
+use progress::silent;
+use std::time::Duration;
+
+const COMMITS: u64 = 14;
+/// The chunks' commits; the last chunk is the object stored last.
+const SIZES: [usize; 4] = [3, 4, 5, 2];
+/// Where the newest base lies: chunks follow it.
+const BASE: u64 = 9;
+/// The request of a verification that asks for the epoch after the newest: what is not there can be denied.
+const NEXT_EPOCH: usize = 3;
+/// When a request that hangs is given up.
+const DEADLINE: Duration = Duration::from_millis(200);
+
+struct Fixture {
+    store: FaultStore,
+    archive: Archive,
+    commits: Vec<CommitRecord>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let store = FaultStore::default();
+        let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+        let archived = Archived::over(archive.clone()).await;
+        let commits = history(31, COMMITS, Epoch(1));
+        archived.epoch(1, None).await;
+        archived.base(&commits, 1, BASE - 2, BASE).await;
+        archived.chunks(1, &commits, &SIZES).await;
+        let archive = archive.with_patience(Patience { attempts: 1, deadline: DEADLINE });
+        Self { store, archive, commits }
+    }
+
+    /// Where the history ends for somebody to whom the objects stored last are not shown.
+    fn end_without(&self, newest: usize) -> u64 {
+        let hidden: usize = SIZES.iter().rev().take(newest).sum();
+        COMMITS - hidden as u64
+    }
+}
+
+/// Goal: a restore through a lying store ends exactly where it says and holds exactly those commits, or it is an error
+/// and leaves a directory that nobody opens. It ends early only if the store leaves the newest chunks out of its
+/// listing, which nothing else in the archive can contradict.
+#[tokio::test]
+async fn every_request_of_a_restore_meets_every_fault() {
+    let fixture = Fixture::new().await;
+    let mut met = 0;
+    for fault in EVERY_FAULT {
+        for nth in 0.. {
+            fixture.store.fault_at(nth, fault);
+            let dir = tempfile::tempdir().unwrap();
+            let outcome = restore(&fixture.archive, options(dir.path(), Target::Latest)).await;
+            let is_met = fixture.store.is_met();
+            met += usize::from(is_met);
+            if nth >= fixture.store.requests() {
+                break;
+            }
+            let told = format!("request {nth} meets {fault:?}");
+            match outcome {
+                Ok(report) => {
+                    let (state, position) = read_state(dir.path());
+                    assert_eq!(position.csn, report.csn, "{told}");
+                    assert!(state == State::after(&fixture.commits[..report.csn.0 as usize]), "{told}: a wrong state");
+                    let end = match fault {
+                        Fault::Stale(newest) if is_met => fixture.end_without(newest),
+                        _ => COMMITS,
+                    };
+                    assert_eq!(report.csn, Csn(end), "{told}: silently shorter");
+                }
+                Err(error) => assert_told(&error, dir.path(), &told),
+            }
+        }
+    }
+    assert!(met > 60, "only {met} faults met a request");
+}
+
+fn assert_told(error: &Error, dir: &Path, told: &str) {
+    // To be denied walferry.json means: no archive.
+    let is_clear = matches!(error.kind(), Kind::Integrity | Kind::Store | Kind::Unreachable)
+        || matches!(error, Error::Identity { detail, .. } if detail.contains("walferry.json"));
+    assert!(is_clear, "{told}: {error}");
+    let dir = DataDir::new(dir);
+    assert!(dir.is_empty().unwrap() || dir.identity().is_err(), "{told}: a directory that can be opened");
+}
+
+/// Goal: a verification through a lying store never calls the archive whole on wrong evidence; what it says of an
+/// archive it read rightly is right.
+#[tokio::test]
+async fn every_request_of_a_verification_meets_every_fault() {
+    let fixture = Fixture::new().await;
+    for fault in EVERY_FAULT {
+        for nth in 0.. {
+            fixture.store.fault_at(nth, fault);
+            let outcome = verify_archive(&fixture.archive, silent()).await;
+            if nth >= fixture.store.requests() {
+                break;
+            }
+            let is_harmless = !fixture.store.is_met() || fault == Fault::Slow || nth == NEXT_EPOCH;
+            match outcome {
+                Ok(report) => assert!(
+                    report.is_whole() == is_harmless || matches!(fault, Fault::Stale(_)),
+                    "request {nth} meets {fault:?}: {report:?}"
+                ),
+                Err(error) => {
+                    assert!(fixture.store.is_met(), "request {nth} does not meet {fault:?}: {error}");
+                    let is_clear = matches!(error.kind(), Kind::Integrity | Kind::Store | Kind::Usage);
+                    assert!(is_clear, "request {nth} meets {fault:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Goal: what a replica is given is always the next commits of its history, never others and never with a hole.
+#[tokio::test]
+async fn every_request_of_a_catch_up_meets_every_fault() {
+    let fixture = Fixture::new().await;
+    for fault in EVERY_FAULT {
+        for nth in 0.. {
+            fixture.store.fault_at(nth, fault);
+            let mut found = Vec::new();
+            let outcome = catch_up(&fixture.archive, &mut found).await;
+            assert_eq!(found, fixture.commits[..found.len()], "request {nth} meets {fault:?}");
+            let is_short = found.len() < fixture.commits.len();
+            let may_be = outcome.is_err() || matches!(fault, Fault::Stale(_));
+            assert!(!is_short || may_be, "request {nth} meets {fault:?}: silently shorter");
+            if nth >= fixture.store.requests() {
+                break;
+            }
+        }
+    }
+}
+
+async fn catch_up(archive: &Archive, found: &mut Vec<CommitRecord>) -> Result<()> {
+    let history = History::read(archive, None).await?;
+    let mut stream = CatchUp::of(&history, Csn::ZERO)?;
+    while let Some(part) = stream.next().await? {
+        found.extend(part.iter().cloned());
+    }
+    Ok(())
+}
+
+/// Goal: a listing that misses the newest epoch is not believed, because a line of history chosen by it is another one.
+#[tokio::test]
+async fn a_listing_that_misses_an_epoch_is_not_followed() {
+    let store = FaultStore::default();
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archived = Archived::over(archive.clone()).await;
+    let commits = history(32, 9, Epoch(1));
+    archived.epoch(1, None).await;
+    archived.chunks(1, &commits, &[4, 5]).await;
+    archived.epoch(2, Some((1, 6))).await;
+    let dir = tempfile::tempdir().unwrap();
+    store.script_gets([Fault::None, Fault::Stale(1)]);
+    let report = restore(&archive, options(dir.path(), Target::Latest)).await.unwrap();
+    assert_eq!((report.csn, report.plan.leaf), (Csn(6), Epoch(2)), "the listing was asked for again");
+
+    let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+    let dir = tempfile::tempdir().unwrap();
+    store.script_gets([Fault::None, Fault::Stale(1)]);
+    let error = restore(&archive, options(dir.path(), Target::Latest)).await.expect_err("the wrong line of history");
+    assert!(matches!(&error, Error::StoreContract { detail, .. } if detail.contains("stale")), "{error}");
+}
+
+/// Goal: a chunk that its writer died over does not count for who takes over, and its commits are not skipped; for a
+/// reader it is damage.
+#[tokio::test]
+async fn a_torn_chunk_does_not_count_for_a_successor() {
+    let store = FaultStore::default();
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archived = Archived::over(archive.clone()).await;
+    let commits = history(34, 9, Epoch(1));
+    archived.epoch(1, None).await;
+    archived.chunks(1, &commits, &[4, 3, 2]).await;
+    let history = History::read(&archive, None).await.unwrap();
+    assert_eq!(CatchUp::open(&archive, &history.lineage, Csn(2)).await.unwrap().until(), Csn(9));
+    let last = ObjectName::Chunk(ChunkName { epoch: Epoch(1), first: Csn(8), last: Csn(9) });
+    let whole = archive.get(&last).await.unwrap().unwrap();
+    for length in [0, 1, whole.len() / 2, whole.len() - 1] {
+        archive.put_verified(&last, whole.slice(..length)).await.unwrap();
+        let stream = CatchUp::open(&archive, &history.lineage, Csn(2)).await.unwrap();
+        assert_eq!(stream.until(), Csn(7), "{length} of {} bytes", whole.len());
+        let dir = tempfile::tempdir().unwrap();
+        let error = restore(&archive, options(dir.path(), Target::Latest)).await.expect_err("torn");
+        assert_eq!(error.kind(), Kind::Integrity, "{error}");
+    }
+}
+
+/// Goal: a base that cannot be used still tells that its commits exist: "latest" does not quietly mean "before it".
+#[tokio::test]
+async fn latest_is_refused_where_only_an_unusable_base_reaches() {
+    let store = FaultStore::default();
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archived = Archived::over(archive.clone()).await;
+    let commits = history(33, 9, Epoch(1));
+    archived.epoch(1, None).await;
+    archived.chunks(1, &commits[..7], &[4, 3]).await;
+    archived.base(&commits, 1, 9, 9).await;
+    let manifest = ObjectName::BaseManifest(base(9, 1));
+    archived.flip_byte(&manifest).await;
+    let dir = tempfile::tempdir().unwrap();
+    let error = restore(&archive, options(dir.path(), Target::Latest)).await.expect_err("commits 8 and 9 are known");
+    assert!(matches!(&error, Error::Unreachable { nearest, .. } if nearest.contains("csn:7")), "{error}");
+    let (report, state, _) = restored(&archive, Target::At(Csn(7)), None).await.unwrap();
+    assert_eq!((report.csn, state), (Csn(7), State::after(&commits[..7])));
+}

@@ -1,0 +1,34 @@
+//! File descriptors: each client takes one, and what the engines, the logs and the feeds need must be left.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What is kept for everything that is not a client: RocksDB's table files above all.
+const RESERVED: u64 = 4_608;
+
+/// Raises this process' limit of open files as far as it may, and tells how many clients fit beside everything else.
+/// Where the limit is low, half of it is theirs.
+#[must_use]
+pub fn clients_max() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    limit - RESERVED.min(limit / 2)
+}
+
+/// [`clients_max`], telling the log if `wanted` clients are more than that.
+#[must_use]
+pub fn make_room(wanted: u64) -> u64 {
+    let fitting = clients_max();
+    if fitting < wanted {
+        tracing::warn!(
+            maxclients = wanted,
+            fitting,
+            "maxclients is more than the limit of open files allows (ulimit -n): only so many clients are taken"
+        );
+    }
+    fitting
+}

@@ -1,0 +1,118 @@
+//! The spool with each step of it failing in each way.
+
+use super::*;
+use crate::chunk::{ChunkLink, Encoder, Profile};
+use crate::cluster::ClusterId;
+use crate::directory::LastRole;
+use crate::io::StdIo;
+use crate::io::faults::{Case, FAULTS, each_step, scratch};
+use crate::log::testing::on_list;
+use crate::record::CommitRecord;
+
+/// Commits of a run; one more is there each time a chunk is cut.
+const COMMITS: u64 = 8;
+/// Chunks are archived each time so many commits were made.
+const ARCHIVED_EACH: u64 = 3;
+
+fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<NewestChunk>)> {
+    let watermarks = Arc::new(Watermarks::starting_at(Csn(COMMITS)));
+    watermarks.archived.raise(archived);
+    let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+    Spool::open(io, dir, 1 << 20, &identity, Arc::new(Gate::default()), watermarks)
+}
+
+/// A chunk of the commits above `after` up to `last`.
+fn cut(after: Csn, last: u64) -> Chunk {
+    let commits: Vec<_> = (after.next().0..=last).map(on_list).collect();
+    Encoder::new(Profile::default()).encode(commits.iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() })
+}
+
+/// How far a run got.
+#[derive(Default)]
+struct Told {
+    sealed: Csn,
+    archived: Csn,
+}
+
+/// Seals and archives as the cutter and the uploader do: what could not be sealed is cut again together with what came
+/// since.
+fn run(case: &Case, dir: &Path) -> Told {
+    let mut told = Told::default();
+    let Ok((spool, _)) = open(case.io(), dir, Csn::ZERO) else { return told };
+    for csn in 1..=COMMITS {
+        if spool.seal(&cut(told.sealed, csn)).is_ok() {
+            told.sealed = Csn(csn);
+        }
+        if csn % ARCHIVED_EACH == 0 {
+            while let Some(chunk) = spool.next_sealed(told.archived) {
+                let commits = Chunk::open(spool.read(&chunk).unwrap(), "chunk").unwrap().commits().count() as u64;
+                assert_eq!(chunk.name.last.since(chunk.name.first) + 1, commits);
+                told.archived = chunk.name.last;
+                spool.archived(told.archived);
+            }
+            assert_eq!(told.archived, told.sealed, "what is sealed can be uploaded at once");
+        }
+    }
+    if told.sealed < Csn(COMMITS) && !case.is_over() {
+        spool.seal(&cut(told.sealed, COMMITS)).expect("sealing goes on as soon as nothing fails any more");
+        told.sealed = Csn(COMMITS);
+    }
+    told
+}
+
+/// Goal: whichever step fails, a start finds every sealed chunk that the archive does not have, whole and without a gap,
+/// and nothing else is in the way of going on.
+#[test]
+fn sealed_chunks_survive_every_failing_step() {
+    each_step(&FAULTS, |case| {
+        let dir = scratch();
+        let told = run(case, dir.path());
+        let (spool, newest) = open(Arc::new(StdIo), dir.path(), told.archived).unwrap();
+        let reachable = spool.reachable(told.archived);
+        assert!((told.sealed..=Csn(COMMITS)).contains(&reachable), "{} sealed, {reachable} there", told.sealed);
+        assert!(told.sealed == Csn::ZERO || newest.is_some_and(|newest| newest.header.last >= told.sealed));
+        let mut archived = told.archived;
+        while let Some(chunk) = spool.next_sealed(archived) {
+            assert!(chunk.name.first <= archived.next(), "no gap");
+            let bytes = spool.read(&chunk).unwrap();
+            let found: Vec<_> = Chunk::open(bytes, "chunk").unwrap().commits().map(Result::unwrap).collect();
+            assert_eq!(found, (chunk.name.first.0..=chunk.name.last.0).map(on_list).collect::<Vec<_>>());
+            archived = chunk.name.last;
+        }
+        assert_eq!(archived, reachable.max(told.archived));
+        spool.seal(&cut(archived, COMMITS + 1)).unwrap();
+        spool.archived(Csn(COMMITS + 1));
+        let names = StdIo.list_all(dir.path()).unwrap();
+        assert_eq!(names.len(), 1, "what is archived is removed, but for the newest: {names:?}");
+    });
+}
+
+fn open_of(dir: &Path, identity: &Identity, committed: u64) -> (Spool, Option<NewestChunk>) {
+    let watermarks = Arc::new(Watermarks::starting_at(Csn(committed)));
+    Spool::open(Arc::new(StdIo), dir, u64::MAX, identity, Arc::default(), watermarks).unwrap()
+}
+
+fn seal_commits(spool: &Spool, epoch: u32, csns: std::ops::RangeInclusive<u64>) {
+    let commits: Vec<CommitRecord> =
+        csns.map(|csn| CommitRecord { csn: Csn(csn), epoch: Epoch(epoch), ..CommitRecord::default() }).collect();
+    let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+    spool.seal(&Encoder::new(Profile::default()).encode(commits.iter(), link)).unwrap();
+}
+
+/// What the logs lost is never uploaded: else the archived watermark would pass commits that took the same numbers.
+#[test]
+fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+    let (spool, _) = open_of(dir.path(), &identity, 0);
+    [1..=10, 11..=20, 21..=30].into_iter().for_each(|csns| seal_commits(&spool, 1, csns));
+    let (spool, newest) = open_of(dir.path(), &identity, 30);
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(30), Csn(30)));
+    let (spool, newest) = open_of(dir.path(), &identity, 29);
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(20), Csn(20)));
+    identity.begin_epoch(Epoch(2), Csn(15));
+    let (spool, newest) = open_of(dir.path(), &identity, 29);
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(10), Csn(10)));
+    seal_commits(&spool, 2, 11..=29);
+    assert_eq!(open_of(dir.path(), &identity, 29).0.reachable(Csn::ZERO), Csn(29));
+}

@@ -1,0 +1,404 @@
+//! Full file systems: writes are refused with an error that says what to do, reads go on, nothing acknowledged is lost,
+//! and service resumes by itself once there is space, or after a restart where the error says so.
+//!
+//! The directory in question lies on ext4 on a loop device, which a ballast file fills to the last byte under load. It
+//! needs root; without it the tests say so and check nothing. `WALFERRY_ROUNDS` sets how often a disk without a limit is
+//! filled.
+
+mod support;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use redis::Value;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use support::archive::Archive;
+use support::client::{Client, cmd, elements, error_text, framed, integer, text};
+use support::device::{Mounted, SKIPPED, scratch};
+use support::dump::{assert_same, dump};
+use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
+use support::workload::seed;
+
+/// Size of a device.
+const DEVICE_BYTES: u64 = 256 << 20;
+/// Bytes of each value: they do not compress.
+const VALUE_BYTES: usize = 8 << 10;
+/// Transactions there before a disk is filled.
+const BEFORE: u64 = 300;
+/// Times a disk is filled on which no limit keeps anything free.
+const ROUNDS: usize = 3;
+/// How long a write may go unanswered, whatever the disk does.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// The value of transaction `number`.
+fn value(number: u64) -> Vec<u8> {
+    let mut value = vec![0; VALUE_BYTES];
+    StdRng::seed_from_u64(number).fill(&mut value[..]);
+    value
+}
+
+/// A client whose transactions over both engines are numbered, so that what is there can be compared with what was
+/// acknowledged.
+struct Writer {
+    client: Client,
+    /// Transactions acknowledged: 1 to this one.
+    acknowledged: u64,
+}
+
+impl Writer {
+    fn new(node: &Node) -> Self {
+        Self { client: node.client(), acknowledged: 0 }
+    }
+
+    /// Goes on with a server that was started again.
+    fn reconnect(&mut self, node: &Node) {
+        self.client = node.client();
+        self.acknowledged = integer(&self.client.ok(&cmd!("LLEN", "order"))) as u64;
+    }
+
+    /// The next transaction; the refusal if it was refused.
+    fn try_write(&mut self) -> Result<(), String> {
+        let number = self.acknowledged + 1;
+        let commands = framed(&[
+            cmd!("SET", format!("value:{number}"), value(number)),
+            cmd!("RPUSH", "order", number),
+            cmd!("ZADD", "scores", number, format!("member:{number}")),
+        ]);
+        let asked = Instant::now();
+        let replies = self.client.pipeline(&commands);
+        assert!(asked.elapsed() < ANSWER_WITHIN, "a write waited for {:?}", asked.elapsed());
+        match replies.iter().find_map(error_text) {
+            Some(refusal) => Err(refusal),
+            None => {
+                self.acknowledged = number;
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self, count: u64) {
+        for _ in 0..count {
+            self.try_write().expect("there is room");
+        }
+    }
+
+    /// Writes until a transaction is refused.
+    fn write_until_refused(&mut self) -> String {
+        loop {
+            if let Err(refusal) = self.try_write() {
+                return refusal;
+            }
+        }
+    }
+
+    /// Waits until transactions are taken again.
+    fn wait_until_taken(&mut self) {
+        wait_until("writes are taken again", SETTLED_WITHIN, || self.try_write().ok());
+    }
+
+    /// Whether everything acknowledged is there, whole, and nothing else. `unsure`: how many more may be there.
+    #[track_caller]
+    fn check(&mut self, unsure: u64) {
+        let there = whole(&mut self.client);
+        let known = self.acknowledged..=self.acknowledged + unsure;
+        assert!(known.contains(&there), "{known:?} were acknowledged, {there} are there");
+    }
+}
+
+/// A client that writes to RocksDB alone: the op-log never grows.
+struct Setter {
+    client: Client,
+    /// SETs acknowledged: 1 to this one.
+    acknowledged: u64,
+}
+
+impl Setter {
+    fn write_until_refused(&mut self) -> String {
+        loop {
+            let number = self.acknowledged + 1;
+            let reply = self.client.call(&cmd!("SET", format!("single:{number}"), value(number)));
+            match error_text(&reply) {
+                Some(refusal) => return refusal,
+                None => self.acknowledged = number,
+            }
+        }
+    }
+
+    /// Whether everything acknowledged is there.
+    #[track_caller]
+    fn check(&mut self) {
+        for number in 1..=self.acknowledged {
+            let reply = self.client.ok(&cmd!("GET", format!("single:{number}")));
+            assert!(reply == Value::BulkString(value(number)), "SET {number} of {}", self.acknowledged);
+        }
+    }
+}
+
+/// How many transactions a server has; fails the test unless it has each of them whole, from the first on.
+#[track_caller]
+fn whole(client: &mut Client) -> u64 {
+    let reply = client.transaction(&[cmd!("LRANGE", "order", 0, -1), cmd!("ZCARD", "scores")]);
+    let [order, scores] = elements(&reply) else { panic!("{reply:?}") };
+    let numbers: Vec<u64> = elements(order).iter().map(|number| text(number).parse().expect("a number")).collect();
+    let count = numbers.len() as u64;
+    assert_eq!(numbers, (1..=count).collect::<Vec<_>>());
+    assert_eq!(integer(scores) as u64, count, "torn transaction");
+    for number in numbers {
+        let reply = client.ok(&cmd!("GET", format!("value:{number}")));
+        assert!(reply == Value::BulkString(value(number)), "the value of transaction {number}");
+    }
+    let beyond = client.ok(&cmd!("EXISTS", format!("value:{}", count + 1)));
+    assert_eq!(integer(&beyond), 0, "torn transaction");
+    count
+}
+
+/// What a refusal must say. True if it asks for a restart.
+#[track_caller]
+fn asks_for_restart(refusal: &str) -> bool {
+    assert!(refusal.contains("MISCONF") || refusal.contains("EXECABORT"), "{refusal}");
+    let restarts = refusal.contains("until a restart");
+    assert!(restarts || refusal.contains("Free space"), "it must say what to do: {refusal}");
+    restarts
+}
+
+#[track_caller]
+fn assert_no_panic(node: &Node) {
+    let log = std::fs::read(node.launch.dir.with_extension("log")).unwrap_or_default();
+    assert!(!String::from_utf8_lossy(&log).contains("panicked"), "the server panicked: see its log");
+}
+
+/// A device, or `None` where none can be mounted.
+fn device(root: &Path, bytes: u64) -> Option<Mounted> {
+    let device = Mounted::new(&root.join("device"), bytes, &root.join("mounted"));
+    if device.is_none() {
+        eprintln!("{SKIPPED}");
+    }
+    device
+}
+
+fn small(launch: Launch) -> Launch {
+    launch.set("oplog-segment-bytes", "2mb").set("image-log-bytes", "16mb")
+}
+
+/// Goal: writes stop before the disk is full, say why, and are taken again by themselves once there is space; nothing is
+/// lost, not even by a kill afterwards. The server's own log lies on the full disk, too.
+#[test]
+fn a_full_data_directory_refuses_writes_and_resumes_by_itself() {
+    let root = scratch();
+    let Some(device) = device(root.path(), DEVICE_BYTES) else { return };
+    let mut node = small(Launch::primary(&device.dir.join("data"))).start();
+    let mut writer = Writer::new(&node);
+    writer.write(BEFORE);
+    let refusal = std::thread::scope(|scope| {
+        scope.spawn(|| device.fill());
+        writer.write_until_refused()
+    });
+    assert!(!asks_for_restart(&refusal), "{refusal}");
+    let refused = writer.client.info()["writes_refused"].clone();
+    assert!(refused.starts_with("MISCONF") && refused.contains("Free space"), "{refused}");
+    for command in [cmd!("SET", "single", 1), cmd!("RPUSH", "order", 0), cmd!("DEL", "order")] {
+        let reply = error_text(&writer.client.call(&command)).expect("refused");
+        assert!(reply.starts_with("MISCONF"), "{reply}");
+    }
+    writer.check(0);
+    device.empty();
+    let freed = Instant::now();
+    writer.wait_until_taken();
+    eprintln!("{} transactions before; taken again after {:?}", writer.acknowledged - 1, freed.elapsed());
+    writer.write(100);
+    writer.check(0);
+    assert!(node.is_running());
+    node.restart();
+    writer.reconnect(&node);
+    assert_eq!(whole(&mut writer.client), writer.acknowledged);
+    assert!(node.terminate().success());
+    assert_no_panic(&node);
+}
+
+/// One disk filled to the last byte, with no limit that keeps anything free, under transactions or under writes to RocksDB
+/// alone. True if it took a restart.
+fn fill_without_a_limit(node: &mut Node, writer: &mut Writer, device: &Mounted, is_disk_only: bool) -> bool {
+    let mut setter = Setter { client: node.client(), acknowledged: 0 };
+    let refusal = std::thread::scope(|scope| {
+        scope.spawn(|| device.fill());
+        if is_disk_only { setter.write_until_refused() } else { writer.write_until_refused() }
+    });
+    let restarts = asks_for_restart(&refusal);
+    // What failed half-way may be in the memory engines; it was not acknowledged.
+    let order = integer(&writer.client.ok(&cmd!("LLEN", "order"))) as u64;
+    assert!((writer.acknowledged..=writer.acknowledged + u64::from(restarts)).contains(&order));
+    for number in [1, writer.acknowledged / 2, writer.acknowledged] {
+        let reply = writer.client.ok(&cmd!("GET", format!("value:{number}")));
+        assert!(reply == Value::BulkString(value(number)), "reads go on");
+    }
+    setter.check();
+    device.empty();
+    if restarts {
+        writer.try_write().expect_err("a restart is needed, whatever the disk does");
+        node.restart();
+        let acknowledged = writer.acknowledged;
+        writer.reconnect(node);
+        assert!((acknowledged..=acknowledged + 1).contains(&writer.acknowledged), "{acknowledged} were acknowledged");
+    } else {
+        writer.wait_until_taken();
+    }
+    writer.check(0);
+    setter.client = node.client();
+    setter.check();
+    eprintln!("{} transactions, {} SETs; {refusal}", writer.acknowledged, setter.acknowledged);
+    restarts
+}
+
+/// Goal: where no limit keeps space free, RocksDB and the op-log meet the full disk at any place. Each time nothing
+/// acknowledged is lost, the process lives, and goes on by itself or after the restart that the error asks for.
+#[test]
+fn a_disk_full_to_the_last_byte_loses_nothing() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let rounds = std::env::var("WALFERRY_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"));
+    let mut restarts = 0;
+    for round in 0..rounds {
+        let root = scratch();
+        let Some(device) = device(root.path(), DEVICE_BYTES) else { return };
+        let mode = ["everysec", "always", "no"][round % 3];
+        let launch = small(Launch::primary(&device.dir.join("data")));
+        let mut node = launch.set("min-free-bytes", "0").set("appendfsync", mode).start();
+        let mut writer = Writer::new(&node);
+        writer.write(rng.random_range(BEFORE..3 * BEFORE));
+        restarts += usize::from(fill_without_a_limit(&mut node, &mut writer, &device, round % 2 == 0));
+        writer.write(100);
+        assert!(node.terminate().success());
+        assert_no_panic(&node);
+        node.restart();
+        writer.reconnect(&node);
+        writer.check(0);
+    }
+    eprintln!("{restarts} of {rounds} rounds took a restart");
+}
+
+/// Goal: a replica whose disk is full keeps serving whole transactions, the primary goes on undisturbed, and the replica
+/// catches up by itself once there is space.
+#[test]
+fn a_full_replica_disturbs_nobody_and_catches_up() {
+    let root = scratch();
+    let Some(device) = device(root.path(), DEVICE_BYTES) else { return };
+    let primary = small(Launch::primary(&root.path().join("primary"))).start();
+    let mut replica = small(Launch::replica(&device.dir.join("replica"), primary.launch.repl_port)).start();
+    let mut writer = Writer::new(&primary);
+    writer.write(BEFORE);
+    let mut reader = replica.client();
+    wait_until("the replica has the first transactions", SETTLED_WITHIN, || {
+        (integer(&reader.ok(&cmd!("LLEN", "order"))) as u64 == BEFORE).then_some(())
+    });
+    let is_stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = StopOnDrop(&is_stopped);
+        let writing = scope.spawn(|| {
+            while !is_stopped.load(Ordering::Relaxed) {
+                writer.try_write().expect("the primary has room");
+            }
+        });
+        device.fill();
+        let error = wait_until("the replica says that it has no room", SETTLED_WITHIN, || {
+            Some(reader.info()["link_last_error"].clone()).filter(|error| error.contains("Free space"))
+        });
+        assert_eq!(reader.info()["master_link_status"], "down", "{error}");
+        let there = whole(&mut reader);
+        assert!(there >= BEFORE);
+        drop(stop);
+        writing.join().expect("writing goes on");
+    });
+    assert!(replica.is_running());
+    assert!(whole(&mut reader) < writer.acknowledged, "the replica applies nothing meanwhile");
+    device.empty();
+    wait_until("the replica has everything", SETTLED_WITHIN, || {
+        (integer(&reader.ok(&cmd!("LLEN", "order"))) as u64 == writer.acknowledged).then_some(())
+    });
+    assert_same(&dump(&mut writer.client), &dump(&mut reader), "primary and replica");
+    replica.restart();
+    assert_eq!(whole(&mut replica.client()), writer.acknowledged);
+    assert_no_panic(&replica);
+    assert_no_panic(&primary);
+}
+
+/// Goal: a replica that has no room to bootstrap says so and serves nobody; with room it starts from the same directory.
+#[test]
+fn a_replica_without_room_to_bootstrap_starts_later() {
+    let root = scratch();
+    let Some(device) = device(root.path(), 64 << 20) else { return };
+    let archive = Archive::directory(&root.path().join("archive"));
+    let primary = small(Launch::primary(&root.path().join("primary"))).archive(&archive).start();
+    let mut writer = Writer::new(&primary);
+    writer.write(BEFORE);
+    writer.client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    // With an archive, and from the primary alone.
+    for (name, from_archive) in [("restored", true), ("sent", false)] {
+        let launch =
+            small(Launch::replica(&device.dir.join(name), primary.launch.repl_port)).set("min-free-bytes", "0");
+        let launch = if from_archive { launch.archive(&archive) } else { launch };
+        // Its log must not meet the full disk.
+        let log = launch.dir.with_extension("log");
+        std::os::unix::fs::symlink(root.path().join(name), log).expect("a link");
+        device.fill();
+        launch.clone().refused().expect(1).says("No space left on device");
+        device.empty();
+        let replica = launch.start();
+        wait_until("the replica has everything", SETTLED_WITHIN, || {
+            (integer(&replica.client().ok(&cmd!("LLEN", "order"))) as u64 == BEFORE).then_some(())
+        });
+        assert_eq!(whole(&mut replica.client()), BEFORE);
+    }
+}
+
+/// Goal: a full archive stops no write; the archived watermark tells only what can be restored, the error is shown, and
+/// everything is archived once there is space.
+#[test]
+fn a_full_archive_is_told_and_catches_up() {
+    let root = scratch();
+    let Some(device) = device(root.path(), 64 << 20) else { return };
+    let archive = Archive::directory(&device.dir.join("archive"));
+    let launch = small(Launch::primary(&root.path().join("data"))).archive(&archive).set("archive-interval", "20");
+    let mut node = launch.start();
+    let mut writer = Writer::new(&node);
+    writer.write(BEFORE);
+    std::thread::scope(|scope| {
+        scope.spawn(|| device.fill());
+        wait_until("the archive fails", SETTLED_WITHIN, || {
+            writer.write(10);
+            let info = writer.client.info();
+            (info["archive_failures_in_row"] != "0" && info["archive_last_error"].contains("No space")).then_some(())
+        });
+    });
+    writer.write(BEFORE);
+    let watermarks = writer.client.watermarks();
+    assert!(watermarks.archived < watermarks.committed, "{watermarks:?}");
+    let info = writer.client.info();
+    assert!(info["spool_chunks"] != "0" && info["writes_refused"].is_empty(), "the spool takes over");
+    let restored = archive.restored(&["--to", &format!("csn:{}", watermarks.archived)]);
+    assert_eq!(whole(&mut restored.client()), watermarks.archived);
+    // A start wants an archive that it can write to, and says so.
+    let refused = node.try_restart().expect_err("the archive is full");
+    refused.expect(6).says("No space left on device");
+    device.empty();
+    node.restart();
+    writer.reconnect(&node);
+    let archived = integer(&writer.client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"))) as u64;
+    assert_eq!(archived, watermarks.committed);
+    archive.tool("verify", &[]).expect(0);
+    assert_eq!(whole(&mut archive.restored(&[]).client()), writer.acknowledged);
+    assert_no_panic(&node);
+}
+
+/// Goal: a log that cannot be written (its disk is full) costs nothing but the log.
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("data");
+    std::os::unix::fs::symlink("/dev/full", dir.with_extension("log")).expect("a link to the full device");
+    let mut node = Launch::primary(&dir).start();
+    let mut writer = Writer::new(&node);
+    writer.write(10);
+    writer.client.ok(&cmd!("BGSAVE"));
+    writer.check(0);
+    assert!(node.terminate().success());
+}

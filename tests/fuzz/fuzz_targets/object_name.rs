@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walferry_fuzz::object_name::TARGET.check_both(data));

@@ -1,0 +1,113 @@
+//! Fuzz targets: for each decoder of bytes that come from a peer, a disk or an object store, what to feed it and what
+//! must hold. `../fuzz_targets` runs them under cargo-fuzz; `../../fuzzing.rs` runs them in CI, over the corpus beside
+//! this and mutations of it, and counts what they allocate.
+//!
+//! A decoder must not panic on any bytes, must not hold more memory than its input justifies, and what it accepts must
+//! be what its encoder makes.
+
+pub mod chunk;
+pub mod image;
+pub mod manifest;
+pub mod memory_ops;
+pub mod object_name;
+pub mod oplog;
+pub mod resp;
+pub mod wal_batch;
+pub mod wire;
+
+/// One decoder under test.
+pub struct Target {
+    /// Name of the cargo-fuzz target and of the directory in the corpus.
+    pub name: &'static str,
+    /// Only decodes. Returns for how many bytes, beside its own, the input justifies memory: what it decompresses to.
+    pub decode: fn(&[u8]) -> usize,
+    /// Decodes, and panics if what was accepted is not what the encoder makes.
+    pub check: fn(&[u8]),
+    /// Makes the checksums fit the bytes they cover, as far as these have the shape: behind a checksum that is wrong
+    /// no decoder looks at anything.
+    pub repair: fn(&mut Vec<u8>),
+    /// What the encoder makes, to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// Every target.
+pub const ALL: [&Target; 9] = [
+    &chunk::TARGET,
+    &image::TARGET,
+    &manifest::TARGET,
+    &memory_ops::TARGET,
+    &object_name::TARGET,
+    &oplog::TARGET,
+    &resp::TARGET,
+    &wal_batch::TARGET,
+    &wire::TARGET,
+];
+
+impl Target {
+    /// Checks the input as it is, and with its checksums made to fit.
+    pub fn check_both(&self, data: &[u8]) {
+        (self.check)(data);
+        let mut repaired = data.to_vec();
+        (self.repair)(&mut repaired);
+        if repaired != data {
+            (self.check)(&repaired);
+        }
+    }
+}
+
+/// For formats without a checksum.
+pub(crate) fn nothing_to_repair(_: &mut Vec<u8>) {}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    bytes[at..at + field.len()].copy_from_slice(field);
+}
+
+/// Commits over all engines, for seeds: `bulk` bytes of values that compress or not.
+pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::CommitRecord> {
+    use walferry::csn::{CommitTime, Csn, Epoch};
+    use walferry::engine::batch::{self, Family};
+    use walferry::engine::memory::{ListEncoder, ZsetEncoder};
+    let value: Vec<u8> = (0..bulk)
+        .map(|i| if compresses { b'x' } else { (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] })
+        .collect();
+    (1..=6_u64)
+        .map(|csn| {
+            let (mut disk, mut lists, mut zsets) = (Vec::new(), Vec::new(), Vec::new());
+            let mut disk_ops = 0;
+            if csn % 2 == 1 {
+                batch::push_put(&mut disk, Family::Default, b"\0\x01key", &value);
+                batch::push_delete(&mut disk, Family::Sub, b"\0\x02gone");
+                batch::push_delete_range(&mut disk, Family::Stream, b"\0\x03a", b"\0\x03b");
+                disk_ops = 3;
+            }
+            if csn % 3 != 1 {
+                let mut ops = ListEncoder(&mut lists);
+                ops.push_back(b"queue", [&value[..], b"two"].into_iter());
+                ops.set(b"queue", 0, b"one");
+                ops.remove(b"queue", [1].into_iter());
+            }
+            if csn % 3 == 0 {
+                let mut ops = ZsetEncoder(&mut zsets);
+                ops.set(b"board", [(&b"low"[..], f64::NEG_INFINITY), (b"mid", -0.5)].into_iter());
+                ops.remove_ranks(b"board", 0, 1);
+            }
+            walferry::record::CommitRecord {
+                csn: Csn(csn),
+                epoch: Epoch(3),
+                time: CommitTime(1_790_000_000_000_000 + csn * 10),
+                disk_ops,
+                disk: disk.into(),
+                lists: lists.into(),
+                zsets: zsets.into(),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,175 @@
+//! Promotion while the store goes wrong: one writer at every time, and no acknowledged commit is lost.
+
+use super::{Rig, holds, write};
+use crate::support::archive::Archive;
+use crate::support::client::{cmd, error_text};
+use crate::support::dump::assert_same;
+use crate::support::faulty_s3::{Fault, Kind};
+use crate::support::history::History;
+use crate::support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
+use crate::support::tool::{Finished, walferry};
+use crate::support::workload::{Workload, seed};
+
+/// A primary, a replica of it that reads and claims through the same proxy, and what was written.
+struct Pair {
+    rig: Rig,
+    replica: Node,
+    history: History,
+    workload: Workload,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let rig = Rig::start(|launch| launch.set("fence-check-interval", "100"));
+        let launch = Launch::replica(&rig.dir("replica"), rig.primary.launch.repl_port).archive(&rig.faulty);
+        let replica = launch.set("archive-interval", "20").set("fence-check-interval", "100").start();
+        let mut workload = Workload::new(seed());
+        let mut client = rig.primary.client();
+        let mut history = History::start(&mut client);
+        write(&mut history, &mut workload, &mut client, 60);
+        rig.flush(&mut client);
+        let pair = Self { rig, replica, history, workload };
+        pair.replica_has_everything();
+        pair
+    }
+
+    fn promote(&self) -> Finished {
+        walferry(&["promote", "--port", &self.replica.launch.port.to_string()], &self.rig.faulty.environment)
+    }
+
+    #[track_caller]
+    fn replica_has_everything(&self) {
+        let mut client = self.replica.client();
+        wait_until("the replica has everything", SETTLED_WITHIN, || {
+            (client.watermarks().committed == self.history.csn()).then_some(())
+        });
+    }
+
+    /// The new primary continues the history, and the archive has it all.
+    #[track_caller]
+    fn goes_on(&mut self) {
+        let mut client = self.replica.client();
+        assert!(client.watermarks().epoch > 1, "a promotion starts an epoch");
+        holds(&mut client, &self.history, "the new primary at its fork");
+        write(&mut self.history, &mut self.workload, &mut client, 40);
+        assert_eq!(self.rig.flush(&mut client), self.history.csn());
+        self.rig.direct.tool("verify", &[]).expect(0);
+        let fork = self.history.csn() - 20;
+        self.rig.restores(&self.history, [fork, self.history.csn()]);
+    }
+}
+
+/// Goal: faults that the claim's own repeats overcome are not seen at all.
+#[test]
+fn a_promotion_overcomes_faults_that_pass() {
+    let mut pair = Pair::start();
+    pair.rig.primary.kill();
+    pair.rig.proxy.script(Kind::Put, [Fault::LoseReply, Fault::SlowDown { retry_after_s: 1 }, Fault::DropRequest]);
+    pair.rig.proxy.script(Kind::Get, [Fault::Status(500), Fault::CutBody, Fault::DropRequest]);
+    pair.rig.proxy.script(Kind::List, [Fault::CutBody, Fault::Status(503)]);
+    pair.rig.proxy.script(Kind::Head, [Fault::Status(503)]);
+    pair.promote().expect(0);
+    assert!(pair.rig.proxy.faults() >= 6, "the promotion met faults");
+    pair.rig.proxy.heal();
+    pair.goes_on();
+}
+
+/// Goal: a promotion that fails says why and changes nothing for clients: the node stays a replica, follows its primary
+/// on, and can be promoted later, without a write in between that nothing would archive.
+#[test]
+fn a_promotion_that_fails_leaves_a_replica_that_follows() {
+    let mut pair = Pair::start();
+    let attempts: &[(&str, Kind, &[Fault])] = &[
+        ("nothing can be listed", Kind::List, &[Fault::Status(503); 4]),
+        ("the claim is never stored", Kind::Put, &[Fault::Pretend; 4]),
+        ("the claim is never heard", Kind::Put, &[Fault::DropRequest; 4]),
+    ];
+    for (case, kind, faults) in attempts {
+        // The primary archives through the same proxy and must not use the faults up.
+        pair.rig.drains(&mut pair.rig.primary.client());
+        pair.rig.proxy.script(*kind, faults.iter().copied());
+        let failed = pair.promote();
+        pair.rig.proxy.heal();
+        assert_ne!(failed.code, Some(0), "{case}: {failed:?}");
+        failed.says("object store");
+        let mut client = pair.replica.client();
+        assert_eq!(client.info()["role"], "slave", "{case}");
+        let refused = error_text(&client.call(&cmd!("SET", "key", "value"))).expect(case);
+        assert!(refused.starts_with("READONLY"), "{case}: {refused}");
+        let mut client = pair.rig.primary.client();
+        write(&mut pair.history, &mut pair.workload, &mut client, 10);
+        pair.replica_has_everything();
+    }
+    pair.rig.primary.kill();
+    pair.promote().expect(0);
+    pair.goes_on();
+}
+
+/// Goal: a promotion that got its claim and then lost the store is not half a primary: it takes no write, and a second
+/// attempt makes it a whole one.
+#[test]
+fn a_promotion_cut_off_after_its_claim_takes_no_writes() {
+    let mut pair = Pair::start();
+    pair.rig.primary.kill();
+    // Listings: the tail before the claim, the epochs for the claim, the tail after it; then the start of shipping.
+    for answered in [2, 3] {
+        pair.rig.proxy.script(Kind::List, (0..answered).map(|_| Fault::None).chain([Fault::Status(503); 4]));
+        let failed = pair.promote();
+        pair.rig.proxy.heal();
+        assert_ne!(failed.code, Some(0), "cut off after {answered} listings: {failed:?}");
+        let mut client = pair.replica.client();
+        let refused = error_text(&client.call(&cmd!("SET", "key", "value")));
+        assert!(refused.as_ref().is_some_and(|error| error.starts_with("READONLY")), "{answered}: {refused:?}");
+    }
+    pair.promote().expect(0);
+    pair.goes_on();
+}
+
+/// Goal: a store that stops honouring create-only puts is refused for failover, with the reason.
+#[test]
+fn a_store_that_pretends_is_refused_for_failover() {
+    let pair = Pair::start();
+    pair.rig.proxy.script(Kind::Put, [Fault::None, Fault::Pretend]);
+    let refused = pair.promote();
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    refused.says("object store");
+}
+
+/// Goal: a primary that was fenced while its listings were stale does not come back as a writer: the newer epoch's
+/// record is asked for by its name.
+#[test]
+fn a_fenced_primary_is_not_let_in_by_a_stale_listing() {
+    let mut pair = Pair::start();
+    pair.rig.primary.kill();
+    pair.promote().expect(0);
+    pair.goes_on();
+    pair.rig.proxy.always(&[Kind::List], Fault::Stale { newest: usize::MAX });
+    match pair.rig.primary.try_restart() {
+        Err(ended) => drop(ended.expect_any(&[5, 6])),
+        Ok(()) => panic!("a fenced primary serves clients"),
+    }
+}
+
+/// Goal: a replica whose primary archives nowhere takes over with an archive of its own: the archive begins with its
+/// epoch, which has no parent there, and holds the whole history.
+#[test]
+fn a_new_archive_begins_with_a_promotion() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let mut primary = Launch::primary(&root.path().join("primary")).start();
+    let launch = Launch::replica(&root.path().join("replica"), primary.launch.repl_port).archive(&archive);
+    let replica = launch.start();
+    let (mut workload, mut there, mut here) = (Workload::new(seed()), primary.client(), replica.client());
+    let mut history = History::start(&mut there);
+    write(&mut history, &mut workload, &mut there, 40);
+    wait_until("the replica has everything", SETTLED_WITHIN, || {
+        (here.watermarks().committed == history.csn()).then_some(())
+    });
+    primary.kill();
+    walferry(&["promote", "--port", &replica.launch.port.to_string()], &archive.environment).expect(0);
+    write(&mut history, &mut workload, &mut here, 20);
+    here.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    archive.tool("verify", &[]).expect(0);
+    let (_, found) = archive.restored(&["--to", "latest"]).state();
+    assert_same(&history.model.dump(), &found, "restored from the new archive");
+}

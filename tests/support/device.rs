@@ -1,0 +1,112 @@
+//! File systems of their own, on loop devices: they can be filled, and cut off from their power. It takes root.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// What a test says where it may not mount anything.
+pub const SKIPPED: &str = "SKIPPED: no loop device can be mounted here (it takes root): nothing was checked";
+
+/// Bytes of ballast written at a time.
+const BALLAST_PIECE: usize = 1 << 20;
+
+/// A mounted file system on a loop device, unmounted when dropped.
+pub struct Mounted {
+    image: PathBuf,
+    /// Where it is mounted.
+    pub dir: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts an image; `None` where that is not allowed.
+    pub fn mount(image: &Path, dir: &Path) -> Option<Self> {
+        std::fs::create_dir_all(dir).expect("a directory");
+        let mounted = Self { image: image.to_owned(), dir: dir.to_owned() };
+        run("mount", &["-o", "loop", text(image), text(dir)]).then_some(mounted)
+    }
+
+    /// A new ext4 file system.
+    pub fn new(image: &Path, bytes: u64, dir: &Path) -> Option<Self> {
+        let file = File::create(image).expect("an image file");
+        file.set_len(bytes).expect("room for an image");
+        // Without the part kept for root, which the tests run as.
+        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", text(image)]);
+        assert!(made, "mkfs.ext4 (package e2fsprogs) makes a file system");
+        Self::mount(image, dir)
+    }
+
+    /// Copies what has reached the device, at one moment: until two copies in a row are the same.
+    pub fn cut(&self, to: &Path) {
+        let copy = || std::fs::read(&self.image).expect("the image can be read");
+        let mut last = copy();
+        loop {
+            let next = copy();
+            if next == last {
+                return write_sparse(to, &next);
+            }
+            last = next;
+        }
+    }
+
+    /// Fills the file system until not a byte is free.
+    pub fn fill(&self) {
+        let mut ballast = File::create(self.ballast()).expect("a file for the ballast");
+        for piece in [BALLAST_PIECE, 4096, 1] {
+            while ballast.write_all(&vec![1; piece]).is_ok() {}
+        }
+        let _ = ballast.sync_all();
+    }
+
+    /// Frees what [`Self::fill`] took.
+    pub fn empty(&self) {
+        std::fs::remove_file(self.ballast()).expect("the ballast is there");
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.dir.join("ballast")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &["-l", text(&self.dir)]);
+    }
+}
+
+/// A temporary directory in memory, where there is such a place: for images of devices.
+pub fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    root.expect("a temporary directory")
+}
+
+/// Writes a file in which zeroes take no room.
+fn write_sparse(path: &Path, content: &[u8]) {
+    const BLOCK: usize = 64 << 10;
+    let file = File::create(path).expect("a file for the copy");
+    file.set_len(content.len() as u64).expect("room for the copy");
+    for (nth, block) in content.chunks(BLOCK).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
+        file.write_all_at(block, (nth * BLOCK) as u64).expect("the copy can be written");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// The machine came up again since: the directory must not take this for the boot that it was opened in.
+pub fn forget_boot(dir: &Path) {
+    let path = dir.join("walferry.json");
+    let mut identity: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).expect("an identity")).expect("JSON");
+    assert!(identity["boot"].is_string(), "{identity}");
+    identity["boot"] = "another boot".into();
+    std::fs::write(&path, identity.to_string()).expect("the identity can be written");
+}

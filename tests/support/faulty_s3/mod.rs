@@ -1,0 +1,188 @@
+//! An S3 server that goes wrong on request: a proxy in front of the real one, for processes under test.
+//!
+//! ```text
+//! faults   what can go wrong, and with which request      exchange   one request with its fault
+//! ```
+//!
+//! Requests are signed by the client for the proxy's own host and port and passed on unchanged, so the real server
+//! accepts them as they are. What the proxy itself stores (half an object) it stores as the anonymous identity that
+//! [`Weed`](super::weed::Weed) has. Everything can be changed while requests are under way.
+
+mod exchange;
+mod faults;
+
+use super::archive::Archive;
+use super::http;
+use super::process::Environment;
+use super::weed;
+use faults::Schedule;
+pub use faults::{Fault, Kind, Mix};
+use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// A client connection without a request for so long is closed.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// What happened to the requests of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Count {
+    /// Requests that came.
+    pub requests: u64,
+    /// How many of them met a fault.
+    pub faults: u64,
+}
+
+/// What the connections share.
+struct Shared {
+    backend_port: u16,
+    schedule: Mutex<Schedule>,
+    counts: Mutex<BTreeMap<Kind, Count>>,
+    /// Keys of the objects stored through this proxy, in the order in which the store had them.
+    stored: Mutex<Vec<String>>,
+    /// Grows with each [`FaultyS3::heal`]; what hangs looks at it.
+    healed: Mutex<u64>,
+    healing: Condvar,
+    stops: AtomicBool,
+}
+
+/// The running proxy; it ends when this is dropped.
+pub struct FaultyS3 {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+impl FaultyS3 {
+    /// A proxy in front of the S3 server of this test binary; at first nothing goes wrong.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::in_front_of(weed::Weed::shared().s3_port())
+    }
+
+    /// A proxy in front of an S3 server on a loopback port.
+    #[track_caller]
+    pub fn in_front_of(backend_port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let shared = Arc::new(Shared {
+            backend_port,
+            schedule: Mutex::default(),
+            counts: Mutex::default(),
+            stored: Mutex::default(),
+            healed: Mutex::default(),
+            healing: Condvar::new(),
+            stops: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || accept(&listener, &accepting));
+        Self { port, shared }
+    }
+
+    /// The same archive, reached through the proxy.
+    pub fn to(&self, direct: &Archive) -> Archive {
+        Archive { url: direct.url.clone(), environment: self.environment() }
+    }
+
+    /// What a process needs to reach the store through the proxy.
+    pub fn environment(&self) -> Environment {
+        weed::environment(self.port)
+    }
+
+    /// The next requests of a kind meet these faults, one each.
+    #[track_caller]
+    pub fn script(&self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
+        self.shared.schedule.lock().unwrap().script(kind, faults);
+    }
+
+    /// From now on every request of these kinds meets this fault, where no script says otherwise.
+    #[track_caller]
+    pub fn always(&self, kinds: &[Kind], fault: Fault) {
+        let mut schedule = self.shared.schedule.lock().unwrap();
+        kinds.iter().for_each(|kind| schedule.stand(*kind, fault));
+    }
+
+    /// Random faults from now on.
+    pub fn mix(&self, mix: Mix) {
+        self.shared.schedule.lock().unwrap().set_mix(mix);
+    }
+
+    /// Takes the store away, or gives it back: every connection ends as soon as it is used.
+    pub fn set_down(&self, is_down: bool) {
+        self.shared.schedule.lock().unwrap().is_down = is_down;
+    }
+
+    /// Nothing goes wrong any more; what hangs ends now.
+    pub fn heal(&self) {
+        *self.shared.schedule.lock().unwrap() = Schedule::default();
+        *self.shared.healed.lock().unwrap() += 1;
+        self.shared.healing.notify_all();
+    }
+
+    /// How many requests of a kind came, and how many met a fault.
+    pub fn count(&self, kind: Kind) -> Count {
+        self.shared.counts.lock().unwrap().get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Requests of all kinds that met a fault.
+    pub fn faults(&self) -> u64 {
+        Kind::ALL.iter().map(|kind| self.count(*kind).faults).sum()
+    }
+
+    /// Keys of the objects stored through this proxy, bucket included, oldest first.
+    pub fn stored(&self) -> Vec<String> {
+        self.shared.stored.lock().unwrap().clone()
+    }
+}
+
+impl Drop for FaultyS3 {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::SeqCst);
+        self.heal();
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+impl Shared {
+    fn next_fault(&self, kind: Kind) -> Fault {
+        let fault = self.schedule.lock().unwrap().next(kind);
+        let mut counts = self.counts.lock().unwrap();
+        let count = counts.entry(kind).or_default();
+        count.requests += 1;
+        count.faults += u64::from(fault != Fault::None);
+        fault
+    }
+
+    /// Waits so long, or until the next [`FaultyS3::heal`].
+    fn hang(&self, at_most: Duration) {
+        let healed = self.healed.lock().unwrap();
+        let before = *healed;
+        drop(self.healing.wait_timeout_while(healed, at_most, |healed| *healed == before).unwrap());
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming().flatten() {
+        if shared.stops.load(Ordering::SeqCst) {
+            return;
+        }
+        let shared = Arc::clone(shared);
+        // What fails on the way to the client or to the store ends the connection: that is all a client can see.
+        std::thread::spawn(move || drop(serve(client, &shared)));
+    }
+}
+
+fn serve(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
+    client.set_read_timeout(Some(IDLE_MAX))?;
+    let mut requests = BufReader::new(client.try_clone()?);
+    while let Some(request) = http::read_request(&mut requests)? {
+        let kind = Kind::of(&request);
+        let exchange = exchange::Exchange { shared, client: &client, kind, request: &request };
+        exchange.run(shared.next_fault(kind))?;
+    }
+    Ok(())
+}

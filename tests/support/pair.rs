@@ -1,0 +1,94 @@
+//! A primary and a replica that reaches it through a man in the middle.
+
+use super::client::{Client, cmd};
+use super::dump::{assert_same, dump};
+use super::process::{Launch, Node, SETTLED_WITHIN, wait_until};
+use super::proxy::{Proxy, Rule, Sent, Tamper};
+use super::wire::Frame;
+use tempfile::TempDir;
+
+/// A primary, a replica that reaches it through a man in the middle, and what is between them.
+pub struct Pair {
+    /// The primary; no archive, no secret unless the test says so.
+    pub primary: Node,
+    /// Between the two.
+    pub proxy: Proxy,
+    /// The replica.
+    pub replica: Node,
+    /// Holds `primary` and `replica`, their data directories.
+    pub root: TempDir,
+}
+
+impl Pair {
+    /// Starts both, with a commit.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::configured(|launch| launch)
+    }
+
+    /// As [`Self::start`], both configured.
+    #[track_caller]
+    pub fn configured(configure: impl Fn(Launch) -> Launch) -> Self {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let primary = configure(Launch::primary(&root.path().join("primary"))).start();
+        primary.client().ok(&cmd!("SET", "first", 1));
+        let proxy = Proxy::start(primary.launch.repl_port);
+        let replica = configure(Launch::replica(&root.path().join("replica"), proxy.port)).start();
+        let pair = Self { primary, proxy, replica, root };
+        pair.await_equal();
+        pair
+    }
+
+    /// Waits until the replica is where the primary is, and compares them.
+    #[track_caller]
+    pub fn await_equal(&self) {
+        await_equal(&self.primary, &self.replica);
+    }
+
+    /// Waits until the replica tells why its link is down.
+    #[track_caller]
+    pub fn await_failure(&self, words: &str) {
+        let mut client = self.replica.client();
+        let mut last = String::new();
+        wait_until(&format!("the replica says {words:?}"), SETTLED_WITHIN, || {
+            let found = client.info()["link_last_error"].clone();
+            if found != last {
+                eprintln!("the replica says: {found}");
+                last.clone_from(&found);
+            }
+            found.contains(words).then_some(())
+        });
+    }
+}
+
+/// Waits until a replica is where its primary is, says so, and holds the same.
+#[track_caller]
+pub fn await_equal(primary: &Node, replica: &Node) {
+    let (mut one, mut other) = (primary.client(), replica.client());
+    let csn = one.watermarks().committed;
+    wait_until("the replica holds what its primary does", SETTLED_WITHIN, || {
+        (other.watermarks().committed == csn).then_some(())
+    });
+    assert_same(&dump(&mut one), &dump(&mut other), "replica");
+    wait_until("the replica says that it lags nothing", SETTLED_WITHIN, || {
+        let info = other.info();
+        (info["lag_commits"] == "0" && info["lag_ms"] == "0" && info["master_link_status"] == "up").then_some(())
+    });
+}
+
+/// Fails the test unless the primary takes writes.
+#[track_caller]
+pub fn assert_writes(primary: &mut Client) {
+    primary.ok(&cmd!("INCR", "alive"));
+    primary.ok(&cmd!("RPUSH", "alive:list", 1));
+}
+
+/// A rule that tampers with messages.
+pub fn tampered(tamper: impl FnMut(Frame) -> Vec<Sent> + Send + 'static) -> Rule {
+    Rule::Tamper(Box::new(tamper))
+}
+
+/// Changes one kind of message and passes the others on.
+pub fn changed(kind: u8, change: impl Fn(Frame) -> Frame + Send + 'static) -> Tamper {
+    Box::new(move |frame| vec![Sent::Frame(if frame.kind == kind { change(frame) } else { frame })])
+}

@@ -1,0 +1,497 @@
+//! The machines of a simulation, the network between them and their archive: what can be done to them.
+//!
+//! Each machine has a file system of its own on a loop device where mounting is allowed, else a directory. What is done
+//! to a machine never waits for its server to answer; [`Cluster::heal`] does.
+
+use super::super::archive::Archive;
+use super::super::client::{Client, Command, cmd, error_text, info_fields};
+use super::super::device::{Mounted, forget_boot, scratch};
+use super::super::faulty_s3::{Fault, FaultyS3, Mix};
+use super::super::process::{Launch, Node, READY_WITHIN, SETTLED_WITHIN, wait_until};
+use super::super::tool::{Finished, walferry};
+use super::network::Network;
+use super::plan::{Act, ArchiveFault, Fsync, Plan, Who};
+use redis::Value;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Size of a machine's device.
+const DEVICE_BYTES: u64 = 512 << 20;
+/// How long a server that may be stopped or starting is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// `spool-max-bytes` while it is small, and otherwise.
+const SPOOL_BYTES: (&str, &str) = ("64kb", "64mb");
+
+/// Settings of every node: small limits, so that every limit is met; frequent chores, so that each happens often.
+const SETTINGS: [(&str, &str); 9] = [
+    ("oplog-segment-bytes", "1mb"),
+    ("image-log-bytes", "8mb"),
+    ("ring-bytes", "1mb"),
+    ("row-cache-bytes", "16mb"),
+    ("block-cache-bytes", "16mb"),
+    ("fence-check-interval", "300"),
+    ("archive-interval", "200"),
+    ("spool-max-bytes", SPOOL_BYTES.1),
+    ("snapshot-max-log-bytes", "48mb"),
+];
+
+/// The archive, as the nodes reach it and as it is.
+pub struct Store {
+    /// As it is: for checks.
+    pub direct: Archive,
+    /// As the nodes reach it.
+    pub by_nodes: Archive,
+    /// In between, if it is on S3.
+    proxy: Option<FaultyS3>,
+    seed: u64,
+    is_bad: bool,
+}
+
+impl Store {
+    fn new(plan: &Plan, root: &TempDir) -> Self {
+        if !plan.on_s3 {
+            let direct = Archive::directory(&root.path().join("archive"));
+            return Self { by_nodes: direct.clone(), direct, proxy: None, seed: plan.seed, is_bad: false };
+        }
+        let (direct, proxy) = (Archive::s3(), FaultyS3::start());
+        Self { by_nodes: proxy.to(&direct), direct, proxy: Some(proxy), seed: plan.seed, is_bad: false }
+    }
+
+    /// Goes bad, or well again. A directory never goes bad.
+    pub fn set(&mut self, fault: Option<ArchiveFault>) {
+        let Some(proxy) = &self.proxy else { return };
+        self.is_bad = fault.is_some();
+        self.seed = self.seed.wrapping_add(1);
+        let (percent, faults) = match fault {
+            None => return proxy.heal(),
+            Some(ArchiveFault::Down) => return proxy.set_down(true),
+            Some(ArchiveFault::Errors) => {
+                let slow_down = Fault::SlowDown { retry_after_s: 1 };
+                (
+                    40,
+                    vec![
+                        Fault::Status(500),
+                        slow_down,
+                        Fault::DropRequest,
+                        Fault::LoseReply,
+                        Fault::CutUpload,
+                        Fault::CutBody,
+                    ],
+                )
+            }
+            Some(ArchiveFault::Slow) => (60, [50, 300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec()),
+            // What a store answers about an epoch's record decides who may write: it may not lie about that for ever.
+            Some(ArchiveFault::Lies) => {
+                (30, vec![Fault::Pretend, Fault::StoreHalf, Fault::StoreHalfLoseReply, Fault::FlipBit(977)])
+            }
+        };
+        proxy.mix(Mix { seed: self.seed, percent, faults });
+    }
+}
+
+/// How a start ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// The server answers.
+    Serves,
+    /// A replica that has commits which its primary does not have refuses to serve.
+    Diverged,
+}
+
+/// One machine.
+pub struct Machine {
+    /// For messages.
+    pub name: String,
+    /// The server on it.
+    pub node: Node,
+    /// The network between the primary and this machine, when it is a replica.
+    pub network: Network,
+    home: PathBuf,
+    device: Option<Mounted>,
+    is_frozen: bool,
+    /// It was asked to end.
+    is_stopping: bool,
+    /// Its directory has not served yet: a replica that is interrupted while it bootstraps starts anew.
+    is_new: bool,
+    /// It was started while the archive was bad: it may have refused to serve.
+    is_excused: bool,
+}
+
+impl Machine {
+    /// A connection to its server, if that answers soon.
+    pub fn client(&self) -> Option<Client> {
+        if self.is_frozen { None } else { Client::connect_within(self.node.launch.port, PATIENCE).ok() }
+    }
+
+    /// Sends a command, if the server answers soon.
+    pub fn tell(&self, command: &Command) -> Option<Value> {
+        self.client()?.try_call(command).ok()
+    }
+
+    /// INFO, if the server answers soon.
+    pub fn info(&self) -> Option<BTreeMap<String, String>> {
+        let reply = self.tell(&cmd!("INFO"))?;
+        error_text(&reply).is_none().then(|| info_fields(&reply))
+    }
+
+    /// Starts a primary that was killed before somebody else was promoted: it must not write.
+    pub fn assert_kept_out(&mut self) {
+        match self.node.try_restart() {
+            Err(ended) => drop(ended.expect(5)),
+            Ok(()) => wait_until("the old primary is fenced", SETTLED_WITHIN, || self.is_fenced().then_some(())),
+        }
+    }
+
+    /// Whether the server refuses writes because a newer epoch exists.
+    pub fn is_fenced(&self) -> bool {
+        self.info().is_some_and(|info| info["writes_refused"].starts_with("FENCED"))
+    }
+
+    fn needs_restart(&self) -> bool {
+        self.info().is_some_and(|info| info["writes_refused"].contains("until a restart"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.node.kill();
+        (self.is_frozen, self.is_stopping) = (false, false);
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&mut self) {
+        if self.node.is_running() {
+            self.node.signal("STOP");
+            self.is_frozen = true;
+        }
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) {
+        if std::mem::take(&mut self.is_frozen) {
+            self.node.signal("CONT");
+        }
+    }
+
+    fn stop(&mut self) {
+        self.thaw();
+        if self.node.is_running() {
+            self.node.signal("TERM");
+            self.is_stopping = true;
+        }
+    }
+
+    /// Starts its server, unless that runs.
+    fn start(&mut self) {
+        self.await_orderly_end();
+        if !self.node.is_running() {
+            self.node.begin_again();
+        }
+    }
+
+    /// Starts its server, unless that runs, and waits until it answers. What could not reach the archive is started
+    /// again.
+    pub fn bring_up(&mut self) -> Start {
+        self.thaw();
+        self.start();
+        wait_until(&format!("{} answers", self.name), READY_WITHIN, || {
+            if let Some(ended) = self.node.ended() {
+                if ended.stderr.lines().rev().take(3).any(|line| line.contains("diverged")) {
+                    return Some(Start::Diverged);
+                }
+                self.try_again(&ended);
+            }
+            let reply = self.tell(&cmd!("PING"))?;
+            self.is_new &= error_text(&reply).is_some();
+            error_text(&reply).is_none().then_some(Start::Serves)
+        })
+    }
+
+    /// Starts a server again that ended for a reason that may have passed.
+    fn try_again(&mut self, ended: &Finished) {
+        if self.is_new {
+            self.wipe();
+        } else {
+            let Finished { code, stderr, .. } = ended;
+            let is_excused = std::mem::take(&mut self.is_excused);
+            assert!(is_excused || *code == Some(6), "{} ended with {code:?} instead of serving\n{stderr}", self.name);
+        }
+        self.node.begin_again();
+    }
+
+    fn await_orderly_end(&mut self) {
+        if std::mem::take(&mut self.is_stopping) {
+            let name = &self.name;
+            let ended = wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || self.node.ended());
+            // A server that was still starting may also find that it cannot.
+            assert!(
+                matches!(ended.code, Some(0 | 6) | None),
+                "{name} ended with {:?} after SIGTERM\n{}",
+                ended.code,
+                ended.stderr
+            );
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) {
+        self.node.launch = self.node.launch.clone().set(key, value);
+    }
+
+    fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.home.join("ballast")
+    }
+
+    fn wipe(&mut self) {
+        self.kill();
+        self.is_new = true;
+        match std::fs::remove_dir_all(self.data()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", self.data().display()),
+            _ => {}
+        }
+    }
+}
+
+/// All machines.
+pub struct Cluster {
+    /// The archive.
+    pub store: Store,
+    /// All of them.
+    pub machines: Vec<Machine>,
+    /// Number of the machine with the primary.
+    pub primary: usize,
+    /// Connections that wait for something nobody needs to know.
+    waiting: Vec<Client>,
+    // Last: the machines are unmounted before it goes.
+    root: TempDir,
+}
+
+impl Cluster {
+    /// A primary with its replicas, all of them empty and ready.
+    pub fn start(plan: &Plan) -> Self {
+        let root = scratch();
+        let store = Store::new(plan, &root);
+        let mut machines: Vec<Machine> = Vec::new();
+        for number in 0..=plan.replicas {
+            let home = root.path().join(format!("machine{number}"));
+            std::fs::create_dir_all(&home).expect("a directory");
+            let device = Mounted::new(&root.path().join(format!("device{number}")), DEVICE_BYTES, &home);
+            let repl_port = machines.first().map_or(0, |primary| primary.node.launch.repl_port);
+            let network = Network::to(repl_port, plan.seed ^ number as u64);
+            let launch = match number {
+                0 => Launch::primary(&home.join("data")),
+                _ => replica_launch(&home, network.port),
+            };
+            let launch = equipped(launch, &store, &root, number);
+            let mut node = launch.begin();
+            node.await_ready();
+            let name = format!("machine {number}");
+            machines.push(Machine {
+                name,
+                node,
+                network,
+                home,
+                device,
+                is_frozen: false,
+                is_stopping: false,
+                is_new: false,
+                is_excused: false,
+            });
+        }
+        if machines[0].device.is_none() {
+            eprintln!(
+                "SKIPPED: no loop device can be mounted here (it takes root): power cuts and full disks are not simulated"
+            );
+        }
+        Self { store, machines, primary: 0, waiting: Vec::new(), root }
+    }
+
+    /// The machine with the primary.
+    pub fn primary(&mut self) -> &mut Machine {
+        &mut self.machines[self.primary]
+    }
+
+    /// Numbers of the machines with replicas.
+    pub fn replicas(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|number| *number != self.primary).collect()
+    }
+
+    /// A connection to the primary, which is known to be well.
+    #[track_caller]
+    pub fn client(&mut self) -> Client {
+        self.primary().node.client()
+    }
+
+    fn number(&self, who: Who) -> usize {
+        match who {
+            Who::Primary => self.primary,
+            Who::Replica(nth) => self.replicas()[nth],
+        }
+    }
+
+    /// Whether the primary's machine can lose its power, or its disk be filled.
+    pub fn has_devices(&self) -> bool {
+        self.machines[self.primary].device.is_some()
+    }
+
+    /// Does one thing of a plan.
+    pub fn act(&mut self, act: Act) {
+        match act {
+            Act::Kill(who) => self.at(who).kill(),
+            Act::Stop(who) => self.at(who).stop(),
+            Act::Start(who) => {
+                let is_bad = self.store.is_bad;
+                let machine = self.at(who);
+                machine.is_excused |= is_bad;
+                machine.start();
+            }
+            Act::Freeze(who) => self.at(who).freeze(),
+            Act::Thaw(who) => self.at(who).thaw(),
+            Act::Replace(replica) => {
+                let machine = self.at(Who::Replica(replica));
+                machine.wipe();
+                machine.start();
+            }
+            Act::Fsync(mode) => self.configure("appendfsync", mode.text()),
+            Act::Interval(interval) => self.configure("archive-interval", &interval.as_millis().to_string()),
+            Act::SmallSpool => self.configure("spool-max-bytes", SPOOL_BYTES.0),
+            Act::LargeSpool => self.configure("spool-max-bytes", SPOOL_BYTES.1),
+            Act::Save(who) => drop(self.at(who).tell(&cmd!("BGSAVE"))),
+            Act::Snapshot => {
+                let client = self.primary().client();
+                let sent = client.and_then(|mut client| {
+                    client.send(&[cmd!("WALFERRY", "SNAPSHOT", "STRICT")]).ok().map(|()| client)
+                });
+                self.waiting.extend(sent);
+            }
+            Act::Link(replica, fault) => self.at(Who::Replica(replica)).network.set(Some(fault)),
+            Act::LinkHeals(replica) => self.at(Who::Replica(replica)).network.set(None),
+            Act::Archive(fault) => self.store.set(Some(fault)),
+            Act::ArchiveHeals => self.store.set(None),
+            Act::FillDisk => self.fill_disk(),
+            Act::FreeDisk => self.free_disk(),
+            Act::RestoreArchived => unreachable!("a check, not a disturbance"),
+        }
+    }
+
+    fn at(&mut self, who: Who) -> &mut Machine {
+        let number = self.number(who);
+        &mut self.machines[number]
+    }
+
+    /// Changes a setting of the primary, at once and for its next starts.
+    fn configure(&mut self, key: &str, value: &str) {
+        let primary = self.primary();
+        primary.set(key, value);
+        let _ = primary.tell(&cmd!("CONFIG", "SET", key, value));
+    }
+
+    /// Takes the settings that a round begins with.
+    pub fn prepare(&mut self, fsync: Fsync, archive_ack: bool) {
+        let archive_ack = if archive_ack { "yes" } else { "no" };
+        let settings =
+            [("appendfsync", fsync.text()), ("archive-ack", archive_ack), ("spool-max-bytes", SPOOL_BYTES.1)];
+        for (key, value) in settings {
+            self.primary().set(key, value);
+            self.client().ok(&cmd!("CONFIG", "SET", key, value));
+        }
+    }
+
+    /// Fills the primary's disk to the last block.
+    fn fill_disk(&mut self) {
+        let primary = self.primary();
+        if primary.device.is_none() {
+            return;
+        }
+        let mut ballast = std::fs::File::create(primary.ballast()).expect("a file for the ballast");
+        for block in [1 << 20, 4 << 10] {
+            while ballast.write_all(&vec![0; block]).is_ok() {}
+        }
+    }
+
+    fn free_disk(&mut self) {
+        for machine in &self.machines {
+            let _ = std::fs::remove_file(machine.ballast());
+        }
+    }
+
+    /// Ends all disturbances and waits until every server answers, but for that of the machine `outcast`; a primary that
+    /// must be restarted is. Tells which replicas refuse to start because their history diverged.
+    pub fn heal(&mut self, outcast: Option<usize>) -> Vec<usize> {
+        self.store.set(None);
+        self.free_disk();
+        self.waiting.clear();
+        for machine in &mut self.machines {
+            machine.thaw();
+            machine.network.set(None);
+        }
+        self.primary().bring_up();
+        if self.primary().needs_restart() {
+            self.primary().kill();
+            self.primary().bring_up();
+        }
+        let replicas = self.replicas().into_iter().filter(|number| Some(*number) != outcast);
+        replicas.filter(|number| self.machines[*number].bring_up() == Start::Diverged).collect()
+    }
+
+    /// The primary's machine loses its power and comes up again: only what had reached the device is there.
+    pub fn cut_power(&mut self) {
+        let (number, root) = (self.primary, self.root.path().to_owned());
+        let machine = &mut self.machines[number];
+        machine.freeze();
+        let image = root.join(format!("device{number}"));
+        let copy = root.join("cut");
+        let device = machine.device.take().expect("only a machine with a device loses its power");
+        device.cut(&copy);
+        machine.kill();
+        drop(device);
+        std::fs::rename(&copy, &image).expect("the copy takes the place of the device");
+        machine.device = Mounted::mount(&image, &machine.home);
+        assert!(machine.device.is_some(), "the copy is a file system after its journal ran");
+        forget_boot(&machine.data());
+        machine.start();
+    }
+
+    /// Promotes a replica, by its machine's number. The old primary is left as it is.
+    pub fn promote(&mut self, number: usize) {
+        let port = self.machines[number].node.launch.port.to_string();
+        walferry(&["promote", "--port", &port], &Vec::new()).expect(0);
+        self.primary = number;
+        let repl_port = self.client().info()["repl_port"].parse().expect("a port");
+        for machine in &self.machines {
+            machine.network.lead_to(repl_port);
+        }
+        // From here on it is started as what it is.
+        let machine = &mut self.machines[number];
+        let launch = Launch::primary_on(&machine.data(), machine.node.launch.port, repl_port);
+        machine.node.launch = equipped(launch, &self.store, &self.root, number);
+    }
+
+    /// Makes an empty replica of a machine that has lost its part in history.
+    pub fn rejoin(&mut self, number: usize) {
+        self.machines[number].wipe();
+        let machine = &self.machines[number];
+        let launch = replica_launch(&machine.home, machine.network.port);
+        let launch = equipped(launch, &self.store, &self.root, number);
+        self.machines[number].node.launch = launch;
+        self.machines[number].bring_up();
+    }
+}
+
+fn replica_launch(home: &Path, network_port: u16) -> Launch {
+    let launch = Launch::replica(&home.join("data"), network_port);
+    let repl_port = launch.repl_port.to_string();
+    launch.flag("--repl-port", &repl_port)
+}
+
+/// Everything that all nodes are started with.
+fn equipped(launch: Launch, store: &Store, root: &TempDir, number: usize) -> Launch {
+    let log = root.path().join(format!("machine{number}.log"));
+    let launch = launch.archive(&store.by_nodes).log_to(&log);
+    SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
+}

@@ -1,0 +1,23 @@
+//! A whole installation under load while everything that can go wrong does, as planned from a seed.
+//!
+//! ```text
+//! plan       what will happen: rounds of load, disturbances and a finale; pure
+//! line       what each writer writes at which position, and the state after it; pure
+//! chronicle  what the newest line of history must hold at any csn; pure
+//! cluster    machines, network, archive: what can be done to them       network  the TCP proxy between two nodes
+//! writer     threads that write, and what each was promised             watch    threads that look at one server
+//! run        a plan's execution, round by round                         checks   what must hold when all is well again
+//! ```
+//!
+//! Guarantees: the plan depends on the seed only. How threads and processes interleave does not, so a replay meets the
+//! same disturbances under the same load, not the same schedule.
+
+mod checks;
+mod chronicle;
+mod cluster;
+pub mod line;
+mod network;
+pub mod plan;
+pub mod run;
+mod watch;
+mod writer;

@@ -1,0 +1,334 @@
+//! What a simulation will do, drawn from its seed: pure, so that a seed replays it.
+//!
+//! A simulation is a row of rounds. In each, writers put load on the primary while disturbances come and go at planned
+//! moments; the round ends with its finale, after which everything is healed and everything is checked.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::fmt;
+use std::time::Duration;
+
+/// When replies are sent: `appendfsync`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fsync {
+    /// After both logs were synced.
+    Always,
+    /// After both logs were written; they are synced each second.
+    EverySec,
+    /// After both logs were written.
+    No,
+}
+
+impl Fsync {
+    /// The setting's text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::EverySec => "everysec",
+            Self::No => "no",
+        }
+    }
+}
+
+/// A node, by its part at that moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    /// The one that takes writes.
+    Primary,
+    /// A replica, by number.
+    Replica(usize),
+}
+
+/// What the network between the primary and one replica does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkFault {
+    /// Connections are closed and refused.
+    Cut,
+    /// Connections stay open and nothing passes.
+    Silent,
+    /// Bytes arrive this much later.
+    Delay(Duration),
+    /// Now and then a bit is flipped.
+    Corrupt,
+}
+
+/// What the archive does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ArchiveFault {
+    /// It answers nothing.
+    Down,
+    /// Requests fail in bursts.
+    Errors,
+    /// It answers late.
+    Slow,
+    /// It reports successes that are none, and returns wrong bytes.
+    Lies,
+}
+
+/// One thing that happens under load.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Act {
+    /// SIGKILL.
+    Kill(Who),
+    /// SIGTERM.
+    Stop(Who),
+    /// Starts what was killed or stopped, perhaps with another `appendfsync`.
+    Start(Who),
+    /// SIGSTOP.
+    Freeze(Who),
+    /// SIGCONT.
+    Thaw(Who),
+    /// Takes a replica's directory away and starts it on an empty one.
+    Replace(usize),
+    /// CONFIG SET `appendfsync`.
+    Fsync(Fsync),
+    /// CONFIG SET `archive-interval`.
+    Interval(Duration),
+    /// CONFIG SET `spool-max-bytes`: the least, so that writes are refused when the archive lags.
+    SmallSpool,
+    /// CONFIG SET `spool-max-bytes` as it was.
+    LargeSpool,
+    /// BGSAVE, on a replica or the primary.
+    Save(Who),
+    /// `WALFERRY SNAPSHOT STRICT`, without waiting for it.
+    Snapshot,
+    /// The network to a replica goes bad.
+    Link(usize, LinkFault),
+    /// The network to a replica is good again.
+    LinkHeals(usize),
+    /// The archive goes bad.
+    Archive(ArchiveFault),
+    /// The archive is good again.
+    ArchiveHeals,
+    /// What the primary calls archived is restored at once.
+    RestoreArchived,
+    /// The primary's disk is filled up.
+    FillDisk,
+    /// The ballast is taken away.
+    FreeDisk,
+}
+
+/// What becomes of the old primary when a replica is promoted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Old {
+    /// It is killed before.
+    Killed,
+    /// It stands still during the promotion and goes on afterwards.
+    Frozen,
+    /// It goes on, with its clients.
+    Running,
+}
+
+/// How a round's load ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finale {
+    /// The writers stop.
+    Calm,
+    /// The primary and all replicas are killed at once.
+    KillAll,
+    /// A replica becomes the primary; the old one's machine comes back as an empty replica.
+    Promote(Old),
+    /// The primary's machine loses its power.
+    PowerCut,
+}
+
+/// A restore that a round ends with.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Restore {
+    /// At this part of all csns there are, of 1.
+    At(f64),
+    /// At the time of an earlier round's end, by this part of all rounds.
+    Time(f64),
+    /// The last commit.
+    Latest,
+}
+
+/// A time in a round's load and what happens then.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Moment {
+    /// Since the load began.
+    pub at: Duration,
+    /// What happens.
+    pub act: Act,
+}
+
+/// One round.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Round {
+    /// Counted from 0.
+    pub number: usize,
+    /// The mode that the round begins with.
+    pub fsync: Fsync,
+    /// Whether replies wait for the archive.
+    pub archive_ack: bool,
+    /// How long the writers write.
+    pub load: Duration,
+    /// What happens meanwhile, by time.
+    pub moments: Vec<Moment>,
+    /// How it ends.
+    pub finale: Finale,
+    /// What is restored when all is well again.
+    pub restores: Vec<Restore>,
+    /// Whether the whole archive is verified then.
+    pub verify: bool,
+}
+
+impl Round {
+    /// Whether this can happen to a client in this round: its connection ends.
+    pub fn disconnects(&self) -> bool {
+        let ends = |moment: &Moment| matches!(moment.act, Act::Kill(Who::Primary) | Act::Stop(Who::Primary));
+        self.finale != Finale::Calm || self.fills_disk() || self.moments.iter().any(ends)
+    }
+
+    /// Whether a write may be refused for a while, and taken again later.
+    pub fn refuses(&self) -> bool {
+        self.fills_disk() || self.moments.iter().any(|moment| moment.act == Act::SmallSpool)
+    }
+
+    /// Whether the primary's disk is filled up.
+    pub fn fills_disk(&self) -> bool {
+        self.moments.iter().any(|moment| moment.act == Act::FillDisk)
+    }
+}
+
+/// A simulation.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What everything is drawn from.
+    pub seed: u64,
+    /// Replicas of the primary.
+    pub replicas: usize,
+    /// Whether the archive is on S3; else it is a directory.
+    pub on_s3: bool,
+}
+
+/// The shortest and the longest load of a round.
+const LOAD_MS: std::ops::Range<u64> = 1_500..5_000;
+
+impl Plan {
+    /// The simulation of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        Self { seed, replicas: rng.random_range(1..=2), on_s3: rng.random_bool(0.5) }
+    }
+
+    /// One of its rounds.
+    pub fn round(&self, number: usize) -> Round {
+        let seed = self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = Draw { rng: StdRng::seed_from_u64(seed), plan: *self };
+        let load = Duration::from_millis(draw.rng.random_range(LOAD_MS));
+        let finale = draw.finale();
+        let fsync = draw.fsync();
+        let mut moments = Vec::new();
+        for _ in 0..draw.rng.random_range(1..=4) {
+            let from = load.mul_f64(draw.rng.random_range(0.05..0.8));
+            let until = from + load.mul_f64(draw.rng.random_range(0.05..0.5));
+            let (begin, end) = draw.disturbance();
+            // A promise about power cuts is a promise about one mode.
+            if finale == Finale::PowerCut && matches!(begin, Act::Fsync(_)) {
+                continue;
+            }
+            moments.push(Moment { at: from, act: begin });
+            moments.extend(end.map(|act| Moment { at: until, act }));
+        }
+        moments.sort_by_key(|moment| moment.at);
+        moments.retain(|moment| moment.at < load);
+        let restores = (0..draw.rng.random_range(1..=2)).map(|_| draw.restore()).collect();
+        Round {
+            number,
+            fsync,
+            archive_ack: draw.rng.random_bool(0.15),
+            load,
+            moments,
+            finale,
+            restores,
+            verify: draw.rng.random_bool(0.2),
+        }
+    }
+}
+
+struct Draw {
+    rng: StdRng,
+    plan: Plan,
+}
+
+impl Draw {
+    fn fsync(&mut self) -> Fsync {
+        [Fsync::Always, Fsync::EverySec, Fsync::No][self.rng.random_range(0..3)]
+    }
+
+    fn finale(&mut self) -> Finale {
+        match self.rng.random_range(0..100) {
+            0..35 => Finale::Calm,
+            35..50 => Finale::KillAll,
+            50..58 => Finale::Promote(Old::Killed),
+            58..65 => Finale::Promote(Old::Frozen),
+            65..75 => Finale::Promote(Old::Running),
+            _ => Finale::PowerCut,
+        }
+    }
+
+    fn who(&mut self) -> Who {
+        if self.rng.random_bool(0.6) { Who::Primary } else { Who::Replica(self.replica()) }
+    }
+
+    fn replica(&mut self) -> usize {
+        self.rng.random_range(0..self.plan.replicas)
+    }
+
+    /// Something that begins and, if it lasts, ends.
+    fn disturbance(&mut self) -> (Act, Option<Act>) {
+        let who = self.who();
+        match self.rng.random_range(0..100) {
+            0..16 => (Act::Kill(who), Some(Act::Start(who))),
+            16..24 => (Act::Stop(who), Some(Act::Start(who))),
+            24..32 => (Act::Freeze(who), Some(Act::Thaw(who))),
+            32..37 => (Act::Replace(self.replica()), None),
+            37..44 => (Act::Fsync(self.fsync()), None),
+            44..49 => (Act::Interval(Duration::from_millis(self.rng.random_range(20..1_000))), None),
+            49..53 => (Act::SmallSpool, Some(Act::LargeSpool)),
+            53..58 => (Act::Save(who), None),
+            58..65 => (Act::Snapshot, None),
+            65..79 => {
+                let replica = self.replica();
+                (Act::Link(replica, self.link_fault()), Some(Act::LinkHeals(replica)))
+            }
+            79..88 => (Act::Archive(self.archive_fault()), Some(Act::ArchiveHeals)),
+            88..94 => (Act::RestoreArchived, None),
+            _ => (Act::FillDisk, Some(Act::FreeDisk)),
+        }
+    }
+
+    fn link_fault(&mut self) -> LinkFault {
+        match self.rng.random_range(0..4) {
+            0 => LinkFault::Cut,
+            1 => LinkFault::Silent,
+            2 => LinkFault::Delay(Duration::from_millis(self.rng.random_range(5..300))),
+            _ => LinkFault::Corrupt,
+        }
+    }
+
+    fn archive_fault(&mut self) -> ArchiveFault {
+        [ArchiveFault::Down, ArchiveFault::Errors, ArchiveFault::Slow, ArchiveFault::Lies][self.rng.random_range(0..4)]
+    }
+
+    fn restore(&mut self) -> Restore {
+        match self.rng.random_range(0..10) {
+            0..6 => Restore::At(self.rng.random()),
+            6..8 => Restore::Time(self.rng.random()),
+            _ => Restore::Latest,
+        }
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ack = if self.archive_ack { " archive-ack" } else { "" };
+        write!(f, "round {}: {}{ack}, {} ms:", self.number, self.fsync.text(), self.load.as_millis())?;
+        for Moment { at, act } in &self.moments {
+            write!(f, " {}ms {act:?},", at.as_millis())?;
+        }
+        write!(f, " then {:?}; restores {:?}", self.finale, self.restores)?;
+        if self.verify { write!(f, ", verify") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,354 @@
+//! Executes a plan: load and disturbances, the finale, and what becomes of history by it.
+
+use super::super::client::{Client, cmd, integer};
+use super::super::dump::dump;
+use super::super::model::Step;
+use super::super::process::{SETTLED_WITHIN, StopOnDrop, wait_until};
+use super::chronicle::{Chronicle, Era, Quiet};
+use super::cluster::Cluster;
+use super::line::{self, Kind, Line};
+use super::plan::{Act, Finale, Fsync, Old, Plan, Round};
+use super::watch::watch;
+use super::writer::{Account, Stage, write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Writers of mixed commands.
+const MIXED_WRITERS: usize = 4;
+/// All writers: one more writes keys that expire.
+pub const WRITERS: usize = MIXED_WRITERS + 1;
+/// What `everysec` may lose by a power cut: a second, and what a busy machine adds to it.
+const LOST_MAX: Duration = Duration::from_secs(3);
+/// A history that nobody writes to and that has stood still for so long does not go on by itself: longer than any
+/// mayfly lives.
+const STILL: Duration = Duration::from_millis(2_500);
+
+/// A simulation under way.
+pub struct Simulation {
+    pub(super) plan: Plan,
+    pub(super) cluster: Cluster,
+    pub(super) chronicle: Chronicle,
+    pub(super) accounts: Vec<Mutex<Account>>,
+    /// Last commit before the first one of a writer.
+    pub(super) first_csn: u64,
+}
+
+/// The line of history that a promotion ended.
+pub struct OldBranch {
+    /// It, with what was written to it.
+    pub era: Era,
+    /// The last commit that was known to be archived.
+    pub archived: u64,
+}
+
+/// What a round's finale did.
+struct Outcome {
+    /// The epoch before.
+    epoch: u64,
+    /// The last commit that was known to be archived.
+    archived: u64,
+    /// The last commit that may not be lost: archived, or applied by the replica that was promoted.
+    safe_csn: u64,
+    /// Positions that may not be lost.
+    safe_positions: Vec<u64>,
+    /// The machine whose part in history has ended.
+    outcast: Option<usize>,
+}
+
+/// Runs the simulation of a seed for a time; fails the test at the first thing that is not as promised.
+pub fn simulate(seed: u64, time: Duration) {
+    let started = Instant::now();
+    let plan = Plan::new(seed);
+    eprintln!("seed {seed}: {plan:?}");
+    let mut simulation = Simulation::start(plan);
+    let mut number = 0;
+    while started.elapsed() < time {
+        let round = plan.round(number);
+        eprintln!("[{:>4} s] {round}", started.elapsed().as_secs());
+        simulation.play(&round);
+        number += 1;
+    }
+    simulation.check_to_the_end();
+    let csn = simulation.chronicle.quiets.last().map_or(0, |quiet| quiet.csn);
+    let epoch = simulation.chronicle.now().epoch;
+    eprintln!("seed {seed}: {number} rounds in {} s, csn {csn}, epoch {epoch}", started.elapsed().as_secs());
+}
+
+impl Simulation {
+    fn start(plan: Plan) -> Self {
+        let mut cluster = Cluster::start(&plan);
+        let at = cluster.client().watermarks();
+        let kind = |writer| if writer < MIXED_WRITERS { Kind::Mixed } else { Kind::Mayfly };
+        let lines: Vec<Line> = (0..WRITERS).map(|writer| Line::new(writer, kind(writer), plan.seed)).collect();
+        let accounts = lines.iter().map(|line| Mutex::new(Account::new(line.clone(), 0))).collect();
+        let era = Era { epoch: at.epoch, fork: at.committed, offset: at.committed as i64, lines };
+        let chronicle = Chronicle { eras: vec![era], quiets: Vec::new(), hazy: Vec::new() };
+        Self { plan, cluster, chronicle, accounts, first_csn: at.committed }
+    }
+
+    fn play(&mut self, round: &Round) {
+        self.cluster.prepare(round.fsync, round.archive_ack);
+        let before = self.positions();
+        let stage = Stage {
+            port: self.cluster.primary().node.launch.port,
+            stop: AtomicBool::new(false),
+            may_disconnect: round.disconnects(),
+            may_refuse: round.refuses(),
+            may_fence: AtomicBool::new(false),
+        };
+        let accounts = std::mem::take(&mut self.accounts);
+        let watched: Vec<(String, u16)> =
+            self.cluster.machines.iter().map(|machine| (machine.name.clone(), machine.node.launch.port)).collect();
+        let outcome = std::thread::scope(|scope| {
+            let _stop = StopOnDrop(&stage.stop);
+            accounts.iter().for_each(|account| drop(scope.spawn(|| write(&stage, account))));
+            for (name, port) in &watched {
+                scope.spawn(|| watch(name, *port, WRITERS, &stage.stop));
+            }
+            self.disturb(round, &accounts);
+            self.finish(round, &stage, &accounts, &before)
+        });
+        self.accounts = accounts;
+        self.note_lines();
+        let old = self.settle_history(round, &outcome);
+        self.check(round, old.as_ref());
+    }
+
+    /// The load and what happens during it.
+    fn disturb(&mut self, round: &Round, accounts: &[Mutex<Account>]) {
+        let started = Instant::now();
+        for moment in &round.moments {
+            std::thread::sleep(moment.at.saturating_sub(started.elapsed()));
+            match moment.act {
+                Act::RestoreArchived => self.check_archived_watermark(accounts),
+                act => self.cluster.act(act),
+            }
+        }
+        std::thread::sleep(round.load.saturating_sub(started.elapsed()));
+    }
+
+    /// The finale. When it returns the writers are told to stop, and every server is up again.
+    fn finish(&mut self, round: &Round, stage: &Stage, accounts: &[Mutex<Account>], before: &[u64]) -> Outcome {
+        let epoch = self.chronicle.now().epoch;
+        let replied =
+            |accounts: &[Mutex<Account>]| accounts.iter().map(|account| account.lock().unwrap().replied).collect();
+        let quiet = self.chronicle.quiets.last().map_or(self.first_csn, |quiet| quiet.csn);
+        let safe_positions = before.to_vec();
+        let mut outcome = Outcome { epoch, archived: quiet, safe_csn: quiet, safe_positions, outcast: None };
+        match round.finale {
+            Finale::Promote(old) => {
+                let was = self.cluster.primary;
+                let (archived, applied) = self.promote(stage, old);
+                outcome.archived = archived.unwrap_or(quiet);
+                outcome.safe_csn = outcome.archived.max(applied);
+                outcome.outcast = Some(was);
+            }
+            Finale::PowerCut if self.cluster.has_devices() => {
+                let stopped = Instant::now();
+                self.cluster.cut_power();
+                outcome.safe_positions = match round.fsync {
+                    Fsync::Always => replied(accounts),
+                    Fsync::EverySec => {
+                        let earlier = stopped - LOST_MAX;
+                        let safe = |(account, before): (&Mutex<Account>, &u64)| {
+                            account.lock().unwrap().replied_before(earlier, *before)
+                        };
+                        accounts.iter().zip(before).map(safe).collect()
+                    }
+                    Fsync::No => before.to_vec(),
+                };
+            }
+            Finale::KillAll | Finale::PowerCut => self.cluster.machines.iter_mut().for_each(|machine| machine.kill()),
+            Finale::Calm => {}
+        }
+        stage.stop.store(true, Ordering::SeqCst);
+        let diverged = self.cluster.heal(outcome.outcast);
+        if round.archive_ack {
+            outcome.safe_positions = replied(accounts);
+        }
+        for number in diverged {
+            let may_diverge = matches!(round.finale, Finale::Promote(_) | Finale::PowerCut);
+            let name = &self.cluster.machines[number].name;
+            assert!(may_diverge, "{name} diverged, and nothing in this round makes a replica do that");
+            self.cluster.rejoin(number);
+        }
+        outcome
+    }
+
+    /// Promotes a replica; returns what the old primary had archived, if it could be asked, and what the replica had
+    /// applied: neither may be lost.
+    fn promote(&mut self, stage: &Stage, old: Old) -> (Option<u64>, u64) {
+        let (was, chosen) = (self.cluster.primary, self.cluster.replicas()[0]);
+        self.cluster.store.set(None);
+        self.cluster.machines[chosen].bring_up();
+        let is_up = self.cluster.machines[was].node.is_running();
+        stage.may_fence.store(true, Ordering::SeqCst);
+        let csn = |client: Option<Client>| client.and_then(|mut client| client.try_watermarks());
+        let archived = csn(self.cluster.machines[was].client()).map(|at| at.archived);
+        if old == Old::Killed || !is_up {
+            self.cluster.machines[was].kill();
+        } else if old == Old::Frozen {
+            self.cluster.machines[was].freeze();
+        }
+        let applied = csn(self.cluster.machines[chosen].client()).map_or(0, |at| at.committed);
+        self.cluster.promote(chosen);
+        self.cluster.machines[was].thaw();
+        if self.cluster.machines[was].node.is_running() {
+            wait_until("the old primary is fenced", SETTLED_WITHIN, || {
+                self.cluster.machines[was].is_fenced().then_some(())
+            });
+        }
+        (archived, applied)
+    }
+
+    /// What the finale made of history: if a new epoch began, a new era.
+    fn settle_history(&mut self, round: &Round, outcome: &Outcome) -> Option<OldBranch> {
+        let epoch = self.cluster.client().watermarks().epoch;
+        let is_new = epoch > outcome.epoch;
+        // A power cut after an orderly end loses nothing.
+        let fits = match round.finale {
+            Finale::Promote(_) => is_new,
+            Finale::PowerCut => epoch >= outcome.epoch,
+            Finale::KillAll | Finale::Calm => epoch == outcome.epoch,
+        };
+        assert!(fits, "epoch {} became {epoch} by {:?}", outcome.epoch, round.finale);
+        let old = self.chronicle.now().clone();
+        if !is_new {
+            let positions = self.await_settled(&old);
+            for (account, position) in self.accounts.iter().zip(positions) {
+                account.lock().unwrap().assert_fits(position);
+            }
+            return None;
+        }
+        let fork = self.fork_of(epoch);
+        assert!(
+            fork >= outcome.safe_csn,
+            "csn {} was archived or applied by the replica; epoch {epoch} forks at {fork}",
+            outcome.safe_csn
+        );
+        self.await_stillness();
+        let at = line::positions(&mut self.cluster.client(), WRITERS)
+            .unwrap_or_else(|torn| panic!("after {:?}: {torn}", round.finale));
+        for (writer, (position, safe)) in at.iter().zip(&outcome.safe_positions).enumerate() {
+            assert!(
+                position >= safe,
+                "writer {writer}: {safe} was promised, it is at {position} after {:?}",
+                round.finale
+            );
+        }
+        let is_lossy = round.finale == Finale::PowerCut;
+        self.begin_era(&old, epoch, fork, is_lossy);
+        if let Some(outcast) = outcome.outcast {
+            if !self.cluster.machines[outcast].node.is_running() {
+                self.cluster.machines[outcast].assert_kept_out();
+            }
+            self.cluster.rejoin(outcast);
+        }
+        Some(OldBranch { era: old, archived: outcome.archived })
+    }
+
+    /// Begins an era on what the primary holds. After a loss the lines begin anew where what is left is no prefix.
+    fn begin_era(&mut self, old: &Era, epoch: u64, fork: u64, is_lossy: bool) {
+        let mut client = self.cluster.client();
+        let (csn, found) = (client.watermarks().committed, dump(&mut client));
+        let seed = line::mixed(&[self.plan.seed, epoch]);
+        let exact = old.find(&found).and_then(|positions| {
+            let expected = old.settled_csn(&positions);
+            if expected == csn {
+                Ok(positions)
+            } else {
+                Err(format!("positions {positions:?} make csn {expected}, not {csn}"))
+            }
+        });
+        let (lines, positions, offset) = match exact {
+            Ok(positions) => {
+                let lines: Vec<Line> =
+                    old.lines.iter().zip(&positions).map(|(line, at)| line.fork(*at, seed)).collect();
+                (lines, positions, old.offset)
+            }
+            Err(difference) => {
+                assert!(is_lossy, "after epoch {epoch} began at csn {fork}: {difference}");
+                eprintln!("          a power cut left what is no prefix; the lines begin anew");
+                self.begin_lines_anew(seed, fork)
+            }
+        };
+        self.chronicle.begin(Era { epoch, fork, offset, lines: lines.clone() });
+        let account = |(line, at): (Line, u64)| Mutex::new(Account::new(line, at));
+        self.accounts = lines.into_iter().zip(positions).map(account).collect();
+    }
+
+    /// Takes away what all writers' keys hold, by the first step of new lines. What stands from the fork up to there is
+    /// not known exactly.
+    fn begin_lines_anew(&mut self, seed: u64, fork: u64) -> (Vec<Line>, Vec<u64>, i64) {
+        let lines: Vec<Line> = self
+            .accounts
+            .iter()
+            .map(|account| {
+                let account = account.lock().unwrap();
+                account.line.anew(account.sent, seed)
+            })
+            .collect();
+        let mut client = self.cluster.client();
+        for line in &lines {
+            if let Step::Group(commands) = line.step(line.start + 1) {
+                client.transaction(&commands);
+            }
+        }
+        let csn = self.await_stillness();
+        let positions: Vec<u64> = lines.iter().map(|line| line.start + 1).collect();
+        self.chronicle.hazy.push(fork + 1..=csn);
+        let mut era = Era { epoch: 0, fork: csn, offset: 0, lines };
+        era.offset = csn as i64 - era.settled_csn(&positions) as i64;
+        (era.lines, positions, era.offset)
+    }
+
+    /// Waits until every mayfly was deleted; returns all positions. Fails the test if commits are missing or too many.
+    pub(super) fn await_settled(&mut self, era: &Era) -> Vec<u64> {
+        let mut client = self.cluster.client();
+        let positions = line::positions(&mut client, WRITERS).unwrap_or_else(|torn| panic!("the primary: {torn}"));
+        let expected = era.settled_csn(&positions);
+        let refused = client.info().remove("writes_refused").unwrap_or_default();
+        let what = format!("csn {expected} is reached: all mayflies are deleted (writes refused before: '{refused}')");
+        wait_until(&what, SETTLED_WITHIN, || {
+            let csn = client.watermarks().committed;
+            assert!(csn <= expected, "positions {positions:?} make csn {expected}; there is {csn}");
+            (csn == expected).then_some(())
+        });
+        positions
+    }
+
+    /// Waits until the primary's history stands still.
+    fn await_stillness(&mut self) -> u64 {
+        let mut client = self.cluster.client();
+        let mut last = (client.watermarks().committed, Instant::now());
+        wait_until("the primary's history stands still", SETTLED_WITHIN, || {
+            let csn = client.watermarks().committed;
+            if csn != last.0 {
+                last = (csn, Instant::now());
+            }
+            (last.1.elapsed() >= STILL).then_some(csn)
+        })
+    }
+
+    /// Brings what is known of the era up to date with what its writers sent.
+    fn note_lines(&mut self) {
+        let lines = self.accounts.iter().map(|account| account.lock().unwrap().line.clone()).collect();
+        self.chronicle.now_mut().lines = lines;
+    }
+
+    fn positions(&mut self) -> Vec<u64> {
+        line::positions(&mut self.cluster.client(), WRITERS).unwrap_or_else(|torn| panic!("the primary: {torn}"))
+    }
+
+    /// Notes a moment without load; everything committed is in the archive then.
+    pub(super) fn note_quiet(&mut self) -> Quiet {
+        let mut client = self.cluster.client();
+        let csn = client.watermarks().committed;
+        let archived = integer(&client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"))) as u64;
+        assert_eq!(archived, csn, "a flush archives all that is committed");
+        let quiet = Quiet { csn, at_us: super::super::history::now_us() };
+        self.chronicle.quiets.push(quiet);
+        quiet
+    }
+}

@@ -1,0 +1,170 @@
+//! Replication messages read and written by hand, so that a test can be a peer, or stand between two.
+//!
+//! ```text
+//! length u32 | crc32 u32 | kind u8 | body        length and CRC cover kind and body; little endian
+//! ```
+
+use serde_json::{Value, json};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+pub const CHALLENGE: u8 = 1;
+pub const HELLO: u8 = 2;
+pub const RESUME: u8 = 3;
+pub const GO_TO_ARCHIVE: u8 = 4;
+pub const BASE_BEGIN: u8 = 5;
+pub const BASE_FILE: u8 = 6;
+pub const BASE_PART: u8 = 7;
+pub const BASE_END: u8 = 8;
+pub const CHUNK: u8 = 9;
+pub const HEARTBEAT: u8 = 10;
+pub const ACK: u8 = 11;
+pub const REFUSE: u8 = 12;
+
+/// Offsets in a chunk's header, by `src/chunk/FORMAT.md`.
+pub mod chunk {
+    pub const EPOCH: usize = 12;
+    pub const FIRST: usize = 16;
+    pub const LAST: usize = 24;
+    pub const FIRST_TIME: usize = 32;
+    pub const LAST_TIME: usize = 40;
+    pub const PREVIOUS: usize = 64;
+    pub const CRC: usize = 176;
+}
+
+const HEAD: usize = 8;
+
+/// One message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// What it is.
+    pub kind: u8,
+    /// JSON, or raw bytes.
+    pub body: Vec<u8>,
+}
+
+impl Frame {
+    /// A control message.
+    pub fn json(kind: u8, fields: &Value) -> Self {
+        Self { kind, body: fields.to_string().into_bytes() }
+    }
+
+    /// The fields of a control message.
+    #[track_caller]
+    pub fn fields(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("a control message is JSON")
+    }
+
+    /// The control message with some fields changed.
+    pub fn with(&self, changes: Value) -> Self {
+        let mut fields = self.fields();
+        let Value::Object(changes) = changes else { panic!("fields to change are an object") };
+        changes.into_iter().for_each(|(name, value)| fields[name] = value);
+        Self::json(self.kind, &fields)
+    }
+
+    /// The chunk with a header field changed and its CRC made to fit.
+    pub fn with_header(&self, at: usize, field: &[u8]) -> Self {
+        let mut body = self.body.clone();
+        body[at..at + field.len()].copy_from_slice(field);
+        let crc = crc32fast::hash(&body[..chunk::CRC]);
+        body[chunk::CRC..chunk::CRC + 4].copy_from_slice(&crc.to_le_bytes());
+        Self { kind: self.kind, body }
+    }
+
+    /// As it is sent.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut content = vec![self.kind];
+        content.extend_from_slice(&self.body);
+        let mut out = (content.len() as u32).to_le_bytes().to_vec();
+        out.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
+        out.extend_from_slice(&content);
+        out
+    }
+
+    /// Sends it.
+    pub fn send(&self, mut to: &TcpStream) -> io::Result<()> {
+        to.write_all(&self.encode())
+    }
+
+    /// The next message; an error at the end of the connection.
+    pub fn receive(mut from: &TcpStream) -> io::Result<Self> {
+        let mut head = [0; HEAD];
+        from.read_exact(&mut head)?;
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let mut content = vec![0; length];
+        from.read_exact(&mut content)?;
+        assert_eq!(crc32fast::hash(&content).to_le_bytes(), head[4..], "the peer sends a CRC that fits");
+        Ok(Self { kind: content[0], body: content.split_off(1) })
+    }
+}
+
+/// A connection to a replication port, as a replica makes one.
+pub struct FakeReplica {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The primary's first message.
+    pub challenge: Frame,
+}
+
+impl FakeReplica {
+    /// Connects and waits for the challenge.
+    #[track_caller]
+    pub fn connect(repl_port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", repl_port)).expect("the replication port accepts a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        let challenge = Frame::receive(&stream).expect("the primary speaks first");
+        assert_eq!(challenge.kind, CHALLENGE);
+        Self { stream, challenge }
+    }
+
+    /// Sends a message, if the primary still listens.
+    pub fn send(&self, frame: &Frame) {
+        let _ = frame.send(&self.stream);
+    }
+
+    /// Waits until the primary closes the connection; the last refusal it sent before, or an empty text.
+    #[track_caller]
+    pub fn refusal(&self) -> String {
+        let mut reason = String::new();
+        loop {
+            match Frame::receive(&self.stream) {
+                Ok(frame) if frame.kind == REFUSE => reason = frame.fields()["reason"].to_string(),
+                Ok(_) => {}
+                Err(error) => {
+                    let is_silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                    assert!(!is_silent, "the primary does not close the connection");
+                    return reason;
+                }
+            }
+        }
+    }
+
+    /// Waits for a message of a kind.
+    #[track_caller]
+    pub fn await_kind(&self, kind: u8) -> Frame {
+        loop {
+            let frame = Frame::receive(&self.stream).expect("the primary goes on");
+            if frame.kind == kind {
+                return frame;
+            }
+        }
+    }
+}
+
+/// How an empty replica introduces itself.
+pub fn hello() -> Frame {
+    Frame::json(
+        HELLO,
+        &json!({
+            "version": 1, "cluster": null, "node": "0123456789abcdef", "epoch": 1, "csn": 0, "time": 0,
+            "has_archive": true, "port": 1, "nonce": "nonce", "proof": "",
+        }),
+    )
+}
+
+/// An acknowledgement.
+pub fn ack(applied: u64, durable: u64) -> Frame {
+    Frame::json(ACK, &json!({ "applied": applied, "durable": durable }))
+}

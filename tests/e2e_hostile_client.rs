@@ -116,7 +116,7 @@ fn ten_thousand_idle_clients() {
         assert!(words.starts_with("-ERR max number of clients reached"), "found {words:?}");
     }
     assert!(field(&mut observer, "rejected_connections") >= 20);
-    drop(clients);
+    drop((clients, more));
     await_alone(&mut observer);
     assert_served(&mut server.node.client());
 }

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 /// How long `everysec` may leave commits unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Pause between two looks whether a sync that was asked for is done.
+const SYNC_POLL: Duration = Duration::from_millis(1);
+
 /// Bytes in the op-log after which it is synced although nothing else asks for it: a segment that is full is synced by
 /// the writer, who should find little to do.
 const OPLOG_UNSYNCED_MAX: usize = 4 << 20;
@@ -112,6 +115,19 @@ impl Syncer {
         if self.mode() == AppendFsync::Always || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX {
             self.wake.notify_one();
         }
+    }
+
+    /// Syncs both logs whatever the mode, and returns once they are durable up to a commit that was written. Blocking.
+    pub fn sync_until(&self, csn: Csn) -> Result<()> {
+        self.unsynced.lock().asked = true;
+        self.wake.notify_all();
+        while self.watermarks.durable.get() < csn {
+            if *self.failed.borrow() {
+                return Err(Error::Refused { reason: format!("the logs could not be synced up to csn {csn}") });
+            }
+            std::thread::sleep(SYNC_POLL);
+        }
+        Ok(())
     }
 
     /// Returns when the reply to a commit may be sent. Cancel-safe.

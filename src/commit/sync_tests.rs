@@ -90,3 +90,18 @@ async fn who_waits_for_a_mode_that_ends_is_not_forgotten() {
         assert_eq!(rig.committer.syncer.mode(), mode);
     }
 }
+
+#[test]
+fn a_sync_that_is_asked_for_is_done_in_every_mode_or_fails() {
+    for mode in [AppendFsync::Always, AppendFsync::EverySec, AppendFsync::No] {
+        let rig = Rig::new(mode);
+        let csn = commit(&rig, true, true);
+        rig.committer.syncer.sync_until(csn).unwrap();
+        assert!(rig.committer.watermarks.durable.get() >= csn);
+        rig.committer.syncer.sync_until(csn).unwrap();
+    }
+    let rig = Rig::new(AppendFsync::No);
+    rig.io.fail(Step::Sync, Errno::IO);
+    let csn = commit(&rig, true, true);
+    rig.committer.syncer.sync_until(csn).unwrap_err();
+}

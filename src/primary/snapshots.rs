@@ -223,6 +223,8 @@ impl Snapshots {
 
     fn try_write_image(&self, node: &Node) -> Result<()> {
         let MemoryMoment { cut, at: image, .. } = MemoryMoment::take(&node.committer)?;
+        // An image must not survive a power cut that takes commits in it from the logs: they could never be shipped.
+        node.committer.syncer.sync_until(image.position.csn)?;
         // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
         node.committer.disk().flush()?;
         let bytes = local::write(&*node.backends.bulk, &node.dir.image(), &cut, image)?;

@@ -101,6 +101,7 @@ fn a_sync_that_is_asked_for_is_done_in_every_mode_or_fails() {
         rig.committer.syncer.sync_until(csn).unwrap();
     }
     let rig = Rig::new(AppendFsync::No);
+    commit(&rig, true, true);
     rig.io.fail(Step::Sync, Errno::IO);
     let csn = commit(&rig, true, true);
     rig.committer.syncer.sync_until(csn).unwrap_err();

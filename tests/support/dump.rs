@@ -62,6 +62,12 @@ pub fn dump(client: &mut Client) -> Dump {
     let expiries = expiries(client, &keys);
     keys.iter()
         .enumerate()
+        // Nor is what expired since its type was asked for: no value is empty, but a stream's.
+        .filter(|(index, _)| match &values[*index] {
+            Value::Nil => false,
+            Value::Array(elements) => !elements.is_empty() || types[*index] == "stream",
+            _ => true,
+        })
         .map(|(index, key)| {
             let content = content(&types[index], &values[index]);
             (key.clone(), Dumped { content, expires_at_ms: expiries[index] })

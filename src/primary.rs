@@ -6,6 +6,7 @@
 
 mod chores;
 mod info;
+pub mod marks;
 pub mod node;
 pub mod open;
 pub mod shipping;

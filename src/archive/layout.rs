@@ -87,6 +87,10 @@ pub enum ObjectName {
     Sst(blake3::Hash),
     /// A named restore point.
     Mark(PlainName),
+    /// What a reader or a prune is doing, for a limited time.
+    Pin(PlainName),
+    /// How far pruning has thinned history.
+    Thinned,
 }
 
 impl fmt::Display for ChunkName {
@@ -111,6 +115,8 @@ impl fmt::Display for ObjectName {
             Self::BaseFile(base, file) => write!(f, "{base}/{file}"),
             Self::Sst(hash) => write!(f, "sst/{}.sst", hash.to_hex()),
             Self::Mark(name) => write!(f, "marks/{name}.json"),
+            Self::Pin(name) => write!(f, "pins/{name}.json"),
+            Self::Thinned => f.write_str("thinned.json"),
         }
     }
 }
@@ -120,6 +126,7 @@ impl ObjectName {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let name = match text.split_once('/') {
+            None if text == "thinned.json" => Self::Thinned,
             None => Self::Identity,
             Some(("epochs", rest)) => Self::Epoch(rest.strip_suffix(".json")?.parse().ok().map(Epoch)?),
             Some(("chunks", rest)) => {
@@ -139,6 +146,7 @@ impl ObjectName {
             }
             Some(("sst", rest)) => Self::Sst(blake3::Hash::from_hex(rest.strip_suffix(".sst")?).ok()?),
             Some(("marks", rest)) => Self::Mark(rest.strip_suffix(".json")?.parse().ok()?),
+            Some(("pins", rest)) => Self::Pin(rest.strip_suffix(".json")?.parse().ok()?),
             Some(_) => return None,
         };
         // A second spelling of a name (other width, a sign, upper case) would be a second object.
@@ -161,6 +169,8 @@ pub enum Section {
     Ssts,
     /// Named restore points.
     Marks,
+    /// Pins.
+    Pins,
 }
 
 impl Section {
@@ -174,6 +184,7 @@ impl Section {
             Self::Bases => "bases".to_owned(),
             Self::Ssts => "sst".to_owned(),
             Self::Marks => "marks".to_owned(),
+            Self::Pins => "pins".to_owned(),
         }
     }
 }
@@ -203,6 +214,8 @@ mod tests {
             ),
             (ObjectName::Sst(hash), format!("sst/{hash}.sst")),
             (ObjectName::Mark(plain("before-upgrade")), "marks/before-upgrade.json".to_owned()),
+            (ObjectName::Pin(plain("restore-7")), "pins/restore-7.json".to_owned()),
+            (ObjectName::Thinned, "thinned.json".to_owned()),
         ] {
             assert_eq!(name.to_string(), text);
             assert_eq!(ObjectName::parse(&text), Some(name));

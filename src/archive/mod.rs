@@ -9,14 +9,18 @@ pub mod epochs;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod identity;
+pub mod json;
 pub mod layout;
 pub mod lineage;
 pub mod listing;
+pub mod marks;
 pub mod patience;
+pub mod pins;
 pub mod put;
 pub mod store;
 #[cfg(test)]
 mod suite;
+pub mod thinned;
 pub mod traffic;
 pub mod uploader;
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! WALFERRY: what Redis has no command for.
 
 use super::args::Args;
-use super::host::Task;
+use super::host::{MarkCard, Task};
 use super::reply::Out;
-use super::{Ctx, Done, errors};
+use super::{Ctx, Done, Fail, errors};
+use crate::archive::layout::PlainName;
+use crate::error::Error;
 
-const HELP: [&str; 7] = [
+const HELP: [&str; 13] = [
     "WALFERRY <subcommand>. Subcommands are:",
     "CSN",
     "    Epoch and the committed, durable and archived watermarks.",
@@ -13,9 +15,15 @@ const HELP: [&str; 7] = [
     "    Returns the archived csn once everything committed before is in the archive.",
     "SNAPSHOT STRICT",
     "    Publishes a base with every engine at one csn; returns that csn.",
+    "MARK name",
+    "    Names the state of now, to restore it by (--to mark:name); returns the mark's own csn.",
+    "MARKS",
+    "    Name, csn, epoch and time of each mark, and whether the archive has it.",
+    "UNMARK name",
+    "    Takes a mark away, here and in the archive.",
 ];
 
-/// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | HELP
+/// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | MARK name | MARKS | UNMARK name | HELP
 pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
@@ -35,12 +43,41 @@ pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         }
         (b"archive", b"flush", 3) => ctx.client.task = Some(Task::ArchiveFlush),
         (b"snapshot", b"strict", 3) => ctx.client.task = Some(Task::SnapshotStrict),
+        (b"mark", _, 3) => ctx.client.task = Some(Task::Mark(mark_name(&args[2])?)),
+        (b"unmark", _, 3) => ctx.client.task = Some(Task::Unmark(mark_name(&args[2])?)),
+        (b"marks", _, 2) => write_marks(&ctx.host.marks()?, out),
         (b"help", _, 2) => {
             out.array(HELP.len());
             HELP.iter().for_each(|line| out.simple(line));
         }
-        (b"csn" | b"archive" | b"snapshot" | b"help", ..) => return Err(errors::SYNTAX.into()),
+        (b"csn" | b"archive" | b"snapshot" | b"mark" | b"marks" | b"unmark" | b"help", ..) => {
+            return Err(errors::SYNTAX.into());
+        }
         _ => return Err(errors::unknown_subcommand("WALFERRY", &args[1]).into()),
     }
     Ok(())
+}
+
+fn mark_name(text: &[u8]) -> Result<PlainName, Fail> {
+    String::from_utf8_lossy(text).parse().map_err(|error| match error {
+        Error::Config { detail, .. } => format!("ERR {detail}").into(),
+        error => Fail::Failed(error),
+    })
+}
+
+fn write_marks(marks: &[MarkCard], out: &mut Out) {
+    out.array(marks.len());
+    for MarkCard { name, at, archived } in marks {
+        out.map(5);
+        out.bulk(b"name");
+        out.bulk(name.as_str().as_bytes());
+        out.bulk(b"csn");
+        out.count(at.csn.0);
+        out.bulk(b"epoch");
+        out.count(at.epoch.0.into());
+        out.bulk(b"time");
+        out.bulk_fmt(at.time);
+        out.bulk(b"archived");
+        out.bulk(archived.as_bytes());
+    }
 }

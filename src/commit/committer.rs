@@ -313,6 +313,21 @@ impl<'a> Turn<'a> {
         Some(csn)
     }
 
+    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have.
+    pub fn commit_with(&mut self, effect: impl FnOnce(&mut Effects, Position)) -> Position {
+        assert!(!self.has_effects(), "what was done before is another commit");
+        let writer = &mut *self.writer;
+        let before = writer.pending.last();
+        let csn = before.map_or(writer.position.csn, |commit| commit.csn).next();
+        let from = before.map(|commit| commit.until).unwrap_or_default();
+        let position = Position { csn, time: writer.clock.tick(), epoch: writer.position.epoch };
+        effect(&mut writer.effects, position);
+        let until = writer.effects.extent();
+        assert!(until != from, "a commit has an effect");
+        writer.pending.push(PendingCommit { csn, time: position.time, from, until });
+        position
+    }
+
     /// Whether something was done since the last [`Turn::commit`].
     #[must_use]
     pub fn has_effects(&self) -> bool {

@@ -1,7 +1,9 @@
 //! Stage 5: order and durability. The committer makes commits out of effects, one writer at a time; the syncer makes
-//! them durable; the groups tell whose replies may leave; the gate says whether writes are taken at all.
+//! them durable; the groups tell whose replies may leave; the gate says whether writes are taken at all. Marks are named
+//! commits.
 
 pub mod committer;
 pub mod gate;
 pub mod groups;
+pub mod marks;
 pub mod sync;

@@ -10,7 +10,7 @@ use super::shipping::Shipping;
 use super::snapshots::Snapshots;
 use crate::archive::store::Archive;
 use crate::command::client::ClientCard;
-use crate::command::host::{Host, InfoSection, Progress, Role, Task, TaskReply};
+use crate::command::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
 use crate::config::Config;
@@ -348,6 +348,10 @@ impl Host for Node {
         info::sections(self)
     }
 
+    fn marks(&self) -> Result<Vec<MarkCard>> {
+        self.mark_cards()
+    }
+
     fn role(&self) -> Role {
         let committed = self.committer.watermarks.committed.get();
         match self.link.get().filter(|_| self.is_replica()) {
@@ -420,6 +424,8 @@ impl Host for Node {
                     Ok(TaskReply::Csn(self.committer.watermarks.archived.get()))
                 }
                 Task::SnapshotStrict => self.snapshots.publish(&self.arc()).await.map(TaskReply::Csn),
+                Task::Mark(name) => self.mark(name).await,
+                Task::Unmark(name) => self.unmark(name).await,
                 Task::Promote => self.promote().await,
                 Task::Shutdown => {
                     self.request_stop();

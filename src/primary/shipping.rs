@@ -4,6 +4,7 @@
 //! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
 //! logs do not reach back that far a base is published at once, so that history goes on.
 
+use super::marks::MarkKeeper;
 use super::node::Node;
 use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
@@ -50,6 +51,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// Brings marks into the archive.
+    pub marks: Arc<MarkKeeper>,
     task: JoinHandle<()>,
 }
 
@@ -218,6 +221,7 @@ impl Shipping {
             tracing::warn!("the archive did not take everything before the stop; the rest waits in the spool");
         }
         archive.task.abort();
+        archive.marks.stop();
     }
 }
 
@@ -289,7 +293,9 @@ impl ArchiveSide {
         if needs_base {
             node.snapshots.request();
         }
-        Ok(Self { cutter, spool, uploader: status, task })
+        let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
+        let marks = MarkKeeper::start(node, archive, trusted_after).await?;
+        Ok(Self { cutter, spool, uploader: status, marks, task })
     }
 }
 

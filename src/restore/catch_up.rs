@@ -5,11 +5,13 @@
 
 use super::fetch::ChunkFetch;
 use super::history::{History, full_name};
+use super::hold::Hold;
 use super::plan::steps;
 use super::unpack::Unpacker;
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
+use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
@@ -22,6 +24,8 @@ pub struct CatchUp {
     fetch: ChunkFetch,
     unpacker: Option<Unpacker>,
     until: Csn,
+    /// None if there is nothing to read, and at the end.
+    hold: Option<Hold>,
 }
 
 impl CatchUp {
@@ -29,15 +33,15 @@ impl CatchUp {
     /// the next: then only a bootstrap helps.
     pub async fn open(archive: &Archive, lineage: &Lineage, after: Csn) -> Result<Self> {
         let listing = Listing::read(archive).await?;
-        Self::over(archive, &listing, lineage, after)
+        Self::over(archive, &listing, lineage, after).await
     }
 
     /// As [`CatchUp::open`], of a history already read.
-    pub fn of(history: &History, after: Csn) -> Result<Self> {
-        Self::over(&history.archive, &history.listing, &history.lineage, after)
+    pub async fn of(history: &History, after: Csn) -> Result<Self> {
+        Self::over(&history.archive, &history.listing, &history.lineage, after).await
     }
 
-    fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
+    async fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
         let coverage = lineage.cover(listing.chunks.keys().copied(), after);
         let until = coverage.reachable(after);
         let newest_base = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn).max();
@@ -49,11 +53,14 @@ impl CatchUp {
                 found: format!("nothing until csn {known}"),
             });
         }
+        let range = PinRange { from: after, until, epoch: Some(lineage.leaf()) };
+        let hold = if until > after { Some(Hold::take(archive, "catch-up", range).await) } else { None };
         Ok(Self {
             archive: archive.clone(),
             fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
             unpacker: Some(Unpacker::new(lineage.clone(), after, CommitTime::default())),
             until,
+            hold,
         })
     }
 
@@ -65,7 +72,12 @@ impl CatchUp {
 
     /// The next commits, never an empty slice; `None` at the end. Not to be called again after an error.
     pub async fn next(&mut self) -> Result<Option<Arc<[CommitRecord]>>> {
-        let Some((step, fetched)) = self.fetch.next().await else { return Ok(None) };
+        let Some((step, fetched)) = self.fetch.next().await else {
+            if let Some(hold) = self.hold.take() {
+                hold.release().await;
+            }
+            return Ok(None);
+        };
         let bytes = fetched?;
         let what = full_name(&self.archive, &ObjectName::Chunk(step.chunk));
         let mut unpacker = self.unpacker.take().expect("not called after an error");

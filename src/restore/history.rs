@@ -6,8 +6,9 @@ use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
+use crate::archive::thinned::Thinned;
 use crate::cluster::ClusterId;
-use crate::csn::Epoch;
+use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
 
@@ -50,6 +51,14 @@ impl History {
         Reach::of(&self.listing, &self.lineage, bases)
     }
 
+    /// Up to which csn pruning has thinned this line.
+    pub async fn thinned_until(&self) -> Result<Csn> {
+        match self.listing.thinned {
+            Some(_) => Ok(Thinned::read(&self.archive).await?.until(&self.lineage)),
+            None => Ok(Csn::ZERO),
+        }
+    }
+
     /// A base's manifest.
     pub async fn manifest(&self, base: BaseName) -> Result<Manifest> {
         read_manifest(&self.archive, self.cluster, base).await
@@ -57,7 +66,7 @@ impl History {
 }
 
 /// A base's manifest, which must be that of this base of this cluster.
-pub(super) async fn read_manifest(archive: &Archive, cluster: ClusterId, base: BaseName) -> Result<Manifest> {
+pub(crate) async fn read_manifest(archive: &Archive, cluster: ClusterId, base: BaseName) -> Result<Manifest> {
     let name = ObjectName::BaseManifest(base);
     let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
     let what = full_name(archive, &name);
@@ -93,7 +102,5 @@ pub(super) fn full_name(archive: &Archive, name: &ObjectName) -> String {
 
 /// A listed object that is not there when it is read.
 pub(super) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
-    let detail = "it was listed and then not there. If a prune is under way, try again; else it was removed by somebody \
-                  else";
-    Error::corrupt(full_name(archive, name), "the object", detail)
+    Error::Vanished { what: full_name(archive, name) }
 }

@@ -7,11 +7,13 @@
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
 //! run       disk effects, sorted
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
+//! hold      the pin of a reader
 //! ```
 //!
 //! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
 //! then it carries a marker that keeps it from being opened. A directory that holds anything is refused before anything
-//! is fetched. Clocks play no part: expired keys are restored as they were.
+//! is fetched. Clocks play no part: expired keys are restored as they were. What is read is pinned, so that a prune spares
+//! it; an object that is gone all the same is planned around, a few times.
 //! Non-goals: choosing an epoch for new writes (the next primary does), pruning.
 
 mod apply;
@@ -19,6 +21,7 @@ mod base;
 pub mod catch_up;
 pub mod fetch;
 pub mod history;
+mod hold;
 pub mod plan;
 pub mod progress;
 pub mod reach;
@@ -33,9 +36,10 @@ pub mod verify;
 
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
+use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
-use crate::directory::{DataDir, EpochStart, Identity, LastRole};
+use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::log::envelope::Position;
@@ -44,6 +48,7 @@ use crate::snapshot::local;
 use apply::{Applied, Arrival, Engines};
 use fetch::ChunkFetch;
 use history::{History, full_name};
+use hold::Hold;
 use progress::{Meter, Phase, ProgressSink};
 use resolve::Planned;
 use serde::Serialize;
@@ -60,6 +65,8 @@ pub use verify::{VerifyReport, verify_archive};
 
 /// Chunks that wait between fetching and unpacking, beside those in flight.
 const ARRIVALS_MAX: usize = 1;
+/// How often a restore plans again because something that was listed was gone.
+const REPLANS_MAX: u32 = 3;
 
 /// What to restore, where to, and how.
 #[derive(Clone)]
@@ -99,6 +106,10 @@ pub struct Report {
     pub seconds: Seconds,
     /// What the finished directory was checked for.
     pub checks: Checks,
+    /// How often it was planned again because a prune had removed what was listed.
+    pub replans: u32,
+    /// What was unusual and did no harm.
+    pub remarks: Vec<String>,
 }
 
 /// Seconds of the phases.
@@ -148,32 +159,98 @@ pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress:
 }
 
 async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Report> {
-    let dir = DataDir::new(&options.dir);
-    require_empty(&dir)?;
-    let mut watch = Stopwatch::start();
-    Meter::begin(&options.progress, Phase::Plan, 0);
-    let history = History::read(archive, options.epoch).await?;
-    // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is filled.
-    let target = match (role, history.reach().latest()) {
-        (LastRole::Replica, Some(latest)) => Target::At(latest),
-        _ => options.target,
-    };
-    let planned = history.plan(target).await?;
-    let mut seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
-    let lock = dir.lock()?;
-    require_empty(&dir)?;
-    dir.begin_restore()?;
+    require_empty(&DataDir::new(&options.dir))?;
+    let purpose = if role == LastRole::Replica { "bootstrap" } else { "restore" };
+    // What is needed is not known yet: everything is held while it is planned.
+    let hold = Hold::take(archive, purpose, PinRange::ALL).await;
+    let outcome = build_held(archive, &options, role, &hold).await;
+    let remark = hold.remark.clone();
+    hold.release().await;
+    outcome.map(|report| Report { remarks: remark.into_iter().collect(), ..report })
+}
 
-    let engines = begin(&history, &planned, &dir, &options).await?;
+/// Plans and fills the directory; plans again if something listed is gone.
+async fn build_held(archive: &Archive, options: &Options, role: LastRole, hold: &Hold) -> Result<Report> {
+    let dir = DataDir::new(&options.dir);
+    let mut wanted = (options.target.clone(), options.epoch);
+    let mut lock: Option<Arc<DirLock>> = None;
+    let mut replans = 0;
+    loop {
+        let mut watch = Stopwatch::start();
+        let filled = async {
+            let (history, planned) = plan_for(archive, &wanted, role, options).await?;
+            // The same commit of the same line, whatever happens meanwhile.
+            wanted = (Target::At(planned.plan.target), Some(planned.plan.leaf));
+            hold.change(range_of(&planned)).await;
+            let seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
+            let lock = match &lock {
+                Some(lock) => Arc::clone(lock),
+                None => {
+                    let taken = Arc::new(dir.lock()?);
+                    require_empty(&dir)?;
+                    dir.begin_restore()?;
+                    Arc::clone(lock.insert(taken))
+                }
+            };
+            fill(&history, planned, &dir, options, role, lock, (watch, seconds)).await
+        }
+        .await;
+        match filled {
+            Err(error @ Error::Vanished { .. }) if replans < REPLANS_MAX => {
+                replans += 1;
+                tracing::warn!(%error, "a prune is under way; the restore is planned again");
+                if lock.is_some() {
+                    dir.clear_restore()?;
+                }
+            }
+            outcome => return outcome.map(|report| Report { replans, ..report }),
+        }
+    }
+}
+
+async fn plan_for(
+    archive: &Archive,
+    (target, epoch): &(Target, Option<Epoch>),
+    role: LastRole,
+    options: &Options,
+) -> Result<(History, Planned)> {
+    Meter::begin(&options.progress, Phase::Plan, 0);
+    let history = History::read(archive, *epoch).await?;
+    // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is filled.
+    let latest = match (role, target) {
+        (LastRole::Replica, Target::Latest) => history.reach().latest().map(Target::At),
+        _ => None,
+    };
+    let planned = history.plan(latest.as_ref().unwrap_or(target)).await?;
+    Ok((history, planned))
+}
+
+/// What a plan reads.
+fn range_of(planned: &Planned) -> PinRange {
+    let plan = &planned.plan;
+    PinRange { from: plan.base.map_or(Csn::ZERO, |base| base.csn), until: plan.target, epoch: Some(plan.leaf) }
+}
+
+/// Carries a plan out in the locked directory.
+async fn fill(
+    history: &History,
+    planned: Planned,
+    dir: &DataDir,
+    options: &Options,
+    role: LastRole,
+    lock: Arc<DirLock>,
+    (mut watch, mut seconds): (Stopwatch, Seconds),
+) -> Result<Report> {
+    let engines = begin(history, &planned, dir, options).await?;
     seconds.base = watch.lap();
-    let (engines, applied) = follow(&history, &planned, engines, &options).await?;
+    let (engines, applied) = follow(history, &planned, engines, options).await?;
     seconds.log = watch.lap();
     Meter::begin(&options.progress, Phase::Finish, 0);
-    let identity = identity_of(&history, &planned.plan, role)?;
+    let identity = identity_of(history, &planned.plan, role)?;
     let plan = planned.plan;
     let files = plan.objects - plan.chunks.len() as u64;
     let ended = {
-        let (io, target) = (Arc::clone(&options.io), plan.target);
+        let (io, target, dir) = (Arc::clone(&options.io), plan.target, dir.clone());
         blocking(move || {
             let _locked_until_the_end = lock;
             finish(engines, target, &*io, &dir, &identity)
@@ -200,6 +277,8 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
             zsets: ended.zsets,
             sst_bytes: ended.sst_bytes,
         },
+        replans: 0,
+        remarks: Vec::new(),
         plan,
     })
 }

@@ -107,6 +107,8 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         let (content, problem) = match outcome {
             Ok(manifest) => (Some(BaseContent::from(&manifest)), None),
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => (None, Some(error.to_string())),
+            // Pruned since it was listed.
+            Err(Error::Vanished { .. }) => continue,
             Err(error) => return Err(error),
         };
         bases.push(BaseReport { name, csn: name.csn, epoch: name.epoch, is_on_line, content, problem });

@@ -7,8 +7,9 @@ use super::history::{History, full_name, vanished};
 use super::plan::{Plan, Shortfall, SkippedBase, plan};
 use super::reach::CsnRange;
 use super::target::Target;
-use crate::archive::layout::{BaseName, ChunkName, ObjectName};
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, PlainName};
 use crate::archive::lineage::ChunkUse;
+use crate::archive::marks;
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
@@ -26,13 +27,14 @@ pub struct Planned {
 
 impl History {
     /// The plan for a target. A base whose manifest cannot be used is passed over for the one before.
-    pub async fn plan(&self, target: Target) -> Result<Planned> {
+    pub async fn plan(&self, target: &Target) -> Result<Planned> {
         let mut times = Times::of(self);
         let mut skipped = Vec::new();
         let asked = match target {
             Target::Latest => None,
-            Target::At(csn) => Some(csn),
-            Target::Before(time) => Some(times.find(time).await?),
+            Target::At(csn) => Some(*csn),
+            Target::Before(time) => Some(times.find(*time).await?),
+            Target::Mark(name) => Some(self.find_mark(name).await?),
         };
         loop {
             let csn = asked
@@ -58,6 +60,34 @@ impl History {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl History {
+    /// The commit of a mark, which must lie on this line.
+    async fn find_mark(&self, name: &PlainName) -> Result<Csn> {
+        let target = Target::Mark(name.clone()).to_string();
+        let Some(mark) = marks::read(&self.archive, name).await? else {
+            let known: Vec<_> = self.listing.marks.keys().map(PlainName::as_str).collect();
+            return Err(Error::Unreachable {
+                target,
+                reason: format!("{} has no mark of this name", self.archive.url()),
+                nearest: if known.is_empty() { "no mark".to_owned() } else { format!("marks {}", known.join(", ")) },
+            });
+        };
+        if mark.is_on(&self.lineage) {
+            return Ok(mark.csn);
+        }
+        Err(Error::Unreachable {
+            target,
+            reason: format!(
+                "it is csn {} of epoch {}, which was left: it does not lie on the history of epoch {}",
+                mark.csn,
+                mark.epoch,
+                self.lineage.leaf()
+            ),
+            nearest: format!("the mark itself, with --epoch {}", mark.epoch),
+        })
     }
 }
 
@@ -134,7 +164,7 @@ impl<'a> Times<'a> {
         let gap = CsnRange { from: found.next(), until: next.map_or(self.history.reach().known_until, Csn::prev) };
         let reason = format!("the last commit at or before it is csn {found} or one of csn {gap}, which are missing");
         let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
-        Err(self.unreachable(Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
+        Err(self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
     }
 
     /// The chunks' parts, and between them the bases that no chunk reaches.
@@ -209,16 +239,16 @@ impl<'a> Times<'a> {
                 below: None,
                 above: None,
             };
-            return self.unreachable(Target::Before(time), Csn::ZERO, shortfall, &[]).await;
+            return self.unreachable(&Target::Before(time), Csn::ZERO, shortfall, &[]).await;
         };
         let begin = self.text_of(first.first()).await;
         let reason = format!("the history that is there begins later, with csn {begin}");
         let above = self.history.reach().ranges.first().copied();
-        self.unreachable(Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
+        self.unreachable(&Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
     }
 
     /// The shortfall as an error that names the nearest points, with their times where these are cheap to learn.
-    async fn unreachable(&mut self, target: Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
+    async fn unreachable(&mut self, target: &Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
         let mut nearest = Vec::new();
         for (side, range) in [("below", short.below), ("above", short.above)] {
             let Some(range) = range else { continue };

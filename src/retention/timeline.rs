@@ -1,0 +1,210 @@
+//! One line of history as retention sees it, and what the policy promises of it.
+//!
+//! Pure. Outside the fine window there are two kinds of restore points: cheap ones, which need nothing beside themselves
+//! (bases), and any other commit, which needs the chunks that lead to it. A period is answered by the last cheap point in
+//! it, or, if there is none, by the last commit in it.
+
+use crate::archive::layout::{BaseName, ChunkName, PlainName};
+use crate::archive::lineage::Lineage;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::keep::{Period, Tier, Windows, micros};
+use crate::restore::reach::CsnRange;
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why something is promised.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Why {
+    /// The policy keeps everything.
+    Everything,
+    /// It lies within the fine window.
+    Fine,
+    /// It is the state of a period.
+    Period(Period),
+    /// The newest base and everything after it.
+    Newest,
+    /// A mark names it.
+    Mark(PlainName),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => f.write_str("everything is kept"),
+            Self::Fine => f.write_str("fine"),
+            Self::Period(period) => period.fmt(f),
+            Self::Newest => f.write_str("newest base"),
+            Self::Mark(name) => write!(f, "mark {name}"),
+        }
+    }
+}
+
+impl Serialize for Why {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// Commits that stay restorable.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct Promise {
+    /// The line of history they lie on, by the epoch it ends in.
+    pub leaf: Epoch,
+    /// From this one to that one, as far as they can be restored now.
+    pub commits: CsnRange,
+    /// Why.
+    pub why: Why,
+}
+
+/// When the commits of a chunk were made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// The first.
+    pub first: CommitTime,
+    /// The last.
+    pub last: CommitTime,
+}
+
+/// A stretch of commits that one chunk carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// The chunk.
+    pub chunk: ChunkName,
+    /// First commit that counts here.
+    pub from: Csn,
+    /// Last commit that counts here.
+    pub until: Csn,
+    /// None: within the fine window.
+    pub span: Option<Span>,
+}
+
+/// A restore point that needs no chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cheap {
+    /// The base.
+    pub base: BaseName,
+    /// Its commit time.
+    pub time: CommitTime,
+}
+
+/// A line of history.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    /// The line.
+    pub lineage: Lineage,
+    /// Commits up to here are another line's to care for; 0 on the newest line.
+    pub after: Csn,
+    /// Whether it is the newest line.
+    pub is_newest: bool,
+    /// Chunks' commits above `after`, by csn.
+    pub pieces: Vec<Piece>,
+    /// Usable bases above `after`, by csn.
+    pub cheap: Vec<Cheap>,
+}
+
+impl Timeline {
+    /// The last csn known.
+    #[must_use]
+    pub fn end(&self) -> Csn {
+        let pieces = self.pieces.last().map(|piece| piece.until);
+        pieces.max(self.cheap.last().map(|cheap| cheap.base.csn)).unwrap_or(self.after)
+    }
+
+    fn promise(&self, from: Csn, until: Csn, why: Why) -> Promise {
+        let commits = CsnRange { from: from.max(Csn(1)), until: until.max(Csn(1)) };
+        Promise { leaf: self.lineage.leaf(), commits, why }
+    }
+
+    /// What stays when everything stays.
+    #[must_use]
+    pub fn everything(&self) -> Vec<Promise> {
+        if self.pieces.is_empty() && self.cheap.is_empty() {
+            return Vec::new();
+        }
+        vec![self.promise(self.after.next(), Csn(u64::MAX), Why::Everything)]
+    }
+
+    /// The last commit before the fine window, or the commit before this line's own; `None` if nothing of it is fine and
+    /// it is not the newest.
+    #[must_use]
+    pub fn floor(&self, start: CommitTime) -> Option<Csn> {
+        let piece = self.pieces.iter().find(|piece| piece.span.is_none()).map(|piece| piece.from.prev());
+        let base = self.cheap.iter().find(|cheap| cheap.time >= start).map(|cheap| cheap.base.csn);
+        match (piece, base) {
+            (None, None) => self.is_newest.then(|| self.end()),
+            (piece, base) => piece.into_iter().chain(base).min(),
+        }
+    }
+
+    /// What the policy promises of this line.
+    #[must_use]
+    pub fn promises(&self, windows: &Windows, now: CommitTime) -> Vec<Promise> {
+        let start = CommitTime(now.0.saturating_sub(micros(windows.fine)));
+        let mut promises = Vec::new();
+        if let Some(floor) = self.floor(start) {
+            let from = if floor > self.after { floor } else { self.after.next() };
+            promises.push(self.promise(from, Csn(u64::MAX), Why::Fine));
+        }
+        let newest = self.cheap.last().filter(|_| self.is_newest);
+        if let Some(newest) = newest {
+            promises.push(self.promise(newest.base.csn, Csn(u64::MAX), Why::Newest));
+        } else if self.is_newest && !self.pieces.is_empty() {
+            promises.push(self.promise(Csn(1), Csn(u64::MAX), Why::Newest));
+        }
+        let old_bases: Vec<Cheap> = self.cheap.iter().filter(|cheap| cheap.time < start).copied().collect();
+        let old_pieces: Vec<(Piece, Span)> =
+            self.pieces.iter().map_while(|piece| piece.span.map(|span| (*piece, span))).collect();
+        for tier in &windows.tiers {
+            let points = tier_points(tier, (start, now), &old_bases, &old_pieces, self.is_newest);
+            promises.extend(points.into_iter().map(|csn| self.promise(csn, csn, Why::Period(tier.period))));
+        }
+        promises
+    }
+}
+
+/// The commits that answer a tier's periods before the fine window, which begins at `start`.
+///
+/// `reaches_back`: a period without commits is answered by the last one before it, even if that is older than the tier
+/// reaches.
+fn tier_points(
+    tier: &Tier,
+    (start, now): (CommitTime, CommitTime),
+    bases: &[Cheap],
+    pieces: &[(Piece, Span)],
+    reaches_back: bool,
+) -> Vec<Csn> {
+    let period = tier.period;
+    let first = period.of(CommitTime(now.0.saturating_sub(micros(tier.span))));
+    let last = period.of(start);
+    // The last base of each period that has one.
+    let by_period: BTreeMap<u64, Csn> = bases.iter().map(|cheap| (period.of(cheap.time), cheap.base.csn)).collect();
+    let mut points: Vec<Csn> = by_period.range(first..=last).map(|(_, csn)| *csn).collect();
+    let mut has_first = by_period.contains_key(&first);
+    let mut before: Option<(u64, Csn)> = by_period.range(..first).next_back().map(|(period, csn)| (*period, *csn));
+    for (nth, (piece, span)) in pieces.iter().enumerate() {
+        let (begins, ends) = (period.of(span.first), period.of(span.last));
+        // The periods whose last commit lies in this piece: those that end before the next piece begins.
+        let next_begins = pieces.get(nth + 1).map_or(u64::MAX, |(_, next)| period.of(next.first));
+        let until = ends.min(next_begins.checked_sub(1).unwrap_or(0));
+        has_first |= begins <= first && first <= ends;
+        if next_begins <= begins || next_begins == 0 {
+            continue;
+        }
+        if until < first {
+            if before.is_none_or(|(period, _)| period < until) {
+                before = Some((until, piece.until));
+            }
+            continue;
+        }
+        let (from, until) = (begins.max(first), until.min(last));
+        let answered = if from > until { 0 } else { by_period.range(from..=until).count() as u64 };
+        if from <= until && answered < until - from + 1 {
+            points.push(piece.until);
+        }
+    }
+    if reaches_back && !has_first {
+        points.extend(before.map(|(_, csn)| csn));
+    }
+    points
+}

@@ -19,7 +19,7 @@
 //! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
 //! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
-//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`error`], [`watermark`], [`directory`], [`cluster`]
+//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
 //! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
 //! that knows all others. Imports go one way: base modules < io, chunk < engine < log, archive < commit < command,
 //! snapshot, restore < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
@@ -38,6 +38,7 @@ pub mod error;
 pub mod io;
 pub mod keep;
 pub mod log;
+pub mod metrics;
 pub mod primary;
 pub mod record;
 pub mod restore;

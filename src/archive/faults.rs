@@ -1,7 +1,7 @@
 //! An object store in memory that goes wrong on request, for tests.
 //!
-//! Faults are scripted: each PUT (parts included) and each GET or HEAD takes the next fault of its queue; an empty
-//! queue means that everything works.
+//! Faults are scripted: each PUT (parts included), each GET or HEAD and each DELETE takes the next fault of its queue; an
+//! empty queue means that everything works. A DELETE can also be held until it is let go.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -9,7 +9,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -17,6 +17,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -33,6 +34,8 @@ pub enum Fault {
     Vanish,
     /// PUT: only half of the bytes are stored. GET: the body ends half-way.
     Truncate,
+    /// PUT and DELETE: this identity may not.
+    Deny,
 }
 
 /// The store; clones share everything.
@@ -41,6 +44,12 @@ pub struct FaultStore {
     inner: Arc<InMemory>,
     puts: Arc<Mutex<VecDeque<Fault>>>,
     gets: Arc<Mutex<VecDeque<Fault>>>,
+    deletes: Arc<Mutex<VecDeque<Fault>>>,
+    /// DELETEs until the one that is held.
+    hold_after: Arc<Mutex<Option<usize>>>,
+    held: Arc<Notify>,
+    let_go: Arc<Notify>,
+    is_read_only: Arc<AtomicBool>,
     down: Arc<AtomicBool>,
     ignore_conditions: bool,
 }
@@ -61,15 +70,68 @@ impl FaultStore {
         self.gets.lock().extend(faults);
     }
 
+    /// Queues faults for the next DELETEs.
+    pub fn script_deletes(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.deletes.lock().extend(faults);
+    }
+
+    /// Holds the DELETE after the next `count` ones.
+    pub fn hold_delete(&self, count: usize) {
+        *self.hold_after.lock() = Some(count);
+    }
+
+    /// Returns when a DELETE is held.
+    pub async fn delete_held(&self) {
+        self.held.notified().await;
+    }
+
+    /// Lets the held DELETE go.
+    pub fn let_delete_go(&self) {
+        self.let_go.notify_one();
+    }
+
+    /// Denies every PUT and DELETE.
+    pub fn set_read_only(&self) {
+        self.is_read_only.store(true, Ordering::SeqCst);
+    }
+
     /// Forgets the faults not used yet.
     pub fn heal(&self) {
         self.puts.lock().clear();
         self.gets.lock().clear();
+        self.deletes.lock().clear();
     }
 
     /// Makes every request fail, or work again.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    async fn delete_one(&self, location: Path) -> Result<Path> {
+        let is_held = {
+            let mut hold = self.hold_after.lock();
+            let is_held = *hold == Some(0);
+            *hold = hold.and_then(|count| count.checked_sub(1));
+            is_held
+        };
+        if is_held {
+            self.held.notify_one();
+            self.let_go.notified().await;
+        }
+        if self.is_read_only.load(Ordering::SeqCst) {
+            return Err(denied(&location));
+        }
+        match self.next(&self.deletes) {
+            Fault::None => self.inner.delete(&location).await?,
+            Fault::Fail | Fault::Truncate => return Err(injected()),
+            Fault::Deny => return Err(denied(&location)),
+            Fault::LoseReply => {
+                self.inner.delete(&location).await?;
+                return Err(injected());
+            }
+            Fault::Vanish => {}
+        }
+        Ok(location)
     }
 
     fn next(&self, queue: &Mutex<VecDeque<Fault>>) -> Fault {
@@ -84,6 +146,10 @@ impl fmt::Display for FaultStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FaultStore")
     }
+}
+
+fn denied(path: &Path) -> Error {
+    Error::PermissionDenied { path: path.to_string(), source: "injected".into() }
 }
 
 fn injected() -> Error {
@@ -121,8 +187,12 @@ impl ObjectStore for FaultStore {
             if self.ignore_conditions {
                 opts.mode = PutMode::Overwrite;
             }
+            if self.is_read_only.load(Ordering::SeqCst) {
+                return Err(denied(location));
+            }
             match self.next(&self.puts) {
                 Fault::None => self.inner.put_opts(location, payload, opts).await,
+                Fault::Deny => Err(denied(location)),
                 Fault::Fail => Err(injected()),
                 Fault::LoseReply => {
                     self.inner.put_opts(location, payload, opts).await?;
@@ -159,7 +229,7 @@ impl ObjectStore for FaultStore {
         Box::pin(async move {
             match self.next(&self.gets) {
                 Fault::None => self.inner.get_opts(location, options).await,
-                Fault::Fail | Fault::LoseReply => Err(injected()),
+                Fault::Fail | Fault::LoseReply | Fault::Deny => Err(injected()),
                 Fault::Vanish => Err(Error::NotFound { path: location.to_string(), source: "injected".into() }),
                 Fault::Truncate => truncated(self.inner.get_opts(location, options).await?).await,
             }
@@ -167,7 +237,12 @@ impl ObjectStore for FaultStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let store = self.clone();
+        let delete = move |location: Result<Path>| {
+            let store = store.clone();
+            async move { store.delete_one(location?).await }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -211,7 +286,7 @@ impl MultipartUpload for FaultUpload {
     fn put_part(&mut self, data: PutPayload) -> object_store::UploadPart {
         match self.store.next(&self.store.puts) {
             Fault::None | Fault::Vanish => self.inner.put_part(data),
-            Fault::Fail | Fault::LoseReply => Box::pin(async { Err(injected()) }),
+            Fault::Fail | Fault::LoseReply | Fault::Deny => Box::pin(async { Err(injected()) }),
             Fault::Truncate => self.inner.put_part(half(data)),
         }
     }

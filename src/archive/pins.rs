@@ -257,3 +257,7 @@ pub async fn wait_for_prunes(archive: &Archive) -> Result<()> {
         tokio::time::sleep(PRUNE_LOOK).await;
     }
 }
+
+#[cfg(test)]
+#[path = "pins_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Commits one group may hold before it is written.
@@ -92,6 +92,8 @@ pub struct Committer {
     memory_keys: AtomicUsize,
     /// Bytes the memory engines hold.
     memory_bytes: AtomicUsize,
+    /// Time of the last commit.
+    committed_time: AtomicU64,
 }
 
 /// The state under the writer lock.
@@ -167,6 +169,7 @@ impl Committer {
             sink: OnceLock::new(),
             memory_keys,
             memory_bytes,
+            committed_time: AtomicU64::new(start.position.time.0),
         }
     }
 
@@ -191,6 +194,12 @@ impl Committer {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time of the last commit, for who does not hold the lock; 0 before the first.
+    #[must_use]
+    pub fn committed_time(&self) -> CommitTime {
+        CommitTime(self.committed_time.load(Ordering::Acquire))
     }
 
     /// Takes the writer lock with no group open: one that was left open is written first.
@@ -464,6 +473,7 @@ impl<'a> Turn<'a> {
         if let Some(sink) = committer.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after: writer.wal_seq });
         }
+        committer.committed_time.store(position.time.0, Ordering::Release);
         // Who is woken by it finds everything in its place.
         committer.watermarks.committed.raise(position.csn);
         let oplog = writer.oplog.active_file().filter(|_| oplog_bytes > 0);

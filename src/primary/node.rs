@@ -6,6 +6,7 @@
 
 use super::info;
 use super::open::Opened;
+use super::pruning::LastPrune;
 use super::shipping::Shipping;
 use super::snapshots::Snapshots;
 use crate::archive::store::Archive;
@@ -19,6 +20,7 @@ use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
 use crate::engine::keyspace::{Keyspace, scanned_key};
 use crate::error::{Error, Result};
 use crate::io::Backends;
+use crate::restore::census::Census;
 use crate::server::connection::Service;
 use crate::ship::source::CommitSource;
 use crate::ship::tail::Tail;
@@ -99,6 +101,10 @@ pub struct Node {
     pub stats: Stats,
     stop: watch::Sender<bool>,
     key_count: Mutex<KeyCount>,
+    /// What the archive held when this node listed it last.
+    pub census: Mutex<Option<Census>>,
+    /// How the last scheduled prune ended.
+    pub last_prune: Mutex<LastPrune>,
 }
 
 /// The last count of the disk engines' keys.
@@ -151,6 +157,8 @@ impl Node {
             stats: Stats { started: Instant::now(), commands: AtomicU64::new(0) },
             stop: watch::Sender::new(false),
             key_count: Mutex::default(),
+            census: Mutex::default(),
+            last_prune: Mutex::default(),
         })
     }
 

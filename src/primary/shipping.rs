@@ -12,6 +12,7 @@ use crate::archive::identity;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::{Archive, Opening};
+use crate::archive::thinned::Thinned;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
 use crate::command::host::Host;
@@ -25,6 +26,8 @@ use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
+use crate::restore::census::Census;
+use crate::restore::history::History;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
 use crate::ship::spool::Spool;
@@ -53,6 +56,8 @@ pub struct ArchiveSide {
     pub uploader: watch::Receiver<UploaderStatus>,
     /// Brings marks into the archive.
     pub marks: Arc<MarkKeeper>,
+    /// Whether the logs did not reach back to the archive's end: what can be restored begins with the next base.
+    pub began_with_hole: bool,
     task: JoinHandle<()>,
 }
 
@@ -135,19 +140,24 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base on. Never empty.
-async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>> {
-    let listing = Listing::read(archive).await?;
+/// commit on, and those from each base on. Never empty. What pruning has let go is not among them: it is owed no more.
+async fn archived_stretches(archive: &Archive, listing: &Listing, epoch: Epoch) -> Result<Vec<Csn>> {
     let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(vec![Csn::ZERO]) };
     let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
     let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
+    let thinned = match listing.thinned {
+        Some(_) => Thinned::read(archive).await?.until(&lineage),
+        None => Csn::ZERO,
+    };
     let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
-    Ok(ends.collect::<BTreeSet<_>>().into_iter().collect())
+    let ends: BTreeSet<Csn> = ends.collect();
+    let last = ends.last().copied();
+    Ok(ends.into_iter().filter(|end| *end >= thinned || Some(*end) == last).collect())
 }
 
 /// The last commit of this node's history that the archive can restore.
 pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
-    let stretches = archived_stretches(archive, epoch).await?;
+    let stretches = archived_stretches(archive, &Listing::read(archive).await?, epoch).await?;
     Ok(stretches.last().copied().unwrap_or_default())
 }
 
@@ -228,7 +238,9 @@ impl Shipping {
 impl ArchiveSide {
     async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
         let epoch = node.identity().epoch();
-        let stretches = archived_stretches(archive, epoch).await?;
+        let history = History::read(archive, Some(epoch)).await?;
+        let stretches = archived_stretches(archive, &history.listing, epoch).await?;
+        *node.census.lock() = Some(Census::of(&history).await);
         let committed = node.committer.watermarks.committed.get();
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
             return Err(Error::Gap {
@@ -295,7 +307,7 @@ impl ArchiveSide {
         }
         let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
         let marks = MarkKeeper::start(node, archive, trusted_after).await?;
-        Ok(Self { cutter, spool, uploader: status, marks, task })
+        Ok(Self { cutter, spool, uploader: status, marks, began_with_hole: needs_base, task })
     }
 }
 

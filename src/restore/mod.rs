@@ -7,7 +7,7 @@
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
 //! run       disk effects, sorted
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
-//! hold      the pin of a reader
+//! hold      the pin of a reader         census    an archive in few figures
 //! ```
 //!
 //! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
@@ -19,6 +19,7 @@
 mod apply;
 mod base;
 pub mod catch_up;
+pub mod census;
 pub mod fetch;
 pub mod history;
 mod hold;
@@ -30,7 +31,7 @@ pub mod resolve;
 mod run;
 pub mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unpack;
 pub mod verify;
 

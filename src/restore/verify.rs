@@ -16,6 +16,7 @@ use crate::archive::layout::{BaseName, ChunkName, ObjectName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
+use crate::archive::thinned::Thinned;
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
@@ -60,6 +61,8 @@ pub struct VerifyReport {
     pub ranges: Vec<CsnRange>,
     /// Commits of it that are known to exist but cannot be restored.
     pub gaps: Vec<CsnRange>,
+    /// Commits of it that the retention policy let go.
+    pub thinned: Vec<CsnRange>,
 }
 
 /// Something wrong with an object.
@@ -111,7 +114,12 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let bases = listing.whole_bases().filter(|base| lineage.contains(*base));
         let reach = Reach::of(&listing, &lineage, bases);
-        (report.ranges, report.gaps) = (reach.ranges, reach.gaps);
+        let until = match listing.thinned {
+            Some(_) => Thinned::read(archive).await?.until(&lineage),
+            None => Csn::ZERO,
+        };
+        (report.thinned, report.gaps) = reach.gaps_until(until);
+        report.ranges = reach.ranges;
     }
     Ok(report)
 }

@@ -27,15 +27,23 @@ pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
     let mut left = listing.clone();
     for removal in removals {
         match &removal.object {
-            ObjectName::Chunk(chunk) => drop(left.chunks.remove(chunk)),
+            ObjectName::Chunk(chunk) => {
+                left.chunks.remove(chunk);
+            }
             ObjectName::BaseManifest(base) => {
-                drop(left.bases.get_mut(base).and_then(|objects| objects.manifest.take()))
+                left.bases.entry(*base).and_modify(|objects| objects.manifest = None);
             }
             ObjectName::BaseFile(base, file) => {
-                drop(left.bases.get_mut(base).and_then(|objects| objects.files.remove(file)))
+                left.bases.entry(*base).and_modify(|objects| {
+                    objects.files.remove(file);
+                });
             }
-            ObjectName::Sst(hash) => drop(left.ssts.remove(hash.to_hex().as_str())),
-            ObjectName::Pin(pin) => drop(left.pins.remove(pin)),
+            ObjectName::Sst(hash) => {
+                left.ssts.remove(hash.to_hex().as_str());
+            }
+            ObjectName::Pin(pin) => {
+                left.pins.remove(pin);
+            }
             ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Thinned => {
                 unreachable!("never planned to go")
             }

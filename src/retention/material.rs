@@ -13,12 +13,13 @@ use crate::archive::pins::{self, ReadPin};
 use crate::archive::store::Archive;
 use crate::archive::thinned::Thinned;
 use crate::chunk::ChunkHeader;
+use crate::cluster::ClusterId;
 use crate::csn::CommitTime;
 use crate::error::{Error, Kind, Result};
 use crate::keep::{Keep, micros};
 use crate::restore::history::read_manifest;
 use crate::snapshot::manifest::Manifest;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 
 /// Small objects being read at a time.
@@ -67,11 +68,8 @@ impl Material {
     pub async fn read(archive: &Archive, keep: &Keep, now: CommitTime) -> Result<Self> {
         let cluster = identity::require(archive).await?;
         let mut listing = Listing::read(archive).await?;
-        let facts = listing.whole_bases().map(|base| async move {
-            let found = read_manifest(archive, cluster, base).await;
-            Ok::<_, Error>((base, told(found.map(|manifest| Facts::from(&manifest)))?))
-        });
-        let facts = stream::iter(facts).buffer_unordered(READS_IN_FLIGHT_MAX).try_collect::<BTreeMap<_, _>>().await?;
+        let bases: Vec<BaseName> = listing.whole_bases().collect();
+        let facts = read_facts(archive, cluster, bases).await?;
         for (base, objects) in &mut listing.bases {
             if facts.get(base).is_some_and(Option::is_none) {
                 // Another prune removed it meanwhile: its files are what is left of it.
@@ -79,14 +77,7 @@ impl Material {
             }
         }
         let facts = facts.into_iter().filter_map(|(base, facts)| facts.map(|facts| (base, facts))).collect();
-        let marks = listing.marks.keys().map(|name| async move {
-            let found = marks::read(archive, name).await.transpose();
-            let found = found.map(told).transpose()?.flatten();
-            Ok::<_, Error>(found.map(|found| (name.clone(), found)))
-        });
-        let marks =
-            stream::iter(marks).buffer_unordered(READS_IN_FLIGHT_MAX).try_filter_map(|found| async { Ok(found) });
-        let marks = marks.try_collect().await?;
+        let marks = read_marks(archive, listing.marks.keys().cloned().collect()).await?;
         let pins = pins::read_all(archive, &listing.pins).await?;
         let thinned = if listing.thinned.is_some() { Thinned::read(archive).await? } else { Thinned::default() };
         let spans = read_spans(archive, &listing, keep, now).await?;
@@ -104,6 +95,39 @@ fn told<T>(found: Result<T>) -> Result<Option<Result<T, String>>> {
     }
 }
 
+async fn read_facts(
+    archive: &Archive,
+    cluster: ClusterId,
+    bases: Vec<BaseName>,
+) -> Result<BTreeMap<BaseName, Option<Result<Facts, String>>>> {
+    let read = |base| {
+        let archive = archive.clone();
+        async move { (base, read_manifest(&archive, cluster, base).await) }
+    };
+    let reads: Vec<_> = bases.into_iter().map(read).collect();
+    let mut reading = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
+    let mut facts = BTreeMap::new();
+    while let Some((base, found)) = reading.next().await {
+        facts.insert(base, told(found.map(|manifest| Facts::from(&manifest)))?);
+    }
+    Ok(facts)
+}
+
+async fn read_marks(
+    archive: &Archive,
+    names: Vec<PlainName>,
+) -> Result<BTreeMap<PlainName, Result<MarkRecord, String>>> {
+    let mut marks = BTreeMap::new();
+    for name in names {
+        // None: taken away since it was listed.
+        let Some(found) = marks::read(archive, &name).await.transpose() else { continue };
+        if let Some(found) = told(found)? {
+            marks.insert(name, found);
+        }
+    }
+    Ok(marks)
+}
+
 async fn read_spans(
     archive: &Archive,
     listing: &Listing,
@@ -112,20 +136,36 @@ async fn read_spans(
 ) -> Result<BTreeMap<ChunkName, Span>> {
     let Some(windows) = keep.windows() else { return Ok(BTreeMap::new()) };
     let start = now.0.saturating_sub(micros(windows.fine));
-    let is_old = |modified: i64| u64::try_from(modified).unwrap_or_default() < start;
-    let old = listing.chunks.iter().filter(|(_, stored)| is_old(stored.modified.timestamp_micros()));
-    let reads = old.map(|(chunk, _)| async move {
-        let name = ObjectName::Chunk(*chunk);
-        let Some(bytes) = archive.get_range(&name, 0..ChunkHeader::ENCODED_LEN as u64).await? else { return Ok(None) };
-        match ChunkHeader::decode(&bytes, &name.to_string()) {
-            Ok(header) => Ok::<_, Error>(Some((*chunk, Span { first: header.first_time, last: header.last_time }))),
-            // Kept as if it were young: what it holds is for `verify` to say.
-            Err(error) if error.kind() == Kind::Integrity => Ok(None),
-            Err(error) => Err(error),
+    let mut old = Vec::new();
+    for (chunk, stored) in &listing.chunks {
+        if u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default() < start {
+            old.push(*chunk);
         }
-    });
-    let spans =
-        stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX).try_filter_map(|found| async move { Ok(found) });
-    let spans: BTreeMap<ChunkName, Span> = spans.try_collect().await?;
-    Ok(spans.into_iter().filter(|(_, span)| span.last.0 < start).collect())
+    }
+    let read = |chunk| {
+        let archive = archive.clone();
+        async move { (chunk, read_span(&archive, chunk).await) }
+    };
+    let reads: Vec<_> = old.into_iter().map(read).collect();
+    let mut reading = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
+    let mut spans = BTreeMap::new();
+    while let Some((chunk, span)) = reading.next().await {
+        if let Some(span) = span?.filter(|span| span.last.0 < start) {
+            spans.insert(chunk, span);
+        }
+    }
+    Ok(spans)
+}
+
+/// When a chunk's commits were made. None: it is gone, or cannot be read: then it is kept as if it were young, because
+/// what it holds is for `verify` to say.
+async fn read_span(archive: &Archive, chunk: ChunkName) -> Result<Option<Span>> {
+    let name = ObjectName::Chunk(chunk);
+    let read = archive.get_range(&name, 0..ChunkHeader::ENCODED_LEN as u64).await;
+    let header = read.and_then(|bytes| bytes.map(|bytes| ChunkHeader::decode(&bytes, &name.to_string())).transpose());
+    match header {
+        Ok(header) => Ok(header.map(|header| Span { first: header.first_time, last: header.last_time })),
+        Err(error) if error.kind() == Kind::Integrity => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -23,6 +23,9 @@ pub mod report;
 mod sweep;
 pub mod timeline;
 
+#[cfg(test)]
+mod tests;
+
 pub use material::Material;
 pub use prune::{PruneOptions, prune};
 pub use report::PruneReport;

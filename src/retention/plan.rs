@@ -221,7 +221,7 @@ impl<'m> View<'m> {
 
     fn timeline(&self, lineage: Lineage, after: Csn, is_newest: bool) -> Timeline {
         let mut fine = false;
-        let uses = lineage.cover(self.lean.chunks.keys().copied(), after).uses;
+        let uses = lineage.cover(self.lean.chunks.keys().copied(), Csn::ZERO).uses;
         let pieces = uses.into_iter().map(|part| {
             // Commit times never fall: behind what is fine, everything is.
             fine |= !self.material.spans.contains_key(&part.chunk);
@@ -229,7 +229,7 @@ impl<'m> View<'m> {
             Piece { chunk: part.chunk, from: part.use_from, until: part.use_until, span }
         });
         let pieces = pieces.collect();
-        let own = |base: &BaseName| base.csn > after && lineage.contains(*base) && self.is_usable(*base);
+        let own = |base: &BaseName| lineage.contains(*base) && self.is_usable(*base);
         let cheap = self.listing.whole_bases().filter(own).filter_map(|base| {
             let facts = self.material.facts.get(&base)?.as_ref().ok()?;
             Some(Cheap { base, time: facts.time })

@@ -161,13 +161,17 @@ async fn remove(archive: &Archive, batch: &[Removal], report: &mut PruneReport) 
     // The first one alone: an identity that may not delete finds out by one request.
     let (first, others) = batch.split_at(batch.len().min(1));
     for part in [first, others] {
-        let deletes = part.iter().map(|removal| async move { (removal, archive.delete(&removal.object).await) });
+        let delete = |removal: Removal| {
+            let archive = archive.clone();
+            async move { (removal.bytes, archive.delete(&removal.object).await) }
+        };
+        let deletes: Vec<_> = part.to_vec().into_iter().map(delete).collect();
         let mut done = stream::iter(deletes).buffered(REMOVALS_IN_FLIGHT_MAX);
-        while let Some((removal, outcome)) = done.next().await {
+        while let Some((bytes, outcome)) = done.next().await {
             match outcome {
                 Ok(()) => {
                     report.removed += 1;
-                    report.bytes_removed += removal.bytes;
+                    report.bytes_removed += bytes;
                 }
                 Err(Error::Store { source, path, .. }) if is_denied(&source) => {
                     report.denied = Some(format!("this identity may not delete {path}: {source}"));

@@ -97,9 +97,9 @@ pub struct Timeline {
     pub after: Csn,
     /// Whether it is the newest line.
     pub is_newest: bool,
-    /// Chunks' commits above `after`, by csn.
+    /// Chunks' commits, by csn.
     pub pieces: Vec<Piece>,
-    /// Usable bases above `after`, by csn.
+    /// Usable bases, by csn.
     pub cheap: Vec<Cheap>,
 }
 
@@ -108,7 +108,7 @@ impl Timeline {
     #[must_use]
     pub fn end(&self) -> Csn {
         let pieces = self.pieces.last().map(|piece| piece.until);
-        pieces.max(self.cheap.last().map(|cheap| cheap.base.csn)).unwrap_or(self.after)
+        pieces.max(self.cheap.last().map(|cheap| cheap.base.csn)).unwrap_or(self.after).max(self.after)
     }
 
     fn promise(&self, from: Csn, until: Csn, why: Why) -> Promise {
@@ -119,18 +119,19 @@ impl Timeline {
     /// What stays when everything stays.
     #[must_use]
     pub fn everything(&self) -> Vec<Promise> {
-        if self.pieces.is_empty() && self.cheap.is_empty() {
+        if self.end() <= self.after {
             return Vec::new();
         }
         vec![self.promise(self.after.next(), Csn(u64::MAX), Why::Everything)]
     }
 
-    /// The last commit before the fine window, or the commit before this line's own; `None` if nothing of it is fine and
-    /// it is not the newest.
+    /// The last commit before what is fine of this line's own; `None` if nothing of it is and it is not the newest.
     #[must_use]
     pub fn floor(&self, start: CommitTime) -> Option<Csn> {
-        let piece = self.pieces.iter().find(|piece| piece.span.is_none()).map(|piece| piece.from.prev());
-        let base = self.cheap.iter().find(|cheap| cheap.time >= start).map(|cheap| cheap.base.csn);
+        let mut own_pieces = self.pieces.iter().filter(|piece| piece.until > self.after);
+        let piece = own_pieces.find(|piece| piece.span.is_none()).map(|piece| piece.from.prev());
+        let mut own_bases = self.cheap.iter().filter(|cheap| cheap.base.csn > self.after);
+        let base = own_bases.find(|cheap| cheap.time >= start).map(|cheap| cheap.base.csn);
         match (piece, base) {
             (None, None) => self.is_newest.then(|| self.end()),
             (piece, base) => piece.into_iter().chain(base).min(),
@@ -156,55 +157,64 @@ impl Timeline {
         let old_pieces: Vec<(Piece, Span)> =
             self.pieces.iter().map_while(|piece| piece.span.map(|span| (*piece, span))).collect();
         for tier in &windows.tiers {
-            let points = tier_points(tier, (start, now), &old_bases, &old_pieces, self.is_newest);
+            let points = self.tier_points(tier, (start, now), &old_bases, &old_pieces);
             promises.extend(points.into_iter().map(|csn| self.promise(csn, csn, Why::Period(tier.period))));
         }
         promises
     }
-}
 
-/// The commits that answer a tier's periods before the fine window, which begins at `start`.
-///
-/// `reaches_back`: a period without commits is answered by the last one before it, even if that is older than the tier
-/// reaches.
-fn tier_points(
-    tier: &Tier,
-    (start, now): (CommitTime, CommitTime),
-    bases: &[Cheap],
-    pieces: &[(Piece, Span)],
-    reaches_back: bool,
-) -> Vec<Csn> {
-    let period = tier.period;
-    let first = period.of(CommitTime(now.0.saturating_sub(micros(tier.span))));
-    let last = period.of(start);
-    // The last base of each period that has one.
-    let by_period: BTreeMap<u64, Csn> = bases.iter().map(|cheap| (period.of(cheap.time), cheap.base.csn)).collect();
-    let mut points: Vec<Csn> = by_period.range(first..=last).map(|(_, csn)| *csn).collect();
-    let mut has_first = by_period.contains_key(&first);
-    let mut before: Option<(u64, Csn)> = by_period.range(..first).next_back().map(|(period, csn)| (*period, *csn));
-    for (nth, (piece, span)) in pieces.iter().enumerate() {
-        let (begins, ends) = (period.of(span.first), period.of(span.last));
-        // The periods whose last commit lies in this piece: those that end before the next piece begins.
-        let next_begins = pieces.get(nth + 1).map_or(u64::MAX, |(_, next)| period.of(next.first));
-        let until = ends.min(next_begins.checked_sub(1).unwrap_or(0));
-        has_first |= begins <= first && first <= ends;
-        if next_begins <= begins || next_begins == 0 {
-            continue;
-        }
-        if until < first {
-            if before.is_none_or(|(period, _)| period < until) {
-                before = Some((until, piece.until));
+    /// The commits that answer a tier's periods before the fine window, which begins at `start`.
+    ///
+    /// On the newest line a period without commits is answered by the last one before it, even if that is older than the
+    /// tier reaches. On any other line only periods with commits of its own count.
+    fn tier_points(
+        &self,
+        tier: &Tier,
+        (start, now): (CommitTime, CommitTime),
+        bases: &[Cheap],
+        pieces: &[(Piece, Span)],
+    ) -> Vec<Csn> {
+        let period = tier.period;
+        let first = period.of(CommitTime(now.0.saturating_sub(micros(tier.span))));
+        let last = period.of(start);
+        // The last base of each period that has one.
+        let by_period: BTreeMap<u64, Csn> = bases.iter().map(|cheap| (period.of(cheap.time), cheap.base.csn)).collect();
+        let reached = |span: &Span| (period.of(span.first), period.of(span.last));
+        let is_own = |number: u64| {
+            self.is_newest
+                || bases.iter().any(|cheap| cheap.base.csn > self.after && period.of(cheap.time) == number)
+                || pieces.iter().any(|(piece, span)| {
+                    let (begins, ends) = reached(span);
+                    piece.until > self.after && begins <= number && number <= ends
+                })
+        };
+        let in_window = by_period.range(first..=last).filter(|(number, _)| is_own(**number));
+        let mut points: Vec<Csn> = in_window.map(|(_, csn)| *csn).collect();
+        let mut has_first = by_period.contains_key(&first);
+        let mut before: Option<(u64, Csn)> = by_period.range(..first).next_back().map(|(number, csn)| (*number, *csn));
+        for (nth, (piece, span)) in pieces.iter().enumerate() {
+            let (begins, ends) = reached(span);
+            has_first |= begins <= first && first <= ends;
+            // The periods whose last commit lies in this piece: those that end before the next piece begins.
+            let next_begins = pieces.get(nth + 1).map_or(u64::MAX, |(_, next)| period.of(next.first));
+            if next_begins <= begins || piece.until <= self.after {
+                continue;
             }
-            continue;
+            let until = ends.min(next_begins - 1);
+            if until < first {
+                if before.is_none_or(|(number, _)| number < until) {
+                    before = Some((until, piece.until));
+                }
+                continue;
+            }
+            let (from, until) = (begins.max(first), until.min(last));
+            if from <= until && (by_period.range(from..=until).count() as u64) < until - from + 1 {
+                points.push(piece.until);
+            }
         }
-        let (from, until) = (begins.max(first), until.min(last));
-        let answered = if from > until { 0 } else { by_period.range(from..=until).count() as u64 };
-        if from <= until && answered < until - from + 1 {
-            points.push(piece.until);
+        if self.is_newest && !has_first {
+            points.extend(before.map(|(_, csn)| csn));
         }
+        points
     }
-    if reaches_back && !has_first {
-        points.extend(before.map(|(_, csn)| csn));
-    }
-    points
 }

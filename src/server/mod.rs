@@ -2,5 +2,6 @@
 
 pub mod connection;
 pub mod frame;
+pub mod http;
 mod inline;
 pub mod listener;

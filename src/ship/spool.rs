@@ -25,6 +25,7 @@ const SUFFIX: &str = ".chunk";
 struct Entry {
     name: ChunkName,
     time: CommitTime,
+    last_time: CommitTime,
     bytes: u64,
 }
 
@@ -33,6 +34,8 @@ struct State {
     /// By last csn.
     chunks: BTreeMap<Csn, Entry>,
     archived: Csn,
+    /// Time of that commit; none if it is not known.
+    archived_time: Option<CommitTime>,
 }
 
 impl State {
@@ -51,6 +54,8 @@ pub struct SpoolStatus {
     pub bytes: u64,
     /// First commit's time of the oldest of them.
     pub oldest: Option<CommitTime>,
+    /// Time of the last archived commit; none if none was archived since the start.
+    pub archived_time: Option<CommitTime>,
 }
 
 /// The spool of one node.
@@ -81,7 +86,7 @@ impl Spool {
     ) -> Result<(Self, Option<NewestChunk>)> {
         io.create_dir(dir)?;
         io.remove_unfinished(dir)?;
-        let mut state = State { chunks: BTreeMap::new(), archived: watermarks.archived.get() };
+        let mut state = State { archived: watermarks.archived.get(), ..State::default() };
         let mut newest: Option<ChunkHeader> = None;
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
@@ -91,7 +96,8 @@ impl Spool {
                 return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));
             }
             let bytes = std::fs::metadata(&path).map_err(Error::io("stat", &path))?.len();
-            state.chunks.insert(name.last, Entry { name, time: header.first_time, bytes });
+            let (time, last_time) = (header.first_time, header.last_time);
+            state.chunks.insert(name.last, Entry { name, time, last_time, bytes });
             if newest.as_ref().is_none_or(|newest| newest.last < header.last) {
                 newest = Some(header);
             }
@@ -123,7 +129,8 @@ impl Spool {
         let name = ChunkName { epoch: header.epoch, first: header.first, last: header.last };
         let bytes = chunk.bytes().clone();
         self.io.write_file(&self.path(name), &mut std::iter::once(Ok(bytes)))?;
-        let entry = Entry { name, time: header.first_time, bytes: chunk.bytes().len() as u64 };
+        let (time, last_time, bytes) = (header.first_time, header.last_time, chunk.bytes().len() as u64);
+        let entry = Entry { name, time, last_time, bytes };
         self.state.lock().chunks.insert(header.last, entry);
         self.check_limit();
         Ok(())
@@ -141,7 +148,8 @@ impl Spool {
         let state = self.state.lock();
         let mut waiting = state.chunks.range(state.archived.next()..).peekable();
         let oldest = waiting.peek().map(|(_, entry)| entry.time);
-        SpoolStatus { chunks: waiting.count(), bytes: state.waiting_bytes(), oldest }
+        let archived_time = state.archived_time;
+        SpoolStatus { chunks: waiting.count(), bytes: state.waiting_bytes(), oldest, archived_time }
     }
 
     fn check_limit(&self) {
@@ -196,6 +204,7 @@ impl ChunkSource for Spool {
     fn archived(&self, csn: Csn) {
         let mut state = self.state.lock();
         state.archived = csn;
+        state.archived_time = state.chunks.get(&csn).map(|entry| entry.last_time);
         let newest = state.chunks.keys().next_back().copied();
         let done: Vec<Csn> =
             state.chunks.range(..=csn).map(|(last, _)| *last).filter(|last| Some(*last) != newest).collect();

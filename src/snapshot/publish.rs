@@ -7,6 +7,7 @@
 use super::base::{LocalBase, LocalFile};
 use super::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::pins;
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -72,7 +73,9 @@ impl Publisher {
         if !self.create_manifest(&manifest).await? {
             return Ok(None);
         }
-        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to.
+        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to. A prune
+        // that has not seen it is seen here.
+        pins::wait_for_prunes(&self.archive).await?;
         let lost = self.send_missing(&ssts, &HashSet::new()).await?;
         self.known = ssts.into_iter().map(|sst| sst.object).collect();
         let published = Published {

@@ -2,7 +2,7 @@
 //!
 //! Output: results on stdout (JSON only, where `--json` was given), logs on stderr, a progress bar on a terminal. Exit
 //! codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, 6 store unreachable,
-//! 7 directory not empty.
+//! 7 directory not empty, 8 this identity may not delete.
 
 mod archive;
 mod bench;
@@ -11,10 +11,12 @@ mod dataset;
 mod demo;
 mod dump;
 mod exit;
+mod mark;
 mod node;
 mod primary;
 mod progress;
 mod promote;
+mod prune;
 mod replica;
 mod restore;
 mod snapshots;
@@ -46,6 +48,8 @@ enum Command {
     Snapshots(snapshots::Args),
     Verify(verify::Args),
     Status(status::Args),
+    Prune(prune::Args),
+    Mark(mark::Args),
     Promote(promote::Args),
     Dump(dump::Args),
     Demo(demo::Args),
@@ -62,6 +66,8 @@ fn main() -> ExitCode {
         Command::Snapshots(args) => snapshots::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Status(args) => status::run(args),
+        Command::Prune(args) => prune::run(args),
+        Command::Mark(args) => mark::run(args),
         Command::Promote(args) => promote::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Demo(args) => demo::run(args),

@@ -50,6 +50,9 @@ fn show(report: &VerifyReport, json: bool) {
     for range in &report.ranges {
         println!("whole   csn {} .. {}", range.from, range.until);
     }
+    for thinned in &report.thinned {
+        println!("thinned csn {} .. {}", thinned.from, thinned.until);
+    }
     for gap in &report.gaps {
         println!("GAP     csn {} .. {}", gap.from, gap.until);
     }

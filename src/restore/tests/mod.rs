@@ -1,6 +1,7 @@
 //! Restores end to end: histories of random commits, archived by hand, restored and compared with what the commits do.
 
-mod support;
+mod hold;
+pub(crate) mod support;
 
 use super::progress::silent;
 use super::*;

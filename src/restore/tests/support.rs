@@ -3,6 +3,7 @@
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
+use crate::archive::patience::Patience;
 use crate::archive::store::Archive;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
@@ -20,6 +21,7 @@ use crate::snapshot::image::image_parts;
 use crate::snapshot::local;
 use crate::snapshot::manifest::{DbFile, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
 use bytes::Bytes;
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -28,7 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// `count` random commits from the first on.
 pub fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
@@ -197,7 +199,13 @@ pub struct Archived {
 
 impl Archived {
     pub async fn new() -> Self {
-        let archive = Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None);
+        Self::over(Arc::new(InMemory::new())).await
+    }
+
+    /// As [`Archived::new`], in another store.
+    pub async fn over(store: Arc<dyn ObjectStore>) -> Self {
+        let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
+        let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
         identity::establish(&archive, CLUSTER).await.unwrap();
         Self { archive }
     }

@@ -94,6 +94,8 @@ pub struct Committer {
     memory_bytes: AtomicUsize,
     /// Time of the last commit.
     committed_time: AtomicU64,
+    /// Bytes of the op-log when somebody last asked.
+    oplog_bytes: AtomicU64,
 }
 
 /// The state under the writer lock.
@@ -147,6 +149,7 @@ impl Committer {
         let syncer = syncer(&start.oplog, &watermarks);
         let memory_keys = AtomicUsize::new(start.memory.len());
         let memory_bytes = AtomicUsize::new(start.memory.memory_bytes());
+        let oplog_bytes = AtomicU64::new(start.oplog.bytes());
         let writer = Writer {
             memory: start.memory,
             watches: WatchTable::default(),
@@ -170,6 +173,7 @@ impl Committer {
             memory_keys,
             memory_bytes,
             committed_time: AtomicU64::new(start.position.time.0),
+            oplog_bytes,
         }
     }
 
@@ -244,10 +248,14 @@ impl Committer {
         Ok(freed + crate::log::wal::purge(self.disk.wal_dir(), keep.wal_seq)?)
     }
 
-    /// Bytes of both logs on disk.
+    /// Bytes of both logs on disk. Never waits for the writer lock, which the caller may hold: the op-log's part may be as
+    /// old as the last call that found it free.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
-        self.turn().writer.oplog.bytes() + crate::log::wal::bytes(self.disk.wal_dir())
+        if let Some(writer) = self.writer.try_lock() {
+            self.oplog_bytes.store(writer.oplog.bytes(), Ordering::Relaxed);
+        }
+        self.oplog_bytes.load(Ordering::Relaxed) + crate::log::wal::bytes(self.disk.wal_dir())
     }
 
     /// Why nothing may be logged any more; `None` if it may.

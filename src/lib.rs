@@ -22,7 +22,7 @@
 //! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
 //! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
 //! that knows all others. Imports go one way: base modules < io, chunk < engine < log, archive < commit < command,
-//! snapshot, restore < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
+//! snapshot, restore, retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
 
 pub mod archive;
 pub mod chunk;

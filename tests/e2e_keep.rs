@@ -173,7 +173,7 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
     let at_last = dump(&mut client);
     // Everything is older than the fine window now.
     std::thread::sleep(Duration::from_millis(1100));
-    let policy = "1s fine, hourly 1d";
+    let policy = "1s fine, every 3650d 7300d";
     let told = prune(archive, policy, &["--dry-run"]).expect(0).json();
     assert!(number(&told, "removed") == 0 && !told["removals"].as_array().expect("removals").is_empty(), "{told}");
     archive.tool("prune", &["--keep", policy, "--grace", "0s"]).expect(0).says("go with --confirm");
@@ -183,7 +183,10 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
     assert_eq!(number(&done, "removed") as usize, done["removals"].as_array().expect("removals").len());
     archive.tool("verify", &[]).expect(0);
     let listed = archive.tool("snapshots", &["--json"]).expect(0).json();
-    assert!(!listed["thinned"].as_array().expect("thinned").is_empty() && listed["gaps"] == Json::Array(vec![]), "{listed}");
+    assert!(
+        !listed["thinned"].as_array().expect("thinned").is_empty() && listed["gaps"] == Json::Array(vec![]),
+        "{listed}"
+    );
 
     // The primary neither notices nor brings back what went.
     let after = write(&mut client, 25);
@@ -193,7 +196,9 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
     client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     archive.tool("verify", &[]).expect(0);
     archive.tool("restore", &["--dir", "/nowhere/x", "--to", &format!("csn:{gone}")]).expect(3);
-    for (target, state) in [("mark:early".to_owned(), &early), (format!("csn:{base}"), &at_base), (format!("csn:{last}"), &at_last)] {
+    for (target, state) in
+        [("mark:early".to_owned(), &early), (format!("csn:{base}"), &at_base), (format!("csn:{last}"), &at_last)]
+    {
         assert_same(state, &archive.restored(&["--to", &target]).state().1, &target);
     }
     assert!(marked < base && after > last);
@@ -205,7 +210,7 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
 fn restores_run_beside_prunes() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let archive = Archive::directory(&root.path().join("archive"));
-    let launch = primary(root.path(), &archive).set("keep", "0s fine").set("prune-grace", "0s");
+    let launch = primary(root.path(), &archive).set("keep", "0s fine").set("prune-grace", "5s");
     let node = launch.set("prune-interval", "100ms").start();
     let mut client = node.client();
     for round in 0..6 {
@@ -340,6 +345,7 @@ fn metrics_tell_the_truth() {
     // The archive goes away: what would be lost grows, and says so.
     let (dir, away) = (root.path().join("archive"), root.path().join("away"));
     std::fs::rename(&dir, &away).expect("a directory can be renamed");
+    std::fs::write(&dir, "in its place").expect("a file");
     client.ok(&cmd!("SET", "a", "not archived"));
     let risk = wait_until("the commit ages", SETTLED_WITHIN, || {
         let found = metrics(port);
@@ -350,10 +356,14 @@ fn metrics_tell_the_truth() {
     let status = walferry(&["status", "--port", &node.launch.port.to_string()], &Vec::new()).expect(0);
     let status = status.says("every commit from csn 1").says("FAILING").says("primary of epoch 1");
     assert!(status.stdout.contains("at risk"), "{}", status.stdout);
+    std::fs::remove_file(&dir).expect("a file");
     std::fs::rename(&away, &dir).expect("a directory can be renamed");
-    wait_until("nothing is at risk any more", SETTLED_WITHIN, || (metrics(port)["walferry_rpo_seconds"] == 0.0).then_some(()));
+    wait_until("nothing is at risk any more", SETTLED_WITHIN, || {
+        (metrics(port)["walferry_rpo_seconds"] == 0.0).then_some(())
+    });
     // A pipeline that writes and asks in one go must not wait for itself.
-    let replies = client.pipeline(&[cmd!("SET", "a", 1), cmd!("RPUSH", "l", 1), cmd!("INFO"), cmd!("WALFERRY", "MARKS")]);
+    let replies =
+        client.pipeline(&[cmd!("SET", "a", 1), cmd!("RPUSH", "l", 1), cmd!("INFO"), cmd!("WALFERRY", "MARKS")]);
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");
     let replies = client.pipeline(&[cmd!("MULTI"), cmd!("SET", "a", 2), cmd!("INFO"), cmd!("EXEC")]);
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");

@@ -18,12 +18,13 @@ use crate::restore::history::History;
 use crate::restore::reach::Reach;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Pause after a failure of the archive.
+/// Pause after a failure of the archive, and between two looks whether a base was published.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The marks of a primary with an archive.
@@ -31,8 +32,8 @@ pub struct MarkKeeper {
     archive: Archive,
     /// Marks in the archive; without a record: not read yet.
     known: Mutex<BTreeMap<PlainName, Option<MarkRecord>>>,
-    /// Above it, what is archived can be restored; up to it, the archive is asked.
-    trusted_after: Csn,
+    /// Above this csn, what is archived can be restored; up to it, the archive is asked.
+    trusted_after: AtomicU64,
     wake: Notify,
     /// Held while a record is written or removed.
     changing: tokio::sync::Mutex<()>,
@@ -59,7 +60,7 @@ impl MarkKeeper {
         let keeper = Arc::new(Self {
             archive: archive.clone(),
             known: Mutex::new(names.collect()),
-            trusted_after,
+            trusted_after: AtomicU64::new(trusted_after.0),
             wake: Notify::new(),
             changing: tokio::sync::Mutex::default(),
             task: Mutex::default(),
@@ -77,18 +78,19 @@ impl MarkKeeper {
     }
 
     async fn run(&self, node: Weak<Node>) {
-        let mut base_seen: Option<Instant> = None;
+        // The last base at the last look into the archive.
+        let mut looked_at: Option<Option<Instant>> = None;
         let mut is_failing = false;
         loop {
             let Some(node) = node.upgrade() else { return };
             let mut archived = node.committer.watermarks.archived.subscribe();
-            archived.mark_unchanged();
-            let round = self.round(&node).await;
             let base = node.snapshots.last().ended;
+            let round = self.round(&node, looked_at != Some(base)).await;
             drop(node);
             let left = match round {
                 Ok(left) => {
                     is_failing = false;
+                    looked_at = Some(base);
                     left
                 }
                 Err(error) => {
@@ -99,19 +101,17 @@ impl MarkKeeper {
                     continue;
                 }
             };
-            let is_base_new = base != base_seen;
-            base_seen = base;
             // All arms only wait.
             tokio::select! {
                 () = self.wake.notified() => {}
                 _ = archived.changed(), if left.waits_for_archive => {}
-                () = tokio::time::sleep(RETRY_PAUSE), if left.waits_for_base && !is_base_new => {}
+                () = tokio::time::sleep(RETRY_PAUSE), if left.waits_for_base => {}
             }
         }
     }
 
-    /// Writes the records that are due.
-    async fn round(&self, node: &Node) -> Result<Left> {
+    /// Writes the records that are due. `may_look`: whether a look into the archive can show something new.
+    async fn round(&self, node: &Node, may_look: bool) -> Result<Left> {
         let mut left = Left::default();
         if node.committer.gate.stands(Obstacle::Fenced) {
             return Ok(left);
@@ -121,11 +121,16 @@ impl MarkKeeper {
             if matches!(self.known.lock().get(&mark.name), Some(Some(_))) {
                 continue;
             }
-            if mark.at.csn > node.committer.watermarks.archived.get() {
+            let archived = node.committer.watermarks.archived.get();
+            if mark.at.csn > archived {
                 left.waits_for_archive = true;
                 continue;
             }
-            if mark.at.csn <= self.trusted_after {
+            if mark.at.csn.0 <= self.trusted_after.load(Ordering::Relaxed) {
+                if !may_look {
+                    left.waits_for_base = true;
+                    continue;
+                }
                 let reach = match &mut reach {
                     Some(reach) => reach,
                     None => {
@@ -133,8 +138,11 @@ impl MarkKeeper {
                         reach.insert(history.reach())
                     }
                 };
+                if reach.contains(archived) {
+                    self.trusted_after.fetch_min(archived.0, Ordering::Relaxed);
+                }
                 if !reach.contains(mark.at.csn) {
-                    left.waits_for_base = mark.at.csn > reach.latest().unwrap_or_default();
+                    left.waits_for_base = true;
                     continue;
                 }
             }

@@ -275,17 +275,19 @@ impl<'m> View<'m> {
     fn keep_promise(&self, promise: &Promise, kept: &mut Kept) {
         let lineage = self.lineage(promise.leaf);
         let CsnRange { from, until } = promise.commits;
+        if from == until {
+            self.keep_point(&lineage, from, kept);
+            return;
+        }
         let reach = self.reach(self.listing, &lineage);
         // The first commit of it that can be restored: what leads there leads on.
         let first = reach.ranges.iter().find(|range| range.until >= from).map(|range| range.from.max(from));
         if let Some(first) = first.filter(|first| *first <= until) {
             self.keep_point(&lineage, first, kept);
         }
-        if from < until {
-            let is_base = self.listing.whole_bases().any(|base| base.csn == from && lineage.contains(base));
-            let after = if is_base { from } else { from.prev() };
-            self.keep_range(&lineage, CsnRange { from: after, until }, false, kept);
-        }
+        let is_base = self.listing.whole_bases().any(|base| base.csn == from && lineage.contains(base));
+        let after = if is_base { from } else { from.prev() };
+        self.keep_range(&lineage, CsnRange { from: after, until }, false, kept);
     }
 
     /// Keeps what a restore to `csn` reads.

@@ -42,7 +42,9 @@ fn what_the_policy_promises_stays_and_nothing_else() {
             world.assert_promises(&keep, &format!("seed {seed} step {step} '{keep}'"));
             let again = plan(&world.material(&keep), &keep, GRACE);
             assert_eq!(again.removals, [], "seed {seed} step {step}: what goes, goes at once");
-            world.assert_no_garbage(&keep, GRACE, &format!("seed {seed} step {step} '{keep}'"));
+            if step % 3 == 2 {
+                world.assert_no_garbage(&keep, GRACE, &format!("seed {seed} step {step} '{keep}'"));
+            }
         }
     }
     assert!(removed > 1000, "the worlds were pruned: {removed}");
@@ -93,7 +95,8 @@ fn a_pin_keeps_what_it_names() {
     for _ in 0..8 {
         world.live_quietly(&mut random);
     }
-    let (from, until) = world.pin(2, 9, Duration::from_secs(30));
+    world.publish_base();
+    let (from, until) = world.pin(0, 9, Duration::from_secs(30));
     let planned = plan(&world.material(&keep), &keep, Duration::ZERO);
     world.remove(&planned.removals);
     assert!(!planned.removals.is_empty());

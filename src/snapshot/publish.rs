@@ -73,10 +73,11 @@ impl Publisher {
         if !self.create_manifest(&manifest).await? {
             return Ok(None);
         }
-        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to. A prune
-        // that has not seen it is seen here.
+        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to, and of what
+        // was sent so long ago that it seemed abandoned. A prune that has not seen the manifest is seen here.
         pins::wait_for_prunes(&self.archive).await?;
-        let lost = self.send_missing(&ssts, &HashSet::new()).await?;
+        let all: Vec<LocalFile> = ssts.iter().chain(&own).cloned().collect();
+        let lost = self.send_missing(&all, &HashSet::new()).await?;
         self.known = ssts.into_iter().map(|sst| sst.object).collect();
         let published = Published {
             base: name,

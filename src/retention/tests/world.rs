@@ -42,6 +42,10 @@ fn at(micros: u64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros as i64).expect("a time")
 }
 
+fn removal(object: ObjectName) -> Removal {
+    Removal { object, bytes: 0, why: super::Reason::Orphan }
+}
+
 impl World {
     pub fn new(_seed: u64) -> Self {
         let mut world = Self {
@@ -330,25 +334,24 @@ impl World {
         line.iter().zip(newest).take_while(|(a, b)| a == b).count() as u64
     }
 
-    fn plan_of(&self, keep: &Keep, grace: Duration, removals: Vec<Removal>) -> (Material, PrunePlan) {
+    fn planned(&self, keep: &Keep, grace: Duration) -> (Material, PrunePlan) {
         let material = self.material(keep);
-        let planned = PrunePlan { removals, ..plan(&material, keep, grace) };
+        let planned = plan(&material, keep, grace);
         (material, planned)
     }
 
-    /// Each chunk that stays is needed, unless it is too young or its replacement is.
+    /// Each chunk that stays is needed, unless another one may have taken its place.
     pub fn assert_no_garbage(&self, keep: &Keep, grace: Duration, when: &str) {
         let limit = self.now - micros(grace) - 1;
         let is_old = |stored: &Stored| (stored.modified.timestamp_micros() as u64) < limit;
+        let (material, mut planned) = self.planned(keep, grace);
         let overlaps = |a: &ChunkName, b: &ChunkName| a.epoch == b.epoch && a.first <= b.last && b.first <= a.last;
-        for (chunk, stored) in &self.listing.chunks {
+        for chunk in self.listing.chunks.keys() {
             let is_alone = self.listing.chunks.keys().filter(|other| overlaps(chunk, other)).count() == 1;
-            if is_alone && self.listing.bases.values().all(|base| base.manifest.is_some()) {
-                let removal = Removal { object: ObjectName::Chunk(*chunk), bytes: 0, why: super::Reason::Orphan };
-                let (material, planned) = self.plan_of(keep, grace, vec![removal]);
+            if is_alone {
+                planned.removals = vec![removal(ObjectName::Chunk(*chunk))];
                 assert!(check::check(&material, &planned).is_err(), "{when}: nothing needs {chunk}");
             }
-            let _ = stored;
         }
         for objects in self.listing.bases.values() {
             let is_orphan = objects.manifest.is_none() && objects.files.values().all(is_old);
@@ -370,9 +373,9 @@ impl World {
         let chunks = self.listing.chunks.keys().map(|chunk| ObjectName::Chunk(*chunk));
         let bases = self.facts.keys().map(|base| ObjectName::BaseManifest(*base));
         let mut lost = 0;
+        let (material, mut planned) = self.planned(keep, grace);
         for object in chunks.chain(bases) {
-            let removal = Removal { object, bytes: 0, why: super::Reason::Orphan };
-            let (material, planned) = self.plan_of(keep, grace, vec![removal.clone()]);
+            planned.removals = vec![removal(object.clone())];
             let is_refused = check::check(&material, &planned).is_err();
             let mut after = Self {
                 epochs: self.epochs.clone(),
@@ -384,10 +387,10 @@ impl World {
                 pins: self.pins.clone(),
                 ..*self
             };
-            after.remove(&[removal.clone()]);
+            after.remove(&planned.removals);
             let broken =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| after.assert_promises(keep, "after")));
-            assert!(is_refused || broken.is_ok(), "the check lets {} go", removal.object);
+            assert!(is_refused || broken.is_ok(), "the check lets {object} go");
             lost += usize::from(is_refused);
         }
         lost

@@ -145,7 +145,11 @@ impl Pin {
         };
         let renewed = Mutex::new(Instant::now());
         let shared = Arc::new(Shared { archive: archive.clone(), name, holds, record: Mutex::new(record), renewed });
-        shared.renew().await?;
+        if let Err(error) = shared.renew().await {
+            // It may be there all the same.
+            let _ = shared.archive.delete(&shared.name).await;
+            return Err(error);
+        }
         let renewing = Arc::clone(&shared);
         let renewal = tokio::spawn(async move {
             loop {

@@ -235,7 +235,10 @@ impl<'m> View<'m> {
             Some(Cheap { base, time: facts.time })
         });
         let cheap = cheap.collect();
-        Timeline { lineage, after, is_newest, pieces, cheap }
+        let thinned = self.material.thinned.until.get(&lineage.leaf());
+        let mut timeline = Timeline { lineage, after, is_newest, has_own: true, pieces, cheap };
+        timeline.has_own = is_newest || timeline.end() > after || thinned.is_some_and(|until| *until > after);
+        timeline
     }
 
     pub(super) fn reach(&self, listing: &Listing, lineage: &Lineage) -> Reach {

@@ -36,7 +36,7 @@ fn what_the_policy_promises_stays_and_nothing_else() {
             removed += planned.removals.len();
             // A crash after any removal, too, leaves what is promised.
             let crash = random.random_range(0..=planned.removals.len());
-            world.remove(&planned.removals[..crash]);
+            world.begin(&planned, crash);
             world.assert_promises(&keep, &format!("seed {seed} step {step} '{keep}' after {crash} removals"));
             world.remove(&planned.removals[crash..]);
             world.assert_promises(&keep, &format!("seed {seed} step {step} '{keep}'"));
@@ -80,7 +80,7 @@ fn the_check_finds_any_removal_too_many() {
         }
         let material = world.material(&keep);
         let planned = plan(&material, &keep, GRACE);
-        world.remove(&planned.removals);
+        world.begin(&planned, planned.removals.len());
         found += world.removals_that_lose(&keep, GRACE);
     }
     assert!(found > 200, "{found}");
@@ -98,13 +98,13 @@ fn a_pin_keeps_what_it_names() {
     world.publish_base();
     let (from, until) = world.pin(0, 9, Duration::from_secs(30));
     let planned = plan(&world.material(&keep), &keep, Duration::ZERO);
-    world.remove(&planned.removals);
+    world.begin(&planned, planned.removals.len());
     assert!(!planned.removals.is_empty());
     (from.0.max(1)..=until.0).for_each(|csn| assert!(world.is_restorable(Csn(csn)), "csn {csn}"));
     world.pass(Duration::from_secs(60));
     let planned = plan(&world.material(&keep), &keep, Duration::ZERO);
     assert!(planned.removals.iter().any(|removal| removal.why == Reason::PinOver));
-    world.remove(&planned.removals);
+    world.begin(&planned, planned.removals.len());
     assert!(!world.is_restorable(from.next()), "nothing holds it any more");
 }
 
@@ -123,7 +123,7 @@ fn ssts_outlive_the_bases_that_share_them() {
     let planned = plan(&material, &keep, GRACE);
     let gone = |removal: &Removal| removal.object.to_string().starts_with("sst/");
     assert!(planned.removals.iter().any(gone));
-    world.remove(&planned.removals);
+    world.begin(&planned, planned.removals.len());
     assert!(world.bases_are_whole());
     let mut unreadable = material;
     let first = *unreadable.facts.keys().next().unwrap();

@@ -97,6 +97,8 @@ pub struct Timeline {
     pub after: Csn,
     /// Whether it is the newest line.
     pub is_newest: bool,
+    /// Whether there is, or was before a prune, anything on it that is not on the newest line.
+    pub has_own: bool,
     /// Chunks' commits, by csn.
     pub pieces: Vec<Piece>,
     /// Usable bases, by csn.
@@ -143,6 +145,9 @@ impl Timeline {
     pub fn promises(&self, windows: &Windows, now: CommitTime) -> Vec<Promise> {
         let start = CommitTime(now.0.saturating_sub(micros(windows.fine)));
         let mut promises = Vec::new();
+        if !self.has_own {
+            return promises;
+        }
         if let Some(floor) = self.floor(start) {
             let from = if floor > self.after { floor } else { self.after.next() };
             promises.push(self.promise(from, Csn(u64::MAX), Why::Fine));
@@ -166,7 +171,8 @@ impl Timeline {
     /// The commits that answer a tier's periods before the fine window, which begins at `start`.
     ///
     /// On the newest line a period without commits is answered by the last one before it, even if that is older than the
-    /// tier reaches. On any other line only periods with commits of its own count.
+    /// tier reaches. On any other line only periods from its fork on count. What answers a period depends on the line alone,
+    /// so that it does not change when the line is left.
     fn tier_points(
         &self,
         tier: &Tier,
@@ -180,16 +186,9 @@ impl Timeline {
         // The last base of each period that has one.
         let by_period: BTreeMap<u64, Csn> = bases.iter().map(|cheap| (period.of(cheap.time), cheap.base.csn)).collect();
         let reached = |span: &Span| (period.of(span.first), period.of(span.last));
-        let is_own = |number: u64| {
-            self.is_newest
-                || bases.iter().any(|cheap| cheap.base.csn > self.after && period.of(cheap.time) == number)
-                || pieces.iter().any(|(piece, span)| {
-                    let (begins, ends) = reached(span);
-                    piece.until > self.after && begins <= number && number <= ends
-                })
-        };
-        let in_window = by_period.range(first..=last).filter(|(number, _)| is_own(**number));
-        let mut points: Vec<Csn> = in_window.map(|(_, csn)| *csn).collect();
+        // What lies wholly before the fork is the same on the newest line, which cares for it.
+        let first = if self.is_newest { first } else { first.max(self.fork_period(period, bases, pieces)) };
+        let mut points: Vec<Csn> = by_period.range(first..=last).map(|(_, csn)| *csn).collect();
         let mut has_first = by_period.contains_key(&first);
         let mut before: Option<(u64, Csn)> = by_period.range(..first).next_back().map(|(number, csn)| (*number, *csn));
         for (nth, (piece, span)) in pieces.iter().enumerate() {
@@ -197,7 +196,7 @@ impl Timeline {
             has_first |= begins <= first && first <= ends;
             // The periods whose last commit lies in this piece: those that end before the next piece begins.
             let next_begins = pieces.get(nth + 1).map_or(u64::MAX, |(_, next)| period.of(next.first));
-            if next_begins <= begins || piece.until <= self.after {
+            if next_begins <= begins {
                 continue;
             }
             let until = ends.min(next_begins - 1);
@@ -216,5 +215,12 @@ impl Timeline {
             points.extend(before.map(|(_, csn)| csn));
         }
         points
+    }
+
+    /// The period of the last known commit at or before the fork; the fork itself lies in it or behind it.
+    fn fork_period(&self, period: Period, bases: &[Cheap], pieces: &[(Piece, Span)]) -> u64 {
+        let base = bases.iter().rfind(|cheap| cheap.base.csn <= self.after).map(|cheap| period.of(cheap.time));
+        let piece = pieces.iter().rfind(|(piece, _)| piece.from <= self.after).map(|(_, span)| period.of(span.first));
+        base.max(piece).unwrap_or_default()
     }
 }

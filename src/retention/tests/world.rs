@@ -10,6 +10,7 @@ use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseObjects, Listing, Stored};
 use crate::archive::marks::MarkRecord;
 use crate::archive::pins::{PinRange, PinRecord, ReadPin};
+use crate::archive::thinned::Thinned;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::keep::{Keep, micros};
 use crate::retention::check;
@@ -36,6 +37,7 @@ pub struct World {
     marks: Vec<MarkRecord>,
     pins: Vec<ReadPin>,
     ssts: u64,
+    thinned: Thinned,
 }
 
 fn at(micros: u64) -> DateTime<Utc> {
@@ -58,6 +60,7 @@ impl World {
             marks: Vec::new(),
             pins: Vec::new(),
             ssts: 0,
+            thinned: Thinned::default(),
         };
         world.write(3);
         world
@@ -225,8 +228,14 @@ impl World {
             marks: marks.collect(),
             pins: self.pins.clone(),
             now: CommitTime(self.now),
-            ..Material::default()
+            thinned: self.thinned.clone(),
         }
+    }
+
+    /// Begins to carry a plan out: its first `crash` removals.
+    pub fn begin(&mut self, planned: &PrunePlan, crash: usize) {
+        self.thinned = planned.thinned.clone();
+        self.remove(&planned.removals[..crash]);
     }
 
     pub fn remove(&mut self, removals: &[Removal]) {
@@ -348,7 +357,9 @@ impl World {
         let overlaps = |a: &ChunkName, b: &ChunkName| a.epoch == b.epoch && a.first <= b.last && b.first <= a.last;
         for chunk in self.listing.chunks.keys() {
             let is_alone = self.listing.chunks.keys().filter(|other| overlaps(chunk, other)).count() == 1;
-            if is_alone {
+            // A base at its only commit makes a chunk superfluous, but for who follows the log.
+            let is_doubled = chunk.first == chunk.last && self.facts.keys().any(|base| base.csn == chunk.last);
+            if is_alone && !is_doubled {
                 planned.removals = vec![removal(ObjectName::Chunk(*chunk))];
                 assert!(check::check(&material, &planned).is_err(), "{when}: nothing needs {chunk}");
             }
@@ -385,6 +396,7 @@ impl World {
                 spans: self.spans.clone(),
                 marks: self.marks.clone(),
                 pins: self.pins.clone(),
+                thinned: self.thinned.clone(),
                 ..*self
             };
             after.remove(&planned.removals);

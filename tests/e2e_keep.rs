@@ -160,13 +160,19 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
         client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
         client.watermarks().committed
     };
-    (0..8).for_each(|value| drop(write(&mut client, value)));
+    for value in 0..8 {
+        write(&mut client, value);
+    }
     let marked = mark(&node, "early");
     let early = dump(&mut client);
-    (8..16).for_each(|value| drop(write(&mut client, value)));
+    for value in 8..16 {
+        write(&mut client, value);
+    }
     client.ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
     let gone = write(&mut client, 16);
-    (17..24).for_each(|value| drop(write(&mut client, value)));
+    for value in 17..24 {
+        write(&mut client, value);
+    }
     let base = integer(&client.ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"))) as u64;
     let at_base = dump(&mut client);
     let last = write(&mut client, 24);

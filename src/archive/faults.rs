@@ -60,6 +60,11 @@ impl FaultStore {
         Self { ignore_conditions: true, ..Self::default() }
     }
 
+    /// Another store with the same objects and no faults.
+    pub fn fork(&self) -> Self {
+        Self { inner: Arc::new(self.inner.fork()), ..Self::default() }
+    }
+
     /// Queues faults for the next PUTs.
     pub fn script_puts(&self, faults: impl IntoIterator<Item = Fault>) {
         self.puts.lock().extend(faults);

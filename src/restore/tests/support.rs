@@ -204,10 +204,15 @@ impl Archived {
 
     /// As [`Archived::new`], in another store.
     pub async fn over(store: Arc<dyn ObjectStore>) -> Self {
+        let archived = Self::around(store);
+        identity::establish(&archived.archive, CLUSTER).await.unwrap();
+        archived
+    }
+
+    /// The archive that a store holds already.
+    pub fn around(store: Arc<dyn ObjectStore>) -> Self {
         let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
-        let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
-        identity::establish(&archive, CLUSTER).await.unwrap();
-        Self { archive }
+        Self { archive: archive.with_patience(Patience { attempts: 1, ..Patience::default() }) }
     }
 
     pub fn gets(&self) -> u64 {

@@ -56,6 +56,13 @@ async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> cr
 }
 
 impl Case {
+    /// The same archive once more.
+    fn fork(&self) -> Self {
+        let store = self.store.fork();
+        let archived = Archived::around(Arc::new(store.clone()));
+        Self { store, archived, first: self.first.clone(), second: self.second.clone() }
+    }
+
     fn archive(&self) -> &Archive {
         &self.archived.archive
     }
@@ -107,22 +114,23 @@ async fn a_prune_does_what_its_dry_run_tells() {
 /// A crash before or after each single removal leaves what is promised, and the next prune ends it.
 #[tokio::test]
 async fn a_crash_at_each_removal_loses_nothing() {
-    let removals = prune(case().await.archive(), &options(false)).await.unwrap().removals.len();
+    let whole = case().await;
+    let removals = prune(whole.archive(), &options(false)).await.unwrap().removals.len();
     assert!(removals > 10);
     for fault in [Fault::Fail, Fault::LoseReply] {
         for step in 0..removals {
-            let case = case().await;
+            let case = whole.fork();
             case.store.script_deletes(std::iter::repeat_n(Fault::None, step).chain([fault]));
             let error = case.prune().await.unwrap_err().to_string();
             assert!(error.contains("injected"), "{error}");
             case.store.heal();
             // Restores at every step cost time: some steps stand for all.
-            if step % 5 == 0 || step < 4 {
+            if step % 8 == 0 {
                 case.assert_promised(&format!("{fault:?} at removal {step}")).await;
             }
             case.prune().await.unwrap();
             assert_eq!(case.prune().await.unwrap().removals, [], "{fault:?} at removal {step}");
-            if step % 5 == 0 {
+            if step + 1 == removals {
                 case.assert_promised(&format!("{fault:?} at removal {step}, ended")).await;
             }
         }
@@ -132,16 +140,17 @@ async fn a_crash_at_each_removal_loses_nothing() {
 /// At each removal of a prune another prune runs to its end, and a restore from what is promised.
 #[tokio::test]
 async fn two_prunes_and_a_restore_at_once() {
-    let removals = prune(case().await.archive(), &options(false)).await.unwrap().removals.len();
-    for step in (0..removals).step_by(2) {
-        let case = Arc::new(case().await);
+    let whole = case().await;
+    let removals = prune(whole.archive(), &options(false)).await.unwrap().removals.len();
+    for step in (0..removals).step_by(4) {
+        let case = Arc::new(whole.fork());
         case.store.hold_delete(step);
         let first = {
             let case = Arc::clone(&case);
             tokio::spawn(async move { case.prune().await })
         };
         case.store.delete_held().await;
-        if step % 4 == 0 {
+        if step % 8 == 0 {
             case.prune().await.unwrap();
         }
         let state = restored(case.archive(), Target::Latest, None).await.unwrap();

@@ -111,7 +111,9 @@ fn marks_follow_their_branch_of_history() {
     let node = Launch::primary(&dir).archive(&archive).set("archive-interval", "50").start();
     let mut client = node.client();
     assert_eq!(client.watermarks().epoch, 2);
-    assert_eq!(marks(&mut client), [("shared".to_owned(), shared, "yes".to_owned())]);
+    wait_until("the restored primary finds its mark in the archive", SETTLED_WITHIN, || {
+        (marks(&mut client) == [("shared".to_owned(), shared, "yes".to_owned())]).then_some(())
+    });
     let taken = client.call(&cmd!("WALFERRY", "MARK", "left"));
     assert!(error_text(&taken).is_some_and(|error| error.contains("another branch")), "{taken:?}");
     client.ok(&cmd!("SET", "a", 3));

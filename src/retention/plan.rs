@@ -235,9 +235,9 @@ impl<'m> View<'m> {
             Some(Cheap { base, time: facts.time })
         });
         let cheap = cheap.collect();
-        let thinned = self.material.thinned.until.get(&lineage.leaf());
+        let thinned = self.material.thinned.until(&lineage);
         let mut timeline = Timeline { lineage, after, is_newest, has_own: true, pieces, cheap };
-        timeline.has_own = is_newest || timeline.end() > after || thinned.is_some_and(|until| *until > after);
+        timeline.has_own = is_newest || timeline.end() > after || thinned > after;
         timeline
     }
 

@@ -163,7 +163,7 @@ impl Timeline {
             self.pieces.iter().map_while(|piece| piece.span.map(|span| (*piece, span))).collect();
         for tier in &windows.tiers {
             let points = self.tier_points(tier, (start, now), &old_bases, &old_pieces);
-            promises.extend(points.into_iter().map(|csn| self.promise(csn, csn, Why::Period(tier.period))));
+            promises.extend(points.into_iter().map(|it| self.promise(it.from, it.until, Why::Period(tier.period))));
         }
         promises
     }
@@ -179,7 +179,7 @@ impl Timeline {
         (start, now): (CommitTime, CommitTime),
         bases: &[Cheap],
         pieces: &[(Piece, Span)],
-    ) -> Vec<Csn> {
+    ) -> Vec<CsnRange> {
         let period = tier.period;
         let first = period.of(CommitTime(now.0.saturating_sub(micros(tier.span))));
         let last = period.of(start);
@@ -188,9 +188,10 @@ impl Timeline {
         let reached = |span: &Span| (period.of(span.first), period.of(span.last));
         // What lies wholly before the fork is the same on the newest line, which cares for it.
         let first = if self.is_newest { first } else { first.max(self.fork_period(period, bases, pieces)) };
-        let mut points: Vec<Csn> = by_period.range(first..=last).map(|(_, csn)| *csn).collect();
+        let one = |csn: &Csn| CsnRange { from: *csn, until: *csn };
+        let mut points: Vec<CsnRange> = by_period.range(first..=last).map(|(_, csn)| one(csn)).collect();
         let mut has_first = by_period.contains_key(&first);
-        let mut before: Option<(u64, Csn)> = by_period.range(..first).next_back().map(|(number, csn)| (*number, *csn));
+        let mut before = by_period.range(..first).next_back().map(|(number, csn)| (*number, one(csn)));
         for (nth, (piece, span)) in pieces.iter().enumerate() {
             let (begins, ends) = reached(span);
             has_first |= begins <= first && first <= ends;
@@ -200,19 +201,21 @@ impl Timeline {
                 continue;
             }
             let until = ends.min(next_begins - 1);
+            // Of a piece that reaches over several periods it is not known which commit ends which: all of it stays.
+            let point = CsnRange { from: if begins == ends { piece.until } else { piece.from }, until: piece.until };
             if until < first {
                 if before.is_none_or(|(number, _)| number < until) {
-                    before = Some((until, piece.until));
+                    before = Some((until, point));
                 }
                 continue;
             }
             let (from, until) = (begins.max(first), until.min(last));
             if from <= until && (by_period.range(from..=until).count() as u64) < until - from + 1 {
-                points.push(piece.until);
+                points.push(point);
             }
         }
         if self.is_newest && !has_first {
-            points.extend(before.map(|(_, csn)| csn));
+            points.extend(before.map(|(_, point)| point));
         }
         points
     }

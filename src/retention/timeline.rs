@@ -192,11 +192,21 @@ impl Timeline {
         let mut points: Vec<CsnRange> = by_period.range(first..=last).map(|(_, csn)| one(csn)).collect();
         let mut has_first = by_period.contains_key(&first);
         let mut before = by_period.range(..first).next_back().map(|(number, csn)| (*number, one(csn)));
+        let mut reached_before = 0;
         for (nth, (piece, span)) in pieces.iter().enumerate() {
-            let (begins, ends) = reached(span);
+            let (mut begins, ends) = reached(span);
+            if piece.from > piece.chunk.first {
+                // Its chunk's first commits count from another one: when its own first was made is not known.
+                begins = begins.max(reached_before).min(ends);
+            }
+            reached_before = ends;
             has_first |= begins <= first && first <= ends;
             // The periods whose last commit lies in this piece: those that end before the next piece begins.
-            let next_begins = pieces.get(nth + 1).map_or(u64::MAX, |(_, next)| period.of(next.first));
+            let next_begins = match pieces.get(nth + 1) {
+                Some((next, span)) if next.from == next.chunk.first => period.of(span.first),
+                Some(_) => ends + 1,
+                None => u64::MAX,
+            };
             if next_begins <= begins {
                 continue;
             }

@@ -165,7 +165,7 @@ async fn remove(archive: &Archive, batch: &[Removal], report: &mut PruneReport) 
             let archive = archive.clone();
             async move { (removal.bytes, archive.delete(&removal.object).await) }
         };
-        let deletes: Vec<_> = part.to_vec().into_iter().map(delete).collect();
+        let deletes: Vec<_> = part.iter().cloned().map(delete).collect();
         let mut done = stream::iter(deletes).buffered(REMOVALS_IN_FLIGHT_MAX);
         while let Some((bytes, outcome)) = done.next().await {
             match outcome {

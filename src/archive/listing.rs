@@ -4,7 +4,7 @@
 //! [`super::lineage`]). Base manifests are not read here. A base counts only if its manifest is there.
 
 use super::epochs::EpochTree;
-use super::layout::{BaseName, ChunkName, ObjectName, PlainName, Section};
+use super::layout::{BaseName, ChunkName, ObjectName, PlainName, RunName, Section};
 use super::store::{Archive, Found};
 use crate::csn::Epoch;
 use crate::error::Result;
@@ -20,10 +20,10 @@ pub struct Stored {
     pub modified: DateTime<Utc>,
 }
 
-/// A base's objects, the shared SSTs excepted.
+/// A base's objects, the shared SSTs excepted; or a run's.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BaseObjects {
-    /// The manifest. None: the base is being uploaded, or its upload or removal was cut off; not to be restored from.
+    /// The manifest. None: it is being uploaded, or its upload or removal was cut off; not to be restored from.
     pub manifest: Option<Stored>,
     /// The files beside it.
     pub files: BTreeMap<PlainName, Stored>,
@@ -38,6 +38,8 @@ pub struct Listing {
     pub chunks: BTreeMap<ChunkName, Stored>,
     /// All bases, whole or not, by csn.
     pub bases: BTreeMap<BaseName, BaseObjects>,
+    /// All compacted runs, whole or not, by first csn.
+    pub runs: BTreeMap<RunName, BaseObjects>,
     /// Shared SSTs, by the hexadecimal hash of their content.
     pub ssts: BTreeMap<String, Stored>,
     /// Named restore points.
@@ -74,6 +76,12 @@ impl Listing {
                 ObjectName::BaseFile(base, file) => {
                     listing.bases.entry(base).or_default().files.insert(file, stored);
                 }
+                ObjectName::RunManifest(run) => {
+                    listing.runs.entry(run).or_default().manifest = Some(stored);
+                }
+                ObjectName::RunFile(run, file) => {
+                    listing.runs.entry(run).or_default().files.insert(file, stored);
+                }
                 ObjectName::Sst(hash) => {
                     listing.ssts.insert(hash.to_hex().to_string(), stored);
                 }
@@ -88,5 +96,10 @@ impl Listing {
     /// The bases that can be restored from, by csn.
     pub fn whole_bases(&self) -> impl DoubleEndedIterator<Item = BaseName> {
         self.bases.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(base, _)| *base)
+    }
+
+    /// The runs that can be restored with, by first csn.
+    pub fn whole_runs(&self) -> impl DoubleEndedIterator<Item = RunName> {
+        self.runs.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(run, _)| *run)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::reach::Reach;
 use crate::archive::identity;
-use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::layout::{BaseName, ObjectName, RunName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
@@ -10,6 +10,7 @@ use crate::cluster::ClusterId;
 use crate::csn::Epoch;
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
+use crate::snapshot::run::RunManifest;
 
 /// An archive's listing and the line of history that is followed through it.
 #[derive(Clone, Debug)]
@@ -50,10 +51,35 @@ impl History {
         Reach::of(&self.listing, &self.lineage, bases)
     }
 
+    /// The same with the usable ones among the runs, too.
+    #[must_use]
+    pub fn reach_with(&self, is_usable: impl Fn(&BaseName) -> bool, is_run_usable: impl Fn(&RunName) -> bool) -> Reach {
+        let bases = self.listing.whole_bases().filter(|base| self.lineage.contains(*base) && is_usable(base));
+        Reach::with_runs(&self.listing, &self.lineage, bases, is_run_usable)
+    }
+
     /// A base's manifest.
     pub async fn manifest(&self, base: BaseName) -> Result<Manifest> {
         read_manifest(&self.archive, self.cluster, base).await
     }
+
+    /// A run's manifest.
+    pub async fn run_manifest(&self, run: RunName) -> Result<RunManifest> {
+        read_run_manifest(&self.archive, self.cluster, run).await
+    }
+}
+
+/// A run's manifest, which must be that of this run of this cluster.
+pub(super) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run: RunName) -> Result<RunManifest> {
+    let name = ObjectName::RunManifest(run);
+    let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
+    let what = full_name(archive, &name);
+    let manifest = RunManifest::decode(&bytes, &what)?;
+    if manifest.run() != run || manifest.cluster != cluster {
+        let detail = format!("it describes {} of cluster {}", manifest.run(), manifest.cluster);
+        return Err(Error::corrupt(what, "content", detail));
+    }
+    Ok(manifest)
 }
 
 /// A base's manifest, which must be that of this base of this cluster.
@@ -93,7 +119,7 @@ pub(super) fn full_name(archive: &Archive, name: &ObjectName) -> String {
 
 /// A listed object that is not there when it is read.
 pub(super) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
-    let detail = "it was listed and then not there. If a prune is under way, try again; else it was removed by somebody \
+    let detail = "it was listed and then not there. If a prune or a merge is under way, try again; else it was removed by somebody \
                   else";
     Error::corrupt(full_name(archive, name), "the object", detail)
 }

@@ -20,6 +20,8 @@ pub enum Phase {
     Chunks,
     /// Checking bases; verification only.
     Bases,
+    /// Checking runs; verification only.
+    Runs,
 }
 
 /// A step forward.

@@ -11,6 +11,7 @@ use super::plan::ChunkStep;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::{CsnRange, Reach};
 use super::unpack::{check_name, follows};
+use super::verify_runs::check_runs;
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName};
 use crate::archive::lineage::Lineage;
@@ -49,6 +50,14 @@ pub struct VerifyReport {
     pub base_bytes: u64,
     /// Bases without a manifest: being uploaded, or cut off in upload or removal. Nothing is restored from them.
     pub bases_unfinished: u64,
+    /// Compacted runs read.
+    pub runs: u64,
+    /// Files of the runs.
+    pub run_files: u64,
+    /// Bytes of these files.
+    pub run_bytes: u64,
+    /// Runs without a manifest, as with bases.
+    pub runs_unfinished: u64,
     /// Objects under the prefix that are not the archive's.
     pub foreign: u64,
     /// What is wrong; empty if the archive is whole.
@@ -58,7 +67,9 @@ pub struct VerifyReport {
     pub remarks: Vec<Problem>,
     /// Restorable commits of the newest line of history.
     pub ranges: Vec<CsnRange>,
-    /// Commits of it that are known to exist but cannot be restored.
+    /// Commits of it in whose place a run is: they cannot be restored one by one.
+    pub coarse: Vec<CsnRange>,
+    /// Commits of it that are known to exist but are missing.
     pub gaps: Vec<CsnRange>,
 }
 
@@ -79,7 +90,7 @@ impl VerifyReport {
     }
 
     /// Notes a problem; a failure of the store is passed on.
-    fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
+    pub(super) fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
         match outcome {
             Err(error) if matches!(error.kind(), Kind::Integrity) => {
                 self.problems.push(Problem { object: object.to_string(), what: error.to_string() });
@@ -108,10 +119,11 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     report.foreign = listing.foreign;
     check_chunks(archive, &listing, &progress, &mut report).await?;
     check_bases(archive, &listing, cluster, &progress, &mut report).await?;
+    check_runs(archive, &listing, cluster, &progress, &mut report).await?;
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let bases = listing.whole_bases().filter(|base| lineage.contains(*base));
         let reach = Reach::of(&listing, &lineage, bases);
-        (report.ranges, report.gaps) = (reach.ranges, reach.gaps);
+        (report.ranges, report.coarse, report.gaps) = (reach.ranges, reach.coarse, reach.gaps);
     }
     Ok(report)
 }
@@ -166,14 +178,14 @@ async fn check_chunks(
     Ok(())
 }
 
-fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
+pub(super) fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
     Error::corrupt(what, "name", format!("there is no record of epoch {epoch}"))
 }
 
 /// What a chunk turned out to be.
 struct CheckedChunk {
     commits: u64,
-    /// Of its header.
+    /// What a chunk after it names as its predecessor.
     crc: u32,
     /// Whether chunks end where it begins, and it follows none of them.
     is_link_broken: bool,
@@ -191,7 +203,7 @@ fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
     }
     let is_link_broken = before.is_some_and(|before| !follows(&chunk, before));
-    Ok(CheckedChunk { commits: chunk.header().commit_count(), crc: chunk.header().crc(), is_link_broken })
+    Ok(CheckedChunk { commits: chunk.header().commit_count(), crc: chunk.header().ending_crc(), is_link_broken })
 }
 
 async fn check_bases(
@@ -250,6 +262,17 @@ async fn check_file(
     meter: &Meter,
 ) -> Result<()> {
     check_listed(archive, listing, base, object, bytes)?;
+    check_content(archive, object, bytes, blake3, meter).await
+}
+
+/// Reads an object of known length and compares its hash.
+pub(super) async fn check_content(
+    archive: &Archive,
+    object: &ObjectName,
+    bytes: u64,
+    blake3: blake3::Hash,
+    meter: &Meter,
+) -> Result<()> {
     let mut hasher = blake3::Hasher::new();
     let mut pieces = std::pin::pin!(pieces(archive, object, bytes));
     while let Some(piece) = pieces.next().await {

@@ -1,4 +1,4 @@
-//! Stage 9: bases. One consistent state of all engines, cut without stopping writes.
+//! Stage 9: bases and compacted runs. One consistent state of all engines, cut without stopping writes.
 //!
 //! ```text
 //! moment     the memory engines cut at one commit
@@ -6,6 +6,8 @@
 //! manifest   what a base consists of;  FORMAT.md: every byte of both
 //! base       cuts a base into a local directory, of an image, a checkpoint and a completion
 //! publish    brings it into the archive
+//! delta      the net change of each engine between two commits
+//! run        such changes as files in the archive: compacted runs
 //! ```
 //!
 //! A base is cut per engine: memory at csn M, under the writer lock and in microseconds; RocksDB, by a checkpoint, at
@@ -15,10 +17,12 @@
 pub mod base;
 mod checkpoint;
 mod completion;
+pub mod delta;
 pub mod image;
 pub mod local;
 pub mod manifest;
 pub mod moment;
 pub mod publish;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
+pub mod run;

@@ -226,6 +226,8 @@ configuration! {
     spool_max_bytes "spool-max-bytes": Bytes = Bytes(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
     snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
     snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Bytes(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
+    merge_interval "merge-interval": Duration = Duration::from_secs(600), Running, "Time between two rounds in which small chunks in the archive are merged into full ones; 0: never.";
+    merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "How long chunks stay in the archive after they were merged, for readers with an older listing.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
     s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint; empty: AWS_ENDPOINT_URL, else AWS.";
     s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";

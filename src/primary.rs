@@ -6,6 +6,7 @@
 
 mod chores;
 mod info;
+mod merging;
 pub mod node;
 pub mod open;
 pub mod shipping;

@@ -16,14 +16,13 @@ const HEADER_CRC_AT: usize = 176;
 const SECTION_TABLE_AT: usize = 68;
 const BLOCK_HEADER_LEN: usize = 13;
 
-const LINK: ChunkLink =
-    ChunkLink {
-        epoch: Epoch(3),
-        wal_first: WalSeq(100),
-        wal_last: WalSeq(140),
-        previous_header_crc: 0xfeed_beef,
-        merged_ending: None,
-    };
+const LINK: ChunkLink = ChunkLink {
+    epoch: Epoch(3),
+    wal_first: WalSeq(100),
+    wal_last: WalSeq(140),
+    previous_header_crc: 0xfeed_beef,
+    merged_ending: None,
+};
 
 /// The effects of one commit, without its place in history.
 #[derive(Clone, Debug, Default)]

@@ -137,9 +137,8 @@ impl SortedRun {
     pub fn ingest_as(mut self, form: Form, disk: &Disk, scratch: &Path, nth: u64) -> Result<()> {
         delete_ranges(disk, &self.ranges, self.range_count)?;
         for family in Family::ALL {
-            let files = self.write(family, form, &|part| {
-                scratch.join(format!("run-{nth:06}-{}-{part}.sst", family.name()))
-            })?;
+            let files =
+                self.write(family, form, &|part| scratch.join(format!("run-{nth:06}-{}-{part}.sst", family.name())))?;
             if !files.is_empty() {
                 disk.ingest(family, files.into_iter().map(|file| file.path).collect())?;
             }
@@ -232,13 +231,7 @@ fn write_files(
     })
 }
 
-fn write_file(
-    records: &[u8],
-    entries: &[Entry],
-    family: Family,
-    form: Form,
-    path: PathBuf,
-) -> Result<SortedFile> {
+fn write_file(records: &[u8], entries: &[Entry], family: Family, form: Form, path: PathBuf) -> Result<SortedFile> {
     let mut file = SortedFileWriter::create(family, path)?;
     let mut tagged = Vec::new();
     for entry in entries {

@@ -199,6 +199,7 @@ fn archive(node: &Node) -> Fields {
         return all;
     };
     let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
+    let merges = side.merging.status();
     let oldest = uploader.oldest_waiting.or(spool.oldest);
     let lag_ms = oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
     let base = node.snapshots.last();
@@ -216,6 +217,11 @@ fn archive(node: &Node) -> Fields {
         ("chunks_archived", uploader.chunks_done.to_string()),
         ("spool_chunks", spool.chunks.to_string()),
         ("spool_bytes", spool.bytes.to_string()),
+        ("merged_chunks", merges.sum.merged.to_string()),
+        ("merged_parts", merges.sum.parts.to_string()),
+        ("merged_parts_deleted", merges.sum.deleted.to_string()),
+        ("merged_parts_waiting", merges.sum.waiting.to_string()),
+        ("merge_last_error", merges.last_error.unwrap_or_default()),
         ("last_base_csn", base.report.as_ref().map_or(0, |report| report.base.csn.0).to_string()),
         ("last_base_bytes_new", base.report.as_ref().map_or(0, |report| report.bytes_new).to_string()),
         ("last_base_bytes_shared", base.report.as_ref().map_or(0, |report| report.bytes_shared).to_string()),

@@ -4,12 +4,15 @@
 //! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
 //! logs do not reach back that far a base is published at once, so that history goes on.
 
+use super::merging::Merging;
 use super::node::Node;
 use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
 use crate::archive::identity;
+use crate::archive::layout::BaseName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
+use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::store::{Archive, Opening};
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
@@ -24,6 +27,7 @@ use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
+use crate::restore::reach::Reach;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
 use crate::ship::spool::Spool;
@@ -50,6 +54,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// Merges what was uploaded.
+    pub merging: Merging,
     task: JoinHandle<()>,
 }
 
@@ -132,19 +138,19 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base on. Never empty.
-async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>> {
-    let listing = Listing::read(archive).await?;
-    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(vec![Csn::ZERO]) };
-    let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
-    let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
+/// commit on, and those from each base or compacted run on. Never empty.
+fn archived_stretches(listing: &Listing, epoch: Epoch) -> Vec<Csn> {
+    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return vec![Csn::ZERO] };
+    let bases: Vec<BaseName> = listing.whole_bases().filter(|base| lineage.contains(*base)).collect();
+    let starts: BTreeSet<Csn> = bases.iter().map(|base| base.csn).chain([Csn::ZERO]).collect();
     let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
-    Ok(ends.collect::<BTreeSet<_>>().into_iter().collect())
+    let by_runs = Reach::of(listing, &lineage, bases.iter().copied()).ranges.into_iter().map(|range| range.until);
+    ends.chain(by_runs).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The last commit of this node's history that the archive can restore.
 pub async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
-    let stretches = archived_stretches(archive, epoch).await?;
+    let stretches = archived_stretches(&Listing::read(archive).await?, epoch);
     Ok(stretches.last().copied().unwrap_or_default())
 }
 
@@ -224,7 +230,8 @@ impl Shipping {
 impl ArchiveSide {
     async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
         let epoch = node.identity().epoch();
-        let stretches = archived_stretches(archive, epoch).await?;
+        let listing = Listing::read(archive).await?;
+        let stretches = archived_stretches(&listing, epoch);
         let committed = node.committer.watermarks.committed.get();
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
             return Err(Error::Gap {
@@ -273,7 +280,10 @@ impl ArchiveSide {
             fence_each_ack: config.archive_ack,
             ..UploaderSettings::default()
         };
-        let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
+        let ledger = Arc::new(Ledger::of(&listing));
+        let source = Arc::new(LedgerSource::new(Arc::clone(&spool), Arc::clone(&ledger)));
+        let (uploader, status) = Uploader::new(archive, source, epoch, archived, settings);
+        let merging = Merging::start(node, archive, ledger, status.clone());
         let sealed = uploader.wake();
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let watched = Arc::clone(node);
@@ -289,7 +299,7 @@ impl ArchiveSide {
         if needs_base {
             node.snapshots.request();
         }
-        Ok(Self { cutter, spool, uploader: status, task })
+        Ok(Self { cutter, spool, uploader: status, merging, task })
     }
 }
 

@@ -21,6 +21,7 @@ pub mod catch_up;
 pub mod fetch;
 mod follow;
 pub mod history;
+pub(crate) mod memory;
 pub mod plan;
 pub mod progress;
 pub mod reach;
@@ -30,7 +31,7 @@ pub mod route;
 mod runs;
 pub mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod times;
 mod unpack;
 pub mod verify;
@@ -309,7 +310,7 @@ fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> 
 }
 
 /// Runs what blocks beside the async runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let outcome = tokio::task::spawn_blocking(work).await;
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -45,7 +45,7 @@ pub fn silent() -> ProgressSink {
 }
 
 /// Adds up one phase.
-pub(super) struct Meter {
+pub(crate) struct Meter {
     sink: ProgressSink,
     phase: Phase,
     done: AtomicU64,

@@ -2,7 +2,7 @@
 //! runs that are planned with, and for a time what [`super::times`] needs.
 
 use super::history::History;
-use super::plan::{ChunkStep, RunStep, SkippedBase, SkippedRun, Plan, plan_without};
+use super::plan::{ChunkStep, Plan, RunStep, SkippedBase, SkippedRun, plan_without};
 use super::reach::CsnRange;
 use super::target::Target;
 use super::times::Times;

@@ -71,7 +71,13 @@ enum Leg {
 }
 
 /// The cheapest legs from `from` to `target`, and their cost; none if they do not hang together.
-fn shortest(chunks: &Chunks, listing: &Listing, runs: &[RunName], from: Csn, target: Csn) -> Option<(u64, Vec<Leg>)> {
+fn shortest(
+    chunks: &Chunks<'_>,
+    listing: &Listing,
+    runs: &[RunName],
+    from: Csn,
+    target: Csn,
+) -> Option<(u64, Vec<Leg>)> {
     let ends = runs.iter().flat_map(|run| [run.first.prev(), run.last]);
     let points: Vec<Csn> = ends.chain([from, target]).collect::<BTreeSet<_>>().into_iter().collect();
     let place: HashMap<Csn, usize> = points.iter().enumerate().map(|(at, point)| (*point, at)).collect();

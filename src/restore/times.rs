@@ -103,7 +103,9 @@ impl<'a> Times<'a> {
         let found = missing.from.prev();
         let reason = match span {
             Span::Run(..) if missing.until < span.last() => {
-                format!("the last commit at or before it is csn {found} or one of csn {missing}, in whose place a run is")
+                format!(
+                    "the last commit at or before it is csn {found} or one of csn {missing}, in whose place a run is"
+                )
             }
             _ => format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing"),
         };

@@ -4,9 +4,9 @@
 //! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
 //! Does not open RocksDB's files: their content is known by its hash.
 
-use super::base::open_memory;
 use super::fetch::{ChunkFetch, check_hash, pieces};
 use super::history::{full_name, read_manifest};
+use super::memory::base_memory;
 use super::plan::ChunkStep;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::{CsnRange, Reach};
@@ -25,11 +25,10 @@ use crate::engine::memory::{ListOps, ZsetOps};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::StreamExt;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use tokio::runtime::Handle;
 
 /// What was checked and what is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -304,47 +303,5 @@ async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest,
     for file in manifest.memory.files.iter().chain(&manifest.completion) {
         check_listed(archive, listing, base, &file.object(base), file.bytes)?;
     }
-    let (archive, manifest, meter, runtime) = (archive.clone(), manifest.clone(), Arc::clone(meter), Handle::current());
-    super::blocking(move || {
-        let parts = |file: &crate::snapshot::manifest::FileRef| HashedParts {
-            what: full_name(&archive, &file.object(base)),
-            pieces: pieces(&archive, &file.object(base), file.bytes).boxed(),
-            runtime: runtime.clone(),
-            meter: Arc::clone(&meter),
-            hasher: Some(blake3::Hasher::new()),
-            expected: file.blake3,
-        };
-        open_memory(&manifest, &archive, parts).map(drop)
-    })
-    .await
-}
-
-/// An object's bytes for a reader that blocks; a wrong hash is an error behind the last piece.
-struct HashedParts {
-    /// The object, for messages.
-    what: String,
-    pieces: BoxStream<'static, Result<Bytes>>,
-    runtime: Handle,
-    meter: Arc<Meter>,
-    /// None once the end was reached.
-    hasher: Option<blake3::Hasher>,
-    expected: blake3::Hash,
-}
-
-impl Iterator for HashedParts {
-    type Item = Result<Bytes>;
-
-    fn next(&mut self) -> Option<Result<Bytes>> {
-        let hasher = self.hasher.as_mut()?;
-        match self.runtime.block_on(self.pieces.next()) {
-            Some(piece) => Some(piece.inspect(|bytes| {
-                hasher.update(bytes);
-                self.meter.add(bytes.len() as u64);
-            })),
-            None => {
-                let found = self.hasher.take()?.finalize();
-                check_hash(&self.what, found, self.expected).err().map(Err)
-            }
-        }
-    }
+    base_memory(archive, manifest, meter).await.map(drop)
 }

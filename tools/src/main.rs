@@ -7,6 +7,7 @@
 mod archive;
 mod bench;
 mod client;
+mod compact;
 mod dataset;
 mod demo;
 mod dump;
@@ -45,6 +46,7 @@ enum Command {
     Restore(restore::Args),
     Snapshots(snapshots::Args),
     Verify(verify::Args),
+    Compact(compact::Args),
     Status(status::Args),
     Promote(promote::Args),
     Dump(dump::Args),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::Snapshots(args) => snapshots::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Status(args) => status::run(args),
         Command::Promote(args) => promote::run(args),
         Command::Dump(args) => dump::run(args),

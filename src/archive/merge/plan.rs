@@ -31,6 +31,15 @@ impl Default for Rules {
     }
 }
 
+impl Rules {
+    /// The usual rules with another grace period. Nothing needs longer to settle than parts have to stay.
+    #[must_use]
+    pub fn with_grace(grace: Duration) -> Self {
+        let usual = Self::default();
+        Self { grace, settle: usual.settle.min(grace), ..usual }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MergePlan {
@@ -60,7 +69,8 @@ pub fn plan(chunks: &BTreeMap<ChunkName, Known>, rules: Rules, now_ms: u64) -> M
     let mut widest: Option<(ChunkName, Known)> = None;
     let mut group = Group::default();
     for (name, known) in ordered {
-        if let Some((wider, wider_known)) = widest.filter(|(wider, _)| wider.epoch == name.epoch && name.last <= wider.last)
+        if let Some((wider, wider_known)) =
+            widest.filter(|(wider, _)| wider.epoch == name.epoch && name.last <= wider.last)
         {
             if is_past(wider_known.since_ms, rules.grace) {
                 plan.supersede(wider, name);

@@ -53,7 +53,8 @@ fn adjacent_small_chunks_of_one_epoch_make_a_group() {
     ]);
     let rules = Rules { settle: Duration::from_millis(10), ..RULES };
     let found: Vec<_> = plan(&chunks, rules, 100).groups.iter().map(|group| ranges(group)).collect();
-    let expected: [&[(u64, u64)]; 4] = [&[(1, 5), (6, 6)], &[(10, 11), (12, 12)], &[(14, 15), (16, 17)], &[(20, 20), (21, 25)]];
+    let expected: [&[(u64, u64)]; 4] =
+        [&[(1, 5), (6, 6)], &[(10, 11), (12, 12)], &[(14, 15), (16, 17)], &[(20, 20), (21, 25)]];
     assert_eq!(found, expected);
     assert!(plan(&chunks, Rules { parts_min: 3, ..rules }, 100).groups.is_empty());
     assert_eq!(plan(&chunks, Rules { parts_min: 3, ..rules }, 105).groups.len(), 1, "the third has settled");
@@ -271,7 +272,8 @@ async fn damage_is_left_alone() {
     assert_eq!(rig.names().await, [(1, 4), (5, 6), (7, 10)]);
     let foreign: Vec<CommitRecord> =
         commits(7, 4, 10).into_iter().map(|commit| CommitRecord { time: CommitTime(5000), ..commit }).collect();
-    let chunk = Encoder::new(Profile::default()).encode(foreign[..2].iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() });
+    let chunk = Encoder::new(Profile::default())
+        .encode(foreign[..2].iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() });
     rig.archive.put_verified(&ObjectName::Chunk(name(1, 7, 8)), chunk.bytes().clone()).await.unwrap();
     let round = rig.listed().await.round(RULES, 2 * HOUR_MS).await.unwrap();
     assert_eq!((round.deleted, round.damaged), (0, 1));

@@ -78,7 +78,11 @@ impl Span {
     fn advance(&mut self, commit: &CommitRecord) -> Result<()> {
         if commit.csn != self.until.csn.next() {
             let found = format!("csn {}", commit.csn);
-            return Err(Error::Gap { what: "the commits of a delta".to_owned(), expected: self.until.csn.next(), found });
+            return Err(Error::Gap {
+                what: "the commits of a delta".to_owned(),
+                expected: self.until.csn.next(),
+                found,
+            });
         }
         self.until = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
         Ok(())

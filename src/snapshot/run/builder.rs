@@ -74,8 +74,14 @@ impl RunBuilder {
         let Self { dir, cluster, grain, disk, lists, zsets, first_time, raw_bytes } = self;
         let span = *disk.span();
         assert!(span.commits() > 0, "a run has commits");
-        let mut parts = Parts { io: &**io, dir: &dir.0, at: span.until, encoder: Encoder::new(Profile::default()),
-            ops: Default::default(), files: Vec::new() };
+        let mut parts = Parts {
+            io: &**io,
+            dir: &dir.0,
+            at: span.until,
+            encoder: Encoder::new(Profile::default()),
+            ops: Default::default(),
+            files: Vec::new(),
+        };
         lists.write(state, &mut |ops| parts.push(SectionKind::List, ops))?;
         zsets.write(state, &mut |ops| parts.push(SectionKind::Zset, ops))?;
         let memory = parts.finish()?;

@@ -82,9 +82,8 @@ fn zset(random: &mut StdRng, memory: &Memory, ops: &mut Vec<u8>) {
     match random.random_range(0..if len == 0 { 1 } else { 11 }) {
         0..5 => {
             let score = |random: &mut StdRng| [0.0, -0.0, 1.0, 2.5, f64::INFINITY][random.random_range(0..5)];
-            let pairs: Vec<([u8; 1], f64)> = (0..random.random_range(1..5))
-                .map(|_| ([random.random_range(0..MEMBERS)], score(random)))
-                .collect();
+            let pairs: Vec<([u8; 1], f64)> =
+                (0..random.random_range(1..5)).map(|_| ([random.random_range(0..MEMBERS)], score(random))).collect();
             encoder.set(&key, pairs.iter().map(|(member, score)| (&member[..], *score)));
         }
         5 => {

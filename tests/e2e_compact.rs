@@ -47,7 +47,7 @@ fn what_is_left_after_compaction_is_restored_exactly() {
     let mut history = History::start(&mut client);
     for _ in 0..STEPS {
         history.run(&mut client, workload.next(Choice::Open));
-        if history.csn() % 4 == 0 {
+        if history.csn().is_multiple_of(4) {
             std::thread::sleep(std::time::Duration::from_millis(12));
         }
     }

@@ -13,7 +13,7 @@ use super::reach::{CsnRange, Reach};
 use super::unpack::{check_name, follows};
 use super::verify_runs::check_runs;
 use crate::archive::identity;
-use crate::archive::layout::{BaseName, ChunkName, ObjectName};
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
@@ -145,8 +145,12 @@ async fn check_chunks(
     let mut fetch = ChunkFetch::new(archive, steps);
     // Header CRCs by epoch and last csn: what a later chunk may name as its predecessor.
     let mut endings: HashMap<(Epoch, Csn), Vec<u32>> = HashMap::new();
+    let mut newer = Vec::new();
     while let Some((step, fetched)) = fetch.next().await {
         let chunk = step.chunk;
+        if matches!(fetched, Err(Error::Corrupt { .. })) && was_merged(archive, chunk, &mut newer).await? {
+            continue;
+        }
         let name = ObjectName::Chunk(chunk);
         meter.add(step.bytes);
         report.chunks += 1;
@@ -175,6 +179,23 @@ async fn check_chunks(
         report.note(&name, outcome)?;
     }
     Ok(())
+}
+
+/// Whether a chunk that was listed is gone because it was merged into a wider one. `newer` keeps the last listing.
+async fn was_merged(archive: &Archive, chunk: ChunkName, newer: &mut Vec<ChunkName>) -> Result<bool> {
+    let is_wider = |wider: &ChunkName| {
+        *wider != chunk && wider.epoch == chunk.epoch && wider.first <= chunk.first && chunk.last <= wider.last
+    };
+    if archive.head(&ObjectName::Chunk(chunk)).await?.is_some() {
+        return Ok(false);
+    }
+    if !newer.iter().any(is_wider) {
+        let found = archive.list(Section::Chunks(chunk.epoch)).await?.objects.into_iter();
+        let names =
+            found.filter_map(|object| if let ObjectName::Chunk(name) = object.name { Some(name) } else { None });
+        *newer = names.collect();
+    }
+    Ok(newer.iter().any(is_wider))
 }
 
 pub(super) fn unknown_epoch(what: &str, epoch: Epoch) -> Error {

@@ -12,6 +12,7 @@ use walferry::log::segment::{Segment, parse_name};
 use walferry::record::CommitRecord;
 use walferry::snapshot::image::read_image_file;
 use walferry::snapshot::manifest::Manifest;
+use walferry::snapshot::run::RunManifest;
 
 /// Shows a chunk, op-log segment, memory image or manifest
 #[derive(clap::Args)]
@@ -82,8 +83,11 @@ fn dump_image(path: &Path) -> Result<()> {
 }
 
 fn dump_manifest(path: &Path) -> Result<()> {
-    let manifest = Manifest::decode(&read(path)?, &path.display().to_string())?;
-    println!("{manifest:#?}");
+    let (bytes, what) = (read(path)?, path.display().to_string());
+    match (Manifest::decode(&bytes, &what), RunManifest::decode(&bytes, &what)) {
+        (Err(_), Ok(run)) => println!("{run:#?}"),
+        (manifest, _) => println!("{:#?}", manifest?),
+    }
     Ok(())
 }
 

@@ -142,11 +142,11 @@ impl EngineDelta for ListDelta {
     }
 
     fn estimated_bytes(&self, state: &Memory) -> u64 {
-        let bytes = |(key, change): (&Box<[u8]>, &Change)| match change {
+        let bytes = |key: &[u8], change: &Change| match change {
             Change::Ops(own) => own.len(),
             Change::Whole { .. } => key.len() + state.lists.get(key).map_or(0, |entry| entry.value.memory_bytes()),
         };
-        self.keys.iter().map(bytes).sum::<usize>() as u64
+        self.keys.iter().map(|(key, change)| bytes(key, change)).sum::<usize>() as u64
     }
 }
 

@@ -157,11 +157,11 @@ impl EngineDelta for ZsetDelta {
     }
 
     fn estimated_bytes(&self, state: &Memory) -> u64 {
-        let bytes = |(key, change): (&Box<[u8]>, &Change)| match change {
+        let bytes = |key: &[u8], change: &Change| match change {
             Change::Members { before, .. } => before.keys().map(|member| member.len() + size_of::<f64>()).sum(),
             Change::Whole { .. } => key.len() + state.zsets.get(key).map_or(0, |entry| entry.value.memory_bytes()),
         };
-        self.keys.iter().map(bytes).sum::<usize>() as u64
+        self.keys.iter().map(|(key, change)| bytes(key, change)).sum::<usize>() as u64
     }
 }
 

@@ -72,7 +72,8 @@ async fn whatever_can_be_restored_is_exact() {
         archived.chunks(1, &first, &sizes(&mut random, 36)).await;
         archived.chunks(2, &second[24..], &sizes(&mut random, 24)).await;
         archived.base(&first, 1, 10, 12).await;
-        for grain in [random.random_range(1..9), random.random_range(6..20)] {
+        let grain = random.random_range(1..9);
+        for grain in [grain, grain + random.random_range(1..12)] {
             let spans = build_spans(&archived.archive, Grain::Commits(grain), 2).await;
             assert!(spans.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{spans:?}");
             assert!(spans.iter().any(|(_, last)| *last == 12), "a run ends at the base");
@@ -213,7 +214,7 @@ async fn bad_runs_are_passed_over() {
         assert!(state == State::after(&commits));
         assert_eq!(report.checks.runs_verified, 2);
         let told = report.remarks.len() + report.plan.skipped_runs.len();
-        assert!(told <= 1, "{report:?}");
+        assert_eq!(told, 1, "{report:?}");
         let report = verify_archive(&archived.archive, silent()).await.unwrap();
         assert!(report.problems.iter().any(|problem| problem.object.starts_with(&run.to_string())), "{report:?}");
         archived.remove_chunk(1, 7, 12).await;
@@ -269,7 +270,7 @@ async fn a_rebuilt_base_is_a_base() {
     };
     let report = rebuild(22).await;
     assert!(report.is_new && report.csn == Csn(22) && report.epoch == Epoch(1), "{report:?}");
-    assert!(report.bytes_shared > 0 && report.bytes_new > 0, "{report:?}");
+    assert!(report.bytes_new > 0, "{report:?}");
     assert!(!rebuild(22).await.is_new);
     assert!(verify_archive(&archived.archive, silent()).await.unwrap().is_whole());
     archived.remove_chunk(1, 1, 10).await;

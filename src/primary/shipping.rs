@@ -138,14 +138,19 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base or compacted run on. Never empty.
+/// commit on, and those from each base or compacted run on. A run that leads on goes for the chunks whose place it has
+/// taken. Never empty.
 fn archived_stretches(listing: &Listing, epoch: Epoch) -> Vec<Csn> {
     let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return vec![Csn::ZERO] };
     let bases: Vec<BaseName> = listing.whole_bases().filter(|base| lineage.contains(*base)).collect();
     let starts: BTreeSet<Csn> = bases.iter().map(|base| base.csn).chain([Csn::ZERO]).collect();
-    let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
-    let by_runs = Reach::of(listing, &lineage, bases.iter().copied()).ranges.into_iter().map(|range| range.until);
-    ends.chain(by_runs).collect::<BTreeSet<_>>().into_iter().collect()
+    let by_chunks =
+        starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
+    let reach = Reach::of(listing, &lineage, bases.iter().copied());
+    let ends: BTreeSet<Csn> = by_chunks.chain(reach.ranges.iter().map(|range| range.until)).collect();
+    let run_leads_on =
+        |end: &Csn| listing.whole_runs().any(|run| run.first.prev() == *end && lineage.contains_run(run));
+    ends.into_iter().filter(|end| !run_leads_on(end)).collect()
 }
 
 /// The last commit of this node's history that the archive can restore.

@@ -24,8 +24,8 @@ use std::collections::{HashMap, HashSet};
 enum Span {
     Chunk(ChunkUse),
     Base(Csn, CommitTime),
-    /// The run's commits from this one on: those before it are in another span.
-    Run(RunName, Csn),
+    /// A run's commits from one csn to another: the others are in other spans.
+    Run(RunName, CsnRange),
 }
 
 impl Span {
@@ -33,7 +33,7 @@ impl Span {
         match self {
             Self::Chunk(part) => part.use_from,
             Self::Base(csn, _) => *csn,
-            Self::Run(_, from) => *from,
+            Self::Run(_, part) => part.from,
         }
     }
 
@@ -41,7 +41,7 @@ impl Span {
         match self {
             Self::Chunk(part) => part.use_until,
             Self::Base(csn, _) => *csn,
-            Self::Run(run, _) => run.last,
+            Self::Run(_, part) => part.until,
         }
     }
 }
@@ -98,20 +98,23 @@ impl<'a> Times<'a> {
                 }
                 CsnRange { from: found.next(), until: next.map_or(known_until, Csn::prev) }
             }
-            None => CsnRange { from: span.first(), until: span.last().prev() },
+            None => return Err(self.inside_a_run(time, span).await),
         };
         let found = missing.from.prev();
-        let reason = match span {
-            Span::Run(..) if missing.until < span.last() => {
-                format!(
-                    "the last commit at or before it is csn {found} or one of csn {missing}, in whose place a run is"
-                )
-            }
-            _ => format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing"),
-        };
+        let reason =
+            format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing");
         let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
-        let below = below.filter(|_| found > Csn::ZERO);
         Err(self.unreachable(Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
+    }
+
+    /// The refusal of a time within commits that only a run carries.
+    async fn inside_a_run(&mut self, time: CommitTime, span: Span) -> Error {
+        let reach = self.history.reach();
+        let (below, above) = (reach.around(span.first()).0, reach.around(span.first()).1);
+        let commits = CsnRange { from: span.first(), until: span.last() };
+        let reason = format!("the last commit at or before it is one of csn {commits}, in whose place a run is");
+        let short = Shortfall { reason, below, above };
+        self.unreachable(Target::Before(time), Csn::ZERO, short, &[]).await
     }
 
     /// The chunks' parts, between them the ends of runs, and the bases that neither reaches.
@@ -152,10 +155,11 @@ impl<'a> Times<'a> {
         let mut spans = Vec::new();
         for gap in self.coverage.gaps.iter().filter(|gap| gap.after < end).chain([&behind]) {
             let mut reached = gap.after;
-            for run in runs.iter().filter(|run| run.last > gap.after && run.last < gap.before) {
-                if run.last > reached {
-                    spans.push(Span::Run(*run, run.first.max(reached.next())));
-                    reached = run.last;
+            for run in runs.iter().filter(|run| run.last > gap.after && run.first < gap.before) {
+                let (from, until) = (run.first.max(reached.next()), run.last.min(gap.before.prev()));
+                if from <= until {
+                    spans.push(Span::Run(*run, CsnRange { from, until }));
+                    reached = until;
                 }
             }
         }
@@ -169,14 +173,18 @@ impl<'a> Times<'a> {
             match spans[at] {
                 Span::Chunk(part) => return Ok(self.header(part.chunk).await?.first_time),
                 Span::Base(_, time) => return Ok(time),
-                Span::Run(run, from) if run.first == from || at == 0 => return Ok(self.run(run).await?.first_time),
+                Span::Run(run, part) if run.first == part.from || at == 0 => {
+                    return Ok(self.run(run).await?.first_time);
+                }
                 Span::Run(..) => match spans[at - 1] {
                     Span::Chunk(part) if part.use_until == part.chunk.last => {
                         return Ok(self.header(part.chunk).await?.last_time);
                     }
-                    Span::Run(before, _) => return Ok(self.run(before).await?.last_time),
+                    Span::Run(before, part) if part.until == before.last => {
+                        return Ok(self.run(before).await?.last_time);
+                    }
                     Span::Base(_, time) => return Ok(time),
-                    Span::Chunk(_) => at -= 1,
+                    Span::Chunk(_) | Span::Run(..) => at -= 1,
                 },
             }
         }
@@ -212,7 +220,10 @@ impl<'a> Times<'a> {
     async fn last_at_or_before(&mut self, span: Span, time: CommitTime) -> Result<Option<Csn>> {
         let part = match span {
             Span::Base(csn, _) => return Ok(Some(csn)),
-            Span::Run(run, _) => return Ok((self.run(run).await?.last_time <= time).then_some(run.last)),
+            Span::Run(run, part) => {
+                let is_over = part.until == run.last && self.run(run).await?.last_time <= time;
+                return Ok(is_over.then_some(run.last));
+            }
             Span::Chunk(part) => part,
         };
         if self.header(part.chunk).await?.last_time <= time {

@@ -11,7 +11,8 @@ use crate::archive::listing::Listing;
 use crate::csn::{Csn, Epoch};
 use std::collections::{BTreeSet, HashMap};
 
-/// What replaying costs, in nanoseconds, measured with `walferry bench compact` (2 cores, local archive). For a commit:
+/// What replaying costs, in nanoseconds: estimates for 2 cores and a local archive, not yet fitted to a measurement;
+/// `walferry bench compact` shows what both ways take. For a commit:
 const COMMIT_NS: u64 = 1500;
 /// For a stored byte of a chunk: fetching, checking, decompressing, sorting, writing.
 const CHUNK_BYTE_NS: u64 = 10;

@@ -98,7 +98,7 @@ async fn compacted_until(history: &History, grain: Grain) -> Result<Csn> {
             Ok(manifest) if manifest.grain == grain => return Ok(run.last),
             Ok(_) => {}
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
-                tracing::warn!(%run, %error, "a run cannot be read; remove it to have it built again");
+                tracing::warn!(%run, %error, "a run cannot be read; it is built again");
             }
             Err(error) => return Err(error),
         }

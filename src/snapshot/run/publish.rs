@@ -1,9 +1,10 @@
 //! Brings a local run into the archive.
 //!
 //! Guarantees: the manifest is written last, create-only, when every file it refers to was confirmed; a crash at any
-//! step leaves nothing that counts as a run. Two builders of the same run never overwrite each other's files.
+//! step leaves nothing that counts as a run. One that is there and damaged is replaced. Two builders of the same run never overwrite each other's files.
 
 use super::builder::LocalRun;
+use super::manifest::RunManifest;
 use crate::archive::layout::{ObjectName, RunName};
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
@@ -43,7 +44,8 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
         raw_bytes: manifest.raw_bytes,
         is_new: false,
     };
-    if archive.head(&name).await?.is_some() {
+    let found = archive.get(&name).await?.map(|found| RunManifest::decode(&found, &name.to_string()));
+    if !matches!(found, None | Some(Err(Error::Corrupt { .. }))) {
         return Ok(published);
     }
     let body = manifest.encode();
@@ -57,6 +59,13 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
     });
     let uploads: Vec<_> = uploads.collect();
     stream::iter(uploads).buffer_unordered(UPLOADS_IN_FLIGHT_MAX).try_collect::<Vec<u64>>().await?;
+    if let Some(Err(error)) = found {
+        // Nobody can use it, so nobody loses anything.
+        tracing::warn!(run = %published.run, %error, "the manifest of a run is damaged and is replaced");
+        archive.put_verified(&name, body.into()).await?;
+        published.is_new = true;
+        return Ok(published);
+    }
     published.is_new = match archive.put_new(&name, body.clone().into()).await? {
         Creation::Created => true,
         // Another node's; or this one's, by an attempt whose answer was lost.

@@ -419,7 +419,9 @@ impl Host for Node {
                     shipping.flush(csn).await?;
                     Ok(TaskReply::Csn(self.committer.watermarks.archived.get()))
                 }
-                Task::SnapshotStrict => self.snapshots.publish(&self.arc()).await.map(TaskReply::Csn),
+                Task::Snapshot(consistency) => {
+                    self.snapshots.publish(&self.arc(), consistency).await.map(TaskReply::Csn)
+                }
                 Task::Promote => self.promote().await,
                 Task::Shutdown => {
                     self.request_stop();

@@ -1,11 +1,10 @@
 //! Which commits of a line of history an archive can restore.
 //!
 //! Pure. A commit can be restored if a base lies at it, or if chunks lead to it without a gap from a base or from the
-//! very first commit.
+//! very first commit. A base whose engines were cut at different commits also needs the chunks between these.
 
-use crate::archive::layout::BaseName;
 use crate::archive::lineage::Lineage;
-use crate::archive::listing::Listing;
+use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::Csn;
 use serde::Serialize;
 use std::fmt;
@@ -46,10 +45,12 @@ pub struct Reach {
 
 impl Reach {
     /// What `bases` and the listed chunks can restore. The bases must lie on the line.
-    pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseName>) -> Self {
+    pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseStart>) -> Self {
         let runs = runs(listing, lineage);
-        let mut starts: Vec<Csn> = bases.map(|base| base.csn).collect();
-        let newest_base = starts.iter().copied().max().unwrap_or_default();
+        let bases: Vec<BaseStart> = bases.collect();
+        let newest_base = bases.iter().map(|start| start.base.csn).max().unwrap_or_default();
+        let mut starts: Vec<Csn> =
+            bases.into_iter().filter(|start| leads(&runs, *start, start.base.csn)).map(|start| start.base.csn).collect();
         let fork = lineage.branches().last().map_or(Csn::ZERO, |leaf| leaf.from_exclusive);
         let known_until = runs.last().map_or(Csn::ZERO, |run| run.until).max(newest_base).max(fork);
         // History itself starts at nothing: from there, the chunks lead on.
@@ -91,8 +92,13 @@ impl Reach {
     }
 }
 
+/// Whether chunks, in these runs, lead from a base to a commit at or above it.
+pub(super) fn leads(runs: &[CsnRange], start: BaseStart, target: Csn) -> bool {
+    start.after >= target || runs.iter().any(|run| run.contains(start.after.next()) && run.contains(target))
+}
+
 /// The commits that chunks carry, in runs without a gap.
-fn runs(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
+pub(super) fn runs(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
     let mut runs: Vec<CsnRange> = Vec::new();
     for part in lineage.cover(listing.chunks.keys().copied(), Csn::ZERO).uses {
         match runs.last_mut() {

@@ -13,12 +13,14 @@
 //! from the logs, so that restoring the base brings every engine to one csn.
 
 pub mod base;
-mod checkpoint;
-mod completion;
+pub(crate) mod checkpoint;
+pub(crate) mod completion;
+pub mod digest;
 pub mod image;
 pub mod local;
 pub mod manifest;
 pub mod moment;
 pub mod publish;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
+mod skew;

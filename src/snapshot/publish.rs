@@ -1,13 +1,17 @@
 //! Brings a local base into the archive.
 //!
-//! Guarantees: the manifest is written last, create-only, when every object it refers to was confirmed; a crash at any
-//! step leaves nothing that counts as a base, only objects nothing refers to. An SST the archive has is not sent again.
+//! Guarantees: the manifest is written last, create-only, when every object it refers to was confirmed and the archive's
+//! chunks reach its csn; a crash at any step leaves nothing that counts as a base, only objects nothing refers to. An SST
+//! the archive has is not sent again. Several nodes may publish at once, also at the same csn: files are named by their
+//! content, and of two manifests of one name the first stays.
 //! Does not: decide when, or remove older bases.
 
 use super::base::{LocalBase, LocalFile};
-use super::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{Level, MANIFEST_BYTES_MAX, Manifest};
 use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::listing::BaseStart;
 use crate::archive::store::{Archive, Creation};
+use crate::csn::Csn;
 use crate::error::{Error, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
@@ -29,11 +33,19 @@ pub struct Publisher {
 pub struct Published {
     /// Which base.
     pub base: BaseName,
+    /// The commit after which a restore from it needs chunks.
+    pub after: Csn,
+    /// Its level.
+    pub level: Level,
+    /// Commit time between its cuts, in microseconds.
+    pub skew_us: u64,
+    /// Commits between its cuts.
+    pub skew_commits: u64,
     /// Bytes sent, without the manifest.
     pub bytes_new: u64,
     /// Bytes of SSTs that were there.
     pub bytes_shared: u64,
-    /// Objects sent, with the manifest.
+    /// Objects sent, with the manifest; 0 if another node sent them.
     pub objects: u64,
     /// How long writers waited for the cut.
     pub cut_pause: Duration,
@@ -48,57 +60,51 @@ impl Publisher {
         Self { archive, known: HashSet::new() }
     }
 
-    /// Publishes a base and removes it from the local disk, also if that fails; `None` if the archive has a base at
-    /// this csn already.
-    pub async fn publish(&mut self, base: LocalBase) -> Result<Option<Published>> {
-        let outcome = self.upload(&base).await;
+    /// Publishes a base and removes it from the local disk, also if that fails; `None` if the archive has one at this csn
+    /// already that is as good. `covered` ends when the archive's chunks reach its csn: a base ahead of them could be of
+    /// commits that a promotion leaves behind. It is awaited when the files are there, before the manifest is written.
+    pub async fn publish(
+        &mut self,
+        base: LocalBase,
+        covered: impl Future<Output = Result<()>>,
+    ) -> Result<Option<Published>> {
+        let outcome = self.upload(&base, covered).await;
         let removed = tokio::task::spawn_blocking(move || drop(base)).await;
         removed.expect("removing files does not panic");
         outcome
     }
 
-    async fn upload(&mut self, base: &LocalBase) -> Result<Option<Published>> {
-        let name = base.manifest().base();
-        if self.archive.head(&ObjectName::BaseManifest(name)).await?.is_some() {
-            return Ok(None);
+    async fn upload(
+        &mut self,
+        base: &LocalBase,
+        covered: impl Future<Output = Result<()>>,
+    ) -> Result<Option<Published>> {
+        let start = base.manifest().start();
+        for start in HashSet::from([start, BaseStart::whole(start.base)]) {
+            if self.archive.head(&start.manifest()).await?.is_some() {
+                return Ok(None);
+            }
         }
         let (ssts, own) = base.files();
         let sent_ssts = self.send_missing(&ssts, &self.known).await?;
         let sent_own = self.send_all(&own).await?;
+        covered.await?;
         let mut manifest = base.manifest().clone();
         manifest.bytes_shared = manifest.bytes() - sent_ssts.bytes - sent_own.bytes;
         manifest.bytes_new = sent_ssts.bytes + sent_own.bytes;
         manifest.took_ms = base.age().as_millis() as u64;
-        if !self.create_manifest(&manifest).await? {
+        if !create_manifest(&self.archive, &manifest).await? {
             return Ok(None);
         }
         // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to.
         let lost = self.send_missing(&ssts, &HashSet::new()).await?;
         self.known = ssts.into_iter().map(|sst| sst.object).collect();
-        let published = Published {
-            base: name,
-            bytes_new: manifest.bytes_new,
-            bytes_shared: manifest.bytes_shared,
-            objects: sent_ssts.objects + sent_own.objects + lost.objects + 1,
-            cut_pause: base.cut_pause(),
-            took: base.age(),
-        };
-        tracing::info!(csn = %name.csn, epoch = %name.epoch, new = published.bytes_new, shared = published.bytes_shared, "base published");
+        let mut published = Published::of(&manifest);
+        published.objects = sent_ssts.objects + sent_own.objects + lost.objects + 1;
+        (published.cut_pause, published.took) = (base.cut_pause(), base.age());
+        let (name, level) = (published.base, published.level);
+        tracing::info!(csn = %name.csn, epoch = %name.epoch, %level, new = published.bytes_new, shared = published.bytes_shared, "base published");
         Ok(Some(published))
-    }
-
-    async fn create_manifest(&self, manifest: &Manifest) -> Result<bool> {
-        let name = ObjectName::BaseManifest(manifest.base());
-        let body = manifest.encode();
-        if body.len() > MANIFEST_BYTES_MAX {
-            let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
-            return Err(Error::Refused { reason });
-        }
-        match self.archive.put_new(&name, body.clone().into()).await? {
-            Creation::Created => Ok(true),
-            // Another node's; or this one's, by an attempt whose answer was lost.
-            Creation::Exists => Ok(self.archive.get(&name).await?.is_some_and(|found| found == body)),
-        }
     }
 
     /// Sends those files that are neither in `known` nor in the archive.
@@ -109,6 +115,40 @@ impl Publisher {
 
     async fn send_all(&self, files: &[LocalFile]) -> Result<Sent> {
         send(files.iter().map(|file| send_file(self.archive.clone(), file.clone())).collect()).await
+    }
+}
+
+impl Published {
+    /// What a manifest tells of a base that was published.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            base: manifest.base(),
+            after: manifest.start().after,
+            level: manifest.level,
+            skew_us: manifest.cut.as_ref().map_or(0, |cut| cut.skew_us),
+            skew_commits: manifest.cut.as_ref().map_or(0, |cut| cut.skew_commits),
+            bytes_new: manifest.bytes_new,
+            bytes_shared: manifest.bytes_shared,
+            objects: 0,
+            cut_pause: Duration::ZERO,
+            took: Duration::from_millis(manifest.took_ms),
+        }
+    }
+}
+
+/// Creates a manifest; false if another one has its name.
+pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> Result<bool> {
+    let name = manifest.start().manifest();
+    let body = manifest.encode();
+    if body.len() > MANIFEST_BYTES_MAX {
+        let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
+        return Err(Error::Refused { reason });
+    }
+    match archive.put_new(&name, body.clone().into()).await? {
+        Creation::Created => Ok(true),
+        // Another node's; or this one's, by an attempt whose answer was lost.
+        Creation::Exists => Ok(archive.get(&name).await?.is_some_and(|found| found == body)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Restores end to end: histories of random commits, archived by hand, restored and compared with what the commits do.
 
+mod levels;
 mod support;
 
 use super::progress::silent;
@@ -7,6 +8,7 @@ use super::*;
 use crate::archive::layout::{BaseName, ChunkName};
 use crate::csn::CommitTime;
 use crate::error::Kind;
+use crate::record::CommitRecord;
 use parking_lot::Mutex;
 use progress::Progress;
 use support::{Archived, State, base, history, read_state};

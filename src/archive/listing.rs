@@ -57,11 +57,7 @@ impl BaseStart {
     /// The object that makes it one.
     #[must_use]
     pub fn manifest(&self) -> ObjectName {
-        if self.is_whole() {
-            ObjectName::BaseManifest(self.base)
-        } else {
-            ObjectName::BaseCuts(self.base, self.after)
-        }
+        if self.is_whole() { ObjectName::BaseManifest(self.base) } else { ObjectName::BaseCuts(self.base, self.after) }
     }
 }
 

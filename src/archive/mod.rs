@@ -4,6 +4,7 @@
 //! taken for "not there"; names are formatted and parsed in [`layout`] alone; a writer that lost its epoch notices.
 //! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
 
+pub mod bandwidth;
 pub mod config;
 pub mod epochs;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! ends: each attempt has a deadline that grows with the body, and attempts are bounded by [`Patience`].
 //! Non-goals: retrying for ever (the uploader does that for itself), caching.
 
+use super::bandwidth::Bandwidth;
 use super::config::{ArchiveUrl, S3Settings};
 use super::layout::{ObjectName, Section};
 use super::patience::{Patience, failure, may_pass, within};
@@ -66,6 +67,8 @@ pub struct Found {
 pub struct Archive {
     shared: Arc<Shared>,
     patience: Patience,
+    /// What this handle's replacing puts wait for.
+    bandwidth: Option<Arc<Bandwidth>>,
 }
 
 struct Shared {
@@ -118,13 +121,19 @@ impl Archive {
     /// An archive over any object store; `url` is what messages call it.
     pub fn over(store: Arc<dyn ObjectStore>, url: String, prefix: &str, root: Option<PathBuf>) -> Self {
         let shared = Shared { store, url, prefix: prefix.to_owned(), root, traffic: Arc::default() };
-        Self { shared: Arc::new(shared), patience: Patience::default() }
+        Self { shared: Arc::new(shared), patience: Patience::default(), bandwidth: None }
     }
 
     /// The same archive with another bound on how long a call tries.
     #[must_use]
     pub fn with_patience(&self, patience: Patience) -> Self {
-        Self { shared: Arc::clone(&self.shared), patience }
+        Self { patience, ..self.clone() }
+    }
+
+    /// The same archive with a limit on the bytes a second of what it stores, manifests and the like excepted.
+    #[must_use]
+    pub fn with_bandwidth(&self, bandwidth: Arc<Bandwidth>) -> Self {
+        Self { bandwidth: Some(bandwidth), ..self.clone() }
     }
 
     /// The URL, for messages.
@@ -287,6 +296,10 @@ impl Archive {
 
     pub(super) fn shared_traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.shared.traffic)
+    }
+
+    pub(super) fn bandwidth(&self) -> Option<&Bandwidth> {
+        self.bandwidth.as_deref()
     }
 
     pub(super) fn patience(&self) -> Patience {

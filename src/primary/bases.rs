@@ -7,6 +7,7 @@
 use super::node::Node;
 use super::schedule::{self, Able, Asked, Situation, Step};
 use super::snapshots::Snapshots;
+use crate::archive::bandwidth::Bandwidth;
 use crate::archive::layout::BaseName;
 use crate::archive::listing::BaseStart;
 use crate::archive::store::Archive;
@@ -43,6 +44,8 @@ const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// What is under way and owed about bases.
 #[derive(Default)]
 pub struct Bases {
+    /// What the uploads of bases share.
+    pub bandwidth: Arc<Bandwidth>,
     /// A replica: its primary wants a base from it that is not below this csn; 0: none.
     wanted: AtomicU64,
     /// A primary: the replica it asked.
@@ -107,7 +110,7 @@ impl Snapshots {
         let published = async {
             let base = self.cut(node, &mut workshop, consistency).await?;
             let start = base.manifest().start();
-            let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(archive.clone()));
+            let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(paced(node, archive)));
             publisher.publish(base, covered(node, start.base.csn)).await.map(|published| (start, published))
         }
         .await;
@@ -270,7 +273,7 @@ impl Snapshots {
         if self.bases.is_repairing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (node, archive) = (Arc::clone(node), archive.clone());
+        let (node, archive) = (Arc::clone(node), paced(node, archive));
         tokio::spawn(async move {
             let identity = node.identity();
             let is_own = identity.shared_until(start.base.epoch).is_some_and(|until| start.base.csn <= until);
@@ -309,6 +312,11 @@ impl Snapshots {
     }
 }
 
+/// The archive with the limit on what bases may take of the way there.
+fn paced(node: &Node, archive: &Archive) -> Archive {
+    archive.with_bandwidth(Arc::clone(&node.snapshots.bases.bandwidth))
+}
+
 /// Whether this replica would publish a base now.
 fn is_willing(node: &Node) -> bool {
     let may = node.config().snapshot_from != crate::config::SnapshotFrom::Primary;
@@ -322,11 +330,7 @@ fn able(node: &Node) -> Vec<Able> {
     let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
     let willing = feeds.into_iter().filter(|feed| feed.ack.publishing.is_willing || feed.ack.publishing.is_busy);
     willing
-        .map(|feed| Able {
-            node: feed.node,
-            is_busy: feed.ack.publishing.is_busy,
-            published: feed.ack.publishing.csn,
-        })
+        .map(|feed| Able { node: feed.node, is_busy: feed.ack.publishing.is_busy, published: feed.ack.publishing.csn })
         .collect()
 }
 

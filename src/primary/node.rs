@@ -132,6 +132,7 @@ impl Node {
         }
         let source = CommitSource::new(Arc::clone(&opened.committer), Arc::clone(&tail));
         let snapshots = Snapshots::new(opened.image);
+        snapshots.bases.bandwidth.set(config.archive_bandwidth.0);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             config: ArcSwap::from_pointee(config),
@@ -327,6 +328,7 @@ impl Host for Node {
             config.change(key, value)?;
         }
         self.committer.syncer.set_mode(config.appendfsync);
+        self.snapshots.bases.bandwidth.set(config.archive_bandwidth.0);
         if let Some(shipping) = self.shipping.load().as_ref() {
             shipping.reconfigure(&config);
         }

@@ -86,9 +86,8 @@ pub fn next_step(situation: &Situation) -> Step {
             return Step::Wait;
         }
     }
-    let has_failed = |able: &Able| {
-        asked.as_ref().is_some_and(|asked| asked.node == able.node || asked.failed.contains(&able.node))
-    };
+    let has_failed =
+        |able: &Able| asked.as_ref().is_some_and(|asked| asked.node == able.node || asked.failed.contains(&able.node));
     match able.iter().find(|able| !has_failed(able)) {
         Some(replica) => Step::Ask(replica.node.clone()),
         None if *from == SnapshotFrom::Auto => Step::Publish,

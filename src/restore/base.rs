@@ -73,7 +73,12 @@ pub(super) fn open(
         let detail = format!("it is at csn {} of epoch {}, the manifest says {}", found.csn, found.epoch, part.csn);
         return Err(Error::corrupt(format!("{}/{}", archive.url(), manifest.base()), "RocksDB", detail));
     }
-    let memory = open_memory(manifest, archive, |file| read_parts(io, &dir.base().join(&file.name), file.bytes), Compare::Counts)?;
+    let memory = open_memory(
+        manifest,
+        archive,
+        |file| read_parts(io, &dir.base().join(&file.name), file.bytes),
+        Compare::Counts,
+    )?;
     let (csn, time) = match manifest.level {
         Level::Strict => (manifest.csn, manifest.time),
         _ => (manifest.memory.csn, manifest.memory.time),
@@ -115,7 +120,8 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
         let found = Contents::of(&memory.cut());
         let found = (found.elements, found.list_digest.hash(), found.zset_digest.hash());
         if found != (told.elements, told.lists, told.zsets) {
-            let detail = format!("elements, lists, sorted sets are {found:?} by their digests, the manifest says {told:?}");
+            let detail =
+                format!("elements, lists, sorted sets are {found:?} by their digests, the manifest says {told:?}");
             return Err(Error::corrupt(what(0), "content", detail));
         }
     }

@@ -49,8 +49,11 @@ impl Reach {
         let runs = runs(listing, lineage);
         let bases: Vec<BaseStart> = bases.collect();
         let newest_base = bases.iter().map(|start| start.base.csn).max().unwrap_or_default();
-        let mut starts: Vec<Csn> =
-            bases.into_iter().filter(|start| leads(&runs, *start, start.base.csn)).map(|start| start.base.csn).collect();
+        let mut starts: Vec<Csn> = bases
+            .into_iter()
+            .filter(|start| leads(&runs, *start, start.base.csn))
+            .map(|start| start.base.csn)
+            .collect();
         let fork = lineage.branches().last().map_or(Csn::ZERO, |leaf| leaf.from_exclusive);
         let known_until = runs.last().map_or(Csn::ZERO, |run| run.until).max(newest_base).max(fork);
         // History itself starts at nothing: from there, the chunks lead on.

@@ -205,7 +205,8 @@ async fn check_bases(
     let total = own.chain(listing.ssts.values()).map(|stored| stored.size).sum();
     let meter = Arc::new(Meter::begin(progress, Phase::Bases, total));
     let mut ssts_checked = HashSet::new();
-    report.bases_unfinished = listing.bases.values().filter(|base| base.manifest.is_none() && base.cuts.is_empty()).count() as u64;
+    report.bases_unfinished =
+        listing.bases.values().filter(|base| base.manifest.is_none() && base.cuts.is_empty()).count() as u64;
     for start in listing.base_starts() {
         report.bases += u64::from(start.is_whole() || listing.bases[&start.base].manifest.is_none());
         let (base, name) = (start.base, start.manifest());

@@ -56,8 +56,7 @@ fn absorb_wal(dir: &Path) -> Result<Absorbed> {
 fn families(disk: &Disk) -> Result<Vec<FamilyContents>> {
     let files = disk.db().live_files().map_err(Error::rocks("list its files"))?;
     let of = |family: Family| {
-        let mut contents =
-            FamilyContents { name: family.name().to_owned(), entries: 0, deletions: 0, bytes: 0 };
+        let mut contents = FamilyContents { name: family.name().to_owned(), entries: 0, deletions: 0, bytes: 0 };
         for file in files.iter().filter(|file| file.column_family_name == family.name()) {
             contents.entries += file.num_entries;
             contents.deletions += file.num_deletions;

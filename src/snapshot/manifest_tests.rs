@@ -142,7 +142,10 @@ fn an_eventual_base_is_completed() {
     (open.level, open.completion) = (Level::Eventual, Vec::new());
     assert_eq!(Manifest::decode(&open.encode(), "m").unwrap(), open);
     assert_eq!(open.start(), BaseStart { base: open.base(), after: Csn(40) });
-    assert_eq!(open.start().manifest().to_string(), format!("{}/manifest-after-{}.json", open.base(), Csn(40).padded()));
+    assert_eq!(
+        open.start().manifest().to_string(),
+        format!("{}/manifest-after-{}.json", open.base(), Csn(40).padded())
+    );
     let completed = open.clone().completed(vec![file("41-42.chunk")]);
     assert_eq!(completed.start(), BaseStart::whole(open.base()));
     assert_eq!(Manifest::decode(&completed.encode(), "m").unwrap(), completed);

@@ -17,8 +17,7 @@ use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
 /// The base at csn 18 of a history of 30 commits, its memory engines at 12.
-const OPEN: BaseStart =
-    BaseStart { base: BaseName { csn: Csn(18), epoch: Epoch(1) }, after: Csn(12) };
+const OPEN: BaseStart = BaseStart { base: BaseName { csn: Csn(18), epoch: Epoch(1) }, after: Csn(12) };
 
 async fn archived_over(store: &FaultStore, level: Level) -> (Archived, Vec<CommitRecord>) {
     let commits = history(21, 30, Epoch(1));
@@ -126,7 +125,11 @@ async fn a_repair_can_be_cut_off_at_any_request() {
                 let (archived, commits) = archived_over(&store, Level::Eventual).await;
                 let archive = archived.archive.with_patience(Patience { attempts: 1, ..Patience::default() });
                 let faults = std::iter::repeat_n(Fault::None, step).chain([fault]);
-                if is_put { store.script_puts(faults) } else { store.script_gets(faults) }
+                if is_put {
+                    store.script_puts(faults)
+                } else {
+                    store.script_gets(faults)
+                }
                 let outcome = repair(&archive, CLUSTER, OPEN, None).await;
                 store.heal();
                 cut_off += usize::from(outcome.is_err());
@@ -173,7 +176,7 @@ async fn a_wrong_digest_is_found_by_verify() {
 /// interrupted repairs from logs and chunks: whatever base a restore starts from, it equals the model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restores_from_bases_of_all_levels_equal_the_model() {
-    let seed = std::env::var("WALFERRY_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    let seed: u64 = std::env::var("WALFERRY_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("WALFERRY_SEED={seed}");
     for round in 0..4 {
         model_round(seed ^ round).await;

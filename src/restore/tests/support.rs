@@ -16,9 +16,9 @@ use crate::io::StdIo;
 use crate::log::envelope::{self, Position};
 use crate::log::recovery::{ImagePosition, disk_position};
 use crate::record::CommitRecord;
+use crate::snapshot::checkpoint;
 use crate::snapshot::image::{Contents, ImageParts, Share};
 use crate::snapshot::local;
-use crate::snapshot::checkpoint;
 use crate::snapshot::manifest::{
     CutRecord, DbFile, DiskContents, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart,
 };
@@ -372,7 +372,6 @@ fn disk_part(commits: &[CommitRecord]) -> (DiskPart, Vec<Bytes>) {
     }
     let at = disk_position(&disk).unwrap();
     let told = Some(DiskContents { digest: checkpoint::digest(&files), families: Vec::new() });
-    let part =
-        DiskPart { csn: at.csn, time: at.time, epoch: at.epoch, wal_seq: disk.wal_seq(), contents: told, files };
+    let part = DiskPart { csn: at.csn, time: at.time, epoch: at.epoch, wal_seq: disk.wal_seq(), contents: told, files };
     (part, contents)
 }

@@ -38,8 +38,9 @@ const DB: &str = "db";
 const DURABLE_POLL: Duration = Duration::from_millis(1);
 /// Images that the memory engines are written to at the same time, at most.
 pub const IMAGES_MAX: usize = 4;
-/// Memory that an image should hold at least: below it a thread of its own does not pay.
-const IMAGE_MEMORY_MIN: usize = 32 << 20;
+/// Memory that an image should hold at least: below it a thread of its own does not pay. Little in unit tests, so that
+/// their bases have several images.
+const IMAGE_MEMORY_MIN: usize = if cfg!(test) { 32 << 10 } else { 32 << 20 };
 
 /// Cuts the bases of one node.
 pub struct BaseCutter {

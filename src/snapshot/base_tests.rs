@@ -1,7 +1,8 @@
 //! Bases on the local disk.
 
 use super::*;
-use crate::config::AppendFsync;
+use crate::config::{AppendFsync, Consistency};
+use crate::engine::memory::{Entry, ZsetBuilder};
 use crate::snapshot::rig::{CLUSTER, Rig, content, restore};
 use bytes::Bytes;
 
@@ -101,4 +102,102 @@ fn nothing_is_cut_after_a_failed_log_write() {
     rig.committer.gate.close(Obstacle::Broken, "a log could not be written");
     let refused = rig.cut().unwrap_err();
     assert!(refused.to_string().contains("after a failed log write"), "{refused}");
+}
+
+/// Each level is what it says, with commits between its cuts: strict at one csn, the others at the two that are told.
+#[test]
+fn each_level_is_what_it_says() {
+    for consistency in [Consistency::Strict, Consistency::Bounded(Duration::from_secs(60)), Consistency::Eventual] {
+        let mut rig = Rig::new(AppendFsync::EverySec);
+        rig.write(1, 60);
+        let before = rig.committer.watermarks.committed.get();
+        let base = rig.cut_around(consistency, 2, 30).unwrap();
+        let manifest = base.manifest();
+        let cut = manifest.cut.as_ref().unwrap();
+        assert_eq!((manifest.memory.csn, cut.skew_commits), (before, manifest.disk.csn.since(before)));
+        assert_eq!(cut.skew_us, manifest.disk.time.0 - manifest.memory.time.0);
+        let (memory, disk) = restore(manifest, fetch(&base));
+        let (_, expected_disk) = rig.expected(manifest.csn);
+        let (expected_memory, _) = rig.expected(if consistency == Consistency::Strict { manifest.csn } else { before });
+        assert!(content(&memory) == content(&expected_memory), "{consistency}");
+        assert!(disk == expected_disk, "{consistency}");
+        let is_strict = consistency == Consistency::Strict;
+        assert_eq!(manifest.start().after, if is_strict { manifest.csn } else { before });
+        assert_eq!(manifest.completion.is_empty(), !is_strict);
+    }
+}
+
+/// Cuts that are further apart than allowed are no base, tell by how much, and leave nothing behind.
+#[test]
+fn a_bound_that_is_not_kept_is_refused() {
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 60);
+    let dir = DataDir::new(rig.root.path()).base();
+    let bound = Consistency::Bounded(Duration::ZERO);
+    let refused = rig.cut_around(bound, 2, 30).unwrap_err();
+    let Error::InconsistentTiming { found, allowed } = refused else { panic!("{refused}") };
+    assert!(found > allowed && allowed == Duration::ZERO && !dir.exists());
+    let base = rig.cut_around(bound, 3, 0).unwrap();
+    assert_eq!((base.manifest().level, base.manifest().cut.as_ref().unwrap().asked), (Level::Strict, Level::Bounded));
+    assert_exact(&rig, &base);
+}
+
+/// A cut beside a large sorted set that is being written holds writers up for microseconds, and is let go of on the
+/// snapshot's thread.
+#[test]
+fn a_cut_beside_a_large_sorted_set_is_short() {
+    const MEMBERS: u64 = 500_000;
+    let rig = Rig::new(AppendFsync::No);
+    let mut large = ZsetBuilder::default();
+    assert!((0..MEMBERS).all(|number| large.push(format!("member:{number:09}").as_bytes(), number as f64)));
+    let entry = Entry { value: large.finish().unwrap(), expire_ms: 0 };
+    rig.committer.turn().writer().memory.zsets.insert(b"large", entry);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (0..MEMBERS).cycle().step_by(7919) {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let member = format!("member:{number:09}");
+                let mut turn = rig.committer.turn();
+                turn.reserve(1 << 12).unwrap();
+                let score = |ops: &mut crate::engine::memory::ZsetEncoder<'_>| {
+                    ops.set(b"large", [(member.as_bytes(), number as f64 + 0.5)].into_iter());
+                };
+                turn.keyspace(0).change_zset(b"large", score).unwrap();
+                turn.commit().unwrap();
+                turn.write().unwrap();
+            }
+        });
+        let mut pauses: Vec<Duration> = (0..25)
+            .map(|_| {
+                let moment = MemoryMoment::take(&rig.committer).unwrap();
+                // Held while the writer goes on, as by an image that is being written.
+                assert_eq!(
+                    moment.cut.zsets.iter().map(|(_, entry)| entry.value.iter_from(0).count()).sum::<usize>(),
+                    MEMBERS as usize
+                );
+                moment.pause
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        pauses.sort_unstable();
+        assert!(pauses[12] < Duration::from_millis(1), "{pauses:?}");
+    });
+}
+
+/// A large memory goes into several images, written and read at the same time, that hold it together.
+#[test]
+fn a_large_memory_goes_into_several_images() {
+    if std::thread::available_parallelism().map_or(1, usize::from) == 1 {
+        eprintln!("one core: one image");
+        return;
+    }
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 800);
+    let base = rig.cut().unwrap();
+    let names: Vec<_> = base.manifest().memory.files.iter().map(|file| file.name.clone()).collect();
+    assert!(names.len() > 1 && names.len() <= IMAGES_MAX && names[0] == "memory-0.image", "{names:?}");
+    assert_exact(&rig, &base);
 }

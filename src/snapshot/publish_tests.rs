@@ -4,7 +4,7 @@ use super::*;
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::Section;
 use crate::archive::patience::Patience;
-use crate::config::AppendFsync;
+use crate::config::{AppendFsync, Consistency};
 use crate::snapshot::rig::{Rig, content, restore};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -165,4 +165,43 @@ async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
     manifest.took_ms += 1_000_000;
     assert!(!create_manifest(&archive, &manifest).await.unwrap());
     assert_exact(&rig, &archive, first.base).await;
+}
+
+/// A base is no base before the archive's chunks reach its csn: files may be there, a manifest is not.
+#[tokio::test]
+async fn a_base_that_the_chunks_do_not_reach_is_not_published() {
+    let archive = archive(&FaultStore::default());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    for consistency in [Consistency::Strict, Consistency::Eventual] {
+        let base = rig.cut_around(consistency, 2, 5).unwrap();
+        let start = base.manifest().start();
+        let never = async { Err(Error::Refused { reason: "the chunks do not reach it".to_owned() }) };
+        Publisher::new(archive.clone()).publish(base, never).await.unwrap_err();
+        assert_eq!(archive.head(&start.manifest()).await.unwrap(), None);
+        assert!(!crate::directory::DataDir::new(rig.root.path()).base().exists());
+        assert!(count(&archive, Section::Bases).await > 0, "the files were sent before");
+    }
+}
+
+/// Two nodes that publish at one csn, one of them at another level: both manifests are of whole bases.
+#[tokio::test]
+async fn of_two_levels_at_one_csn_both_stay_whole() {
+    let archive = archive(&FaultStore::default());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    let open = rig.cut_around(Consistency::Eventual, 2, 5).unwrap();
+    let start = open.manifest().start();
+    let published = Publisher::new(archive.clone()).publish(open, covered()).await.unwrap().expect("published");
+    assert_eq!((published.base, published.after, published.level), (start.base, start.after, Level::Eventual));
+    let strict = rig.cut().unwrap();
+    assert_eq!(strict.manifest().base(), start.base);
+    let published = Publisher::new(archive.clone()).publish(strict, covered()).await.unwrap().expect("published");
+    assert_eq!(published.level, Level::Strict);
+    assert_exact(&rig, &archive, start.base).await;
+    // What needs chunks is no news beside what does not.
+    let again = rig.cut().unwrap();
+    assert_eq!(Publisher::new(archive.clone()).publish(again, covered()).await.unwrap(), None);
+    let listing = crate::archive::listing::Listing::read(&archive).await.unwrap();
+    assert_eq!(listing.base_starts().collect::<Vec<_>>(), [start, BaseStart::whole(start.base)]);
 }

@@ -34,7 +34,7 @@ const BOUNDED_PAUSE: Duration = Duration::from_secs(1);
 const COVERED_WITHIN: Duration = Duration::from_secs(600);
 /// How far behind its primary a replica may be to publish.
 pub const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
-/// Pause of a replica after a base it could not publish.
+/// Pause after a base that could not be published, where only that ends the wish for it.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
 /// How long whoever published an eventual base is left alone with its repair.
 const REPAIR_GRACE: Duration = Duration::from_secs(60);
@@ -152,13 +152,16 @@ impl Snapshots {
     /// A replica publishes what its primary asked it for.
     fn look_at_request(&self, node: &Arc<Node>) {
         let wanted = Csn(self.bases.wanted.load(Ordering::Relaxed));
-        let last = self.last();
-        let has_published = last.own.is_some_and(|own| own.base.csn >= wanted);
-        let failed_lately = last.error.is_some() && last.ended.is_some_and(|ended| ended.elapsed() < FAILURE_PAUSE);
+        let has_published = self.last().own.is_some_and(|own| own.base.csn >= wanted);
         let has_applied = node.committer.watermarks.committed.get() >= wanted;
-        if wanted > Csn::ZERO && has_applied && !has_published && !failed_lately && is_willing(node) {
+        if wanted > Csn::ZERO && has_applied && !has_published && !self.failed_lately() && is_willing(node) {
             self.start_due(node);
         }
+    }
+
+    fn failed_lately(&self) -> bool {
+        let last = self.last();
+        last.error.is_some() && last.ended.is_some_and(|ended| ended.elapsed() < FAILURE_PAUSE)
     }
 
     fn start_due(&self, node: &Arc<Node>) {
@@ -188,7 +191,7 @@ impl Snapshots {
             Situation {
                 from: node.config().snapshot_from,
                 is_due: self.is_base_due(node, started),
-                is_requested: self.take_request(),
+                is_requested: self.is_requested() && !self.failed_lately(),
                 able,
                 asked: asked.as_ref().map(|asked| Asked {
                     node: asked.node.clone(),
@@ -199,7 +202,7 @@ impl Snapshots {
             }
         };
         match schedule::next_step(&situation) {
-            Step::Wait => {}
+            Step::Wait => self.repeat_request(node),
             Step::Publish => {
                 self.set_asked(node, None);
                 self.start_due(node);
@@ -223,6 +226,14 @@ impl Snapshots {
         *self.bases.asked.lock() = asked;
     }
 
+    /// A replica that was asked may have connected anew since.
+    fn repeat_request(&self, node: &Node) {
+        let asked = self.bases.asked.lock().as_ref().map(|asked| (asked.node.clone(), asked.wanted));
+        if let (Some(asked), Some(shipping)) = (asked, node.shipping.load().as_ref()) {
+            shipping.feeds.ask_for_base(Some(asked));
+        }
+    }
+
     /// Takes over what a replica published, if it is there: its manifest is read once.
     fn credit(&self, node: &Arc<Node>, archive: &Archive, replica: String) {
         let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
@@ -232,7 +243,13 @@ impl Snapshots {
         let (node, archive, logged) = (Arc::clone(node), archive.clone(), self.logged_bytes(node));
         tokio::spawn(async move {
             let start = BaseStart { base: BaseName { csn, epoch }, after };
-            match read_manifest(&archive, node.identity().cluster, start).await {
+            let cluster = node.identity().cluster;
+            let mut found = read_manifest(&archive, cluster, start).await;
+            if found.is_err() && !start.is_whole() {
+                // Somebody else was there first, with a better one.
+                found = read_manifest(&archive, cluster, BaseStart::whole(start.base)).await;
+            }
+            match found {
                 Ok(manifest) => {
                     tracing::info!(node = replica, csn = csn.0, "a replica published the base that was due");
                     node.snapshots.note_of_replica(logged, Published::of(&manifest), replica);
@@ -365,6 +382,7 @@ impl Snapshots {
                 (last.report, last.own) = (published.or(last.report), Some(*start));
                 last.publisher.clear();
                 last.error = None;
+                self.is_requested.store(false, Ordering::Release);
                 self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
             }
             Err(error) => last.error = Some(error.to_string()),

@@ -33,7 +33,7 @@ pub struct Snapshots {
     pub(super) workshop: tokio::sync::Mutex<Workshop>,
     is_writing_image: AtomicBool,
     /// A base is wanted as soon as possible.
-    is_requested: AtomicBool,
+    pub(super) is_requested: AtomicBool,
     pub(super) last: Mutex<LastBase>,
     /// Unix seconds of the last base or image.
     pub(super) saved: AtomicU64,
@@ -104,9 +104,9 @@ impl Snapshots {
         self.is_requested.store(true, Ordering::Release);
     }
 
-    /// Whether a base was wanted since the last call.
-    pub fn take_request(&self) -> bool {
-        self.is_requested.swap(false, Ordering::AcqRel)
+    /// Whether a base was wanted and none was published since.
+    pub(super) fn is_requested(&self) -> bool {
+        self.is_requested.load(Ordering::Acquire)
     }
 
     /// BGSAVE: a base if this is a primary with an archive, else a memory image.

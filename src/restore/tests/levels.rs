@@ -120,7 +120,7 @@ async fn a_repair_can_be_cut_off_at_any_request() {
     let mut cut_off = 0;
     for fault in [Fault::Fail, Fault::LoseReply, Fault::Vanish, Fault::Truncate] {
         for is_put in [true, false] {
-            for step in 0..12 {
+            for step in 0..7 {
                 let store = FaultStore::default();
                 let (archived, commits) = archived_over(&store, Level::Eventual).await;
                 let archive = archived.archive.with_patience(Patience { attempts: 1, ..Patience::default() });
@@ -134,6 +134,11 @@ async fn a_repair_can_be_cut_off_at_any_request() {
                 store.heal();
                 cut_off += usize::from(outcome.is_err());
                 assert_restorable(&archived, &commits, 18).await;
+                if (is_put, fault, step) == (true, Fault::Truncate, 1) {
+                    // A store that keeps half of a manifest and calls it stored is found out, and restores go on as before.
+                    assert!(matches!(outcome, Err(Error::StoreContract { .. })), "{outcome:?}");
+                    continue;
+                }
                 repair(&archive, CLUSTER, OPEN, None).await.unwrap();
                 let report = assert_restorable(&archived, &commits, 18).await;
                 assert_eq!(report.plan.chunks, [], "{fault:?} at step {step}");
@@ -141,7 +146,7 @@ async fn a_repair_can_be_cut_off_at_any_request() {
             }
         }
     }
-    assert!(cut_off >= 20, "only {cut_off} of the faults met a request");
+    assert!(cut_off >= 15, "only {cut_off} of the faults met a request");
 }
 
 /// Two repairers at once: one manifest, and it is whole.
@@ -210,14 +215,7 @@ async fn model_round(seed: u64) {
             }
             Err(error) => panic!("{error}"),
         };
-        let commits = rig.commits();
-        let new = &commits[chunked..];
-        if !new.is_empty() {
-            let first = random.random_range(1..=new.len());
-            let sizes = [first, new.len() - first];
-            archived.chunks(1, new, if sizes[1] == 0 { &sizes[..1] } else { &sizes }).await;
-            chunked = commits.len();
-        }
+        chunk_new(&archived, &rig, &mut chunked, &mut random).await;
         let start = base.manifest().start();
         if random.random_bool(0.4) {
             let fault = [Fault::Fail, Fault::LoseReply, Fault::Truncate][random.random_range(0..3)];
@@ -229,6 +227,7 @@ async fn model_round(seed: u64) {
             starts.push(start);
         }
     }
+    chunk_new(&archived, &rig, &mut chunked, &mut random).await;
     let open: Vec<_> = starts.into_iter().filter(|start| !start.is_whole()).collect();
     repair_some(&store, &archive, &rig, open, &mut random).await;
     let commits = rig.commits();
@@ -246,6 +245,19 @@ async fn model_round(seed: u64) {
         );
     }
     assert!(verify_archive(&archive, silent()).await.unwrap().is_whole());
+}
+
+/// Archives what was committed since `chunked`, in one chunk or two.
+async fn chunk_new(archived: &Archived, rig: &Rig, chunked: &mut usize, random: &mut StdRng) {
+    let commits = rig.commits();
+    let new = &commits[*chunked..];
+    if new.is_empty() {
+        return;
+    }
+    let first = random.random_range(1..=new.len());
+    let sizes = [first, new.len() - first];
+    archived.chunks(1, new, if sizes[1] == 0 { &sizes[..1] } else { &sizes }).await;
+    *chunked = commits.len();
 }
 
 /// Repairs about half of the bases, from logs or chunks, some after an interrupted attempt.

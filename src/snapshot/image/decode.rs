@@ -66,7 +66,7 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
     };
     let readers = std::thread::available_parallelism().map_or(1, usize::from).min(IMAGES_READ_MAX).min(count);
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..readers).map(|_| scope.spawn(&read_some)).collect();
+        let others: Vec<_> = (1..readers).map(|_| scope.spawn(read_some)).collect();
         let own = read_some();
         others.into_iter().map(|other| other.join().expect("reading an image does not panic")).fold(own, Result::and)
     })?;

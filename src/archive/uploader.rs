@@ -80,7 +80,7 @@ impl Default for UploaderSettings {
             fence_check_interval: Duration::from_secs(5),
             fence_each_ack: false,
             backoff_first: Duration::from_millis(200),
-            backoff_max: Duration::from_secs(30),
+            backoff_max: Duration::from_secs(5),
         }
     }
 }

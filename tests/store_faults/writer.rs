@@ -88,7 +88,7 @@ fn an_acknowledged_commit_is_in_the_store() {
         Fault::Deny,
         Fault::FlipBit(0),
     ];
-    rig.proxy.mix(Mix { seed: seed(), percent: 30, faults });
+    rig.proxy.mix(Mix { seed: seed(), percent: 20, faults });
     for number in 0..25 {
         client.ok(&cmd!("RPUSH", "list", number));
         let committed = client.watermarks().committed;

@@ -1,7 +1,7 @@
 //! Feeds: one for each replica connected to this node.
 //!
-//! A feed cuts its own chunks out of what is committed since its last one: at once when the link is idle (latency), full
-//! ones when it is busy (throughput). Guarantees: it has a cursor of its own, a deadline for each send and a bound on
+//! A feed cuts its own chunks out of what is committed since its last one: at once when the link is idle (latency), every
+//! few milliseconds when it is busy, full ones when it is behind (throughput). Guarantees: it has a cursor of its own, a deadline for each send and a bound on
 //! what is not acknowledged; it pins nothing and no write ever waits for it. A replica beyond the ring reads the logs
 //! through its feed; beyond the logs it is sent to the archive, or gets a base if there is none.
 
@@ -36,6 +36,9 @@ const INTRODUCING_MAX: usize = 128;
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a replica may be silent: it acknowledges at least every heartbeat.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Least time between two chunks while the link keeps up: what is committed meanwhile gathers, because a chunk costs both
+/// nodes as much as some dozens of commits. The first chunk after a pause goes at once.
+const CHUNK_INTERVAL: Duration = Duration::from_millis(2);
 /// Bytes sent and not yet acknowledged.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 /// Replicas connected at a time.
@@ -180,6 +183,7 @@ impl Feeds {
             },
             ready: VecDeque::new(),
             in_flight: VecDeque::new(),
+            next_chunk_at: Instant::now(),
         };
         feed.run(receiver).await
     }
@@ -328,6 +332,8 @@ struct Feed<'f> {
     ready: VecDeque<Slice>,
     /// Last csn and bytes of each chunk sent and not acknowledged.
     in_flight: VecDeque<(Csn, usize)>,
+    /// When more may be read, once all that was read is sent.
+    next_chunk_at: Instant,
 }
 
 impl Feed<'_> {
@@ -337,7 +343,9 @@ impl Feed<'_> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         let mut heard = Instant::now();
         loop {
-            let may_send = self.in_flight_bytes() < IN_FLIGHT_BYTES_MAX;
+            let has_room = self.in_flight_bytes() < IN_FLIGHT_BYTES_MAX;
+            let is_due = !self.ready.is_empty() || Instant::now() >= self.next_chunk_at;
+            let may_send = has_room && is_due;
             if may_send && self.send_chunk().await? {
                 // Acknowledgements are taken between chunks, too: they are what opens the window again.
                 while let Some(Some(message)) = futures::FutureExt::now_or_never(receiver.receive()).transpose()? {
@@ -357,6 +365,7 @@ impl Feed<'_> {
                 },
                 _ = committed.changed(), if may_send => {}
                 _ = durable.changed(), if may_send => {}
+                () = tokio::time::sleep_until(self.next_chunk_at), if has_room && !is_due => {}
                 _ = heartbeat.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
                         return Err(Error::Protocol { peer: self.address.into(), detail: "stopped acknowledging".into() });
@@ -391,6 +400,7 @@ impl Feed<'_> {
         let bytes = chunk.bytes().clone();
         self.in_flight.push_back((last, bytes.len()));
         deadline(self.address, self.sender.send(&Message::Chunk(bytes))).await?;
+        self.next_chunk_at = Instant::now() + CHUNK_INTERVAL;
         self.cursor = LogPosition { csn: last, wal_seq: slice.wal_after };
         let in_flight_bytes = self.in_flight_bytes();
         self.note(|status| (status.sent, status.in_flight_bytes) = (last, in_flight_bytes));

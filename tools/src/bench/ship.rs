@@ -42,6 +42,7 @@ struct Attached {
 /// What a run showed.
 struct Shown {
     rate: f64,
+    seconds: f64,
     /// Seconds into the run and lag in ms.
     lag: Vec<(f64, f64)>,
     drain_seconds: f64,
@@ -49,6 +50,13 @@ struct Shown {
     chunks: f64,
     stored: f64,
     raw: f64,
+}
+
+impl Shown {
+    /// Operations a second until the replica had them.
+    fn replicated_rate(&self) -> f64 {
+        self.rate * self.seconds / (self.seconds + self.drain_seconds)
+    }
 }
 
 /// Measures.
@@ -95,12 +103,15 @@ fn measure_all(args: &Args, alternatives: &[Attached], limits: &[u64]) -> Result
     let mut section = Section {
         title: if limits.is_empty() { "Full load" } else { "Half of the full load" }.into(),
         columns: [
-            "attached", "ops/s", "by alone", "lag p50 ms", "lag p99 ms", "lag max ms", "drained s", "archive lag max ms",
-            "chunks", "bytes/chunk", "compression",
+            "attached", "ops/s", "by alone", "lag p50 ms", "lag p99 ms", "lag max ms", "drained s", "replicated ops/s",
+            "archive lag max ms", "chunks", "bytes/chunk", "compression",
         ]
         .map(str::to_owned)
         .to_vec(),
-        notes: vec!["Lag: age of the oldest commit that the replica has not applied, looked at every 20 ms. For redis it is not known in ms.".into()],
+        notes: vec![
+            "Lag: age of the oldest commit that the replica has not applied, looked at every 20 ms. For redis it is not known in ms.".into(),
+            "Replicated: by the time until the replica had everything.".into(),
+        ],
         ..Section::default()
     };
     let (mut rates, mut series) = (Vec::new(), Vec::new());
@@ -123,6 +134,7 @@ fn measure_all(args: &Args, alternatives: &[Attached], limits: &[u64]) -> Result
             show_if(knows_lag, lags(0.99), 0),
             show_if(knows_lag, lags(1.0), 0),
             show_if(attached.replica, of(&|shown| shown.drain_seconds), 2),
+            show_if(attached.replica, of(&Shown::replicated_rate), 0),
             show_if(has_archive, of(&|shown| quantile_of(shown.archive_lag_ms.iter().copied(), 1.0)), 0),
             show_if(has_archive, of(&|shown| shown.chunks), 0),
             show_if(has_archive, of(&|shown| shown.stored / shown.chunks.max(1.0)), 0),
@@ -201,7 +213,8 @@ fn measure(args: &Args, attached: &Attached, dir: &Path, rate: u64, run: u64) ->
     }
     let [chunks, stored, raw] =
         ["chunks_archived", "chunk_stored_bytes", "chunk_raw_bytes"].map(|field| primary.number(field).unwrap_or(0.0));
-    Ok(Shown { rate: outcome.rate(), lag, drain_seconds, archive_lag_ms, chunks, stored, raw })
+    let (rate, seconds) = (outcome.rate(), outcome.elapsed.as_secs_f64());
+    Ok(Shown { rate, seconds, lag, drain_seconds, archive_lag_ms, chunks, stored, raw })
 }
 
 /// Waits until the replica has everything.

@@ -110,12 +110,17 @@ fn load_for(args: &Args, server: &Server, seconds: u64, seed: u64) -> Result<loa
 fn during(args: &Args, server: &Server, program: Program, seed: u64) -> Result<(load::Outcome, f64), Failure> {
     std::thread::scope(|scope| {
         let base = scope.spawn(|| -> Result<f64, Failure> {
-            let started = Instant::now();
+            let mut started = Instant::now();
             match program {
                 Program::Walferry => {
                     server.client()?.call(&["WALFERRY", "SNAPSHOT", "STRICT"])?;
                 }
                 Program::Redis => {
+                    // It refuses a BGSAVE while it rewrites its AOF.
+                    while server.number("aof_rewrite_in_progress")? > 0.0 {
+                        std::thread::sleep(LOOK);
+                    }
+                    started = Instant::now();
                     server.client()?.call(&["BGSAVE"])?;
                     while server.number("rdb_bgsave_in_progress")? > 0.0 {
                         std::thread::sleep(LOOK);

@@ -9,6 +9,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+mod bases;
+
+pub use bases::{Consistency, SnapshotFrom};
+
 /// When a reply may be sent and when logs are synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -231,6 +235,9 @@ configuration! {
     min_free_bytes "min-free-bytes": Bytes = Bytes(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused; 0: no limit.";
     snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
     snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Bytes(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
+    snapshot_consistency "snapshot-consistency": Consistency = Consistency::Strict, Running, "How far apart a base's engines may be cut: strict, bounded:TIME (10ms) or eventual.";
+    snapshot_from "snapshot-from": SnapshotFrom = SnapshotFrom::Auto, Running, "Who publishes the bases that are due: replica, primary or auto (a replica if one can). On a replica, primary keeps it from doing so.";
+    archive_bandwidth "archive-bandwidth": Bytes = Bytes(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
     s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint; empty: AWS_ENDPOINT_URL, else AWS.";
     s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";

@@ -3,6 +3,7 @@
 
 use crate::csn::{Csn, Epoch};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Result of every fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -160,6 +161,17 @@ pub enum Error {
         /// What was expected and what came.
         detail: String,
     },
+    /// The engines of a base were cut further apart than allowed; there is no base then.
+    #[error(
+        "the engines were cut {} ms of commit time apart, {} ms are allowed: there is no base. Try again when less is written, allow more, or ask for a strict base, which is exact under any load",
+        found.as_secs_f64() * 1e3, allowed.as_millis()
+    )]
+    InconsistentTiming {
+        /// Commit time between the cuts.
+        found: Duration,
+        /// The most that was allowed.
+        allowed: Duration,
+    },
     /// Writes are refused until an operator acts.
     #[error("{reason}")]
     Refused {
@@ -177,6 +189,7 @@ impl Error {
             | Self::Net { .. }
             | Self::RocksDb { .. }
             | Self::Protocol { .. }
+            | Self::InconsistentTiming { .. }
             | Self::Refused { .. } => Kind::Internal,
             Self::Corrupt { .. } | Self::Gap { .. } | Self::Version { .. } => Kind::Integrity,
             Self::Unreachable { .. } => Kind::Unreachable,

@@ -15,7 +15,7 @@
 //! | 6 chunk | [`chunk`] | `Chunk` | whole commits in csn order; any flipped bit is found |
 //! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | everybody pulls from a position of his own |
 //! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
-//! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | every engine at exactly one csn, without stopping writes |
+//! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | every engine at one csn, or at the one that is told, without stopping writes |
 //! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
 //!
 //! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`error`], [`watermark`], [`directory`], [`cluster`]

@@ -4,10 +4,12 @@
 //! fetch what the archive has beyond it; claim the epoch; ship; serve. Stop: no more clients; cut and archive what is
 //! left; sync the logs; mark the directory as closed in good order.
 
+pub mod bases;
 mod chores;
 mod info;
 pub mod node;
 pub mod open;
+mod schedule;
 pub mod second;
 pub mod shipping;
 pub mod snapshots;

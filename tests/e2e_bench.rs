@@ -54,6 +54,7 @@ fn ship() {
 #[test]
 fn snapshot() {
     bench("snapshot", &["--fill", "600", "--rate", "500"]);
+    bench("snapshot", &["--zset-members", "2000", "--rate", "500"]);
 }
 
 #[test]

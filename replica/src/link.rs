@@ -302,7 +302,8 @@ impl Run {
 
     async fn acknowledge(&self, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
         let watermarks = &self.node.committer.watermarks;
-        let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get() };
+        let publishing = self.node.snapshots.publishing(&self.node);
+        let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get(), publishing };
         match timeout(CONNECT_DEADLINE, sender.send(&Message::Ack(ack))).await {
             Ok(sent) => sent,
             Err(_) => {
@@ -319,6 +320,7 @@ impl Run {
         }
         let applied = self.node.committer.watermarks.committed.get();
         self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
+        self.node.snapshots.bases.want(heartbeat.wants_base);
         let last_time = self.node.committer.turn().position().time;
         self.link.note(|status| {
             status.heard_ms = clock::now_millis();

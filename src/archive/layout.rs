@@ -12,6 +12,7 @@ use std::str::FromStr;
 pub const PLAIN_NAME_BYTES_MAX: usize = 128;
 
 const MANIFEST: &str = "manifest.json";
+const CUTS_BEGIN: &str = "manifest-after-";
 
 /// A name given from outside that is safe as part of an object name: 1 to 128 of letters, digits, `.`, `_`, `-`, not
 /// beginning with a dot.
@@ -81,6 +82,9 @@ pub enum ObjectName {
     Chunk(ChunkName),
     /// What makes a base a base; written last, deleted first.
     BaseManifest(BaseName),
+    /// What makes a base usable whose engines were cut at different commits: the chunks after this csn, which is below
+    /// the base's, are needed, too. Superseded by a manifest.
+    BaseCuts(BaseName, Csn),
     /// Another file of a base.
     BaseFile(BaseName, PlainName),
     /// An SST shared by bases, named by the BLAKE3 hash of its content.
@@ -108,6 +112,7 @@ impl fmt::Display for ObjectName {
             Self::Epoch(epoch) => write!(f, "epochs/{}.json", epoch.padded()),
             Self::Chunk(chunk) => chunk.fmt(f),
             Self::BaseManifest(base) => write!(f, "{base}/{MANIFEST}"),
+            Self::BaseCuts(base, after) => write!(f, "{base}/{CUTS_BEGIN}{}.json", after.padded()),
             Self::BaseFile(base, file) => write!(f, "{base}/{file}"),
             Self::Sst(hash) => write!(f, "sst/{}.sst", hash.to_hex()),
             Self::Mark(name) => write!(f, "marks/{name}.json"),
@@ -135,7 +140,14 @@ impl ObjectName {
                 let (base, file) = rest.split_once('/')?;
                 let (csn, epoch) = base.split_once('-')?;
                 let base = BaseName { csn: Csn(csn.parse().ok()?), epoch: Epoch(epoch.parse().ok()?) };
-                if file == MANIFEST { Self::BaseManifest(base) } else { Self::BaseFile(base, file.parse().ok()?) }
+                match file.strip_prefix(CUTS_BEGIN).and_then(|rest| rest.strip_suffix(".json")) {
+                    Some(after) => {
+                        let after = Csn(after.parse().ok()?);
+                        (after < base.csn).then_some(Self::BaseCuts(base, after))?
+                    }
+                    None if file == MANIFEST => Self::BaseManifest(base),
+                    None => Self::BaseFile(base, file.parse().ok()?),
+                }
             }
             Some(("sst", rest)) => Self::Sst(blake3::Hash::from_hex(rest.strip_suffix(".sst")?).ok()?),
             Some(("marks", rest)) => Self::Mark(rest.strip_suffix(".json")?.parse().ok()?),
@@ -198,6 +210,10 @@ mod tests {
             (chunk(3, 7, 12), "chunks/00000003/00000000000000000007-00000000000000000012.chunk".to_owned()),
             (ObjectName::BaseManifest(base), "bases/00000000000000000042-00000003/manifest.json".to_owned()),
             (
+                ObjectName::BaseCuts(base, Csn(40)),
+                "bases/00000000000000000042-00000003/manifest-after-00000000000000000040.json".to_owned(),
+            ),
+            (
                 ObjectName::BaseFile(base, plain("memory-0.img")),
                 "bases/00000000000000000042-00000003/memory-0.img".to_owned(),
             ),
@@ -225,6 +241,8 @@ mod tests {
             "bases/00000000000000000042-00000003/",
             "bases/00000000000000000042-00000003/a/b",
             "bases/00000000000000000042-00000003/.hidden",
+            "bases/00000000000000000042-00000003/manifest-after-40.json",
+            "bases/00000000000000000042-00000003/manifest-after-00000000000000000042.json",
             "sst/ABCD.sst",
             "marks/.json",
             "marks/a/b.json",

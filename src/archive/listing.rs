@@ -1,12 +1,14 @@
 //! What the archive holds, read once: the material of restore plans, `snapshots`, `verify`, `status` and retention.
 //!
 //! Guarantees: one LIST plus one GET for each epoch record and for the next one, so that a listing that misses an epoch
-//! is found out; everything decided from it is a pure function (see
-//! [`super::lineage`]). Base manifests are not read here. A base counts only if its manifest is there.
+//! is found out; everything decided from it is a pure function (see [`super::lineage`]). Base manifests are not read
+//! here. A base counts only if its manifest is there: the one of a whole base, or one that tells in its name after which
+//! commit chunks are needed.
 
 use super::epochs::EpochTree;
 use super::layout::{BaseName, ChunkName, ObjectName, PlainName, Section};
 use super::store::{Archive, Found};
+use crate::csn::Csn;
 use crate::error::Result;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -25,8 +27,39 @@ pub struct Stored {
 pub struct BaseObjects {
     /// The manifest. None: the base is being uploaded, or its upload or removal was cut off; not to be restored from.
     pub manifest: Option<Stored>,
+    /// Manifests of cuts at different commits, by the csn after which they need chunks.
+    pub cuts: BTreeMap<Csn, Stored>,
     /// The files beside it.
     pub files: BTreeMap<PlainName, Stored>,
+}
+
+/// Where a restore can start. Ordered by the base's csn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BaseStart {
+    /// The base: no engine in it is beyond its csn.
+    pub base: BaseName,
+    /// Chunks are needed after this commit: the base's csn, or a lower one if its engines were cut at different commits.
+    pub after: Csn,
+}
+
+impl BaseStart {
+    /// A base with all engines at its csn.
+    #[must_use]
+    pub fn whole(base: BaseName) -> Self {
+        Self { base, after: base.csn }
+    }
+
+    /// Whether all engines are at the base's csn.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.after == self.base.csn
+    }
+
+    /// The object that makes it one.
+    #[must_use]
+    pub fn manifest(&self) -> ObjectName {
+        if self.is_whole() { ObjectName::BaseManifest(self.base) } else { ObjectName::BaseCuts(self.base, self.after) }
+    }
 }
 
 /// Everything in an archive at one time.
@@ -65,6 +98,9 @@ impl Listing {
                 ObjectName::BaseManifest(base) => {
                     listing.bases.entry(base).or_default().manifest = Some(stored);
                 }
+                ObjectName::BaseCuts(base, after) => {
+                    listing.bases.entry(base).or_default().cuts.insert(after, stored);
+                }
                 ObjectName::BaseFile(base, file) => {
                     listing.bases.entry(base).or_default().files.insert(file, stored);
                 }
@@ -79,7 +115,15 @@ impl Listing {
         listing
     }
 
-    /// The bases that can be restored from, by csn.
+    /// Where restores can start, by csn; of one base the one that needs the fewest chunks last.
+    pub fn base_starts(&self) -> impl DoubleEndedIterator<Item = BaseStart> {
+        self.bases.iter().flat_map(|(&base, objects)| {
+            let whole = objects.manifest.iter().map(move |_| BaseStart::whole(base));
+            objects.cuts.keys().map(move |&after| BaseStart { base, after }).chain(whole)
+        })
+    }
+
+    /// The bases that can be restored from without chunks, by csn.
     pub fn whole_bases(&self) -> impl DoubleEndedIterator<Item = BaseName> {
         self.bases.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(base, _)| *base)
     }

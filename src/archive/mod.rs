@@ -5,6 +5,7 @@
 //! With keys, every object is encrypted on its way ([`crypt`]).
 //! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
 
+pub mod bandwidth;
 mod body;
 pub mod config;
 pub mod crypt;

@@ -21,13 +21,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Largest body sent by one PUT; a larger one goes in parts.
+/// Largest body that can be created by one PUT: parts cannot be create-only together.
 pub const SINGLE_PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Size of every part of a multipart upload but the last.
-pub const PART_BYTES: u64 = 8 * 1024 * 1024;
+/// Size of every part of a multipart upload but the last, and the largest body that goes without: what a failure repeats
+/// is no more. The least that S3 takes as a part (5 MiB), so that memory is bounded as tightly as it can be.
+pub const PART_BYTES: u64 = 5 * 1024 * 1024;
 
-/// Parts of one upload in flight.
+/// Parts of one upload in flight. With [`crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX`] files, a base holds at most 80
+/// MiB on its way.
 pub const PARTS_IN_FLIGHT_MAX: usize = 4;
 
 /// Pauses between the attempts of one part.
@@ -87,8 +89,9 @@ impl Archive {
         let location = self.location(name)?;
         let put = self
             .attempt("write", name, || async {
-                if body.len() <= SINGLE_PUT_BYTES_MAX {
-                    let bytes = body.slice(0, SINGLE_PUT_BYTES_MAX).await?;
+                if body.len() <= PART_BYTES {
+                    let bytes = body.slice(0, PART_BYTES).await?;
+                    self.paced(bytes.len()).await;
                     self.put_once(&location, bytes, PutMode::Overwrite).await
                 } else {
                     self.put_parts(&location, body).await
@@ -106,6 +109,13 @@ impl Archive {
         let options = PutOptions { mode, ..PutOptions::default() };
         within(self.patience().deadline_for(len), self.store().put_opts(location, PutPayload::from(body), options))
             .await
+    }
+
+    /// Waits until the limit, if there is one, lets so many bytes through.
+    async fn paced(&self, bytes: usize) {
+        if let Some(bandwidth) = self.bandwidth() {
+            bandwidth.take(bytes as u64).await;
+        }
     }
 
     async fn put_parts(&self, location: &ObjectPath, body: &Body) -> object_store::Result<PutResult> {
@@ -136,6 +146,14 @@ impl Archive {
             }
             let part = body.slice(offset, PART_BYTES).await?;
             offset += part.len() as u64;
+            let mut pace = std::pin::pin!(self.paced(part.len()));
+            // Parts on their way go on meanwhile. Cancel-safe: waiting takes nothing, what is in flight stays there.
+            loop {
+                tokio::select! {
+                    () = &mut pace => break,
+                    Some(sent) = in_flight.next(), if !in_flight.is_empty() => sent?,
+                }
+            }
             add(&self.traffic().puts, 1);
             add(&self.traffic().bytes_sent, part.len() as u64);
             in_flight.push(within(deadline, upload.put_part(part.into())));
@@ -192,3 +210,7 @@ impl RetryPolicy for PartRetries {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "put_tests.rs"]
+mod tests;

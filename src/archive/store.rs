@@ -4,6 +4,7 @@
 //! ends: each attempt has a deadline that grows with the body, and attempts are bounded by [`Patience`].
 //! Non-goals: retrying for ever (the uploader does that for itself), caching.
 
+use super::bandwidth::Bandwidth;
 use super::config::{ArchiveUrl, S3Settings};
 use super::crypt::{self, CryptStore, KeyRing};
 use super::layout::{ObjectName, Section};
@@ -67,6 +68,8 @@ pub struct Found {
 pub struct Archive {
     shared: Arc<Shared>,
     patience: Patience,
+    /// What this handle's replacing puts wait for.
+    bandwidth: Option<Arc<Bandwidth>>,
 }
 
 struct Shared {
@@ -122,7 +125,7 @@ impl Archive {
     pub fn over(store: Arc<dyn ObjectStore>, url: String, prefix: &str, root: Option<PathBuf>) -> Self {
         let shared =
             Shared { store, url, prefix: prefix.to_owned(), root, is_encrypted: false, traffic: Arc::default() };
-        Self { shared: Arc::new(shared), patience: Patience::default() }
+        Self { shared: Arc::new(shared), patience: Patience::default(), bandwidth: None }
     }
 
     /// The archive as it was opened, every object of it encrypted if there are keys. Only on an archive just opened.
@@ -134,13 +137,19 @@ impl Archive {
         let store = Arc::new(CryptStore::new(Arc::clone(store), keys, prefix, url));
         let (url, prefix, root) = (url.clone(), prefix.clone(), root.clone());
         let shared = Shared { store, url, prefix, root, is_encrypted: true, traffic: Arc::clone(traffic) };
-        Self { shared: Arc::new(shared), patience: self.patience }
+        Self { shared: Arc::new(shared), patience: self.patience, bandwidth: self.bandwidth }
     }
 
     /// The same archive with another bound on how long a call tries.
     #[must_use]
     pub fn with_patience(&self, patience: Patience) -> Self {
-        Self { shared: Arc::clone(&self.shared), patience }
+        Self { patience, ..self.clone() }
+    }
+
+    /// The same archive with a limit on the bytes a second of what it stores, manifests and the like excepted.
+    #[must_use]
+    pub fn with_bandwidth(&self, bandwidth: Arc<Bandwidth>) -> Self {
+        Self { bandwidth: Some(bandwidth), ..self.clone() }
     }
 
     /// The URL, for messages.
@@ -310,6 +319,10 @@ impl Archive {
 
     pub(super) fn shared_traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.shared.traffic)
+    }
+
+    pub(super) fn bandwidth(&self) -> Option<&Bandwidth> {
+        self.bandwidth.as_deref()
     }
 
     pub(super) fn patience(&self) -> Patience {

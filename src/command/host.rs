@@ -1,7 +1,7 @@
 //! What commands ask of the node around them. Implemented by the primary's and the replica's wiring.
 
 use super::client::ClientCard;
-use crate::config::Config;
+use crate::config::{Config, Consistency};
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;
 use futures::future::BoxFuture;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 pub enum Task {
     /// Answers once everything committed so far is in the archive.
     ArchiveFlush,
-    /// Publishes a strict base and answers with its csn.
-    SnapshotStrict,
+    /// Publishes a base and answers with its csn.
+    Snapshot(Consistency),
     /// Makes this replica a primary under a new epoch.
     Promote,
     /// Stops the process in good order.

@@ -141,12 +141,7 @@ impl Chores {
             let node = Arc::clone(node);
             std::thread::spawn(move || node.snapshots.write_image(&node));
         }
-        let is_primary = !node.is_replica() && node.shipping.load().is_some();
-        let wants_base =
-            is_primary && (node.snapshots.take_request() || node.snapshots.is_base_due(node, self.started));
-        if wants_base && !node.snapshots.is_busy() {
-            let _ = node.snapshots.start(node);
-        }
+        node.snapshots.look_at_bases(node, self.started);
     }
 }
 

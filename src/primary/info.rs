@@ -199,12 +199,12 @@ fn archive(node: &Node) -> Fields {
     let shipping = node.shipping.load();
     let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) else {
         all.extend(fields([("archive_lag_ms", "0".to_owned())]));
+        all.extend(bases(node));
         return all;
     };
     let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
     let oldest = uploader.oldest_waiting.or(spool.oldest);
     let lag_ms = oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
-    let base = node.snapshots.last();
     all.extend(fields([
         ("archive_lag_ms", lag_ms.to_string()),
         (
@@ -219,16 +219,32 @@ fn archive(node: &Node) -> Fields {
         ("chunks_archived", uploader.chunks_done.to_string()),
         ("spool_chunks", spool.chunks.to_string()),
         ("spool_bytes", spool.bytes.to_string()),
-        ("last_base_csn", base.report.as_ref().map_or(0, |report| report.base.csn.0).to_string()),
-        ("last_base_bytes_new", base.report.as_ref().map_or(0, |report| report.bytes_new).to_string()),
-        ("last_base_bytes_shared", base.report.as_ref().map_or(0, |report| report.bytes_shared).to_string()),
-        ("last_base_cut_pause_us", base.report.as_ref().map_or(0, |report| report.cut_pause.as_micros()).to_string()),
-        ("last_base_error", base.error.unwrap_or_default()),
     ]));
+    all.extend(bases(node));
     if let Some(second) = &side.second {
         all.extend(archive_2(&node.config().archive_2, second.status()));
     }
     all
+}
+
+/// The last base, and what is owed about bases.
+fn bases(node: &Node) -> Fields {
+    let base = node.snapshots.last();
+    let report = base.report.as_ref();
+    fields([
+        ("last_base_csn", report.map_or(0, |report| report.base.csn.0).to_string()),
+        ("last_base_bytes_new", report.map_or(0, |report| report.bytes_new).to_string()),
+        ("last_base_bytes_shared", report.map_or(0, |report| report.bytes_shared).to_string()),
+        ("last_base_cut_pause_us", report.map_or(0, |report| report.cut_pause.as_micros()).to_string()),
+        ("last_base_level", report.map_or_else(String::new, |report| report.level.to_string())),
+        ("last_base_skew_us", report.map_or(0, |report| report.skew_us).to_string()),
+        ("last_base_skew_commits", report.map_or(0, |report| report.skew_commits).to_string()),
+        ("last_base_took_ms", report.map_or(0, |report| report.took.as_millis()).to_string()),
+        ("last_base_replica", base.publisher),
+        ("last_base_error", base.error.unwrap_or_default()),
+        ("base_asked_of_replica", node.snapshots.bases.asked()),
+        ("bases_to_repair", node.snapshots.bases.to_repair().to_string()),
+    ])
 }
 
 fn archive_2(url: &str, second: SecondStatus) -> Fields {

@@ -136,6 +136,7 @@ impl Node {
         }
         let source = CommitSource::new(Arc::clone(&opened.committer), Arc::clone(&tail));
         let snapshots = Snapshots::new(opened.image);
+        snapshots.bases.bandwidth.set(config.archive_bandwidth.0);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             config: ArcSwap::from_pointee(config),
@@ -347,6 +348,7 @@ impl Host for Node {
             config.change(key, value)?;
         }
         self.committer.syncer.set_mode(config.appendfsync);
+        self.snapshots.bases.bandwidth.set(config.archive_bandwidth.0);
         if let Some(shipping) = self.shipping.load().as_ref() {
             shipping.reconfigure(&config);
         }
@@ -439,7 +441,9 @@ impl Host for Node {
                     shipping.flush(csn).await?;
                     Ok(TaskReply::Csn(self.committer.watermarks.archived.get()))
                 }
-                Task::SnapshotStrict => self.snapshots.publish(&self.arc()).await.map(TaskReply::Csn),
+                Task::Snapshot(consistency) => {
+                    self.snapshots.publish(&self.arc(), consistency).await.map(TaskReply::Csn)
+                }
                 Task::Promote => self.promote().await,
                 Task::Shutdown => {
                     self.request_stop();

@@ -20,9 +20,11 @@ use crate::command::host::Host;
 use crate::config::Config;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
+use crate::restore::repair;
 use crate::ship::cutter::Cutter;
 use crate::ship::spool::{SecondSource, Spool};
 use crate::snapshot::base::LocalBase;
+use crate::snapshot::manifest::Level;
 use crate::snapshot::publish::{Published, Publisher};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -193,15 +195,30 @@ impl Second {
 
     /// Brings a base into it that the first archive got, too. One that does not take it has no need of it: it goes on
     /// behind the base before.
-    pub async fn publish(&self, base: &LocalBase) {
+    pub async fn publish(&self, node: &Node, base: &LocalBase) {
         let mut publisher = self.publisher.lock().await;
         let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
-            Some(publisher) => publisher.publish_kept(base).await,
+            Some(publisher) => publisher.publish_kept(base, self.covered(base.manifest().csn)).await,
             None => {
                 Err(Error::Refused { reason: "archive-2 is not there at the moment: it does not get this base".into() })
             }
         };
+        let needs_repair = matches!(&published, Ok(Some(published)) if published.level == Level::Eventual);
         self.note_base(published);
+        if needs_repair && let Some(publisher) = publisher.as_ref() {
+            repair_bases(node, publisher.archive()).await;
+        }
+    }
+
+    /// Returns once its chunks reach `csn`; an error if it has trouble before.
+    async fn covered(&self, csn: Csn) -> Result<()> {
+        self.settled(csn).await;
+        let archived = self.status().archived;
+        if archived >= csn {
+            return Ok(());
+        }
+        let reason = format!("archive-2 has chunks up to csn {archived} only: it does not get the base at csn {csn}");
+        Err(Error::Refused { reason })
     }
 
     fn note_base(&self, published: Result<Option<Published>>) {
@@ -296,6 +313,8 @@ impl Run {
         let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
         spool.wake_second(uploader.wake());
         tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
+        let (repairs, target) = (Arc::clone(node), archive.clone());
+        tokio::spawn(async move { repair_bases(&repairs, &target).await });
         *self.second.uploader.lock() = Some(status);
         self.second.note(|status| {
             status.state = "streaming";
@@ -316,13 +335,29 @@ impl Run {
     async fn give_base(&self) -> Result<()> {
         let (base, workshop) = self.node.snapshots.cut_alone(&self.node).await?;
         let mut publisher = self.second.publisher.lock().await;
-        let published = publisher.as_mut().expect("made when the archive was reached").publish_kept(&base).await;
+        let ready = publisher.as_mut().expect("made when the archive was reached");
+        // Its chunks begin behind the base.
+        let published = ready.publish_kept(&base, async { Ok(()) }).await;
         drop(publisher);
         let _ = tokio::task::spawn_blocking(move || drop(base)).await;
         drop(workshop);
         let outcome = published.as_ref().map(drop).map_err(|error| Error::Refused { reason: error.to_string() });
         self.second.note_base(published);
         outcome
+    }
+}
+
+/// Repairs the eventual bases in it. What fails is tried again with the next eventual base, or when it is reached anew.
+async fn repair_bases(node: &Node, archive: &Archive) {
+    let identity = node.identity();
+    let repaired = async {
+        for start in repair::unrepaired(archive, identity.cluster, identity.epoch()).await? {
+            repair::repair(archive, identity.cluster, start, Some(&node.committer)).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = repaired.await {
+        tracing::warn!(%error, "a base in archive-2 could not be repaired; it is tried again later");
     }
 }
 

@@ -158,10 +158,12 @@ async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>>
         detail: format!("does not list epoch {epoch}, which this node has claimed: its listings are stale"),
     })?;
     drop_torn(archive, &mut listing, &lineage).await?;
-    let bases = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn);
-    let starts: BTreeSet<Csn> = bases.chain([Csn::ZERO]).collect();
-    let ends = starts.into_iter().map(|start| lineage.cover(listing.chunks.keys().copied(), start).reachable(start));
-    Ok(ends.collect::<BTreeSet<_>>().into_iter().collect())
+    let bases = listing.base_starts().filter(|start| lineage.contains(start.base));
+    let starts: BTreeSet<(Csn, Csn)> =
+        bases.map(|start| (start.after, start.base.csn)).chain([<_>::default()]).collect();
+    let ends = starts.into_iter().map(|(after, csn)| (csn, archived_contiguously(&listing, &lineage, after)));
+    // A base of two cuts is one only with the chunks between them.
+    Ok(ends.filter(|(csn, end)| end >= csn).map(|(_, end)| end).collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// The last commit of this node's history that the archive can restore.
@@ -179,8 +181,8 @@ fn archived_contiguously(listing: &Listing, lineage: &Lineage, after: Csn) -> Cs
 /// so that its writer may have called it archived. A base alone, or a chunk whose predecessors were still on their way,
 /// was never called so.
 fn archived_behind_a_gap(listing: &Listing, lineage: &Lineage, until: Csn) -> Option<Csn> {
-    let bases = listing.whole_bases().filter(|base| base.csn > until && lineage.contains(*base));
-    let ends = bases.map(|base| (base.csn, archived_contiguously(listing, lineage, base.csn)));
+    let bases = listing.base_starts().filter(|start| start.base.csn > until && lineage.contains(start.base));
+    let ends = bases.map(|start| (start.base.csn, archived_contiguously(listing, lineage, start.after)));
     ends.filter(|(base, end)| end > base).map(|(_, end)| end).max()
 }
 

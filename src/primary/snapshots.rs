@@ -1,19 +1,22 @@
-//! When memory images are written and bases are published, and what may be purged afterwards.
+//! When memory images are written, how bases are cut and sent, and what may be purged afterwards. Publishing them is in
+//! [`super::bases`].
 //!
 //! Guarantees: one base at a time; logs are purged only below what an image, the cutter and (for replicas that were
 //! away) the image before it have covered.
 
+use super::bases::Bases;
 use super::node::Node;
-use crate::archive::layout::ObjectName;
+use crate::archive::listing::BaseStart;
 use crate::command::host::Host;
-use crate::commit::gate::Obstacle;
+use crate::config::Consistency;
 use crate::csn::{CommitTime, Csn};
+use crate::directory::LastRole;
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
 use crate::log::recovery::ImagePosition;
 use crate::ship::feed::{FeedHost, HEARTBEAT_INTERVAL, SEND_DEADLINE, deadline};
 use crate::ship::wire::{self, BaseBegin, BaseFile, Heartbeat, Hello, Message, PART_BYTES, Sender};
-use crate::snapshot::base::{BaseCutter, LocalBase};
+use crate::snapshot::base::{BaseCutter, CutRequest, LocalBase};
 use crate::snapshot::local;
 use crate::snapshot::moment::MemoryMoment;
 use crate::snapshot::publish::{Published, Publisher};
@@ -35,15 +38,17 @@ pub struct Snapshots {
     /// The newest image on disk, and the one before it.
     images: Mutex<[ImagePosition; 2]>,
     /// Held while a base is cut and published or sent.
-    workshop: Arc<tokio::sync::Mutex<Workshop>>,
+    pub(super) workshop: Arc<tokio::sync::Mutex<Workshop>>,
     is_writing_image: AtomicBool,
     /// When the last image failed; none if it did not.
     image_failed: Mutex<Option<Instant>>,
     /// A base is wanted as soon as possible.
-    is_requested: AtomicBool,
-    last: Mutex<LastBase>,
+    pub(super) is_requested: AtomicBool,
+    pub(super) last: Mutex<LastBase>,
     /// Unix seconds of the last base or image.
-    saved: AtomicU64,
+    pub(super) saved: AtomicU64,
+    /// What is under way and owed about bases.
+    pub bases: Bases,
 }
 
 /// What cutting and publishing keep between two bases; made when the first one is cut.
@@ -51,7 +56,7 @@ pub struct Snapshots {
 pub(super) struct Workshop {
     /// Locked by whoever cuts, also when nobody waits for the result any more.
     cutter: Option<Arc<Mutex<BaseCutter>>>,
-    publisher: Option<Publisher>,
+    pub(super) publisher: Option<Publisher>,
 }
 
 /// What is known of the last base.
@@ -59,6 +64,10 @@ pub(super) struct Workshop {
 pub struct LastBase {
     /// What the last one published brought; none since the start.
     pub report: Option<Published>,
+    /// The replica that published it; empty: this node.
+    pub publisher: String,
+    /// The last one that this node published, or would have if it had not been there.
+    pub own: Option<BaseStart>,
     /// When the last attempt ended.
     pub ended: Option<Instant>,
     /// Why the last attempt failed; none if it did not.
@@ -79,6 +88,7 @@ impl Snapshots {
             is_requested: AtomicBool::new(false),
             last: Mutex::default(),
             saved: AtomicU64::new(0),
+            bases: Bases::default(),
         }
     }
 
@@ -105,9 +115,9 @@ impl Snapshots {
         self.is_requested.store(true, Ordering::Release);
     }
 
-    /// Whether a base was wanted since the last call.
-    pub fn take_request(&self) -> bool {
-        self.is_requested.swap(false, Ordering::AcqRel)
+    /// Whether a base was wanted and none was published since.
+    pub(super) fn is_requested(&self) -> bool {
+        self.is_requested.load(Ordering::Acquire)
     }
 
     /// BGSAVE: a base if this is a primary with an archive, else a memory image.
@@ -120,70 +130,34 @@ impl Snapshots {
             std::thread::spawn(move || node.snapshots.write_image(&node));
         } else {
             tokio::spawn(async move {
-                let _ = node.snapshots.publish(&node).await;
+                let _ = node.snapshots.publish(&node, node.config().snapshot_consistency).await;
             });
         }
         Ok(())
     }
 
-    /// Cuts a strict base and publishes it; returns its csn.
-    pub async fn publish(&self, node: &Arc<Node>) -> Result<Csn> {
-        let Some(archive) = &node.archive else {
-            return Err(Error::Refused {
-                reason: "no archive is configured: there is nowhere to publish a base to".into(),
-            });
-        };
-        if node.is_replica() {
-            return Err(Error::Refused { reason: "a replica does not publish bases; ask its primary".into() });
-        }
-        if node.committer.gate.stands(Obstacle::Fenced) {
-            return Err(Error::Refused {
-                reason: "this node is fenced: what it holds is not the newest history".into(),
-            });
-        }
-        let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
-        let cut_bytes = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes));
-        let published = async {
-            let base = self.cut(node, &mut workshop).await?;
-            let csn = base.manifest().csn;
-            let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(archive.clone()));
-            let published = publisher.publish_kept(&base).await;
-            hand_on(node, base, workshop).await;
-            published.map(|published| (csn, published))
-        }
-        .await;
-        let mut last = self.last.lock();
-        last.ended = Some(Instant::now());
-        last.cut_bytes = cut_bytes.unwrap_or_default();
-        match published {
-            Ok((csn, published)) => {
-                last.report = published.or(last.report);
-                self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
-                last.error = None;
-                Ok(csn)
-            }
-            Err(error) => {
-                tracing::error!(%error, "publishing a base failed");
-                last.error = Some(error.to_string());
-                Err(error)
-            }
-        }
-    }
-
     /// Cuts a base for somebody else; no other is cut before the workshop is dropped, which must be after the base.
     pub(super) async fn cut_alone(&self, node: &Arc<Node>) -> Result<(LocalBase, OwnedMutexGuard<Workshop>)> {
         let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
-        let base = self.cut(node, &mut workshop).await?;
+        let base = self.cut(node, &mut workshop, Consistency::Strict).await?;
         Ok((base, workshop))
     }
 
-    async fn cut(&self, node: &Arc<Node>, workshop: &mut Workshop) -> Result<LocalBase> {
+    /// Cuts a base of what is committed now.
+    pub(super) async fn cut(
+        &self,
+        node: &Arc<Node>,
+        workshop: &mut Workshop,
+        consistency: Consistency,
+    ) -> Result<LocalBase> {
         let new = || {
             Arc::new(Mutex::new(BaseCutter::new(Arc::clone(&node.backends.bulk), &node.dir, node.identity().cluster)))
         };
         let cutter = Arc::clone(workshop.cutter.get_or_insert_with(new));
+        let role = if node.is_replica() { LastRole::Replica } else { LastRole::Primary };
+        let request = CutRequest { consistency, node: node.identity().node, role };
         let node = Arc::clone(node);
-        tokio::task::spawn_blocking(move || cutter.lock().cut(&node.committer))
+        tokio::task::spawn_blocking(move || cutter.lock().cut(&node.committer, &request))
             .await
             .expect("cutting a base does not panic")
     }
@@ -193,7 +167,7 @@ impl Snapshots {
     pub async fn send(&self, node: &Arc<Node>, hello: &Hello, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
         let cut = async {
             let mut workshop = self.workshop.lock().await;
-            let base = self.cut(node, &mut workshop).await?;
+            let base = self.cut(node, &mut workshop, Consistency::Strict).await?;
             Ok::<_, Error>((workshop, base))
         };
         let (_workshop, base) = while_alive(node, sender, &hello.node, cut).await??;
@@ -255,15 +229,19 @@ impl Snapshots {
         has_new && !is_paused && !self.is_busy() && node.committer.log_bytes() >= node.config().image_log_bytes.0 * 2
     }
 
+    /// Bytes of log cut for the archive since the start; 0 if nothing is.
+    pub(super) fn logged_bytes(&self, node: &Node) -> u64 {
+        let shipping = node.shipping.load();
+        let side = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref());
+        side.map_or(0, |side| side.cutter.status().raw_bytes)
+    }
+
     /// Whether a base is due by time or by what was cut since the last one.
     #[must_use]
     pub fn is_base_due(&self, node: &Node, started: Instant) -> bool {
         let config = node.config();
         let last = self.last.lock();
-        let Some(cut) = node.shipping.load().as_ref().and_then(|s| Some(s.archive.as_ref()?.cutter.status().raw_bytes))
-        else {
-            return false;
-        };
+        let cut = self.logged_bytes(node);
         let since = last.ended.unwrap_or(started).elapsed();
         let interval = config.snapshot_interval;
         let log_max = config.snapshot_max_log_bytes.0;
@@ -292,6 +270,7 @@ async fn while_alive<T>(
             committed: node.source.shippable(),
             archived: node.archived().unwrap_or_default(),
             time: CommitTime(crate::clock::now_micros()),
+            wants_base: Csn::ZERO,
         };
         deadline(peer, sender.send(&Message::Heartbeat(heartbeat))).await?;
     }
@@ -316,7 +295,7 @@ async fn send_base(node: &Node, hello: &Hello, sender: &mut Sender<OwnedWriteHal
     }
     // The manifest last, as in an archive.
     let manifest = base.manifest().encode();
-    let name = ObjectName::BaseManifest(base.manifest().base()).to_string();
+    let name = base.manifest().start().manifest().to_string();
     deadline(peer, sender.send(&Message::BaseFile(BaseFile { name, bytes: manifest.len() as u64 }))).await?;
     for part in manifest.chunks(PART_BYTES) {
         deadline(peer, sender.send(&Message::BasePart(Bytes::copy_from_slice(part)))).await?;
@@ -325,7 +304,7 @@ async fn send_base(node: &Node, hello: &Hello, sender: &mut Sender<OwnedWriteHal
 }
 
 /// The first archive is done with the base: now the second one, if there is one, in the background. Then the base goes.
-async fn hand_on(node: &Arc<Node>, base: LocalBase, workshop: OwnedMutexGuard<Workshop>) {
+pub(super) async fn hand_on(node: &Arc<Node>, base: LocalBase, workshop: OwnedMutexGuard<Workshop>) {
     let second = node.shipping.load().as_ref().and_then(|shipping| shipping.archive.as_ref()?.second.clone());
     let remove = async |base, workshop| {
         let removed = tokio::task::spawn_blocking(move || drop(base)).await;
@@ -333,8 +312,9 @@ async fn hand_on(node: &Arc<Node>, base: LocalBase, workshop: OwnedMutexGuard<Wo
         drop::<OwnedMutexGuard<Workshop>>(workshop);
     };
     let Some(second) = second else { return remove(base, workshop).await };
+    let node = Arc::clone(node);
     tokio::spawn(async move {
-        second.publish(&base).await;
+        second.publish(&node, &base).await;
         remove(base, workshop).await;
     });
 }

@@ -31,8 +31,10 @@ pub struct Engines {
     pub disk: Disk,
     /// Lists and sorted sets.
     pub memory: Memory,
-    /// The last commit that every engine holds.
+    /// The last commit that every engine holds, and the last one that the memory engines hold.
     pub position: Position,
+    /// The last commit of which RocksDB holds the effects: above the position if it was cut later. It skips what it has.
+    pub disk_at: Csn,
     /// A directory beside RocksDB's, for files on their way into it.
     pub scratch: PathBuf,
 }
@@ -59,11 +61,11 @@ impl Engines {
         next: impl FnMut() -> Result<Option<Arrival>>,
         applied: &(dyn Fn(u64) + Sync),
     ) -> Result<Applied> {
-        let Self { disk, memory, position, scratch } = self;
-        let (disk, scratch) = (&*disk, &**scratch);
+        let Self { disk, memory, position, disk_at, scratch } = self;
+        let (disk, disk_at, scratch) = (&*disk, *disk_at, &**scratch);
         std::thread::scope(|scope| {
             let (to_disk, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
-            let disk_side = scope.spawn(move || write_all(disk, scratch, &from_unpacker));
+            let disk_side = scope.spawn(move || write_all(disk, disk_at, scratch, &from_unpacker));
             let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
             let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
             let send = |unpacked: &Unpacked| {
@@ -146,14 +148,14 @@ fn end_of(unpacked: &Unpacked) -> Position {
     Position { csn: last.csn, time: last.time, epoch: last.epoch }
 }
 
-/// Gathers runs and has them ingested one after another.
-fn write_all(disk: &Disk, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result<()> {
+/// Gathers runs of what lies above `disk_at` and has them ingested one after another.
+fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result<()> {
     std::fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
     std::thread::scope(|scope| {
         let (to_rocksdb, full) = sync_channel::<Run>(0);
         let ingesting =
             scope.spawn(move || full.into_iter().zip(0..).try_for_each(|(run, nth)| run.ingest(disk, scratch, nth)));
-        let outcome = gather_all(chunks, |run| to_rocksdb.send(run).is_ok());
+        let outcome = gather_all(chunks, disk_at, |run| to_rocksdb.send(run).is_ok());
         drop(to_rocksdb);
         // As above: the later stage's error is the cause.
         join(ingesting)?;
@@ -162,10 +164,10 @@ fn write_all(disk: &Disk, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result
 }
 
 /// Gathers runs until there is nothing more or `take` refuses.
-fn gather_all(chunks: &Receiver<Unpacked>, mut take: impl FnMut(Run) -> bool) -> Result<()> {
+fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(Run) -> bool) -> Result<()> {
     let mut run = Run::default();
     for chunk in chunks {
-        for commit in chunk.commits.iter().filter(|commit| commit.touches_disk()) {
+        for commit in chunk.commits.iter().filter(|commit| commit.touches_disk() && commit.csn > disk_at) {
             run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit, &error))?;
             if run.is_full() && !take(std::mem::take(&mut run)) {
                 return Ok(());

@@ -1,6 +1,7 @@
 //! A base's files, fetched and opened.
 //!
-//! Guarantees: the engines that come out are all at the manifest's csn, or there is an error.
+//! Guarantees: the engines that come out are all at the manifest's csn, or, of a base that is not strict, each at the csn
+//! the manifest tells; or there is an error.
 
 use super::apply::{Engines, complete};
 use super::fetch::{FileFetch, PIECE_BYTES, fetch_files};
@@ -17,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::log::envelope::Position;
 use crate::log::recovery::disk_position;
-use crate::snapshot::image::read_image;
-use crate::snapshot::manifest::{FileRef, Manifest};
+use crate::snapshot::image::{Contents, read_images};
+use crate::snapshot::manifest::{FileRef, Level, Manifest};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,10 +54,11 @@ pub(super) async fn fetch(
 
 /// Empty engines: before the first commit.
 pub(super) fn open_empty(dir: &DataDir) -> Result<Engines> {
-    Ok(Engines { disk: open_disk(dir)?, memory: Memory::new(), position: Position::default(), scratch: dir.base() })
+    let (disk, memory, position) = (open_disk(dir)?, Memory::new(), Position::default());
+    Ok(Engines { disk, memory, position, disk_at: position.csn, scratch: dir.base() })
 }
 
-/// Opens what [`fetch`] brought. `epoch` is the one that made the base's last commit. Blocking.
+/// Opens what [`fetch`] brought. `epoch` is the one that made the commit where the base starts. Blocking.
 pub(super) fn open(
     io: &dyn Io,
     dir: &DataDir,
@@ -71,20 +73,40 @@ pub(super) fn open(
         let detail = format!("it is at csn {} of epoch {}, the manifest says {}", found.csn, found.epoch, part.csn);
         return Err(Error::corrupt(format!("{}/{}", archive.url(), manifest.base()), "RocksDB", detail));
     }
-    let memory = open_memory(manifest, archive, |file| read_parts(io, &dir.base().join(&file.name), file.bytes))?;
-    let position = Position { csn: manifest.csn, time: manifest.time, epoch };
-    Ok(Engines { disk, memory, position, scratch: dir.base() })
+    let memory = open_memory(
+        manifest,
+        archive,
+        |file| read_parts(io, &dir.base().join(&file.name), file.bytes),
+        Compare::Counts,
+    )?;
+    let (csn, time) = match manifest.level {
+        Level::Strict => (manifest.csn, manifest.time),
+        _ => (manifest.memory.csn, manifest.memory.time),
+    };
+    let position = Position { csn, time, epoch };
+    Ok(Engines { disk, memory, position, disk_at: manifest.csn, scratch: dir.base() })
 }
 
-/// The memory engines of a base at its csn. `parts` gives a file's bytes.
+/// What the memory engines of a base are compared with the manifest by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Compare {
+    /// The numbers of keys; the files' own hashes tell whether their bytes are right.
+    Counts,
+    /// Every key, element, score and expiry, too, by the digests.
+    Digests,
+}
+
+/// The memory engines of a base, of a strict one at its csn. `parts` gives a file's bytes.
 pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
     manifest: &Manifest,
     archive: &Archive,
     parts: impl Fn(&FileRef) -> P + Sync,
+    compare: Compare,
 ) -> Result<Memory> {
     let base = manifest.base();
-    let what = named(archive, base, &manifest.memory.files[0]);
-    let (mut memory, image) = read_image(manifest.memory.files.iter().flat_map(&parts), &what)?;
+    let files = &manifest.memory.files;
+    let what = |nth: usize| named(archive, base, &files[nth]);
+    let (mut memory, image) = read_images(files.len(), what, |nth| parts(&files[nth]))?;
     let (lists, zsets) = (memory.lists.len() as u64, memory.zsets.len() as u64);
     if (image.position.csn, lists, zsets) != (manifest.memory.csn, manifest.memory.lists, manifest.memory.zsets) {
         let told = &manifest.memory;
@@ -92,7 +114,19 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
             "csn {} with {lists} lists and {zsets} sorted sets; the manifest says csn {} with {} and {}",
             image.position.csn, told.csn, told.lists, told.zsets
         );
-        return Err(Error::corrupt(what, "header", detail));
+        return Err(Error::corrupt(what(0), "header", detail));
+    }
+    if let (Compare::Digests, Some(told)) = (compare, manifest.memory.digests) {
+        let found = Contents::of(&memory.cut());
+        let found = (found.elements, found.list_digest.hash(), found.zset_digest.hash());
+        if found != (told.elements, told.lists, told.zsets) {
+            let detail =
+                format!("elements, lists, sorted sets are {found:?} by their digests, the manifest says {told:?}");
+            return Err(Error::corrupt(what(0), "content", detail));
+        }
+    }
+    if manifest.level != Level::Strict {
+        return Ok(memory);
     }
     let mut csn = manifest.memory.csn;
     for file in &manifest.completion {

@@ -55,7 +55,8 @@ impl CatchUp {
     fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
         let found = Self::contiguous(archive, listing, lineage, after);
         let coverage = lineage.cover(listing.chunks.keys().copied(), after);
-        let newest_base = listing.whole_bases().filter(|base| lineage.contains(*base)).map(|base| base.csn).max();
+        let on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
+        let newest_base = on_line.map(|start| start.base.csn).max();
         let known = coverage.uses.last().map(|part| part.use_until).max(newest_base).unwrap_or_default();
         if found.until == after && known > after {
             return Err(Error::Gap {

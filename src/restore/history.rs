@@ -2,9 +2,9 @@
 
 use super::reach::Reach;
 use crate::archive::identity;
-use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
-use crate::archive::listing::Listing;
+use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::Epoch;
@@ -45,25 +45,26 @@ impl History {
 
     /// What can be restored with the usable ones among the line's bases.
     #[must_use]
-    pub fn reach_of(&self, is_usable: impl Fn(&BaseName) -> bool) -> Reach {
-        let bases = self.listing.whole_bases().filter(|base| self.lineage.contains(*base) && is_usable(base));
-        Reach::of(&self.listing, &self.lineage, bases)
+    pub fn reach_of(&self, is_usable: impl Fn(&BaseStart) -> bool) -> Reach {
+        let starts = self.listing.base_starts().filter(|start| self.lineage.contains(start.base) && is_usable(start));
+        Reach::of(&self.listing, &self.lineage, starts)
     }
 
     /// A base's manifest.
-    pub async fn manifest(&self, base: BaseName) -> Result<Manifest> {
-        read_manifest(&self.archive, self.cluster, base).await
+    pub async fn manifest(&self, start: BaseStart) -> Result<Manifest> {
+        read_manifest(&self.archive, self.cluster, start).await
     }
 }
 
 /// A base's manifest, which must be that of this base of this cluster.
-pub(super) async fn read_manifest(archive: &Archive, cluster: ClusterId, base: BaseName) -> Result<Manifest> {
-    let name = ObjectName::BaseManifest(base);
+pub(crate) async fn read_manifest(archive: &Archive, cluster: ClusterId, start: BaseStart) -> Result<Manifest> {
+    let name = start.manifest();
     let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
     let what = full_name(archive, &name);
     let manifest = Manifest::decode(&bytes, &what)?;
-    if manifest.base() != base || manifest.cluster != cluster {
-        let detail = format!("it describes {} of cluster {}", manifest.base(), manifest.cluster);
+    if manifest.start() != start || manifest.cluster != cluster {
+        let (base, after) = (manifest.base(), manifest.start().after);
+        let detail = format!("it describes {base} with chunks after csn {after}, of cluster {}", manifest.cluster);
         return Err(Error::corrupt(what, "content", detail));
     }
     Ok(manifest)

@@ -7,7 +7,7 @@
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
 //! run       disk effects, sorted             torn      chunks that a writer died over
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
-//! copy      into another archive
+//! copy      into another archive         repair    completes an eventual base
 //! ```
 //!
 //! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
@@ -24,6 +24,7 @@ pub mod history;
 pub mod plan;
 pub mod progress;
 pub mod reach;
+pub mod repair;
 pub mod report;
 pub mod resolve;
 mod run;
@@ -236,7 +237,7 @@ async fn begin(history: &History, planned: &Planned, dir: &DataDir, options: &Op
     let meter = Meter::begin(&options.progress, Phase::Base, manifest.bytes());
     base::fetch(&history.archive, &options.io, dir, &manifest, &meter).await?;
     let (io, dir, archive) = (Arc::clone(&options.io), dir.clone(), history.archive.clone());
-    let epoch = history.lineage.epoch_at(manifest.csn);
+    let epoch = history.lineage.epoch_at(manifest.start().after);
     blocking(move || base::open(&*io, &dir, &manifest, &archive, epoch)).await
 }
 

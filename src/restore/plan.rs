@@ -2,13 +2,13 @@
 //!
 //! Pure: from a listing, a line of history and a csn to a plan. Guarantees: a plan's chunks carry every commit after its
 //! base (or after nothing) up to the target, once and in order, from this line of history only; among the usable bases
-//! the newest at or below the target is taken, because a restore from it reads the least. What cannot be planned is
-//! answered with the nearest commits that can.
+//! the newest at or below the target is taken, because a restore from it reads the least. No base is taken of which an
+//! engine is beyond the target. What cannot be planned is answered with the nearest commits that can.
 
-use super::reach::{CsnRange, Reach};
+use super::reach::{CsnRange, Reach, leads, runs};
 use crate::archive::layout::{BaseName, ChunkName};
 use crate::archive::lineage::{ChunkUse, Coverage, Lineage};
-use crate::archive::listing::Listing;
+use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::{Csn, Epoch};
 use crate::snapshot::manifest::Manifest;
 use serde::{Serialize, Serializer};
@@ -27,6 +27,9 @@ pub struct Plan {
     /// What to start from; none: from nothing.
     #[serde(serialize_with = "as_text_or_null")]
     pub base: Option<BaseName>,
+    /// The commit after which the chunks begin: the base's, or, if its engines were cut at different commits, the lowest
+    /// of theirs; 0 without a base.
+    pub after: Csn,
     /// Bases nearer to the target that could not be used, and why.
     pub skipped: Vec<SkippedBase>,
     /// In csn order, touching each other.
@@ -67,6 +70,8 @@ pub struct SkippedBase {
     /// The base.
     #[serde(serialize_with = "as_text")]
     pub base: BaseName,
+    /// The commit after which it needs chunks.
+    pub after: Csn,
     /// What is wrong with it.
     pub why: String,
 }
@@ -94,13 +99,27 @@ fn as_text_or_null<T: fmt::Display, S: Serializer>(name: &Option<T>, to: S) -> R
     }
 }
 
+impl SkippedBase {
+    /// Whether it is this one.
+    #[must_use]
+    pub fn is(&self, start: BaseStart) -> bool {
+        (self.base, self.after) == (start.base, start.after)
+    }
+}
+
 impl Plan {
     /// Adds what only the base's manifest tells.
     pub fn complete(&mut self, manifest: &Manifest) {
-        assert_eq!(self.base, Some(manifest.base()), "the manifest of the plan's own base");
+        assert_eq!(self.start(), Some(manifest.start()), "the manifest of the plan's own base");
         let own = manifest.memory.files.len() + manifest.completion.len() + manifest.disk.files.len();
         self.objects = self.chunks.len() as u64 + own as u64 + 1;
         self.base_bytes = manifest.bytes();
+    }
+
+    /// The base and how it starts.
+    #[must_use]
+    pub fn start(&self) -> Option<BaseStart> {
+        self.base.map(|base| BaseStart { base, after: self.after })
     }
 
     /// Bytes to fetch.
@@ -112,29 +131,33 @@ impl Plan {
     /// Commits to apply after the base.
     #[must_use]
     pub fn commits(&self) -> u64 {
-        self.target.since(self.base.map_or(Csn::ZERO, |base| base.csn))
+        self.target.since(self.after)
     }
 }
 
 /// Plans the way to `target` on `lineage`. `skipped` are bases that turned out to be unusable.
 pub fn plan(listing: &Listing, lineage: &Lineage, target: Csn, skipped: &[SkippedBase]) -> Result<Plan, Shortfall> {
-    let usable = |base: &BaseName| lineage.contains(*base) && !skipped.iter().any(|skip| skip.base == *base);
-    let base = listing.whole_bases().rev().filter(usable).find(|base| base.csn <= target);
-    let after = base.map_or(Csn::ZERO, |base| base.csn);
-    let reach = Reach::of(listing, lineage, listing.whole_bases().filter(usable));
+    let usable = |start: &BaseStart| lineage.contains(start.base) && !skipped.iter().any(|skip| skip.is(*start));
+    let reach = Reach::of(listing, lineage, listing.base_starts().filter(usable));
     if !reach.contains(target) {
         return Err(shortfall(&reach, lineage, target));
     }
+    let runs = runs(listing, lineage);
+    let below = listing.base_starts().rev().filter(usable).skip_while(|start| start.base.csn > target);
+    let start = below.into_iter().find(|start| leads(&runs, *start, target));
+    let after = start.map_or(Csn::ZERO, |start| start.after);
     let coverage = lineage.cover(listing.chunks.keys().copied(), after);
     let chunks = steps(listing, &coverage, target);
     let reached = chunks.last().map_or(after, |step| step.use_until);
     assert_eq!(reached, target, "what is in reach is reached from the newest base");
+    let base = start.map(|start| start.base);
     let base_objects = base.map_or(0, |base| listing.bases[&base].files.len() as u64 + 1);
     Ok(Plan {
         target,
         epoch: lineage.epoch_at(target),
         leaf: lineage.leaf(),
         base,
+        after,
         skipped: skipped.iter().filter(|skip| skip.base.csn > after && skip.base.csn <= target).cloned().collect(),
         objects: chunks.len() as u64 + base_objects,
         base_bytes: 0,

@@ -6,6 +6,9 @@ use crate::archive::listing::{BaseObjects, Stored};
 use crate::csn::CommitTime;
 use chrono::DateTime;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const STORED: Stored = Stored { size: 100, modified: DateTime::UNIX_EPOCH };
 
 /// Epochs as (epoch, parent, fork), parent 0 for a root; chunks as (epoch, first, last); bases as (csn, epoch).
 fn listing(epochs: &[(u32, u32, u64)], chunks: &[(u32, u64, u64)], bases: &[(u64, u32)]) -> Listing {
@@ -13,7 +16,7 @@ fn listing(epochs: &[(u32, u32, u64)], chunks: &[(u32, u64, u64)], bases: &[(u64
         0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(0)),
         _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), CommitTime(0)),
     });
-    let stored = Stored { size: 100, modified: DateTime::default() };
+    let stored = STORED;
     let chunk = |&(epoch, first, last): &_| ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) };
     let whole = BaseObjects { manifest: Some(stored), ..BaseObjects::default() };
     Listing {
@@ -167,7 +170,7 @@ fn the_table_of_cases() {
 fn a_base_that_cannot_be_used_is_passed_over_and_named() {
     let listing = listing(ONE, &[(1, 1, 5), (1, 6, 9)], &[(3, 1), (6, 1), (8, 1)]);
     let lineage = Lineage::newest(&listing.epochs).unwrap();
-    let skipped = [SkippedBase { base: base(6, 1), why: "gone".into() }];
+    let skipped = [SkippedBase { base: base(6, 1), after: Csn(6), why: "gone".into() }];
     let plan = plan(&listing, &lineage, Csn(7), &skipped).unwrap();
     assert_eq!(plan.base, Some(base(3, 1)));
     assert_eq!(plan.skipped, skipped);
@@ -190,14 +193,43 @@ fn only_a_chunk_with_one_possible_predecessor_is_linked() {
     assert_eq!(linked(&[(1, 1, 7), (1, 6, 10)]), [false, false]);
 }
 
+#[test]
+fn a_base_of_two_cuts_is_a_start_for_what_lies_beyond_both() {
+    let mut listing = listing(ONE, &[(1, 1, 5), (1, 6, 9), (1, 10, 12)], &[(4, 1)]);
+    let open = BaseObjects { cuts: BTreeMap::from([(Csn(7), STORED), (Csn(8), STORED)]), ..BaseObjects::default() };
+    listing.bases.insert(base(10, 1), open);
+    let lineage = Lineage::newest(&listing.epochs).unwrap();
+    let plan_to = |listing: &Listing, target, skipped: &[SkippedBase]| {
+        let plan = plan(listing, &lineage, Csn(target), skipped).unwrap();
+        (plan.base, plan.after.0, plan.commits(), plan.chunks[0].use_from.0)
+    };
+    assert_eq!(plan_to(&listing, 9, &[]), (Some(base(4, 1)), 4, 5, 5));
+    assert_eq!(plan_to(&listing, 10, &[]), (Some(base(10, 1)), 8, 2, 9));
+    let skipped = SkippedBase { base: base(10, 1), after: Csn(8), why: "gone".into() };
+    assert_eq!(plan_to(&listing, 11, &[skipped]), (Some(base(10, 1)), 7, 4, 8));
+    listing.bases.get_mut(&base(10, 1)).unwrap().manifest = Some(STORED);
+    assert_eq!(plan_to(&listing, 11, &[]), (Some(base(10, 1)), 10, 1, 11));
+}
+
+/// Whether a chunk of the line carries a commit.
+fn is_carried(listing: &Listing, lineage: &Lineage, csn: Csn) -> bool {
+    listing.chunks.keys().any(|chunk| {
+        chunk.first <= csn && csn <= chunk.last && lineage.until(chunk.epoch).is_some_and(|until| csn <= until)
+    })
+}
+
+/// Whether a restore can start there and go on to a commit.
+fn is_start_for(listing: &Listing, lineage: &Lineage, start: BaseStart, target: u64) -> bool {
+    let all_carried = (start.after.0 + 1..=target).all(|csn| is_carried(listing, lineage, Csn(csn)));
+    start.base.csn <= Csn(target) && lineage.contains(start.base) && all_carried
+}
+
 /// Which commits can be restored, by trying every start and every chunk.
 fn restorable(listing: &Listing, lineage: &Lineage, until: u64) -> Vec<bool> {
-    let carried = |csn: Csn| {
-        listing.chunks.keys().any(|chunk| {
-            chunk.first <= csn && csn <= chunk.last && lineage.until(chunk.epoch).is_some_and(|until| csn <= until)
-        })
+    let carried = |csn: Csn| is_carried(listing, lineage, csn);
+    let is_base = |csn: Csn| {
+        listing.base_starts().any(|start| start.base.csn == csn && is_start_for(listing, lineage, start, csn.0))
     };
-    let is_base = |csn: Csn| listing.whole_bases().any(|base| base.csn == csn && lineage.contains(base));
     let mut reached = true;
     (0..=until)
         .map(|csn| {
@@ -212,15 +244,21 @@ proptest! {
     fn a_plan_exists_exactly_for_what_can_be_restored(
         chunks in proptest::collection::vec((1..4u32, 1..30u64, 0..12u64), 0..14),
         bases in proptest::collection::vec((1..32u64, 1..4u32), 0..4),
+        cuts in proptest::collection::vec((1..32u64, 1..4u32, 1..8u64), 0..4),
         forks in (0..30u64, 0..30u64, 1..3u32),
         leaf in 1..4u32,
     ) {
         let chunks: Vec<_> = chunks.into_iter().map(|(epoch, first, more)| (epoch, first, first + more)).collect();
-        let listing = listing(&[(1, 0, 0), (2, 1, forks.0), (3, forks.2, forks.1)], &chunks, &bases);
+        let mut listing = listing(&[(1, 0, 0), (2, 1, forks.0), (3, forks.2, forks.1)], &chunks, &bases);
+        for (csn, epoch, back) in cuts {
+            let objects = listing.bases.entry(base(csn, epoch)).or_default();
+            objects.cuts.insert(Csn(csn.saturating_sub(back)), STORED);
+        }
+        let listing = listing;
         let lineage = Lineage::of(&listing.epochs, Epoch(leaf)).unwrap();
         let oracle = restorable(&listing, &lineage, 45);
-        let on_line: Vec<_> = listing.whole_bases().filter(|base| lineage.contains(*base)).collect();
-        let reach = Reach::of(&listing, &lineage, on_line.iter().copied());
+        let on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
+        let reach = Reach::of(&listing, &lineage, on_line);
         for csn in 1..=45 {
             prop_assert_eq!(reach.contains(Csn(csn)), oracle[csn as usize], "csn {}", csn);
             let in_gap = reach.gaps.iter().any(|gap| gap.contains(Csn(csn)));
@@ -228,8 +266,10 @@ proptest! {
             match plan(&listing, &lineage, Csn(csn), &[]) {
                 Ok(plan) => {
                     prop_assert!(oracle[csn as usize]);
-                    prop_assert_eq!(plan.base, on_line.iter().copied().rfind(|base| base.csn <= Csn(csn)));
-                    let mut next = plan.base.map_or(Csn::ZERO, |base| base.csn).next();
+                    let mut starts = listing.base_starts();
+                    let newest = starts.rfind(|start| is_start_for(&listing, &lineage, *start, csn));
+                    prop_assert_eq!(plan.start(), newest);
+                    let mut next = plan.after.next();
                     for step in &plan.chunks {
                         prop_assert_eq!(step.use_from, next);
                         prop_assert!(step.chunk.first <= step.use_from && step.use_until <= step.chunk.last);

@@ -1,11 +1,10 @@
 //! Which commits of a line of history an archive can restore.
 //!
 //! Pure. A commit can be restored if a base lies at it, or if chunks lead to it without a gap from a base or from the
-//! very first commit.
+//! very first commit. A base whose engines were cut at different commits also needs the chunks between these.
 
-use crate::archive::layout::BaseName;
 use crate::archive::lineage::Lineage;
-use crate::archive::listing::Listing;
+use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::Csn;
 use serde::Serialize;
 use std::fmt;
@@ -47,11 +46,12 @@ pub struct Reach {
 impl Reach {
     /// What `bases` and the listed chunks can restore. The bases must lie on the line; those that are listed and not
     /// among them cannot be used, and still tell that their commits exist.
-    pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseName>) -> Self {
+    pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseStart>) -> Self {
         let runs = runs(listing, lineage);
-        let mut starts: Vec<Csn> = bases.map(|base| base.csn).collect();
-        let on_line = listing.whole_bases().filter(|base| lineage.contains(*base));
-        let newest_base = on_line.map(|base| base.csn).max().unwrap_or_default();
+        let mut starts: Vec<Csn> =
+            bases.filter(|start| leads(&runs, *start, start.base.csn)).map(|start| start.base.csn).collect();
+        let on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
+        let newest_base = on_line.map(|start| start.base.csn).max().unwrap_or_default();
         let fork = lineage.branches().last().map_or(Csn::ZERO, |leaf| leaf.from_exclusive);
         let known_until = runs.last().map_or(Csn::ZERO, |run| run.until).max(newest_base).max(fork);
         // History itself starts at nothing: from there, the chunks lead on.
@@ -93,8 +93,13 @@ impl Reach {
     }
 }
 
+/// Whether chunks, in these runs, lead from a base to a commit at or above it.
+pub(super) fn leads(runs: &[CsnRange], start: BaseStart, target: Csn) -> bool {
+    start.after >= target || runs.iter().any(|run| run.contains(start.after.next()) && run.contains(target))
+}
+
 /// The commits that chunks carry, in runs without a gap.
-fn runs(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
+pub(super) fn runs(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
     let mut runs: Vec<CsnRange> = Vec::new();
     for part in lineage.cover(listing.chunks.keys().copied(), Csn::ZERO).uses {
         match runs.last_mut() {

@@ -6,11 +6,12 @@ use super::reach::CsnRange;
 use super::resolve::Times;
 use crate::archive::epochs::EpochRecord;
 use crate::archive::layout::BaseName;
+use crate::archive::listing::BaseStart;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Result};
-use crate::snapshot::manifest::{Level, Manifest};
+use crate::snapshot::manifest::{CutRecord, Level, Manifest};
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
 
@@ -46,8 +47,10 @@ pub struct BaseReport {
     /// Its name.
     #[serde(serialize_with = "as_text")]
     pub name: BaseName,
-    /// The commit it lies at.
+    /// The commit it lies at: no engine in it is beyond.
     pub csn: Csn,
+    /// The commit after which it needs chunks: lower than its csn if its engines were cut at different commits.
+    pub after: Csn,
     /// The history it was cut from.
     pub epoch: Epoch,
     /// Whether it lies on the reported line of history.
@@ -59,12 +62,14 @@ pub struct BaseReport {
 }
 
 /// What a manifest tells.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct BaseContent {
     /// Time of the commit it lies at, microseconds since the Unix epoch.
     pub time: CommitTime,
     /// How its engines' positions relate.
     pub level: Level,
+    /// How it was cut and by whom; none for a base of the first format.
+    pub cut: Option<CutRecord>,
     /// Bytes of its files.
     pub bytes: u64,
     /// Bytes the archive did not have before.
@@ -75,8 +80,14 @@ pub struct BaseContent {
 
 impl From<&Manifest> for BaseContent {
     fn from(manifest: &Manifest) -> Self {
-        let (bytes_new, bytes_shared) = (manifest.bytes_new, manifest.bytes_shared);
-        Self { time: manifest.time, level: manifest.level, bytes: manifest.bytes(), bytes_new, bytes_shared }
+        Self {
+            time: manifest.time,
+            level: manifest.level,
+            cut: manifest.cut.clone(),
+            bytes: manifest.bytes(),
+            bytes_new: manifest.bytes_new,
+            bytes_shared: manifest.bytes_shared,
+        }
     }
 }
 
@@ -96,22 +107,29 @@ pub struct RangeReport {
 /// What the archive holds, seen from its newest epoch.
 pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
     let history = History::read(archive, None).await?;
-    let reads = history.listing.whole_bases().map(|name| {
+    // Of a base that was repaired, what it was before is no news.
+    let is_superseded = |start: &BaseStart| !start.is_whole() && history.listing.bases[&start.base].manifest.is_some();
+    let starts = history.listing.base_starts().filter(|start| !is_superseded(start));
+    let reads = starts.map(|start| {
         let history = &history;
-        async move { (name, history.manifest(name).await) }
+        async move { (start, history.manifest(start).await) }
     });
     let manifests: Vec<_> = stream::iter(reads).buffered(MANIFESTS_IN_FLIGHT_MAX).collect().await;
     let mut bases = Vec::new();
-    for (name, outcome) in manifests {
+    for (start, outcome) in manifests {
+        let (name, after) = (start.base, start.after);
         let is_on_line = history.lineage.contains(name);
         let (content, problem) = match outcome {
             Ok(manifest) => (Some(BaseContent::from(&manifest)), None),
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => (None, Some(error.to_string())),
             Err(error) => return Err(error),
         };
-        bases.push(BaseReport { name, csn: name.csn, epoch: name.epoch, is_on_line, content, problem });
+        bases.push(BaseReport { name, csn: name.csn, after, epoch: name.epoch, is_on_line, content, problem });
     }
-    let reach = history.reach_of(|base| bases.iter().any(|report| report.name == *base && report.problem.is_none()));
+    let is_usable = |start: &BaseStart| {
+        bases.iter().any(|report| (report.name, report.after) == (start.base, start.after) && report.problem.is_none())
+    };
+    let reach = history.reach_of(is_usable);
     let mut times = Times::of(&history);
     let mut ranges = Vec::new();
     for CsnRange { from, until } in reach.ranges {

@@ -9,6 +9,7 @@ use super::reach::CsnRange;
 use super::target::Target;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName};
 use crate::archive::lineage::ChunkUse;
+use crate::archive::listing::BaseStart;
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
@@ -36,7 +37,7 @@ impl History {
         };
         loop {
             let csn = asked
-                .or_else(|| self.reach_of(|base| skipped.iter().all(|skip: &SkippedBase| skip.base != *base)).latest())
+                .or_else(|| self.reach_of(|start| skipped.iter().all(|skip: &SkippedBase| !skip.is(*start))).latest())
                 .unwrap_or_default();
             let mut plan = match plan(&self.listing, &self.lineage, csn, &skipped) {
                 Ok(plan) => plan,
@@ -45,15 +46,16 @@ impl History {
             if let (Target::Latest, Some(lost)) = (target, plan.lost.first()) {
                 return Err(latest_is_lost(lost, csn));
             }
-            let Some(base) = plan.base else { return Ok(Planned { plan, manifest: None }) };
-            match self.manifest(base).await {
+            let Some(start) = plan.start() else { return Ok(Planned { plan, manifest: None }) };
+            match self.manifest(start).await {
                 Ok(manifest) => {
                     plan.complete(&manifest);
                     return Ok(Planned { plan, manifest: Some(manifest) });
                 }
                 Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
+                    let BaseStart { base, after } = start;
                     tracing::warn!(%base, %error, "a base cannot be used; the one before is tried");
-                    skipped.push(SkippedBase { base, why: error.to_string() });
+                    skipped.push(SkippedBase { base, after, why: error.to_string() });
                 }
                 Err(error) => return Err(error),
             }
@@ -149,7 +151,7 @@ impl<'a> Times<'a> {
             if !self.history.lineage.contains(base) || is_covered(base.csn) {
                 continue;
             }
-            match self.history.manifest(base).await {
+            match self.history.manifest(BaseStart::whole(base)).await {
                 Ok(manifest) if seen.insert(base.csn) => spans.push(Span::Base(base.csn, manifest.time)),
                 Ok(_) | Err(Error::Corrupt { .. } | Error::Version { .. }) => {}
                 Err(error) => return Err(error),
@@ -259,6 +261,6 @@ impl<'a> Times<'a> {
         }
         let is_there = |base: &BaseName| base.csn == csn && self.history.lineage.contains(*base);
         let base = self.history.listing.whole_bases().find(is_there)?;
-        self.history.manifest(base).await.ok().map(|manifest| manifest.time)
+        self.history.manifest(BaseStart::whole(base)).await.ok().map(|manifest| manifest.time)
     }
 }

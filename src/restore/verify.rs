@@ -4,7 +4,7 @@
 //! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
 //! Does not open RocksDB's files: their content is known by its hash.
 
-use super::base::open_memory;
+use super::base::{Compare, open_memory};
 use super::fetch::{ChunkFetch, check_hash, pieces};
 use super::history::{full_name, read_manifest};
 use super::plan::ChunkStep;
@@ -40,7 +40,7 @@ pub struct VerifyReport {
     pub commits: u64,
     /// Bytes of the chunks.
     pub chunk_bytes: u64,
-    /// Bases read.
+    /// Bases read. One that was repaired counts once.
     pub bases: u64,
     /// Files of the bases, shared ones once.
     pub base_files: u64,
@@ -108,8 +108,8 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     check_chunks(archive, &listing, &progress, &mut report).await?;
     check_bases(archive, &listing, cluster, &progress, &mut report).await?;
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
-        let bases = listing.whole_bases().filter(|base| lineage.contains(*base));
-        let reach = Reach::of(&listing, &lineage, bases);
+        let starts = listing.base_starts().filter(|start| lineage.contains(start.base));
+        let reach = Reach::of(&listing, &lineage, starts);
         (report.ranges, report.gaps) = (reach.ranges, reach.gaps);
     }
     Ok(report)
@@ -203,11 +203,12 @@ async fn check_bases(
     let total = own.chain(listing.ssts.values()).map(|stored| stored.size).sum();
     let meter = Arc::new(Meter::begin(progress, Phase::Bases, total));
     let mut ssts_checked = HashSet::new();
-    report.bases_unfinished = listing.bases.values().filter(|base| base.manifest.is_none()).count() as u64;
-    for base in listing.whole_bases() {
-        report.bases += 1;
-        let name = ObjectName::BaseManifest(base);
-        let manifest = match read_manifest(archive, cluster, base).await {
+    report.bases_unfinished =
+        listing.bases.values().filter(|base| base.manifest.is_none() && base.cuts.is_empty()).count() as u64;
+    for start in listing.base_starts() {
+        report.bases += u64::from(start.is_whole() || listing.bases[&start.base].manifest.is_none());
+        let (base, name) = (start.base, start.manifest());
+        let manifest = match read_manifest(archive, cluster, start).await {
             Ok(manifest) => manifest,
             Err(error) => {
                 report.note(&name, Err(error))?;
@@ -289,7 +290,7 @@ async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest,
             hasher: Some(blake3::Hasher::new()),
             expected: file.blake3,
         };
-        open_memory(&manifest, &archive, parts).map(drop)
+        open_memory(&manifest, &archive, parts, Compare::Digests).map(drop)
     })
     .await
 }

@@ -7,7 +7,8 @@
 
 use super::source::CommitSource;
 use super::tail::Slice;
-use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Receiver, Refuse, Resume, Sender};
+use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
+use super::wire::{Receiver, Refuse, Resume, Sender};
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::clock;
 use crate::cluster::ClusterId;
@@ -63,6 +64,8 @@ pub struct FeedStatus {
     pub seen_ms: u64,
     /// Bytes sent and not acknowledged.
     pub in_flight_bytes: usize,
+    /// A base that is not below this csn was asked for; 0: none.
+    pub wants_base: Csn,
 }
 
 /// What a feed asks of the node it runs on.
@@ -133,6 +136,14 @@ impl Feeds {
     #[must_use]
     pub fn status(&self) -> Vec<FeedStatus> {
         self.feeds.lock().values().cloned().collect()
+    }
+
+    /// Asks one replica, by its node number, for a base that is not below a csn, and no other any more.
+    pub fn ask_for_base(&self, asked: Option<(String, Csn)>) {
+        for status in self.feeds.lock().values_mut() {
+            let own = asked.as_ref().filter(|(node, _)| *node == status.node);
+            status.wants_base = own.map_or(Csn::ZERO, |(_, csn)| *csn);
+        }
     }
 
     /// Serves one connection until it ends.
@@ -301,9 +312,10 @@ fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
         node: hello.node.clone(),
         state,
         sent: hello.csn,
-        ack: Ack { applied: hello.csn, durable: hello.csn },
+        ack: Ack { applied: hello.csn, durable: hello.csn, publishing: Publishing::default() },
         seen_ms: clock::now_millis(),
         in_flight_bytes: 0,
+        wants_base: Csn::ZERO,
     }
 }
 
@@ -429,6 +441,7 @@ impl Feed<'_> {
             committed: self.feeds.source.shippable(),
             archived: self.feeds.host.archived().unwrap_or_default(),
             time: CommitTime(clock::now_micros()),
+            wants_base: self.feeds.feeds.lock().get(&self.id).map(|status| status.wants_base).unwrap_or_default(),
         };
         deadline(self.address, self.sender.send(&Message::Heartbeat(heartbeat))).await
     }

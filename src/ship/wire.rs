@@ -131,6 +131,24 @@ pub struct Heartbeat {
     pub archived: Csn,
     /// Its clock.
     pub time: CommitTime,
+    /// A base that is not below this csn is wanted from this replica; 0: none.
+    #[serde(default)]
+    pub wants_base: Csn,
+}
+
+/// What a replica has to do with bases in the archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Publishing {
+    /// Whether it would publish one if it was asked.
+    pub is_willing: bool,
+    /// Whether it is publishing one.
+    pub is_busy: bool,
+    /// Csn of the last one it published; 0 if none.
+    pub csn: Csn,
+    /// Its generation.
+    pub epoch: Epoch,
+    /// The commit after which a restore from it needs chunks.
+    pub after: Csn,
 }
 
 /// Where the replica stands.
@@ -140,6 +158,9 @@ pub struct Ack {
     pub applied: Csn,
     /// Its last commit synced.
     pub durable: Csn,
+    /// What it has to do with bases.
+    #[serde(default)]
+    pub publishing: Publishing,
 }
 
 /// A message. Its debug form, which goes into errors, shows of raw bytes only how many there are.
@@ -418,7 +439,7 @@ mod tests {
     #[test]
     fn messages_survive_the_wire_and_every_flipped_bit_is_found() {
         let messages = [
-            Message::Ack(Ack { applied: Csn(5), durable: Csn(4) }),
+            Message::Ack(Ack { applied: Csn(5), durable: Csn(4), publishing: Publishing::default() }),
             Message::Chunk(Bytes::from_static(b"chunk")),
             Message::BaseEnd,
             Message::GoToArchive(GoToArchive { archived: Csn(9) }),

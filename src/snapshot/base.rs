@@ -1,40 +1,46 @@
-//! Cuts a strict base into a local directory: memory at csn M, RocksDB at csn R, and the commits (M, R] between them.
+//! Cuts a base into a local directory: memory at csn M, RocksDB at csn R, and for a strict one the commits between them.
 //!
 //! ```text
-//! memory.image               the memory engines at M
-//! <first>-<last>.chunk       the completion: commits (M, R], memory ops only
-//! db/                        RocksDB at R, without WAL
+//! memory.image, or memory-<n>.image ...   the memory engines at M
+//! <first>-<last>.chunk                    the completion of a strict base: commits (M, R], memory ops only
+//! db/                                     RocksDB at R, without WAL
 //! ```
 //!
-//! Guarantees: writers wait only while the memory engines are cut; nothing in a base can be lost by a power cut that
-//! the durability mode protects from. The directory is cleared before a base is cut and when it was used, so that one
-//! base is there at a time; what a crash leaves is cleared by the next cut.
-//! Needs the logs from M on: they must not be purged above the newest memory image while a base is cut.
+//! Guarantees: writers wait only while the memory engines are cut, RocksDB is never behind them; nothing in a base can
+//! be lost by a power cut that the durability mode protects from. The directory is cleared before a base is cut, when it
+//! was used and when there is none, so that one base is there at a time; what a crash leaves is cleared by the next cut.
+//! Needs the logs from M on for a strict base: they must not be purged above the newest memory image while it is cut.
 
 use super::checkpoint::{self, SstHashes};
-use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
+use super::image::{Contents, ImageParts, Share};
+use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart};
 use super::moment::MemoryMoment;
-use super::{completion, image};
+use super::{completion, skew::Skew};
 use crate::archive::layout::ObjectName;
 use crate::cluster::ClusterId;
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
+use crate::config::Consistency;
 use crate::csn::Csn;
-use crate::directory::DataDir;
+use crate::directory::{DataDir, LastRole};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::log::reader::LogPosition;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Name of the memory image in a base.
-const IMAGE: &str = "memory.image";
 /// Directory of RocksDB's files in a base that lies on a local disk.
 const DB: &str = "db";
 /// Pause between two looks at the durable watermark.
 const DURABLE_POLL: Duration = Duration::from_millis(1);
+/// Images that the memory engines are written to at the same time, at most.
+pub const IMAGES_MAX: usize = 4;
+/// Memory that an image should hold at least: below it a thread of its own does not pay. Little in unit tests, so that
+/// their bases have several images.
+const IMAGE_MEMORY_MIN: usize = if cfg!(test) { 32 << 10 } else { 32 << 20 };
 
 /// Cuts the bases of one node.
 pub struct BaseCutter {
@@ -44,6 +50,17 @@ pub struct BaseCutter {
     hashes: SstHashes,
     /// Shared with the base that lies in `dir`.
     occupied: Arc<()>,
+}
+
+/// What a base is to be, and who cuts it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CutRequest {
+    /// How far apart the engines may be cut.
+    pub consistency: Consistency,
+    /// The node.
+    pub node: String,
+    /// What it is.
+    pub role: LastRole,
 }
 
 /// A base on the local disk; its files go when it is dropped.
@@ -77,14 +94,24 @@ impl BaseCutter {
     }
 
     /// Cuts a base of what is committed now. Blocking: a flush of RocksDB and a pass over the memory engines. Refused
-    /// while the base before is still in use.
-    pub fn cut(&mut self, committer: &Committer) -> Result<LocalBase> {
+    /// while the base before is still in use; [`Error::InconsistentTiming`] if the cuts are further apart than asked.
+    pub fn cut(&mut self, committer: &Committer, request: &CutRequest) -> Result<LocalBase> {
+        self.cut_between(committer, request, || {})
+    }
+
+    /// As [`Self::cut`], with something done between the two cuts.
+    pub(super) fn cut_between(
+        &mut self,
+        committer: &Committer,
+        request: &CutRequest,
+        between: impl FnOnce(),
+    ) -> Result<LocalBase> {
         if Arc::strong_count(&self.occupied) > 1 {
             let reason = "the base cut before is still being published or sent: try again when it is done".to_owned();
             return Err(Error::Refused { reason });
         }
         clear(&self.dir)?;
-        let base = self.cut_in_dir(committer);
+        let base = self.cut_into_dir(committer, request, between);
         // What a failed one takes of a full disk is needed for other things.
         if base.is_err()
             && let Err(error) = clear(&self.dir)
@@ -94,31 +121,50 @@ impl BaseCutter {
         base
     }
 
-    fn cut_in_dir(&mut self, committer: &Committer) -> Result<LocalBase> {
+    fn cut_into_dir(
+        &mut self,
+        committer: &Committer,
+        request: &CutRequest,
+        between: impl FnOnce(),
+    ) -> Result<LocalBase> {
         let started = Instant::now();
         self.io.create_dir(&self.dir)?;
+        // What the checkpoint has to flush lies between the cuts: as little as possible.
+        committer.disk().flush()?;
         let moment = MemoryMoment::take(committer)?;
-        let cut_pause = moment.pause;
-        let at = moment.at;
+        let (cut_pause, at) = (moment.pause, moment.at);
+        between();
         let (io, dir, hashes) = (&*self.io, &*self.dir, &mut self.hashes);
+        let given_up = AtomicBool::new(false);
         let (memory, disk) = std::thread::scope(|scope| {
-            let memory = scope.spawn(|| write_memory(io, dir, moment));
-            let disk = checkpoint::take(committer.disk(), &dir.join(DB), hashes);
-            (memory.join().expect("writing an image does not panic"), disk)
-        });
-        let (memory, disk) = (memory?, disk?);
-        check_order(at.in_logs(), &disk)?;
-        let (logs, _) = committer.log_reader();
-        let until = LogPosition { csn: disk.csn, wal_seq: disk.wal_seq };
+            let memory = scope.spawn(|| write_memory(io, dir, moment, &given_up));
+            let disk = checkpoint::take(committer.disk(), &dir.join(DB), hashes).and_then(|disk| {
+                check_order(at.in_logs(), &disk)?;
+                Skew::between(at.position, &disk).check(request.consistency)?;
+                Ok(disk)
+            });
+            given_up.store(disk.is_err(), Ordering::Relaxed);
+            let memory = memory.join().expect("writing an image does not panic");
+            disk.and_then(|disk| Ok((memory?, disk)))
+        })?;
+        let skew = Skew::between(at.position, &disk);
+        let level = skew.level(request.consistency);
         let epoch = at.position.epoch.max(disk.epoch);
-        let completion = completion::write(io, dir, &logs, (at.in_logs(), until), epoch)?;
+        let completion = if level == Level::Strict {
+            let (logs, _) = committer.log_reader();
+            let until = LogPosition { csn: disk.csn, wal_seq: disk.wal_seq };
+            completion::write(io, dir, &logs, (at.in_logs(), until), epoch)?
+        } else {
+            Vec::new()
+        };
         let mut manifest = Manifest {
             format: MANIFEST_FORMAT,
             cluster: self.cluster,
             epoch,
             csn: memory.csn.max(disk.csn),
             time: memory.time.max(disk.time),
-            level: Level::Strict,
+            level,
+            cut: Some(skew.record(request)),
             memory,
             disk,
             completion,
@@ -129,7 +175,7 @@ impl BaseCutter {
         manifest.bytes_new = manifest.bytes();
         manifest.took_ms = started.elapsed().as_millis() as u64;
         wait_until_shippable(committer, manifest.csn)?;
-        tracing::info!(csn = %manifest.csn, %epoch, bytes = manifest.bytes(), ?cut_pause, "base cut");
+        tracing::info!(csn = %manifest.csn, %epoch, %level, bytes = manifest.bytes(), ?cut_pause, "base cut");
         Ok(LocalBase { dir: self.dir.clone(), manifest, cut_pause, started, _occupied: Arc::clone(&self.occupied) })
     }
 }
@@ -141,19 +187,60 @@ fn clear(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes the image and lets go of the cut.
-fn write_memory(io: &dyn Io, dir: &Path, MemoryMoment { cut, at, .. }: MemoryMoment) -> Result<MemoryPart> {
+/// Writes the images, several at a time, and lets go of the cut on this thread, which no writer waits for.
+fn write_memory(io: &dyn Io, dir: &Path, moment: MemoryMoment, given_up: &AtomicBool) -> Result<MemoryPart> {
+    let images = images_for(moment.bytes);
+    let moment = &moment;
+    let written: Vec<(FileRef, Contents)> = std::thread::scope(|scope| {
+        let write = |nth: usize| {
+            let name = if images == 1 { "memory.image".to_owned() } else { format!("memory-{nth}.image") };
+            move || write_image(io, dir, name, moment, Share { nth, of: images }, given_up)
+        };
+        let others: Vec<_> = (1..images).map(|nth| scope.spawn(write(nth))).collect();
+        let own = write(0)();
+        let others = others.into_iter().map(|other| other.join().expect("writing an image does not panic"));
+        std::iter::once(own).chain(others).collect::<Result<_>>()
+    })?;
+    let mut contents = Contents::default();
+    written.iter().for_each(|(_, part)| contents += *part);
+    let Contents { lists, zsets, elements, list_digest, zset_digest } = contents;
+    let digests = MemoryDigests { elements, lists: list_digest.hash(), zsets: zset_digest.hash() };
+    Ok(MemoryPart {
+        csn: moment.at.position.csn,
+        time: moment.at.position.time,
+        lists,
+        zsets,
+        digests: Some(digests),
+        files: written.into_iter().map(|(file, _)| file).collect(),
+    })
+}
+
+/// How many images to write `bytes` of memory to.
+fn images_for(bytes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (bytes / IMAGE_MEMORY_MIN).clamp(1, cores.min(IMAGES_MAX))
+}
+
+fn write_image(
+    io: &dyn Io,
+    dir: &Path,
+    name: String,
+    moment: &MemoryMoment,
+    share: Share,
+    given_up: &AtomicBool,
+) -> Result<(FileRef, Contents)> {
     let mut hasher = blake3::Hasher::new();
-    let mut parts = image::image_parts(&cut, at)
-        .inspect(|part| {
-            hasher.update(part);
-        })
-        .map(Ok);
-    let bytes = io.write_file(&dir.join(IMAGE), &mut parts)?;
+    let mut image = ImageParts::new(&moment.cut, moment.at, share);
+    let mut parts = image.by_ref().map(|part| {
+        if given_up.load(Ordering::Relaxed) {
+            return Err(Error::Refused { reason: "the other engines' part of the base failed".to_owned() });
+        }
+        hasher.update(&part);
+        Ok(part)
+    });
+    let bytes = io.write_file(&dir.join(&name), &mut parts)?;
     drop(parts);
-    let file = FileRef { name: IMAGE.to_owned(), bytes, blake3: hasher.finalize() };
-    let (lists, zsets) = (cut.lists.len() as u64, cut.zsets.len() as u64);
-    Ok(MemoryPart { csn: at.position.csn, time: at.position.time, lists, zsets, files: vec![file] })
+    Ok((FileRef { name, bytes, blake3: hasher.finalize() }, image.contents()))
 }
 
 /// The checkpoint was taken after the memory engines were cut, so it must hold all disk effects up to that cut; it is

@@ -1,12 +1,13 @@
 //! Bases on the local disk.
 
 use super::*;
-use crate::config::AppendFsync;
+use crate::config::{AppendFsync, Consistency};
+use crate::engine::memory::{Entry, ZsetBuilder};
 use crate::io::faults::{FAULTS, each_step};
-use crate::snapshot::rig::{CLUSTER, Rig, content, restore};
+use crate::snapshot::rig::{CLUSTER, Rig, content, request, restore};
 use bytes::Bytes;
 
-fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes {
+fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes + Sync {
     let (ssts, own) = base.files();
     move |name| {
         let file = ssts.iter().chain(&own).find(|file| file.name == name).expect("the file is listed");
@@ -40,7 +41,7 @@ fn a_base_cut_under_load_brings_every_engine_to_one_csn() {
 fn an_idle_base_needs_no_completion() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 50);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     assert_eq!(base.manifest().csn, rig.committer.watermarks.committed.get());
     assert!(base.manifest().completion.is_empty());
     assert_exact(&rig, &base);
@@ -50,13 +51,13 @@ fn an_idle_base_needs_no_completion() {
 fn memory_commits_alone_put_a_base_ahead_of_rocksdb() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write_list(b"before any disk commit");
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     assert_eq!((base.manifest().csn, base.manifest().disk.csn), (Csn(1), Csn::ZERO));
     assert_exact(&rig, &base);
     drop(base);
     rig.write(1, 20);
     rig.write_list(b"after the last disk commit");
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     assert!(base.manifest().disk.csn < base.manifest().csn);
     assert_exact(&rig, &base);
 }
@@ -64,7 +65,7 @@ fn memory_commits_alone_put_a_base_ahead_of_rocksdb() {
 #[test]
 fn an_empty_node_has_a_base() {
     let mut rig = Rig::new(AppendFsync::EverySec);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     assert_eq!(base.manifest().csn, Csn::ZERO);
     assert_exact(&rig, &base);
 }
@@ -82,15 +83,15 @@ fn one_base_is_there_at_a_time_and_goes_when_it_was_used() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     let dir = DataDir::new(rig.root.path()).base();
     rig.write(1, 20);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    let refused = rig.cutter.cut(&rig.committer).unwrap_err();
+    let base = rig.cut().unwrap();
+    let refused = rig.cut().unwrap_err();
     assert!(matches!(refused, Error::Refused { .. }), "{refused}");
     assert_exact(&rig, &base);
     drop(base);
     assert!(!dir.exists());
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("left by a crash"), b"x").unwrap();
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     assert!(!dir.join("left by a crash").exists());
     assert_exact(&rig, &base);
 }
@@ -100,7 +101,7 @@ fn nothing_is_cut_after_a_failed_log_write() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 20);
     rig.committer.gate.close(Obstacle::Broken, "a log could not be written");
-    let refused = rig.cutter.cut(&rig.committer).unwrap_err();
+    let refused = rig.cut().unwrap_err();
     assert!(refused.to_string().contains("after a failed log write"), "{refused}");
 }
 
@@ -111,7 +112,7 @@ fn a_base_is_exact_or_leaves_nothing_whichever_step_fails() {
     rig.write(1, 20);
     let dir = DataDir::new(rig.root.path());
     each_step(&FAULTS, |case| {
-        let cut = BaseCutter::new(case.io(), &dir, CLUSTER).cut(&rig.committer);
+        let cut = BaseCutter::new(case.io(), &dir, CLUSTER).cut(&rig.committer, &request(Consistency::Strict));
         assert_eq!(cut.is_err(), case.io.has_struck());
         match cut {
             Ok(base) => assert_exact(&rig, &base),
@@ -135,4 +136,101 @@ fn a_completion_fails_with_any_of_its_steps() {
             assert_eq!(fs::read(dir.path().join(&file.name)).unwrap().len() as u64, file.bytes);
         }
     });
+}
+/// Each level is what it says, with commits between its cuts: strict at one csn, the others at the two that are told.
+#[test]
+fn each_level_is_what_it_says() {
+    for consistency in [Consistency::Strict, Consistency::Bounded(Duration::from_secs(60)), Consistency::Eventual] {
+        let mut rig = Rig::new(AppendFsync::EverySec);
+        rig.write(1, 60);
+        let before = rig.committer.watermarks.committed.get();
+        let base = rig.cut_around(consistency, 2, 30).unwrap();
+        let manifest = base.manifest();
+        let cut = manifest.cut.as_ref().unwrap();
+        assert_eq!((manifest.memory.csn, cut.skew_commits), (before, manifest.disk.csn.since(before)));
+        assert_eq!(cut.skew_us, manifest.disk.time.0 - manifest.memory.time.0);
+        let (memory, disk) = restore(manifest, fetch(&base));
+        let (_, expected_disk) = rig.expected(manifest.csn);
+        let (expected_memory, _) = rig.expected(if consistency == Consistency::Strict { manifest.csn } else { before });
+        assert!(content(&memory) == content(&expected_memory), "{consistency}");
+        assert!(disk == expected_disk, "{consistency}");
+        let is_strict = consistency == Consistency::Strict;
+        assert_eq!(manifest.start().after, if is_strict { manifest.csn } else { before });
+        assert_eq!(manifest.completion.is_empty(), !is_strict);
+    }
+}
+
+/// Cuts that are further apart than allowed are no base, tell by how much, and leave nothing behind.
+#[test]
+fn a_bound_that_is_not_kept_is_refused() {
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 60);
+    let dir = DataDir::new(rig.root.path()).base();
+    let bound = Consistency::Bounded(Duration::ZERO);
+    let refused = rig.cut_around(bound, 2, 30).unwrap_err();
+    let Error::InconsistentTiming { found, allowed } = refused else { panic!("{refused}") };
+    assert!(found > allowed && allowed == Duration::ZERO && !dir.exists());
+    let base = rig.cut_around(bound, 3, 0).unwrap();
+    assert_eq!((base.manifest().level, base.manifest().cut.as_ref().unwrap().asked), (Level::Strict, Level::Bounded));
+    assert_exact(&rig, &base);
+}
+
+/// A cut beside a large sorted set that is being written holds writers up for microseconds, and is let go of on the
+/// snapshot's thread.
+#[test]
+fn a_cut_beside_a_large_sorted_set_is_short() {
+    const MEMBERS: u64 = 500_000;
+    let rig = Rig::new(AppendFsync::No);
+    let mut large = ZsetBuilder::default();
+    assert!((0..MEMBERS).all(|number| large.push(format!("member:{number:09}").as_bytes(), number as f64)));
+    let entry = Entry { value: large.finish().unwrap(), expire_ms: 0 };
+    rig.committer.turn().writer().memory.zsets.insert(b"large", entry);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (0..MEMBERS).cycle().step_by(7919) {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let member = format!("member:{number:09}");
+                let mut turn = rig.committer.turn();
+                turn.reserve(1 << 12).unwrap();
+                let score = |ops: &mut crate::engine::memory::ZsetEncoder<'_>| {
+                    ops.set(b"large", [(member.as_bytes(), number as f64 + 0.5)].into_iter());
+                };
+                turn.keyspace(0).change_zset(b"large", score).unwrap();
+                turn.commit().unwrap();
+                turn.write().unwrap();
+            }
+        });
+        let mut pauses: Vec<Duration> = (0..25)
+            .map(|_| {
+                let moment = MemoryMoment::take(&rig.committer).unwrap();
+                // Held while the writer goes on, as by an image that is being written.
+                assert_eq!(
+                    moment.cut.zsets.iter().map(|(_, entry)| entry.value.iter_from(0).count()).sum::<usize>(),
+                    MEMBERS as usize
+                );
+                moment.pause
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        pauses.sort_unstable();
+        assert!(pauses[12] < Duration::from_millis(1), "{pauses:?}");
+    });
+}
+
+/// A large memory goes into several images, written and read at the same time, that hold it together.
+#[test]
+fn a_large_memory_goes_into_several_images() {
+    if std::thread::available_parallelism().map_or(1, usize::from) == 1 {
+        eprintln!("one core: one image");
+        return;
+    }
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 800);
+    let base = rig.cut().unwrap();
+    let names: Vec<_> = base.manifest().memory.files.iter().map(|file| file.name.clone()).collect();
+    assert!(names.len() > 1 && names.len() <= IMAGES_MAX && names[0] == "memory-0.image", "{names:?}");
+    assert_exact(&rig, &base);
 }

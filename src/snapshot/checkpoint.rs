@@ -3,8 +3,9 @@
 //! Guarantees: the directory opens without its WAL and holds every commit up to the csn its system key tells. SSTs are
 //! hard links: making it costs a flush, not a copy; what was hashed for the base before is not read again.
 
-use super::manifest::{DbFile, DiskPart};
+use super::manifest::{DbFile, DiskContents, DiskPart, FamilyContents};
 use crate::csn::WalSeq;
+use crate::engine::batch::Family;
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
@@ -30,17 +31,47 @@ type SstId = (u64, u64, i64, i64);
 pub fn take(disk: &Disk, dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
     let checkpoint = rocksdb::checkpoint::Checkpoint::new(disk.db()).map_err(Error::rocks("prepare a checkpoint"))?;
     checkpoint.create_checkpoint(dir).map_err(Error::rocks("make a checkpoint"))?;
-    let (position, wal_seq) = absorb_wal(dir)?;
+    let Absorbed { position, wal_seq, families } = absorb_wal(dir)?;
     remove_leftovers(dir)?;
     let files = hashes.list(dir)?;
-    Ok(DiskPart { csn: position.csn, time: position.time, epoch: position.epoch, wal_seq, files })
+    let contents = Some(DiskContents { digest: digest(&files), families });
+    Ok(DiskPart { csn: position.csn, time: position.time, epoch: position.epoch, wal_seq, contents, files })
+}
+
+/// What a checkpoint holds once its WAL is absorbed.
+struct Absorbed {
+    position: Position,
+    wal_seq: WalSeq,
+    families: Vec<FamilyContents>,
 }
 
 /// Opens the checkpoint once, so that what its WAL holds (what was written during its flush) is flushed to SSTs too.
-fn absorb_wal(dir: &Path) -> Result<(Position, WalSeq)> {
+fn absorb_wal(dir: &Path) -> Result<Absorbed> {
     let disk =
         Disk::open(dir, dir, DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() })?;
-    Ok((disk_position(&disk)?, disk.wal_seq()))
+    Ok(Absorbed { position: disk_position(&disk)?, wal_seq: disk.wal_seq(), families: families(&disk)? })
+}
+
+/// What the SSTs hold, by family; their metadata tells.
+fn families(disk: &Disk) -> Result<Vec<FamilyContents>> {
+    let files = disk.db().live_files().map_err(Error::rocks("list its files"))?;
+    let of = |family: Family| {
+        let mut contents = FamilyContents { name: family.name().to_owned(), entries: 0, deletions: 0, bytes: 0 };
+        for file in files.iter().filter(|file| file.column_family_name == family.name()) {
+            contents.entries += file.num_entries;
+            contents.deletions += file.num_deletions;
+            contents.bytes += file.size as u64;
+        }
+        contents
+    };
+    Ok(Family::ALL.map(of).to_vec())
+}
+
+/// See [`DiskContents::digest`].
+pub fn digest(files: &[DbFile]) -> blake3::Hash {
+    let mut hashes: Vec<_> = files.iter().filter(|file| file.shared).map(|file| *file.blake3.as_bytes()).collect();
+    hashes.sort_unstable();
+    blake3::hash(hashes.as_flattened())
 }
 
 /// Removes what an open database leaves beside its state: WAL files, locks, informational logs.

@@ -1,12 +1,12 @@
-//! The completion of a strict base: the commits between its two cuts, as chunks without disk effects.
+//! The completion of a base: the commits between its two cuts, as chunks without disk effects.
 //!
 //! Guarantees: every commit above the memory image up to the base's csn, dense; applied to the image they bring the
-//! memory engines to exactly that csn. RocksDB holds their disk effects already.
+//! memory engines to exactly that csn. RocksDB holds their disk effects already. Holds one chunk's commits in memory.
 
 use super::manifest::FileRef;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
-use crate::csn::Epoch;
-use crate::error::Result;
+use crate::csn::{Csn, Epoch};
+use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::log::reader::{LogPosition, LogReader};
 use crate::record::CommitRecord;
@@ -22,45 +22,85 @@ pub fn write(
     (after, until): (LogPosition, LogPosition),
     epoch: Epoch,
 ) -> Result<Vec<FileRef>> {
-    let mut chunks =
-        Chunks { io, dir, encoder: Encoder::new(Profile::default()), link: ChunkLink::default(), files: Vec::new() };
-    chunks.link.epoch = epoch;
-    let (mut commits, mut bytes) = (Vec::new(), 0);
-    if after.csn < until.csn {
-        for commit in logs.commits(after, until)? {
-            let commit = CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit? };
-            // A commit's own size counts too: without effects left, millions of them would make one chunk.
-            bytes += size_of::<CommitRecord>() + commit.effect_bytes();
-            commits.push(commit);
-            if bytes >= RAW_BYTES_MAX {
-                chunks.seal(&commits)?;
-                (commits, bytes) = (Vec::new(), 0);
-            }
-        }
+    let mut files = Vec::new();
+    if after.csn >= until.csn {
+        return Ok(files);
     }
-    if !commits.is_empty() {
-        chunks.seal(&commits)?;
+    let mut put = |(file, content): (FileRef, Bytes)| {
+        io.write_file(&dir.join(&file.name), &mut std::iter::once(Ok(content)))?;
+        files.push(file);
+        Ok(())
+    };
+    let mut builder = CompletionBuilder::new(after.csn, until.csn, epoch);
+    for commit in logs.commits(after, until)? {
+        builder.push(commit?)?.map_or(Ok(()), &mut put)?;
     }
-    Ok(chunks.files)
+    builder.finish()?.map_or(Ok(()), &mut put)?;
+    Ok(files)
 }
 
-/// The chunk files so far.
-struct Chunks<'a> {
-    io: &'a dyn Io,
-    dir: &'a Path,
+/// Makes chunk files of commits that come one by one.
+pub struct CompletionBuilder {
     encoder: Encoder,
     link: ChunkLink,
-    files: Vec<FileRef>,
+    commits: Vec<CommitRecord>,
+    bytes: usize,
+    /// The last commit taken.
+    last: Csn,
+    /// The last commit to take.
+    until: Csn,
 }
 
-impl Chunks<'_> {
-    fn seal(&mut self, commits: &[CommitRecord]) -> Result<()> {
-        let chunk = self.encoder.encode(commits.iter(), self.link);
+impl CompletionBuilder {
+    /// For the commits above `after` up to `until`.
+    #[must_use]
+    pub fn new(after: Csn, until: Csn, epoch: Epoch) -> Self {
+        let link = ChunkLink { epoch, ..ChunkLink::default() };
+        Self { encoder: Encoder::new(Profile::default()), link, commits: Vec::new(), bytes: 0, last: after, until }
+    }
+
+    /// Whether nothing is missing any more.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.last == self.until
+    }
+
+    /// Takes the next commit; a chunk file and its content if one is full. What lies beyond the last one is left out.
+    pub fn push(&mut self, commit: CommitRecord) -> Result<Option<(FileRef, Bytes)>> {
+        if self.is_complete() {
+            return Ok(None);
+        }
+        if commit.csn != self.last.next() {
+            return Err(self.gap(commit.csn.to_string()));
+        }
+        self.last = commit.csn;
+        let commit = CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit };
+        // A commit's own size counts too: without effects left, millions of them would make one chunk.
+        self.bytes += size_of::<CommitRecord>() + commit.effect_bytes();
+        self.commits.push(commit);
+        Ok((self.bytes >= RAW_BYTES_MAX).then(|| self.seal()))
+    }
+
+    /// The last chunk file; [`Error::Gap`] if commits are missing.
+    pub fn finish(mut self) -> Result<Option<(FileRef, Bytes)>> {
+        if !self.is_complete() {
+            return Err(self.gap("the end".to_owned()));
+        }
+        Ok((!self.commits.is_empty()).then(|| self.seal()))
+    }
+
+    fn gap(&self, found: String) -> Error {
+        Error::Gap { what: "the commits between the cuts of a base".to_owned(), expected: self.last.next(), found }
+    }
+
+    fn seal(&mut self) -> (FileRef, Bytes) {
+        let chunk = self.encoder.encode(self.commits.iter(), self.link);
         let header = chunk.header();
         let name = format!("{}-{}.chunk", header.first.padded(), header.last.padded());
         self.link.previous_header_crc = header.crc();
-        let bytes = self.io.write_file(&self.dir.join(&name), &mut std::iter::once(Ok(chunk.bytes().clone())))?;
-        self.files.push(FileRef { name, bytes, blake3: blake3::hash(chunk.bytes()) });
-        Ok(())
+        self.commits.clear();
+        self.bytes = 0;
+        let content = chunk.bytes().clone();
+        (FileRef { name, bytes: content.len() as u64, blake3: blake3::hash(&content) }, content)
     }
 }

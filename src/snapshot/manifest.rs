@@ -6,15 +6,22 @@
 
 use crate::archive::digested;
 use crate::archive::layout::{BaseName, ObjectName, PLAIN_NAME_BYTES_MAX, PlainName};
+use crate::archive::listing::BaseStart;
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::directory::LastRole;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::fmt;
 
 /// Version of the manifest that this build writes, and the newest it reads.
-pub const MANIFEST_FORMAT: u32 = 1;
+pub const MANIFEST_FORMAT: u32 = 2;
+
+/// The first version: every base in it is strict, its memory image is one file, and it tells neither how it was cut nor
+/// digests.
+pub const MANIFEST_FORMAT_FIRST: u32 = 1;
 
 /// The largest manifest: it is created by a single request. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
@@ -35,18 +42,22 @@ pub struct Manifest {
     pub cluster: ClusterId,
     /// Generation of the history it was cut from.
     pub epoch: Epoch,
-    /// The csn every engine is at once the completion is applied: the later one of the two cuts.
+    /// The later one of the two cuts: the disk engines', since they are cut last. With the completion applied, every
+    /// engine is at this csn; without one, the memory engines need the commits from `memory.csn` on.
     pub csn: Csn,
     /// Commit time of `csn`.
     pub time: CommitTime,
     /// How the engines' positions relate.
     pub level: Level,
+    /// How it was cut; none in the first format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutRecord>,
     /// The memory engines.
     pub memory: MemoryPart,
     /// The disk engines.
     pub disk: DiskPart,
     /// Chunk files, in csn order, that carry exactly the commits above `memory.csn` up to `csn` with their memory ops
-    /// only. Empty if the memory image is at `csn` already.
+    /// only. Empty if the memory image is at `csn` already, or if the level is not strict.
     pub completion: Vec<FileRef>,
     /// Bytes that the archive did not have before.
     pub bytes_new: u64,
@@ -63,6 +74,40 @@ pub struct Manifest {
 pub enum Level {
     /// The completion brings every engine to exactly one csn.
     Strict,
+    /// The engines are at different csns, with no more commit time between them than was allowed.
+    Bounded,
+    /// The engines are at different csns. It needs repair: the completion is still to be made.
+    Eventual,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Bounded => "bounded",
+            Self::Eventual => "eventual",
+        })
+    }
+}
+
+/// How a base was cut, and by whom.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutRecord {
+    /// The level that was asked for. The manifest's own is strict all the same if nothing was committed between the
+    /// cuts, or once the base was repaired.
+    pub asked: Level,
+    /// Commits between the cuts.
+    pub skew_commits: u64,
+    /// Commit time between the cuts, in microseconds.
+    pub skew_us: u64,
+    /// The most that was allowed, in microseconds; none unless the level asked for is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_us: Option<u64>,
+    /// Node that cut it.
+    pub node: String,
+    /// What that node was.
+    pub role: LastRole,
 }
 
 /// The memory engines' part of a base.
@@ -77,8 +122,25 @@ pub struct MemoryPart {
     pub lists: u64,
     /// Number of sorted sets.
     pub zsets: u64,
-    /// Image files; never empty.
+    /// Digests of what the image files hold together; none in the first format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<MemoryDigests>,
+    /// Image files, each a whole image with keys of its own; never empty.
     pub files: Vec<FileRef>,
+}
+
+/// What the image files of a base hold together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryDigests {
+    /// List elements and members.
+    pub elements: u64,
+    /// Digest of all lists.
+    #[serde(with = "hex")]
+    pub lists: blake3::Hash,
+    /// Digest of all sorted sets.
+    #[serde(with = "hex")]
+    pub zsets: blake3::Hash,
 }
 
 /// The disk engines' part of a base: a RocksDB without WAL files.
@@ -94,8 +156,37 @@ pub struct DiskPart {
     pub epoch: Epoch,
     /// RocksDB's last sequence.
     pub wal_seq: WalSeq,
+    /// What its SSTs hold; none in the first format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<DiskContents>,
     /// All files of RocksDB's directory.
     pub files: Vec<DbFile>,
+}
+
+/// What the SSTs of a base hold.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskContents {
+    /// BLAKE3 of the sorted BLAKE3 hashes of all SSTs: the same bytes in the same files. A digest of keys and values would
+    /// take reading everything for each base, although few SSTs are new.
+    #[serde(with = "hex")]
+    pub digest: blake3::Hash,
+    /// By column family.
+    pub families: Vec<FamilyContents>,
+}
+
+/// What the SSTs of one column family hold.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamilyContents {
+    /// Name of the column family.
+    pub name: String,
+    /// Entries, older versions of a key and deletions included.
+    pub entries: u64,
+    /// Deletions among them.
+    pub deletions: u64,
+    /// Bytes of the SSTs.
+    pub bytes: u64,
 }
 
 /// A file that belongs to this base alone.
@@ -169,6 +260,22 @@ impl Manifest {
         BaseName { csn: self.csn, epoch: self.epoch }
     }
 
+    /// Where a restore from it starts.
+    #[must_use]
+    pub fn start(&self) -> BaseStart {
+        let after = if self.level == Level::Strict { self.csn } else { self.memory.csn };
+        BaseStart { base: self.base(), after }
+    }
+
+    /// This base with the commits between its cuts: strict.
+    #[must_use]
+    pub fn completed(mut self, completion: Vec<FileRef>) -> Self {
+        let bytes = completion.iter().map(|file| file.bytes).sum::<u64>();
+        (self.level, self.completion) = (Level::Strict, completion);
+        self.bytes_new += bytes;
+        self
+    }
+
     /// Bytes of all its files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -200,8 +307,13 @@ impl Manifest {
     /// What contradicts itself, if anything does.
     fn fault(&self) -> Option<String> {
         let (memory, disk) = (&self.memory, &self.disk);
-        if self.format != MANIFEST_FORMAT {
+        let is_first = self.format == MANIFEST_FORMAT_FIRST;
+        if !is_first && self.format != MANIFEST_FORMAT {
             return Some(format!("format {}", self.format));
+        }
+        let tells = [self.cut.is_some(), memory.digests.is_some(), disk.contents.is_some()];
+        if tells != [!is_first; 3] || is_first && (self.level != Level::Strict || memory.files.len() > 1) {
+            return Some(format!("not what format {} tells", self.format));
         }
         let later = memory.csn.max(disk.csn);
         if self.csn != later {
@@ -210,9 +322,14 @@ impl Manifest {
         if memory.time > self.time || disk.time > self.time || disk.epoch > self.epoch {
             return Some("a part is newer than the whole".to_owned());
         }
-        if self.completion.is_empty() != (memory.csn == self.csn) {
+        let is_complete = self.completion.is_empty() == (memory.csn == self.csn);
+        let is_open = self.completion.is_empty() && memory.csn < self.csn;
+        if !(if self.level == Level::Strict { is_complete } else { is_open }) {
             let files = self.completion.len();
-            return Some(format!("{files} completion files from csn {} to csn {}", memory.csn, self.csn));
+            return Some(format!(
+                "{}, with {files} completion files from csn {} to csn {}",
+                self.level, memory.csn, self.csn
+            ));
         }
         if memory.files.is_empty() {
             return Some("no memory image".to_owned());
@@ -230,105 +347,5 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn file(name: &str) -> FileRef {
-        FileRef { name: name.to_owned(), bytes: 7, blake3: blake3::hash(name.as_bytes()) }
-    }
-
-    fn sample() -> Manifest {
-        let db = |name: &str, shared| DbFile { name: name.to_owned(), bytes: 9, blake3: blake3::hash(b"x"), shared };
-        Manifest {
-            format: MANIFEST_FORMAT,
-            cluster: ClusterId([7; 16]),
-            epoch: Epoch(3),
-            csn: Csn(42),
-            time: CommitTime(1_790_000_000_123_456),
-            level: Level::Strict,
-            memory: MemoryPart {
-                csn: Csn(40),
-                time: CommitTime(1_790_000_000_000_000),
-                lists: 2,
-                zsets: 1,
-                files: vec![file("memory.image")],
-            },
-            disk: DiskPart {
-                csn: Csn(42),
-                time: CommitTime(1_790_000_000_123_456),
-                epoch: Epoch(3),
-                wal_seq: WalSeq(u64::MAX),
-                files: vec![db("000012.sst", true), db("CURRENT", false)],
-            },
-            completion: vec![file("41-42.chunk")],
-            bytes_new: 32,
-            bytes_shared: 0,
-            took_ms: 5,
-        }
-    }
-
-    #[test]
-    fn a_manifest_survives_and_any_flipped_bit_is_found() {
-        let bytes = sample().encode();
-        assert_eq!(Manifest::decode(&bytes, "m").unwrap(), sample());
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            // Only the line feed behind the object is no part of it.
-            if bit / 8 + 1 < bytes.len() {
-                assert!(Manifest::decode(&flipped, "m").is_err(), "bit {bit}");
-            }
-        }
-        for end in 0..bytes.len() - 1 {
-            assert!(Manifest::decode(&bytes[..end], "m").is_err(), "cut at {end}");
-        }
-    }
-
-    #[test]
-    fn a_newer_format_is_named() {
-        let text = String::from_utf8(sample().encode()).unwrap().replace("\"format\": 1", "\"format\": 2");
-        let error = Manifest::decode(text.as_bytes(), "m").unwrap_err();
-        assert!(matches!(error, Error::Version { found: 2, known: MANIFEST_FORMAT, .. }), "{error}");
-    }
-
-    #[test]
-    fn a_manifest_that_contradicts_itself_is_refused() {
-        let changes: [fn(&mut Manifest); 7] = [
-            |m| m.csn = Csn(43),
-            |m| m.completion.clear(),
-            |m| m.memory.csn = Csn(42),
-            |m| m.memory.files.clear(),
-            |m| m.disk.files[0].name = "../evil.sst".to_owned(),
-            |m| m.disk.files[1].name = "memory.image".to_owned(),
-            |m| m.disk.files[1].shared = true,
-        ];
-        for change in changes {
-            let mut manifest = sample();
-            change(&mut manifest);
-            let error = Manifest::decode(&digested::encode(&manifest), "m").unwrap_err();
-            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
-        }
-    }
-
-    #[test]
-    fn files_are_found_under_their_objects() {
-        let manifest = sample();
-        let name = |object: ObjectName| object.to_string();
-        let dir = "bases/00000000000000000042-00000003";
-        let hash = blake3::hash(b"memory.image").to_hex();
-        let image = format!("{dir}/memory.image-{}", &hash[..16]);
-        assert_eq!(name(manifest.memory.files[0].object(manifest.base())), image);
-        let hash = blake3::hash(b"x");
-        let current = format!("{dir}/CURRENT-{}", &hash.to_hex()[..16]);
-        assert_eq!(name(manifest.disk.files[1].object(manifest.base())), current);
-        assert_eq!(name(manifest.disk.files[0].object(manifest.base())), format!("sst/{hash}.sst"));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_are_an_error(bytes: Vec<u8>) {
-            prop_assert!(Manifest::decode(&bytes, "m").is_err());
-        }
-    }
-}
+#[path = "manifest_tests.rs"]
+mod tests;

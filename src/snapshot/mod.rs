@@ -1,24 +1,29 @@
-//! Stage 9: bases. One consistent state of all engines, cut without stopping writes.
+//! Stage 9: bases. A state of all engines, cut without stopping writes.
 //!
 //! ```text
 //! moment     the memory engines cut at one commit
 //! image      such a cut as a file;  local: the node's own ones, for restarts
 //! manifest   what a base consists of;  FORMAT.md: every byte of both
-//! base       cuts a base into a local directory, of an image, a checkpoint and a completion
+//! digest     of a set of keys, whatever their order
+//! base       cuts a base into a local directory, of images, a checkpoint and a completion;  skew: how far apart
+//! completion the commits between the cuts
 //! publish    brings it into the archive
 //! ```
 //!
 //! A base is cut per engine: memory at csn M, under the writer lock and in microseconds; RocksDB, by a checkpoint, at
-//! the csn R that it tells itself. Then the image is written while writes go on, and the commits (M, R] are read back
-//! from the logs, so that restoring the base brings every engine to one csn.
+//! the csn R that it tells itself. Then the image is written while writes go on. For a strict base the commits (M, R] are
+//! read back from the logs, so that restoring it brings every engine to one csn; for the other levels a restore gets them
+//! from chunks, and an eventual one is completed later (see `restore::repair`).
 
 pub mod base;
-mod checkpoint;
-mod completion;
+pub(crate) mod checkpoint;
+pub(crate) mod completion;
+pub mod digest;
 pub mod image;
 pub mod local;
 pub mod manifest;
 pub mod moment;
 pub mod publish;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
+mod skew;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub struct MemoryMoment {
     /// What they held.
     pub cut: MemoryCut,
+    /// Bytes they held.
+    pub bytes: usize,
     /// After which commit.
     pub at: ImagePosition,
     /// How long the writer lock was held.
@@ -30,8 +32,9 @@ impl MemoryMoment {
             return Err(Error::Refused { reason });
         }
         let at = turn.image_position();
-        let cut = turn.writer().memory.cut();
+        let memory = &turn.writer().memory;
+        let (cut, bytes) = (memory.cut(), memory.memory_bytes());
         drop(turn);
-        Ok(Self { cut, at, pause: locked.elapsed() })
+        Ok(Self { cut, bytes, at, pause: locked.elapsed() })
     }
 }

@@ -1,14 +1,17 @@
 //! Brings a local base into the archive.
 //!
-//! Guarantees: the manifest is written last, create-only, when every object it refers to was confirmed; a crash at any
-//! step leaves nothing that counts as a base, only objects nothing refers to. A torn manifest is no base: it is written
-//! again. An SST the archive has is not sent again.
+//! Guarantees: the manifest is written last, create-only, when every object it refers to was confirmed and the archive's
+//! chunks reach its csn; a crash at any step leaves nothing that counts as a base, only objects nothing refers to. A torn
+//! manifest is no base: it is written again. An SST the archive has is not sent again. Several nodes may publish at once,
+//! also at the same csn: files are named by their content, and of two manifests of one name the first stays.
 //! Does not: decide when, or remove older bases.
 
 use super::base::{LocalBase, LocalFile};
-use super::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{Level, MANIFEST_BYTES_MAX, Manifest};
 use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::listing::BaseStart;
 use crate::archive::store::{Archive, Creation};
+use crate::csn::Csn;
 use crate::error::{Error, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
@@ -30,11 +33,19 @@ pub struct Publisher {
 pub struct Published {
     /// Which base.
     pub base: BaseName,
+    /// The commit after which a restore from it needs chunks.
+    pub after: Csn,
+    /// Its level.
+    pub level: Level,
+    /// Commit time between its cuts, in microseconds.
+    pub skew_us: u64,
+    /// Commits between its cuts.
+    pub skew_commits: u64,
     /// Bytes sent, without the manifest.
     pub bytes_new: u64,
     /// Bytes of SSTs that were there.
     pub bytes_shared: u64,
-    /// Objects sent, with the manifest.
+    /// Objects sent, with the manifest; 0 if another node sent them.
     pub objects: u64,
     /// How long writers waited for the cut.
     pub cut_pause: Duration,
@@ -49,65 +60,58 @@ impl Publisher {
         Self { archive, known: HashSet::new() }
     }
 
-    /// Publishes a base and removes it from the local disk, also if that fails; `None` if the archive has a base at
-    /// this csn already.
-    pub async fn publish(&mut self, base: LocalBase) -> Result<Option<Published>> {
-        let outcome = self.publish_kept(&base).await;
+    /// The archive.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// Publishes a base and removes it from the local disk, also if that fails; `None` if the archive has one at this csn
+    /// already that is as good. `covered` ends when the archive's chunks reach its csn: a base ahead of them could be of
+    /// commits that a promotion leaves behind. It is awaited when the files are there, before the manifest is written.
+    pub async fn publish(
+        &mut self,
+        base: LocalBase,
+        covered: impl Future<Output = Result<()>>,
+    ) -> Result<Option<Published>> {
+        let outcome = self.publish_kept(&base, covered).await;
         let removed = tokio::task::spawn_blocking(move || drop(base)).await;
         removed.expect("removing files does not panic");
         outcome
     }
 
     /// As [`Publisher::publish`], but leaves the base on the local disk: for an archive that is not the only one.
-    pub async fn publish_kept(&mut self, base: &LocalBase) -> Result<Option<Published>> {
-        let name = base.manifest().base();
-        let manifest = ObjectName::BaseManifest(name);
-        if self.archive.get(&manifest).await?.is_some_and(|found| is_whole(&found)) {
-            return Ok(None);
+    pub async fn publish_kept(
+        &mut self,
+        base: &LocalBase,
+        covered: impl Future<Output = Result<()>>,
+    ) -> Result<Option<Published>> {
+        let start = base.manifest().start();
+        for start in HashSet::from([start, BaseStart::whole(start.base)]) {
+            if self.archive.get(&start.manifest()).await?.is_some_and(|found| is_whole(&found)) {
+                return Ok(None);
+            }
         }
         let (ssts, own) = base.files();
         let sent_ssts = self.send_missing(&ssts, &self.known).await?;
         let sent_own = self.send_all(&own).await?;
+        covered.await?;
         let mut manifest = base.manifest().clone();
         manifest.bytes_shared = manifest.bytes() - sent_ssts.bytes - sent_own.bytes;
         manifest.bytes_new = sent_ssts.bytes + sent_own.bytes;
         manifest.took_ms = base.age().as_millis() as u64;
-        if !self.create_manifest(&manifest).await? {
+        if !create_manifest(&self.archive, &manifest).await? {
             return Ok(None);
         }
         // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to.
         let lost = self.send_missing(&ssts, &HashSet::new()).await?;
         self.known = ssts.into_iter().map(|sst| sst.object).collect();
-        let published = Published {
-            base: name,
-            bytes_new: manifest.bytes_new,
-            bytes_shared: manifest.bytes_shared,
-            objects: sent_ssts.objects + sent_own.objects + lost.objects + 1,
-            cut_pause: base.cut_pause(),
-            took: base.age(),
-        };
-        tracing::info!(csn = %name.csn, epoch = %name.epoch, new = published.bytes_new, shared = published.bytes_shared, "base published");
+        let mut published = Published::of(&manifest);
+        published.objects = sent_ssts.objects + sent_own.objects + lost.objects + 1;
+        (published.cut_pause, published.took) = (base.cut_pause(), base.age());
+        let (name, level) = (published.base, published.level);
+        tracing::info!(csn = %name.csn, epoch = %name.epoch, %level, new = published.bytes_new, shared = published.bytes_shared, "base published");
         Ok(Some(published))
-    }
-
-    async fn create_manifest(&self, manifest: &Manifest) -> Result<bool> {
-        let name = ObjectName::BaseManifest(manifest.base());
-        let body = manifest.encode();
-        if body.len() > MANIFEST_BYTES_MAX {
-            let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
-            return Err(Error::Refused { reason });
-        }
-        if self.archive.put_new(&name, body.clone().into()).await? == Creation::Created {
-            return Ok(true);
-        }
-        match self.archive.get(&name).await? {
-            // Ours, by an attempt whose answer was lost.
-            Some(found) if found == body => Ok(true),
-            // Another node's.
-            Some(found) if is_whole(&found) => Ok(false),
-            // Of an earlier attempt only a part arrived: no base, and in the way of one.
-            _ => self.archive.put_verified(&name, body.into()).await.map(|()| true),
-        }
     }
 
     /// Sends those files that are neither in `known` nor in the archive.
@@ -121,8 +125,48 @@ impl Publisher {
     }
 }
 
+impl Published {
+    /// What a manifest tells of a base that was published.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            base: manifest.base(),
+            after: manifest.start().after,
+            level: manifest.level,
+            skew_us: manifest.cut.as_ref().map_or(0, |cut| cut.skew_us),
+            skew_commits: manifest.cut.as_ref().map_or(0, |cut| cut.skew_commits),
+            bytes_new: manifest.bytes_new,
+            bytes_shared: manifest.bytes_shared,
+            objects: 0,
+            cut_pause: Duration::ZERO,
+            took: Duration::from_millis(manifest.took_ms),
+        }
+    }
+}
+
+/// Creates a manifest; false if another one has its name.
+pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> Result<bool> {
+    let name = manifest.start().manifest();
+    let body = manifest.encode();
+    if body.len() > MANIFEST_BYTES_MAX {
+        let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
+        return Err(Error::Refused { reason });
+    }
+    if archive.put_new(&name, body.clone().into()).await? == Creation::Created {
+        return Ok(true);
+    }
+    match archive.get(&name).await? {
+        // Ours, by an attempt whose answer was lost.
+        Some(found) if found == body => Ok(true),
+        // Another node's.
+        Some(found) if is_whole(&found) => Ok(false),
+        // Of an earlier attempt only a part arrived: no base, and in the way of one.
+        _ => archive.put_verified(&name, body.into()).await.map(|()| true),
+    }
+}
+
 /// Whether these bytes are a manifest. One of a later version is.
-fn is_whole(manifest: &[u8]) -> bool {
+pub(crate) fn is_whole(manifest: &[u8]) -> bool {
     !matches!(Manifest::decode(manifest, "manifest"), Err(Error::Corrupt { .. }))
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::archive::faults::{EVERY_FAULT, FaultStore};
 use crate::archive::layout::Section;
 use crate::archive::patience::Patience;
-use crate::config::AppendFsync;
+use crate::config::{AppendFsync, Consistency};
 use crate::snapshot::rig::{Rig, content, restore};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,11 @@ const DEADLINE: Duration = Duration::from_millis(100);
 fn archive(store: &FaultStore) -> Archive {
     let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "p", None);
     archive.with_patience(Patience { attempts: 1, ..Patience::default() })
+}
+
+/// The chunks are there.
+async fn covered() -> Result<()> {
+    Ok(())
 }
 
 async fn manifest(archive: &Archive, base: BaseName) -> Manifest {
@@ -50,14 +55,14 @@ async fn a_second_base_shares_the_ssts_of_the_first() {
     let first = rig.cut_under_load(2);
     // Spawned, because that is how a primary publishes: the future must be `Send`.
     let (first, mut publisher) =
-        tokio::spawn(async move { (publisher.publish(first).await, publisher) }).await.unwrap();
+        tokio::spawn(async move { (publisher.publish(first, covered()).await, publisher) }).await.unwrap();
     let first = first.unwrap().expect("published");
     assert_eq!(first.bytes_shared, 0);
     assert_exact(&rig, &archive, first.base).await;
     let ssts = count(&archive, Section::Ssts).await;
     rig.write(3, 3);
-    let second = rig.cutter.cut(&rig.committer).unwrap();
-    let second = publisher.publish(second).await.unwrap().expect("published");
+    let second = rig.cut().unwrap();
+    let second = publisher.publish(second, covered()).await.unwrap().expect("published");
     assert!(second.bytes_shared > 0 && second.bytes_new > 0, "{second:?}");
     let manifest = manifest(&archive, second.base).await;
     assert_eq!((manifest.bytes_new, manifest.bytes_shared), (second.bytes_new, second.bytes_shared));
@@ -73,11 +78,11 @@ async fn a_publisher_that_knows_nothing_finds_the_ssts() {
     let archive = archive(&FaultStore::default());
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 400);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    Publisher::new(archive.clone()).publish(base).await.unwrap().expect("published");
+    let base = rig.cut().unwrap();
+    Publisher::new(archive.clone()).publish(base, covered()).await.unwrap().expect("published");
     rig.write_list(b"one more commit");
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    let again = Publisher::new(archive.clone()).publish(base).await.unwrap().expect("published");
+    let base = rig.cut().unwrap();
+    let again = Publisher::new(archive.clone()).publish(base, covered()).await.unwrap().expect("published");
     assert!(again.bytes_shared > 0);
     assert_exact(&rig, &archive, again.base).await;
 }
@@ -88,11 +93,11 @@ async fn a_base_at_the_same_csn_is_not_published_again() {
     let mut publisher = Publisher::new(archive.clone());
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 20);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    let first = publisher.publish(base).await.unwrap().expect("published");
+    let base = rig.cut().unwrap();
+    let first = publisher.publish(base, covered()).await.unwrap().expect("published");
     let objects = count(&archive, Section::All).await;
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    assert_eq!(publisher.publish(base).await.unwrap(), None);
+    let base = rig.cut().unwrap();
+    assert_eq!(publisher.publish(base, covered()).await.unwrap(), None);
     assert_eq!(count(&archive, Section::All).await, objects);
     assert_exact(&rig, &archive, first.base).await;
 }
@@ -103,7 +108,7 @@ async fn a_base_at_the_same_csn_is_not_published_again() {
 async fn every_request_of_publishing_meets_every_fault() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 40);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     let name = base.manifest().base();
     let mut met = 0;
     for fault in EVERY_FAULT {
@@ -113,7 +118,7 @@ async fn every_request_of_publishing_meets_every_fault() {
             let archive = archive(&store).with_patience(Patience { attempts: 1, deadline: DEADLINE });
             store.fault_at(nth, fault);
             let told = format!("request {nth} meets {fault:?}");
-            let outcome = Publisher::new(archive.clone()).publish_kept(&base).await;
+            let outcome = Publisher::new(archive.clone()).publish_kept(&base, covered()).await;
             if nth >= store.requests() {
                 break;
             }
@@ -123,7 +128,7 @@ async fn every_request_of_publishing_meets_every_fault() {
                 Ok(published) => assert!(published.is_some() && is_there, "{told}: {published:?}"),
                 Err(error) => assert!(store.is_met(), "{told}: {error}"),
             }
-            Publisher::new(archive).publish_kept(&base).await.expect(&told);
+            Publisher::new(archive).publish_kept(&base, covered()).await.expect(&told);
             assert!(assert_whole_if_there(&truth, name, &told).await, "{told}: success, but no base");
         }
     }
@@ -148,14 +153,14 @@ async fn an_sst_pruned_while_a_base_is_published_is_sent_again() {
     let mut publisher = Publisher::new(archive.clone());
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 200);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    publisher.publish(base).await.unwrap().expect("published");
+    let base = rig.cut().unwrap();
+    publisher.publish(base, covered()).await.unwrap().expect("published");
     rig.write_list(b"one more commit");
-    let base = rig.cutter.cut(&rig.committer).unwrap();
+    let base = rig.cut().unwrap();
     for sst in base.files().0 {
         archive.delete(&sst.object).await.unwrap();
     }
-    let second = publisher.publish(base).await.unwrap().expect("published");
+    let second = publisher.publish(base, covered()).await.unwrap().expect("published");
     assert_exact(&rig, &archive, second.base).await;
 }
 
@@ -164,15 +169,59 @@ async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
     let archive = archive(&FaultStore::default());
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 20);
-    let base = rig.cutter.cut(&rig.committer).unwrap();
-    let first = Publisher::new(archive.clone()).publish(base).await.unwrap().expect("published");
+    let base = rig.cut().unwrap();
+    let first = Publisher::new(archive.clone()).publish(base, covered()).await.unwrap().expect("published");
     // The other one had looked before the manifest was there.
-    let late = rig.cutter.cut(&rig.committer).unwrap();
+    let late = rig.cut().unwrap();
     let other = Publisher::new(archive.clone());
     other.send_all(&late.files().1).await.unwrap();
     let mut manifest = late.manifest().clone();
     // Far from what the first one took, so that the two manifests differ.
     manifest.took_ms += 1_000_000;
-    assert!(!other.create_manifest(&manifest).await.unwrap());
+    assert!(!create_manifest(&archive, &manifest).await.unwrap());
     assert_exact(&rig, &archive, first.base).await;
+}
+
+/// A base is no base before the archive's chunks reach its csn: files may be there, a manifest is not.
+#[tokio::test]
+async fn a_base_that_the_chunks_do_not_reach_is_not_published() {
+    let archive = archive(&FaultStore::default());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    for consistency in [Consistency::Strict, Consistency::Eventual] {
+        let base = rig.cut_around(consistency, 2, 5).unwrap();
+        let start = base.manifest().start();
+        let never = async { Err(Error::Refused { reason: "the chunks do not reach it".to_owned() }) };
+        Publisher::new(archive.clone()).publish(base, never).await.unwrap_err();
+        assert_eq!(archive.head(&start.manifest()).await.unwrap(), None);
+        assert!(!crate::directory::DataDir::new(rig.root.path()).base().exists());
+        assert!(count(&archive, Section::Bases).await > 0, "the files were sent before");
+    }
+}
+
+/// Two nodes that publish at one csn, one of them at another level: both manifests are of whole bases.
+#[tokio::test]
+async fn of_two_levels_at_one_csn_both_stay_whole() {
+    let archive = archive(&FaultStore::default());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 20);
+    // One whose last commit is on disk, so that a strict one lies at the same csn.
+    let open = (2..50).find_map(|seed| {
+        let base = rig.cut_around(Consistency::Eventual, seed, 3).unwrap();
+        (base.manifest().csn == rig.committer.watermarks.committed.get()).then_some(base)
+    });
+    let open = open.expect("one of these ends on disk");
+    let start = open.manifest().start();
+    let published = Publisher::new(archive.clone()).publish(open, covered()).await.unwrap().expect("published");
+    assert_eq!((published.base, published.after, published.level), (start.base, start.after, Level::Eventual));
+    let strict = rig.cut().unwrap();
+    assert_eq!(strict.manifest().base(), start.base);
+    let published = Publisher::new(archive.clone()).publish(strict, covered()).await.unwrap().expect("published");
+    assert_eq!(published.level, Level::Strict);
+    assert_exact(&rig, &archive, start.base).await;
+    // What needs chunks is no news beside what does not.
+    let again = rig.cut().unwrap();
+    assert_eq!(Publisher::new(archive.clone()).publish(again, covered()).await.unwrap(), None);
+    let listing = crate::archive::listing::Listing::read(&archive).await.unwrap();
+    assert_eq!(listing.base_starts().collect::<Vec<_>>(), [start, BaseStart::whole(start.base)]);
 }

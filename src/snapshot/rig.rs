@@ -1,19 +1,20 @@
 //! A node without clients, for tests: a real committer over real logs, random commits, and what they must add up to.
 
-use super::base::{BaseCutter, LocalBase};
+use super::base::{BaseCutter, CutRequest, LocalBase};
 use super::image;
-use super::manifest::Manifest;
+use super::manifest::{Level, Manifest};
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
 use crate::commit::committer::{CommitSink, Committer, Group, Start};
 use crate::commit::gate::Gate;
 use crate::commit::sync::Syncer;
-use crate::config::AppendFsync;
+use crate::config::{AppendFsync, Consistency};
 use crate::csn::{Csn, Epoch};
-use crate::directory::DataDir;
+use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::Family;
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
+use crate::error::Result;
 use crate::io::{Io, StdIo};
 use crate::log::durable::DurableMark;
 use crate::log::envelope::{self, Position};
@@ -87,6 +88,23 @@ impl Rig {
         turn.write().expect("write");
     }
 
+    /// Cuts a strict base.
+    pub fn cut(&mut self) -> Result<LocalBase> {
+        self.cutter.cut(&self.committer, &request(Consistency::Strict))
+    }
+
+    /// Cuts a base with groups of random commits between its cuts.
+    pub fn cut_around(&mut self, consistency: Consistency, seed: u64, groups: usize) -> Result<LocalBase> {
+        let committer = &self.committer;
+        let between = || write(committer, &mut StdRng::seed_from_u64(seed), groups);
+        self.cutter.cut_between(committer, &request(consistency), between)
+    }
+
+    /// Every commit so far.
+    pub fn commits(&self) -> Vec<CommitRecord> {
+        self.recorder.0.lock().clone()
+    }
+
     /// Cuts a base while another thread writes.
     pub fn cut_under_load(&mut self, seed: u64) -> LocalBase {
         let stop = AtomicBool::new(false);
@@ -98,7 +116,7 @@ impl Rig {
                     write(committer, &mut rng, 1);
                 }
             });
-            let base = self.cutter.cut(committer);
+            let base = self.cutter.cut(committer, &request(Consistency::Strict));
             stop.store(true, Ordering::Relaxed);
             base.expect("a base")
         })
@@ -118,6 +136,10 @@ impl Rig {
         }
         (memory, disk_content(&disk))
     }
+}
+
+pub fn request(consistency: Consistency) -> CutRequest {
+    CutRequest { consistency, node: "rig".to_owned(), role: LastRole::Primary }
 }
 
 impl Drop for Rig {
@@ -192,9 +214,9 @@ pub fn disk_content(disk: &Disk) -> DiskContent {
     content
 }
 
-/// Checks every file of a base against the manifest and yields what restoring it gives. `fetch` brings the content of
-/// a file by its name in the manifest.
-pub fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes) -> (Memory, DiskContent) {
+/// Checks every file of a base against the manifest and yields what it holds: of a strict one every engine at its csn,
+/// else the memory engines at their own cut. `fetch` brings the content of a file by its name in the manifest.
+pub fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync) -> (Memory, DiskContent) {
     let checked = |name: &str, bytes: u64, blake3: blake3::Hash| {
         let content = fetch(name);
         assert_eq!((content.len() as u64, blake3::hash(&content)), (bytes, blake3), "{name}");
@@ -211,15 +233,25 @@ pub fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes) -> (Memory, D
     let position = crate::log::recovery::disk_position(&disk).expect("position");
     assert_eq!(position, Position { csn: manifest.disk.csn, time: manifest.disk.time, epoch: manifest.disk.epoch });
 
-    let [file] = &manifest.memory.files[..] else { panic!("one image") };
-    let content = checked(&file.name, file.bytes, file.blake3);
-    let (mut memory, at) = image::read_image(std::iter::once(Ok(content)), "image").expect("image");
+    let files = &manifest.memory.files;
+    let image = |nth: usize| {
+        let file = &files[nth];
+        std::iter::once(Ok(checked(&file.name, file.bytes, file.blake3)))
+    };
+    let (mut memory, at) = image::read_images(files.len(), |nth| nth.to_string(), image).expect("images");
+    let digests = manifest.memory.digests.expect("the second format has digests");
+    let contents = image::Contents::of(&memory.cut());
+    assert_eq!((contents.list_digest.hash(), contents.zset_digest.hash()), (digests.lists, digests.zsets));
     assert_eq!((at.position.csn, at.position.time), (manifest.memory.csn, manifest.memory.time));
     assert_eq!(
         (memory.lists.len(), memory.zsets.len()),
         (manifest.memory.lists as usize, manifest.memory.zsets as usize)
     );
     let mut csn = at.position.csn;
+    if manifest.level != Level::Strict {
+        assert_eq!((csn, manifest.completion.len()), (manifest.start().after, 0));
+        return (memory, disk_content(&disk));
+    }
     for file in &manifest.completion {
         let chunk = Chunk::open(checked(&file.name, file.bytes, file.blake3), &file.name).expect("chunk");
         for commit in chunk.commits().map(|commit| commit.expect("commit")) {

@@ -4,6 +4,8 @@ use crate::archive::ArchiveArgs;
 use crate::exit::Done;
 use crate::node::runtime;
 use walferry::csn::CommitTime;
+use walferry::directory::LastRole;
+use walferry::restore::report::{BaseContent, BaseReport};
 use walferry::restore::{SnapshotsReport, snapshots};
 
 /// Lists bases and the restorable range: csn and time, from, until, gaps
@@ -23,6 +25,21 @@ pub fn run(args: Args) -> Done {
     let report = runtime()?.block_on(snapshots(&archive))?;
     show(&report, args.json);
     Ok(())
+}
+
+/// A base's level, how it came to it, how far apart its engines were cut, and who cut it.
+fn level(base: &BaseReport, content: &BaseContent) -> String {
+    let Some(cut) = &content.cut else { return content.level.to_string() };
+    let mut text = content.level.to_string();
+    if cut.asked != content.level {
+        let how = if cut.skew_commits > 0 { "repaired" } else { "nothing was committed between the cuts" };
+        text = format!("{text} (asked {}, {how})", cut.asked);
+    }
+    if base.after < base.csn {
+        text = format!("{text}, needs chunks after csn {}", base.after);
+    }
+    let role = if cut.role == LastRole::Replica { "replica" } else { "primary" };
+    format!("{text}, skew {:.1} ms, {} commits, by {role} {}", cut.skew_us as f64 / 1e3, cut.skew_commits, cut.node)
 }
 
 /// Prints a report.
@@ -52,8 +69,14 @@ pub fn show(report: &SnapshotsReport, json: bool) {
     for base in &report.bases {
         match &base.content {
             Some(content) => println!(
-                "base       csn {} epoch {} {} {} bytes ({} new, {} shared)",
-                base.csn, base.epoch, content.time, content.bytes, content.bytes_new, content.bytes_shared
+                "base       csn {} epoch {} {} {}, {} bytes ({} new, {} shared)",
+                base.csn,
+                base.epoch,
+                content.time,
+                level(base, content),
+                content.bytes,
+                content.bytes_new,
+                content.bytes_shared
             ),
             None => println!(
                 "base       csn {} epoch {} unusable: {}",

@@ -33,6 +33,13 @@ impl<V: Value> Cut<V> {
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry<V>)> {
         entries(&self.groups)
     }
+
+    /// One of `shares` parts, about equally many keys each: together all of them, no key in two.
+    pub fn iter_share(&self, share: usize, shares: usize) -> impl Iterator<Item = (&[u8], &Entry<V>)> {
+        assert!(share < shares, "share {share} of {shares}");
+        let bound = |share: usize| self.groups.len() * share / shares;
+        entries(&self.groups[bound(share)..bound(share + 1)])
+    }
 }
 
 /// All keys and entries of these groups.

@@ -407,6 +407,15 @@ fn split_overfull<L: Leaf>(children: &mut Vec<Child<L>>) -> Option<Child<L>> {
 
 #[cfg(test)]
 impl<L: Leaf> Tree<L> {
+    /// Bytes of the nodes that are not shared with another tree.
+    pub fn bytes_apart_from(&self, other: &Self) -> usize {
+        let (mut own, mut shared) = (Vec::new(), Vec::new());
+        self.root.nodes(&mut own);
+        other.root.nodes(&mut shared);
+        let shared: std::collections::HashSet<_> = shared.into_iter().map(|(at, _)| at).collect();
+        own.into_iter().filter(|(at, _)| !shared.contains(at)).map(|(_, bytes)| bytes).sum()
+    }
+
     /// Panics unless counts, bytes, depth and fill are what they must be; yields the leaves in order.
     pub fn check(&self) -> Vec<&L> {
         let mut leaves = Vec::new();
@@ -419,6 +428,18 @@ impl<L: Leaf> Tree<L> {
 
 #[cfg(test)]
 impl<L: Leaf> Subtree<L> {
+    /// Where each node lies and its own bytes.
+    fn nodes(&self, found: &mut Vec<(*const Node<L>, usize)>) {
+        let own = match &*self.node {
+            Node::Leaf(leaf) => leaf.bytes(),
+            Node::Inner(children) => {
+                children.iter().for_each(|child| child.tree.nodes(found));
+                children.len() * Self::CHILD_BYTES
+            }
+        };
+        found.push((Arc::as_ptr(&self.node), Self::NODE_BYTES + own));
+    }
+
     fn check<'a>(&'a self, leaves: &mut Vec<&'a L>) -> (u64, usize, usize) {
         let found = match &*self.node {
             Node::Leaf(leaf) => {

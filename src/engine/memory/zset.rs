@@ -317,6 +317,12 @@ impl ExactSizeIterator for IterBack<'_> {}
 
 #[cfg(test)]
 impl Zset {
+    /// Bytes that are not shared with another set.
+    pub fn bytes_apart_from(&self, other: &Self) -> usize {
+        let index = self.index.as_ref().zip(other.index.as_ref());
+        self.order.bytes_apart_from(&other.order) + index.map_or(0, |(own, other)| own.bytes_apart_from(other))
+    }
+
     /// Panics unless order and index agree and the inner structure holds.
     pub fn check(&self) {
         let ordered: Vec<_> = self.order.check().into_iter().flat_map(Run::check).collect();

@@ -174,3 +174,24 @@ fn a_large_set_is_changed_while_a_clone_lives() {
     zset.check();
     assert!(zset.is_empty() && zset.memory_bytes() < 256);
 }
+
+/// What a cut costs is in proportion to what is written afterwards, not to the set.
+#[test]
+fn writing_beside_a_clone_copies_what_is_touched() {
+    /// Three paths (out of the order, into it, the index), each of a leaf and a few inner nodes.
+    const BYTES_PER_WRITE_MAX: usize = 40_000;
+    let mut zset = Zset::new();
+    for number in 0..300_000_u32 {
+        zset.insert(&number.to_le_bytes(), f64::from(number));
+    }
+    let cut = zset.clone();
+    assert_eq!(zset.bytes_apart_from(&cut), 0);
+    for writes in 1..=40_usize {
+        let number = (writes * 7001) as u32;
+        zset.insert(&number.to_le_bytes(), f64::from(300_000 - number) + 0.5);
+        let copied = zset.bytes_apart_from(&cut);
+        assert!(copied > 0 && copied <= writes * BYTES_PER_WRITE_MAX, "{writes} writes copied {copied} bytes");
+    }
+    assert!(zset.memory_bytes() > 100 * BYTES_PER_WRITE_MAX, "the set is far larger than what was copied");
+    assert_eq!((cut.len(), cut.score(&7001_u32.to_le_bytes())), (300_000, Some(7001.0)));
+}

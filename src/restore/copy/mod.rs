@@ -24,7 +24,7 @@ use super::plan::SkippedBase;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::CsnRange;
 use super::target::Target;
-use crate::archive::layout::BaseName;
+use crate::archive::listing::BaseStart;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
@@ -95,7 +95,7 @@ pub async fn copy(from: &Archive, to: &Archive, options: CopyOptions) -> Result<
     let history = History::read(from, options.epoch).await?;
     let until = history.plan(options.until).await?.plan.target;
     let (manifests, skipped) = manifests(&history, until).await?;
-    let usable = |base: &BaseName| manifests.contains_key(base);
+    let usable = |start: &BaseStart| manifests.contains_key(start);
     let plan = plan(&history.listing, &history.lineage, usable, options.from, until);
     let plan = plan.map_err(|incomplete| unreachable(&history, incomplete))?;
     let mut report = transfer::run(&history, to, &plan, &manifests, &options.progress).await?;
@@ -107,17 +107,18 @@ pub async fn copy(from: &Archive, to: &Archive, options: CopyOptions) -> Result<
 }
 
 /// The manifests of the line's bases up to `until`, and the bases that cannot be used.
-async fn manifests(history: &History, until: Csn) -> Result<(BTreeMap<BaseName, Manifest>, Vec<SkippedBase>)> {
-    let on_line = history.listing.whole_bases().filter(|base| history.lineage.contains(*base));
-    let reads = on_line.map(|base| async move { (base, history.manifest(base).await) });
+async fn manifests(history: &History, until: Csn) -> Result<(BTreeMap<BaseStart, Manifest>, Vec<SkippedBase>)> {
+    let on_line = history.listing.base_starts().filter(|start| history.lineage.contains(start.base));
+    let reads = on_line.map(|start| async move { (start, history.manifest(start).await) });
     let mut reads = stream::iter(reads).buffered(MANIFESTS_IN_FLIGHT_MAX);
     let (mut manifests, mut skipped) = (BTreeMap::new(), Vec::new());
-    while let Some((base, outcome)) = reads.next().await {
+    while let Some((start, outcome)) = reads.next().await {
         match outcome {
-            Ok(manifest) => drop(manifests.insert(base, manifest)),
+            Ok(manifest) => drop(manifests.insert(start, manifest)),
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
+                let BaseStart { base, after } = start;
                 tracing::warn!(%base, %error, "a base cannot be used and is not copied");
-                skipped.push(SkippedBase { base, why: error.to_string() });
+                skipped.push(SkippedBase { base, after, why: error.to_string() });
             }
             Err(error) => return Err(error),
         }

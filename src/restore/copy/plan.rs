@@ -4,11 +4,10 @@
 //! name is missing among them; a range that cannot be had as a whole is refused with the one that can.
 
 use super::super::plan::ChunkStep;
-use super::super::reach::{CsnRange, Reach};
+use super::super::reach::{CsnRange, Reach, leads, runs};
 use crate::archive::epochs::EpochRecord;
-use crate::archive::layout::BaseName;
 use crate::archive::lineage::Lineage;
-use crate::archive::listing::Listing;
+use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::{Csn, Epoch};
 
 /// What to copy.
@@ -17,7 +16,7 @@ pub struct CopyPlan {
     /// Commits that can be restored from the copy. It ends where the chunk ends that holds the last one asked for.
     pub range: CsnRange,
     /// The base the range begins with, unless it begins with the first commit, and the line's later ones within it.
-    pub bases: Vec<BaseName>,
+    pub bases: Vec<BaseStart>,
     /// In csn order. Whole chunks are copied, whatever part of them counts.
     pub chunks: Vec<ChunkStep>,
     /// The records of the line's epochs, root first.
@@ -37,26 +36,27 @@ pub struct Incomplete {
 pub fn plan(
     listing: &Listing,
     lineage: &Lineage,
-    is_usable: impl Fn(&BaseName) -> bool,
+    is_usable: impl Fn(&BaseStart) -> bool,
     from: Option<Csn>,
     until: Csn,
 ) -> Result<CopyPlan, Incomplete> {
-    let bases: Vec<BaseName> =
-        listing.whole_bases().filter(|base| lineage.contains(*base) && is_usable(base)).collect();
+    let bases: Vec<BaseStart> =
+        listing.base_starts().filter(|start| lineage.contains(start.base) && is_usable(start)).collect();
     let reach = Reach::of(listing, lineage, bases.iter().copied());
     let possible = reach.ranges.iter().copied().find(|range| range.contains(until));
     let asked = CsnRange { from: from.unwrap_or(until), until };
     let possible = possible.filter(|range| range.contains(asked.from)).ok_or(Incomplete { asked, possible })?;
     let from = from.unwrap_or(possible.from);
-    let start = bases.iter().rfind(|base| base.csn <= from).copied();
-    let after = start.map_or(Csn::ZERO, |base| base.csn);
+    let is_start = |start: &&BaseStart| start.base.csn <= from && leads(&runs(listing, lineage), **start, from);
+    let start = bases.iter().rfind(is_start).copied();
+    let after = start.map_or(Csn::ZERO, |start| start.after);
     let mut until = until;
     let mut leaf = lineage.epoch_at(until);
     loop {
-        let bases: Vec<BaseName> =
-            bases.iter().filter(|base| after.max(Csn(1)) <= base.csn && base.csn <= until).copied().collect();
+        let is_within = |start: &&BaseStart| after.max(Csn(1)) <= start.after && start.base.csn <= until;
+        let bases: Vec<BaseStart> = bases.iter().filter(is_within).copied().collect();
         let chunks = chunks(listing, lineage, after, until);
-        let newest = bases.iter().map(|base| base.epoch).chain(chunks.iter().map(|step| step.chunk.epoch)).max();
+        let newest = bases.iter().map(|start| start.base.epoch).chain(chunks.iter().map(|step| step.chunk.epoch)).max();
         leaf = newest.map_or(leaf, |newest| newest.max(leaf));
         // The record of the newest epoch says that history goes on to its fork: so the copy must.
         let fork = fork_of(lineage, leaf);

@@ -5,7 +5,7 @@ use crate::archive::epochs::{self, Claim};
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::lineage::Lineage;
-use crate::archive::listing::{Listing, Stored};
+use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::archive::store::{Archive, Creation};
 use crate::chunk::Chunk;
@@ -41,7 +41,7 @@ pub(super) async fn run(
     history: &History,
     to: &Archive,
     plan: &CopyPlan,
-    manifests: &BTreeMap<BaseName, Manifest>,
+    manifests: &BTreeMap<BaseStart, Manifest>,
     progress: &ProgressSink,
 ) -> Result<CopyReport> {
     claim_target(to, history.cluster).await?;
@@ -59,10 +59,10 @@ pub(super) async fn run(
         seconds: 0.0,
     };
     let mut transfer = Transfer { from: &history.archive, to, there, report };
-    let missing = plan.bases.iter().filter(|base| !transfer.has_manifest(base)).map(|base| manifests[base].bytes());
+    let missing = plan.bases.iter().filter(|start| !transfer.has_manifest(start)).map(|start| manifests[start].bytes());
     let meter = Meter::begin(progress, Phase::Bases, missing.sum());
-    for base in &plan.bases {
-        transfer.copy_base(&manifests[base], &meter).await?;
+    for start in &plan.bases {
+        transfer.copy_base(&manifests[start], &meter).await?;
     }
     transfer.copy_chunks(plan, progress).await?;
     transfer.copy_marks(&history.listing).await?;
@@ -110,8 +110,8 @@ fn other_history(to: &Archive, detail: &str) -> Error {
 }
 
 impl Transfer<'_> {
-    fn has_manifest(&self, base: &BaseName) -> bool {
-        self.there.bases.get(base).is_some_and(|objects| objects.manifest.is_some())
+    fn has_manifest(&self, start: &BaseStart) -> bool {
+        self.there.base_starts().any(|there| there == *start)
     }
 
     fn is_there(&self, base: BaseName, object: &ObjectName, bytes: u64) -> bool {
@@ -124,13 +124,14 @@ impl Transfer<'_> {
     }
 
     async fn copy_base(&mut self, manifest: &Manifest, meter: &Meter) -> Result<()> {
-        let base = manifest.base();
+        let start = manifest.start();
+        let base = start.base;
         let own = manifest.memory.files.iter().chain(&manifest.completion);
         let own = own.map(|file| (file.object(base), file.bytes, file.blake3));
         let disk = manifest.disk.files.iter().map(|file| (file.object(base), file.bytes, file.blake3));
         let all: Vec<_> = disk.chain(own).collect();
         // A base with a manifest has its files: they were there before it.
-        let is_whole = self.has_manifest(&base);
+        let is_whole = self.has_manifest(&start);
         let (present, missing): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(object, bytes, _)| is_whole || self.is_there(base, object, *bytes));
         let add = |moved: &mut Moved, files: &[(ObjectName, u64, blake3::Hash)]| {
@@ -148,7 +149,7 @@ impl Transfer<'_> {
         stream::iter(copies).buffer_unordered(FILES_IN_FLIGHT_MAX).try_collect::<()>().await?;
         if !is_whole {
             // Another copy may have been faster: its manifest is of the same base.
-            self.to.put_new(&ObjectName::BaseManifest(base), manifest.encode().into()).await?;
+            self.to.put_new(&start.manifest(), manifest.encode().into()).await?;
         }
         // SSTs of this base are those of the next.
         for (object, bytes, _) in missing {
@@ -229,7 +230,7 @@ pub(super) async fn require_restorable(to: &Archive, plan: &CopyPlan) -> Result<
     let listing = Listing::read(to).await?;
     let leaf = plan.epochs.last().and_then(|record| Lineage::of(&listing.epochs, record.epoch));
     let possible = leaf.map(|lineage| {
-        let bases = listing.whole_bases().filter(|base| lineage.contains(*base));
+        let bases = listing.base_starts().filter(|start| lineage.contains(start.base));
         Reach::of(&listing, &lineage, bases)
     });
     let holds = |reach: &Reach| {

@@ -16,6 +16,7 @@ use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};
 use crate::record::CommitRecord;
 use crate::restore::target::Target;
+use crate::snapshot::manifest::Level;
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use std::collections::BTreeSet;
@@ -93,6 +94,24 @@ async fn a_copy_restores_every_commit_of_its_range() {
         });
         assert_eq!(found, first, "{from} to {until}");
         assert_holds(&to, &commits, report.range, None).await;
+    }
+}
+
+/// A base whose engines were cut at different commits goes along with the chunks between its cuts.
+#[tokio::test]
+async fn a_base_of_two_cuts_is_copied_with_its_chunks() {
+    let (archived, commits) = one_line(Archived::new().await.archive).await;
+    archived.base_as(&commits, 1, 14, 16, Level::Bounded).await;
+    for (from, until, first, bases) in [(17, 24, 13, 2), (10, 24, 7, 3)] {
+        let to = target();
+        let report = copied(&archived.archive, &to, (Some(from), until), None).await.unwrap();
+        assert_eq!((report.range.from, report.bases), (Csn(from), bases));
+        let chunks: Vec<_> = to.list(Section::Chunks(Epoch(1))).await.unwrap().objects;
+        let ObjectName::Chunk(chunk) = chunks[0].name else { unreachable!("the section has chunks only") };
+        assert_eq!(chunk.first, Csn(first));
+        assert_holds(&to, &commits, report.range, None).await;
+        let again = copied(&archived.archive, &to, (Some(from), until), None).await.unwrap();
+        assert_eq!((again.copied.chunks, again.copied.files), (0, 0));
     }
 }
 
@@ -253,7 +272,7 @@ async fn a_range_with_a_hole_is_refused() {
     assert_holds(&to, &commits, report.range, None).await;
     let listing = crate::archive::listing::Listing::read(&archived.archive).await.unwrap();
     let lineage = crate::archive::lineage::Lineage::newest(&listing.epochs).unwrap();
-    let incomplete = plan(&listing, &lineage, |usable| *usable == base(9, 1), None, Csn(15));
+    let incomplete = plan(&listing, &lineage, |usable| usable.base == base(9, 1), None, Csn(15));
     let asked = CsnRange { from: Csn(15), until: Csn(15) };
     assert_eq!(incomplete, Err(Incomplete { asked, possible: None }));
 }

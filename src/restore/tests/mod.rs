@@ -2,6 +2,7 @@
 
 mod copy;
 mod faults;
+mod levels;
 pub(crate) mod support;
 
 use super::progress::silent;
@@ -9,6 +10,7 @@ use super::*;
 use crate::archive::layout::{BaseName, ChunkName};
 use crate::csn::CommitTime;
 use crate::error::Kind;
+use crate::record::CommitRecord;
 use parking_lot::Mutex;
 use progress::Progress;
 use support::{Archived, State, base, history, read_state};

@@ -7,7 +7,7 @@ use crate::archive::store::Archive;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
-use crate::directory::DataDir;
+use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::key::CSN_KEY;
@@ -16,9 +16,12 @@ use crate::io::StdIo;
 use crate::log::envelope::{self, Position};
 use crate::log::recovery::{ImagePosition, disk_position};
 use crate::record::CommitRecord;
-use crate::snapshot::image::image_parts;
+use crate::snapshot::checkpoint;
+use crate::snapshot::image::{Contents, ImageParts, Share};
 use crate::snapshot::local;
-use crate::snapshot::manifest::{DbFile, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
+use crate::snapshot::manifest::{
+    CutRecord, DbFile, DiskContents, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart,
+};
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
@@ -236,8 +239,13 @@ impl Archived {
         assert!(commits.is_empty(), "the sizes cover all commits");
     }
 
-    /// Archives a base: the memory engines cut at `memory_csn`, RocksDB at `csn`.
+    /// Archives a strict base: the memory engines cut at `memory_csn`, RocksDB at `csn`.
     pub async fn base(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64) {
+        self.base_as(commits, epoch, memory_csn, csn, Level::Strict).await;
+    }
+
+    /// Archives a base of a level, its memory engines in two images.
+    pub async fn base_as(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64, level: Level) {
         let name = base(csn, epoch);
         let (disk, files) = disk_part(&commits[..csn as usize]);
         for (file, content) in disk.files.iter().zip(files) {
@@ -250,14 +258,20 @@ impl Archived {
         let at = position(memory_csn);
         let memory = memory_after(&commits[..memory_csn as usize]);
         let image = ImagePosition { position: at, wal_seq: disk.wal_seq };
-        let image: Vec<u8> = image_parts(&memory.cut(), image).flatten().collect();
-        let image_file = self.own_file(name, "memory.image", image.into()).await;
+        let (mut images, mut contents) = (Vec::new(), Contents::default());
+        for nth in 0..2 {
+            let cut = memory.cut();
+            let mut parts = ImageParts::new(&cut, image, Share { nth, of: 2 });
+            let bytes: Vec<u8> = parts.by_ref().flatten().collect();
+            contents += parts.contents();
+            images.push(self.own_file(name, &format!("memory-{nth}.image"), bytes.into()).await);
+        }
         let missing: Vec<CommitRecord> = commits[memory_csn as usize..csn as usize]
             .iter()
             .map(|commit| CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit.clone() })
             .collect();
         let mut completion = Vec::new();
-        for part in missing.chunks(2) {
+        for part in missing.chunks(2).filter(|_| level == Level::Strict) {
             let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
             let chunk = Encoder::new(Profile::default()).encode(part.iter(), link);
             let file = format!("completion-{}.chunk", part[0].csn.padded());
@@ -269,13 +283,26 @@ impl Archived {
             epoch: Epoch(epoch),
             csn: Csn(csn),
             time: position(csn).time,
-            level: Level::Strict,
+            level,
+            cut: Some(CutRecord {
+                asked: level,
+                skew_commits: csn - memory_csn,
+                skew_us: position(csn).time.0 - at.time.0,
+                allowed_us: None,
+                node: "n".to_owned(),
+                role: LastRole::Primary,
+            }),
             memory: MemoryPart {
                 csn: at.csn,
                 time: at.time,
                 lists: memory.lists.len() as u64,
                 zsets: memory.zsets.len() as u64,
-                files: vec![image_file],
+                digests: Some(MemoryDigests {
+                    elements: contents.elements,
+                    lists: contents.list_digest.hash(),
+                    zsets: contents.zset_digest.hash(),
+                }),
+                files: images,
             },
             disk,
             completion,
@@ -283,7 +310,7 @@ impl Archived {
             bytes_shared: 0,
             took_ms: 0,
         };
-        self.archive.put_verified(&ObjectName::BaseManifest(name), manifest.encode().into()).await.unwrap();
+        self.archive.put_verified(&manifest.start().manifest(), manifest.encode().into()).await.unwrap();
     }
 
     async fn own_file(&self, base: BaseName, name: &str, content: Bytes) -> FileRef {
@@ -342,5 +369,7 @@ fn disk_part(commits: &[CommitRecord]) -> (DiskPart, Vec<Bytes>) {
         contents.push(content);
     }
     let at = disk_position(&disk).unwrap();
-    (DiskPart { csn: at.csn, time: at.time, epoch: at.epoch, wal_seq: disk.wal_seq(), files }, contents)
+    let told = Some(DiskContents { digest: checkpoint::digest(&files), families: Vec::new() });
+    let part = DiskPart { csn: at.csn, time: at.time, epoch: at.epoch, wal_seq: disk.wal_seq(), contents: told, files };
+    (part, contents)
 }

@@ -9,12 +9,17 @@ use crate::error::{Error, Result};
 use crate::io::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
 use crate::log::recovery::ImagePosition;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Decompressed blocks that wait for the builder, at most.
 const BLOCKS_AHEAD_MAX: usize = 4;
+
+/// Images of one cut read at a time, each with two threads.
+const IMAGES_READ_MAX: usize = 4;
 
 /// Reads the image at `path`.
 pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePosition)> {
@@ -26,16 +31,63 @@ pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePositio
 
 /// Reads an image whose bytes come in `parts` of any size; `what` names it in errors.
 pub fn read_image(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str) -> Result<(Memory, ImagePosition)> {
+    let memory = Mutex::default();
+    let at = read_into(parts, what, &memory)?;
+    Ok((memory.into_inner(), at))
+}
+
+/// Reads several images of one cut, with keys of their own each, some at a time. `open` gives an image's bytes.
+pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
+    count: usize,
+    what: impl Fn(usize) -> String + Sync,
+    open: impl Fn(usize) -> P + Sync,
+) -> Result<(Memory, ImagePosition)> {
+    assert!(count > 0, "a cut has an image");
+    let (memory, next, position) = (Mutex::default(), AtomicUsize::new(0), Mutex::new(None));
+    let read_one = |nth: usize| {
+        let what = what(nth);
+        let at = read_into(open(nth), &what, &memory)?;
+        let first = *position.lock().get_or_insert(at);
+        if first == at {
+            return Ok(());
+        }
+        let detail = format!("cut at csn {}, another image of the base at {}", at.position.csn, first.position.csn);
+        Err(Error::corrupt(what, "header", detail))
+    };
+    let read_some = || {
+        loop {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            if nth >= count {
+                return Ok(());
+            }
+            // After a failure no other image is begun.
+            read_one(nth).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
+        }
+    };
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(IMAGES_READ_MAX).min(count);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..readers).map(|_| scope.spawn(read_some)).collect();
+        let own = read_some();
+        others.into_iter().map(|other| other.join().expect("reading an image does not panic")).fold(own, Result::and)
+    })?;
+    Ok((memory.into_inner(), position.into_inner().expect("an image was read")))
+}
+
+/// Reads an image and puts what it holds into `memory`.
+fn read_into(
+    parts: impl Iterator<Item = Result<Bytes>> + Send,
+    what: &str,
+    memory: &Mutex<Memory>,
+) -> Result<ImagePosition> {
     let mut source = Source::new(parts, what);
     let header: [u8; HEADER_LEN] = source.take(HEADER_LEN)?[..].try_into().expect("its length was asked for");
     let (position, crc) = decode_header(&header, what)?;
     let (blocks_out, blocks_in) = sync_channel(BLOCKS_AHEAD_MAX);
-    let mut memory = Memory::new();
     std::thread::scope(|scope| {
         scope.spawn(move || unpack(source, crc, &blocks_out));
-        Builder { blocks: Raw::new(blocks_in, what), memory: &mut memory, counts: [0; 3] }.build()
+        Builder { blocks: Raw::new(blocks_in, what), memory, counts: [0; 3] }.build()
     })?;
-    Ok((memory, position))
+    Ok(position)
 }
 
 /// Reads a file ahead, piece by piece.
@@ -138,7 +190,8 @@ impl<'a> Raw<'a> {
 /// Puts the values into the engines.
 struct Builder<'a> {
     blocks: Raw<'a>,
-    memory: &'a mut Memory,
+    /// Locked for one key at a time: other images may be read into it, too.
+    memory: &'a Mutex<Memory>,
     /// Lists, sorted sets and elements so far.
     counts: [u64; 3],
 }
@@ -160,24 +213,35 @@ impl Builder<'_> {
         let head: [u8; 21] = self.blocks.fields()?;
         let (expire_ms, count) = (word64(&head, 1), word64(&head, 9));
         let key = self.blocks.bytes(word32(&head, 17))?.to_vec();
-        if count == 0 || self.memory.lists.get(&key).is_some() || self.memory.zsets.get(&key).is_some() {
-            return Err(self.blocks.corrupt(format!("key \"{}\" is empty or there twice", key.escape_ascii())));
-        }
-        match head[0] {
-            ENGINE_LIST => {
+        let is_new = match head[0] {
+            ENGINE_LIST if count > 0 => {
                 let value = self.list(count)?;
-                self.memory.lists.insert(&key, Entry { value, expire_ms });
                 self.counts[0] += 1;
+                self.insert(&key, |memory| memory.lists.insert(&key, Entry { value, expire_ms }))
             }
-            ENGINE_ZSET => {
+            ENGINE_ZSET if count > 0 => {
                 let value = self.zset(count)?;
-                self.memory.zsets.insert(&key, Entry { value, expire_ms });
                 self.counts[1] += 1;
+                self.insert(&key, |memory| memory.zsets.insert(&key, Entry { value, expire_ms }))
             }
+            ENGINE_LIST | ENGINE_ZSET => false,
             engine => return Err(self.blocks.corrupt(format!("no engine has number {engine}"))),
+        };
+        if !is_new {
+            return Err(self.blocks.corrupt(format!("key \"{}\" is empty or there twice", key.escape_ascii())));
         }
         self.counts[2] += count;
         Ok(())
+    }
+
+    /// False if the key is there already.
+    fn insert(&self, key: &[u8], insert: impl FnOnce(&mut Memory)) -> bool {
+        let mut memory = self.memory.lock();
+        let is_new = memory.lists.get(key).is_none() && memory.zsets.get(key).is_none();
+        if is_new {
+            insert(&mut memory);
+        }
+        is_new
     }
 
     fn list(&mut self, count: u64) -> Result<List> {

@@ -1,14 +1,17 @@
 //! From a cut of the memory engines to an image's bytes.
 //!
-//! Guarantees: writing cannot fail but for the file; a value is walked, never copied as a whole.
+//! Guarantees: writing cannot fail but for the file; a value is walked, never copied as a whole. While it is walked it
+//! is hashed, too.
 
-use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN};
+use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
 use super::{ENGINE_LIST, ENGINE_ZSET, chain, encode_header};
 use crate::engine::memory::MemoryCut;
 use crate::error::Result;
 use crate::io::Io;
 use crate::log::recovery::ImagePosition;
+use crate::snapshot::digest::{EntryHasher, SetDigest};
 use bytes::Bytes;
+use std::ops::AddAssign;
 use std::path::Path;
 
 /// Images are written often and mostly read by the next start.
@@ -24,19 +27,70 @@ pub fn write_image(io: &dyn Io, path: &Path, cut: &MemoryCut, at: ImagePosition)
 }
 
 /// The bytes of the image of `cut`, cut at `at`, in order, made as they are taken.
-pub fn image_parts(cut: &MemoryCut, at: ImagePosition) -> impl Iterator<Item = Bytes> {
-    let header = encode_header(at);
-    let crc = super::word32(&header, header.len() - 4);
-    let blocks = Blocks {
-        pieces: pieces(cut),
-        rest: &[],
-        raw: Vec::with_capacity(BLOCK_RAW_BYTES_MAX),
-        stored: vec![0; zstd::zstd_safe::compress_bound(BLOCK_RAW_BYTES_MAX)],
-        zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("level 1 exists; only memory can run out"),
-        crc,
-        footer: Some([cut.lists.len() as u64, cut.zsets.len() as u64, 0]),
-    };
-    std::iter::once(Bytes::copy_from_slice(&header)).chain(blocks)
+pub fn image_parts(cut: &MemoryCut, at: ImagePosition) -> ImageParts<'_> {
+    ImageParts::new(cut, at, Share::ALL)
+}
+
+/// Which of several images a cut is written to together, with keys of its own each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Which one, from 0 on.
+    pub nth: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Share {
+    /// A cut in one image.
+    pub const ALL: Self = Self { nth: 0, of: 1 };
+}
+
+/// What an image holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// Number of lists.
+    pub lists: u64,
+    /// Number of sorted sets.
+    pub zsets: u64,
+    /// Number of elements and members.
+    pub elements: u64,
+    /// Digest of the lists.
+    pub list_digest: SetDigest,
+    /// Digest of the sorted sets.
+    pub zset_digest: SetDigest,
+}
+
+impl AddAssign for Contents {
+    fn add_assign(&mut self, other: Self) {
+        self.lists += other.lists;
+        self.zsets += other.zsets;
+        self.elements += other.elements;
+        self.list_digest += other.list_digest;
+        self.zset_digest += other.zset_digest;
+    }
+}
+
+impl Contents {
+    /// What the memory engines hold. As long as it takes to write an image without compressing it.
+    #[must_use]
+    pub fn of(cut: &MemoryCut) -> Self {
+        let mut raw = Raw::new(pieces(cut, Share::ALL));
+        loop {
+            raw.fill();
+            if raw.bytes.is_empty() {
+                return raw.contents;
+            }
+        }
+    }
+
+    fn entry(&mut self, engine: u8, hash: blake3::Hash) {
+        let (count, digest) = match engine {
+            ENGINE_LIST => (&mut self.lists, &mut self.list_digest),
+            _ => (&mut self.zsets, &mut self.zset_digest),
+        };
+        *count += 1;
+        digest.add(hash);
+    }
 }
 
 /// A part of an entry: a few bytes of fixed fields, then a byte string of any length.
@@ -46,18 +100,20 @@ enum Piece<'a> {
     Member(f64, &'a [u8]),
 }
 
-fn pieces(cut: &MemoryCut) -> impl Iterator<Item = Piece<'_>> {
-    let lists = cut.lists.iter().flat_map(|(key, entry)| {
+type Pieces<'a> = Box<dyn Iterator<Item = Piece<'a>> + Send + 'a>;
+
+fn pieces(cut: &MemoryCut, Share { nth, of }: Share) -> Pieces<'_> {
+    let lists = cut.lists.iter_share(nth, of).flat_map(|(key, entry)| {
         let list = &entry.value;
         let head = Piece::Key { engine: ENGINE_LIST, expire_ms: entry.expire_ms, count: list.len(), key };
         std::iter::once(head).chain(list.iter_from(0).map(Piece::Element))
     });
-    let zsets = cut.zsets.iter().flat_map(|(key, entry)| {
+    let zsets = cut.zsets.iter_share(nth, of).flat_map(|(key, entry)| {
         let zset = &entry.value;
         let head = Piece::Key { engine: ENGINE_ZSET, expire_ms: entry.expire_ms, count: zset.len(), key };
         std::iter::once(head).chain(zset.iter_from(0).map(|(member, score)| Piece::Member(score, member)))
     });
-    lists.chain(zsets)
+    Box::new(lists.chain(zsets))
 }
 
 /// Appends the fixed fields; returns the byte string that follows them.
@@ -80,52 +136,116 @@ fn put_head<'a>(out: &mut Vec<u8>, piece: &Piece<'a>) -> &'a [u8] {
     bytes
 }
 
-/// Blocks and footer, one at a time.
-struct Blocks<'a, P> {
-    pieces: P,
+/// Raw bytes, a block's worth at a time, and what they hold.
+struct Raw<'a> {
+    pieces: Pieces<'a>,
     /// What is left of a byte string that did not fit the block before.
     rest: &'a [u8],
-    /// Raw bytes of the block being filled.
-    raw: Vec<u8>,
+    /// The block's raw bytes.
+    bytes: Vec<u8>,
+    /// Where the entry in hand begins in them, or goes on.
+    entry_at: usize,
+    /// Engine of the entry in hand; none before the first and after the last.
+    engine: Option<u8>,
+    hasher: EntryHasher,
+    contents: Contents,
+}
+
+impl<'a> Raw<'a> {
+    fn new(pieces: Pieces<'a>) -> Self {
+        Self {
+            pieces,
+            rest: &[],
+            bytes: Vec::with_capacity(BLOCK_RAW_BYTES_MAX),
+            entry_at: 0,
+            engine: None,
+            hasher: EntryHasher::default(),
+            contents: Contents::default(),
+        }
+    }
+
+    /// Fills the block, as far as there is anything left.
+    fn fill(&mut self) {
+        self.bytes.clear();
+        self.entry_at = 0;
+        self.fill_from_pieces();
+        self.hasher.take(&self.bytes[self.entry_at..]);
+    }
+
+    fn fill_from_pieces(&mut self) {
+        loop {
+            let room = (BLOCK_RAW_BYTES_MAX - self.bytes.len()).min(self.rest.len());
+            let (now, later) = self.rest.split_at(room);
+            self.bytes.extend_from_slice(now);
+            self.rest = later;
+            if self.bytes.len() + HEAD_LEN_MAX > BLOCK_RAW_BYTES_MAX {
+                return;
+            }
+            let piece = self.pieces.next();
+            match &piece {
+                Some(Piece::Element(_) | Piece::Member(..)) => self.contents.elements += 1,
+                Some(Piece::Key { engine, .. }) => self.end_entry(Some(*engine)),
+                None => self.end_entry(None),
+            }
+            let Some(piece) = piece else { return };
+            self.rest = put_head(&mut self.bytes, &piece);
+        }
+    }
+
+    fn end_entry(&mut self, next: Option<u8>) {
+        if let Some(engine) = std::mem::replace(&mut self.engine, next) {
+            let hash = self.hasher.end(&self.bytes[self.entry_at..]);
+            self.contents.entry(engine, hash);
+        }
+        self.entry_at = self.bytes.len();
+    }
+}
+
+/// The parts of an image: header, blocks and footer, one at a time.
+pub struct ImageParts<'a> {
+    /// Until it was taken.
+    header: Option<[u8; HEADER_LEN]>,
+    raw: Raw<'a>,
     /// Where blocks are compressed to.
     stored: Vec<u8>,
     zstd: zstd::bulk::Compressor<'static>,
     /// CRC of the header or block before.
     crc: u32,
-    /// Numbers of lists, sorted sets and elements so far; `None` once written.
-    footer: Option<[u64; 3]>,
+    is_over: bool,
 }
 
-impl<'a, P: Iterator<Item = Piece<'a>>> Blocks<'a, P> {
-    /// Fills `raw`, as far as there is anything left.
-    fn fill(&mut self) {
-        self.raw.clear();
-        loop {
-            let room = (BLOCK_RAW_BYTES_MAX - self.raw.len()).min(self.rest.len());
-            let (now, later) = self.rest.split_at(room);
-            self.raw.extend_from_slice(now);
-            self.rest = later;
-            if self.raw.len() + HEAD_LEN_MAX > BLOCK_RAW_BYTES_MAX {
-                return;
-            }
-            let Some(piece) = self.pieces.next() else { return };
-            if let (Some(counts), Piece::Element(_) | Piece::Member(..)) = (&mut self.footer, &piece) {
-                counts[2] += 1;
-            }
-            self.rest = put_head(&mut self.raw, &piece);
+impl<'a> ImageParts<'a> {
+    /// The parts of one image of a cut, taken at `at`.
+    #[must_use]
+    pub fn new(cut: &'a MemoryCut, at: ImagePosition, share: Share) -> Self {
+        let header = encode_header(at);
+        Self {
+            header: Some(header),
+            raw: Raw::new(pieces(cut, share)),
+            stored: vec![0; zstd::zstd_safe::compress_bound(BLOCK_RAW_BYTES_MAX)],
+            zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("level 1 exists; only memory can run out"),
+            crc: super::word32(&header, HEADER_LEN - 4),
+            is_over: false,
         }
     }
 
+    /// What the image holds; complete once the last part was taken.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.raw.contents
+    }
+
     fn block(&mut self) -> Bytes {
+        let raw = &self.raw.bytes;
         // A block that zstd cannot compress is stored raw.
-        let compressed = self.zstd.compress_to_buffer(&self.raw, &mut self.stored).ok();
-        let (codec, stored) = match compressed.filter(|len| len * 100 <= self.raw.len() * STORED_PERCENT_MAX) {
+        let compressed = self.zstd.compress_to_buffer(raw, &mut self.stored).ok();
+        let (codec, stored) = match compressed.filter(|len| len * 100 <= raw.len() * STORED_PERCENT_MAX) {
             Some(len) => (CODEC_ZSTD, &self.stored[..len]),
-            None => (CODEC_RAW, self.raw.as_slice()),
+            None => (CODEC_RAW, raw.as_slice()),
         };
         let mut block = Vec::with_capacity(BLOCK_HEADER_LEN + stored.len());
         block.push(codec);
-        block.extend_from_slice(&(self.raw.len() as u32).to_le_bytes());
+        block.extend_from_slice(&(raw.len() as u32).to_le_bytes());
         block.extend_from_slice(&(stored.len() as u32).to_le_bytes());
         self.crc = chain(self.crc, [&block, stored]);
         block.extend_from_slice(&self.crc.to_le_bytes());
@@ -133,22 +253,28 @@ impl<'a, P: Iterator<Item = Piece<'a>>> Blocks<'a, P> {
         block.into()
     }
 
-    fn footer(&mut self) -> Option<Bytes> {
-        let counts = self.footer.take()?;
+    fn footer(&mut self) -> Bytes {
+        self.is_over = true;
+        let Contents { lists, zsets, elements, .. } = self.raw.contents;
         let mut footer = Vec::with_capacity(FOOTER_LEN);
         footer.push(FOOTER);
-        counts.iter().for_each(|count| footer.extend_from_slice(&count.to_le_bytes()));
+        [lists, zsets, elements].iter().for_each(|count| footer.extend_from_slice(&count.to_le_bytes()));
         footer.extend_from_slice(&chain(self.crc, [&footer, &[]]).to_le_bytes());
-        Some(footer.into())
+        footer.into()
     }
 }
 
-impl<'a, P: Iterator<Item = Piece<'a>>> Iterator for Blocks<'a, P> {
+impl Iterator for ImageParts<'_> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        self.footer?;
-        self.fill();
-        if self.raw.is_empty() { self.footer() } else { Some(self.block()) }
+        if let Some(header) = self.header.take() {
+            return Some(Bytes::copy_from_slice(&header));
+        }
+        if self.is_over {
+            return None;
+        }
+        self.raw.fill();
+        Some(if self.raw.bytes.is_empty() { self.footer() } else { self.block() })
     }
 }

@@ -13,8 +13,8 @@ mod encode;
 mod tests;
 mod unpack;
 
-pub use decode::{read_image, read_image_file};
-pub use encode::{image_parts, write_image};
+pub use decode::{read_image, read_image_file, read_images};
+pub use encode::{Contents, ImageParts, Share, image_parts, write_image};
 
 use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
 use crate::error::{Error, Result};

@@ -4,7 +4,11 @@ use super::Target;
 use serde_json::Value;
 use walferry::cluster::ClusterId;
 use walferry::csn::{CommitTime, Csn, Epoch, WalSeq};
-use walferry::snapshot::manifest::{DbFile, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart};
+use walferry::directory::LastRole;
+use walferry::snapshot::manifest::{
+    CutRecord, DbFile, DiskContents, DiskPart, FamilyContents, FileRef, Level, MANIFEST_FORMAT, Manifest,
+    MemoryDigests, MemoryPart,
+};
 
 pub const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
 
@@ -37,12 +41,21 @@ fn seeds() -> Vec<Vec<u8>> {
         epoch: Epoch(3),
         csn: Csn(42),
         time: CommitTime(1_790_000_000_123_456),
-        level: Level::Strict,
+        level: if memory_csn < 42 && completion.is_empty() { Level::Bounded } else { Level::Strict },
+        cut: Some(CutRecord {
+            asked: Level::Bounded,
+            skew_commits: 42 - memory_csn,
+            skew_us: 123_456,
+            allowed_us: Some(200_000),
+            node: "0123456789abcdef".into(),
+            role: LastRole::Primary,
+        }),
         memory: MemoryPart {
             csn: Csn(memory_csn),
             time: CommitTime(1_790_000_000_000_000),
             lists: 2,
             zsets: 1,
+            digests: Some(MemoryDigests { elements: 7, lists: blake3::hash(b"l"), zsets: blake3::hash(b"z") }),
             files: vec![file("memory.image")],
         },
         disk: DiskPart {
@@ -50,6 +63,10 @@ fn seeds() -> Vec<Vec<u8>> {
             time: CommitTime(1_790_000_000_123_456),
             epoch: Epoch(3),
             wal_seq: WalSeq(100),
+            contents: Some(DiskContents {
+                digest: blake3::hash(b"d"),
+                families: vec![FamilyContents { name: "default".into(), entries: 9, deletions: 1, bytes: 99 }],
+            }),
             files: vec![db("000012.sst", true), db("CURRENT", false)],
         },
         completion,
@@ -57,5 +74,6 @@ fn seeds() -> Vec<Vec<u8>> {
         bytes_shared: 0,
         took_ms: 5,
     };
-    vec![manifest(42, Vec::new()).encode(), manifest(40, vec![file("41-42.chunk")]).encode()]
+    let with_completion = manifest(40, vec![file("41-42.chunk")]);
+    vec![manifest(42, Vec::new()).encode(), with_completion.encode(), manifest(40, Vec::new()).encode()]
 }

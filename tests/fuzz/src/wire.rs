@@ -7,7 +7,8 @@ use walferry::cluster::ClusterId;
 use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::directory::EpochStart;
 use walferry::ship::wire::{
-    Ack, BaseBegin, BaseFile, Challenge, GoToArchive, Heartbeat, Hello, Message, Receiver, Refuse, Resume, Sender,
+    Ack, BaseBegin, BaseFile, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing, Receiver, Refuse, Resume,
+    Sender,
 };
 
 pub const TARGET: Target = Target { name: "wire", decode, check, repair, seeds };
@@ -79,8 +80,14 @@ fn seeds() -> Vec<Vec<u8>> {
         nonce: "n".repeat(32),
         proof: proof.clone(),
     };
-    let heartbeat =
-        Heartbeat { epoch: Epoch(3), committed: Csn(90), archived: Csn(60), time: CommitTime(1_790_000_000_000_001) };
+    let heartbeat = Heartbeat {
+        epoch: Epoch(3),
+        committed: Csn(90),
+        archived: Csn(60),
+        time: CommitTime(1_790_000_000_000_001),
+        wants_base: Csn(85),
+    };
+    let publishing = Publishing { is_willing: true, is_busy: false, csn: Csn(79), epoch: Epoch(3), after: Csn(78) };
     let refuse = Refuse { is_final: true, reason: "no \"room\"\n".into(), newer_epoch: Some(Epoch(4)) };
     let conversations = [
         vec![
@@ -96,7 +103,7 @@ fn seeds() -> Vec<Vec<u8>> {
             Message::BasePart(Bytes::from_static(b"bytes")),
             Message::BaseEnd,
         ],
-        vec![Message::Hello(hello), Message::Ack(Ack { applied: Csn(81), durable: Csn(80) })],
+        vec![Message::Hello(hello), Message::Ack(Ack { applied: Csn(81), durable: Csn(80), publishing })],
         vec![Message::Refuse(refuse)],
     ];
     conversations.iter().map(|messages| encode(messages)).collect()

@@ -18,6 +18,36 @@ pub struct Args {
     /// Operations a second while it is measured
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
+    /// Fill one sorted set with so many members instead, and add members to it while it is measured
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    zset_members: u64,
+}
+
+/// Random members below this are new ones, as good as always.
+const NEW_MEMBERS: u64 = 999_999_999_999;
+
+impl Args {
+    /// What is measured around the base.
+    fn workload(&self) -> &'static str {
+        if self.zset_members > 0 { "ZADD-members" } else { "EXEC" }
+    }
+
+    fn shape(&self) -> Shape {
+        let shape = self.common.shape(1);
+        Shape { rate: self.rate, keys: if self.zset_members > 0 { NEW_MEMBERS } else { shape.keys }, ..shape }
+    }
+
+    fn fill(&self, port: u16) -> Result<(), Failure> {
+        if self.zset_members > 0 {
+            let test = workload::find("ZADD-members").expect("it is in the table");
+            Common { keys: NEW_MEMBERS, ..self.common.clone() }.fill(port, test, self.zset_members)?;
+            return Ok(());
+        }
+        for name in ["SET", "LPUSH-keys", "ZADD-keys"] {
+            self.common.fill(port, workload::find(name).expect("it is in the table"), self.fill / 3)?;
+        }
+        Ok(())
+    }
 }
 
 /// Time between two looks whether a base is done.
@@ -44,7 +74,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("snapshot");
     let mut latency = Section {
-        title: "Latency of EXEC across engines around a base".into(),
+        title: format!("Latency of {} around a base", args.workload()),
         columns: ["server", "phase", "p50 ms", "p99 ms", "p99.9 ms", "max ms"].map(str::to_owned).to_vec(),
         notes: vec![format!("{} operations a second, one at a time on each connection.", args.rate)],
         ..Section::default()
@@ -66,9 +96,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
             Program::Redis => launch,
         };
         let (server, _) = launch.start()?;
-        for name in ["SET", "LPUSH-keys", "ZADD-keys"] {
-            common.fill(server.launch.port, workload::find(name).expect("it is in the table"), args.fill / 3)?;
-        }
+        args.fill(server.launch.port)?;
         let mut phases = [Phase::default(), Phase::default(), Phase::default()];
         let [mut took, mut pause, mut before, mut extra] = [const { Runs(Vec::new()) }; 4];
         for run in 0..common.alternations {
@@ -101,9 +129,8 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
 }
 
 fn load_for(args: &Args, server: &Server, seconds: u64, seed: u64) -> Result<load::Outcome, Failure> {
-    let test = workload::find("EXEC").expect("it is in the table");
-    let shape = Shape { rate: args.rate, ..args.common.shape(1) };
-    Ok(load::run(server.launch.port, &test, shape, Until::Elapsed(Duration::from_secs(seconds)), seed + 1)?)
+    let test = workload::find(args.workload()).expect("it is in the table");
+    Ok(load::run(server.launch.port, &test, args.shape(), Until::Elapsed(Duration::from_secs(seconds)), seed + 1)?)
 }
 
 /// Load while a base is made; how many seconds it took.

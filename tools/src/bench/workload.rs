@@ -82,7 +82,10 @@ pub const MIXES: &[Workload] = &[
 ];
 
 /// What only prepares others.
-const PREPARATIONS: &[Workload] = &[workload("user", "HSET user:{key} name {small} mail {small} city {small}", "")];
+const PREPARATIONS: &[Workload] = &[
+    workload("user", "HSET user:{key} name {small} mail {small} city {small}", ""),
+    workload("ZADD-members", "ZADD zset {member} m:{key}", ""),
+];
 
 /// The workload of a name, in any case.
 pub fn find(name: &str) -> Option<Workload> {

@@ -1,0 +1,118 @@
+//! Multipart uploads over HTTP, against a server that fails what it is told to fail.
+
+use super::*;
+use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
+use crate::archive::store::Opening;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
+
+/// What a server that speaks as much of S3 as a multipart upload needs was asked for.
+#[derive(Default)]
+struct Asked {
+    begun: u32,
+    /// Requests for each part.
+    parts: BTreeMap<u32, u32>,
+    /// Content of each part that was taken.
+    stored: BTreeMap<u32, Vec<u8>>,
+    completed: u32,
+}
+
+/// Answers until the process ends; the first `failures` requests for part `part` get 503.
+fn serve(part: u32, failures: u32) -> (String, Arc<Mutex<Asked>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = Arc::new(Mutex::new(Asked::default()));
+    let shared = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let asked = Arc::clone(&shared);
+            std::thread::spawn(move || answer(stream, &asked, part, failures));
+        }
+    });
+    (url, asked)
+}
+
+fn answer(stream: TcpStream, asked: &Mutex<Asked>, failing: u32, failures: u32) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    let mut request = String::new();
+    reader.read_line(&mut request).expect("a request");
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).expect("a header");
+        if let Some((_, value)) = header.to_ascii_lowercase().split_once("content-length:") {
+            length = value.trim().parse().expect("a length");
+        }
+        if header.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    let number = |name: &str| {
+        let (_, rest) = request.split_once(&format!("{name}="))?;
+        rest.split(['&', ' ']).next()?.parse::<u32>().ok()
+    };
+    let mut asked = asked.lock();
+    let ok = |text: &str| {
+        format!("HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
+    };
+    let reply = if request.starts_with("POST") && request.contains("uploads") {
+        asked.begun += 1;
+        ok("<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
+    } else if request.starts_with("POST") {
+        asked.completed += 1;
+        ok("<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>")
+    } else if request.starts_with("HEAD") {
+        let length: usize = asked.stored.values().map(Vec::len).sum();
+        format!(
+            "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nLast-Modified: Wed, 25 Nov 2026 10:00:00 GMT\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        )
+    } else {
+        let part = number("partNumber").expect("a part");
+        let times = asked.parts.entry(part).or_default();
+        *times += 1;
+        if part == failing && *times <= failures {
+            "HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
+        } else {
+            asked.stored.insert(part, body);
+            ok("")
+        }
+    };
+    let mut stream = stream;
+    // Who asked may have gone away.
+    let _ = stream.write_all(reply.as_bytes());
+}
+
+fn archive_at(endpoint: String) -> Archive {
+    let url: ArchiveUrl = "s3://bucket/p".parse().expect("a URL");
+    let settings = S3Settings {
+        endpoint: Some(endpoint),
+        region: Some("r".to_owned()),
+        access_key_id: Some("id".to_owned()),
+        secret_access_key: Some(Secret::new("key")),
+        allow_http: Some(true),
+        ..S3Settings::default()
+    };
+    Archive::open(&url, &settings, Opening::Existing).expect("an archive")
+}
+
+/// A part that fails is sent again by itself; the others are sent once.
+#[tokio::test]
+async fn a_failed_part_is_repeated_and_nothing_else() {
+    let (endpoint, asked) = serve(2, 2);
+    let archive = archive_at(endpoint);
+    let mut body = vec![0; 3 * PART_BYTES as usize + 7];
+    blake3::Hasher::new().finalize_xof().fill(&mut body);
+    let body = Bytes::from(body);
+    let name = ObjectName::Sst(blake3::hash(&body));
+    archive.put_verified(&name, body.clone()).await.expect("stored");
+    let asked = asked.lock();
+    assert_eq!((asked.begun, asked.completed), (1, 1));
+    assert_eq!(asked.parts, BTreeMap::from([(1, 1), (2, 3), (3, 1), (4, 1)]));
+    assert!(asked.stored.values().flatten().eq(body.iter()), "the parts make up the body");
+    assert_eq!(archive.traffic().retries.load(Ordering::Relaxed), 2);
+}

@@ -1,0 +1,106 @@
+//! Settings about bases: how consistent they are, and who publishes them.
+
+use super::Setting;
+use std::fmt;
+use std::time::Duration;
+
+/// How far apart the engines' cuts of a base may lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// Every engine at one commit: what lies between the cuts is part of the base.
+    #[default]
+    Strict,
+    /// At most so much commit time apart, else there is no base.
+    Bounded(Duration),
+    /// Any distance; completed later.
+    Eventual,
+}
+
+/// The distance that `bounded` allows by itself.
+pub const BOUND: Duration = Duration::from_millis(10);
+
+impl Setting for Consistency {
+    const ACCEPTS: &'static str = "strict, bounded, bounded:TIME (such as bounded:10ms) or eventual";
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        match text.split_once(':') {
+            None if text == "strict" => Some(Self::Strict),
+            None if text == "bounded" => Some(Self::Bounded(BOUND)),
+            None if text == "eventual" => Some(Self::Eventual),
+            Some(("bounded", bound)) => Duration::parse(bound).map(Self::Bounded),
+            _ => None,
+        }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Strict => f.write_str("strict"),
+            Self::Bounded(bound) => write!(f, "bounded:{}ms", bound.as_millis()),
+            Self::Eventual => f.write_str("eventual"),
+        }
+    }
+}
+
+/// Which node publishes the bases that are due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SnapshotFrom {
+    /// The primary.
+    Primary,
+    /// A replica, and nobody while there is none that can.
+    Replica,
+    /// A replica if there is one that can, else the primary.
+    #[default]
+    Auto,
+}
+
+impl Setting for SnapshotFrom {
+    const ACCEPTS: &'static str = "replica, primary or auto";
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Primary, Self::Replica, Self::Auto];
+        all.into_iter().find(|from| from.to_string() == text.to_ascii_lowercase())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for SnapshotFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_read_as_they_are_shown() {
+        for (text, level) in [
+            ("strict", Consistency::Strict),
+            ("Bounded", Consistency::Bounded(BOUND)),
+            ("bounded:250", Consistency::Bounded(Duration::from_millis(250))),
+            ("bounded:2s", Consistency::Bounded(Duration::from_secs(2))),
+            ("eventual", Consistency::Eventual),
+        ] {
+            assert_eq!(Consistency::parse(text), Some(level), "{text}");
+            assert_eq!(Consistency::parse(&level.show()), Some(level), "{text}");
+        }
+        for text in ["", "bounded:", "bounded:x", "strict:1", "exact"] {
+            assert_eq!(Consistency::parse(text), None, "{text}");
+        }
+    }
+}

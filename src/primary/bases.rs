@@ -1,0 +1,408 @@
+//! Publishes bases: when they are due, when somebody asks, on a primary and on a replica; repairs eventual ones.
+//!
+//! Guarantees: one base at a time; none is ahead of the archive's chunks, so that a base is never of commits that a
+//! promotion leaves behind; an eventual base is repaired until it is strict, over restarts, too. A base that is not
+//! strict enough for what was asked leaves nothing behind.
+
+use super::node::Node;
+use super::schedule::{self, Able, Asked, Situation, Step};
+use super::snapshots::{Snapshots, hand_on};
+use crate::archive::bandwidth::Bandwidth;
+use crate::archive::layout::BaseName;
+use crate::archive::listing::BaseStart;
+use crate::archive::store::Archive;
+use crate::command::host::Host;
+use crate::commit::gate::Obstacle;
+use crate::config::Consistency;
+use crate::csn::Csn;
+use crate::error::{Error, Result};
+use crate::restore::history::read_manifest;
+use crate::restore::repair::{self, Repair};
+use crate::ship::wire::Publishing;
+use crate::snapshot::manifest::Level;
+use crate::snapshot::publish::{Published, Publisher};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often the schedule tries to cut a bounded base whose cuts are too far apart.
+pub const BOUNDED_ATTEMPTS_MAX: u32 = 5;
+/// Pause after the first of these attempts; it doubles.
+const BOUNDED_PAUSE: Duration = Duration::from_secs(1);
+/// How long the files of a base wait for the archive's chunks to reach its csn.
+const COVERED_WITHIN: Duration = Duration::from_secs(600);
+/// How far behind its primary a replica may be to publish.
+pub const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
+/// Pause after a base that could not be published, where only that ends the wish for it.
+const FAILURE_PAUSE: Duration = Duration::from_secs(60);
+/// How long whoever published an eventual base is left alone with its repair.
+const REPAIR_GRACE: Duration = Duration::from_secs(60);
+/// Longest pause between two attempts to repair a base.
+const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(3600);
+
+/// What is under way and owed about bases.
+#[derive(Default)]
+pub struct Bases {
+    /// What the uploads of bases share.
+    pub bandwidth: Arc<Bandwidth>,
+    /// A replica: its primary wants a base from it that is not below this csn; 0: none.
+    wanted: AtomicU64,
+    /// A primary: the replica it asked.
+    asked: Mutex<Option<AskedSince>>,
+    repairs: Mutex<BTreeMap<BaseStart, Owed>>,
+    is_repairing: AtomicBool,
+    /// A base that is due is being published, or a replica's is being read.
+    is_at_work: AtomicBool,
+    /// Whether unrepaired bases of before the start were looked for.
+    was_looked_for: AtomicBool,
+}
+
+struct AskedSince {
+    node: String,
+    wanted: Csn,
+    /// When it was asked or last seen at work.
+    since: Instant,
+    failed: Vec<String>,
+}
+
+/// When a base is to be repaired.
+#[derive(Clone, Copy)]
+struct Owed {
+    not_before: Instant,
+    /// Pause after the next failure.
+    pause: Duration,
+}
+
+impl Bases {
+    /// Eventual bases that wait for their repair, as far as this node knows.
+    #[must_use]
+    pub fn to_repair(&self) -> usize {
+        self.repairs.lock().len()
+    }
+
+    /// The replica that was asked for the base that is due; empty if none.
+    #[must_use]
+    pub fn asked(&self) -> String {
+        self.asked.lock().as_ref().map_or_else(String::new, |asked| asked.node.clone())
+    }
+
+    /// The primary wants a base from this replica that is not below `csn`; 0: none.
+    pub fn want(&self, csn: Csn) {
+        self.wanted.store(csn.0, Ordering::Relaxed);
+    }
+
+    fn owe_repair(&self, start: BaseStart, after: Duration) {
+        let owed = Owed { not_before: Instant::now() + after, pause: REPAIR_GRACE };
+        self.repairs.lock().insert(start, owed);
+    }
+}
+
+impl Snapshots {
+    /// Cuts a base and publishes it; returns its csn.
+    pub async fn publish(&self, node: &Arc<Node>, consistency: Consistency) -> Result<Csn> {
+        let Some(archive) = &node.archive else {
+            let reason = "no archive is configured: there is nowhere to publish a base to".into();
+            return Err(Error::Refused { reason });
+        };
+        if node.committer.gate.stands(Obstacle::Fenced) {
+            let reason = "this node is fenced: what it holds is not the newest history".into();
+            return Err(Error::Refused { reason });
+        }
+        let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
+        let logged = self.logged_bytes(node);
+        let published = async {
+            let base = self.cut(node, &mut workshop, consistency).await?;
+            let start = base.manifest().start();
+            let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(paced(node, archive)));
+            let published = publisher.publish_kept(&base, covered(node, start.base.csn)).await;
+            hand_on(node, base, workshop).await;
+            published.map(|published| (start, published))
+        }
+        .await;
+        self.note(logged, &published);
+        let (start, published) = published.inspect_err(|error| tracing::error!(%error, "publishing a base failed"))?;
+        if published.is_some_and(|published| published.level == Level::Eventual) {
+            self.bases.owe_repair(start, Duration::ZERO);
+        }
+        Ok(start.base.csn)
+    }
+
+    /// Publishes the base that is due. A bounded one is tried several times.
+    async fn publish_due(&self, node: &Arc<Node>) {
+        let mut pause = BOUNDED_PAUSE;
+        for _ in 0..BOUNDED_ATTEMPTS_MAX {
+            match self.publish(node, node.config().snapshot_consistency).await {
+                Err(Error::InconsistentTiming { .. }) => tokio::time::sleep(pause).await,
+                _ => return,
+            }
+            pause *= 2;
+        }
+    }
+
+    /// Does what is due about bases; called once a second. `started`: when the node came up.
+    pub fn look_at_bases(&self, node: &Arc<Node>, started: Instant) {
+        let Some(archive) = node.archive.clone() else { return };
+        let is_primary = !node.is_replica() && node.shipping.load().is_some();
+        if is_primary {
+            self.look_for_unrepaired(node, &archive);
+        }
+        self.repair_next(node, &archive);
+        if self.is_busy() {
+            return;
+        }
+        if node.is_replica() {
+            self.look_at_request(node);
+        } else if is_primary {
+            self.look_at_schedule(node, &archive, started);
+        }
+    }
+
+    /// A replica publishes what its primary asked it for.
+    fn look_at_request(&self, node: &Arc<Node>) {
+        let wanted = Csn(self.bases.wanted.load(Ordering::Relaxed));
+        let has_published = self.last().own.is_some_and(|own| own.base.csn >= wanted);
+        let has_applied = node.committer.watermarks.committed.get() >= wanted;
+        if wanted > Csn::ZERO && has_applied && !has_published && !self.failed_lately() && is_willing(node) {
+            self.start_due(node);
+        }
+    }
+
+    fn failed_lately(&self) -> bool {
+        let last = self.last();
+        last.error.is_some() && last.ended.is_some_and(|ended| ended.elapsed() < FAILURE_PAUSE)
+    }
+
+    fn start_due(&self, node: &Arc<Node>) {
+        if self.bases.is_at_work.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            node.snapshots.publish_due(&node).await;
+            node.snapshots.bases.is_at_work.store(false, Ordering::Release);
+        });
+    }
+
+    fn look_at_schedule(&self, node: &Arc<Node>, archive: &Archive, started: Instant) {
+        if self.bases.is_at_work.load(Ordering::Acquire) {
+            return;
+        }
+        let able = able(node);
+        let committed = node.committer.watermarks.committed.get();
+        let situation = {
+            let mut asked = self.bases.asked.lock();
+            if let Some(asked) = &mut *asked
+                && able.iter().any(|able| able.node == asked.node && able.is_busy)
+            {
+                asked.since = Instant::now();
+            }
+            Situation {
+                from: node.config().snapshot_from,
+                is_due: self.is_base_due(node, started),
+                is_requested: self.is_requested() && !self.failed_lately(),
+                able,
+                asked: asked.as_ref().map(|asked| Asked {
+                    node: asked.node.clone(),
+                    wanted: asked.wanted,
+                    idle: asked.since.elapsed(),
+                    failed: asked.failed.clone(),
+                }),
+            }
+        };
+        match schedule::next_step(&situation) {
+            Step::Wait => self.repeat_request(node),
+            Step::Publish => {
+                self.set_asked(node, None);
+                self.start_due(node);
+            }
+            Step::Ask(replica) => {
+                let before = situation.asked.map(|asked| [asked.failed, vec![asked.node]].concat()).unwrap_or_default();
+                let failed = if before.contains(&replica) { Vec::new() } else { before };
+                tracing::info!(node = replica, csn = committed.0, "a base is due: a replica is asked for it");
+                let asked = AskedSince { node: replica, wanted: committed, since: Instant::now(), failed };
+                self.set_asked(node, Some(asked));
+            }
+            Step::Credit(replica) => self.credit(node, archive, replica),
+        }
+    }
+
+    fn set_asked(&self, node: &Node, asked: Option<AskedSince>) {
+        if let Some(shipping) = node.shipping.load().as_ref() {
+            let ask = asked.as_ref().map(|asked| (asked.node.clone(), asked.wanted));
+            shipping.feeds.ask_for_base(ask);
+        }
+        *self.bases.asked.lock() = asked;
+    }
+
+    /// A replica that was asked may have connected anew since.
+    fn repeat_request(&self, node: &Node) {
+        let asked = self.bases.asked.lock().as_ref().map(|asked| (asked.node.clone(), asked.wanted));
+        if let (Some(asked), Some(shipping)) = (asked, node.shipping.load().as_ref()) {
+            shipping.feeds.ask_for_base(Some(asked));
+        }
+    }
+
+    /// Takes over what a replica published, if it is there: its manifest is read once.
+    fn credit(&self, node: &Arc<Node>, archive: &Archive, replica: String) {
+        let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
+        let told = feeds.into_iter().find(|feed| feed.node == replica).map(|feed| feed.ack.publishing);
+        let Some(Publishing { csn, epoch, after, .. }) = told else { return };
+        self.bases.is_at_work.store(true, Ordering::Release);
+        let (node, archive, logged) = (Arc::clone(node), archive.clone(), self.logged_bytes(node));
+        tokio::spawn(async move {
+            let start = BaseStart { base: BaseName { csn, epoch }, after };
+            let cluster = node.identity().cluster;
+            let mut found = read_manifest(&archive, cluster, start).await;
+            if found.is_err() && !start.is_whole() {
+                // Somebody else was there first, with a better one.
+                found = read_manifest(&archive, cluster, BaseStart::whole(start.base)).await;
+            }
+            match found {
+                Ok(manifest) => {
+                    tracing::info!(node = replica, csn = csn.0, "a replica published the base that was due");
+                    node.snapshots.note_of_replica(logged, Published::of(&manifest), replica);
+                    if manifest.level == Level::Eventual {
+                        node.snapshots.bases.owe_repair(start, REPAIR_GRACE);
+                    }
+                }
+                // It stays due: the next look decides anew.
+                Err(error) => tracing::warn!(node = replica, %error, "the base a replica published cannot be read"),
+            }
+            node.snapshots.set_asked(&node, None);
+            node.snapshots.bases.is_at_work.store(false, Ordering::Release);
+        });
+    }
+
+    /// Once after the start, or after a promotion: eventual bases whose repair a crash interrupted.
+    fn look_for_unrepaired(&self, node: &Arc<Node>, archive: &Archive) {
+        if self.bases.was_looked_for.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (node, archive) = (Arc::clone(node), archive.clone());
+        tokio::spawn(async move {
+            let identity = node.identity();
+            match repair::unrepaired(&archive, identity.cluster, identity.epoch()).await {
+                Ok(found) => {
+                    found.into_iter().for_each(|start| node.snapshots.bases.owe_repair(start, Duration::ZERO));
+                }
+                Err(error) => tracing::warn!(%error, "whether bases need repair could not be found out"),
+            }
+        });
+    }
+
+    /// Repairs an eventual base, if one is owed and no other is being repaired.
+    fn repair_next(&self, node: &Arc<Node>, archive: &Archive) {
+        let now = Instant::now();
+        let due = self.bases.repairs.lock().iter().find(|(_, owed)| owed.not_before <= now).map(|(start, _)| *start);
+        let Some(start) = due else { return };
+        if self.bases.is_repairing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (node, archive) = (Arc::clone(node), paced(node, archive));
+        tokio::spawn(async move {
+            let identity = node.identity();
+            let is_own = identity.shared_until(start.base.epoch).is_some_and(|until| start.base.csn <= until);
+            let logs = Some(&node.committer).filter(|_| is_own);
+            let outcome = repair::repair(&archive, identity.cluster, start, logs).await;
+            node.snapshots.note_repair(start, outcome);
+            node.snapshots.bases.is_repairing.store(false, Ordering::Release);
+        });
+    }
+
+    fn note_repair(&self, start: BaseStart, outcome: Result<Repair>) {
+        let mut repairs = self.bases.repairs.lock();
+        match outcome {
+            Ok(_) => drop(repairs.remove(&start)),
+            Err(error) => {
+                tracing::warn!(csn = start.base.csn.0, %error, "a base could not be repaired; it is tried again");
+                if let Some(owed) = repairs.get_mut(&start) {
+                    owed.not_before = Instant::now() + owed.pause;
+                    owed.pause = (owed.pause * 2).min(REPAIR_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// What this node tells its primary about bases.
+    #[must_use]
+    pub fn publishing(&self, node: &Node) -> Publishing {
+        let own = self.last().own;
+        Publishing {
+            is_willing: is_willing(node),
+            is_busy: self.bases.is_at_work.load(Ordering::Acquire),
+            csn: own.map(|own| own.base.csn).unwrap_or_default(),
+            epoch: own.map(|own| own.base.epoch).unwrap_or_default(),
+            after: own.map(|own| own.after).unwrap_or_default(),
+        }
+    }
+}
+
+/// The archive with the limit on what bases may take of the way there.
+fn paced(node: &Node, archive: &Archive) -> Archive {
+    archive.with_bandwidth(Arc::clone(&node.snapshots.bases.bandwidth))
+}
+
+/// Whether this replica would publish a base now.
+fn is_willing(node: &Node) -> bool {
+    let may = node.config().snapshot_from != crate::config::SnapshotFrom::Primary;
+    let Some(link) = node.link().filter(|_| may && node.is_replica() && node.archive.is_some()) else { return false };
+    let status = link.status();
+    status.state == "connected" && Duration::from_millis(status.lag_ms) <= PUBLISHER_LAG_MAX
+}
+
+/// The connected replicas that would publish.
+fn able(node: &Node) -> Vec<Able> {
+    let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
+    let willing = feeds.into_iter().filter(|feed| feed.ack.publishing.is_willing || feed.ack.publishing.is_busy);
+    willing
+        .map(|feed| Able { node: feed.node, is_busy: feed.ack.publishing.is_busy, published: feed.ack.publishing.csn })
+        .collect()
+}
+
+/// Returns once the archive's chunks reach `csn`. A primary cuts them at once.
+async fn covered(node: &Arc<Node>, csn: Csn) -> Result<()> {
+    let wait = async {
+        match node.shipping.load_full().filter(|shipping| shipping.has_archive()) {
+            Some(shipping) => shipping.flush(csn).await,
+            None => {
+                node.committer.watermarks.archived.reached(csn).await;
+                Ok(())
+            }
+        }
+    };
+    let Ok(outcome) = tokio::time::timeout(COVERED_WITHIN, wait).await else {
+        let reason = format!(
+            "the base at csn {csn} is given up: the archive's chunks did not reach it within {} s",
+            COVERED_WITHIN.as_secs()
+        );
+        return Err(Error::Refused { reason });
+    };
+    outcome
+}
+
+impl Snapshots {
+    /// Notes how an attempt to publish ended. `logged`: bytes of log when it began.
+    fn note(&self, logged: u64, outcome: &Result<(BaseStart, Option<Published>)>) {
+        let mut last = self.last.lock();
+        (last.ended, last.cut_bytes) = (Some(Instant::now()), logged);
+        match outcome {
+            Ok((start, published)) => {
+                (last.report, last.own) = (published.or(last.report), Some(*start));
+                last.publisher.clear();
+                last.error = None;
+                self.is_requested.store(false, Ordering::Release);
+                self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
+            }
+            Err(error) => last.error = Some(error.to_string()),
+        }
+    }
+
+    /// Notes what a replica published.
+    fn note_of_replica(&self, logged: u64, published: Published, replica: String) {
+        let mut last = self.last.lock();
+        (last.ended, last.cut_bytes) = (Some(Instant::now()), logged);
+        (last.report, last.publisher, last.error) = (Some(published), replica, None);
+    }
+}

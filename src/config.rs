@@ -238,6 +238,8 @@ configuration! {
     snapshot_consistency "snapshot-consistency": Consistency = Consistency::Strict, Running, "How far apart a base's engines may be cut: strict, bounded:TIME (10ms) or eventual.";
     snapshot_from "snapshot-from": SnapshotFrom = SnapshotFrom::Auto, Running, "Who publishes the bases that are due: replica, primary or auto (a replica if one can). On a replica, primary keeps it from doing so.";
     archive_bandwidth "archive-bandwidth": Bytes = Bytes(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
+    merge_interval "merge-interval": Duration = Duration::from_secs(600), Running, "Time between two rounds in which small chunks in the archive are merged into full ones; 0: never.";
+    merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "How long chunks stay in the archive after they were merged, for readers with an older listing.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
     s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint; empty: AWS_ENDPOINT_URL, else AWS.";
     s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";

@@ -20,7 +20,7 @@
 //!
 //! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`error`], [`watermark`], [`directory`], [`cluster`]
 //! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
-//! that knows all others. Imports go one way: base modules < io, chunk < engine < log, archive < commit < command,
+//! that knows all others, and [`compact`], which makes an archive cheaper without a primary. Imports go one way: base modules < io, chunk < engine < log, archive < commit < command,
 //! snapshot, restore < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
 
 pub mod archive;
@@ -29,6 +29,7 @@ pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod commit;
+pub mod compact;
 pub mod config;
 pub mod csn;
 pub mod directory;

@@ -7,6 +7,7 @@
 pub mod bases;
 mod chores;
 mod info;
+mod merging;
 pub mod node;
 pub mod open;
 mod schedule;

@@ -66,3 +66,12 @@ fn restore() {
 fn recover() {
     bench("recover", &["--operations", "1000", "--tests", "SET,EXEC"]);
 }
+
+#[test]
+fn compact() {
+    let report = bench("compact", &["--commits", "3000", "--day", "1300"]);
+    let rows = report["sections"][0]["rows"].as_array().expect("rows");
+    let objects = |row: usize| rows[row][1].as_str().expect("text").parse::<u64>().expect("a number");
+    // Two rounds, whose parts are all within the grace period: one chunk more for each.
+    assert_eq!((objects(0), objects(1)), (1300, 1302));
+}

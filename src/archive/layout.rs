@@ -71,6 +71,18 @@ pub struct BaseName {
     pub epoch: Epoch,
 }
 
+/// Which compacted run: the csns whose net change it holds, both ends included, and the epoch whose line of history they
+/// lie on. Ordered by first csn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RunName {
+    /// First csn in it, at least 1.
+    pub first: Csn,
+    /// Last csn in it, at least `first`.
+    pub last: Csn,
+    /// Epoch that made the last commit; the others may have been made by its ancestors.
+    pub epoch: Epoch,
+}
+
 /// Name of one object below the archive's prefix.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ObjectName {
@@ -89,6 +101,10 @@ pub enum ObjectName {
     BaseFile(BaseName, PlainName),
     /// An SST shared by bases, named by the BLAKE3 hash of its content.
     Sst(blake3::Hash),
+    /// What makes a run a run; written last, deleted first.
+    RunManifest(RunName),
+    /// Another file of a run.
+    RunFile(RunName, PlainName),
     /// A named restore point.
     Mark(PlainName),
 }
@@ -105,6 +121,12 @@ impl fmt::Display for BaseName {
     }
 }
 
+impl fmt::Display for RunName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "runs/{}-{}-{}", self.first.padded(), self.last.padded(), self.epoch.padded())
+    }
+}
+
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -115,6 +137,8 @@ impl fmt::Display for ObjectName {
             Self::BaseCuts(base, after) => write!(f, "{base}/{CUTS_BEGIN}{}.json", after.padded()),
             Self::BaseFile(base, file) => write!(f, "{base}/{file}"),
             Self::Sst(hash) => write!(f, "sst/{}.sst", hash.to_hex()),
+            Self::RunManifest(run) => write!(f, "{run}/{MANIFEST}"),
+            Self::RunFile(run, file) => write!(f, "{run}/{file}"),
             Self::Mark(name) => write!(f, "marks/{name}.json"),
         }
     }
@@ -150,6 +174,17 @@ impl ObjectName {
                 }
             }
             Some(("sst", rest)) => Self::Sst(blake3::Hash::from_hex(rest.strip_suffix(".sst")?).ok()?),
+            Some(("runs", rest)) => {
+                let (run, file) = rest.split_once('/')?;
+                let (first, rest) = run.split_once('-')?;
+                let (last, epoch) = rest.split_once('-')?;
+                let (first, last) = (Csn(first.parse().ok()?), Csn(last.parse().ok()?));
+                if first == Csn::ZERO || last < first {
+                    return None;
+                }
+                let run = RunName { first, last, epoch: Epoch(epoch.parse().ok()?) };
+                if file == MANIFEST { Self::RunManifest(run) } else { Self::RunFile(run, file.parse().ok()?) }
+            }
             Some(("marks", rest)) => Self::Mark(rest.strip_suffix(".json")?.parse().ok()?),
             Some(_) => return None,
         };
@@ -171,6 +206,8 @@ pub enum Section {
     Bases,
     /// Shared SSTs.
     Ssts,
+    /// Manifests and other files of runs.
+    Runs,
     /// Named restore points.
     Marks,
 }
@@ -185,6 +222,7 @@ impl Section {
             Self::Chunks(epoch) => format!("chunks/{}", epoch.padded()),
             Self::Bases => "bases".to_owned(),
             Self::Ssts => "sst".to_owned(),
+            Self::Runs => "runs".to_owned(),
             Self::Marks => "marks".to_owned(),
         }
     }
@@ -218,6 +256,14 @@ mod tests {
                 "bases/00000000000000000042-00000003/memory-0.img".to_owned(),
             ),
             (ObjectName::Sst(hash), format!("sst/{hash}.sst")),
+            (
+                ObjectName::RunManifest(RunName { first: Csn(7), last: Csn(42), epoch: Epoch(3) }),
+                "runs/00000000000000000007-00000000000000000042-00000003/manifest.json".to_owned(),
+            ),
+            (
+                ObjectName::RunFile(RunName { first: Csn(7), last: Csn(42), epoch: Epoch(3) }, plain("sub-000000.sst")),
+                "runs/00000000000000000007-00000000000000000042-00000003/sub-000000.sst".to_owned(),
+            ),
             (ObjectName::Mark(plain("before-upgrade")), "marks/before-upgrade.json".to_owned()),
         ] {
             assert_eq!(name.to_string(), text);
@@ -244,6 +290,10 @@ mod tests {
             "bases/00000000000000000042-00000003/manifest-after-40.json",
             "bases/00000000000000000042-00000003/manifest-after-00000000000000000042.json",
             "sst/ABCD.sst",
+            "runs/00000000000000000043-00000000000000000042-00000003/manifest.json",
+            "runs/00000000000000000000-00000000000000000042-00000003/manifest.json",
+            "runs/00000000000000000007-00000000000000000042/manifest.json",
+            "runs/7-42-3/manifest.json",
             "marks/.json",
             "marks/a/b.json",
             "other/x",

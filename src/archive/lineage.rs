@@ -8,7 +8,7 @@
 //! together with the gaps they account for every csn asked for.
 
 use super::epochs::{Branch, EpochTree};
-use super::layout::{BaseName, ChunkName};
+use super::layout::{BaseName, ChunkName, RunName};
 use crate::csn::{Csn, Epoch};
 use std::cmp::Reverse;
 
@@ -102,6 +102,12 @@ impl Lineage {
     #[must_use]
     pub fn contains(&self, base: BaseName) -> bool {
         self.until(base.epoch).is_some_and(|until| base.csn <= until)
+    }
+
+    /// Whether the run leads from one state of this line to another.
+    #[must_use]
+    pub fn contains_run(&self, run: RunName) -> bool {
+        self.contains(BaseName { csn: run.last, epoch: run.epoch })
     }
 
     /// The epoch whose writer made commit `csn` on this line.

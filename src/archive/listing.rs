@@ -6,7 +6,7 @@
 //! commit chunks are needed.
 
 use super::epochs::EpochTree;
-use super::layout::{BaseName, ChunkName, ObjectName, PlainName, Section};
+use super::layout::{BaseName, ChunkName, ObjectName, PlainName, RunName, Section};
 use super::store::{Archive, Found};
 use crate::csn::Csn;
 use crate::error::Result;
@@ -22,10 +22,10 @@ pub struct Stored {
     pub modified: DateTime<Utc>,
 }
 
-/// A base's objects, the shared SSTs excepted.
+/// A base's objects, the shared SSTs excepted; or a run's.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BaseObjects {
-    /// The manifest. None: the base is being uploaded, or its upload or removal was cut off; not to be restored from.
+    /// The manifest. None: it is being uploaded, or its upload or removal was cut off; not to be restored from.
     pub manifest: Option<Stored>,
     /// Manifests of cuts at different commits, by the csn after which they need chunks.
     pub cuts: BTreeMap<Csn, Stored>,
@@ -71,6 +71,8 @@ pub struct Listing {
     pub chunks: BTreeMap<ChunkName, Stored>,
     /// All bases, whole or not, by csn.
     pub bases: BTreeMap<BaseName, BaseObjects>,
+    /// All compacted runs, whole or not, by first csn.
+    pub runs: BTreeMap<RunName, BaseObjects>,
     /// Shared SSTs, by the hexadecimal hash of their content.
     pub ssts: BTreeMap<String, Stored>,
     /// Named restore points.
@@ -104,6 +106,12 @@ impl Listing {
                 ObjectName::BaseFile(base, file) => {
                     listing.bases.entry(base).or_default().files.insert(file, stored);
                 }
+                ObjectName::RunManifest(run) => {
+                    listing.runs.entry(run).or_default().manifest = Some(stored);
+                }
+                ObjectName::RunFile(run, file) => {
+                    listing.runs.entry(run).or_default().files.insert(file, stored);
+                }
                 ObjectName::Sst(hash) => {
                     listing.ssts.insert(hash.to_hex().to_string(), stored);
                 }
@@ -126,5 +134,10 @@ impl Listing {
     /// The bases that can be restored from without chunks, by csn.
     pub fn whole_bases(&self) -> impl DoubleEndedIterator<Item = BaseName> {
         self.bases.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(base, _)| *base)
+    }
+
+    /// The runs that can be restored with, by first csn.
+    pub fn whole_runs(&self) -> impl DoubleEndedIterator<Item = RunName> {
+        self.runs.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(run, _)| *run)
     }
 }

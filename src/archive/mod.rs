@@ -3,7 +3,8 @@
 //! Guarantees: an object counts as stored only when its length and e_tag were confirmed; a failed request is never
 //! taken for "not there"; names are formatted and parsed in [`layout`] alone; a writer that lost its epoch notices.
 //! With keys, every object is encrypted on its way ([`crypt`]).
-//! Non-goals: what is inside chunks and bases (opaque bytes here), and deciding what to prune or restore.
+//! Non-goals: what is inside bases and, but for [`merge`], inside chunks (opaque bytes here), and deciding what to prune
+//! or restore.
 
 pub mod bandwidth;
 mod body;
@@ -17,6 +18,7 @@ pub mod identity;
 pub mod layout;
 pub mod lineage;
 pub mod listing;
+pub mod merge;
 pub mod patience;
 pub mod put;
 pub mod store;

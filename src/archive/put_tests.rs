@@ -116,3 +116,22 @@ async fn a_failed_part_is_repeated_and_nothing_else() {
     assert!(asked.stored.values().flatten().eq(body.iter()), "the parts make up the body");
     assert_eq!(archive.traffic().retries.load(Ordering::Relaxed), 2);
 }
+
+/// Two that store the same content under one name at the same time see each other's e_tag: no lie of the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_content_stored_by_two_at_once_counts() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let url: ArchiveUrl = format!("file://{}", root.path().display()).parse().expect("a URL");
+    let archive = Archive::open(&url, &S3Settings::default(), Opening::Create).expect("an archive");
+    let name = ObjectName::Sst(blake3::hash(b"content"));
+    let store = |archive: Archive, name: ObjectName| async move {
+        for _ in 0..200 {
+            archive.put_verified(&name, Bytes::from(vec![7; 20_000])).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let both = [tokio::spawn(store(archive.clone(), name.clone())), tokio::spawn(store(archive, name))];
+    for outcome in futures::future::join_all(both).await {
+        outcome.expect("no panic").expect("stored");
+    }
+}

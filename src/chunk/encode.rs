@@ -27,8 +27,10 @@ pub struct ChunkLink {
     pub wal_first: WalSeq,
     /// Last RocksDB sequence the commits came from; 0 when unknown.
     pub wal_last: WalSeq,
-    /// [`ChunkHeader::crc`] of the chunk before this one; 0 if there is none.
+    /// [`ChunkHeader::ending_crc`] of the chunk before this one; 0 if there is none.
     pub previous_header_crc: u32,
+    /// For a merged chunk: [`ChunkHeader::ending_crc`] of its last part. The WAL sequences must be 0 then.
+    pub merged_ending: Option<u32>,
 }
 
 /// Makes chunks. Keep one for a stream of chunks: buffers, contexts and what was learned about the data are reused.
@@ -80,6 +82,7 @@ impl Encoder {
             wal_first: link.wal_first,
             wal_last: link.wal_last,
             previous_header_crc: link.previous_header_crc,
+            merged_ending: link.merged_ending,
             sections,
         };
         let fault = header.fault();

@@ -11,7 +11,10 @@ use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
 use crate::error::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"WFCHUNK\n";
-const VERSION: u16 = 1;
+/// Version of a chunk as it was cut.
+const VERSION_CUT: u16 = 1;
+/// Version of a chunk that was merged of others, and the newest one read.
+const VERSION_MERGED: u16 = 2;
 
 /// Offsets in the header. Magic and version stay where they are in every version.
 mod at {
@@ -25,6 +28,8 @@ mod at {
     pub const LAST_TIME: usize = 40;
     pub const WAL_FIRST: usize = 48;
     pub const WAL_LAST: usize = 56;
+    /// In a merged chunk, in the place of the WAL sequences.
+    pub const ENDING_CRC: usize = 48;
     pub const PREVIOUS_CRC: usize = 64;
     pub const SECTIONS: usize = 68;
     pub const CRC: usize = SECTIONS + 3 * super::in_section::LEN;
@@ -133,8 +138,11 @@ pub struct ChunkHeader {
     pub wal_first: WalSeq,
     /// Last RocksDB sequence the commits came from; 0 when unknown.
     pub wal_last: WalSeq,
-    /// [`Self::crc`] of the chunk before this one; 0 if there is none.
+    /// [`Self::ending_crc`] of the chunk before this one; 0 if there is none.
     pub previous_header_crc: u32,
+    /// For a chunk merged of others: the ending CRC of the last of them, which the chunk after it names as its
+    /// predecessor. The WAL sequences are unknown then. None for a chunk as it was cut.
+    pub merged_ending: Option<u32>,
     /// The sections in the order of [`SectionKind::ALL`].
     pub sections: [Section; 3],
 }
@@ -148,7 +156,8 @@ impl ChunkHeader {
     pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
         let mut out = [0; Self::ENCODED_LEN];
         put(&mut out, at::MAGIC, MAGIC);
-        put(&mut out, at::VERSION, VERSION.to_le_bytes());
+        let version = if self.merged_ending.is_some() { VERSION_MERGED } else { VERSION_CUT };
+        put(&mut out, at::VERSION, version.to_le_bytes());
         put(&mut out, at::EPOCH, self.epoch.0.to_le_bytes());
         put(&mut out, at::FIRST, self.first.0.to_le_bytes());
         put(&mut out, at::LAST, self.last.0.to_le_bytes());
@@ -156,6 +165,9 @@ impl ChunkHeader {
         put(&mut out, at::LAST_TIME, self.last_time.0.to_le_bytes());
         put(&mut out, at::WAL_FIRST, self.wal_first.0.to_le_bytes());
         put(&mut out, at::WAL_LAST, self.wal_last.0.to_le_bytes());
+        if let Some(ending) = self.merged_ending {
+            put(&mut out, at::ENDING_CRC, ending.to_le_bytes());
+        }
         put(&mut out, at::PREVIOUS_CRC, self.previous_header_crc.to_le_bytes());
         for (kind, section) in SectionKind::ALL.into_iter().zip(&self.sections) {
             let entry = at::SECTIONS + kind.index() * in_section::LEN;
@@ -185,8 +197,8 @@ impl ChunkHeader {
             return Err(corrupt(format!("expected the magic {MAGIC:02x?}, found {:02x?}", &bytes[..at::VERSION])));
         }
         let version = u16::from_le_bytes(get(bytes, at::VERSION));
-        if version > VERSION {
-            return Err(Error::Version { what: what.to_owned(), found: version.into(), known: VERSION.into() });
+        if version > VERSION_MERGED {
+            return Err(Error::Version { what: what.to_owned(), found: version.into(), known: VERSION_MERGED.into() });
         }
         if bytes.len() < Self::ENCODED_LEN {
             return Err(truncated());
@@ -195,18 +207,18 @@ impl ChunkHeader {
         if expected != found {
             return Err(corrupt(format!("CRC is {found:08x}, expected {expected:08x}")));
         }
-        let header = Self::fields(bytes);
+        let header = Self::fields(bytes, version == VERSION_MERGED);
         match header.fault() {
             Some(detail) => Err(corrupt(detail)),
             // Catches at once what has only one right value: version 0, flags, section kinds and offsets, reserved bytes.
             None if header.encode()[..] != bytes[..Self::ENCODED_LEN] => {
-                Err(corrupt("flags, section kinds, offsets or reserved bytes are not those of version 1".to_owned()))
+                Err(corrupt("flags, section kinds, offsets or reserved bytes are not those of the version".to_owned()))
             }
             None => Ok(header),
         }
     }
 
-    fn fields(bytes: &[u8]) -> Self {
+    fn fields(bytes: &[u8], is_merged: bool) -> Self {
         let section = |kind: SectionKind| {
             let entry = at::SECTIONS + kind.index() * in_section::LEN;
             Section {
@@ -222,9 +234,10 @@ impl ChunkHeader {
             last: Csn(u64_at(bytes, at::LAST)),
             first_time: CommitTime(u64_at(bytes, at::FIRST_TIME)),
             last_time: CommitTime(u64_at(bytes, at::LAST_TIME)),
-            wal_first: WalSeq(u64_at(bytes, at::WAL_FIRST)),
-            wal_last: WalSeq(u64_at(bytes, at::WAL_LAST)),
+            wal_first: if is_merged { WalSeq::ZERO } else { WalSeq(u64_at(bytes, at::WAL_FIRST)) },
+            wal_last: if is_merged { WalSeq::ZERO } else { WalSeq(u64_at(bytes, at::WAL_LAST)) },
             previous_header_crc: u32_at(bytes, at::PREVIOUS_CRC),
+            merged_ending: is_merged.then(|| u32_at(bytes, at::ENDING_CRC)),
             sections: SectionKind::ALL.map(section),
         }
     }
@@ -241,6 +254,9 @@ impl ChunkHeader {
         if self.wal_first > self.wal_last {
             return Some(format!("{} to {} is not a WAL range", self.wal_first, self.wal_last));
         }
+        if self.merged_ending.is_some() && self.wal_last != WalSeq::ZERO {
+            return Some(format!("{} to {} is no WAL range of a merged chunk", self.wal_first, self.wal_last));
+        }
         for (kind, section) in SectionKind::ALL.into_iter().zip(&self.sections) {
             if let Some(fault) = section.fault() {
                 return Some(format!("{} section {fault}", kind.name()));
@@ -254,6 +270,12 @@ impl ChunkHeader {
     #[must_use]
     pub fn crc(&self) -> u32 {
         u32_at(&self.encode(), at::CRC)
+    }
+
+    /// What a chunk cut or merged after this one names as its predecessor.
+    #[must_use]
+    pub fn ending_crc(&self) -> u32 {
+        self.merged_ending.unwrap_or_else(|| self.crc())
     }
 
     /// Number of commits.

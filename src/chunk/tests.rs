@@ -16,8 +16,13 @@ const HEADER_CRC_AT: usize = 176;
 const SECTION_TABLE_AT: usize = 68;
 const BLOCK_HEADER_LEN: usize = 13;
 
-const LINK: ChunkLink =
-    ChunkLink { epoch: Epoch(3), wal_first: WalSeq(100), wal_last: WalSeq(140), previous_header_crc: 0xfeed_beef };
+const LINK: ChunkLink = ChunkLink {
+    epoch: Epoch(3),
+    wal_first: WalSeq(100),
+    wal_last: WalSeq(140),
+    previous_header_crc: 0xfeed_beef,
+    merged_ending: None,
+};
 
 /// The effects of one commit, without its place in history.
 #[derive(Clone, Debug, Default)]
@@ -161,6 +166,7 @@ fn forge(last: u64, last_time: u64, sections: [&[&[u8]]; 3]) -> Vec<u8> {
         wal_first: WalSeq::ZERO,
         wal_last: WalSeq::ZERO,
         previous_header_crc: 0,
+        merged_ending: None,
         sections,
     };
     out[..HEADER_LEN].copy_from_slice(&header.encode());
@@ -346,10 +352,10 @@ fn a_gap_is_not_encoded() {
 #[test]
 fn a_newer_version_is_named_as_such() {
     let mut bytes = encode(&small_commits()).bytes().to_vec();
-    bytes[8..10].copy_from_slice(&2_u16.to_le_bytes());
+    bytes[8..10].copy_from_slice(&3_u16.to_le_bytes());
     refit_crcs(&mut bytes);
     let found = decode(bytes.clone()).unwrap_err();
-    assert!(matches!(found, Error::Version { found: 2, known: 1, .. }), "{found}");
+    assert!(matches!(found, Error::Version { found: 3, known: 2, .. }), "{found}");
     bytes.truncate(20);
     assert!(matches!(decode(bytes), Err(Error::Version { .. })), "a newer header may be shorter");
 }
@@ -361,7 +367,7 @@ fn flags_and_reserved_bytes_must_be_zero() {
         bytes[at] = 1;
         refit_crcs(&mut bytes);
         let message = refusal(bytes);
-        assert!(message.contains("not those of version 1"), "byte {at}: {message}");
+        assert!(message.contains("not those of the version"), "byte {at}: {message}");
     }
 }
 
@@ -549,4 +555,43 @@ fn version_1_can_be_read() {
         (WalSeq(100), WalSeq(140), 0xfeed_beef)
     );
     assert!(chunk.commits().collect::<Result<Vec<_>>>().unwrap() == fixture_commits());
+}
+
+const MERGED: ChunkLink = ChunkLink {
+    epoch: Epoch(3),
+    wal_first: WalSeq::ZERO,
+    wal_last: WalSeq::ZERO,
+    previous_header_crc: 0xfeed_beef,
+    merged_ending: Some(0x0bad_cafe),
+};
+
+#[test]
+fn a_merged_chunk_carries_the_chain_on() {
+    let cut = encode(&small_commits());
+    assert_eq!(cut.header().ending_crc(), cut.header().crc());
+    let merged = Encoder::new(Profile::default()).encode(small_commits().iter(), MERGED);
+    let opened = Chunk::open(merged.bytes().clone(), "merged").unwrap();
+    assert_eq!(opened.header(), merged.header());
+    assert_eq!(opened.header().ending_crc(), 0x0bad_cafe);
+    assert_ne!(opened.header().crc(), 0x0bad_cafe);
+    assert_eq!(&opened.bytes()[48..52], &0x0bad_cafe_u32.to_le_bytes());
+    assert!(opened.commits().collect::<Result<Vec<_>>>().unwrap() == small_commits());
+    for at in 52..64 {
+        let mut bytes = merged.bytes().to_vec();
+        bytes[at] = 1;
+        refit_crcs(&mut bytes);
+        assert!(refusal(bytes).contains("not those of the version"), "byte {at}");
+    }
+}
+
+/// As [`version_1_can_be_read`].
+#[test]
+fn version_2_can_be_read() {
+    let path = fixture_path().with_file_name("chunk-v2.chunk");
+    if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
+        std::fs::write(&path, Encoder::new(Profile::default()).encode(small_commits().iter(), MERGED).bytes()).unwrap();
+    }
+    let chunk = Chunk::open(Bytes::from(std::fs::read(path).unwrap()), "fixture").unwrap();
+    assert_eq!((chunk.header().previous_header_crc, chunk.header().ending_crc()), (0xfeed_beef, 0x0bad_cafe));
+    assert!(chunk.commits().collect::<Result<Vec<_>>>().unwrap() == small_commits());
 }

@@ -11,4 +11,5 @@ pub mod memory;
 pub mod meta;
 pub mod rows;
 pub mod scan;
+pub mod sorted;
 pub mod watch;

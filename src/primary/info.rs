@@ -203,6 +203,7 @@ fn archive(node: &Node) -> Fields {
         return all;
     };
     let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
+    let merges = side.merging.status();
     let oldest = uploader.oldest_waiting.or(spool.oldest);
     let lag_ms = oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
     all.extend(fields([
@@ -219,6 +220,11 @@ fn archive(node: &Node) -> Fields {
         ("chunks_archived", uploader.chunks_done.to_string()),
         ("spool_chunks", spool.chunks.to_string()),
         ("spool_bytes", spool.bytes.to_string()),
+        ("merged_chunks", merges.sum.merged.to_string()),
+        ("merged_parts", merges.sum.parts.to_string()),
+        ("merged_parts_deleted", merges.sum.deleted.to_string()),
+        ("merged_parts_waiting", merges.sum.waiting.to_string()),
+        ("merge_last_error", merges.last_error.unwrap_or_default()),
     ]));
     all.extend(bases(node));
     if let Some(second) = &side.second {

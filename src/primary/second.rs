@@ -6,12 +6,14 @@
 //! It is not the fence: its epoch records are those of the first archive, and another record under one of their names
 //! stops uploads to it, nothing else. Another cluster's archive is refused at the start.
 
+use super::merging::Merging;
 use super::node::Node;
 use super::shipping::{self, archived_until};
 use crate::archive::crypt::KeyRing;
 use crate::archive::crypt::keys::{ARCHIVE_2_KEY_VARIABLE, ARCHIVE_KEY_VARIABLE};
 use crate::archive::epochs::{self, Claim, EpochRecord};
 use crate::archive::identity;
+use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::patience::{Patience, backoff};
 use crate::archive::store::{Archive, Opening};
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
@@ -284,7 +286,8 @@ impl Run {
         identity::establish(&archive, node.identity().cluster).await?;
         write_epochs(&archive, &self.epochs).await?;
         let epoch = node.identity().epoch();
-        let mut archived = archived_until(&archive, epoch).await?;
+        let (listing, lineage) = shipping::read_listing(&archive, epoch).await?;
+        let mut archived = archived_until(&listing, &lineage);
         let committed = node.committer.watermarks.committed.get();
         if archived > committed {
             let detail = format!(
@@ -309,8 +312,10 @@ impl Run {
         }
         let settings =
             UploaderSettings { fence_check_interval: config.fence_check_interval, ..UploaderSettings::default() };
-        let source = Arc::new(SecondSource(Arc::clone(spool)));
+        let ledger = Arc::new(Ledger::of(&listing));
+        let source = Arc::new(LedgerSource::new(Arc::new(SecondSource(Arc::clone(spool))), Arc::clone(&ledger)));
         let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
+        let _merging = Merging::start(node, &archive, ledger, status.clone());
         spool.wake_second(uploader.wake());
         tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
         let (repairs, target) = (Arc::clone(node), archive.clone());

@@ -4,6 +4,7 @@
 //! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
 //! logs do not reach back that far a base is published at once, so that history goes on.
 
+use super::merging::Merging;
 use super::node::Node;
 use super::second::Second;
 use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
@@ -12,7 +13,8 @@ use crate::archive::crypt::keys::ARCHIVE_KEY_VARIABLE;
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
 use crate::archive::identity;
 use crate::archive::lineage::Lineage;
-use crate::archive::listing::Listing;
+use crate::archive::listing::{BaseStart, Listing};
+use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::store::{Archive, Opening};
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
@@ -27,6 +29,7 @@ use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
+use crate::restore::reach::Reach;
 use crate::restore::torn::drop_torn;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
@@ -57,6 +60,8 @@ pub struct ArchiveSide {
     pub uploader: watch::Receiver<UploaderStatus>,
     /// Whether it looks at the fence before it acknowledges: as `archive-ack` says.
     fence_each_ack: Arc<AtomicBool>,
+    /// Merges what was uploaded.
+    pub merging: Merging,
     /// The second archive, if one is configured.
     pub second: Option<Arc<Second>>,
     task: JoinHandle<()>,
@@ -150,26 +155,38 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base on. Never empty. This node has claimed `epoch`.
-async fn archived_stretches(archive: &Archive, epoch: Epoch) -> Result<Vec<Csn>> {
+/// commit on, and those from each base or compacted run on. A run that leads on goes for the chunks whose place it has
+/// taken. Never empty.
+fn archived_stretches(listing: &Listing, lineage: &Lineage) -> Vec<Csn> {
+    let bases: Vec<BaseStart> = listing.base_starts().filter(|start| lineage.contains(start.base)).collect();
+    let starts: BTreeSet<(Csn, Csn)> =
+        bases.iter().map(|start| (start.after, start.base.csn)).chain([<_>::default()]).collect();
+    let by_chunks = starts.into_iter().map(|(after, csn)| (csn, archived_contiguously(listing, lineage, after)));
+    // A base of two cuts is one only with the chunks between them.
+    let by_chunks = by_chunks.filter(|(csn, end)| end >= csn).map(|(_, end)| end);
+    let reach = Reach::of(listing, lineage, bases.iter().copied());
+    let ends: BTreeSet<Csn> = by_chunks.chain(reach.ranges.iter().map(|range| range.until)).collect();
+    let run_leads_on =
+        |end: &Csn| listing.whole_runs().any(|run| run.first.prev() == *end && lineage.contains_run(run));
+    ends.into_iter().filter(|end| !run_leads_on(end)).collect()
+}
+
+/// What the archive holds, and the line of `epoch`, which this node has claimed. Chunks that a writer died over do not
+/// count.
+pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Listing, Lineage)> {
     let mut listing = Listing::read(archive).await?;
     let lineage = Lineage::of(&listing.epochs, epoch).ok_or_else(|| Error::StoreContract {
         url: archive.url().to_owned(),
         detail: format!("does not list epoch {epoch}, which this node has claimed: its listings are stale"),
     })?;
     drop_torn(archive, &mut listing, &lineage).await?;
-    let bases = listing.base_starts().filter(|start| lineage.contains(start.base));
-    let starts: BTreeSet<(Csn, Csn)> =
-        bases.map(|start| (start.after, start.base.csn)).chain([<_>::default()]).collect();
-    let ends = starts.into_iter().map(|(after, csn)| (csn, archived_contiguously(&listing, &lineage, after)));
-    // A base of two cuts is one only with the chunks between them.
-    Ok(ends.filter(|(csn, end)| end >= csn).map(|(_, end)| end).collect::<BTreeSet<_>>().into_iter().collect())
+    Ok((listing, lineage))
 }
 
-/// The last commit of this node's history that the archive can restore.
-pub(super) async fn archived_until(archive: &Archive, epoch: Epoch) -> Result<Csn> {
-    let stretches = archived_stretches(archive, epoch).await?;
-    Ok(stretches.last().copied().expect("there is one from the first commit on"))
+/// The last commit of this line of history that a listing can restore.
+pub(super) fn archived_until(listing: &Listing, lineage: &Lineage) -> Csn {
+    let stretches = archived_stretches(listing, lineage);
+    stretches.last().copied().expect("there is one from the first commit on")
 }
 
 /// The last commit that the archive holds of `lineage` without a gap behind `after`.
@@ -270,7 +287,8 @@ impl Shipping {
 impl ArchiveSide {
     async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
         let epoch = node.identity().epoch();
-        let stretches = archived_stretches(archive, epoch).await?;
+        let (listing, lineage) = read_listing(archive, epoch).await?;
+        let stretches = archived_stretches(&listing, &lineage);
         let committed = node.committer.watermarks.committed.get();
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
             return Err(Error::Gap {
@@ -324,7 +342,10 @@ impl ArchiveSide {
         if line.is_some() {
             spool.keep_for_second(from.position.csn);
         }
-        let (uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
+        let ledger = Arc::new(Ledger::of(&listing));
+        let source = Arc::new(LedgerSource::new(Arc::clone(&spool), Arc::clone(&ledger)));
+        let (uploader, status) = Uploader::new(archive, source, epoch, archived, settings);
+        let merging = Merging::start(node, archive, ledger, status.clone());
         let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let watched = Arc::clone(node);
@@ -341,7 +362,7 @@ impl ArchiveSide {
             node.snapshots.request();
         }
         let second = line.map(|line| Second::start(node, &spool, &cutter, line));
-        Ok(Self { cutter, spool, uploader: status, fence_each_ack, second, task })
+        Ok(Self { cutter, spool, uploader: status, fence_each_ack, merging, second, task })
     }
 }
 

@@ -6,18 +6,19 @@
 //! away. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side and two runs.
 
 use super::plan::ChunkStep;
-use super::run::Run;
 use super::unpack::{Unpacked, Unpacker};
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
 use crate::engine::disk::Disk;
 use crate::engine::key::CSN_KEY;
 use crate::engine::memory::Memory;
+use crate::engine::sorted::SortedRun;
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::log::recovery::disk_position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::ScopedJoinHandle;
@@ -40,8 +41,10 @@ pub struct Engines {
 }
 
 /// What was applied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Applied {
+    /// Chunks.
+    pub chunks: u64,
     /// Commits.
     pub commits: u64,
     /// Bytes of their chunks before compression, unused commits included.
@@ -50,17 +53,36 @@ pub struct Applied {
     pub links_broken: u64,
 }
 
+impl Applied {
+    /// Adds what was applied later.
+    pub fn add(&mut self, later: Self) {
+        self.chunks += later.chunks;
+        self.commits += later.commits;
+        self.raw_bytes += later.raw_bytes;
+        self.links_broken += later.links_broken;
+    }
+}
+
+/// How applying chunks ended.
+pub struct Ended {
+    /// What was applied.
+    pub applied: Applied,
+    /// The step that could not be had or read, and why; the engines stand before it. None: all were applied.
+    pub failed: Option<(ChunkStep, Error)>,
+}
+
 /// A chunk to apply: its step, its name for messages, its bytes.
 pub type Arrival = (ChunkStep, String, Bytes);
 
 impl Engines {
-    /// Applies chunks as `next` gives them, until it gives none. `applied` is told each chunk's stored bytes.
+    /// Applies chunks as `next` gives them, until it gives none, or one that cannot be had or read. `applied` is told each
+    /// chunk's stored bytes. After an error the engines are to be thrown away.
     pub fn apply(
         &mut self,
         unpacker: &mut Unpacker,
-        next: impl FnMut() -> Result<Option<Arrival>>,
+        next: impl FnMut() -> Option<(ChunkStep, Result<Arrival>)>,
         applied: &(dyn Fn(u64) + Sync),
-    ) -> Result<Applied> {
+    ) -> Result<Ended> {
         let Self { disk, memory, position, disk_at, scratch } = self;
         let (disk, disk_at, scratch) = (&*disk, *disk_at, &**scratch);
         std::thread::scope(|scope| {
@@ -80,7 +102,7 @@ impl Engines {
             // A side that failed stops listening, so its error is the cause of whatever followed.
             join(disk_side)?;
             join(memory_side)?;
-            outcome
+            Ok(outcome)
         })
     }
 
@@ -121,26 +143,33 @@ fn join<T>(side: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     side.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Unpacks until there is nothing more or `take` refuses.
+/// Unpacks until there is nothing more, something cannot be unpacked, or `take` refuses.
 fn unpack_all(
     unpacker: &mut Unpacker,
-    mut next: impl FnMut() -> Result<Option<Arrival>>,
+    mut next: impl FnMut() -> Option<(ChunkStep, Result<Arrival>)>,
     position: &mut Position,
     mut take: impl FnMut(&Unpacked, u64) -> bool,
-) -> Result<Applied> {
-    let mut sum = Applied::default();
-    while let Some((step, what, bytes)) = next()? {
-        let stored = bytes.len() as u64;
-        let unpacked = unpacker.unpack(step, bytes, &what)?;
-        sum.commits += unpacked.commits.len() as u64;
-        sum.raw_bytes += unpacked.raw_bytes;
-        sum.links_broken += u64::from(unpacked.is_link_broken);
+) -> Ended {
+    let mut applied = Applied::default();
+    while let Some((step, arrival)) = next() {
+        let unpacked = arrival.and_then(|(step, what, bytes)| {
+            let stored = bytes.len() as u64;
+            unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacked, stored))
+        });
+        let (unpacked, stored) = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(error) => return Ended { applied, failed: Some((step, error)) },
+        };
+        applied.chunks += 1;
+        applied.commits += unpacked.commits.len() as u64;
+        applied.raw_bytes += unpacked.raw_bytes;
+        applied.links_broken += u64::from(unpacked.is_link_broken);
         *position = end_of(&unpacked);
         if !take(&unpacked, stored) {
             break;
         }
     }
-    Ok(sum)
+    Ended { applied, failed: None }
 }
 
 fn end_of(unpacked: &Unpacked) -> Position {
@@ -152,7 +181,7 @@ fn end_of(unpacked: &Unpacked) -> Position {
 fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result<()> {
     std::fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
     std::thread::scope(|scope| {
-        let (to_rocksdb, full) = sync_channel::<Run>(0);
+        let (to_rocksdb, full) = sync_channel::<SortedRun>(0);
         let ingesting =
             scope.spawn(move || full.into_iter().zip(0..).try_for_each(|(run, nth)| run.ingest(disk, scratch, nth)));
         let outcome = gather_all(chunks, disk_at, |run| to_rocksdb.send(run).is_ok());
@@ -164,8 +193,8 @@ fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpack
 }
 
 /// Gathers runs until there is nothing more or `take` refuses.
-fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(Run) -> bool) -> Result<()> {
-    let mut run = Run::default();
+fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(SortedRun) -> bool) -> Result<()> {
+    let mut run = SortedRun::default();
     for chunk in chunks {
         for commit in chunk.commits.iter().filter(|commit| commit.touches_disk() && commit.csn > disk_at) {
             run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit, &error))?;

@@ -2,7 +2,7 @@
 
 use super::reach::Reach;
 use crate::archive::identity;
-use crate::archive::layout::ObjectName;
+use crate::archive::layout::{ObjectName, RunName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::store::Archive;
@@ -10,6 +10,7 @@ use crate::cluster::ClusterId;
 use crate::csn::Epoch;
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
+use crate::snapshot::run::RunManifest;
 
 /// An archive's listing and the line of history that is followed through it.
 #[derive(Clone, Debug)]
@@ -46,14 +47,42 @@ impl History {
     /// What can be restored with the usable ones among the line's bases.
     #[must_use]
     pub fn reach_of(&self, is_usable: impl Fn(&BaseStart) -> bool) -> Reach {
+        self.reach_with(is_usable, |_| true)
+    }
+
+    /// The same with the usable ones among the runs, too.
+    #[must_use]
+    pub fn reach_with(
+        &self,
+        is_usable: impl Fn(&BaseStart) -> bool,
+        is_run_usable: impl Fn(&RunName) -> bool,
+    ) -> Reach {
         let starts = self.listing.base_starts().filter(|start| self.lineage.contains(start.base) && is_usable(start));
-        Reach::of(&self.listing, &self.lineage, starts)
+        Reach::with_runs(&self.listing, &self.lineage, starts, is_run_usable)
     }
 
     /// A base's manifest.
     pub async fn manifest(&self, start: BaseStart) -> Result<Manifest> {
         read_manifest(&self.archive, self.cluster, start).await
     }
+
+    /// A run's manifest.
+    pub async fn run_manifest(&self, run: RunName) -> Result<RunManifest> {
+        read_run_manifest(&self.archive, self.cluster, run).await
+    }
+}
+
+/// A run's manifest, which must be that of this run of this cluster.
+pub(super) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run: RunName) -> Result<RunManifest> {
+    let name = ObjectName::RunManifest(run);
+    let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
+    let what = full_name(archive, &name);
+    let manifest = RunManifest::decode(&bytes, &what)?;
+    if manifest.run() != run || manifest.cluster != cluster {
+        let detail = format!("it describes {} of cluster {}", manifest.run(), manifest.cluster);
+        return Err(Error::corrupt(what, "content", detail));
+    }
+    Ok(manifest)
 }
 
 /// A base's manifest, which must be that of this base of this cluster.
@@ -94,7 +123,7 @@ pub(super) fn full_name(archive: &Archive, name: &ObjectName) -> String {
 
 /// A listed object that is not there when it is read.
 pub(super) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
-    let detail = "it was listed and then not there. If a prune is under way, try again; else it was removed by somebody \
+    let detail = "it was listed and then not there. If a prune or a merge is under way, try again; else it was removed by somebody \
                   else";
     Error::corrupt(full_name(archive, name), "the object", detail)
 }

@@ -4,8 +4,10 @@
 //! target    what was asked for          reach     which commits can be had
 //! history   one line through a listing  plan      base and chunks; pure
 //! resolve   target -> csn -> plan       fetch     objects, many at a time
+//! route     the quickest way over       times     commit times          follow the plan, or a way around
+//!           chunks and runs; pure       runs      a run's files -> engines
 //! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
-//! run       disk effects, sorted             torn      chunks that a writer died over
+//! torn      chunks that a writer died over
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! copy      into another archive         repair    completes an eventual base
 //! ```
@@ -20,22 +22,26 @@ mod base;
 pub mod catch_up;
 pub mod copy;
 pub mod fetch;
+mod follow;
 pub mod history;
+pub(crate) mod memory;
 pub mod plan;
 pub mod progress;
 pub mod reach;
 pub mod repair;
 pub mod report;
 pub mod resolve;
-mod run;
+pub mod route;
+mod runs;
 pub mod target;
 #[cfg(test)]
 pub(crate) mod tests;
+mod times;
 pub mod torn;
 mod unpack;
 pub mod verify;
+mod verify_runs;
 
-use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -45,9 +51,9 @@ use crate::io::Io;
 use crate::log::envelope::Position;
 use crate::log::recovery::ImagePosition;
 use crate::snapshot::local;
-use apply::{Applied, Arrival, Engines};
-use fetch::ChunkFetch;
-use history::{History, full_name};
+use crate::snapshot::manifest::Manifest;
+use apply::Engines;
+use history::History;
 use progress::{Meter, Phase, ProgressSink};
 use resolve::Planned;
 use serde::Serialize;
@@ -55,8 +61,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
-use tokio::sync::mpsc;
-use unpack::Unpacker;
 
 pub use catch_up::CatchUp;
 pub use copy::{CopyOptions, CopyReport, copy};
@@ -65,6 +69,9 @@ pub use verify::{VerifyReport, verify_archive};
 
 /// Chunks that wait between fetching and unpacking, beside those in flight.
 const ARRIVALS_MAX: usize = 1;
+
+/// Listings of one restore until what is listed and cannot be read counts as damaged.
+const LISTINGS_MAX: u32 = 2;
 
 /// What to restore, where to, and how.
 #[derive(Clone)]
@@ -98,8 +105,14 @@ pub struct Report {
     pub log_bytes_stored: u64,
     /// Bytes of the chunks before compression.
     pub log_bytes_raw: u64,
-    /// Commits applied after the base.
+    /// Bytes of the runs.
+    pub run_bytes: u64,
+    /// Commits of chunks applied after the base.
     pub commits: u64,
+    /// Commits of the runs that were taken over.
+    pub run_commits: u64,
+    /// What was passed over on the way, and why; empty if the plan was followed.
+    pub remarks: Vec<String>,
     /// How long each phase took.
     pub seconds: Seconds,
     /// What the finished directory was checked for.
@@ -113,7 +126,7 @@ pub struct Seconds {
     pub plan: f64,
     /// Fetching and opening the base.
     pub base: f64,
-    /// Fetching and applying chunks.
+    /// Fetching and applying chunks and runs.
     pub log: f64,
     /// Flushing, checking, writing image and identity.
     pub finish: f64,
@@ -126,8 +139,10 @@ pub struct Checks {
     pub disk_csn: Csn,
     /// The csn of the memory engines: the target.
     pub memory_csn: Csn,
-    /// Files of the base whose BLAKE3 is the manifest's.
+    /// Files of the base and of runs whose BLAKE3 is the manifest's.
     pub files_verified: u64,
+    /// Runs taken over whole.
+    pub runs_verified: u64,
     /// Chunks whose every CRC holds and that follow each other without a gap.
     pub chunks_verified: u64,
     /// Of these, how many were cut after other bytes than those of the chunk before: harmless if the writer was restarted
@@ -165,13 +180,7 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
     require_empty(&dir)?;
     let mut watch = Stopwatch::start();
     Meter::begin(&options.progress, Phase::Plan, 0);
-    let history = History::read(archive, options.epoch).await?;
-    // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is filled.
-    let target = match (role, history.reach().latest()) {
-        (LastRole::Replica, Some(latest)) => Target::At(latest),
-        _ => options.target,
-    };
-    let planned = history.plan(target).await?;
+    let (history, planned) = read_and_plan(archive, &options, role).await?;
     let mut seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
     let lock = dir.lock()?;
     require_empty(&dir)?;
@@ -179,12 +188,12 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
 
     let engines = begin(&history, &planned, &dir, &options).await?;
     seconds.base = watch.lap();
-    let (engines, applied) = follow(&history, &planned, engines, &options).await?;
+    let (engines, followed) = follow::follow(&history, &planned, engines, &options).await?;
     seconds.log = watch.lap();
     Meter::begin(&options.progress, Phase::Finish, 0);
     let identity = identity_of(&history, &planned.plan, role)?;
     let plan = planned.plan;
-    let files = plan.objects - plan.chunks.len() as u64;
+    let base_files = planned.manifest.as_ref().map_or(0, Manifest::file_count);
     let ended = {
         let (io, target) = (Arc::clone(&options.io), plan.target);
         blocking(move || {
@@ -200,21 +209,44 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
         epoch: ended.position.epoch,
         base_bytes: plan.base_bytes,
         log_bytes_stored: plan.log_bytes,
-        log_bytes_raw: applied.raw_bytes,
-        commits: applied.commits,
+        log_bytes_raw: followed.applied.raw_bytes,
+        run_bytes: plan.run_bytes,
+        commits: followed.applied.commits,
+        run_commits: followed.run_commits,
+        remarks: followed.remarks,
         seconds,
         checks: Checks {
             disk_csn: ended.position.csn,
             memory_csn: ended.position.csn,
-            files_verified: files.saturating_sub(1),
-            chunks_verified: plan.chunks.len() as u64,
-            links_broken: applied.links_broken,
+            files_verified: base_files + followed.run_files,
+            runs_verified: followed.runs,
+            chunks_verified: followed.applied.chunks,
+            links_broken: followed.applied.links_broken,
             lists: ended.lists,
             zsets: ended.zsets,
             sst_bytes: ended.sst_bytes,
         },
         plan,
     })
+}
+
+/// Reads and plans, anew if an object that was listed was merged or pruned before it could be read.
+async fn read_and_plan(archive: &Archive, options: &Options, role: LastRole) -> Result<(History, Planned)> {
+    let mut listings = 0;
+    loop {
+        let history = History::read(archive, options.epoch).await?;
+        // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is
+        // filled.
+        let target = match (role, history.reach().latest()) {
+            (LastRole::Replica, Some(latest)) => Target::At(latest),
+            _ => options.target,
+        };
+        listings += 1;
+        match history.plan(target).await {
+            Err(Error::Corrupt { .. }) if listings < LISTINGS_MAX => {}
+            planned => return planned.map(|planned| (history, planned)),
+        }
+    }
 }
 
 fn require_empty(dir: &DataDir) -> Result<()> {
@@ -239,38 +271,6 @@ async fn begin(history: &History, planned: &Planned, dir: &DataDir, options: &Op
     let (io, dir, archive) = (Arc::clone(&options.io), dir.clone(), history.archive.clone());
     let epoch = history.lineage.epoch_at(manifest.start().after);
     blocking(move || base::open(&*io, &dir, &manifest, &archive, epoch)).await
-}
-
-/// Fetches and applies the plan's chunks.
-async fn follow(
-    history: &History,
-    planned: &Planned,
-    mut engines: Engines,
-    options: &Options,
-) -> Result<(Engines, Applied)> {
-    let meter = Meter::begin(&options.progress, Phase::Log, planned.plan.log_bytes);
-    let mut unpacker = Unpacker::new(history.lineage.clone(), engines.position.csn, engines.position.time);
-    let (arrivals, mut arrived) = mpsc::channel::<Result<Arrival>>(ARRIVALS_MAX);
-    let applier = blocking(move || {
-        let next = || arrived.blocking_recv().transpose();
-        let applied = engines.apply(&mut unpacker, next, &|bytes| meter.add(bytes))?;
-        Ok((engines, applied))
-    });
-    let feeder = async {
-        let mut fetch = ChunkFetch::new(&history.archive, planned.plan.chunks.iter().copied());
-        while let Some((step, fetched)) = fetch.next().await {
-            let failed = fetched.is_err();
-            let arrival =
-                fetched.map(|bytes| (step, full_name(&history.archive, &ObjectName::Chunk(step.chunk)), bytes));
-            // An applier that has stopped listening has failed, and tells why.
-            if arrivals.send(arrival).await.is_err() || failed {
-                break;
-            }
-        }
-        drop(arrivals);
-    };
-    let ((), outcome) = futures::future::join(feeder, applier).await;
-    outcome
 }
 
 /// What the finished directory holds.
@@ -324,7 +324,7 @@ fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> 
 }
 
 /// Runs what blocks beside the async runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let outcome = tokio::task::spawn_blocking(work).await;
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -20,6 +20,8 @@ pub enum Phase {
     Chunks,
     /// Checking bases; verification only.
     Bases,
+    /// Checking runs; verification only.
+    Runs,
 }
 
 /// A step forward.
@@ -43,7 +45,7 @@ pub fn silent() -> ProgressSink {
 }
 
 /// Adds up one phase.
-pub(super) struct Meter {
+pub(crate) struct Meter {
     sink: ProgressSink,
     phase: Phase,
     done: AtomicU64,

@@ -1,12 +1,16 @@
 //! Which commits of a line of history an archive can restore.
 //!
-//! Pure. A commit can be restored if a base lies at it, or if chunks lead to it without a gap from a base or from the
-//! very first commit. A base whose engines were cut at different commits also needs the chunks between these.
+//! Pure. A commit can be restored if a base lies at it; if chunks lead to it without a gap from one that can, or from
+//! the very first commit; or if a compacted run leads to it from one that can, or from nothing. So the restorable
+//! commits are ranges and, where chunks were replaced by runs, single points. A base whose engines were cut at different
+//! commits also needs the chunks between these.
 
+use crate::archive::layout::RunName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::Csn;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Commits from one csn to another, both included.
@@ -37,40 +41,61 @@ impl fmt::Display for CsnRange {
 pub struct Reach {
     /// Restorable commits, ascending, not touching each other.
     pub ranges: Vec<CsnRange>,
-    /// Commits above the first restorable one that are known to exist but cannot be restored, ascending.
+    /// Commits that cannot be restored by themselves, because only a run that leads over them is there, ascending.
+    pub coarse: Vec<CsnRange>,
+    /// Commits above the first restorable one that are known to exist but are missing, ascending.
     pub gaps: Vec<CsnRange>,
     /// The last commit known to exist; 0 if none is.
     pub known_until: Csn,
 }
 
 impl Reach {
-    /// What `bases` and the listed chunks can restore. The bases must lie on the line; those that are listed and not
-    /// among them cannot be used, and still tell that their commits exist.
+    /// What `bases` and the listed chunks and runs can restore. The bases must lie on the line; those that are listed and
+    /// not among them cannot be used, and still tell that their commits exist.
     pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseStart>) -> Self {
-        let runs = runs(listing, lineage);
-        let mut starts: Vec<Csn> =
-            bases.filter(|start| leads(&runs, *start, start.base.csn)).map(|start| start.base.csn).collect();
-        let on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
-        let newest_base = on_line.map(|start| start.base.csn).max().unwrap_or_default();
+        Self::with_runs(listing, lineage, bases, |_| true)
+    }
+
+    /// The same with the usable ones among the runs.
+    pub fn with_runs(
+        listing: &Listing,
+        lineage: &Lineage,
+        bases: impl Iterator<Item = BaseStart>,
+        is_usable: impl Fn(&RunName) -> bool,
+    ) -> Self {
+        let stretches = stretches(listing, lineage);
+        let on_line: Vec<RunName> = listing.whole_runs().filter(|run| lineage.contains_run(*run)).collect();
+        let mut starts: BTreeSet<Csn> =
+            bases.filter(|start| leads(&stretches, *start)).map(|start| start.base.csn).collect();
+        let bases_on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
+        let newest_base = bases_on_line.map(|start| start.base.csn).chain(starts.last().copied()).max();
         let fork = lineage.branches().last().map_or(Csn::ZERO, |leaf| leaf.from_exclusive);
-        let known_until = runs.last().map_or(Csn::ZERO, |run| run.until).max(newest_base).max(fork);
-        // History itself starts at nothing: from there, the chunks lead on.
-        starts.extend(runs.first().filter(|run| run.from == Csn(1)).map(|run| run.from));
-        starts.sort_unstable();
+        let newest_run = on_line.iter().map(|run| run.last).max().unwrap_or_default();
+        let newest_chunk = stretches.last().map_or(Csn::ZERO, |stretch| stretch.until);
+        let known_until = newest_chunk.max(newest_base.unwrap_or_default()).max(newest_run).max(fork);
+        let runs: Vec<RunName> = on_line.into_iter().filter(is_usable).collect();
+        // History itself starts at nothing: from there, chunks and runs lead on.
+        starts.extend(stretches.first().filter(|stretch| stretch.from == Csn(1)).map(|stretch| stretch.from));
+        starts.extend(runs.iter().filter(|run| run.first == Csn(1)).map(|run| run.last));
         let mut ranges: Vec<CsnRange> = Vec::new();
-        for from in starts {
+        while let Some(from) = starts.pop_first() {
             if ranges.last().is_some_and(|range| range.contains(from)) {
                 continue;
             }
-            let run = runs.iter().find(|run| run.contains(from.next()) || run.contains(from));
-            let until = run.map_or(from, |run| run.until.max(from));
+            let leads_on = |stretch: &&CsnRange| stretch.contains(from.next()) || stretch.contains(from);
+            let until = stretches.iter().find(leads_on).map_or(from, |stretch| stretch.until.max(from));
             match ranges.last_mut() {
                 Some(range) if range.until.next() == from => range.until = until,
                 _ => ranges.push(CsnRange { from, until }),
             }
+            let here = CsnRange { from, until };
+            starts.extend(runs.iter().filter(|run| here.contains(run.first.prev())).map(|run| run.last));
         }
-        let gaps = gaps(&ranges, known_until);
-        Self { ranges, gaps, known_until }
+        let starts_somewhere =
+            |run: &&RunName| run.first == Csn(1) || ranges.iter().any(|range| range.contains(run.first.prev()));
+        let led_over = runs.iter().filter(starts_somewhere).map(|run| CsnRange { from: run.first, until: run.last });
+        let (coarse, gaps) = split(&holes(&ranges, known_until), &merged(led_over.collect()));
+        Self { ranges, coarse, gaps, known_until }
     }
 
     /// Whether the commit can be restored.
@@ -93,27 +118,61 @@ impl Reach {
     }
 }
 
-/// Whether chunks, in these runs, lead from a base to a commit at or above it.
-pub(super) fn leads(runs: &[CsnRange], start: BaseStart, target: Csn) -> bool {
-    start.after >= target || runs.iter().any(|run| run.contains(start.after.next()) && run.contains(target))
+/// Whether a base is one: whole, or with chunks, in these stretches, between its cuts.
+pub(super) fn leads(stretches: &[CsnRange], start: BaseStart) -> bool {
+    let BaseStart { base, after } = start;
+    after >= base.csn || stretches.iter().any(|stretch| stretch.contains(after.next()) && stretch.contains(base.csn))
 }
 
-/// The commits that chunks carry, in runs without a gap.
-pub(super) fn runs(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
-    let mut runs: Vec<CsnRange> = Vec::new();
+/// The commits that chunks carry, in stretches without a gap.
+pub(super) fn stretches(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
+    let mut stretches: Vec<CsnRange> = Vec::new();
     for part in lineage.cover(listing.chunks.keys().copied(), Csn::ZERO).uses {
-        match runs.last_mut() {
-            Some(run) if run.until.next() == part.use_from => run.until = part.use_until,
-            _ => runs.push(CsnRange { from: part.use_from, until: part.use_until }),
+        match stretches.last_mut() {
+            Some(stretch) if stretch.until.next() == part.use_from => stretch.until = part.use_until,
+            _ => stretches.push(CsnRange { from: part.use_from, until: part.use_until }),
         }
     }
-    runs
+    stretches
 }
 
 /// What lies between the ranges and behind the last one.
-fn gaps(ranges: &[CsnRange], known_until: Csn) -> Vec<CsnRange> {
+fn holes(ranges: &[CsnRange], known_until: Csn) -> Vec<CsnRange> {
     let starts = ranges.iter().skip(1).map(|range| range.from).chain([known_until.next()]);
     let holes =
         ranges.iter().zip(starts).map(|(range, next)| CsnRange { from: range.until.next(), until: next.prev() });
     holes.filter(|hole| hole.from <= hole.until).collect()
+}
+
+/// The same commits in ranges that neither overlap nor touch.
+fn merged(mut ranges: Vec<CsnRange>) -> Vec<CsnRange> {
+    ranges.sort_unstable();
+    let mut merged: Vec<CsnRange> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.from <= last.until.next() => last.until = last.until.max(range.until),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The parts of the holes that are covered, and those that are not. Both inputs are ascending and apart.
+fn split(holes: &[CsnRange], covered: &[CsnRange]) -> (Vec<CsnRange>, Vec<CsnRange>) {
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for hole in holes {
+        let mut next = hole.from;
+        for cover in covered.iter().filter(|cover| cover.until >= hole.from && cover.from <= hole.until) {
+            let (from, until) = (cover.from.max(hole.from), cover.until.min(hole.until));
+            if next < from {
+                outside.push(CsnRange { from: next, until: from.prev() });
+            }
+            inside.push(CsnRange { from, until });
+            next = until.next();
+        }
+        if next <= hole.until {
+            outside.push(CsnRange { from: next, until: hole.until });
+        }
+    }
+    (inside, outside)
 }

@@ -3,9 +3,9 @@
 use super::history::History;
 use super::plan::as_text;
 use super::reach::CsnRange;
-use super::resolve::Times;
+use super::times::Times;
 use crate::archive::epochs::EpochRecord;
-use crate::archive::layout::BaseName;
+use crate::archive::layout::{BaseName, RunName};
 use crate::archive::listing::BaseStart;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
@@ -29,8 +29,12 @@ pub struct SnapshotsReport {
     pub bases: Vec<BaseReport>,
     /// Restorable commits, ascending: any commit in a range can be restored.
     pub ranges: Vec<RangeReport>,
-    /// Commits after the first restorable one that are known to exist but cannot be restored.
+    /// Commits in whose place a run is: they cannot be restored one by one.
+    pub coarse: Vec<CsnRange>,
+    /// Commits after the first restorable one that are known to exist but are missing.
     pub gaps: Vec<CsnRange>,
+    /// All compacted runs that are whole, by first csn.
+    pub runs: Vec<RunReport>,
     /// All epochs, oldest first.
     pub epochs: Vec<EpochRecord>,
     /// Number of chunks, of all epochs.
@@ -39,6 +43,23 @@ pub struct SnapshotsReport {
     pub chunk_bytes: u64,
     /// Bytes of SSTs, which bases share.
     pub sst_bytes: u64,
+}
+
+/// A compacted run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct RunReport {
+    /// Its first commit.
+    pub first: Csn,
+    /// Its last commit.
+    pub last: Csn,
+    /// The generation that made that.
+    pub epoch: Epoch,
+    /// Whether it lies on the reported line of history.
+    pub is_on_line: bool,
+    /// Number of its files.
+    pub files: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
 }
 
 /// A base.
@@ -104,6 +125,13 @@ pub struct RangeReport {
     pub until_time: Option<CommitTime>,
 }
 
+fn run_report(history: &History, run: RunName) -> RunReport {
+    let files = &history.listing.runs[&run].files;
+    let RunName { first, last, epoch } = run;
+    let (is_on_line, bytes) = (history.lineage.contains_run(run), files.values().map(|stored| stored.size).sum());
+    RunReport { first, last, epoch, is_on_line, files: files.len() as u64, bytes }
+}
+
 /// What the archive holds, seen from its newest epoch.
 pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
     let history = History::read(archive, None).await?;
@@ -141,7 +169,9 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         epoch: history.lineage.leaf(),
         bases,
         ranges,
+        coarse: reach.coarse,
         gaps: reach.gaps,
+        runs: history.listing.whole_runs().map(|run| run_report(&history, run)).collect(),
         epochs: history.listing.epochs.records().cloned().collect(),
         chunks: history.listing.chunks.len() as u64,
         chunk_bytes: history.listing.chunks.values().map(|stored| stored.size).sum(),

@@ -42,7 +42,7 @@ pub struct Unpacker {
     next: Csn,
     /// Time of the commit before.
     time: CommitTime,
-    /// Header CRC of the chunk before.
+    /// Ending CRC of the chunk before.
     previous_crc: u32,
 }
 
@@ -90,7 +90,7 @@ impl Unpacker {
             return Err(Error::corrupt(what, format!("csn {}", first.csn), detail));
         }
         (self.next, self.time) = (last.csn.next(), last.time);
-        self.previous_crc = chunk.header().crc();
+        self.previous_crc = chunk.header().ending_crc();
         let raw_bytes = chunk.header().raw_len();
         Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes, is_link_broken })
     }

@@ -4,15 +4,17 @@
 //! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
 //! Does not open RocksDB's files: their content is known by its hash.
 
-use super::base::{Compare, open_memory};
+use super::base::Compare;
 use super::fetch::{ChunkFetch, check_hash, pieces};
 use super::history::{full_name, read_manifest};
+use super::memory::base_memory;
 use super::plan::ChunkStep;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::{CsnRange, Reach};
 use super::unpack::{check_name, follows};
+use super::verify_runs::check_runs;
 use crate::archive::identity;
-use crate::archive::layout::{BaseName, ChunkName, ObjectName};
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
@@ -23,11 +25,10 @@ use crate::engine::{batch, memory};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::StreamExt;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use tokio::runtime::Handle;
 
 /// What was checked and what is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -48,6 +49,14 @@ pub struct VerifyReport {
     pub base_bytes: u64,
     /// Bases without a manifest: being uploaded, or cut off in upload or removal. Nothing is restored from them.
     pub bases_unfinished: u64,
+    /// Compacted runs read.
+    pub runs: u64,
+    /// Files of the runs.
+    pub run_files: u64,
+    /// Bytes of these files.
+    pub run_bytes: u64,
+    /// Runs without a manifest, as with bases.
+    pub runs_unfinished: u64,
     /// Objects under the prefix that are not the archive's.
     pub foreign: u64,
     /// What is wrong; empty if the archive is whole.
@@ -57,7 +66,9 @@ pub struct VerifyReport {
     pub remarks: Vec<Problem>,
     /// Restorable commits of the newest line of history.
     pub ranges: Vec<CsnRange>,
-    /// Commits of it that are known to exist but cannot be restored.
+    /// Commits of it in whose place a run is: they cannot be restored one by one.
+    pub coarse: Vec<CsnRange>,
+    /// Commits of it that are known to exist but are missing.
     pub gaps: Vec<CsnRange>,
 }
 
@@ -78,7 +89,7 @@ impl VerifyReport {
     }
 
     /// Notes a problem; a failure of the store is passed on.
-    fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
+    pub(super) fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
         match outcome {
             Err(error) if matches!(error.kind(), Kind::Integrity) => {
                 self.problems.push(Problem { object: object.to_string(), what: error.to_string() });
@@ -107,10 +118,11 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     report.foreign = listing.foreign;
     check_chunks(archive, &listing, &progress, &mut report).await?;
     check_bases(archive, &listing, cluster, &progress, &mut report).await?;
+    check_runs(archive, &listing, cluster, &progress, &mut report).await?;
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let starts = listing.base_starts().filter(|start| lineage.contains(start.base));
         let reach = Reach::of(&listing, &lineage, starts);
-        (report.ranges, report.gaps) = (reach.ranges, reach.gaps);
+        (report.ranges, report.coarse, report.gaps) = (reach.ranges, reach.coarse, reach.gaps);
     }
     Ok(report)
 }
@@ -133,8 +145,12 @@ async fn check_chunks(
     let mut fetch = ChunkFetch::new(archive, steps);
     // Header CRCs by epoch and last csn: what a later chunk may name as its predecessor.
     let mut endings: HashMap<(Epoch, Csn), Vec<u32>> = HashMap::new();
+    let mut newer = Vec::new();
     while let Some((step, fetched)) = fetch.next().await {
         let chunk = step.chunk;
+        if matches!(fetched, Err(Error::Corrupt { .. })) && was_merged(archive, chunk, &mut newer).await? {
+            continue;
+        }
         let name = ObjectName::Chunk(chunk);
         meter.add(step.bytes);
         report.chunks += 1;
@@ -165,14 +181,31 @@ async fn check_chunks(
     Ok(())
 }
 
-fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
+/// Whether a chunk that was listed is gone because it was merged into a wider one. `newer` keeps the last listing.
+async fn was_merged(archive: &Archive, chunk: ChunkName, newer: &mut Vec<ChunkName>) -> Result<bool> {
+    let is_wider = |wider: &ChunkName| {
+        *wider != chunk && wider.epoch == chunk.epoch && wider.first <= chunk.first && chunk.last <= wider.last
+    };
+    if archive.head(&ObjectName::Chunk(chunk)).await?.is_some() {
+        return Ok(false);
+    }
+    if !newer.iter().any(is_wider) {
+        let found = archive.list(Section::Chunks(chunk.epoch)).await?.objects.into_iter();
+        let names =
+            found.filter_map(|object| if let ObjectName::Chunk(name) = object.name { Some(name) } else { None });
+        *newer = names.collect();
+    }
+    Ok(newer.iter().any(is_wider))
+}
+
+pub(super) fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
     Error::corrupt(what, "name", format!("there is no record of epoch {epoch}"))
 }
 
 /// What a chunk turned out to be.
 pub(super) struct CheckedChunk {
     commits: u64,
-    /// Of its header.
+    /// What a chunk after it names as its predecessor.
     crc: u32,
     /// Whether chunks end where it begins, and it follows none of them.
     is_link_broken: bool,
@@ -189,7 +222,7 @@ pub(super) fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>,
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
     }
     let is_link_broken = before.is_some_and(|before| !follows(&chunk, before));
-    Ok(CheckedChunk { commits: chunk.header().commit_count(), crc: chunk.header().crc(), is_link_broken })
+    Ok(CheckedChunk { commits: chunk.header().commit_count(), crc: chunk.header().ending_crc(), is_link_broken })
 }
 
 async fn check_bases(
@@ -249,6 +282,17 @@ async fn check_file(
     meter: &Meter,
 ) -> Result<()> {
     check_listed(archive, listing, base, object, bytes)?;
+    check_content(archive, object, bytes, blake3, meter).await
+}
+
+/// Reads an object of known length and compares its hash.
+pub(super) async fn check_content(
+    archive: &Archive,
+    object: &ObjectName,
+    bytes: u64,
+    blake3: blake3::Hash,
+    meter: &Meter,
+) -> Result<()> {
     let mut hasher = blake3::Hasher::new();
     let mut pieces = std::pin::pin!(pieces(archive, object, bytes));
     while let Some(piece) = pieces.next().await {
@@ -280,47 +324,5 @@ async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest,
     for file in manifest.memory.files.iter().chain(&manifest.completion) {
         check_listed(archive, listing, base, &file.object(base), file.bytes)?;
     }
-    let (archive, manifest, meter, runtime) = (archive.clone(), manifest.clone(), Arc::clone(meter), Handle::current());
-    super::blocking(move || {
-        let parts = |file: &crate::snapshot::manifest::FileRef| HashedParts {
-            what: full_name(&archive, &file.object(base)),
-            pieces: pieces(&archive, &file.object(base), file.bytes).boxed(),
-            runtime: runtime.clone(),
-            meter: Arc::clone(&meter),
-            hasher: Some(blake3::Hasher::new()),
-            expected: file.blake3,
-        };
-        open_memory(&manifest, &archive, parts, Compare::Digests).map(drop)
-    })
-    .await
-}
-
-/// An object's bytes for a reader that blocks; a wrong hash is an error behind the last piece.
-struct HashedParts {
-    /// The object, for messages.
-    what: String,
-    pieces: BoxStream<'static, Result<Bytes>>,
-    runtime: Handle,
-    meter: Arc<Meter>,
-    /// None once the end was reached.
-    hasher: Option<blake3::Hasher>,
-    expected: blake3::Hash,
-}
-
-impl Iterator for HashedParts {
-    type Item = Result<Bytes>;
-
-    fn next(&mut self) -> Option<Result<Bytes>> {
-        let hasher = self.hasher.as_mut()?;
-        match self.runtime.block_on(self.pieces.next()) {
-            Some(piece) => Some(piece.inspect(|bytes| {
-                hasher.update(bytes);
-                self.meter.add(bytes.len() as u64);
-            })),
-            None => {
-                let found = self.hasher.take()?.finalize();
-                check_hash(&self.what, found, self.expected).err().map(Err)
-            }
-        }
-    }
+    base_memory(archive, manifest, meter, Compare::Digests).await.map(drop)
 }

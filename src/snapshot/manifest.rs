@@ -27,10 +27,10 @@ pub const MANIFEST_FORMAT_FIRST: u32 = 1;
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
 
 /// Digits of its content hash in the object name of a file.
-const HASH_DIGITS: usize = 16;
+pub(super) const HASH_DIGITS: usize = 16;
 
 /// Longest file name: the object name adds a dash and digits.
-const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
+pub(super) const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
 
 /// One base: a state of all engines.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -218,7 +218,7 @@ pub struct DbFile {
 }
 
 /// A hash as 64 lower-case hexadecimal digits.
-mod hex {
+pub(super) mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {
@@ -281,6 +281,12 @@ impl Manifest {
     pub fn bytes(&self) -> u64 {
         let own = self.memory.files.iter().chain(&self.completion).map(|file| file.bytes);
         own.chain(self.disk.files.iter().map(|file| file.bytes)).sum()
+    }
+
+    /// Number of its files.
+    #[must_use]
+    pub fn file_count(&self) -> u64 {
+        (self.memory.files.len() + self.completion.len() + self.disk.files.len()) as u64
     }
 
     /// The stored form: JSON with the digest.

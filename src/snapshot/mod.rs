@@ -1,4 +1,4 @@
-//! Stage 9: bases. A state of all engines, cut without stopping writes.
+//! Stage 9: bases and compacted runs. A state of all engines, cut without stopping writes.
 //!
 //! ```text
 //! moment     the memory engines cut at one commit
@@ -8,6 +8,8 @@
 //! base       cuts a base into a local directory, of images, a checkpoint and a completion;  skew: how far apart
 //! completion the commits between the cuts
 //! publish    brings it into the archive
+//! delta      the net change of each engine between two commits
+//! run        such changes as files in the archive: compacted runs
 //! ```
 //!
 //! A base is cut per engine: memory at csn M, under the writer lock and in microseconds; RocksDB, by a checkpoint, at
@@ -18,6 +20,7 @@
 pub mod base;
 pub(crate) mod checkpoint;
 pub(crate) mod completion;
+pub mod delta;
 pub mod digest;
 pub mod image;
 pub mod local;
@@ -26,4 +29,5 @@ pub mod moment;
 pub mod publish;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod run;
 mod skew;

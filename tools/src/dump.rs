@@ -15,6 +15,7 @@ use walferry::log::segment::{Segment, parse_name};
 use walferry::record::CommitRecord;
 use walferry::snapshot::image::read_image_file;
 use walferry::snapshot::manifest::Manifest;
+use walferry::snapshot::run::RunManifest;
 
 /// Shows a chunk, op-log segment, memory image or manifest
 #[derive(clap::Args)]
@@ -112,8 +113,11 @@ fn dump_image(path: &Path) -> Result<()> {
 }
 
 fn dump_manifest(path: &Path, bytes: bytes::Bytes) -> Result<()> {
-    let manifest = Manifest::decode(&bytes, &path.display().to_string())?;
-    println!("{manifest:#?}");
+    let what = path.display().to_string();
+    match (Manifest::decode(&bytes, &what), RunManifest::decode(&bytes, &what)) {
+        (Err(_), Ok(run)) => println!("{run:#?}"),
+        (manifest, _) => println!("{:#?}", manifest?),
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 mod archive;
 mod bench;
 mod client;
+mod compact;
 mod copy;
 mod dataset;
 mod demo;
@@ -47,6 +48,7 @@ enum Command {
     Restore(restore::Args),
     Snapshots(snapshots::Args),
     Verify(verify::Args),
+    Compact(compact::Args),
     Copy(copy::Args),
     Status(status::Args),
     Promote(promote::Args),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::Snapshots(args) => snapshots::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Copy(args) => copy::run(args),
         Command::Status(args) => status::run(args),
         Command::Promote(args) => promote::run(args),

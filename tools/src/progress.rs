@@ -37,5 +37,6 @@ fn name(phase: Phase) -> &'static str {
         Phase::Finish => "finish",
         Phase::Chunks => "chunks",
         Phase::Bases => "bases",
+        Phase::Runs => "runs",
     }
 }

@@ -74,7 +74,19 @@ fn show_plan(planned: &Planned, json: bool) {
         None => println!("base     none: from the first commit"),
     }
     println!("chunks   {}, {} bytes, {} commits", plan.chunks.len(), plan.log_bytes, plan.commits());
+    for run in &plan.runs {
+        println!("run      csn {} .. {}, {} files, {} bytes", run.run.first, run.run.last, run.files, run.bytes);
+    }
+    let chunks_alone = match plan.estimate_chunks_ms {
+        Some(ms) if !plan.runs.is_empty() => format!("; chunks alone {:.3} s", ms as f64 / 1e3),
+        None => "; chunks alone do not lead there".to_owned(),
+        Some(_) => String::new(),
+    };
+    println!("estimate {:.3} s from the base to the target{chunks_alone}", plan.estimate_ms as f64 / 1e3);
     println!("objects  {}, {} bytes in all", plan.objects, plan.bytes());
+    for skipped in &plan.skipped_runs {
+        println!("skipped  run {}: {}", skipped.run, skipped.why);
+    }
     for skipped in &plan.skipped {
         println!("skipped  base {}: {}", skipped.base, skipped.why);
     }
@@ -107,6 +119,13 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
         per_second(report.commits as f64, seconds.log),
         per_second(report.log_bytes_raw as f64 / 1e6, seconds.log)
     );
+    if report.checks.runs_verified > 0 {
+        let runs = report.checks.runs_verified;
+        println!("runs     {runs} in the place of {} commits, {} bytes", report.run_commits, report.run_bytes);
+    }
+    for remark in &report.remarks {
+        println!("remark   {remark}");
+    }
     println!(
         "checked  {} files, {} chunks; csn {} in RocksDB and in memory",
         report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn

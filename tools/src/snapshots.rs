@@ -60,6 +60,15 @@ pub fn show(report: &SnapshotsReport, json: bool) {
             time(range.until_time)
         );
     }
+    for run in &report.runs {
+        println!(
+            "run        csn {} .. {} epoch {}: {} files, {} bytes",
+            run.first, run.last, run.epoch, run.files, run.bytes
+        );
+    }
+    for coarse in &report.coarse {
+        println!("coarse     csn {} .. {}   only as a run", coarse.from, coarse.until);
+    }
     for gap in &report.gaps {
         println!("gap        csn {} .. {}", gap.from, gap.until);
     }

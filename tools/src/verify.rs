@@ -46,9 +46,16 @@ fn show(report: &VerifyReport, json: bool) {
         "bases   {} with {} files, {} bytes; {} unfinished",
         report.bases, report.base_files, report.base_bytes, report.bases_unfinished
     );
+    println!(
+        "runs    {} with {} files, {} bytes; {} unfinished",
+        report.runs, report.run_files, report.run_bytes, report.runs_unfinished
+    );
     println!("epochs  {}; foreign objects {}", report.epochs, report.foreign);
     for range in &report.ranges {
         println!("whole   csn {} .. {}", range.from, range.until);
+    }
+    for coarse in &report.coarse {
+        println!("coarse  csn {} .. {}: only as a run", coarse.from, coarse.until);
     }
     for gap in &report.gaps {
         println!("GAP     csn {} .. {}", gap.from, gap.until);

@@ -11,6 +11,8 @@
 //! from its history and is to be given up.
 
 pub mod list;
+#[cfg(test)]
+pub(crate) mod random;
 pub mod zset;
 
 pub use list::{ListEncoder, ListOp, ListOps};

@@ -4,7 +4,7 @@
 //! name is missing among them; a range that cannot be had as a whole is refused with the one that can.
 
 use super::super::plan::ChunkStep;
-use super::super::reach::{CsnRange, Reach, leads, runs};
+use super::super::reach::{CsnRange, Reach, leads, stretches};
 use crate::archive::epochs::EpochRecord;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
@@ -42,12 +42,14 @@ pub fn plan(
 ) -> Result<CopyPlan, Incomplete> {
     let bases: Vec<BaseStart> =
         listing.base_starts().filter(|start| lineage.contains(start.base) && is_usable(start)).collect();
-    let reach = Reach::of(listing, lineage, bases.iter().copied());
+    // Runs are not copied: what only they lead to cannot be.
+    let reach = Reach::with_runs(listing, lineage, bases.iter().copied(), |_| false);
+    let stretches = stretches(listing, lineage);
     let possible = reach.ranges.iter().copied().find(|range| range.contains(until));
     let asked = CsnRange { from: from.unwrap_or(until), until };
     let possible = possible.filter(|range| range.contains(asked.from)).ok_or(Incomplete { asked, possible })?;
     let from = from.unwrap_or(possible.from);
-    let is_start = |start: &&BaseStart| start.base.csn <= from && leads(&runs(listing, lineage), **start, from);
+    let is_start = |start: &&BaseStart| start.base.csn <= from && leads(&stretches, **start);
     let start = bases.iter().rfind(is_start).copied();
     let after = start.map_or(Csn::ZERO, |start| start.after);
     let mut until = until;

@@ -7,7 +7,7 @@ pub(crate) mod support;
 
 use super::progress::silent;
 use super::*;
-use crate::archive::layout::{BaseName, ChunkName};
+use crate::archive::layout::{BaseName, ChunkName, ObjectName};
 use crate::csn::CommitTime;
 use crate::error::Kind;
 use crate::record::CommitRecord;
@@ -359,4 +359,32 @@ async fn the_report_tells_what_can_be_restored() {
     assert_eq!(json["bases"][0]["content"]["level"], "strict");
     let name = BaseName { csn: Csn(12), epoch: Epoch(1) };
     assert_eq!(json["bases"][0]["name"], name.to_string());
+}
+
+/// Chunks that were merged, and their parts deleted, after a restore had listed them: it lists again and goes on from
+/// where it stands.
+#[tokio::test]
+async fn chunks_that_were_merged_meanwhile_are_found_again() {
+    let commits = history(13, 24, Epoch(1));
+    for removed in [&[(1, 4), (5, 5), (6, 12)][..], &[(5, 5)], &[(6, 12), (13, 24)]] {
+        let archived = Archived::new().await;
+        archived.epoch(1, None).await;
+        archived.chunks(1, &commits, &[4, 1, 7, 12]).await;
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path(), Target::Latest);
+        let history = History::read(&archived.archive, None).await.unwrap();
+        let planned = history.plan(Target::Latest).await.unwrap();
+        archived.chunks(1, &commits, &[24]).await;
+        for &(first, last) in removed {
+            archived.remove_chunk(1, first, last).await;
+        }
+        let data = DataDir::new(dir.path());
+        data.begin_restore().unwrap();
+        let engines = begin(&history, &planned, &data, &options).await.unwrap();
+        let (engines, followed) = follow::follow(&history, &planned, engines, &options).await.unwrap();
+        assert_eq!(followed.remarks.len(), 1, "{:?}", followed.remarks);
+        let identity = identity_of(&history, &planned.plan, LastRole::Restored).unwrap();
+        finish(engines, Csn(24), &crate::io::StdIo, &data, &identity).unwrap();
+        assert_eq!(read_state(dir.path()).0, State::after(&commits));
+    }
 }

@@ -11,6 +11,7 @@ use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::key::CSN_KEY;
+use crate::engine::memory::op::random as random_ops;
 use crate::engine::memory::{ListEncoder, Memory, ZsetEncoder};
 use crate::io::StdIo;
 use crate::log::envelope::{self, Position};
@@ -63,6 +64,32 @@ pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Ve
         }
         memory.apply_lists(&commit.lists).unwrap();
         memory.apply_zsets(&commit.zsets).unwrap();
+        commits.push(commit);
+    }
+    commits
+}
+
+/// `before` and `count` commits after it of every kind of op, up to some minutes apart.
+pub fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+    println!("wild history of seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut commits = before.to_vec();
+    let mut memory = memory_after(before);
+    let mut time = commits.last().map_or(1_790_000_000_000_000, |commit| commit.time.0);
+    for _ in 0..count {
+        time += random.random_range(0..400_000_000);
+        let csn = Csn(commits.len() as u64 + 1);
+        let mut commit = CommitRecord { csn, epoch, time: CommitTime(time), ..CommitRecord::default() };
+        let kinds: u8 = random.random_range(0..8);
+        if kinds & 1 != 0 || csn.0.is_multiple_of(3) {
+            (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
+        }
+        if kinds & 2 != 0 {
+            commit.lists = random_ops::lists(&mut random, &mut memory).into();
+        }
+        if kinds & 4 != 0 {
+            commit.zsets = random_ops::zsets(&mut random, &mut memory).into();
+        }
         commits.push(commit);
     }
     commits

@@ -41,6 +41,7 @@ fn check(data: &[u8]) {
         wal_first: header.wal_first,
         wal_last: header.wal_last,
         previous_header_crc: header.previous_header_crc,
+        merged_ending: header.merged_ending,
     };
     for profile in PROFILES {
         let again = Encoder::new(profile).encode(commits.iter(), link);
@@ -71,7 +72,9 @@ fn repair(data: &mut Vec<u8>) {
         put(data, entry + 28, &(begin as u64).to_le_bytes());
         begin += stored;
     }
-    put(data, 0, b"WFCHUNK\n\x01\0\0\0");
+    let version = if data[8] == 2 { 2 } else { 1 };
+    put(data, 0, b"WFCHUNK\n");
+    put(data, 8, &[version, 0, 0, 0]);
     let crc = crc32fast::hash(&data[..HEADER_CRC]);
     put(data, HEADER_CRC, &crc.to_le_bytes());
 }
@@ -101,10 +104,13 @@ fn seeds() -> Vec<Vec<u8>> {
         wal_first: WalSeq(10),
         wal_last: WalSeq(19),
         previous_header_crc: 7,
+        merged_ending: None,
     };
+    let merged = ChunkLink { wal_first: WalSeq(0), wal_last: WalSeq(0), merged_ending: Some(9), ..link };
     let shapes = [(8, true), (3_000, true), (700, false)];
-    let encode = |profile, (bulk, compresses)| {
+    let encode = |profile, (bulk, compresses), link| {
         Encoder::new(profile).encode(super::commits(bulk, compresses).iter(), link).bytes().to_vec()
     };
-    PROFILES.into_iter().flat_map(|profile| shapes.map(|shape| encode(profile, shape))).collect()
+    let cut = PROFILES.into_iter().flat_map(|profile| shapes.map(|shape| encode(profile, shape, link)));
+    cut.chain([encode(PROFILES[1], shapes[0], merged)]).collect()
 }

@@ -1,4 +1,4 @@
-//! Manifests of bases: from an archive, from a primary that sends a base.
+//! Manifests of bases and compacted runs: from an archive, from a primary that sends a base.
 
 use super::Target;
 use serde_json::Value;
@@ -9,18 +9,22 @@ use walferry::snapshot::manifest::{
     CutRecord, DbFile, DiskContents, DiskPart, FamilyContents, FileRef, Level, MANIFEST_FORMAT, Manifest,
     MemoryDigests, MemoryPart,
 };
+use walferry::snapshot::run::{Grain, RUN_FORMAT, RunFile, RunManifest, RunRange};
 
 pub const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
 
 fn decode(data: &[u8]) -> usize {
-    drop(Manifest::decode(data, "fuzz"));
+    drop((Manifest::decode(data, "fuzz"), RunManifest::decode(data, "fuzz")));
     0
 }
 
 fn check(data: &[u8]) {
-    let Ok(manifest) = Manifest::decode(data, "fuzz") else { return };
-    let again = Manifest::decode(&manifest.encode(), "again").expect("an encoded manifest");
-    assert_eq!(again, manifest);
+    if let Ok(manifest) = Manifest::decode(data, "fuzz") {
+        assert_eq!(Manifest::decode(&manifest.encode(), "again").expect("an encoded manifest"), manifest);
+    }
+    if let Ok(run) = RunManifest::decode(data, "fuzz") {
+        assert_eq!(RunManifest::decode(&run.encode(), "again").expect("an encoded manifest"), run);
+    }
 }
 
 /// The digest over all other fields.
@@ -75,5 +79,28 @@ fn seeds() -> Vec<Vec<u8>> {
         took_ms: 5,
     };
     let with_completion = manifest(40, vec![file("41-42.chunk")]);
-    vec![manifest(42, Vec::new()).encode(), with_completion.encode(), manifest(40, Vec::new()).encode()]
+    let run = RunManifest {
+        format: RUN_FORMAT,
+        cluster: ClusterId([7; 16]),
+        epoch: Epoch(3),
+        first: Csn(41),
+        last: Csn(50),
+        first_time: CommitTime(1_790_000_000_000_000),
+        last_time: CommitTime(1_790_000_003_600_000),
+        grain: Grain::Hour,
+        raw_bytes: 1000,
+        puts: 3,
+        deletes: 1,
+        lists: 1,
+        zsets: 1,
+        ranges: vec![RunRange { family: "default".into(), from: "61".into(), to: "7a00".into() }],
+        disk: vec![RunFile {
+            family: "default".into(),
+            name: "default-000000.sst".into(),
+            bytes: 9,
+            blake3: blake3::hash(b"r"),
+        }],
+        memory: vec![file("memory-000000.chunk")],
+    };
+    vec![manifest(42, Vec::new()).encode(), with_completion.encode(), manifest(40, Vec::new()).encode(), run.encode()]
 }

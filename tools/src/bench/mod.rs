@@ -1,5 +1,6 @@
 //! `walferry bench`: walferry and redis-server side by side, on this machine, with the same load in alternating runs.
 
+mod compact;
 mod html;
 mod load;
 mod recover;
@@ -34,6 +35,7 @@ enum Bench {
     Snapshot(snapshot::Args),
     Restore(restore::Args),
     Recover(recover::Args),
+    Compact(compact::Args),
 }
 
 /// What every benchmark can be told.
@@ -132,6 +134,7 @@ pub fn run(args: Args) -> Done {
         Bench::Snapshot(args) => snapshot::run(&args)?,
         Bench::Restore(args) => restore::run(&args)?,
         Bench::Recover(args) => recover::run(&args)?,
+        Bench::Compact(args) => compact::run(&args)?,
     };
     Ok(report.write(&common.out)?)
 }

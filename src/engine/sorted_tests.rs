@@ -53,7 +53,7 @@ fn runs_lead_where_single_writes_lead() {
         let (plain_dir, run_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (plain, mut disk) = (open(plain_dir.path()), open(run_dir.path()));
         for nth in 0..10 {
-            let mut run = Run::default();
+            let mut run = SortedRun::default();
             for value in 0..random.random_range(1..60) {
                 let mut operations = Vec::new();
                 let count = random.random_range(1..4);
@@ -89,7 +89,7 @@ fn runs_lead_where_single_writes_lead() {
 /// What RocksDB would find too late is found first.
 #[test]
 fn malformed_operations_are_refused() {
-    let mut run = Run::default();
+    let mut run = SortedRun::default();
     let mut operations = Vec::new();
     push_put(&mut operations, Family::Sub, b"key", b"value");
     assert!(run.push(&operations, 2).is_err());

@@ -1,0 +1,128 @@
+//! Which chunks are in the archive, as far as this process knows.
+//!
+//! Guarantees: bounded; a chunk is in it only after it was confirmed or listed. Knowing less than is there is harmless:
+//! what is forgotten stays unmerged until `walferry compact` lists the archive.
+
+use crate::archive::layout::ChunkName;
+use crate::archive::listing::Listing;
+use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
+use crate::chunk::{ChunkHeader, RAW_BYTES_MAX};
+use crate::csn::Csn;
+use crate::error::Result;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Chunks remembered: more than two days of one chunk a second. The lowest csns are forgotten first.
+const KNOWN_MAX: usize = 200_000;
+
+/// Part of the raw bytes of a full chunk from which on nothing is added to it.
+const FULL_PERCENT: u64 = 90;
+
+/// What is known of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// Its length.
+    pub bytes: u64,
+    /// Since when it is there: milliseconds since the Unix epoch, by this process' clock or, if it was listed, by the
+    /// store's.
+    pub since_ms: u64,
+    /// Whether it is not to be merged: it is full, or could not be read.
+    pub is_closed: bool,
+}
+
+/// Known chunks.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    chunks: Mutex<BTreeMap<ChunkName, Known>>,
+}
+
+impl Ledger {
+    /// Knows what a listing found.
+    #[must_use]
+    pub fn of(listing: &Listing) -> Self {
+        let ledger = Self::default();
+        for (name, stored) in &listing.chunks {
+            let since_ms = u64::try_from(stored.modified.timestamp_millis()).unwrap_or_default();
+            ledger.note(*name, Known { bytes: stored.size, since_ms, is_closed: false });
+        }
+        ledger
+    }
+
+    /// Notes a chunk that is there.
+    pub fn note(&self, name: ChunkName, known: Known) {
+        let mut chunks = self.chunks.lock();
+        chunks.insert(name, known);
+        while chunks.len() > KNOWN_MAX {
+            chunks.pop_first();
+        }
+    }
+
+    /// Forgets a chunk.
+    pub fn forget(&self, name: &ChunkName) {
+        self.chunks.lock().remove(name);
+    }
+
+    /// Notes that a chunk is not to be merged.
+    pub fn close(&self, name: &ChunkName) {
+        if let Some(known) = self.chunks.lock().get_mut(name) {
+            known.is_closed = true;
+        }
+    }
+
+    /// All that is known, by epoch and csn.
+    #[must_use]
+    pub fn chunks(&self) -> BTreeMap<ChunkName, Known> {
+        self.chunks.lock().clone()
+    }
+}
+
+/// Whether a chunk with so many raw bytes takes no more.
+pub(super) fn is_full(raw_bytes: u64) -> bool {
+    raw_bytes * 100 >= RAW_BYTES_MAX as u64 * FULL_PERCENT
+}
+
+/// A source of sealed chunks that notes in a ledger what was archived of it.
+pub struct LedgerSource<S> {
+    inner: Arc<S>,
+    ledger: Arc<Ledger>,
+    /// Read for their upload and not confirmed yet, by last csn; as many as the uploader has in flight.
+    reading: Mutex<BTreeMap<Csn, (ChunkName, Known)>>,
+}
+
+impl<S: ChunkSource> LedgerSource<S> {
+    /// Passes everything on to `inner`.
+    pub fn new(inner: Arc<S>, ledger: Arc<Ledger>) -> Self {
+        Self { inner, ledger, reading: Mutex::default() }
+    }
+}
+
+impl<S: ChunkSource> ChunkSource for LedgerSource<S> {
+    fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
+        self.inner.next_sealed(after)
+    }
+
+    fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
+        let bytes = self.inner.read(chunk)?;
+        let is_closed = ChunkHeader::decode(&bytes, "a sealed chunk").is_ok_and(|header| is_full(header.raw_len()));
+        let known = Known { bytes: bytes.len() as u64, since_ms: 0, is_closed };
+        self.reading.lock().insert(chunk.name.last, (chunk.name, known));
+        Ok(bytes)
+    }
+
+    fn archived(&self, csn: Csn) {
+        let mut reading = self.reading.lock();
+        let later = reading.split_off(&csn.next());
+        let since_ms = crate::clock::now_millis();
+        for (name, known) in std::mem::replace(&mut *reading, later).into_values() {
+            self.ledger.note(name, Known { since_ms, ..known });
+        }
+        drop(reading);
+        self.inner.archived(csn);
+    }
+
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+        self.inner.compare(own, found)
+    }
+}

@@ -1,0 +1,347 @@
+//! Reads, merges, uploads, and deletes what was merged.
+//!
+//! Guarantees: memory is bounded by one chunk's commits and [`READS_IN_FLIGHT_MAX`] parts; whatever ends a round, the
+//! next one goes on. A part that cannot be read is left as it is, and named in the log.
+
+use super::ledger::{Known, Ledger, is_full};
+use super::plan::{MergePlan, Rules, Superseded, plan};
+use crate::archive::layout::{ChunkName, ObjectName};
+use crate::archive::store::{Archive, Creation};
+use crate::chunk::{Chunk, ChunkHeader, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
+use crate::error::{Error, Result};
+use crate::record::CommitRecord;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Parts being read or deleted at a time.
+pub const READS_IN_FLIGHT_MAX: usize = 8;
+
+/// Commits of a merged chunk, at most: without effects, millions of them would fit by their bytes.
+const COMMITS_MAX: usize = 1 << 17;
+
+/// Merged parts that wait for their deletion, at most; of more, the oldest are left to the next listing.
+const RETIRED_MAX: usize = 200_000;
+
+/// What a round did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Round {
+    /// Chunks made.
+    pub merged: u64,
+    /// Chunks they were made of.
+    pub parts: u64,
+    /// Bytes of these.
+    pub bytes_before: u64,
+    /// Bytes of the chunks made.
+    pub bytes_after: u64,
+    /// Chunks deleted because a wider one holds their commits.
+    pub deleted: u64,
+    /// Chunks that wait for the end of the grace period.
+    pub waiting: u64,
+    /// Chunks that could not be read or do not hold what a wider one holds: left as they are.
+    pub damaged: u64,
+}
+
+impl Round {
+    /// Adds another round's work; what waits is that round's.
+    pub fn add(&mut self, other: Self) {
+        self.merged += other.merged;
+        self.parts += other.parts;
+        self.bytes_before += other.bytes_before;
+        self.bytes_after += other.bytes_after;
+        self.deleted += other.deleted;
+        self.damaged += other.damaged;
+        self.waiting = other.waiting;
+    }
+}
+
+/// Merges the chunks of one archive.
+pub struct Merger {
+    archive: Archive,
+    ledger: Arc<Ledger>,
+    encoder: Encoder,
+    retired: VecDeque<Retired>,
+}
+
+/// A merged chunk and its parts, which go after the grace period.
+struct Retired {
+    wider: ChunkName,
+    bytes: u64,
+    /// Milliseconds since the Unix epoch when it was made.
+    made_ms: u64,
+    parts: Vec<ChunkName>,
+}
+
+/// A chunk and its commits.
+type Part = (Chunk, Vec<CommitRecord>);
+
+/// Adjacent parts that were read.
+#[derive(Default)]
+struct Batch {
+    names: Vec<ChunkName>,
+    commits: Vec<CommitRecord>,
+    link: ChunkLink,
+    raw_bytes: u64,
+    bytes: u64,
+}
+
+impl Merger {
+    /// Of the chunks in the ledger.
+    #[must_use]
+    pub fn new(archive: Archive, ledger: Arc<Ledger>) -> Self {
+        Self { archive, ledger, encoder: Encoder::new(Profile::default()), retired: VecDeque::new() }
+    }
+
+    /// What a round at `now_ms` (milliseconds since the Unix epoch) would begin with.
+    #[must_use]
+    pub fn plan(&self, rules: Rules, now_ms: u64) -> MergePlan {
+        plan(&self.ledger.chunks(), rules, now_ms)
+    }
+
+    /// Merges what there is to merge and deletes what has waited long enough.
+    pub async fn round(&mut self, rules: Rules, now_ms: u64) -> Result<Round> {
+        let MergePlan { groups, superseded } = self.plan(rules, now_ms);
+        let mut round = Round::default();
+        for group in groups {
+            self.merge(&group, rules, now_ms, &mut round).await?;
+        }
+        for found in superseded {
+            self.remove_superseded(found, now_ms, &mut round).await?;
+        }
+        self.remove_retired(rules, now_ms, &mut round).await?;
+        round.waiting = self.retired.iter().map(|retired| retired.parts.len() as u64).sum();
+        Ok(round)
+    }
+
+    async fn merge(&mut self, group: &[ChunkName], rules: Rules, now_ms: u64, round: &mut Round) -> Result<()> {
+        let archive = self.archive.clone();
+        let reads = stream::iter(group.to_vec()).map(move |name| read(archive.clone(), name));
+        let mut reads = std::pin::pin!(reads.buffered(READS_IN_FLIGHT_MAX));
+        let mut batch = Batch::default();
+        while let Some((name, found)) = reads.next().await {
+            let Some(part) = self.part_of(name, found?, &batch, round) else {
+                self.seal(std::mem::take(&mut batch), rules.parts_min, now_ms, round).await?;
+                continue;
+            };
+            if !batch.has_room_for(&part.0, part.1.len()) {
+                // Cut because it is full: what there is makes a chunk, however few its parts are.
+                self.seal(std::mem::take(&mut batch), 2, now_ms, round).await?;
+            }
+            batch.push(name, part);
+        }
+        self.seal(batch, rules.parts_min, now_ms, round).await
+    }
+
+    /// What was read under a name, as a part of this batch or the next; `None` if it is not to be merged.
+    fn part_of(&self, name: ChunkName, found: Option<Bytes>, batch: &Batch, round: &mut Round) -> Option<Part> {
+        let Some(bytes) = found else {
+            // Somebody else was faster.
+            self.ledger.forget(&name);
+            return None;
+        };
+        // One large commit may compress well: it is not worth its memory.
+        if ChunkHeader::decode(&bytes, "").is_ok_and(|header| header.raw_len() > RAW_BYTES_MAX as u64) {
+            self.ledger.close(&name);
+            return None;
+        }
+        let older = || Error::corrupt(name.to_string(), "header", "its commits are older than those before it");
+        match open(bytes, name) {
+            Ok(part) if batch.fits_in_time(&part.1) => Some(part),
+            Ok(_) => {
+                self.leave_alone(name, &older(), round);
+                None
+            }
+            Err(error) => {
+                self.leave_alone(name, &error, round);
+                None
+            }
+        }
+    }
+
+    fn leave_alone(&self, name: ChunkName, error: &Error, round: &mut Round) {
+        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is left as it is");
+        self.ledger.close(&name);
+        round.damaged += 1;
+    }
+
+    /// Uploads a batch as one chunk, unless it has too few parts.
+    async fn seal(&mut self, batch: Batch, parts_min: usize, now_ms: u64, round: &mut Round) -> Result<()> {
+        if batch.names.len() < parts_min.max(2) {
+            if let [only] = &batch.names[..]
+                && is_full(batch.raw_bytes)
+            {
+                self.ledger.close(only);
+            }
+            return Ok(());
+        }
+        let name = batch.name();
+        let chunk = self.encoder.encode(batch.commits.iter(), batch.link);
+        let Some(bytes) = self.store(name, &chunk, &batch).await? else {
+            self.leave_alone(name, &other_commits(name), round);
+            batch.names.iter().for_each(|part| self.ledger.close(part));
+            return Ok(());
+        };
+        let is_closed = is_full(batch.raw_bytes) || batch.commits.len() * 10 >= COMMITS_MAX * 9;
+        self.ledger.note(name, Known { bytes, since_ms: now_ms, is_closed });
+        batch.names.iter().for_each(|part| self.ledger.forget(part));
+        round.merged += 1;
+        round.parts += batch.names.len() as u64;
+        round.bytes_before += batch.bytes;
+        round.bytes_after += bytes;
+        tracing::debug!(chunk = %name, parts = batch.names.len(), bytes, "chunks merged");
+        self.retired.push_back(Retired { wider: name, bytes, made_ms: now_ms, parts: batch.names });
+        while self.retired.iter().map(|retired| retired.parts.len()).sum::<usize>() > RETIRED_MAX {
+            self.retired.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Stores a merged chunk, or finds that it is there: another merger's work, or this one's before a crash or a lost
+    /// reply. Gives its length; `None` if other commits lie under its name.
+    async fn store(&self, name: ChunkName, chunk: &Chunk, batch: &Batch) -> Result<Option<u64>> {
+        let (object, bytes) = (ObjectName::Chunk(name), chunk.bytes().len() as u64);
+        if self.archive.put_new(&object, chunk.bytes().clone()).await? == Creation::Created {
+            return Ok(Some(bytes));
+        }
+        let Some(found) = self.archive.get(&object).await? else {
+            let detail = format!("refused to create {name} as already there, but does not have it");
+            return Err(Error::StoreContract { url: self.archive.url().to_owned(), detail });
+        };
+        let found_bytes = found.len() as u64;
+        match open(found, name) {
+            Ok((_, commits)) => Ok((commits == batch.commits).then_some(found_bytes)),
+            // Readers prefer the wider chunk, so one that cannot be read must not stay.
+            Err(error) => {
+                tracing::warn!(chunk = %name, %error, "a merged chunk is broken; it is made anew from its parts");
+                self.archive.put_verified(&object, chunk.bytes().clone()).await?;
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// Deletes the parts of merged chunks whose grace period is over.
+    async fn remove_retired(&mut self, rules: Rules, now_ms: u64, round: &mut Round) -> Result<()> {
+        let grace_ms = rules.grace.as_millis() as u64;
+        while let Some(retired) = self.retired.front().filter(|retired| retired.made_ms + grace_ms <= now_ms) {
+            // Whoever removed the wider chunk since, a merger or a prune, has its own reasons for its parts.
+            if self.archive.head(&ObjectName::Chunk(retired.wider)).await? == Some(retired.bytes) {
+                round.deleted += delete(&self.archive, &retired.parts).await?;
+            }
+            self.retired.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Deletes chunks that a listing showed beside a wider one, if that holds their commits.
+    async fn remove_superseded(&mut self, found: Superseded, now_ms: u64, round: &mut Round) -> Result<()> {
+        let Superseded { wider, parts } = found;
+        let Some(bytes) = self.archive.get(&ObjectName::Chunk(wider)).await? else {
+            self.ledger.forget(&wider);
+            return Ok(());
+        };
+        let (_, held) = match open(bytes, wider) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.leave_alone(wider, &error, round);
+                return self.repair(wider, &parts, now_ms, round).await;
+            }
+        };
+        let reads = stream::iter(parts).map(|name| read(self.archive.clone(), name));
+        let mut reads = std::pin::pin!(reads.buffered(READS_IN_FLIGHT_MAX));
+        let mut done = Vec::new();
+        while let Some((name, found)) = reads.next().await {
+            let from = name.first.since(wider.first) as usize;
+            let until = name.last.since(wider.first) as usize;
+            match found?.map(|bytes| open(bytes, name)).transpose() {
+                Ok(None) => self.ledger.forget(&name),
+                Ok(Some((_, commits))) if commits == held[from..=until] => done.push(name),
+                Ok(Some(_)) => self.leave_alone(name, &other_commits(name), round),
+                Err(error) => self.leave_alone(name, &error, round),
+            }
+        }
+        round.deleted += delete(&self.archive, &done).await?;
+        done.iter().for_each(|name| self.ledger.forget(name));
+        Ok(())
+    }
+
+    /// Makes a wider chunk that cannot be read anew, if its parts are there.
+    async fn repair(&mut self, wider: ChunkName, parts: &[ChunkName], now_ms: u64, round: &mut Round) -> Result<()> {
+        let mut batch = Batch::default();
+        let mut next = wider.first;
+        for name in parts {
+            if name.first != next {
+                continue;
+            }
+            let found = self.archive.get(&ObjectName::Chunk(*name)).await?;
+            let Some(part) = self.part_of(*name, found, &batch, round) else { return Ok(()) };
+            batch.push(*name, part);
+            next = name.last.next();
+        }
+        if next == wider.last.next() { self.seal(batch, 2, now_ms, round).await } else { Ok(()) }
+    }
+}
+
+impl Batch {
+    fn name(&self) -> ChunkName {
+        let (first, last) = (self.names[0], self.names[self.names.len() - 1]);
+        ChunkName { last: last.last, ..first }
+    }
+
+    fn has_room_for(&self, part: &Chunk, commits: usize) -> bool {
+        self.names.is_empty()
+            || (self.raw_bytes + part.header().raw_len() <= RAW_BYTES_MAX as u64
+                && self.commits.len() + commits <= COMMITS_MAX)
+    }
+
+    fn fits_in_time(&self, commits: &[CommitRecord]) -> bool {
+        let (last, first) = (self.commits.last(), commits.first());
+        last.zip(first).is_none_or(|(last, first)| last.time <= first.time)
+    }
+
+    fn push(&mut self, name: ChunkName, (part, commits): Part) {
+        let header = part.header();
+        if self.names.is_empty() {
+            let (epoch, previous_header_crc) = (header.epoch, header.previous_header_crc);
+            self.link = ChunkLink { epoch, previous_header_crc, ..ChunkLink::default() };
+        }
+        self.link.merged_ending = Some(header.ending_crc());
+        self.raw_bytes += header.raw_len();
+        self.bytes += part.bytes().len() as u64;
+        self.names.push(name);
+        self.commits.extend(commits);
+    }
+}
+
+async fn read(archive: Archive, name: ChunkName) -> (ChunkName, Result<Option<Bytes>>) {
+    let found = archive.get(&ObjectName::Chunk(name)).await;
+    (name, found)
+}
+
+/// A chunk and its commits, checked against its name.
+fn open(bytes: Bytes, name: ChunkName) -> Result<Part> {
+    let what = name.to_string();
+    let chunk = Chunk::open(bytes, &what)?;
+    let header = chunk.header();
+    if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
+        let detail = format!("csn {} to {} of epoch {}", header.first, header.last, header.epoch);
+        return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
+    }
+    let commits = chunk.commits().collect::<Result<Vec<CommitRecord>>>()?;
+    Ok((chunk, commits))
+}
+
+fn other_commits(name: ChunkName) -> Error {
+    Error::corrupt(name.to_string(), "content", "two chunks hold different commits under the same csns")
+}
+
+async fn delete(archive: &Archive, names: &[ChunkName]) -> Result<u64> {
+    let deletes = names.iter().map(|name| {
+        let (archive, name) = (archive.clone(), ObjectName::Chunk(*name));
+        async move { archive.delete(&name).await }
+    });
+    let deletes: Vec<_> = deletes.collect();
+    stream::iter(deletes).buffer_unordered(READS_IN_FLIGHT_MAX).try_collect::<()>().await?;
+    Ok(names.len() as u64)
+}

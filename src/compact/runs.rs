@@ -1,0 +1,208 @@
+//! Builds compacted runs from chunks.
+//!
+//! Reads the memory part of a base, the memory parts of runs, and chunks. Needs memory for the lists and sorted sets as
+//! they were at the time, the keys and members one run touches, one sorted run (64 MiB) and the chunks in flight; on
+//! disk, in a scratch directory, the operations of one run. Guarantees: runs end where [`Grain`] says and at each base,
+//! so that a base has a run to go on with; an hour is built when it is known to be over. It goes on after the newest run
+//! of the same grain.
+
+use crate::archive::layout::RunName;
+use crate::archive::store::Archive;
+use crate::cluster::ClusterId;
+use crate::csn::{Csn, Epoch};
+use crate::engine::memory::Memory;
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::log::envelope::Position;
+use crate::record::CommitRecord;
+use crate::restore::blocking;
+use crate::restore::catch_up::CatchUp;
+use crate::restore::history::History;
+use crate::restore::memory::memory_at;
+use crate::restore::progress::{Meter, Phase, ProgressSink};
+use crate::restore::target::Target;
+use crate::snapshot::run::{Grain, LocalRun, PublishedRun, RunBuilder, publish};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Which runs to build.
+#[derive(Clone)]
+pub struct Options {
+    /// Where they end.
+    pub grain: Grain,
+    /// No run goes beyond this.
+    pub until: Target,
+    /// The epoch whose line of history is compacted; none: the newest.
+    pub epoch: Option<Epoch>,
+    /// A directory for files on their way, which exists; what is made in it is removed.
+    pub scratch: PathBuf,
+    /// For these files.
+    pub io: Arc<dyn Io>,
+    /// Who is told how far it is.
+    pub progress: ProgressSink,
+}
+
+/// What was built.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Report {
+    /// The runs, by csn.
+    pub runs: Vec<PublishedRun>,
+    /// Commits read.
+    pub commits: u64,
+    /// The last commit in a run of this grain, these ones included.
+    pub compacted_until: Csn,
+}
+
+/// Builds the runs that are missing.
+pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
+    let history = History::read(archive, options.epoch).await?;
+    let until = match options.until {
+        Target::Latest => Csn(u64::MAX),
+        target => history.plan(target).await?.plan.target,
+    };
+    let done = compacted_until(&history, options.grain).await?;
+    let total = history.listing.chunks.values().map(|stored| stored.size).sum();
+    let meter = Arc::new(Meter::begin(&options.progress, Phase::Runs, total));
+    let mut report = Report { compacted_until: done, ..Report::default() };
+    for start in starts(&history, done) {
+        if start >= until {
+            break;
+        }
+        let (state, at) = memory_at(&history, start, &meter).await?;
+        let bases = history.listing.whole_bases().filter(|base| history.lineage.contains(*base));
+        let work = Work {
+            scratch: options.scratch.clone(),
+            io: Arc::clone(&options.io),
+            cluster: history.cluster,
+            grain: options.grain,
+            bases: bases.map(|base| base.csn).collect(),
+            until,
+            state,
+            at,
+            builder: None,
+        };
+        stretch(&history, work, &meter, &mut report).await?;
+    }
+    Ok(report)
+}
+
+/// The last commit in a run of this grain on the line; 0 if there is none.
+async fn compacted_until(history: &History, grain: Grain) -> Result<Csn> {
+    let mut runs: Vec<RunName> =
+        history.listing.whole_runs().filter(|run| history.lineage.contains_run(*run)).collect();
+    runs.sort_by_key(|run| run.last);
+    while let Some(run) = runs.pop() {
+        match history.run_manifest(run).await {
+            Ok(manifest) if manifest.grain == grain => return Ok(run.last),
+            Ok(_) => {}
+            Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
+                tracing::warn!(%run, %error, "a run cannot be read; it is built again");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Csn::ZERO)
+}
+
+/// States from which chunks lead on, behind what is done.
+fn starts(history: &History, done: Csn) -> Vec<Csn> {
+    let chunks = || history.listing.chunks.keys().copied();
+    let leads_on = |start: &Csn| history.lineage.cover(chunks(), *start).reachable(*start) > *start;
+    let begin = |from: Csn| if from == Csn(1) { Csn::ZERO } else { from };
+    let ranges = history.reach().ranges.into_iter().filter(|range| range.until >= done);
+    ranges.map(|range| begin(range.from).max(done)).filter(leads_on).collect()
+}
+
+/// Builds the runs of a stretch of chunks without a gap.
+async fn stretch(history: &History, mut work: Work, meter: &Arc<Meter>, report: &mut Report) -> Result<()> {
+    let mut commits = CatchUp::of(history, work.at.csn)?;
+    while let Some(next) = commits.next().await? {
+        meter.add(next.iter().map(|commit| commit.effect_bytes() as u64).sum());
+        report.commits += next.len() as u64;
+        let finished;
+        (work, finished) = blocking(move || {
+            let finished = work.take(&next)?;
+            Ok((work, finished))
+        })
+        .await?;
+        publish_all(history, finished, report).await?;
+        if work.at.csn >= work.until {
+            break;
+        }
+    }
+    let last = blocking(move || work.end()).await?;
+    publish_all(history, last.into_iter().collect(), report).await
+}
+
+async fn publish_all(history: &History, finished: Vec<LocalRun>, report: &mut Report) -> Result<()> {
+    for run in finished {
+        report.runs.push(publish(&history.archive, &run).await?);
+        report.compacted_until = run.manifest().last;
+        blocking(move || {
+            drop(run);
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Where building stands.
+struct Work {
+    scratch: PathBuf,
+    io: Arc<dyn Io>,
+    cluster: ClusterId,
+    grain: Grain,
+    /// Csns of bases: runs end there, too.
+    bases: BTreeSet<Csn>,
+    until: Csn,
+    /// The memory engines at `at`.
+    state: Memory,
+    at: Position,
+    builder: Option<RunBuilder>,
+}
+
+impl Work {
+    /// Takes the next commits; gives the runs that are complete.
+    fn take(&mut self, commits: &[CommitRecord]) -> Result<Vec<LocalRun>> {
+        let mut finished = Vec::new();
+        let until = self.until;
+        for commit in commits.iter().take_while(|commit| commit.csn <= until) {
+            if let Some(builder) = &self.builder
+                && (self.ends_here() || self.grain.ends_between(builder.span().commits(), self.at.time, commit.time))
+            {
+                finished.extend(self.finish()?);
+            }
+            let builder = match &mut self.builder {
+                Some(builder) => builder,
+                None => {
+                    let dir = self.scratch.join(format!("run-{}", commit.csn));
+                    self.builder.insert(RunBuilder::begin(dir, self.cluster, self.grain, self.at)?)
+                }
+            };
+            builder.push(commit, &mut self.state)?;
+            self.at = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
+        }
+        Ok(finished)
+    }
+
+    /// The run that the last commit completes, if it does so without a commit after it.
+    fn end(mut self) -> Result<Option<LocalRun>> {
+        let is_full = match (self.grain, &self.builder) {
+            (Grain::Commits(limit), Some(builder)) => builder.span().commits() >= limit,
+            _ => false,
+        };
+        if is_full || self.ends_here() { self.finish() } else { Ok(None) }
+    }
+
+    fn ends_here(&self) -> bool {
+        self.bases.contains(&self.at.csn)
+    }
+
+    fn finish(&mut self) -> Result<Option<LocalRun>> {
+        let builder = self.builder.take();
+        builder.map(|builder| builder.finish(&self.io, &self.state)).transpose()
+    }
+}

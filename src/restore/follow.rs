@@ -1,0 +1,182 @@
+//! From the base to the target: the plan's chunks and runs, and ways around those that cannot be used.
+//!
+//! Guarantees: a run whose files are not what its manifest says, and a chunk that is damaged or no longer there (merged
+//! or pruned since it was listed), are passed over if anything else leads on from where the engines stand; what was
+//! passed over is told. Memory is bounded as [`Engines::apply`] and [`ChunkFetch`] bound it.
+
+use super::apply::{Applied, Arrival, Ended, Engines};
+use super::blocking;
+use super::fetch::ChunkFetch;
+use super::history::{History, full_name};
+use super::plan::{ChunkStep, SkippedRun};
+use super::progress::{Meter, Phase};
+use super::resolve::{Leg, Planned};
+use super::route::{Way, route};
+use super::runs::RunFetch;
+use super::unpack::Unpacker;
+use super::{ARRIVALS_MAX, Options};
+use crate::archive::layout::{ChunkName, ObjectName, RunName};
+use crate::error::{Error, Kind, Result};
+use crate::snapshot::run::RunManifest;
+use serde::Serialize;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// What was taken behind the base.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub(super) struct Followed {
+    /// By chunks.
+    pub applied: Applied,
+    /// Runs.
+    pub runs: u64,
+    /// Commits of these.
+    pub run_commits: u64,
+    /// Files of these.
+    pub run_files: u64,
+    /// What was passed over, and why.
+    pub remarks: Vec<String>,
+}
+
+/// Objects that cannot be used.
+#[derive(Default)]
+struct Bad {
+    chunks: HashSet<ChunkName>,
+    runs: Vec<SkippedRun>,
+}
+
+/// What cannot be used.
+enum Culprit {
+    Chunk(ChunkName),
+    Run(RunName),
+}
+
+/// Brings the engines from where they stand to the plan's target.
+pub(super) async fn follow(
+    history: &History,
+    planned: &Planned,
+    mut engines: Engines,
+    options: &Options,
+) -> Result<(Engines, Followed)> {
+    let total = planned.plan.log_bytes + planned.plan.run_bytes;
+    let meter = Arc::new(Meter::begin(&options.progress, Phase::Log, total));
+    let mut followed = Followed::default();
+    let mut bad = Bad { runs: planned.plan.skipped_runs.clone(), ..Bad::default() };
+    let mut legs = planned.legs();
+    let mut fetching: Option<RunFetch> = None;
+    while let Some(leg) = legs.pop_front() {
+        // The next run is fetched while what comes before it is applied.
+        let begin = |manifest: &RunManifest| {
+            RunFetch::begin(&history.archive, &options.io, &engines.scratch, manifest.clone(), Arc::clone(&meter))
+        };
+        let (culprit, error) = match leg {
+            Leg::Chunks(steps) => {
+                fetching = fetching.or_else(|| next_run(&legs).map(begin));
+                let ended;
+                (engines, ended) = take_chunks(history, steps, engines, &meter, &mut followed.applied).await?;
+                let Some((chunk, error)) = ended else { continue };
+                (Culprit::Chunk(chunk), error)
+            }
+            Leg::Run(manifest) => {
+                let mut run = fetching.take().unwrap_or_else(|| begin(&manifest));
+                assert_eq!(run.manifest().run(), manifest.run(), "runs are fetched in their order");
+                match run.arrived().await {
+                    Ok(()) => {
+                        fetching = next_run(&legs).map(begin);
+                        engines = take_run(run, engines, options, &mut followed).await?;
+                        continue;
+                    }
+                    Err(error) => (Culprit::Run(manifest.run()), error),
+                }
+            }
+        };
+        if error.kind() != Kind::Integrity {
+            return Err(error);
+        }
+        fetching = None;
+        let way = Way { from: engines.position.csn, chunks_until: engines.disk_at, target: planned.plan.target };
+        let Some(around) = bad.way_around(history, &culprit, &error, way).await? else {
+            return Err(error);
+        };
+        tracing::warn!(csn = engines.position.csn.0, %error, "an object cannot be used; another way leads on");
+        followed.remarks.push(format!("passed over: {error}"));
+        legs = around;
+    }
+    Ok((engines, followed))
+}
+
+fn next_run(legs: &VecDeque<Leg>) -> Option<&RunManifest> {
+    legs.iter().find_map(|leg| match leg {
+        Leg::Run(manifest) => Some(&**manifest),
+        Leg::Chunks(_) => None,
+    })
+}
+
+async fn take_run(run: RunFetch, mut engines: Engines, options: &Options, followed: &mut Followed) -> Result<Engines> {
+    let manifest = run.manifest();
+    followed.runs += 1;
+    followed.run_commits += manifest.last.since(manifest.first) + 1;
+    followed.run_files += manifest.files();
+    let io = Arc::clone(&options.io);
+    blocking(move || run.apply(&*io, &mut engines).map(|()| engines)).await
+}
+
+/// Fetches and applies chunks. The chunk that cannot be had or read ends it; the engines then stand before it.
+async fn take_chunks(
+    history: &History,
+    steps: Vec<ChunkStep>,
+    mut engines: Engines,
+    meter: &Arc<Meter>,
+    applied: &mut Applied,
+) -> Result<(Engines, Option<(ChunkName, Error)>)> {
+    let mut unpacker = Unpacker::new(history.lineage.clone(), engines.position.csn, engines.position.time);
+    let (arrivals, mut arrived) = mpsc::channel::<(ChunkStep, Result<Arrival>)>(ARRIVALS_MAX);
+    let meter = Arc::clone(meter);
+    let applier = blocking(move || {
+        let next = || arrived.blocking_recv();
+        let ended = engines.apply(&mut unpacker, next, &|bytes| meter.add(bytes))?;
+        Ok((engines, ended))
+    });
+    let feeder = async {
+        let mut fetch = ChunkFetch::new(&history.archive, steps);
+        while let Some((step, fetched)) = fetch.next().await {
+            let failed = fetched.is_err();
+            let arrival =
+                fetched.map(|bytes| (step, full_name(&history.archive, &ObjectName::Chunk(step.chunk)), bytes));
+            // An applier that has stopped listening has failed, and tells why.
+            if arrivals.send((step, arrival)).await.is_err() || failed {
+                break;
+            }
+        }
+        drop(arrivals);
+    };
+    let ((), outcome) = futures::future::join(feeder, applier).await;
+    let (engines, Ended { applied: more, failed }) = outcome?;
+    applied.add(more);
+    Ok((engines, failed.map(|(step, error)| (step.chunk, error))))
+}
+
+impl Bad {
+    /// The legs without what cannot be used, by a new listing; `None` if there is no such way.
+    async fn way_around(
+        &mut self,
+        history: &History,
+        culprit: &Culprit,
+        error: &Error,
+        way: Way,
+    ) -> Result<Option<VecDeque<Leg>>> {
+        match culprit {
+            Culprit::Chunk(chunk) => drop(self.chunks.insert(*chunk)),
+            Culprit::Run(run) => self.runs.push(SkippedRun { run: *run, why: error.to_string() }),
+        }
+        let mut now = History::read(&history.archive, Some(history.lineage.leaf())).await?;
+        now.listing.chunks.retain(|chunk, _| !self.chunks.contains(chunk));
+        loop {
+            let is_usable = |run: &RunName| self.runs.iter().all(|skip| skip.run != *run);
+            let Some(route) = route(&now.listing, &history.lineage, way, is_usable) else { return Ok(None) };
+            if let Some(manifests) = now.run_manifests(&route.runs, &mut self.runs).await? {
+                return Ok(Some(super::resolve::legs(&route.chunks, &route.runs, &manifests)));
+            }
+        }
+    }
+}

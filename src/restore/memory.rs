@@ -1,0 +1,137 @@
+//! The memory engines at a commit, without the disk engines: what building runs begins with.
+//!
+//! Guarantees: everything read is verified; memory is bounded by the state and the chunks in flight.
+
+use super::base::{Compare, open_memory};
+use super::blocking;
+use super::fetch::{ChunkFetch, check_hash, pieces};
+use super::history::{History, full_name};
+use super::progress::Meter;
+use super::resolve::Leg;
+use super::runs::apply_part;
+use super::target::Target;
+use super::unpack::Unpacker;
+use crate::archive::layout::ObjectName;
+use crate::archive::store::Archive;
+use crate::csn::Csn;
+use crate::engine::memory::Memory;
+use crate::error::Result;
+use crate::log::envelope::Position;
+use crate::snapshot::manifest::{FileRef, Manifest};
+use crate::snapshot::run::RunManifest;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// The memory engines after commit `csn`, and its position; empty ones before the first commit. `meter` is told the bytes
+/// read.
+pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -> Result<(Memory, Position)> {
+    if csn == Csn::ZERO {
+        return Ok((Memory::new(), Position::default()));
+    }
+    let planned = history.plan(Target::At(csn)).await?;
+    let (mut memory, mut at) = match &planned.manifest {
+        None => (Memory::new(), Position::default()),
+        Some(manifest) => {
+            let start = manifest.start();
+            let time = if start.is_whole() { manifest.time } else { manifest.memory.time };
+            let at = Position { csn: start.after, time, epoch: history.lineage.epoch_at(start.after) };
+            (base_memory(&history.archive, manifest, meter, Compare::Counts).await?, at)
+        }
+    };
+    for leg in planned.legs() {
+        (memory, at) = match leg {
+            Leg::Run(manifest) => (take_run(history, &manifest, memory, meter).await?, manifest.position()),
+            Leg::Chunks(steps) => {
+                let mut unpacker = Unpacker::new(history.lineage.clone(), at.csn, at.time);
+                let mut fetch = ChunkFetch::new(&history.archive, steps);
+                let mut state = (memory, at);
+                while let Some((step, fetched)) = fetch.next().await {
+                    let (bytes, what) = (fetched?, full_name(&history.archive, &ObjectName::Chunk(step.chunk)));
+                    meter.add(bytes.len() as u64);
+                    let (mut memory, _) = state;
+                    (unpacker, state) = blocking(move || {
+                        let unpacked = unpacker.unpack(step, bytes, &what)?;
+                        for commit in unpacked.commits.iter() {
+                            memory.apply_lists(&commit.lists)?;
+                            memory.apply_zsets(&commit.zsets)?;
+                        }
+                        let last = unpacked.commits.last().expect("a step has commits");
+                        let at = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+                        Ok((unpacker, (memory, at)))
+                    })
+                    .await?;
+                }
+                state
+            }
+        };
+    }
+    Ok((memory, at))
+}
+
+async fn take_run(history: &History, manifest: &RunManifest, mut memory: Memory, meter: &Arc<Meter>) -> Result<Memory> {
+    for (object, bytes, blake3) in manifest.objects().skip(manifest.disk.len()) {
+        let what = full_name(&history.archive, &object);
+        let found = pieces(&history.archive, &object, bytes).collect::<Vec<_>>().await;
+        let content = found.into_iter().collect::<Result<Vec<Bytes>>>()?.concat();
+        check_hash(&what, blake3::hash(&content), blake3)?;
+        meter.add(bytes);
+        let manifest = manifest.clone();
+        memory = blocking(move || apply_part(&manifest, content.into(), &what, &mut memory).map(|()| memory)).await?;
+    }
+    Ok(memory)
+}
+
+/// The memory engines of a base, of a strict one at its csn, built from images and completion.
+pub(super) async fn base_memory(
+    archive: &Archive,
+    manifest: &Manifest,
+    meter: &Arc<Meter>,
+    compare: Compare,
+) -> Result<Memory> {
+    let base = manifest.base();
+    let (archive, manifest, meter, runtime) = (archive.clone(), manifest.clone(), Arc::clone(meter), Handle::current());
+    blocking(move || {
+        let parts = |file: &FileRef| HashedParts {
+            what: full_name(&archive, &file.object(base)),
+            pieces: pieces(&archive, &file.object(base), file.bytes).boxed(),
+            runtime: runtime.clone(),
+            meter: Arc::clone(&meter),
+            hasher: Some(blake3::Hasher::new()),
+            expected: file.blake3,
+        };
+        open_memory(&manifest, &archive, parts, compare)
+    })
+    .await
+}
+
+/// An object's bytes for a reader that blocks; a wrong hash is an error behind the last piece.
+struct HashedParts {
+    /// The object, for messages.
+    what: String,
+    pieces: BoxStream<'static, Result<Bytes>>,
+    runtime: Handle,
+    meter: Arc<Meter>,
+    /// None once the end was reached.
+    hasher: Option<blake3::Hasher>,
+    expected: blake3::Hash,
+}
+
+impl Iterator for HashedParts {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Result<Bytes>> {
+        let hasher = self.hasher.as_mut()?;
+        match self.runtime.block_on(self.pieces.next()) {
+            Some(piece) => Some(piece.inspect(|bytes| {
+                hasher.update(bytes);
+                self.meter.add(bytes.len() as u64);
+            })),
+            None => {
+                let found = self.hasher.take()?.finalize();
+                check_hash(&self.what, found, self.expected).err().map(Err)
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The quickest way from one state to another over chunks and compacted runs.
+//!
+//! Pure: a shortest path. Its points are the two states and the ends of runs; between two points chunks lead if they
+//! hold every commit, and a run leads from its begin to its end. Guarantees: a route's steps carry the state from its
+//! begin to its end, in order and without a gap; the costs are estimates, the result is exact whichever way is taken.
+
+use super::plan::{ChunkStep, RunStep};
+use crate::archive::layout::{ChunkName, RunName};
+use crate::archive::lineage::{ChunkUse, Coverage, Lineage};
+use crate::archive::listing::{BaseStart, Listing};
+use crate::csn::{Csn, Epoch};
+use std::collections::{BTreeSet, HashMap};
+
+/// What replaying costs, in nanoseconds: estimates for 2 cores and a local archive, not yet fitted to a measurement;
+/// `walferry bench compact` shows what both ways take. For a commit:
+const COMMIT_NS: u64 = 1500;
+/// For a stored byte of a chunk: fetching, checking, decompressing, sorting, writing.
+const CHUNK_BYTE_NS: u64 = 10;
+/// For a chunk, beside its bytes; many requests are in flight.
+const CHUNK_NS: u64 = 200_000;
+/// What taking over a run costs. For a byte of its files: fetching, hashing, writing.
+const RUN_BYTE_NS: u64 = 6;
+/// For a file of a run, beside its bytes: its request and its ingestion. Nothing in unit tests, whose logs are tiny, so that
+/// they take runs.
+const RUN_FILE_NS: u64 = if cfg!(test) { 0 } else { 5_000_000 };
+/// For a run, beside its files.
+const RUN_NS: u64 = if cfg!(test) { 0 } else { 10_000_000 };
+
+/// Where a route is to lead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Way {
+    /// It begins with the state after this commit.
+    pub from: Csn,
+    /// Up to here only chunks may lead, because the disk engines hold the commits between already.
+    pub chunks_until: Csn,
+    /// It ends with the state after this commit.
+    pub target: Csn,
+}
+
+impl Way {
+    /// The way from a base.
+    #[must_use]
+    pub fn from_base(start: BaseStart, target: Csn) -> Self {
+        Self { from: start.after, chunks_until: start.base.csn, target }
+    }
+}
+
+/// A way from one state to another.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Route {
+    /// In csn order; what lies between two of them is a run.
+    pub chunks: Vec<ChunkStep>,
+    /// In csn order.
+    pub runs: Vec<RunStep>,
+    /// How long it is estimated to take, in nanoseconds.
+    pub cost_ns: u64,
+    /// How long chunks alone are estimated to take; none: they do not lead there.
+    pub chunks_cost_ns: Option<u64>,
+}
+
+/// The quickest route over the usable runs; none if there is none.
+pub fn route(listing: &Listing, lineage: &Lineage, way: Way, is_usable: impl Fn(&RunName) -> bool) -> Option<Route> {
+    let Way { from, chunks_until, target } = way;
+    let coverage = lineage.cover(listing.chunks.keys().copied(), from);
+    let chunks = Chunks::of(listing, &coverage);
+    let is_within = |run: &RunName| run.first > from.max(chunks_until) && run.last <= target;
+    let fits = |run: &RunName| is_within(run) && lineage.contains_run(*run) && is_usable(run);
+    let runs: Vec<RunName> = listing.whole_runs().filter(fits).collect();
+    let chunks_cost_ns = chunks.cost_ns(from, target);
+    let (cost_ns, legs) = shortest(&chunks, listing, &runs, from, target)?;
+    let linker = Linker::of(listing);
+    let mut route = Route { cost_ns, chunks_cost_ns, ..Route::default() };
+    for leg in legs {
+        match leg {
+            Leg::Run(run) => route.runs.push(step_of(listing, run)),
+            Leg::Chunks(after, until) => route.chunks.extend(linker.steps(listing, &coverage, after, until)),
+        }
+    }
+    Some(route)
+}
+
+/// A part of a way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Leg {
+    /// The commits after the first csn up to the second.
+    Chunks(Csn, Csn),
+    Run(RunName),
+}
+
+/// The cheapest legs from `from` to `target`, and their cost; none if they do not hang together.
+fn shortest(
+    chunks: &Chunks<'_>,
+    listing: &Listing,
+    runs: &[RunName],
+    from: Csn,
+    target: Csn,
+) -> Option<(u64, Vec<Leg>)> {
+    let ends = runs.iter().flat_map(|run| [run.first.prev(), run.last]);
+    let points: Vec<Csn> = ends.chain([from, target]).collect::<BTreeSet<_>>().into_iter().collect();
+    let place: HashMap<Csn, usize> = points.iter().enumerate().map(|(at, point)| (*point, at)).collect();
+    let mut by_end: HashMap<Csn, Vec<RunName>> = HashMap::new();
+    runs.iter().for_each(|run| by_end.entry(run.last).or_default().push(*run));
+    // The cheapest way to each point, and its last leg.
+    let mut best: Vec<Option<(u64, Option<Leg>)>> = vec![None; points.len()];
+    best[0] = Some((0, None));
+    for at in 1..points.len() {
+        let (before, point) = (points[at - 1], points[at]);
+        let by_chunks = best[at - 1].zip(chunks.cost_ns(before, point));
+        best[at] = by_chunks.map(|((cost, _), more)| (cost + more, Some(Leg::Chunks(before, point))));
+        for run in by_end.get(&point).into_iter().flatten() {
+            let Some((cost, _)) = best[place[&run.first.prev()]] else { continue };
+            let cost = cost + run_cost_ns(listing, *run);
+            if best[at].is_none_or(|(cheapest, _)| cost < cheapest) {
+                best[at] = Some((cost, Some(Leg::Run(*run))));
+            }
+        }
+    }
+    let mut legs: Vec<Leg> = Vec::new();
+    let mut at = points.len() - 1;
+    let (cost, _) = best[at]?;
+    while let Some((_, Some(leg))) = best[at] {
+        let begin = match leg {
+            Leg::Chunks(after, _) => after,
+            Leg::Run(run) => run.first.prev(),
+        };
+        match (leg, legs.last_mut()) {
+            // Chunks to a point and on from it are one leg; legs are gathered from the end.
+            (Leg::Chunks(after, until), Some(Leg::Chunks(next, _))) if until == *next => *next = after,
+            _ => legs.push(leg),
+        }
+        at = place[&begin];
+    }
+    legs.reverse();
+    Some((cost, legs))
+}
+
+fn step_of(listing: &Listing, run: RunName) -> RunStep {
+    let files = listing.runs.get(&run).map(|objects| &objects.files);
+    let bytes = files.map_or(0, |files| files.values().map(|stored| stored.size).sum());
+    RunStep { run, bytes, files: files.map_or(0, |files| files.len() as u64) }
+}
+
+fn run_cost_ns(listing: &Listing, run: RunName) -> u64 {
+    let step = step_of(listing, run);
+    RUN_NS + step.files * RUN_FILE_NS + step.bytes * RUN_BYTE_NS
+}
+
+/// What chunks cover, and what replaying it costs up to any csn.
+struct Chunks<'a> {
+    uses: &'a [ChunkUse],
+    /// Before each use: csns covered and cost.
+    before: Vec<(u64, u64)>,
+    /// Cost of a commit of each use, its share of the chunk's bytes included.
+    commit_ns: Vec<u64>,
+}
+
+impl<'a> Chunks<'a> {
+    fn of(listing: &Listing, coverage: &'a Coverage) -> Self {
+        let (mut before, mut commit_ns, mut sum) = (Vec::new(), Vec::new(), (0, 0));
+        for part in &coverage.uses {
+            let bytes = listing.chunks.get(&part.chunk).map_or(0, |stored| stored.size);
+            let commits = part.chunk.last.since(part.chunk.first) + 1;
+            let each = COMMIT_NS + (bytes * CHUNK_BYTE_NS + CHUNK_NS) / commits;
+            before.push(sum);
+            commit_ns.push(each);
+            let used = part.use_until.since(part.use_from) + 1;
+            sum = (sum.0 + used, sum.1 + used * each);
+        }
+        Self { uses: &coverage.uses, before, commit_ns }
+    }
+
+    /// Csns covered up to `csn`, and what they cost.
+    fn until(&self, csn: Csn) -> (u64, u64) {
+        let Some(at) = self.uses.partition_point(|part| part.use_from <= csn).checked_sub(1) else { return (0, 0) };
+        let part = &self.uses[at];
+        let used = csn.min(part.use_until).since(part.use_from) + 1;
+        (self.before[at].0 + used, self.before[at].1 + used * self.commit_ns[at])
+    }
+
+    /// What the commits after `after` up to `until` cost; none if one is missing.
+    fn cost_ns(&self, after: Csn, until: Csn) -> Option<u64> {
+        let (begin, end) = (self.until(after), self.until(until));
+        (end.0 - begin.0 == until.since(after)).then(|| end.1 - begin.1)
+    }
+}
+
+/// Knows which chunks end where.
+pub(super) struct Linker(HashMap<(Epoch, Csn), u32>);
+
+impl Linker {
+    pub fn of(listing: &Listing) -> Self {
+        let mut endings: HashMap<(Epoch, Csn), u32> = HashMap::new();
+        listing.chunks.keys().for_each(|chunk| *endings.entry((chunk.epoch, chunk.last)).or_default() += 1);
+        Self(endings)
+    }
+
+    /// The uses after `after` up to `until`, with what the listing knows about their chunks. Stops at the first gap.
+    pub fn steps(&self, listing: &Listing, coverage: &Coverage, after: Csn, until: Csn) -> Vec<ChunkStep> {
+        let mut steps: Vec<ChunkStep> = Vec::new();
+        let mut next = after.next();
+        for &ChunkUse { chunk, use_from, use_until } in &coverage.uses {
+            if use_until < next {
+                continue;
+            }
+            let use_from = use_from.max(after.next());
+            if use_from > until || use_from != next {
+                break;
+            }
+            // After a crash a writer may have cut the same commits twice: then either chunk may be the one it went on
+            // from. A merged chunk is there beside its parts for a while.
+            let is_predecessor = |before: ChunkName| {
+                before.epoch == chunk.epoch
+                    && before.last.next() == chunk.first
+                    && self.0[&(chunk.epoch, before.last)] == 1
+            };
+            let is_linked = steps.last().is_some_and(|step| is_predecessor(step.chunk));
+            let bytes = listing.chunks.get(&chunk).map_or(0, |stored| stored.size);
+            let use_until = use_until.min(until);
+            steps.push(ChunkStep { chunk, use_from, use_until, bytes, is_linked });
+            next = use_until.next();
+        }
+        steps
+    }
+}
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -1,0 +1,314 @@
+//! Commit times of one line of history, read when they are asked for.
+//!
+//! A time is found by a binary search over the chunks' headers, each a small ranged GET, and at the end inside one
+//! chunk. Where chunks were replaced by runs, the runs' manifests tell the times of their first and last commits; so the
+//! end of an hour is found although its commits are no longer there one by one. Guarantees: the answer is exact. A time
+//! whose commit may be among missing ones is refused, not guessed.
+
+use super::history::{History, full_name, vanished};
+use super::plan::{Shortfall, SkippedBase};
+use super::reach::CsnRange;
+use super::resolve::is_unusable;
+use super::target::Target;
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName};
+use crate::archive::lineage::{ChunkUse, Coverage, Gap};
+use crate::archive::listing::BaseStart;
+use crate::chunk::{Chunk, ChunkHeader};
+use crate::csn::{CommitTime, Csn};
+use crate::error::{Error, Result};
+use crate::snapshot::run::RunManifest;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+
+/// Commits whose times can be looked up: those of one chunk, the one a base lies at, or those only a run carries.
+#[derive(Clone, Copy)]
+enum Span {
+    Chunk(ChunkUse),
+    Base(Csn, CommitTime),
+    /// A run's commits from one csn to another: the others are in other spans.
+    Run(RunName, CsnRange),
+}
+
+impl Span {
+    fn first(&self) -> Csn {
+        match self {
+            Self::Chunk(part) => part.use_from,
+            Self::Base(csn, _) => *csn,
+            Self::Run(_, part) => part.from,
+        }
+    }
+
+    fn last(&self) -> Csn {
+        match self {
+            Self::Chunk(part) => part.use_until,
+            Self::Base(csn, _) => *csn,
+            Self::Run(_, part) => part.until,
+        }
+    }
+}
+
+/// Commit times of one line of history, read when they are asked for.
+pub(super) struct Times<'a> {
+    history: &'a History,
+    coverage: Coverage,
+    headers: HashMap<ChunkName, ChunkHeader>,
+    runs: HashMap<RunName, RunManifest>,
+    /// Runs whose manifests cannot be used.
+    bad_runs: HashSet<RunName>,
+}
+
+impl<'a> Times<'a> {
+    pub fn of(history: &'a History) -> Self {
+        let coverage = history.lineage.cover(history.listing.chunks.keys().copied(), Csn::ZERO);
+        Self { history, coverage, headers: HashMap::new(), runs: HashMap::new(), bad_runs: HashSet::new() }
+    }
+
+    /// The last commit at or before `time`.
+    pub async fn find(&mut self, time: CommitTime) -> Result<Csn> {
+        loop {
+            let bad_runs = self.bad_runs.len();
+            match self.find_once(time).await {
+                // Without the run that turned out to be unusable, others may tell.
+                Err(error) if is_unusable(&error) && self.bad_runs.len() > bad_runs => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn find_once(&mut self, time: CommitTime) -> Result<Csn> {
+        let spans = self.spans().await?;
+        // Spans with index below `low` begin at or before `time`.
+        let (mut low, mut high) = (0, spans.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.begin_of(&spans, middle).await? <= time { low = middle + 1 } else { high = middle }
+        }
+        let Some(span) = low.checked_sub(1).map(|at| spans[at]) else {
+            return Err(self.before_history(time, spans.first().copied()).await);
+        };
+        let known_until = self.history.reach().known_until;
+        let missing = match self.last_at_or_before(span, time).await? {
+            Some(found) => {
+                let next = spans.get(low).map(Span::first);
+                let is_next_known = match next {
+                    Some(next) => found < span.last() || found.next() == next,
+                    None => found < span.last() || found >= known_until,
+                };
+                if is_next_known {
+                    return Ok(found);
+                }
+                CsnRange { from: found.next(), until: next.map_or(known_until, Csn::prev) }
+            }
+            None => return Err(self.inside_a_run(time, span).await),
+        };
+        let found = missing.from.prev();
+        let reason =
+            format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing");
+        let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
+        Err(self.unreachable(Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
+    }
+
+    /// The refusal of a time within commits that only a run carries.
+    async fn inside_a_run(&mut self, time: CommitTime, span: Span) -> Error {
+        let reach = self.history.reach();
+        let (below, above) = (reach.around(span.first()).0, reach.around(span.first()).1);
+        let commits = CsnRange { from: span.first(), until: span.last() };
+        let reason = format!("the last commit at or before it is one of csn {commits}, in whose place a run is");
+        let short = Shortfall { reason, below, above };
+        self.unreachable(Target::Before(time), Csn::ZERO, short, &[]).await
+    }
+
+    /// The chunks' parts, between them the ends of runs, and the bases that neither reaches.
+    async fn spans(&self) -> Result<Vec<Span>> {
+        let mut spans: Vec<Span> = self.coverage.uses.iter().copied().map(Span::Chunk).collect();
+        spans.extend(self.run_spans());
+        spans.sort_by_key(Span::first);
+        let is_covered = |csn: Csn| {
+            let after = spans.partition_point(|span| span.first() <= csn);
+            after > 0 && spans[after - 1].last() >= csn
+        };
+        let mut seen = HashSet::new();
+        let mut bases = Vec::new();
+        for base in self.history.listing.whole_bases() {
+            if !self.history.lineage.contains(base) || is_covered(base.csn) {
+                continue;
+            }
+            match self.history.manifest(BaseStart::whole(base)).await {
+                Ok(manifest) if seen.insert(base.csn) => bases.push(Span::Base(base.csn, manifest.time)),
+                Ok(_) => {}
+                Err(error) if is_unusable(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        spans.extend(bases);
+        spans.sort_by_key(Span::first);
+        Ok(spans)
+    }
+
+    /// What runs tell of the commits that no chunk carries: a span for each commit that a run ends with.
+    fn run_spans(&self) -> Vec<Span> {
+        let is_usable = |run: &RunName| self.history.lineage.contains_run(*run) && !self.bad_runs.contains(run);
+        let mut runs: Vec<RunName> = self.history.listing.whole_runs().filter(is_usable).collect();
+        // Of those with one end, the shortest first.
+        runs.sort_by_key(|run| (run.last, Reverse(run.first)));
+        let end = self.coverage.uses.last().map_or(Csn::ZERO, |part| part.use_until);
+        let behind = Gap { after: end, before: Csn(u64::MAX) };
+        let mut spans = Vec::new();
+        for gap in self.coverage.gaps.iter().filter(|gap| gap.after < end).chain([&behind]) {
+            let mut reached = gap.after;
+            for run in runs.iter().filter(|run| run.last > gap.after && run.first < gap.before) {
+                let (from, until) = (run.first.max(reached.next()), run.last.min(gap.before.prev()));
+                if from <= until {
+                    spans.push(Span::Run(*run, CsnRange { from, until }));
+                    reached = until;
+                }
+            }
+        }
+        spans
+    }
+
+    /// Time of a span's first commit, or an earlier one that is not before the span's predecessor begins.
+    async fn begin_of(&mut self, spans: &[Span], at: usize) -> Result<CommitTime> {
+        let mut at = at;
+        loop {
+            match spans[at] {
+                Span::Chunk(part) => return Ok(self.header(part.chunk).await?.first_time),
+                Span::Base(_, time) => return Ok(time),
+                Span::Run(run, part) if run.first == part.from || at == 0 => {
+                    return Ok(self.run(run).await?.first_time);
+                }
+                Span::Run(..) => match spans[at - 1] {
+                    Span::Chunk(part) if part.use_until == part.chunk.last => {
+                        return Ok(self.header(part.chunk).await?.last_time);
+                    }
+                    Span::Run(before, part) if part.until == before.last => {
+                        return Ok(self.run(before).await?.last_time);
+                    }
+                    Span::Base(_, time) => return Ok(time),
+                    Span::Chunk(_) | Span::Run(..) => at -= 1,
+                },
+            }
+        }
+    }
+
+    async fn run(&mut self, run: RunName) -> Result<&RunManifest> {
+        if !self.runs.contains_key(&run) {
+            match self.history.run_manifest(run).await {
+                Ok(manifest) => drop(self.runs.insert(run, manifest)),
+                Err(error) => {
+                    if is_unusable(&error) {
+                        self.bad_runs.insert(run);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(&self.runs[&run])
+    }
+
+    async fn header(&mut self, chunk: ChunkName) -> Result<&ChunkHeader> {
+        if !self.headers.contains_key(&chunk) {
+            let name = ObjectName::Chunk(chunk);
+            let archive = &self.history.archive;
+            let range = 0..ChunkHeader::ENCODED_LEN as u64;
+            let bytes = archive.get_range(&name, range).await?.ok_or_else(|| vanished(archive, &name))?;
+            self.headers.insert(chunk, ChunkHeader::decode(&bytes, &full_name(archive, &name))?);
+        }
+        Ok(&self.headers[&chunk])
+    }
+
+    /// The span's last commit at or before `time`, which is not before the span's begin; none if only a run could tell.
+    async fn last_at_or_before(&mut self, span: Span, time: CommitTime) -> Result<Option<Csn>> {
+        let part = match span {
+            Span::Base(csn, _) => return Ok(Some(csn)),
+            Span::Run(run, part) => {
+                let is_over = part.until == run.last && self.run(run).await?.last_time <= time;
+                return Ok(is_over.then_some(run.last));
+            }
+            Span::Chunk(part) => part,
+        };
+        if self.header(part.chunk).await?.last_time <= time {
+            return Ok(Some(part.use_until));
+        }
+        let name = ObjectName::Chunk(part.chunk);
+        let archive = &self.history.archive;
+        let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
+        let chunk = Chunk::open(bytes, &full_name(archive, &name))?;
+        let mut found = chunk.header().first;
+        for commit in chunk.commits() {
+            let commit = commit?;
+            if commit.time > time || commit.csn > part.use_until {
+                break;
+            }
+            found = commit.csn;
+        }
+        Ok(Some(found))
+    }
+
+    async fn before_history(&mut self, time: CommitTime, first: Option<Span>) -> Error {
+        let Some(first) = first else {
+            let shortfall = Shortfall {
+                reason: "the archive holds no commit of this history".to_owned(),
+                below: None,
+                above: None,
+            };
+            return self.unreachable(Target::Before(time), Csn::ZERO, shortfall, &[]).await;
+        };
+        let begin = self.text_of(first.first()).await;
+        let reason = format!("the history that is there begins later, with csn {begin}");
+        let above = self.history.reach().ranges.first().copied();
+        self.unreachable(Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
+    }
+
+    /// The shortfall as an error that names the nearest points, with their times where these are cheap to learn.
+    pub async fn unreachable(&mut self, target: Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
+        let mut nearest = Vec::new();
+        for (side, range) in [("below", short.below), ("above", short.above)] {
+            let Some(range) = range else { continue };
+            let mut text = format!("{side}: csn {}", self.text_of(range.from).await);
+            if range.until > range.from {
+                text = format!("{text} to csn {}", self.text_of(range.until).await);
+            }
+            nearest.push(text);
+        }
+        let mut reason = short.reason;
+        for SkippedBase { why, .. } in skipped {
+            reason = format!("{reason}; a base cannot be used: {why}");
+        }
+        Error::Unreachable {
+            target: if matches!(target, Target::At(_)) || csn == Csn::ZERO {
+                target.to_string()
+            } else {
+                format!("{target} (csn {csn})")
+            },
+            reason,
+            nearest: if nearest.is_empty() { "none".to_owned() } else { nearest.join("; ") },
+        }
+    }
+
+    /// A csn, with its time if a header or a manifest tells it.
+    async fn text_of(&mut self, csn: Csn) -> String {
+        self.time_of(csn).await.map_or_else(|| csn.to_string(), |time| format!("{csn} ({time})"))
+    }
+
+    /// The time of a commit, if a chunk begins or ends with it, a run ends with it or a base lies at it. A failure to read
+    /// is no time.
+    pub async fn time_of(&mut self, csn: Csn) -> Option<CommitTime> {
+        let part = self.coverage.uses.iter().find(|part| part.use_from <= csn && csn <= part.use_until).copied();
+        if let Some(ChunkUse { chunk, .. }) = part
+            && (chunk.first == csn || chunk.last == csn)
+        {
+            let header = self.header(chunk).await.ok()?;
+            return Some(if chunk.first == csn { header.first_time } else { header.last_time });
+        }
+        let is_there = |base: &BaseName| base.csn == csn && self.history.lineage.contains(*base);
+        if let Some(base) = self.history.listing.whole_bases().find(is_there)
+            && let Ok(manifest) = self.history.manifest(BaseStart::whole(base)).await
+        {
+            return Some(manifest.time);
+        }
+        let ends = |run: &RunName| run.last == csn && self.history.lineage.contains_run(*run);
+        let run = self.history.listing.whole_runs().find(ends)?;
+        self.run(run).await.ok().map(|manifest| manifest.last_time)
+    }
+}

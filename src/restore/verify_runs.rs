@@ -1,0 +1,58 @@
+//! Whether the compacted runs of an archive are what was written.
+
+use super::history::{full_name, read_run_manifest};
+use super::progress::{Meter, Phase, ProgressSink};
+use super::verify::{VerifyReport, check_content, unknown_epoch};
+use crate::archive::layout::{ObjectName, RunName};
+use crate::archive::listing::Listing;
+use crate::archive::store::Archive;
+use crate::cluster::ClusterId;
+use crate::error::{Error, Result};
+
+/// Checks every run: its manifest, and its files' lengths and hashes.
+pub(super) async fn check_runs(
+    archive: &Archive,
+    listing: &Listing,
+    cluster: ClusterId,
+    progress: &ProgressSink,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let files = listing.runs.values().flat_map(|run| run.files.values());
+    let meter = Meter::begin(progress, Phase::Runs, files.map(|stored| stored.size).sum());
+    report.runs_unfinished = listing.runs.values().filter(|run| run.manifest.is_none()).count() as u64;
+    for run in listing.whole_runs() {
+        report.runs += 1;
+        let name = ObjectName::RunManifest(run);
+        let manifest = match read_run_manifest(archive, cluster, run).await {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                report.note(&name, Err(error))?;
+                continue;
+            }
+        };
+        if listing.epochs.get(run.epoch).is_none() {
+            report.note(&name, Err(unknown_epoch(&full_name(archive, &name), run.epoch)))?;
+        }
+        report.run_files += manifest.files();
+        report.run_bytes += manifest.bytes();
+        for (object, bytes, blake3) in manifest.objects() {
+            let outcome = match check_listed(archive, listing, run, &object, bytes) {
+                Ok(()) => check_content(archive, &object, bytes, blake3, &meter).await,
+                Err(error) => Err(error),
+            };
+            report.note(&object, outcome)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is there and has the length the manifest gives.
+fn check_listed(archive: &Archive, listing: &Listing, run: RunName, object: &ObjectName, bytes: u64) -> Result<()> {
+    let ObjectName::RunFile(_, name) = object else { unreachable!("runs have files of their own only") };
+    let detail = match listing.runs.get(&run).and_then(|objects| objects.files.get(name)) {
+        None => "it is not there".to_owned(),
+        Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
+        Some(_) => return Ok(()),
+    };
+    Err(Error::corrupt(full_name(archive, object), "the object", detail))
+}

@@ -1,0 +1,172 @@
+//! The change of the disk engines: of each key the last put or delete, and the range deletes before them.
+//!
+//! Guarantees: memory is bounded by one sorted run. What does not fit is gathered in a scratch database, whose files
+//! are merged when the delta is written. Range deletes are kept once each: what they left behind is among the puts.
+
+use super::{EngineDelta, Span};
+use crate::chunk::SectionKind;
+use crate::engine::batch::{Family, Record, Records};
+use crate::engine::disk::{Disk, DiskOptions};
+use crate::engine::memory::Memory;
+use crate::engine::sorted::{Form, SortedFile, SortedFileWriter, SortedRun, TAG_PUT};
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+use crate::record::CommitRecord;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Bytes of keys and values in one file. Tiny in unit tests, so that their deltas take several.
+const FILE_BYTES_MAX: u64 = if cfg!(test) { 300 } else { 64 << 20 };
+
+/// Block cache of the scratch database, which is read once.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// The keys of a family from one (inclusive) to another (exclusive), deleted.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RangeDelete {
+    /// The family.
+    pub family: Family,
+    /// The first key.
+    pub from: Vec<u8>,
+    /// The first key that stays.
+    pub to: Vec<u8>,
+}
+
+/// The written change of the disk engines.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DiskFiles {
+    /// To be deleted first.
+    pub ranges: Vec<RangeDelete>,
+    /// Then to be ingested; the files of a family do not overlap.
+    pub files: Vec<SortedFile>,
+}
+
+/// See the module's text.
+pub struct DiskDelta {
+    span: Span,
+    run: SortedRun,
+    ranges: BTreeSet<RangeDelete>,
+    /// For the scratch database; made when it is needed.
+    scratch: PathBuf,
+    spill: Option<Spill>,
+    operations: u64,
+    bytes: u64,
+}
+
+/// The runs that were full.
+struct Spill {
+    disk: Disk,
+    runs: u64,
+}
+
+impl DiskDelta {
+    /// Of no commit yet. `scratch` is a directory that nobody else uses and that need not exist.
+    #[must_use]
+    pub fn begin(after: Position, scratch: PathBuf) -> Self {
+        let (span, run) = (Span::begin(after), SortedRun::default());
+        Self { span, run, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
+    }
+
+    /// Writes the change as files in `dir`, which exists, and removes the scratch directory.
+    pub fn write(mut self, dir: &Path) -> Result<DiskFiles> {
+        let mut files = Vec::new();
+        self.note_ranges()?;
+        if self.spill.is_some() {
+            self.spill()?;
+        }
+        for family in Family::ALL {
+            match &self.spill {
+                None => files.extend(self.run.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
+                Some(spill) => merge(&spill.disk, family, dir, &mut files)?,
+            }
+        }
+        drop(self.spill.take());
+        if self.scratch.exists() {
+            std::fs::remove_dir_all(&self.scratch).map_err(Error::io("remove", &self.scratch))?;
+        }
+        Ok(DiskFiles { ranges: self.ranges.into_iter().collect(), files })
+    }
+
+    fn note_ranges(&mut self) -> Result<()> {
+        for record in Records::new(self.run.ranges()) {
+            if let Record::DeleteRange(family, from, to) = record? {
+                self.ranges.insert(RangeDelete { family, from: from.to_vec(), to: to.to_vec() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the run into the scratch database.
+    fn spill(&mut self) -> Result<()> {
+        self.note_ranges()?;
+        let spill = match &mut self.spill {
+            Some(spill) => spill,
+            None => {
+                let options = DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() };
+                let disk = Disk::open(&self.scratch.join("db"), &self.scratch.join("wal"), options)?;
+                self.spill.insert(Spill { disk, runs: 0 })
+            }
+        };
+        std::mem::take(&mut self.run).ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.runs)?;
+        spill.runs += 1;
+        Ok(())
+    }
+}
+
+impl EngineDelta for DiskDelta {
+    fn kind(&self) -> SectionKind {
+        SectionKind::Wal
+    }
+
+    fn span(&self) -> &Span {
+        &self.span
+    }
+
+    fn push(&mut self, commit: &CommitRecord, _: &mut Memory) -> Result<()> {
+        self.span.advance(commit)?;
+        if commit.touches_disk() {
+            self.run.push(&commit.disk, commit.disk_ops)?;
+            self.operations += u64::from(commit.disk_ops);
+            self.bytes += commit.disk.len() as u64;
+            if self.run.is_full() {
+                self.spill()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> u64 {
+        self.operations
+    }
+
+    fn estimated_bytes(&self, _: &Memory) -> u64 {
+        self.bytes
+    }
+}
+
+fn file_path(dir: &Path, family: Family, nth: usize) -> PathBuf {
+    dir.join(format!("{}-{nth:06}.sst", family.name()))
+}
+
+/// Writes a family of the scratch database as files.
+fn merge(disk: &Disk, family: Family, dir: &Path, files: &mut Vec<SortedFile>) -> Result<()> {
+    let mut cursor = disk.db().raw_iterator_cf(disk.family(family));
+    cursor.seek_to_first();
+    let (mut writer, mut nth): (Option<SortedFileWriter>, usize) = (None, 0);
+    while let Some((key, tagged)) = cursor.item() {
+        let file = match &mut writer {
+            Some(file) => file,
+            None => writer.insert(SortedFileWriter::create(family, file_path(dir, family, nth))?),
+        };
+        let (tag, value) = tagged.split_first().expect("every value here has a tag");
+        file.push(key, (*tag == TAG_PUT).then_some(value))?;
+        if file.bytes() >= FILE_BYTES_MAX {
+            files.extend(writer.take().map(SortedFileWriter::finish).transpose()?);
+            nth += 1;
+        }
+        cursor.next();
+    }
+    cursor.status().map_err(Error::rocks("read a sorted run"))?;
+    files.extend(writer.map(SortedFileWriter::finish).transpose()?);
+    Ok(())
+}

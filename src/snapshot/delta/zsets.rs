@@ -1,0 +1,256 @@
+//! The change of the sorted sets: of each member its last score, of each key its last expiry, or a set's whole content.
+//!
+//! Guarantees: many changes of one member become one or, if they end where they began, none. The ops written fit the
+//! state at the begin; those of different keys do not depend on each other (a renamed set is written whole).
+
+use super::{EngineDelta, OP_BYTES, OpSink, Span};
+use crate::chunk::SectionKind;
+use crate::engine::memory::{Dictionary, Entry, Memory, Zset, ZsetEncoder, ZsetOp, ZsetOps};
+use crate::error::Result;
+use crate::log::envelope::Position;
+use crate::record::CommitRecord;
+use std::collections::HashMap;
+
+/// Members that may be remembered of a set although it is smaller.
+const MEMBERS_SLACK: u64 = 8;
+
+/// What happened to a set.
+enum Change {
+    /// It was there at the begin and is still.
+    Members {
+        /// Its expiry at the begin.
+        expire_ms: u64,
+        /// Members that were touched, and the score each had at the begin; none: it was not there.
+        before: HashMap<Box<[u8]>, Option<f64>>,
+    },
+    /// Nothing of what was there at the begin counts.
+    Whole {
+        /// Whether there was a set.
+        was_there: bool,
+    },
+}
+
+/// See the module's text.
+pub struct ZsetDelta {
+    span: Span,
+    /// Whether all sets were deleted: what was there at the begin is gone, `keys` begin after that.
+    cleared: bool,
+    keys: HashMap<Box<[u8]>, Change>,
+}
+
+impl ZsetDelta {
+    /// Of no commit yet.
+    #[must_use]
+    pub fn begin(after: Position) -> Self {
+        Self { span: Span::begin(after), cleared: false, keys: HashMap::new() }
+    }
+
+    /// Writes ops that lead from the state at the begin to `state`, the one at the end.
+    pub fn write(&self, state: &Memory, sink: &mut OpSink<'_>) -> Result<()> {
+        let mut ops = Vec::new();
+        if self.cleared {
+            ZsetEncoder(&mut ops).clear();
+        }
+        let mut keys: Vec<(&[u8], &Change)> = self.keys.iter().map(|(key, change)| (&**key, change)).collect();
+        keys.sort_unstable_by_key(|(key, _)| *key);
+        for (key, change) in keys {
+            match (change, state.zsets.get(key)) {
+                (Change::Members { expire_ms, before }, Some(entry)) if before.len() as u64 <= entry.value.len() => {
+                    write_members(key, *expire_ms, before, entry, &mut ops, sink)?;
+                }
+                (Change::Members { .. } | Change::Whole { was_there: true }, entry) => {
+                    ZsetEncoder(&mut ops).delete(key);
+                    write_whole(key, entry, &mut ops, sink)?;
+                }
+                (Change::Whole { was_there: false }, entry) => write_whole(key, entry, &mut ops, sink)?,
+            }
+            if ops.len() >= OP_BYTES {
+                sink(&std::mem::take(&mut ops))?;
+            }
+        }
+        if ops.is_empty() { Ok(()) } else { sink(&ops) }
+    }
+
+    /// Notes an op before it is carried out.
+    fn note(&mut self, op: &ZsetOp<'_>, zsets: &Dictionary<Zset>) {
+        match *op {
+            ZsetOp::Clear => {
+                self.cleared = true;
+                self.keys.clear();
+            }
+            ZsetOp::Rename { from, to } => {
+                self.become_whole(from, zsets);
+                self.become_whole(to, zsets);
+            }
+            ZsetOp::Delete { key } => self.become_whole(key, zsets),
+            ZsetOp::Set { key, pairs } => self.touch(key, pairs.iter().map(|(member, _)| member), zsets),
+            ZsetOp::Remove { key, members } => self.touch(key, members.iter(), zsets),
+            ZsetOp::RemoveRanks { key, start, stop } => {
+                let count = (stop - start) as usize;
+                let entry = zsets.get(key);
+                let members = entry.into_iter().flat_map(|entry| entry.value.iter_from(start)).take(count);
+                self.touch(key, members.map(|(member, _)| member), zsets);
+            }
+            ZsetOp::Expire { key, .. } => self.touch(key, std::iter::empty(), zsets),
+        }
+    }
+
+    fn touch<'m>(&mut self, key: &[u8], members: impl Iterator<Item = &'m [u8]>, zsets: &Dictionary<Zset>) {
+        let there = zsets.get(key);
+        let change = self.keys.entry(key.into()).or_insert_with(|| match there {
+            Some(entry) => Change::Members { expire_ms: entry.expire_ms, before: HashMap::new() },
+            None => Change::Whole { was_there: false },
+        });
+        let (Change::Members { before, .. }, Some(entry)) = (&mut *change, there) else { return };
+        for member in members {
+            if !before.contains_key(member) {
+                before.insert(member.into(), entry.value.score(member));
+            }
+        }
+        if before.len() as u64 > entry.value.len() * 2 + MEMBERS_SLACK {
+            *change = Change::Whole { was_there: true };
+        }
+    }
+
+    fn become_whole(&mut self, key: &[u8], zsets: &Dictionary<Zset>) {
+        let was_there = match self.keys.get(key) {
+            Some(Change::Whole { .. }) => return,
+            Some(Change::Members { .. }) => true,
+            None => zsets.get(key).is_some(),
+        };
+        self.keys.insert(key.into(), Change::Whole { was_there });
+    }
+
+    /// Notes that a set whose last member went is gone.
+    fn note_gone(&mut self, key: &[u8], zsets: &Dictionary<Zset>) {
+        if zsets.get(key).is_none()
+            && let Some(change @ Change::Members { .. }) = self.keys.get_mut(key)
+        {
+            *change = Change::Whole { was_there: true };
+        }
+    }
+}
+
+impl EngineDelta for ZsetDelta {
+    fn kind(&self) -> SectionKind {
+        SectionKind::Zset
+    }
+
+    fn span(&self) -> &Span {
+        &self.span
+    }
+
+    fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()> {
+        self.span.advance(commit)?;
+        ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop))?;
+        for op in ZsetOps::new(&commit.zsets) {
+            let op = op?;
+            self.note(&op, &state.zsets);
+            op.apply(&mut state.zsets)?;
+            self.note_gone(key_of(&op), &state.zsets);
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> u64 {
+        self.keys.len() as u64
+    }
+
+    fn estimated_bytes(&self, state: &Memory) -> u64 {
+        let bytes = |key: &[u8], change: &Change| match change {
+            Change::Members { before, .. } => before.keys().map(|member| member.len() + size_of::<f64>()).sum(),
+            Change::Whole { .. } => key.len() + state.zsets.get(key).map_or(0, |entry| entry.value.memory_bytes()),
+        };
+        self.keys.iter().map(|(key, change)| bytes(key, change)).sum::<usize>() as u64
+    }
+}
+
+/// The key an op is on; empty for a clear.
+fn key_of<'a>(op: &ZsetOp<'a>) -> &'a [u8] {
+    match *op {
+        ZsetOp::Set { key, .. }
+        | ZsetOp::Remove { key, .. }
+        | ZsetOp::RemoveRanks { key, .. }
+        | ZsetOp::Delete { key }
+        | ZsetOp::Expire { key, .. }
+        | ZsetOp::Rename { from: key, .. } => key,
+        ZsetOp::Clear => &[],
+    }
+}
+
+/// Writes what became of the members that were touched, and of the expiry.
+fn write_members(
+    key: &[u8],
+    expire_ms: u64,
+    before: &HashMap<Box<[u8]>, Option<f64>>,
+    now: &Entry<Zset>,
+    ops: &mut Vec<u8>,
+    sink: &mut OpSink<'_>,
+) -> Result<()> {
+    let (mut set, mut removed) = (Vec::new(), Vec::new());
+    for (member, score) in before {
+        match (score, now.value.score(member)) {
+            (Some(score), Some(new)) if score.to_bits() == new.to_bits() => {}
+            (_, Some(new)) => set.push((&**member, new)),
+            (Some(_), None) => removed.push(&**member),
+            (None, None) => {}
+        }
+    }
+    set.sort_unstable_by_key(|(member, _)| *member);
+    removed.sort_unstable();
+    // What is added first: a set that becomes empty in between would be gone, with its expiry.
+    for part in parts(&set, |(member, _)| member.len()) {
+        ZsetEncoder(ops).set(key, part.iter().copied());
+        hand_on(ops, sink)?;
+    }
+    for part in parts(&removed, |member| member.len()) {
+        ZsetEncoder(ops).remove(key, part.iter().copied());
+        hand_on(ops, sink)?;
+    }
+    if now.expire_ms != expire_ms {
+        ZsetEncoder(ops).expire(key, now.expire_ms);
+    }
+    Ok(())
+}
+
+/// Writes a set's content and expiry, if it is there.
+fn write_whole(key: &[u8], entry: Option<&Entry<Zset>>, ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
+    let Some(entry) = entry else { return Ok(()) };
+    let (mut pairs, mut bytes) = (Vec::new(), 0);
+    for (member, score) in entry.value.iter_from(0) {
+        pairs.push((member, score));
+        bytes += member.len() + size_of::<f64>();
+        if bytes >= OP_BYTES {
+            ZsetEncoder(ops).set(key, pairs.drain(..));
+            hand_on(ops, sink)?;
+            bytes = 0;
+        }
+    }
+    if !pairs.is_empty() {
+        ZsetEncoder(ops).set(key, pairs.drain(..));
+    }
+    if entry.expire_ms != 0 {
+        ZsetEncoder(ops).expire(key, entry.expire_ms);
+    }
+    Ok(())
+}
+
+fn hand_on(ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
+    if ops.len() >= OP_BYTES { sink(&std::mem::take(ops)) } else { Ok(()) }
+}
+
+/// Slices of about [`OP_BYTES`].
+fn parts<T>(items: &[T], bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|item| {
+            bytes += bytes_of(item) + size_of::<f64>();
+            bytes < OP_BYTES
+        });
+        let count = fits.count().max(1).min(rest.len());
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        (!now.is_empty()).then_some(now)
+    })
+}

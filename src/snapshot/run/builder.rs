@@ -1,0 +1,191 @@
+//! Makes the files of one run.
+//!
+//! Guarantees: the files lie in a directory of their own, which goes when the run is dropped. Memory: one sorted run of
+//! disk effects, the keys and members of lists and sorted sets that were touched, one part of ops; the state itself is
+//! the caller's.
+
+use super::grain::Grain;
+use super::manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
+use crate::archive::layout::ObjectName;
+use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX, SectionKind};
+use crate::cluster::ClusterId;
+use crate::csn::CommitTime;
+use crate::engine::memory::Memory;
+use crate::engine::sorted::SortedFile;
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::log::envelope::Position;
+use crate::record::CommitRecord;
+use crate::snapshot::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
+use crate::snapshot::manifest::FileRef;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Gathers the commits of one run.
+pub struct RunBuilder {
+    cluster: ClusterId,
+    grain: Grain,
+    disk: DiskDelta,
+    lists: ListDelta,
+    zsets: ZsetDelta,
+    first_time: CommitTime,
+    raw_bytes: u64,
+    /// The last field: what is open in it is closed before it goes.
+    dir: Scratch,
+}
+
+/// A run on the local disk; its files go when it is dropped.
+pub struct LocalRun {
+    dir: Scratch,
+    manifest: RunManifest,
+}
+
+impl RunBuilder {
+    /// Of no commit yet, after `after`. `dir` is made; it must not exist.
+    pub fn begin(dir: PathBuf, cluster: ClusterId, grain: Grain, after: Position) -> Result<Self> {
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let disk = DiskDelta::begin(after, dir.join("spill"));
+        let (lists, zsets) = (ListDelta::begin(after), ZsetDelta::begin(after));
+        let dir = Scratch(dir);
+        Ok(Self { dir, cluster, grain, disk, lists, zsets, first_time: CommitTime::default(), raw_bytes: 0 })
+    }
+
+    /// The commits so far.
+    #[must_use]
+    pub fn span(&self) -> &Span {
+        self.disk.span()
+    }
+
+    /// Takes the next commit, and brings `state`, the memory engines before it, forward.
+    pub fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()> {
+        if self.span().commits() == 0 {
+            self.first_time = commit.time;
+        }
+        for delta in [&mut self.disk as &mut dyn EngineDelta, &mut self.lists, &mut self.zsets] {
+            delta.push(commit, state)?;
+        }
+        self.raw_bytes += commit.effect_bytes() as u64;
+        Ok(())
+    }
+
+    /// Writes the files; `state` is that after the last commit. There must be a commit.
+    pub fn finish(self, io: &Arc<dyn Io>, state: &Memory) -> Result<LocalRun> {
+        let Self { dir, cluster, grain, disk, lists, zsets, first_time, raw_bytes } = self;
+        let span = *disk.span();
+        assert!(span.commits() > 0, "a run has commits");
+        let mut parts = Parts {
+            io: &**io,
+            dir: &dir.0,
+            at: span.until,
+            encoder: Encoder::new(Profile::default()),
+            ops: Default::default(),
+            files: Vec::new(),
+        };
+        lists.write(state, &mut |ops| parts.push(SectionKind::List, ops))?;
+        zsets.write(state, &mut |ops| parts.push(SectionKind::Zset, ops))?;
+        let memory = parts.finish()?;
+        let (list_keys, zset_keys) = (lists.keys(), zsets.keys());
+        let DiskFiles { ranges, files } = disk.write(&dir.0)?;
+        let manifest = RunManifest {
+            format: RUN_FORMAT,
+            cluster,
+            epoch: span.until.epoch,
+            first: span.after.csn.next(),
+            last: span.until.csn,
+            first_time,
+            last_time: span.until.time,
+            grain,
+            raw_bytes,
+            puts: files.iter().map(|file| file.puts).sum(),
+            deletes: files.iter().map(|file| file.deletes).sum(),
+            lists: list_keys,
+            zsets: zset_keys,
+            ranges: ranges.iter().map(RunRange::of).collect(),
+            disk: files.iter().map(hashed).collect::<Result<_>>()?,
+            memory,
+        };
+        Ok(LocalRun { dir, manifest })
+    }
+}
+
+impl LocalRun {
+    /// What it consists of.
+    #[must_use]
+    pub fn manifest(&self) -> &RunManifest {
+        &self.manifest
+    }
+
+    /// Its files and their objects.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, ObjectName)> {
+        let disk = self.manifest.disk.iter().map(|file| &file.name);
+        let names = disk.chain(self.manifest.memory.iter().map(|file| &file.name));
+        names.zip(self.manifest.objects()).map(|(name, (object, ..))| (self.dir.0.join(name), object))
+    }
+}
+
+fn hashed(file: &SortedFile) -> Result<RunFile> {
+    let mut hasher = blake3::Hasher::new();
+    let bytes = File::open(&file.path)
+        .and_then(|opened| hasher.update_reader(&opened).map(drop).and_then(|()| opened.metadata()))
+        .map_err(Error::io("read", &file.path))?
+        .len();
+    let name = file.path.file_name().and_then(|name| name.to_str()).expect("its name was made here").to_owned();
+    Ok(RunFile { family: file.family.name().to_owned(), name, bytes, blake3: hasher.finalize() })
+}
+
+/// The memory part so far.
+struct Parts<'a> {
+    io: &'a dyn Io,
+    dir: &'a Path,
+    at: Position,
+    encoder: Encoder,
+    /// List ops and sorted set ops of the file being filled.
+    ops: (Vec<u8>, Vec<u8>),
+    files: Vec<FileRef>,
+}
+
+impl Parts<'_> {
+    fn push(&mut self, kind: SectionKind, ops: &[u8]) -> Result<()> {
+        if self.ops.0.len() + self.ops.1.len() + ops.len() > RAW_BYTES_MAX {
+            self.seal()?;
+        }
+        match kind {
+            SectionKind::Zset => self.ops.1.extend_from_slice(ops),
+            SectionKind::List | SectionKind::Wal => self.ops.0.extend_from_slice(ops),
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let (lists, zsets) = std::mem::take(&mut self.ops);
+        if lists.is_empty() && zsets.is_empty() {
+            return Ok(());
+        }
+        let Position { csn, time, epoch } = self.at;
+        let (lists, zsets) = (lists.into(), zsets.into());
+        let commit = CommitRecord { csn, time, epoch, lists, zsets, ..CommitRecord::default() };
+        let link = ChunkLink { epoch, ..ChunkLink::default() };
+        let chunk = self.encoder.encode(std::iter::once(&commit), link);
+        let name = format!("memory-{:06}.chunk", self.files.len());
+        let bytes = self.io.write_file(&self.dir.join(&name), &mut std::iter::once(Ok(chunk.bytes().clone())))?;
+        self.files.push(FileRef { name, bytes, blake3: blake3::hash(chunk.bytes()) });
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<FileRef>> {
+        self.seal()?;
+        Ok(self.files)
+    }
+}
+
+/// A directory that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(dir = %self.0.display(), %error, "a scratch directory could not be removed");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The manifest of a run.
+//!
+//! Guarantees: a decoded manifest is the one that was encoded, to the bit (the digest as in a base's), its positions fit
+//! together, and every file name in it is plain.
+
+use super::grain::Grain;
+use crate::archive::digested;
+use crate::archive::layout::{ObjectName, PlainName, RunName};
+use crate::cluster::ClusterId;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::engine::batch::{self, Family};
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+use crate::snapshot::delta::RangeDelete;
+use crate::snapshot::manifest::{FileRef, HASH_DIGITS, MANIFEST_BYTES_MAX, NAME_BYTES_MAX, hex};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// Version of the manifest that this build writes, and the newest it reads.
+pub const RUN_FORMAT: u32 = 1;
+
+/// One run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunManifest {
+    /// See [`RUN_FORMAT`].
+    pub format: u32,
+    /// Whose commits they are.
+    pub cluster: ClusterId,
+    /// Generation that made the last commit.
+    pub epoch: Epoch,
+    /// The first commit; the run applies to the state before it.
+    pub first: Csn,
+    /// The last commit.
+    pub last: Csn,
+    /// Time of the first commit.
+    pub first_time: CommitTime,
+    /// Time of the last commit.
+    pub last_time: CommitTime,
+    /// Why it ends where it ends.
+    pub grain: Grain,
+    /// Bytes of effects of its commits, uncompressed: what it saves.
+    pub raw_bytes: u64,
+    /// Rows it sets in RocksDB.
+    pub puts: u64,
+    /// Rows it deletes there, beside the ranges.
+    pub deletes: u64,
+    /// Lists it changes.
+    pub lists: u64,
+    /// Sorted sets it changes.
+    pub zsets: u64,
+    /// To be deleted before the files are ingested.
+    pub ranges: Vec<RunRange>,
+    /// SST files; those of a family do not overlap.
+    pub disk: Vec<RunFile>,
+    /// Chunk files, to be applied in order: each holds one commit, under the csn `last`, with list and sorted set ops.
+    pub memory: Vec<FileRef>,
+}
+
+/// Rows from one key (inclusive) to another (exclusive).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRange {
+    /// The column family.
+    pub family: String,
+    /// Hexadecimal digits of the first key.
+    pub from: String,
+    /// Hexadecimal digits of the key behind the last.
+    pub to: String,
+}
+
+/// An SST file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// The column family.
+    pub family: String,
+    /// Name within the run: plain, and not the name of another file of it.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// BLAKE3 of the content.
+    #[serde(with = "hex")]
+    pub blake3: blake3::Hash,
+}
+
+impl RunRange {
+    /// The stored form.
+    #[must_use]
+    pub fn of(range: &RangeDelete) -> Self {
+        let digits = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { family: range.family.name().to_owned(), from: digits(&range.from), to: digits(&range.to) }
+    }
+
+    /// The range; `None` if it is none.
+    #[must_use]
+    pub fn range(&self) -> Option<RangeDelete> {
+        let byte = |at: usize, text: &str| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        let key = |text: &str| (0..text.len()).step_by(2).map(|at| byte(at, text)).collect::<Option<Vec<u8>>>();
+        Some(RangeDelete { family: family(&self.family)?, from: key(&self.from)?, to: key(&self.to)? })
+    }
+}
+
+fn family(name: &str) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| family.name() == name)
+}
+
+/// The object of a file of a run. As with bases, its name holds the beginning of the content hash: two nodes may build a
+/// run at the same time, and neither may overwrite what the other's manifest refers to.
+fn object(run: RunName, name: &str, content: blake3::Hash) -> ObjectName {
+    let name = format!("{name}-{}", &content.to_hex()[..HASH_DIGITS]);
+    ObjectName::RunFile(run, name.parse().expect("a manifest has plain and short names only"))
+}
+
+impl RunFile {
+    /// The family its rows belong to.
+    ///
+    /// # Panics
+    /// If it is not from a manifest that was decoded or encoded.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        family(&self.family).expect("a manifest names families that exist")
+    }
+}
+
+impl RunManifest {
+    /// Which run this is.
+    #[must_use]
+    pub fn run(&self) -> RunName {
+        RunName { first: self.first, last: self.last, epoch: self.epoch }
+    }
+
+    /// Where a state is once the run was applied.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { csn: self.last, time: self.last_time, epoch: self.epoch }
+    }
+
+    /// Whether it can be applied to a state at this position: exactly to the one before its first commit.
+    pub fn validate(&self, at: Position) -> Result<()> {
+        if at.csn.next() == self.first && at.time <= self.first_time {
+            return Ok(());
+        }
+        let (what, found) = (self.run().to_string(), format!("a state at csn {}, committed {}", at.csn, at.time));
+        Err(Error::Gap { what, expected: self.first.prev(), found })
+    }
+
+    /// The objects of its files with their lengths and hashes: of [`RunManifest::disk`], then of
+    /// [`RunManifest::memory`].
+    pub fn objects(&self) -> impl Iterator<Item = (ObjectName, u64, blake3::Hash)> {
+        let disk = self.disk.iter().map(|file| (&file.name, file.bytes, file.blake3));
+        let all = disk.chain(self.memory.iter().map(|file| (&file.name, file.bytes, file.blake3)));
+        all.map(|(name, bytes, blake3)| (object(self.run(), name, blake3), bytes, blake3))
+    }
+
+    /// Number of its files.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        (self.disk.len() + self.memory.len()) as u64
+    }
+
+    /// Bytes of its files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.disk.iter().map(|file| file.bytes).chain(self.memory.iter().map(|file| file.bytes)).sum()
+    }
+
+    /// The range deletes as records of a write batch, and how many.
+    #[must_use]
+    pub fn range_records(&self) -> (Vec<u8>, u32) {
+        let mut records = Vec::new();
+        for range in &self.ranges {
+            let RangeDelete { family, from, to } = range.range().expect("a manifest has whole ranges only");
+            batch::push_delete_range(&mut records, family, &from, &to);
+        }
+        (records, self.ranges.len() as u32)
+    }
+
+    /// The stored form: JSON with the digest.
+    ///
+    /// # Panics
+    /// If the manifest contradicts itself.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let fault = self.fault();
+        assert!(fault.is_none(), "a manifest must be consistent: {fault:?}");
+        digested::encode(self)
+    }
+
+    /// Reads the stored form; `what` names it in errors.
+    pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        let corrupt = |detail: String| Error::corrupt(what, "content", detail);
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(corrupt(format!("{} bytes; a manifest has at most {MANIFEST_BYTES_MAX}", bytes.len())));
+        }
+        let manifest: Self = digested::decode(bytes, what, RUN_FORMAT)?;
+        manifest.fault().map_or(Ok(manifest), |fault| Err(corrupt(fault)))
+    }
+
+    /// What contradicts itself, if anything does.
+    fn fault(&self) -> Option<String> {
+        if self.format != RUN_FORMAT {
+            return Some(format!("format {}", self.format));
+        }
+        if self.first == Csn::ZERO || self.first > self.last || self.last == Csn(u64::MAX) {
+            return Some(format!("csn {} to {}", self.first, self.last));
+        }
+        if self.first_time > self.last_time {
+            return Some(format!("times from {} to {}", self.first_time, self.last_time));
+        }
+        if let Some(range) = self.ranges.iter().find(|range| range.range().is_none_or(|found| found.from > found.to)) {
+            return Some(format!("{range:?} is no range"));
+        }
+        if let Some(file) = self.disk.iter().find(|file| family(&file.family).is_none()) {
+            return Some(format!("{:?} is of family {:?}", file.name, file.family));
+        }
+        let mut names = HashSet::new();
+        let is_plain = |name: &str| name.len() <= NAME_BYTES_MAX && name.parse::<PlainName>().is_ok();
+        let mut all = self.disk.iter().map(|file| &file.name).chain(self.memory.iter().map(|file| &file.name));
+        all.find(|name| !is_plain(name) || !names.insert(*name))
+            .map(|name| format!("{name:?} is not usable as a file name, or is there twice"))
+    }
+}

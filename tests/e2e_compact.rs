@@ -1,0 +1,132 @@
+//! Compaction with the binary: a primary merges its chunks, `walferry compact` builds runs and bases, what is replaced
+//! is deleted by hand, and every point that is left is restored and compared with the model.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use support::archive::{Archive, files_below};
+use support::client::{cmd, integer};
+use support::dump::assert_same;
+use support::history::History;
+use support::process::{Launch, SETTLED_WITHIN, wait_until};
+use support::workload::{Choice, Workload, seed};
+
+const STEPS: usize = 160;
+const RUN_COMMITS: &str = "40";
+
+/// The csns of the chunks in a directory's archive, by first csn, with their files.
+fn chunks(archive: &Path) -> Vec<(u64, u64, PathBuf)> {
+    let range = |path: &PathBuf| {
+        let name = path.file_stem()?.to_str()?;
+        let (first, last) = name.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?, path.clone()))
+    };
+    let mut found: Vec<_> = files_below(&archive.join("chunks"), ".chunk").iter().filter_map(range).collect();
+    found.sort();
+    found
+}
+
+fn restored_is(archive: &Archive, history: &History, csn: u64) {
+    let (watermarks, found) = archive.restored(&["--to", &format!("csn:{csn}")]).state();
+    assert_same(&history.model_at(csn).dump(), &found, &format!("restored to csn {csn}"));
+    assert_eq!(watermarks.committed, csn);
+}
+
+/// Goal: merging in the background, runs, deletion by hand, a rebuilt base: every point that is left is exact, every
+/// other one is refused, and the primary goes on archiving behind it.
+#[test]
+fn what_is_left_after_compaction_is_restored_exactly() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("archive");
+    let archive = Archive::directory(&dir);
+    let launch = Launch::primary(&root.path().join("primary")).archive(&archive).set("appendfsync", "no");
+    let launch = launch.set("archive-interval", "10").set("merge-interval", "300").set("merge-grace", "500");
+    let mut primary = launch.start();
+    let mut client = primary.client();
+    let mut workload = Workload::new(seed());
+    let mut history = History::start(&mut client);
+    for _ in 0..STEPS {
+        history.run(&mut client, workload.next(Choice::Open));
+        if history.csn().is_multiple_of(4) {
+            std::thread::sleep(std::time::Duration::from_millis(12));
+        }
+    }
+    let archived = integer(&client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"))) as u64;
+    assert_eq!(archived, history.csn());
+    let deleted = wait_until("merged parts are deleted", SETTLED_WITHIN, || {
+        let info = client.info();
+        info["merged_parts_deleted"].parse::<u64>().ok().filter(|deleted| *deleted > 0)
+    });
+    let cut = client.info()["chunks_cut"].parse::<u64>().expect("a number");
+    assert!(cut > 20 && deleted >= 16, "{cut} chunks were cut, {deleted} deleted");
+    archive.tool("verify", &[]).expect(0);
+    for csn in [1, archived / 3, archived / 2, archived] {
+        restored_is(&archive, &history, csn);
+    }
+
+    let report = archive.tool("compact", &["--run-commits", RUN_COMMITS, "--json"]).expect(0).json();
+    let runs: Vec<(u64, u64)> = report["runs"]["runs"]
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|run| {
+            let name = run["run"].as_str().expect("a name").strip_prefix("runs/").expect("a run");
+            let mut parts = name.split('-').map(|part| part.parse::<u64>().expect("a number"));
+            (parts.next().expect("first"), parts.next().expect("last"))
+        })
+        .collect();
+    assert!(runs.len() as u64 == archived / 40 && runs[0] == (1, 40), "{runs:?}");
+    archive.tool("compact", &["--run-commits", RUN_COMMITS]).expect(0).says("runs     0 built");
+    archive.tool("compact", &["--merge", "--grace", "0", "--json"]).expect(0);
+    archive.tool("verify", &[]).expect(0);
+    let plan = archive.tool("restore", &["--dir", "/nonexistent/x", "--to", "csn:40", "--dry-run"]).expect(0);
+    plan.says("estimate");
+
+    primary.terminate();
+    let kept_from = runs[runs.len() - 1].1;
+    for (_, last, path) in chunks(&dir) {
+        if last <= kept_from {
+            std::fs::remove_file(path).expect("a chunk can be removed");
+        }
+    }
+    // A merged chunk may reach over the end of the last run, and keeps what is in it.
+    let fine_from = chunks(&dir).first().map_or(u64::MAX, |(first, ..)| *first);
+    for (_, last) in &runs {
+        restored_is(&archive, &history, *last);
+    }
+    restored_is(&archive, &history, archived);
+    if fine_from > 17 {
+        archive.tool("restore", &["--dir", "/nonexistent/x", "--to", "csn:17", "--dry-run"]).expect(3).says("run");
+    }
+    archive.tool("verify", &[]).expect(0);
+    archive.tool("snapshots", &[]).expect(0).says("run        csn 1 .. 40");
+
+    let report = archive.tool("compact", &["--base", "--json"]).expect(0).json();
+    assert_eq!(report["base"]["csn"].as_u64(), Some(archived), "{report}");
+    archive.tool("compact", &["--base"]).expect(0).says("was there already");
+    for (_, _, path) in chunks(&dir) {
+        std::fs::remove_file(path).expect("a chunk can be removed");
+    }
+    std::fs::remove_dir_all(dir.join("runs")).expect("runs can be removed");
+    restored_is(&archive, &history, archived);
+
+    primary.restart();
+    let mut client = primary.client();
+    for _ in 0..20 {
+        history.run(&mut client, workload.next(Choice::Open));
+    }
+    client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    restored_is(&archive, &history, history.csn());
+    archive.tool("verify", &[]).expect(0);
+}
+
+/// Goal: what makes no sense is refused with what does.
+#[test]
+fn wrong_arguments_are_refused() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    archive.tool("compact", &[]).expect(2).says("this is not an archive");
+    archive.tool("compact", &["--per", "week"]).expect(2).says("hour");
+    archive.tool("compact", &["--per", "day", "--run-commits", "5"]).expect(2);
+    archive.tool("compact", &["--run-commits", "0"]).expect(2);
+}

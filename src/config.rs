@@ -5,6 +5,7 @@
 //! the keys that may change while running. Secrets are never shown.
 
 use crate::error::{Error, Result};
+use crate::keep::{self, Keep};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -132,6 +133,18 @@ impl Setting for bool {
     }
 }
 
+impl Setting for Keep {
+    const ACCEPTS: &'static str = keep::ACCEPTS;
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Setting for String {
     const ACCEPTS: &'static str = "a text";
 
@@ -240,6 +253,10 @@ configuration! {
     archive_bandwidth "archive-bandwidth": Bytes = Bytes(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
     merge_interval "merge-interval": Duration = Duration::from_secs(600), Running, "Time between two rounds in which small chunks in the archive are merged into full ones; 0: never.";
     merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "How long chunks stay in the archive after they were merged, for readers with an older listing.";
+    keep "keep": Keep = Keep::default(), Running, "What a prune keeps, such as '7d fine, hourly 30d, daily 1y'; empty: everything.";
+    prune_interval "prune-interval": Duration = Duration::ZERO, Running, "Time between prunes of the archive by this node; 0: never.";
+    prune_grace "prune-grace": Duration = Duration::from_secs(24 * 3600), Running, "Age before which a prune takes nothing for abandoned: longer than any base takes to publish.";
+    metrics_port "metrics-port": u64 = 0, Start, "Port of Prometheus metrics (GET /metrics), on the address of bind; 0: none.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
     s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint; empty: AWS_ENDPOINT_URL, else AWS.";
     s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";

@@ -288,6 +288,20 @@ impl DataDir {
         self.sync()
     }
 
+    /// Removes what an unfinished restore has made so far; its mark stays.
+    pub fn clear_restore(&self) -> Result<()> {
+        assert!(self.restoring_path().exists(), "only an unfinished restore is taken back");
+        for path in [self.db(), self.wal(), self.oplog(), self.image(), self.base()] {
+            match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        self.sync()
+    }
+
     /// Takes the mark away: the directory is whole.
     pub fn end_restore(&self) -> Result<()> {
         let path = self.restoring_path();

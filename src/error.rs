@@ -79,6 +79,14 @@ pub enum Error {
         /// What came instead, or "the end".
         found: String,
     },
+    /// An object that was listed is gone: a plan made from that listing is out of date.
+    #[error(
+        "{what} was listed and then not there. If a prune is under way, try again; else it was removed by somebody else"
+    )]
+    Vanished {
+        /// The object.
+        what: String,
+    },
     /// Format or protocol version this build does not know.
     #[error("{what} has version {found}; this build reads up to {known}. Use a newer walferry")]
     Version {
@@ -191,7 +199,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::InconsistentTiming { .. }
             | Self::Refused { .. } => Kind::Internal,
-            Self::Corrupt { .. } | Self::Gap { .. } | Self::Version { .. } => Kind::Integrity,
+            Self::Corrupt { .. } | Self::Gap { .. } | Self::Vanished { .. } | Self::Version { .. } => Kind::Integrity,
             Self::Unreachable { .. } => Kind::Unreachable,
             Self::Fenced { .. } => Kind::Fenced,
             Self::Store { .. } | Self::StoreContract { .. } => Kind::Store,

@@ -17,11 +17,13 @@
 //! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
 //! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | every engine at one csn, or at the one that is told, without stopping writes |
 //! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
+//! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
-//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`error`], [`watermark`], [`directory`], [`cluster`]
+//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
 //! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
-//! that knows all others, and [`compact`], which makes an archive cheaper without a primary. Imports go one way: base modules < io, chunk < engine < log, archive < commit < command,
-//! snapshot, restore < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
+//! that knows all others, and [`compact`], which makes an archive cheaper without a primary. Imports go one way: base
+//! modules < io, chunk < engine < log, archive < commit < command, snapshot, restore, retention < server, ship < primary.
+//! The crates `walferry-replica` and `walferry-cli` stand on top.
 
 pub mod archive;
 pub mod chunk;
@@ -36,10 +38,13 @@ pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod io;
+pub mod keep;
 pub mod log;
+pub mod metrics;
 pub mod primary;
 pub mod record;
 pub mod restore;
+pub mod retention;
 pub mod server;
 pub mod ship;
 pub mod snapshot;

@@ -6,10 +6,13 @@
 
 pub mod bases;
 mod chores;
+pub mod gauges;
 mod info;
+pub mod marks;
 mod merging;
 pub mod node;
 pub mod open;
+pub mod pruning;
 mod schedule;
 pub mod second;
 pub mod shipping;
@@ -22,7 +25,7 @@ use crate::command::host::Host;
 use crate::config::Config;
 use crate::directory::LastRole;
 use crate::error::{Error, Result};
-use crate::server::listener;
+use crate::server::{http, listener};
 use node::Node;
 use open::Opened;
 use shipping::Shipping;
@@ -100,6 +103,8 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
 
 /// Serves clients until the node is asked to stop, then stops it in good order.
 pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
+    serve_metrics(node).await?;
+    pruning::start(node);
     let chores = chores::start(node);
     let threads = client_threads(&node.config());
     let serving = tokio::spawn(listener::serve(clients, node.service(), threads, node.stopping()));
@@ -117,6 +122,19 @@ pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&A
         shipping.stop().await;
     }
     stop(node).await
+}
+
+/// Opens the port for metrics, if one is configured.
+async fn serve_metrics(node: &Arc<Node>) -> Result<()> {
+    let config = node.config();
+    if config.metrics_port == 0 {
+        return Ok(());
+    }
+    let listener = listener::bind(&config.bind, config.metrics_port as u16).await?;
+    let shown = Arc::downgrade(node);
+    let render = Arc::new(move || shown.upgrade().map_or_else(String::new, |node| node.metrics()));
+    tokio::spawn(http::serve(listener, render, node.stopping()));
+    Ok(())
 }
 
 /// Threads that serve clients. The other cores are for what RocksDB, shipping and snapshots do meanwhile.

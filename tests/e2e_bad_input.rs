@@ -51,7 +51,9 @@ fn unknown_flags_and_settings_are_usage_errors() {
     let dir = root.path().join("data");
     let dir_text = dir.to_str().unwrap();
     let none = Vec::new();
-    for subcommand in ["primary", "replica", "restore", "snapshots", "verify", "status", "promote", "dump", "demo"] {
+    for subcommand in
+        ["primary", "replica", "restore", "snapshots", "verify", "prune", "mark", "status", "promote", "dump", "demo"]
+    {
         walferry(&[subcommand, "--no-such-flag"], &none).expect(USAGE).says("no-such-flag");
         walferry(&[subcommand, "--help"], &none).expect(OK).says("Usage");
     }

@@ -3,6 +3,8 @@
 //! Guarantees: a decoded record is the one that was encoded, to the bit. `digest` is the BLAKE3 hash, as lower-case
 //! hexadecimal digits, of the other fields as JSON without white space and with the keys of every object sorted.
 
+use super::layout::ObjectName;
+use super::store::Archive;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,6 +39,12 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Resu
         return Err(corrupt(format!("the digest is {found}, the record says {told}")));
     }
     serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))
+}
+
+/// Reads a record of the archive; `None` if it is not there.
+pub async fn read<T: DeserializeOwned>(archive: &Archive, name: &ObjectName, known: u32) -> Result<Option<T>> {
+    let body = archive.get(name).await?;
+    body.map(|body| decode(&body, &archive.full_name(name), known)).transpose()
 }
 
 fn digest(fields: &Value) -> String {

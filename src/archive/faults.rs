@@ -1,7 +1,8 @@
 //! An object store in memory that goes wrong on request, for tests.
 //!
-//! Faults are scripted: each PUT (parts included) and each GET, HEAD or LIST takes the next fault of its queue; an empty
-//! queue means that everything works. Or one fault meets the n-th request of all, so that a test can go through them.
+//! Faults are scripted: each PUT (parts included), each GET, HEAD or LIST and each DELETE takes the next fault of its
+//! queue; an empty queue means that everything works. Or one fault meets the n-th request of all, so that a test can go
+//! through them. A DELETE can also be held until it is let go.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -10,7 +11,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -45,6 +47,8 @@ pub enum Fault {
     Hang,
     /// It is answered later.
     Slow,
+    /// PUT and DELETE: this identity may not.
+    Deny,
 }
 
 /// What a request is for.
@@ -56,6 +60,8 @@ pub enum Request {
     Get,
     /// Lists objects.
     List,
+    /// Removes an object.
+    Delete,
 }
 
 impl Fault {
@@ -99,6 +105,12 @@ pub struct FaultStore {
     nth: Arc<Mutex<Nth>>,
     /// Objects in the order in which they were stored.
     stored: Arc<Mutex<Vec<Path>>>,
+    deletes: Arc<Mutex<VecDeque<Fault>>>,
+    /// DELETEs until the one that is held.
+    hold_after: Arc<Mutex<Option<usize>>>,
+    held: Arc<Notify>,
+    let_go: Arc<Notify>,
+    is_read_only: Arc<AtomicBool>,
     down: Arc<AtomicBool>,
     ignore_conditions: bool,
 }
@@ -118,6 +130,11 @@ impl FaultStore {
     /// A store that treats a create-only put as any other.
     pub fn without_conditions() -> Self {
         Self { ignore_conditions: true, ..Self::default() }
+    }
+
+    /// Another store with the same objects and no faults.
+    pub fn fork(&self) -> Self {
+        Self { inner: Arc::new(self.inner.fork()), ..Self::default() }
     }
 
     /// Queues faults for the next PUTs.
@@ -145,11 +162,37 @@ impl FaultStore {
         self.nth.lock().count
     }
 
+    /// Queues faults for the next DELETEs.
+    pub fn script_deletes(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.deletes.lock().extend(faults);
+    }
+
+    /// Holds the DELETE after the next `count` ones.
+    pub fn hold_delete(&self, count: usize) {
+        *self.hold_after.lock() = Some(count);
+    }
+
+    /// Returns when a DELETE is held.
+    pub async fn delete_held(&self) {
+        self.held.notified().await;
+    }
+
+    /// Lets the held DELETE go.
+    pub fn let_delete_go(&self) {
+        self.let_go.notify_one();
+    }
+
+    /// Denies every PUT and DELETE.
+    pub fn set_read_only(&self) {
+        self.is_read_only.store(true, Ordering::SeqCst);
+    }
+
     /// Forgets the faults not used yet.
     pub fn heal(&self) {
         self.puts.lock().clear();
         self.gets.lock().clear();
         self.nth.lock().fault = None;
+        self.deletes.lock().clear();
     }
 
     /// The store without faults: what is really there.
@@ -160,6 +203,33 @@ impl FaultStore {
     /// Makes every request fail, or work again.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    async fn delete_one(&self, location: Path) -> Result<Path> {
+        let is_held = {
+            let mut hold = self.hold_after.lock();
+            let is_held = *hold == Some(0);
+            *hold = hold.and_then(|count| count.checked_sub(1));
+            is_held
+        };
+        if is_held {
+            self.held.notify_one();
+            self.let_go.notified().await;
+        }
+        if self.is_read_only.load(Ordering::SeqCst) {
+            return Err(denied(&location));
+        }
+        match self.next(Request::Delete).await {
+            Fault::Fail | Fault::Truncate => return Err(injected()),
+            Fault::Deny => return Err(denied(&location)),
+            Fault::LoseReply => {
+                self.inner.delete(&location).await?;
+                return Err(injected());
+            }
+            Fault::Vanish => {}
+            _ => self.inner.delete(&location).await?,
+        }
+        Ok(location)
     }
 
     /// The fault of the next request, once everything about it that takes time is over.
@@ -184,7 +254,11 @@ impl FaultStore {
             nth.is_met = true;
             return fault;
         }
-        let queue = if request == Request::Put { &self.puts } else { &self.gets };
+        let queue = match request {
+            Request::Put => &self.puts,
+            Request::Get | Request::List => &self.gets,
+            Request::Delete => &self.deletes,
+        };
         queue.lock().pop_front().unwrap_or(Fault::None)
     }
 
@@ -209,6 +283,10 @@ impl fmt::Display for FaultStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FaultStore")
     }
+}
+
+fn denied(path: &Path) -> Error {
+    Error::PermissionDenied { path: path.to_string(), source: "injected".into() }
 }
 
 fn injected() -> Error {
@@ -255,7 +333,11 @@ impl ObjectStore for FaultStore {
             if self.ignore_conditions {
                 opts.mode = PutMode::Overwrite;
             }
+            if self.is_read_only.load(Ordering::SeqCst) {
+                return Err(denied(location));
+            }
             match self.next(Request::Put).await {
+                Fault::Deny => Err(denied(location)),
                 Fault::Fail => Err(injected()),
                 Fault::LoseReply => self.store(location, payload, opts).await.and(Err(injected())),
                 Fault::Vanish => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
@@ -291,7 +373,7 @@ impl ObjectStore for FaultStore {
         Box::pin(async move {
             let cut = |body: Bytes| body.slice(..body.len() / 2);
             match self.next(Request::Get).await {
-                Fault::Fail | Fault::LoseReply => Err(injected()),
+                Fault::Fail | Fault::LoseReply | Fault::Deny => Err(injected()),
                 Fault::Vanish => Err(Error::NotFound { path: location.to_string(), source: "injected".into() }),
                 Fault::Truncate => with_body(self.inner.get_opts(location, options).await?, cut).await,
                 Fault::WrongBit(bit) => {
@@ -303,7 +385,12 @@ impl ObjectStore for FaultStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let store = self.clone();
+        let delete = move |location: Result<Path>| {
+            let store = store.clone();
+            async move { store.delete_one(location?).await }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -348,7 +435,7 @@ struct FaultUpload {
 impl MultipartUpload for FaultUpload {
     fn put_part(&mut self, data: PutPayload) -> object_store::UploadPart {
         match self.store.decide(Request::Put) {
-            Fault::Fail | Fault::LoseReply | Fault::Tear => Box::pin(async { Err(injected()) }),
+            Fault::Fail | Fault::LoseReply | Fault::Tear | Fault::Deny => Box::pin(async { Err(injected()) }),
             Fault::Truncate => self.inner.put_part(half(data)),
             Fault::Hang => Box::pin(std::future::pending()),
             _ => self.inner.put_part(data),

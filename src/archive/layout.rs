@@ -107,6 +107,10 @@ pub enum ObjectName {
     RunFile(RunName, PlainName),
     /// A named restore point.
     Mark(PlainName),
+    /// What a reader or a prune is doing, for a limited time.
+    Pin(PlainName),
+    /// How far pruning has thinned history.
+    Thinned,
 }
 
 impl fmt::Display for ChunkName {
@@ -140,6 +144,8 @@ impl fmt::Display for ObjectName {
             Self::RunManifest(run) => write!(f, "{run}/{MANIFEST}"),
             Self::RunFile(run, file) => write!(f, "{run}/{file}"),
             Self::Mark(name) => write!(f, "marks/{name}.json"),
+            Self::Pin(name) => write!(f, "pins/{name}.json"),
+            Self::Thinned => f.write_str("thinned.json"),
         }
     }
 }
@@ -149,6 +155,7 @@ impl ObjectName {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let name = match text.split_once('/') {
+            None if text == "thinned.json" => Self::Thinned,
             None => Self::Identity,
             Some(("epochs", rest)) => Self::Epoch(rest.strip_suffix(".json")?.parse().ok().map(Epoch)?),
             Some(("chunks", rest)) => {
@@ -186,6 +193,7 @@ impl ObjectName {
                 if file == MANIFEST { Self::RunManifest(run) } else { Self::RunFile(run, file.parse().ok()?) }
             }
             Some(("marks", rest)) => Self::Mark(rest.strip_suffix(".json")?.parse().ok()?),
+            Some(("pins", rest)) => Self::Pin(rest.strip_suffix(".json")?.parse().ok()?),
             Some(_) => return None,
         };
         // A second spelling of a name (other width, a sign, upper case) would be a second object.
@@ -210,6 +218,8 @@ pub enum Section {
     Runs,
     /// Named restore points.
     Marks,
+    /// Pins.
+    Pins,
 }
 
 impl Section {
@@ -224,6 +234,7 @@ impl Section {
             Self::Ssts => "sst".to_owned(),
             Self::Runs => "runs".to_owned(),
             Self::Marks => "marks".to_owned(),
+            Self::Pins => "pins".to_owned(),
         }
     }
 }
@@ -265,6 +276,8 @@ mod tests {
                 "runs/00000000000000000007-00000000000000000042-00000003/sub-000000.sst".to_owned(),
             ),
             (ObjectName::Mark(plain("before-upgrade")), "marks/before-upgrade.json".to_owned()),
+            (ObjectName::Pin(plain("restore-7")), "pins/restore-7.json".to_owned()),
+            (ObjectName::Thinned, "thinned.json".to_owned()),
         ] {
             assert_eq!(name.to_string(), text);
             assert_eq!(ObjectName::parse(&text), Some(name));

@@ -77,6 +77,10 @@ pub struct Listing {
     pub ssts: BTreeMap<String, Stored>,
     /// Named restore points.
     pub marks: BTreeMap<PlainName, Stored>,
+    /// What readers and prunes are doing.
+    pub pins: BTreeMap<PlainName, Stored>,
+    /// How far pruning has thinned history; none if it never has.
+    pub thinned: Option<Stored>,
     /// Objects under the prefix that are none of the archive's; never read, never removed.
     pub foreign: u64,
 }
@@ -118,6 +122,10 @@ impl Listing {
                 ObjectName::Mark(mark) => {
                     listing.marks.insert(mark, stored);
                 }
+                ObjectName::Pin(pin) => {
+                    listing.pins.insert(pin, stored);
+                }
+                ObjectName::Thinned => listing.thinned = Some(stored),
             }
         }
         listing

@@ -18,12 +18,15 @@ pub mod identity;
 pub mod layout;
 pub mod lineage;
 pub mod listing;
+pub mod marks;
 pub mod merge;
 pub mod patience;
+pub mod pins;
 pub mod put;
 pub mod store;
 #[cfg(test)]
 mod suite;
+pub mod thinned;
 pub mod traffic;
 pub mod uploader;
 #[cfg(test)]

@@ -72,6 +72,25 @@ pub(super) fn may_pass(error: &object_store::Error) -> bool {
     )
 }
 
+/// Whether the store refuses because of who asks: another identity could.
+#[must_use]
+pub fn is_denied(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    if matches!(error, E::PermissionDenied { .. } | E::Unauthenticated { .. }) {
+        return true;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(io, Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    // One object of a bulk deletion: the code is in the text alone.
+    error.to_string().contains("AccessDenied")
+}
+
 /// Pause after the `failed`-th failure in a row: doubling from `first` to `max`, of which a random half to all.
 pub fn backoff(failed: u32, first: Duration, max: Duration) -> Duration {
     let full = first.saturating_mul(1 << failed.saturating_sub(1).min(20)).min(max);

@@ -1,9 +1,11 @@
 //! What commands ask of the node around them. Implemented by the primary's and the replica's wiring.
 
 use super::client::ClientCard;
+use crate::archive::layout::PlainName;
 use crate::config::{Config, Consistency};
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;
+use crate::log::envelope::Position;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
@@ -14,6 +16,10 @@ pub enum Task {
     ArchiveFlush,
     /// Publishes a base and answers with its csn.
     Snapshot(Consistency),
+    /// Names the state of now, by a commit of its own, and answers with its csn.
+    Mark(PlainName),
+    /// Takes a mark away.
+    Unmark(PlainName),
     /// Makes this replica a primary under a new epoch.
     Promote,
     /// Stops the process in good order.
@@ -27,6 +33,8 @@ pub enum TaskReply {
     Ok,
     /// A csn.
     Csn(Csn),
+    /// An error with a code of its own.
+    Refused(String),
     /// Nothing: the connection is closed.
     Close,
 }
@@ -42,6 +50,17 @@ pub struct Progress {
     pub durable: Csn,
     /// Last commit confirmed in the archive.
     pub archived: Csn,
+}
+
+/// A mark as `WALFERRY MARKS` tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MarkCard {
+    /// Its name.
+    pub name: PlainName,
+    /// Its commit.
+    pub at: Position,
+    /// Whether a restore finds it: `yes`, `not yet`, `no archive`, or why it never will.
+    pub archived: String,
 }
 
 /// A section of INFO: its title and its fields in order.
@@ -60,6 +79,9 @@ pub trait Host: Send + Sync {
 
     /// Sections of INFO, in Redis' order.
     fn info(&self) -> Vec<InfoSection>;
+
+    /// Marks of this node's history, by name.
+    fn marks(&self) -> Result<Vec<MarkCard>>;
 
     /// ROLE: on a primary the replicas as (address, port, acknowledged csn), on a replica its primary.
     fn role(&self) -> Role;

@@ -5,7 +5,7 @@
 
 use super::args::OwnedArgs;
 use super::client::{Client, ClientCard};
-use super::host::{Host, InfoSection, Progress, Role, Task, TaskReply};
+use super::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
 use super::reply::{Out, Protocol};
 use super::session::Session;
 use crate::commit::committer::{Committer, Start};
@@ -144,6 +144,10 @@ impl Host for TestHost {
 
     fn info(&self) -> Vec<InfoSection> {
         Vec::new()
+    }
+
+    fn marks(&self) -> Result<Vec<MarkCard>> {
+        Ok(Vec::new())
     }
 
     fn role(&self) -> Role {

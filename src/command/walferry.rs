@@ -1,14 +1,16 @@
 //! WALFERRY: what Redis has no command for.
 
 use super::args::Args;
-use super::host::Task;
+use super::host::{MarkCard, Task};
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, errors};
+use super::{Ctx, Done, Fail, errors};
+use crate::archive::layout::PlainName;
 use crate::config::Consistency;
+use crate::error::Error;
 use std::time::Duration;
 
-const HELP: [&str; 11] = [
+const HELP: [&str; 17] = [
     "WALFERRY <subcommand>. Subcommands are:",
     "CSN",
     "    Epoch and the committed, durable and archived watermarks.",
@@ -20,9 +22,16 @@ const HELP: [&str; 11] = [
     "    As STRICT, with the engines at most <ms> of commit time apart, else an error and no base.",
     "SNAPSHOT EVENTUAL",
     "    As STRICT, with the engines any time apart; it is completed in the background.",
+    "MARK name",
+    "    Names the state of now, to restore it by (--to mark:name); returns the mark's own csn.",
+    "MARKS",
+    "    Name, csn, epoch and time of each mark, and whether the archive has it.",
+    "UNMARK name",
+    "    Takes a mark away, here and in the archive.",
 ];
 
-/// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | SNAPSHOT BOUNDED ms | SNAPSHOT EVENTUAL | HELP
+/// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | SNAPSHOT BOUNDED ms | SNAPSHOT EVENTUAL | MARK name | MARKS |
+/// UNMARK name | HELP
 pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
@@ -48,12 +57,41 @@ pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
             let bound = bound.ok_or(errors::NOT_AN_INTEGER)?;
             ctx.client.task = Some(Task::Snapshot(Consistency::Bounded(bound)));
         }
+        (b"mark", _, 3) => ctx.client.task = Some(Task::Mark(mark_name(&args[2])?)),
+        (b"unmark", _, 3) => ctx.client.task = Some(Task::Unmark(mark_name(&args[2])?)),
+        (b"marks", _, 2) => write_marks(&ctx.host.marks()?, out),
         (b"help", _, 2) => {
             out.array(HELP.len());
             HELP.iter().for_each(|line| out.simple(line));
         }
-        (b"csn" | b"archive" | b"snapshot" | b"help", ..) => return Err(errors::SYNTAX.into()),
+        (b"csn" | b"archive" | b"snapshot" | b"mark" | b"marks" | b"unmark" | b"help", ..) => {
+            return Err(errors::SYNTAX.into());
+        }
         _ => return Err(errors::unknown_subcommand("WALFERRY", &args[1]).into()),
     }
     Ok(())
+}
+
+fn mark_name(text: &[u8]) -> Result<PlainName, Fail> {
+    String::from_utf8_lossy(text).parse().map_err(|error| match error {
+        Error::Config { detail, .. } => format!("ERR {detail}").into(),
+        error => Fail::Failed(error),
+    })
+}
+
+fn write_marks(marks: &[MarkCard], out: &mut Out) {
+    out.array(marks.len());
+    for MarkCard { name, at, archived } in marks {
+        out.map(5);
+        out.bulk(b"name");
+        out.bulk(name.as_str().as_bytes());
+        out.bulk(b"csn");
+        out.count(at.csn.0);
+        out.bulk(b"epoch");
+        out.count(at.epoch.0.into());
+        out.bulk(b"time");
+        out.bulk_fmt(at.time);
+        out.bulk(b"archived");
+        out.bulk(archived.as_bytes());
+    }
 }

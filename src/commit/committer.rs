@@ -18,7 +18,7 @@ use super::logs::{Logs, Rows};
 use super::sync::Syncer;
 use super::turn::{Joined, Turn};
 use super::writer::{SealedGroup, Writer};
-use crate::csn::{Csn, WalSeq};
+use crate::csn::{CommitTime, Csn, WalSeq};
 use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ use crate::log::reader::{LogPosition, LogReader};
 use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Bytes of a group's effects up to which handing it to another thread would cost more than writing it (measured on two
@@ -91,6 +91,8 @@ pub struct Committer {
     memory_keys: AtomicUsize,
     /// Bytes the memory engines hold.
     memory_bytes: AtomicUsize,
+    /// Time of the last commit.
+    committed_time: AtomicU64,
 }
 
 /// Size of the memory engines after a commit.
@@ -146,6 +148,7 @@ impl Committer {
             sink: OnceLock::new(),
             memory_keys: AtomicUsize::new(keys),
             memory_bytes: AtomicUsize::new(bytes),
+            committed_time: AtomicU64::new(position.time.0),
         }
     }
 
@@ -170,6 +173,12 @@ impl Committer {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time of the last commit, for who does not hold the lock; 0 before the first.
+    #[must_use]
+    pub fn committed_time(&self) -> CommitTime {
+        CommitTime(self.committed_time.load(Ordering::Acquire))
     }
 
     /// Takes both locks with no group open and none on its way: those that are, are written first.
@@ -330,6 +339,7 @@ impl Committer {
         if let Some(sink) = self.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after });
         }
+        self.committed_time.store(position.time.0, Ordering::Release);
         // Who is woken by it finds everything in its place.
         self.watermarks.committed.raise(position.csn);
         let oplog = logs.oplog.active_file().filter(|_| logged.oplog_bytes > 0);

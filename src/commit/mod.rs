@@ -1,12 +1,13 @@
 //! Stage 5: order and durability. The committer makes commits out of effects, one writer at a time; the syncer makes
 //! them durable; the groups tell whose replies may leave; the gate says whether writes are taken at all, the room whether
-//! the disk can take them.
+//! the disk can take them. Marks are named commits.
 
 pub mod committer;
 pub mod gate;
 pub mod groups;
 mod log_thread;
 mod logs;
+pub mod marks;
 pub mod room;
 pub mod sync;
 pub mod turn;

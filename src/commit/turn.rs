@@ -7,6 +7,7 @@ use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
 use super::writer::Writer;
 use crate::csn::{Csn, Epoch};
+use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
@@ -162,6 +163,12 @@ impl<'a> Turn<'a> {
         assert!(self.joined.writer.pending.is_empty(), "an epoch starts between groups");
         self.logs.position.epoch = epoch;
         self.logs.oplog.set_epoch(epoch);
+    }
+
+    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have.
+    pub fn commit_with(&mut self, effect: impl FnOnce(&mut Effects, Position)) -> Position {
+        let epoch = self.logs.position.epoch;
+        self.joined.writer.commit_with(epoch, effect)
     }
 
     /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.

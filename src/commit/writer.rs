@@ -102,6 +102,19 @@ impl Writer {
         Some(self.last)
     }
 
+    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have.
+    pub(super) fn commit_with(&mut self, epoch: Epoch, effect: impl FnOnce(&mut Effects, Position)) -> Position {
+        let from = self.committed_extent();
+        assert!(from == self.effects.extent(), "what was done before is another commit");
+        let position = Position { csn: self.last.next(), time: self.clock.tick(), epoch };
+        effect(&mut self.effects, position);
+        let until = self.effects.extent();
+        assert!(until != from, "a commit has an effect");
+        self.last = position.csn;
+        self.pending.push(PendingCommit { csn: position.csn, time: position.time, from, until });
+        position
+    }
+
     /// How far the effects reach that belong to commits.
     pub(super) fn committed_extent(&self) -> Extent {
         self.pending.last().map(|commit| commit.until).unwrap_or_default()

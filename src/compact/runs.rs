@@ -60,7 +60,7 @@ pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
     let history = History::read(archive, options.epoch).await?;
     let until = match options.until {
         Target::Latest => Csn(u64::MAX),
-        target => history.plan(target).await?.plan.target,
+        target => history.plan(&target).await?.plan.target,
     };
     let done = compacted_until(&history, options.grain).await?;
     let total = history.listing.chunks.values().map(|stored| stored.size).sum();
@@ -117,7 +117,7 @@ fn starts(history: &History, done: Csn) -> Vec<Csn> {
 
 /// Builds the runs of a stretch of chunks without a gap.
 async fn stretch(history: &History, mut work: Work, meter: &Arc<Meter>, report: &mut Report) -> Result<()> {
-    let mut commits = CatchUp::of(history, work.at.csn)?;
+    let mut commits = CatchUp::of(history, work.at.csn).await?;
     while let Some(next) = commits.next().await? {
         meter.add(next.iter().map(|commit| commit.effect_bytes() as u64).sum());
         report.commits += next.len() as u64;

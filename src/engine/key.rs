@@ -9,6 +9,7 @@
 //! stream    slot u16 | key length u32 | key | generation u64 | ms u64 | seq u64
 //! default   0xFFFF | "csn"                                                  csn, time and epoch of the last commit
 //! default   0xFFFF | "x" | expiry ms u64 | key                              expiry index (a hint, checked when it is due)
+//! default   0xFFFF | "m" | name                                             a mark: csn, time and epoch of its own commit
 //! ```
 //!
 //! All integers here are big-endian, because they are ordered.
@@ -23,6 +24,8 @@ pub const SYSTEM: [u8; 2] = [0xFF, 0xFF];
 pub const CSN_KEY: &[u8] = b"\xFF\xFFcsn";
 /// First bytes of the expiry index.
 const EXPIRY_PREFIX: &[u8] = b"\xFF\xFFx";
+/// First bytes of the marks.
+const MARK_PREFIX: &[u8] = b"\xFF\xFFm";
 
 const CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
 
@@ -196,6 +199,24 @@ pub fn parse_expiry(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*at), key))
 }
 
+/// Key of a mark.
+#[must_use]
+pub fn mark(name: &str) -> Vec<u8> {
+    [MARK_PREFIX, name.as_bytes()].concat()
+}
+
+/// The range of all marks.
+#[must_use]
+pub fn mark_range() -> Range<Vec<u8>> {
+    prefix_range(MARK_PREFIX.to_vec())
+}
+
+/// Name in the key of a mark; `None` if it is not one.
+#[must_use]
+pub fn parse_mark(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes.strip_prefix(MARK_PREFIX)?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,5 +252,15 @@ mod tests {
         assert!(expiry(9, b"z") < expiry(10, b"a"));
         assert_eq!(parse_expiry(&expiry(10, b"a")), Some((10, &b"a"[..])));
         assert_eq!(user_key(CSN_KEY), None);
+    }
+
+    #[test]
+    fn marks_are_neither_keys_nor_expiry_entries() {
+        let key = mark("before-upgrade");
+        assert_eq!(parse_mark(&key), Some("before-upgrade"));
+        assert!(mark_range().contains(&key) && !mark_range().contains(&CSN_KEY.to_vec()));
+        assert!(!user_range().contains(&key) && !expiry_range(0, u64::MAX).contains(&key), "what FLUSHALL clears");
+        assert_eq!(user_key(&key), None);
+        assert_eq!(parse_mark(&expiry(1, b"k")), None);
     }
 }

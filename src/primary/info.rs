@@ -54,7 +54,7 @@ fn clients(node: &Node) -> Fields {
 }
 
 /// Resident bytes of this process.
-fn resident_bytes() -> u64 {
+pub(super) fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
     pages * rustix::param::page_size() as u64
@@ -184,11 +184,50 @@ fn walferry(node: &Node) -> Fields {
         refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
     all.push(("writes_refused".to_owned(), reason.unwrap_or_default()));
     all.extend(archive(node));
+    all.extend(pruning(node));
     all.extend(fields([
         ("io_backend", node.backends.description.clone()),
         ("io_backend_reason", node.backends.reason.clone()),
     ]));
     all
+}
+
+/// What can be restored, what would be lost, what it cost.
+fn safety(node: &Node) -> Fields {
+    let safety = node.safety();
+    let csn = |csn: Option<crate::csn::Csn>| csn.map_or_else(String::new, |csn| csn.to_string());
+    let time = |time: Option<crate::csn::CommitTime>| time.map_or_else(String::new, |time| time.to_string());
+    let traffic = node.archive.as_ref().map(crate::archive::store::Archive::traffic);
+    let count = |counter: fn(&crate::archive::traffic::Traffic) -> &std::sync::atomic::AtomicU64| {
+        traffic.map_or(0, |traffic| counter(traffic).load(Ordering::Relaxed)).to_string()
+    };
+    fields([
+        ("restorable_from_csn", csn(safety.restorable_from)),
+        ("restorable_from_time", time(safety.restorable_from_time)),
+        ("restorable_until_csn", csn(safety.restorable_from.map(|_| safety.archived))),
+        ("restorable_until_time", time(safety.restorable_from.and(safety.archived_time))),
+        ("rpo_ms", format!("{:.0}", safety.rpo.unwrap_or_default() * 1000.0)),
+        ("archive_puts", count(|traffic| &traffic.puts)),
+        ("archive_gets", count(|traffic| &traffic.gets)),
+        ("archive_heads", count(|traffic| &traffic.heads)),
+        ("archive_lists", count(|traffic| &traffic.lists)),
+        ("archive_deletes", count(|traffic| &traffic.deletes)),
+        ("archive_retries", count(|traffic| &traffic.retries)),
+        ("archive_failures", count(|traffic| &traffic.failures)),
+    ])
+}
+
+/// The schedule of prunes and how the last one ended.
+fn pruning(node: &Node) -> Fields {
+    let (config, last) = (node.config(), node.last_prune.lock().clone());
+    fields([
+        ("keep", config.keep.to_string()),
+        ("prune_interval_ms", config.prune_interval.as_millis().to_string()),
+        ("last_prune_ms", last.ended_ms.to_string()),
+        ("last_prune_objects", last.removed.to_string()),
+        ("last_prune_bytes", last.bytes_removed.to_string()),
+        ("last_prune_error", last.error.unwrap_or_default()),
+    ])
 }
 
 fn archive(node: &Node) -> Fields {
@@ -227,6 +266,7 @@ fn archive(node: &Node) -> Fields {
         ("merge_last_error", merges.last_error.unwrap_or_default()),
     ]));
     all.extend(bases(node));
+    all.extend(safety(node));
     if let Some(second) = &side.second {
         all.extend(archive_2(&node.config().archive_2, second.status()));
     }

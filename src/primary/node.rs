@@ -6,11 +6,12 @@
 
 use super::info;
 use super::open::Opened;
+use super::pruning::LastPrune;
 use super::shipping::Shipping;
 use super::snapshots::Snapshots;
 use crate::archive::store::Archive;
 use crate::command::client::ClientCard;
-use crate::command::host::{Host, InfoSection, Progress, Role, Task, TaskReply};
+use crate::command::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
 use crate::config::Config;
@@ -19,6 +20,7 @@ use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
 use crate::engine::keyspace::{Keyspace, scanned_key};
 use crate::error::{Error, Result};
 use crate::io::Backends;
+use crate::restore::census::Census;
 use crate::server::connection::Service;
 use crate::ship::source::CommitSource;
 use crate::ship::tail::Tail;
@@ -102,6 +104,10 @@ pub struct Node {
     pub stats: Stats,
     stop: watch::Sender<bool>,
     key_count: Mutex<KeyCount>,
+    /// What the archive held when this node listed it last.
+    pub census: Mutex<Option<Census>>,
+    /// How the last scheduled prune ended.
+    pub last_prune: Mutex<LastPrune>,
 }
 
 /// The last count of the disk engines' keys.
@@ -156,6 +162,8 @@ impl Node {
             stats: Stats { started: Instant::now(), commands: AtomicU64::new(0) },
             stop: watch::Sender::new(false),
             key_count: Mutex::default(),
+            census: Mutex::default(),
+            last_prune: Mutex::default(),
         })
     }
 
@@ -370,6 +378,10 @@ impl Host for Node {
         info::sections(self)
     }
 
+    fn marks(&self) -> Result<Vec<MarkCard>> {
+        self.mark_cards()
+    }
+
     fn role(&self) -> Role {
         let committed = self.committer.watermarks.committed.get();
         match self.link.get().filter(|_| self.is_replica()) {
@@ -444,6 +456,8 @@ impl Host for Node {
                 Task::Snapshot(consistency) => {
                     self.snapshots.publish(&self.arc(), consistency).await.map(TaskReply::Csn)
                 }
+                Task::Mark(name) => self.mark(name).await,
+                Task::Unmark(name) => self.unmark(name).await,
                 Task::Promote => self.promote().await,
                 Task::Shutdown => {
                     self.request_stop();

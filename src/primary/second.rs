@@ -287,7 +287,7 @@ impl Run {
         write_epochs(&archive, &self.epochs).await?;
         let epoch = node.identity().epoch();
         let (listing, lineage) = shipping::read_listing(&archive, epoch).await?;
-        let mut archived = archived_until(&listing, &lineage);
+        let mut archived = archived_until(&archive, &listing, &lineage).await?;
         let committed = node.committer.watermarks.committed.get();
         if archived > committed {
             let detail = format!(

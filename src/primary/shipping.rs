@@ -4,6 +4,7 @@
 //! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
 //! logs do not reach back that far a base is published at once, so that history goes on.
 
+use super::marks::MarkKeeper;
 use super::merging::Merging;
 use super::node::Node;
 use super::second::Second;
@@ -16,6 +17,7 @@ use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::store::{Archive, Opening};
+use crate::archive::thinned::Thinned;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
 use crate::command::host::Host;
@@ -29,6 +31,8 @@ use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
+use crate::restore::census::Census;
+use crate::restore::history::History;
 use crate::restore::reach::Reach;
 use crate::restore::torn::drop_torn;
 use crate::ship::cutter::{CutFrom, Cutter};
@@ -64,6 +68,10 @@ pub struct ArchiveSide {
     pub merging: Merging,
     /// The second archive, if one is configured.
     pub second: Option<Arc<Second>>,
+    /// Brings marks into the archive.
+    pub marks: Arc<MarkKeeper>,
+    /// Whether the logs did not reach back to the archive's end: what can be restored begins with the next base.
+    pub began_with_hole: bool,
     task: JoinHandle<()>,
 }
 
@@ -156,8 +164,8 @@ pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: C
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
 /// commit on, and those from each base or compacted run on. A run that leads on goes for the chunks whose place it has
-/// taken. Never empty.
-fn archived_stretches(listing: &Listing, lineage: &Lineage) -> Vec<Csn> {
+/// taken. Never empty. What pruning has let go is not among them: it is owed no more.
+async fn archived_stretches(archive: &Archive, listing: &Listing, lineage: &Lineage) -> Result<Vec<Csn>> {
     let bases: Vec<BaseStart> = listing.base_starts().filter(|start| lineage.contains(start.base)).collect();
     let starts: BTreeSet<(Csn, Csn)> =
         bases.iter().map(|start| (start.after, start.base.csn)).chain([<_>::default()]).collect();
@@ -168,7 +176,13 @@ fn archived_stretches(listing: &Listing, lineage: &Lineage) -> Vec<Csn> {
     let ends: BTreeSet<Csn> = by_chunks.chain(reach.ranges.iter().map(|range| range.until)).collect();
     let run_leads_on =
         |end: &Csn| listing.whole_runs().any(|run| run.first.prev() == *end && lineage.contains_run(run));
-    ends.into_iter().filter(|end| !run_leads_on(end)).collect()
+    let thinned = match listing.thinned {
+        Some(_) => Thinned::read(archive).await?.until(lineage),
+        None => Csn::ZERO,
+    };
+    let last = ends.last().copied();
+    let is_owed = |end: &Csn| (*end >= thinned && !run_leads_on(end)) || Some(*end) == last;
+    Ok(ends.into_iter().filter(is_owed).collect())
 }
 
 /// What the archive holds, and the line of `epoch`, which this node has claimed. Chunks that a writer died over do not
@@ -184,9 +198,9 @@ pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Lis
 }
 
 /// The last commit of this line of history that a listing can restore.
-pub(super) fn archived_until(listing: &Listing, lineage: &Lineage) -> Csn {
-    let stretches = archived_stretches(listing, lineage);
-    stretches.last().copied().expect("there is one from the first commit on")
+pub(super) async fn archived_until(archive: &Archive, listing: &Listing, lineage: &Lineage) -> Result<Csn> {
+    let stretches = archived_stretches(archive, listing, lineage).await?;
+    Ok(stretches.last().copied().expect("there is one from the first commit on"))
 }
 
 /// The last commit that the archive holds of `lineage` without a gap behind `after`.
@@ -281,6 +295,7 @@ impl Shipping {
             tracing::warn!("the archive did not take everything before the stop; the rest waits in the spool");
         }
         archive.task.abort();
+        archive.marks.stop();
     }
 }
 
@@ -288,7 +303,10 @@ impl ArchiveSide {
     async fn start(node: &Arc<Node>, archive: &Archive) -> Result<Self> {
         let epoch = node.identity().epoch();
         let (listing, lineage) = read_listing(archive, epoch).await?;
-        let stretches = archived_stretches(&listing, &lineage);
+        let stretches = archived_stretches(archive, &listing, &lineage).await?;
+        let ledger = Arc::new(Ledger::of(&listing));
+        let history = History { archive: archive.clone(), cluster: node.identity().cluster, listing, lineage };
+        *node.census.lock() = Some(Census::of(&history).await);
         let committed = node.committer.watermarks.committed.get();
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
             return Err(Error::Gap {
@@ -342,7 +360,6 @@ impl ArchiveSide {
         if line.is_some() {
             spool.keep_for_second(from.position.csn);
         }
-        let ledger = Arc::new(Ledger::of(&listing));
         let source = Arc::new(LedgerSource::new(Arc::clone(&spool), Arc::clone(&ledger)));
         let (uploader, status) = Uploader::new(archive, source, epoch, archived, settings);
         let merging = Merging::start(node, archive, ledger, status.clone());
@@ -362,7 +379,10 @@ impl ArchiveSide {
             node.snapshots.request();
         }
         let second = line.map(|line| Second::start(node, &spool, &cutter, line));
-        Ok(Self { cutter, spool, uploader: status, fence_each_ack, merging, second, task })
+        let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
+        let marks = MarkKeeper::start(node, archive, trusted_after).await?;
+        let began_with_hole = needs_base;
+        Ok(Self { cutter, spool, uploader: status, fence_each_ack, merging, second, marks, began_with_hole, task })
     }
 }
 

@@ -5,12 +5,14 @@
 
 use super::fetch::ChunkFetch;
 use super::history::{History, full_name};
+use super::hold::Hold;
 use super::plan::steps;
 use super::torn::drop_torn;
 use super::unpack::Unpacker;
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
+use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
@@ -23,6 +25,8 @@ pub struct CatchUp {
     fetch: ChunkFetch,
     unpacker: Option<Unpacker>,
     until: Csn,
+    /// None if there is nothing to read, and at the end.
+    hold: Option<Hold>,
 }
 
 impl CatchUp {
@@ -31,15 +35,16 @@ impl CatchUp {
     pub async fn open(archive: &Archive, lineage: &Lineage, after: Csn) -> Result<Self> {
         let mut listing = Listing::read(archive).await?;
         drop_torn(archive, &mut listing, lineage).await?;
-        Self::over(archive, &listing, lineage, after)
+        Self::over(archive, &listing, lineage, after).await
     }
 
     /// As [`CatchUp::open`], of a history already read.
-    pub fn of(history: &History, after: Csn) -> Result<Self> {
-        Self::over(&history.archive, &history.listing, &history.lineage, after)
+    pub async fn of(history: &History, after: Csn) -> Result<Self> {
+        Self::over(&history.archive, &history.listing, &history.lineage, after).await
     }
 
     /// What follows `after` without a gap, of a listing already read: perhaps nothing, whatever there is behind a gap.
+    /// Nothing is pinned.
     #[must_use]
     pub fn contiguous(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Self {
         let coverage = lineage.cover(listing.chunks.keys().copied(), after);
@@ -49,11 +54,12 @@ impl CatchUp {
             fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
             unpacker: Some(Unpacker::new(lineage.clone(), after, CommitTime::default())),
             until,
+            hold: None,
         }
     }
 
-    fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
-        let found = Self::contiguous(archive, listing, lineage, after);
+    async fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
+        let mut found = Self::contiguous(archive, listing, lineage, after);
         let coverage = lineage.cover(listing.chunks.keys().copied(), after);
         let on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
         let newest_base = on_line.map(|start| start.base.csn).max();
@@ -64,6 +70,10 @@ impl CatchUp {
                 expected: after.next(),
                 found: format!("nothing until csn {known}"),
             });
+        }
+        if found.until > after {
+            let range = PinRange { from: after, until: found.until, epoch: Some(lineage.leaf()) };
+            found.hold = Some(Hold::take(archive, "catch-up", range).await);
         }
         Ok(found)
     }
@@ -76,7 +86,12 @@ impl CatchUp {
 
     /// The next commits, never an empty slice; `None` at the end. Not to be called again after an error.
     pub async fn next(&mut self) -> Result<Option<Arc<[CommitRecord]>>> {
-        let Some((step, fetched)) = self.fetch.next().await else { return Ok(None) };
+        let Some((step, fetched)) = self.fetch.next().await else {
+            if let Some(hold) = self.hold.take() {
+                hold.release().await;
+            }
+            return Ok(None);
+        };
         let bytes = fetched?;
         let what = full_name(&self.archive, &ObjectName::Chunk(step.chunk));
         let mut unpacker = self.unpacker.take().expect("not called after an error");

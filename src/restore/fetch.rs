@@ -10,10 +10,11 @@ use crate::archive::store::Archive;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use bytes::Bytes;
-use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -97,14 +98,31 @@ pub async fn fetch_files(
     files: Vec<FileFetch>,
     arrived: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    stream::iter(files)
-        .map(|file| fetch_file(archive, Arc::clone(io), file, arrived))
-        .buffer_unordered(FILES_IN_FLIGHT_MAX)
-        .try_collect()
-        .await
+    let gives_up = AtomicBool::new(false);
+    let fetch = |file| fetch_file(archive, Arc::clone(io), file, arrived, &gives_up);
+    let mut fetching = stream::iter(files).map(fetch).buffer_unordered(FILES_IN_FLIGHT_MAX);
+    let mut outcome = Ok(());
+    // After an error, too, to the end: nobody may write into the directory any more when this returns.
+    while let Some(fetched) = fetching.next().await {
+        if fetched.is_err() {
+            gives_up.store(true, Ordering::Relaxed);
+            outcome = outcome.and(fetched);
+        }
+    }
+    outcome
 }
 
-async fn fetch_file(archive: &Archive, io: Arc<dyn Io>, file: FileFetch, arrived: &(dyn Fn(u64) + Sync)) -> Result<()> {
+/// Fetches one file; ends early, without an error, once the others have given up.
+async fn fetch_file(
+    archive: &Archive,
+    io: Arc<dyn Io>,
+    file: FileFetch,
+    arrived: &(dyn Fn(u64) + Sync),
+    gives_up: &AtomicBool,
+) -> Result<()> {
+    if gives_up.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let (sender, receiver) = mpsc::channel(1);
     let path = file.path.clone();
     let writer = tokio::task::spawn_blocking(move || write(&*io, &path, receiver));
@@ -113,12 +131,15 @@ async fn fetch_file(archive: &Archive, io: Arc<dyn Io>, file: FileFetch, arrived
         arrived(piece.as_ref().map_or(0, |bytes| bytes.len() as u64));
         let failed = piece.is_err();
         // A writer that has stopped listening has failed, and tells why below.
-        if sender.send(piece).await.is_err() || failed {
+        if sender.send(piece).await.is_err() || failed || gives_up.load(Ordering::Relaxed) {
             break;
         }
     }
     drop(sender);
     let hash = writer.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    if gives_up.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     check_hash(&full_name(archive, &file.object), hash, file.blake3)
 }
 

@@ -6,8 +6,9 @@ use crate::archive::layout::{ObjectName, RunName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::store::Archive;
+use crate::archive::thinned::Thinned;
 use crate::cluster::ClusterId;
-use crate::csn::Epoch;
+use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
@@ -61,6 +62,14 @@ impl History {
         Reach::with_runs(&self.listing, &self.lineage, starts, is_run_usable)
     }
 
+    /// Up to which csn pruning has thinned this line.
+    pub async fn thinned_until(&self) -> Result<Csn> {
+        match self.listing.thinned {
+            Some(_) => Ok(Thinned::read(&self.archive).await?.until(&self.lineage)),
+            None => Ok(Csn::ZERO),
+        }
+    }
+
     /// A base's manifest.
     pub async fn manifest(&self, start: BaseStart) -> Result<Manifest> {
         read_manifest(&self.archive, self.cluster, start).await
@@ -73,7 +82,7 @@ impl History {
 }
 
 /// A run's manifest, which must be that of this run of this cluster.
-pub(super) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run: RunName) -> Result<RunManifest> {
+pub(crate) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run: RunName) -> Result<RunManifest> {
     let name = ObjectName::RunManifest(run);
     let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
     let what = full_name(archive, &name);
@@ -123,7 +132,5 @@ pub(super) fn full_name(archive: &Archive, name: &ObjectName) -> String {
 
 /// A listed object that is not there when it is read.
 pub(super) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
-    let detail = "it was listed and then not there. If a prune or a merge is under way, try again; else it was removed by somebody \
-                  else";
-    Error::corrupt(full_name(archive, name), "the object", detail)
+    Error::Vanished { what: full_name(archive, name) }
 }

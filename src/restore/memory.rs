@@ -30,7 +30,7 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
     if csn == Csn::ZERO {
         return Ok((Memory::new(), Position::default()));
     }
-    let planned = history.plan(Target::At(csn)).await?;
+    let planned = history.plan(&Target::At(csn)).await?;
     let (mut memory, mut at) = match &planned.manifest {
         None => (Memory::new(), Position::default()),
         Some(manifest) => {

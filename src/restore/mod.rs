@@ -10,20 +10,24 @@
 //! torn      chunks that a writer died over
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! copy      into another archive         repair    completes an eventual base
+//! hold      the pin of a reader          census    an archive in few figures
 //! ```
 //!
 //! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
 //! then it carries a marker that keeps it from being opened. A directory that holds anything is refused before anything
-//! is fetched. Clocks play no part: expired keys are restored as they were.
+//! is fetched. Clocks play no part: expired keys are restored as they were. What is read is pinned, so that a prune spares
+//! it; an object that is gone all the same is planned around, a few times.
 //! Non-goals: choosing an epoch for new writes (the next primary does), pruning.
 
 mod apply;
 mod base;
 pub mod catch_up;
+pub mod census;
 pub mod copy;
 pub mod fetch;
 mod follow;
 pub mod history;
+mod hold;
 pub(crate) mod memory;
 pub mod plan;
 pub mod progress;
@@ -43,9 +47,10 @@ pub mod verify;
 mod verify_runs;
 
 use crate::archive::lineage::Lineage;
+use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
-use crate::directory::{DataDir, EpochStart, Identity, LastRole};
+use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
 use crate::error::{Error, Kind, Result};
 use crate::io::Io;
 use crate::log::envelope::Position;
@@ -54,6 +59,7 @@ use crate::snapshot::local;
 use crate::snapshot::manifest::Manifest;
 use apply::Engines;
 use history::History;
+use hold::Hold;
 use progress::{Meter, Phase, ProgressSink};
 use resolve::Planned;
 use serde::Serialize;
@@ -69,9 +75,8 @@ pub use verify::{VerifyReport, verify_archive};
 
 /// Chunks that wait between fetching and unpacking, beside those in flight.
 const ARRIVALS_MAX: usize = 1;
-
-/// Listings of one restore until what is listed and cannot be read counts as damaged.
-const LISTINGS_MAX: u32 = 2;
+/// How often a restore plans again because something that was listed was gone.
+const REPLANS_MAX: u32 = 3;
 
 /// What to restore, where to, and how.
 #[derive(Clone)]
@@ -111,12 +116,14 @@ pub struct Report {
     pub commits: u64,
     /// Commits of the runs that were taken over.
     pub run_commits: u64,
-    /// What was passed over on the way, and why; empty if the plan was followed.
+    /// What was passed over on the way, and why, and what was unusual and did no harm.
     pub remarks: Vec<String>,
     /// How long each phase took.
     pub seconds: Seconds,
     /// What the finished directory was checked for.
     pub checks: Checks,
+    /// How often it was planned again because a prune had removed what was listed.
+    pub replans: u32,
 }
 
 /// Seconds of the phases.
@@ -176,26 +183,101 @@ pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress:
 }
 
 async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Report> {
-    let dir = DataDir::new(&options.dir);
-    require_empty(&dir)?;
-    let mut watch = Stopwatch::start();
-    Meter::begin(&options.progress, Phase::Plan, 0);
-    let (history, planned) = read_and_plan(archive, &options, role).await?;
-    let mut seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
-    let lock = dir.lock()?;
-    require_empty(&dir)?;
-    dir.begin_restore()?;
+    require_empty(&DataDir::new(&options.dir))?;
+    let purpose = if role == LastRole::Replica { "bootstrap" } else { "restore" };
+    // What is needed is not known yet: everything is held while it is planned.
+    let hold = Hold::take(archive, purpose, PinRange::ALL).await;
+    let outcome = build_held(archive, &options, role, &hold).await;
+    let remark = hold.remark.clone();
+    hold.release().await;
+    outcome.map(|mut report| {
+        report.remarks.extend(remark);
+        report
+    })
+}
 
-    let engines = begin(&history, &planned, &dir, &options).await?;
+/// Plans and fills the directory; plans again if something listed is gone.
+async fn build_held(archive: &Archive, options: &Options, role: LastRole, hold: &Hold) -> Result<Report> {
+    let dir = DataDir::new(&options.dir);
+    let mut wanted = (options.target.clone(), options.epoch);
+    let mut lock: Option<Arc<DirLock>> = None;
+    let mut replans = 0;
+    loop {
+        let mut watch = Stopwatch::start();
+        let filled = async {
+            let (history, planned) = plan_for(archive, &wanted, role, options).await?;
+            // The same commit of the same line, whatever happens meanwhile.
+            wanted = (Target::At(planned.plan.target), Some(planned.plan.leaf));
+            hold.change(range_of(&planned)).await;
+            let seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
+            let lock = match &lock {
+                Some(lock) => Arc::clone(lock),
+                None => {
+                    let taken = Arc::new(dir.lock()?);
+                    require_empty(&dir)?;
+                    dir.begin_restore()?;
+                    Arc::clone(lock.insert(taken))
+                }
+            };
+            fill(&history, planned, &dir, options, role, lock, (watch, seconds)).await
+        }
+        .await;
+        match filled {
+            Err(error @ Error::Vanished { .. }) if replans < REPLANS_MAX => {
+                replans += 1;
+                tracing::warn!(%error, "a prune is under way; the restore is planned again");
+                if lock.is_some() {
+                    dir.clear_restore()?;
+                }
+            }
+            outcome => return outcome.map(|report| Report { replans, ..report }),
+        }
+    }
+}
+
+async fn plan_for(
+    archive: &Archive,
+    (target, epoch): &(Target, Option<Epoch>),
+    role: LastRole,
+    options: &Options,
+) -> Result<(History, Planned)> {
+    Meter::begin(&options.progress, Phase::Plan, 0);
+    let history = History::read(archive, *epoch).await?;
+    // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is filled.
+    let latest = match (role, target) {
+        (LastRole::Replica, Target::Latest) => history.reach().latest().map(Target::At),
+        _ => None,
+    };
+    let planned = history.plan(latest.as_ref().unwrap_or(target)).await?;
+    Ok((history, planned))
+}
+
+/// What a plan reads.
+fn range_of(planned: &Planned) -> PinRange {
+    let plan = &planned.plan;
+    PinRange { from: plan.after, until: plan.target, epoch: Some(plan.leaf) }
+}
+
+/// Carries a plan out in the locked directory.
+async fn fill(
+    history: &History,
+    planned: Planned,
+    dir: &DataDir,
+    options: &Options,
+    role: LastRole,
+    lock: Arc<DirLock>,
+    (mut watch, mut seconds): (Stopwatch, Seconds),
+) -> Result<Report> {
+    let engines = begin(history, &planned, dir, options).await?;
     seconds.base = watch.lap();
-    let (engines, followed) = follow::follow(&history, &planned, engines, &options).await?;
+    let (engines, followed) = follow::follow(history, &planned, engines, options).await?;
     seconds.log = watch.lap();
     Meter::begin(&options.progress, Phase::Finish, 0);
-    let identity = identity_of(&history, &planned.plan, role)?;
+    let identity = identity_of(history, &planned.plan, role)?;
     let plan = planned.plan;
     let base_files = planned.manifest.as_ref().map_or(0, Manifest::file_count);
     let ended = {
-        let (io, target) = (Arc::clone(&options.io), plan.target);
+        let (io, target, dir) = (Arc::clone(&options.io), plan.target, dir.clone());
         blocking(move || {
             let _locked_until_the_end = lock;
             finish(engines, target, &*io, &dir, &identity)
@@ -226,27 +308,9 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
             zsets: ended.zsets,
             sst_bytes: ended.sst_bytes,
         },
+        replans: 0,
         plan,
     })
-}
-
-/// Reads and plans, anew if an object that was listed was merged or pruned before it could be read.
-async fn read_and_plan(archive: &Archive, options: &Options, role: LastRole) -> Result<(History, Planned)> {
-    let mut listings = 0;
-    loop {
-        let history = History::read(archive, options.epoch).await?;
-        // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is
-        // filled.
-        let target = match (role, history.reach().latest()) {
-            (LastRole::Replica, Some(latest)) => Target::At(latest),
-            _ => options.target,
-        };
-        listings += 1;
-        match history.plan(target).await {
-            Err(Error::Corrupt { .. }) if listings < LISTINGS_MAX => {}
-            planned => return planned.map(|planned| (history, planned)),
-        }
-    }
 }
 
 fn require_empty(dir: &DataDir) -> Result<()> {

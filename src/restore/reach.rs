@@ -98,6 +98,15 @@ impl Reach {
         Self { ranges, coarse, gaps, known_until }
     }
 
+    /// The gaps up to a csn and those above it; one that spans it is cut there.
+    #[must_use]
+    pub fn gaps_until(&self, csn: Csn) -> (Vec<CsnRange>, Vec<CsnRange>) {
+        let below = self.gaps.iter().map(|gap| CsnRange { until: gap.until.min(csn), ..*gap });
+        let above = self.gaps.iter().map(|gap| CsnRange { from: gap.from.max(csn.next()), ..*gap });
+        let is_any = |gap: &CsnRange| gap.from <= gap.until;
+        (below.filter(is_any).collect(), above.filter(is_any).collect())
+    }
+
     /// Whether the commit can be restored.
     #[must_use]
     pub fn contains(&self, csn: Csn) -> bool {

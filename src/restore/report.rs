@@ -7,6 +7,7 @@ use super::times::Times;
 use crate::archive::epochs::EpochRecord;
 use crate::archive::layout::{BaseName, RunName};
 use crate::archive::listing::BaseStart;
+use crate::archive::marks;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -33,6 +34,10 @@ pub struct SnapshotsReport {
     pub coarse: Vec<CsnRange>,
     /// Commits after the first restorable one that are known to exist but are missing.
     pub gaps: Vec<CsnRange>,
+    /// Such commits that the retention policy let go.
+    pub thinned: Vec<CsnRange>,
+    /// All marks, by name.
+    pub marks: Vec<MarkReport>,
     /// All compacted runs that are whole, by first csn.
     pub runs: Vec<RunReport>,
     /// All epochs, oldest first.
@@ -112,6 +117,47 @@ impl From<&Manifest> for BaseContent {
     }
 }
 
+/// A mark.
+#[derive(Clone, Debug, Serialize)]
+pub struct MarkReport {
+    /// Its name.
+    pub name: String,
+    /// Its commit; none if the record cannot be read.
+    pub csn: Option<Csn>,
+    /// The epoch that made it.
+    pub epoch: Option<Epoch>,
+    /// When, microseconds since the Unix epoch.
+    pub time: Option<CommitTime>,
+    /// Whether it lies on the reported line of history.
+    pub is_on_line: bool,
+    /// Why the record cannot be read.
+    pub problem: Option<String>,
+}
+
+async fn read_marks(history: &History) -> Result<Vec<MarkReport>> {
+    let mut reports = Vec::new();
+    for name in history.listing.marks.keys() {
+        let unread =
+            MarkReport { name: name.to_string(), csn: None, epoch: None, time: None, is_on_line: false, problem: None };
+        match marks::read(&history.archive, name).await {
+            Ok(Some(mark)) => reports.push(MarkReport {
+                csn: Some(mark.csn),
+                epoch: Some(mark.epoch),
+                time: Some(mark.time),
+                is_on_line: mark.is_on(&history.lineage),
+                ..unread
+            }),
+            // Taken away since it was listed.
+            Ok(None) => {}
+            Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
+                reports.push(MarkReport { problem: Some(error.to_string()), ..unread });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reports)
+}
+
 /// Restorable commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct RangeReport {
@@ -150,6 +196,8 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         let (content, problem) = match outcome {
             Ok(manifest) => (Some(BaseContent::from(&manifest)), None),
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => (None, Some(error.to_string())),
+            // Pruned since it was listed.
+            Err(Error::Vanished { .. }) => continue,
             Err(error) => return Err(error),
         };
         bases.push(BaseReport { name, csn: name.csn, after, epoch: name.epoch, is_on_line, content, problem });
@@ -158,6 +206,8 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         bases.iter().any(|report| (report.name, report.after) == (start.base, start.after) && report.problem.is_none())
     };
     let reach = history.reach_of(is_usable);
+    let (thinned, gaps) = reach.gaps_until(history.thinned_until().await?);
+    let marks = read_marks(&history).await?;
     let mut times = Times::of(&history);
     let mut ranges = Vec::new();
     for CsnRange { from, until } in reach.ranges {
@@ -170,7 +220,9 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         bases,
         ranges,
         coarse: reach.coarse,
-        gaps: reach.gaps,
+        gaps,
+        thinned,
+        marks,
         runs: history.listing.whole_runs().map(|run| run_report(&history, run)).collect(),
         epochs: history.listing.epochs.records().cloned().collect(),
         chunks: history.listing.chunks.len() as u64,

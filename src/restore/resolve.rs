@@ -6,8 +6,9 @@ use super::plan::{ChunkStep, Plan, RunStep, SkippedBase, SkippedRun, plan_withou
 use super::reach::CsnRange;
 use super::target::Target;
 use super::times::Times;
-use crate::archive::layout::RunName;
+use crate::archive::layout::{PlainName, RunName};
 use crate::archive::listing::BaseStart;
+use crate::archive::marks;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
@@ -66,12 +67,13 @@ pub(super) fn legs(chunks: &[ChunkStep], runs: &[RunStep], manifests: &[RunManif
 
 impl History {
     /// The plan for a target. A base or a run whose manifest cannot be used is passed over.
-    pub async fn plan(&self, target: Target) -> Result<Planned> {
+    pub async fn plan(&self, target: &Target) -> Result<Planned> {
         let mut times = Times::of(self);
         let asked = match target {
             Target::Latest => None,
-            Target::At(csn) => Some(csn),
-            Target::Before(time) => Some(times.find(time).await?),
+            Target::At(csn) => Some(*csn),
+            Target::Before(time) => Some(times.find(*time).await?),
+            Target::Mark(name) => Some(self.find_mark(name).await?),
         };
         let (mut skipped, mut skipped_runs): (Vec<SkippedBase>, Vec<SkippedRun>) = (Vec::new(), Vec::new());
         loop {
@@ -136,6 +138,34 @@ impl History {
 /// Whether what is there is not what it should be: something else may do instead.
 pub(super) fn is_unusable(error: &Error) -> bool {
     matches!(error, Error::Corrupt { .. } | Error::Version { .. })
+}
+
+impl History {
+    /// The commit of a mark, which must lie on this line.
+    async fn find_mark(&self, name: &PlainName) -> Result<Csn> {
+        let target = Target::Mark(name.clone()).to_string();
+        let Some(mark) = marks::read(&self.archive, name).await? else {
+            let known: Vec<_> = self.listing.marks.keys().map(PlainName::as_str).collect();
+            return Err(Error::Unreachable {
+                target,
+                reason: format!("{} has no mark of this name", self.archive.url()),
+                nearest: if known.is_empty() { "no mark".to_owned() } else { format!("marks {}", known.join(", ")) },
+            });
+        };
+        if mark.is_on(&self.lineage) {
+            return Ok(mark.csn);
+        }
+        Err(Error::Unreachable {
+            target,
+            reason: format!(
+                "it is csn {} of epoch {}, which was left: it does not lie on the history of epoch {}",
+                mark.csn,
+                mark.epoch,
+                self.lineage.leaf()
+            ),
+            nearest: format!("the mark itself, with --epoch {}", mark.epoch),
+        })
+    }
 }
 
 /// "Latest" must not quietly mean "latest before a hole".

@@ -1,12 +1,13 @@
 //! What to restore to.
 
+use crate::archive::layout::PlainName;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
 /// A point in history as it is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Target {
     /// The last commit that can be restored; an error if the archive knows of later ones. A listing that leaves out the
     /// newest chunks and nothing else cannot be told from an archive that ends there.
@@ -16,6 +17,8 @@ pub enum Target {
     At(Csn),
     /// The last commit at or before this time.
     Before(CommitTime),
+    /// The commit of this mark.
+    Mark(PlainName),
 }
 
 impl FromStr for Target {
@@ -27,13 +30,14 @@ impl FromStr for Target {
             None if text == "latest" => Some(Self::Latest),
             Some(("csn", csn)) => number(csn),
             Some(("time", time)) => CommitTime::parse_rfc3339(time).map(Self::Before),
+            Some(("mark", name)) => name.parse().ok().map(Self::Mark),
             _ => None,
         };
         found.ok_or_else(|| Error::Config {
             key: "target".to_owned(),
             detail: format!(
-                "{text:?} is no restore target; accepted are latest, csn:N with N from 1, and time:T with T in RFC 3339 \
-                 with its zone, such as time:2026-11-23T14:05:00Z"
+                "{text:?} is no restore target; accepted are latest, csn:N with N from 1, time:T with T in RFC 3339 with \
+                 its zone, such as time:2026-11-23T14:05:00Z, and mark:NAME"
             ),
         })
     }
@@ -45,6 +49,7 @@ impl fmt::Display for Target {
             Self::Latest => f.write_str("latest"),
             Self::At(csn) => write!(f, "csn:{csn}"),
             Self::Before(time) => write!(f, "time:{time}"),
+            Self::Mark(name) => write!(f, "mark:{name}"),
         }
     }
 }
@@ -56,7 +61,8 @@ mod tests {
     #[test]
     fn targets_survive_their_text_form() {
         let time = CommitTime(1_790_000_000_123_456);
-        for target in [Target::Latest, Target::At(Csn(7)), Target::Before(time)] {
+        for target in [Target::Latest, Target::At(Csn(7)), Target::Before(time), Target::Mark("a.b-c".parse().unwrap())]
+        {
             assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
         }
         assert_eq!(
@@ -78,7 +84,8 @@ mod tests {
             "time:",
             "time:2026-11-23",
             "time:1790000000",
-            "mark:a",
+            "mark:",
+            "mark:a/b",
         ] {
             let error = text.parse::<Target>().unwrap_err();
             assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("csn:N"), "{text}: {error}");

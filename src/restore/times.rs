@@ -105,7 +105,7 @@ impl<'a> Times<'a> {
         let reason =
             format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing");
         let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
-        Err(self.unreachable(Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
+        Err(self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
     }
 
     /// The refusal of a time within commits that only a run carries.
@@ -115,7 +115,7 @@ impl<'a> Times<'a> {
         let commits = CsnRange { from: span.first(), until: span.last() };
         let reason = format!("the last commit at or before it is one of csn {commits}, in whose place a run is");
         let short = Shortfall { reason, below, above };
-        self.unreachable(Target::Before(time), Csn::ZERO, short, &[]).await
+        self.unreachable(&Target::Before(time), Csn::ZERO, short, &[]).await
     }
 
     /// The chunks' parts, between them the ends of runs, and the bases that neither reaches.
@@ -252,16 +252,16 @@ impl<'a> Times<'a> {
                 below: None,
                 above: None,
             };
-            return self.unreachable(Target::Before(time), Csn::ZERO, shortfall, &[]).await;
+            return self.unreachable(&Target::Before(time), Csn::ZERO, shortfall, &[]).await;
         };
         let begin = self.text_of(first.first()).await;
         let reason = format!("the history that is there begins later, with csn {begin}");
         let above = self.history.reach().ranges.first().copied();
-        self.unreachable(Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
+        self.unreachable(&Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
     }
 
     /// The shortfall as an error that names the nearest points, with their times where these are cheap to learn.
-    pub async fn unreachable(&mut self, target: Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
+    pub async fn unreachable(&mut self, target: &Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
         let mut nearest = Vec::new();
         for (side, range) in [("below", short.below), ("above", short.above)] {
             let Some(range) = range else { continue };

@@ -18,6 +18,7 @@ use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
+use crate::archive::thinned::Thinned;
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
@@ -70,6 +71,8 @@ pub struct VerifyReport {
     pub coarse: Vec<CsnRange>,
     /// Commits of it that are known to exist but are missing.
     pub gaps: Vec<CsnRange>,
+    /// Commits of it that the retention policy let go.
+    pub thinned: Vec<CsnRange>,
 }
 
 /// Something wrong with an object.
@@ -122,7 +125,12 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let starts = listing.base_starts().filter(|start| lineage.contains(start.base));
         let reach = Reach::of(&listing, &lineage, starts);
-        (report.ranges, report.coarse, report.gaps) = (reach.ranges, reach.coarse, reach.gaps);
+        let until = match listing.thinned {
+            Some(_) => Thinned::read(archive).await?.until(&lineage),
+            None => Csn::ZERO,
+        };
+        (report.thinned, report.gaps) = reach.gaps_until(until);
+        (report.ranges, report.coarse) = (reach.ranges, reach.coarse);
     }
     Ok(report)
 }

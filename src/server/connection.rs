@@ -175,6 +175,7 @@ impl Connection<'_> {
                 match self.run_task(task).await {
                     Ok(TaskReply::Ok) => self.out.ok(),
                     Ok(TaskReply::Csn(csn)) => self.out.count(csn.0),
+                    Ok(TaskReply::Refused(error)) => self.out.error(&error),
                     Ok(TaskReply::Close) => return Ok(()),
                     Err(error) => self.out.error(&format!("ERR {error}")),
                 }

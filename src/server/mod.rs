@@ -3,5 +3,6 @@
 pub mod connection;
 mod descriptors;
 pub mod frame;
+pub mod http;
 mod inline;
 pub mod listener;

@@ -31,6 +31,7 @@ const SUFFIX: &str = ".chunk";
 struct Entry {
     name: ChunkName,
     time: CommitTime,
+    last_time: CommitTime,
     bytes: u64,
 }
 
@@ -39,6 +40,8 @@ struct State {
     /// By last csn.
     chunks: BTreeMap<Csn, Entry>,
     archived: Csn,
+    /// Time of that commit; none if it is not known.
+    archived_time: Option<CommitTime>,
     /// For the second archive.
     kept: second::Kept,
 }
@@ -52,10 +55,11 @@ impl State {
     fn status_after(&self, after: Csn) -> SpoolStatus {
         let waiting = self.chunks.range(after.next()..);
         let empty = SpoolStatus::default();
-        waiting.fold(empty, |SpoolStatus { chunks, bytes, oldest }, (_, entry)| SpoolStatus {
-            chunks: chunks + 1,
-            bytes: bytes + entry.bytes,
-            oldest: oldest.or(Some(entry.time)),
+        waiting.fold(empty, |status, (_, entry)| SpoolStatus {
+            chunks: status.chunks + 1,
+            bytes: status.bytes + entry.bytes,
+            oldest: status.oldest.or(Some(entry.time)),
+            ..status
         })
     }
 }
@@ -69,6 +73,8 @@ pub struct SpoolStatus {
     pub bytes: u64,
     /// First commit's time of the oldest of them.
     pub oldest: Option<CommitTime>,
+    /// Time of the last archived commit; none if none was archived since the start.
+    pub archived_time: Option<CommitTime>,
 }
 
 /// The spool of one node.
@@ -119,7 +125,8 @@ impl Spool {
                 return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));
             }
             let bytes = std::fs::metadata(&path).map_err(Error::io("stat", &path))?.len();
-            state.chunks.insert(name.last, Entry { name, time: header.first_time, bytes });
+            let (time, last_time) = (header.first_time, header.last_time);
+            state.chunks.insert(name.last, Entry { name, time, last_time, bytes });
             if newest.as_ref().is_none_or(|newest| newest.last < header.last) {
                 newest = Some(header);
             }
@@ -148,7 +155,8 @@ impl Spool {
         let name = ChunkName { epoch: header.epoch, first: header.first, last: header.last };
         let bytes = chunk.bytes().clone();
         self.io.write_file(&self.path(name), &mut std::iter::once(Ok(bytes)))?;
-        let entry = Entry { name, time: header.first_time, bytes: chunk.bytes().len() as u64 };
+        let (time, last_time, bytes) = (header.first_time, header.last_time, chunk.bytes().len() as u64);
+        let entry = Entry { name, time, last_time, bytes };
         let mut state = self.state.lock();
         state.chunks.insert(header.last, entry);
         if let Some(wake) = &state.kept.wake {
@@ -169,7 +177,7 @@ impl Spool {
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
         let state = self.state.lock();
-        state.status_after(state.archived)
+        SpoolStatus { archived_time: state.archived_time, ..state.status_after(state.archived) }
     }
 
     /// Removes what every archive has, but the newest chunk.
@@ -239,6 +247,7 @@ impl ChunkSource for Spool {
     fn archived(&self, csn: Csn) {
         let mut state = self.state.lock();
         state.archived = csn;
+        state.archived_time = state.chunks.get(&csn).map(|entry| entry.last_time);
         self.remove_done(&mut state);
         drop(state);
         self.watermarks.archived.raise(csn);

@@ -155,7 +155,7 @@ async fn assert_whole(truth: &Archive, story: &Story) {
     let history = History::read(truth, None).await.expect("history");
     let reach = history.reach();
     assert_eq!((reach.latest(), &reach.gaps[..]), (Some(Csn(story.second.len() as u64)), &[][..]));
-    let mut stream = CatchUp::of(&history, Csn::ZERO).expect("no gap");
+    let mut stream = CatchUp::of(&history, Csn::ZERO).await.expect("no gap");
     let mut found = Vec::new();
     while let Some(part) = stream.next().await.expect("every chunk is whole") {
         found.extend(part.iter().cloned());

@@ -10,6 +10,7 @@ use super::base::{LocalBase, LocalFile};
 use super::manifest::{Level, MANIFEST_BYTES_MAX, Manifest};
 use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::listing::BaseStart;
+use crate::archive::pins;
 use crate::archive::store::{Archive, Creation};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
@@ -103,8 +104,11 @@ impl Publisher {
         if !create_manifest(&self.archive, &manifest).await? {
             return Ok(None);
         }
-        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to.
-        let lost = self.send_missing(&ssts, &HashSet::new()).await?;
+        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to, and of what
+        // was sent so long ago that it seemed abandoned. A prune that has not seen the manifest is seen here.
+        pins::wait_for_prunes(&self.archive).await?;
+        let all: Vec<LocalFile> = ssts.iter().chain(&own).cloned().collect();
+        let lost = self.send_missing(&all, &HashSet::new()).await?;
         self.known = ssts.into_iter().map(|sst| sst.object).collect();
         let mut published = Published::of(&manifest);
         published.objects = sent_ssts.objects + sent_own.objects + lost.objects + 1;

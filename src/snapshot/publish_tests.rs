@@ -165,6 +165,32 @@ async fn an_sst_pruned_while_a_base_is_published_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_publisher_waits_for_a_prune_that_has_not_seen_its_manifest() {
+    let archive = archive(&FaultStore::default());
+    let mut publisher = Publisher::new(archive.clone());
+    let mut rig = Rig::new(AppendFsync::EverySec);
+    rig.write(1, 200);
+    let base = rig.cut().unwrap();
+    publisher.publish(base, covered()).await.unwrap().expect("published");
+    rig.write_list(b"one more commit");
+    let base = rig.cut().unwrap();
+    let (ssts, name) = (base.files().0, base.manifest().base());
+    let prune = pins::Pin::take(&archive, pins::PRUNE, pins::PinRange::NOTHING).await.unwrap();
+    let publishing = tokio::spawn(async move { publisher.publish(base, covered()).await });
+    while archive.head(&ObjectName::BaseManifest(name)).await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    // The prune listed before the manifest came: to it, these belong to nothing.
+    for sst in ssts {
+        archive.delete(&sst.object).await.unwrap();
+    }
+    assert!(!publishing.is_finished());
+    prune.release().await;
+    publishing.await.unwrap().unwrap().expect("published");
+    assert_exact(&rig, &archive, name).await;
+}
+
+#[tokio::test]
 async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
     let archive = archive(&FaultStore::default());
     let mut rig = Rig::new(AppendFsync::EverySec);

@@ -92,7 +92,7 @@ async fn compact(args: &Args, archive: &Archive) -> Result<Report, Failure> {
     }
     if let Some(grain) = grain {
         let (scratch, io) = (scratch.path().to_owned(), Arc::clone(&io));
-        let options = runs::Options { grain, until, epoch, scratch, io, progress: progress::bar() };
+        let options = runs::Options { grain, until: until.clone(), epoch, scratch, io, progress: progress::bar() };
         report.runs = Some(runs::build(archive, options).await?);
     }
     if args.base {

@@ -6,7 +6,7 @@ use walferry::error::{Error, Kind};
 
 /// The table that `--help` shows.
 pub const HELP: &str = "Exit codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, \
-6 store unreachable, 7 directory not empty";
+6 store unreachable, 7 directory not empty, 8 this identity may not delete";
 
 /// Why a subcommand failed.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub enum Failure {
     Walferry(Error),
     /// Something is wrong with what was checked; it was reported already.
     Integrity(String),
+    /// What was asked for needs an identity that may delete.
+    Denied(String),
     /// Anything else.
     Other(String),
 }
@@ -46,6 +48,7 @@ pub fn report(done: Done) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Walferry(error)) => (error.to_string(), code(error.kind())),
         Err(Failure::Integrity(message)) => (message, 4),
+        Err(Failure::Denied(message)) => (message, 8),
         Err(Failure::Other(message)) => (message, 1),
     };
     // A stderr that cannot be written must not turn the exit code into that of a panic.

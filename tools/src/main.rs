@@ -2,7 +2,7 @@
 //!
 //! Output: results on stdout (JSON only, where `--json` was given), logs on stderr, a progress bar on a terminal. Exit
 //! codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, 6 store unreachable,
-//! 7 directory not empty.
+//! 7 directory not empty, 8 this identity may not delete.
 
 mod archive;
 mod bench;
@@ -14,10 +14,12 @@ mod demo;
 mod dump;
 mod exit;
 mod keygen;
+mod mark;
 mod node;
 mod primary;
 mod progress;
 mod promote;
+mod prune;
 mod replica;
 mod restore;
 mod snapshots;
@@ -51,6 +53,8 @@ enum Command {
     Compact(compact::Args),
     Copy(copy::Args),
     Status(status::Args),
+    Prune(prune::Args),
+    Mark(mark::Args),
     Promote(promote::Args),
     Dump(dump::Args),
     Keygen(keygen::Args),
@@ -70,6 +74,8 @@ fn main() -> ExitCode {
         Command::Compact(args) => compact::run(args),
         Command::Copy(args) => copy::run(args),
         Command::Status(args) => status::run(args),
+        Command::Prune(args) => prune::run(args),
+        Command::Mark(args) => mark::run(args),
         Command::Promote(args) => promote::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Keygen(args) => keygen::run(args),

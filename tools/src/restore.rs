@@ -23,7 +23,7 @@ pub struct Args {
     /// Directory to make; must be empty or not exist
     #[arg(long)]
     dir: PathBuf,
-    /// latest, csn:N (that commit included), or time:RFC3339 (the last commit at or before it)
+    /// latest, csn:N (that commit included), time:RFC3339 (the last commit at or before it), or mark:NAME
     #[arg(long, default_value = "latest")]
     to: String,
     /// Follow this epoch's line of history instead of the newest one's
@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     runtime()?.block_on(async {
         if args.dry_run {
-            let planned = History::read(&archive, epoch).await?.plan(target).await?;
+            let planned = History::read(&archive, epoch).await?.plan(&target).await?;
             show_plan(&planned, args.json);
             return Ok(());
         }
@@ -130,5 +130,11 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
         "checked  {} files, {} chunks; csn {} in RocksDB and in memory",
         report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn
     );
+    if report.replans > 0 {
+        println!("replans  {}: a prune had removed what was listed", report.replans);
+    }
+    for remark in &report.remarks {
+        println!("remark   {remark}");
+    }
     println!("start it with: walferry primary --dir {} --archive URL   (a new epoch begins)", dir.display());
 }

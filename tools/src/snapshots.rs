@@ -72,6 +72,18 @@ pub fn show(report: &SnapshotsReport, json: bool) {
     for gap in &report.gaps {
         println!("gap        csn {} .. {}", gap.from, gap.until);
     }
+    for thinned in &report.thinned {
+        println!("thinned    csn {} .. {}", thinned.from, thinned.until);
+    }
+    for mark in &report.marks {
+        match (mark.csn, mark.epoch) {
+            (Some(csn), Some(epoch)) => {
+                let branch = if mark.is_on_line { String::new() } else { format!("   left branch: --epoch {epoch}") };
+                println!("mark       {} csn {csn} epoch {epoch} {}{branch}", mark.name, time(mark.time));
+            }
+            _ => println!("mark       {} unusable: {}", mark.name, mark.problem.as_deref().unwrap_or("-")),
+        }
+    }
     for epoch in &report.epochs {
         println!("epoch      {} forks at csn {}, node {}, {}", epoch.epoch, epoch.fork, epoch.node, epoch.time);
     }

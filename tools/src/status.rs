@@ -4,6 +4,7 @@ use crate::client::{Client, info_fields, text};
 use crate::exit::Done;
 use crate::node::runtime;
 use crate::{archive, snapshots};
+use std::collections::HashMap;
 use walferry::restore;
 
 /// Shows how a node or an archive is doing
@@ -40,8 +41,89 @@ pub fn run(args: Args) -> Done {
         println!("{}", serde_json::to_string_pretty(&object).expect("texts are plain data"));
         return Ok(());
     }
+    in_words(&fields).iter().for_each(|(subject, words)| println!("{subject:<10} {words}"));
+    println!();
     for (name, value) in fields {
         println!("{name:<26} {value}");
     }
     Ok(())
+}
+
+/// Fields of INFO, by name.
+struct Info<'i>(HashMap<&'i str, &'i str>);
+
+impl Info<'_> {
+    fn get(&self, name: &str) -> &str {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+}
+
+/// The fields an operator looks for first, in words: a subject and what is to be said of it.
+fn in_words(fields: &[(String, String)]) -> Vec<(&'static str, String)> {
+    let info = Info(fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
+    let is_primary = info.get("role") == "master";
+    let role = if is_primary { "primary" } else { "replica" };
+    let (epoch, committed, durable) = (info.get("epoch"), info.get("committed_csn"), info.get("durable_csn"));
+    let mut lines = vec![("node", format!("{role} of epoch {epoch}, csn {committed} committed, {durable} durable"))];
+    lines.push(match info.get("writes_refused") {
+        "" => ("writes", "taken".to_owned()),
+        reason => ("writes", format!("REFUSED: {reason}")),
+    });
+    if !is_primary {
+        let (link, commits, ms) = (info.get("master_link_status"), info.get("lag_commits"), info.get("lag_ms"));
+        lines.push(("link", format!("{link} to its primary, {commits} commits and {ms} ms behind")));
+    }
+    let is_replica = |name: &str| name.strip_prefix("slave").is_some_and(|number| number.parse::<u32>().is_ok());
+    let replicas = fields.iter().filter(|(name, _)| is_replica(name));
+    lines.extend(replicas.map(|(_, value)| ("replica", value.clone())));
+    match info.get("archive") {
+        "" => lines.push(("archive", "none: what is lost with this machine is lost".to_owned())),
+        url => lines.push(("archive", url.to_owned())),
+    }
+    if !info.get("rpo_ms").is_empty() {
+        lines.extend(archive_in_words(&info));
+    }
+    lines
+}
+
+/// What a primary says of its archive.
+fn archive_in_words(info: &Info<'_>) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    lines.push(match info.get("restorable_from_csn") {
+        "" => ("restorable", "nothing yet".to_owned()),
+        from => {
+            let (from_time, until_time) = (info.get("restorable_from_time"), info.get("restorable_until_time"));
+            let until = info.get("restorable_until_csn");
+            ("restorable", format!("every commit from csn {from} {from_time} to csn {until} {until_time}"))
+        }
+    });
+    let (ms, bytes) = (info.get("rpo_ms"), info.get("spool_bytes"));
+    lines.push(("at risk", format!("{ms} ms of commits are not archived; {bytes} bytes in the spool")));
+    if !info.get("archive_last_error").is_empty() {
+        let failing = if info.get("archive_failures_in_row") == "0" { "last" } else { "FAILING" };
+        lines.push(("errors", format!("{failing}: {}", info.get("archive_last_error"))));
+    }
+    let operations = ["puts", "gets", "heads", "lists", "deletes", "retries", "failures"];
+    let counts = operations.map(|operation| format!("{} {operation}", info.get(&format!("archive_{operation}"))));
+    lines.push(("requests", counts.join(", ")));
+    if info.get("last_base_csn") != "0" {
+        let (csn, ms) = (info.get("last_base_csn"), info.get("last_base_ms"));
+        let (new, shared) = (info.get("last_base_bytes_new"), info.get("last_base_bytes_shared"));
+        let pause = info.get("last_base_cut_pause_us");
+        lines.push((
+            "base",
+            format!("csn {csn} in {ms} ms: {new} bytes new, {shared} shared, writers waited {pause} us"),
+        ));
+    }
+    let keep = if info.get("keep").is_empty() { "everything" } else { info.get("keep") };
+    let pruned = match (info.get("last_prune_ms"), info.get("last_prune_error")) {
+        ("0" | "", _) => "no prune since the start".to_owned(),
+        (_, "") => {
+            let (objects, bytes) = (info.get("last_prune_objects"), info.get("last_prune_bytes"));
+            format!("last prune removed {objects} objects, {bytes} bytes")
+        }
+        (_, error) => format!("last prune FAILED: {error}"),
+    };
+    lines.push(("keeps", format!("{keep}; {pruned}")));
+    lines
 }

@@ -57,6 +57,9 @@ fn show(report: &VerifyReport, json: bool) {
     for coarse in &report.coarse {
         println!("coarse  csn {} .. {}: only as a run", coarse.from, coarse.until);
     }
+    for thinned in &report.thinned {
+        println!("thinned csn {} .. {}", thinned.from, thinned.until);
+    }
     for gap in &report.gaps {
         println!("GAP     csn {} .. {}", gap.from, gap.until);
     }

@@ -12,7 +12,7 @@
 //! end the range can be restored from the target: that is looked at.
 //! Memory: some chunks and some pieces of files, whatever the size of the archive.
 //! Non-goals: chunks that carry nothing of the range's line of history, bases of other branches, unfinished bases.
-//! What the plan names must not be pruned while it is copied: an object that vanishes ends the copy with an error.
+//! What the plan names is pinned while it is copied, so that a prune spares it.
 
 mod plan;
 mod transfer;
@@ -20,11 +20,13 @@ mod transfer;
 pub use plan::{CopyPlan, Incomplete, plan};
 
 use super::history::History;
+use super::hold::Hold;
 use super::plan::SkippedBase;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::CsnRange;
 use super::target::Target;
 use crate::archive::listing::BaseStart;
+use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
@@ -90,14 +92,23 @@ pub struct Moved {
 
 /// Copies a range of history.
 pub async fn copy(from: &Archive, to: &Archive, options: CopyOptions) -> Result<CopyReport> {
+    // What is needed is not known yet: everything is held while it is planned.
+    let hold = Hold::take(from, "copy", PinRange::ALL).await;
+    let outcome = copy_held(from, to, options, &hold).await;
+    hold.release().await;
+    outcome
+}
+
+async fn copy_held(from: &Archive, to: &Archive, options: CopyOptions, hold: &Hold) -> Result<CopyReport> {
     let started = Instant::now();
     Meter::begin(&options.progress, Phase::Plan, 0);
     let history = History::read(from, options.epoch).await?;
-    let until = history.plan(options.until).await?.plan.target;
+    let until = history.plan(&options.until).await?.plan.target;
     let (manifests, skipped) = manifests(&history, until).await?;
     let usable = |start: &BaseStart| manifests.contains_key(start);
     let plan = plan(&history.listing, &history.lineage, usable, options.from, until);
     let plan = plan.map_err(|incomplete| unreachable(&history, incomplete))?;
+    hold.change(plan.pin()).await;
     let mut report = transfer::run(&history, to, &plan, &manifests, &options.progress).await?;
     Meter::begin(&options.progress, Phase::Finish, 0);
     transfer::require_restorable(to, &plan).await?;

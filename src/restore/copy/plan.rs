@@ -8,6 +8,7 @@ use super::super::reach::{CsnRange, Reach, leads, stretches};
 use crate::archive::epochs::EpochRecord;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
+use crate::archive::pins::PinRange;
 use crate::csn::{Csn, Epoch};
 
 /// What to copy.
@@ -21,6 +22,20 @@ pub struct CopyPlan {
     pub chunks: Vec<ChunkStep>,
     /// The records of the line's epochs, root first.
     pub epochs: Vec<EpochRecord>,
+}
+
+impl CopyPlan {
+    /// What it reads.
+    #[must_use]
+    pub fn pin(&self) -> PinRange {
+        let chunks = self.chunks.first().map(|step| step.use_from.prev());
+        let from = chunks.into_iter().chain(self.bases.iter().map(|start| start.after)).min();
+        PinRange {
+            from: from.unwrap_or(self.range.from),
+            until: self.range.until,
+            epoch: self.epochs.last().map(|record| record.epoch),
+        }
+    }
 }
 
 /// A range that cannot be copied as a whole.

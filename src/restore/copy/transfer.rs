@@ -6,6 +6,7 @@ use crate::archive::identity;
 use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing, Stored};
+use crate::archive::marks::{self, MarkCreation};
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::archive::store::{Archive, Creation};
 use crate::chunk::Chunk;
@@ -65,7 +66,7 @@ pub(super) async fn run(
         transfer.copy_base(&manifests[start], &meter).await?;
     }
     transfer.copy_chunks(plan, progress).await?;
-    transfer.copy_marks(&history.listing).await?;
+    transfer.copy_marks(history, plan).await?;
     for record in &plan.epochs {
         if let Claim::Taken(other) = epochs::claim(to, record).await? {
             return Err(other_history(to, &format!("epoch {} is node {}'s there", other.epoch, other.node)));
@@ -184,12 +185,17 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    async fn copy_marks(&mut self, here: &Listing) -> Result<()> {
-        for mark in here.marks.keys() {
-            let name = ObjectName::Mark(mark.clone());
-            if !self.there.marks.contains_key(mark) {
-                let content = self.from.get(&name).await?.ok_or_else(|| vanished(self.from, &name))?;
-                self.to.put_new(&name, content).await?;
+    /// The marks that can be restored from the copy.
+    async fn copy_marks(&mut self, history: &History, plan: &CopyPlan) -> Result<()> {
+        for name in history.listing.marks.keys() {
+            // None: taken away since it was listed.
+            let Some(mark) = marks::read(self.from, name).await? else { continue };
+            if !mark.is_on(&history.lineage) || !plan.range.contains(mark.csn) {
+                continue;
+            }
+            if let MarkCreation::Taken(other) = marks::create(self.to, name, &mark).await? {
+                let detail = format!("its mark {name} is csn {} of epoch {}", other.csn, other.epoch);
+                return Err(other_history(self.to, &detail));
             }
             self.report.marks += 1;
         }

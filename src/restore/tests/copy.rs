@@ -9,7 +9,8 @@ use crate::archive::crypt::KeyRing;
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::identity::{self, ClusterId};
-use crate::archive::layout::{ChunkName, ObjectName, Section};
+use crate::archive::layout::{ChunkName, ObjectName, PlainName, Section};
+use crate::archive::marks::{self, MarkRecord};
 use crate::archive::patience::Patience;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -17,7 +18,6 @@ use crate::error::{Error, Kind, Result};
 use crate::record::CommitRecord;
 use crate::restore::target::Target;
 use crate::snapshot::manifest::Level;
-use bytes::Bytes;
 use object_store::memory::InMemory;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -280,9 +280,16 @@ async fn a_range_with_a_hole_is_refused() {
 #[tokio::test]
 async fn marks_go_along() {
     let (archived, _) = one_line(target()).await;
-    let mark = ObjectName::Mark("noon".parse().unwrap());
-    archived.archive.put_verified(&mark, Bytes::from_static(b"{}")).await.unwrap();
+    let name = |text: &str| text.parse::<PlainName>().unwrap();
+    for (text, csn) in [("early", 4), ("noon", 13)] {
+        let record = MarkRecord::new(&name(text), Csn(csn), Epoch(1), CommitTime(csn));
+        marks::create(&archived.archive, &name(text), &record).await.unwrap();
+    }
     let to = Archive::over(Arc::new(InMemory::new()), "memory:///c".to_owned(), "", None);
-    assert_eq!(copied(&archived.archive, &to, (None, 30), None).await.unwrap().marks, 1);
-    assert_eq!(to.get(&mark).await.unwrap().as_deref(), Some(b"{}".as_slice()));
+    assert_eq!(copied(&archived.archive, &to, (Some(10), 30), None).await.unwrap().marks, 1, "the one in the range");
+    assert_eq!(copied(&archived.archive, &to, (Some(10), 30), None).await.unwrap().marks, 1);
+    let there = marks::read(&to, &name("noon")).await.unwrap();
+    assert_eq!(there, marks::read(&archived.archive, &name("noon")).await.unwrap());
+    assert_eq!(marks::read(&to, &name("early")).await.unwrap(), None);
+    assert_eq!(restored(&to, Target::Mark(name("noon")), None).await.unwrap().0.csn, Csn(13));
 }

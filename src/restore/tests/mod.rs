@@ -2,6 +2,7 @@
 
 mod copy;
 mod faults;
+mod hold;
 mod levels;
 pub(crate) mod support;
 
@@ -102,10 +103,10 @@ async fn a_time_means_the_last_commit_at_or_before_it() {
     let (first, last) = (commits[0].time.0, commits[24].time.0);
     for time in first..last + 3 {
         let expected = commits.iter().rfind(|commit| commit.time.0 <= time).unwrap().csn;
-        let planned = history.plan(Target::Before(CommitTime(time))).await.unwrap();
+        let planned = history.plan(&Target::Before(CommitTime(time))).await.unwrap();
         assert_eq!(planned.plan.target, expected, "time {time}");
     }
-    let error = history.plan(Target::Before(CommitTime(first - 1))).await.unwrap_err();
+    let error = history.plan(&Target::Before(CommitTime(first - 1))).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }));
     let told = error.to_string();
     assert!(told.contains(&commits[0].time.rfc3339()) && told.contains(&commits[24].time.rfc3339()), "{told}");
@@ -125,16 +126,16 @@ async fn a_time_near_missing_commits_is_exact_or_refused() {
     let history = History::read(&archived.archive, None).await.unwrap();
     let time_of = |csn: usize| commits[csn - 1].time;
     for csn in [5, 6, 9, 15, 16, 25] {
-        let found = history.plan(Target::Before(time_of(csn))).await;
+        let found = history.plan(&Target::Before(time_of(csn))).await;
         // Commit 10 may share its time with 11, which is missing; the others are followed by one that is there.
         let expected = commits.iter().rfind(|commit| commit.time <= time_of(csn)).unwrap().csn;
         assert_eq!(found.unwrap().plan.target, expected, "csn {csn}");
     }
-    let error = history.plan(Target::Before(time_of(12))).await.unwrap_err();
+    let error = history.plan(&Target::Before(time_of(12))).await.unwrap_err();
     assert!(error.to_string().contains("csn 10 or one of csn 11 to 14"), "{error}");
-    let error = history.plan(Target::Before(time_of(1))).await.unwrap_err();
+    let error = history.plan(&Target::Before(time_of(1))).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable, "{error}");
-    let error = history.plan(Target::At(Csn(12))).await.unwrap_err();
+    let error = history.plan(&Target::At(Csn(12))).await.unwrap_err();
     let told = error.to_string();
     assert!(told.contains("11 to 14") && told.contains(&time_of(10).rfc3339()), "{told}");
 }
@@ -284,7 +285,7 @@ async fn a_replica_bootstraps_and_catches_up() {
         assert_eq!(found, commits[after as usize..], "after {after}");
     }
     archived.remove_chunk(1, 1, 5).await;
-    let error = CatchUp::of(&History::read(&archived.archive, None).await.unwrap(), Csn(2)).err().unwrap();
+    let error = CatchUp::of(&History::read(&archived.archive, None).await.unwrap(), Csn(2)).await.err().unwrap();
     assert!(matches!(error, Error::Gap { expected: Csn(3), .. }), "{error}");
 }
 
@@ -373,7 +374,7 @@ async fn chunks_that_were_merged_meanwhile_are_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let options = options(dir.path(), Target::Latest);
         let history = History::read(&archived.archive, None).await.unwrap();
-        let planned = history.plan(Target::Latest).await.unwrap();
+        let planned = history.plan(&Target::Latest).await.unwrap();
         archived.chunks(1, &commits, &[24]).await;
         for &(first, last) in removed {
             archived.remove_chunk(1, first, last).await;

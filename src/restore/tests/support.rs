@@ -3,6 +3,7 @@
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
+use crate::archive::patience::Patience;
 use crate::archive::store::Archive;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
@@ -24,6 +25,7 @@ use crate::snapshot::manifest::{
     CutRecord, DbFile, DiskContents, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart,
 };
 use bytes::Bytes;
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -32,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// `count` random commits from the first on.
 pub fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
@@ -234,6 +236,12 @@ impl Archived {
     pub async fn over(archive: Archive) -> Self {
         identity::establish(&archive, CLUSTER).await.unwrap();
         Self { archive }
+    }
+
+    /// The archive that a store holds already.
+    pub fn around(store: Arc<dyn ObjectStore>) -> Self {
+        let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
+        Self { archive: archive.with_patience(Patience { attempts: 1, ..Patience::default() }) }
     }
 
     pub fn gets(&self) -> u64 {

@@ -1,0 +1,74 @@
+//! Marks in the archive: named restore points.
+//!
+//! Guarantees: a mark is written create-only, and only once the archive can restore its commit (its writer sees to that),
+//! so a name found here can be restored for as long as the mark is there.
+
+use super::digested;
+use super::identity::ARCHIVE_FORMAT;
+use super::layout::{BaseName, ObjectName, PlainName};
+use super::lineage::Lineage;
+use super::store::{Archive, Creation};
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Content of `marks/<name>.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MarkRecord {
+    /// Version of the record.
+    pub format: u32,
+    /// The name, as in the object's name.
+    pub name: String,
+    /// The mark's own commit: what a restore ends at.
+    pub csn: Csn,
+    /// The epoch that made it.
+    pub epoch: Epoch,
+    /// Its commit time, microseconds since the Unix epoch.
+    pub time: CommitTime,
+}
+
+impl MarkRecord {
+    /// The record of a mark.
+    #[must_use]
+    pub fn new(name: &PlainName, csn: Csn, epoch: Epoch, time: CommitTime) -> Self {
+        Self { format: ARCHIVE_FORMAT, name: name.to_string(), csn, epoch, time }
+    }
+
+    /// Whether its commit lies on a line of history.
+    #[must_use]
+    pub fn is_on(&self, lineage: &Lineage) -> bool {
+        lineage.contains(BaseName { csn: self.csn, epoch: self.epoch }) && lineage.epoch_at(self.csn) == self.epoch
+    }
+}
+
+/// How writing a mark ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MarkCreation {
+    /// It is there, since now or before.
+    There,
+    /// The name is another mark's.
+    Taken(MarkRecord),
+}
+
+/// Writes a mark unless its name is taken.
+pub async fn create(archive: &Archive, name: &PlainName, record: &MarkRecord) -> Result<MarkCreation> {
+    let object = ObjectName::Mark(name.clone());
+    if archive.put_new(&object, digested::encode(record).into()).await? == Creation::Created {
+        return Ok(MarkCreation::There);
+    }
+    let found = read(archive, name).await?.ok_or_else(|| Error::StoreContract {
+        url: archive.url().to_owned(),
+        detail: format!("refused to create {object} as already there, but does not have it"),
+    })?;
+    Ok(if found == *record { MarkCreation::There } else { MarkCreation::Taken(found) })
+}
+
+/// The mark of a name; `None` if there is none.
+pub async fn read(archive: &Archive, name: &PlainName) -> Result<Option<MarkRecord>> {
+    let object = ObjectName::Mark(name.clone());
+    let found: Option<MarkRecord> = digested::read(archive, &object, ARCHIVE_FORMAT).await?;
+    if let Some(found) = found.as_ref().filter(|found| found.name != name.as_str()) {
+        return Err(Error::corrupt(archive.full_name(&object), "name", format!("it is mark {:?}", found.name)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,106 @@
+//! Pins and the prunes that publishers wait for.
+
+use super::super::faults::{Fault, FaultStore};
+use super::super::patience::Patience;
+use super::*;
+use chrono::DateTime;
+
+fn archive(store: &FaultStore) -> Archive {
+    let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "", None);
+    archive.with_patience(Patience { attempts: 1, ..Patience::default() })
+}
+
+fn range(from: u64, until: u64) -> PinRange {
+    PinRange { from: Csn(from), until: Csn(until), epoch: Some(Epoch(2)) }
+}
+
+#[tokio::test]
+async fn a_pin_is_there_until_it_is_released_or_dropped() {
+    let store = FaultStore::default();
+    let archive = archive(&store);
+    let pin = Pin::take(&archive, "restore", PinRange::ALL).await.unwrap();
+    pin.change(range(5, 9)).await.unwrap();
+    let found = list(&archive).await.unwrap();
+    let record = found[0].record.clone().unwrap();
+    assert_eq!((record.purpose.as_str(), record.range), ("restore", range(5, 9)));
+    assert!(record.id.starts_with("restore-") && !pin.has_lapsed());
+    assert_eq!(record.expires.0 - record.renewed.0, PIN_HOLDS.as_micros() as u64);
+    pin.release().await;
+    assert!(list(&archive).await.unwrap().is_empty());
+    drop(Pin::take(&archive, "restore", range(1, 2)).await.unwrap());
+    while !list(&archive).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    store.script_puts([Fault::Deny]);
+    assert!(Pin::take(&archive, "restore", range(1, 2)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_pin_is_renewed_while_it_lives() {
+    let archive = archive(&FaultStore::default());
+    let holds = Duration::from_millis(30);
+    let pin = Pin::take_for(&archive, "copy", range(1, 2), holds).await.unwrap();
+    let first = list(&archive).await.unwrap()[0].record.clone().unwrap();
+    loop {
+        let record = list(&archive).await.unwrap()[0].record.clone().unwrap();
+        if record.renewed > first.renewed {
+            assert_eq!(record.created, first.created);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    pin.release().await;
+}
+
+#[test]
+fn a_pin_is_over_only_by_both_clocks() {
+    let record = |renewed: u64, expires: u64| PinRecord {
+        format: ARCHIVE_FORMAT,
+        id: "x".to_owned(),
+        who: "n".to_owned(),
+        purpose: "restore".to_owned(),
+        range: range(1, 2),
+        created: CommitTime(0),
+        renewed: CommitTime(renewed),
+        expires: CommitTime(expires),
+    };
+    let stored = |micros: i64| Stored { size: 1, modified: DateTime::from_timestamp_micros(micros).unwrap() };
+    for (renewed, expires, modified, now, holds) in [
+        (100, 110, 100, 105, true),
+        (100, 110, 100, 111, false),
+        // Its maker's clock is behind: the store's counts.
+        (10, 20, 100, 105, true),
+        (10, 20, 100, 111, false),
+        // Its maker's clock is ahead.
+        (200, 210, 100, 205, true),
+    ] {
+        assert_eq!(
+            record(renewed, expires).holds(&stored(modified), CommitTime(now)),
+            holds,
+            "{renewed} {modified} {now}"
+        );
+    }
+    let text = digested::encode(&record(1, 2));
+    assert_eq!(digested::decode::<PinRecord>(&text, "x", 1).unwrap(), record(1, 2));
+}
+
+#[tokio::test]
+async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
+    let archive = archive(&FaultStore::default());
+    wait_for_prunes(&archive).await.unwrap();
+    let reader = Pin::take(&archive, "restore", PinRange::ALL).await.unwrap();
+    wait_for_prunes(&archive).await.unwrap();
+    let prune = Pin::take(&archive, PRUNE, PinRange::NOTHING).await.unwrap();
+    let waiting = {
+        let archive = archive.clone();
+        tokio::spawn(async move { wait_for_prunes(&archive).await })
+    };
+    tokio::time::sleep(PRUNE_LOOK / 5).await;
+    assert!(!waiting.is_finished());
+    // One that starts later is not waited for.
+    let later = Pin::take(&archive, PRUNE, PinRange::NOTHING).await.unwrap();
+    prune.release().await;
+    waiting.await.unwrap().unwrap();
+    later.release().await;
+    reader.release().await;
+}

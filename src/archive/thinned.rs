@@ -1,0 +1,85 @@
+//! How far pruning has thinned history: `thinned.json`.
+//!
+//! Above it every commit must be restorable and a missing chunk is a loss; up to it only what the policy kept is there,
+//! and a gap is intended. Guarantees: written before anything it explains is removed; for each epoch it only grows.
+
+use super::digested;
+use super::identity::ARCHIVE_FORMAT;
+use super::layout::{BaseName, ObjectName};
+use super::lineage::Lineage;
+use super::store::Archive;
+use crate::csn::{Csn, Epoch};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Content of `thinned.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Thinned {
+    /// Version of the record.
+    pub format: u32,
+    /// The policy that was applied last.
+    pub keep: String,
+    /// By epoch: the last of its commits up to which history is thinned.
+    pub until: BTreeMap<Epoch, Csn>,
+}
+
+impl Default for Thinned {
+    fn default() -> Self {
+        Self { format: ARCHIVE_FORMAT, keep: String::new(), until: BTreeMap::new() }
+    }
+}
+
+impl Thinned {
+    /// Reads it; an archive that was never pruned has none, which thins nothing.
+    pub async fn read(archive: &Archive) -> Result<Self> {
+        Ok(digested::read(archive, &ObjectName::Thinned, ARCHIVE_FORMAT).await?.unwrap_or_default())
+    }
+
+    /// Writes it.
+    pub async fn write(&self, archive: &Archive) -> Result<()> {
+        archive.put_verified(&ObjectName::Thinned, digested::encode(self).into()).await
+    }
+
+    /// Up to which csn a line of history is thinned; 0: not at all.
+    #[must_use]
+    pub fn until(&self, lineage: &Lineage) -> Csn {
+        let on_line =
+            self.until.iter().filter(|(epoch, csn)| lineage.contains(BaseName { csn: **csn, epoch: **epoch }));
+        on_line.map(|(_, csn)| *csn).max().unwrap_or_default()
+    }
+
+    /// Thins a line up to `csn`, if it was not already.
+    pub fn raise(&mut self, lineage: &Lineage, csn: Csn) {
+        if csn > self.until(lineage) {
+            let until = self.until.entry(lineage.epoch_at(csn)).or_default();
+            *until = csn.max(*until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::epochs::{EpochRecord, EpochTree};
+    use super::*;
+    use crate::csn::CommitTime;
+
+    #[test]
+    fn a_line_is_thinned_by_what_lies_on_it() {
+        let record = |epoch, parent: u32, fork| match parent {
+            0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(1)),
+            _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), CommitTime(1)),
+        };
+        let tree = EpochTree::from_records([record(1, 0, 0), record(2, 1, 100)], "x").unwrap();
+        let (old, new) = (Lineage::of(&tree, Epoch(1)).unwrap(), Lineage::of(&tree, Epoch(2)).unwrap());
+        let mut thinned = Thinned::default();
+        thinned.raise(&new, Csn(60));
+        thinned.raise(&new, Csn(40));
+        assert_eq!((thinned.until(&old), thinned.until(&new)), (Csn(60), Csn(60)), "shared history");
+        thinned.raise(&new, Csn(150));
+        assert_eq!((thinned.until(&old), thinned.until(&new)), (Csn(60), Csn(150)));
+        thinned.raise(&old, Csn(130));
+        assert_eq!((thinned.until(&old), thinned.until(&new)), (Csn(130), Csn(150)));
+        assert_eq!(digested::decode::<Thinned>(&digested::encode(&thinned), "x", 1).unwrap(), thinned);
+    }
+}

@@ -1,0 +1,108 @@
+//! Marks: states with a name, each a commit of its own.
+//!
+//! A mark is a system key of the disk engines, so it is as durable as any commit, reaches every replica, is in every base
+//! from then on, and comes back with a restore. Guarantees: a name stands for one commit; FLUSHALL leaves marks; they do
+//! not count as keys. Does not: tell the archive (see the primary's mark keeper).
+
+use super::committer::Committer;
+use crate::archive::layout::PlainName;
+use crate::csn::Csn;
+use crate::engine::batch::Family;
+use crate::engine::key;
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+
+/// A named state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// Its name.
+    pub name: PlainName,
+    /// The mark's own commit: the state is that of everything before it.
+    pub at: Position,
+}
+
+impl Committer {
+    /// All marks, by name.
+    pub fn marks(&self) -> Result<Vec<Mark>> {
+        let mut cursor = self.disk().cursor(Family::Default, key::mark_range());
+        cursor.seek_to_first();
+        let mut marks = Vec::new();
+        while let Some((key, value)) = cursor.item() {
+            let name = key::parse_mark(key).and_then(|name| name.parse().ok());
+            let name = name.ok_or_else(|| Error::corrupt("RocksDB", "a mark's key", "holds no usable name"))?;
+            marks.push(Mark { name, at: Position::decode(value)? });
+            cursor.next();
+        }
+        cursor.status().map_err(Error::rocks("read the marks"))?;
+        Ok(marks)
+    }
+
+    /// The mark of a name.
+    pub fn find_mark(&self, name: &PlainName) -> Result<Option<Mark>> {
+        let stored = self.disk().get(Family::Default, &key::mark(name.as_str()))?;
+        stored.map(|value| Ok(Mark { name: name.clone(), at: Position::decode(&value)? })).transpose()
+    }
+
+    /// Names the state of now. Blocking. [`Error::Refused`] if the name is taken.
+    pub fn make_mark(&self, name: &PlainName) -> Result<Mark> {
+        let mut turn = self.turn();
+        if let Some(Mark { at, .. }) = self.find_mark(name)? {
+            let reason = format!("mark {name} is taken: it names csn {} of {}. Choose another name", at.csn, at.time);
+            return Err(Error::Refused { reason });
+        }
+        turn.reserve(0)?;
+        let at = turn.commit_with(|effects, at| {
+            effects.put(Family::Default, &key::mark(name.as_str()), &at.encode());
+        });
+        turn.write()?;
+        Ok(Mark { name: name.clone(), at })
+    }
+
+    /// Takes a mark away by a commit; `None` if there is none of this name. Blocking.
+    pub fn remove_mark(&self, name: &PlainName) -> Result<Option<Csn>> {
+        let mut turn = self.turn();
+        if self.find_mark(name)?.is_none() {
+            return Ok(None);
+        }
+        turn.reserve(0)?;
+        turn.commit_with(|effects, _| effects.delete(Family::Default, &key::mark(name.as_str())));
+        turn.write()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::committer::tests::{Rig, change};
+    use super::*;
+    use crate::config::AppendFsync;
+
+    fn name(text: &str) -> PlainName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_mark_is_a_commit_that_tells_of_itself_and_outlives_flushall() {
+        let rig = Rig::new(AppendFsync::Always);
+        let committer = &rig.committer;
+        let mut turn = committer.turn();
+        change(&mut turn, true, true).unwrap();
+        turn.write().unwrap();
+        drop(turn);
+        let mark = committer.make_mark(&name("b")).unwrap();
+        assert_eq!(mark.at, committer.turn().position());
+        assert_eq!(mark.at.csn, Csn(2));
+        let taken = committer.make_mark(&name("b")).unwrap_err().to_string();
+        assert!(taken.contains("csn 2") && taken.contains("taken"), "{taken}");
+        let mut turn = committer.turn();
+        turn.keyspace(0).clear().unwrap();
+        turn.commit().unwrap();
+        turn.write().unwrap();
+        drop(turn);
+        let other = committer.make_mark(&name("a")).unwrap();
+        assert_eq!(committer.marks().unwrap(), [other.clone(), mark.clone()]);
+        assert_eq!(committer.find_mark(&name("b")).unwrap(), Some(mark));
+        assert_eq!(committer.remove_mark(&name("b")).unwrap(), Some(Csn(5)));
+        assert_eq!(committer.remove_mark(&name("b")).unwrap(), None);
+        assert_eq!(committer.marks().unwrap(), [other]);
+    }
+}

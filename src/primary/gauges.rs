@@ -1,0 +1,281 @@
+//! What a node can tell in figures: collected once, shown by INFO and as Prometheus metrics.
+//!
+//! Guarantees: figures are truthful when nothing happens: what is archived has no age, and what is not known is left out.
+
+use super::node::Node;
+use super::pruning::LastPrune;
+use crate::clock;
+use crate::command::host::Host;
+use crate::commit::gate::Obstacle;
+use crate::csn::{CommitTime, Csn};
+use crate::metrics::{Exposition, Kind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How far commits have got, and what would be lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Safety {
+    /// Last commit, and when it was made.
+    pub committed: (Csn, CommitTime),
+    /// Last commit that a power cut cannot take.
+    pub durable: Csn,
+    /// Seconds since the oldest commit beyond it was made; 0 if there is none.
+    pub durable_lag: f64,
+    /// Last commit that the archive holds without a gap.
+    pub archived: Csn,
+    /// When that was made; none if it is not known.
+    pub archived_time: Option<CommitTime>,
+    /// Seconds since the oldest commit beyond it was made: what would be lost with this machine; none without an archive.
+    pub rpo: Option<f64>,
+    /// Every commit from here to `archived` can be restored; none if nothing can be, or it is not known.
+    pub restorable_from: Option<Csn>,
+    /// Its time, if it is known.
+    pub restorable_from_time: Option<CommitTime>,
+}
+
+impl Node {
+    /// How far commits have got.
+    #[must_use]
+    pub fn safety(&self) -> Safety {
+        let watermarks = &self.committer.watermarks;
+        // In this order, so that none seems to be ahead of the one before.
+        let (archived, durable) = (watermarks.archived.get(), watermarks.durable.get());
+        let (committed, time) = (watermarks.committed.get(), self.committer.committed_time());
+        let mut safety = Safety {
+            committed: (committed, time),
+            durable,
+            durable_lag: self.age_of_next(durable, committed),
+            archived,
+            ..Safety::default()
+        };
+        let shipping = self.shipping.load();
+        if let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) {
+            let spool = side.spool.status();
+            let oldest = spool.oldest.map(age_of);
+            safety.rpo = Some(oldest.unwrap_or_else(|| self.age_of_next(archived, committed)));
+            let is_all_archived = archived >= committed && committed > Csn::ZERO;
+            safety.archived_time = if is_all_archived { Some(time) } else { spool.archived_time };
+            let census = *self.census.lock();
+            let base = self.snapshots.last().report.map(|report| report.base.csn);
+            let known = census.and_then(|census| census.from);
+            let begun = (archived > Csn::ZERO && !side.began_with_hole).then_some(Csn(1));
+            safety.restorable_from = known.or(if side.began_with_hole { base } else { begun });
+            safety.restorable_from_time = known.and(census.and_then(|census| census.from_time));
+        }
+        safety
+    }
+
+    /// Seconds since the commit after `csn` was made; 0 if there is none.
+    fn age_of_next(&self, csn: Csn, committed: Csn) -> f64 {
+        if csn >= committed {
+            return 0.0;
+        }
+        let next = self.tail.read(csn, committed, 1);
+        next.and_then(|slice| slice.commits.first().map(|commit| age_of(commit.time))).unwrap_or_default()
+    }
+
+    /// The metrics as Prometheus reads them.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let mut out = Exposition::default();
+        let mut build = out.family(Kind::Gauge, "walferry_build_info", "Version of the running binary, as a label.");
+        build.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        out.gauge("walferry_is_primary", "1 on a primary, 0 on a replica.", u8::from(!self.is_replica()));
+        out.gauge("walferry_epoch", "Generation of the writer.", self.identity().epoch());
+        let uptime = self.stats.started.elapsed().as_secs_f64();
+        let began = clock::now_micros() as f64 / 1e6 - uptime;
+        out.gauge("process_start_time_seconds", "Start of the process, Unix time.", began);
+        self.safety_metrics(&mut out);
+        self.archive_metrics(&mut out);
+        self.base_metrics(&mut out);
+        self.replication_metrics(&mut out);
+        self.serving_metrics(&mut out);
+        out.finish()
+    }
+
+    fn safety_metrics(&self, out: &mut Exposition) {
+        let safety = self.safety();
+        let (committed, time) = safety.committed;
+        out.gauge("walferry_committed_csn", "Last commit.", committed);
+        let time = Some(seconds(time)).filter(|_| committed > Csn::ZERO);
+        out.gauge_if_known("walferry_committed_timestamp_seconds", "When the last commit was made, Unix time.", time);
+        out.gauge("walferry_durable_csn", "Last commit that a power cut cannot take.", safety.durable);
+        let help = "Age of the oldest commit that a power cut could take; 0 if there is none.";
+        out.gauge("walferry_durable_lag_seconds", help, safety.durable_lag);
+        if let Some(rpo) = safety.rpo {
+            out.gauge("walferry_archived_csn", "Last commit that the archive holds without a gap.", safety.archived);
+            let time = safety.archived_time.map(seconds);
+            out.gauge_if_known("walferry_archived_timestamp_seconds", "When that commit was made, Unix time.", time);
+            let help = "Age of the oldest commit that is not archived: what would be lost with this machine; 0 if there is none.";
+            out.gauge("walferry_rpo_seconds", help, rpo);
+            let help = "Every commit from this one to walferry_restorable_until_csn can be restored from the archive.";
+            out.gauge_if_known("walferry_restorable_from_csn", help, safety.restorable_from);
+            let time = safety.restorable_from_time.map(seconds);
+            out.gauge_if_known(
+                "walferry_restorable_from_timestamp_seconds",
+                "When that commit was made, Unix time.",
+                time,
+            );
+            let until = safety.restorable_from.map(|_| safety.archived);
+            out.gauge_if_known(
+                "walferry_restorable_until_csn",
+                "The last commit that can be restored without a gap.",
+                until,
+            );
+            let time = safety.restorable_from.and(safety.archived_time).map(seconds);
+            out.gauge_if_known(
+                "walferry_restorable_until_timestamp_seconds",
+                "When that commit was made, Unix time.",
+                time,
+            );
+        }
+    }
+
+    fn archive_metrics(&self, out: &mut Exposition) {
+        let Some(archive) = &self.archive else { return };
+        let traffic = archive.traffic();
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let help = "Requests sent to the archive's object store, repeats included; LIST by pages of 1000.";
+        let mut requests = out.family(Kind::Counter, "walferry_archive_requests_total", help);
+        for (operation, counter) in [
+            ("put", &traffic.puts),
+            ("get", &traffic.gets),
+            ("head", &traffic.heads),
+            ("list", &traffic.lists),
+            ("delete", &traffic.deletes),
+        ] {
+            requests.sample(&[("operation", operation)], get(counter));
+        }
+        out.counter("walferry_archive_sent_bytes_total", "Bytes of objects sent.", get(&traffic.bytes_sent));
+        out.counter(
+            "walferry_archive_received_bytes_total",
+            "Bytes of objects received.",
+            get(&traffic.bytes_received),
+        );
+        out.counter("walferry_archive_retries_total", "Requests that repeated a failed one.", get(&traffic.retries));
+        out.counter("walferry_archive_failures_total", "Calls that failed for good.", get(&traffic.failures));
+        if let Some(census) = *self.census.lock() {
+            out.gauge("walferry_archive_objects", "Objects in the archive when it was last listed.", census.objects);
+            out.gauge("walferry_archive_bytes", "Bytes in the archive when it was last listed.", census.bytes);
+            let help = "When the archive was last listed (at the start, after a prune), Unix time.";
+            out.gauge("walferry_archive_listed_timestamp_seconds", help, seconds(census.listed));
+        }
+        let shipping = self.shipping.load();
+        if let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) {
+            let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
+            let help = "Failed uploads in a row; 0 after a success.";
+            out.gauge("walferry_archive_failures_in_row", help, uploader.failures_in_row);
+            out.gauge("walferry_spool_chunks", "Sealed chunks that wait for the archive.", spool.chunks);
+            out.gauge("walferry_spool_bytes", "Their bytes.", spool.bytes);
+            let help = "Bytes at which writes are refused.";
+            out.gauge("walferry_spool_limit_bytes", help, self.config().spool_max_bytes.0);
+            out.counter("walferry_chunks_cut_total", "Chunks cut.", cutter.chunks);
+            out.counter("walferry_chunk_raw_bytes_total", "Their bytes before compression.", cutter.raw_bytes);
+            out.counter("walferry_chunk_stored_bytes_total", "Their bytes after compression.", cutter.stored_bytes);
+            out.counter("walferry_chunks_archived_total", "Chunks confirmed in the archive.", uploader.chunks_done);
+        }
+        let LastPrune { ended_ms, removed, bytes_removed, error } = self.last_prune.lock().clone();
+        if ended_ms > 0 {
+            out.gauge(
+                "walferry_prune_timestamp_seconds",
+                "End of the last scheduled prune, Unix time.",
+                ended_ms as f64 / 1e3,
+            );
+            out.gauge("walferry_prune_removed_objects", "Objects it removed.", removed);
+            out.gauge("walferry_prune_removed_bytes", "Their bytes.", bytes_removed);
+            out.gauge("walferry_prune_failed", "1 if it failed or might not delete.", u8::from(error.is_some()));
+        }
+    }
+
+    fn base_metrics(&self, out: &mut Exposition) {
+        let last = self.snapshots.last();
+        if let Some(report) = last.report {
+            out.gauge(
+                "walferry_base_csn",
+                "Commit that the last base published since the start lies at.",
+                report.base.csn,
+            );
+            out.gauge("walferry_base_duration_seconds", "How long it took.", report.took.as_secs_f64());
+            out.gauge("walferry_base_new_bytes", "Bytes it sent.", report.bytes_new);
+            out.gauge("walferry_base_shared_bytes", "Bytes of it that the archive had.", report.bytes_shared);
+            let help = "How long writers waited for its cut.";
+            out.gauge("walferry_base_cut_pause_seconds", help, report.cut_pause.as_secs_f64());
+        }
+        out.gauge(
+            "walferry_base_failed",
+            "1 if the last attempt to publish a base failed.",
+            u8::from(last.error.is_some()),
+        );
+    }
+
+    fn replication_metrics(&self, out: &mut Exposition) {
+        let committed = self.committer.watermarks.committed.get();
+        if let Some(link) = self.link().filter(|_| self.is_replica()) {
+            let status = link.status();
+            out.gauge("walferry_link_up", "1 if the primary's commits arrive.", u8::from(status.state == "connected"));
+            out.gauge("walferry_link_primary_csn", "The primary's last commit, as last heard.", status.primary_csn);
+            let help = "Commits of the primary not applied here, as last heard.";
+            out.gauge("walferry_link_lag_commits", help, status.primary_csn.since(committed));
+            let help = "Age of the oldest commit known and not applied; 0 if everything is.";
+            out.gauge("walferry_link_lag_seconds", help, status.lag_ms as f64 / 1e3);
+        }
+        let feeds = self.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
+        out.gauge("walferry_replicas", "Connected replicas.", feeds.len());
+        if feeds.is_empty() {
+            return;
+        }
+        let named: Vec<_> = feeds.iter().map(|feed| (format!("{}:{}", feed.address, feed.port), feed)).collect();
+        let mut each = |name, help: &str, value: &dyn Fn(&crate::ship::feed::FeedStatus) -> f64| {
+            let mut family = out.family(Kind::Gauge, name, help);
+            named.iter().for_each(|(replica, feed)| family.sample(&[("replica", replica)], value(feed)));
+        };
+        each("walferry_replica_sent_csn", "Last commit sent to a replica.", &|feed| feed.sent.0 as f64);
+        each("walferry_replica_applied_csn", "Last commit a replica applied.", &|feed| feed.ack.applied.0 as f64);
+        each("walferry_replica_acked_csn", "Last commit a replica holds durably.", &|feed| feed.ack.durable.0 as f64);
+        let help = "Commits a replica has not applied.";
+        each("walferry_replica_lag_commits", help, &|feed| committed.since(feed.ack.applied) as f64);
+        let help = "Age of the oldest commit that a replica has not applied; 0 if there is none.";
+        each("walferry_replica_lag_seconds", help, &|feed| self.age_of_next(feed.ack.applied, committed));
+        let help = "Bytes sent to a replica and not acknowledged.";
+        each("walferry_replica_in_flight_bytes", help, &|feed| feed.in_flight_bytes as f64);
+    }
+
+    fn serving_metrics(&self, out: &mut Exposition) {
+        let service = self.service();
+        let registry = &service.registry;
+        out.counter("walferry_commands_total", "Commands executed.", self.stats.commands.load(Ordering::Relaxed));
+        out.gauge("walferry_connections", "Client connections.", registry.len());
+        out.counter("walferry_connections_accepted_total", "Client connections accepted.", registry.accepted());
+        out.counter(
+            "walferry_connections_rejected_total",
+            "Client connections refused for the limit.",
+            registry.rejected(),
+        );
+        let help = "Bytes that lists and sorted sets hold.";
+        out.gauge("walferry_memory_engine_bytes", help, self.committer.memory_bytes());
+        let help = "Bytes that maxmemory allows them; 0: no limit.";
+        out.gauge("walferry_memory_limit_bytes", help, self.config().maxmemory.0);
+        out.gauge("walferry_row_cache_bytes", "Bytes in the row cache.", self.committer.disk().rows().bytes());
+        out.gauge("process_resident_memory_bytes", "Resident bytes of the process.", super::info::resident_bytes());
+        out.gauge("walferry_log_bytes", "Bytes of both logs on disk.", self.committer.log_bytes());
+        let help = "1 while writes are refused, by what stands in the way.";
+        let mut refused = out.family(Kind::Gauge, "walferry_writes_refused", help);
+        for (obstacle, name) in [
+            (Obstacle::SpoolFull, "spool full"),
+            (Obstacle::DiskFull, "disk full"),
+            (Obstacle::Replica, "replica"),
+            (Obstacle::Fenced, "fenced"),
+            (Obstacle::Broken, "log broken"),
+        ] {
+            refused.sample(&[("obstacle", name)], u8::from(self.committer.gate.stands(obstacle)));
+        }
+    }
+}
+
+fn seconds(time: CommitTime) -> f64 {
+    time.0 as f64 / 1e6
+}
+
+/// Seconds since a commit was made.
+fn age_of(time: CommitTime) -> f64 {
+    clock::now_micros().saturating_sub(time.0) as f64 / 1e6
+}

@@ -1,0 +1,83 @@
+//! Prunes the archive on a schedule (`prune-interval`), on a primary or a replica.
+//!
+//! Guarantees: one prune at a time on this node; a fenced node prunes nothing; what the last one did, or why it failed, is
+//! shown by INFO and the metrics.
+
+use super::node::Node;
+use crate::clock;
+use crate::command::host::Host;
+use crate::commit::gate::Obstacle;
+use crate::restore::census::Census;
+use crate::restore::history::History;
+use crate::retention::{PruneOptions, prune};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Time between two looks at the settings.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How the last scheduled prune ended.
+#[derive(Clone, Debug, Default)]
+pub struct LastPrune {
+    /// Ms since the Unix epoch; 0: there was none.
+    pub ended_ms: u64,
+    /// Objects removed.
+    pub removed: u64,
+    /// Their bytes.
+    pub bytes_removed: u64,
+    /// Why it failed, or could not remove everything; none if it did not.
+    pub error: Option<String>,
+}
+
+/// Starts the schedule; it ends with the node.
+pub(super) fn start(node: &Arc<Node>) {
+    if node.archive.is_none() {
+        return;
+    }
+    let mut stopping = node.stopping();
+    let node = Arc::downgrade(node);
+    tokio::spawn(async move {
+        // Dropping a prune anywhere is as harmless as a crash.
+        tokio::select! {
+            () = run(node) => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    });
+}
+
+async fn run(node: Weak<Node>) {
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(node) = node.upgrade() else { return };
+        let interval = node.config().prune_interval;
+        let is_due = !interval.is_zero() && last.elapsed() >= interval;
+        if is_due && !node.committer.gate.stands(Obstacle::Fenced) {
+            prune_once(&node).await;
+            last = Instant::now();
+        }
+    }
+}
+
+async fn prune_once(node: &Node) {
+    let Some(archive) = &node.archive else { return };
+    let config = node.config();
+    let options = PruneOptions { keep: config.keep.clone(), grace: config.prune_grace, confirm: true };
+    let mut last = LastPrune::default();
+    match prune(archive, &options).await {
+        Ok(report) => {
+            (last.removed, last.bytes_removed) = (report.removed, report.bytes_removed);
+            last.error = report.denied;
+            tracing::info!(removed = last.removed, bytes = last.bytes_removed, error = last.error, "pruned");
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a prune failed; the next one goes on");
+            last.error = Some(error.to_string());
+        }
+    }
+    last.ended_ms = clock::now_millis();
+    *node.last_prune.lock() = last;
+    if let Ok(history) = History::read(archive, Some(node.identity().epoch())).await {
+        *node.census.lock() = Some(Census::of(&history).await);
+    }
+}

@@ -1,0 +1,447 @@
+//! From promises to what each needs, and so to what goes.
+//!
+//! Pure. What stays: what any promise needs (as a restore plans it, over runs rather than over chunks that are beyond the
+//! fine window), what living pins name, what is too young to judge; the rest is for `sweep`, and `check` plans every
+//! promise again. A chunk whose commits a single wider chunk of its writer holds is replaced, and goes after the grace
+//! period even if its commits stay.
+
+use super::check::up_to;
+use super::material::{Facts, Material};
+use super::timeline::{Cheap, Piece, Promise, Timeline, Why};
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName};
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::{BaseStart, Listing, Stored};
+use crate::archive::pins::PinRange;
+use crate::archive::thinned::Thinned;
+use crate::csn::{CommitTime, Csn, Epoch};
+use crate::keep::{Keep, micros};
+use crate::restore::plan::{Plan, Shortfall, SkippedBase, SkippedRun, plan_without};
+use crate::restore::reach::{CsnRange, Reach};
+use serde::{Serialize, Serializer};
+use std::collections::HashSet;
+use std::fmt;
+use std::time::Duration;
+
+/// Why an object goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reason {
+    /// The policy no longer keeps its commits.
+    BeyondPolicy,
+    /// A wider chunk holds its commits.
+    Replaced,
+    /// No manifest came for it, or none names it any more.
+    Orphan,
+    /// The pin is over.
+    PinOver,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BeyondPolicy => "older than the policy keeps",
+            Self::Replaced => "a wider chunk holds its commits",
+            Self::Orphan => "nothing refers to it",
+            Self::PinOver => "the pin is over",
+        })
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// An object that goes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Removal {
+    /// The object.
+    #[serde(serialize_with = "as_text")]
+    pub object: ObjectName,
+    /// Its length.
+    pub bytes: u64,
+    /// Why.
+    pub why: Reason,
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(name)
+}
+
+impl Removal {
+    /// Whether other objects are found through it: it goes first.
+    #[must_use]
+    pub fn is_reference(&self) -> bool {
+        matches!(
+            self.object,
+            ObjectName::BaseManifest(_) | ObjectName::BaseCuts(..) | ObjectName::RunManifest(_) | ObjectName::Pin(_)
+        )
+    }
+}
+
+/// What a prune is to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PrunePlan {
+    /// What goes, references first.
+    pub removals: Vec<Removal>,
+    /// What stays restorable.
+    pub promises: Vec<Promise>,
+    /// How far history will be thinned.
+    pub thinned: Thinned,
+    /// What an operator should know.
+    pub remarks: Vec<String>,
+}
+
+/// What stays, as it is found out.
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) chunks: HashSet<ChunkName>,
+    pub(super) bases: HashSet<BaseName>,
+    pub(super) runs: HashSet<RunName>,
+}
+
+/// Plans a prune.
+#[must_use]
+pub fn plan(material: &Material, keep: &Keep, grace: Duration) -> PrunePlan {
+    let view = View::of(material, grace);
+    let timelines = view.timelines();
+    let mut promises: Vec<Promise> = timelines
+        .iter()
+        .flat_map(|timeline| match keep.windows() {
+            Some(windows) => timeline.promises(windows, material.now),
+            None => timeline.everything(),
+        })
+        .collect();
+    let mut remarks = view.unusable_remarks();
+    promises.extend(view.marks(&mut remarks));
+    let mut kept = Kept::default();
+    for promise in &promises {
+        view.keep_promise(promise, &mut kept);
+    }
+    view.keep_young(keep, &mut kept);
+    view.keep_pinned(&mut kept, &mut remarks);
+    let mut removals = view.removals(&kept, &mut remarks);
+    removals.sort_by_key(|removal| (!removal.is_reference(), matches!(removal.object, ObjectName::Sst(_))));
+    let mut thinned = material.thinned.clone();
+    thinned.keep = keep.to_string();
+    if removals.iter().any(|removal| removal.why == Reason::BeyondPolicy) {
+        timelines.iter().for_each(|timeline| thin(&mut thinned, timeline, keep, material.now));
+    }
+    promises.sort();
+    promises.dedup();
+    PrunePlan { removals, promises, thinned, remarks }
+}
+
+/// Notes how far a line is thinned once the plan is carried out.
+fn thin(thinned: &mut Thinned, timeline: &Timeline, keep: &Keep, now: CommitTime) {
+    let Some(windows) = keep.windows() else { return };
+    let start = CommitTime(now.0.saturating_sub(micros(windows.fine)));
+    let floor = timeline.floor(start).unwrap_or_else(|| timeline.end());
+    let newest = timeline.cheap.iter().rfind(|cheap| cheap.is_base && timeline.is_newest).map(|cheap| cheap.csn);
+    let until = newest.map_or(floor, |newest| floor.min(newest));
+    if until > timeline.after {
+        thinned.raise(&timeline.lineage, until);
+    }
+}
+
+/// The material, with what follows from it.
+pub(super) struct View<'m> {
+    pub(super) material: &'m Material,
+    pub(super) listing: &'m Listing,
+    grace_micros: u64,
+    /// Bases that nothing is restored from.
+    pub(super) skipped: Vec<SkippedBase>,
+    /// Runs that nothing is restored with.
+    pub(super) skipped_runs: Vec<SkippedRun>,
+    newest: Option<Lineage>,
+    pub(super) replaced: HashSet<ChunkName>,
+    /// The listing without the replaced chunks.
+    lean: Listing,
+    /// That without the chunks before the fine window, for points that runs lead to; none without runs.
+    coarse: Option<Listing>,
+}
+
+impl<'m> View<'m> {
+    pub(super) fn of(material: &'m Material, grace: Duration) -> Self {
+        let listing = &material.listing;
+        let why_not = |facts: Option<&Result<Facts, String>>| match facts {
+            Some(Ok(facts)) => missing_file(listing, facts),
+            Some(Err(why)) => Some(why.clone()),
+            None => Some("its manifest was not read".to_owned()),
+        };
+        let skipped = listing.base_starts().filter_map(|start| {
+            let BaseStart { base, after } = start;
+            why_not(material.facts.get(&start)).map(|why| SkippedBase { base, after, why })
+        });
+        let skipped_runs =
+            listing.whole_runs().filter_map(|run| why_not(material.runs.get(&run)).map(|why| SkippedRun { run, why }));
+        let mut view = Self {
+            material,
+            listing,
+            grace_micros: micros(grace),
+            skipped: skipped.collect(),
+            skipped_runs: skipped_runs.collect(),
+            newest: Lineage::newest(&listing.epochs),
+            replaced: HashSet::new(),
+            lean: listing.clone(),
+            coarse: None,
+        };
+        view.replaced = view.find_replaced();
+        view.lean.chunks.retain(|chunk, _| !view.replaced.contains(chunk));
+        if listing.whole_runs().next().is_some() {
+            let mut coarse = view.lean.clone();
+            coarse.chunks.retain(|chunk, _| !material.spans.contains_key(chunk));
+            view.coarse = Some(coarse);
+        }
+        view
+    }
+
+    /// Whether an object is old enough to be judged by what refers to it.
+    pub(super) fn is_past_grace(&self, stored: &Stored) -> bool {
+        let modified = u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default();
+        modified.saturating_add(self.grace_micros) < self.material.now.0
+    }
+
+    /// Chunks that one wider chunk of the same epoch, itself past the grace period, stands for.
+    fn find_replaced(&self) -> HashSet<ChunkName> {
+        let mut replaced = HashSet::new();
+        // In order of first csn, the wider one first: what a chunk before reaches over is inside it.
+        let mut by_start: Vec<ChunkName> = self.listing.chunks.keys().copied().collect();
+        by_start.sort_by_key(|chunk| (chunk.epoch, chunk.first, std::cmp::Reverse(chunk.last)));
+        let mut widest: Option<ChunkName> = None;
+        for chunk in by_start {
+            if let Some(wide) = widest.filter(|wide| wide.epoch == chunk.epoch && wide.last >= chunk.last) {
+                debug_assert!(wide.first <= chunk.first);
+                replaced.insert(chunk);
+            } else if self.is_past_grace(&self.listing.chunks[&chunk]) {
+                widest = Some(chunk);
+            } else {
+                widest = widest.filter(|wide| wide.epoch == chunk.epoch);
+            }
+        }
+        replaced
+    }
+
+    /// Whether a base can be restored from.
+    pub(super) fn is_usable(&self, start: &BaseStart) -> bool {
+        !self.skipped.iter().any(|skip| skip.is(*start))
+    }
+
+    fn is_run_usable(&self, run: &RunName) -> bool {
+        !self.skipped_runs.iter().any(|skip| skip.run == *run)
+    }
+
+    /// The usable bases and runs of a line that commits of it can be restored by, as cheap points.
+    fn cheap(&self, lineage: &Lineage) -> Vec<Cheap> {
+        let reach = self.reach(self.listing, lineage);
+        let time =
+            |facts: Option<&Result<Facts, String>>| facts.and_then(|facts| facts.as_ref().ok()).map(|it| it.time);
+        let starts = self.listing.base_starts().filter(|start| lineage.contains(start.base) && self.is_usable(start));
+        let starts = starts.filter(|start| start.is_whole() || reach.contains(start.base.csn));
+        let bases = starts.filter_map(|start| {
+            let time = time(self.material.facts.get(&start))?;
+            Some(Cheap { csn: start.base.csn, time, is_base: true })
+        });
+        let on_line = |run: &RunName| lineage.contains_run(*run) && self.is_run_usable(run) && reach.contains(run.last);
+        let runs =
+            self.listing.whole_runs().filter(on_line).filter_map(|run| {
+                Some(Cheap { csn: run.last, time: time(self.material.runs.get(&run))?, is_base: false })
+            });
+        let mut cheap: Vec<Cheap> = bases.chain(runs).collect();
+        cheap.sort_by_key(|cheap| (cheap.csn, cheap.is_base));
+        cheap
+    }
+
+    /// The newest line, and each epoch's own part beside it.
+    fn timelines(&self) -> Vec<Timeline> {
+        let Some(newest) = &self.newest else { return Vec::new() };
+        let epochs = self.listing.epochs.records().map(|record| record.epoch);
+        let lines = epochs.filter_map(|epoch| Lineage::of(&self.listing.epochs, epoch)).map(|lineage| {
+            let is_newest = lineage.leaf() == newest.leaf();
+            let after = if is_newest { Csn::ZERO } else { shared_until(&lineage, newest) };
+            self.timeline(lineage, after, is_newest)
+        });
+        lines.collect()
+    }
+
+    fn timeline(&self, lineage: Lineage, after: Csn, is_newest: bool) -> Timeline {
+        let mut fine = false;
+        let uses = lineage.cover(self.lean.chunks.keys().copied(), Csn::ZERO).uses;
+        let pieces = uses.into_iter().map(|part| {
+            // Commit times never fall: behind what is fine, everything is.
+            fine |= !self.material.spans.contains_key(&part.chunk);
+            let span = self.material.spans.get(&part.chunk).copied().filter(|_| !fine);
+            Piece { chunk: part.chunk, from: part.use_from, until: part.use_until, span }
+        });
+        let pieces = pieces.collect();
+        let cheap = self.cheap(&lineage);
+        let thinned = self.material.thinned.until(&lineage);
+        let mut timeline = Timeline { lineage, after, is_newest, has_own: true, pieces, cheap };
+        timeline.has_own = is_newest || timeline.end() > after || thinned > after;
+        timeline
+    }
+
+    pub(super) fn reach(&self, listing: &Listing, lineage: &Lineage) -> Reach {
+        let starts = listing.base_starts().filter(|start| lineage.contains(start.base) && self.is_usable(start));
+        Reach::with_runs(listing, lineage, starts, |run| self.is_run_usable(run))
+    }
+
+    pub(super) fn lineage(&self, leaf: Epoch) -> Lineage {
+        Lineage::of(&self.listing.epochs, leaf).expect("promises are made for known epochs")
+    }
+
+    /// A promise for each mark that can be restored now.
+    fn marks(&self, remarks: &mut Vec<String>) -> Vec<Promise> {
+        let mut promises = Vec::new();
+        for (name, mark) in &self.material.marks {
+            let mark = match mark {
+                Ok(mark) => mark,
+                Err(why) => {
+                    remarks.push(format!("mark {name} cannot be read and keeps nothing: {why}"));
+                    continue;
+                }
+            };
+            let Some(lineage) = Lineage::of(&self.listing.epochs, mark.epoch) else {
+                remarks.push(format!("mark {name} is of epoch {}, which has no record: it keeps nothing", mark.epoch));
+                continue;
+            };
+            if !self.reach(self.listing, &lineage).contains(mark.csn) {
+                remarks.push(format!("mark {name} at csn {} cannot be restored: it keeps nothing", mark.csn));
+            }
+            let commits = CsnRange { from: mark.csn, until: mark.csn };
+            promises.push(Promise { leaf: mark.epoch, commits, why: Why::Mark(name.clone()) });
+        }
+        promises
+    }
+
+    /// Keeps what a promise needs.
+    fn keep_promise(&self, promise: &Promise, kept: &mut Kept) {
+        let lineage = self.lineage(promise.leaf);
+        let CsnRange { from, until } = promise.commits;
+        if from == until {
+            self.keep_point(&lineage, from, kept);
+            return;
+        }
+        let reach = self.reach(self.listing, &lineage);
+        // The first commit of it that can be restored: what leads there leads on.
+        let first = reach.ranges.iter().find(|range| range.until >= from).map(|range| range.from.max(from));
+        let mut after = from.prev();
+        if let Some(first) = first.filter(|first| *first <= until)
+            && !self.keep_point(&lineage, first, kept)
+            && first == from
+        {
+            after = from;
+        }
+        self.keep_range(&lineage, CsnRange { from: after, until }, false, kept);
+    }
+
+    /// Keeps what a restore to `csn` reads. Whether the chunk that holds that commit is part of it.
+    fn keep_point(&self, lineage: &Lineage, csn: Csn, kept: &mut Kept) -> bool {
+        let is_at = |start: &BaseStart| {
+            start.is_whole() && start.base.csn == csn && lineage.contains(start.base) && self.is_usable(start)
+        };
+        if let Some(start) = self.listing.base_starts().rev().find(is_at) {
+            kept.bases.insert(start.base);
+            return false;
+        }
+        let over_runs = self.coarse.as_ref().and_then(|coarse| self.plan_to(coarse, lineage, csn).ok());
+        let Some(plan) = over_runs.or_else(|| self.plan_to(&self.lean, lineage, csn).ok()) else { return false };
+        kept.bases.extend(plan.base);
+        kept.chunks.extend(plan.chunks.iter().map(|step| step.chunk));
+        kept.runs.extend(plan.runs.iter().map(|step| step.run));
+        plan.chunks.last().is_some_and(|step| step.use_until == csn)
+    }
+
+    /// A restore to `csn`, as it would be planned over a listing.
+    pub(super) fn plan_to(&self, listing: &Listing, lineage: &Lineage, csn: Csn) -> Result<Plan, Shortfall> {
+        plan_without(&up_to(listing, csn), lineage, csn, &self.skipped, &self.skipped_runs)
+    }
+
+    /// Keeps the bases of a range and the chunks with commits above its first.
+    fn keep_range(&self, lineage: &Lineage, range: CsnRange, with_replaced: bool, kept: &mut Kept) {
+        let on_line = |base: &BaseName| range.contains(base.csn) && lineage.contains(*base);
+        kept.bases.extend(self.listing.base_starts().map(|start| start.base).filter(on_line));
+        let is_needed = |chunk: &ChunkName| {
+            let until = lineage.until(chunk.epoch).unwrap_or_default().min(chunk.last);
+            until > range.from && chunk.first <= until && chunk.first <= range.until
+        };
+        let chunks = self.listing.chunks.keys().filter(|chunk| is_needed(chunk));
+        kept.chunks.extend(chunks.filter(|chunk| with_replaced || !self.replaced.contains(chunk)));
+    }
+
+    /// Keeps the bases and runs of the fine window, on whichever line: they make restores quicker. Everything, if there is no
+    /// policy.
+    fn keep_young(&self, keep: &Keep, kept: &mut Kept) {
+        let Some(windows) = keep.windows() else {
+            kept.bases.extend(self.listing.base_starts().map(|start| start.base));
+            kept.runs.extend(self.listing.whole_runs());
+            kept.chunks.extend(self.lean.chunks.keys());
+            return;
+        };
+        let start = self.material.now.0.saturating_sub(micros(windows.fine));
+        let is_fine = |facts: Option<&Result<Facts, String>>| {
+            facts.and_then(|facts| facts.as_ref().ok()).is_some_and(|facts| facts.time.0 >= start)
+        };
+        let starts = self.listing.base_starts().filter(|start| is_fine(self.material.facts.get(start)));
+        kept.bases.extend(starts.map(|start| start.base));
+        kept.runs.extend(self.listing.whole_runs().filter(|run| is_fine(self.material.runs.get(run))));
+    }
+
+    fn keep_pinned(&self, kept: &mut Kept, remarks: &mut Vec<String>) {
+        for pin in &self.material.pins {
+            let range = match &pin.record {
+                Ok(record) if record.holds(&pin.stored, self.material.now) => record.range,
+                Ok(_) => continue,
+                Err(_) if self.is_past_grace(&pin.stored) => continue,
+                Err(why) => {
+                    remarks.push(format!("pin {} cannot be read, so everything is kept: {why}", pin.name));
+                    PinRange::ALL
+                }
+            };
+            let lines: Vec<Lineage> = match range.epoch {
+                Some(epoch) => Lineage::of(&self.listing.epochs, epoch).into_iter().collect(),
+                None => {
+                    let epochs = self.listing.epochs.records().map(|record| record.epoch);
+                    epochs.filter_map(|epoch| Lineage::of(&self.listing.epochs, epoch)).collect()
+                }
+            };
+            for lineage in lines.iter().filter(|_| range.until > range.from || range.from > Csn::ZERO) {
+                self.keep_range(lineage, CsnRange { from: range.from, until: range.until }, true, kept);
+                let is_within = |run: &RunName| run.last > range.from && run.first <= range.until;
+                kept.runs.extend(self.listing.whole_runs().filter(|run| is_within(run) && lineage.contains_run(*run)));
+            }
+        }
+    }
+
+    fn unusable_remarks(&self) -> Vec<String> {
+        let bases = self.skipped.iter().map(|skip| (skip.base.to_string(), &skip.why));
+        let runs = self.skipped_runs.iter().map(|skip| (skip.run.to_string(), &skip.why));
+        bases.chain(runs).map(|(name, why)| format!("{name} cannot be restored from: {why}")).collect()
+    }
+}
+
+/// The last csn that a line has in common with another one.
+fn shared_until(lineage: &Lineage, other: &Lineage) -> Csn {
+    let in_common = lineage.branches().iter().zip(other.branches()).take_while(|(a, b)| a.epoch == b.epoch);
+    let until = |branch: &crate::archive::epochs::Branch| branch.until_inclusive.unwrap_or(Csn(u64::MAX));
+    in_common.last().map_or(Csn::ZERO, |(a, b)| until(a).min(until(b)))
+}
+
+/// What a manifest names and the listing lacks, if anything.
+pub(super) fn missing_file(listing: &Listing, facts: &Facts) -> Option<String> {
+    facts.files.iter().find_map(|(object, bytes)| {
+        let stored = match object {
+            ObjectName::Sst(hash) => listing.ssts.get(hash.to_hex().as_str()),
+            ObjectName::BaseFile(base, name) => listing.bases.get(base).and_then(|objects| objects.files.get(name)),
+            ObjectName::RunFile(run, name) => listing.runs.get(run).and_then(|objects| objects.files.get(name)),
+            _ => None,
+        };
+        match stored {
+            None => Some(format!("{object} is not there")),
+            Some(stored) if stored.size != *bytes => {
+                Some(format!("{object} has {} bytes instead of {bytes}", stored.size))
+            }
+            Some(_) => None,
+        }
+    })
+}

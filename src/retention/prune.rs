@@ -1,0 +1,185 @@
+//! Carries a prune out.
+//!
+//! Order: its own pin, then the listing it decides from, then the check, then `thinned.json`, then references, then data.
+//! Guarantees: nothing goes that the check did not pass; what a pin taken meanwhile names stays; a crash at any step leaves
+//! everything promised restorable, and the next prune goes on where this one ended; two prunes at once remove the same
+//! things. An identity that may not delete removes nothing and says so once.
+
+use super::check;
+use super::material::Material;
+use super::plan::{PrunePlan, Removal, plan};
+use super::report::PruneReport;
+use crate::archive::layout::ObjectName;
+use crate::archive::patience::is_denied;
+use crate::archive::pins::{self, PRUNE, Pin, PinRange, ReadPin};
+use crate::archive::store::Archive;
+use crate::clock;
+use crate::csn::CommitTime;
+use crate::error::{Error, Result};
+use crate::keep::Keep;
+use futures::{StreamExt, stream};
+use std::time::Duration;
+
+/// Objects removed between two looks at the pins.
+const REMOVALS_PER_LOOK: usize = 500;
+/// Removals on their way at once.
+const REMOVALS_IN_FLIGHT_MAX: usize = 8;
+/// How much this machine's clock and the store's may differ.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// What a prune is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PruneOptions {
+    /// The policy.
+    pub keep: Keep,
+    /// How old something must be before it goes because nothing refers to it.
+    pub grace: Duration,
+    /// Whether anything is removed.
+    pub confirm: bool,
+}
+
+/// Prunes an archive, or shows what that would do.
+pub async fn prune(archive: &Archive, options: &PruneOptions) -> Result<PruneReport> {
+    if !options.confirm {
+        let (material, plan) = decide(archive, options).await?;
+        return Ok(PruneReport::new(options.keep.to_string(), &material, &plan, false));
+    }
+    // Before the listing: a publisher whose manifest the listing does not show will see this pin.
+    let pin = match Pin::take(archive, PRUNE, PinRange::NOTHING).await {
+        Ok(pin) => pin,
+        Err(Error::Store { source, path, .. }) if is_denied(&source) => {
+            let (material, plan) = decide(archive, options).await?;
+            let mut report = PruneReport::new(options.keep.to_string(), &material, &plan, true);
+            report.denied = Some(format!("this identity may not write {path}: {source}"));
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
+    };
+    let pruned = prune_pinned(archive, options, &pin).await;
+    pin.release().await;
+    pruned
+}
+
+/// Reads, plans and checks.
+async fn decide(archive: &Archive, options: &PruneOptions) -> Result<(Material, PrunePlan)> {
+    let material = Material::read(archive, &options.keep, CommitTime(clock::now_micros())).await?;
+    let keep = options.keep.clone();
+    let grace = options.grace;
+    let decided = tokio::task::spawn_blocking(move || {
+        let plan = plan(&material, &keep, grace);
+        let checked = check::check(&material, &plan);
+        (material, plan, checked)
+    });
+    let (material, plan, checked) = decided.await.expect("planning does not panic");
+    match checked {
+        Ok(()) => Ok((material, plan)),
+        Err(lost) => Err(Error::Refused {
+            reason: format!(
+                "nothing was removed, because the plan would lose what the policy promises: {lost}. This is a defect; please report it"
+            ),
+        }),
+    }
+}
+
+async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> Result<PruneReport> {
+    let (material, plan) = decide(archive, options).await?;
+    check_clock(&material, pin)?;
+    let mut report = PruneReport::new(options.keep.to_string(), &material, &plan, true);
+    if plan.thinned != material.thinned
+        && plan.removals.iter().any(|removal| !matches!(removal.object, ObjectName::Pin(_)))
+    {
+        plan.thinned.write(archive).await?;
+    }
+    let mut spared = Spared { known: pin_names(&material.pins), material, options };
+    let references = plan.removals.iter().take_while(|removal| removal.is_reference()).count();
+    let (references, data) = plan.removals.split_at(references);
+    for stage in [references, data] {
+        for batch in stage.chunks(REMOVALS_PER_LOOK) {
+            if pin.has_lapsed() {
+                let reason = "the prune was held up for so long that its pin is over; start it again".to_owned();
+                return Err(Error::Refused { reason });
+            }
+            let batch = spared.filter(archive, batch).await?;
+            if !remove(archive, &batch, &mut report).await? {
+                return Ok(report);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// A machine whose clock is wrong must not decide what is old.
+fn check_clock(material: &Material, pin: &Pin) -> Result<()> {
+    let ObjectName::Pin(name) = pin.name() else { unreachable!("a pin is a pin") };
+    let Some(stored) = material.listing.pins.get(name) else { return Ok(()) };
+    let store = u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default();
+    if Duration::from_micros(store.abs_diff(material.now.0)) <= CLOCK_SKEW_MAX {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        reason: format!(
+            "nothing was removed: this machine's clock says {}, the store's {}. Set the clock first",
+            material.now,
+            CommitTime(store)
+        ),
+    })
+}
+
+fn pin_names(pins: &[ReadPin]) -> Vec<String> {
+    pins.iter().map(|pin| pin.name.to_string()).collect()
+}
+
+/// What pins taken during the prune keep.
+struct Spared<'o> {
+    material: Material,
+    known: Vec<String>,
+    options: &'o PruneOptions,
+}
+
+impl Spared<'_> {
+    /// The batch without what new pins name.
+    async fn filter(&mut self, archive: &Archive, batch: &[Removal]) -> Result<Vec<Removal>> {
+        let pins = pins::list(archive).await?;
+        if pins.iter().all(|pin| self.known.contains(&pin.name.to_string())) {
+            return Ok(batch.to_vec());
+        }
+        self.known = pin_names(&pins);
+        self.material.pins = pins;
+        let again = plan(&self.material, &self.options.keep, self.options.grace);
+        self.kept_by(&again, batch)
+    }
+
+    fn kept_by(&self, again: &PrunePlan, batch: &[Removal]) -> Result<Vec<Removal>> {
+        let still: std::collections::HashSet<&ObjectName> =
+            again.removals.iter().map(|removal| &removal.object).collect();
+        Ok(batch.iter().filter(|removal| still.contains(&removal.object)).cloned().collect())
+    }
+}
+
+/// Removes a batch; false if this identity may not.
+async fn remove(archive: &Archive, batch: &[Removal], report: &mut PruneReport) -> Result<bool> {
+    // The first one alone: an identity that may not delete finds out by one request.
+    let (first, others) = batch.split_at(batch.len().min(1));
+    for part in [first, others] {
+        let delete = |removal: Removal| {
+            let archive = archive.clone();
+            async move { (removal.bytes, archive.delete(&removal.object).await) }
+        };
+        let deletes: Vec<_> = part.iter().cloned().map(delete).collect();
+        let mut done = stream::iter(deletes).buffered(REMOVALS_IN_FLIGHT_MAX);
+        while let Some((bytes, outcome)) = done.next().await {
+            match outcome {
+                Ok(()) => {
+                    report.removed += 1;
+                    report.bytes_removed += bytes;
+                }
+                Err(Error::Store { source, path, .. }) if is_denied(&source) => {
+                    report.denied = Some(format!("this identity may not delete {path}: {source}"));
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(true)
+}

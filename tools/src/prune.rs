@@ -1,0 +1,80 @@
+//! `walferry prune`: what the retention policy lets go, shown or removed.
+
+use crate::archive::ArchiveArgs;
+use crate::exit::{Done, Failure};
+use crate::node::runtime;
+use std::str::FromStr;
+use std::time::Duration;
+use walferry::config::Config;
+use walferry::keep::Keep;
+use walferry::retention::{PruneOptions, PruneReport, prune};
+
+/// Shows what the retention policy lets go, why, and how many bytes; removes it with --confirm
+#[derive(clap::Args)]
+#[command(after_help = crate::exit::HELP)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    /// The policy, such as '7d fine, hourly 30d, daily 1y'; without one, only what nothing refers to goes
+    #[arg(long, value_name = "POLICY", default_value = "")]
+    keep: String,
+    /// Age before which nothing is taken for abandoned
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    grace: String,
+    /// Only show (the default)
+    #[arg(long, conflicts_with = "confirm")]
+    dry_run: bool,
+    /// Remove it
+    #[arg(long)]
+    confirm: bool,
+    /// Print JSON, every object by name
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prunes, or shows what that would do.
+pub fn run(args: Args) -> Done {
+    let options = PruneOptions { keep: Keep::from_str(&args.keep)?, grace: time(&args.grace)?, confirm: args.confirm };
+    let archive = args.archive.open()?;
+    let report = runtime()?.block_on(prune(&archive, &options))?;
+    show(&report, args.json);
+    match &report.denied {
+        None => Ok(()),
+        Some(why) => {
+            let left = report.removals.len() as u64 - report.removed;
+            Err(Failure::Denied(format!("{left} objects could not be removed: {why}")))
+        }
+    }
+}
+
+/// A time as the configuration takes it.
+fn time(text: &str) -> Result<Duration, Failure> {
+    let mut config = Config::default();
+    config.set("prune-grace", text)?;
+    Ok(config.prune_grace)
+}
+
+fn show(report: &PruneReport, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
+        return;
+    }
+    let policy = if report.keep.is_empty() { "none: everything is kept" } else { &report.keep };
+    println!("policy   {policy}");
+    for (why, count) in report.promised() {
+        println!("keeps    {why}: {count}");
+    }
+    println!("stays    {} objects, {} bytes", report.objects_kept, report.bytes_kept);
+    for ((kind, why), amount) in report.by_kind() {
+        println!("goes     {} {kind}, {} bytes: {why}", amount.objects, amount.bytes);
+    }
+    for remark in &report.remarks {
+        println!("remark   {remark}");
+    }
+    if report.is_confirmed {
+        println!("removed  {} objects, {} bytes", report.removed, report.bytes_removed);
+    } else {
+        let (objects, bytes) = (report.removals.len(), report.bytes_to_remove());
+        println!("nothing was removed; {objects} objects with {bytes} bytes go with --confirm");
+    }
+}

@@ -4,6 +4,7 @@
 
 use super::node::Node;
 use super::pruning::LastPrune;
+use super::second::SecondStatus;
 use crate::clock;
 use crate::command::host::Host;
 use crate::commit::gate::Obstacle;
@@ -30,6 +31,20 @@ pub struct Safety {
     pub restorable_from: Option<Csn>,
     /// Its time, if it is known.
     pub restorable_from_time: Option<CommitTime>,
+}
+
+fn second_metrics(out: &mut Exposition, second: &SecondStatus) {
+    let help = "Last commit that archive-2 holds without a gap, from its last base on.";
+    out.gauge("walferry_archive_2_csn", help, second.archived);
+    let help = "Age of the oldest commit cut that waits for archive-2; 0 if there is none.";
+    out.gauge("walferry_archive_2_lag_seconds", help, second.oldest.map_or(0.0, age_of));
+    out.gauge("walferry_archive_2_spool_bytes", "Bytes of sealed chunks that wait for it.", second.spool_bytes);
+    out.gauge(
+        "walferry_archive_2_failures_in_row",
+        "Its failures in a row; 0 after a success.",
+        second.failures_in_row,
+    );
+    out.counter("walferry_archive_2_backlogs_dropped_total", "How often its backlog was dropped.", second.drops);
 }
 
 impl Node {
@@ -172,6 +187,22 @@ impl Node {
             out.counter("walferry_chunk_raw_bytes_total", "Their bytes before compression.", cutter.raw_bytes);
             out.counter("walferry_chunk_stored_bytes_total", "Their bytes after compression.", cutter.stored_bytes);
             out.counter("walferry_chunks_archived_total", "Chunks confirmed in the archive.", uploader.chunks_done);
+            let merged = side.merging.status();
+            out.counter(
+                "walferry_chunks_merged_total",
+                "Chunks made of smaller ones in the archive.",
+                merged.sum.merged,
+            );
+            out.counter(
+                "walferry_merged_parts_deleted_total",
+                "Smaller chunks deleted after that.",
+                merged.sum.deleted,
+            );
+            let help = "1 if the last round of merging failed.";
+            out.gauge("walferry_merge_failed", help, u8::from(merged.last_error.is_some()));
+            if let Some(second) = &side.second {
+                second_metrics(out, &second.status());
+            }
         }
         let LastPrune { ended_ms, removed, bytes_removed, error } = self.last_prune.lock().clone();
         if ended_ms > 0 {
@@ -200,6 +231,8 @@ impl Node {
             let help = "How long writers waited for its cut.";
             out.gauge("walferry_base_cut_pause_seconds", help, report.cut_pause.as_secs_f64());
         }
+        let help = "Eventual bases that wait for their repair, as far as this node knows.";
+        out.gauge("walferry_bases_to_repair", help, self.snapshots.bases.to_repair());
         out.gauge(
             "walferry_base_failed",
             "1 if the last attempt to publish a base failed.",

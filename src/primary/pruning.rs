@@ -1,9 +1,11 @@
-//! Prunes the archive on a schedule (`prune-interval`), on a primary or a replica.
+//! Prunes the archive on a schedule (`prune-interval`), on a primary or a replica; a primary prunes its second one, too.
 //!
 //! Guarantees: one prune at a time on this node; a fenced node prunes nothing; what the last one did, or why it failed, is
 //! shown by INFO and the metrics.
 
 use super::node::Node;
+use super::second;
+use crate::archive::store::Archive;
 use crate::clock;
 use crate::command::host::Host;
 use crate::commit::gate::Obstacle;
@@ -59,25 +61,39 @@ async fn run(node: Weak<Node>) {
     }
 }
 
+/// Prunes the archive, and on a primary the second one.
 async fn prune_once(node: &Node) {
     let Some(archive) = &node.archive else { return };
-    let config = node.config();
-    let options = PruneOptions { keep: config.keep.clone(), grace: config.prune_grace, confirm: true };
     let mut last = LastPrune::default();
-    match prune(archive, &options).await {
-        Ok(report) => {
-            (last.removed, last.bytes_removed) = (report.removed, report.bytes_removed);
-            last.error = report.denied;
-            tracing::info!(removed = last.removed, bytes = last.bytes_removed, error = last.error, "pruned");
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a prune failed; the next one goes on");
-            last.error = Some(error.to_string());
-        }
+    prune_archive(node, archive, &mut last).await;
+    match second::open(&node.config()) {
+        Ok(Some(second)) if !node.is_replica() => prune_archive(node, &second, &mut last).await,
+        Ok(_) => {}
+        Err(error) => last.error = Some(error.to_string()),
     }
     last.ended_ms = clock::now_millis();
     *node.last_prune.lock() = last;
     if let Ok(history) = History::read(archive, Some(node.identity().epoch())).await {
         *node.census.lock() = Some(Census::of(&history).await);
     }
+}
+
+/// Prunes one archive and adds what came of it.
+async fn prune_archive(node: &Node, archive: &Archive, last: &mut LastPrune) {
+    let config = node.config();
+    let options = PruneOptions { keep: config.keep.clone(), grace: config.prune_grace, confirm: true };
+    let error = match prune(archive, &options).await {
+        Ok(report) => {
+            last.removed += report.removed;
+            last.bytes_removed += report.bytes_removed;
+            let (removed, bytes, error) = (report.removed, report.bytes_removed, &report.denied);
+            tracing::info!(archive = archive.url(), removed, bytes, error, "pruned");
+            report.denied
+        }
+        Err(error) => {
+            tracing::warn!(archive = archive.url(), %error, "a prune failed; the next one goes on");
+            Some(error.to_string())
+        }
+    };
+    last.error = last.error.take().or(error.map(|error| format!("{}: {error}", archive.url())));
 }

@@ -76,7 +76,7 @@ pub struct Second {
 }
 
 /// The second archive as configured; `None` without one.
-fn open(config: &Config) -> Result<Option<Archive>> {
+pub(super) fn open(config: &Config) -> Result<Option<Archive>> {
     if config.archive_2.is_empty() {
         return Ok(None);
     }

@@ -323,14 +323,13 @@ impl<'m> View<'m> {
             return;
         }
         let reach = self.reach(self.listing, &lineage);
-        // The first commit of it that can be restored: what leads there leads on.
-        let first = reach.ranges.iter().find(|range| range.until >= from).map(|range| range.from.max(from));
+        // Where each stretch of it begins that can be restored: what leads there leads on.
         let mut after = from.prev();
-        if let Some(first) = first.filter(|first| *first <= until)
-            && !self.keep_point(&lineage, first, kept)
-            && first == from
-        {
-            after = from;
+        for range in reach.ranges.iter().filter(|range| range.until >= from && range.from <= until) {
+            let first = range.from.max(from);
+            if !self.keep_point(&lineage, first, kept) && first == from {
+                after = from;
+            }
         }
         self.keep_range(&lineage, CsnRange { from: after, until }, false, kept);
     }

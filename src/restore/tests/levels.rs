@@ -218,7 +218,8 @@ async fn model_round(seed: u64) {
         chunk_new(&archived, &rig, &mut chunked, &mut random).await;
         let start = base.manifest().start();
         if random.random_bool(0.4) {
-            let fault = [Fault::Fail, Fault::LoseReply, Fault::Truncate][random.random_range(0..3)];
+            // A store that keeps half of a manifest leaves damage that `verify` reports: see the tests of publishing.
+            let fault = [Fault::Fail, Fault::LoseReply][random.random_range(0..2)];
             store.script_puts(std::iter::repeat_n(Fault::None, random.random_range(0..14)).chain([fault]));
         }
         let published = publisher.publish(base, async { Ok(()) }).await;

@@ -78,7 +78,8 @@ async fn from_primary(
         nonce,
         proof: wire::proof(&config.repl_secret, challenge, node),
     };
-    let Connected { receiver, answer, .. } = connect(primary, &config.repl_secret, hello).await?;
+    // Both halves stay open until the base is here: what is between may close a connection of which one half is.
+    let Connected { receiver, answer, sender: _open, .. } = connect(primary, &config.repl_secret, hello).await?;
     let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
     match answer {
         Message::Resume(resume) => begin_empty(root, resume, node),

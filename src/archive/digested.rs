@@ -41,6 +41,31 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Resu
     serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))
 }
 
+/// As [`encode`], of a record that can contradict itself.
+///
+/// # Panics
+/// If there is a fault.
+pub fn encode_consistent(record: &impl Serialize, fault: Option<String>) -> Vec<u8> {
+    assert!(fault.is_none(), "a record must be consistent: {fault:?}");
+    encode(record)
+}
+
+/// As [`decode`], of a record of at most `bytes_max` that can contradict itself; `fault` tells what does.
+pub fn decode_consistent<T: DeserializeOwned>(
+    bytes: &[u8],
+    what: &str,
+    known: u32,
+    bytes_max: usize,
+    fault: impl FnOnce(&T) -> Option<String>,
+) -> Result<T> {
+    let corrupt = |detail: String| Error::corrupt(what, "content", detail);
+    if bytes.len() > bytes_max {
+        return Err(corrupt(format!("{} bytes; it has at most {bytes_max}", bytes.len())));
+    }
+    let record: T = decode(bytes, what, known)?;
+    fault(&record).map_or(Ok(record), |fault| Err(corrupt(fault)))
+}
+
 /// Reads a record of the archive; `None` if it is not there.
 pub async fn read<T: DeserializeOwned>(archive: &Archive, name: &ObjectName, known: u32) -> Result<Option<T>> {
     let body = archive.get(name).await?;

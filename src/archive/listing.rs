@@ -131,6 +131,24 @@ impl Listing {
         listing
     }
 
+    /// Length and age of an object; none if it is not there, or is one of the records that are read at once.
+    #[must_use]
+    pub fn stored(&self, object: &ObjectName) -> Option<&Stored> {
+        match object {
+            ObjectName::Identity | ObjectName::Epoch(_) => None,
+            ObjectName::Chunk(chunk) => self.chunks.get(chunk),
+            ObjectName::BaseManifest(base) => self.bases.get(base)?.manifest.as_ref(),
+            ObjectName::BaseCuts(base, after) => self.bases.get(base)?.cuts.get(after),
+            ObjectName::BaseFile(base, file) => self.bases.get(base)?.files.get(file),
+            ObjectName::RunManifest(run) => self.runs.get(run)?.manifest.as_ref(),
+            ObjectName::RunFile(run, file) => self.runs.get(run)?.files.get(file),
+            ObjectName::Sst(hash) => self.ssts.get(hash.to_hex().as_str()),
+            ObjectName::Mark(mark) => self.marks.get(mark),
+            ObjectName::Pin(pin) => self.pins.get(pin),
+            ObjectName::Thinned => self.thinned.as_ref(),
+        }
+    }
+
     /// Where restores can start, by csn; of one base the one that needs the fewest chunks last.
     pub fn base_starts(&self) -> impl DoubleEndedIterator<Item = BaseStart> {
         self.bases.iter().flat_map(|(&base, objects)| {

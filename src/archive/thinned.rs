@@ -7,6 +7,7 @@ use super::digested;
 use super::identity::ARCHIVE_FORMAT;
 use super::layout::{BaseName, ObjectName};
 use super::lineage::Lineage;
+use super::listing::Listing;
 use super::store::Archive;
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;
@@ -31,8 +32,11 @@ impl Default for Thinned {
 }
 
 impl Thinned {
-    /// Reads it; an archive that was never pruned has none, which thins nothing.
-    pub async fn read(archive: &Archive) -> Result<Self> {
+    /// Reads it if it was listed; an archive that was never pruned has none, which thins nothing.
+    pub async fn listed(archive: &Archive, listing: &Listing) -> Result<Self> {
+        if listing.thinned.is_none() {
+            return Ok(Self::default());
+        }
         Ok(digested::read(archive, &ObjectName::Thinned, ARCHIVE_FORMAT).await?.unwrap_or_default())
     }
 

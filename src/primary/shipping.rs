@@ -176,10 +176,7 @@ async fn archived_stretches(archive: &Archive, listing: &Listing, lineage: &Line
     let ends: BTreeSet<Csn> = by_chunks.chain(reach.ranges.iter().map(|range| range.until)).collect();
     let run_leads_on =
         |end: &Csn| listing.whole_runs().any(|run| run.first.prev() == *end && lineage.contains_run(run));
-    let thinned = match listing.thinned {
-        Some(_) => Thinned::read(archive).await?.until(lineage),
-        None => Csn::ZERO,
-    };
+    let thinned = Thinned::listed(archive, listing).await?.until(lineage);
     let last = ends.last().copied();
     let is_owed = |end: &Csn| (*end >= thinned && !run_leads_on(end)) || Some(*end) == last;
     Ok(ends.into_iter().filter(is_owed).collect())

@@ -64,10 +64,7 @@ impl History {
 
     /// Up to which csn pruning has thinned this line.
     pub async fn thinned_until(&self) -> Result<Csn> {
-        match self.listing.thinned {
-            Some(_) => Ok(Thinned::read(&self.archive).await?.until(&self.lineage)),
-            None => Ok(Csn::ZERO),
-        }
+        Ok(Thinned::listed(&self.archive, &self.listing).await?.until(&self.lineage))
     }
 
     /// A base's manifest.

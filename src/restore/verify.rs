@@ -14,7 +14,7 @@ use super::reach::{CsnRange, Reach};
 use super::unpack::{check_name, follows};
 use super::verify_runs::check_runs;
 use crate::archive::identity;
-use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
+use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
@@ -125,10 +125,7 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let starts = listing.base_starts().filter(|start| lineage.contains(start.base));
         let reach = Reach::of(&listing, &lineage, starts);
-        let until = match listing.thinned {
-            Some(_) => Thinned::read(archive).await?.until(&lineage),
-            None => Csn::ZERO,
-        };
+        let until = Thinned::listed(archive, &listing).await?.until(&lineage);
         (report.thinned, report.gaps) = reach.gaps_until(until);
         (report.ranges, report.coarse) = (reach.ranges, reach.coarse);
     }
@@ -266,7 +263,7 @@ async fn check_bases(
             }
             report.base_files += 1;
             report.base_bytes += file.bytes;
-            let outcome = check_file(archive, listing, base, &object, file.bytes, file.blake3, &meter).await;
+            let outcome = check_file(archive, listing, &object, file.bytes, file.blake3, &meter).await;
             report.note(&object, outcome)?;
         }
         let own = manifest.memory.files.len() + manifest.completion.len();
@@ -280,27 +277,15 @@ async fn check_bases(
 }
 
 /// Reads an object and compares length and hash.
-async fn check_file(
+pub(super) async fn check_file(
     archive: &Archive,
     listing: &Listing,
-    base: BaseName,
     object: &ObjectName,
     bytes: u64,
     blake3: blake3::Hash,
     meter: &Meter,
 ) -> Result<()> {
-    check_listed(archive, listing, base, object, bytes)?;
-    check_content(archive, object, bytes, blake3, meter).await
-}
-
-/// Reads an object of known length and compares its hash.
-pub(super) async fn check_content(
-    archive: &Archive,
-    object: &ObjectName,
-    bytes: u64,
-    blake3: blake3::Hash,
-    meter: &Meter,
-) -> Result<()> {
+    check_listed(archive, listing, object, bytes)?;
     let mut hasher = blake3::Hasher::new();
     let mut pieces = std::pin::pin!(pieces(archive, object, bytes));
     while let Some(piece) = pieces.next().await {
@@ -312,13 +297,8 @@ pub(super) async fn check_content(
 }
 
 /// Whether a file is there and has the length the manifest gives.
-fn check_listed(archive: &Archive, listing: &Listing, base: BaseName, object: &ObjectName, bytes: u64) -> Result<()> {
-    let stored = match object {
-        ObjectName::Sst(hash) => listing.ssts.get(hash.to_hex().as_str()),
-        ObjectName::BaseFile(_, name) => listing.bases.get(&base).and_then(|objects| objects.files.get(name)),
-        _ => None,
-    };
-    let detail = match stored {
+fn check_listed(archive: &Archive, listing: &Listing, object: &ObjectName, bytes: u64) -> Result<()> {
+    let detail = match listing.stored(object) {
         None => "it is not there".to_owned(),
         Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
         Some(_) => return Ok(()),
@@ -330,7 +310,7 @@ fn check_listed(archive: &Archive, listing: &Listing, base: BaseName, object: &O
 async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest, meter: &Arc<Meter>) -> Result<()> {
     let base = manifest.base();
     for file in manifest.memory.files.iter().chain(&manifest.completion) {
-        check_listed(archive, listing, base, &file.object(base), file.bytes)?;
+        check_listed(archive, listing, &file.object(base), file.bytes)?;
     }
     base_memory(archive, manifest, meter, Compare::Digests).await.map(drop)
 }

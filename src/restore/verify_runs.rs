@@ -2,12 +2,12 @@
 
 use super::history::{full_name, read_run_manifest};
 use super::progress::{Meter, Phase, ProgressSink};
-use super::verify::{VerifyReport, check_content, unknown_epoch};
-use crate::archive::layout::{ObjectName, RunName};
+use super::verify::{VerifyReport, check_file, unknown_epoch};
+use crate::archive::layout::ObjectName;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Checks every run: its manifest, and its files' lengths and hashes.
 pub(super) async fn check_runs(
@@ -36,23 +36,9 @@ pub(super) async fn check_runs(
         report.run_files += manifest.files();
         report.run_bytes += manifest.bytes();
         for (object, bytes, blake3) in manifest.objects() {
-            let outcome = match check_listed(archive, listing, run, &object, bytes) {
-                Ok(()) => check_content(archive, &object, bytes, blake3, &meter).await,
-                Err(error) => Err(error),
-            };
+            let outcome = check_file(archive, listing, &object, bytes, blake3, &meter).await;
             report.note(&object, outcome)?;
         }
     }
     Ok(())
-}
-
-/// Whether a file is there and has the length the manifest gives.
-fn check_listed(archive: &Archive, listing: &Listing, run: RunName, object: &ObjectName, bytes: u64) -> Result<()> {
-    let ObjectName::RunFile(_, name) = object else { unreachable!("runs have files of their own only") };
-    let detail = match listing.runs.get(&run).and_then(|objects| objects.files.get(name)) {
-        None => "it is not there".to_owned(),
-        Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
-        Some(_) => return Ok(()),
-    };
-    Err(Error::corrupt(full_name(archive, object), "the object", detail))
 }

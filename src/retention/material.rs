@@ -100,7 +100,7 @@ impl Material {
         }
         let marks = read_marks(archive, listing.marks.keys().cloned().collect()).await?;
         let pins = pins::read_all(archive, &listing.pins).await?;
-        let thinned = if listing.thinned.is_some() { Thinned::read(archive).await? } else { Thinned::default() };
+        let thinned = Thinned::listed(archive, &listing).await?;
         let spans = read_spans(archive, &listing, keep, now).await?;
         Ok(Self { listing, facts, runs, spans, marks, pins, thinned, now })
     }

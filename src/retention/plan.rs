@@ -428,19 +428,9 @@ fn shared_until(lineage: &Lineage, other: &Lineage) -> Csn {
 
 /// What a manifest names and the listing lacks, if anything.
 pub(super) fn missing_file(listing: &Listing, facts: &Facts) -> Option<String> {
-    facts.files.iter().find_map(|(object, bytes)| {
-        let stored = match object {
-            ObjectName::Sst(hash) => listing.ssts.get(hash.to_hex().as_str()),
-            ObjectName::BaseFile(base, name) => listing.bases.get(base).and_then(|objects| objects.files.get(name)),
-            ObjectName::RunFile(run, name) => listing.runs.get(run).and_then(|objects| objects.files.get(name)),
-            _ => None,
-        };
-        match stored {
-            None => Some(format!("{object} is not there")),
-            Some(stored) if stored.size != *bytes => {
-                Some(format!("{object} has {} bytes instead of {bytes}", stored.size))
-            }
-            Some(_) => None,
-        }
+    facts.files.iter().find_map(|(object, bytes)| match listing.stored(object) {
+        None => Some(format!("{object} is not there")),
+        Some(stored) if stored.size != *bytes => Some(format!("{object} has {} bytes instead of {bytes}", stored.size)),
+        Some(_) => None,
     })
 }

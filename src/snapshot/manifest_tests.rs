@@ -1,6 +1,7 @@
 //! Manifests: what is encoded is decoded, and nothing else is.
 
 use super::*;
+use crate::error::Error;
 use proptest::prelude::*;
 
 fn file(name: &str) -> FileRef {

@@ -3,7 +3,7 @@
 use super::{CopyPlan, CopyReport, Moved};
 use crate::archive::epochs::{self, Claim};
 use crate::archive::identity;
-use crate::archive::layout::{BaseName, ObjectName};
+use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::marks::{self, MarkCreation};
@@ -112,16 +112,11 @@ fn other_history(to: &Archive, detail: &str) -> Error {
 
 impl Transfer<'_> {
     fn has_manifest(&self, start: &BaseStart) -> bool {
-        self.there.base_starts().any(|there| there == *start)
+        self.there.stored(&start.manifest()).is_some()
     }
 
-    fn is_there(&self, base: BaseName, object: &ObjectName, bytes: u64) -> bool {
-        let stored: Option<&Stored> = match object {
-            ObjectName::Sst(hash) => self.there.ssts.get(hash.to_hex().as_str()),
-            ObjectName::BaseFile(_, name) => self.there.bases.get(&base).and_then(|objects| objects.files.get(name)),
-            _ => None,
-        };
-        stored.is_some_and(|stored| stored.size == bytes)
+    fn is_there(&self, object: &ObjectName, bytes: u64) -> bool {
+        self.there.stored(object).is_some_and(|stored| stored.size == bytes)
     }
 
     async fn copy_base(&mut self, manifest: &Manifest, meter: &Meter) -> Result<()> {
@@ -134,7 +129,7 @@ impl Transfer<'_> {
         // A base with a manifest has its files: they were there before it.
         let is_whole = self.has_manifest(&start);
         let (present, missing): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(object, bytes, _)| is_whole || self.is_there(base, object, *bytes));
+            all.into_iter().partition(|(object, bytes, _)| is_whole || self.is_there(object, *bytes));
         let add = |moved: &mut Moved, files: &[(ObjectName, u64, blake3::Hash)]| {
             moved.files += files.len() as u64;
             moved.file_bytes += files.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
@@ -163,8 +158,7 @@ impl Transfer<'_> {
     }
 
     async fn copy_chunks(&mut self, plan: &CopyPlan, progress: &ProgressSink) -> Result<()> {
-        let is_there =
-            |step: &&ChunkStep| self.there.chunks.get(&step.chunk).is_some_and(|stored| stored.size == step.bytes);
+        let is_there = |step: &&ChunkStep| self.is_there(&ObjectName::Chunk(step.chunk), step.bytes);
         let (present, missing): (Vec<&ChunkStep>, Vec<&ChunkStep>) = plan.chunks.iter().partition(is_there);
         let sum = |steps: &[&ChunkStep]| steps.iter().map(|step| step.bytes).sum::<u64>();
         (self.report.present.chunks, self.report.present.chunk_bytes) = (present.len() as u64, sum(&present));

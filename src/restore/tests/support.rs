@@ -43,13 +43,41 @@ pub fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
 
 /// `before` and `count` random commits after it.
 pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+    let lists = |random: &mut StdRng, memory: &mut Memory| {
+        let ops = list_ops(random, memory);
+        memory.apply_lists(&ops).unwrap();
+        ops
+    };
+    let zsets = |random: &mut StdRng, memory: &mut Memory| {
+        let ops = zset_ops(random, memory);
+        memory.apply_zsets(&ops).unwrap();
+        ops
+    };
+    extended(before, (seed, count, epoch), 4, lists, zsets)
+}
+
+/// `before` and `count` commits after it of every kind of op, up to some minutes apart.
+pub fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+    let lists = |random: &mut StdRng, memory: &mut Memory| random_ops::lists(random, memory).into();
+    let zsets = |random: &mut StdRng, memory: &mut Memory| random_ops::zsets(random, memory).into();
+    extended(before, (seed, count, epoch), 400_000_000, lists, zsets)
+}
+
+/// Commits at most `apart` microseconds apart; `lists` and `zsets` make ops and carry them out.
+fn extended(
+    before: &[CommitRecord],
+    (seed, count, epoch): (u64, u64, Epoch),
+    apart: u64,
+    lists: impl Fn(&mut StdRng, &mut Memory) -> Bytes,
+    zsets: impl Fn(&mut StdRng, &mut Memory) -> Bytes,
+) -> Vec<CommitRecord> {
     println!("history of seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut commits = before.to_vec();
     let mut memory = memory_after(before);
     let mut time = commits.last().map_or(1_790_000_000_000_000, |commit| commit.time.0);
     for _ in 0..count {
-        time += random.random_range(0..4);
+        time += random.random_range(0..apart);
         let csn = Csn(commits.len() as u64 + 1);
         let mut commit = CommitRecord { csn, epoch, time: CommitTime(time), ..CommitRecord::default() };
         // Of eight commits one has no effect at all, the others touch one engine or several.
@@ -59,38 +87,10 @@ pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Ve
             (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
         }
         if kinds & 2 != 0 {
-            commit.lists = list_ops(&mut random, &memory);
+            commit.lists = lists(&mut random, &mut memory);
         }
         if kinds & 4 != 0 {
-            commit.zsets = zset_ops(&mut random, &memory);
-        }
-        memory.apply_lists(&commit.lists).unwrap();
-        memory.apply_zsets(&commit.zsets).unwrap();
-        commits.push(commit);
-    }
-    commits
-}
-
-/// `before` and `count` commits after it of every kind of op, up to some minutes apart.
-pub fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
-    println!("wild history of seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut commits = before.to_vec();
-    let mut memory = memory_after(before);
-    let mut time = commits.last().map_or(1_790_000_000_000_000, |commit| commit.time.0);
-    for _ in 0..count {
-        time += random.random_range(0..400_000_000);
-        let csn = Csn(commits.len() as u64 + 1);
-        let mut commit = CommitRecord { csn, epoch, time: CommitTime(time), ..CommitRecord::default() };
-        let kinds: u8 = random.random_range(0..8);
-        if kinds & 1 != 0 || csn.0.is_multiple_of(3) {
-            (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
-        }
-        if kinds & 2 != 0 {
-            commit.lists = random_ops::lists(&mut random, &mut memory).into();
-        }
-        if kinds & 4 != 0 {
-            commit.zsets = random_ops::zsets(&mut random, &mut memory).into();
+            commit.zsets = zsets(&mut random, &mut memory);
         }
         commits.push(commit);
     }

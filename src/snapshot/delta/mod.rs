@@ -4,6 +4,7 @@
 //! disk    RocksDB: sorted by key, of each key the last operation; range deletes apart
 //! lists   their op-log, or a list's whole content where that is smaller
 //! zsets   of each member the last score, however often it changed, or a set's whole content
+//! keys    what these two have in common
 //! ```
 //!
 //! A delta is gathered while the state is brought forward: ops are relative to the state (a rank, an index), so only who
@@ -12,6 +13,7 @@
 //! leads to and the keys it touched, not by the number of ops. Non-goals: files and names, see [`super::run`].
 
 mod disk;
+mod keys;
 mod lists;
 #[cfg(test)]
 mod tests;

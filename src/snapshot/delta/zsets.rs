@@ -3,6 +3,7 @@
 //! Guarantees: many changes of one member become one or, if they end where they began, none. The ops written fit the
 //! state at the begin; those of different keys do not depend on each other (a renamed set is written whole).
 
+use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
 use crate::engine::memory::{Dictionary, Entry, Memory, Zset, ZsetEncoder, ZsetOp, ZsetOps};
@@ -14,75 +15,53 @@ use std::collections::HashMap;
 /// Members that may be remembered of a set although it is smaller.
 const MEMBERS_SLACK: u64 = 8;
 
-/// What happened to a set.
-enum Change {
-    /// It was there at the begin and is still.
-    Members {
-        /// Its expiry at the begin.
-        expire_ms: u64,
-        /// Members that were touched, and the score each had at the begin; none: it was not there.
-        before: HashMap<Box<[u8]>, Option<f64>>,
-    },
-    /// Nothing of what was there at the begin counts.
-    Whole {
-        /// Whether there was a set.
-        was_there: bool,
-    },
+/// What changed of a set that was there at the begin and is still.
+struct Members {
+    /// Its expiry at the begin.
+    expire_ms: u64,
+    /// Members that were touched, and the score each had at the begin; none: it was not there.
+    before: HashMap<Box<[u8]>, Option<f64>>,
 }
 
 /// See the module's text.
 pub struct ZsetDelta {
     span: Span,
-    /// Whether all sets were deleted: what was there at the begin is gone, `keys` begin after that.
-    cleared: bool,
-    keys: HashMap<Box<[u8]>, Change>,
+    keys: Keys<Members>,
 }
 
 impl ZsetDelta {
     /// Of no commit yet.
     #[must_use]
     pub fn begin(after: Position) -> Self {
-        Self { span: Span::begin(after), cleared: false, keys: HashMap::new() }
+        Self { span: Span::begin(after), keys: Keys::default() }
     }
 
     /// Writes ops that lead from the state at the begin to `state`, the one at the end.
     pub fn write(&self, state: &Memory, sink: &mut OpSink<'_>) -> Result<()> {
-        let mut ops = Vec::new();
-        if self.cleared {
-            ZsetEncoder(&mut ops).clear();
-        }
-        let mut keys: Vec<(&[u8], &Change)> = self.keys.iter().map(|(key, change)| (&**key, change)).collect();
-        keys.sort_unstable_by_key(|(key, _)| *key);
-        for (key, change) in keys {
-            match (change, state.zsets.get(key)) {
-                (Change::Members { expire_ms, before }, Some(entry)) if before.len() as u64 <= entry.value.len() => {
-                    write_members(key, *expire_ms, before, entry, &mut ops, sink)?;
+        self.keys.write(
+            sink,
+            |ops| ZsetEncoder(ops).clear(),
+            |key, change, ops, sink| match (change, state.zsets.get(key)) {
+                (Change::Since(members), Some(entry)) if members.before.len() as u64 <= entry.value.len() => {
+                    write_members(key, members, entry, ops, sink)
                 }
-                (Change::Members { .. } | Change::Whole { was_there: true }, entry) => {
-                    ZsetEncoder(&mut ops).delete(key);
-                    write_whole(key, entry, &mut ops, sink)?;
+                (Change::Since(_) | Change::Whole { was_there: true }, entry) => {
+                    ZsetEncoder(ops).delete(key);
+                    write_whole(key, entry, ops, sink)
                 }
-                (Change::Whole { was_there: false }, entry) => write_whole(key, entry, &mut ops, sink)?,
-            }
-            if ops.len() >= OP_BYTES {
-                sink(&std::mem::take(&mut ops))?;
-            }
-        }
-        if ops.is_empty() { Ok(()) } else { sink(&ops) }
+                (Change::Whole { was_there: false }, entry) => write_whole(key, entry, ops, sink),
+            },
+        )
     }
 
     /// Notes an op before it is carried out.
     fn note(&mut self, op: &ZsetOp<'_>, zsets: &Dictionary<Zset>) {
         match *op {
-            ZsetOp::Clear => {
-                self.cleared = true;
-                self.keys.clear();
-            }
+            ZsetOp::Clear => self.keys.clear(),
             ZsetOp::Rename { from, to } => {
-                self.become_whole(from, zsets);
-                self.become_whole(to, zsets);
+                [from, to].into_iter().for_each(|key| self.keys.become_whole(key, zsets.get(key).is_some()));
             }
-            ZsetOp::Delete { key } => self.become_whole(key, zsets),
+            ZsetOp::Delete { key } => self.keys.become_whole(key, zsets.get(key).is_some()),
             ZsetOp::Set { key, pairs } => self.touch(key, pairs.iter().map(|(member, _)| member), zsets),
             ZsetOp::Remove { key, members } => self.touch(key, members.iter(), zsets),
             ZsetOp::RemoveRanks { key, start, stop } => {
@@ -97,35 +76,15 @@ impl ZsetDelta {
 
     fn touch<'m>(&mut self, key: &[u8], members: impl Iterator<Item = &'m [u8]>, zsets: &Dictionary<Zset>) {
         let there = zsets.get(key);
-        let change = self.keys.entry(key.into()).or_insert_with(|| match there {
-            Some(entry) => Change::Members { expire_ms: entry.expire_ms, before: HashMap::new() },
-            None => Change::Whole { was_there: false },
-        });
-        let (Change::Members { before, .. }, Some(entry)) = (&mut *change, there) else { return };
+        let begin = |entry: &Entry<Zset>| Members { expire_ms: entry.expire_ms, before: HashMap::new() };
+        let change = self.keys.touch(key, || there.map(begin));
+        let (Change::Since(Members { before, .. }), Some(entry)) = (&mut *change, there) else { return };
         for member in members {
             if !before.contains_key(member) {
                 before.insert(member.into(), entry.value.score(member));
             }
         }
         if before.len() as u64 > entry.value.len() * 2 + MEMBERS_SLACK {
-            *change = Change::Whole { was_there: true };
-        }
-    }
-
-    fn become_whole(&mut self, key: &[u8], zsets: &Dictionary<Zset>) {
-        let was_there = match self.keys.get(key) {
-            Some(Change::Whole { .. }) => return,
-            Some(Change::Members { .. }) => true,
-            None => zsets.get(key).is_some(),
-        };
-        self.keys.insert(key.into(), Change::Whole { was_there });
-    }
-
-    /// Notes that a set whose last member went is gone.
-    fn note_gone(&mut self, key: &[u8], zsets: &Dictionary<Zset>) {
-        if zsets.get(key).is_none()
-            && let Some(change @ Change::Members { .. }) = self.keys.get_mut(key)
-        {
             *change = Change::Whole { was_there: true };
         }
     }
@@ -147,7 +106,10 @@ impl EngineDelta for ZsetDelta {
             let op = op?;
             self.note(&op, &state.zsets);
             op.apply(&mut state.zsets)?;
-            self.note_gone(key_of(&op), &state.zsets);
+            let key = key_of(&op);
+            if state.zsets.get(key).is_none() {
+                self.keys.note_gone(key);
+            }
         }
         Ok(())
     }
@@ -157,11 +119,11 @@ impl EngineDelta for ZsetDelta {
     }
 
     fn estimated_bytes(&self, state: &Memory) -> u64 {
-        let bytes = |key: &[u8], change: &Change| match change {
-            Change::Members { before, .. } => before.keys().map(|member| member.len() + size_of::<f64>()).sum(),
+        let bytes = |(key, change): (&[u8], &Change<Members>)| match change {
+            Change::Since(members) => members.before.keys().map(|member| member.len() + size_of::<f64>()).sum(),
             Change::Whole { .. } => key.len() + state.zsets.get(key).map_or(0, |entry| entry.value.memory_bytes()),
         };
-        self.keys.iter().map(|(key, change)| bytes(key, change)).sum::<usize>() as u64
+        self.keys.iter().map(bytes).sum::<usize>() as u64
     }
 }
 
@@ -181,8 +143,7 @@ fn key_of<'a>(op: &ZsetOp<'a>) -> &'a [u8] {
 /// Writes what became of the members that were touched, and of the expiry.
 fn write_members(
     key: &[u8],
-    expire_ms: u64,
-    before: &HashMap<Box<[u8]>, Option<f64>>,
+    Members { expire_ms, before }: &Members,
     now: &Entry<Zset>,
     ops: &mut Vec<u8>,
     sink: &mut OpSink<'_>,
@@ -207,7 +168,7 @@ fn write_members(
         ZsetEncoder(ops).remove(key, part.iter().copied());
         hand_on(ops, sink)?;
     }
-    if now.expire_ms != expire_ms {
+    if now.expire_ms != *expire_ms {
         ZsetEncoder(ops).expire(key, now.expire_ms);
     }
     Ok(())
@@ -233,10 +194,6 @@ fn write_whole(key: &[u8], entry: Option<&Entry<Zset>>, ops: &mut Vec<u8>, sink:
         ZsetEncoder(ops).expire(key, entry.expire_ms);
     }
     Ok(())
-}
-
-fn hand_on(ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
-    if ops.len() >= OP_BYTES { sink(&std::mem::take(ops)) } else { Ok(()) }
 }
 
 /// Slices of about [`OP_BYTES`].

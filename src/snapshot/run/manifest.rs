@@ -182,19 +182,12 @@ impl RunManifest {
     /// If the manifest contradicts itself.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let fault = self.fault();
-        assert!(fault.is_none(), "a manifest must be consistent: {fault:?}");
-        digested::encode(self)
+        digested::encode_consistent(self, self.fault())
     }
 
     /// Reads the stored form; `what` names it in errors.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
-        let corrupt = |detail: String| Error::corrupt(what, "content", detail);
-        if bytes.len() > MANIFEST_BYTES_MAX {
-            return Err(corrupt(format!("{} bytes; a manifest has at most {MANIFEST_BYTES_MAX}", bytes.len())));
-        }
-        let manifest: Self = digested::decode(bytes, what, RUN_FORMAT)?;
-        manifest.fault().map_or(Ok(manifest), |fault| Err(corrupt(fault)))
+        digested::decode_consistent(bytes, what, RUN_FORMAT, MANIFEST_BYTES_MAX, Self::fault)
     }
 
     /// What contradicts itself, if anything does.

@@ -1,0 +1,185 @@
+//! A node without a network, and its client.
+
+use super::super::args::OwnedArgs;
+use super::super::client::{Client, ClientCard};
+use super::super::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
+use super::super::reply::Out;
+use super::super::session::Session;
+use crate::commit::committer::{Committer, Start};
+use crate::commit::gate::Gate;
+use crate::commit::sync::Syncer;
+use crate::config::{AppendFsync, Config};
+use crate::csn::Csn;
+use crate::engine::disk::{Disk, DiskOptions};
+use crate::engine::keyspace::Keyspace;
+use crate::engine::memory::Memory;
+use crate::error::Result;
+use crate::io::{Io, StdIo};
+use crate::log::durable::DurableMark;
+use crate::log::envelope::Position;
+use crate::log::oplog::OpLog;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A node without a network: a database and one client.
+pub struct Node {
+    committer: Option<Committer>,
+    host: TestHost,
+    /// Who runs the requests.
+    pub client: Client,
+    /// Where the database lies.
+    pub dir: TempDir,
+}
+
+impl Node {
+    /// An empty database.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let io: Arc<dyn Io> = Arc::new(StdIo);
+        let path = |name: &str| dir.path().join(name);
+        let disk = Arc::new(Disk::open(&path("db"), &path("wal"), DiskOptions::default()).unwrap());
+        let oplog = OpLog::open(Arc::clone(&io), &path("oplog"), 1 << 20).unwrap();
+        let (mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        let gate = Arc::new(Gate::default());
+        let start = Start {
+            disk: Arc::clone(&disk),
+            oplog,
+            memory: Memory::new(),
+            position: Position::default(),
+            known: Vec::new(),
+        };
+        let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
+            Syncer::start(AppendFsync::No, disk, io, mark, Arc::clone(watermarks), gate)
+        });
+        let client = Client::new(1, String::new(), String::new(), false);
+        Self { committer: Some(committer), host: TestHost(Arc::default()), client, dir }
+    }
+
+    /// The committer.
+    pub fn committer(&self) -> &Committer {
+        self.committer.as_ref().expect("present until drop")
+    }
+
+    /// Changes keys directly, as one commit.
+    pub fn change(&self, now_ms: u64, change: impl FnOnce(&mut Keyspace<'_>)) {
+        let mut turn = self.committer().turn();
+        change(&mut turn.keyspace(now_ms));
+        turn.commit();
+        turn.write().unwrap();
+    }
+
+    /// The last commit.
+    pub fn last(&self) -> Csn {
+        self.committer().turn().position().csn
+    }
+
+    /// Runs requests as one pipeline. The replies with line ends shown as `|`.
+    pub fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
+        let committer = self.committer.as_ref().expect("present until drop");
+        let mut out = Out::new(self.client.protocol);
+        let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
+        for request in requests {
+            session.run(request.as_args());
+        }
+        if let Some(open) = session.finish().open {
+            committer.write_open_group();
+            let outcome = committer.groups.outcome(open.group).expect("its group was written");
+            if let Err(error) = outcome {
+                open.fail(&error, &mut out);
+            }
+        }
+        out.as_bytes().escape_ascii().to_string().replace("\\r\\n", "|").replace("\\'", "'")
+    }
+
+    /// Runs one request, its words separated by blanks; `""` is an empty one.
+    pub fn run(&mut self, request: &str) -> String {
+        self.pipeline(&[words(request)])
+    }
+
+    /// Checks the replies to requests, run one by one.
+    pub fn check(&mut self, exchanges: &[(&str, &str)]) {
+        for (request, reply) in exchanges {
+            assert_eq!(self.run(request), *reply, "{request}");
+        }
+    }
+
+    /// Runs requests as one transaction. The reply of EXEC.
+    pub fn transaction(&mut self, requests: &[&str]) -> String {
+        self.run("MULTI");
+        for request in requests {
+            assert_eq!(self.run(request), "+QUEUED|", "{request}");
+        }
+        self.run("EXEC")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(committer) = self.committer.take() {
+            committer.syncer.stop();
+        }
+    }
+}
+
+pub fn words(request: &str) -> OwnedArgs {
+    request.split_whitespace().map(|word| if word == "\"\"" { "" } else { word }).collect()
+}
+
+struct TestHost(Arc<Config>);
+
+impl Host for TestHost {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.0)
+    }
+
+    fn reconfigure(&self, _: &[(String, String)]) -> Result<()> {
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        Progress::default()
+    }
+
+    fn info(&self) -> Vec<InfoSection> {
+        Vec::new()
+    }
+
+    fn marks(&self) -> Result<Vec<MarkCard>> {
+        Ok(Vec::new())
+    }
+
+    fn role(&self) -> Role {
+        Role::Primary { committed: Csn::ZERO, replicas: Vec::new() }
+    }
+
+    fn clients(&self) -> Vec<ClientCard> {
+        Vec::new()
+    }
+
+    fn start_snapshot(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn last_save(&self) -> u64 {
+        0
+    }
+
+    fn disk_key_count(&self) -> Result<u64> {
+        Ok(1_000_000)
+    }
+
+    fn is_memory_full(&self) -> bool {
+        false
+    }
+
+    fn count_command(&self) {}
+
+    fn archive_acknowledged(&self, _: Csn) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn run(&self, _: Task) -> BoxFuture<'_, Result<TaskReply>> {
+        Box::pin(async { Ok(TaskReply::Ok) })
+    }
+}

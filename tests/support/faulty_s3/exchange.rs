@@ -147,11 +147,12 @@ impl Exchange<'_> {
 
     fn without_newest(&self, mut response: Message, newest: usize) -> Message {
         let stored = self.shared.stored.lock().unwrap();
-        let left_out = &stored[stored.len().saturating_sub(newest)..];
+        let lasting: Vec<&String> = stored.iter().filter(|key| !key.contains("/pins/")).collect();
+        let left_out = &lasting[lasting.len().saturating_sub(newest)..];
         let bucket = self.request.word(1).trim_start_matches('/').split(['/', '?']).next().unwrap_or_default();
         let is_left_out = |entry: &str| {
             let key = entry.split_once("<Key>").and_then(|(_, rest)| rest.split_once("</Key>"));
-            key.is_some_and(|(key, _)| left_out.contains(&format!("{bucket}/{key}")))
+            key.is_some_and(|(key, _)| left_out.contains(&&format!("{bucket}/{key}")))
         };
         let listing = String::from_utf8_lossy(&response.body);
         let mut entries = listing.split("<Contents>");

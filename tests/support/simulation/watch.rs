@@ -1,7 +1,7 @@
 //! Looks at one server all the time, whatever happens to it: no transaction is ever seen torn, no watermark beyond
 //! another, and what one connection saw is never taken back.
 
-use super::super::client::{Client, Watermarks, cmd, elements, framed, info_fields};
+use super::super::client::{Client, Watermarks, elements, framed};
 use super::line;
 use redis::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,10 +32,7 @@ fn watch_connection(name: &str, mut client: Client, writers: usize, stop: &Atomi
         assert!(durable <= committed, "{name}: durable beyond committed: {watermarks:?}");
         assert!(archived <= committed, "{name}: archived beyond committed: {watermarks:?}");
         let read = replies.chunks(line::reads(0).len()).map(line::position_read).collect::<Result<Vec<_>, _>>();
-        let positions = match read {
-            Ok(positions) => positions,
-            Err(torn) => return assert_broken(name, &mut client, &torn),
-        };
+        let positions = read.unwrap_or_else(|torn| panic!("{name}: {torn}"));
         if let Some((before, seen)) = &last {
             let goes_on = committed >= before.committed && archived >= before.archived && durable >= before.durable;
             assert!(goes_on, "{name}: a watermark went back: {before:?}, then {watermarks:?}");
@@ -57,16 +54,4 @@ fn read_all(client: &mut Client, writers: usize) -> Option<Vec<Value>> {
         last = client.receive().ok()?;
     }
     if matches!(last, Value::ServerError(_)) { None } else { Some(elements(&last).to_vec()) }
-}
-
-/// Fails the test unless the server says that it must be restarted because a log could not be written.
-///
-/// A known defect: the memory engines of such a server hold what RocksDB does not, and its reads show that until the
-/// restart, which completes the commit or takes it away.
-pub fn assert_broken(name: &str, client: &mut Client, torn: &str) {
-    // A server that is gone by now cannot tell why.
-    let Ok(info) = client.try_call(&cmd!("INFO", "walferry")) else { return };
-    let refused = info_fields(&info).remove("writes_refused").unwrap_or_default();
-    assert!(refused.contains("until a restart"), "{name}: {torn}");
-    eprintln!("          KNOWN DEFECT: {name}, whose log could not be written: {torn}");
 }

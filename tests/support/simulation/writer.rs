@@ -3,7 +3,6 @@
 use super::super::client::{Client, Command, elements, error_text, framed};
 use super::super::model::Step;
 use super::line::{self, Kind, Line};
-use super::watch::assert_broken;
 use redis::Value;
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -155,10 +154,7 @@ fn stands_at(client: &mut Client, writer: usize) -> Result<u64, Ended> {
         return Err(Ended::Disconnected);
     }
     let reply = reply_to(client, &Step::Group(line::reads(writer)))?;
-    line::position_read(elements(&reply)).map_err(|torn| {
-        assert_broken("the primary", client, &torn);
-        Ended::Refused(format!("MISCONF {torn}"))
-    })
+    Ok(line::position_read(elements(&reply)).unwrap_or_else(|torn| panic!("the primary: {torn}")))
 }
 
 /// The steps to send next, noted as sent. One at a time where a refused step may be followed by one that is taken.

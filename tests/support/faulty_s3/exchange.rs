@@ -81,11 +81,11 @@ impl Exchange<'_> {
         read_response(&mut BufReader::new(backend), request.word(0))
     }
 
-    /// Remembers what was stored, for stale listings.
+    /// Remembers what was stored, for stale listings. Pins of readers come and go and do not count.
     fn note_stored(&self, response: &Message) {
         let (path, query) = self.request.word(1).split_once('?').unwrap_or((self.request.word(1), ""));
         let stores = self.kind == Kind::Put || self.kind == Kind::Multipart && query.contains("uploadId=");
-        if stores && response.word(1) == "200" {
+        if stores && response.word(1) == "200" && !path.contains("/pins/") {
             let key = path.trim_start_matches('/').to_owned();
             let mut stored = self.shared.stored.lock().unwrap();
             stored.retain(|other| *other != key);
@@ -147,12 +147,11 @@ impl Exchange<'_> {
 
     fn without_newest(&self, mut response: Message, newest: usize) -> Message {
         let stored = self.shared.stored.lock().unwrap();
-        let lasting: Vec<&String> = stored.iter().filter(|key| !key.contains("/pins/")).collect();
-        let left_out = &lasting[lasting.len().saturating_sub(newest)..];
+        let left_out = &stored[stored.len().saturating_sub(newest)..];
         let bucket = self.request.word(1).trim_start_matches('/').split(['/', '?']).next().unwrap_or_default();
         let is_left_out = |entry: &str| {
             let key = entry.split_once("<Key>").and_then(|(_, rest)| rest.split_once("</Key>"));
-            key.is_some_and(|(key, _)| left_out.contains(&&format!("{bucket}/{key}")))
+            key.is_some_and(|(key, _)| left_out.contains(&format!("{bucket}/{key}")))
         };
         let listing = String::from_utf8_lossy(&response.body);
         let mut entries = listing.split("<Contents>");

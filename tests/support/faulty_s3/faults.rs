@@ -92,7 +92,7 @@ pub enum Fault {
     FlipBit(usize),
     /// GET or LIST: the connection ends in the middle of the body.
     CutBody,
-    /// LIST: the objects stored last through this proxy are left out. Pins of readers come and go and do not count.
+    /// LIST: the objects stored last through this proxy are left out.
     Stale {
         /// How many of them.
         newest: usize,

@@ -41,7 +41,7 @@ struct Shared {
     backend_port: u16,
     schedule: Mutex<Schedule>,
     counts: Mutex<BTreeMap<Kind, Count>>,
-    /// Keys of the objects stored through this proxy, in the order in which the store had them.
+    /// Keys of the objects other than pins stored through this proxy, in the order in which the store had them.
     stored: Mutex<Vec<String>>,
     /// Grows with each [`FaultyS3::heal`]; what hangs looks at it.
     healed: Mutex<u64>,
@@ -131,7 +131,7 @@ impl FaultyS3 {
         Kind::ALL.iter().map(|kind| self.count(*kind).faults).sum()
     }
 
-    /// Keys of the objects stored through this proxy, bucket included, oldest first.
+    /// Keys of the objects other than pins stored through this proxy, bucket included, oldest first.
     pub fn stored(&self) -> Vec<String> {
         self.shared.stored.lock().unwrap().clone()
     }

@@ -5,6 +5,7 @@
 //! the keys that may change while running. Secrets are never shown.
 
 use crate::error::{Error, Result};
+use crate::grain::Grain;
 use crate::keep::{self, Keep};
 use std::fmt;
 use std::str::FromStr;
@@ -145,6 +146,19 @@ impl Setting for Keep {
     }
 }
 
+/// Which compacted runs a node builds, if any.
+impl Setting for Option<Grain> {
+    const ACCEPTS: &'static str = "hour, day, commits:N or empty";
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    }
+
+    fn show(&self) -> String {
+        self.map_or_else(String::new, |grain| grain.to_string())
+    }
+}
+
 impl Setting for String {
     const ACCEPTS: &'static str = "a text";
 
@@ -253,6 +267,7 @@ configuration! {
     archive_bandwidth "archive-bandwidth": Bytes = Bytes(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
     merge_interval "merge-interval": Duration = Duration::from_secs(600), Running, "Time between two rounds in which small chunks in the archive are merged into full ones; 0: never.";
     merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "How long chunks stay in the archive after they were merged, for readers with an older listing.";
+    compact_per "compact-per": Option<Grain> = None, Running, "What this node builds a compacted run of, once it is over: each hour, each day, each commits:N; empty: it builds none.";
     keep "keep": Keep = Keep::default(), Running, "What a prune keeps, such as '7d fine, hourly 30d, daily 1y'; empty: everything.";
     prune_interval "prune-interval": Duration = Duration::ZERO, Running, "Time between prunes of the archive by this node; 0: never.";
     prune_grace "prune-grace": Duration = Duration::from_secs(24 * 3600), Running, "Age before which a prune takes nothing for abandoned: longer than any base takes to publish.";

@@ -214,6 +214,12 @@ impl DataDir {
         self.root.join("base")
     }
 
+    /// A compacted run being built.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
     fn identity_path(&self) -> PathBuf {
         self.root.join("walferry.json")
     }

@@ -19,7 +19,7 @@
 //! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
 //! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
-//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
+//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
 //! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
 //! that knows all others, and [`compact`], which makes an archive cheaper without a primary. Imports go one way: base
 //! modules < io, chunk < engine < log, archive < commit < command, snapshot, restore, retention < server, ship < primary.
@@ -37,8 +37,11 @@ pub mod csn;
 pub mod directory;
 pub mod engine;
 pub mod error;
+pub mod grain;
 pub mod io;
 pub mod keep;
+#[cfg(test)]
+mod life_cycle_tests;
 pub mod log;
 pub mod metrics;
 pub mod primary;

@@ -6,6 +6,7 @@
 
 pub mod bases;
 mod chores;
+pub mod compacting;
 pub mod gauges;
 mod info;
 pub mod marks;
@@ -104,6 +105,7 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
 /// Serves clients until the node is asked to stop, then stops it in good order.
 pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     serve_metrics(node).await?;
+    compacting::start(node);
     pruning::start(node);
     let chores = chores::start(node);
     let threads = client_threads(&node.config());

@@ -298,6 +298,56 @@ fn a_full_spool_refuses_writes_until_the_archive_is_back() {
     assert_same(&held, &restored, "restored after the outage");
 }
 
+/// Goal: a chunk that is damaged while it waits for the archive stops writes with an error that says what to do; the
+/// restart that it asks for archives everything, without a hole.
+#[test]
+fn a_damaged_chunk_in_the_spool_is_cut_anew_by_a_restart() {
+    let root = temporary();
+    let archive_dir = root.path().join("archive");
+    let archive = Archive::directory(&archive_dir);
+    let launch = Launch::primary(&root.path().join("primary")).archive(&archive).set("archive-interval", "50");
+    let mut primary = launch.start();
+    let mut client = primary.client();
+    client.ok(&cmd!("SET", "first", 1));
+    client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    let away = root.path().join("away");
+    std::fs::rename(&archive_dir, &away).unwrap();
+    let spool = root.path().join("primary/spool");
+    let mut written = 0;
+    let waiting = wait_until("chunks wait in the spool", SETTLED_WITHIN, || {
+        client.ok(&cmd!("RPUSH", "list", written));
+        written += 1;
+        Some(files_below(&spool, ".chunk")).filter(|chunks| chunks.len() > 12)
+    });
+    // Not one of those that the uploader holds in memory.
+    let victim = &waiting[waiting.len() - 3];
+    let mut bytes = std::fs::read(victim).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(victim, bytes).unwrap();
+    std::fs::rename(&away, &archive_dir).unwrap();
+
+    let refusal = wait_until("writes are refused", SETTLED_WITHIN, || {
+        let refused = error_text(&client.call(&cmd!("RPUSH", "list", written)));
+        written += usize::from(refused.is_none());
+        refused
+    });
+    assert!(refusal.starts_with("MISCONF nothing is archived any more") && refusal.contains("Restart"), "{refusal}");
+    assert!(refusal.contains(victim.file_name().unwrap().to_str().unwrap()), "the chunk is named: {refusal}");
+    assert_eq!(text(&client.ok(&cmd!("GET", "first"))), "1", "reads go on");
+    let marks = client.watermarks();
+    assert!(marks.archived < marks.committed, "{marks:?}");
+    primary.restart();
+    let mut client = primary.client();
+    client.ok(&cmd!("RPUSH", "list", written));
+    let csn = integer(&client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"))) as u64;
+    assert_eq!(csn, client.watermarks().committed);
+    archive.tool("verify", &[]).expect(0);
+    let (watermarks, restored) = archive.restored(&[]).state();
+    assert_eq!(watermarks.committed, csn);
+    assert_same(&dump(&mut client), &restored, "restored after the damage");
+    assert_eq!(integer(&client.ok(&cmd!("LLEN", "list"))), written as i64 + 1);
+}
+
 /// Goal: broken frames are answered and the connection closed as redis-server does it, and the server lives on.
 #[test]
 fn broken_frames_are_answered_as_redis_does() {

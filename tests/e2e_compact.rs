@@ -8,7 +8,7 @@ use support::archive::{Archive, files_below};
 use support::client::{cmd, integer};
 use support::dump::assert_same;
 use support::history::History;
-use support::process::{Launch, SETTLED_WITHIN, wait_until};
+use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::workload::{Choice, Workload, seed};
 
 const STEPS: usize = 160;
@@ -118,6 +118,47 @@ fn what_is_left_after_compaction_is_restored_exactly() {
     client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     restored_is(&archive, &history, history.csn());
     archive.tool("verify", &[]).expect(0);
+}
+
+/// Goal: a replica that is told to builds runs by itself, also after it was killed while it did; they are restored from.
+#[test]
+fn a_replica_builds_runs_by_itself() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let primary = Launch::primary(&root.path().join("primary")).archive(&archive).set("archive-interval", "10").start();
+    let launch = Launch::replica(&root.path().join("replica"), primary.launch.repl_port).archive(&archive);
+    let mut replica = launch.set("compact-per", &format!("commits:{RUN_COMMITS}")).start();
+    let mut client = primary.client();
+    let mut workload = Workload::new(seed());
+    let mut history = History::start(&mut client);
+    let mut compacted = |replica: &Node, history: &mut History, workload: &mut Workload| {
+        let until = history.csn() / 40 * 40 + 40;
+        while history.csn() < until + 3 {
+            history.run(&mut client, workload.next(Choice::Open));
+        }
+        client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+        let mut reader = replica.client();
+        wait_until("the replica has built the run", SETTLED_WITHIN, || {
+            let info = reader.info();
+            assert_eq!(info["last_compact_error"], "");
+            (info["compacted_until_csn"].parse::<u64>().ok()? >= until).then_some(())
+        });
+    };
+    compacted(&replica, &mut history, &mut workload);
+    replica.kill();
+    std::fs::create_dir_all(root.path().join("replica/run/run-99")).expect("what a killed one leaves");
+    replica.restart();
+    compacted(&replica, &mut history, &mut workload);
+    let mut reader = replica.client();
+    assert!(integer(&reader.ok(&cmd!("DBSIZE"))) > 0 && !root.path().join("replica/run").exists());
+    archive.tool("snapshots", &[]).expect(0).says("run        csn 1 .. 40").says("run        csn 41 .. 80");
+    archive.tool("compact", &["--run-commits", RUN_COMMITS]).expect(0).says("runs     0 built");
+    for csn in [1, 40, 57, 80, history.csn()] {
+        restored_is(&archive, &history, csn);
+    }
+    reader.ok(&cmd!("CONFIG", "SET", "compact-per", ""));
+    let refused = support::client::error_text(&reader.call(&cmd!("CONFIG", "SET", "compact-per", "week")));
+    assert!(refused.is_some_and(|error| error.contains("hour, day, commits:N")));
 }
 
 /// Goal: what makes no sense is refused with what does.

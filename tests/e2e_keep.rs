@@ -12,6 +12,7 @@ use std::time::Duration;
 use support::archive::{Archive, files_below};
 use support::client::{Client, cmd, error_text, integer, text};
 use support::dump::{assert_same, dump};
+use support::faulty_s3::{Fault, FaultyS3, Kind};
 use support::process::{Launch, Node, SETTLED_WITHIN, free_port, wait_until};
 use support::tool::{Finished, walferry};
 
@@ -375,4 +376,55 @@ fn metrics_tell_the_truth() {
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");
     let replies = client.pipeline(&[cmd!("MULTI"), cmd!("SET", "a", 2), cmd!("INFO"), cmd!("EXEC")]);
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");
+}
+
+/// Goal: a tool that is stopped by a signal says so by its exit code and leaves no pin: nobody has to wait for one.
+#[test]
+fn a_tool_that_is_stopped_leaves_no_pin() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let (direct, proxy) = (Archive::s3(), FaultyS3::start());
+    let node = primary(root.path(), &direct).start();
+    let mut client = node.client();
+    for number in 0..20 {
+        client.ok(&cmd!("RPUSH", "l", number));
+        client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    }
+    proxy.always(&[Kind::Get], Fault::Slow(Duration::from_millis(300)));
+    let slow = proxy.to(&direct);
+    let dir = root.path().join("restored");
+    let dir = dir.to_str().expect("UTF-8");
+    for (signal, number) in [("INT", 2), ("TERM", 15)] {
+        for (subcommand, arguments) in
+            [("restore", vec!["--dir", dir]), ("prune", vec!["--keep", "0s fine", "--confirm"])]
+        {
+            let (heads, deletes) = (proxy.count(Kind::Head).requests, proxy.count(Kind::Delete).requests);
+            // What was put is looked up.
+            let is_pinned = || proxy.count(Kind::Head).requests > heads;
+            let (_, status) = slow.tool_stopped(subcommand, &arguments, signal, is_pinned);
+            assert_eq!(status.code(), Some(128 + number), "{subcommand} {signal}");
+            assert_eq!(proxy.count(Kind::Delete).requests, deletes + 1, "{subcommand} {signal}: its pin is removed");
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+    client.ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
+}
+
+/// Goal: the pin of a scheduled prune that was killed with its node ends with the node's next start.
+#[test]
+fn a_node_that_was_killed_leaves_no_pin_of_its_prune() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let launch = primary(root.path(), &archive).set("keep", "0s fine").set("prune-interval", "1");
+    let mut node = launch.start();
+    node.client().ok(&cmd!("SET", "a", 1));
+    let pins = root.path().join("archive/pins");
+    let kept = wait_until("a prune is under way", SETTLED_WITHIN, || {
+        files_below(&pins, ".json").into_iter().find_map(|pin| Some((std::fs::read(&pin).ok()?, pin)))
+    });
+    node.kill();
+    // As if it had been killed in the midst of it, whenever that was.
+    std::fs::write(&kept.1, &kept.0).expect("a pin can be written");
+    node.restart();
+    node.client().ok(&cmd!("CONFIG", "SET", "prune-interval", 0));
+    node.client().ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
 }

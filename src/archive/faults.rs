@@ -1,8 +1,8 @@
 //! An object store in memory that goes wrong on request, for tests.
 //!
 //! Faults are scripted: each PUT (parts included), each GET, HEAD or LIST and each DELETE takes the next fault of its
-//! queue; an empty queue means that everything works. Or one fault meets the n-th request of all, so that a test can go
-//! through them. A DELETE can also be held until it is let go.
+//! queue; an empty queue means that everything works. Or one fault meets the n-th request of all, or all fail from it on,
+//! so that a test can go through them. A DELETE can also be held until it is let go.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -122,6 +122,8 @@ struct Nth {
     count: usize,
     /// Which one it meets, from 0.
     fault: Option<(usize, Fault)>,
+    /// From which one on all fail.
+    cut_off: Option<usize>,
     /// Whether it did.
     is_met: bool,
 }
@@ -150,6 +152,11 @@ impl FaultStore {
     /// Has the `nth` request from now on, counted from 0, meet a fault.
     pub fn fault_at(&self, nth: usize, fault: Fault) {
         *self.nth.lock() = Nth { fault: Some((nth, fault)), ..Nth::default() };
+    }
+
+    /// Fails the `nth` request from now on, counted from 0, and all after it, as if whoever sends them were dead.
+    pub fn cut_off_at(&self, nth: usize) {
+        *self.nth.lock() = Nth { cut_off: Some(nth), ..Nth::default() };
     }
 
     /// Whether the fault of [`FaultStore::fault_at`] met a request that it fits.
@@ -191,7 +198,8 @@ impl FaultStore {
     pub fn heal(&self) {
         self.puts.lock().clear();
         self.gets.lock().clear();
-        self.nth.lock().fault = None;
+        let mut nth = self.nth.lock();
+        (nth.fault, nth.cut_off) = (None, None);
         self.deletes.lock().clear();
     }
 
@@ -250,6 +258,9 @@ impl FaultStore {
         let mut nth = self.nth.lock();
         let number = nth.count;
         nth.count += 1;
+        if nth.cut_off.is_some_and(|from| number >= from) {
+            return Fault::Fail;
+        }
         if let Some((_, fault)) = nth.fault.filter(|(at, fault)| *at == number && fault.fits(request)) {
             nth.is_met = true;
             return fault;

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -32,6 +33,8 @@ const RENEWALS: u32 = 3;
 pub const PRUNE: &str = "prune";
 /// Pause between two looks at a prune that is waited for.
 const PRUNE_LOOK: Duration = Duration::from_millis(500);
+/// How long a process that ends waits for the removal of its pins.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a pin holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -56,7 +59,7 @@ impl PinRange {
 pub struct PinRecord {
     /// Version of the record.
     pub format: u32,
-    /// As in the object's name: the purpose and a random part.
+    /// As in the object's name: the purpose, and a random part or whose it is.
     pub id: String,
     /// Machine and process.
     pub who: String,
@@ -123,7 +126,17 @@ impl Pin {
 
     /// As [`Pin::take`], for another time.
     pub async fn take_for(archive: &Archive, purpose: &str, range: PinRange, holds: Duration) -> Result<Self> {
-        let id = format!("{purpose}-{}", &ClusterId::generate()?.to_string()[..16]);
+        let owner = ClusterId::generate()?.to_string()[..16].to_owned();
+        Self::take_as(archive, &owner, purpose, range, holds).await
+    }
+
+    /// Takes the one pin that a node has for its prunes, which [`end_left_behind`] ends.
+    pub async fn take_for_prunes_of(archive: &Archive, node: &str) -> Result<Self> {
+        Self::take_as(archive, node, PRUNE, PinRange::NOTHING, PIN_HOLDS).await
+    }
+
+    async fn take_as(archive: &Archive, owner: &str, purpose: &str, range: PinRange, holds: Duration) -> Result<Self> {
+        let id = format!("{purpose}-{owner}");
         let name = ObjectName::Pin(id.parse::<PlainName>()?);
         let now = CommitTime(clock::now_micros());
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -139,11 +152,6 @@ impl Pin {
         };
         let renewed = Mutex::new(Instant::now());
         let shared = Arc::new(Shared { archive: archive.clone(), name, holds, record: Mutex::new(record), renewed });
-        if let Err(error) = shared.renew().await {
-            // It may be there all the same.
-            let _ = shared.archive.delete(&shared.name).await;
-            return Err(error);
-        }
         let renewing = Arc::clone(&shared);
         let renewal = tokio::spawn(async move {
             loop {
@@ -153,7 +161,15 @@ impl Pin {
                 }
             }
         });
-        Ok(Self { shared, renewal: Some(renewal) })
+        let pin = Self { shared, renewal: Some(renewal) };
+        match pin.shared.renew().await {
+            Ok(()) => Ok(pin),
+            Err(error) => {
+                // It may be there all the same.
+                pin.release().await;
+                Err(error)
+            }
+        }
     }
 
     /// Its object.
@@ -191,8 +207,32 @@ impl Drop for Pin {
         renewal.abort();
         let shared = Arc::clone(&self.shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { shared.archive.delete(&shared.name).await });
+            ENDING.fetch_add(1, Ordering::SeqCst);
+            runtime.spawn(async move {
+                let _ = shared.archive.delete(&shared.name).await;
+                ENDING.fetch_sub(1, Ordering::SeqCst);
+            });
         }
+    }
+}
+
+/// Dropped pins of this process that are not removed yet.
+static ENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until the pins that were dropped are removed, but not for long: for a process that is about to end.
+pub async fn dropped_pins_end() {
+    let began = Instant::now();
+    while ENDING.load(Ordering::SeqCst) > 0 && began.elapsed() < ENDS_WITHIN {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Ends the pin of a prune that a crash of this node cut off, so that nobody waits for it. Called before the node's first
+/// prune, by whoever holds the node's directory. One that cannot be removed ends by itself.
+pub async fn end_left_behind(archive: &Archive, node: &str) {
+    let Ok(name) = format!("{PRUNE}-{node}").parse() else { return };
+    if let Err(error) = archive.delete(&ObjectName::Pin(name)).await {
+        tracing::debug!(archive = archive.url(), %error, "the pin of an earlier prune, if there is one, ends by itself");
     }
 }
 

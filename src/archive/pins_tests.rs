@@ -104,3 +104,19 @@ async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
     later.release().await;
     reader.release().await;
 }
+
+/// A node has one pin for its prunes and ends it when it starts again; others' pins stay.
+#[tokio::test]
+async fn a_node_ends_what_its_prune_left() {
+    let archive = archive(&FaultStore::default());
+    let own = Pin::take_for_prunes_of(&archive, "n1").await.unwrap();
+    let other = Pin::take_for_prunes_of(&archive, "n2").await.unwrap();
+    assert_eq!(own.name().to_string(), "pins/prune-n1.json");
+    end_left_behind(&archive, "n1").await;
+    let names: Vec<_> = list(&archive).await.unwrap().into_iter().map(|pin| pin.name.to_string()).collect();
+    assert_eq!(names, ["prune-n2"]);
+    drop(other);
+    dropped_pins_end().await;
+    assert_eq!(list(&archive).await.unwrap().len(), 0);
+    own.release().await;
+}

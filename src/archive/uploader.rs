@@ -36,7 +36,8 @@ pub trait ChunkSource: Send + Sync + 'static {
     /// The sealed chunk with the lowest csns among those that end after `after`. Must not block.
     fn next_sealed(&self, after: Csn) -> Option<SealedChunk>;
 
-    /// The chunk's bytes. Called where blocking is allowed. An error ends the uploader.
+    /// The chunk's bytes. Called where blocking is allowed. An error ends the uploader, unless it is one of I/O and the
+    /// chunk may be there.
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes>;
 
     /// Every csn up to `csn` is in the archive. Called with growing csns.
@@ -144,8 +145,8 @@ impl<S: ChunkSource> Uploader<S> {
         Arc::clone(&self.wake)
     }
 
-    /// Uploads until fenced, until the archive turns out to be written by somebody else, or until a chunk cannot be
-    /// read from the spool. To stop it, drop the future.
+    /// Uploads until fenced, until the archive turns out to be written by somebody else, or until a chunk is found
+    /// damaged or gone. To stop it, drop the future.
     pub async fn run(&self) -> Error {
         let ended = match self.settled(|| check_fence(&self.archive, self.epoch)).await {
             // Cancel-safe: neither side keeps anything that is not in the source or the archive.
@@ -218,13 +219,17 @@ impl<S: ChunkSource> Uploader<S> {
     }
 
     async fn upload(&self, chunk: SealedChunk) -> Result<()> {
-        let source = Arc::clone(&self.source);
-        let body = tokio::task::spawn_blocking(move || source.read(&chunk))
-            .await
-            .map_err(|error| Error::Refused { reason: format!("reading a chunk for its upload failed: {error}") })??;
+        let body = self.settled(|| self.read(chunk)).await?;
         let name = ObjectName::Chunk(chunk.name);
         let created = AtomicBool::new(false);
         self.settled(|| self.store(&name, &body, &created)).await
+    }
+
+    async fn read(&self, chunk: SealedChunk) -> Result<Bytes> {
+        let source = Arc::clone(&self.source);
+        tokio::task::spawn_blocking(move || source.read(&chunk))
+            .await
+            .map_err(|error| Error::Refused { reason: format!("reading a chunk for its upload failed: {error}") })?
     }
 
     /// One attempt to store a chunk under a name that only this writer may use. `created` says that an attempt before
@@ -314,7 +319,7 @@ impl<S: ChunkSource> Uploader<S> {
     fn note_failure(&self, error: &Error) {
         self.status.send_modify(|status| {
             if status.failures_in_row == 0 {
-                tracing::warn!(archived = status.archived.0, %error, "the archive fails; retrying");
+                tracing::warn!(archived = status.archived.0, %error, "uploading fails; retrying");
             }
             status.failures_in_row += 1;
             status.last_error = Some(error.to_string());
@@ -322,9 +327,13 @@ impl<S: ChunkSource> Uploader<S> {
     }
 }
 
-/// Whether the archive may work again without anybody doing anything to this process.
+/// Whether it may work again without anybody doing anything to this process.
 fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Store { .. } | Error::StoreContract { .. })
+    match error {
+        Error::Store { .. } | Error::StoreContract { .. } => true,
+        Error::Io { source, .. } => source.kind() != std::io::ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

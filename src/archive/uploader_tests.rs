@@ -18,6 +18,8 @@ struct Spool {
     archived: Mutex<Vec<Csn>>,
     /// Treats whole chunks as equal whatever their bytes.
     lenient: bool,
+    /// How the next reads fail.
+    failures: Mutex<Vec<Error>>,
 }
 
 impl Spool {
@@ -40,6 +42,9 @@ impl ChunkSource for Spool {
     }
 
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
+        if let Some(error) = self.failures.lock().pop() {
+            return Err(error);
+        }
         Ok(self.chunks.lock()[&chunk.name].clone())
     }
 
@@ -188,6 +193,26 @@ async fn a_store_that_misbehaves_only_delays() {
         bench.store.heal();
         bench.assert_all_there().await;
         task.abort();
+    }
+}
+
+/// A disk that cannot be read for a moment only delays; a chunk that is damaged or gone ends the uploader.
+#[tokio::test]
+async fn what_cannot_be_read_is_read_again_unless_it_is_gone() {
+    let failed = |kind: std::io::ErrorKind| Error::io("read", std::path::Path::new("spool/chunk"))(kind.into());
+    for lasting in [failed(std::io::ErrorKind::NotFound), Error::corrupt("a chunk".to_owned(), "header", "CRC")] {
+        let bench = bench(Spool::default(), calm());
+        *bench.spool.failures.lock() = vec![failed(std::io::ErrorKind::Other), failed(std::io::ErrorKind::TimedOut)];
+        bench.spool.seal(3);
+        let (mut bench, wake, task) = started!(bench);
+        let status = bench.until(|status| status.archived == Csn(30)).await;
+        assert!(status.last_error.unwrap().contains("spool/chunk"));
+        bench.assert_all_there().await;
+        bench.spool.failures.lock().push(lasting);
+        bench.spool.seal(1);
+        wake.notify_one();
+        let error = task.await.expect("it ended");
+        assert!(bench.until(|status| status.stopped == Some(error.to_string())).await.archived == Csn(30));
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Obstacle {
     DiskFull,
     /// This node is a replica.
     Replica,
+    /// Uploading ended, for another reason than a newer epoch: nothing written would be archived until a restart.
+    Unarchived,
     /// A newer epoch exists.
     Fenced,
     /// A log could not be written or synced: what the disk holds is unknown until a restart.
@@ -26,7 +28,7 @@ impl Obstacle {
         match self {
             Self::Replica => "READONLY",
             Self::Fenced => "FENCED",
-            Self::SpoolFull | Self::DiskFull | Self::Broken => "MISCONF",
+            Self::SpoolFull | Self::DiskFull | Self::Unarchived | Self::Broken => "MISCONF",
         }
     }
 }
@@ -68,6 +70,12 @@ impl Gate {
     #[must_use]
     pub fn stands(&self, obstacle: Obstacle) -> bool {
         self.current.load().is_some() && self.obstacles.lock().iter().any(|(other, _)| *other == obstacle)
+    }
+
+    /// Whether what this node does in its archive could be somebody else's to do.
+    #[must_use]
+    pub fn leaves_archive_alone(&self) -> bool {
+        self.stands(Obstacle::Fenced) || self.stands(Obstacle::Unarchived)
     }
 
     /// Why writes are refused; `None` when they are taken.

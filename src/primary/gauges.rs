@@ -204,6 +204,14 @@ impl Node {
                 second_metrics(out, &second.status());
             }
         }
+        let compacted = self.compacted.lock().clone();
+        if compacted.ended_ms > 0 {
+            out.counter("walferry_compacted_runs_total", "Compacted runs built since the start.", compacted.runs);
+            out.counter("walferry_compacted_bytes_total", "Their bytes.", compacted.bytes);
+            let help = "Last commit in a compacted run of the size that compact-per says.";
+            out.gauge("walferry_compacted_until_csn", help, compacted.until.0);
+            out.gauge("walferry_compact_failed", "1 if the last attempt failed.", u8::from(compacted.error.is_some()));
+        }
         let LastPrune { ended_ms, removed, bytes_removed, error } = self.last_prune.lock().clone();
         if ended_ms > 0 {
             out.gauge(
@@ -296,6 +304,7 @@ impl Node {
             (Obstacle::SpoolFull, "spool full"),
             (Obstacle::DiskFull, "disk full"),
             (Obstacle::Replica, "replica"),
+            (Obstacle::Unarchived, "uploading ended"),
             (Obstacle::Fenced, "fenced"),
             (Obstacle::Broken, "log broken"),
         ] {

@@ -184,6 +184,7 @@ fn walferry(node: &Node) -> Fields {
         refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
     all.push(("writes_refused".to_owned(), reason.unwrap_or_default()));
     all.extend(archive(node));
+    all.extend(compacting(node));
     all.extend(pruning(node));
     all.extend(fields([
         ("io_backend", node.backends.description.clone()),
@@ -214,6 +215,20 @@ fn safety(node: &Node) -> Fields {
         ("archive_deletes", count(|traffic| &traffic.deletes)),
         ("archive_retries", count(|traffic| &traffic.retries)),
         ("archive_failures", count(|traffic| &traffic.failures)),
+    ])
+}
+
+/// Which compacted runs are built, and what came of it since the start.
+fn compacting(node: &Node) -> Fields {
+    let compacted = node.compacted.lock().clone();
+    let per = node.config().compact_per;
+    fields([
+        ("compact_per", per.map_or_else(String::new, |grain| grain.to_string())),
+        ("compact_runs", compacted.runs.to_string()),
+        ("compact_bytes", compacted.bytes.to_string()),
+        ("compacted_until_csn", compacted.until.to_string()),
+        ("last_compact_ms", compacted.ended_ms.to_string()),
+        ("last_compact_error", compacted.error.unwrap_or_default()),
     ])
 }
 

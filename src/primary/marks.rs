@@ -9,7 +9,6 @@ use crate::archive::layout::{ObjectName, PlainName, Section};
 use crate::archive::marks::{self, MarkCreation, MarkRecord};
 use crate::archive::store::Archive;
 use crate::command::host::{Host, MarkCard, TaskReply};
-use crate::commit::gate::Obstacle;
 use crate::commit::marks::Mark;
 use crate::config::AppendFsync;
 use crate::csn::Csn;
@@ -113,7 +112,7 @@ impl MarkKeeper {
     /// Writes the records that are due. `may_look`: whether a look into the archive can show something new.
     async fn round(&self, node: &Node, may_look: bool) -> Result<Left> {
         let mut left = Left::default();
-        if node.committer.gate.stands(Obstacle::Fenced) {
+        if node.committer.gate.leaves_archive_alone() {
             return Ok(left);
         }
         let mut reach: Option<Reach> = None;

@@ -4,6 +4,7 @@
 //! serving (archive, feeds, expiry) is in [`super::shipping`] and [`super::chores`]; a replica's link is in the crate
 //! `walferry-replica` and shows itself through [`ReplicaLink`].
 
+use super::compacting::Compacted;
 use super::info;
 use super::open::Opened;
 use super::pruning::LastPrune;
@@ -106,6 +107,8 @@ pub struct Node {
     key_count: Mutex<KeyCount>,
     /// What the archive held when this node listed it last.
     pub census: Mutex<Option<Census>>,
+    /// What compacting did since the start.
+    pub compacted: Mutex<Compacted>,
     /// How the last scheduled prune ended.
     pub last_prune: Mutex<LastPrune>,
 }
@@ -163,6 +166,7 @@ impl Node {
             stop: watch::Sender::new(false),
             key_count: Mutex::default(),
             census: Mutex::default(),
+            compacted: Mutex::default(),
             last_prune: Mutex::default(),
         })
     }

@@ -5,10 +5,10 @@
 
 use super::node::Node;
 use super::second;
+use crate::archive::pins;
 use crate::archive::store::Archive;
 use crate::clock;
 use crate::command::host::Host;
-use crate::commit::gate::Obstacle;
 use crate::restore::census::Census;
 use crate::restore::history::History;
 use crate::retention::{PruneOptions, prune};
@@ -49,15 +49,27 @@ pub(super) fn start(node: &Arc<Node>) {
 
 async fn run(node: Weak<Node>) {
     let mut last = Instant::now();
+    if let Some(node) = node.upgrade() {
+        end_left_behind(&node).await;
+    }
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(node) = node.upgrade() else { return };
         let interval = node.config().prune_interval;
         let is_due = !interval.is_zero() && last.elapsed() >= interval;
-        if is_due && !node.committer.gate.stands(Obstacle::Fenced) {
+        if is_due && !node.committer.gate.leaves_archive_alone() {
             prune_once(&node).await;
             last = Instant::now();
         }
+    }
+}
+
+/// Ends what prunes left that ended with an earlier process of this node.
+async fn end_left_behind(node: &Node) {
+    let name = node.identity().node;
+    let second = second::open(&node.config()).unwrap_or_default();
+    for archive in node.archive.iter().chain(&second) {
+        pins::end_left_behind(archive, &name).await;
     }
 }
 
@@ -81,7 +93,8 @@ async fn prune_once(node: &Node) {
 /// Prunes one archive and adds what came of it.
 async fn prune_archive(node: &Node, archive: &Archive, last: &mut LastPrune) {
     let config = node.config();
-    let options = PruneOptions { keep: config.keep.clone(), grace: config.prune_grace, confirm: true };
+    let node_name = Some(node.identity().node);
+    let options = PruneOptions { keep: config.keep.clone(), grace: config.prune_grace, confirm: true, node: node_name };
     let error = match prune(archive, &options).await {
         Ok(report) => {
             last.removed += report.removed;

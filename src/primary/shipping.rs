@@ -324,7 +324,7 @@ impl ArchiveSide {
         node.committer.watermarks.archived.raise(archived);
         let config = node.config();
         let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
-        let (spool, newest) = Spool::open(
+        let (spool, cut) = Spool::open(
             Arc::clone(&node.backends.bulk),
             &node.dir.spool(),
             config.spool_max_bytes.0,
@@ -333,12 +333,9 @@ impl ArchiveSide {
             Arc::clone(&node.committer.watermarks),
         )?;
         let spool = Arc::new(spool);
-        let newest = newest.map(|newest| newest.header).filter(|header| {
-            header.last >= archived && header.last <= committed && spool.reachable(archived) == header.last
-        });
         let mut from =
             CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, header_crc: 0, epoch };
-        if let Some(header) = newest {
+        if let Some(header) = cut {
             from.position = LogPosition { csn: header.last, wal_seq: header.wal_last };
             from.header_crc = if header.epoch == epoch { header.crc() } else { 0 };
         }
@@ -365,11 +362,10 @@ impl ArchiveSide {
         let watched = Arc::clone(node);
         let task = tokio::spawn(async move {
             let error = uploader.run().await;
-            tracing::error!(%error, "uploading ended");
             if let Error::Fenced { newer, node, .. } = &error {
                 watched.fence(*newer, node);
             } else {
-                watched.committer.gate.close(Obstacle::Fenced, error.to_string());
+                watched.committer.gate.close(Obstacle::Unarchived, uploading_ended(&error));
             }
         });
         if needs_base {
@@ -381,6 +377,17 @@ impl ArchiveSide {
         let began_with_hole = needs_base;
         Ok(Self { cutter, spool, uploader: status, fence_each_ack, merging, second, marks, began_with_hole, task })
     }
+}
+
+/// What clients are told after uploading ended for another reason than a newer epoch.
+fn uploading_ended(error: &Error) -> String {
+    let advice = match error {
+        Error::Identity { .. } => "",
+        _ => {
+            ". Restart: what was in that chunk is cut anew from the logs. If the disk fails, promote a replica instead"
+        }
+    };
+    format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
 }
 
 /// Applies what the archive holds of `epoch` without a gap beyond the committer's last commit; returns where that ends.

@@ -36,6 +36,8 @@ pub struct PruneOptions {
     pub grace: Duration,
     /// Whether anything is removed.
     pub confirm: bool,
+    /// The node that prunes by its schedule; none: a tool.
+    pub node: Option<String>,
 }
 
 /// Prunes an archive, or shows what that would do.
@@ -45,7 +47,11 @@ pub async fn prune(archive: &Archive, options: &PruneOptions) -> Result<PruneRep
         return Ok(PruneReport::new(options.keep.to_string(), &material, &plan, false));
     }
     // Before the listing: a publisher whose manifest the listing does not show will see this pin.
-    let pin = match Pin::take(archive, PRUNE, PinRange::NOTHING).await {
+    let pin = match &options.node {
+        Some(node) => Pin::take_for_prunes_of(archive, node).await,
+        None => Pin::take(archive, PRUNE, PinRange::NOTHING).await,
+    };
+    let pin = match pin {
         Ok(pin) => pin,
         Err(Error::Store { source, path, .. }) if is_denied(&source) => {
             let (material, plan) = decide(archive, options).await?;

@@ -1,8 +1,8 @@
 //! The spool: sealed chunks on local disk until the archive has them. Bounded.
 //!
 //! Guarantees: a chunk is there whole and durable, or not at all; chunks follow each other without a gap; a chunk is
-//! removed only after the archive confirmed it. The newest one stays after its upload: it tells the next start where
-//! cutting goes on. Beyond its limit the spool closes the node's gate until there is room again. What it keeps for a second
+//! removed only after the archive confirmed it, or when it is cut anew. The newest one stays after its upload: it tells the
+//! next start where cutting goes on. Beyond its limit the spool closes the node's gate until there is room again. What it keeps for a second
 //! archive is in `spool/second.rs`.
 
 mod second;
@@ -27,6 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SUFFIX: &str = ".chunk";
+/// In its place in the name of a chunk that turned out to be damaged.
+const DAMAGED: &str = "damaged";
 
 struct Entry {
     name: ChunkName,
@@ -87,18 +89,13 @@ pub struct Spool {
     watermarks: Arc<Watermarks>,
 }
 
-/// Where cutting goes on.
-#[derive(Clone, Debug)]
-pub struct NewestChunk {
-    /// Header of the newest sealed chunk.
-    pub header: ChunkHeader,
-}
-
 impl Spool {
-    /// Opens the spool in `dir`, of a node with this identity whose logs and archive are known to `watermarks`.
+    /// Opens the spool in `dir`, of a node with this identity whose logs and archive are known to `watermarks`; gives the
+    /// header of the chunk that cutting goes on behind, if it does not go on where the archive ends.
     ///
     /// A chunk is durable before the commits in it need be: after a power cut it can hold commits that the logs lost.
-    /// Those are not this node's history any more, so such a chunk is removed.
+    /// Those are not this node's history any more, so such a chunk is removed. So is one behind a hole, where a damaged
+    /// chunk was: everything from the hole on is cut anew.
     pub fn open(
         io: Arc<dyn Io>,
         dir: &Path,
@@ -106,11 +103,11 @@ impl Spool {
         identity: &Identity,
         gate: Arc<Gate>,
         watermarks: Arc<Watermarks>,
-    ) -> Result<(Self, Option<NewestChunk>)> {
+    ) -> Result<(Self, Option<ChunkHeader>)> {
         io.create_dir(dir)?;
         io.remove_unfinished(dir)?;
         let mut state = State { archived: watermarks.archived.get(), ..State::default() };
-        let mut newest: Option<ChunkHeader> = None;
+        let mut headers = BTreeMap::new();
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
             let path = dir.join(&file);
@@ -120,16 +117,23 @@ impl Spool {
                 io.remove(&path)?;
                 continue;
             }
-            let header = read_header(&*io, &path)?;
-            if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
-                return Err(Error::corrupt(path.display().to_string(), "header", "does not fit the file's name"));
-            }
+            let header = match read_header(&*io, &path, name) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    set_aside(&*io, &path, &error);
+                    continue;
+                }
+                header => header?,
+            };
             let bytes = std::fs::metadata(&path).map_err(Error::io("stat", &path))?.len();
             let (time, last_time) = (header.first_time, header.last_time);
             state.chunks.insert(name.last, Entry { name, time, last_time, bytes });
-            if newest.as_ref().is_none_or(|newest| newest.last < header.last) {
-                newest = Some(header);
-            }
+            headers.insert(header.last, header);
+        }
+        let reached = state.reachable(state.archived);
+        for (_, behind) in state.chunks.split_off(&reached.next()) {
+            let path = dir.join(file_name(behind.name));
+            tracing::warn!(chunk = %path.display(), after = reached.0, "lies behind a hole: it is removed and cut anew");
+            io.remove(&path)?;
         }
         let spool = Self {
             io,
@@ -140,7 +144,7 @@ impl Spool {
             watermarks,
         };
         spool.check_limit();
-        Ok((spool, newest.map(|header| NewestChunk { header })))
+        Ok((spool, headers.remove(&reached)))
     }
 
     /// The last commit that the spool's chunks reach without a gap from `after` on.
@@ -211,8 +215,12 @@ impl Spool {
     }
 
     fn path(&self, name: ChunkName) -> PathBuf {
-        self.dir.join(format!("{}-{}-{}{SUFFIX}", name.epoch.padded(), name.first.padded(), name.last.padded()))
+        self.dir.join(file_name(name))
     }
+}
+
+fn file_name(name: ChunkName) -> String {
+    format!("{}-{}-{}{SUFFIX}", name.epoch.padded(), name.first.padded(), name.last.padded())
 }
 
 /// The chunk a spool file's name stands for; `None` for any other file.
@@ -223,11 +231,26 @@ fn parse_name(file: &OsStr) -> Option<ChunkName> {
     parts.next().is_none().then_some(ChunkName { epoch, first, last })
 }
 
-fn read_header(io: &dyn Io, path: &Path) -> Result<ChunkHeader> {
+fn read_header(io: &dyn Io, path: &Path, name: ChunkName) -> Result<ChunkHeader> {
     let file = io.open_read(path)?;
     let what = path.display().to_string();
     let len = io.len(&file)?.min(ChunkHeader::ENCODED_LEN as u64);
-    ChunkHeader::decode(&io.read_at(&file, 0, len as usize)?, &what)
+    let header = ChunkHeader::decode(&io.read_at(&file, 0, len as usize)?, &what)?;
+    if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
+        return Err(Error::corrupt(what, "header", "does not fit the file's name"));
+    }
+    Ok(header)
+}
+
+/// Takes a damaged chunk out of the way of the next start, which cuts anew what was in it.
+fn set_aside(io: &dyn Io, path: &Path, error: &Error) {
+    let aside = path.with_extension(DAMAGED);
+    match io.rename(path, &aside) {
+        Ok(()) => {
+            tracing::error!(%error, kept_as = %aside.display(), "a chunk in the spool is damaged: it is set aside")
+        }
+        Err(rename) => tracing::error!(%error, %rename, "a damaged chunk stays in the spool: remove it"),
+    }
 }
 
 impl ChunkSource for Spool {
@@ -240,7 +263,8 @@ impl ChunkSource for Spool {
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
         let path = self.path(chunk.name);
         let bytes = self.io.read_file(&path)?;
-        Chunk::open(bytes.clone(), &path.display().to_string())?;
+        Chunk::open(bytes.clone(), &path.display().to_string())
+            .inspect_err(|error| set_aside(&*self.io, &path, error))?;
         Ok(bytes)
     }
 

@@ -14,7 +14,7 @@ const COMMITS: u64 = 8;
 /// Chunks are archived each time so many commits were made.
 const ARCHIVED_EACH: u64 = 3;
 
-fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<NewestChunk>)> {
+fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<ChunkHeader>)> {
     let watermarks = Arc::new(Watermarks::starting_at(Csn(COMMITS)));
     watermarks.archived.raise(archived);
     let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
@@ -70,7 +70,7 @@ fn sealed_chunks_survive_every_failing_step() {
         let (spool, newest) = open(Arc::new(StdIo), dir.path(), told.archived).unwrap();
         let reachable = spool.reachable(told.archived);
         assert!((told.sealed..=Csn(COMMITS)).contains(&reachable), "{} sealed, {reachable} there", told.sealed);
-        assert!(told.sealed == Csn::ZERO || newest.is_some_and(|newest| newest.header.last >= told.sealed));
+        assert!(told.sealed == Csn::ZERO || newest.is_some_and(|newest| newest.last >= told.sealed));
         let mut archived = told.archived;
         while let Some(chunk) = spool.next_sealed(archived) {
             assert!(chunk.name.first <= archived.next(), "no gap");
@@ -87,7 +87,7 @@ fn sealed_chunks_survive_every_failing_step() {
     });
 }
 
-fn open_of(dir: &Path, identity: &Identity, committed: u64) -> (Spool, Option<NewestChunk>) {
+fn open_of(dir: &Path, identity: &Identity, committed: u64) -> (Spool, Option<ChunkHeader>) {
     let watermarks = Arc::new(Watermarks::starting_at(Csn(committed)));
     Spool::open(Arc::new(StdIo), dir, u64::MAX, identity, Arc::default(), watermarks).unwrap()
 }
@@ -107,12 +107,40 @@ fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
     let (spool, _) = open_of(dir.path(), &identity, 0);
     [1..=10, 11..=20, 21..=30].into_iter().for_each(|csns| seal_commits(&spool, 1, csns));
     let (spool, newest) = open_of(dir.path(), &identity, 30);
-    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(30), Csn(30)));
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().last), (Csn(30), Csn(30)));
     let (spool, newest) = open_of(dir.path(), &identity, 29);
-    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(20), Csn(20)));
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().last), (Csn(20), Csn(20)));
     identity.begin_epoch(Epoch(2), Csn(15));
     let (spool, newest) = open_of(dir.path(), &identity, 29);
-    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().header.last), (Csn(10), Csn(10)));
+    assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().last), (Csn(10), Csn(10)));
     seal_commits(&spool, 2, 11..=29);
     assert_eq!(open_of(dir.path(), &identity, 29).0.reachable(Csn::ZERO), Csn(29));
+}
+
+/// Goal: a damaged chunk, found at a start or at its upload, is set aside, and cutting goes on in front of it: nothing
+/// behind the hole is ever taken for all there is.
+#[test]
+fn a_damaged_chunk_and_what_is_behind_it_are_cut_anew() {
+    let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
+    for (at_start, byte) in [(true, 10), (false, ChunkHeader::ENCODED_LEN)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open_of(dir.path(), &identity, 0);
+        [1..=10, 11..=20, 21..=30].into_iter().for_each(|csns| seal_commits(&spool, 1, csns));
+        let damaged = spool.next_sealed(Csn(10)).unwrap();
+        let path = spool.path(damaged.name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[byte] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        if !at_start {
+            let (spool, newest) = open_of(dir.path(), &identity, 30);
+            assert_eq!(newest.unwrap().last, Csn(30), "a start reads headers only");
+            let error = spool.read(&damaged).unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        }
+        let (spool, newest) = open_of(dir.path(), &identity, 30);
+        assert_eq!((newest.unwrap().last, spool.reachable(Csn::ZERO)), (Csn(10), Csn(10)));
+        assert!(path.with_extension(DAMAGED).exists(), "it can be looked at");
+        seal_commits(&spool, 1, 11..=30);
+        assert_eq!(spool.next_sealed(Csn(10)).unwrap().name.last, Csn(30));
+    }
 }

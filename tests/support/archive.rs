@@ -3,9 +3,10 @@
 use super::client::{Client, Watermarks};
 use super::dump::{Dump, dump};
 use super::process::{Environment, Launch, Node};
-use super::tool::{Finished, walferry};
+use super::tool::{Finished, walferry, walferry_stopped};
 use super::weed::Weed;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use tempfile::TempDir;
 
 /// Where an archive is and what a process needs to reach it.
@@ -36,6 +37,20 @@ impl Archive {
         let mut all = vec![subcommand, "--archive", &self.url];
         all.extend_from_slice(arguments);
         walferry(&all, &self.environment)
+    }
+
+    /// Runs a subcommand on this archive and sends it a signal as soon as `is_time`, as [`walferry_stopped`].
+    #[track_caller]
+    pub fn tool_stopped(
+        &self,
+        subcommand: &str,
+        arguments: &[&str],
+        signal: &str,
+        is_time: impl Fn() -> bool,
+    ) -> (u32, ExitStatus) {
+        let mut all = vec![subcommand, "--archive", &self.url];
+        all.extend_from_slice(arguments);
+        walferry_stopped(&all, &self.environment, signal, is_time)
     }
 
     /// Runs `walferry restore` into `dir`.

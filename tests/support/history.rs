@@ -30,6 +30,7 @@ pub struct History {
     pub model: Model,
 }
 
+#[derive(Clone)]
 struct Commit {
     step: Step,
     reply: Option<Value>,
@@ -151,6 +152,17 @@ impl History {
             model.apply_step(&commit.step, commit.now_ms, commit.reply.as_ref());
         }
         model
+    }
+
+    /// The history of a primary that was restored to `csn`.
+    pub fn until(&self, csn: u64) -> Self {
+        let commits = self.commits[..(csn - self.before) as usize].to_vec();
+        Self { before: self.before, commits, model: self.model_at(csn) }
+    }
+
+    /// A time before which commit `csn` was not made, in microseconds since the Unix epoch.
+    pub fn made_after_us(&self, csn: u64) -> u64 {
+        self.commits[(csn - self.before) as usize - 1].sent_us
     }
 
     /// Moments between commits, at least `width_us` away from any.

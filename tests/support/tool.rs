@@ -5,7 +5,7 @@
 use super::process::{Environment, READY_WITHIN};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How a process ended and what it said.
@@ -57,6 +57,33 @@ impl Finished {
 #[track_caller]
 pub fn walferry(arguments: &[&str], environment: &Environment) -> Finished {
     run(binary(environment).args(arguments), "")
+}
+
+/// Runs the binary under test as a tool and sends it a signal (KILL, INT) as soon as `is_time`, unless it ends before; its
+/// process id, and how it ended.
+#[track_caller]
+pub fn walferry_stopped(
+    arguments: &[&str],
+    environment: &Environment,
+    signal: &str,
+    is_time: impl Fn() -> bool,
+) -> (u32, ExitStatus) {
+    let mut command = binary(environment);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the binary under test starts");
+    let pid = child.id();
+    let deadline = Instant::now() + READY_WITHIN;
+    let mut is_sent = false;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return (pid, status);
+        }
+        assert!(Instant::now() < deadline, "{arguments:?} did not end within {READY_WITHIN:?}");
+        if !is_sent && is_time() {
+            is_sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().is_ok();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Runs any program to its end with text on its standard input.

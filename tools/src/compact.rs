@@ -2,8 +2,8 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
-use crate::node::runtime;
 use crate::progress;
+use crate::runtime::run_tool;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,9 +13,9 @@ use walferry::archive::merge::Round;
 use walferry::archive::store::Archive;
 use walferry::compact::{base, chunks, runs};
 use walferry::csn::Epoch;
+use walferry::grain::Grain;
 use walferry::io::{Backends, Choice, Io, StdIo};
 use walferry::restore::target::Target;
-use walferry::snapshot::run::Grain;
 
 /// Merges small chunks, builds compacted runs and rebuilds bases, from the archive alone
 ///
@@ -65,7 +65,7 @@ struct Report {
 /// Compacts.
 pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
-    let report = runtime()?.block_on(compact(&args, &archive))?;
+    let report = run_tool(compact(&args, &archive))?;
     show(&report, args.json);
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
-use crate::node::runtime;
 use crate::progress;
+use crate::runtime::run_tool;
 use std::str::FromStr;
 use walferry::archive::crypt::KeyRing;
 use walferry::archive::crypt::keys::TO_ARCHIVE_KEY_VARIABLE;
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Done {
     };
     let from = args.archive.open()?;
     let to = open_target(&args)?;
-    let report = runtime()?.block_on(copy(&from, &to, options))?;
+    let report = run_tool(copy(&from, &to, options))?;
     show(&report, &args.to, args.json);
     Ok(())
 }

@@ -6,7 +6,7 @@ use walferry::error::{Error, Kind};
 
 /// The table that `--help` shows.
 pub const HELP: &str = "Exit codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, \
-6 store unreachable, 7 directory not empty, 8 this identity may not delete";
+6 store unreachable, 7 directory not empty, 8 this identity may not delete, 128 + N stopped by signal N";
 
 /// Why a subcommand failed.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub enum Failure {
     Integrity(String),
     /// What was asked for needs an identity that may delete.
     Denied(String),
+    /// A signal, by its number.
+    Stopped(i32),
     /// Anything else.
     Other(String),
 }
@@ -49,6 +51,7 @@ pub fn report(done: Done) -> ExitCode {
         Err(Failure::Walferry(error)) => (error.to_string(), code(error.kind())),
         Err(Failure::Integrity(message)) => (message, 4),
         Err(Failure::Denied(message)) => (message, 8),
+        Err(Failure::Stopped(signal)) => (format!("stopped by signal {signal}"), 128 + signal as u8),
         Err(Failure::Other(message)) => (message, 1),
     };
     // A stderr that cannot be written must not turn the exit code into that of a panic.

@@ -22,6 +22,7 @@ mod promote;
 mod prune;
 mod replica;
 mod restore;
+mod runtime;
 mod snapshots;
 mod status;
 mod verify;

@@ -93,11 +93,6 @@ pub fn keys_help() -> String {
     help + "\n" + crate::exit::HELP
 }
 
-/// A runtime for a node or a tool.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
-}
-
 /// Called once clients are served: from here on signals stop the node in good order.
 pub fn announce(node: &Arc<Node>) {
     if let Err(error) = stop_on_signals(node) {

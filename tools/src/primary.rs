@@ -1,7 +1,8 @@
 //! `walferry primary`: serves clients, ships to replicas and to the archive.
 
 use crate::exit::Done;
-use crate::node::{NodeArgs, announce, keys_help, runtime};
+use crate::node::{NodeArgs, announce, keys_help};
+use crate::runtime::runtime;
 
 /// Runs a primary
 #[derive(clap::Args)]

@@ -2,7 +2,7 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
-use crate::node::runtime;
+use crate::runtime::run_tool;
 use std::str::FromStr;
 use std::time::Duration;
 use walferry::config::Config;
@@ -34,9 +34,10 @@ pub struct Args {
 
 /// Prunes, or shows what that would do.
 pub fn run(args: Args) -> Done {
-    let options = PruneOptions { keep: Keep::from_str(&args.keep)?, grace: time(&args.grace)?, confirm: args.confirm };
+    let (keep, grace) = (Keep::from_str(&args.keep)?, time(&args.grace)?);
+    let options = PruneOptions { keep, grace, confirm: args.confirm, node: None };
     let archive = args.archive.open()?;
-    let report = runtime()?.block_on(prune(&archive, &options))?;
+    let report = run_tool(prune(&archive, &options))?;
     show(&report, args.json);
     match &report.denied {
         None => Ok(()),

@@ -1,7 +1,8 @@
 //! `walferry replica`: follows a primary, serves reads, and can be promoted.
 
 use crate::exit::Done;
-use crate::node::{NodeArgs, announce, keys_help, runtime};
+use crate::node::{NodeArgs, announce, keys_help};
+use crate::runtime::runtime;
 use walferry_replica::PrimaryAddress;
 
 /// Runs a replica

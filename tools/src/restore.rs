@@ -2,8 +2,8 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::Done;
-use crate::node::runtime;
 use crate::progress;
+use crate::runtime::run_tool;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub fn run(args: Args) -> Done {
     let target = Target::from_str(&args.to)?;
     let epoch = args.epoch.map(Epoch);
     let archive = args.archive.open()?;
-    runtime()?.block_on(async {
+    run_tool(async {
         if args.dry_run {
             let planned = History::read(&archive, epoch).await?.plan(&target).await?;
             show_plan(&planned, args.json);
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Done {
             Options { dir: args.dir.clone(), target, epoch, io: bulk_io(&args.dir), progress: progress::bar() };
         let report = restore(&archive, options).await?;
         show_report(&report, &args.dir, args.json);
-        Ok(())
+        Ok::<_, walferry::error::Error>(())
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::Done;
-use crate::node::runtime;
+use crate::runtime::runtime;
 use walferry::csn::CommitTime;
 use walferry::directory::LastRole;
 use walferry::restore::report::{BaseContent, BaseReport};

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, info_fields, text};
 use crate::exit::Done;
-use crate::node::runtime;
+use crate::runtime::runtime;
 use crate::{archive, snapshots};
 use std::collections::HashMap;
 use walferry::restore;

@@ -2,8 +2,8 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
-use crate::node::runtime;
 use crate::progress;
+use crate::runtime::run_tool;
 use walferry::restore::{VerifyReport, verify_archive};
 
 /// Checks every chunk and base: checksums, continuity, decoding
@@ -20,7 +20,7 @@ pub struct Args {
 /// Checks.
 pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
-    let report = runtime()?.block_on(verify_archive(&archive, progress::bar()))?;
+    let report = run_tool(verify_archive(&archive, progress::bar()))?;
     show(&report, args.json);
     if report.is_whole() {
         return Ok(());

@@ -45,7 +45,7 @@ async fn case() -> Case {
 }
 
 fn options(confirm: bool) -> PruneOptions {
-    PruneOptions { keep: "0s fine".parse().unwrap(), grace: Duration::ZERO, confirm }
+    PruneOptions { keep: "0s fine".parse().unwrap(), grace: Duration::ZERO, confirm, node: None }
 }
 
 async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> crate::error::Result<State> {

@@ -4,7 +4,6 @@
 //! disk effects, the keys and members of lists and sorted sets that were touched, one part of ops; the state itself is
 //! the caller's.
 
-use super::grain::Grain;
 use super::manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 use crate::archive::layout::ObjectName;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX, SectionKind};
@@ -13,6 +12,7 @@ use crate::csn::CommitTime;
 use crate::engine::memory::Memory;
 use crate::engine::sorted::SortedFile;
 use crate::error::{Error, Result};
+use crate::grain::Grain;
 use crate::io::Io;
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;

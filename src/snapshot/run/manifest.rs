@@ -3,13 +3,13 @@
 //! Guarantees: a decoded manifest is the one that was encoded, to the bit (the digest as in a base's), its positions fit
 //! together, and every file name in it is plain.
 
-use super::grain::Grain;
 use crate::archive::digested;
 use crate::archive::layout::{ObjectName, PlainName, RunName};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::batch::{self, Family};
 use crate::error::{Error, Result};
+use crate::grain::Grain;
 use crate::log::envelope::Position;
 use crate::snapshot::delta::RangeDelete;
 use crate::snapshot::manifest::{FileRef, HASH_DIGITS, MANIFEST_BYTES_MAX, NAME_BYTES_MAX, hex};

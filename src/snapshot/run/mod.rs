@@ -2,7 +2,6 @@
 //! replaying the commits. `../FORMAT.md` gives the content.
 //!
 //! ```text
-//! grain      where runs begin and end
 //! manifest   what a run consists of, and how it changes a state
 //! builder    makes the files of one, from commits and the state before them
 //! publish    brings them into the archive, the manifest last
@@ -14,13 +13,11 @@
 //! million members for one of them, op-logs would hold every element that ever went through a queue.
 
 mod builder;
-mod grain;
 mod manifest;
 mod publish;
 #[cfg(test)]
 mod tests;
 
 pub use builder::{LocalRun, RunBuilder};
-pub use grain::Grain;
 pub use manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 pub use publish::{PublishedRun, publish};

@@ -10,6 +10,7 @@ use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::batch::{self, Family};
 use crate::engine::memory::{ListEncoder, Memory};
 use crate::error::Error;
+use crate::grain::Grain;
 use crate::io::{Io, StdIo};
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
@@ -18,23 +19,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
-
-#[test]
-fn grains_end_with_hours_days_and_numbers() {
-    let at = |text: &str| CommitTime::parse_rfc3339(text).unwrap();
-    let (late, next) = (at("2026-11-23T13:59:59.999999Z"), at("2026-11-23T14:00:00Z"));
-    assert!(Grain::Hour.ends_between(1, late, next) && !Grain::Day.ends_between(1, late, next));
-    assert!(!Grain::Hour.ends_between(1, next, at("2026-11-23T14:59:59Z")));
-    assert!(Grain::Day.ends_between(1, at("2026-11-23T23:59:59Z"), at("2026-11-24T00:00:00Z")));
-    assert!(Grain::Hour.ends_between(1, late, at("2026-11-24T13:00:00Z")));
-    assert!(Grain::Commits(5).ends_between(5, late, late) && !Grain::Commits(5).ends_between(4, late, next));
-    for grain in [Grain::Hour, Grain::Day, Grain::Commits(500)] {
-        assert_eq!(grain.to_string().parse::<Grain>().unwrap(), grain);
-    }
-    for text in ["", "week", "commits:0", "commits:", "commits:+5", "Hour"] {
-        assert!(text.parse::<Grain>().is_err(), "{text}");
-    }
-}
 
 fn commit(csn: u64) -> CommitRecord {
     let (mut disk, mut lists) = (Vec::new(), Vec::new());

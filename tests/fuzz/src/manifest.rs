@@ -5,11 +5,12 @@ use serde_json::Value;
 use walferry::cluster::ClusterId;
 use walferry::csn::{CommitTime, Csn, Epoch, WalSeq};
 use walferry::directory::LastRole;
+use walferry::grain::Grain;
 use walferry::snapshot::manifest::{
     CutRecord, DbFile, DiskContents, DiskPart, FamilyContents, FileRef, Level, MANIFEST_FORMAT, Manifest,
     MemoryDigests, MemoryPart,
 };
-use walferry::snapshot::run::{Grain, RUN_FORMAT, RunFile, RunManifest, RunRange};
+use walferry::snapshot::run::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 
 pub const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
 

@@ -7,7 +7,7 @@
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::{Common, serve};
 use crate::exit::Failure;
-use crate::node::runtime;
+use crate::runtime::runtime;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -28,12 +28,12 @@ use walferry::engine::batch::{Family, push_put};
 use walferry::engine::key;
 use walferry::engine::memory::{ListEncoder, ZsetEncoder};
 use walferry::engine::meta::encode_string;
+use walferry::grain::Grain;
 use walferry::io::StdIo;
 use walferry::record::CommitRecord;
 use walferry::restore::progress::silent;
 use walferry::restore::target::Target;
 use walferry::restore::{Options, restore};
-use walferry::snapshot::run::Grain;
 
 /// Objects and requests of a quiet day; size and restore time of a log with and without runs
 #[derive(clap::Args)]

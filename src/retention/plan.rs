@@ -140,7 +140,7 @@ fn thin(thinned: &mut Thinned, timeline: &Timeline, keep: &Keep, now: CommitTime
     let newest = timeline.cheap.iter().rfind(|cheap| cheap.is_base && timeline.is_newest).map(|cheap| cheap.csn);
     let until = newest.map_or(floor, |newest| floor.min(newest));
     if until > timeline.after {
-        thinned.raise(&timeline.lineage, until);
+        thinned.raise(&timeline.lineage, timeline.after, until);
     }
 }
 

@@ -262,8 +262,9 @@ fn table_options() -> BlockBasedOptions {
 fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &Arc<OrphanShared>) -> Options {
     let mut table = table_options();
     table.set_block_cache(cache);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // Not in the cache: a file's filter, 10 bits a key, takes a good part of one of its shards, so that a few of them drive
+    // each other out, and each look for a key that is not there would read megabytes.
+    table.set_cache_index_and_filter_blocks(false);
     // Most looks before a write find nothing (a new key, field or member): a filter spares the search in the memtables.
     // The crate has no call for it.
     let filtering = Options::default().get_options_from_string("memtable_whole_key_filtering=true");

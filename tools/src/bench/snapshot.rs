@@ -85,6 +85,14 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
         notes: vec!["Redis' pause is that of its fork.".into()],
         ..Section::default()
     };
+    let mut bases = Section {
+        title: "Successive bases".into(),
+        columns: ["base", "took s", "bytes new", "bytes shared", "commits since the one before"]
+            .map(str::to_owned)
+            .to_vec(),
+        notes: vec!["What is new: SSTs that the archive did not have, and the image of lists and sorted sets.".into()],
+        ..Section::default()
+    };
     let mut series = Vec::new();
     for program in common.programs() {
         let scratch = common.scratch()?;
@@ -98,6 +106,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
         let (server, _) = launch.start()?;
         args.fill(server.launch.port)?;
         let mut phases = [Phase::default(), Phase::default(), Phase::default()];
+        let mut last_csn = 0.0;
         let [mut took, mut pause, mut before, mut extra] = [const { Runs(Vec::new()) }; 4];
         for run in 0..common.alternations {
             phases[0].add(&load_for(args, &server, common.seconds, run)?);
@@ -106,6 +115,14 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
             let (outcome, seconds) = during(args, &server, program, run)?;
             phases[1].add(&outcome);
             took.0.push(seconds);
+            if program == Program::Walferry {
+                let csn = server.number("last_base_csn")?;
+                let bytes = |field| server.number(field).map(|bytes| format!("{bytes:.0}"));
+                let (new, shared) = (bytes("last_base_bytes_new")?, bytes("last_base_bytes_shared")?);
+                let commits = format!("{:.0}", csn - last_csn);
+                bases.rows.push(vec![(run + 1).to_string(), format!("{seconds:.2}"), new, shared, commits]);
+                last_csn = csn;
+            }
             before.0.push(rss as f64);
             extra.0.push(server.peak_rss_bytes().saturating_sub(rss) as f64);
             pause.0.push(server.number(match program {
@@ -125,6 +142,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     latency.charts.push(Chart { title: "Latency p99.9".into(), unit: "ms".into(), kind: Kind::Bars, series });
     report.add(latency);
     report.add(cost);
+    report.add(bases);
     Ok((report, common.clone()))
 }
 

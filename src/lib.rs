@@ -21,7 +21,7 @@
 //!
 //! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
 //! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
-//! that knows all others, and [`compact`], which makes an archive cheaper without a primary. Imports go one way: base
+//! that knows all others, and [`compact`], which makes an archive cheaper, without a primary or on a node's schedule. Imports go one way: base
 //! modules < io, chunk < engine < log, archive < commit < command, snapshot, restore, retention < server, ship < primary.
 //! The crates `walferry-replica` and `walferry-cli` stand on top.
 

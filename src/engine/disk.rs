@@ -197,6 +197,13 @@ impl Disk {
         self.db().property_int_value("rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
     }
 
+    /// Bytes that the indexes and filters of the SST files hold in memory, about.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        let of = |family| self.db().property_int_value_cf(self.family(family), "rocksdb.estimate-table-readers-mem");
+        Family::ALL.into_iter().filter_map(|family| of(family).ok().flatten()).sum()
+    }
+
     /// Bytes of the SST files.
     #[must_use]
     pub fn sst_bytes(&self) -> u64 {

@@ -1,9 +1,9 @@
 //! Builds compacted runs on a schedule (`compact-per`), on a primary or a replica; a primary does so in its second archive,
 //! too.
 //!
-//! Guarantees: an hour or a day is built soon after it is over, without the node that was to build it being lost for it:
-//! the next attempt, by whichever node, goes on after the newest run. While nothing is written nothing is asked. A fenced
-//! node builds nothing. What came of it is shown by INFO and the metrics.
+//! Guarantees: an hour or a day is built soon after it is over and a later commit shows that; whatever ends an attempt, the
+//! next one, by whichever node, goes on after the newest run. While nothing is written nothing is asked. A fenced node
+//! builds nothing. What came of it is shown by INFO and the metrics.
 //! Needs memory for the lists and sorted sets a second time while it builds.
 
 use super::node::Node;
@@ -83,18 +83,9 @@ fn period(grain: Grain, now_ms: u64) -> u64 {
 
 /// Starts the schedule; it ends with the node.
 pub(super) fn start(node: &Arc<Node>) {
-    if node.archive.is_none() {
-        return;
+    if node.archive.is_some() {
+        node.spawn_until_stop(run(Arc::downgrade(node)));
     }
-    let mut stopping = node.stopping();
-    let node = Arc::downgrade(node);
-    tokio::spawn(async move {
-        // Dropping it anywhere is as harmless as a crash.
-        tokio::select! {
-            () = run(node) => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
-        }
-    });
 }
 
 async fn run(node: Weak<Node>) {
@@ -130,9 +121,7 @@ async fn run(node: Weak<Node>) {
 async fn compact(node: &Node, grain: Grain) -> Result<Csn> {
     let archive = node.archive.as_ref().expect("started only with one");
     let until = build(node, archive, grain).await?;
-    if !node.is_replica()
-        && let Some(second) = second::open(&node.config())?
-    {
+    if let Some(second) = second::kept_by(node)? {
         build(node, &second, grain).await?;
     }
     Ok(until)

@@ -296,6 +296,8 @@ impl Node {
         let help = "Bytes that maxmemory allows them; 0: no limit.";
         out.gauge("walferry_memory_limit_bytes", help, self.config().maxmemory.0);
         out.gauge("walferry_row_cache_bytes", "Bytes in the row cache.", self.committer.disk().rows().bytes());
+        let help = "Bytes of the indexes and filters of RocksDB's files in memory, about.";
+        out.gauge("walferry_rocksdb_index_bytes", help, self.committer.disk().index_bytes());
         out.gauge("process_resident_memory_bytes", "Resident bytes of the process.", super::info::resident_bytes());
         out.gauge("walferry_log_bytes", "Bytes of both logs on disk.", self.committer.log_bytes());
         let help = "1 while writes are refused, by what stands in the way.";

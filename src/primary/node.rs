@@ -284,6 +284,17 @@ impl Node {
         self.stop.subscribe()
     }
 
+    /// Runs a task beside serving until the node stops. To drop it anywhere must be as harmless as a crash.
+    pub fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut stopping = self.stopping();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = task => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+        });
+    }
+
     /// Asks the node to stop.
     pub fn request_stop(&self) {
         self.stop.send_replace(true);

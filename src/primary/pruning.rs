@@ -33,18 +33,9 @@ pub struct LastPrune {
 
 /// Starts the schedule; it ends with the node.
 pub(super) fn start(node: &Arc<Node>) {
-    if node.archive.is_none() {
-        return;
+    if node.archive.is_some() {
+        node.spawn_until_stop(run(Arc::downgrade(node)));
     }
-    let mut stopping = node.stopping();
-    let node = Arc::downgrade(node);
-    tokio::spawn(async move {
-        // Dropping a prune anywhere is as harmless as a crash.
-        tokio::select! {
-            () = run(node) => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
-        }
-    });
 }
 
 async fn run(node: Weak<Node>) {
@@ -67,7 +58,7 @@ async fn run(node: Weak<Node>) {
 /// Ends what prunes left that ended with an earlier process of this node.
 async fn end_left_behind(node: &Node) {
     let name = node.identity().node;
-    let second = second::open(&node.config()).unwrap_or_default();
+    let second = second::kept_by(node).unwrap_or_default();
     for archive in node.archive.iter().chain(&second) {
         pins::end_left_behind(archive, &name).await;
     }
@@ -78,9 +69,9 @@ async fn prune_once(node: &Node) {
     let Some(archive) = &node.archive else { return };
     let mut last = LastPrune::default();
     prune_archive(node, archive, &mut last).await;
-    match second::open(&node.config()) {
-        Ok(Some(second)) if !node.is_replica() => prune_archive(node, &second, &mut last).await,
-        Ok(_) => {}
+    match second::kept_by(node) {
+        Ok(Some(second)) => prune_archive(node, &second, &mut last).await,
+        Ok(None) => {}
         Err(error) => last.error = Some(error.to_string()),
     }
     last.ended_ms = clock::now_millis();

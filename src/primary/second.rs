@@ -75,6 +75,11 @@ pub struct Second {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// The second archive, on the primary that keeps it; `None` on a replica.
+pub(super) fn kept_by(node: &Node) -> Result<Option<Archive>> {
+    if node.is_replica() { Ok(None) } else { open(&node.config()) }
+}
+
 /// The second archive as configured; `None` without one.
 pub(super) fn open(config: &Config) -> Result<Option<Archive>> {
     if config.archive_2.is_empty() {

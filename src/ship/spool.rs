@@ -1,9 +1,9 @@
 //! The spool: sealed chunks on local disk until the archive has them. Bounded.
 //!
 //! Guarantees: a chunk is there whole and durable, or not at all; chunks follow each other without a gap; a chunk is
-//! removed only after the archive confirmed it, or when it is cut anew. The newest one stays after its upload: it tells the
-//! next start where cutting goes on. Beyond its limit the spool closes the node's gate until there is room again. What it keeps for a second
-//! archive is in `spool/second.rs`.
+//! removed only after the archive confirmed it, or when it is cut anew. The newest one stays after its upload: it tells
+//! the next start where cutting goes on. Beyond its limit the spool closes the node's gate until there is room again. What
+//! it keeps for a second archive is in `spool/second.rs`.
 
 mod second;
 

@@ -1,4 +1,4 @@
-//! Runs what nodes and tools do.
+//! Runs what nodes and tools do. A tool that is stopped by a signal leaves no pin behind.
 
 use crate::exit::Failure;
 use tokio::runtime::{Builder, Runtime};

@@ -15,10 +15,10 @@ pub enum Obstacle {
     Replica,
     /// Uploading ended, for another reason than a newer epoch: nothing written would be archived until a restart.
     Unarchived,
-    /// A newer epoch exists.
-    Fenced,
     /// A log could not be written or synced: what the disk holds is unknown until a restart.
     Broken,
+    /// A newer epoch exists: no restart ends that.
+    Fenced,
 }
 
 impl Obstacle {
@@ -102,8 +102,10 @@ mod tests {
         assert!(gate.refusal().is_none());
         gate.close(Obstacle::Fenced, "newer epoch");
         gate.close(Obstacle::SpoolFull, "spool");
+        gate.close(Obstacle::Broken, "a restart ends this alone");
         assert_eq!((*gate.refusal().unwrap()).as_ref().unwrap().0, Obstacle::Fenced);
         gate.open(Obstacle::Fenced);
+        gate.open(Obstacle::Broken);
         assert_eq!((*gate.refusal().unwrap()).as_ref().unwrap().0.code(), "MISCONF");
         gate.open(Obstacle::SpoolFull);
         assert!(gate.refusal().is_none());

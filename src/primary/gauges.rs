@@ -307,8 +307,8 @@ impl Node {
             (Obstacle::DiskFull, "disk full"),
             (Obstacle::Replica, "replica"),
             (Obstacle::Unarchived, "uploading ended"),
-            (Obstacle::Fenced, "fenced"),
             (Obstacle::Broken, "log broken"),
+            (Obstacle::Fenced, "fenced"),
         ] {
             refused.sample(&[("obstacle", name)], u8::from(self.committer.gate.stands(obstacle)));
         }

@@ -319,8 +319,7 @@ impl Life {
             let _ = life.carry_out(act).await;
             life.store.heal();
             life.assert_well(&when).await;
-            let (lines, marks) = (self.lines.clone(), self.marks.clone());
-            (life.lines, life.marks) = (lines, marks);
+            (life.lines, life.marks) = (self.lines.clone(), self.marks.clone());
             life.carry_out(act).await.unwrap_or_else(|error| panic!("{when}, then once more: {error}"));
             life.assert_well(&format!("{when}, then once more")).await;
             if self.random.random_bool(0.5) {

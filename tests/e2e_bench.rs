@@ -4,7 +4,8 @@
 mod support;
 
 use std::path::Path;
-use support::tool::walferry;
+use support::process::{SETTLED_WITHIN, wait_until};
+use support::tool::{walferry, walferry_stopped};
 
 /// Runs a benchmark and checks its reports.
 #[track_caller]
@@ -24,8 +25,7 @@ fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
         assert!(!html.contains(fetching), "the page has {fetching}");
     }
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
-    let left: Vec<_> = std::fs::read_dir(&data).expect("it can be listed").collect();
-    assert!(left.is_empty(), "left behind: {left:?}");
+    assert_nothing_left(&data);
     let report: serde_json::Value = serde_json::from_str(&read("json").expect("a JSON report")).expect("JSON");
     assert_eq!(report["bench"], name);
     let sections = report["sections"].as_array().expect("sections");
@@ -36,6 +36,35 @@ fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
         assert!(!rows.is_empty(), "{section}");
     }
     report
+}
+
+/// Neither files nor servers.
+#[track_caller]
+fn assert_nothing_left(data: &str) {
+    let files: Vec<_> = std::fs::read_dir(data).expect("it can be listed").collect();
+    assert!(files.is_empty(), "left behind: {files:?}");
+    wait_until("its servers end", SETTLED_WITHIN, || {
+        let processes = std::fs::read_dir("/proc").expect("processes can be listed").flatten();
+        let mut commands = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+        (!commands.any(|command| command.contains(&format!("{data}/")))).then_some(())
+    });
+}
+
+/// Goal: a benchmark that is stopped by a signal stops its servers and removes their data.
+#[test]
+fn stopped() {
+    let out = tempfile::tempdir().expect("a temporary directory");
+    let data = out.path().to_str().expect("a UTF-8 path");
+    let has_replica = || {
+        let scratches = out.path().read_dir().expect("it can be listed").flatten();
+        scratches.into_iter().any(|scratch| scratch.path().join("replica.log").exists())
+    };
+    for (signal, number) in [("TERM", 15), ("INT", 2)] {
+        let arguments = ["bench", "ship", "--seconds", "1", "--data", data, "--out", data];
+        let (_, status) = walferry_stopped(&arguments, &Vec::new(), signal, has_replica);
+        assert_eq!(status.code(), Some(128 + number), "{signal}");
+        assert_nothing_left(data);
+    }
 }
 
 #[test]

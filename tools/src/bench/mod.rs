@@ -1,5 +1,6 @@
 //! `walferry bench`: walferry and redis-server side by side, on this machine, with the same load in alternating runs.
 
+mod cleanup;
 mod compact;
 mod html;
 mod load;
@@ -13,6 +14,8 @@ mod snapshot;
 mod workload;
 
 use crate::exit::{Done, Failure};
+use crate::runtime::run_tool;
+use cleanup::Scratch;
 use load::{Shape, Until};
 use report::Report;
 use server::Program;
@@ -75,13 +78,8 @@ const FILLING_PIPELINE: usize = 64;
 
 impl Common {
     /// A directory for the servers' data, removed when dropped.
-    fn scratch(&self) -> Result<tempfile::TempDir, Failure> {
-        let mut builder = tempfile::Builder::new();
-        let builder = builder.prefix("walferry-bench-");
-        Ok(match &self.data {
-            Some(dir) => builder.tempdir_in(dir)?,
-            None => builder.tempdir()?,
-        })
+    fn scratch(&self) -> Result<Scratch, Failure> {
+        Ok(Scratch::create(self.data.as_deref())?)
     }
 
     fn shape(&self, pipeline: usize) -> Shape {
@@ -128,13 +126,22 @@ impl Common {
 
 /// Measures.
 pub fn run(args: Args) -> Done {
-    let (report, common) = match args.bench {
-        Bench::Serve(args) => serve::run(&args)?,
-        Bench::Ship(args) => ship::run(&args)?,
-        Bench::Snapshot(args) => snapshot::run(&args)?,
-        Bench::Restore(args) => restore::run(&args)?,
-        Bench::Recover(args) => recover::run(&args)?,
-        Bench::Compact(args) => compact::run(&args)?,
-    };
+    let measuring = async { tokio::task::spawn_blocking(|| measure(args.bench)).await.map_err(std::io::Error::from)? };
+    let measured = run_tool(measuring);
+    if matches!(measured, Err(Failure::Stopped(_))) {
+        cleanup::end_all();
+    }
+    let (report, common) = measured?;
     Ok(report.write(&common.out)?)
+}
+
+fn measure(bench: Bench) -> Result<(Report, Common), Failure> {
+    match bench {
+        Bench::Serve(args) => serve::run(&args),
+        Bench::Ship(args) => ship::run(&args),
+        Bench::Snapshot(args) => snapshot::run(&args),
+        Bench::Restore(args) => restore::run(&args),
+        Bench::Recover(args) => recover::run(&args),
+        Bench::Compact(args) => compact::run(&args),
+    }
 }

@@ -1,5 +1,6 @@
 //! Servers under measurement: this program and redis-server, on free loopback ports, stopped when dropped.
 
+use super::cleanup;
 use crate::client::{Answer, Client, info_fields, text};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,9 @@ impl Launch {
         };
         let started = Instant::now();
         let both = out.try_clone().map_err(failed)?;
-        let child = Command::new(program).args(&self.arguments).stdin(Stdio::null()).stdout(out).stderr(both).spawn();
+        let mut command = Command::new(program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(out).stderr(both);
+        let child = cleanup::spawn(&mut command);
         let mut server = Server { child: child.map_err(failed)?, launch: self };
         while started.elapsed() < PATIENCE {
             // Redis answers PING with an error while it loads.
@@ -130,8 +133,7 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        cleanup::end(&mut self.child);
     }
 }
 
@@ -178,9 +180,7 @@ impl Server {
     }
 
     /// Ends it as a crash would: SIGKILL. How it was started, to start it again.
-    pub fn kill(mut self) -> Launch {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn kill(self) -> Launch {
         self.launch.clone()
     }
 

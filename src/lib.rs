@@ -26,6 +26,7 @@
 //! The crates `walferry-replica` and `walferry-cli` stand on top.
 
 pub mod archive;
+pub mod background;
 pub mod chunk;
 pub mod clock;
 pub mod cluster;

@@ -109,8 +109,8 @@ pub enum ObjectName {
     Mark(PlainName),
     /// What a reader or a prune is doing, for a limited time.
     Pin(PlainName),
-    /// How far pruning has thinned history.
-    Thinned,
+    /// How far pruning has thinned history; create-only, the one with the highest number counts.
+    Thinned(u32),
 }
 
 impl fmt::Display for ChunkName {
@@ -145,7 +145,7 @@ impl fmt::Display for ObjectName {
             Self::RunFile(run, file) => write!(f, "{run}/{file}"),
             Self::Mark(name) => write!(f, "marks/{name}.json"),
             Self::Pin(name) => write!(f, "pins/{name}.json"),
-            Self::Thinned => f.write_str("thinned.json"),
+            Self::Thinned(number) => write!(f, "thinned/{number:08}.json"),
         }
     }
 }
@@ -155,7 +155,6 @@ impl ObjectName {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let name = match text.split_once('/') {
-            None if text == "thinned.json" => Self::Thinned,
             None => Self::Identity,
             Some(("epochs", rest)) => Self::Epoch(rest.strip_suffix(".json")?.parse().ok().map(Epoch)?),
             Some(("chunks", rest)) => {
@@ -194,6 +193,7 @@ impl ObjectName {
             }
             Some(("marks", rest)) => Self::Mark(rest.strip_suffix(".json")?.parse().ok()?),
             Some(("pins", rest)) => Self::Pin(rest.strip_suffix(".json")?.parse().ok()?),
+            Some(("thinned", rest)) => Self::Thinned(rest.strip_suffix(".json")?.parse().ok()?),
             Some(_) => return None,
         };
         // A second spelling of a name (other width, a sign, upper case) would be a second object.
@@ -220,6 +220,8 @@ pub enum Section {
     Marks,
     /// Pins.
     Pins,
+    /// How far pruning has thinned history.
+    Thinned,
 }
 
 impl Section {
@@ -235,6 +237,7 @@ impl Section {
             Self::Runs => "runs".to_owned(),
             Self::Marks => "marks".to_owned(),
             Self::Pins => "pins".to_owned(),
+            Self::Thinned => "thinned".to_owned(),
         }
     }
 }
@@ -277,7 +280,7 @@ mod tests {
             ),
             (ObjectName::Mark(plain("before-upgrade")), "marks/before-upgrade.json".to_owned()),
             (ObjectName::Pin(plain("restore-7")), "pins/restore-7.json".to_owned()),
-            (ObjectName::Thinned, "thinned.json".to_owned()),
+            (ObjectName::Thinned(12), "thinned/00000012.json".to_owned()),
         ] {
             assert_eq!(name.to_string(), text);
             assert_eq!(ObjectName::parse(&text), Some(name));

@@ -8,7 +8,7 @@
 use super::epochs::EpochTree;
 use super::layout::{BaseName, ChunkName, ObjectName, PlainName, RunName, Section};
 use super::store::{Archive, Found};
-use crate::csn::Csn;
+use crate::csn::{CommitTime, Csn};
 use crate::error::Result;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -20,6 +20,14 @@ pub struct Stored {
     pub size: u64,
     /// When the store received it, by the store's clock.
     pub modified: DateTime<Utc>,
+}
+
+impl Stored {
+    /// When the store received it.
+    #[must_use]
+    pub fn time(&self) -> CommitTime {
+        CommitTime(u64::try_from(self.modified.timestamp_micros()).unwrap_or_default())
+    }
 }
 
 /// A base's objects, the shared SSTs excepted; or a run's.
@@ -79,8 +87,8 @@ pub struct Listing {
     pub marks: BTreeMap<PlainName, Stored>,
     /// What readers and prunes are doing.
     pub pins: BTreeMap<PlainName, Stored>,
-    /// How far pruning has thinned history; none if it never has.
-    pub thinned: Option<Stored>,
+    /// How far pruning has thinned history, by number.
+    pub thinned: BTreeMap<u32, Stored>,
     /// Objects under the prefix that are none of the archive's; never read, never removed.
     pub foreign: u64,
 }
@@ -125,7 +133,9 @@ impl Listing {
                 ObjectName::Pin(pin) => {
                     listing.pins.insert(pin, stored);
                 }
-                ObjectName::Thinned => listing.thinned = Some(stored),
+                ObjectName::Thinned(number) => {
+                    listing.thinned.insert(number, stored);
+                }
             }
         }
         listing
@@ -145,7 +155,7 @@ impl Listing {
             ObjectName::Sst(hash) => self.ssts.get(hash.to_hex().as_str()),
             ObjectName::Mark(mark) => self.marks.get(mark),
             ObjectName::Pin(pin) => self.pins.get(pin),
-            ObjectName::Thinned => self.thinned.as_ref(),
+            ObjectName::Thinned(number) => self.thinned.get(number),
         }
     }
 

@@ -81,8 +81,7 @@ impl PinRecord {
     #[must_use]
     pub fn holds(&self, stored: &Stored, now: CommitTime) -> bool {
         let lasts = self.expires.0.saturating_sub(self.renewed.0);
-        let modified = u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default();
-        now <= self.expires || now.0 <= modified.saturating_add(lasts)
+        now <= self.expires || now.0 <= stored.time().0.saturating_add(lasts)
     }
 }
 
@@ -279,8 +278,13 @@ pub async fn wait_for_prunes(archive: &Archive) -> Result<()> {
     let mut awaited: Option<Vec<PlainName>> = None;
     loop {
         let now = CommitTime(clock::now_micros());
-        let is_prune = |pin: &ReadPin| {
-            pin.record.as_ref().is_ok_and(|record| record.purpose == PRUNE && record.holds(&pin.stored, now))
+        let is_prune = |pin: &ReadPin| match &pin.record {
+            Ok(record) => record.purpose == PRUNE && record.holds(&pin.stored, now),
+            // Its renewal was cut off, perhaps.
+            Err(_) => {
+                pin.name.as_str().starts_with(PRUNE)
+                    && now.0 <= pin.stored.time().0.saturating_add(PIN_HOLDS.as_micros() as u64)
+            }
         };
         let running: Vec<_> = list(archive).await?.into_iter().filter(is_prune).map(|pin| pin.name).collect();
         let left: Vec<_> = match &awaited {

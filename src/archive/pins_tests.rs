@@ -86,7 +86,8 @@ fn a_pin_is_over_only_by_both_clocks() {
 
 #[tokio::test]
 async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
-    let archive = archive(&FaultStore::default());
+    let store = FaultStore::default();
+    let archive = archive(&store);
     wait_for_prunes(&archive).await.unwrap();
     let reader = Pin::take(&archive, "restore", PinRange::ALL).await.unwrap();
     wait_for_prunes(&archive).await.unwrap();
@@ -96,6 +97,13 @@ async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
         tokio::spawn(async move { wait_for_prunes(&archive).await })
     };
     tokio::time::sleep(PRUNE_LOOK / 5).await;
+    assert!(!waiting.is_finished());
+    // Nor is it passed over because its renewal was cut off.
+    store.script_puts([Fault::Tear]);
+    assert!(prune.change(PinRange::NOTHING).await.is_err());
+    store.heal();
+    assert!(list(&archive).await.unwrap().iter().any(|pin| pin.record.is_err()), "torn");
+    tokio::time::sleep(PRUNE_LOOK * 2).await;
     assert!(!waiting.is_finished());
     // One that starts later is not waited for.
     let later = Pin::take(&archive, PRUNE, PinRange::NOTHING).await.unwrap();

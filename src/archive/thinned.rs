@@ -1,22 +1,29 @@
-//! How far pruning has thinned history: `thinned.json`.
+//! How far pruning has thinned history: `thinned/<number>.json`.
 //!
 //! Above it every commit must be restorable and a missing chunk is a loss; up to it only what the policy kept is there,
-//! and a gap is intended. Guarantees: written before anything it explains is removed; for each epoch it only grows.
+//! and a gap is intended. Guarantees: written before anything it explains is removed; for each epoch it only grows, also
+//! when two prunes write it at once; an upload that was cut off takes nothing from the record before it.
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
-use super::layout::ObjectName;
+use super::layout::{ObjectName, Section};
 use super::lineage::Lineage;
 use super::listing::Listing;
-use super::store::Archive;
+use super::store::{Archive, Creation};
 use crate::csn::{Csn, Epoch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Content of `thinned.json`.
+/// How often the records are listed again because one that was listed has made way for a later one.
+const LISTED_AGAIN_MAX: usize = 2;
+
+/// Content of `thinned/<number>.json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Thinned {
+    /// Of the record it was read from; 0: there is none.
+    #[serde(skip)]
+    pub number: u32,
     /// Version of the record.
     pub format: u32,
     /// The policy that was applied last.
@@ -30,22 +37,84 @@ pub struct Thinned {
 
 impl Default for Thinned {
     fn default() -> Self {
-        Self { format: ARCHIVE_FORMAT, keep: String::new(), until: BTreeMap::new(), after: BTreeMap::new() }
+        Self { number: 0, format: ARCHIVE_FORMAT, keep: String::new(), until: BTreeMap::new(), after: BTreeMap::new() }
     }
 }
 
 impl Thinned {
-    /// Reads it if it was listed; an archive that was never pruned has none, which thins nothing.
+    /// Reads the newest record of those that were listed; an archive that was never pruned has none, which thins nothing.
     pub async fn listed(archive: &Archive, listing: &Listing) -> Result<Self> {
-        if listing.thinned.is_none() {
-            return Ok(Self::default());
-        }
-        Ok(digested::read(archive, &ObjectName::Thinned, ARCHIVE_FORMAT).await?.unwrap_or_default())
+        Self::newest(archive, listing.thinned.keys().copied().collect()).await
     }
 
-    /// Writes it.
+    /// One that cannot be read was never confirmed, so that nothing was removed for it: the one before it counts.
+    async fn newest(archive: &Archive, mut numbers: BTreeSet<u32>) -> Result<Self> {
+        for listed in 0.. {
+            let mut is_gone = false;
+            for &number in numbers.iter().rev() {
+                match Self::read(archive, number).await {
+                    Ok(Some(record)) => return Ok(record),
+                    Ok(None) if listed < LISTED_AGAIN_MAX => {
+                        is_gone = true;
+                        break;
+                    }
+                    Ok(None) => {}
+                    Err(error @ Error::Corrupt { .. }) => {
+                        tracing::warn!(%error, "a record of what was pruned is passed over for the one before it");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if !is_gone {
+                break;
+            }
+            numbers = Self::list(archive).await?;
+        }
+        Ok(Self::default())
+    }
+
+    async fn read(archive: &Archive, number: u32) -> Result<Option<Self>> {
+        let found: Option<Self> = digested::read(archive, &ObjectName::Thinned(number), ARCHIVE_FORMAT).await?;
+        Ok(found.map(|record| Self { number, ..record }))
+    }
+
+    async fn list(archive: &Archive) -> Result<BTreeSet<u32>> {
+        let found = archive.list(Section::Thinned).await?.objects.into_iter();
+        Ok(found
+            .filter_map(|object| if let ObjectName::Thinned(number) = object.name { Some(number) } else { None })
+            .collect())
+    }
+
+    /// Writes it, joined with what others wrote meanwhile, unless that says it already.
     pub async fn write(&self, archive: &Archive) -> Result<()> {
-        archive.put_verified(&ObjectName::Thinned, digested::encode(self).into()).await
+        let numbers = Self::list(archive).await?;
+        let mut number = numbers.last().copied().unwrap_or_default();
+        let mut newest = Self::newest(archive, numbers).await?;
+        loop {
+            let joined = newest.joined(self);
+            if joined == newest {
+                return Ok(());
+            }
+            number += 1;
+            let name = ObjectName::Thinned(number);
+            if archive.put_new(&name, digested::encode(&joined).into()).await? == Creation::Created {
+                return Ok(());
+            }
+            match Self::read(archive, number).await {
+                Ok(Some(others)) => newest = others.joined(&newest),
+                Ok(None) | Err(Error::Corrupt { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What either thins, under the policy of `other`.
+    fn joined(&self, other: &Self) -> Self {
+        let mut joined = Self { keep: other.keep.clone(), ..self.clone() };
+        for (&epoch, &until) in &other.until {
+            joined.extend(epoch, other.after_of(epoch), until);
+        }
+        joined
     }
 
     /// Up to which csn a line of history is thinned; 0: not at all. A line that leaves an epoch before the end of what was
@@ -68,7 +137,10 @@ impl Thinned {
         if csn <= self.until(lineage) {
             return;
         }
-        let epoch = lineage.epoch_at(csn);
+        self.extend(lineage.epoch_at(csn), after, csn);
+    }
+
+    fn extend(&mut self, epoch: Epoch, after: Csn, csn: Csn) {
         let after = if self.until.contains_key(&epoch) { after.min(self.after_of(epoch)) } else { after };
         if after > Csn::ZERO {
             self.after.insert(epoch, after);
@@ -83,8 +155,16 @@ impl Thinned {
 #[cfg(test)]
 mod tests {
     use super::super::epochs::{EpochRecord, EpochTree};
+    use super::super::faults::{Fault, FaultStore};
+    use super::super::patience::Patience;
     use super::*;
     use crate::csn::CommitTime;
+    use std::sync::Arc;
+
+    fn archive(store: &FaultStore) -> Archive {
+        let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "", None);
+        archive.with_patience(Patience { attempts: 1, ..Patience::default() })
+    }
 
     #[test]
     fn a_line_is_thinned_by_what_lies_on_it() {
@@ -111,5 +191,61 @@ mod tests {
         thinned.raise(&old, Csn(100), Csn(130));
         assert_eq!((thinned.until(&old), thinned.until(&new)), (Csn(130), Csn(150)));
         assert_eq!(digested::decode::<Thinned>(&digested::encode(&thinned), "x", 1).unwrap(), thinned);
+    }
+
+    fn until(epoch: u32, csn: u64) -> Thinned {
+        Thinned { until: [(Epoch(epoch), Csn(csn))].into(), keep: format!("{csn}"), ..Thinned::default() }
+    }
+
+    async fn read(archive: &Archive) -> Thinned {
+        Thinned::listed(archive, &Listing::read(archive).await.unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn prunes_that_write_at_once_take_nothing_from_each_other() {
+        let archive = archive(&FaultStore::default());
+        until(1, 90).write(&archive).await.unwrap();
+        until(2, 120).write(&archive).await.unwrap();
+        until(1, 80).write(&archive).await.unwrap();
+        let found = read(&archive).await;
+        assert_eq!((found.until[&Epoch(1)], found.until[&Epoch(2)]), (Csn(90), Csn(120)));
+        assert_eq!((found.number, &*found.keep), (3, "80"));
+        found.write(&archive).await.unwrap();
+        assert_eq!(read(&archive).await.number, 3, "it says so already");
+        let writes = (1..=8_u64).map(|nth| {
+            let archive = archive.clone();
+            async move { until(nth as u32, 200 + nth).write(&archive).await.unwrap() }
+        });
+        futures::future::join_all(writes).await;
+        let found = read(&archive).await;
+        assert_eq!((found.number, found.until.len()), (11, 8));
+        assert!(found.until.iter().all(|(epoch, csn)| csn.0 == 200 + u64::from(epoch.0)), "{found:?}");
+    }
+
+    /// Goal: an upload that was cut off takes nothing from the record before it, and the next one goes on.
+    #[tokio::test]
+    async fn a_torn_record_is_passed_over() {
+        let store = FaultStore::default();
+        let archive = archive(&store);
+        for csn in [90, 100] {
+            until(1, csn).write(&archive).await.unwrap();
+            for fault in [Fault::Truncate, Fault::Tear, Fault::Vanish, Fault::LoseReply] {
+                store.script_puts([fault]);
+                let written = until(1, csn + 5).write(&archive).await;
+                store.heal();
+                let found = read(&archive).await.until[&Epoch(1)];
+                assert!(found == Csn(csn + 5) || (found == Csn(csn) && written.is_err()), "{fault:?}: {found}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_made_way_is_looked_for_again() {
+        let archive = archive(&FaultStore::default());
+        until(1, 90).write(&archive).await.unwrap();
+        let listing = Listing::read(&archive).await.unwrap();
+        until(1, 100).write(&archive).await.unwrap();
+        archive.delete(&ObjectName::Thinned(1)).await.unwrap();
+        assert_eq!(Thinned::listed(&archive, &listing).await.unwrap().until[&Epoch(1)], Csn(100));
     }
 }

@@ -15,7 +15,7 @@ use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilt
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, Options,
 };
-use rocksdb::{DBRawIterator, DBRecoveryMode, ErrorKind, IngestExternalFileOptions, ReadOptions};
+use rocksdb::{DBRawIterator, DBRecoveryMode, Env, ErrorKind, IngestExternalFileOptions, ReadOptions};
 use rocksdb::{WaitForCompactOptions, WriteOptions};
 use std::ffi::CStr;
 use std::ops::Range;
@@ -226,6 +226,10 @@ impl Drop for Disk {
 
 fn database_options(wal_dir: &Path) -> Options {
     let mut options = Options::default();
+    if let Ok(mut environment) = Env::new() {
+        // Of all databases of the process. When compaction falls behind, writes wait, and it gets the processor.
+        environment.lower_thread_pool_cpu_priority();
+    }
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_wal_dir(wal_dir);

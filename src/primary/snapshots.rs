@@ -7,6 +7,7 @@
 use super::bases::Bases;
 use super::node::Node;
 use crate::archive::listing::BaseStart;
+use crate::background;
 use crate::command::host::Host;
 use crate::config::Consistency;
 use crate::csn::{CommitTime, Csn};
@@ -201,7 +202,7 @@ impl Snapshots {
         node.committer.syncer.sync_until(image.position.csn)?;
         // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
         node.committer.disk().flush()?;
-        let bytes = local::write(&*node.backends.bulk, &node.dir.image(), &cut, image)?;
+        let bytes = background::run(|| local::write(&*node.backends.bulk, &node.dir.image(), &cut, image))?;
         local::purge(&*node.backends.bulk, &node.dir.image())?;
         let before = {
             let mut images = self.images.lock();

@@ -125,8 +125,12 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let starts = listing.base_starts().filter(|start| lineage.contains(start.base));
         let reach = Reach::of(&listing, &lineage, starts);
-        let until = Thinned::listed(archive, &listing).await?.until(&lineage);
-        (report.thinned, report.gaps) = reach.gaps_until(until);
+        let thinned = Thinned::listed(archive, &listing).await?;
+        for &number in listing.thinned.range(thinned.number + 1..).map(|(number, _)| number) {
+            let what = "an upload that was cut off: it does not count, the record before it does".to_owned();
+            report.remarks.push(Problem { object: ObjectName::Thinned(number).to_string(), what });
+        }
+        (report.thinned, report.gaps) = reach.gaps_until(thinned.until(&lineage));
         (report.ranges, report.coarse) = (reach.ranges, reach.coarse);
     }
     Ok(report)

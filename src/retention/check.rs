@@ -58,9 +58,10 @@ pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
             ObjectName::Pin(pin) => {
                 left.pins.remove(pin);
             }
-            ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Thinned => {
-                unreachable!("never planned to go")
+            ObjectName::Thinned(number) => {
+                left.thinned.remove(number);
             }
+            ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) => unreachable!("never planned to go"),
         }
     }
     let is_any =

@@ -156,7 +156,7 @@ async fn read_spans(
     let start = now.0.saturating_sub(micros(windows.fine));
     let mut old = Vec::new();
     for (chunk, stored) in &listing.chunks {
-        if u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default() < start {
+        if stored.time().0 < start {
             old.push(*chunk);
         }
     }

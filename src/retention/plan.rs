@@ -33,6 +33,8 @@ pub enum Reason {
     Orphan,
     /// The pin is over.
     PinOver,
+    /// A later record says how far history is thinned.
+    Outdated,
 }
 
 impl fmt::Display for Reason {
@@ -42,6 +44,7 @@ impl fmt::Display for Reason {
             Self::Replaced => "a wider chunk holds its commits",
             Self::Orphan => "nothing refers to it",
             Self::PinOver => "the pin is over",
+            Self::Outdated => "a later record says it",
         })
     }
 }
@@ -198,8 +201,7 @@ impl<'m> View<'m> {
 
     /// Whether an object is old enough to be judged by what refers to it.
     pub(super) fn is_past_grace(&self, stored: &Stored) -> bool {
-        let modified = u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default();
-        modified.saturating_add(self.grace_micros) < self.material.now.0
+        stored.time().0.saturating_add(self.grace_micros) < self.material.now.0
     }
 
     /// Chunks that one wider chunk of the same epoch, itself past the grace period, stands for.

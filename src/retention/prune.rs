@@ -1,9 +1,9 @@
 //! Carries a prune out.
 //!
-//! Order: its own pin, then the listing it decides from, then the check, then `thinned.json`, then references, then data.
-//! Guarantees: nothing goes that the check did not pass; what a pin taken meanwhile names stays; a crash at any step leaves
-//! everything promised restorable, and the next prune goes on where this one ended; two prunes at once remove the same
-//! things. An identity that may not delete removes nothing and says so once.
+//! Order: its own pin, then the listing it decides from, then the check, then the record of what is thinned, then
+//! references, then data. Guarantees: nothing goes that the check did not pass; what a pin taken meanwhile names stays; a
+//! crash at any step leaves everything promised restorable, and the next prune goes on where this one ended; two prunes at
+//! once remove the same things. An identity that may not delete removes nothing and says so once.
 
 use super::check;
 use super::material::Material;
@@ -92,7 +92,7 @@ async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> R
     check_clock(&material, pin)?;
     let mut report = PruneReport::new(options.keep.to_string(), &material, &plan, true);
     if plan.thinned != material.thinned
-        && plan.removals.iter().any(|removal| !matches!(removal.object, ObjectName::Pin(_)))
+        && plan.removals.iter().any(|removal| !matches!(removal.object, ObjectName::Pin(_) | ObjectName::Thinned(_)))
     {
         plan.thinned.write(archive).await?;
     }
@@ -118,15 +118,14 @@ async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> R
 fn check_clock(material: &Material, pin: &Pin) -> Result<()> {
     let ObjectName::Pin(name) = pin.name() else { unreachable!("a pin is a pin") };
     let Some(stored) = material.listing.pins.get(name) else { return Ok(()) };
-    let store = u64::try_from(stored.modified.timestamp_micros()).unwrap_or_default();
-    if Duration::from_micros(store.abs_diff(material.now.0)) <= CLOCK_SKEW_MAX {
+    let store = stored.time();
+    if Duration::from_micros(store.0.abs_diff(material.now.0)) <= CLOCK_SKEW_MAX {
         return Ok(());
     }
     Err(Error::Refused {
         reason: format!(
-            "nothing was removed: this machine's clock says {}, the store's {}. Set the clock first",
-            material.now,
-            CommitTime(store)
+            "nothing was removed: this machine's clock says {}, the store's {store}. Set the clock first",
+            material.now
         ),
     })
 }

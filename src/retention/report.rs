@@ -50,7 +50,7 @@ impl PruneReport {
         let own = listing.bases.values().chain(listing.runs.values());
         let own = own.flat_map(|own| own.manifest.iter().chain(own.cuts.values()).chain(own.files.values()));
         let others = listing.chunks.values().chain(listing.ssts.values());
-        let small = listing.marks.values().chain(listing.pins.values()).chain(&listing.thinned);
+        let small = listing.marks.values().chain(listing.pins.values()).chain(listing.thinned.values());
         let (objects, bytes) =
             own.chain(others).chain(small).fold((0, 0), |(objects, bytes), stored| (objects + 1, bytes + stored.size));
         let going: u64 = plan.removals.iter().map(|removal| removal.bytes).sum();
@@ -108,6 +108,6 @@ fn kind(object: &ObjectName) -> &'static str {
         ObjectName::Sst(_) => "SSTs",
         ObjectName::Pin(_) => "pins",
         ObjectName::Mark(_) => "marks",
-        ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Thinned => "records",
+        ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Thinned(_) => "records",
     }
 }

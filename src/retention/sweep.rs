@@ -48,6 +48,9 @@ impl<'m> View<'m> {
             removals.extend(self.sst_removals(&referred));
         }
         removals.extend(self.pin_removals());
+        let outdated = self.listing.thinned.range(..self.material.thinned.number);
+        removals
+            .extend(outdated.map(|(number, stored)| removal(ObjectName::Thinned(*number), stored, Reason::Outdated)));
         removals
     }
 

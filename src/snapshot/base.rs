@@ -17,6 +17,7 @@ use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, Memor
 use super::moment::MemoryMoment;
 use super::{completion, skew::Skew};
 use crate::archive::layout::ObjectName;
+use crate::background;
 use crate::cluster::ClusterId;
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
@@ -137,8 +138,10 @@ impl BaseCutter {
         let (io, dir, hashes) = (&*self.io, &*self.dir, &mut self.hashes);
         let given_up = AtomicBool::new(false);
         let (memory, disk) = std::thread::scope(|scope| {
-            let memory = scope.spawn(|| write_memory(io, dir, moment, &given_up));
-            let disk = checkpoint::take(committer.disk(), &dir.join(DB), hashes).and_then(|disk| {
+            let memory = scope.spawn(|| background::run(|| write_memory(io, dir, moment, &given_up)));
+            let db = dir.join(DB);
+            let disk = checkpoint::make(committer.disk(), &db).and_then(|()| {
+                let disk = background::run(|| checkpoint::describe(&db, hashes))?;
                 check_order(at.in_logs(), &disk)?;
                 Skew::between(at.position, &disk).check(request.consistency)?;
                 Ok(disk)

@@ -28,9 +28,13 @@ pub struct SstHashes {
 type SstId = (u64, u64, i64, i64);
 
 /// Makes a checkpoint of `disk` in `dir`, which must not exist but be on the same file system.
-pub fn take(disk: &Disk, dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
+pub fn make(disk: &Disk, dir: &Path) -> Result<()> {
     let checkpoint = rocksdb::checkpoint::Checkpoint::new(disk.db()).map_err(Error::rocks("prepare a checkpoint"))?;
-    checkpoint.create_checkpoint(dir).map_err(Error::rocks("make a checkpoint"))?;
+    checkpoint.create_checkpoint(dir).map_err(Error::rocks("make a checkpoint"))
+}
+
+/// Makes a new checkpoint ready for a base, and tells what it holds. The database it was made of is not touched.
+pub fn describe(dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
     let Absorbed { position, wal_seq, families } = absorb_wal(dir)?;
     remove_leftovers(dir)?;
     let files = hashes.list(dir)?;

@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let mut cost = Section {
         title: "The base".into(),
         columns: ["server", "took s", "cut pause us", "memory before", "extra at its peak"].map(str::to_owned).to_vec(),
-        notes: vec!["Redis' pause is that of its fork.".into()],
+        notes: vec!["Redis' pause is that of its fork; its extra memory is that of both processes.".into()],
         ..Section::default()
     };
     let mut bases = Section {
@@ -124,7 +124,8 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
                 last_csn = csn;
             }
             before.0.push(rss as f64);
-            extra.0.push(server.peak_rss_bytes().saturating_sub(rss) as f64);
+            let child = if program == Program::Redis { server.number("rdb_last_cow_size")? } else { 0.0 };
+            extra.0.push(server.peak_rss_bytes().saturating_sub(rss) as f64 + child);
             pause.0.push(server.number(match program {
                 Program::Walferry => "last_base_cut_pause_us",
                 Program::Redis => "latest_fork_usec",

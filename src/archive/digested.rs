@@ -4,8 +4,9 @@
 //! hexadecimal digits, of the other fields as JSON without white space and with the keys of every object sorted.
 
 use super::layout::ObjectName;
-use super::store::Archive;
+use super::store::{Archive, Creation};
 use crate::error::{Error, Result};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,6 +73,31 @@ pub async fn read<T: DeserializeOwned>(archive: &Archive, name: &ObjectName, kno
     body.map(|body| decode(&body, &archive.full_name(name), known)).transpose()
 }
 
+/// Creates a record if its name is free. What an upload of its own left there in part is written again: the digest in it
+/// tells whose it is.
+pub async fn create(archive: &Archive, name: &ObjectName, record: &impl Serialize) -> Result<Creation> {
+    let body = Bytes::from(encode(record));
+    let created = archive.put_new(name, body.clone()).await;
+    if !matches!(created, Ok(Creation::Exists) | Err(Error::StoreContract { .. })) {
+        return created;
+    }
+    match archive.get(name).await? {
+        Some(found) if is_part_of(&found, &body) => {
+            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
+            archive.put_verified(name, body).await.map(|()| Creation::Created)
+        }
+        _ => created,
+    }
+}
+
+/// Whether these bytes are the beginning of a record and of no other: they hold its digest.
+fn is_part_of(found: &[u8], body: &[u8]) -> bool {
+    let fields: Value = serde_json::from_slice(body).expect("a record is JSON");
+    let digest = fields[DIGEST].as_str().expect("a record has a digest");
+    let has_digest = found.windows(digest.len()).any(|window| window == digest.as_bytes());
+    found.len() < body.len() && body.starts_with(found) && has_digest
+}
+
 fn digest(fields: &Value) -> String {
     blake3::hash(&serde_json::to_vec(fields).expect("a value is plain data")).to_hex().to_string()
 }
@@ -80,7 +106,10 @@ fn digest(fields: &Value) -> String {
 mod tests {
     use super::*;
     use crate::archive::epochs::EpochRecord;
+    use crate::archive::faults::{Fault, FaultStore};
+    use crate::archive::patience::Patience;
     use crate::csn::{CommitTime, Csn, Epoch};
+    use std::sync::Arc;
 
     /// Goal: no bit of a record can change so that another record is read.
     #[test]
@@ -95,5 +124,33 @@ mod tests {
                 assert_eq!(read, record, "bit {bit}");
             }
         }
+    }
+
+    /// Goal: whatever a store does to the upload of a record, its writer has the name or another one has.
+    #[tokio::test]
+    async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
+        let store = FaultStore::default();
+        let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "", None);
+        let archive = archive.with_patience(Patience { attempts: 2, ..Patience::default() });
+        let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
+        let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, 1).await;
+        for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {
+            let name = ObjectName::Epoch(Epoch(epoch));
+            store.script_puts([fault]);
+            let created = create(&archive, &name, &record("own", epoch)).await.unwrap();
+            // What was stored whole and not confirmed is found by its content.
+            assert!(created == Creation::Created || fault == Fault::LoseReply, "{fault:?}");
+            assert_eq!(read(&name).await.unwrap(), Some(record("own", epoch)), "{fault:?}");
+            assert_eq!(create(&archive, &name, &record("other", epoch)).await.unwrap(), Creation::Exists);
+            store.heal();
+        }
+        // Torn by a writer that died over it.
+        let name = ObjectName::Epoch(Epoch(9));
+        let whole = encode(&record("own", 9));
+        archive.put_new(&name, whole[..whole.len() / 2].to_vec().into()).await.unwrap();
+        assert_eq!(create(&archive, &name, &record("other", 9)).await.unwrap(), Creation::Exists);
+        assert!(read(&name).await.is_err());
+        assert_eq!(create(&archive, &name, &record("own", 9)).await.unwrap(), Creation::Created);
+        assert_eq!(read(&name).await.unwrap(), Some(record("own", 9)));
     }
 }

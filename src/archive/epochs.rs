@@ -1,8 +1,8 @@
 //! Epoch records: who may write, and where each epoch's history forks from its parent's.
 //!
 //! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim proves that the store
-//! refuses a second one. A record that a store kept only in part is an error for everybody until it is removed by hand:
-//! it cannot be told whose it is. A writer learns that it is fenced by one GET of the next epoch's record, without a LIST.
+//! refuses a second one. A record that a store kept only in part is written again by its claimer; if that died over it, it
+//! is an error for everybody until it is removed by hand: it cannot be told whose it is. A writer learns that it is fenced by one GET of the next epoch's record, without a LIST.
 //!
 //! A claimer that chose its fork from a listing lists the parent's chunks beyond the fork once more after the claim
 //! ([`chunks_beyond`]): the old writer may have had commits archived and acknowledged in between. If there are any, it
@@ -47,10 +47,6 @@ impl EpochRecord {
     pub fn forked(epoch: Epoch, parent: Epoch, fork: Csn, node: String, time: CommitTime) -> Self {
         Self { format: ARCHIVE_FORMAT, epoch, parent: Some(parent), fork, node, time }
     }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        digested::encode(self)
-    }
 }
 
 /// How a claim ended.
@@ -69,10 +65,9 @@ pub enum Claim {
 /// [`Error::StoreContract`] if it does not: such a store cannot carry failover.
 pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
     let name = ObjectName::Epoch(record.epoch);
-    let body = record.to_bytes();
-    if put_claim(archive, &name, &body).await? == Creation::Created {
+    if conditional(archive, digested::create(archive, &name, record).await)? == Creation::Created {
         // The same bytes again, so that a store that overwrites does no harm.
-        return match put_claim(archive, &name, &body).await? {
+        return match conditional(archive, archive.put_new(&name, digested::encode(record).into()).await)? {
             Creation::Exists => Ok(Claim::Claimed),
             Creation::Created => {
                 Err(no_fence(archive, "overwrote an object although asked to create it only (If-None-Match: *)"))
@@ -86,8 +81,9 @@ pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
     Ok(if found == *record { Claim::AlreadyMine } else { Claim::Taken(found) })
 }
 
-async fn put_claim(archive: &Archive, name: &ObjectName, body: &[u8]) -> Result<Creation> {
-    match archive.put_new(name, body.to_vec().into()).await {
+/// A put that the store must not have carried out without its condition.
+fn conditional(archive: &Archive, outcome: Result<Creation>) -> Result<Creation> {
+    match outcome {
         Err(Error::Store {
             source: object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
             ..
@@ -110,7 +106,13 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
     let name = ObjectName::Epoch(epoch);
     let Some(body) = archive.get(&name).await? else { return Ok(None) };
     let what = archive.full_name(&name);
-    let record: EpochRecord = digested::decode(&body, &what, ARCHIVE_FORMAT)?;
+    let record: EpochRecord = digested::decode(&body, &what, ARCHIVE_FORMAT).map_err(|error| match error {
+        Error::Corrupt { detail, .. } => {
+            let advice = "if the node that claimed it died over it, remove this object";
+            Error::corrupt(&what, "content", format!("{detail}; {advice}"))
+        }
+        error => error,
+    })?;
     if record.epoch != epoch {
         return Err(Error::corrupt(&what, "epoch", format!("expected {epoch}, found {}", record.epoch)));
     }

@@ -64,7 +64,7 @@ pub async fn establish(archive: &Archive, own: ClusterId) -> Result<()> {
 /// Writes `own` and gives what is there afterwards: another primary may have been faster.
 async fn create(archive: &Archive, own: ClusterId) -> Result<ClusterId> {
     let identity = Identity { format: ARCHIVE_FORMAT, cluster: own };
-    match archive.put_new(&ObjectName::Identity, digested::encode(&identity).into()).await? {
+    match digested::create(archive, &ObjectName::Identity, &identity).await? {
         Creation::Created => Ok(own),
         Creation::Exists => require(archive).await,
     }

@@ -53,7 +53,7 @@ pub enum MarkCreation {
 /// Writes a mark unless its name is taken.
 pub async fn create(archive: &Archive, name: &PlainName, record: &MarkRecord) -> Result<MarkCreation> {
     let object = ObjectName::Mark(name.clone());
-    if archive.put_new(&object, digested::encode(record).into()).await? == Creation::Created {
+    if digested::create(archive, &object, record).await? == Creation::Created {
         return Ok(MarkCreation::There);
     }
     let found = read(archive, name).await?.ok_or_else(|| Error::StoreContract {

@@ -68,6 +68,8 @@ pub enum Error {
         position: String,
         /// What was expected and what was found.
         detail: String,
+        /// Whether it ends too early, as an upload does that was cut off.
+        is_cut_off: bool,
     },
     /// Commits are missing.
     #[error("{what} has a gap: expected csn {expected}, found {found}")]
@@ -238,6 +240,17 @@ impl Error {
 
     /// Corrupt bytes in `what` at `position`.
     pub fn corrupt(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
-        Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into() }
+        Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into(), is_cut_off: false }
+    }
+
+    /// Bytes of `what` that end too early.
+    pub fn cut_off(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into(), is_cut_off: true }
+    }
+
+    /// Whether bytes end too early, as those of an upload do that was cut off.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Corrupt { is_cut_off: true, .. })
     }
 }

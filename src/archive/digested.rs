@@ -27,7 +27,10 @@ pub fn encode(record: &impl Serialize) -> Vec<u8> {
 /// Reads the stored form; `what` names it in errors, `known` is the newest format that is understood.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Result<T> {
     let corrupt = |detail: String| Error::corrupt(what, "content", detail);
-    let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
+    let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
+        true => Error::cut_off(what, "content", error.to_string()),
+        false => corrupt(error.to_string()),
+    })?;
     let object = fields.as_object_mut().ok_or_else(|| corrupt("not a JSON object".to_owned()))?;
     let format = object.get("format").and_then(Value::as_u64).ok_or_else(|| corrupt("no format".to_owned()))?;
     if format > u64::from(known) {

@@ -63,7 +63,7 @@ pub struct PinRecord {
     pub id: String,
     /// Machine and process.
     pub who: String,
-    /// What for: restore, bootstrap, catch-up, copy, prune.
+    /// What for: restore, bootstrap, catch-up, copy, compact, prune.
     pub purpose: String,
     /// What it holds.
     #[serde(flatten)]

@@ -7,6 +7,7 @@
 //! of the same grain.
 
 use crate::archive::layout::RunName;
+use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
@@ -16,12 +17,13 @@ use crate::grain::Grain;
 use crate::io::Io;
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
-use crate::restore::blocking;
 use crate::restore::catch_up::CatchUp;
 use crate::restore::history::History;
+use crate::restore::hold::Hold;
 use crate::restore::memory::memory_at;
 use crate::restore::progress::{Meter, Phase, ProgressSink};
 use crate::restore::target::Target;
+use crate::restore::{REPLANS_MAX, blocking};
 use crate::snapshot::run::{LocalRun, PublishedRun, RunBuilder, publish};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -56,17 +58,35 @@ pub struct Report {
     pub compacted_until: Csn,
 }
 
-/// Builds the runs that are missing.
+/// Builds the runs that are missing. A pin holds what they are built from.
 pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
+    let hold = Hold::take(archive, "compact", PinRange::ALL).await;
+    let mut report = Report::default();
+    let mut again = 0;
+    let built = loop {
+        match go_on(archive, &options, &mut report).await {
+            Err(error @ Error::Vanished { .. }) if again < REPLANS_MAX => {
+                again += 1;
+                tracing::warn!(%error, "a prune is under way; building runs goes on by a new listing");
+            }
+            outcome => break outcome,
+        }
+    };
+    hold.release().await;
+    built.map(|()| report)
+}
+
+/// Builds what is missing by a listing of now.
+async fn go_on(archive: &Archive, options: &Options, report: &mut Report) -> Result<()> {
     let history = History::read(archive, options.epoch).await?;
-    let until = match options.until {
+    let until = match &options.until {
         Target::Latest => Csn(u64::MAX),
-        target => history.plan(&target).await?.plan.target,
+        target => history.plan(target).await?.plan.target,
     };
     let done = compacted_until(&history, options.grain).await?;
     let total = history.listing.chunks.values().map(|stored| stored.size).sum();
     let meter = Arc::new(Meter::begin(&options.progress, Phase::Runs, total));
-    let mut report = Report { compacted_until: done, ..Report::default() };
+    report.compacted_until = done;
     for start in starts(&history, done) {
         if start >= until {
             break;
@@ -84,9 +104,9 @@ pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
             at,
             builder: None,
         };
-        stretch(&history, work, &meter, &mut report).await?;
+        stretch(&history, work, &meter, report).await?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// The last commit in a run of this grain on the line; 0 if there is none.

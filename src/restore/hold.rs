@@ -6,7 +6,7 @@ use crate::archive::pins::{Pin, PinRange};
 use crate::archive::store::Archive;
 
 /// A pin, if this identity may write one.
-pub(super) struct Hold {
+pub struct Hold {
     pin: Option<Pin>,
     /// Why there is no pin.
     pub remark: Option<String>,

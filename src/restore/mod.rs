@@ -27,7 +27,7 @@ pub mod copy;
 pub mod fetch;
 mod follow;
 pub mod history;
-mod hold;
+pub(crate) mod hold;
 pub(crate) mod memory;
 pub mod plan;
 pub mod progress;
@@ -76,7 +76,7 @@ pub use verify::{VerifyReport, verify_archive};
 /// Chunks that wait between fetching and unpacking, beside those in flight.
 const ARRIVALS_MAX: usize = 1;
 /// How often a restore plans again because something that was listed was gone.
-const REPLANS_MAX: u32 = 3;
+pub(crate) const REPLANS_MAX: u32 = 3;
 
 /// What to restore, where to, and how.
 #[derive(Clone)]

@@ -91,6 +91,12 @@ impl VerifyReport {
         self.problems.is_empty() && self.gaps.is_empty()
     }
 
+    /// Notes a record that nothing relies on, since it was cut off while it was written.
+    pub(super) fn note_cut_off(&mut self, object: &ObjectName) {
+        let what = "it was cut off while it was written, and does not count".to_owned();
+        self.remarks.push(Problem { object: object.to_string(), what });
+    }
+
     /// Notes a problem; a failure of the store is passed on.
     pub(super) fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
         match outcome {
@@ -127,8 +133,7 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
         let reach = Reach::of(&listing, &lineage, starts);
         let thinned = Thinned::listed(archive, &listing).await?;
         for &number in listing.thinned.range(thinned.number + 1..).map(|(number, _)| number) {
-            let what = "an upload that was cut off: it does not count, the record before it does".to_owned();
-            report.remarks.push(Problem { object: ObjectName::Thinned(number).to_string(), what });
+            report.note_cut_off(&ObjectName::Thinned(number));
         }
         (report.thinned, report.gaps) = reach.gaps_until(thinned.until(&lineage));
         (report.ranges, report.coarse) = (reach.ranges, reach.coarse);
@@ -248,9 +253,15 @@ async fn check_bases(
     report.bases_unfinished =
         listing.bases.values().filter(|base| base.manifest.is_none() && base.cuts.is_empty()).count() as u64;
     for start in listing.base_starts() {
-        report.bases += u64::from(start.is_whole() || listing.bases[&start.base].manifest.is_none());
         let (base, name) = (start.base, start.manifest());
-        let manifest = match read_manifest(archive, cluster, start).await {
+        let manifest = read_manifest(archive, cluster, start).await;
+        if manifest.as_ref().is_err_and(Error::is_cut_off) {
+            report.bases_unfinished += 1;
+            report.note_cut_off(&name);
+            continue;
+        }
+        report.bases += u64::from(start.is_whole() || listing.bases[&start.base].manifest.is_none());
+        let manifest = match manifest {
             Ok(manifest) => manifest,
             Err(error) => {
                 report.note(&name, Err(error))?;

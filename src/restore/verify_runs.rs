@@ -7,7 +7,7 @@ use crate::archive::layout::ObjectName;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Checks every run: its manifest, and its files' lengths and hashes.
 pub(super) async fn check_runs(
@@ -21,9 +21,15 @@ pub(super) async fn check_runs(
     let meter = Meter::begin(progress, Phase::Runs, files.map(|stored| stored.size).sum());
     report.runs_unfinished = listing.runs.values().filter(|run| run.manifest.is_none()).count() as u64;
     for run in listing.whole_runs() {
-        report.runs += 1;
         let name = ObjectName::RunManifest(run);
-        let manifest = match read_run_manifest(archive, cluster, run).await {
+        let manifest = read_run_manifest(archive, cluster, run).await;
+        if manifest.as_ref().is_err_and(Error::is_cut_off) {
+            report.runs_unfinished += 1;
+            report.note_cut_off(&name);
+            continue;
+        }
+        report.runs += 1;
+        let manifest = match manifest {
             Ok(manifest) => manifest,
             Err(error) => {
                 report.note(&name, Err(error))?;

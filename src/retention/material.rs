@@ -7,7 +7,7 @@
 use super::timeline::Span;
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName, PlainName, RunName};
-use crate::archive::listing::{BaseStart, Listing};
+use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins::{self, ReadPin};
 use crate::archive::store::Archive;
@@ -34,6 +34,8 @@ pub struct Material {
     pub facts: BTreeMap<BaseStart, Result<Facts, String>>,
     /// What manifests of compacted runs tell, or why one cannot be read.
     pub runs: BTreeMap<RunName, Result<Facts, String>>,
+    /// Manifests that were cut off while they were written, which are not in `listing`: their bases and runs are unfinished.
+    pub cut_off: Vec<(ObjectName, Stored)>,
     /// Times of the chunks that lie before the fine window.
     pub spans: BTreeMap<ChunkName, Span>,
     /// Marks, or why one cannot be read.
@@ -81,28 +83,31 @@ impl Material {
             let archive = archive.clone();
             async move { (start, read_manifest(&archive, cluster, start).await.map(|found| Facts::from(&found))) }
         };
-        let (facts, gone) = read_facts(listing.base_starts().map(of_base).collect()).await?;
-        // Another prune removed these meanwhile: their files are what is left of them.
-        for start in gone {
+        let mut cut_off = Vec::new();
+        let (facts, unfinished) = read_facts(listing.base_starts().map(of_base).collect()).await?;
+        for (start, why) in unfinished {
             let objects = listing.bases.get_mut(&start.base).expect("it was listed");
-            match start.is_whole() {
-                true => objects.manifest = None,
-                false => objects.cuts.retain(|after, _| *after != start.after),
-            }
+            let manifest = match start.is_whole() {
+                true => objects.manifest.take(),
+                false => objects.cuts.remove(&start.after),
+            };
+            cut_off.extend(manifest.filter(|_| why == Unfinished::CutOff).map(|stored| (start.manifest(), stored)));
         }
         let of_run = |run| {
             let archive = archive.clone();
             async move { (run, read_run_manifest(&archive, cluster, run).await.map(|found| Facts::from(&found))) }
         };
-        let (runs, gone) = read_facts(listing.whole_runs().map(of_run).collect()).await?;
-        for run in gone {
-            listing.runs.get_mut(&run).expect("it was listed").manifest = None;
+        let (runs, unfinished) = read_facts(listing.whole_runs().map(of_run).collect()).await?;
+        for (run, why) in unfinished {
+            let manifest = listing.runs.get_mut(&run).expect("it was listed").manifest.take();
+            let manifest = manifest.filter(|_| why == Unfinished::CutOff);
+            cut_off.extend(manifest.map(|stored| (ObjectName::RunManifest(run), stored)));
         }
         let marks = read_marks(archive, listing.marks.keys().cloned().collect()).await?;
         let pins = pins::read_all(archive, &listing.pins).await?;
         let thinned = Thinned::listed(archive, &listing).await?;
         let spans = read_spans(archive, &listing, keep, now).await?;
-        Ok(Self { listing, facts, runs, spans, marks, pins, thinned, now })
+        Ok(Self { listing, facts, runs, cut_off, spans, marks, pins, thinned, now })
     }
 }
 
@@ -116,19 +121,35 @@ fn told<T>(found: Result<T>) -> Result<Option<Result<T, String>>> {
     }
 }
 
-/// What manifests tell, and which of them are gone.
+/// Why a manifest that was listed is none: the files beside it are what is left, or what there is so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unfinished {
+    /// Another prune has removed it meanwhile.
+    Gone,
+    /// Its upload was cut off.
+    CutOff,
+}
+
+/// What manifests tell by name, or why one cannot be read.
+type AllFacts<N> = BTreeMap<N, Result<Facts, String>>;
+
+/// What manifests tell, and which of them are none.
 async fn read_facts<N: Ord>(
     reads: Vec<impl Future<Output = (N, Result<Facts>)>>,
-) -> Result<(BTreeMap<N, Result<Facts, String>>, Vec<N>)> {
+) -> Result<(AllFacts<N>, Vec<(N, Unfinished)>)> {
     let mut reading = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
-    let (mut facts, mut gone) = (BTreeMap::new(), Vec::new());
+    let (mut facts, mut unfinished) = (BTreeMap::new(), Vec::new());
     while let Some((name, found)) = reading.next().await {
+        if found.as_ref().is_err_and(Error::is_cut_off) {
+            unfinished.push((name, Unfinished::CutOff));
+            continue;
+        }
         match told(found)? {
             Some(found) => drop(facts.insert(name, found)),
-            None => gone.push(name),
+            None => unfinished.push((name, Unfinished::Gone)),
         }
     }
-    Ok((facts, gone))
+    Ok((facts, unfinished))
 }
 
 async fn read_marks(

@@ -48,6 +48,8 @@ impl<'m> View<'m> {
             removals.extend(self.sst_removals(&referred));
         }
         removals.extend(self.pin_removals());
+        let cut_off = self.material.cut_off.iter().filter(|(_, stored)| self.is_past_grace(stored));
+        removals.extend(cut_off.map(|(name, stored)| removal(name.clone(), stored, Reason::Orphan)));
         let outdated = self.listing.thinned.range(..self.material.thinned.number);
         removals
             .extend(outdated.map(|(number, stored)| removal(ObjectName::Thinned(*number), stored, Reason::Outdated)));

@@ -2,7 +2,7 @@
 //! identity that may not delete.
 
 use crate::archive::faults::{Fault, FaultStore};
-use crate::archive::layout::{ObjectName, Section};
+use crate::archive::layout::{ObjectName, RunName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins::{self, Pin, PinRange};
 use crate::archive::store::Archive;
@@ -109,6 +109,31 @@ async fn a_prune_does_what_its_dry_run_tells() {
     let again = case.prune().await.unwrap();
     assert_eq!((again.removals.len(), again.removed), (0, 0));
     assert!(restored(case.archive(), Target::At(Csn(20)), None).await.is_err());
+}
+
+/// Goal: a base and a run whose manifest was cut off while it was written are unfinished ones: no damage, and garbage.
+#[tokio::test]
+async fn what_was_cut_off_is_swept() {
+    let case = case().await;
+    case.prune().await.unwrap();
+    let before = case.archived.names().await;
+    let run = RunName { first: Csn(25), last: Csn(26), epoch: Epoch(2) };
+    let file = || "memory-0.image".parse().unwrap();
+    for (name, body) in [
+        (ObjectName::RunManifest(run), "{\n  \"cluster\": \"00"),
+        (ObjectName::RunFile(run, file()), "an image"),
+        (ObjectName::BaseManifest(base(26, 2)), "{\n  \"comp"),
+        (ObjectName::BaseFile(base(26, 2), file()), "an image"),
+    ] {
+        case.archive().put_verified(&name, body.into()).await.unwrap();
+    }
+    case.assert_promised("cut off").await;
+    let report = verify_archive(case.archive(), progress::silent()).await.unwrap();
+    assert_eq!((report.bases_unfinished, report.runs_unfinished, report.remarks.len()), (1, 1, 2));
+    let pruned = case.prune().await.unwrap();
+    assert_eq!(pruned.removed, 4, "{:?}", pruned.removals);
+    assert_eq!(case.archived.names().await, before);
+    case.assert_promised("swept").await;
 }
 
 /// A crash before or after each single removal leaves what is promised, and the next prune ends it.

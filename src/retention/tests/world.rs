@@ -268,6 +268,7 @@ impl World {
             pins: self.pins.clone(),
             now: CommitTime(self.now),
             thinned: self.thinned.clone(),
+            ..Material::default()
         }
     }
 

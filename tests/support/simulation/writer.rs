@@ -176,9 +176,14 @@ fn reply_to(client: &mut Client, step: &Step) -> Result<Value, Ended> {
             Ok(reply) => last = reply,
             Err(_) => return Err(refused.map_or(Ended::Disconnected, Ended::Refused)),
         }
-        refused = refused.or_else(|| error_text(&last));
+        refused = refused.or_else(|| error_text(&last).map(cause));
     }
     refused.map_or(Ok(last), |error| Err(Ended::Refused(error)))
+}
+
+/// A refusal that comes after the commands were queued is told by EXEC in words of its own, as by Redis.
+fn cause(error: String) -> String {
+    error.strip_prefix("EXECABORT Transaction discarded because of: ").map_or(error.clone(), str::to_owned)
 }
 
 fn wire(step: &Step) -> Vec<Command> {

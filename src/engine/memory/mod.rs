@@ -4,6 +4,7 @@
 //! op          effects as bytes: encode, validate, apply
 //! dictionary  keys in shards, expiries, memory accounting;  cut: its content at one moment
 //! list, zset  the values;  tree: the counted B+tree below both;  packed, run, bucket: its leaves
+//! zset_small, zset_large   the two forms of a sorted set
 //! compact     keys and members;  zset_builder: a whole sorted set at once
 //! reclaim     drops what is large on another thread
 //! ```
@@ -26,6 +27,8 @@ mod run;
 mod tree;
 pub mod zset;
 mod zset_builder;
+mod zset_large;
+mod zset_small;
 
 pub use compact::Compact;
 pub use cut::Cut;

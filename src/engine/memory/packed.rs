@@ -32,7 +32,7 @@ fn varint_len(value: usize) -> usize {
 }
 
 /// Encoded size of an element of `len` bytes.
-fn encoded_len(len: usize) -> usize {
+pub fn encoded_len(len: usize) -> usize {
     len + 2 * varint_len(len)
 }
 
@@ -182,7 +182,17 @@ impl Packed {
     }
 
     fn has_room(&self, need: usize) -> bool {
-        self.count == 0 || (self.live() + need <= LEAF_BYTES && (self.count as usize) < LEAF_ELEMENTS)
+        self.count == 0 || self.holds_another(need)
+    }
+
+    /// Whether an element of this encoded size fits within the bounds.
+    pub fn holds_another(&self, need: usize) -> bool {
+        self.holds_more(need) && (self.count as usize) < LEAF_ELEMENTS
+    }
+
+    /// Whether elements may become so many bytes longer.
+    pub fn holds_more(&self, need: usize) -> bool {
+        self.live() + need <= LEAF_BYTES
     }
 
     /// Buffer size for `total` bytes that are likely to become more: a quarter more, but not beyond a full leaf.

@@ -1,21 +1,21 @@
 //! A sorted set: members with scores, ordered by score and then by the member's bytes.
 //!
-//! The order is a counted tree; a set beyond [`SMALL_MEMBERS`] also has an index: the same tree, ordered by the
-//! member's hash. A small set is one leaf, and a member is found by walking it.
+//! ```text
+//! small  few members, packed into one buffer      (zset_small)
+//! large  a tree in order, an index by member      (zset_large)
+//! ```
 //!
-//! Guarantees: score, rank, insertion and removal cost O(log n); a clone costs O(1) and never changes; -0.0 is stored
-//! as 0.0. A NaN score is a defect of the caller.
+//! A set is small until it does not fit, and again when it has shrunk well below that.
+//!
+//! Guarantees: score, rank, insertion and removal cost O(log n), or a walk over a small set; a clone costs O(1) and never
+//! changes; -0.0 is stored as 0.0. A NaN score is a defect of the caller.
 
-use super::bucket::{Bucket, place};
-use super::compact::Compact;
-use super::hash::hash;
-use super::run::{Item, RUN_ITEMS, Run};
-use super::tree::Tree;
-use std::cmp::Ordering;
+use super::zset_large::LargeZset;
+use super::zset_small::{Full, SmallZset, compare};
 use std::ops::Range;
 
-/// Members up to which a set does without an index. A set that has one keeps it down to half of this.
-pub(super) const SMALL_MEMBERS: u64 = RUN_ITEMS as u64;
+/// Members at which a large set is made small again, if it fits.
+const SMALL_AGAIN_MEMBERS: u64 = 32;
 
 /// Which side of a bound is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,33 +26,20 @@ pub enum Edge {
     After,
 }
 
-/// A member in the order.
-#[derive(Clone)]
-pub(super) struct Scored {
-    pub(super) score: f64,
-    /// Accounted for here, although a long one is shared with the index.
-    pub(super) member: Compact,
-}
-
-impl Scored {
-    pub(super) fn cmp(&self, score: f64, member: &[u8]) -> Ordering {
-        self.score.total_cmp(&score).then_with(|| (*self.member).cmp(member))
-    }
-}
-
-impl Item for Scored {
-    fn owned_bytes(&self) -> usize {
-        self.member.memory_bytes()
-    }
-}
-
-pub(super) type Index = Tree<Bucket>;
-
 /// A Redis sorted set.
-#[derive(Clone, Default)]
-pub struct Zset {
-    order: Tree<Run<Scored>>,
-    index: Option<Index>,
+#[derive(Clone)]
+pub struct Zset(Form);
+
+#[derive(Clone)]
+enum Form {
+    Small(SmallZset),
+    Large(LargeZset),
+}
+
+impl Default for Zset {
+    fn default() -> Self {
+        Self(Form::Small(SmallZset::default()))
+    }
 }
 
 impl Zset {
@@ -62,15 +49,21 @@ impl Zset {
         Self::default()
     }
 
-    /// A set of this order; `index` is there if it is beyond [`SMALL_MEMBERS`], and agrees with the order.
-    pub(super) fn assembled(order: Tree<Run<Scored>>, index: Option<Index>) -> Self {
-        Self { order, index }
+    pub(super) fn small(small: SmallZset) -> Self {
+        Self(Form::Small(small))
+    }
+
+    pub(super) fn large(large: LargeZset) -> Self {
+        Self(Form::Large(large))
     }
 
     /// Number of members.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.order.len()
+        match &self.0 {
+            Form::Small(small) => small.len(),
+            Form::Large(large) => large.len(),
+        }
     }
 
     /// Whether there is no member.
@@ -82,18 +75,18 @@ impl Zset {
     /// Heap bytes held, allocator overhead included; O(1).
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.order.bytes() + self.index.as_ref().map_or(0, Tree::bytes)
+        match &self.0 {
+            Form::Small(small) => small.memory_bytes(),
+            Form::Large(large) => large.memory_bytes(),
+        }
     }
 
     /// Score of a member.
     #[must_use]
     pub fn score(&self, member: &[u8]) -> Option<f64> {
-        match &self.index {
-            Some(index) => {
-                let hash = hash(member);
-                index.by(|low| *low <= place(hash)).0.get(hash, member)
-            }
-            None => self.iter_from(0).find(|(found, _)| *found == member).map(|(_, score)| score),
+        match &self.0 {
+            Form::Small(small) => small.score(member),
+            Form::Large(large) => large.score(member),
         }
     }
 
@@ -101,56 +94,59 @@ impl Zset {
     pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
         assert!(!score.is_nan(), "NaN is no score");
         let score = score + 0.0;
-        let (shared, old) = match &mut self.index {
-            Some(index) => upsert(index, member, score),
-            None => match self.score(member) {
-                Some(old) => (None, Some(old)),
-                None => (Some(Compact::from(member)), None),
-            },
-        };
-        let shared = match (shared, old) {
-            (_, Some(old)) if old == score => return Some(old),
-            (_, Some(old)) => self.unlink(member, old),
-            (Some(shared), None) => shared,
-            (None, None) => unreachable!("a member that is not there was added"),
-        };
-        self.order.edit_by(
-            |low| low.cmp(score, member).is_le(),
-            |run| {
-                let at = run.partition_point(|item| item.cmp(score, member).is_lt());
-                ((), run.insert(at, Scored { score, member: shared }))
-            },
-        );
-        if self.index.is_none() && self.len() > SMALL_MEMBERS {
-            self.index = Some(self.build_index());
+        if let Form::Small(small) = &mut self.0 {
+            match small.insert(member, score) {
+                Ok(old) => return old,
+                Err(Full) => self.grow(),
+            }
         }
-        old
+        let Form::Large(large) = &mut self.0 else { unreachable!("it has just been made large") };
+        large.insert(member, score)
+    }
+
+    fn grow(&mut self) {
+        let mut large = LargeZset::default();
+        for (member, score) in self.iter_from(0) {
+            large.insert(member, score);
+        }
+        self.0 = Form::Large(large);
+    }
+
+    /// Makes a large set small that has shrunk.
+    fn settle(&mut self) {
+        if let Form::Large(large) = &self.0
+            && large.len() <= SMALL_AGAIN_MEMBERS
+            && let Ok(small) = SmallZset::of(large.iter_from(0))
+        {
+            self.0 = Form::Small(small);
+        }
     }
 
     /// Removes a member; yields the score it had.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
-        let old = match &mut self.index {
-            Some(index) => unindex(index, member)?,
-            None => self.score(member)?,
-        };
-        self.unlink(member, old);
-        self.drop_small_index();
-        Some(old)
+        match &mut self.0 {
+            Form::Small(small) => small.remove(member),
+            Form::Large(large) => {
+                let old = large.remove(member);
+                self.settle();
+                old
+            }
+        }
     }
 
     /// Number of members before this one in the order.
     #[must_use]
     pub fn rank(&self, member: &[u8]) -> Option<u64> {
         let score = self.score(member)?;
-        Some(self.count_below(|item| item.cmp(score, member).is_lt()))
+        Some(self.count_below(|found| compare(found, (score, member)).is_lt()))
     }
 
     /// Number of members with a score below the bound.
     #[must_use]
     pub fn rank_of_score(&self, score: f64, edge: Edge) -> u64 {
         match edge {
-            Edge::Before => self.count_below(|item| item.score < score),
-            Edge::After => self.count_below(|item| item.score <= score),
+            Edge::Before => self.count_below(|(found, _)| found < score),
+            Edge::After => self.count_below(|(found, _)| found <= score),
         }
     }
 
@@ -158,8 +154,15 @@ impl Zset {
     #[must_use]
     pub fn rank_of_lex(&self, member: &[u8], edge: Edge) -> u64 {
         match edge {
-            Edge::Before => self.count_below(|item| *item.member < *member),
-            Edge::After => self.count_below(|item| *item.member <= *member),
+            Edge::Before => self.count_below(|(_, found)| found < member),
+            Edge::After => self.count_below(|(_, found)| found <= member),
+        }
+    }
+
+    fn count_below(&self, is_below: impl Fn((f64, &[u8])) -> bool) -> u64 {
+        match &self.0 {
+            Form::Small(small) => small.count_below(is_below),
+            Form::Large(large) => large.count_below(is_below),
         }
     }
 
@@ -170,171 +173,81 @@ impl Zset {
             return 0;
         }
         let gone = ranks.end - ranks.start;
-        if gone < self.len()
-            && let Some(mut index) = self.index.take()
-        {
-            for (member, _) in self.iter_from(ranks.start).take(gone as usize) {
-                unindex(&mut index, member).expect("every member is indexed");
+        match &mut self.0 {
+            Form::Small(small) => small.remove_ranks(ranks.start as usize..ranks.end as usize),
+            Form::Large(large) => {
+                large.remove_ranks(ranks);
+                self.settle();
             }
-            self.index = Some(index);
         }
-        self.order.remove_range(ranks);
-        self.drop_small_index();
         gone
     }
 
     /// Members and scores from a rank upwards.
     #[must_use]
-    pub fn iter_from(&self, rank: u64) -> Iter<'_> {
-        Iter { order: &self.order, next: rank.min(self.len()), items: [].iter() }
+    pub fn iter_from(&self, rank: u64) -> impl ExactSizeIterator<Item = (&[u8], f64)> + Send {
+        let rank = rank.min(self.len());
+        match &self.0 {
+            Form::Small(small) => Either::Small(small.iter_from(rank)),
+            Form::Large(large) => Either::Large(large.iter_from(rank)),
+        }
     }
 
     /// Members and scores from a rank down to the first. A rank behind the last means the last.
     #[must_use]
-    pub fn iter_back_from(&self, rank: u64) -> IterBack<'_> {
-        IterBack { order: &self.order, left: rank.saturating_add(1).min(self.len()), items: [].iter() }
-    }
-
-    fn count_below(&self, below: impl Fn(&Scored) -> bool) -> u64 {
-        let (run, before) = self.order.by(&below);
-        before + run.partition_point(&below) as u64
-    }
-
-    /// Takes a member that is there out of the order.
-    fn unlink(&mut self, member: &[u8], score: f64) -> Compact {
-        self.order.edit_by(
-            |low| low.cmp(score, member).is_le(),
-            |run| {
-                let at = run.partition_point(|item| item.cmp(score, member).is_lt());
-                let item = run.take(at);
-                assert!(*item.member == *member, "index and order disagree");
-                (item.member, Vec::new())
-            },
-        )
-    }
-
-    fn build_index(&self) -> Index {
-        let mut index = Index::default();
-        for rank in 0..self.len() {
-            let (run, at) = self.order.at(rank);
-            let Scored { score, member } = run.items()[at].clone();
-            let hash = hash(&member);
-            index.edit_by(|low| *low <= place(hash), |bucket| ((), bucket.add(hash, member, score)));
-        }
-        index
-    }
-
-    fn drop_small_index(&mut self) {
-        if self.len() <= SMALL_MEMBERS / 2
-            && let Some(mut index) = self.index.take()
-        {
-            index.clear();
+    pub fn iter_back_from(&self, rank: u64) -> impl ExactSizeIterator<Item = (&[u8], f64)> + Send {
+        let count = rank.saturating_add(1).min(self.len());
+        match &self.0 {
+            Form::Small(small) => Either::Small(small.iter_back(count)),
+            Form::Large(large) => Either::Large(large.iter_back(count)),
         }
     }
 }
 
-/// Sets the score of a member, or adds it: the added member, or the score it had.
-fn upsert(index: &mut Index, member: &[u8], score: f64) -> (Option<Compact>, Option<f64>) {
-    let hash = hash(member);
-    index.edit_by(
-        |low| *low <= place(hash),
-        |bucket| {
-            if let Some(there) = bucket.get_mut(hash, member) {
-                return ((None, Some(std::mem::replace(there, score))), Vec::new());
-            }
-            let member = Compact::from(member);
-            let more = bucket.add(hash, member.clone(), score);
-            ((Some(member), None), more)
-        },
-    )
+/// An iterator over a set of either form.
+enum Either<S, L> {
+    Small(S),
+    Large(L),
 }
 
-/// Takes a member out of the index; yields its score.
-fn unindex(index: &mut Index, member: &[u8]) -> Option<f64> {
-    let hash = hash(member);
-    index.edit_by(|low| *low <= place(hash), |bucket| (bucket.take(hash, member), Vec::new()))
-}
+impl<I, S: Iterator<Item = I>, L: Iterator<Item = I>> Iterator for Either<S, L> {
+    type Item = I;
 
-/// Members and scores, ascending.
-pub struct Iter<'a> {
-    order: &'a Tree<Run<Scored>>,
-    /// Rank of the next member.
-    next: u64,
-    /// What is left of the leaf it lies in; empty if the leaf is still to be found.
-    items: std::slice::Iter<'a, Scored>,
-}
-
-impl<'a> Iterator for Iter<'a> {
-    type Item = (&'a [u8], f64);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next == self.order.len() {
-            return None;
+    #[inline]
+    fn next(&mut self) -> Option<I> {
+        match self {
+            Self::Small(small) => small.next(),
+            Self::Large(large) => large.next(),
         }
-        if self.items.len() == 0 {
-            let (run, at) = self.order.at(self.next);
-            self.items = run.items()[at..].iter();
-        }
-        self.next += 1;
-        self.items.next().map(|item| (&*item.member, item.score))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = (self.order.len() - self.next) as usize;
-        (left, Some(left))
-    }
-}
-
-impl ExactSizeIterator for Iter<'_> {}
-
-/// Members and scores, descending.
-pub struct IterBack<'a> {
-    order: &'a Tree<Run<Scored>>,
-    /// Number of members still to come.
-    left: u64,
-    /// What is left of the leaf the next one lies in; empty if the leaf is still to be found.
-    items: std::slice::Iter<'a, Scored>,
-}
-
-impl<'a> Iterator for IterBack<'a> {
-    type Item = (&'a [u8], f64);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        if self.items.len() == 0 {
-            let (run, at) = self.order.at(self.left);
-            self.items = run.items()[..=at].iter();
+        match self {
+            Self::Small(small) => small.size_hint(),
+            Self::Large(large) => large.size_hint(),
         }
-        self.items.next_back().map(|item| (&*item.member, item.score))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left as usize, Some(self.left as usize))
     }
 }
 
-impl ExactSizeIterator for IterBack<'_> {}
+impl<I, S: Iterator<Item = I>, L: Iterator<Item = I>> ExactSizeIterator for Either<S, L> {}
 
 #[cfg(test)]
 impl Zset {
     /// Bytes that are not shared with another set.
     pub fn bytes_apart_from(&self, other: &Self) -> usize {
-        let index = self.index.as_ref().zip(other.index.as_ref());
-        self.order.bytes_apart_from(&other.order) + index.map_or(0, |(own, other)| own.bytes_apart_from(other))
+        match (&self.0, &other.0) {
+            (Form::Small(own), Form::Small(other)) => own.bytes_apart_from(other),
+            (Form::Large(own), Form::Large(other)) => own.bytes_apart_from(other),
+            _ => self.memory_bytes(),
+        }
     }
 
-    /// Panics unless order and index agree and the inner structure holds.
+    /// Panics unless the inner structure holds.
     pub fn check(&self) {
-        let ordered: Vec<_> = self.order.check().into_iter().flat_map(Run::check).collect();
-        assert!(ordered.windows(2).all(|pair| pair[0].cmp(pair[1].score, &pair[1].member).is_lt()));
-        if let Some(index) = &self.index {
-            let indexed = index.check().into_iter().flat_map(Bucket::members);
-            assert_eq!(indexed.clone().count(), ordered.len());
-            assert!(indexed.clone().all(|(member, score)| self.score(member) == Some(*score)));
-            assert!(ordered.iter().all(|item| self.score(&item.member) == Some(item.score)));
+        match &self.0 {
+            Form::Small(small) => small.check(),
+            Form::Large(large) => large.check(),
         }
-        let indexed = self.index.is_some();
-        assert!(if indexed { self.len() > SMALL_MEMBERS / 2 } else { self.len() <= SMALL_MEMBERS });
     }
 }
 

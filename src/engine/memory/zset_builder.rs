@@ -9,7 +9,9 @@ use super::compact::Compact;
 use super::hash::hash;
 use super::run::{RUN_ITEMS, Run};
 use super::tree::Tree;
-use super::zset::{Index, SMALL_MEMBERS, Scored, Zset};
+use super::zset::Zset;
+use super::zset_large::{Index, LargeZset, Scored, UNINDEXED_MEMBERS};
+use super::zset_small::SmallZset;
 
 /// Members of a leaf, in the order and in the index: room for some more, as a set has that grew by itself.
 const LEAF_MEMBERS: usize = RUN_ITEMS * 7 / 8;
@@ -50,10 +52,14 @@ impl ZsetBuilder {
         if self.hashed.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].1 == pair[1].1) {
             return None;
         }
+        let members = self.full.iter().flat_map(|run| run.items()).chain(&self.items);
+        if let Ok(small) = SmallZset::of(members.map(|item| (&*item.member, item.score))) {
+            return Some(Zset::small(small));
+        }
         let last = (!self.items.is_empty()).then(|| Run::of(self.items));
         let order = Tree::of(self.full.into_iter().chain(last));
-        let index = (self.hashed.len() as u64 > SMALL_MEMBERS).then(|| index(&self.hashed));
-        Some(Zset::assembled(order, index))
+        let index = (self.hashed.len() as u64 > UNINDEXED_MEMBERS).then(|| index(&self.hashed));
+        Some(Zset::large(LargeZset::assembled(order, index)))
     }
 }
 

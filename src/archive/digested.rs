@@ -112,7 +112,6 @@ mod tests {
     use crate::archive::faults::{Fault, FaultStore};
     use crate::archive::patience::Patience;
     use crate::csn::{CommitTime, Csn, Epoch};
-    use std::sync::Arc;
 
     /// Goal: no bit of a record can change so that another record is read.
     #[test]
@@ -133,8 +132,7 @@ mod tests {
     #[tokio::test]
     async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
         let store = FaultStore::default();
-        let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "", None);
-        let archive = archive.with_patience(Patience { attempts: 2, ..Patience::default() });
+        let archive = store.archive().with_patience(Patience { attempts: 2, ..Patience::default() });
         let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
         let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, 1).await;
         for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {

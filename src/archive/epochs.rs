@@ -2,7 +2,8 @@
 //!
 //! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim proves that the store
 //! refuses a second one. A record that a store kept only in part is written again by its claimer; if that died over it, it
-//! is an error for everybody until it is removed by hand: it cannot be told whose it is. A writer learns that it is fenced by one GET of the next epoch's record, without a LIST.
+//! is an error for everybody until it is removed by hand: it cannot be told whose it is. A writer learns that it is fenced
+//! by one GET of the next epoch's record, without a LIST.
 //!
 //! A claimer that chose its fork from a listing lists the parent's chunks beyond the fork once more after the claim
 //! ([`chunks_beyond`]): the old writer may have had commits archived and acknowledged in between. If there are any, it
@@ -106,13 +107,15 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
     let name = ObjectName::Epoch(epoch);
     let Some(body) = archive.get(&name).await? else { return Ok(None) };
     let what = archive.full_name(&name);
-    let record: EpochRecord = digested::decode(&body, &what, ARCHIVE_FORMAT).map_err(|error| match error {
-        Error::Corrupt { detail, .. } => {
-            let advice = "if the node that claimed it died over it, remove this object";
-            Error::corrupt(&what, "content", format!("{detail}; {advice}"))
-        }
-        error => error,
-    })?;
+    let record: EpochRecord =
+        digested::decode(&body, &what, ARCHIVE_FORMAT).map_err(|error| match error.is_cut_off() {
+            true => {
+                let chunks = Section::Chunks(epoch).directory();
+                let advice = format!("its claim was cut off. If there is nothing in {chunks}/, remove this object");
+                Error::cut_off(&what, "content", advice)
+            }
+            false => error,
+        })?;
     if record.epoch != epoch {
         return Err(Error::corrupt(&what, "epoch", format!("expected {epoch}, found {}", record.epoch)));
     }

@@ -4,6 +4,8 @@
 //! queue; an empty queue means that everything works. Or one fault meets the n-th request of all, or all fail from it on,
 //! so that a test can go through them. A DELETE can also be held until it is let go.
 
+use super::patience::Patience;
+use super::store::Archive;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -132,6 +134,12 @@ impl FaultStore {
     /// A store that treats a create-only put as any other.
     pub fn without_conditions() -> Self {
         Self { ignore_conditions: true, ..Self::default() }
+    }
+
+    /// An archive in it. A request that fails is not tried again.
+    pub fn archive(&self) -> Archive {
+        let archive = Archive::over(Arc::new(self.clone()), "memory:".to_owned(), "", None);
+        archive.with_patience(Patience { attempts: 1, ..Patience::default() })
     }
 
     /// Another store with the same objects and no faults.

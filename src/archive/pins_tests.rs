@@ -1,14 +1,8 @@
 //! Pins and the prunes that publishers wait for.
 
 use super::super::faults::{Fault, FaultStore};
-use super::super::patience::Patience;
 use super::*;
 use chrono::DateTime;
-
-fn archive(store: &FaultStore) -> Archive {
-    let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "", None);
-    archive.with_patience(Patience { attempts: 1, ..Patience::default() })
-}
 
 fn range(from: u64, until: u64) -> PinRange {
     PinRange { from: Csn(from), until: Csn(until), epoch: Some(Epoch(2)) }
@@ -17,7 +11,7 @@ fn range(from: u64, until: u64) -> PinRange {
 #[tokio::test]
 async fn a_pin_is_there_until_it_is_released_or_dropped() {
     let store = FaultStore::default();
-    let archive = archive(&store);
+    let archive = store.archive();
     let pin = Pin::take(&archive, "restore", PinRange::ALL).await.unwrap();
     pin.change(range(5, 9)).await.unwrap();
     let found = list(&archive).await.unwrap();
@@ -37,7 +31,7 @@ async fn a_pin_is_there_until_it_is_released_or_dropped() {
 
 #[tokio::test]
 async fn a_pin_is_renewed_while_it_lives() {
-    let archive = archive(&FaultStore::default());
+    let archive = FaultStore::default().archive();
     let holds = Duration::from_millis(30);
     let pin = Pin::take_for(&archive, "copy", range(1, 2), holds).await.unwrap();
     let first = list(&archive).await.unwrap()[0].record.clone().unwrap();
@@ -87,7 +81,7 @@ fn a_pin_is_over_only_by_both_clocks() {
 #[tokio::test]
 async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
     let store = FaultStore::default();
-    let archive = archive(&store);
+    let archive = store.archive();
     wait_for_prunes(&archive).await.unwrap();
     let reader = Pin::take(&archive, "restore", PinRange::ALL).await.unwrap();
     wait_for_prunes(&archive).await.unwrap();
@@ -116,7 +110,7 @@ async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
 /// A node has one pin for its prunes and ends it when it starts again; others' pins stay.
 #[tokio::test]
 async fn a_node_ends_what_its_prune_left() {
-    let archive = archive(&FaultStore::default());
+    let archive = FaultStore::default().archive();
     let own = Pin::take_for_prunes_of(&archive, "n1").await.unwrap();
     let other = Pin::take_for_prunes_of(&archive, "n2").await.unwrap();
     assert_eq!(own.name().to_string(), "pins/prune-n1.json");

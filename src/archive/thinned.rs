@@ -156,15 +156,8 @@ impl Thinned {
 mod tests {
     use super::super::epochs::{EpochRecord, EpochTree};
     use super::super::faults::{Fault, FaultStore};
-    use super::super::patience::Patience;
     use super::*;
     use crate::csn::CommitTime;
-    use std::sync::Arc;
-
-    fn archive(store: &FaultStore) -> Archive {
-        let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "", None);
-        archive.with_patience(Patience { attempts: 1, ..Patience::default() })
-    }
 
     #[test]
     fn a_line_is_thinned_by_what_lies_on_it() {
@@ -203,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn prunes_that_write_at_once_take_nothing_from_each_other() {
-        let archive = archive(&FaultStore::default());
+        let archive = FaultStore::default().archive();
         until(1, 90).write(&archive).await.unwrap();
         until(2, 120).write(&archive).await.unwrap();
         until(1, 80).write(&archive).await.unwrap();
@@ -226,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_torn_record_is_passed_over() {
         let store = FaultStore::default();
-        let archive = archive(&store);
+        let archive = store.archive();
         for csn in [90, 100] {
             until(1, csn).write(&archive).await.unwrap();
             for fault in [Fault::Truncate, Fault::Tear, Fault::Vanish, Fault::LoseReply] {
@@ -241,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_that_made_way_is_looked_for_again() {
-        let archive = archive(&FaultStore::default());
+        let archive = FaultStore::default().archive();
         until(1, 90).write(&archive).await.unwrap();
         let listing = Listing::read(&archive).await.unwrap();
         until(1, 100).write(&archive).await.unwrap();

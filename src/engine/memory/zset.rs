@@ -10,8 +10,8 @@
 //! Guarantees: score, rank, insertion and removal cost O(log n), or a walk over a small set; a clone costs O(1) and never
 //! changes; -0.0 is stored as 0.0. A NaN score is a defect of the caller.
 
-use super::zset_large::LargeZset;
-use super::zset_small::{Full, SmallZset, compare};
+use super::zset_large::{LargeIter, LargeZset};
+use super::zset_small::{Full, SmallIter, SmallZset, compare};
 use std::ops::Range;
 
 /// Members at which a large set is made small again, if it fits.
@@ -116,7 +116,7 @@ impl Zset {
     fn settle(&mut self) {
         if let Form::Large(large) = &self.0
             && large.len() <= SMALL_AGAIN_MEMBERS
-            && let Ok(small) = SmallZset::of(large.iter_from(0))
+            && let Ok(small) = SmallZset::of(large.iter(0..large.len()))
         {
             self.0 = Form::Small(small);
         }
@@ -138,15 +138,15 @@ impl Zset {
     #[must_use]
     pub fn rank(&self, member: &[u8]) -> Option<u64> {
         let score = self.score(member)?;
-        Some(self.count_below(|found| compare(found, (score, member)).is_lt()))
+        Some(self.count_below(|found| compare(found, (member, score)).is_lt()))
     }
 
     /// Number of members with a score below the bound.
     #[must_use]
     pub fn rank_of_score(&self, score: f64, edge: Edge) -> u64 {
         match edge {
-            Edge::Before => self.count_below(|(found, _)| found < score),
-            Edge::After => self.count_below(|(found, _)| found <= score),
+            Edge::Before => self.count_below(|(_, found)| found < score),
+            Edge::After => self.count_below(|(_, found)| found <= score),
         }
     }
 
@@ -154,12 +154,12 @@ impl Zset {
     #[must_use]
     pub fn rank_of_lex(&self, member: &[u8], edge: Edge) -> u64 {
         match edge {
-            Edge::Before => self.count_below(|(_, found)| found < member),
-            Edge::After => self.count_below(|(_, found)| found <= member),
+            Edge::Before => self.count_below(|(found, _)| found < member),
+            Edge::After => self.count_below(|(found, _)| found <= member),
         }
     }
 
-    fn count_below(&self, is_below: impl Fn((f64, &[u8])) -> bool) -> u64 {
+    fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         match &self.0 {
             Form::Small(small) => small.count_below(is_below),
             Form::Large(large) => large.count_below(is_below),
@@ -186,20 +186,19 @@ impl Zset {
     /// Members and scores from a rank upwards.
     #[must_use]
     pub fn iter_from(&self, rank: u64) -> impl ExactSizeIterator<Item = (&[u8], f64)> + Send {
-        let rank = rank.min(self.len());
-        match &self.0 {
-            Form::Small(small) => Either::Small(small.iter_from(rank)),
-            Form::Large(large) => Either::Large(large.iter_from(rank)),
-        }
+        self.iter(rank.min(self.len())..self.len())
     }
 
     /// Members and scores from a rank down to the first. A rank behind the last means the last.
     #[must_use]
     pub fn iter_back_from(&self, rank: u64) -> impl ExactSizeIterator<Item = (&[u8], f64)> + Send {
-        let count = rank.saturating_add(1).min(self.len());
+        self.iter(0..rank.saturating_add(1).min(self.len())).rev()
+    }
+
+    fn iter(&self, ranks: Range<u64>) -> Either<SmallIter<'_>, LargeIter<'_>> {
         match &self.0 {
-            Form::Small(small) => Either::Small(small.iter_back(count)),
-            Form::Large(large) => Either::Large(large.iter_back(count)),
+            Form::Small(small) => Either::Small(small.iter(ranks)),
+            Form::Large(large) => Either::Large(large.iter(ranks)),
         }
     }
 }
@@ -225,6 +224,15 @@ impl<I, S: Iterator<Item = I>, L: Iterator<Item = I>> Iterator for Either<S, L> 
         match self {
             Self::Small(small) => small.size_hint(),
             Self::Large(large) => large.size_hint(),
+        }
+    }
+}
+
+impl<I, S: DoubleEndedIterator<Item = I>, L: DoubleEndedIterator<Item = I>> DoubleEndedIterator for Either<S, L> {
+    fn next_back(&mut self) -> Option<I> {
+        match self {
+            Self::Small(small) => small.next_back(),
+            Self::Large(large) => large.next_back(),
         }
     }
 }

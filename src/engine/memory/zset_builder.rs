@@ -10,7 +10,7 @@ use super::hash::hash;
 use super::run::{RUN_ITEMS, Run};
 use super::tree::Tree;
 use super::zset::Zset;
-use super::zset_large::{Index, LargeZset, Scored, UNINDEXED_MEMBERS};
+use super::zset_large::{Index, LargeZset, Scored};
 use super::zset_small::SmallZset;
 
 /// Members of a leaf, in the order and in the index: room for some more, as a set has that grew by itself.
@@ -58,8 +58,7 @@ impl ZsetBuilder {
         }
         let last = (!self.items.is_empty()).then(|| Run::of(self.items));
         let order = Tree::of(self.full.into_iter().chain(last));
-        let index = (self.hashed.len() as u64 > UNINDEXED_MEMBERS).then(|| index(&self.hashed));
-        Some(Zset::large(LargeZset::assembled(order, index)))
+        Some(Zset::large(LargeZset::assembled(order, index(&self.hashed))))
     }
 }
 

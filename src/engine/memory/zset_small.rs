@@ -47,9 +47,9 @@ fn encode(score: f64) -> ([u8; SCORE_BYTES_MAX], usize) {
     (to, width + 1)
 }
 
-/// Score and member of an entry.
+/// Member and score of an entry.
 #[inline]
-fn decode(entry: &[u8]) -> (f64, &[u8]) {
+fn decode(entry: &[u8]) -> (&[u8], f64) {
     let (score, member) = entry[1..].split_at(entry[0] as usize);
     let score = match *score {
         [a] => f64::from(a as i8),
@@ -57,12 +57,12 @@ fn decode(entry: &[u8]) -> (f64, &[u8]) {
         [a, b, c, d] => f64::from(i32::from_le_bytes([a, b, c, d])),
         _ => f64::from_le_bytes(score.try_into().expect("a score has 1, 2, 4 or 8 bytes")),
     };
-    (score, member)
+    (member, score)
 }
 
 /// How two members are ordered.
-pub(super) fn compare((score, member): (f64, &[u8]), (other, its_member): (f64, &[u8])) -> Ordering {
-    score.total_cmp(&other).then_with(|| member.cmp(its_member))
+pub(super) fn compare((member, score): (&[u8], f64), (other, its_score): (&[u8], f64)) -> Ordering {
+    score.total_cmp(&its_score).then_with(|| member.cmp(other))
 }
 
 impl SmallZset {
@@ -95,8 +95,8 @@ impl SmallZset {
     }
 
     fn find(&self, member: &[u8]) -> Option<(usize, f64)> {
-        let at = self.iter_from(0).position(|(found, _)| found == member)?;
-        self.iter_from(at as u64).next().map(|(_, score)| (at, score))
+        let mut members = self.iter(0..self.len()).enumerate();
+        members.find(|(_, (found, _))| *found == member).map(|(at, (_, score))| (at, score))
     }
 
     /// Gives a member a score, adding it if it is not there; yields the score it had. If it does not fit, nothing changes.
@@ -120,7 +120,7 @@ impl SmallZset {
         if let Some((at, _)) = old {
             entries.remove(at..at + 1);
         }
-        let at = below(entries, |found| compare(found, (score, member)).is_lt());
+        let at = below(entries, |found| compare(found, (member, score)).is_lt());
         let overflown = entries.insert(at, &entry);
         debug_assert!(overflown.is_empty());
         Ok(old.map(|(_, score)| score))
@@ -144,21 +144,15 @@ impl SmallZset {
     }
 
     /// Number of members for which `is_below` holds: a prefix.
-    pub fn count_below(&self, is_below: impl Fn((f64, &[u8])) -> bool) -> u64 {
+    pub fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         self.entries.as_ref().map_or(0, |entries| below(entries, is_below) as u64)
     }
 
-    /// Members and scores from a rank upwards.
-    pub fn iter_from(&self, rank: u64) -> SmallIter<'_> {
+    /// Members and scores at these ranks, which are there.
+    pub fn iter(&self, ranks: Range<u64>) -> SmallIter<'_> {
         let Some(entries) = &self.entries else { return SmallIter::default() };
-        let rank = rank as usize;
-        SmallIter { entries: Some(entries), at: entries.seek(rank), left: entries.len() - rank }
-    }
-
-    /// So many members and scores from the first on, from the last of them down to the first.
-    pub fn iter_back(&self, count: u64) -> SmallIterBack<'_> {
-        let Some(entries) = &self.entries else { return SmallIterBack::default() };
-        SmallIterBack { entries: Some(entries), end: entries.seek(count as usize), left: count as usize }
+        let [front, back] = [ranks.start, ranks.end].map(|rank| entries.seek(rank as usize));
+        SmallIter { entries: Some(entries), front, back, left: (ranks.end - ranks.start) as usize }
     }
 }
 
@@ -170,7 +164,7 @@ fn entry(member: &[u8], score: f64) -> Vec<u8> {
     entry
 }
 
-fn below(entries: &Packed, is_below: impl Fn((f64, &[u8])) -> bool) -> usize {
+fn below(entries: &Packed, is_below: impl Fn((&[u8], f64)) -> bool) -> usize {
     let mut at = entries.seek(0);
     let is_below = |_: &usize| {
         let (entry, next) = entries.read(at);
@@ -180,24 +174,26 @@ fn below(entries: &Packed, is_below: impl Fn((f64, &[u8])) -> bool) -> usize {
     (0..entries.len()).take_while(is_below).count()
 }
 
-/// Members and scores, ascending.
+/// Members and scores, from both ends.
 #[derive(Default)]
 pub(super) struct SmallIter<'a> {
     entries: Option<&'a Packed>,
     /// Where the next entry begins.
-    at: usize,
+    front: usize,
+    /// Where the next one from the back ends.
+    back: usize,
     left: usize,
 }
 
 impl<'a> Iterator for SmallIter<'a> {
     type Item = (&'a [u8], f64);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let entries = self.entries.filter(|_| self.left > 0)?;
-        let (entry, next) = entries.read(self.at);
-        (self.at, self.left) = (next, self.left - 1);
-        let (score, member) = decode(entry);
-        Some((member, score))
+        let (entry, next) = entries.read(self.front);
+        (self.front, self.left) = (next, self.left - 1);
+        Some(decode(entry))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -205,28 +201,12 @@ impl<'a> Iterator for SmallIter<'a> {
     }
 }
 
-/// Members and scores, descending.
-#[derive(Default)]
-pub(super) struct SmallIterBack<'a> {
-    entries: Option<&'a Packed>,
-    /// Where the next entry ends.
-    end: usize,
-    left: usize,
-}
-
-impl<'a> Iterator for SmallIterBack<'a> {
-    type Item = (&'a [u8], f64);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl DoubleEndedIterator for SmallIter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
         let entries = self.entries.filter(|_| self.left > 0)?;
-        let (entry, begin) = entries.read_back(self.end);
-        (self.end, self.left) = (begin, self.left - 1);
-        let (score, member) = decode(entry);
-        Some((member, score))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        let (entry, begin) = entries.read_back(self.back);
+        (self.back, self.left) = (begin, self.left - 1);
+        Some(decode(entry))
     }
 }
 
@@ -241,7 +221,7 @@ impl SmallZset {
 
     /// Panics unless its members are in order.
     pub fn check(&self) {
-        let members: Vec<_> = self.iter_from(0).map(|(member, score)| (score, member)).collect();
+        let members: Vec<_> = self.iter(0..self.len()).collect();
         assert!(members.windows(2).all(|pair| compare(pair[0], pair[1]).is_lt()));
         assert!(
             members.len() <= super::packed::LEAF_ELEMENTS
@@ -274,7 +254,7 @@ mod tests {
         ] {
             let entry = entry(b"member", score);
             assert_eq!(entry.len(), 1 + width + 6, "{score}");
-            assert_eq!(decode(&entry), (score, &b"member"[..]));
+            assert_eq!(decode(&entry), (&b"member"[..], score));
         }
     }
 
@@ -288,9 +268,9 @@ mod tests {
         }
         assert_eq!((set.len(), set.insert(b"one more", 1.0)), (members as u64, Ok(None)));
         assert!(set.remove(b"one more").is_some() && set.remove(b"one more").is_none());
-        let before: Vec<_> = set.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect();
+        let before: Vec<_> = set.iter(0..set.len()).map(|(member, score)| (member.to_vec(), score)).collect();
         assert_eq!(set.insert(&[b'z'; 80], 1.0), Err(Full));
-        assert!(set.iter_from(0).eq(before.iter().map(|(member, score)| (&member[..], *score))));
+        assert!(set.iter(0..set.len()).eq(before.iter().map(|(member, score)| (&member[..], *score))));
         set.check();
     }
 }

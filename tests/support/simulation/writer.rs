@@ -183,7 +183,7 @@ fn reply_to(client: &mut Client, step: &Step) -> Result<Value, Ended> {
 
 /// A refusal that comes after the commands were queued is told by EXEC in words of its own, as by Redis.
 fn cause(error: String) -> String {
-    error.strip_prefix("EXECABORT Transaction discarded because of: ").map_or(error.clone(), str::to_owned)
+    error.replacen("EXECABORT Transaction discarded because of: ", "", 1)
 }
 
 fn wire(step: &Step) -> Vec<Command> {

@@ -181,6 +181,7 @@ impl Server {
 
     /// Ends it as a crash would: SIGKILL. How it was started, to start it again.
     pub fn kill(self) -> Launch {
+        // Being dropped ends it so.
         self.launch.clone()
     }
 

@@ -26,6 +26,9 @@ pub struct NodeArgs {
     /// Port for replicas; a replica opens it when it is promoted [default: 6380]
     #[arg(long)]
     repl_port: Option<u16>,
+    /// Port of Prometheus metrics (GET /metrics) [default: none]
+    #[arg(long)]
+    metrics_port: Option<u16>,
     /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
@@ -63,6 +66,9 @@ impl NodeArgs {
         }
         if let Some(port) = self.repl_port {
             config.repl_port = port.into();
+        }
+        if let Some(port) = self.metrics_port {
+            config.metrics_port = port.into();
         }
         if let Some(archive) = &self.archive {
             config.archive.clone_from(archive);

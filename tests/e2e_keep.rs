@@ -365,6 +365,10 @@ fn metrics_tell_the_truth() {
     let status = walferry(&["status", "--port", &node.launch.port.to_string()], &Vec::new()).expect(0);
     let status = status.says("every commit from csn 1").says("FAILING").says("primary of epoch 1");
     assert!(status.stdout.contains("at risk"), "{}", status.stdout);
+    let told: Vec<_> =
+        status.stdout.lines().find(|line| line.starts_with("base ")).expect("a base").split(' ').collect();
+    let took = told.iter().position(|word| *word == "in").map(|at| told[at + 1].parse::<u64>());
+    assert!(matches!(took, Some(Ok(_))), "how long the base took: {told:?}");
     std::fs::remove_file(&dir).expect("a file");
     std::fs::rename(&away, &dir).expect("a directory can be renamed");
     wait_until("nothing is at risk any more", SETTLED_WITHIN, || {

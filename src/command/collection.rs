@@ -1,8 +1,7 @@
 //! What hashes and sets have in common: finding them, walking them, and which of a request's names they hold.
 
 use super::{Done, Fail, errors};
-use crate::engine::key::Generation;
-use crate::engine::keyspace::{Found, Keyspace, element_name};
+use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::meta::{Collection, DiskType};
 
 /// The collection of a kind at a key; `None` if there is no such key, an error if it holds something else.
@@ -34,13 +33,13 @@ fn of_kind(found: &Found, kind: DiskType) -> Result<Option<Collection>, Fail> {
 pub fn walk(
     keys: &Keyspace<'_>,
     key: &[u8],
-    generation: Generation,
+    collection: &Collection,
     from: &[u8],
     mut visit: impl FnMut(&[u8], &[u8]) -> bool,
 ) -> Done {
-    let mut scan = keys.elements(key, generation, from)?;
-    while let Some((stored, value)) = scan.next()? {
-        if !visit(element_name(stored)?, value) {
+    let mut elements = keys.elements(key, collection, from)?;
+    while let Some((name, value)) = elements.next()? {
+        if !visit(name, value) {
             break;
         }
     }
@@ -68,7 +67,7 @@ pub fn select<'n>(
 ) -> Result<Vec<&'n [u8]>, Fail> {
     let mut selected = Vec::new();
     for name in names {
-        let is_element = collection.count > 0 && keys.element(key, collection.generation, name)?.is_some();
+        let is_element = collection.count > 0 && keys.element(key, collection, name)?.is_some();
         if is_element == (wanted == Membership::Present) {
             selected.push(name);
         }

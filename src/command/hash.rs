@@ -18,7 +18,7 @@ fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
 
 fn field(keys: &Keyspace<'_>, key: &[u8], field: &[u8]) -> Result<Option<Value>, Fail> {
     match find(keys, key)? {
-        Some(hash) => Ok(keys.element(key, hash.generation, field)?),
+        Some(hash) => Ok(keys.element(key, &hash, field)?),
         None => Ok(None),
     }
 }
@@ -49,7 +49,7 @@ pub fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.array(fields.len());
     for field in fields.iter() {
         let value = match &hash {
-            Some(hash) => ctx.keys.element(key, hash.generation, field)?,
+            Some(hash) => ctx.keys.element(key, &hash, field)?,
             None => None,
         };
         write_value(out, value.as_deref());
@@ -73,7 +73,7 @@ pub fn hlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 fn write_all(ctx: &Ctx<'_>, key: &[u8], mut write: impl FnMut(&[u8], &[u8])) -> Result<usize, Fail> {
     let mut fields = 0;
     if let Some(hash) = find(&ctx.keys, key)? {
-        collection::walk(&ctx.keys, key, hash.generation, b"", |field, value| {
+        collection::walk(&ctx.keys, key, &hash, b"", |field, value| {
             write(field, value);
             fields += 1;
             true
@@ -153,7 +153,7 @@ pub fn hmset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
-    let is_new = ctx.keys.element(key, hash.generation, field)?.is_none();
+    let is_new = ctx.keys.element(key, &hash, field)?.is_none();
     if is_new {
         ctx.keys.put_element(key, hash.generation, field, &args[3]);
         grow(&mut ctx.keys, key, &hash, 1)?;
@@ -182,7 +182,7 @@ pub fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
     let increment = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
-    let old = ctx.keys.element(key, hash.generation, field)?;
+    let old = ctx.keys.element(key, &hash, field)?;
     let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::HASH_NOT_AN_INTEGER)?;
     let sum = value.checked_add(increment).ok_or(errors::OVERFLOW)?;
     ctx.keys.put_element(key, hash.generation, field, itoa::Buffer::new().format(sum).as_bytes());
@@ -198,7 +198,7 @@ pub fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         return Err(errors::INCREMENT_NOT_FINITE.into());
     }
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
-    let old = ctx.keys.element(key, hash.generation, field)?;
+    let old = ctx.keys.element(key, &hash, field)?;
     let value = old.as_deref().unwrap_or(b"0");
     parse_f64(value).ok_or(errors::HASH_NOT_A_FLOAT)?;
     let sum = decimal::sum(value, increment).ok_or(errors::NOT_FINITE)?;

@@ -93,7 +93,7 @@ impl Elements {
             return Ok(Self::Entries(entries));
         }
         let mut named = Vec::new();
-        walk(keys, key, collection.generation, b"", |name, value| {
+        walk(keys, key, collection, b"", |name, value| {
             named.push((name.to_vec(), value.to_vec()));
             true
         })?;

@@ -179,7 +179,7 @@ fn scan_elements(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out, kind: DiskTyp
     };
     let mut left = if collection.count <= SMALL_ELEMENTS_MAX { u64::MAX } else { options.count };
     let mut next = None;
-    collection::walk(&ctx.keys, key, collection.generation, &from, |name, value| {
+    collection::walk(&ctx.keys, key, &collection, &from, |name, value| {
         if left == 0 {
             next = Some(name.to_vec());
             return false;

@@ -38,7 +38,7 @@ pub fn scard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// SISMEMBER key member
 pub fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let is_member = match find(&ctx.keys, &args[1])? {
-        Some(set) => ctx.keys.element(&args[1], set.generation, &args[2])?.is_some(),
+        Some(set) => ctx.keys.element(&args[1], &set, &args[2])?.is_some(),
         None => false,
     };
     out.int(is_member.into());
@@ -49,7 +49,7 @@ pub fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn smembers(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let mut members = OwnedArgs::default();
     if let Some(set) = find(&ctx.keys, &args[1])? {
-        collection::walk(&ctx.keys, &args[1], set.generation, b"", |member, _| {
+        collection::walk(&ctx.keys, &args[1], &set, b"", |member, _| {
             members.extend([member]);
             true
         })?;
@@ -134,15 +134,15 @@ fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Res
         chosen: OwnedArgs::default(),
     };
     if choice.wanted == 0 || choice.left == set.count {
-        collection::walk(keys, key, set.generation, b"", |member, _| choice.goes_on_after(member))?;
+        collection::walk(keys, key, &set, b"", |member, _| choice.goes_on_after(member))?;
         return Ok(choice.chosen);
     }
     let place = place_of(key);
     let from = LAST_POPPED.lock()[place].clone();
-    collection::walk(keys, key, set.generation, &from, |member, _| choice.goes_on_after(member))?;
+    collection::walk(keys, key, &set, &from, |member, _| choice.goes_on_after(member))?;
     // Fewer members are walked than there are, so that none is met again after the turn.
     if choice.wanted > 0 {
-        collection::walk(keys, key, set.generation, b"", |member, _| choice.goes_on_after(member))?;
+        collection::walk(keys, key, &set, b"", |member, _| choice.goes_on_after(member))?;
     }
     if let Some(last) = choice.chosen.as_args().iter().last().filter(|last| last.len() <= PLACE_BYTES_MAX) {
         LAST_POPPED.lock()[place] = last.to_vec();

@@ -50,7 +50,7 @@ impl Logs {
         disk.write(&batch, true)?;
         for commit in commits {
             match rows {
-                Rows::Store => publication.store(&commit.disk)?,
+                Rows::Store => publication.store(commit.csn, &commit.disk)?,
                 Rows::Forget => publication.forget(&commit.disk)?,
             }
         }

@@ -8,6 +8,7 @@ use super::batch::Family;
 use super::key;
 use super::meta::Meta;
 use super::rows::{RowAccess, RowCache, Value};
+use super::whole;
 use crate::csn::WalSeq;
 use crate::error::{Error, Result};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -132,6 +133,24 @@ impl Disk {
     /// Reads one key through the row cache.
     pub fn row(&self, family: Family, key: &[u8], access: RowAccess) -> Result<Option<Value>> {
         self.rows.read(family, key, access, || self.get(family, key))
+    }
+
+    /// All elements of a small collection, whose keys start with `prefix`, through the row cache; `None` if they are too
+    /// many.
+    pub fn whole(&self, prefix: &[u8], access: RowAccess) -> Result<Option<Value>> {
+        self.rows.read_whole(prefix, access, || {
+            let mut elements = Vec::new();
+            let mut cursor = self.cursor(Family::Sub, key::prefix_range(prefix.to_vec()));
+            cursor.seek_to_first();
+            while let Some((stored, value)) = cursor.item() {
+                if !whole::push(&mut elements, &stored[prefix.len()..], value) {
+                    return Ok(None);
+                }
+                cursor.next();
+            }
+            cursor.status().map_err(Error::rocks("read a collection"))?;
+            Ok(Some(elements))
+        })
     }
 
     /// A cursor over a key range, not yet positioned. It sees one state of the database.

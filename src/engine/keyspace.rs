@@ -15,6 +15,7 @@ use super::meta::{self, Collection, DiskType, Meta};
 use super::rows::{RowAccess, Value};
 use super::scan::{Direction, Scan};
 use super::watch::WatchTable;
+use super::whole::{self, WHOLE_ELEMENTS_MAX};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use std::ops::{Deref, Range};
@@ -117,6 +118,33 @@ impl Found {
     }
 }
 
+/// Elements of a collection, in byte order of their names.
+pub enum Elements<'a> {
+    /// As the database has them.
+    Scanned(Scan<'a>),
+    /// As the row cache has them, from an offset on.
+    Whole(Value, usize),
+}
+
+impl Elements<'_> {
+    /// Name and value of the next one; `None` at the end.
+    #[expect(clippy::should_implement_trait, reason = "what it returns borrows from the walk")]
+    pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        match self {
+            Self::Scanned(scan) => {
+                let Some((stored, value)) = scan.next()? else { return Ok(None) };
+                let element = key::parse_element(stored);
+                let element = element.ok_or_else(|| Error::corrupt("element key", "start", "does not parse"))?;
+                Ok(Some((element.rest, value)))
+            }
+            Self::Whole(elements, at) => Ok(whole::element_at(elements, *at).map(|(name, value, end)| {
+                *at = end;
+                (name, value)
+            })),
+        }
+    }
+}
+
 /// The keys of all engines, as one command sees them.
 pub struct Keyspace<'a> {
     disk: &'a Disk,
@@ -173,12 +201,22 @@ impl<'a> Keyspace<'a> {
     }
 
     fn get(&self, family: Family, disk_key: &[u8]) -> Result<Option<Value>> {
+        self.get_or(family, disk_key, || self.disk.row(family, disk_key, self.access))
+    }
+
+    /// A row as the groups have it, else by `stored`.
+    fn get_or(
+        &self,
+        family: Family,
+        disk_key: &[u8],
+        stored: impl FnOnce() -> Result<Option<Value>>,
+    ) -> Result<Option<Value>> {
         let overlaid = self.overlay().map_or(Overlaid::Untouched, |overlay| overlay.lookup(family, disk_key));
-        Ok(match overlaid {
-            Overlaid::Deleted => None,
-            Overlaid::Value(value) => Some(Value::from(value)),
-            Overlaid::Untouched => self.disk.row(family, disk_key, self.access)?,
-        })
+        match overlaid {
+            Overlaid::Deleted => Ok(None),
+            Overlaid::Value(value) => Ok(Some(Value::from(value))),
+            Overlaid::Untouched => stored(),
+        }
     }
 
     fn look(&self, key: &[u8]) -> Access<Found> {
@@ -232,15 +270,47 @@ impl<'a> Keyspace<'a> {
     }
 
     /// Value of a hash field; `Some` and empty for a set member.
-    pub fn element(&self, key: &[u8], generation: Generation, field: &[u8]) -> Access<Option<Value>> {
-        Ok(self.get(Family::Sub, &key::sub(key, generation, field))?)
+    pub fn element(&self, key: &[u8], collection: &Collection, field: &[u8]) -> Access<Option<Value>> {
+        let stored_key = key::sub(key, collection.generation, field);
+        Ok(self.get_or(Family::Sub, &stored_key, || {
+            let prefix = &stored_key[..stored_key.len() - field.len()];
+            if is_small(collection)
+                && let Some(Some(elements)) = self.disk.rows().whole(prefix, self.access)
+            {
+                return Ok(elements.element(field));
+            }
+            self.disk.row(Family::Sub, &stored_key, self.access)
+        })?)
     }
 
-    /// Fields of a hash or members of a set from `from` (inclusive) on, in byte order. Each scanned key must go through
-    /// [`element_name`].
-    pub fn elements(&self, key: &[u8], generation: Generation, from: &[u8]) -> Access<Scan<'_>> {
-        let range = key::prefix_range(key::element_prefix(key, generation));
-        self.scan_of(key, generation, Family::Sub, key::sub(key, generation, from)..range.end, Direction::Forward)
+    /// Fields of a hash or members of a set from `from` (inclusive) on, in byte order.
+    pub fn elements(&self, key: &[u8], collection: &Collection, from: &[u8]) -> Access<Elements<'_>> {
+        let generation = collection.generation;
+        let prefix = key::element_prefix(key, generation);
+        if let Some(elements) = self.small(&prefix, collection)? {
+            self.require_living(key, generation)?;
+            let at = whole::seek(&elements, from);
+            return Ok(Elements::Whole(elements, at));
+        }
+        let range = key::sub(key, generation, from)..key::prefix_range(prefix).end;
+        Ok(Elements::Scanned(self.scan_of(key, generation, Family::Sub, range, Direction::Forward)?))
+    }
+
+    /// All elements of a small collection; `None` if there may be too many.
+    fn small(&self, prefix: &[u8], collection: &Collection) -> Result<Option<Value>> {
+        let overlay = self.overlay();
+        if !is_small(collection) || overlay.is_some_and(Overlay::is_cleared) {
+            return Ok(None);
+        }
+        let Some(stored) = self.disk.whole(prefix, self.access)? else { return Ok(None) };
+        let range = key::prefix_range(prefix.to_vec());
+        let mut laid_over = overlay.map_or_else(Vec::new, |overlay| overlay.in_range(Family::Sub, &range)).into_iter();
+        let Some((first, value)) = laid_over.next() else { return Ok(Some(stored)) };
+        let mut elements = whole::changed(&stored, &first[prefix.len()..], value);
+        for (stored_key, value) in laid_over {
+            elements = elements.and_then(|elements| whole::changed(&elements, &stored_key[prefix.len()..], value));
+        }
+        Ok(elements.as_deref().map(Value::from))
     }
 
     /// Entries of a stream between two ids, both inclusive. Each scanned key must go through [`entry_id`].
@@ -272,16 +342,18 @@ impl<'a> Keyspace<'a> {
         direction: Direction,
     ) -> Access<Scan<'_>> {
         let scan = Scan::new(self.disk, self.overlay(), family, range, direction);
-        if self.changing.is_none() {
-            let lives = match self.look(key)? {
-                Found::Collection(collection) => collection.generation == generation,
-                _ => false,
-            };
-            if !lives {
-                return Err(AccessError::NeedsLock);
-            }
-        }
+        self.require_living(key, generation)?;
         Ok(scan)
+    }
+
+    fn require_living(&self, key: &[u8], generation: Generation) -> Access<()> {
+        if self.changing.is_some() {
+            return Ok(());
+        }
+        match self.look(key)? {
+            Found::Collection(collection) if collection.generation == generation => Ok(()),
+            _ => Err(AccessError::NeedsLock),
+        }
     }
 
     /// Metadata of all disk keys of a range of slots. Each scanned pair must go through [`scanned_key`].
@@ -481,11 +553,8 @@ impl<'a> Keyspace<'a> {
     }
 }
 
-/// Field or member in a key that [`Keyspace::elements`] scanned.
-pub fn element_name(scanned: &[u8]) -> Result<&[u8]> {
-    let element =
-        key::parse_element(scanned).ok_or_else(|| Error::corrupt("element key", "start", "does not parse"))?;
-    Ok(element.rest)
+fn is_small(collection: &Collection) -> bool {
+    collection.count <= WHOLE_ELEMENTS_MAX
 }
 
 /// Id in a key that [`Keyspace::entries`] scanned.

@@ -13,3 +13,4 @@ pub mod rows;
 pub mod scan;
 pub mod sorted;
 pub mod watch;
+pub mod whole;

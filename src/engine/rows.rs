@@ -1,17 +1,21 @@
 //! The row cache: rows of the disk engines (a key's metadata with a string's value, a hash field, a set member) as they
-//! were last read or written, and the knowledge that a row is not there.
+//! were last read or written, and the knowledge that a row is not there. Of a small hash or set it keeps all elements in
+//! one buffer (see `whole`) instead of their rows: from its creation on, or once it was walked.
 //!
 //! Guarantees: a row found here is what RocksDB holds now. A publication changes rows one by one while RocksDB changes
 //! at once, so who reads without the writer lock uses the cache only if no publication was under way meanwhile; what it
 //! read from RocksDB is kept only under the same condition. Who holds the writer lock need not care: the rows of a
-//! group on its way are found in its effects and never asked for here, and no further group can start. Bytes are
-//! bounded; rows that are read again stay longest (second chance).
+//! group on its way are found in its effects and never asked for here, and no further group can start. A buffer of
+//! elements may be asked for then, and show a part of what the group does: the effects lie over it and show all. Bytes
+//! are bounded; rows that are read again stay longest (second chance).
 //!
 //! A row's key and value lie in one allocation, and a hit costs three cache misses: that is why it is no general cache.
 
 use super::batch::{Family, Record, Records};
-use super::key;
+use super::key::{self, Generation};
 use super::memory::hash;
+use super::whole;
+use crate::csn::Csn;
 use crate::error::Result;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
@@ -34,6 +38,7 @@ pub struct Value {
     /// The key, then the value.
     row: Arc<[u8]>,
     at: usize,
+    end: usize,
 }
 
 impl Value {
@@ -43,13 +48,20 @@ impl Value {
         let bytes = Arc::get_mut(&mut row).expect("nobody else has it yet");
         bytes[..key.len()].copy_from_slice(key);
         bytes[key.len()..].copy_from_slice(value);
-        Self { row, at: key.len() }
+        Self { at: key.len(), end: row.len(), row }
+    }
+
+    /// The value of an element, if this is the buffer of a small collection that has it.
+    pub(super) fn element(mut self, name: &[u8]) -> Option<Self> {
+        let value = whole::value_of(&self, name)?;
+        (self.at, self.end) = (self.at + value.start, self.at + value.end);
+        Some(self)
     }
 }
 
 impl From<&[u8]> for Value {
     fn from(value: &[u8]) -> Self {
-        Self { row: value.into(), at: 0 }
+        Self { row: value.into(), at: 0, end: value.len() }
     }
 }
 
@@ -57,7 +69,7 @@ impl Deref for Value {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.row[self.at..]
+        &self.row[self.at..self.end]
     }
 }
 
@@ -73,21 +85,34 @@ pub enum RowAccess {
     Changing,
 }
 
+/// What a slot holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A row.
+    Row(Family),
+    /// All elements of a small collection; its key is what theirs start with.
+    Whole,
+}
+
 struct Slot {
     /// The key, then the value.
     row: Arc<[u8]>,
     hash: u64,
     /// Length of the key.
     at: u32,
-    family: Family,
+    kind: Kind,
     is_there: bool,
     /// Read since the last sweep.
     was_read: bool,
 }
 
 impl Slot {
-    fn is(&self, hash: u64, family: Family, key: &[u8]) -> bool {
-        self.hash == hash && self.family == family && self.row[..self.at as usize] == *key
+    fn is(&self, hash: u64, kind: Kind, key: &[u8]) -> bool {
+        self.hash == hash && self.kind == kind && self.row[..self.at as usize] == *key
+    }
+
+    fn value(&self) -> Value {
+        Value { row: Arc::clone(&self.row), at: self.at as usize, end: self.row.len() }
     }
 
     fn bytes(&self) -> usize {
@@ -102,13 +127,13 @@ struct Shard {
 }
 
 impl Shard {
-    fn find(&mut self, hash: u64, family: Family, key: &[u8]) -> Option<&mut Slot> {
-        self.slots.find_mut(hash, |slot| slot.is(hash, family, key))
+    fn find(&mut self, hash: u64, kind: Kind, key: &[u8]) -> Option<&mut Slot> {
+        self.slots.find_mut(hash, |slot| slot.is(hash, kind, key))
     }
 
-    fn put(&mut self, hash: u64, family: Family, key: &[u8], value: Option<&[u8]>, bytes_max: usize) {
+    fn put(&mut self, hash: u64, kind: Kind, key: &[u8], value: Option<&[u8]>, bytes_max: usize) {
         let (is_there, value) = (value.is_some(), value.unwrap_or_default());
-        if let Some(slot) = self.find(hash, family, key) {
+        if let Some(slot) = self.find(hash, kind, key) {
             let before = slot.bytes();
             slot.is_there = is_there;
             match Arc::get_mut(&mut slot.row) {
@@ -119,7 +144,7 @@ impl Shard {
             self.bytes = self.bytes + after - before;
         } else {
             let row = Value::new(key, value).row;
-            let slot = Slot { row, hash, at: key.len() as u32, family, is_there, was_read: false };
+            let slot = Slot { row, hash, at: key.len() as u32, kind, is_there, was_read: false };
             self.bytes += slot.bytes();
             self.slots.insert_unique(hash, slot, |slot| slot.hash);
         }
@@ -144,8 +169,8 @@ impl Shard {
         }
     }
 
-    fn remove(&mut self, hash: u64, family: Family, key: &[u8]) {
-        if let Ok(found) = self.slots.find_entry(hash, |slot| slot.is(hash, family, key)) {
+    fn remove(&mut self, hash: u64, kind: Kind, key: &[u8]) {
+        if let Ok(found) = self.slots.find_entry(hash, |slot| slot.is(hash, kind, key)) {
             self.bytes -= found.remove().0.bytes();
         }
     }
@@ -173,11 +198,11 @@ impl RowCache {
     }
 
     /// What is known of a row; the outer `None`: nothing.
-    fn get(&self, hash: u64, family: Family, key: &[u8]) -> Option<Option<Value>> {
+    fn get(&self, hash: u64, kind: Kind, key: &[u8]) -> Option<Option<Value>> {
         let mut shard = self.shard(hash).lock();
-        let slot = shard.find(hash, family, key)?;
+        let slot = shard.find(hash, kind, key)?;
         slot.was_read = true;
-        Some(slot.is_there.then(|| Value { row: Arc::clone(&slot.row), at: slot.at as usize }))
+        Some(slot.is_there.then(|| slot.value()))
     }
 
     /// Reads a row: from here, else by `read`, whose answer is kept.
@@ -191,8 +216,8 @@ impl RowCache {
         let before = self.publications.load(Ordering::Acquire);
         // What is being published while the lock is held is not asked for here.
         let is_steady = || access != RowAccess::Unlocked || (before.is_multiple_of(2) && self.is_at(before));
-        let hash = row_hash(family, key);
-        if let Some(known) = self.get(hash, family, key)
+        let (hash, kind) = (row_hash(family, key), Kind::Row(family));
+        if let Some(known) = self.get(hash, kind, key)
             && is_steady()
         {
             return Ok(known);
@@ -203,10 +228,40 @@ impl RowCache {
             let mut shard = self.shard(hash).lock();
             // A publication that begins after this look waits for the shard and then has its say.
             if is_steady() {
-                shard.put(hash, family, key, value.as_deref(), self.shard_bytes_max);
+                shard.put(hash, kind, key, value.as_deref(), self.shard_bytes_max);
             }
         }
         Ok(value.map(|value| Value::from(&*value)))
+    }
+
+    /// What is known of all elements of a small collection, whose keys start with `prefix`; the outer `None`: nothing,
+    /// the inner one: they are too many.
+    pub fn whole(&self, prefix: &[u8], access: RowAccess) -> Option<Option<Value>> {
+        let before = self.publications.load(Ordering::Acquire);
+        let known = self.get(whole_hash(prefix), Kind::Whole, prefix)?;
+        let is_steady = access != RowAccess::Unlocked || (before.is_multiple_of(2) && self.is_at(before));
+        is_steady.then_some(known)
+    }
+
+    /// As [`RowCache::whole`], else by `read`, whose answer is kept.
+    pub fn read_whole(
+        &self,
+        prefix: &[u8],
+        access: RowAccess,
+        read: impl FnOnce() -> Result<Option<Vec<u8>>>,
+    ) -> Result<Option<Value>> {
+        if let Some(known) = self.whole(prefix, access) {
+            return Ok(known);
+        }
+        let before = self.publications.load(Ordering::Acquire);
+        let elements = read()?;
+        let hash = whole_hash(prefix);
+        let mut shard = self.shard(hash).lock();
+        // Whoever reads: unlike a row, what is being published may be among them.
+        if before.is_multiple_of(2) && self.is_at(before) {
+            shard.put(hash, Kind::Whole, prefix, elements.as_deref(), self.shard_bytes_max);
+        }
+        Ok(elements.map(|elements| Value::from(&*elements)))
     }
 
     fn is_at(&self, publications: u64) -> bool {
@@ -233,6 +288,10 @@ pub(super) fn row_hash(family: Family, key: &[u8]) -> u64 {
     hash::hash(key) ^ (family as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
+fn whole_hash(prefix: &[u8]) -> u64 {
+    hash::hash(prefix) ^ (Family::ALL.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 /// Stream entries are read in ranges, which the cache does not know; system keys are not read at all.
 fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
     key.len() + value.len() <= ROW_BYTES_MAX
@@ -248,37 +307,86 @@ pub struct Publication<'c> {
     cache: &'c RowCache,
 }
 
+/// Collections created by one commit whose elements are kept from the first one on.
+const CREATED_MAX: usize = 16;
+
 impl Publication<'_> {
-    /// Keeps the rows that write batch records leave behind.
-    pub fn store(&self, records: &[u8]) -> Result<()> {
-        self.each(records, true)
+    /// Keeps the rows that a commit's write batch records leave behind.
+    pub fn store(&self, csn: Csn, records: &[u8]) -> Result<()> {
+        // The collections that this commit created, as far as an element of theirs was met.
+        let mut created: Vec<&[u8]> = Vec::new();
+        self.each(records, |family, key, value| {
+            if family == Family::Sub && self.store_in_whole(csn, &mut created, key, value) {
+                // What is known of it is in one place only.
+                self.remove(Kind::Row(family), row_hash(family, key), key);
+            } else if is_kept(family, key, value.unwrap_or_default()) {
+                let hash = row_hash(family, key);
+                self.cache.shard(hash).lock().put(hash, Kind::Row(family), key, value, self.cache.shard_bytes_max);
+            } else {
+                self.remove(Kind::Row(family), row_hash(family, key), key);
+            }
+        })
     }
 
     /// Forgets the rows that write batch records change.
     pub fn forget(&self, records: &[u8]) -> Result<()> {
-        self.each(records, false)
+        self.each(records, |family, key, _| {
+            self.remove(Kind::Row(family), row_hash(family, key), key);
+            if family == Family::Sub
+                && let Some(element) = key::parse_element(key)
+            {
+                let prefix = &key[..key.len() - element.rest.len()];
+                self.remove(Kind::Whole, whole_hash(prefix), prefix);
+            }
+        })
     }
 
-    fn each(&self, records: &[u8], keeps: bool) -> Result<()> {
+    fn remove(&self, kind: Kind, hash: u64, key: &[u8]) {
+        self.cache.shard(hash).lock().remove(hash, kind, key);
+    }
+
+    /// Changes an element in the buffer of its collection; false if there is none, or none any more.
+    fn store_in_whole<'k>(&self, csn: Csn, created: &mut Vec<&'k [u8]>, key: &'k [u8], value: Option<&[u8]>) -> bool {
+        let Some(element) = key::parse_element(key) else { return false };
+        let prefix = &key[..key.len() - element.rest.len()];
+        let hash = whole_hash(prefix);
+        let mut shard = self.cache.shard(hash).lock();
+        let bytes_max = self.cache.shard_bytes_max;
+        let before = match shard.find(hash, Kind::Whole, prefix) {
+            Some(slot) if slot.is_there => slot.value(),
+            Some(_) => {
+                if value.is_none() {
+                    // It may be small again.
+                    shard.remove(hash, Kind::Whole, prefix);
+                }
+                return false;
+            }
+            // A collection's first element: it has no others. Those that follow find the buffer, unless it had to go.
+            None if element.generation == Generation(csn.0)
+                && created.len() < CREATED_MAX
+                && !created.contains(&prefix) =>
+            {
+                created.push(prefix);
+                Value::from(&[][..])
+            }
+            None => return false,
+        };
+        let elements = whole::changed(&before, element.rest, value);
+        // So that it can be changed where it lies.
+        drop(before);
+        shard.put(hash, Kind::Whole, prefix, elements.as_deref(), bytes_max);
+        elements.is_some()
+    }
+
+    fn each<'r>(&self, records: &'r [u8], mut visit: impl FnMut(Family, &'r [u8], Option<&'r [u8]>)) -> Result<()> {
         for record in Records::new(records) {
-            let (family, key, value) = match record? {
-                Record::Put(family, key, value) => (family, key, Some(value)),
-                Record::Delete(family, key) => (family, key, None),
+            match record? {
+                Record::Put(Family::Stream, ..) | Record::Delete(Family::Stream, _) | Record::LogData(_) => {}
+                Record::Put(family, key, value) => visit(family, key, Some(value)),
+                Record::Delete(family, key) => visit(family, key, None),
                 Record::DeleteRange(..) => {
                     self.cache.shards.iter().for_each(|shard| *shard.lock() = Shard::default());
-                    continue;
                 }
-                Record::LogData(_) => continue,
-            };
-            if family == Family::Stream {
-                continue;
-            }
-            let hash = row_hash(family, key);
-            let mut shard = self.cache.shard(hash).lock();
-            if keeps && is_kept(family, key, value.unwrap_or_default()) {
-                shard.put(hash, family, key, value, self.cache.shard_bytes_max);
-            } else {
-                shard.remove(hash, family, key);
             }
         }
         Ok(())
@@ -293,8 +401,11 @@ impl Drop for Publication<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::batch::{push_delete, push_put};
+    use super::super::batch::{HEADER_LEN, push_delete, push_put};
+    use super::super::disk::{Disk, DiskOptions};
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn key(name: &[u8]) -> Vec<u8> {
         key::meta(name)
@@ -313,7 +424,8 @@ mod tests {
             return None;
         }
         let key = key(name);
-        cache.get(row_hash(Family::Default, &key), Family::Default, &key).map(|found| found.map(|value| value.to_vec()))
+        let kind = Kind::Row(Family::Default);
+        cache.get(row_hash(Family::Default, &key), kind, &key).map(|found| found.map(|value| value.to_vec()))
     }
 
     #[test]
@@ -326,7 +438,7 @@ mod tests {
         push_put(&mut records, Family::Default, &key(b"large"), &[0; ROW_BYTES_MAX + 1]);
         push_put(&mut records, Family::Default, &key(b"b"), b"3");
         push_delete(&mut records, Family::Default, &key(b"b"));
-        cache.publish().store(&records).unwrap();
+        cache.publish().store(Csn(1), &records).unwrap();
         assert_eq!(cached(&cache, b"a"), Some(row(b"2")));
         assert_eq!(cached(&cache, b"b"), Some(None));
         assert_eq!(cached(&cache, b"large"), None);
@@ -340,7 +452,7 @@ mod tests {
         let mut records = Vec::new();
         push_put(&mut records, Family::Default, &key(b"a"), b"new");
         let read = cache.read(Family::Default, &key(b"a"), RowAccess::Unlocked, || {
-            cache.publish().store(&records).unwrap();
+            cache.publish().store(Csn(1), &records).unwrap();
             Ok(row(b"old"))
         });
         assert_eq!(plain(read), row(b"old"), "it was so when it was read");
@@ -369,5 +481,81 @@ mod tests {
             assert!(cached(&cache, &name(n)).is_none());
         }
         assert_eq!(cache.bytes(), 0);
+    }
+
+    /// What happens to collections: which one, which field, and its value; none: it is deleted.
+    type Change = (u8, u8, Option<u16>);
+
+    /// Collection 0 lives on, 1 and 2 are created anew by each commit.
+    fn prefix(collection: u8, csn: u64) -> Vec<u8> {
+        key::element_prefix(&[b'a' + collection], Generation(if collection == 0 { 0 } else { csn }))
+    }
+
+    fn element_key(prefix: &[u8], field: u8) -> Vec<u8> {
+        [prefix, &[field]].concat()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Whether a collection is known from its creation on, was walked, got too large, was small again or had to make
+        /// room: what is told of it is what the database holds.
+        #[test]
+        fn the_elements_told_are_those_in_the_database(
+            commits in prop::collection::vec(
+                (prop::collection::vec((0..3u8, 0..6u8, prop::option::of(0..2000u16)), 1..12), any::<u8>()), 1..40),
+            row_cache_bytes in prop::sample::select(vec![1 << 20, 16 << 20]),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let options = DiskOptions { row_cache_bytes, ..DiskOptions::default() };
+            let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap();
+            let mut model = BTreeMap::new();
+            for (csn, (changes, looks)) in (1..).zip(&commits) {
+                let mut batch = vec![0; HEADER_LEN];
+                for &(collection, field, value) in changes as &Vec<Change> {
+                    let stored_key = element_key(&prefix(collection, csn), field);
+                    match value.map(|length| vec![b'v'; length.into()]) {
+                        Some(value) => {
+                            push_put(&mut batch, Family::Sub, &stored_key, &value);
+                            model.insert(stored_key, value);
+                        }
+                        None => {
+                            push_delete(&mut batch, Family::Sub, &stored_key);
+                            model.remove(&stored_key);
+                        }
+                    }
+                }
+                batch[8..HEADER_LEN].copy_from_slice(&(changes.len() as u32).to_le_bytes());
+                let publication = disk.rows().publish();
+                disk.write(&batch, true).unwrap();
+                publication.store(Csn(csn), &batch[HEADER_LEN..]).unwrap();
+                drop(publication);
+                for collection in (0..3).filter(|collection| looks & (1 << collection) != 0) {
+                    let prefix = prefix(collection, csn);
+                    let of_it = model.range(prefix.clone()..key::prefix_range(prefix.clone()).end);
+                    let mut expected = Some(Vec::new());
+                    for (stored_key, value) in of_it {
+                        expected = expected.and_then(|mut elements| {
+                            whole::push(&mut elements, &stored_key[prefix.len()..], value).then_some(elements)
+                        });
+                    }
+                    // That it is too large may be told for longer than it is so.
+                    if looks & 0x80 != 0
+                        && let Some(told) = disk.whole(&prefix, RowAccess::Unlocked).unwrap()
+                    {
+                        prop_assert_eq!(Some(told.to_vec()), expected);
+                    }
+                    for field in 0..6 {
+                        let stored_key = element_key(&prefix, field);
+                        let kept = disk.rows().whole(&prefix, RowAccess::Unlocked).flatten();
+                        let value = match kept {
+                            Some(elements) => elements.element(&[field]),
+                            None => disk.row(Family::Sub, &stored_key, RowAccess::Unlocked).unwrap(),
+                        };
+                        prop_assert_eq!(value.as_deref(), model.get(&stored_key).map(Vec::as_slice));
+                    }
+                }
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use walferry::config::AppendFsync;
 use walferry::csn::Csn;
 use walferry::engine::disk::{Disk, DiskOptions};
 use walferry::engine::key::SLOTS;
-use walferry::engine::keyspace::{Found, Keyspace, element_name, scanned_key};
+use walferry::engine::keyspace::{Found, Keyspace, scanned_key};
 use walferry::engine::memory::Memory;
 use walferry::engine::meta::{Collection, DiskType};
 use walferry::error::Result;
@@ -112,7 +112,7 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
                 Found::Collection(hash) => hash,
                 _ => Collection::new(DiskType::Hash, keys.new_generation()),
             };
-            hash.count += u64::from(keys.element(key, hash.generation, field).unwrap().is_none());
+            hash.count += u64::from(keys.element(key, &hash, field).unwrap().is_none());
             keys.put_element(key, hash.generation, field, field);
             keys.put_collection(key, &hash).unwrap();
         }
@@ -143,9 +143,9 @@ pub fn observe(disk: &Disk, memory: &Memory) -> State {
             Found::String(value) => add(key, Value::String(value.to_vec())),
             Found::Collection(hash) => {
                 let mut fields = BTreeMap::new();
-                let mut scan = keys.elements(key, hash.generation, b"").unwrap();
+                let mut scan = keys.elements(key, &hash, b"").unwrap();
                 while let Some((field, value)) = scan.next().unwrap() {
-                    fields.insert(element_name(field).unwrap().to_vec(), value.to_vec());
+                    fields.insert(field.to_vec(), value.to_vec());
                 }
                 assert_eq!(fields.len() as u64, hash.count, "{key:?}");
                 add(key, Value::Hash(fields));

@@ -92,9 +92,10 @@ fn archive_in_words(info: &Info<'_>) -> Vec<(&'static str, String)> {
     lines.push(match info.get("restorable_from_csn") {
         "" => ("restorable", "nothing yet".to_owned()),
         from => {
-            let (from_time, until_time) = (info.get("restorable_from_time"), info.get("restorable_until_time"));
+            let at = |time: &str| if time.is_empty() { String::new() } else { format!(" ({time})") };
+            let (from_time, until_time) = (at(info.get("restorable_from_time")), at(info.get("restorable_until_time")));
             let until = info.get("restorable_until_csn");
-            ("restorable", format!("every commit from csn {from} {from_time} to csn {until} {until_time}"))
+            ("restorable", format!("every commit from csn {from}{from_time} to csn {until}{until_time}"))
         }
     });
     let (ms, bytes) = (info.get("rpo_ms"), info.get("spool_bytes"));
@@ -107,7 +108,7 @@ fn archive_in_words(info: &Info<'_>) -> Vec<(&'static str, String)> {
     let counts = operations.map(|operation| format!("{} {operation}", info.get(&format!("archive_{operation}"))));
     lines.push(("requests", counts.join(", ")));
     if info.get("last_base_csn") != "0" {
-        let (csn, ms) = (info.get("last_base_csn"), info.get("last_base_ms"));
+        let (csn, ms) = (info.get("last_base_csn"), info.get("last_base_took_ms"));
         let (new, shared) = (info.get("last_base_bytes_new"), info.get("last_base_bytes_shared"));
         let pause = info.get("last_base_cut_pause_us");
         lines.push((

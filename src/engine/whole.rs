@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-/// A larger buffer is not kept.
-pub const WHOLE_BYTES_MAX: usize = 4 << 10;
-/// A collection with more elements is not looked for.
-pub const WHOLE_ELEMENTS_MAX: u64 = 128;
+/// A larger buffer is not kept: it is searched from its start, and copied by each change.
+pub const WHOLE_BYTES_MAX: usize = 2 << 10;
+/// More elements have no room in it.
+pub const WHOLE_ELEMENTS_MAX: u64 = (WHOLE_BYTES_MAX / HEAD_BYTES) as u64;
 
 const HEAD_BYTES: usize = 4;
 

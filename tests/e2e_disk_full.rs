@@ -296,6 +296,8 @@ fn a_full_replica_disturbs_nobody_and_catches_up() {
         let writing = scope.spawn(|| {
             while !is_stopped.load(Ordering::Relaxed) {
                 writer.try_write().expect("the primary has room");
+                // All of it must have room on the device when that is emptied, however long filling it takes.
+                std::thread::sleep(Duration::from_millis(5));
             }
         });
         device.fill();

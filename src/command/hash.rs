@@ -49,7 +49,7 @@ pub fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.array(fields.len());
     for field in fields.iter() {
         let value = match &hash {
-            Some(hash) => ctx.keys.element(key, &hash, field)?,
+            Some(hash) => ctx.keys.element(key, hash, field)?,
             None => None,
         };
         write_value(out, value.as_deref());

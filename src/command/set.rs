@@ -134,15 +134,15 @@ fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Res
         chosen: OwnedArgs::default(),
     };
     if choice.wanted == 0 || choice.left == set.count {
-        collection::walk(keys, key, &set, b"", |member, _| choice.goes_on_after(member))?;
+        collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member))?;
         return Ok(choice.chosen);
     }
     let place = place_of(key);
     let from = LAST_POPPED.lock()[place].clone();
-    collection::walk(keys, key, &set, &from, |member, _| choice.goes_on_after(member))?;
+    collection::walk(keys, key, set, &from, |member, _| choice.goes_on_after(member))?;
     // Fewer members are walked than there are, so that none is met again after the turn.
     if choice.wanted > 0 {
-        collection::walk(keys, key, &set, b"", |member, _| choice.goes_on_after(member))?;
+        collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member))?;
     }
     if let Some(last) = choice.chosen.as_args().iter().last().filter(|last| last.len() <= PLACE_BYTES_MAX) {
         LAST_POPPED.lock()[place] = last.to_vec();

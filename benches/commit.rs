@@ -67,7 +67,7 @@ fn add(keys: &mut Keyspace<'_>, kind: DiskType, prefix: &[u8], nth: u64) {
     let mut element = VALUE;
     element[..8].copy_from_slice(&nth.to_be_bytes());
     let (field, value): (&[u8], &[u8]) = if kind == DiskType::Hash { (&element[..8], &VALUE) } else { (&element, b"") };
-    meta.count += u64::from(keys.element(&key, meta.generation, field).expect("look").is_none());
+    meta.count += u64::from(keys.element(&key, &meta, field).expect("look").is_none());
     keys.put_element(&key, meta.generation, field, value);
     keys.put_collection(&key, &meta).expect("put");
 }

@@ -27,14 +27,21 @@ fn assert_exact(rig: &Rig, base: &LocalBase) {
 fn a_base_cut_under_load_brings_every_engine_to_one_csn() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 500);
-    for seed in 2..6 {
+    let mut overtaken = 0;
+    for seed in 2..100 {
         let base = rig.cut_under_load(seed);
         let manifest = base.manifest();
         assert_eq!(manifest.cluster, CLUSTER);
-        assert!(manifest.disk.csn > manifest.memory.csn, "commits were made between the two cuts");
-        assert!(!manifest.completion.is_empty());
         assert_exact(&rig, &base);
+        // Whether the writer gets its turn between the two cuts is up to the system.
+        let is_overtaken = manifest.disk.csn > manifest.memory.csn;
+        assert_eq!(is_overtaken, !manifest.completion.is_empty());
+        overtaken += usize::from(is_overtaken);
+        if overtaken == 4 {
+            return;
+        }
     }
+    panic!("commits were made between the two cuts of {overtaken} bases only");
 }
 
 #[test]

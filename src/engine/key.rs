@@ -155,6 +155,8 @@ pub struct Element<'a> {
     pub key: &'a [u8],
     /// The creation it belongs to.
     pub generation: Generation,
+    /// All before `rest`: what the elements of that creation start with.
+    pub prefix: &'a [u8],
     /// Field, member, or the 16 bytes of a stream id.
     pub rest: &'a [u8],
 }
@@ -166,7 +168,8 @@ pub fn parse_element(bytes: &[u8]) -> Option<Element<'_>> {
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     let (generation, rest) = rest.split_first_chunk::<8>()?;
-    Some(Element { slot: *slot, key, generation: Generation(u64::from_be_bytes(*generation)), rest })
+    let prefix = &bytes[..bytes.len() - rest.len()];
+    Some(Element { slot: *slot, key, generation: Generation(u64::from_be_bytes(*generation)), prefix, rest })
 }
 
 /// The id in the tail of a stream entry's key.

@@ -304,13 +304,10 @@ impl<'a> Keyspace<'a> {
         }
         let Some(stored) = self.disk.whole(prefix, self.access)? else { return Ok(None) };
         let range = key::prefix_range(prefix.to_vec());
-        let mut laid_over = overlay.map_or_else(Vec::new, |overlay| overlay.in_range(Family::Sub, &range)).into_iter();
-        let Some((first, value)) = laid_over.next() else { return Ok(Some(stored)) };
-        let mut elements = whole::changed(&stored, &first[prefix.len()..], value);
-        for (stored_key, value) in laid_over {
-            elements = elements.and_then(|elements| whole::changed(&elements, &stored_key[prefix.len()..], value));
-        }
-        Ok(elements.as_deref().map(Value::from))
+        let laid_over = overlay.map_or_else(Vec::new, |overlay| overlay.in_range(Family::Sub, &range));
+        Ok(laid_over.into_iter().try_fold(stored, |elements, (stored_key, value)| {
+            whole::changed(&elements, &stored_key[prefix.len()..], value).as_deref().map(Value::from)
+        }))
     }
 
     /// Entries of a stream between two ids, both inclusive. Each scanned key must go through [`entry_id`].

@@ -215,7 +215,7 @@ impl RowCache {
     ) -> Result<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
         // What is being published while the lock is held is not asked for here.
-        let is_steady = || access != RowAccess::Unlocked || (before.is_multiple_of(2) && self.is_at(before));
+        let is_steady = || access != RowAccess::Unlocked || self.is_steady_since(before);
         let (hash, kind) = (row_hash(family, key), Kind::Row(family));
         if let Some(known) = self.get(hash, kind, key)
             && is_steady()
@@ -239,8 +239,7 @@ impl RowCache {
     pub fn whole(&self, prefix: &[u8], access: RowAccess) -> Option<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
         let known = self.get(whole_hash(prefix), Kind::Whole, prefix)?;
-        let is_steady = access != RowAccess::Unlocked || (before.is_multiple_of(2) && self.is_at(before));
-        is_steady.then_some(known)
+        (access != RowAccess::Unlocked || self.is_steady_since(before)).then_some(known)
     }
 
     /// As [`RowCache::whole`], else by `read`, whose answer is kept.
@@ -258,15 +257,16 @@ impl RowCache {
         let hash = whole_hash(prefix);
         let mut shard = self.shard(hash).lock();
         // Whoever reads: unlike a row, what is being published may be among them.
-        if before.is_multiple_of(2) && self.is_at(before) {
+        if self.is_steady_since(before) {
             shard.put(hash, Kind::Whole, prefix, elements.as_deref(), self.shard_bytes_max);
         }
         Ok(elements.map(|elements| Value::from(&*elements)))
     }
 
-    fn is_at(&self, publications: u64) -> bool {
+    /// Whether no publication was under way since the count of publications was `before`.
+    fn is_steady_since(&self, before: u64) -> bool {
         fence(Ordering::Acquire);
-        self.publications.load(Ordering::Relaxed) == publications
+        before.is_multiple_of(2) && self.publications.load(Ordering::Relaxed) == before
     }
 
     /// Begins a publication, which ends when it is dropped. One at a time, around RocksDB's write.
@@ -316,14 +316,14 @@ impl Publication<'_> {
         // The collections that this commit created, as far as an element of theirs was met.
         let mut created: Vec<&[u8]> = Vec::new();
         self.each(records, |family, key, value| {
-            if family == Family::Sub && self.store_in_whole(csn, &mut created, key, value) {
-                // What is known of it is in one place only.
-                self.remove(Kind::Row(family), row_hash(family, key), key);
-            } else if is_kept(family, key, value.unwrap_or_default()) {
-                let hash = row_hash(family, key);
-                self.cache.shard(hash).lock().put(hash, Kind::Row(family), key, value, self.cache.shard_bytes_max);
+            // What is known of an element is in one place only.
+            let is_in_whole = family == Family::Sub && self.store_in_whole(csn, &mut created, key, value);
+            let (hash, kind) = (row_hash(family, key), Kind::Row(family));
+            let mut shard = self.cache.shard(hash).lock();
+            if !is_in_whole && is_kept(family, key, value.unwrap_or_default()) {
+                shard.put(hash, kind, key, value, self.cache.shard_bytes_max);
             } else {
-                self.remove(Kind::Row(family), row_hash(family, key), key);
+                shard.remove(hash, kind, key);
             }
         })
     }
@@ -335,8 +335,7 @@ impl Publication<'_> {
             if family == Family::Sub
                 && let Some(element) = key::parse_element(key)
             {
-                let prefix = &key[..key.len() - element.rest.len()];
-                self.remove(Kind::Whole, whole_hash(prefix), prefix);
+                self.remove(Kind::Whole, whole_hash(element.prefix), element.prefix);
             }
         })
     }
@@ -348,8 +347,7 @@ impl Publication<'_> {
     /// Changes an element in the buffer of its collection; false if there is none, or none any more.
     fn store_in_whole<'k>(&self, csn: Csn, created: &mut Vec<&'k [u8]>, key: &'k [u8], value: Option<&[u8]>) -> bool {
         let Some(element) = key::parse_element(key) else { return false };
-        let prefix = &key[..key.len() - element.rest.len()];
-        let hash = whole_hash(prefix);
+        let (prefix, hash) = (element.prefix, whole_hash(element.prefix));
         let mut shard = self.cache.shard(hash).lock();
         let bytes_max = self.cache.shard_bytes_max;
         let before = match shard.find(hash, Kind::Whole, prefix) {
@@ -483,9 +481,6 @@ mod tests {
         assert_eq!(cache.bytes(), 0);
     }
 
-    /// What happens to collections: which one, which field, and its value; none: it is deleted.
-    type Change = (u8, u8, Option<u16>);
-
     /// Collection 0 lives on, 1 and 2 are created anew by each commit.
     fn prefix(collection: u8, csn: u64) -> Vec<u8> {
         key::element_prefix(&[b'a' + collection], Generation(if collection == 0 { 0 } else { csn }))
@@ -502,6 +497,8 @@ mod tests {
         /// room: what is told of it is what the database holds.
         #[test]
         fn the_elements_told_are_those_in_the_database(
+            // Of each commit the changes (which collection, which field, its value's length; none: it is deleted), and
+            // which collections are looked at.
             commits in prop::collection::vec(
                 (prop::collection::vec((0..3u8, 0..6u8, prop::option::of(0..2000u16)), 1..12), any::<u8>()), 1..40),
             row_cache_bytes in prop::sample::select(vec![1 << 20, 16 << 20]),
@@ -512,7 +509,7 @@ mod tests {
             let mut model = BTreeMap::new();
             for (csn, (changes, looks)) in (1..).zip(&commits) {
                 let mut batch = vec![0; HEADER_LEN];
-                for &(collection, field, value) in changes as &Vec<Change> {
+                for &(collection, field, value) in changes {
                     let stored_key = element_key(&prefix(collection, csn), field);
                     match value.map(|length| vec![b'v'; length.into()]) {
                         Some(value) => {

@@ -3,6 +3,8 @@
 //! ```text
 //! element    name length u16 | value length u16 | name | value        little endian; never stored
 //! ```
+//!
+//! Guarantees: each name is there once; a buffer is never larger than [`WHOLE_BYTES_MAX`], and who would make it so is told.
 
 use std::ops::Range;
 

@@ -14,6 +14,7 @@ use super::super::workload::Workload;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redis::Value;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Positions between two states that are kept.
@@ -22,6 +23,11 @@ const CHECKPOINT_EVERY: u64 = 256;
 const FAR_FUTURE_MS: u64 = 4_102_444_800_000;
 /// Keys of the mayflies: short-lived ones, each written once.
 const MAYFLY: &str = "fly:";
+/// Bytes of most large values. The machines keep what the archive or a replica lacks, on small devices, and how many
+/// commits a round makes is up to the computer.
+const LARGE: Range<usize> = 50_000..200_000;
+/// Bytes of a value that does not fit into a chunk.
+const LARGER_THAN_A_CHUNK: usize = 5 << 20;
 
 /// What a writer writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +100,7 @@ impl Line {
         }
         match (position % 97, rng.random_range(0..100)) {
             (40, _) => {
-                let bytes = if position.is_multiple_of(5) { 5 << 20 } else { rng.random_range(100_000..1_000_000) };
+                let bytes = if position.is_multiple_of(40) { LARGER_THAN_A_CHUNK } else { rng.random_range(LARGE) };
                 everywhere.push(cmd!("SET", key("large"), large_value(&mut rng, bytes)));
                 Step::Group(everywhere)
             }

@@ -29,11 +29,15 @@ const WAL_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
 /// One rarely written family must not pin all WAL files for ever.
 const TOTAL_WAL_BYTES_MAX: u64 = 256 << 20;
 /// Size of a memtable: small enough for the CPU's caches, because an insertion is a search in it.
-const MEMTABLE_BYTES: usize = 16 << 20;
+const MEMTABLE_BYTES: usize = 4 << 20;
+/// Memtables that are flushed to one file.
+const MEMTABLES_MERGED: i32 = 4;
+/// Size of a memtable while the WAL is replayed, when each is flushed to a file of its own.
+const MEMTABLE_REPLAY_BYTES: usize = MEMTABLES_MERGED as usize * MEMTABLE_BYTES;
 /// Part of a memtable that its filter takes.
 const MEMTABLE_FILTER_RATIO: f64 = 0.05;
 /// How many memtables may wait for their flush.
-const MEMTABLES_MAX: i32 = 8;
+const MEMTABLES_MAX: i32 = 8 * MEMTABLES_MERGED;
 /// Files of level 0 that are merged at a time: as many as make half of level 1.
 const LEVEL_0_FILES: i32 = 8;
 /// Files of level 0 at which writes are slowed down.
@@ -88,13 +92,19 @@ impl Disk {
             .map_err(Error::rocks("open the database"))?;
         let db = Arc::new(db);
         orphans.db.set(Arc::downgrade(&db)).expect("set once, here");
-        Ok(Self {
+        let disk = Self {
             db: Some(db),
             wal_dir: wal_dir.to_owned(),
             orphans,
             rows: RowCache::new(options.row_cache_bytes),
             reading: ReadOptions::default(),
-        })
+        };
+        let memtable_bytes = MEMTABLE_BYTES.to_string();
+        for family in Family::ALL {
+            let resized = disk.db().set_options_cf(disk.family(family), &[("write_buffer_size", &memtable_bytes)]);
+            resized.map_err(Error::rocks("set the size of memtables"))?;
+        }
+        Ok(disk)
     }
 
     /// The database. Nothing but the committer may write through it.
@@ -300,7 +310,8 @@ fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &
     let filtering = Options::default().get_options_from_string("memtable_whole_key_filtering=true");
     let mut options = filtering.expect("RocksDB knows this option");
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_write_buffer_size(MEMTABLE_REPLAY_BYTES);
+    options.set_min_write_buffer_number_to_merge(MEMTABLES_MERGED);
     options.set_max_write_buffer_number(MEMTABLES_MAX);
     options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
     options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_SLOW);

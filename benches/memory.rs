@@ -2,7 +2,7 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use walferry::engine::memory::{Entry, List, ListEncoder, ListOps, Memory, Zset};
+use walferry::engine::memory::{Entry, List, ListEncoder, ListOps, Memory, Op, Zset};
 
 const MEMBERS: u64 = 1_000_000;
 

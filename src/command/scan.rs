@@ -13,7 +13,8 @@ use super::{Ctx, Done, Fail, cursor, errors, glob};
 use crate::engine::key::SLOTS;
 use crate::engine::keyspace::{Found, Keyspace, scanned_key};
 use crate::engine::memory::Dictionary;
-use crate::engine::memory::dictionary::{SHARDS, Value};
+use crate::engine::memory::dictionary::Value;
+use crate::engine::memory::part::SHARDS;
 use crate::engine::meta::{DiskType, Meta};
 
 /// Elements up to which a collection is returned in one step.

@@ -10,7 +10,7 @@ use super::batch::Family;
 use super::disk::Disk;
 use super::effects::{Effects, Overlaid, Overlay, SealedEffects};
 use super::key::{self, Generation, StreamId};
-use super::memory::{List, ListEncoder, ListOps, Memory, Zset, ZsetEncoder, ZsetOps};
+use super::memory::{List, ListEncoder, ListOps, Memory, Op, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
 use super::rows::{RowAccess, Value};
 use super::scan::{Direction, Scan};

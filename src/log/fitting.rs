@@ -4,7 +4,7 @@
 //! not fit the state: a pop from a list whose push was lost. Those are left out, from the state and from the commit as
 //! the logs tell it from then on; the others are carried out.
 
-use crate::engine::memory::{ListOps, Memory, ZsetOp, ZsetOps};
+use crate::engine::memory::{ListOps, Memory, Op, ZsetOp, ZsetOps};
 use crate::error::Result;
 use crate::record::CommitRecord;
 use bytes::Bytes;

@@ -53,10 +53,10 @@ pub struct Frame {
     pub len: usize,
 }
 
-/// Reads the frame at the start of `bytes`; `None` if there is no valid one of this segment.
+/// Reads the frame at the offset `start` of `bytes`; `None` if there is no valid one of this segment.
 #[must_use]
-pub fn decode(bytes: &Bytes, segment: SegmentId) -> Option<Frame> {
-    let (prefix, rest) = bytes.split_first_chunk::<PREFIX_LEN>()?;
+pub fn decode(bytes: &Bytes, start: usize, segment: SegmentId) -> Option<Frame> {
+    let (prefix, rest) = bytes.get(start..)?.split_first_chunk::<PREFIX_LEN>()?;
     let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let body_len = word(prefix, 0) as usize;
     let body = rest.get(..body_len).filter(|body| body.len() >= HEAD_LEN)?;
@@ -68,7 +68,7 @@ pub fn decode(bytes: &Bytes, segment: SegmentId) -> Option<Frame> {
     if lengths.iter().try_fold(HEAD_LEN, |sum, &n| sum.checked_add(n)) != Some(body_len) {
         return None;
     }
-    let mut at = PREFIX_LEN + HEAD_LEN;
+    let mut at = start + PREFIX_LEN + HEAD_LEN;
     let [lists, zsets, disk] = lengths.map(|length| {
         at += length;
         bytes.slice(at - length..at)
@@ -112,14 +112,14 @@ mod tests {
             prop_assert_eq!(bytes.len(), encoded_len(&commit));
             bytes.extend_from_slice(b"what follows");
             let bytes = Bytes::from(bytes);
-            prop_assert_eq!(decode(&bytes, SegmentId(5)), None);
-            let frame = decode(&bytes, SegmentId(4)).unwrap();
+            prop_assert_eq!(decode(&bytes, 0, SegmentId(5)), None);
+            let frame = decode(&bytes, 0, SegmentId(4)).unwrap();
             prop_assert_eq!(frame, Frame { len: encoded_len(&commit), commit, previous: Csn(7) });
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes.into(), SegmentId(1));
+            let _ = decode(&bytes.into(), 0, SegmentId(1));
         }
     }
 
@@ -130,10 +130,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped.into(), SegmentId(4)), None, "bit {bit}");
+            assert_eq!(decode(&flipped.into(), 0, SegmentId(4)), None, "bit {bit}");
         }
         for len in 0..bytes.len() {
-            assert_eq!(decode(&Bytes::copy_from_slice(&bytes[..len]), SegmentId(4)), None, "cut at {len}");
+            assert_eq!(decode(&Bytes::copy_from_slice(&bytes[..len]), 0, SegmentId(4)), None, "cut at {len}");
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Not here: which commits belong in it (`commit`), what a lost tail means (`recovery`).
 
 use super::frame;
-use super::segment::{self, HEADER_LEN, Segment, SegmentHeader};
+use super::segment::{self, Frames, HEADER_LEN, Segment, SegmentHeader};
 use crate::csn::{Csn, Epoch, SegmentId};
 use crate::error::{Error, Result};
 use crate::io::{Io, LogFile};
@@ -404,8 +404,7 @@ impl OpLogReader {
     /// segments are read one by one. `Gap` if frames right above `after` were purged.
     pub fn commits(&self, after: Csn, until: Csn) -> Result<Commits> {
         let ids = segment::list(&*self.io, &self.dir)?;
-        let mut commits =
-            Commits { reader: self.clone(), ids: ids.into(), read: VecDeque::new(), after, until, end: None };
+        let mut commits = Commits { reader: self.clone(), ids: ids.into(), frames: None, after, until, end: None };
         commits.skip_to_start()?;
         Ok(commits)
     }
@@ -417,8 +416,8 @@ pub struct Commits {
     reader: OpLogReader,
     /// Segments not read yet.
     ids: VecDeque<SegmentId>,
-    /// Commits of the segment read last.
-    read: VecDeque<CommitRecord>,
+    /// What is left of the segment that is being read.
+    frames: Option<Frames>,
     after: Csn,
     until: Csn,
     /// Where the segment read last ends; `None` before the first.
@@ -440,8 +439,9 @@ impl Commits {
         Ok(())
     }
 
-    fn read_next(&mut self) -> Result<bool> {
-        let Some(id) = self.ids.pop_front() else { return Ok(false) };
+    /// The frames of the next segment; `None` behind the last one that is wanted.
+    fn open_next(&mut self) -> Result<Option<Frames>> {
+        let Some(id) = self.ids.pop_front() else { return Ok(None) };
         let segment = Segment::read(&*self.reader.io, &self.reader.dir, id)?;
         match self.end {
             Some(end) => end.joins(&self.reader.dir, &segment)?,
@@ -454,12 +454,7 @@ impl Commits {
             }
             None => {}
         }
-        let wanted = self.after.next()..=self.until;
-        let mut frames = segment.frames();
-        let commits = frames.by_ref().map(|(_, frame)| frame.commit);
-        self.read.extend(commits.filter(|commit| wanted.contains(&commit.csn)));
-        self.end = Some(ChainEnd { id, at: frames.offset(), last: frames.last_csn() });
-        Ok(segment.header.previous < self.until)
+        Ok((segment.header.previous < self.until).then(|| segment.frames()))
     }
 }
 
@@ -467,13 +462,17 @@ impl Iterator for Commits {
     type Item = Result<CommitRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let (after, until) = (self.after, self.until);
         loop {
-            if let Some(commit) = self.read.pop_front() {
-                return Some(Ok(commit));
+            if let Some(mut frames) = self.frames.take() {
+                if let Some((_, frame)) = frames.by_ref().find(|(_, frame)| frame.commit.csn > after) {
+                    self.frames = Some(frames);
+                    return (frame.commit.csn <= until).then_some(Ok(frame.commit));
+                }
+                self.end = Some(ChainEnd { id: frames.id(), at: frames.offset(), last: frames.last_csn() });
             }
-            match self.read_next() {
-                Ok(true) => {}
-                Ok(false) => return None,
+            match self.open_next() {
+                Ok(frames) => self.frames = Some(frames?),
                 Err(error) => {
                     self.ids.clear();
                     return Some(Err(error));

@@ -14,13 +14,16 @@ use crate::csn::{Csn, WalSeq};
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;
 use crate::engine::key::CSN_KEY;
-use crate::engine::memory::Memory;
+use crate::engine::memory::{self, Memory};
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+/// Commits that are brought into the memory engines at a time.
+const BATCH_COMMITS: usize = 1024;
 
 /// What recovery found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +93,12 @@ pub fn recover(
         return Err(Error::Gap { what: "RocksDB".into(), expected: on_disk.csn.next(), found });
     }
     wal::cut_above(disk.wal_dir(), disk.wal_seq())?;
-    let survey = Survey::of(Both::open(disk, oplog, image, Csn(u64::MAX))?, image.position.csn, on_disk.csn)?;
+    let mut logs = Both::open(disk, oplog, image, Csn(u64::MAX))?;
+    let (frames_until, batches_until, position) = (oplog.last(), on_disk.csn, image.position);
+    let mut replay =
+        Replay { disk, oplog, memory, frames_until, batches_until, position, redone: 0, unfit: Vec::new() };
+    replay.apply_intact(&mut logs)?;
+    let survey = Survey::of(logs, replay.position.csn, on_disk.csn)?;
     let mut fetched = BTreeMap::new();
     let mut lost = Vec::new();
     for range in survey.missing {
@@ -106,16 +114,10 @@ pub fn recover(
     if let Some(first) = lost.first() {
         note_loss(first.start().prev())?;
     }
-    oplog.truncate_above(survey.target)?;
-    let mut logs = Both::open(disk, oplog, image, survey.target)?;
-    let mut replay =
-        Replay { disk, oplog, memory, on_disk: on_disk.csn, position: image.position, redone: 0, unfit: Vec::new() };
-    for csn in (image.position.csn.next().0..=survey.target.0).map(Csn) {
-        let commit = match logs.take(csn)? {
-            Some(commit) => commit,
-            None => fetched.remove(&csn).unwrap_or_else(|| no_op(csn, replay.position)),
-        };
-        replay.step(commit)?;
+    replay.oplog.truncate_above(survey.target)?;
+    if replay.position.csn < survey.target {
+        let rest = ImagePosition { position: replay.position, ..image };
+        replay.apply_rest(Both::open(disk, replay.oplog, rest, survey.target)?, fetched, survey.target)?;
     }
     let Replay { position, redone, unfit, .. } = replay;
     Ok(Recovered { position, wal_seq: disk.wal_seq(), redone, cut: survey.above, lost, unfit })
@@ -149,30 +151,29 @@ impl Both {
         Ok(Self { wal, oplog: oplog.reader().commits(from.position.csn, until)?.peekable() })
     }
 
-    /// The lowest csn that either log holds next.
-    fn next_csn(&mut self) -> Result<Option<Csn>> {
-        if let Some(failed) = self.wal.next_if(Result::is_err) {
-            return failed.map(|_| None);
+    /// The lowest commit that either log holds next; the op-log's if both hold it.
+    fn peek(&mut self) -> Result<Option<&CommitRecord>> {
+        if self.wal.peek().is_some_and(Result::is_err) {
+            return self.wal.next().transpose().map(|_| None);
         }
-        if let Some(failed) = self.oplog.next_if(Result::is_err) {
-            return failed.map(|_| None);
+        if self.oplog.peek().is_some_and(Result::is_err) {
+            return self.oplog.next().transpose().map(|_| None);
         }
-        let csn_of = |head: Option<&Result<CommitRecord>>| head.and_then(|commit| commit.as_ref().ok()).map(|c| c.csn);
-        let heads = [csn_of(self.wal.peek()), csn_of(self.oplog.peek())];
-        Ok(heads.into_iter().flatten().min())
+        let [wal, oplog] =
+            [self.wal.peek(), self.oplog.peek()].map(|head| head.and_then(|commit| commit.as_ref().ok()));
+        Ok(match (wal, oplog) {
+            (Some(wal), Some(oplog)) if wal.csn < oplog.csn => Some(wal),
+            (wal, oplog) => oplog.or(wal),
+        })
     }
 
-    /// The commit `csn` out of whichever log holds it, passing over lower ones.
-    fn take(&mut self, csn: Csn) -> Result<Option<CommitRecord>> {
-        while let Some(next) = self.next_csn()?.filter(|&next| next <= csn) {
-            let is_next = |commit: &Result<CommitRecord>| commit.as_ref().is_ok_and(|c| c.csn == next);
-            let from_wal = self.wal.next_if(is_next).transpose()?;
-            let from_oplog = self.oplog.next_if(is_next).transpose()?;
-            if next == csn {
-                return Ok(from_oplog.or(from_wal));
-            }
-        }
-        Ok(None)
+    /// Takes the commit that [`Both::peek`] shows out of both logs.
+    fn take(&mut self) -> Result<Option<CommitRecord>> {
+        let Some(csn) = self.peek()?.map(|commit| commit.csn) else { return Ok(None) };
+        let is_next = |head: Option<&Result<CommitRecord>>| matches!(head, Some(Ok(commit)) if commit.csn == csn);
+        let from_wal = if is_next(self.wal.peek()) { self.wal.next().transpose()? } else { None };
+        let from_oplog = if is_next(self.oplog.peek()) { self.oplog.next().transpose()? } else { None };
+        Ok(from_oplog.or(from_wal))
     }
 }
 
@@ -187,10 +188,10 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(mut logs: Both, image: Csn, on_disk: Csn) -> Result<Self> {
-        let mut survey = Self { target: image, missing: Vec::new(), above: 0 };
-        while let Some(csn) = logs.next_csn()? {
-            let _ = logs.take(csn)?;
+    /// Of what the logs hold above `after`.
+    fn of(mut logs: Both, after: Csn, on_disk: Csn) -> Result<Self> {
+        let mut survey = Self { target: after, missing: Vec::new(), above: 0 };
+        while let Some(CommitRecord { csn, .. }) = logs.take()? {
             if csn <= survey.target {
                 continue;
             }
@@ -215,22 +216,80 @@ impl Survey {
     }
 }
 
+/// Whether the op-log lacks the commit's frame, and RocksDB its batch, if they reach as far as these csns.
+fn lacks(commit: &CommitRecord, frames_until: Csn, batches_until: Csn) -> (bool, bool) {
+    let lacks_frame = oplog::belongs(commit) && commit.csn > frames_until;
+    (lacks_frame, commit.touches_disk() && commit.csn > batches_until)
+}
+
 struct Replay<'a> {
     disk: &'a Disk,
     oplog: &'a mut OpLog,
     memory: &'a mut Memory,
-    /// RocksDB's csn when it was opened.
-    on_disk: Csn,
+    /// The op-log's last csn and RocksDB's before the replay.
+    frames_until: Csn,
+    batches_until: Csn,
+    /// Of the last commit that memory holds.
     position: Position,
     redone: u64,
     unfit: Vec<Csn>,
 }
 
 impl Replay<'_> {
+    /// Brings commits into memory up to the first one that is missing or that a log lacks. Nearly always, that is all.
+    fn apply_intact(&mut self, logs: &mut Both) -> Result<()> {
+        let Self { memory, position, frames_until, batches_until, .. } = self;
+        let mut take = || -> Result<Option<CommitRecord>> {
+            while let Some(commit) = logs.peek()? {
+                let is_new = commit.csn > position.csn;
+                let is_intact = lacks(commit, *frames_until, *batches_until) == (false, false);
+                if is_new && !(commit.csn == position.csn.next() && is_intact) {
+                    break;
+                }
+                let commit = logs.take()?.expect("it was shown");
+                if is_new {
+                    *position = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
+                    return Ok(Some(commit));
+                }
+            }
+            Ok(None)
+        };
+        let mut failed = None;
+        let commits = std::iter::from_fn(|| {
+            take().unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
+        });
+        let mut commits = commits.fuse();
+        let batches = std::iter::from_fn(|| {
+            let batch: Arc<[CommitRecord]> = commits.by_ref().take(BATCH_COMMITS).collect();
+            (!batch.is_empty()).then_some(batch)
+        });
+        memory::replay(memory, batches).map_err(|misfit| misfit.error)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Brings the commits up to `target` into the engines and into the logs that lack them.
+    fn apply_rest(&mut self, mut logs: Both, mut fetched: BTreeMap<Csn, CommitRecord>, target: Csn) -> Result<()> {
+        while self.position.csn < target {
+            let csn = self.position.csn.next();
+            while logs.peek()?.is_some_and(|commit| commit.csn < csn) {
+                logs.take()?;
+            }
+            let in_logs = match logs.peek()? {
+                Some(commit) if commit.csn == csn => logs.take()?,
+                _ => None,
+            };
+            let commit = in_logs.or_else(|| fetched.remove(&csn)).unwrap_or_else(|| no_op(csn, self.position));
+            self.position = Position { csn, time: commit.time, epoch: commit.epoch };
+            self.step(commit)?;
+        }
+        Ok(())
+    }
+
     fn step(&mut self, mut commit: CommitRecord) -> Result<()> {
-        self.position = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
-        let lacks_frame = oplog::belongs(&commit) && commit.csn > self.oplog.last();
-        let lacks_batch = commit.touches_disk() && commit.csn > self.on_disk;
+        let (lacks_frame, lacks_batch) = lacks(&commit, self.frames_until, self.batches_until);
         self.redone += u64::from(commit.touches_disk() && (lacks_frame || lacks_batch));
         if lacks_frame {
             // Frames that this commit builds upon may be gone together with its own.

@@ -126,21 +126,27 @@ impl Segment {
 
     /// The frames with their offsets, up to the end of the log.
     #[must_use]
-    pub fn frames(&self) -> Frames<'_> {
-        Frames { segment: self, at: HEADER_LEN, last: self.header.previous }
+    pub fn frames(&self) -> Frames {
+        Frames { segment: self.clone(), at: HEADER_LEN, last: self.header.previous }
     }
 }
 
 /// Walks the frames of a segment.
 #[derive(Debug)]
-pub struct Frames<'a> {
-    segment: &'a Segment,
+pub struct Frames {
+    segment: Segment,
     at: usize,
     /// Csn of the frame before the next one.
     last: Csn,
 }
 
-impl Frames<'_> {
+impl Frames {
+    /// The segment's number.
+    #[must_use]
+    pub fn id(&self) -> SegmentId {
+        self.segment.header.id
+    }
+
     /// Offset behind the last frame returned.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -154,13 +160,13 @@ impl Frames<'_> {
     }
 }
 
-impl Iterator for Frames<'_> {
+impl Iterator for Frames {
     /// Offset of a frame and the frame.
     type Item = (u64, Frame);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.segment.bytes.slice(self.at.min(self.segment.bytes.len())..);
-        let frame = frame::decode(&rest, self.segment.header.id).filter(|frame| frame.previous == self.last)?;
+        let Segment { header, bytes } = &self.segment;
+        let frame = frame::decode(bytes, self.at, header.id).filter(|frame| frame.previous == self.last)?;
         let at = self.at as u64;
         self.at += frame.len;
         self.last = frame.commit.csn;

@@ -14,7 +14,7 @@ use crate::directory::{DataDir, DirLock, Identity, LastRole, current_boot};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
-use crate::io::{Backends, Choice};
+use crate::io::{Backends, Choice, Io};
 use crate::log::durable::DurableMark;
 use crate::log::oplog::OpLog;
 use crate::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
@@ -23,6 +23,7 @@ use crate::snapshot::local;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 /// An open data directory.
 pub struct Opened {
@@ -97,13 +98,12 @@ pub fn open(
         ..DiskOptions::default()
     };
     wal::sync(&dir.wal())?;
-    let disk = Arc::new(Disk::open(&dir.db(), &dir.wal(), options)?);
-    let io = Arc::clone(&backends.bulk);
-    io.create_dir(&dir.image())?;
-    io.remove_unfinished(&dir.image())?;
-    let (mut memory, image) =
-        local::newest(&*io, &dir.image())?.unwrap_or_else(|| (Memory::new(), ImagePosition::default()));
-    let mut oplog = OpLog::open(Arc::clone(&backends.log), &dir.oplog(), config.oplog_segment_bytes.0)?;
+    let open_oplog = || OpLog::open(Arc::clone(&backends.log), &dir.oplog(), config.oplog_segment_bytes.0);
+    let (disk, image, oplog) = std::thread::scope(|scope| {
+        let (image, oplog) = (scope.spawn(|| load_image(&*backends.bulk, &dir.image())), scope.spawn(open_oplog));
+        (Disk::open(&dir.db(), &dir.wal(), options), join(image), join(oplog))
+    });
+    let (disk, (mut memory, image), mut oplog) = (Arc::new(disk?), image?, oplog?);
     let (mark, told) = DurableMark::open(Arc::clone(&backends.log), &dir.oplog())?;
     let durable = told.csn.max(oplog.durable_told());
     let mut note_loss = |intact: Csn| {
@@ -131,6 +131,17 @@ pub fn open(
     dir.write_identity(&identity)?;
     let committer = Arc::new(committer);
     Ok(Opened { dir, lock, identity, backends, committer, image, recovered, durable_told: durable })
+}
+
+/// The newest memory image, or empty engines.
+fn load_image(io: &dyn Io, dir: &Path) -> Result<(Memory, ImagePosition)> {
+    io.create_dir(dir)?;
+    io.remove_unfinished(dir)?;
+    Ok(local::newest(io, dir)?.unwrap_or_else(|| (Memory::new(), ImagePosition::default())))
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn report(recovered: &Recovered, durable: Csn) {

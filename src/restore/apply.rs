@@ -1,7 +1,7 @@
 //! Bringing the engines from a base, or from nothing, to the target.
 //!
 //! The caller's thread unpacks chunks, one gathers their disk effects in sorted runs, one brings full runs into RocksDB,
-//! one changes the memory engines; the two sides need nothing from each other until the end. Guarantees: nothing is
+//! some change the memory engines; the two sides need nothing from each other until the end. Guarantees: nothing is
 //! written beyond the target; the csn key moves once, at the end; whatever fails leaves a directory that is to be thrown
 //! away. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side and two runs.
 
@@ -11,7 +11,7 @@ use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
 use crate::engine::disk::Disk;
 use crate::engine::key::CSN_KEY;
-use crate::engine::memory::Memory;
+use crate::engine::memory::{self, Memory};
 use crate::engine::sorted::SortedRun;
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
@@ -133,7 +133,8 @@ pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<Commit
             let detail = format!("csn {} with {} disk operations after csn {last}", commit.csn, commit.disk_ops);
             return Err(Error::corrupt("a base's completion", format!("csn {}", commit.csn), detail));
         }
-        change(memory, &commit)?;
+        memory.apply_lists(&commit.lists)?;
+        memory.apply_zsets(&commit.zsets)?;
         last = commit.csn;
     }
     Ok(last)
@@ -197,7 +198,7 @@ fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(So
     let mut run = SortedRun::default();
     for chunk in chunks {
         for commit in chunk.commits.iter().filter(|commit| commit.touches_disk() && commit.csn > disk_at) {
-            run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit, &error))?;
+            run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit.csn, &error))?;
             if run.is_full() && !take(std::mem::take(&mut run)) {
                 return Ok(());
             }
@@ -210,19 +211,9 @@ fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(So
 }
 
 fn change_all(memory: &mut Memory, chunks: &Receiver<Unpacked>) -> Result<()> {
-    for chunk in chunks {
-        for commit in chunk.commits.iter() {
-            change(memory, commit).map_err(|error| at_commit(&chunk, commit, &error))?;
-        }
-    }
-    Ok(())
+    memory::replay(memory, chunks.iter()).map_err(|misfit| at_commit(&misfit.batch, misfit.csn, &misfit.error))
 }
 
-fn change(memory: &mut Memory, commit: &CommitRecord) -> Result<()> {
-    memory.apply_lists(&commit.lists)?;
-    memory.apply_zsets(&commit.zsets)
-}
-
-fn at_commit(chunk: &Unpacked, commit: &CommitRecord, error: &Error) -> Error {
-    Error::corrupt(&*chunk.what, format!("csn {}", commit.csn), error.to_string())
+fn at_commit(chunk: &Unpacked, csn: Csn, error: &Error) -> Error {
+    Error::corrupt(&*chunk.what, format!("csn {csn}"), error.to_string())
 }

@@ -34,6 +34,12 @@ pub struct Unpacked {
     pub is_link_broken: bool,
 }
 
+impl AsRef<[CommitRecord]> for Unpacked {
+    fn as_ref(&self) -> &[CommitRecord] {
+        &self.commits
+    }
+}
+
 /// Unpacks the chunks of successive steps.
 #[derive(Clone, Debug)]
 pub struct Unpacker {

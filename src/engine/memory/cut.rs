@@ -2,7 +2,8 @@
 //!
 //! Guarantees: never changes. Holds what it shows in memory: drop it when it has been read.
 
-use super::dictionary::{Entry, Group, Value};
+use super::dictionary::{Entry, Value};
+use super::part::Group;
 use std::sync::Arc;
 
 /// Keys and entries as they were when the cut was made.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! op          effects as bytes: encode, validate, apply
-//! dictionary  keys in shards, expiries, memory accounting;  cut: its content at one moment
+//! replay      a log's ops applied on several threads
+//! dictionary  keys in parts and shards, expiries, memory accounting;  part: a share of it;  cut: its content at one moment
 //! list, zset  the values;  tree: the counted B+tree below both;  packed, run, bucket: its leaves
 //! zset_small, zset_large   the two forms of a sorted set
 //! compact     keys and members;  zset_builder: a whole sorted set at once
@@ -11,7 +12,7 @@
 //!
 //! Guarantees: a cut is taken in microseconds, never changes and is read by another thread while the writer goes on;
 //! a change copies at most the nodes on its path, never a whole value. Everything else is used by one thread at a
-//! time, under the writer lock. Non-goal: knowing which keys other engines hold; a key is in one dictionary at most,
+//! time, under the writer lock, but for a replay, whose threads share the parts out. Non-goal: knowing which keys other engines hold; a key is in one dictionary at most,
 //! and that is the caller's to keep.
 
 mod bucket;
@@ -22,7 +23,9 @@ pub(super) mod hash;
 pub mod list;
 pub mod op;
 mod packed;
+pub mod part;
 mod reclaim;
+mod replay;
 mod run;
 mod tree;
 pub mod zset;
@@ -34,7 +37,8 @@ pub use compact::Compact;
 pub use cut::Cut;
 pub use dictionary::{Dictionary, Entry};
 pub use list::List;
-pub use op::{ListEncoder, ListOp, ListOps, ZsetEncoder, ZsetOp, ZsetOps};
+pub use op::{ListEncoder, ListOp, ListOps, Op, Scope, ZsetEncoder, ZsetOp, ZsetOps};
+pub use replay::{Misfit, replay};
 pub use zset::Zset;
 pub use zset_builder::ZsetBuilder;
 

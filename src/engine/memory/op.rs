@@ -18,8 +18,48 @@ pub mod zset;
 pub use list::{ListEncoder, ListOp, ListOps};
 pub use zset::{ZsetEncoder, ZsetOp, ZsetOps};
 
+use super::dictionary::{Dictionary, Value};
+use super::part::{Hashed, Part};
 use crate::error::{Error, Result};
 use std::marker::PhantomData;
+
+/// What an op is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the tables of the ops have them")]
+pub enum Scope<'a> {
+    Key(&'a [u8]),
+    Rename { from: &'a [u8], to: &'a [u8] },
+    All,
+}
+
+/// An op of one memory engine.
+pub trait Op<'a> {
+    /// What the engine's keys have.
+    type Value: Value;
+    /// For messages: what it is.
+    const WHAT: &'static str;
+
+    /// What it is about.
+    fn scope(&self) -> Scope<'a>;
+
+    /// Carries an op on one key out, in the part that has the key. An op that does not fit the state is an error.
+    fn apply_to_key(&self, part: &mut Part<Self::Value>, key: Hashed<'a>) -> Result<()>;
+
+    /// Carries the op out. An op that does not fit the state is an error.
+    fn apply(&self, keys: &mut Dictionary<Self::Value>) -> Result<()> {
+        match self.scope() {
+            Scope::Key(key) => {
+                let (part, key) = keys.part_of(key);
+                self.apply_to_key(part, key)
+            }
+            Scope::Rename { from, to } => there(Self::WHAT, keys.rename(from, to), from),
+            Scope::All => {
+                keys.clear();
+                Ok(())
+            }
+        }
+    }
+}
 
 /// What a sequence can be of.
 pub trait SequenceItem<'a>: Sized {
@@ -216,7 +256,7 @@ fn there(what: &'static str, there: bool, key: &[u8]) -> Result<()> {
     if there { Ok(()) } else { Err(missing(what, key)) }
 }
 
-fn missing(what: &'static str, key: &[u8]) -> Error {
+pub(super) fn missing(what: &'static str, key: &[u8]) -> Error {
     divergence(what, key, "there is no such key")
 }
 

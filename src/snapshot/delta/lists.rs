@@ -7,7 +7,7 @@
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
-use crate::engine::memory::{Dictionary, List, ListEncoder, ListOp, ListOps, Memory};
+use crate::engine::memory::{Dictionary, List, ListEncoder, ListOp, ListOps, Memory, Op, Scope};
 use crate::error::Result;
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
@@ -111,21 +111,11 @@ impl EngineDelta for ListDelta {
     }
 }
 
-/// The key an op is on; empty for a clear.
+/// The key an op is on, or that it takes away; empty for a clear.
 fn key_of<'a>(op: &ListOp<'a>) -> &'a [u8] {
-    match *op {
-        ListOp::PushFront { key, .. }
-        | ListOp::PushBack { key, .. }
-        | ListOp::PopFront { key, .. }
-        | ListOp::PopBack { key, .. }
-        | ListOp::Set { key, .. }
-        | ListOp::Insert { key, .. }
-        | ListOp::Remove { key, .. }
-        | ListOp::Keep { key, .. }
-        | ListOp::Delete { key }
-        | ListOp::Expire { key, .. }
-        | ListOp::Rename { from: key, .. } => key,
-        ListOp::Clear => &[],
+    match op.scope() {
+        Scope::Key(key) | Scope::Rename { from: key, .. } => key,
+        Scope::All => &[],
     }
 }
 

@@ -6,7 +6,7 @@
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
-use crate::engine::memory::{Dictionary, Entry, Memory, Zset, ZsetEncoder, ZsetOp, ZsetOps};
+use crate::engine::memory::{Dictionary, Entry, Memory, Op, Scope, Zset, ZsetEncoder, ZsetOp, ZsetOps};
 use crate::error::Result;
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
@@ -127,16 +127,11 @@ impl EngineDelta for ZsetDelta {
     }
 }
 
-/// The key an op is on; empty for a clear.
+/// The key an op is on, or that it takes away; empty for a clear.
 fn key_of<'a>(op: &ZsetOp<'a>) -> &'a [u8] {
-    match *op {
-        ZsetOp::Set { key, .. }
-        | ZsetOp::Remove { key, .. }
-        | ZsetOp::RemoveRanks { key, .. }
-        | ZsetOp::Delete { key }
-        | ZsetOp::Expire { key, .. }
-        | ZsetOp::Rename { from: key, .. } => key,
-        ZsetOp::Clear => &[],
+    match op.scope() {
+        Scope::Key(key) | Scope::Rename { from: key, .. } => key,
+        Scope::All => &[],
     }
 }
 

@@ -17,8 +17,10 @@
 //!
 //! A push makes the key if it is not there; every other op needs it. A key whose list becomes empty goes.
 
-use super::{Reader, Sequence, divergence, missing, put_bytes, put_head, put_sequence, put_varint, there};
-use crate::engine::memory::{Dictionary, List};
+use super::{Op, Reader, Scope, Sequence};
+use super::{divergence, missing, put_bytes, put_head, put_sequence, put_varint, there};
+use crate::engine::memory::List;
+use crate::engine::memory::part::{Hashed, Part};
 use crate::error::Result;
 
 /// For messages.
@@ -199,47 +201,65 @@ impl<'a> ListOp<'a> {
             other => return Err(from.error(format!("unknown list op {other}"))),
         })
     }
+}
 
-    /// Carries the op out. An op that does not fit the state is an error and changes nothing.
-    pub fn apply(&self, lists: &mut Dictionary<List>) -> Result<()> {
+impl<'a> Op<'a> for ListOp<'a> {
+    type Value = List;
+    const WHAT: &'static str = OP;
+
+    fn scope(&self) -> Scope<'a> {
         match *self {
-            Self::PushFront { key, elements } => {
-                lists.update_or_default(key, |list| elements.iter().for_each(|element| list.push_front(element)));
+            Self::PushFront { key, .. }
+            | Self::PushBack { key, .. }
+            | Self::PopFront { key, .. }
+            | Self::PopBack { key, .. }
+            | Self::Set { key, .. }
+            | Self::Insert { key, .. }
+            | Self::Remove { key, .. }
+            | Self::Keep { key, .. }
+            | Self::Delete { key }
+            | Self::Expire { key, .. } => Scope::Key(key),
+            Self::Rename { from, to } => Scope::Rename { from, to },
+            Self::Clear => Scope::All,
+        }
+    }
+
+    /// What does not fit changes nothing.
+    fn apply_to_key(&self, part: &mut Part<List>, at: Hashed<'a>) -> Result<()> {
+        match *self {
+            Self::PushFront { elements, .. } => {
+                part.update_or_default(at, |list| elements.iter().for_each(|element| list.push_front(element)));
                 Ok(())
             }
-            Self::PushBack { key, elements } => {
-                lists.update_or_default(key, |list| elements.iter().for_each(|element| list.push_back(element)));
+            Self::PushBack { elements, .. } => {
+                part.update_or_default(at, |list| elements.iter().for_each(|element| list.push_back(element)));
                 Ok(())
             }
-            Self::PopFront { key, count } => change(lists, key, |list| {
+            Self::PopFront { key, count } => change(part, at, |list| {
                 fits(count <= list.len(), key, list, || format!("pop {count}"))?;
                 list.remove_range(0..count);
                 Ok(())
             }),
-            Self::PopBack { key, count } => change(lists, key, |list| {
+            Self::PopBack { key, count } => change(part, at, |list| {
                 fits(count <= list.len(), key, list, || format!("pop {count}"))?;
                 list.remove_range(list.len() - count..list.len());
                 Ok(())
             }),
             Self::Set { key, index, value } => {
-                change(lists, key, |list| fits(list.set(index, value), key, list, || format!("set index {index}")))
+                change(part, at, |list| fits(list.set(index, value), key, list, || format!("set index {index}")))
             }
             Self::Insert { key, index, value } => {
-                change(lists, key, |list| fits(list.insert(index, value), key, list, || format!("insert at {index}")))
+                change(part, at, |list| fits(list.insert(index, value), key, list, || format!("insert at {index}")))
             }
-            Self::Remove { key, indexes } => change(lists, key, |list| remove(list, key, &indexes)),
-            Self::Keep { key, start, stop } => change(lists, key, |list| {
+            Self::Remove { key, indexes } => change(part, at, |list| remove(list, key, &indexes)),
+            Self::Keep { key, start, stop } => change(part, at, |list| {
                 fits(stop <= list.len(), key, list, || format!("keep {start} to {stop}"))?;
                 list.keep(start..stop);
                 Ok(())
             }),
-            Self::Delete { key } => there(OP, lists.delete(key), key),
-            Self::Expire { key, at_ms } => there(OP, lists.set_expire(key, at_ms), key),
-            Self::Rename { from, to } => there(OP, lists.rename(from, to), from),
-            Self::Clear => {
-                lists.clear();
-                Ok(())
-            }
+            Self::Delete { key } => there(OP, part.delete(at), key),
+            Self::Expire { key, at_ms } => there(OP, part.set_expire(at, at_ms), key),
+            Self::Rename { .. } | Self::Clear => unreachable!("{self:?} is not about one key"),
         }
     }
 }
@@ -255,10 +275,10 @@ fn remove(list: &mut List, key: &[u8], indexes: &Sequence<'_, u64>) -> Result<()
 }
 
 /// Changes a list that must be there, and removes its key if it is empty afterwards.
-fn change(lists: &mut Dictionary<List>, key: &[u8], change: impl FnOnce(&mut List) -> Result<()>) -> Result<()> {
-    let outcome = lists.update(key, |list| change(list).map(|()| list.is_empty()));
-    if outcome.ok_or_else(|| missing(OP, key))?? {
-        lists.delete(key);
+fn change(part: &mut Part<List>, key: Hashed<'_>, change: impl FnOnce(&mut List) -> Result<()>) -> Result<()> {
+    let outcome = part.update(key, |list| change(list).map(|()| list.is_empty()));
+    if outcome.ok_or_else(|| missing(OP, key.key()))?? {
+        part.delete(key);
     }
     Ok(())
 }

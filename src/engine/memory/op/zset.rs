@@ -12,8 +12,10 @@
 //!
 //! A set op makes the key if it is not there; every other op needs it. A key whose set becomes empty goes.
 
-use super::{Reader, Sequence, divergence, missing, put_bytes, put_head, put_sequence, put_varint, there};
-use crate::engine::memory::{Dictionary, Zset};
+use super::{Op, Reader, Scope, Sequence};
+use super::{divergence, missing, put_bytes, put_head, put_sequence, put_varint, there};
+use crate::engine::memory::Zset;
+use crate::engine::memory::part::{Hashed, Part};
 use crate::error::{Error, Result};
 
 /// For messages.
@@ -141,26 +143,42 @@ impl<'a> ZsetOp<'a> {
             other => return Err(from.error(format!("unknown zset op {other}"))),
         })
     }
+}
 
-    /// Carries the op out. An op that does not fit the state is an error.
-    pub fn apply(&self, zsets: &mut Dictionary<Zset>) -> Result<()> {
+impl<'a> Op<'a> for ZsetOp<'a> {
+    type Value = Zset;
+    const WHAT: &'static str = OP;
+
+    fn scope(&self) -> Scope<'a> {
         match *self {
-            Self::Set { key, pairs } => {
-                zsets.update_or_default(key, |zset| {
+            Self::Set { key, .. }
+            | Self::Remove { key, .. }
+            | Self::RemoveRanks { key, .. }
+            | Self::Delete { key }
+            | Self::Expire { key, .. } => Scope::Key(key),
+            Self::Rename { from, to } => Scope::Rename { from, to },
+            Self::Clear => Scope::All,
+        }
+    }
+
+    fn apply_to_key(&self, part: &mut Part<Zset>, at: Hashed<'a>) -> Result<()> {
+        match *self {
+            Self::Set { pairs, .. } => {
+                part.update_or_default(at, |zset| {
                     pairs.iter().for_each(|(member, score)| {
                         zset.insert(member, score);
                     });
                 });
                 Ok(())
             }
-            Self::Remove { key, members } => change(zsets, key, |zset| {
+            Self::Remove { key, members } => change(part, at, |zset| {
                 let mut gone = members.iter().map(|member| (member, zset.remove(member)));
                 match gone.find(|(_, score)| score.is_none()) {
                     Some((member, _)) => Err(no_member(key, member)),
                     None => Ok(()),
                 }
             }),
-            Self::RemoveRanks { key, start, stop } => change(zsets, key, |zset| {
+            Self::RemoveRanks { key, start, stop } => change(part, at, |zset| {
                 if stop > zset.len() {
                     let detail = format!("remove ranks {start} to {stop} of a set of {}", zset.len());
                     return Err(divergence(OP, key, detail));
@@ -168,22 +186,18 @@ impl<'a> ZsetOp<'a> {
                 zset.remove_ranks(start..stop);
                 Ok(())
             }),
-            Self::Delete { key } => there(OP, zsets.delete(key), key),
-            Self::Expire { key, at_ms } => there(OP, zsets.set_expire(key, at_ms), key),
-            Self::Rename { from, to } => there(OP, zsets.rename(from, to), from),
-            Self::Clear => {
-                zsets.clear();
-                Ok(())
-            }
+            Self::Delete { key } => there(OP, part.delete(at), key),
+            Self::Expire { key, at_ms } => there(OP, part.set_expire(at, at_ms), key),
+            Self::Rename { .. } | Self::Clear => unreachable!("{self:?} is not about one key"),
         }
     }
 }
 
 /// Changes a set that must be there, and removes its key if it is empty afterwards.
-fn change(zsets: &mut Dictionary<Zset>, key: &[u8], change: impl FnOnce(&mut Zset) -> Result<()>) -> Result<()> {
-    let outcome = zsets.update(key, |zset| change(zset).map(|()| zset.is_empty()));
-    if outcome.ok_or_else(|| missing(OP, key))?? {
-        zsets.delete(key);
+fn change(part: &mut Part<Zset>, key: Hashed<'_>, change: impl FnOnce(&mut Zset) -> Result<()>) -> Result<()> {
+    let outcome = part.update(key, |zset| change(zset).map(|()| zset.is_empty()));
+    if outcome.ok_or_else(|| missing(OP, key.key()))?? {
+        part.delete(key);
     }
     Ok(())
 }

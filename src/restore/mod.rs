@@ -352,7 +352,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
         return Err(Error::Gap { what: "the restored history".to_owned(), expected: target, found });
     }
     engines.finish()?;
-    let Engines { disk, memory, position, .. } = engines;
+    let Engines { disk, mut memory, position, .. } = engines;
     let at = ImagePosition { position, wal_seq: disk.wal_seq() };
     local::write(io, &dir.image(), &memory.cut(), at)?;
     let ended = Ended {
@@ -362,6 +362,9 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
         sst_bytes: disk.sst_bytes(),
     };
     drop(disk);
+    // Another thread frees what they held.
+    memory.lists.clear();
+    memory.zsets.clear();
     if dir.base().exists() {
         std::fs::remove_dir_all(dir.base()).map_err(Error::io("remove", &dir.base()))?;
     }

@@ -1,7 +1,7 @@
 //! From a cut of the memory engines to an image's bytes.
 //!
 //! Guarantees: writing cannot fail but for the file; a value is walked, never copied as a whole. While it is walked it
-//! is hashed, too.
+//! is hashed, too, if the digests are wanted.
 
 use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
 use super::{ENGINE_LIST, ENGINE_ZSET, chain, encode_header};
@@ -26,9 +26,9 @@ pub fn write_image(io: &dyn Io, path: &Path, cut: &MemoryCut, at: ImagePosition)
     io.write_file(path, &mut image_parts(cut, at).map(Ok))
 }
 
-/// The bytes of the image of `cut`, cut at `at`, in order, made as they are taken.
-pub fn image_parts(cut: &MemoryCut, at: ImagePosition) -> ImageParts<'_> {
-    ImageParts::new(cut, at, Share::ALL)
+/// The bytes of the image of `cut`, cut at `at`, in order, made as they are taken. Nobody asks for digests.
+pub fn image_parts(cut: &MemoryCut, at: ImagePosition) -> impl Iterator<Item = Bytes> {
+    ImageParts::of(Raw::new(pieces(cut, Share::ALL), None), at)
 }
 
 /// Which of several images a cut is written to together, with keys of its own each.
@@ -74,7 +74,7 @@ impl Contents {
     /// What the memory engines hold. As long as it takes to write an image without compressing it.
     #[must_use]
     pub fn of(cut: &MemoryCut) -> Self {
-        let mut raw = Raw::new(pieces(cut, Share::ALL));
+        let mut raw = Raw::new(pieces(cut, Share::ALL), Some(EntryHasher::default()));
         loop {
             raw.fill();
             if raw.bytes.is_empty() {
@@ -83,13 +83,13 @@ impl Contents {
         }
     }
 
-    fn entry(&mut self, engine: u8, hash: blake3::Hash) {
+    fn entry(&mut self, engine: u8, hash: Option<blake3::Hash>) {
         let (count, digest) = match engine {
             ENGINE_LIST => (&mut self.lists, &mut self.list_digest),
             _ => (&mut self.zsets, &mut self.zset_digest),
         };
         *count += 1;
-        digest.add(hash);
+        hash.into_iter().for_each(|hash| digest.add(hash));
     }
 }
 
@@ -147,19 +147,20 @@ struct Raw<'a> {
     entry_at: usize,
     /// Engine of the entry in hand; none before the first and after the last.
     engine: Option<u8>,
-    hasher: EntryHasher,
+    /// None: the digests stay those of nothing.
+    hasher: Option<EntryHasher>,
     contents: Contents,
 }
 
 impl<'a> Raw<'a> {
-    fn new(pieces: Pieces<'a>) -> Self {
+    fn new(pieces: Pieces<'a>, hasher: Option<EntryHasher>) -> Self {
         Self {
             pieces,
             rest: &[],
             bytes: Vec::with_capacity(BLOCK_RAW_BYTES_MAX),
             entry_at: 0,
             engine: None,
-            hasher: EntryHasher::default(),
+            hasher,
             contents: Contents::default(),
         }
     }
@@ -169,7 +170,9 @@ impl<'a> Raw<'a> {
         self.bytes.clear();
         self.entry_at = 0;
         self.fill_from_pieces();
-        self.hasher.take(&self.bytes[self.entry_at..]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.take(&self.bytes[self.entry_at..]);
+        }
     }
 
     fn fill_from_pieces(&mut self) {
@@ -194,7 +197,7 @@ impl<'a> Raw<'a> {
 
     fn end_entry(&mut self, next: Option<u8>) {
         if let Some(engine) = std::mem::replace(&mut self.engine, next) {
-            let hash = self.hasher.end(&self.bytes[self.entry_at..]);
+            let hash = self.hasher.as_mut().map(|hasher| hasher.end(&self.bytes[self.entry_at..]));
             self.contents.entry(engine, hash);
         }
         self.entry_at = self.bytes.len();
@@ -218,10 +221,14 @@ impl<'a> ImageParts<'a> {
     /// The parts of one image of a cut, taken at `at`.
     #[must_use]
     pub fn new(cut: &'a MemoryCut, at: ImagePosition, share: Share) -> Self {
+        Self::of(Raw::new(pieces(cut, share), Some(EntryHasher::default())), at)
+    }
+
+    fn of(raw: Raw<'a>, at: ImagePosition) -> Self {
         let header = encode_header(at);
         Self {
             header: Some(header),
-            raw: Raw::new(pieces(cut, share)),
+            raw,
             stored: vec![0; zstd::zstd_safe::compress_bound(BLOCK_RAW_BYTES_MAX)],
             zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("level 1 exists; only memory can run out"),
             crc: super::word32(&header, HEADER_LEN - 4),

@@ -115,6 +115,7 @@ pub fn recover(
         note_loss(first.start().prev())?;
     }
     replay.oplog.truncate_above(survey.target)?;
+    replay.frames_until = replay.oplog.last();
     if replay.position.csn < survey.target {
         let rest = ImagePosition { position: replay.position, ..image };
         replay.apply_rest(Both::open(disk, replay.oplog, rest, survey.target)?, fetched, survey.target)?;
@@ -177,7 +178,7 @@ impl Both {
     }
 }
 
-/// What the union of both logs holds.
+/// What the union of both logs holds beyond the commits that were applied.
 struct Survey {
     /// Where the engines will end: C, or RocksDB's csn if that lies beyond.
     target: Csn,
@@ -226,7 +227,7 @@ struct Replay<'a> {
     disk: &'a Disk,
     oplog: &'a mut OpLog,
     memory: &'a mut Memory,
-    /// The op-log's last csn and RocksDB's before the replay.
+    /// How far the op-log reaches, and RocksDB when it was opened.
     frames_until: Csn,
     batches_until: Csn,
     /// Of the last commit that memory holds.
@@ -255,13 +256,13 @@ impl Replay<'_> {
             Ok(None)
         };
         let mut failed = None;
-        let commits = std::iter::from_fn(|| {
+        let failing = || {
             take().unwrap_or_else(|error| {
                 failed = Some(error);
                 None
             })
-        });
-        let mut commits = commits.fuse();
+        };
+        let mut commits = std::iter::from_fn(failing).fuse();
         let batches = std::iter::from_fn(|| {
             let batch: Arc<[CommitRecord]> = commits.by_ref().take(BATCH_COMMITS).collect();
             (!batch.is_empty()).then_some(batch)

@@ -1,6 +1,6 @@
 //! Keys and their values in many small shards, cut in microseconds.
 //!
-//! Shards lie in groups; both are shared with cuts. A cut clones the groups' pointers only, so its cost does not
+//! Shards lie in groups, groups in parts; shards and groups are shared with cuts. A cut clones the groups' pointers only, so its cost does not
 //! depend on the number of keys; afterwards the first change in a group copies its pointers to shards, and the first
 //! change in a shard copies that shard's table: pointers to keys and values, never what they hold.
 //!

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! op          effects as bytes: encode, validate, apply
-//! replay      a log's ops applied on several threads
-//! dictionary  keys in parts and shards, expiries, memory accounting;  part: a share of it;  cut: its content at one moment
+//! replay      the ops of a log, applied on several threads
+//! dictionary  keys and their values;  part: a share of them, in shards;  cut: the content at one moment
 //! list, zset  the values;  tree: the counted B+tree below both;  packed, run, bucket: its leaves
 //! zset_small, zset_large   the two forms of a sorted set
 //! compact     keys and members;  zset_builder: a whole sorted set at once
@@ -12,8 +12,8 @@
 //!
 //! Guarantees: a cut is taken in microseconds, never changes and is read by another thread while the writer goes on;
 //! a change copies at most the nodes on its path, never a whole value. Everything else is used by one thread at a
-//! time, under the writer lock, but for a replay, whose threads share the parts out. Non-goal: knowing which keys other engines hold; a key is in one dictionary at most,
-//! and that is the caller's to keep.
+//! time, under the writer lock, but for a replay, whose threads share the parts out. Non-goal: knowing which keys other
+//! engines hold; a key is in one dictionary at most, and that is the caller's to keep.
 
 mod bucket;
 mod compact;

@@ -1,5 +1,7 @@
 //! Work that no client waits for: it takes the processor only as far as clients leave it.
 
+use crate::threads::join;
+
 /// Niceness of such work: it gets a tenth of what a thread of the server gets while both want all of a core. Bases and
 /// images get on under the heaviest load, and a client waits little for them.
 const NICENESS: i32 = 10;
@@ -14,8 +16,7 @@ pub fn run<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         }
         work()
     };
-    let done = std::thread::scope(|scope| scope.spawn(give_way_and_work).join());
-    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    std::thread::scope(|scope| join(scope.spawn(give_way_and_work)))
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@
 //! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
 //! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
-//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`]
-//! and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
+//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`],
+//! [`metrics`], [`directory`], [`cluster`], [`threads`], [`background`] and [`io`], the only code that touches log files. Above: [`primary`], which wires the stages and is the only module
 //! that knows all others, and [`compact`], which makes an archive cheaper, without a primary or on a node's schedule. Imports go one way: base
 //! modules < io, chunk < engine < log, archive < commit < command, snapshot, restore, retention < server, ship < primary.
 //! The crates `walferry-replica` and `walferry-cli` stand on top.
@@ -52,4 +52,5 @@ pub mod retention;
 pub mod server;
 pub mod ship;
 pub mod snapshot;
+pub mod threads;
 pub mod watermark;

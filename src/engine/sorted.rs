@@ -9,6 +9,7 @@
 use super::batch::{self, Family, HEADER_LEN, Record, Records};
 use super::disk::{Disk, run_options};
 use crate::error::{Error, Result};
+use crate::threads::join;
 use rocksdb::{Options, SstFileWriter};
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -224,9 +225,6 @@ fn write_files(
         let parts = entries.chunks(entries.len().div_ceil(parts)).enumerate();
         let write = |entries, path| move || write_file(records, entries, family, form, path);
         let writers: Vec<_> = parts.map(|(part, entries)| scope.spawn(write(entries, path(part)))).collect();
-        let join = |writer: std::thread::ScopedJoinHandle<'_, Result<SortedFile>>| {
-            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
         writers.into_iter().map(join).collect()
     })
 }

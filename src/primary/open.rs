@@ -20,10 +20,10 @@ use crate::log::oplog::OpLog;
 use crate::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
 use crate::log::wal;
 use crate::snapshot::local;
+use crate::threads::join;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
 
 /// An open data directory.
 pub struct Opened {
@@ -138,10 +138,6 @@ fn load_image(io: &dyn Io, dir: &Path) -> Result<(Memory, ImagePosition)> {
     io.create_dir(dir)?;
     io.remove_unfinished(dir)?;
     Ok(local::newest(io, dir)?.unwrap_or_else(|| (Memory::new(), ImagePosition::default())))
-}
-
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn report(recovered: &Recovered, durable: Csn) {

@@ -17,11 +17,11 @@ use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::log::recovery::disk_position;
 use crate::record::CommitRecord;
+use crate::threads::join;
 use bytes::Bytes;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::ScopedJoinHandle;
 
 /// Unpacked chunks that may wait for one side.
 pub const CHUNKS_QUEUED_MAX: usize = 2;
@@ -138,10 +138,6 @@ pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<Commit
         last = commit.csn;
     }
     Ok(last)
-}
-
-fn join<T>(side: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    side.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Unpacks until there is nothing more, something cannot be unpacked, or `take` refuses.

@@ -15,6 +15,7 @@ use crate::engine::sorted::delete_ranges;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::snapshot::run::RunManifest;
+use crate::threads::join;
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl RunFetch {
         std::thread::scope(|scope| {
             let disk_side = scope.spawn(|| ingest(manifest, dir, disk));
             let changed = change(manifest, dir, io, memory);
-            disk_side.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            join(disk_side)?;
             changed
         })?;
         engines.position = manifest.position();

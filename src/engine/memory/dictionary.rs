@@ -1,8 +1,9 @@
 //! Keys and their values in many small shards, cut in microseconds.
 //!
-//! Shards lie in groups, groups in parts; shards and groups are shared with cuts. A cut clones the groups' pointers only, so its cost does not
-//! depend on the number of keys; afterwards the first change in a group copies its pointers to shards, and the first
-//! change in a shard copies that shard's table: pointers to keys and values, never what they hold.
+//! Shards lie in groups, groups in parts; shards and groups are shared with cuts. A cut clones the groups' pointers
+//! only, so its cost does not depend on the number of keys; afterwards the first change in a group copies its pointers
+//! to shards, and the first change in a shard copies that shard's table: pointers to keys and values, never what they
+//! hold.
 //!
 //! Guarantees: a cut never changes; a key stays in its shard for as long as the process lives; `memory_bytes` is exact
 //! up to the allocator's rounding, at any time, in O(1); large values are dropped off the writer's thread.

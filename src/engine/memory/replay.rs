@@ -1,4 +1,4 @@
-//! Applying a log's commits on several threads: each changes the keys in parts of its own.
+//! Applying a log's commits on several threads: each sees all ops and changes the keys in parts of its own.
 //!
 //! Guarantees: the outcome is that of applying the commits one by one. The first op that does not fit the state is an
 //! error; the engines are to be given up then.
@@ -10,6 +10,7 @@ use super::{List, Memory, Zset};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
+use crate::threads::join;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -58,9 +59,7 @@ where
             }
         }
         drop(senders);
-        let outcomes: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        let misfits =
-            outcomes.into_iter().filter_map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let misfits = workers.into_iter().filter_map(join);
         misfits.min_by_key(|misfit| misfit.csn).map_or(Ok(()), |misfit| Err(Box::new(misfit)))
     })
 }

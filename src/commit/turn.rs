@@ -196,9 +196,7 @@ impl<'a> Turn<'a> {
         self.require_room(OpLog::frame_bytes(&commits))?;
         let Self { joined: Joined { committer, writer, .. }, logs } = self;
         for commit in &*commits {
-            let applied =
-                writer.memory.apply_lists(&commit.lists).and_then(|()| writer.memory.apply_zsets(&commit.zsets));
-            applied.inspect_err(|error| committer.fail_stop(error))?;
+            writer.memory.apply(commit).inspect_err(|error| committer.fail_stop(error))?;
             writer.clock.observe(commit.time);
             writer.last = commit.csn;
         }

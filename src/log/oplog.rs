@@ -464,9 +464,8 @@ impl Iterator for Commits {
     fn next(&mut self) -> Option<Self::Item> {
         let (after, until) = (self.after, self.until);
         loop {
-            if let Some(mut frames) = self.frames.take() {
-                if let Some((_, frame)) = frames.by_ref().find(|(_, frame)| frame.commit.csn > after) {
-                    self.frames = Some(frames);
+            if let Some(frames) = &mut self.frames {
+                if let Some((_, frame)) = frames.find(|(_, frame)| frame.commit.csn > after) {
                     return (frame.commit.csn <= until).then_some(Ok(frame.commit));
                 }
                 self.end = Some(ChainEnd { id: frames.id(), at: frames.offset(), last: frames.last_csn() });

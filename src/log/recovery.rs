@@ -299,8 +299,7 @@ impl Replay<'_> {
             }
             self.oplog.append_in_place(&commit)?;
         } else {
-            self.memory.apply_lists(&commit.lists)?;
-            self.memory.apply_zsets(&commit.zsets)?;
+            self.memory.apply(&commit)?;
         }
         if lacks_batch && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit)) {
             self.disk.write(&batch, true)?;

@@ -133,8 +133,7 @@ pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<Commit
             let detail = format!("csn {} with {} disk operations after csn {last}", commit.csn, commit.disk_ops);
             return Err(Error::corrupt("a base's completion", format!("csn {}", commit.csn), detail));
         }
-        memory.apply_lists(&commit.lists)?;
-        memory.apply_zsets(&commit.zsets)?;
+        memory.apply(&commit)?;
         last = commit.csn;
     }
     Ok(last)

@@ -54,8 +54,7 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
                     (unpacker, state) = blocking(move || {
                         let unpacked = unpacker.unpack(step, bytes, &what)?;
                         for commit in unpacked.commits.iter() {
-                            memory.apply_lists(&commit.lists)?;
-                            memory.apply_zsets(&commit.zsets)?;
+                            memory.apply(commit)?;
                         }
                         let last = unpacked.commits.last().expect("a step has commits");
                         let at = Position { csn: last.csn, time: last.time, epoch: last.epoch };

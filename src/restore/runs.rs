@@ -126,8 +126,7 @@ pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memor
         if commit.touches_disk() {
             return Err(Error::corrupt(what, "content", "disk effects in the memory part of a run"));
         }
-        memory.apply_lists(&commit.lists)?;
-        memory.apply_zsets(&commit.zsets)?;
+        memory.apply(&commit)?;
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ pub use zset::Zset;
 pub use zset_builder::ZsetBuilder;
 
 use crate::error::Result;
+use crate::record::CommitRecord;
 
 impl dictionary::Value for List {
     fn memory_bytes(&self) -> usize {
@@ -89,6 +90,12 @@ impl Memory {
     pub fn apply_zsets(&mut self, ops: &[u8]) -> Result<()> {
         ZsetOps::new(ops).try_for_each(|op| op.map(drop))?;
         ZsetOps::new(ops).try_for_each(|op| op?.apply(&mut self.zsets))
+    }
+
+    /// Applies a commit's ops, as [`Memory::apply_lists`] does.
+    pub fn apply(&mut self, commit: &CommitRecord) -> Result<()> {
+        self.apply_lists(&commit.lists)?;
+        self.apply_zsets(&commit.zsets)
     }
 
     /// Heap bytes of both engines; O(1).

@@ -49,7 +49,7 @@ where
     thread::scope(|scope| {
         let start = |(lists, zsets)| {
             let (sender, queued) = sync_channel(BATCHES_QUEUED_MAX);
-            (sender, scope.spawn(move || Worker { lists, zsets }.run(&queued)))
+            (sender, scope.spawn(move || Worker { lists, zsets, is_done: false }.run(&queued)))
         };
         let (senders, workers): (Vec<_>, Vec<_>) = shares.map(start).unzip();
         for batch in batches {
@@ -68,6 +68,17 @@ where
 struct Worker<'m> {
     lists: Share<'m, List>,
     zsets: Share<'m, Zset>,
+    /// Whether the whole log was applied.
+    is_done: bool,
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.lists.handover.end(self.lists.renames);
+            self.zsets.handover.end(self.zsets.renames);
+        }
+    }
 }
 
 impl Worker<'_> {
@@ -85,8 +96,7 @@ impl Worker<'_> {
                 }
             }
         }
-        self.lists.is_done = true;
-        self.zsets.is_done = true;
+        self.is_done = true;
         None
     }
 }
@@ -112,8 +122,6 @@ struct Share<'m, V: Value> {
     handover: &'m Handover<V>,
     /// Renames behind it: a rename has the same number for all threads, as each sees all ops.
     renames: u64,
-    /// Whether the whole log was applied.
-    is_done: bool,
 }
 
 impl<'m, V: Value> Share<'m, V> {
@@ -124,7 +132,6 @@ impl<'m, V: Value> Share<'m, V> {
             parts: std::array::from_fn(|part| parts[part].take_if(|_| part % threads == own)),
             handover,
             renames: 0,
-            is_done: false,
         })
     }
 
@@ -160,14 +167,6 @@ impl<'m, V: Value> Share<'m, V> {
         }
         self.renames = number;
         Ok(())
-    }
-}
-
-impl<V: Value> Drop for Share<'_, V> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.handover.end(self.renames);
-        }
     }
 }
 

@@ -363,6 +363,7 @@ fn a_full_archive_is_told_and_catches_up() {
     let mut node = launch.start();
     let mut writer = Writer::new(&node);
     writer.write(BEFORE);
+    writer.client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     std::thread::scope(|scope| {
         scope.spawn(|| device.fill());
         wait_until("the archive fails", SETTLED_WITHIN, || {

@@ -255,7 +255,7 @@ configuration! {
     client_threads "client-threads": u64 = 0, Start, "Threads that serve clients; 0: half as many as there are cores.";
     io_backend "io-backend": String = "auto".into(), Start, "How log, spool and image files are read and written: auto, uring or std.";
     oplog_segment_bytes "oplog-segment-bytes": Bytes = Bytes(32 << 20), Start, "Size of an op-log segment.";
-    image_log_bytes "image-log-bytes": Bytes = Bytes(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded.";
+    image_log_bytes "image-log-bytes": Bytes = Bytes(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded; as many as lists and sorted sets have in memory, if that is more.";
     ring_bytes "ring-bytes": Bytes = Bytes(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
     archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
     spool_max_bytes "spool-max-bytes": Bytes = Bytes(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";

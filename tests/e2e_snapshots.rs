@@ -6,6 +6,7 @@ mod support;
 use serde_json::Value as Json;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use support::archive::Archive;
 use support::client::{Client, Command, cmd, error_text, framed, integer};
 use support::dump::{Content, Dump, Dumped, assert_same};
@@ -363,4 +364,56 @@ fn a_base_waits_for_the_archive_and_dies_with_its_branch() {
         });
         archive.tool("verify", &[]).expect(0);
     }
+}
+
+/// Goal: images cost no more than what was logged since the last one, however large the data, and however long the logs must
+/// be kept because nothing is archived.
+#[test]
+fn images_are_written_as_the_log_grows() {
+    const LOGGED: usize = 6 << 20;
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let archive = Archive::directory(&root.path().join("archive"));
+    let small = |launch: Launch| launch.set("oplog-segment-bytes", "1mb").set("image-log-bytes", "1mb");
+    let launch = small(Launch::primary(&root.path().join("primary")).archive(&archive));
+    let primary = launch.set("archive-interval", "3600000").start();
+    let replica = small(replica(root.path(), "replica", &archive, &primary)).start();
+    let mut client = primary.client();
+    let value = "v".repeat(1000);
+    let images = |node: &Node| node.log().matches("memory image written").count();
+    // Disk engines alone: memory engines hold nothing that an image would have to repeat.
+    for number in 0..LOGGED / value.len() {
+        client.ok(&cmd!("SET", format!("key:{}", number % 10), value));
+    }
+    wait_until("the replica has an image", SETTLED_WITHIN, || (images(&replica) > 0).then_some(()));
+    let kept = client.info()["log_bytes"].parse::<usize>().expect("a number");
+    assert!(kept > LOGGED, "the logs are kept for the archive: {kept} bytes");
+    for _ in 0..60 {
+        std::thread::sleep(Duration::from_millis(100));
+        client.ok(&cmd!("SET", "key", "value"));
+    }
+    for node in [&primary, &replica] {
+        assert!((1..=LOGGED >> 20).contains(&images(node)), "{} images for {LOGGED} bytes", images(node));
+    }
+    // A list that takes more memory than what is logged afterwards.
+    for number in 0..2 * LOGGED / value.len() {
+        client.ok(&cmd!("RPUSH", "list", format!("{number}{value}")));
+    }
+    let length = (2 * LOGGED / value.len()) as i64;
+    let mut reader = replica.client();
+    wait_until("the replica has the list", SETTLED_WITHIN, || {
+        (integer(&reader.ok(&cmd!("LLEN", "list"))) == length).then_some(())
+    });
+    let before = images(&replica);
+    wait_until("an image is begun", SETTLED_WITHIN, || {
+        error_text(&reader.call(&cmd!("BGSAVE"))).is_none().then_some(())
+    });
+    wait_until("the replica has an image of the list", SETTLED_WITHIN, || (images(&replica) > before).then_some(()));
+    let before = images(&replica);
+    for number in 0..LOGGED / value.len() {
+        client.ok(&cmd!("SET", format!("key:{}", number % 10), value));
+        if number % 1000 == 0 {
+            std::thread::sleep(Duration::from_millis(1100));
+        }
+    }
+    assert_eq!(images(&replica), before, "an image would cost more than the log");
 }

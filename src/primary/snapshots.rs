@@ -38,6 +38,8 @@ const BASE_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 pub struct Snapshots {
     /// The newest image on disk, and the one before it.
     images: Mutex<[ImagePosition; 2]>,
+    /// Bytes of the logs on disk that lie in front of the newest image.
+    logs_before_image: AtomicU64,
     /// Held while a base is cut and published or sent.
     pub(super) workshop: Arc<tokio::sync::Mutex<Workshop>>,
     is_writing_image: AtomicBool,
@@ -83,6 +85,7 @@ impl Snapshots {
     pub fn new(image: ImagePosition) -> Self {
         Self {
             images: Mutex::new([image; 2]),
+            logs_before_image: AtomicU64::new(0),
             workshop: Arc::default(),
             is_writing_image: AtomicBool::new(false),
             image_failed: Mutex::default(),
@@ -198,6 +201,7 @@ impl Snapshots {
 
     fn try_write_image(&self, node: &Node) -> Result<()> {
         let MemoryMoment { cut, at: image, .. } = MemoryMoment::take(&node.committer)?;
+        let logged = node.committer.log_bytes();
         // An image must not survive a power cut that takes commits in it from the logs: they could never be shipped.
         node.committer.syncer.sync_until(image.position.csn)?;
         // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
@@ -212,6 +216,7 @@ impl Snapshots {
         self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
         let keep = shipped_until(node).map_or(before.in_logs(), |shipped| lower(shipped, before.in_logs()));
         let freed = node.committer.purge_logs(keep)?;
+        self.logs_before_image.store(logged.saturating_sub(freed), Ordering::Relaxed);
         tracing::info!(csn = image.position.csn.0, bytes, freed, "memory image written");
         Ok(())
     }
@@ -222,12 +227,15 @@ impl Snapshots {
         self.images.lock()[0]
     }
 
-    /// Whether so much was logged since the newest image that a restart would take long.
+    /// Whether so much was logged since the newest image that a restart would take long: as much as the image's own
+    /// data, which it reads in any case, so that images never cost more than the logs.
     #[must_use]
     pub fn is_image_due(&self, node: &Node) -> bool {
         let has_new = node.committer.watermarks.committed.get() > self.newest_image().position.csn;
         let is_paused = self.image_failed.lock().is_some_and(|failed| failed.elapsed() < IMAGE_RETRY_PAUSE);
-        has_new && !is_paused && !self.is_busy() && node.committer.log_bytes() >= node.config().image_log_bytes.0 * 2
+        let logged = node.committer.log_bytes().saturating_sub(self.logs_before_image.load(Ordering::Relaxed));
+        let due_at = node.config().image_log_bytes.0.max(node.committer.memory_bytes() as u64);
+        has_new && !is_paused && !self.is_busy() && logged >= due_at
     }
 
     /// Bytes of log cut for the archive since the start; 0 if nothing is.

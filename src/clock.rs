@@ -29,9 +29,9 @@ impl CommitClock {
         Self { last }
     }
 
-    /// The time of the next commit: never below the one before.
-    pub fn tick(&mut self) -> CommitTime {
-        self.last = self.last.max(CommitTime(now_micros()));
+    /// The time of the next commit, made at `now_us` by the wall clock: never below the one before.
+    pub fn tick(&mut self, now_us: u64) -> CommitTime {
+        self.last = self.last.max(CommitTime(now_us));
         self.last
     }
 

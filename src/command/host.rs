@@ -6,6 +6,7 @@ use crate::config::{Config, Consistency};
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;
 use crate::log::envelope::Position;
+use arc_swap::Guard;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
@@ -69,7 +70,7 @@ pub type InfoSection = (&'static str, Vec<(String, String)>);
 /// The node around the commands.
 pub trait Host: Send + Sync {
     /// Settings in force.
-    fn config(&self) -> Arc<Config>;
+    fn config(&self) -> Guard<Arc<Config>>;
 
     /// CONFIG SET: all pairs, or none and an error.
     fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()>;

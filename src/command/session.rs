@@ -29,6 +29,8 @@ pub struct Session<'s> {
     /// The newest group that a commit of this session is in.
     wrote: Option<GroupNumber>,
     last: Option<Csn>,
+    /// The clock of all requests: they came in together.
+    now_us: u64,
 }
 
 /// What must be so before a session's replies may be sent.
@@ -60,9 +62,15 @@ impl OpenReplies {
 }
 
 impl<'s> Session<'s> {
-    /// Begins; nothing is locked yet.
-    pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
-        Self { committer, host, client, out, turn: None, group: None, wrote: None, last: None }
+    /// Begins; nothing is locked yet. `now_us` is the wall clock, read after the requests came in.
+    pub fn new(
+        committer: &'s Committer,
+        host: &'s dyn Host,
+        client: &'s mut Client,
+        out: &'s mut Out,
+        now_us: u64,
+    ) -> Self {
+        Self { committer, host, client, out, turn: None, group: None, wrote: None, last: None, now_us }
     }
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
@@ -175,7 +183,7 @@ impl<'s> Session<'s> {
     }
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
-        let now_ms = crate::clock::now_millis();
+        let now_ms = self.now_us / 1000;
         // After a failed log write only reads under the lock show the engines at one commit.
         let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
         if self.turn.is_none() && !is_locked {
@@ -213,7 +221,7 @@ impl<'s> Session<'s> {
             // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
-        if let Some(csn) = turn.commit() {
+        if let Some(csn) = turn.commit_at(self.now_us) {
             (self.last, self.wrote) = (Some(csn), Some(turn.group()));
         }
         done
@@ -225,7 +233,7 @@ impl<'s> Session<'s> {
         if !command.has(Flag::Write) && !runs_writes {
             return Ok(());
         }
-        if let Some((obstacle, reason)) = self.committer.gate.refusal().as_deref().and_then(Option::as_ref) {
+        if let Some((obstacle, reason)) = self.committer.gate.refusal() {
             return Err(format!("{} {reason}", obstacle.code()).into());
         }
         if command.has(Flag::DenyOom) && self.host.is_memory_full() {

@@ -69,7 +69,7 @@ impl Rig {
     }
 
     pub fn obstacle(&self) -> Option<Obstacle> {
-        self.committer.gate.refusal().map(|refusal| (*refusal).as_ref().expect("a refusal has a reason").0)
+        self.committer.gate.refusal().map(|(obstacle, _)| obstacle)
     }
 }
 

@@ -1,8 +1,7 @@
 //! Whether this node takes writes, and if not, why: the one answer that every write is checked against.
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why writes are refused. The highest one that holds is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -38,8 +37,8 @@ impl Obstacle {
 pub struct Gate {
     /// Sorted by obstacle.
     obstacles: Mutex<Vec<(Obstacle, String)>>,
-    /// The message of the highest one; `None` when writes are taken.
-    current: ArcSwap<Option<(Obstacle, String)>>,
+    /// Whether there is one: all that a write looks at while it is taken.
+    is_closed: AtomicBool,
 }
 
 impl Gate {
@@ -62,14 +61,14 @@ impl Gate {
     /// Why this obstacle stands; `None` if it does not.
     #[must_use]
     pub fn reason(&self, obstacle: Obstacle) -> Option<String> {
-        let obstacles = self.current.load().is_some().then(|| self.obstacles.lock())?;
+        let obstacles = self.is_closed().then(|| self.obstacles.lock())?;
         obstacles.iter().find(|(other, _)| *other == obstacle).map(|(_, reason)| reason.clone())
     }
 
     /// Whether this obstacle stands.
     #[must_use]
     pub fn stands(&self, obstacle: Obstacle) -> bool {
-        self.current.load().is_some() && self.obstacles.lock().iter().any(|(other, _)| *other == obstacle)
+        self.is_closed() && self.obstacles.lock().iter().any(|(other, _)| *other == obstacle)
     }
 
     /// Whether what this node does in its archive could be somebody else's to do.
@@ -80,15 +79,18 @@ impl Gate {
 
     /// Why writes are refused; `None` when they are taken.
     #[must_use]
-    pub fn refusal(&self) -> Option<Arc<Option<(Obstacle, String)>>> {
-        let current = self.current.load();
-        current.is_some().then(|| Arc::clone(&current))
+    pub fn refusal(&self) -> Option<(Obstacle, String)> {
+        self.is_closed().then(|| self.obstacles.lock().last().cloned()).flatten()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<(Obstacle, String)>)) {
         let mut all = self.obstacles.lock();
         change(&mut all);
-        self.current.store(Arc::new(all.last().cloned()));
+        self.is_closed.store(!all.is_empty(), Ordering::Release);
     }
 }
 
@@ -103,10 +105,10 @@ mod tests {
         gate.close(Obstacle::Fenced, "newer epoch");
         gate.close(Obstacle::SpoolFull, "spool");
         gate.close(Obstacle::Broken, "a restart ends this alone");
-        assert_eq!((*gate.refusal().unwrap()).as_ref().unwrap().0, Obstacle::Fenced);
+        assert_eq!(gate.refusal().unwrap().0, Obstacle::Fenced);
         gate.open(Obstacle::Fenced);
         gate.open(Obstacle::Broken);
-        assert_eq!((*gate.refusal().unwrap()).as_ref().unwrap().0.code(), "MISCONF");
+        assert_eq!(gate.refusal().unwrap().0.code(), "MISCONF");
         gate.open(Obstacle::SpoolFull);
         assert!(gate.refusal().is_none());
     }

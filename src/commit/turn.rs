@@ -6,6 +6,7 @@ use super::committer::{Committer, MemorySize};
 use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
 use super::writer::Writer;
+use crate::clock::now_micros;
 use crate::csn::{Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
@@ -51,7 +52,12 @@ impl<'a> Joined<'a> {
 
     /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
     pub fn commit(&mut self) -> Option<Csn> {
-        self.writer.commit()
+        self.commit_at(now_micros())
+    }
+
+    /// The same, at a time of the wall clock that was read a moment ago.
+    pub fn commit_at(&mut self, now_us: u64) -> Option<Csn> {
+        self.writer.commit(now_us)
     }
 
     /// Whether something was done since the last [`Joined::commit`].

@@ -5,7 +5,7 @@
 
 use super::committer::MemorySize;
 use super::groups::{GroupNumber, Groups};
-use crate::clock::CommitClock;
+use crate::clock::{CommitClock, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
 use crate::engine::memory::Memory;
@@ -90,15 +90,15 @@ impl Writer {
         }
     }
 
-    /// Ends a command: what it did becomes one commit. `None` if it did nothing.
-    pub(super) fn commit(&mut self) -> Option<Csn> {
+    /// Ends a command: what it did becomes one commit, made at `now_us`. `None` if it did nothing.
+    pub(super) fn commit(&mut self, now_us: u64) -> Option<Csn> {
         let from = self.committed_extent();
         let until = self.effects.extent();
         if from == until {
             return None;
         }
         self.last = self.last.next();
-        self.pending.push(PendingCommit { csn: self.last, time: self.clock.tick(), from, until });
+        self.pending.push(PendingCommit { csn: self.last, time: self.clock.tick(now_us), from, until });
         Some(self.last)
     }
 
@@ -106,7 +106,7 @@ impl Writer {
     pub(super) fn commit_with(&mut self, epoch: Epoch, effect: impl FnOnce(&mut Effects, Position)) -> Position {
         let from = self.committed_extent();
         assert!(from == self.effects.extent(), "what was done before is another commit");
-        let position = Position { csn: self.last.next(), time: self.clock.tick(), epoch };
+        let position = Position { csn: self.last.next(), time: self.clock.tick(now_micros()), epoch };
         effect(&mut self.effects, position);
         let until = self.effects.extent();
         assert!(until != from, "a commit has an effect");

@@ -180,8 +180,7 @@ fn walferry(node: &Node) -> Fields {
         ("repl_port", node.config().repl_port.to_string()),
     ]);
     let refusal = node.committer.gate.refusal();
-    let reason =
-        refusal.as_deref().and_then(Option::as_ref).map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
+    let reason = refusal.map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
     all.push(("writes_refused".to_owned(), reason.unwrap_or_default()));
     all.extend(archive(node));
     all.extend(compacting(node));

@@ -245,8 +245,7 @@ impl Node {
     }
 
     fn write_refusal(&self) -> Option<TaskReply> {
-        let refusal = self.committer.gate.refusal();
-        let (obstacle, reason) = refusal.as_deref().and_then(Option::as_ref)?;
+        let (obstacle, reason) = self.committer.gate.refusal()?;
         Some(TaskReply::Refused(format!("{} {reason}", obstacle.code())))
     }
 

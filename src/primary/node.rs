@@ -25,7 +25,7 @@ use crate::restore::census::Census;
 use crate::server::connection::Service;
 use crate::ship::source::CommitSource;
 use crate::ship::tail::Tail;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -361,8 +361,8 @@ impl Node {
 }
 
 impl Host for Node {
-    fn config(&self) -> Arc<Config> {
-        self.config.load_full()
+    fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
     }
 
     fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()> {

@@ -17,10 +17,12 @@ use crate::config::AppendFsync;
 use crate::error::{Error, Result};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -28,6 +30,8 @@ use tokio::time::Instant;
 
 /// Bytes read from a socket at a time, at least.
 const READ_BYTES: usize = 16 << 10;
+/// A larger empty buffer for requests is given up while a client is idle.
+const IDLE_BUFFER_BYTES: usize = 1 << 10;
 /// Replies held before they are sent although more requests are there.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 /// A larger empty buffer is given back to the system.
@@ -51,14 +55,22 @@ pub struct Lane {
     /// What all lanes share.
     pub service: Arc<Service>,
     left_open: Notify,
-    settled: Notify,
+    /// The connections that wait until a group is settled.
+    waiting: Mutex<Vec<Waker>>,
+    /// Where requests are read to before it is known how long they are.
+    arrivals: Mutex<Box<[u8]>>,
 }
 
 impl Lane {
     /// A lane without connections.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
-        Self { service, left_open: Notify::new(), settled: Notify::new() }
+        Self {
+            service,
+            left_open: Notify::new(),
+            waiting: Mutex::default(),
+            arrivals: Mutex::new(vec![0; READ_BYTES].into()),
+        }
     }
 
     /// Sees to groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
@@ -75,24 +87,29 @@ impl Lane {
     pub async fn follow_groups(&self) {
         let committer = &self.service.committer;
         let mut seen = committer.groups.settled_until();
+        let mut woken = Vec::new();
         loop {
             seen = committer.groups.settled_above(seen).await;
-            self.settled.notify_waiters();
+            std::mem::swap(&mut *self.waiting.lock(), &mut woken);
+            woken.drain(..).for_each(Waker::wake);
             committer.write_soon();
         }
     }
 
     /// Returns when a group is settled; an error if it could not be written. Cancel-safe.
     async fn settled(&self, group: GroupNumber) -> Result<()> {
-        loop {
-            let mut settled = pin!(self.settled.notified());
-            // Registered before the look, so that no change between the two is missed.
-            settled.as_mut().enable();
-            if let Some(outcome) = self.service.committer.groups.outcome(group) {
-                return outcome;
+        poll_fn(|cx| {
+            // Locked before the look, so that no change between the two is missed.
+            let mut waiting = self.waiting.lock();
+            match self.service.committer.groups.outcome(group) {
+                Some(outcome) => Poll::Ready(outcome),
+                None => {
+                    waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
             }
-            settled.await;
-        }
+        })
+        .await
     }
 }
 
@@ -165,7 +182,6 @@ impl Connection<'_> {
     async fn run(&mut self) -> std::io::Result<()> {
         loop {
             let (batch, outcome) = self.run_batch();
-            self.update_card();
             if self.acknowledged(outcome).await.is_err() {
                 self.send().await?;
                 return Ok(());
@@ -209,7 +225,8 @@ impl Connection<'_> {
     fn run_batch(&mut self) -> (Batch, Outcome) {
         let Self { client, lane, limits, input, request, out, .. } = self;
         let service = &lane.service;
-        let mut session = Session::new(&service.committer, &*service.host, client, out);
+        let now_us = crate::clock::now_micros();
+        let mut session = Session::new(&service.committer, &*service.host, client, out, now_us);
         let mut consumed = 0;
         let mut broken = None;
         let batch = loop {
@@ -235,6 +252,7 @@ impl Connection<'_> {
             out.error(&error.to_string());
         }
         input.advance(consumed);
+        self.update_card(now_us / 1000);
         (batch, outcome)
     }
 
@@ -301,7 +319,8 @@ impl Connection<'_> {
 
     fn run_again(&mut self, request: &OwnedArgs) -> Outcome {
         let service = &*self.lane.service;
-        let mut session = Session::new(&service.committer, &*service.host, &mut self.client, &mut self.out);
+        let now_us = crate::clock::now_micros();
+        let mut session = Session::new(&service.committer, &*service.host, &mut self.client, &mut self.out, now_us);
         session.run(request.as_args());
         session.finish()
     }
@@ -324,27 +343,28 @@ impl Connection<'_> {
 
     /// Reads more; false at the end of the stream.
     async fn read(&mut self, needed: usize) -> std::io::Result<bool> {
-        if self.input.is_empty() && self.input.capacity() > BUFFER_KEPT_BYTES {
-            self.input = BytesMut::new();
+        let Self { stream, input, lane, .. } = self;
+        if !input.is_empty() {
+            // What is missing was only announced: memory grows with what has come.
+            input.reserve(needed.min(input.len()).max(READ_BYTES));
+            return Ok(within(idle_max(lane), stream.read_buf(input)).await? > 0);
         }
-        // What is missing was only announced: memory grows with what has come.
-        let room = needed.min(self.input.len()).max(READ_BYTES);
-        let Self { stream, input, .. } = self;
-        let read = std::future::poll_fn(|cx| {
-            input.reserve(room);
-            let polled = std::pin::pin!(stream.read_buf(input)).poll(cx);
-            if polled.is_pending() && input.is_empty() {
-                // An idle client costs no buffer.
+        let arrives = poll_fn(|cx| {
+            let mut arrivals = lane.arrivals.lock();
+            let mut arrived = ReadBuf::new(&mut arrivals);
+            let polled = pin!(&mut *stream).poll_read(cx, &mut arrived);
+            if polled.is_pending() && input.capacity() > IDLE_BUFFER_BYTES {
                 *input = BytesMut::new();
             }
-            polled
+            input.extend_from_slice(arrived.filled());
+            polled.map_ok(|()| input.len())
         });
-        Ok(within(idle_max(self.lane), read).await? > 0)
+        Ok(within(idle_max(lane), arrives).await? > 0)
     }
 
-    fn update_card(&self) {
+    fn update_card(&self, seen_ms: u64) {
         let mut card = self.card.lock();
-        card.seen_ms = crate::clock::now_millis();
+        card.seen_ms = seen_ms;
         card.last_command = self.client.last_command;
         card.queued = self.client.queue.as_ref().map(|queue| queue.commands.len());
         card.resp = if self.client.protocol == crate::command::reply::Protocol::Resp3 { 3 } else { 2 };

@@ -18,6 +18,7 @@ use crate::io::{Io, StdIo};
 use crate::log::durable::DurableMark;
 use crate::log::envelope::Position;
 use crate::log::oplog::OpLog;
+use arc_swap::Guard;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -78,7 +79,7 @@ impl Node {
     pub fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
         let committer = self.committer.as_ref().expect("present until drop");
         let mut out = Out::new(self.client.protocol);
-        let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
+        let mut session = Session::new(committer, &self.host, &mut self.client, &mut out, crate::clock::now_micros());
         for request in requests {
             session.run(request.as_args());
         }
@@ -129,8 +130,8 @@ pub fn words(request: &str) -> OwnedArgs {
 struct TestHost(Arc<Config>);
 
 impl Host for TestHost {
-    fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.0)
+    fn config(&self) -> Guard<Arc<Config>> {
+        Guard::from_inner(Arc::clone(&self.0))
     }
 
     fn reconfigure(&self, _: &[(String, String)]) -> Result<()> {

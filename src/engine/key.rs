@@ -27,7 +27,8 @@ const EXPIRY_PREFIX: &[u8] = b"\xFF\xFFx";
 /// First bytes of the marks.
 const MARK_PREFIX: &[u8] = b"\xFF\xFFm";
 
-const CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
+/// With tables for 16 bytes at a time: each command computes it once or twice.
+static CRC16: crc::Crc<u16, crc::Table<16>> = crc::Crc::<u16, crc::Table<16>>::new(&crc::CRC_16_XMODEM);
 
 /// Which creation of a collection its elements belong to: the csn of the commit that created it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -124,6 +124,10 @@ impl<V: Value> Part<V> {
     /// The entry of a key, expired or not.
     #[must_use]
     pub fn get(&self, key: Hashed<'_>) -> Option<&Entry<V>> {
+        if self.len == 0 {
+            // Commands ask here about keys of other engines, too: that needs no look into the shards.
+            return None;
+        }
         let shard = self.shard(key.shard())?;
         shard.find(key.hash, |slot| *slot.key == *key.key).map(|slot| &slot.entry)
     }

@@ -3,6 +3,7 @@
 use super::args::OwnedArgs;
 use super::host::Task;
 use super::reply::Protocol;
+use super::table::Command;
 use crate::engine::watch::Touched;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +58,7 @@ pub struct Blocked {
 #[derive(Debug, Default)]
 pub struct Queue {
     /// In order.
-    pub commands: Vec<OwnedArgs>,
+    pub commands: Vec<(&'static Command, OwnedArgs)>,
     /// Bytes of all of them.
     pub bytes: usize,
     /// Whether one was refused, so that EXEC aborts.

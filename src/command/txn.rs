@@ -10,7 +10,7 @@ use super::{Ctx, Done, Fail, errors};
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
 
 /// Queues a command inside MULTI.
-pub fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut Out) -> Done {
+pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, out: &mut Out) -> Done {
     if NOT_QUEUED.contains(&command.name) {
         return Err("ERR Command not allowed inside a transaction".into());
     }
@@ -21,7 +21,7 @@ pub fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut
         return Err("ERR the transaction is too large".into());
     }
     queue.has_writes |= command.has(table::Flag::Write);
-    queue.commands.push(queued);
+    queue.commands.push((command, queued));
     out.simple("QUEUED");
     Ok(())
 }
@@ -86,11 +86,9 @@ pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
-    for queued in &queue.commands {
-        let args = queued.as_args();
-        let command = table::find(&args[0]).expect("only known commands are queued");
+    for (command, queued) in &queue.commands {
         let mark = out.mark();
-        match (command.run)(ctx, args, out) {
+        match (command.run)(ctx, queued.as_args(), out) {
             Ok(()) => {}
             Err(Fail::Reply(message)) => {
                 out.truncate(mark);

@@ -10,6 +10,7 @@ use super::host::Host;
 use super::reply::{Mark, Out};
 use super::table::{self, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
+use crate::clock::now_micros;
 use crate::commit::committer::Committer;
 use crate::commit::groups::GroupNumber;
 use crate::commit::turn::Joined;
@@ -29,8 +30,10 @@ pub struct Session<'s> {
     /// The newest group that a commit of this session is in.
     wrote: Option<GroupNumber>,
     last: Option<Csn>,
-    /// The clock of all requests: they came in together.
+    /// The wall clock as it was read last; 0: not yet.
     now_us: u64,
+    /// Whether much time may have passed since. Requests that came in together and are quick share one look.
+    is_late: bool,
 }
 
 /// What must be so before a session's replies may be sent.
@@ -40,6 +43,8 @@ pub struct Outcome {
     pub open: Option<OpenReplies>,
     /// The last commit they depend on.
     pub depends_on: Option<Csn>,
+    /// When the requests ran, in microseconds since the Unix epoch.
+    pub now_us: u64,
 }
 
 /// Replies that wait until their group is written.
@@ -62,15 +67,10 @@ impl OpenReplies {
 }
 
 impl<'s> Session<'s> {
-    /// Begins; nothing is locked yet. `now_us` is the wall clock, read after the requests came in.
-    pub fn new(
-        committer: &'s Committer,
-        host: &'s dyn Host,
-        client: &'s mut Client,
-        out: &'s mut Out,
-        now_us: u64,
-    ) -> Self {
-        Self { committer, host, client, out, turn: None, group: None, wrote: None, last: None, now_us }
+    /// Begins; nothing is locked yet.
+    pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
+        let (turn, group, wrote, last) = (None, None, None, None);
+        Self { committer, host, client, out, turn, group, wrote, last, now_us: 0, is_late: true }
     }
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
@@ -95,6 +95,7 @@ impl<'s> Session<'s> {
             self.out.truncate(mark);
             write_failure(self.out, fail);
         }
+        self.is_late |= command.is_some_and(|command| !command.has(Flag::Fast));
         if let Some((_, replies)) = &mut self.group {
             *replies += 1;
         }
@@ -119,7 +120,15 @@ impl<'s> Session<'s> {
     /// Gives up the lock. What was committed stays in the open group, which many connections share: somebody must write
     /// it before the replies are sent.
     pub fn finish(mut self) -> Outcome {
-        Outcome { open: self.end_turn(), depends_on: self.last }
+        let now_us = if self.now_us == 0 { self.clock() } else { self.now_us };
+        Outcome { open: self.end_turn(), depends_on: self.last, now_us }
+    }
+
+    fn clock(&mut self) -> u64 {
+        if std::mem::take(&mut self.is_late) {
+            self.now_us = now_micros();
+        }
+        self.now_us
     }
 
     fn end_turn(&mut self) -> Option<OpenReplies> {
@@ -183,10 +192,10 @@ impl<'s> Session<'s> {
     }
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
-        let now_ms = self.now_us / 1000;
         // After a failed log write only reads under the lock show the engines at one commit.
         let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
         if self.turn.is_none() && !is_locked {
+            let now_ms = self.clock() / 1000;
             let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
             let mut ctx = Ctx { keys, client: self.client, host: self.host };
             let mark = self.out.mark();
@@ -195,14 +204,17 @@ impl<'s> Session<'s> {
                 done => return done,
             }
         }
-        self.execute_locked(command, args, now_ms)
+        self.execute_locked(command, args)
     }
 
-    fn execute_locked(&mut self, command: &'static Command, args: Args<'_>, now_ms: u64) -> Done {
+    fn execute_locked(&mut self, command: &'static Command, args: Args<'_>) -> Done {
         if self.turn.is_none() {
             self.turn = Some(self.committer.join());
             self.group = Some((self.out.mark(), 0));
+            // The lock may have been waited for.
+            self.is_late = true;
         }
+        let now_us = self.clock();
         let turn = self.turn.as_mut().expect("taken above");
         let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
         let bytes = args.iter().map(<[u8]>::len).sum::<usize>() + queue.map_or(0, |queue| queue.bytes);
@@ -211,7 +223,7 @@ impl<'s> Session<'s> {
         {
             return Err(self.reject(Some(command), format!("MISCONF {error}").into()));
         }
-        let keys = turn.keyspace(now_ms);
+        let keys = turn.keyspace(now_us / 1000);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
         let mut ctx = Ctx { keys, client: self.client, host: self.host };
         let done = (command.run)(&mut ctx, args, self.out);
@@ -221,7 +233,7 @@ impl<'s> Session<'s> {
             // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
-        if let Some(csn) = turn.commit_at(self.now_us) {
+        if let Some(csn) = turn.commit_at(now_us) {
             (self.last, self.wrote) = (Some(csn), Some(turn.group()));
         }
         done

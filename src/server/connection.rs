@@ -225,8 +225,7 @@ impl Connection<'_> {
     fn run_batch(&mut self) -> (Batch, Outcome) {
         let Self { client, lane, limits, input, request, out, .. } = self;
         let service = &lane.service;
-        let now_us = crate::clock::now_micros();
-        let mut session = Session::new(&service.committer, &*service.host, client, out, now_us);
+        let mut session = Session::new(&service.committer, &*service.host, client, out);
         let mut consumed = 0;
         let mut broken = None;
         let batch = loop {
@@ -252,7 +251,7 @@ impl Connection<'_> {
             out.error(&error.to_string());
         }
         input.advance(consumed);
-        self.update_card(now_us / 1000);
+        self.update_card(outcome.now_us / 1000);
         (batch, outcome)
     }
 
@@ -319,8 +318,7 @@ impl Connection<'_> {
 
     fn run_again(&mut self, request: &OwnedArgs) -> Outcome {
         let service = &*self.lane.service;
-        let now_us = crate::clock::now_micros();
-        let mut session = Session::new(&service.committer, &*service.host, &mut self.client, &mut self.out, now_us);
+        let mut session = Session::new(&service.committer, &*service.host, &mut self.client, &mut self.out);
         session.run(request.as_args());
         session.finish()
     }

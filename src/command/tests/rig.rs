@@ -79,7 +79,7 @@ impl Node {
     pub fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
         let committer = self.committer.as_ref().expect("present until drop");
         let mut out = Out::new(self.client.protocol);
-        let mut session = Session::new(committer, &self.host, &mut self.client, &mut out, crate::clock::now_micros());
+        let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
         for request in requests {
             session.run(request.as_args());
         }

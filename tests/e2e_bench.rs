@@ -4,12 +4,18 @@
 mod support;
 
 use std::path::Path;
-use support::process::{SETTLED_WITHIN, wait_until};
+use support::archive::Archive;
+use support::process::{Environment, SETTLED_WITHIN, wait_until};
 use support::tool::{walferry, walferry_stopped};
 
 /// Runs a benchmark and checks its reports.
 #[track_caller]
 fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
+    bench_with(name, arguments, &Vec::new())
+}
+
+#[track_caller]
+fn bench_with(name: &str, arguments: &[&str], environment: &Environment) -> serde_json::Value {
     let out = tempfile::tempdir().expect("a temporary directory");
     let text = |path: &Path| path.to_str().expect("a UTF-8 path").to_owned();
     let data = text(&out.path().join("data"));
@@ -17,7 +23,7 @@ fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
     let dir = text(out.path());
     let common = ["bench", name, "--alternations", "1", "--keys", "200", "--clients", "4", "--seconds", "1"];
     let all = [&common[..], &["--out", &dir, "--data", &data], arguments].concat();
-    walferry(&all, &Vec::new()).expect(0).says("written:");
+    walferry(&all, environment).expect(0).says("written:");
     let read = |extension: &str| std::fs::read_to_string(out.path().join(format!("bench-{name}.{extension}")));
     let html = read("html").expect("an HTML report");
     assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"), "{html}");
@@ -77,7 +83,10 @@ fn serve() {
 
 #[test]
 fn ship() {
-    bench("ship", &[]);
+    let archive = Archive::s3();
+    let report = bench_with("ship", &["--s3", &archive.url], &archive.environment);
+    let attached = report["sections"][0]["rows"].as_array().expect("rows").iter().map(|row| row[0].as_str());
+    assert_eq!(attached.filter(|name| name.is_some_and(|name| name.contains("S3"))).count(), 2);
 }
 
 #[test]

@@ -160,13 +160,17 @@ fn quantile_of(values: impl Iterator<Item = f64>, quantile: f64) -> f64 {
     sorted.get((last as f64 * quantile).round() as usize).copied().unwrap_or(0.0)
 }
 
-fn primary_of(args: &Args, attached: &Attached, dir: &Path, run: u64) -> Result<Server, Failure> {
+/// Starts a primary in `dir`, which no other run has.
+fn primary_of(args: &Args, attached: &Attached, dir: &Path) -> Result<Server, Failure> {
     let launch = Launch::primary(attached.program, &dir.join("primary"), &args.common.appendfsync)?;
     let launch = match attached.archive.as_deref() {
         None => launch,
         Some("file") => launch.with(&["--archive", &format!("file://{}", dir.join("archive").display())]),
         // Each run has a prefix of its own: an archive belongs to one cluster.
-        Some(url) => launch.with(&["--archive", &format!("{url}/{}-{run}", std::process::id())]),
+        Some(url) => {
+            let name = dir.file_name().expect("a directory of a run has a name").display();
+            launch.with(&["--archive", &format!("{url}/{name}")])
+        }
     };
     Ok(launch.start()?.0)
 }
@@ -174,7 +178,7 @@ fn primary_of(args: &Args, attached: &Attached, dir: &Path, run: u64) -> Result<
 fn measure(args: &Args, attached: &Attached, dir: &Path, rate: u64, run: u64) -> Result<Shown, Failure> {
     let common = &args.common;
     let test = workload::find(&args.test).ok_or_else(|| Failure::Other(format!("there is no test '{}'", args.test)))?;
-    let primary = primary_of(args, attached, dir, run)?;
+    let primary = primary_of(args, attached, dir)?;
     let replica = match attached.replica {
         true => Some(Launch::replica_of(&primary.launch, &dir.join("replica"))?.start()?.0),
         false => None,
@@ -248,7 +252,7 @@ fn away(args: &Args) -> Result<Section, Failure> {
         for run in 0..common.alternations {
             let scratch = common.scratch()?;
             let attached = Attached { name: String::new(), program, replica: true, archive: None };
-            let primary = primary_of(args, &attached, scratch.path(), run)?;
+            let primary = primary_of(args, &attached, scratch.path())?;
             let replica = Launch::replica_of(&primary.launch, &scratch.path().join("replica"))?.start()?.0;
             caught_up(&primary, &replica)?;
             let replica = replica.stop()?;

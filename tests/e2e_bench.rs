@@ -14,6 +14,7 @@ fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
     bench_with(name, arguments, &Vec::new())
 }
 
+/// The same, with variables for its processes.
 #[track_caller]
 fn bench_with(name: &str, arguments: &[&str], environment: &Environment) -> serde_json::Value {
     let out = tempfile::tempdir().expect("a temporary directory");

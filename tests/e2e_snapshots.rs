@@ -1,5 +1,6 @@
 //! Bases of every consistency level, cut under load by primary and replica: restored exactly around their cuts, repaired in
-//! the background, published by whoever should, and never ahead of what a promotion keeps.
+//! the background, published by whoever should, and never ahead of what a promotion keeps. Local images, no more than the log
+//! asks for.
 
 mod support;
 

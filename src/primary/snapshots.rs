@@ -38,7 +38,7 @@ const BASE_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 pub struct Snapshots {
     /// The newest image on disk, and the one before it.
     images: Mutex<[ImagePosition; 2]>,
-    /// Bytes of the logs on disk that lie in front of the newest image.
+    /// Bytes of the logs on disk that lie in front of the newest image; 0 before this process has written one.
     logs_before_image: AtomicU64,
     /// Held while a base is cut and published or sent.
     pub(super) workshop: Arc<tokio::sync::Mutex<Workshop>>,

@@ -34,8 +34,8 @@ const READ_BYTES: usize = 16 << 10;
 const IDLE_BUFFER_BYTES: usize = 1 << 10;
 /// Replies held before they are sent although more requests are there.
 const REPLY_BYTES_MAX: usize = 1 << 20;
-/// A larger empty buffer is given back to the system.
-const BUFFER_KEPT_BYTES: usize = 64 << 10;
+/// A larger empty buffer for replies is given up once they are sent.
+const REPLY_BUFFER_BYTES: usize = 64 << 10;
 
 /// What connections share.
 pub struct Service {
@@ -57,7 +57,7 @@ pub struct Lane {
     left_open: Notify,
     /// The connections that wait until a group is settled.
     waiting: Mutex<Vec<Waker>>,
-    /// Where requests are read to before it is known how long they are.
+    /// What a connection reads goes here first, so that one that waits holds no buffer. Never held across an await.
     arrivals: Mutex<Box<[u8]>>,
 }
 
@@ -332,7 +332,7 @@ impl Connection<'_> {
             }
             let buffer = self.out.buffer_mut();
             buffer.clear();
-            if buffer.capacity() > BUFFER_KEPT_BYTES {
+            if buffer.capacity() > REPLY_BUFFER_BYTES {
                 *buffer = BytesMut::new();
             }
         }

@@ -292,6 +292,9 @@ impl Committer {
             // Whoever waits for it learns how it went.
             let _ = self.write_sealed(&mut logs, sealed);
         }
+        drop(logs);
+        // By another thread: this one has the next group to write meanwhile.
+        self.syncer.hand_over();
     }
 
     /// Writes all groups that were handed over.

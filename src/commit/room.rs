@@ -137,7 +137,7 @@ impl Turn<'_> {
 
     /// Makes sure there is room for frames of `log_bytes`.
     pub(super) fn require_room(&mut self, log_bytes: usize) -> Result<()> {
-        let Self { joined: Joined { committer, .. }, logs } = self;
+        let Self { joined: Joined { committer, .. }, logs, .. } = self;
         committer.require_room()?;
         committer.reserve(logs, log_bytes)
     }

@@ -1,8 +1,10 @@
-//! Durability: one thread that syncs both logs as `appendfsync` asks and raises the durable watermark.
+//! Durability: both logs are synced as `appendfsync` asks, and the durable watermark raised. Under `always` whoever wrote
+//! a group syncs it, as long as that takes less than to wake the thread that does it otherwise.
 //!
 //! Guarantees: the durable watermark covers only commits whose logs were synced after they were written; a failed sync
 //! is never retried, because the page cache's state is unknown after it: writes are refused until a restart. Commits
-//! that arrive during a sync share the next one (group commit).
+//! that arrive during a sync share the next one (group commit). A slow disk holds up nobody but those who wait for it,
+//! save for the one sync by which it shows that it has become slow.
 
 use super::gate::{Gate, Obstacle};
 use crate::config::AppendFsync;
@@ -15,13 +17,17 @@ use crate::log::envelope::Position;
 use crate::watermark::Watermarks;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long `everysec` may leave commits unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a sync may take to be done by who wrote the group: about what it takes to have another thread do it, and
+/// far from what readers served by the same thread would feel.
+const AT_ONCE_MAX: Duration = Duration::from_micros(300);
 
 /// Pause between two looks whether a sync that was asked for is done.
 const SYNC_POLL: Duration = Duration::from_millis(1);
@@ -43,9 +49,20 @@ struct Unsynced {
     stop: bool,
 }
 
+impl Unsynced {
+    fn is_dirty(&self) -> bool {
+        self.wal || self.oplog.is_some()
+    }
+}
+
 /// The sync thread and what it shares with the committer.
 pub struct Syncer {
     mode: AtomicU8,
+    /// Held while a sync runs. How far the last one came; an error once one has failed.
+    synced: Mutex<Synced>,
+    /// Whether the last sync took no longer than [`AT_ONCE_MAX`].
+    is_quick: AtomicBool,
+    /// Taken after `synced` where both are.
     unsynced: Mutex<Unsynced>,
     wake: Condvar,
     disk: Arc<Disk>,
@@ -55,6 +72,27 @@ pub struct Syncer {
     failed: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// Up to where the durable mark tells, and since when.
+#[derive(Clone, Copy)]
+struct Marked {
+    csn: Csn,
+    at: Instant,
+}
+
+/// What the thread is to do.
+struct Due {
+    sync: bool,
+    mark: bool,
+    stop: bool,
+}
+
+/// A sync failed: none is tried any more.
+#[derive(Clone, Copy)]
+struct SyncFailed;
+
+/// How far both logs are synced, by this process.
+type Synced = std::result::Result<Position, SyncFailed>;
 
 impl Syncer {
     /// Starts the thread. `mark` tells the next start how far the logs were synced.
@@ -69,6 +107,8 @@ impl Syncer {
     ) -> Arc<Self> {
         let syncer = Arc::new(Self {
             mode: AtomicU8::new(mode as u8),
+            synced: Mutex::new(Ok(Position::default())),
+            is_quick: AtomicBool::new(false),
             unsynced: Mutex::default(),
             wake: Condvar::new(),
             disk,
@@ -103,7 +143,8 @@ impl Syncer {
     }
 
     /// Called by the committer for each group: both logs hold everything up to `position`. `oplog` is the active
-    /// segment if the group added frames to it, with so many bytes; `wal`: whether it wrote a batch.
+    /// segment if the group added frames to it, with so many bytes; `wal`: whether it wrote a batch. Once no lock is
+    /// held any more, [`Syncer::sync_soon`] follows.
     pub fn written(&self, position: Position, oplog: Option<LogFile>, oplog_bytes: usize, wal: bool) {
         let mut unsynced = self.unsynced.lock();
         unsynced.position = position;
@@ -112,7 +153,27 @@ impl Syncer {
             unsynced.oplog = oplog;
             unsynced.oplog_bytes += oplog_bytes;
         }
-        if self.mode() == AppendFsync::Always || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX {
+    }
+
+    /// Sees to it that what was written is synced when the mode asks for it: under `always` at once if that is quick,
+    /// else by the thread.
+    pub fn sync_soon(&self) {
+        if self.mode() == AppendFsync::Always
+            && self.is_quick.load(Ordering::Relaxed)
+            && let Some(mut synced) = self.synced.try_lock_for(AT_ONCE_MAX)
+        {
+            // If it fails, those who wait for it learn it.
+            let _ = self.sync_written(&mut synced);
+            return;
+        }
+        self.hand_over();
+    }
+
+    /// The same, by the thread in any case.
+    pub fn hand_over(&self) {
+        let is_always = self.mode() == AppendFsync::Always;
+        let unsynced = self.unsynced.lock();
+        if (is_always && unsynced.is_dirty()) || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX {
             self.wake.notify_one();
         }
     }
@@ -162,57 +223,79 @@ impl Syncer {
     }
 
     fn run(&self, mut mark: DurableMark) {
-        let mut last_mark = Instant::now();
+        let mut marked = Marked { csn: self.watermarks.durable.get(), at: Instant::now() };
         loop {
-            let work = self.next_work();
-            let stops = work.stop;
-            if let Err(error) = self.sync(&work) {
-                tracing::error!(%error, "syncing the logs failed: writes are refused until a restart");
-                self.gate.close(
-                    Obstacle::Broken,
-                    format!("writes are refused until a restart, because the logs could not be synced: {error}"),
-                );
-                self.failed.send_replace(true);
-                return;
-            }
-            if stops || last_mark.elapsed() >= SYNC_INTERVAL {
-                let durable = Durable { csn: self.watermarks.durable.get(), epoch: work.position.epoch };
-                if let Err(error) = mark.write(durable) {
+            let due = self.wait_until_due(marked);
+            let synced = {
+                let mut synced = self.synced.lock();
+                if due.sync { self.sync_written(&mut synced) } else { *synced }
+            };
+            let Ok(Position { csn, epoch, .. }) = synced else { return };
+            if due.mark && csn > marked.csn {
+                if let Err(error) = mark.write(Durable { csn, epoch }) {
                     tracing::warn!(%error, "the durable mark could not be written; the next start can prove less");
                 }
-                last_mark = Instant::now();
+                marked = Marked { csn, at: Instant::now() };
             }
-            if stops {
+            if due.stop {
                 return;
             }
         }
     }
 
-    /// Waits until something is to be synced.
-    fn next_work(&self) -> Unsynced {
+    /// Waits until the thread has something to do.
+    fn wait_until_due(&self, marked: Marked) -> Due {
         let mut unsynced = self.unsynced.lock();
         let started = Instant::now();
         loop {
-            let is_dirty = unsynced.wal || unsynced.oplog.is_some();
-            let is_due = match self.mode() {
+            let may_sync = match self.mode() {
                 AppendFsync::Always => true,
                 AppendFsync::EverySec => started.elapsed() >= SYNC_INTERVAL,
                 AppendFsync::No => false,
-            } || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX;
-            if unsynced.stop || (is_dirty && (is_due || unsynced.asked)) {
-                let position = unsynced.position;
-                let stop = unsynced.stop;
-                return std::mem::replace(&mut unsynced, Unsynced { position, stop, ..Unsynced::default() });
+            } || unsynced.asked
+                || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX;
+            let stop = unsynced.stop;
+            let sync = stop || (unsynced.is_dirty() && may_sync);
+            let is_unmarked = sync || self.watermarks.durable.get() > marked.csn;
+            let mark = stop || (is_unmarked && marked.at.elapsed() >= SYNC_INTERVAL);
+            if sync || mark {
+                return Due { sync, mark, stop };
             }
             self.wake.wait_for(&mut unsynced, SYNC_INTERVAL);
         }
     }
 
-    /// The op-log before the WAL, unless replies wait for both: then side by side.
+    /// Syncs what was written since the last sync; returns how far both logs are synced.
+    fn sync_written(&self, synced: &mut Synced) -> Synced {
+        let position = (*synced)?;
+        let work = {
+            let mut unsynced = self.unsynced.lock();
+            let next = Unsynced { position: unsynced.position, stop: unsynced.stop, ..Unsynced::default() };
+            std::mem::replace(&mut *unsynced, next)
+        };
+        if !work.is_dirty() {
+            return Ok(position);
+        }
+        let started = Instant::now();
+        *synced = self.sync(&work).map(|()| work.position).map_err(|error| {
+            tracing::error!(%error, "syncing the logs failed: writes are refused until a restart");
+            self.gate.close(
+                Obstacle::Broken,
+                format!("writes are refused until a restart, because the logs could not be synced: {error}"),
+            );
+            self.failed.send_replace(true);
+            SyncFailed
+        });
+        self.is_quick.store(started.elapsed() <= AT_ONCE_MAX, Ordering::Relaxed);
+        *synced
+    }
+
+    /// The op-log before the WAL, unless replies wait for both and that takes long: then side by side.
     fn sync(&self, work: &Unsynced) -> Result<()> {
         let oplog = || work.oplog.as_ref().map_or(Ok(()), |file| self.io.sync_data(file));
         let wal = || if work.wal { self.disk.sync_wal() } else { Ok(()) };
-        if self.mode() == AppendFsync::Always && work.wal && work.oplog.is_some() {
+        let is_quick = self.is_quick.load(Ordering::Relaxed);
+        if self.mode() == AppendFsync::Always && work.wal && work.oplog.is_some() && !is_quick {
             let (oplog, wal) = std::thread::scope(|scope| {
                 let oplog = scope.spawn(oplog);
                 let wal = wal();

@@ -56,11 +56,35 @@ fn stopping_syncs_what_is_left_and_marks_it() {
 }
 
 #[tokio::test]
+async fn always_syncs_at_once_where_that_is_quick_and_the_thread_marks_it() {
+    let rig = Rig::new(AppendFsync::Always);
+    let mut csn = Csn::ZERO;
+    for (sets, pushes) in [(true, false), (false, true), (true, true)] {
+        rig.committer.syncer.is_quick.store(true, Ordering::Relaxed);
+        csn = commit(&rig, sets, pushes);
+        assert_eq!(rig.committer.watermarks.durable.get(), csn, "without waiting for another thread");
+    }
+    let marked = async {
+        while told(&rig).csn < csn {
+            tokio::time::sleep(SYNC_POLL).await;
+        }
+    };
+    soon(marked).await;
+}
+
+#[tokio::test]
 async fn a_failed_sync_refuses_writes_and_fails_who_waits() {
+    for is_quick in [false, true] {
+        a_failed_sync_refuses_writes(is_quick).await;
+    }
+}
+
+async fn a_failed_sync_refuses_writes(is_quick: bool) {
     let rig = Rig::new(AppendFsync::Always);
     let first = commit(&rig, false, true);
     soon(rig.committer.syncer.acknowledged(first)).await.unwrap();
     rig.io.fail(Step::Sync, Errno::IO);
+    rig.committer.syncer.is_quick.store(is_quick, Ordering::Relaxed);
     let lost = commit(&rig, true, true);
     let error = soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");

@@ -125,6 +125,17 @@ impl Drop for Joined<'_> {
 pub struct Turn<'a> {
     pub(super) joined: Joined<'a>,
     pub(super) logs: MutexGuard<'a, Logs>,
+    /// Dropped after the locks.
+    _syncs: SyncsSoon<'a>,
+}
+
+/// Has what was written synced, once the locks are free.
+struct SyncsSoon<'a>(&'a Committer);
+
+impl Drop for SyncsSoon<'_> {
+    fn drop(&mut self) {
+        self.0.syncer.sync_soon();
+    }
 }
 
 impl<'a> Deref for Turn<'a> {
@@ -143,7 +154,8 @@ impl DerefMut for Turn<'_> {
 
 impl<'a> Turn<'a> {
     pub(super) fn new(joined: Joined<'a>, logs: MutexGuard<'a, Logs>) -> Self {
-        Self { joined, logs }
+        let _syncs = SyncsSoon(joined.committer);
+        Self { joined, logs, _syncs }
     }
 
     /// The op-log.
@@ -200,7 +212,7 @@ impl<'a> Turn<'a> {
             expected = expected.next();
         }
         self.require_room(OpLog::frame_bytes(&commits))?;
-        let Self { joined: Joined { committer, writer, .. }, logs } = self;
+        let Self { joined: Joined { committer, writer, .. }, logs, .. } = self;
         for commit in &*commits {
             writer.memory.apply(commit).inspect_err(|error| committer.fail_stop(error))?;
             writer.clock.observe(commit.time);

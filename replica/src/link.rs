@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use walferry::archive::epochs::EpochTree;
 use walferry::archive::lineage::Lineage;
+use walferry::background;
 use walferry::clock;
 use walferry::cluster::ClusterId;
 use walferry::command::host::Host;
@@ -242,7 +243,7 @@ impl Run {
         mut waiting: mpsc::Receiver<bytes::Bytes>,
     ) -> JoinHandle<Result<()>> {
         let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
-        tokio::task::spawn_blocking(move || {
+        let apply = move || {
             while let Some(chunk) = waiting.blocking_recv() {
                 let time = follower.apply(chunk)?;
                 let applied = node.committer.watermarks.committed.get();
@@ -252,7 +253,8 @@ impl Run {
                 });
             }
             Ok(())
-        })
+        };
+        tokio::task::spawn_blocking(move || background::apply(apply))
     }
 
     /// Receives until the connection ends; acknowledges as commits are applied.

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to come up.
+/// How long a server may take to come up, or to end.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Pause between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Which program a server is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +61,8 @@ impl Launch {
             Program::Redis => {
                 launch.add(&["--port", &port.to_string(), "--appendonly", "yes", "--appendfsync", appendfsync]);
                 launch.add(&["--save", "", "--dir", &dir.display().to_string()]);
+                // A replica that comes would wait five seconds for others.
+                launch.add(&["--repl-diskless-sync-delay", "0"]);
             }
         }
         Ok(launch)
@@ -118,7 +122,7 @@ impl Launch {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
                 return Err(format!("{} ended with {status}:\n{log}", server.launch.program.name()));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK);
         }
         Err(format!("{} did not serve within {} s", server.launch.program.name(), PATIENCE.as_secs()))
     }
@@ -143,11 +147,16 @@ impl Server {
         Client::connect(self.launch.port)
     }
 
-    /// A field of INFO as a number; 0 if it is not there.
-    pub fn number(&self, field: &str) -> Answer<f64> {
+    /// A field of INFO; empty if it is not there.
+    pub fn info(&self, field: &str) -> Answer<String> {
         let info = text(&self.client()?.call(&["INFO"])?);
         let value = info_fields(&info).into_iter().find(|(name, _)| name == field);
-        Ok(value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0.0))
+        Ok(value.map(|(_, value)| value).unwrap_or_default())
+    }
+
+    /// A field of INFO as a number; 0 if it is not there.
+    pub fn number(&self, field: &str) -> Answer<f64> {
+        Ok(self.info(field)?.parse().unwrap_or(0.0))
     }
 
     /// CPU seconds of the process, all threads.
@@ -187,10 +196,17 @@ impl Server {
 
     /// Ends it in good order. How it was started, to start it again.
     pub fn stop(mut self) -> Answer<Launch> {
-        // The connection ends before a reply comes.
-        let _ = self.client()?.call(&["SHUTDOWN"]);
-        self.child.wait().map_err(|error| format!("cannot wait for {}: {error}", self.launch.program.name()))?;
-        Ok(self.launch.clone())
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            // The connection ends before a reply comes, unless redis writes its first append-only file: then it refuses.
+            let _ = self.client().and_then(|mut client| client.call(&["SHUTDOWN"]));
+            let ended = self.child.try_wait();
+            if ended.map_err(|error| format!("cannot wait for {}: {error}", self.launch.program.name()))?.is_some() {
+                return Ok(self.launch.clone());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Err(format!("{} did not end within {} s", self.launch.program.name(), PATIENCE.as_secs()))
     }
 }
 

@@ -229,8 +229,7 @@ fn caught_up(primary: &Server, replica: &Server) -> Result<Duration, Failure> {
     };
     while started.elapsed() < PATIENCE {
         let wanted = position(primary, true)?;
-        let is_up = replica.number("master_sync_in_progress")? == 0.0 && primary.number("connected_slaves")? > 0.0;
-        if is_up && position(replica, false)? >= wanted {
+        if replica.info("master_link_status")? == "up" && position(replica, false)? >= wanted {
             return Ok(started.elapsed());
         }
         std::thread::sleep(Duration::from_millis(2));

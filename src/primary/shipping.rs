@@ -62,6 +62,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// What the uploader does.
     pub uploader: watch::Receiver<UploaderStatus>,
+    /// Turns true when uploading has ended and writes are refused because of it.
+    ended: watch::Receiver<bool>,
     /// Whether it looks at the fence before it acknowledges: as `archive-ack` says.
     fence_each_ack: Arc<AtomicBool>,
     /// Merges what was uploaded.
@@ -256,12 +258,13 @@ impl Shipping {
         let Some(archive) = &self.archive else {
             return Err(Error::Refused { reason: "no archive is configured".into() });
         };
-        let mut status = archive.uploader.clone();
+        // Not when the uploader says so: who is told would write again before that is refused.
+        let mut ended = archive.ended.clone();
         // Both arms only wait.
         tokio::select! {
             () = self.node.committer.watermarks.archived.reached(csn) => Ok(()),
-            stopped = status.wait_for(|status| status.stopped.is_some()) => {
-                let reason = stopped.ok().and_then(|status| status.stopped.clone());
+            _ = ended.wait_for(|ended| *ended) => {
+                let reason = archive.uploader.borrow().stopped.clone();
                 Err(Error::Refused { reason: reason.unwrap_or_else(|| "the uploader ended".into()) })
             }
         }
@@ -359,7 +362,7 @@ impl ArchiveSide {
         let merging = Merging::start(node, archive, ledger, status.clone());
         let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
-        let watched = Arc::clone(node);
+        let (watched, (ends, ended)) = (Arc::clone(node), watch::channel(false));
         let task = tokio::spawn(async move {
             let error = uploader.run().await;
             if let Error::Fenced { newer, node, .. } = &error {
@@ -367,6 +370,7 @@ impl ArchiveSide {
             } else {
                 watched.committer.gate.close(Obstacle::Unarchived, uploading_ended(&error));
             }
+            ends.send_replace(true);
         });
         if needs_base {
             node.snapshots.request();
@@ -375,7 +379,18 @@ impl ArchiveSide {
         let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
         let marks = MarkKeeper::start(node, archive, trusted_after).await?;
         let began_with_hole = needs_base;
-        Ok(Self { cutter, spool, uploader: status, fence_each_ack, merging, second, marks, began_with_hole, task })
+        Ok(Self {
+            cutter,
+            spool,
+            uploader: status,
+            ended,
+            fence_each_ack,
+            merging,
+            second,
+            marks,
+            began_with_hole,
+            task,
+        })
     }
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Bytes read from a socket at a time, at least.
@@ -131,24 +131,14 @@ impl Lane {
     }
 }
 
-/// Serves one client until it leaves, breaks the protocol, or `stop` turns true.
-pub async fn serve(
-    stream: TcpStream,
-    client: Client,
-    lane: &Lane,
-    limits: Limits,
-    card: &Mutex<ClientCard>,
-    mut stop: watch::Receiver<bool>,
-) {
+/// Serves one client until it leaves or breaks the protocol. Cancel-safe: the connection is closed between two requests
+/// or while it waits; what it committed is in its group.
+pub async fn serve(stream: TcpStream, client: Client, lane: &Lane, limits: Limits, card: &Mutex<ClientCard>) {
     let out = Out::new(client.protocol);
     let mut connection =
         Connection { stream, client, lane, limits, card, input: BytesMut::new(), request: Request::default(), out };
-    // Stopping drops the connection between two requests or while it waits.
-    tokio::select! {
-        ended = connection.run() => if let Err(error) = ended {
-            tracing::debug!(client = connection.client.id, %error, "a connection ended");
-        },
-        _ = stop.wait_for(|stop| *stop) => {}
+    if let Err(error) = connection.run().await {
+        tracing::debug!(client = connection.client.id, %error, "a connection ended");
     }
 }
 

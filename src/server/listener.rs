@@ -38,6 +38,16 @@ pub struct Registry {
 /// A client's place among `maxclients`, from its acceptance to its end.
 struct Seat(Arc<Service>);
 
+/// A client's place among those who are connected, until it is dropped.
+struct Entered(Arc<Lane>, u64);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Self(lane, id) = self;
+        lane.service.registry.clients.lock().remove(id);
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.registry.seated.fetch_sub(1, Ordering::Relaxed);
@@ -148,7 +158,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize,
 fn start_lane(
     nth: usize,
     service: &Arc<Service>,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) -> (mpsc::Sender<Admitted>, JoinHandle<()>) {
     let (sender, mut admitted) = mpsc::channel::<Admitted>(ADMITTED_WAITING_MAX);
     let lane = Arc::new(Lane::new(Arc::clone(service)));
@@ -160,19 +170,18 @@ fn start_lane(
             tokio::spawn(async move { writing.write_groups().await });
             tokio::spawn(async move { following.follow_groups().await });
             let mut connections = JoinSet::new();
-            let mut stopping = stop.clone();
             loop {
                 // All arms only wait.
                 tokio::select! {
                     stream = admitted.recv() => match stream {
-                        Some((stream, seat)) => admit(stream, seat, &lane, &mut connections, stop.clone()),
+                        Some((stream, seat)) => admit(stream, seat, &lane, &mut connections),
                         None => break,
                     },
                     _ = connections.join_next(), if !connections.is_empty() => {}
-                    _ = stopping.wait_for(|stop| *stop) => break,
+                    _ = stop.wait_for(|stop| *stop) => break,
                 }
             }
-            while connections.join_next().await.is_some() {}
+            connections.shutdown().await;
             lane.service.committer.write_open_group();
         });
     };
@@ -206,13 +215,7 @@ fn keep_alive(stream: &TcpStream, seconds: u64) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES as u32)
 }
 
-fn admit(
-    stream: std::net::TcpStream,
-    seat: Seat,
-    lane: &Arc<Lane>,
-    connections: &mut JoinSet<()>,
-    stop: watch::Receiver<bool>,
-) {
+fn admit(stream: std::net::TcpStream, seat: Seat, lane: &Arc<Lane>, connections: &mut JoinSet<()>) {
     // Each lane's runtime watches its own sockets.
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let registry = &lane.service.registry;
@@ -232,10 +235,9 @@ fn admit(
     };
     let card = Arc::new(Mutex::new(client.card()));
     registry.clients.lock().insert(id, Arc::clone(&card));
-    let lane = Arc::clone(lane);
+    let (lane, place) = (Arc::clone(lane), (Entered(Arc::clone(lane), id), seat));
     connections.spawn(async move {
-        connection::serve(stream, client, &lane, limits, &card, stop).await;
-        lane.service.registry.clients.lock().remove(&id);
-        drop(seat);
+        connection::serve(stream, client, &lane, limits, &card).await;
+        drop(place);
     });
 }

@@ -1,10 +1,10 @@
-//! Durability: both logs are synced as `appendfsync` asks, and the durable watermark raised. Under `always` whoever wrote
-//! a group syncs it, as long as that takes less than to wake the thread that does it otherwise.
+//! Durability: both logs are synced as `appendfsync` asks, and the durable watermark raised. Under `always` who served the
+//! clients of a group and wrote it syncs it, too, as long as that takes less than to wake the thread that does it otherwise.
 //!
 //! Guarantees: the durable watermark covers only commits whose logs were synced after they were written; a failed sync
 //! is never retried, because the page cache's state is unknown after it: writes are refused until a restart. Commits
 //! that arrive during a sync share the next one (group commit). A slow disk holds up nobody but those who wait for it,
-//! save for the one sync by which it shows that it has become slow.
+//! save once, when it shows that it has become slow.
 
 use super::gate::{Gate, Obstacle};
 use crate::config::AppendFsync;
@@ -144,7 +144,7 @@ impl Syncer {
 
     /// Called by the committer for each group: both logs hold everything up to `position`. `oplog` is the active
     /// segment if the group added frames to it, with so many bytes; `wal`: whether it wrote a batch. Once no lock is
-    /// held any more, [`Syncer::sync_soon`] follows.
+    /// held any more, [`Syncer::sync_soon`] or [`Syncer::hand_over`] follows.
     pub fn written(&self, position: Position, oplog: Option<LogFile>, oplog_bytes: usize, wal: bool) {
         let mut unsynced = self.unsynced.lock();
         unsynced.position = position;
@@ -158,13 +158,14 @@ impl Syncer {
     /// Sees to it that what was written is synced when the mode asks for it: under `always` at once if that is quick,
     /// else by the thread.
     pub fn sync_soon(&self) {
-        if self.mode() == AppendFsync::Always
-            && self.is_quick.load(Ordering::Relaxed)
-            && let Some(mut synced) = self.synced.try_lock_for(AT_ONCE_MAX)
-        {
-            // If it fails, those who wait for it learn it.
-            let _ = self.sync_written(&mut synced);
-            return;
+        if self.mode() == AppendFsync::Always && self.is_quick.load(Ordering::Relaxed) {
+            if let Some(mut synced) = self.synced.try_lock_for(AT_ONCE_MAX) {
+                // If it fails, those who wait for it learn it.
+                let _ = self.sync_written(&mut synced);
+                return;
+            }
+            // The sync that runs is not: nobody else is to wait for it here.
+            self.is_quick.store(false, Ordering::Relaxed);
         }
         self.hand_over();
     }

@@ -73,6 +73,18 @@ async fn always_syncs_at_once_where_that_is_quick_and_the_thread_marks_it() {
 }
 
 #[tokio::test]
+async fn a_slow_sync_is_waited_for_once_and_then_left_to_the_thread() {
+    let rig = Rig::new(AppendFsync::Always);
+    let syncer = &rig.committer.syncer;
+    syncer.is_quick.store(true, Ordering::Relaxed);
+    let running = syncer.synced.lock();
+    let csn = commit(&rig, true, true);
+    assert!(!syncer.is_quick.load(Ordering::Relaxed) && rig.committer.watermarks.durable.get() < csn);
+    drop(running);
+    soon(syncer.acknowledged(csn)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_failed_sync_refuses_writes_and_fails_who_waits() {
     for is_quick in [false, true] {
         a_failed_sync_refuses_writes(is_quick).await;

@@ -38,19 +38,19 @@ pub struct Registry {
 /// A client's place among `maxclients`, from its acceptance to its end.
 struct Seat(Arc<Service>);
 
-/// A client's place among those who are connected, until it is dropped.
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.registry.seated.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's entry in the registry, until it is dropped.
 struct Entered(Arc<Lane>, u64);
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let Self(lane, id) = self;
         lane.service.registry.clients.lock().remove(id);
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.registry.seated.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -29,6 +29,7 @@ use crate::log::reader::{LogPosition, LogReader};
 use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
 use parking_lot::Mutex;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -305,11 +306,12 @@ impl Committer {
     }
 
     /// Writes a group's commits to both logs and publishes them; returns the last csn.
-    pub(super) fn write_sealed(&self, logs: &mut Logs, sealed: SealedGroup) -> Result<Csn> {
+    pub(super) fn write_sealed(&self, logs: &mut Logs, mut sealed: SealedGroup) -> Result<Csn> {
         let (number, memory) = (sealed.number, sealed.memory);
+        let superseded = std::mem::take(&mut sealed.superseded);
         let written = self.require_sound().and_then(|()| {
             let commits = sealed.records(logs.position.epoch);
-            self.log_and_publish(logs, commits, Rows::Store, memory)
+            self.log_and_publish(logs, commits, &superseded, Rows::Store, memory)
         });
         match &written {
             Ok(_) => self.groups.written(number),
@@ -326,6 +328,7 @@ impl Committer {
         &self,
         logs: &mut Logs,
         commits: Arc<[CommitRecord]>,
+        superseded: &[Range<usize>],
         rows: Rows,
         memory: MemorySize,
     ) -> Result<Csn> {
@@ -333,7 +336,7 @@ impl Committer {
         // between the engines must know that it may be in memory.
         self.memory_keys.fetch_max(memory.keys, Ordering::AcqRel);
         let wal_before = logs.wal_seq;
-        let logged = logs.write(&self.disk, &commits, rows).inspect_err(|error| self.fail_stop(error))?;
+        let logged = logs.write(&self.disk, &commits, superseded, rows).inspect_err(|error| self.fail_stop(error))?;
         self.note_room(logs);
         let (position, wal_after) = (logs.position, logs.wal_seq);
         self.memory_keys.store(memory.keys, Ordering::Release);

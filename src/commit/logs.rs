@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::log::envelope::{self, Position};
 use crate::log::oplog::OpLog;
 use crate::record::CommitRecord;
+use std::ops::Range;
 
 /// The state under the logs' lock.
 pub(super) struct Logs {
@@ -37,12 +38,18 @@ pub(super) struct Logged {
 
 impl Logs {
     /// Writes commits that follow the last one. The op-log first: while it fails nothing has reached RocksDB, whose
-    /// write cannot be undone.
-    pub fn write(&mut self, disk: &Disk, commits: &[CommitRecord], rows: Rows) -> Result<Logged> {
+    /// write cannot be undone. `superseded`: see [`envelope::assemble`].
+    pub fn write(
+        &mut self,
+        disk: &Disk,
+        commits: &[CommitRecord],
+        superseded: &[Range<usize>],
+        rows: Rows,
+    ) -> Result<Logged> {
         let oplog_bytes = self.oplog.append(commits)?;
         let last = commits.last().expect("a group is never empty");
         let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
-        let Some(batch) = envelope::assemble(commits) else {
+        let Some(batch) = envelope::assemble(commits, superseded) else {
             self.position = position;
             return Ok(Logged { oplog_bytes, wal: false });
         };

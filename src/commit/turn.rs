@@ -219,7 +219,7 @@ impl<'a> Turn<'a> {
             writer.last = commit.csn;
         }
         writer.watches.touch_all();
-        committer.log_and_publish(logs, commits, Rows::Forget, MemorySize::of(&writer.memory))
+        committer.log_and_publish(logs, commits, &[], Rows::Forget, MemorySize::of(&writer.memory))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::engine::watch::WatchTable;
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Commits one group may hold before it is written.
@@ -53,6 +54,8 @@ pub(super) struct SealedGroup {
     pub number: GroupNumber,
     commits: Vec<PendingCommit>,
     disk: Bytes,
+    /// Where records of `disk` lie that later ones of it undo.
+    pub superseded: Vec<Range<usize>>,
     lists: Bytes,
     zsets: Bytes,
     /// The memory engines after it.
@@ -125,11 +128,12 @@ impl Writer {
         if self.pending.is_empty() {
             return None;
         }
-        let effects = self.effects.seal();
+        let mut effects = self.effects.seal();
         let sealed = SealedGroup {
             number: self.group,
             commits: std::mem::take(&mut self.pending),
             disk: effects.disk.clone(),
+            superseded: std::mem::take(&mut effects.superseded),
             lists: effects.lists.clone(),
             zsets: effects.zsets.clone(),
             memory: MemorySize::of(&self.memory),

@@ -1,6 +1,7 @@
 //! The effects of groups of commits on their way to the logs, and what they already mean to the reads of later commands.
 //!
-//! Guarantees: effects are appended in execution order; a lookup sees the newest effect on a disk key.
+//! Guarantees: effects are appended in execution order; a lookup sees the newest effect on a disk key; each record that a
+//! later one of its group undoes is known.
 //! Memory ops are applied to the memory engines as they are recorded, so only disk effects need an overlay.
 
 use super::batch::{self, Family};
@@ -24,8 +25,16 @@ pub enum Overlaid<'a> {
 #[derive(Clone, Copy)]
 struct Entry {
     family: Family,
+    /// Offset of its record.
+    start: usize,
     placed: batch::Placed,
     deleted: bool,
+}
+
+impl Entry {
+    fn record(&self) -> Range<usize> {
+        self.start..self.placed.value.0 + self.placed.value.1
+    }
 }
 
 /// What a group's disk operations mean to reads: of each key the newest one.
@@ -61,15 +70,17 @@ impl DiskIndex {
             })
     }
 
-    fn remember(&mut self, disk: &[u8], entry: Entry) {
+    /// Returns the entry that this one takes the place of.
+    fn remember(&mut self, disk: &[u8], entry: Entry) -> Option<Entry> {
         let hash_of = |entry: &Entry| row_hash(entry.family, slice(disk, entry.placed.key));
         let same = |other: &Entry| {
             other.family == entry.family && slice(disk, other.placed.key) == slice(disk, entry.placed.key)
         };
         match self.newest.entry(hash_of(&entry), same, hash_of) {
-            hashbrown::hash_table::Entry::Occupied(mut occupied) => *occupied.get_mut() = entry,
+            hashbrown::hash_table::Entry::Occupied(mut occupied) => Some(std::mem::replace(occupied.get_mut(), entry)),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 vacant.insert(entry);
+                None
             }
         }
     }
@@ -90,6 +101,8 @@ pub struct Effects {
     /// RocksDB write batch records.
     disk: Vec<u8>,
     disk_ops: u32,
+    /// Where records lie whose key a later record sets or deletes.
+    superseded: Vec<Range<usize>>,
     /// Encoded list ops.
     pub lists: Vec<u8>,
     /// Encoded sorted set ops.
@@ -103,6 +116,8 @@ pub struct Effects {
 pub struct SealedEffects {
     /// RocksDB write batch records.
     pub disk: Bytes,
+    /// Where records lie, in ascending order, whose key a later one of these records sets or deletes.
+    pub superseded: Vec<Range<usize>>,
     /// Encoded list ops.
     pub lists: Bytes,
     /// Encoded sorted set ops.
@@ -146,16 +161,23 @@ impl Effects {
 
     /// Sets a disk key.
     pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        let start = self.disk.len();
         let placed = batch::push_put(&mut self.disk, family, key, value);
-        self.disk_ops += 1;
-        self.index.remember(&self.disk, Entry { family, placed, deleted: false });
+        self.remember(Entry { family, start, placed, deleted: false });
     }
 
     /// Deletes a disk key.
     pub fn delete(&mut self, family: Family, key: &[u8]) {
+        let start = self.disk.len();
         let placed = batch::push_delete(&mut self.disk, family, key);
+        self.remember(Entry { family, start, placed, deleted: true });
+    }
+
+    fn remember(&mut self, entry: Entry) {
         self.disk_ops += 1;
-        self.index.remember(&self.disk, Entry { family, placed, deleted: true });
+        if let Some(before) = self.index.remember(&self.disk, entry) {
+            self.superseded.push(before.record());
+        }
     }
 
     /// Deletes every user key of every family, and the expiry index.
@@ -189,8 +211,10 @@ impl Effects {
     pub fn seal(&mut self) -> SealedEffects {
         self.disk_ops = 0;
         let next = self.spare_index.take().unwrap_or_default();
+        self.superseded.sort_unstable_by_key(|record| record.start);
         SealedEffects {
             disk: std::mem::take(&mut self.disk).into(),
+            superseded: std::mem::take(&mut self.superseded),
             lists: std::mem::take(&mut self.lists).into(),
             zsets: std::mem::take(&mut self.zsets).into(),
             index: std::mem::replace(&mut self.index, next),
@@ -273,6 +297,29 @@ mod tests {
         assert_eq!(effects.lookup(Family::Sub, b"k"), Overlaid::Value(b"after"));
         let extent = effects.extent();
         batch::validate(&effects.seal().disk, extent.disk_ops).unwrap();
+    }
+
+    #[test]
+    fn a_record_is_superseded_by_a_later_one_of_its_key_and_group() {
+        let mut effects = Effects::default();
+        effects.put(Family::Default, b"a", b"1");
+        effects.put(Family::Default, b"b", b"1");
+        effects.put(Family::Sub, b"b", b"1");
+        effects.delete(Family::Default, b"b");
+        effects.put(Family::Default, b"a", b"2");
+        effects.put(Family::Default, b"a", b"3");
+        effects.put(Family::Default, b"b", b"2");
+        effects.clear();
+        effects.put(Family::Default, b"a", b"4");
+        let sealed = effects.seal();
+        let record = |at: &Range<usize>| batch::Records::new(&sealed.disk[at.clone()]).next().unwrap().unwrap();
+        let superseded: Vec<_> = sealed.superseded.iter().map(record).collect();
+        let put = |key, value| batch::Record::Put(Family::Default, key, value);
+        let expected =
+            [put(b"a", b"1"), put(b"b", b"1"), batch::Record::Delete(Family::Default, b"b"), put(b"a", b"2")];
+        assert_eq!(superseded, expected, "what a deletion of all keys came after is not asked");
+        effects.put(Family::Default, b"a", b"5");
+        assert!(effects.seal().superseded.is_empty(), "another group");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A write batch carries one or more commits. Each begins with LogData (the envelope: its position and, if it touches
 //! the memory engines too, their ops); the batch's last operation puts the system key `csn`. So a batch never counts
-//! zero operations, every checkpoint tells its own csn, and applying is exactly-once. Bytes: `FORMAT.md`.
+//! zero operations, every checkpoint tells its own csn, and applying is exactly-once. An operation that a later one of
+//! the batch undoes is LogData, too: the log tells it, and the memtables are spared it. Bytes: `FORMAT.md`.
 
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::batch::{self, Family, HEADER_LEN, Record, Records};
@@ -10,11 +11,18 @@ use crate::engine::key::CSN_KEY;
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use bytes::Bytes;
+use std::ops::Range;
 
 const MAGIC: [u8; 4] = *b"WFCM";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Version of an envelope none of whose operations is superseded.
+const VERSION_PLAIN: u8 = 1;
+/// What LogData that is a superseded operation begins with.
+const MAGIC_SUPERSEDED: [u8; 4] = *b"WFSO";
 /// Bytes of an envelope before the memory ops.
 const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 4 + 4 + 4;
+/// Bytes that a superseded operation takes beside its own: tag, length and magic.
+const SUPERSEDED_HEAD_MAX: usize = 1 + 5 + 4;
 const POSITION_LEN: usize = 8 + 8 + 4;
 
 /// Position of a commit as the system key `csn` holds it.
@@ -51,20 +59,39 @@ impl Position {
 }
 
 /// The write batch of those commits of a group that touch the disk engines; `None` if none does.
+///
+/// `superseded` are the places, ascending, of records in all the commits' disk records one behind the other: of records
+/// whose key a later record puts or deletes.
 #[must_use]
-pub fn assemble(commits: &[CommitRecord]) -> Option<Vec<u8>> {
+pub fn assemble(commits: &[CommitRecord], superseded: &[Range<usize>]) -> Option<Vec<u8>> {
     let last = commits.iter().rfind(|commit| commit.touches_disk())?;
     let bytes: usize = commits.iter().filter(|c| c.touches_disk()).map(|c| c.effect_bytes() + ENVELOPE_HEAD + 8).sum();
-    let mut out = Vec::with_capacity(HEADER_LEN + bytes + 64);
+    let mut out = Vec::with_capacity(HEADER_LEN + bytes + superseded.len() * SUPERSEDED_HEAD_MAX + 64);
     out.resize(HEADER_LEN, 0);
     let mut operations = 0;
-    let mut envelope = Vec::with_capacity(ENVELOPE_HEAD);
+    let mut scratch = Vec::with_capacity(ENVELOPE_HEAD);
+    let mut superseded = superseded.iter().peekable();
+    // Where the commit's records begin among all.
+    let mut start = 0;
     for commit in commits.iter().filter(|commit| commit.touches_disk()) {
-        envelope.clear();
-        push_envelope(&mut envelope, commit);
-        batch::push_log_data(&mut out, &envelope);
-        out.extend_from_slice(&commit.disk);
+        let end = start + commit.disk.len();
+        let is_plain = superseded.peek().is_none_or(|record| record.start >= end);
+        scratch.clear();
+        push_envelope(&mut scratch, commit, if is_plain { VERSION_PLAIN } else { VERSION });
+        batch::push_log_data(&mut out, &scratch);
         operations += commit.disk_ops;
+        let mut copied = start;
+        while let Some(record) = superseded.next_if(|record| record.start < end) {
+            out.extend_from_slice(&commit.disk[copied - start..record.start - start]);
+            scratch.clear();
+            scratch.extend_from_slice(&MAGIC_SUPERSEDED);
+            scratch.extend_from_slice(&commit.disk[record.start - start..record.end - start]);
+            batch::push_log_data(&mut out, &scratch);
+            operations -= 1;
+            copied = record.end;
+        }
+        out.extend_from_slice(&commit.disk[copied - start..]);
+        start = end;
     }
     let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
     batch::push_put(&mut out, Family::Default, CSN_KEY, &position.encode());
@@ -78,9 +105,9 @@ pub fn operations(batch: &[u8]) -> u32 {
     u32::from_le_bytes(batch[8..HEADER_LEN].try_into().expect("four bytes"))
 }
 
-fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
+fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord, version: u8) {
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, 0]);
+    out.extend_from_slice(&[version, 0]);
     out.extend_from_slice(&commit.epoch.0.to_le_bytes());
     out.extend_from_slice(&commit.csn.0.to_le_bytes());
     out.extend_from_slice(&commit.time.0.to_le_bytes());
@@ -94,7 +121,8 @@ fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
     out.extend_from_slice(&commit.zsets);
 }
 
-/// Takes a write batch from the WAL apart into its commits. Effects are slices of `batch`.
+/// Takes a write batch from the WAL apart into its commits. Effects are slices of `batch`, but for disk records of a
+/// commit of which some are superseded.
 pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
     if batch.len() < HEADER_LEN {
         return Err(Error::corrupt(
@@ -106,25 +134,46 @@ pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
     let body = batch.slice(HEADER_LEN..);
     let mut commits: Vec<CommitRecord> = Vec::new();
     let mut records = Records::new(&body);
-    // Offset of the first record of the commit being read.
+    // Offset of the records of the commit being read, or of those behind its last superseded one.
     let mut start = 0;
+    // Its records before that.
+    let mut before: Vec<u8> = Vec::new();
     let mut found = 0;
     let mut position = None;
     loop {
         let at = records.offset();
         let record = records.next().transpose()?;
+        let superseded = match record {
+            Some(Record::LogData(bytes)) => bytes.strip_prefix(&MAGIC_SUPERSEDED),
+            _ => None,
+        };
         let is_position = matches!(record, Some(Record::Put(Family::Default, CSN_KEY, _)));
+        let ends = is_position || superseded.is_none() && matches!(record, None | Some(Record::LogData(_)));
         if let Some(commit) = commits.last_mut()
-            && (is_position || matches!(record, None | Some(Record::LogData(_))))
+            && ends
             && position.is_none()
         {
-            commit.disk = body.slice(start..at);
+            commit.disk = if before.is_empty() {
+                body.slice(start..at)
+            } else {
+                before.extend_from_slice(&body[start..at]);
+                std::mem::take(&mut before).into()
+            };
             expect_operations(commit, found)?;
         }
         match record {
             None => break,
             Some(_) if position.is_some() => {
                 return Err(Error::corrupt("write batch", at, "goes on behind its csn key"));
+            }
+            Some(Record::LogData(_))
+                if let Some(operation) = superseded
+                    && !commits.is_empty() =>
+            {
+                batch::validate(operation, 1)?;
+                before.extend_from_slice(&body[start..at]);
+                before.extend_from_slice(operation);
+                (start, found) = (records.offset(), found + 1);
             }
             Some(Record::LogData(bytes)) => {
                 commits.push(parse_envelope(&body.slice_ref(bytes))?);
@@ -205,20 +254,40 @@ mod tests {
         }
     }
 
+    /// Where the records of some commits lie.
+    fn places(commits: &[CommitRecord]) -> Vec<Range<usize>> {
+        let all: Vec<u8> = commits.iter().flat_map(|commit| commit.disk.iter().copied()).collect();
+        let mut records = Records::new(&all);
+        let mut start = 0;
+        let mut place = || {
+            records.next()?.unwrap();
+            Some(std::mem::replace(&mut start, records.offset())..records.offset())
+        };
+        std::iter::from_fn(&mut place).collect()
+    }
+
     proptest! {
         #[test]
-        fn commits_survive_the_wal(groups in proptest::collection::vec((proptest::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 1..4), any::<Vec<u8>>()), 1..6)) {
+        fn commits_survive_the_wal(
+            groups in proptest::collection::vec((proptest::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 1..4), any::<Vec<u8>>()), 1..6),
+            superseded in any::<u32>(),
+        ) {
             let commits: Vec<_> = groups.into_iter().enumerate().map(|(i, (puts, lists))| commit(i as u64 + 1, &puts, lists)).collect();
-            let bytes = assemble(&commits).unwrap();
             let count: u32 = commits.iter().map(|c| c.disk_ops).sum();
-            prop_assert_eq!(operations(&bytes), count + 1);
+            // Which ones they are makes no difference here.
+            let places = places(&commits).into_iter().enumerate();
+            let superseded: Vec<_> = places.filter(|(nth, _)| superseded & (1 << nth) != 0).map(|(_, place)| place).collect();
+            let bytes = assemble(&commits, &superseded).unwrap();
+            prop_assert_eq!(operations(&bytes) as usize, count as usize - superseded.len() + 1);
+            let operations = Records::new(&bytes[HEADER_LEN..]).filter(|record| !matches!(record, Ok(Record::LogData(_))));
+            prop_assert_eq!(operations.count(), count as usize - superseded.len() + 1);
             prop_assert_eq!(disassemble(&bytes.into()).unwrap(), commits);
         }
 
         #[test]
         fn arbitrary_batches_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4)) {
             let _ = disassemble(&bytes.into());
-            let mut valid = assemble(&[commit(1, &[(vec![1], vec![2])], vec![3; 9]), commit(2, &[(vec![], vec![])], vec![])]).unwrap();
+            let mut valid = assemble(&[commit(1, &[(vec![1], vec![2])], vec![3; 9]), commit(2, &[(vec![], vec![])], vec![])], &[0..6]).unwrap();
             for (at, byte) in flips {
                 let at = at.index(valid.len());
                 valid[at] = byte;
@@ -230,9 +299,37 @@ mod tests {
     #[test]
     fn commits_without_disk_effects_stay_out_of_the_wal() {
         let memory_only = commit(1, &[], vec![1]);
-        assert_eq!(assemble(std::slice::from_ref(&memory_only)), None);
+        assert_eq!(assemble(std::slice::from_ref(&memory_only), &[]), None);
         let both = [memory_only, commit(2, &[(vec![1], vec![])], vec![])];
-        let found = disassemble(&assemble(&both).unwrap().into()).unwrap();
+        let found = disassemble(&assemble(&both, &[]).unwrap().into()).unwrap();
         assert_eq!(found, both[1..]);
+    }
+
+    #[test]
+    fn a_superseded_operation_is_one_of_a_commit() {
+        let superseded = |operation: &[u8]| [&MAGIC_SUPERSEDED, operation].concat();
+        let mut csn_key = Vec::new();
+        batch::push_put(&mut csn_key, Family::Default, CSN_KEY, &[0; POSITION_LEN]);
+        let put = commit(1, &[(vec![1], vec![2])], vec![]);
+        let mut good = assemble(std::slice::from_ref(&put), &[]).unwrap();
+        for (operation, complaint) in [
+            (&b""[..], "announces 1 operations, holds 0"),
+            (&put.disk.repeat(2), "announces 1 operations, holds 2"),
+            (b"\x07", "record tag"),
+            (&csn_key, "csn key"),
+        ] {
+            let mut bytes = vec![0; HEADER_LEN];
+            let mut envelope = Vec::new();
+            push_envelope(&mut envelope, &put, VERSION);
+            batch::push_log_data(&mut bytes, &envelope);
+            batch::push_log_data(&mut bytes, &superseded(operation));
+            let error = disassemble(&bytes.into()).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+        let mut first = vec![0; HEADER_LEN];
+        batch::push_log_data(&mut first, &superseded(&put.disk));
+        assert!(disassemble(&first.into()).unwrap_err().to_string().contains("WAL envelope"));
+        batch::push_log_data(&mut good, &superseded(&put.disk));
+        assert!(disassemble(&good.into()).unwrap_err().to_string().contains("behind its csn key"));
     }
 }

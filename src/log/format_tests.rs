@@ -146,11 +146,31 @@ fn version_1_of_a_wal_batch_can_be_read() {
         commit(20, Vec::new(), Vec::new(), disk_operations()),
         commit(22, list_ops(), zset_ops(), (1, segment_commits()[1].disk.to_vec())),
     ];
-    let written = envelope::assemble(&commits).unwrap();
+    let written = envelope::assemble(&commits, &[]).unwrap();
     let bytes = fixture_of("wal-batch-v1.bin", &written);
     assert_eq!(envelope::operations(&bytes), 14);
     assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
     assert_eq!(bytes, written, "this build writes what version 1 wrote");
+}
+
+#[test]
+fn version_2_of_a_wal_batch_can_be_read() {
+    let put = |value: &[u8]| {
+        let mut out = Vec::new();
+        batch::push_put(&mut out, Family::Default, &key::meta(b"string"), &meta::encode_string(value, 0));
+        out
+    };
+    let set = |csn, value| commit(csn, Vec::new(), Vec::new(), (1, put(value)));
+    let commits = [set(20, b"first"), commit(21, list_ops(), zset_ops(), disk_operations()), set(22, b"last")];
+    let written = envelope::assemble(&commits, &[0..put(b"first").len()]).unwrap();
+    let bytes = fixture_of("wal-batch-v2.bin", &written);
+    assert_eq!(envelope::operations(&bytes), 1 + disk_operations().0 + 1);
+    assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
+    assert_eq!(bytes, written, "this build writes what version 2 wrote");
+    assert_eq!(&bytes[12..19], b"\x03\x26WFCM\x02", "the envelope of a commit that has a superseded operation");
+    let superseded = 14 + 38;
+    assert_eq!(&bytes[superseded..superseded + 6], &[3, 4 + put(b"first").len() as u8, b'W', b'F', b'S', b'O']);
+    assert_eq!(&bytes[superseded + 6..][..put(b"first").len()], put(b"first"));
 }
 
 #[test]

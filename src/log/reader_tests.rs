@@ -16,7 +16,7 @@ fn write(root: &Path, groups: &[Vec<CommitRecord>]) -> (LogReader, OpLog, Vec<Wa
     let mut ends = Vec::new();
     for group in groups {
         oplog.append(group).unwrap();
-        envelope::assemble(group).into_iter().for_each(|batch| disk.write(&batch, true).unwrap());
+        envelope::assemble(group, &[]).into_iter().for_each(|batch| disk.write(&batch, true).unwrap());
         ends.push(disk.wal_seq());
     }
     (LogReader::new(disk, oplog.reader()), oplog, ends)
@@ -80,7 +80,7 @@ fn a_commit_in_neither_log_is_named() {
 fn what_a_recovery_left_out_of_a_commit_stays_out() {
     let dir = tempfile::tempdir().unwrap();
     let (reader, mut oplog, ends) = write(dir.path(), &[vec![on_disk(1)]]);
-    reader.disk.write(&envelope::assemble(&[on_both(2)]).unwrap(), true).unwrap();
+    reader.disk.write(&envelope::assemble(&[on_both(2)], &[]).unwrap(), true).unwrap();
     oplog.append_in_place(&on_disk(2)).unwrap();
     let read = read(&reader, at(1, ends[0]), at(2, reader.disk.wal_seq())).unwrap();
     assert_eq!(read, [on_disk(2)]);

@@ -301,7 +301,7 @@ impl Replay<'_> {
         } else {
             self.memory.apply(&commit)?;
         }
-        if lacks_batch && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit)) {
+        if lacks_batch && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit), &[]) {
             self.disk.write(&batch, true)?;
         }
         Ok(())

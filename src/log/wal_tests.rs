@@ -10,7 +10,7 @@ fn open(root: &Path) -> Arc<Disk> {
 }
 
 fn write(disk: &Disk, commits: &[CommitRecord]) -> WalSeq {
-    disk.write(&envelope::assemble(commits).unwrap(), true).unwrap();
+    disk.write(&envelope::assemble(commits, &[]).unwrap(), true).unwrap();
     disk.wal_seq()
 }
 

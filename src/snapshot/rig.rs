@@ -130,7 +130,7 @@ impl Rig {
         for commit in self.recorder.0.lock().iter().take_while(|commit| commit.csn <= csn) {
             memory.apply_lists(&commit.lists).expect("list ops");
             memory.apply_zsets(&commit.zsets).expect("sorted set ops");
-            if let Some(batch) = envelope::assemble(std::slice::from_ref(commit)) {
+            if let Some(batch) = envelope::assemble(std::slice::from_ref(commit), &[]) {
                 disk.write(&batch, true).expect("write");
             }
         }

@@ -384,7 +384,7 @@ fn disk_part(commits: &[CommitRecord]) -> (DiskPart, Vec<Bytes>) {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), DiskOptions::default()).unwrap();
     for commit in commits {
-        if let Some(batch) = envelope::assemble(std::slice::from_ref(commit)) {
+        if let Some(batch) = envelope::assemble(std::slice::from_ref(commit), &[]) {
             disk.write(&batch, true).unwrap();
         }
     }

@@ -10,6 +10,7 @@ use walferry::record::CommitRecord;
 pub const TARGET: Target = Target { name: "wal_batch", decode, check, repair, seeds };
 
 /// Offsets in an envelope, by `src/log/FORMAT.md`.
+const ENVELOPE_MAGIC: &[u8] = b"WFCM";
 const EPOCH: usize = 6;
 const CSN: usize = 10;
 const TIME: usize = 18;
@@ -33,7 +34,7 @@ fn check(data: &[u8]) {
         let _ = batch::validate(&commit.disk, commit.disk_ops);
     }
     let on_disk: Vec<CommitRecord> = commits.into_iter().filter(CommitRecord::touches_disk).collect();
-    if let Some(again) = envelope::assemble(&on_disk) {
+    if let Some(again) = envelope::assemble(&on_disk, &[]) {
         let read = envelope::disassemble(&again.into()).expect("an assembled batch");
         assert!(read == on_disk, "commits changed on their way");
     }
@@ -43,7 +44,7 @@ fn check(data: &[u8]) {
 fn repair(data: &mut Vec<u8>) {
     let Some(body) = data.get(HEADER_LEN..) else { return };
     let heads = Records::new(body).filter_map(|record| match record {
-        Ok(Record::LogData(envelope)) => envelope.get(..ENVELOPE_HEAD),
+        Ok(Record::LogData(data)) if data.starts_with(ENVELOPE_MAGIC) => data.get(..ENVELOPE_HEAD),
         _ => None,
     });
     let Some(head) = heads.last() else { return };
@@ -59,7 +60,11 @@ fn repair(data: &mut Vec<u8>) {
 
 fn seeds() -> Vec<Vec<u8>> {
     let commits = super::commits(100, true);
-    [&commits[..], &commits[..1], &commits[2..3]]
-        .map(|commits| envelope::assemble(commits).expect("disk effects"))
-        .into()
+    let mut records = Records::new(&commits[0].disk);
+    records.next();
+    let first = 0..records.offset();
+    let plain = [&commits[..], &commits[..1], &commits[2..3]].map(|commits| (commits, &[][..]));
+    let superseded = (&commits[..], std::slice::from_ref(&first));
+    let all = plain.into_iter().chain([superseded]);
+    all.map(|(commits, superseded)| envelope::assemble(commits, superseded).expect("disk effects")).collect()
 }

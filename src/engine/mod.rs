@@ -2,6 +2,7 @@
 //! them.
 
 pub mod batch;
+mod complete;
 pub mod disk;
 pub mod effects;
 pub mod expiry;

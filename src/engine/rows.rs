@@ -1,6 +1,7 @@
 //! The row cache: rows of the disk engines (a key's metadata with a string's value, a hash field, a set member) as they
 //! were last read or written, and the knowledge that a row is not there. Of a small hash or set it keeps all elements in
-//! one buffer (see `whole`) instead of their rows: from its creation on, or once it was walked.
+//! one buffer (see `whole`) instead of their rows: from its creation on, or once it was walked. Of one that outgrew its
+//! buffer it knows all rows until one has to go (see `complete`).
 //!
 //! Guarantees: a row found here is what RocksDB holds now. A publication changes rows one by one while RocksDB changes
 //! at once, so who reads without the writer lock uses the cache only if no publication was under way meanwhile; what it
@@ -12,6 +13,7 @@
 //! A row's key and value lie in one allocation, and a hit costs three cache misses: that is why it is no general cache.
 
 use super::batch::{Family, Record, Records};
+use super::complete::Complete;
 use super::key::{self, Generation};
 use super::memory::hash;
 use super::whole;
@@ -118,6 +120,23 @@ impl Slot {
     fn bytes(&self) -> usize {
         self.row.len() + ROW_OVERHEAD_BYTES
     }
+
+    /// Before it goes while its row is still in RocksDB.
+    fn leave(&self, complete: &Complete) {
+        if self.kind == Kind::Row(Family::Sub)
+            && self.is_there
+            && !complete.is_empty()
+            && let Some(element) = key::parse_element(&self.row[..self.at as usize])
+        {
+            complete.forget(element.prefix);
+        }
+    }
+}
+
+/// What bounds a shard, and who is told of what has to go.
+struct Limit {
+    bytes_max: usize,
+    complete: Complete,
 }
 
 #[derive(Default)]
@@ -131,7 +150,7 @@ impl Shard {
         self.slots.find_mut(hash, |slot| slot.is(hash, kind, key))
     }
 
-    fn put(&mut self, hash: u64, kind: Kind, key: &[u8], value: Option<&[u8]>, bytes_max: usize) {
+    fn put(&mut self, hash: u64, kind: Kind, key: &[u8], value: Option<&[u8]>, limit: &Limit) {
         let (is_there, value) = (value.is_some(), value.unwrap_or_default());
         if let Some(slot) = self.find(hash, kind, key) {
             let before = slot.bytes();
@@ -148,14 +167,14 @@ impl Shard {
             self.bytes += slot.bytes();
             self.slots.insert_unique(hash, slot, |slot| slot.hash);
         }
-        while self.bytes > bytes_max {
-            self.sweep(hash, bytes_max - bytes_max / SWEPT_PART);
+        while self.bytes > limit.bytes_max {
+            self.sweep(hash, limit.bytes_max - limit.bytes_max / SWEPT_PART, &limit.complete);
         }
     }
 
     /// Removes rows that were not read since the last sweep, from some place on, until `bytes_max` are left. In the
     /// second round all of them count as not read.
-    fn sweep(&mut self, place: u64, bytes_max: usize) {
+    fn sweep(&mut self, place: u64, bytes_max: usize, complete: &Complete) {
         let Self { slots, bytes } = self;
         let mut skipped = place as usize % slots.len().max(1);
         for _ in 0..2 {
@@ -163,7 +182,10 @@ impl Shard {
                 let stays = skipped > 0 || *bytes <= bytes_max || slot.was_read;
                 slot.was_read &= skipped > 0 || *bytes <= bytes_max;
                 skipped = skipped.saturating_sub(1);
-                *bytes -= if stays { 0 } else { slot.bytes() };
+                if !stays {
+                    *bytes -= slot.bytes();
+                    slot.leave(complete);
+                }
                 stays
             });
         }
@@ -179,7 +201,8 @@ impl Shard {
 /// The cache.
 pub struct RowCache {
     shards: Vec<Mutex<Shard>>,
-    shard_bytes_max: usize,
+    /// Of each shard.
+    limit: Limit,
     /// Odd while a publication is under way.
     publications: AtomicU64,
 }
@@ -189,7 +212,8 @@ impl RowCache {
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, shard_bytes_max: bytes / SHARDS, publications: AtomicU64::new(0) }
+        let limit = Limit { bytes_max: bytes / SHARDS, complete: Complete::default() };
+        Self { shards, limit, publications: AtomicU64::new(0) }
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -222,16 +246,26 @@ impl RowCache {
         {
             return Ok(known);
         }
+        if self.is_of_complete(family, key) && is_steady() {
+            return Ok(None);
+        }
         let value = read()?;
         let is_wanted = value.is_some() || access != RowAccess::Changing;
         if is_wanted && is_kept(family, key, value.as_deref().unwrap_or_default()) {
             let mut shard = self.shard(hash).lock();
             // A publication that begins after this look waits for the shard and then has its say.
             if is_steady() {
-                shard.put(hash, kind, key, value.as_deref(), self.shard_bytes_max);
+                shard.put(hash, kind, key, value.as_deref(), &self.limit);
             }
         }
         Ok(value.map(|value| Value::from(&*value)))
+    }
+
+    /// Whether a row that is not here does not exist.
+    fn is_of_complete(&self, family: Family, key: &[u8]) -> bool {
+        family == Family::Sub
+            && !self.limit.complete.is_empty()
+            && key::parse_element(key).is_some_and(|element| self.limit.complete.holds(element.prefix))
     }
 
     /// What is known of all elements of a small collection, whose keys start with `prefix`; the outer `None`: nothing,
@@ -258,7 +292,11 @@ impl RowCache {
         let mut shard = self.shard(hash).lock();
         // Whoever reads: unlike a row, what is being published may be among them.
         if self.is_steady_since(before) {
-            shard.put(hash, Kind::Whole, prefix, elements.as_deref(), self.shard_bytes_max);
+            if elements.is_some() {
+                // From here on what changes goes from the rows.
+                self.limit.complete.forget(prefix);
+            }
+            shard.put(hash, Kind::Whole, prefix, elements.as_deref(), &self.limit);
         }
         Ok(elements.map(|elements| Value::from(&*elements)))
     }
@@ -321,8 +359,11 @@ impl Publication<'_> {
             let (hash, kind) = (row_hash(family, key), Kind::Row(family));
             let mut shard = self.cache.shard(hash).lock();
             if !is_in_whole && is_kept(family, key, value.unwrap_or_default()) {
-                shard.put(hash, kind, key, value, self.cache.shard_bytes_max);
+                shard.put(hash, kind, key, value, &self.cache.limit);
             } else {
+                if !is_in_whole {
+                    self.forget_complete(family, key);
+                }
                 shard.remove(hash, kind, key);
             }
         })
@@ -331,6 +372,7 @@ impl Publication<'_> {
     /// Forgets the rows that write batch records change.
     pub fn forget(&self, records: &[u8]) -> Result<()> {
         self.each(records, |family, key, _| {
+            self.forget_complete(family, key);
             self.remove(Kind::Row(family), row_hash(family, key), key);
             if family == Family::Sub
                 && let Some(element) = key::parse_element(key)
@@ -338,6 +380,17 @@ impl Publication<'_> {
                 self.remove(Kind::Whole, whole_hash(element.prefix), element.prefix);
             }
         })
+    }
+
+    /// Before a row goes, or what is here of it is out of date.
+    fn forget_complete(&self, family: Family, key: &[u8]) {
+        let complete = &self.cache.limit.complete;
+        if family == Family::Sub
+            && !complete.is_empty()
+            && let Some(element) = key::parse_element(key)
+        {
+            complete.forget(element.prefix);
+        }
     }
 
     fn remove(&self, kind: Kind, hash: u64, key: &[u8]) {
@@ -349,7 +402,7 @@ impl Publication<'_> {
         let Some(element) = key::parse_element(key) else { return false };
         let (prefix, hash) = (element.prefix, whole_hash(element.prefix));
         let mut shard = self.cache.shard(hash).lock();
-        let bytes_max = self.cache.shard_bytes_max;
+        let limit = &self.cache.limit;
         let before = match shard.find(hash, Kind::Whole, prefix) {
             Some(slot) if slot.is_there => slot.value(),
             Some(_) => {
@@ -370,10 +423,32 @@ impl Publication<'_> {
             None => return false,
         };
         let elements = whole::changed(&before, element.rest, value);
-        // So that it can be changed where it lies.
-        drop(before);
-        shard.put(hash, Kind::Whole, prefix, elements.as_deref(), bytes_max);
-        elements.is_some()
+        if elements.is_some() {
+            // So that it can be changed where it lies.
+            drop(before);
+            shard.put(hash, Kind::Whole, prefix, elements.as_deref(), limit);
+            return true;
+        }
+        shard.put(hash, Kind::Whole, prefix, None, limit);
+        drop(shard);
+        self.store_rows(prefix, &before);
+        false
+    }
+
+    /// Takes the elements of a collection that outgrew its buffer into rows of their own: they are all that it has.
+    fn store_rows(&self, prefix: &[u8], elements: &[u8]) {
+        let RowCache { limit, .. } = self.cache;
+        limit.complete.begin(prefix);
+        let mut key = prefix.to_vec();
+        let mut at = 0;
+        while let Some((name, value, end)) = whole::element_at(elements, at) {
+            key.truncate(prefix.len());
+            key.extend_from_slice(name);
+            let hash = row_hash(Family::Sub, &key);
+            self.cache.shard(hash).lock().put(hash, Kind::Row(Family::Sub), &key, Some(value), limit);
+            at = end;
+        }
+        limit.complete.finish(prefix);
     }
 
     fn each<'r>(&self, records: &'r [u8], mut visit: impl FnMut(Family, &'r [u8], Option<&'r [u8]>)) -> Result<()> {
@@ -383,6 +458,7 @@ impl Publication<'_> {
                 Record::Put(family, key, value) => visit(family, key, Some(value)),
                 Record::Delete(family, key) => visit(family, key, None),
                 Record::DeleteRange(..) => {
+                    self.cache.limit.complete.clear();
                     self.cache.shards.iter().for_each(|shard| *shard.lock() = Shard::default());
                 }
             }
@@ -488,6 +564,103 @@ mod tests {
 
     fn element_key(prefix: &[u8], field: u8) -> Vec<u8> {
         [prefix, &[field]].concat()
+    }
+
+    /// Whether an element is known not to exist.
+    fn is_known_absent(cache: &RowCache, prefix: &[u8], field: u8) -> bool {
+        let mut was_read = false;
+        let read = || {
+            was_read = true;
+            Ok(None::<Vec<u8>>)
+        };
+        let found = cache.read(Family::Sub, &element_key(prefix, field), RowAccess::Changing, read).unwrap();
+        assert!(found.is_none());
+        !was_read
+    }
+
+    #[test]
+    fn of_a_collection_that_outgrew_its_buffer_absent_elements_are_known_until_a_row_goes() {
+        let cache = RowCache::new(64 << 20);
+        let prefix = prefix(1, 1);
+        let store = |csn: u64, fields: &[(u8, usize)]| {
+            let mut records = Vec::new();
+            for &(field, length) in fields {
+                push_put(&mut records, Family::Sub, &element_key(&prefix, field), &vec![7; length]);
+            }
+            cache.publish().store(Csn(csn), &records).unwrap();
+        };
+        store(1, &[(1, 900), (2, 900)]);
+        assert!(cache.whole(&prefix, RowAccess::Changing).flatten().is_some());
+        store(2, &[(3, 900)]);
+        assert_eq!(cache.whole(&prefix, RowAccess::Changing).map(|whole| whole.is_some()), Some(false));
+        let row = |field| {
+            cache.get(
+                row_hash(Family::Sub, &element_key(&prefix, field)),
+                Kind::Row(Family::Sub),
+                &element_key(&prefix, field),
+            )
+        };
+        assert!([1, 2, 3].into_iter().all(|field| row(field).flatten().is_some_and(|value| value.len() == 900)));
+        assert!(is_known_absent(&cache, &prefix, 4));
+        let publication = cache.publish();
+        let mut was_read = false;
+        let read = || {
+            was_read = true;
+            Ok(None::<Vec<u8>>)
+        };
+        cache.read(Family::Sub, &element_key(&prefix, 5), RowAccess::Unlocked, read).unwrap();
+        assert!(was_read, "rows change one by one");
+        drop(publication);
+        // A row that is too large to be kept.
+        store(3, &[(6, ROW_BYTES_MAX)]);
+        assert!(!is_known_absent(&cache, &prefix, 7));
+    }
+
+    #[test]
+    fn a_collection_is_complete_no_longer_than_its_rows_are_there() {
+        let outgrown = |cache: &RowCache| {
+            let mut records = Vec::new();
+            for field in 0..40 {
+                push_put(&mut records, Family::Sub, &element_key(&prefix(1, 1), field), &[7; 100]);
+            }
+            cache.publish().store(Csn(1), &records).unwrap();
+            records
+        };
+        let cache = RowCache::new(64 << 20);
+        let records = outgrown(&cache);
+        assert!(is_known_absent(&cache, &prefix(1, 1), 50));
+        cache.publish().forget(&records[..records.len() / 40]).unwrap();
+        assert!(!is_known_absent(&cache, &prefix(1, 1), 51), "a row was forgotten");
+
+        let cache = RowCache::new(64 << 20);
+        outgrown(&cache);
+        let mut all = Vec::new();
+        super::super::batch::push_delete_range(&mut all, Family::Sub, b"", b"\xff");
+        cache.publish().store(Csn(2), &all).unwrap();
+        assert!(!is_known_absent(&cache, &prefix(1, 1), 50), "all rows went");
+
+        let cache = RowCache::new(SHARDS * 4096);
+        outgrown(&cache);
+        assert!(is_known_absent(&cache, &prefix(1, 1), 50));
+        for n in 0..200_000_u32 {
+            let name = n.to_be_bytes();
+            cache.read(Family::Default, &key(&name), RowAccess::Unlocked, || Ok(row(&[7; 100]))).unwrap();
+        }
+        assert!(!is_known_absent(&cache, &prefix(1, 1), 51), "rows made room");
+
+        let cache = RowCache::new(64 << 20);
+        outgrown(&cache);
+        let walked = cache.read_whole(&prefix(1, 1), RowAccess::Changing, || Ok(None)).unwrap();
+        assert!(walked.is_none() && is_known_absent(&cache, &prefix(1, 1), 50), "it is too large for a buffer");
+        let mut records = Vec::new();
+        for field in 1..40 {
+            push_delete(&mut records, Family::Sub, &element_key(&prefix(1, 1), field));
+        }
+        cache.publish().store(Csn(2), &records).unwrap();
+        let mut left = Vec::new();
+        assert!(whole::push(&mut left, &[0], &[7; 100]));
+        cache.read_whole(&prefix(1, 1), RowAccess::Changing, || Ok(Some(left))).unwrap();
+        assert!(!is_known_absent(&cache, &prefix(1, 1), 51), "its buffer is asked now");
     }
 
     proptest! {

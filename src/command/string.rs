@@ -9,6 +9,7 @@ use super::number::{parse_f64, parse_i64};
 use super::reply::Out;
 use super::{Ctx, Done, Fail, decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
+use crate::engine::rows::FETCHED_TOGETHER;
 
 /// The string at a key; `None` if there is no such key, an error if it holds something else.
 fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail> {
@@ -42,7 +43,10 @@ pub fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         ctx.keys.memory()?;
     }
     out.array(keys.len());
-    for key in keys.iter() {
+    for (nth, key) in keys.iter().enumerate() {
+        if nth % FETCHED_TOGETHER == 0 && nth + 1 < keys.len() {
+            ctx.keys.fetch(keys.iter().skip(nth).take(FETCHED_TOGETHER));
+        }
         match ctx.keys.find(key)? {
             Found::String(value) => out.bulk(&value),
             _ => out.null(),

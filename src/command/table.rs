@@ -26,6 +26,8 @@ pub enum Flag {
     Admin = 128,
     /// It takes constant or logarithmic time.
     Fast = 256,
+    /// It writes without a look at what was there.
+    Blind = 512,
 }
 
 /// One command.
@@ -69,6 +71,7 @@ const L: u16 = Flag::ReadOnly as u16 | Flag::Locks as u16;
 const F: u16 = Flag::Fast as u16;
 const I: u16 = Flag::Immediate as u16;
 const A: u16 = Flag::Admin as u16;
+const B: u16 = Flag::Write as u16 | Flag::Blind as u16;
 const NO_AUTH: u16 = Flag::NoAuth as u16;
 const NONE: (i8, i8, i8) = (0, 0, 0);
 const ONE: (i8, i8, i8) = (1, 1, 1);
@@ -149,10 +152,10 @@ commands! {
         "incrby" 3 W | F, ONE, string::incrby, "Increments the integer value of a key by a number.";
         "incrbyfloat" 3 W | F, ONE, string::incrbyfloat, "Increments the floating point value of a key by a number.";
         "mget" -2 R | F, ALL, string::mget, "Returns the string values of one or more keys.";
-        "mset" -3 W, (1, -1, 2), string::mset, "Creates or modifies the string values of one or more keys.";
-        "psetex" 4 W, ONE, string::psetex, "Sets both string value and expiration time in milliseconds of a key.";
-        "set" -3 W, ONE, string::set, "Sets the string value of a key.";
-        "setex" 4 W, ONE, string::setex, "Sets the string value and expiration time of a key.";
+        "mset" -3 B, (1, -1, 2), string::mset, "Creates or modifies the string values of one or more keys.";
+        "psetex" 4 B, ONE, string::psetex, "Sets both string value and expiration time in milliseconds of a key.";
+        "set" -3 B, ONE, string::set, "Sets the string value of a key.";
+        "setex" 4 B, ONE, string::setex, "Sets the string value and expiration time of a key.";
         "setnx" 3 W | F, ONE, string::setnx, "Sets the string value of a key only when the key doesn't exist.";
         "setrange" 4 W, ONE, string::setrange, "Overwrites a part of a string value with another by an offset.";
         "strlen" 2 R | F, ONE, string::strlen, "Returns the length of a string value.";

@@ -55,6 +55,9 @@ impl Logs {
         };
         let publication = disk.rows().publish();
         disk.write(&batch, true)?;
+        if matches!(rows, Rows::Store) && commits.len() > 1 {
+            publication.fetch(commits.iter().map(|commit| &*commit.disk));
+        }
         for commit in commits {
             match rows {
                 Rows::Store => publication.store(commit.csn, &commit.disk)?,

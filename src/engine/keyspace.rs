@@ -12,7 +12,7 @@ use super::effects::{Effects, Overlaid, Overlay, SealedEffects};
 use super::key::{self, Generation, StreamId};
 use super::memory::{List, ListEncoder, ListOps, Memory, Op, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
-use super::rows::{RowAccess, Value};
+use super::rows::{RowAccess, Sought, Value};
 use super::scan::{Direction, Scan};
 use super::watch::WatchTable;
 use super::whole::{self, WHOLE_ELEMENTS_MAX};
@@ -239,6 +239,12 @@ impl<'a> Keyspace<'a> {
             }
             None => Ok(Found::Absent),
         }
+    }
+
+    /// Fetches the rows of keys that are about to be looked at.
+    pub fn fetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let metas: Vec<_> = keys.map(key::meta).collect();
+        self.disk.rows().fetch(metas.iter().map(|meta| Sought::Row(Family::Default, meta)));
     }
 
     /// What a key holds; an expired key is absent.

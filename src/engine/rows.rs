@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Parts of the cache, each under a lock of its own; small, because a sweep goes through a whole one.
 const SHARDS: usize = 1024;
+/// Rows that are looked up at a time: as many as a CPU can fetch at once, and some.
+pub const FETCHED_TOGETHER: usize = 16;
 /// A sweep makes this part of a shard free.
 const SWEPT_PART: usize = 8;
 /// A larger row is always read from RocksDB.
@@ -94,6 +96,24 @@ enum Kind {
     Row(Family),
     /// All elements of a small collection; its key is what theirs start with.
     Whole,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub enum Sought<'k> {
+    /// A row, by its key.
+    Row(Family, &'k [u8]),
+    /// All elements of a small collection, by what their keys start with.
+    Whole(&'k [u8]),
+}
+
+impl<'k> Sought<'k> {
+    fn hashed(self) -> (u64, Kind, &'k [u8]) {
+        match self {
+            Self::Row(family, key) => (row_hash(family, key), Kind::Row(family), key),
+            Self::Whole(prefix) => (whole_hash(prefix), Kind::Whole, prefix),
+        }
+    }
 }
 
 struct Slot {
@@ -313,6 +333,36 @@ impl RowCache {
         Publication { cache: self }
     }
 
+    /// Looks up rows together, so that the memory they lie in is fetched at the same time and not one by one: whoever asks
+    /// for them next finds them in the CPU's caches.
+    pub fn fetch<'k>(&self, rows: impl Iterator<Item = Sought<'k>>) {
+        let mut rows = rows.map(Sought::hashed);
+        let mut wanted = Vec::with_capacity(FETCHED_TOGETHER);
+        let mut locked = Vec::with_capacity(FETCHED_TOGETHER);
+        loop {
+            wanted.clear();
+            wanted.extend(rows.by_ref().take(FETCHED_TOGETHER));
+            if wanted.is_empty() {
+                return;
+            }
+            // All locks first: taking one waits for what was looked up before. A shard that is locked already, here or by
+            // somebody else, is left out.
+            locked.extend(wanted.iter().map(|&(hash, ..)| self.shard(hash).try_lock()));
+            for (shard, &(hash, kind, key)) in locked.iter().zip(&wanted) {
+                if let Some(shard) = shard {
+                    std::hint::black_box(shard.slots.find(hash, |slot| slot.is(hash, kind, key)).is_some());
+                }
+            }
+            locked.clear();
+        }
+    }
+
+    /// The metadata row of a key, if it is here, maybe while a publication changes it: for a guess.
+    #[must_use]
+    pub fn peek(&self, meta: &[u8]) -> Option<Value> {
+        self.get(row_hash(Family::Default, meta), Kind::Row(Family::Default), meta)?
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -349,6 +399,17 @@ pub struct Publication<'c> {
 const CREATED_MAX: usize = 16;
 
 impl Publication<'_> {
+    /// Fetches the rows that are about to be stored.
+    pub fn fetch<'k>(&self, records: impl Iterator<Item = &'k [u8]>) {
+        let changed = records.flat_map(Records::new).filter_map(|record| match record {
+            Ok(Record::Put(family, key, _) | Record::Delete(family, key)) if family != Family::Stream => {
+                Some(Sought::Row(family, key))
+            }
+            _ => None,
+        });
+        self.cache.fetch(changed);
+    }
+
     /// Keeps the rows that a commit's write batch records leave behind.
     pub fn store(&self, csn: Csn, records: &[u8]) -> Result<()> {
         // The collections that this commit created, as far as an element of theirs was met.

@@ -287,7 +287,7 @@ mod tests {
         #[test]
         fn arbitrary_batches_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4)) {
             let _ = disassemble(&bytes.into());
-            let mut valid = assemble(&[commit(1, &[(vec![1], vec![2])], vec![3; 9]), commit(2, &[(vec![], vec![])], vec![])], &[0..6]).unwrap();
+            let mut valid = assemble(&[commit(1, &[(vec![1], vec![2])], vec![3; 9]), commit(2, &[(vec![], vec![])], vec![])], std::slice::from_ref(&(0..6))).unwrap();
             for (at, byte) in flips {
                 let at = at.index(valid.len());
                 valid[at] = byte;

@@ -162,7 +162,7 @@ fn version_2_of_a_wal_batch_can_be_read() {
     };
     let set = |csn, value| commit(csn, Vec::new(), Vec::new(), (1, put(value)));
     let commits = [set(20, b"first"), commit(21, list_ops(), zset_ops(), disk_operations()), set(22, b"last")];
-    let written = envelope::assemble(&commits, &[0..put(b"first").len()]).unwrap();
+    let written = envelope::assemble(&commits, std::slice::from_ref(&(0..put(b"first").len()))).unwrap();
     let bytes = fixture_of("wal-batch-v2.bin", &written);
     assert_eq!(envelope::operations(&bytes), 1 + disk_operations().0 + 1);
     assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);

@@ -4,8 +4,10 @@
 //! Guarantees: replies are in request order; a reply to a write leaves only when the durability mode allows; what a
 //! client may make this side hold is bounded, read buffer and replies alike.
 
-use super::frame::{self, Limits, Parsed, Request};
+use super::frame::{Limits, Request};
 use super::listener::Registry;
+use super::requests::{End, Requests};
+use crate::command::ahead;
 use crate::command::args::OwnedArgs;
 use crate::command::client::{Blocked, Client, ClientCard};
 use crate::command::host::{Host, Task, TaskReply};
@@ -63,6 +65,8 @@ pub struct Lane {
     waiting: Mutex<Vec<Waker>>,
     /// What a connection reads goes here first, so that one that waits holds no buffer. Never held across an await.
     arrivals: Mutex<Box<[u8]>>,
+    /// The requests of the connection that runs. Never held across an await.
+    requests: Mutex<Requests>,
 }
 
 impl Lane {
@@ -74,6 +78,7 @@ impl Lane {
             left_open: Notify::new(),
             waiting: Mutex::default(),
             arrivals: Mutex::new(vec![0; READ_BYTES].into()),
+            requests: Mutex::default(),
         }
     }
 
@@ -234,26 +239,35 @@ impl Connection<'_> {
         let Self { client, lane, limits, input, request, out, .. } = self;
         let service = &lane.service;
         let mut session = Session::new(&service.committer, &*service.host, client, out);
-        let mut consumed = 0;
-        let mut broken = None;
-        let batch = loop {
+        let mut requests = lane.requests.lock();
+        let (mut consumed, mut broken) = (0, None);
+        let batch = 'batch: loop {
             limits.is_authenticated = session.is_authenticated();
-            match frame::parse(&input[consumed..], limits, request) {
-                Ok(Parsed::Incomplete { needed }) => break Batch::Incomplete(needed),
-                Ok(Parsed::Ignored { consumed: ignored }) => consumed += ignored,
-                Ok(Parsed::Complete { consumed: length }) => {
-                    let pauses = session.run(request.args(&input[consumed..]));
-                    consumed += length;
-                    if pauses || session.reply_bytes() >= REPLY_BYTES_MAX {
-                        break Batch::Paused;
-                    }
+            let rest = &input[consumed..];
+            let end = requests.read(rest, limits, request);
+            let ready = requests.iter(rest);
+            if ready.len() > 1 {
+                ahead::fetch(service.committer.disk(), ready.clone().map(|(args, _)| args));
+            }
+            for (args, end_of_request) in ready {
+                if session.run(args) || session.reply_bytes() >= REPLY_BYTES_MAX {
+                    consumed += end_of_request;
+                    requests.unread(end_of_request, request);
+                    break 'batch Batch::Paused;
                 }
-                Err(error) => {
+            }
+            consumed += requests.end();
+            match end {
+                End::Full => {}
+                End::Incomplete(needed) => break Batch::Incomplete(needed),
+                End::Broken(error) => {
                     broken = Some(error);
                     break Batch::Broken;
                 }
             }
         };
+        requests.release();
+        drop(requests);
         let outcome = session.finish();
         if let Some(error) = broken {
             out.error(&error.to_string());

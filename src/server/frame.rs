@@ -170,6 +170,13 @@ impl Request {
         Args::new(if self.inline { &self.unquoted } else { buffer }, &self.spans)
     }
 
+    /// Gives up what a large request took, once it has run.
+    pub fn release(&mut self) {
+        if self.spans.capacity() > SPANS_KEPT_MAX {
+            self.restart();
+        }
+    }
+
     fn restart(&mut self) {
         self.spans.clear();
         self.spans.shrink_to(SPANS_KEPT_MAX);

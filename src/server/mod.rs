@@ -6,3 +6,4 @@ pub mod frame;
 pub mod http;
 mod inline;
 pub mod listener;
+mod requests;

@@ -3,6 +3,7 @@
 //! Guarantees: one command, or one EXEC, is one commit, or none if it had no effect; a request that fails has no effect;
 //! replies of a group whose logs could not be written are replaced by errors before anyone sees them.
 
+use super::ahead;
 use super::args::Args;
 use super::client::Client;
 use super::errors;
@@ -71,6 +72,18 @@ impl<'s> Session<'s> {
     pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
         let (turn, group, wrote, last) = (None, None, None, None);
         Self { committer, host, client, out, turn, group, wrote, last, now_us: 0, is_late: true }
+    }
+
+    /// Fetches what requests that came in together and run next are about to read.
+    pub fn expect<'r>(&mut self, requests: impl Iterator<Item = Args<'r>> + Clone) {
+        ahead::fetch_rows(self.committer.disk(), requests.clone());
+        let keys: Vec<_> = requests.filter_map(ahead::key_in_memory).collect();
+        if keys.len() > 1 {
+            // They need it anyway.
+            self.take_turn();
+            let turn = self.turn.as_mut().expect("taken above");
+            turn.keyspace(0).fetch_in_memory(keys.into_iter());
+        }
     }
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
@@ -160,6 +173,15 @@ impl<'s> Session<'s> {
         self.execute(command, args)
     }
 
+    fn take_turn(&mut self) {
+        if self.turn.is_none() {
+            self.turn = Some(self.committer.join());
+            self.group = Some((self.out.mark(), 0));
+            // The lock may have been waited for.
+            self.is_late = true;
+        }
+    }
+
     /// What can be said against a request before it is looked at closer.
     fn admit(&self, command: Option<&'static Command>, args: Args<'_>) -> Result<&'static Command, Fail> {
         let command = command.ok_or_else(|| errors::unknown_command(args))?;
@@ -208,12 +230,7 @@ impl<'s> Session<'s> {
     }
 
     fn execute_locked(&mut self, command: &'static Command, args: Args<'_>) -> Done {
-        if self.turn.is_none() {
-            self.turn = Some(self.committer.join());
-            self.group = Some((self.out.mark(), 0));
-            // The lock may have been waited for.
-            self.is_late = true;
-        }
+        self.take_turn();
         let now_us = self.clock();
         let turn = self.turn.as_mut().expect("taken above");
         let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);

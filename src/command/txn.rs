@@ -5,6 +5,7 @@ use super::client::{Client, QUEUE_BYTES_MAX, Queue};
 use super::reply::Out;
 use super::table::{self, Command};
 use super::{Ctx, Done, Fail, errors};
+use crate::engine::rows::FETCHED_TOGETHER;
 
 /// Commands that are more than their effects: they cannot wait in a queue.
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
@@ -86,6 +87,8 @@ pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
+    let keys = queue.commands.iter().filter(|(command, _)| command.keys.0 == 1);
+    ctx.keys.fetch_in_memory(keys.take(FETCHED_TOGETHER).filter_map(|(_, queued)| queued.as_args().try_get(1)));
     for (command, queued) in &queue.commands {
         let mark = out.mark();
         match (command.run)(ctx, queued.as_args(), out) {

@@ -247,6 +247,16 @@ impl<'a> Keyspace<'a> {
         self.disk.rows().fetch(metas.iter().map(|meta| Sought::Row(Family::Default, meta)));
     }
 
+    /// Looks keys up in the memory engines together, as [`RowCache::fetch`](super::rows::RowCache::fetch) does with rows.
+    /// Under the lock.
+    pub fn fetch_in_memory<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let Some(changing) = &self.changing else { return };
+        for key in keys {
+            std::hint::black_box(changing.memory.lists.get(key).map(|entry| entry.value.len()));
+            std::hint::black_box(changing.memory.zsets.get(key).map(|entry| entry.value.len()));
+        }
+    }
+
     /// What a key holds; an expired key is absent.
     pub fn find(&self, key: &[u8]) -> Access<Found> {
         let found = self.look(key)?;

@@ -7,7 +7,6 @@
 use super::frame::{Limits, Request};
 use super::listener::Registry;
 use super::requests::{End, Requests};
-use crate::command::ahead;
 use crate::command::args::OwnedArgs;
 use crate::command::client::{Blocked, Client, ClientCard};
 use crate::command::host::{Host, Task, TaskReply};
@@ -247,7 +246,7 @@ impl Connection<'_> {
             let end = requests.read(rest, limits, request);
             let ready = requests.iter(rest);
             if ready.len() > 1 {
-                ahead::fetch(service.committer.disk(), ready.clone().map(|(args, _)| args));
+                session.expect(ready.clone().map(|(args, _)| args));
             }
             for (args, end_of_request) in ready {
                 if session.run(args) || session.reply_bytes() >= REPLY_BYTES_MAX {

@@ -5,8 +5,7 @@
 //! fast, HGET 1.4, ZRANK of many keys 1.2). Nothing is decided here: the commands look again, and find what they look for
 //! in the CPU's caches.
 
-use super::args::Args;
-use super::table::{self, Flag};
+use super::table::{Call, Flag};
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;
 use crate::engine::key;
@@ -24,16 +23,15 @@ struct Reads<'r> {
     is_collection: bool,
 }
 
-fn reads(args: Args<'_>) -> Option<Reads<'_>> {
-    let command = table::find(args.try_get(0)?).filter(|command| command.keys.0 == 1 && !command.has(Flag::Blind))?;
+fn reads(call: Call<'_>) -> Option<Reads<'_>> {
+    let (command, key) = call.first_key().filter(|(command, _)| !command.has(Flag::Blind))?;
     let is_collection = matches!(command.group, "hash" | "set");
-    let is_on_disk = is_collection || matches!(command.group, "string" | "generic");
-    let key = args.try_get(1).filter(|_| is_on_disk)?;
-    Some(Reads { key, field: args.try_get(2), is_collection })
+    let is_on_disk = is_collection || matches!(command.group, "string" | "stream" | "generic");
+    is_on_disk.then(|| Reads { key, field: call.args.try_get(2), is_collection })
 }
 
 /// Fetches the rows that the requests are about to read.
-pub fn fetch_rows<'r>(disk: &Disk, requests: impl Iterator<Item = Args<'r>>) {
+pub fn fetch_rows<'r>(disk: &Disk, requests: impl Iterator<Item = Call<'r>>) {
     let reads: Vec<_> = requests.filter_map(reads).collect();
     if reads.len() < 2 {
         return;
@@ -50,9 +48,9 @@ pub fn fetch_rows<'r>(disk: &Disk, requests: impl Iterator<Item = Args<'r>>) {
 }
 
 /// The key of a request that the memory engines are asked for.
-pub fn key_in_memory(args: Args<'_>) -> Option<&[u8]> {
-    let command = table::find(args.try_get(0)?).filter(|command| command.keys.0 == 1)?;
-    args.try_get(1).filter(|_| matches!(command.group, "list" | "sorted-set"))
+pub fn key_in_memory(call: Call<'_>) -> Option<&[u8]> {
+    let (command, key) = call.first_key()?;
+    matches!(command.group, "list" | "sorted-set").then_some(key)
 }
 
 /// What a request reads of a collection: all of a small one, else one element's row, by its key.

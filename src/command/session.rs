@@ -9,7 +9,7 @@ use super::client::Client;
 use super::errors;
 use super::host::Host;
 use super::reply::{Mark, Out};
-use super::table::{self, Command, Flag};
+use super::table::{Call, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
 use crate::clock::now_micros;
 use crate::commit::committer::Committer;
@@ -75,7 +75,7 @@ impl<'s> Session<'s> {
     }
 
     /// Fetches what requests that came in together and run next are about to read.
-    pub fn expect<'r>(&mut self, requests: impl Iterator<Item = Args<'r>> + Clone) {
+    pub fn expect<'r>(&mut self, requests: impl Iterator<Item = Call<'r>> + Clone) {
         ahead::fetch_rows(self.committer.disk(), requests.clone());
         let keys: Vec<_> = requests.filter_map(ahead::key_in_memory).collect();
         if keys.len() > 1 {
@@ -88,9 +88,9 @@ impl<'s> Session<'s> {
 
     /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
     /// client's task or what it is blocked on, or close.
-    pub fn run(&mut self, args: Args<'_>) -> bool {
+    pub fn run(&mut self, call: Call<'_>) -> bool {
+        let Call { command, args } = call;
         self.host.count_command();
-        let command = table::find(&args[0]);
         if command.is_none() && is_http(&args[0]) {
             tracing::warn!(
                 addr = self.client.addr,

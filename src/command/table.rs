@@ -1,5 +1,6 @@
 //! Every command: its name, how many arguments it takes, what it needs, and its function.
 
+use super::args::Args;
 use super::{Run, admin, hash, key, list, scan, server_info, set, stream, string, txn, walferry, zset};
 use hashbrown::HashMap;
 use std::sync::LazyLock;
@@ -61,6 +62,30 @@ impl Command {
     pub fn accepts_len(&self, len: usize) -> bool {
         let arity = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { len >= arity } else { len == arity }
+    }
+}
+
+/// A request, and the command that it names, if there is one.
+#[derive(Clone, Copy)]
+pub struct Call<'r> {
+    /// The command.
+    pub command: Option<&'static Command>,
+    /// The request's arguments.
+    pub args: Args<'r>,
+}
+
+impl<'r> Call<'r> {
+    /// Of a request.
+    #[must_use]
+    pub fn of(args: Args<'r>) -> Self {
+        Self { command: find(&args[0]), args }
+    }
+
+    /// The first key, and the command, if that has keys.
+    #[must_use]
+    pub fn first_key(self) -> Option<(&'static Command, &'r [u8])> {
+        let command = self.command.filter(|command| command.keys.0 == 1)?;
+        Some((command, self.args.try_get(1)?))
     }
 }
 

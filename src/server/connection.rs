@@ -12,6 +12,7 @@ use crate::command::client::{Blocked, Client, ClientCard};
 use crate::command::host::{Host, Task, TaskReply};
 use crate::command::reply::Out;
 use crate::command::session::{Outcome, Session};
+use crate::command::table::Call;
 use crate::commit::committer::Committer;
 use crate::commit::groups::GroupNumber;
 use crate::config::AppendFsync;
@@ -246,10 +247,10 @@ impl Connection<'_> {
             let end = requests.read(rest, limits, request);
             let ready = requests.iter(rest);
             if ready.len() > 1 {
-                session.expect(ready.clone().map(|(args, _)| args));
+                session.expect(ready.clone().map(|(call, _)| call));
             }
-            for (args, end_of_request) in ready {
-                if session.run(args) || session.reply_bytes() >= REPLY_BYTES_MAX {
+            for (call, end_of_request) in ready {
+                if session.run(call) || session.reply_bytes() >= REPLY_BYTES_MAX {
                     consumed += end_of_request;
                     requests.unread(end_of_request, request);
                     break 'batch Batch::Paused;
@@ -340,7 +341,7 @@ impl Connection<'_> {
     fn run_again(&mut self, request: &OwnedArgs) -> Outcome {
         let service = &*self.lane.service;
         let mut session = Session::new(&service.committer, &*service.host, &mut self.client, &mut self.out);
-        session.run(request.as_args());
+        session.run(Call::of(request.as_args()));
         session.finish()
     }
 

@@ -3,7 +3,7 @@
 
 use super::frame::{self, Limits, Parsed, ProtocolError, Request};
 use crate::command::ahead;
-use crate::command::args::Args;
+use crate::command::table::{Call, Command};
 
 /// Why no more requests were read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,7 @@ pub struct Requests {
 #[derive(Default)]
 struct Read {
     request: Request,
+    command: Option<&'static Command>,
     /// Where it lies in the buffer.
     start: usize,
     end: usize,
@@ -49,6 +50,7 @@ impl Requests {
                     let next = &mut self.read[self.len];
                     std::mem::swap(&mut next.request, incomplete);
                     (next.start, next.end) = (self.end, self.end + consumed);
+                    next.command = Call::of(next.request.args(&buffer[next.start..])).command;
                     (self.len, self.end) = (self.len + 1, next.end);
                 }
                 Err(error) => return End::Broken(error),
@@ -58,8 +60,11 @@ impl Requests {
     }
 
     /// The requests and where each ends in `buffer`, the one they were read from.
-    pub fn iter<'r>(&'r self, buffer: &'r [u8]) -> impl ExactSizeIterator<Item = (Args<'r>, usize)> + Clone {
-        self.read[..self.len].iter().map(|read| (read.request.args(&buffer[read.start..]), read.end))
+    pub fn iter<'r>(&'r self, buffer: &'r [u8]) -> impl ExactSizeIterator<Item = (Call<'r>, usize)> + Clone {
+        self.read[..self.len].iter().map(|read| {
+            let args = read.request.args(&buffer[read.start..]);
+            (Call { command: read.command, args }, read.end)
+        })
     }
 
     /// Bytes that were read, those of an incomplete request left out.
@@ -84,6 +89,7 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::args::Args;
     use proptest::prelude::*;
 
     fn owned(args: Args<'_>) -> Vec<Vec<u8>> {
@@ -133,8 +139,8 @@ mod tests {
                     prop_assert!(requests.iter(buffer).len() <= most);
                     let mut until = requests.end();
                     let mut is_paused = false;
-                    for (args, end_of_request) in requests.iter(buffer) {
-                        found.push(owned(args));
+                    for (call, end_of_request) in requests.iter(buffer) {
+                        found.push(owned(call.args));
                         if pauses.next().unwrap() {
                             (until, is_paused) = (end_of_request, true);
                             break;

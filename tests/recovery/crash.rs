@@ -91,7 +91,7 @@ pub fn batches(root: &Path) -> Vec<Record> {
 
 /// The csns of a batch's envelopes. No key and no value of these tests holds an envelope's magic.
 fn csns(batch: &[u8]) -> Vec<Csn> {
-    let is_envelope = |&at: &usize| batch[at..].starts_with(b"WFCM\x01");
+    let is_envelope = |&at: &usize| [b"WFCM\x01", b"WFCM\x02"].iter().any(|head| batch[at..].starts_with(*head));
     (0..batch.len()).filter(is_envelope).map(|at| Csn(long(batch, at + 10))).collect()
 }
 

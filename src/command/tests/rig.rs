@@ -5,6 +5,7 @@ use super::super::client::{Client, ClientCard};
 use super::super::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
 use super::super::reply::Out;
 use super::super::session::Session;
+use super::super::table::Call;
 use crate::commit::committer::{Committer, Start};
 use crate::commit::gate::Gate;
 use crate::commit::sync::Syncer;
@@ -81,7 +82,7 @@ impl Node {
         let mut out = Out::new(self.client.protocol);
         let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
         for request in requests {
-            session.run(request.as_args());
+            session.run(Call::of(request.as_args()));
         }
         if let Some(open) = session.finish().open {
             committer.write_open_group();

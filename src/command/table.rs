@@ -27,7 +27,7 @@ pub enum Flag {
     Admin = 128,
     /// It takes constant or logarithmic time.
     Fast = 256,
-    /// It writes without a look at what was there.
+    /// As a rule it writes without a look at what was there.
     Blind = 512,
 }
 

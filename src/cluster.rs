@@ -1,5 +1,7 @@
-//! The number a cluster is known by: data directories, archives and replicas of one cluster share it.
+//! The random numbers that clusters and writers are known by: data directories, archives and replicas of one cluster
+//! share its number.
 
+use crate::csn::Incarnation;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,13 +17,24 @@ pub struct ClusterId(pub [u8; 16]);
 impl ClusterId {
     /// A new one, from the system's random numbers.
     pub fn generate() -> Result<Self> {
-        let source = Path::new("/dev/urandom");
-        let mut id = [0; 16];
-        std::fs::File::open(source)
-            .and_then(|mut file| file.read_exact(&mut id))
-            .map_err(Error::io("read random numbers from", source))?;
-        Ok(Self(id))
+        random().map(Self)
     }
+}
+
+impl Incarnation {
+    /// A new one, from the system's random numbers.
+    pub fn draw() -> Result<Self> {
+        random().map(|bytes| Self(u64::from_le_bytes(bytes)))
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    std::fs::File::open(source)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(Error::io("read random numbers from", source))?;
+    Ok(bytes)
 }
 
 impl fmt::Display for ClusterId {

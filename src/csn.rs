@@ -3,8 +3,9 @@
 //! Guarantees: a [`Csn`] is dense (1, 2, 3 ...), `Csn::ZERO` means "before the first commit"; the text form has a
 //! fixed width, so that names sort as their positions do.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::str::FromStr;
 
 macro_rules! position {
     ($(#[$doc:meta])* $name:ident, $raw:ty, $width:literal) => {
@@ -54,6 +55,65 @@ position!(
     /// Number of an op-log segment file in its directory.
     SegmentId, u32, "10"
 );
+
+macro_rules! hex_word {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let number = u64::from_str_radix(text, 16).ok().filter(|_| is_hex);
+                number.map(Self).ok_or_else(|| format!("{text:?} is not 16 hexadecimal digits"))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+hex_word!(
+    /// History hash: a chained hash over the effects of all commits up to one csn. Two histories with the same csn and
+    /// the same history hash hold the same commits. The hash before the first commit is zero. Text form: 16 hexadecimal
+    /// digits. See [`crate::record::CommitRecord::hash_after`] for what it covers.
+    HistoryHash
+);
+hex_word!(
+    /// Random number that tells two writers apart which took the same epoch number, and two starts of one writer. Text
+    /// form: 16 hexadecimal digits.
+    Incarnation
+);
+
+impl HistoryHash {
+    /// The hash before the first commit.
+    pub const ZERO: Self = Self(0);
+}
 
 impl Csn {
     /// The position before this one; `ZERO` stays `ZERO`.

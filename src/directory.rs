@@ -13,7 +13,7 @@
 //! Guarantees: one process at a time; the identity is replaced as a whole or not at all.
 
 use crate::cluster::ClusterId;
-use crate::csn::{Csn, Epoch};
+use crate::csn::{Csn, Epoch, HistoryHash, Incarnation};
 use crate::error::{Error, Result};
 use crate::io::{Io, StdIo, UNFINISHED_SUFFIX};
 use rustix::fs::FlockOperation;
@@ -23,7 +23,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Version of the directory's layout that this build writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Paths in a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +52,28 @@ pub enum LastRole {
 /// A generation of the writer in this directory's own history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochStart {
-    /// The generation.
+    /// The generation's number.
     pub epoch: Epoch,
+    /// Random number that its writer drew: tells apart two nodes that took the same number.
+    pub incarnation: Incarnation,
     /// The last commit it shares with the generation before; 0 for the first.
     pub fork: Csn,
+    /// History hash after `fork`.
+    pub hash: HistoryHash,
+}
+
+impl EpochStart {
+    /// A generation with a new incarnation, which goes on after the commit at `fork`.
+    pub fn draw(epoch: Epoch, fork: Csn, hash: HistoryHash) -> Result<Self> {
+        Ok(Self { epoch, incarnation: Incarnation::draw()?, fork, hash })
+    }
+
+    /// A generation without an incarnation and a hash, for tests of what looks at numbers only.
+    #[cfg(test)]
+    #[must_use]
+    pub fn unhashed(epoch: Epoch, fork: Csn) -> Self {
+        Self { epoch, incarnation: Incarnation::default(), fork, hash: HistoryHash::ZERO }
+    }
 }
 
 /// Whose directory this is.
@@ -84,13 +102,51 @@ pub struct Identity {
     /// more; none if all are. The next generation forks there: who has the lost ones has another history.
     #[serde(default)]
     pub intact_until: Option<Csn>,
+    /// The last start as a writer to an archive that this directory claimed, or was about to claim.
+    #[serde(default)]
+    pub start: Option<WriterStart>,
+    /// A newer generation that fenced this node; none unless it was fenced and has not rejoined since.
+    #[serde(default)]
+    pub fenced_by: Option<FencedBy>,
+    /// Where the directory was when it was last opened: changes when it is copied. None before the first time.
+    #[serde(default)]
+    pub place: Option<Place>,
+}
+
+/// One start of a writer, as its data directory remembers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WriterStart {
+    /// The epoch it writes under.
+    pub epoch: Epoch,
+    /// Its number under the epoch, from 1.
+    pub number: u32,
+    /// Random number of this start.
+    pub incarnation: Incarnation,
+}
+
+/// The generation that fenced a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FencedBy {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The node that claimed it.
+    pub node: String,
+}
+
+/// A file's place on its file system: the same after a restart, another one for a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its inode.
+    pub inode: u64,
+    /// When the inode was made, in nanoseconds since the Unix epoch; 0 where the file system does not tell.
+    pub made_ns: u64,
 }
 
 impl Identity {
     /// The identity of a new directory.
     pub fn new(cluster: ClusterId, role: LastRole) -> Result<Self> {
         let node = ClusterId::generate()?.to_string()[..16].to_owned();
-        let history = vec![EpochStart { epoch: Epoch(1), fork: Csn::ZERO }];
+        let history = vec![EpochStart::draw(Epoch(1), Csn::ZERO, HistoryHash::ZERO)?];
         Ok(Self {
             format: FORMAT,
             cluster,
@@ -101,13 +157,22 @@ impl Identity {
             is_clean: true,
             may_lack_commits: false,
             intact_until: None,
+            start: None,
+            fenced_by: None,
+            place: None,
         })
+    }
+
+    /// The number of the current generation.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.current().epoch
     }
 
     /// The current generation.
     #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.history.last().expect("a history is never empty").epoch
+    pub fn current(&self) -> EpochStart {
+        *self.history.last().expect("a history is never empty")
     }
 
     /// The last csn that generation `epoch` shares with this directory's history: `None` if it is not part of it,
@@ -116,6 +181,12 @@ impl Identity {
     pub fn shared_until(&self, epoch: Epoch) -> Option<Csn> {
         let at = self.history.iter().position(|start| start.epoch == epoch)?;
         Some(self.history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork))
+    }
+
+    /// Whether its generations are these.
+    #[must_use]
+    pub fn is_same_history(&self, history: &[EpochStart]) -> bool {
+        self.history == history
     }
 
     /// What keeps this directory, at `csn`, from following a primary with `history`; `None` if nothing does.
@@ -140,10 +211,10 @@ impl Identity {
         self.intact_until.map_or(committed, |intact| intact.min(committed))
     }
 
-    /// Begins a generation after `fork`.
-    pub fn begin_epoch(&mut self, epoch: Epoch, fork: Csn) {
-        assert!(epoch > self.epoch(), "epochs go upwards");
-        self.history.push(EpochStart { epoch, fork });
+    /// Begins a generation.
+    pub fn begin_epoch(&mut self, start: EpochStart) {
+        assert!(start.epoch > self.epoch(), "epochs go upwards");
+        self.history.push(start);
     }
 
     /// Whether the machine may have lost its page cache since the directory was last open.
@@ -239,6 +310,15 @@ impl DataDir {
         }
     }
 
+    /// Where the directory is, by its lock file.
+    pub fn place(&self) -> Result<Place> {
+        let path = self.root.join("LOCK");
+        let found = std::fs::metadata(&path).map_err(Error::io("inspect", &path))?;
+        let made = found.created().ok().and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
+        let made_ns = made.map_or(0, |made| made.as_nanos() as u64);
+        Ok(Place { inode: std::os::unix::fs::MetadataExt::ino(&found), made_ns })
+    }
+
     /// Creates the directory if needed and keeps other processes out.
     pub fn lock(&self) -> Result<DirLock> {
         std::fs::create_dir_all(&self.root).map_err(Error::io("create directory", &self.root))?;
@@ -268,7 +348,7 @@ impl DataDir {
         };
         let corrupt = |detail: String| Error::corrupt(path.display().to_string(), "content", detail);
         let identity: Identity = serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
-        if identity.format > FORMAT {
+        if identity.format != FORMAT {
             return Err(Error::Version { what: path.display().to_string(), found: identity.format, known: FORMAT });
         }
         if identity.history.is_empty() {
@@ -357,7 +437,7 @@ mod tests {
         drop(lock);
         dir.lock().unwrap();
         let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
-        identity.begin_epoch(Epoch(4), Csn(100));
+        identity.begin_epoch(EpochStart::unhashed(Epoch(4), Csn(100)));
         dir.write_identity(&identity).unwrap();
         assert_eq!(dir.identity().unwrap(), Some(identity.clone()));
         assert_eq!(identity.shared_until(Epoch(1)), Some(Csn(100)));
@@ -391,10 +471,10 @@ mod tests {
     #[test]
     fn a_replica_follows_only_a_history_that_made_its_commits() {
         let history = |starts: &[(u32, u64)]| -> Vec<EpochStart> {
-            starts.iter().map(|&(epoch, fork)| EpochStart { epoch: Epoch(epoch), fork: Csn(fork) }).collect()
+            starts.iter().map(|&(epoch, fork)| EpochStart::unhashed(Epoch(epoch), Csn(fork))).collect()
         };
         let mut identity = Identity::new(ClusterId([7; 16]), LastRole::Replica).unwrap();
-        identity.begin_epoch(Epoch(3), Csn(100));
+        identity.history = history(&[(1, 0), (3, 100)]);
         for (starts, csn) in [
             (&[(1, 0), (3, 100)][..], 150),
             (&[(1, 0), (3, 100), (4, 150)], 150),

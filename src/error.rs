@@ -1,7 +1,7 @@
 //! The library's one error type. Each variant says what was expected, what was found and what to do; [`Kind`] is what
 //! a caller acts on and what the command line turns into an exit code.
 
-use crate::csn::{Csn, Epoch};
+use crate::csn::{Csn, Epoch, HistoryHash};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,14 +89,28 @@ pub enum Error {
         /// The object.
         what: String,
     },
+    /// A commit does not continue the history that it was found in.
+    #[error(
+        "{what} belongs to another history: by its predecessors csn {csn} must have the history hash {expected}, it says {found}. Nothing of it was applied"
+    )]
+    OtherHistory {
+        /// Where the commit comes from: a chunk, a log, a peer.
+        what: String,
+        /// The commit.
+        csn: Csn,
+        /// The hash that the commit has if it follows what is here.
+        expected: HistoryHash,
+        /// The hash that it was found with.
+        found: HistoryHash,
+    },
     /// Format or protocol version this build does not know.
-    #[error("{what} has version {found}; this build reads up to {known}. Use a newer walferry")]
+    #[error("{what} has version {found}; this build reads version {known} only. Use the walferry that wrote it")]
     Version {
         /// The object.
         what: String,
         /// Version found.
         found: u32,
-        /// Newest version this build reads.
+        /// The version that this build reads.
         known: u32,
     },
     /// A restore target that cannot be reached.
@@ -201,7 +215,11 @@ impl Error {
             | Self::Protocol { .. }
             | Self::InconsistentTiming { .. }
             | Self::Refused { .. } => Kind::Internal,
-            Self::Corrupt { .. } | Self::Gap { .. } | Self::Vanished { .. } | Self::Version { .. } => Kind::Integrity,
+            Self::Corrupt { .. }
+            | Self::Gap { .. }
+            | Self::OtherHistory { .. }
+            | Self::Vanished { .. }
+            | Self::Version { .. } => Kind::Integrity,
             Self::Unreachable { .. } => Kind::Unreachable,
             Self::Fenced { .. } => Kind::Fenced,
             Self::Store { .. } | Self::StoreContract { .. } => Kind::Store,

@@ -16,6 +16,7 @@ use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::io::StdIo;
+use crate::log::envelope::Position;
 use crate::keep::{Keep, Period, micros};
 use crate::record::CommitRecord;
 use crate::restore::history::History;
@@ -168,11 +169,12 @@ impl Life {
                 let csn = self.restorable().await;
                 let commit = &self.line()[csn.0 as usize - 1];
                 let name = format!("m{}", self.marks.len()).parse().expect("plain");
-                Act::Mark(MarkRecord::new(&name, csn, commit.epoch, commit.time))
+                Act::Mark(MarkRecord::new(&name, Position::of(commit)))
             }
             _ => {
                 let fork = self.restorable().await;
-                let made_by = self.line()[fork.0 as usize - 1].epoch;
+                let at = &self.line()[fork.0 as usize - 1];
+                let (made_by, fork) = (at.epoch, (fork, at.hash));
                 let time = CommitTime(clock::now_micros());
                 Act::Fork(EpochRecord::forked(Epoch(self.newest() + 1), made_by, fork, "n".to_owned(), time))
             }

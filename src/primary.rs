@@ -18,9 +18,12 @@ mod schedule;
 pub mod second;
 pub mod shipping;
 pub mod snapshots;
+pub mod takeover;
 
 use crate::archive::epochs::EpochTree;
 use crate::archive::identity;
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
 use crate::archive::store::{Archive, Opening};
 use crate::command::host::Host;
 use crate::config::Config;
@@ -54,9 +57,7 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
     let own = crate::directory::DataDir::new(root).identity()?.map(|identity| identity.cluster);
     second::check(config, own).await?;
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Primary, cluster)?;
-    if let Some(tree) = &tree {
-        shipping::check_fence(&identity, tree)?;
-    }
+    takeover::check_fence(&identity, tree.as_ref())?;
     let config = config.clone();
     let source = archive.clone();
     let epoch = identity.epoch();
@@ -74,7 +75,11 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
                 // What follows a commit that was replaced builds upon the one that was lost.
                 && opened.identity.intact_until.is_none() =>
         {
-            shipping::fetch_tail(archive, epoch, &opened.committer).await?
+            let listing = Listing::read(archive).await?;
+            match Lineage::of(&listing.epochs, epoch) {
+                Some(lineage) => shipping::fetch_tail(archive, &listing, &lineage, &opened.committer).await?,
+                None => opened.recovered.position.csn,
+            }
         }
         _ => opened.recovered.position.csn,
     };
@@ -88,14 +93,8 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
     let clients = listener::bind(&config.bind, config.port as u16).await?;
     let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
     let (opened, archive) = prepare(root, &config).await?;
-    let needs_epoch = opened.identity.may_lack_commits || opened.identity.role != LastRole::Primary;
-    let fork = opened.identity.fork_at(opened.committer.watermarks.committed.get());
-    let epoch = shipping::claim_epoch(archive.as_ref(), &opened.identity, fork, needs_epoch).await?;
-    if needs_epoch {
-        tracing::warn!(epoch = epoch.0, fork = fork.0, "a new epoch starts");
-    }
     let node = Node::new(config, opened, archive, false);
-    node.begin_epoch(epoch)?;
+    takeover::begin_writing(&node).await?;
     Shipping::start(&node).await?;
     node.take_writes();
     tokio::spawn(accept_replicas(Arc::clone(&node), replicas));

@@ -68,11 +68,11 @@ fn a_fake_replica_disturbs_nobody() {
     for (changes, words) in [
         (json!({ "version": 9 }), "version"),
         (json!({ "cluster": "0".repeat(32) }), "cluster"),
-        (json!({ "cluster": own, "csn": far }), "diverged"),
-        (json!({ "csn": far }), "diverged"),
-        (json!({ "cluster": own, "csn": 1, "epoch": 0 }), "diverged"),
+        (json!({ "cluster": own, "csn": far }), "another history"),
+        (json!({ "csn": far }), "another history"),
+        (json!({ "cluster": own, "csn": 1, "epoch": 0 }), "another history"),
         // Who names no cluster cannot tell this one that it is outdated.
-        (json!({ "epoch": 4_000_000_000_u32 }), "diverged"),
+        (json!({ "epoch": 4_000_000_000_u32 }), "another history"),
         (json!({ "cluster": "0".repeat(32), "epoch": 4_000_000_000_u32 }), "cluster"),
     ] {
         let fake = FakeReplica::connect(port);

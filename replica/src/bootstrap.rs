@@ -18,7 +18,7 @@ use walferry::archive::listing::Listing;
 use walferry::archive::store::{Archive, Opening};
 use walferry::cluster::ClusterId;
 use walferry::config::Config;
-use walferry::csn::{CommitTime, Csn, Epoch};
+use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use walferry::directory::{DataDir, EpochStart, Identity, LastRole};
 use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
@@ -71,8 +71,9 @@ async fn from_primary(
         cluster: None,
         node: node.to_owned(),
         epoch: Epoch(1),
+        incarnation: Incarnation::default(),
         csn: Csn::ZERO,
-        time: CommitTime(0),
+        hash: HistoryHash::ZERO,
         has_archive,
         port: config.port as u16,
         nonce,
@@ -195,10 +196,7 @@ async fn claim_history(archive: &Archive, history: &[EpochStart]) -> Result<()> 
     let time = CommitTime(walferry::clock::now_micros());
     let mut parent = None;
     for start in history {
-        let record = match parent {
-            None => EpochRecord::first(start.epoch, String::new(), time),
-            Some(parent) => EpochRecord::forked(start.epoch, parent, start.fork, String::new(), time),
-        };
+        let record = EpochRecord::new(*start, parent, String::new(), time);
         epochs::claim(archive, &record).await?;
         parent = Some(start.epoch);
     }

@@ -1,7 +1,7 @@
 //! Applies the primary's chunks.
 //!
-//! Guarantees: a chunk is applied only if all its checksums hold, it belongs to this connection and to the primary's
-//! current epoch, and it continues exactly where this replica stands.
+//! Guarantees: a chunk is applied only if all its checksums hold, it belongs to the primary's current epoch, and it
+//! continues exactly the history that this replica holds.
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -20,22 +20,20 @@ const BYTES_PER_TURN: usize = 1 << 20;
 pub struct Follower {
     committer: Arc<Committer>,
     epoch: Epoch,
-    /// CRC of the header of the chunk before; for the first of a connection the stream's origin.
-    previous_header_crc: u32,
 }
 
 impl Follower {
-    /// Applies chunks of `epoch` over a connection with this [`walferry::ship::wire::stream_origin`].
-    pub fn new(committer: Arc<Committer>, epoch: Epoch, origin: u32) -> Self {
-        Self { committer, epoch, previous_header_crc: origin }
+    /// Applies chunks of `epoch`.
+    pub fn new(committer: Arc<Committer>, epoch: Epoch) -> Self {
+        Self { committer, epoch }
     }
 
     /// Checks a chunk and applies it. Returns the time of its last commit. Blocking.
-    pub fn apply(&mut self, bytes: Bytes) -> Result<CommitTime> {
+    pub fn apply(&self, bytes: Bytes) -> Result<CommitTime> {
         let chunk = Chunk::open(bytes, "chunk from the primary")?;
         let header = chunk.header();
         let corrupt = |detail: String| Error::corrupt("chunk from the primary", "header", detail);
-        let position = self.committer.turn().position();
+        let position = self.committer.position();
         let expected = position.csn.next();
         if header.first != expected {
             return Err(Error::Gap { what: "the primary's stream".into(), expected, found: header.first.to_string() });
@@ -43,8 +41,13 @@ impl Follower {
         if header.epoch != self.epoch {
             return Err(corrupt(format!("epoch {} instead of {}", header.epoch, self.epoch)));
         }
-        if header.previous_header_crc != self.previous_header_crc {
-            return Err(corrupt("does not follow the chunk before it on this connection".into()));
+        if header.hash_before != position.hash {
+            return Err(Error::OtherHistory {
+                what: "the primary's stream".into(),
+                csn: position.csn,
+                expected: position.hash,
+                found: header.hash_before,
+            });
         }
         if header.first_time < position.time {
             return Err(corrupt(format!(
@@ -55,7 +58,6 @@ impl Follower {
         // All of it is read before any is applied.
         let commits: Vec<CommitRecord> = chunk.commits().collect::<Result<_>>()?;
         apply_in_turns(&self.committer, commits)?;
-        self.previous_header_crc = header.crc();
         Ok(header.last_time)
     }
 }

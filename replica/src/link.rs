@@ -21,7 +21,7 @@ use walferry::background;
 use walferry::clock;
 use walferry::cluster::ClusterId;
 use walferry::command::host::Host;
-use walferry::csn::{CommitTime, Csn};
+use walferry::csn::CommitTime;
 use walferry::directory::Identity;
 use walferry::error::{Error, Result};
 use walferry::log::envelope::Position;
@@ -176,7 +176,7 @@ impl Run {
 
     async fn connect_and_follow(&mut self) -> Result<Ended> {
         let identity = self.node.identity();
-        let position = self.node.committer.turn().position();
+        let position = self.node.committer.position();
         let hello = |challenge: &Challenge, nonce| hello(&identity, &self.node, challenge, nonce, position);
         let (config, mut stopping) = (self.node.config(), self.stopping.clone());
         // Cancel-safe: a connection given up is closed.
@@ -184,16 +184,13 @@ impl Run {
             connected = connect(&self.primary, &config.repl_secret, hello) => connected?,
             () = stopped(&mut stopping) => return Ok(Ended::Stopped),
         };
-        let Connected { receiver, sender, challenge, answer } = connected;
+        let Connected { receiver, sender, answer } = connected;
         match answer {
             Message::Resume(resume) if resume.cluster != identity.cluster => Err(Error::Protocol {
                 peer: self.primary.to_string(),
                 detail: format!("belongs to cluster {}, this replica to {}", resume.cluster, identity.cluster),
             }),
-            Message::Resume(resume) => {
-                let origin = wire::stream_origin(identity.cluster, &challenge);
-                self.follow(receiver, sender, resume, origin).await
-            }
+            Message::Resume(resume) => self.follow(receiver, sender, resume).await,
             Message::GoToArchive(_) => Ok(Ended::GoToArchive),
             Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
             Message::BaseBegin(_) => Err(Error::Protocol {
@@ -212,7 +209,6 @@ impl Run {
         mut receiver: Receiver<OwnedReadHalf>,
         mut sender: Sender<OwnedWriteHalf>,
         resume: Resume,
-        origin: u32,
     ) -> Result<Ended> {
         self.node.adopt_history(&resume.history)?;
         let epoch = self.node.identity().epoch();
@@ -226,7 +222,7 @@ impl Run {
             status.primary_csn = self.node.committer.watermarks.committed.get();
         });
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch, origin), waiting);
+        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
         // What was received is applied before the link goes on, so that the next introduction tells the truth.
         drop(chunks);
@@ -239,7 +235,7 @@ impl Run {
 
     fn start_applier(
         &self,
-        mut follower: Follower,
+        follower: Follower,
         mut waiting: mpsc::Receiver<bytes::Bytes>,
     ) -> JoinHandle<Result<()>> {
         let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
@@ -320,10 +316,16 @@ impl Run {
             let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
             return Err(Error::Protocol { peer: self.primary.to_string(), detail });
         }
-        let applied = self.node.committer.watermarks.committed.get();
+        let position = self.node.committer.position();
+        let applied = position.csn;
+        if applied == heartbeat.sent && position.hash != heartbeat.hash {
+            let (expected, found) = (heartbeat.hash, position.hash);
+            return Err(Error::OtherHistory { what: "this replica".into(), csn: applied, expected, found });
+        }
+        self.node.note_primary_archives(heartbeat.archives);
         self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
         self.node.snapshots.bases.want(heartbeat.wants_base);
-        let last_time = self.node.committer.turn().position().time;
+        let last_time = position.time;
         self.link.note(|status| {
             status.heard_ms = clock::now_millis();
             status.primary_csn = status.primary_csn.max(heartbeat.committed);
@@ -342,11 +344,14 @@ impl Run {
             return Err(Error::Refused { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
         };
         self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
-        let after = self.node.committer.watermarks.committed.get();
+        let position = self.node.committer.position();
+        let after = position.csn;
         let tree = EpochTree::read(&archive).await?;
         let lineage = Lineage::newest(&tree)
             .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
-        let mut commits = CatchUp::open(&archive, &lineage, after).await?;
+        // What follows builds upon this replica's commits only if they lie on that line.
+        self.node.adopt_history(&lineage.starts())?;
+        let mut commits = CatchUp::open(&archive, &lineage, position).await?;
         tracing::info!(after = after.0, until = commits.until().0, "catching up from the archive");
         while let Some(next) = commits.next().await? {
             let committer = Arc::clone(&self.node.committer);
@@ -381,7 +386,7 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
 /// another history must not serve readers as if it followed.
 pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
     let identity = node.identity();
-    let position = node.committer.turn().position();
+    let position = node.committer.position();
     let hello = |challenge: &Challenge, nonce| hello(&identity, node, challenge, nonce, position);
     match connect(primary, &node.config().repl_secret, hello).await {
         Ok(Connected { answer: Message::Refuse(refuse), .. }) if refuse.is_final => {
@@ -398,8 +403,6 @@ pub struct Connected {
     pub receiver: Receiver<OwnedReadHalf>,
     /// What it gets.
     pub sender: Sender<OwnedWriteHalf>,
-    /// What it asked.
-    pub challenge: Challenge,
     /// Its answer to the introduction.
     pub answer: Message,
 }
@@ -429,14 +432,14 @@ pub async fn connect(
         };
         let hello = hello(&challenge, ClusterId::generate()?.to_string());
         sender.send(&Message::Hello(hello.clone())).await?;
-        Ok((receiver, sender, challenge, hello))
+        Ok((receiver, sender, hello))
     };
     let silent = |limit: Duration| Error::Protocol {
         peer: peer.clone(),
         detail: format!("did not answer within {} s", limit.as_secs()),
     };
     let connected = timeout(CONNECT_DEADLINE, step).await.unwrap_or_else(|_| Err(silent(CONNECT_DEADLINE)));
-    let (mut receiver, sender, challenge, hello) = connected?;
+    let (mut receiver, sender, hello) = connected?;
     let answer = loop {
         match timeout(ANSWER_SILENCE_MAX, receiver.receive()).await.map_err(|_| silent(ANSWER_SILENCE_MAX))?? {
             Some(Message::Heartbeat(_)) => {}
@@ -455,7 +458,7 @@ pub async fn connect(
     if !proven {
         return Err(Error::Protocol { peer, detail: "does not know this replica's repl-secret".into() });
     }
-    Ok(Connected { receiver, sender, challenge, answer })
+    Ok(Connected { receiver, sender, answer })
 }
 
 fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String, position: Position) -> Hello {
@@ -465,8 +468,9 @@ fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String,
         cluster: Some(identity.cluster),
         node: identity.node.clone(),
         epoch: identity.epoch(),
-        csn: node.committer.watermarks.committed.get(),
-        time: if position.csn > Csn::ZERO { position.time } else { CommitTime(0) },
+        incarnation: identity.current().incarnation,
+        csn: position.csn,
+        hash: position.hash,
         has_archive: node.archive.is_some(),
         port: config.port as u16,
         nonce,

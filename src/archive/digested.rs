@@ -24,7 +24,7 @@ pub fn encode(record: &impl Serialize) -> Vec<u8> {
     text
 }
 
-/// Reads the stored form; `what` names it in errors, `known` is the newest format that is understood.
+/// Reads the stored form; `what` names it in errors, `known` is the format that is understood.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Result<T> {
     let corrupt = |detail: String| Error::corrupt(what, "content", detail);
     let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
@@ -33,7 +33,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Resu
     })?;
     let object = fields.as_object_mut().ok_or_else(|| corrupt("not a JSON object".to_owned()))?;
     let format = object.get("format").and_then(Value::as_u64).ok_or_else(|| corrupt("no format".to_owned()))?;
-    if format > u64::from(known) {
+    if format != u64::from(known) {
         let found = u32::try_from(format).unwrap_or(u32::MAX);
         return Err(Error::Version { what: what.to_owned(), found, known });
     }
@@ -111,18 +111,19 @@ mod tests {
     use crate::archive::epochs::EpochRecord;
     use crate::archive::faults::{Fault, FaultStore};
     use crate::archive::patience::Patience;
-    use crate::csn::{CommitTime, Csn, Epoch};
+    use crate::archive::identity::ARCHIVE_FORMAT;
+    use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 
     /// Goal: no bit of a record can change so that another record is read.
     #[test]
     fn a_changed_bit_never_gives_another_record() {
-        let record = EpochRecord::forked(Epoch(7), Epoch(6), Csn(1234), "node".to_owned(), CommitTime(5678));
+        let record = EpochRecord::forked(Epoch(7), Epoch(6), (Csn(1234), HistoryHash(12)), "node".to_owned(), CommitTime(5678));
         let stored = encode(&record);
-        assert_eq!(decode::<EpochRecord>(&stored, "record", 1).expect("decode"), record);
+        assert_eq!(decode::<EpochRecord>(&stored, "record", ARCHIVE_FORMAT).expect("decode"), record);
         for bit in 0..stored.len() * 8 {
             let mut changed = stored.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            if let Ok(read) = decode::<EpochRecord>(&changed, "record", 1) {
+            if let Ok(read) = decode::<EpochRecord>(&changed, "record", ARCHIVE_FORMAT) {
                 assert_eq!(read, record, "bit {bit}");
             }
         }
@@ -134,7 +135,7 @@ mod tests {
         let store = FaultStore::default();
         let archive = store.archive().with_patience(Patience { attempts: 2, ..Patience::default() });
         let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
-        let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, 1).await;
+        let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, ARCHIVE_FORMAT).await;
         for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {
             let name = ObjectName::Epoch(Epoch(epoch));
             store.script_puts([fault]);

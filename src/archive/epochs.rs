@@ -2,22 +2,22 @@
 //!
 //! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim proves that the store
 //! refuses a second one. A record that a store kept only in part is written again by its claimer; if that died over it, it
-//! is an error for everybody until it is removed by hand: it cannot be told whose it is. A writer learns that it is fenced
-//! by one GET of the next epoch's record, without a LIST.
+//! is an error for everybody until it is removed by hand: it cannot be told whose it is.
 //!
-//! A claimer that chose its fork from a listing lists the parent's chunks beyond the fork once more after the claim
-//! ([`chunks_beyond`]): the old writer may have had commits archived and acknowledged in between. If there are any, it
-//! applies them and claims once more; nothing acknowledged can follow, because the old writer asks for the fence before
-//! it acknowledges.
+//! A claimer that chose its fork from a listing lists the archive once more after the claim: the old writer may have had
+//! commits archived and acknowledged in between. If there are any, it applies them and claims once more; nothing
+//! acknowledged can follow, because the old writer asks for the fence (see [`super::starts`]) before it acknowledges. Then
+//! it claims its first start: from then on its line is the newest one.
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
-use super::layout::{ChunkName, ObjectName, Section};
+use super::layout::{ObjectName, Section};
 use super::store::{Archive, Creation, Found};
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
+use crate::directory::EpochStart;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Content of an epoch's record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -26,10 +26,14 @@ pub struct EpochRecord {
     pub format: u32,
     /// The epoch.
     pub epoch: Epoch,
+    /// Random number that its writer drew for it: tells apart two nodes that took the same number.
+    pub incarnation: Incarnation,
     /// The epoch it continues; none for the first of a cluster.
     pub parent: Option<Epoch>,
     /// Last csn shared with the parent; zero without one.
     pub fork: Csn,
+    /// History hash after `fork`.
+    pub fork_hash: HistoryHash,
     /// The node that claimed it.
     pub node: String,
     /// When, by that node's clock, in microseconds since the Unix epoch.
@@ -37,16 +41,27 @@ pub struct EpochRecord {
 }
 
 impl EpochRecord {
-    /// The first epoch of a cluster.
+    /// The record of a generation that `node` claims at `time`. Without a parent it is the first of a cluster, whatever
+    /// `start` says of its fork.
     #[must_use]
-    pub fn first(epoch: Epoch, node: String, time: CommitTime) -> Self {
-        Self { format: ARCHIVE_FORMAT, epoch, parent: None, fork: Csn::ZERO, node, time }
+    pub fn new(start: EpochStart, parent: Option<Epoch>, node: String, time: CommitTime) -> Self {
+        let EpochStart { epoch, incarnation, fork, hash } = start;
+        let (fork, fork_hash) = if parent.is_some() { (fork, hash) } else { (Csn::ZERO, HistoryHash::ZERO) };
+        Self { format: ARCHIVE_FORMAT, epoch, incarnation, parent, fork, fork_hash, node, time }
     }
 
-    /// An epoch that continues `parent` after `fork`.
+    /// The first epoch of an archive that no node writes to: a benchmark's.
     #[must_use]
-    pub fn forked(epoch: Epoch, parent: Epoch, fork: Csn, node: String, time: CommitTime) -> Self {
-        Self { format: ARCHIVE_FORMAT, epoch, parent: Some(parent), fork, node, time }
+    pub fn first(epoch: Epoch, node: String, time: CommitTime) -> Self {
+        let start = EpochStart { epoch, incarnation: Incarnation(0), fork: Csn::ZERO, hash: HistoryHash::ZERO };
+        Self::new(start, None, node, time)
+    }
+
+    /// An epoch that continues `parent` after `fork`, where the history has the hash `hash`.
+    #[cfg(test)]
+    #[must_use]
+    pub fn forked(epoch: Epoch, parent: Epoch, (fork, hash): (Csn, HistoryHash), node: String, time: CommitTime) -> Self {
+        Self::new(EpochStart { hash, ..EpochStart::unhashed(epoch, fork) }, Some(parent), node, time)
     }
 }
 
@@ -122,24 +137,6 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
     Ok(Some(record))
 }
 
-/// Whether a writer of epoch `own` may go on: [`Error::Fenced`] if the next epoch was claimed.
-pub async fn check_fence(archive: &Archive, own: Epoch) -> Result<()> {
-    match read_record(archive, own.next()).await? {
-        Some(newer) => Err(Error::Fenced { own, newer: newer.epoch, node: newer.node }),
-        None => Ok(()),
-    }
-}
-
-/// Chunks of `parent` that end beyond `fork`, in csn order: what its writer archived after the fork was chosen.
-pub async fn chunks_beyond(archive: &Archive, parent: Epoch, fork: Csn) -> Result<Vec<ChunkName>> {
-    let found = archive.list(Section::Chunks(parent)).await?;
-    let beyond = found.objects.into_iter().filter_map(|object| match object.name {
-        ObjectName::Chunk(chunk) if chunk.last > fork => Some(chunk),
-        _ => None,
-    });
-    Ok(beyond.collect())
-}
-
 /// The records of the line of history that ends in `epoch`, root first.
 pub async fn line(archive: &Archive, epoch: Epoch) -> Result<Vec<EpochRecord>> {
     let tree = EpochTree::read(archive).await?;
@@ -151,6 +148,9 @@ pub async fn line(archive: &Archive, epoch: Epoch) -> Result<Vec<EpochRecord>> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EpochTree {
     records: BTreeMap<Epoch, EpochRecord>,
+    /// Number of the newest start of each epoch's writer. An epoch without one was claimed, but nothing was written under
+    /// it: its claimer had not yet looked for what its predecessor archived meanwhile.
+    starts: BTreeMap<Epoch, u32>,
 }
 
 /// One epoch's share of a history: csns in (`from_exclusive`, `until_inclusive`].
@@ -158,6 +158,10 @@ pub struct EpochTree {
 pub struct Branch {
     /// The epoch.
     pub epoch: Epoch,
+    /// Random number of the epoch's writer.
+    pub incarnation: Incarnation,
+    /// History hash after `from_exclusive`.
+    pub fork_hash: HistoryHash,
     /// Last csn taken from an older epoch. Chunks of this epoch may begin earlier: its writer archives again what its
     /// parent had committed but not archived.
     pub from_exclusive: Csn,
@@ -182,7 +186,13 @@ impl EpochTree {
         let mut stale = 0;
         loop {
             let found = archive.list(section).await?;
-            let tree = Self::read_listed(archive, &found).await?;
+            let mut tree = Self::read_listed(archive, &found).await?;
+            for object in &found.objects {
+                if let ObjectName::Start(epoch, number) = object.name {
+                    let newest = tree.starts.entry(epoch).or_default();
+                    *newest = number.max(*newest);
+                }
+            }
             let next = tree.newest().map_or(Some(1), |newest| newest.epoch.0.checked_add(1));
             let newer = match next {
                 Some(next) => read_record(archive, Epoch(next)).await?,
@@ -236,7 +246,21 @@ impl EpochTree {
                 ));
             }
         }
-        Ok(Self { records })
+        Ok(Self { records, starts: BTreeMap::new() })
+    }
+
+    /// The tree without some epochs and what continues them.
+    #[must_use]
+    pub fn without(&self, left_out: &BTreeSet<Epoch>) -> Self {
+        let mut tree = Self::default();
+        for (epoch, record) in &self.records {
+            let has_parent = record.parent.is_none_or(|parent| tree.records.contains_key(&parent));
+            if !left_out.contains(epoch) && has_parent {
+                tree.records.insert(*epoch, record.clone());
+            }
+        }
+        tree.starts = self.starts.iter().filter(|(epoch, _)| tree.records.contains_key(*epoch)).map(|(&e, &n)| (e, n)).collect();
+        tree
     }
 
     /// All records, oldest epoch first.
@@ -250,10 +274,23 @@ impl EpochTree {
         self.records.get(&epoch)
     }
 
-    /// The newest epoch; none in an archive nobody wrote to.
+    /// The newest epoch that was claimed; none in an archive nobody wrote to.
     #[must_use]
     pub fn newest(&self) -> Option<&EpochRecord> {
         self.records.values().next_back()
+    }
+
+    /// The newest epoch whose writer has started: its line is the newest one. In an archive without any start, a copy or
+    /// a second archive, the newest epoch.
+    #[must_use]
+    pub fn newest_started(&self) -> Option<&EpochRecord> {
+        self.records.values().rfind(|record| self.starts.contains_key(&record.epoch)).or_else(|| self.newest())
+    }
+
+    /// Number of the newest start of an epoch's writer; 0 if it has not started.
+    #[must_use]
+    pub fn starts_of(&self, epoch: Epoch) -> u32 {
+        self.starts.get(&epoch).copied().unwrap_or_default()
     }
 
     /// The path from the root to `epoch`, root first; `None` if there is no such epoch.
@@ -263,7 +300,13 @@ impl EpochTree {
         let mut until: Option<Csn> = None;
         let mut next = Some(self.records.get(&epoch)?);
         while let Some(record) = next {
-            path.push(Branch { epoch: record.epoch, from_exclusive: record.fork, until_inclusive: until });
+            path.push(Branch {
+                epoch: record.epoch,
+                incarnation: record.incarnation,
+                fork_hash: record.fork_hash,
+                from_exclusive: record.fork,
+                until_inclusive: until,
+            });
             // A fork further down the path also bounds every epoch above it.
             until = Some(until.map_or(record.fork, |until| until.min(record.fork)));
             next = record.parent.and_then(|parent| self.records.get(&parent));
@@ -278,15 +321,18 @@ mod tests {
     use super::*;
 
     fn record(epoch: u32, parent: Option<u32>, fork: u64) -> EpochRecord {
-        let time = CommitTime(1);
-        match parent {
-            None => EpochRecord::first(Epoch(epoch), "n".into(), time),
-            Some(parent) => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), time),
-        }
+        let start = EpochStart { hash: HistoryHash(fork), ..EpochStart::unhashed(Epoch(epoch), Csn(fork)) };
+        EpochRecord::new(start, parent.map(Epoch), "n".into(), CommitTime(1))
     }
 
     fn branch(epoch: u32, from: u64, until: Option<u64>) -> Branch {
-        Branch { epoch: Epoch(epoch), from_exclusive: Csn(from), until_inclusive: until.map(Csn) }
+        Branch {
+            epoch: Epoch(epoch),
+            incarnation: Incarnation::default(),
+            fork_hash: HistoryHash(from),
+            from_exclusive: Csn(from),
+            until_inclusive: until.map(Csn),
+        }
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub enum ObjectName {
     Identity,
     /// An epoch's record; create-only, this is the fence.
     Epoch(Epoch),
+    /// The n-th start, from 1, of an epoch's writer; create-only: one process writes.
+    Start(Epoch, u32),
     /// A chunk.
     Chunk(ChunkName),
     /// What makes a base a base; written last, deleted first.
@@ -136,6 +138,7 @@ impl fmt::Display for ObjectName {
         match self {
             Self::Identity => f.write_str("walferry.json"),
             Self::Epoch(epoch) => write!(f, "epochs/{}.json", epoch.padded()),
+            Self::Start(epoch, number) => write!(f, "epochs/{}/{number:08}.json", epoch.padded()),
             Self::Chunk(chunk) => chunk.fmt(f),
             Self::BaseManifest(base) => write!(f, "{base}/{MANIFEST}"),
             Self::BaseCuts(base, after) => write!(f, "{base}/{CUTS_BEGIN}{}.json", after.padded()),
@@ -156,7 +159,13 @@ impl ObjectName {
     pub fn parse(text: &str) -> Option<Self> {
         let name = match text.split_once('/') {
             None => Self::Identity,
-            Some(("epochs", rest)) => Self::Epoch(rest.strip_suffix(".json")?.parse().ok().map(Epoch)?),
+            Some(("epochs", rest)) => {
+                let rest = rest.strip_suffix(".json")?;
+                match rest.split_once('/') {
+                    Some((epoch, number)) => Self::Start(Epoch(epoch.parse().ok()?), number.parse().ok()?),
+                    None => Self::Epoch(Epoch(rest.parse().ok()?)),
+                }
+            }
             Some(("chunks", rest)) => {
                 let (epoch, range) = rest.split_once('/')?;
                 let (first, last) = range.strip_suffix(".chunk")?.split_once('-')?;
@@ -206,7 +215,7 @@ impl ObjectName {
 pub enum Section {
     /// Everything under the prefix.
     All,
-    /// Epoch records.
+    /// Epoch records and the starts of their writers.
     Epochs,
     /// One epoch's chunks.
     Chunks(Epoch),
@@ -259,6 +268,7 @@ mod tests {
         for (name, text) in [
             (ObjectName::Identity, "walferry.json".to_owned()),
             (ObjectName::Epoch(Epoch(3)), "epochs/00000003.json".to_owned()),
+            (ObjectName::Start(Epoch(3), 2), "epochs/00000003/00000002.json".to_owned()),
             (chunk(3, 7, 12), "chunks/00000003/00000000000000000007-00000000000000000012.chunk".to_owned()),
             (ObjectName::BaseManifest(base), "bases/00000000000000000042-00000003/manifest.json".to_owned()),
             (
@@ -295,6 +305,8 @@ mod tests {
             "epochs/3.json",
             "epochs/+0000003.json",
             "epochs/00000003.json.tmp",
+            "epochs/00000003/2.json",
+            "epochs/00000003/00000002/x.json",
             "chunks/00000001/00000000000000000000-00000000000000000012.chunk",
             "chunks/00000001/00000000000000000013-00000000000000000012.chunk",
             "chunks/00000001/7-12.chunk",

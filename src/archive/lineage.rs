@@ -10,6 +10,7 @@
 use super::epochs::{Branch, EpochTree};
 use super::layout::{BaseName, ChunkName, RunName};
 use crate::csn::{Csn, Epoch};
+use crate::directory::EpochStart;
 use std::cmp::Reverse;
 
 /// The history that ends in one epoch.
@@ -73,16 +74,28 @@ impl Lineage {
         tree.ancestry(epoch).map(|branches| Self { branches })
     }
 
-    /// The line of the newest epoch; `None` if there is no epoch.
+    /// The newest line: that of the newest epoch whose writer has started; `None` if there is no epoch.
     #[must_use]
     pub fn newest(tree: &EpochTree) -> Option<Self> {
-        Self::of(tree, tree.newest()?.epoch)
+        Self::of(tree, tree.newest_started()?.epoch)
     }
 
     /// The epochs on the path, root first.
     #[must_use]
     pub fn branches(&self) -> &[Branch] {
         &self.branches
+    }
+
+    /// The generations on the path, root first.
+    #[must_use]
+    pub fn starts(&self) -> Vec<EpochStart> {
+        let start = |branch: &Branch| EpochStart {
+            epoch: branch.epoch,
+            incarnation: branch.incarnation,
+            fork: branch.from_exclusive,
+            hash: branch.fork_hash,
+        };
+        self.branches.iter().map(start).collect()
     }
 
     /// The epoch it ends in.

@@ -105,7 +105,7 @@ impl Listing {
         for object in found.objects {
             let stored = Stored { size: object.size, modified: object.modified };
             match object.name {
-                ObjectName::Identity | ObjectName::Epoch(_) => {}
+                ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) => {}
                 ObjectName::Chunk(chunk) => {
                     listing.chunks.insert(chunk, stored);
                 }
@@ -145,7 +145,7 @@ impl Listing {
     #[must_use]
     pub fn stored(&self, object: &ObjectName) -> Option<&Stored> {
         match object {
-            ObjectName::Identity | ObjectName::Epoch(_) => None,
+            ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) => None,
             ObjectName::Chunk(chunk) => self.chunks.get(chunk),
             ObjectName::BaseManifest(base) => self.bases.get(base)?.manifest.as_ref(),
             ObjectName::BaseCuts(base, after) => self.bases.get(base)?.cuts.get(after),

@@ -8,8 +8,9 @@ use super::identity::ARCHIVE_FORMAT;
 use super::layout::{BaseName, ObjectName, PlainName};
 use super::lineage::Lineage;
 use super::store::{Archive, Creation};
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
+use crate::log::envelope::Position;
 use serde::{Deserialize, Serialize};
 
 /// Content of `marks/<name>.json`.
@@ -25,13 +26,16 @@ pub struct MarkRecord {
     pub epoch: Epoch,
     /// Its commit time, microseconds since the Unix epoch.
     pub time: CommitTime,
+    /// History hash after the commit before it: that of the state that the mark names.
+    pub hash_before: HistoryHash,
 }
 
 impl MarkRecord {
-    /// The record of a mark.
+    /// The record of a mark made at `at`, whose hash is the one before the mark's commit.
     #[must_use]
-    pub fn new(name: &PlainName, csn: Csn, epoch: Epoch, time: CommitTime) -> Self {
-        Self { format: ARCHIVE_FORMAT, name: name.to_string(), csn, epoch, time }
+    pub fn new(name: &PlainName, at: Position) -> Self {
+        let Position { csn, epoch, time, hash } = at;
+        Self { format: ARCHIVE_FORMAT, name: name.to_string(), csn, epoch, time, hash_before: hash }
     }
 
     /// Whether its commit lies on a line of history.

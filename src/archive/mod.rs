@@ -23,6 +23,7 @@ pub mod merge;
 pub mod patience;
 pub mod pins;
 pub mod put;
+pub mod starts;
 pub mod store;
 #[cfg(test)]
 mod suite;

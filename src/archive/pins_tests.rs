@@ -75,7 +75,7 @@ fn a_pin_is_over_only_by_both_clocks() {
         );
     }
     let text = digested::encode(&record(1, 2));
-    assert_eq!(digested::decode::<PinRecord>(&text, "x", 1).unwrap(), record(1, 2));
+    assert_eq!(digested::decode::<PinRecord>(&text, "x", ARCHIVE_FORMAT).unwrap(), record(1, 2));
 }
 
 #[tokio::test]

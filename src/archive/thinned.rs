@@ -157,13 +157,13 @@ mod tests {
     use super::super::epochs::{EpochRecord, EpochTree};
     use super::super::faults::{Fault, FaultStore};
     use super::*;
-    use crate::csn::CommitTime;
+    use crate::csn::{CommitTime, HistoryHash};
 
     #[test]
     fn a_line_is_thinned_by_what_lies_on_it() {
         let record = |epoch, parent: u32, fork| match parent {
             0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(1)),
-            _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), CommitTime(1)),
+            _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(1)),
         };
         let records = [record(1, 0, 0), record(2, 1, 100), record(3, 2, 140), record(4, 1, 120)];
         let tree = EpochTree::from_records(records, "x").unwrap();
@@ -180,10 +180,10 @@ mod tests {
         branch.raise(&old, Csn(100), Csn(130));
         assert_eq!((branch.until(&old), branch.until(&line(4))), (Csn(130), Csn(120)));
         assert_eq!(branch.until(&new), Csn::ZERO, "what it has in common with the branch is not thinned");
-        assert_eq!(digested::decode::<Thinned>(&digested::encode(&branch), "x", 1).unwrap(), branch);
+        assert_eq!(digested::decode::<Thinned>(&digested::encode(&branch), "x", ARCHIVE_FORMAT).unwrap(), branch);
         thinned.raise(&old, Csn(100), Csn(130));
         assert_eq!((thinned.until(&old), thinned.until(&new)), (Csn(130), Csn(150)));
-        assert_eq!(digested::decode::<Thinned>(&digested::encode(&thinned), "x", 1).unwrap(), thinned);
+        assert_eq!(digested::decode::<Thinned>(&digested::encode(&thinned), "x", ARCHIVE_FORMAT).unwrap(), thinned);
     }
 
     fn until(epoch: u32, csn: u64) -> Thinned {

@@ -6,10 +6,10 @@
 //! uploaded again and found to be there.
 //! Idle, it sends nothing but the fence check.
 
-use super::epochs::check_fence;
 use super::layout::{ChunkName, ObjectName};
 use super::patience::{Patience, backoff};
 use super::put::SINGLE_PUT_BYTES_MAX;
+use super::starts::check_fence;
 use super::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Result};
@@ -63,6 +63,8 @@ pub enum Likeness {
 pub struct UploaderSettings {
     /// Chunks uploaded at the same time; bounds memory to as many chunks.
     pub in_flight_max: usize,
+    /// Number of the writer's start under its epoch: a higher one fences it.
+    pub start: u32,
     /// Pause between two looks at the fence.
     pub fence_check_interval: Duration,
     /// Whether the fence is looked at after each upload before the watermark passes it: needed when commits are
@@ -78,6 +80,7 @@ impl Default for UploaderSettings {
     fn default() -> Self {
         Self {
             in_flight_max: 4,
+            start: 1,
             fence_check_interval: Duration::from_secs(5),
             fence_each_ack: false,
             backoff_first: Duration::from_millis(200),
@@ -148,7 +151,7 @@ impl<S: ChunkSource> Uploader<S> {
     /// Uploads until fenced, until the archive turns out to be written by somebody else, or until a chunk is found
     /// damaged or gone. To stop it, drop the future.
     pub async fn run(&self) -> Error {
-        let ended = match self.settled(|| check_fence(&self.archive, self.epoch)).await {
+        let ended = match self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start)).await {
             // Cancel-safe: neither side keeps anything that is not in the source or the archive.
             Ok(()) => tokio::select! {
                 ended = self.watch_fence() => ended,
@@ -165,11 +168,11 @@ impl<S: ChunkSource> Uploader<S> {
         error
     }
 
-    /// Ends when the next epoch was claimed. A store that cannot be asked fences nobody.
+    /// Ends when the next epoch or the next start was claimed. A store that cannot be asked fences nobody.
     async fn watch_fence(&self) -> Result<Infallible> {
         loop {
             tokio::time::sleep(self.settings.fence_check_interval).await;
-            match check_fence(&self.archive, self.epoch).await {
+            match check_fence(&self.archive, self.epoch, self.settings.start).await {
                 Err(error) if !is_passing(&error) => return Err(error),
                 Err(error) => self.note_failure(&error),
                 Ok(()) => self.note_reachable(),
@@ -207,7 +210,7 @@ impl<S: ChunkSource> Uploader<S> {
 
     async fn advance(&self, csn: Csn) -> Result<()> {
         if self.fence_each_ack.load(Relaxed) {
-            self.settled(|| check_fence(&self.archive, self.epoch)).await?;
+            self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start)).await?;
         }
         self.source.archived(csn);
         self.status.send_modify(|status| {

@@ -1,14 +1,14 @@
 //! Reading the commits out of an open chunk: a merge of its three sections by csn.
 //!
 //! Guarantees: [`Commits`] yields first..=last without a hole, with times that agree between the sections and never
-//! decrease, and nothing left over; the first error ends it. Blocks are decompressed one at a time, when their turn
+//! decrease, history hashes that lead from the header's first to its last, and nothing left over; the first error ends it. Blocks are decompressed one at a time, when their turn
 //! comes.
 
 use super::codec::BlockDecompressor;
 use super::decode::{Chunk, position};
 use super::entry::EntryHead;
 use super::header::SectionKind;
-use crate::csn::{CommitTime, Csn};
+use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use bytes::{Buf, Bytes};
@@ -21,6 +21,8 @@ pub struct Commits<'c> {
     next: Option<Csn>,
     /// Commit time of the commit yielded last; the chunk's first time before that.
     time: CommitTime,
+    /// History hash after the commit yielded last; the one before the chunk before that.
+    hash: HistoryHash,
 }
 
 impl<'c> Commits<'c> {
@@ -30,7 +32,14 @@ impl<'c> Commits<'c> {
             sections: SectionKind::ALL.map(|kind| SectionReader::new(chunk, kind)),
             next: Some(chunk.header().first),
             time: chunk.header().first_time,
+            hash: chunk.header().hash_before,
         }
+    }
+
+    /// History hash before the commit that comes next; after the last commit at the end.
+    #[must_use]
+    pub fn hash(&self) -> HistoryHash {
+        self.hash
     }
 }
 
@@ -64,15 +73,24 @@ impl Commits<'_> {
             self.check_end(time)?;
         }
         self.time = time;
-        Ok(CommitRecord {
+        let mut commit = CommitRecord {
             csn,
             epoch: header.epoch,
             time,
+            hash: self.hash,
             disk_ops,
             disk,
             lists: list.map_or_else(Bytes::new, |entry| entry.payload),
             zsets: zset.map_or_else(Bytes::new, |entry| entry.payload),
-        })
+        };
+        commit.hash = commit.hash_after(self.hash);
+        if csn == header.last && commit.hash != header.hash_after {
+            let detail =
+                format!("the history hash of its commits is {}, the header says {}", commit.hash, header.hash_after);
+            return Err(self.chunk.corrupt_at(csn, detail));
+        }
+        self.hash = commit.hash;
+        Ok(commit)
     }
 
     /// The time every section that has the commit gives it.

@@ -11,7 +11,7 @@ use super::codec::{BlockCompressor, Profile};
 use super::decode::{Block, Chunk};
 use super::entry::EntryHead;
 use super::header::{BlockHeader, ChunkHeader, Section, SectionKind};
-use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 
@@ -27,10 +27,8 @@ pub struct ChunkLink {
     pub wal_first: WalSeq,
     /// Last RocksDB sequence the commits came from; 0 when unknown.
     pub wal_last: WalSeq,
-    /// [`ChunkHeader::ending_crc`] of the chunk before this one; 0 if there is none.
-    pub previous_header_crc: u32,
-    /// For a merged chunk: [`ChunkHeader::ending_crc`] of its last part. The WAL sequences must be 0 then.
-    pub merged_ending: Option<u32>,
+    /// History hash before the first commit.
+    pub hash_before: HistoryHash,
 }
 
 /// Makes chunks. Keep one for a stream of chunks: buffers, contexts and what was learned about the data are reused.
@@ -57,10 +55,10 @@ impl Encoder {
     /// One chunk of all the commits. The iterator is cloned: once for the header, once for each section.
     ///
     /// # Panics
-    /// If there is no commit, csns are not dense, times decrease, `disk_ops` and `disk` contradict each other, or the
-    /// WAL range is reversed.
+    /// If there is no commit, csns are not dense, times decrease, `disk_ops` and `disk` contradict each other, the WAL
+    /// range is reversed, or the first commit does not continue the history with `link.hash_before`.
     pub fn encode<'r>(&mut self, commits: impl Iterator<Item = &'r CommitRecord> + Clone, link: ChunkLink) -> Chunk {
-        let span = Span::of(commits.clone());
+        let span = Span::of(commits.clone(), link.hash_before);
         let output_bytes = ChunkHeader::ENCODED_LEN + span.effect_bytes;
         let mut out = Vec::with_capacity(output_bytes.min(OUTPUT_BYTES_RESERVED_MAX));
         out.resize(ChunkHeader::ENCODED_LEN, 0);
@@ -81,8 +79,8 @@ impl Encoder {
             last_time: span.last_time,
             wal_first: link.wal_first,
             wal_last: link.wal_last,
-            previous_header_crc: link.previous_header_crc,
-            merged_ending: link.merged_ending,
+            hash_before: link.hash_before,
+            hash_after: span.hash_after,
             sections,
         };
         let fault = header.fault();
@@ -119,15 +117,23 @@ pub(super) struct Span {
     pub last: Csn,
     pub first_time: CommitTime,
     pub last_time: CommitTime,
+    pub hash_after: HistoryHash,
     /// Of all engines.
     pub effect_bytes: usize,
 }
 
 impl Span {
-    fn of<'r>(mut commits: impl Iterator<Item = &'r CommitRecord>) -> Self {
+    fn of<'r>(mut commits: impl Iterator<Item = &'r CommitRecord>, hash_before: HistoryHash) -> Self {
         let first = commits.next().expect("a chunk holds at least one commit");
-        let mut span =
-            Self { first: first.csn, last: first.csn, first_time: first.time, last_time: first.time, effect_bytes: 0 };
+        assert_eq!(first.hash_after(hash_before), first.hash, "csn {} continues the chunk's history", first.csn);
+        let mut span = Self {
+            first: first.csn,
+            last: first.csn,
+            first_time: first.time,
+            last_time: first.time,
+            hash_after: first.hash,
+            effect_bytes: 0,
+        };
         span.add(first);
         for commit in commits {
             assert_eq!(commit.csn, span.last.next(), "csns in a chunk are dense");
@@ -141,6 +147,7 @@ impl Span {
         assert_eq!(commit.disk_ops == 0, commit.disk.is_empty(), "operation count and bytes of csn {}", commit.csn);
         self.last = commit.csn;
         self.last_time = commit.time;
+        self.hash_after = commit.hash;
         self.effect_bytes += commit.effect_bytes();
     }
 }

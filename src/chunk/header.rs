@@ -7,14 +7,12 @@
 
 use super::BLOCK_RAW_BYTES_MAX;
 use super::codec::Codec;
-use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"WFCHUNK\n";
-/// Version of a chunk as it was cut.
-const VERSION_CUT: u16 = 1;
-/// Version of a chunk that was merged of others, and the newest one read.
-const VERSION_MERGED: u16 = 2;
+/// Version of the format that this build writes and reads.
+const VERSION: u16 = 3;
 
 /// Offsets in the header. Magic and version stay where they are in every version.
 mod at {
@@ -28,10 +26,9 @@ mod at {
     pub const LAST_TIME: usize = 40;
     pub const WAL_FIRST: usize = 48;
     pub const WAL_LAST: usize = 56;
-    /// In a merged chunk, in the place of the WAL sequences.
-    pub const ENDING_CRC: usize = 48;
-    pub const PREVIOUS_CRC: usize = 64;
-    pub const SECTIONS: usize = 68;
+    pub const HASH_BEFORE: usize = 64;
+    pub const HASH_AFTER: usize = 72;
+    pub const SECTIONS: usize = 80;
     pub const CRC: usize = SECTIONS + 3 * super::in_section::LEN;
     pub const END: usize = CRC + 4;
 }
@@ -134,15 +131,14 @@ pub struct ChunkHeader {
     pub first_time: CommitTime,
     /// Commit time of `last`.
     pub last_time: CommitTime,
-    /// First RocksDB sequence the commits came from; 0 when unknown.
+    /// First RocksDB sequence the commits came from; 0 when unknown, as in a merged chunk.
     pub wal_first: WalSeq,
-    /// Last RocksDB sequence the commits came from; 0 when unknown.
+    /// Last RocksDB sequence the commits came from; 0 when unknown, as in a merged chunk.
     pub wal_last: WalSeq,
-    /// [`Self::ending_crc`] of the chunk before this one; 0 if there is none.
-    pub previous_header_crc: u32,
-    /// For a chunk merged of others: the ending CRC of the last of them, which the chunk after it names as its
-    /// predecessor. The WAL sequences are unknown then. None for a chunk as it was cut.
-    pub merged_ending: Option<u32>,
+    /// History hash before `first`: the chunk continues only a history with this hash at `first - 1`.
+    pub hash_before: HistoryHash,
+    /// History hash after `last`.
+    pub hash_after: HistoryHash,
     /// The sections in the order of [`SectionKind::ALL`].
     pub sections: [Section; 3],
 }
@@ -156,8 +152,7 @@ impl ChunkHeader {
     pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
         let mut out = [0; Self::ENCODED_LEN];
         put(&mut out, at::MAGIC, MAGIC);
-        let version = if self.merged_ending.is_some() { VERSION_MERGED } else { VERSION_CUT };
-        put(&mut out, at::VERSION, version.to_le_bytes());
+        put(&mut out, at::VERSION, VERSION.to_le_bytes());
         put(&mut out, at::EPOCH, self.epoch.0.to_le_bytes());
         put(&mut out, at::FIRST, self.first.0.to_le_bytes());
         put(&mut out, at::LAST, self.last.0.to_le_bytes());
@@ -165,10 +160,8 @@ impl ChunkHeader {
         put(&mut out, at::LAST_TIME, self.last_time.0.to_le_bytes());
         put(&mut out, at::WAL_FIRST, self.wal_first.0.to_le_bytes());
         put(&mut out, at::WAL_LAST, self.wal_last.0.to_le_bytes());
-        if let Some(ending) = self.merged_ending {
-            put(&mut out, at::ENDING_CRC, ending.to_le_bytes());
-        }
-        put(&mut out, at::PREVIOUS_CRC, self.previous_header_crc.to_le_bytes());
+        put(&mut out, at::HASH_BEFORE, self.hash_before.0.to_le_bytes());
+        put(&mut out, at::HASH_AFTER, self.hash_after.0.to_le_bytes());
         for (kind, section) in SectionKind::ALL.into_iter().zip(&self.sections) {
             let entry = at::SECTIONS + kind.index() * in_section::LEN;
             put(&mut out, entry + in_section::KIND, [kind.byte()]);
@@ -197,8 +190,8 @@ impl ChunkHeader {
             return Err(corrupt(format!("expected the magic {MAGIC:02x?}, found {:02x?}", &bytes[..at::VERSION])));
         }
         let version = u16::from_le_bytes(get(bytes, at::VERSION));
-        if version > VERSION_MERGED {
-            return Err(Error::Version { what: what.to_owned(), found: version.into(), known: VERSION_MERGED.into() });
+        if version != VERSION {
+            return Err(Error::Version { what: what.to_owned(), found: version.into(), known: VERSION.into() });
         }
         if bytes.len() < Self::ENCODED_LEN {
             return Err(truncated());
@@ -207,10 +200,10 @@ impl ChunkHeader {
         if expected != found {
             return Err(corrupt(format!("CRC is {found:08x}, expected {expected:08x}")));
         }
-        let header = Self::fields(bytes, version == VERSION_MERGED);
+        let header = Self::fields(bytes);
         match header.fault() {
             Some(detail) => Err(corrupt(detail)),
-            // Catches at once what has only one right value: version 0, flags, section kinds and offsets, reserved bytes.
+            // Catches at once what has only one right value: flags, section kinds and offsets, reserved bytes.
             None if header.encode()[..] != bytes[..Self::ENCODED_LEN] => {
                 Err(corrupt("flags, section kinds, offsets or reserved bytes are not those of the version".to_owned()))
             }
@@ -218,7 +211,7 @@ impl ChunkHeader {
         }
     }
 
-    fn fields(bytes: &[u8], is_merged: bool) -> Self {
+    fn fields(bytes: &[u8]) -> Self {
         let section = |kind: SectionKind| {
             let entry = at::SECTIONS + kind.index() * in_section::LEN;
             Section {
@@ -234,10 +227,10 @@ impl ChunkHeader {
             last: Csn(u64_at(bytes, at::LAST)),
             first_time: CommitTime(u64_at(bytes, at::FIRST_TIME)),
             last_time: CommitTime(u64_at(bytes, at::LAST_TIME)),
-            wal_first: if is_merged { WalSeq::ZERO } else { WalSeq(u64_at(bytes, at::WAL_FIRST)) },
-            wal_last: if is_merged { WalSeq::ZERO } else { WalSeq(u64_at(bytes, at::WAL_LAST)) },
-            previous_header_crc: u32_at(bytes, at::PREVIOUS_CRC),
-            merged_ending: is_merged.then(|| u32_at(bytes, at::ENDING_CRC)),
+            wal_first: WalSeq(u64_at(bytes, at::WAL_FIRST)),
+            wal_last: WalSeq(u64_at(bytes, at::WAL_LAST)),
+            hash_before: HistoryHash(u64_at(bytes, at::HASH_BEFORE)),
+            hash_after: HistoryHash(u64_at(bytes, at::HASH_AFTER)),
             sections: SectionKind::ALL.map(section),
         }
     }
@@ -254,9 +247,6 @@ impl ChunkHeader {
         if self.wal_first > self.wal_last {
             return Some(format!("{} to {} is not a WAL range", self.wal_first, self.wal_last));
         }
-        if self.merged_ending.is_some() && self.wal_last != WalSeq::ZERO {
-            return Some(format!("{} to {} is no WAL range of a merged chunk", self.wal_first, self.wal_last));
-        }
         for (kind, section) in SectionKind::ALL.into_iter().zip(&self.sections) {
             if let Some(fault) = section.fault() {
                 return Some(format!("{} section {fault}", kind.name()));
@@ -264,18 +254,6 @@ impl ChunkHeader {
         }
         let stored = self.sections.iter().try_fold(Self::ENCODED_LEN as u64, |sum, s| sum.checked_add(s.stored_len));
         stored.is_none().then(|| "the sections' stored lengths add up to more than 64 bits".to_owned())
-    }
-
-    /// The CRC32 that stands at the header's end. It covers, through the section table, the whole chunk.
-    #[must_use]
-    pub fn crc(&self) -> u32 {
-        u32_at(&self.encode(), at::CRC)
-    }
-
-    /// What a chunk cut or merged after this one names as its predecessor.
-    #[must_use]
-    pub fn ending_crc(&self) -> u32 {
-        self.merged_ending.unwrap_or_else(|| self.crc())
     }
 
     /// Number of commits.

@@ -4,24 +4,23 @@
 use super::encode::Span;
 use super::header::SectionKind;
 use super::*;
-use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::path::PathBuf;
 
-const HEADER_LEN: usize = 180;
-const HEADER_CRC_AT: usize = 176;
-const SECTION_TABLE_AT: usize = 68;
+const HEADER_LEN: usize = 192;
+const HEADER_CRC_AT: usize = 188;
+const SECTION_TABLE_AT: usize = 80;
 const BLOCK_HEADER_LEN: usize = 13;
 
 const LINK: ChunkLink = ChunkLink {
     epoch: Epoch(3),
     wal_first: WalSeq(100),
     wal_last: WalSeq(140),
-    previous_header_crc: 0xfeed_beef,
-    merged_ending: None,
+    hash_before: HistoryHash(0xfeed_beef),
 };
 
 /// The effects of one commit, without its place in history.
@@ -41,13 +40,16 @@ fn commits_from(first: u64, first_time: u64, effects: Vec<Effects>) -> Vec<Commi
             csn: Csn(first + i as u64),
             epoch: LINK.epoch,
             time: CommitTime(time),
+            hash: HistoryHash::ZERO,
             disk_ops: (effects.disk.len() as u32).min(1 + effects.disk.len() as u32 / 50),
             disk: effects.disk.into(),
             lists: effects.lists.into(),
             zsets: effects.zsets.into(),
         }
     };
-    effects.into_iter().enumerate().map(place).collect()
+    let mut commits: Vec<_> = effects.into_iter().enumerate().map(place).collect();
+    crate::record::chain(LINK.hash_before, &mut commits);
+    commits
 }
 
 /// Bytes that do not compress, the same ones for the same seed.
@@ -146,6 +148,7 @@ fn forge(last: u64, last_time: u64, sections: [&[&[u8]]; 3]) -> Vec<u8> {
         last: Csn(last),
         first_time: CommitTime(10),
         last_time: CommitTime(last_time),
+        hash_after: HistoryHash::ZERO,
         effect_bytes: 0,
     };
     let mut out = vec![0; HEADER_LEN];
@@ -165,11 +168,18 @@ fn forge(last: u64, last_time: u64, sections: [&[&[u8]]; 3]) -> Vec<u8> {
         last_time: span.last_time,
         wal_first: WalSeq::ZERO,
         wal_last: WalSeq::ZERO,
-        previous_header_crc: 0,
-        merged_ending: None,
+        hash_before: HistoryHash::ZERO,
+        hash_after: HistoryHash::ZERO,
         sections,
     };
     out[..HEADER_LEN].copy_from_slice(&header.encode());
+    let chunk = Chunk::open(Bytes::from(out.clone()), "forged").ok();
+    // The error of the last commit names the hash that the header lacks.
+    let error = chunk.and_then(|chunk| chunk.commits().find_map(Result::err)).map(|error| error.to_string());
+    if let Some((_, found)) = error.as_deref().and_then(|error| error.split_once("hash of its commits is ")) {
+        let header = ChunkHeader { hash_after: found[..16].parse().unwrap(), ..header };
+        out[..HEADER_LEN].copy_from_slice(&header.encode());
+    }
     out
 }
 
@@ -222,7 +232,7 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         prop_assert!(decode(bytes.clone()).is_err());
         let mut with_magic = bytes;
-        with_magic.splice(0..0, *b"WFCHUNK\n\x01\0\0\0");
+        with_magic.splice(0..0, *b"WFCHUNK\n\x03\0\0\0");
         refit_crcs(&mut with_magic);
         prop_assert!(decode(with_magic).is_err());
     }
@@ -350,19 +360,19 @@ fn a_gap_is_not_encoded() {
 }
 
 #[test]
-fn a_newer_version_is_named_as_such() {
+fn another_version_is_named_as_such() {
     let mut bytes = encode(&small_commits()).bytes().to_vec();
-    bytes[8..10].copy_from_slice(&3_u16.to_le_bytes());
+    bytes[8..10].copy_from_slice(&4_u16.to_le_bytes());
     refit_crcs(&mut bytes);
     let found = decode(bytes.clone()).unwrap_err();
-    assert!(matches!(found, Error::Version { found: 3, known: 2, .. }), "{found}");
+    assert!(matches!(found, Error::Version { found: 4, known: 3, .. }), "{found}");
     bytes.truncate(20);
-    assert!(matches!(decode(bytes), Err(Error::Version { .. })), "a newer header may be shorter");
+    assert!(matches!(decode(bytes), Err(Error::Version { .. })), "another header may be shorter");
 }
 
 #[test]
 fn flags_and_reserved_bytes_must_be_zero() {
-    for at in [10, 11, 69, 70, 71] {
+    for at in [10, 11, 81, 82, 83] {
         let mut bytes = encode(&small_commits()).bytes().to_vec();
         bytes[at] = 1;
         refit_crcs(&mut bytes);
@@ -510,20 +520,21 @@ fn the_header_lies_where_the_format_says() {
     let chunk = encode(&small_commits());
     let bytes = chunk.bytes();
     assert_eq!(ChunkHeader::ENCODED_LEN, HEADER_LEN);
-    assert_eq!(&bytes[..12], b"WFCHUNK\n\x01\0\0\0");
+    assert_eq!(&bytes[..12], b"WFCHUNK\n\x03\0\0\0");
     assert_eq!(u32_at(bytes, 12), 3);
     assert_eq!([16, 24].map(|at| u64_at(bytes, at)), [41, 48]);
     let first_time = 1_790_000_000_000_000;
     assert_eq!([32, 40].map(|at| u64_at(bytes, at)), [first_time, first_time + 12]);
     assert_eq!([48, 56].map(|at| u64_at(bytes, at)), [100, 140]);
-    assert_eq!(u32_at(bytes, 64), 0xfeed_beef);
+    let hashes = [64, 72].map(|at| u64_at(bytes, at));
+    assert_eq!(hashes, [0xfeed_beef, small_commits().last().unwrap().hash.0]);
     assert_eq!(SectionKind::ALL.map(|kind| bytes[table_entry(kind)]), [1, 2, 3]);
     assert_eq!(u64_at(bytes, table_entry(SectionKind::Wal) + 28), HEADER_LEN as u64);
-    assert_eq!(u32_at(bytes, HEADER_CRC_AT), chunk.header().crc());
+    assert_eq!(u32_at(bytes, HEADER_CRC_AT), crc32fast::hash(&bytes[..HEADER_CRC_AT]));
 }
 
 fn fixture_path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chunk-v1.chunk")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chunk-v3.chunk")
 }
 
 /// What the fixture holds: every section combination that matters, every codec, a payload over two blocks.
@@ -541,7 +552,7 @@ fn fixture_commits() -> Vec<CommitRecord> {
 
 /// Setting `WALFERRY_WRITE_FIXTURES` writes the fixture first. A released version's fixture is never rewritten.
 #[test]
-fn version_1_can_be_read() {
+fn version_3_can_be_read() {
     if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
         std::fs::write(fixture_path(), encode(&fixture_commits()).bytes()).unwrap();
     }
@@ -551,47 +562,20 @@ fn version_1_can_be_read() {
     let header = chunk.header();
     assert_eq!((header.epoch, header.first, header.last), (Epoch(3), Csn(7), Csn(11)));
     assert_eq!(
-        (header.wal_first, header.wal_last, header.previous_header_crc),
-        (WalSeq(100), WalSeq(140), 0xfeed_beef)
+        (header.wal_first, header.wal_last, header.hash_before),
+        (WalSeq(100), WalSeq(140), HistoryHash(0xfeed_beef))
     );
     assert!(chunk.commits().collect::<Result<Vec<_>>>().unwrap() == fixture_commits());
 }
 
-const MERGED: ChunkLink = ChunkLink {
-    epoch: Epoch(3),
-    wal_first: WalSeq::ZERO,
-    wal_last: WalSeq::ZERO,
-    previous_header_crc: 0xfeed_beef,
-    merged_ending: Some(0x0bad_cafe),
-};
-
+/// Goal: a chunk whose commits are not those that its header's hashes tell is refused.
 #[test]
-fn a_merged_chunk_carries_the_chain_on() {
-    let cut = encode(&small_commits());
-    assert_eq!(cut.header().ending_crc(), cut.header().crc());
-    let merged = Encoder::new(Profile::default()).encode(small_commits().iter(), MERGED);
-    let opened = Chunk::open(merged.bytes().clone(), "merged").unwrap();
-    assert_eq!(opened.header(), merged.header());
-    assert_eq!(opened.header().ending_crc(), 0x0bad_cafe);
-    assert_ne!(opened.header().crc(), 0x0bad_cafe);
-    assert_eq!(&opened.bytes()[48..52], &0x0bad_cafe_u32.to_le_bytes());
-    assert!(opened.commits().collect::<Result<Vec<_>>>().unwrap() == small_commits());
-    for at in 52..64 {
-        let mut bytes = merged.bytes().to_vec();
-        bytes[at] = 1;
+fn a_chunk_of_other_commits_than_its_header_tells_is_refused() {
+    let chunk = encode(&small_commits());
+    for at in [64, 72] {
+        let mut bytes = chunk.bytes().to_vec();
+        bytes[at] ^= 1;
         refit_crcs(&mut bytes);
-        assert!(refusal(bytes).contains("not those of the version"), "byte {at}");
+        assert!(refusal(bytes).contains("the history hash of its commits"), "byte {at}");
     }
-}
-
-/// As [`version_1_can_be_read`].
-#[test]
-fn version_2_can_be_read() {
-    let path = fixture_path().with_file_name("chunk-v2.chunk");
-    if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
-        std::fs::write(&path, Encoder::new(Profile::default()).encode(small_commits().iter(), MERGED).bytes()).unwrap();
-    }
-    let chunk = Chunk::open(Bytes::from(std::fs::read(path).unwrap()), "fixture").unwrap();
-    assert_eq!((chunk.header().previous_header_crc, chunk.header().ending_crc()), (0xfeed_beef, 0x0bad_cafe));
-    assert!(chunk.commits().collect::<Result<Vec<_>>>().unwrap() == small_commits());
 }

@@ -1,7 +1,7 @@
 //! Commands for operators: settings, INFO, saving, role, shutdown.
 
 use super::args::Args;
-use super::host::{Role, Task};
+use super::host::{Insistence, Role, Task};
 use super::reply::Out;
 use super::{Ctx, Done, Fail, errors, glob};
 use crate::config::Config;
@@ -139,7 +139,7 @@ pub fn replicaof(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     }
     match ctx.host.role() {
         Role::Primary { .. } => out.ok(),
-        Role::Replica { .. } => ctx.client.task = Some(Task::Promote),
+        Role::Replica { .. } => ctx.client.task = Some(Task::Promote(Insistence::default())),
     }
     Ok(())
 }

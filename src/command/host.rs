@@ -22,9 +22,18 @@ pub enum Task {
     /// Takes a mark away.
     Unmark(PlainName),
     /// Makes this replica a primary under a new epoch.
-    Promote,
+    Promote(Insistence),
     /// Stops the process in good order.
     Shutdown,
+}
+
+/// What an operator allows a promotion to leave behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Insistence {
+    /// The line of this epoch may be abandoned: its commits that this node does not have are on no line afterwards.
+    pub abandon_epoch: Option<Epoch>,
+    /// The primary's archive need not be followed, although this node has none.
+    pub without_archive: bool,
 }
 
 /// What a task answers.

@@ -1,16 +1,17 @@
 //! WALFERRY: what Redis has no command for.
 
 use super::args::Args;
-use super::host::{MarkCard, Task};
+use super::host::{Insistence, MarkCard, Task};
 use super::number::parse_i64;
 use super::reply::Out;
 use super::{Ctx, Done, Fail, errors};
 use crate::archive::layout::PlainName;
 use crate::config::Consistency;
+use crate::csn::Epoch;
 use crate::error::Error;
 use std::time::Duration;
 
-const HELP: [&str; 17] = [
+const HELP: [&str; 20] = [
     "WALFERRY <subcommand>. Subcommands are:",
     "CSN",
     "    Epoch and the committed, durable and archived watermarks.",
@@ -28,10 +29,13 @@ const HELP: [&str; 17] = [
     "    Name, csn, epoch and time of each mark, and whether the archive has it.",
     "UNMARK name",
     "    Takes a mark away, here and in the archive.",
+    "PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE]",
+    "    Makes this replica a primary. ABANDON-EPOCH: even if the archived commits of that epoch are then on no line;",
+    "    WITHOUT-ARCHIVE: even if its primary has an archive and this replica has none.",
 ];
 
 /// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | SNAPSHOT BOUNDED ms | SNAPSHOT EVENTUAL | MARK name | MARKS |
-/// UNMARK name | HELP
+/// UNMARK name | PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE] | HELP
 pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
@@ -59,6 +63,7 @@ pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         }
         (b"mark", _, 3) => ctx.client.task = Some(Task::Mark(mark_name(&args[2])?)),
         (b"unmark", _, 3) => ctx.client.task = Some(Task::Unmark(mark_name(&args[2])?)),
+        (b"promote", ..) => ctx.client.task = Some(Task::Promote(insistence(args)?)),
         (b"marks", _, 2) => write_marks(&ctx.host.marks()?, out),
         (b"help", _, 2) => {
             out.array(HELP.len());
@@ -70,6 +75,25 @@ pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         _ => return Err(errors::unknown_subcommand("WALFERRY", &args[1]).into()),
     }
     Ok(())
+}
+
+/// The options of WALFERRY PROMOTE.
+fn insistence(args: Args<'_>) -> Result<Insistence, Fail> {
+    let mut insistence = Insistence::default();
+    let mut at = 2;
+    while let Some(option) = args.try_get(at) {
+        match &option.to_ascii_lowercase()[..] {
+            b"without-archive" => insistence.without_archive = true,
+            b"abandon-epoch" => {
+                at += 1;
+                let number = args.try_get(at).and_then(parse_i64).and_then(|number| u32::try_from(number).ok());
+                insistence.abandon_epoch = Some(Epoch(number.ok_or(errors::NOT_AN_INTEGER)?));
+            }
+            _ => return Err(errors::SYNTAX.into()),
+        }
+        at += 1;
+    }
+    Ok(insistence)
 }
 
 fn mark_name(text: &[u8]) -> Result<PlainName, Fail> {

@@ -18,7 +18,7 @@ use super::logs::{Logs, Rows};
 use super::sync::Syncer;
 use super::turn::{Joined, Turn};
 use super::writer::{SealedGroup, Writer};
-use crate::csn::{CommitTime, Csn, WalSeq};
+use crate::csn::{CommitTime, Csn, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
@@ -230,6 +230,36 @@ impl Committer {
         Ok(LogPosition { csn, wal_seq: oldest.unwrap_or_else(|| self.disk.wal_seq()) })
     }
 
+    /// Position of the last commit written.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.logs.lock().position
+    }
+
+    /// History hash after a commit; none if the logs hold neither it nor their own end is there. May read a part of the
+    /// logs.
+    pub fn history_hash(&self, csn: Csn) -> Result<Option<HistoryHash>> {
+        let position = self.position();
+        if csn == Csn::ZERO || csn == position.csn {
+            return Ok(Some(if csn == Csn::ZERO { HistoryHash::ZERO } else { position.hash }));
+        }
+        self.first_after(csn.prev()).map(|commit| commit.map(|commit| commit.hash))
+    }
+
+    /// The commit that follows `after`, from the logs; none if they do not hold it.
+    pub fn first_after(&self, after: Csn) -> Result<Option<CommitRecord>> {
+        let from = LogPosition { csn: after, ..self.log_position(after)? };
+        let (reader, end) = self.log_reader();
+        if after >= end.csn {
+            return Ok(None);
+        }
+        let next = reader.commits(from, LogPosition { csn: after.next(), ..end }).and_then(|mut found| found.next().transpose());
+        match next {
+            Err(Error::Gap { .. }) => Ok(None),
+            found => found,
+        }
+    }
+
     /// A reader of both logs, and the position up to which they can be read now.
     pub fn log_reader(&self) -> (LogReader, LogPosition) {
         let logs = self.logs.lock();
@@ -310,7 +340,7 @@ impl Committer {
         let (number, memory) = (sealed.number, sealed.memory);
         let superseded = std::mem::take(&mut sealed.superseded);
         let written = self.require_sound().and_then(|()| {
-            let commits = sealed.records(logs.position.epoch);
+            let commits = sealed.records(logs.position);
             self.log_and_publish(logs, commits, &superseded, Rows::Store, memory)
         });
         match &written {

@@ -9,8 +9,8 @@ use crate::engine::disk::DiskOptions;
 use crate::io::Io;
 use crate::io::faults::{Faults, Step};
 use crate::log::durable::DurableMark;
-use crate::log::recovery::{ImagePosition, Recovered, disk_position, recover};
-use crate::log::testing::{on_both, on_disk, on_list};
+use crate::log::recovery::{ImagePosition, Losses, Recovered, disk_position, recover};
+use crate::log::testing::{chained, on_both, on_disk, on_list};
 use rustix::io::Errno;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -49,7 +49,14 @@ impl Rig {
         let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
         let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
         let mut memory = Memory::new();
-        let recovered = recover(&disk, &mut oplog, &mut memory, ImagePosition::default(), None, &mut |_| Ok(()))?;
+        let recovered = recover(
+            &disk,
+            &mut oplog,
+            &mut memory,
+            ImagePosition::default(),
+            None,
+            Losses { intact_until: None, note: &mut |_| Ok(()) },
+        )?;
         let gate = Arc::new(Gate::default());
         let position = recovered.position;
         let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known: Vec::new() };
@@ -236,16 +243,21 @@ fn a_group_that_is_given_up_stops_writes() {
 fn applied_commits_keep_their_times_and_must_follow() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.turn();
-    let commits = [on_disk(1), on_list(2), on_both(3)];
+    let commits = chained([on_disk(1), on_list(2), on_both(3)]);
     assert_eq!(turn.apply(commits.clone().into()).unwrap(), Csn(3));
+    let hash = turn.position().hash;
+    assert_eq!(hash, commits[2].hash);
+    let next = |mut commits: [CommitRecord; 2]| -> Arc<[CommitRecord]> {
+        crate::record::chain(hash, &mut commits);
+        commits.into()
+    };
     assert!(matches!(turn.apply([on_list(5)].into()), Err(Error::Gap { expected: Csn(4), .. })));
-    let malformed = CommitRecord { disk_ops: 2, ..on_disk(4) };
-    assert!(matches!(
-        turn.apply([on_list(4), CommitRecord { csn: Csn(5), ..malformed }].into()),
-        Err(Error::Corrupt { .. })
-    ));
+    let malformed = CommitRecord { csn: Csn(5), disk_ops: 2, ..on_disk(4) };
+    assert!(matches!(turn.apply(next([on_list(4), malformed])), Err(Error::Corrupt { .. })));
     let malformed = CommitRecord { zsets: bytes::Bytes::from_static(b"?"), ..on_list(5) };
-    assert!(matches!(turn.apply([on_list(4), malformed].into()), Err(Error::Corrupt { .. })));
+    assert!(matches!(turn.apply(next([on_list(4), malformed])), Err(Error::Corrupt { .. })));
+    let foreign = chained([on_list(4)]);
+    assert!(matches!(turn.apply(foreign.into()), Err(Error::OtherHistory { csn: Csn(4), .. })));
     assert_eq!((rig.obstacle(), turn.position().csn), (None, Csn(3)), "refused before it had an effect");
     assert_eq!(turn.writer().memory.lists.get(b"list").unwrap().value.len(), 2);
     let own = change(&mut turn, false, true);
@@ -263,7 +275,7 @@ fn ops_that_do_not_fit_stop_a_replica() {
     let mut lists = Vec::new();
     crate::engine::memory::ListEncoder(&mut lists).pop_back(b"nothing", 1);
     let commit = CommitRecord { lists: lists.into(), ..on_list(1) };
-    rig.committer.turn().apply([commit].into()).unwrap_err();
+    rig.committer.turn().apply(chained([commit]).into()).unwrap_err();
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
 }
 

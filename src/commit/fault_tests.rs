@@ -8,7 +8,7 @@ use crate::config::AppendFsync;
 use crate::csn::Epoch;
 use crate::engine::keyspace::Found;
 use crate::io::faults::{Case, FAULTS, Faults, Step, each_step, scratch};
-use crate::log::testing::{on_both, on_list};
+use crate::log::testing::{chained, on_both, on_list};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
@@ -185,7 +185,7 @@ fn no_survives_every_failing_step() {
 fn a_replica_without_room_applies_nothing_and_goes_on_later() {
     let rig = Rig::new(AppendFsync::No);
     rig.io.fail(Step::Create, Errno::NOSPC);
-    let group: Arc<[CommitRecord]> = [on_both(1), on_list(2)].into();
+    let group: Arc<[CommitRecord]> = chained([on_both(1), on_list(2)]).into();
     let error = rig.committer.turn().apply(Arc::clone(&group)).unwrap_err();
     assert!(error.to_string().contains("Free space"), "{error}");
     assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
@@ -208,9 +208,11 @@ fn recovery_survives_every_failing_step() {
             turn.write().unwrap();
         }
         let mut turn = rig.committer.turn();
+        let before = turn.position().hash;
         let oplog = turn.oplog();
         // A commit over both sides that RocksDB lacks, and one behind a hole, which is to be cut off.
-        let redone = CommitRecord { csn: Csn(7), epoch: Epoch::ZERO, ..on_both(7) };
+        let mut redone = CommitRecord { csn: Csn(7), epoch: Epoch::ZERO, ..on_both(7) };
+        crate::record::chain(before, [&mut redone]);
         oplog.append(&[redone, on_list(9)]).unwrap();
         drop(turn);
         drop(rig);

@@ -48,7 +48,7 @@ impl Logs {
     ) -> Result<Logged> {
         let oplog_bytes = self.oplog.append(commits)?;
         let last = commits.last().expect("a group is never empty");
-        let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+        let position = Position::of(last);
         let Some(batch) = envelope::assemble(commits, superseded) else {
             self.position = position;
             return Ok(Logged { oplog_bytes, wal: false });

@@ -17,7 +17,7 @@ use crate::log::envelope::Position;
 pub struct Mark {
     /// Its name.
     pub name: PlainName,
-    /// The mark's own commit: the state is that of everything before it.
+    /// The mark's own commit: the state is that of everything before it. The hash is the one before that commit.
     pub at: Position,
 }
 
@@ -88,8 +88,9 @@ mod tests {
         change(&mut turn, true, true).unwrap();
         turn.write().unwrap();
         drop(turn);
+        let before = committer.position().hash;
         let mark = committer.make_mark(&name("b")).unwrap();
-        assert_eq!(mark.at, committer.turn().position());
+        assert_eq!(mark.at, Position { hash: before, ..committer.position() });
         assert_eq!(mark.at.csn, Csn(2));
         let taken = committer.make_mark(&name("b")).unwrap_err().to_string();
         assert!(taken.contains("csn 2") && taken.contains("taken"), "{taken}");

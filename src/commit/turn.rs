@@ -183,10 +183,10 @@ impl<'a> Turn<'a> {
         self.logs.oplog.set_epoch(epoch);
     }
 
-    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have.
+    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
+    /// history hash of the commit before it: its own covers the effect.
     pub fn commit_with(&mut self, effect: impl FnOnce(&mut Effects, Position)) -> Position {
-        let epoch = self.logs.position.epoch;
-        self.joined.writer.commit_with(epoch, effect)
+        self.joined.writer.commit_with(self.logs.position, effect)
     }
 
     /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
@@ -202,11 +202,13 @@ impl<'a> Turn<'a> {
     pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
         self.joined.committer.require_sound()?;
         assert!(self.joined.writer.pending.is_empty(), "commits are applied between groups");
-        let mut expected = self.logs.position.csn.next();
+        let (mut expected, mut hash) = (self.logs.position.csn.next(), self.logs.position.hash);
         for commit in &*commits {
             if commit.csn != expected {
                 return Err(Error::Gap { what: "applied commits".into(), expected, found: commit.csn.to_string() });
             }
+            commit.require_continues(hash, "applied commits")?;
+            hash = commit.hash;
             crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
             crate::engine::memory::validate(&commit.lists, &commit.zsets)?;
             expected = expected.next();

@@ -6,7 +6,7 @@
 use super::committer::MemorySize;
 use super::groups::{GroupNumber, Groups};
 use crate::clock::{CommitClock, now_micros};
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
 use crate::engine::memory::Memory;
 use crate::engine::watch::WatchTable;
@@ -63,17 +63,24 @@ pub(super) struct SealedGroup {
 }
 
 impl SealedGroup {
-    /// Its commits in the form in which they travel on.
-    pub fn records(self, epoch: Epoch) -> Arc<[CommitRecord]> {
+    /// Its commits in the form in which they travel on. They follow the commit at `before` and carry its epoch.
+    pub fn records(self, before: Position) -> Arc<[CommitRecord]> {
         let Self { commits, disk, lists, zsets, .. } = self;
-        let record = |commit: PendingCommit| CommitRecord {
-            csn: commit.csn,
-            epoch,
-            time: commit.time,
-            disk_ops: commit.until.disk_ops - commit.from.disk_ops,
-            disk: disk.slice(commit.from.disk..commit.until.disk),
-            lists: lists.slice(commit.from.lists..commit.until.lists),
-            zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
+        let mut hash = before.hash;
+        let record = |commit: PendingCommit| {
+            let mut record = CommitRecord {
+                csn: commit.csn,
+                epoch: before.epoch,
+                time: commit.time,
+                hash,
+                disk_ops: commit.until.disk_ops - commit.from.disk_ops,
+                disk: disk.slice(commit.from.disk..commit.until.disk),
+                lists: lists.slice(commit.from.lists..commit.until.lists),
+                zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
+            };
+            record.hash = record.hash_after(hash);
+            hash = record.hash;
+            record
         };
         commits.into_iter().map(record).collect()
     }
@@ -105,11 +112,13 @@ impl Writer {
         Some(self.last)
     }
 
-    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have.
-    pub(super) fn commit_with(&mut self, epoch: Epoch, effect: impl FnOnce(&mut Effects, Position)) -> Position {
+    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
+    /// history hash of the commit before it, which is at `before`.
+    pub(super) fn commit_with(&mut self, before: Position, effect: impl FnOnce(&mut Effects, Position)) -> Position {
         let from = self.committed_extent();
         assert!(from == self.effects.extent(), "what was done before is another commit");
-        let position = Position { csn: self.last.next(), time: self.clock.tick(now_micros()), epoch };
+        assert_eq!(self.last, before.csn, "what was done before is written");
+        let position = Position { csn: self.last.next(), time: self.clock.tick(now_micros()), ..before };
         effect(&mut self.effects, position);
         let until = self.effects.extent();
         assert!(until != from, "a commit has an effect");

@@ -138,7 +138,7 @@ fn starts(history: &History, done: Csn) -> Vec<Csn> {
 
 /// Builds the runs of a stretch of chunks without a gap.
 async fn stretch(history: &History, mut work: Work, meter: &Arc<Meter>, report: &mut Report) -> Result<()> {
-    let mut commits = CatchUp::of(history, work.at.csn).await?;
+    let mut commits = CatchUp::of(history, work.at).await?;
     while let Some(next) = commits.next().await? {
         meter.add(next.iter().map(|commit| commit.effect_bytes() as u64).sum());
         report.commits += next.len() as u64;
@@ -204,7 +204,7 @@ impl Work {
                 }
             };
             builder.push(commit, &mut self.state)?;
-            self.at = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
+            self.at = Position::of(commit);
         }
         Ok(finished)
     }

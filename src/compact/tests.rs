@@ -11,6 +11,7 @@ use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};
 use crate::grain::Grain;
 use crate::io::StdIo;
+use crate::log::testing::chained;
 use crate::record::CommitRecord;
 use crate::restore::history::History;
 use crate::restore::progress::silent;
@@ -68,7 +69,7 @@ async fn whatever_can_be_restored_is_exact() {
         let first = wild(&[], seed, 36, Epoch(1));
         let second = wild(&first[..24], seed + 100, 24, Epoch(2));
         archived.epoch(1, None).await;
-        archived.epoch(2, Some((1, 24))).await;
+        archived.epoch(2, Some((1, &first[23]))).await;
         archived.chunks(1, &first, &sizes(&mut random, 36)).await;
         archived.chunks(2, &second[24..], &sizes(&mut random, 24)).await;
         archived.base(&first, 1, 10, 12).await;
@@ -147,6 +148,7 @@ async fn hours_are_built_when_they_are_over() {
         // Ten commits an hour.
         commit.time = CommitTime(1_790_000_000_000_000 / 3_600_000_000 * 3_600_000_000 + nth as u64 * 360_000_000);
     }
+    let commits = chained(commits);
     archived.epoch(1, None).await;
     archived.chunks(1, &commits[..15], &[7, 8]).await;
     assert_eq!(build_spans(&archived.archive, Grain::Hour, 1).await, [(1, 10)]);
@@ -182,7 +184,7 @@ async fn bad_runs_are_passed_over() {
             bytes[40] ^= 1;
             Some(bytes)
         }),
-        ("manifest", |bytes| Some(String::from_utf8(bytes).unwrap().replace("\"format\": 1", "\"format\": 9").into())),
+        ("manifest", |bytes| Some(String::from_utf8(bytes).unwrap().replace("\"format\": 2", "\"format\": 9").into())),
         ("file", |mut bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;

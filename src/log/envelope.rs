@@ -5,7 +5,7 @@
 //! zero operations, every checkpoint tells its own csn, and applying is exactly-once. An operation that a later one of
 //! the batch undoes is LogData, too: the log tells it, and the memtables are spared it. Bytes: `FORMAT.md`.
 
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family, HEADER_LEN, Record, Records};
 use crate::engine::key::CSN_KEY;
 use crate::error::{Error, Result};
@@ -14,18 +14,16 @@ use bytes::Bytes;
 use std::ops::Range;
 
 const MAGIC: [u8; 4] = *b"WFCM";
-const VERSION: u8 = 2;
-/// Version of an envelope none of whose operations is superseded.
-const VERSION_PLAIN: u8 = 1;
+const VERSION: u8 = 3;
 /// What LogData that is a superseded operation begins with.
 const MAGIC_SUPERSEDED: [u8; 4] = *b"WFSO";
 /// Bytes of an envelope before the memory ops.
-const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 4 + 4 + 4;
+const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4 + 4;
 /// Bytes that a superseded operation takes beside its own: tag, length and magic.
 const SUPERSEDED_HEAD_MAX: usize = 1 + 5 + 4;
-const POSITION_LEN: usize = 8 + 8 + 4;
+const POSITION_LEN: usize = 8 + 8 + 4 + 8;
 
-/// Position of a commit as the system key `csn` holds it.
+/// Position in history: a commit, and everything before it by its hash. The system key `csn` holds one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
     /// Which commit.
@@ -34,16 +32,25 @@ pub struct Position {
     pub time: CommitTime,
     /// By which generation of the writer.
     pub epoch: Epoch,
+    /// History hash after the commit.
+    pub hash: HistoryHash,
 }
 
 impl Position {
+    /// Position of a commit.
+    #[must_use]
+    pub fn of(commit: &CommitRecord) -> Self {
+        Self { csn: commit.csn, time: commit.time, epoch: commit.epoch, hash: commit.hash }
+    }
+
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> [u8; POSITION_LEN] {
         let mut out = [0; POSITION_LEN];
         out[..8].copy_from_slice(&self.csn.0.to_le_bytes());
         out[8..16].copy_from_slice(&self.time.0.to_le_bytes());
-        out[16..].copy_from_slice(&self.epoch.0.to_le_bytes());
+        out[16..20].copy_from_slice(&self.epoch.0.to_le_bytes());
+        out[20..].copy_from_slice(&self.hash.0.to_le_bytes());
         out
     }
 
@@ -53,8 +60,8 @@ impl Position {
             Error::corrupt("system key csn", "value", format!("{} bytes instead of {POSITION_LEN}", bytes.len()))
         })?;
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        let epoch = u32::from_le_bytes(bytes[16..].try_into().expect("four bytes"));
-        Ok(Self { csn: Csn(word(0)), time: CommitTime(word(8)), epoch: Epoch(epoch) })
+        let epoch = u32::from_le_bytes(bytes[16..20].try_into().expect("four bytes"));
+        Ok(Self { csn: Csn(word(0)), time: CommitTime(word(8)), epoch: Epoch(epoch), hash: HistoryHash(word(20)) })
     }
 }
 
@@ -75,9 +82,8 @@ pub fn assemble(commits: &[CommitRecord], superseded: &[Range<usize>]) -> Option
     let mut start = 0;
     for commit in commits.iter().filter(|commit| commit.touches_disk()) {
         let end = start + commit.disk.len();
-        let is_plain = superseded.peek().is_none_or(|record| record.start >= end);
         scratch.clear();
-        push_envelope(&mut scratch, commit, if is_plain { VERSION_PLAIN } else { VERSION });
+        push_envelope(&mut scratch, commit);
         batch::push_log_data(&mut out, &scratch);
         operations += commit.disk_ops;
         let mut copied = start;
@@ -93,8 +99,7 @@ pub fn assemble(commits: &[CommitRecord], superseded: &[Range<usize>]) -> Option
         out.extend_from_slice(&commit.disk[copied - start..]);
         start = end;
     }
-    let position = Position { csn: last.csn, time: last.time, epoch: last.epoch };
-    batch::push_put(&mut out, Family::Default, CSN_KEY, &position.encode());
+    batch::push_put(&mut out, Family::Default, CSN_KEY, &Position::of(last).encode());
     out[8..HEADER_LEN].copy_from_slice(&(operations + 1).to_le_bytes());
     Some(out)
 }
@@ -105,12 +110,13 @@ pub fn operations(batch: &[u8]) -> u32 {
     u32::from_le_bytes(batch[8..HEADER_LEN].try_into().expect("four bytes"))
 }
 
-fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord, version: u8) {
+fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[version, 0]);
+    out.extend_from_slice(&[VERSION, 0]);
     out.extend_from_slice(&commit.epoch.0.to_le_bytes());
     out.extend_from_slice(&commit.csn.0.to_le_bytes());
     out.extend_from_slice(&commit.time.0.to_le_bytes());
+    out.extend_from_slice(&commit.hash.0.to_le_bytes());
     out.extend_from_slice(&commit.disk_ops.to_le_bytes());
     for ops in [&commit.lists, &commit.zsets] {
         out.extend_from_slice(
@@ -186,7 +192,7 @@ pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
             Some(_) => found += 1,
         }
     }
-    let last = commits.last().map(|c| Position { csn: c.csn, time: c.time, epoch: c.epoch });
+    let last = commits.last().map(Position::of);
     if last.is_none() || position != last {
         return Err(Error::corrupt(
             "write batch",
@@ -213,12 +219,12 @@ fn parse_envelope(bytes: &Bytes) -> Result<CommitRecord> {
     if head[..4] != MAGIC {
         return Err(corrupt(format!("magic {:02x?} instead of {MAGIC:02x?}", &head[..4])));
     }
-    if head[4] > VERSION {
+    if head[4] != VERSION {
         return Err(Error::Version { what: "WAL envelope".into(), found: head[4].into(), known: VERSION.into() });
     }
     let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
     let long = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-    let (lists, zsets) = (word(30) as usize, word(34) as usize);
+    let (lists, zsets) = (word(38) as usize, word(42) as usize);
     if ENVELOPE_HEAD.checked_add(lists).and_then(|n| n.checked_add(zsets)) != Some(bytes.len()) {
         return Err(corrupt(format!("lengths {lists} and {zsets} do not fill {} bytes", bytes.len())));
     }
@@ -226,7 +232,8 @@ fn parse_envelope(bytes: &Bytes) -> Result<CommitRecord> {
         epoch: Epoch(word(6)),
         csn: Csn(long(10)),
         time: CommitTime(long(18)),
-        disk_ops: word(26),
+        hash: HistoryHash(long(26)),
+        disk_ops: word(34),
         disk: Bytes::new(),
         lists: bytes.slice(ENVELOPE_HEAD..ENVELOPE_HEAD + lists),
         zsets: bytes.slice(ENVELOPE_HEAD + lists..),
@@ -247,6 +254,7 @@ mod tests {
             csn: Csn(csn),
             epoch: Epoch(3),
             time: CommitTime(1000 + csn),
+            hash: HistoryHash(csn << 40 | 7),
             disk_ops: puts.len() as u32,
             disk: disk.into(),
             lists: lists.into(),
@@ -320,7 +328,7 @@ mod tests {
         ] {
             let mut bytes = vec![0; HEADER_LEN];
             let mut envelope = Vec::new();
-            push_envelope(&mut envelope, &put, VERSION);
+            push_envelope(&mut envelope, &put);
             batch::push_log_data(&mut bytes, &envelope);
             batch::push_log_data(&mut bytes, &superseded(operation));
             let error = disassemble(&bytes.into()).unwrap_err().to_string();

@@ -5,7 +5,7 @@
 use super::envelope::{self, Position};
 use super::frame;
 use super::segment::{HEADER_LEN, Segment, SegmentHeader};
-use crate::csn::{CommitTime, Csn, Epoch, SegmentId};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, SegmentId};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::key::{self, Generation, StreamId};
 use crate::engine::memory::{ListEncoder, ListOps, Memory, ZsetEncoder, ZsetOps};
@@ -39,6 +39,7 @@ fn commit(csn: u64, lists: Vec<u8>, zsets: Vec<u8>, (disk_ops, disk): (u32, Vec<
         csn: Csn(csn),
         epoch: Epoch(3),
         time: CommitTime(TIME + csn),
+        hash: HistoryHash(0x1000 + csn),
         disk_ops,
         disk: disk.into(),
         lists: lists.into(),
@@ -122,7 +123,7 @@ fn header() -> SegmentHeader {
 }
 
 #[test]
-fn version_1_of_a_segment_can_be_read() {
+fn version_2_of_a_segment_can_be_read() {
     let mut written = header().encode().to_vec();
     let mut previous = header().previous;
     for commit in segment_commits() {
@@ -130,31 +131,31 @@ fn version_1_of_a_segment_can_be_read() {
         previous = commit.csn;
     }
     written.resize(SEGMENT_LEN, 0);
-    let bytes = fixture_of("oplog-v1.oplog", &written);
+    let bytes = fixture_of("oplog-v2.oplog", &written);
     assert_eq!(bytes.len(), SEGMENT_LEN);
     let segment = Segment::parse(bytes.clone(), SegmentId(4), "fixture").unwrap();
     assert_eq!(segment.header, header());
     let frames: Vec<_> = segment.frames().collect();
     assert_eq!(frames.iter().map(|(_, frame)| frame.previous).collect::<Vec<_>>(), [Csn(6), Csn(8), Csn(9)]);
     assert_eq!(frames.into_iter().map(|(_, frame)| frame.commit).collect::<Vec<_>>(), segment_commits());
-    assert_eq!(bytes, written, "this build writes what version 1 wrote");
+    assert_eq!(bytes, written, "this build writes what the fixture holds");
 }
 
 #[test]
-fn version_1_of_a_wal_batch_can_be_read() {
+fn version_3_of_a_wal_batch_can_be_read() {
     let commits = [
         commit(20, Vec::new(), Vec::new(), disk_operations()),
         commit(22, list_ops(), zset_ops(), (1, segment_commits()[1].disk.to_vec())),
     ];
     let written = envelope::assemble(&commits, &[]).unwrap();
-    let bytes = fixture_of("wal-batch-v1.bin", &written);
+    let bytes = fixture_of("wal-batch-v3.bin", &written);
     assert_eq!(envelope::operations(&bytes), 14);
     assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
-    assert_eq!(bytes, written, "this build writes what version 1 wrote");
+    assert_eq!(bytes, written, "this build writes what the fixture holds");
 }
 
 #[test]
-fn version_2_of_a_wal_batch_can_be_read() {
+fn version_3_with_a_superseded_operation_can_be_read() {
     let put = |value: &[u8]| {
         let mut out = Vec::new();
         batch::push_put(&mut out, Family::Default, &key::meta(b"string"), &meta::encode_string(value, 0));
@@ -163,12 +164,12 @@ fn version_2_of_a_wal_batch_can_be_read() {
     let set = |csn, value| commit(csn, Vec::new(), Vec::new(), (1, put(value)));
     let commits = [set(20, b"first"), commit(21, list_ops(), zset_ops(), disk_operations()), set(22, b"last")];
     let written = envelope::assemble(&commits, std::slice::from_ref(&(0..put(b"first").len()))).unwrap();
-    let bytes = fixture_of("wal-batch-v2.bin", &written);
+    let bytes = fixture_of("wal-batch-superseded-v3.bin", &written);
     assert_eq!(envelope::operations(&bytes), 1 + disk_operations().0 + 1);
     assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
-    assert_eq!(bytes, written, "this build writes what version 2 wrote");
-    assert_eq!(&bytes[12..19], b"\x03\x26WFCM\x02", "the envelope of a commit that has a superseded operation");
-    let superseded = 14 + 38;
+    assert_eq!(bytes, written, "this build writes what the fixture holds");
+    assert_eq!(&bytes[12..19], b"\x03\x2eWFCM\x03", "the envelope of a commit that has a superseded operation");
+    let superseded = 14 + 46;
     assert_eq!(&bytes[superseded..superseded + 6], &[3, 4 + put(b"first").len() as u8, b'W', b'F', b'S', b'O']);
     assert_eq!(&bytes[superseded + 6..][..put(b"first").len()], put(b"first"));
 }
@@ -177,29 +178,29 @@ fn version_2_of_a_wal_batch_can_be_read() {
 fn fields_lie_where_the_format_says() {
     let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let long = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let segment = fixture("oplog-v1.oplog");
-    assert_eq!(&segment[..12], b"WFOPLOG\x1A\x01\0\0\0");
+    let segment = fixture("oplog-v2.oplog");
+    assert_eq!(&segment[..12], b"WFOPLOG\x1A\x02\0\0\0");
     assert_eq!((word(&segment, 12), word(&segment, 16), long(&segment, 24), long(&segment, 32)), (4, 2, 6, 5));
     assert_eq!(word(&segment, 60), crc32fast::hash(&segment[..60]));
     let frame = &segment[HEADER_LEN..];
     let (lists, zsets) = (list_ops().len(), zset_ops().len());
-    assert_eq!(word(frame, 0) as usize, 48 + lists + zsets);
-    assert_eq!(word(frame, 4), crc32fast::hash(&frame[8..56 + lists + zsets]));
+    assert_eq!(word(frame, 0) as usize, 56 + lists + zsets);
+    assert_eq!(word(frame, 4), crc32fast::hash(&frame[8..64 + lists + zsets]));
     assert_eq!((word(frame, 8), word(frame, 12), long(frame, 16), long(frame, 24)), (4, 3, 8, TIME + 8));
-    assert_eq!((long(frame, 32), word(frame, 40)), (6, 0));
-    assert_eq!((word(frame, 44) as usize, word(frame, 48) as usize, word(frame, 52)), (lists, zsets, 0));
-    assert_eq!(&frame[56..56 + 7], b"\x01\x04list\x03");
+    assert_eq!((long(frame, 32), long(frame, 40), word(frame, 48)), (0x1008, 6, 0));
+    assert_eq!((word(frame, 52) as usize, word(frame, 56) as usize, word(frame, 60)), (lists, zsets, 0));
+    assert_eq!(&frame[64..64 + 7], b"\x01\x04list\x03");
 
-    let batch = fixture("wal-batch-v1.bin");
-    assert_eq!(&batch[12..14], &[3, 38], "LogData of an envelope without ops");
+    let batch = fixture("wal-batch-v3.bin");
+    assert_eq!(&batch[12..14], &[3, 46], "LogData of an envelope without ops");
     let envelope = &batch[14..];
-    assert_eq!(&envelope[..6], b"WFCM\x01\0");
+    assert_eq!(&envelope[..6], b"WFCM\x03\0");
     assert_eq!((word(envelope, 6), long(envelope, 10), long(envelope, 18)), (3, 20, TIME + 20));
-    assert_eq!((word(envelope, 26), word(envelope, 30), word(envelope, 34)), (12, 0, 0));
-    let position = &batch[batch.len() - 20..];
-    assert_eq!(&batch[batch.len() - 28..batch.len() - 20], b"\x01\x05\xFF\xFFcsn\x14");
-    assert_eq!((long(position, 0), long(position, 8), word(position, 16)), (22, TIME + 22, 3));
-    let expected = Position { csn: Csn(22), time: CommitTime(TIME + 22), epoch: Epoch(3) };
+    assert_eq!((long(envelope, 26), word(envelope, 34), word(envelope, 38), word(envelope, 42)), (0x1014, 12, 0, 0));
+    let position = &batch[batch.len() - 28..];
+    assert_eq!(&batch[batch.len() - 36..batch.len() - 28], b"\x01\x05\xFF\xFFcsn\x1c");
+    assert_eq!((long(position, 0), long(position, 8), word(position, 16), long(position, 20)), (22, TIME + 22, 3, 0x1016));
+    let expected = Position { csn: Csn(22), time: CommitTime(TIME + 22), epoch: Epoch(3), hash: HistoryHash(0x1016) };
     assert_eq!(Position::decode(position).unwrap(), expected);
 }
 

@@ -3,14 +3,14 @@
 //! Guarantees: a frame is accepted only if its CRC, its segment and its place in the csn chain fit, so that zeroes, the
 //! remains of a cut-off tail and a frame of another segment all read as "the log ends here". Bytes: `FORMAT.md`.
 
-use crate::csn::{CommitTime, Csn, Epoch, SegmentId};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, SegmentId};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 
 /// Bytes of length and CRC before a frame's body.
 pub const PREFIX_LEN: usize = 8;
 /// Bytes of a frame's body before the ops.
-const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 4 + 4 + 4 + 4;
+const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 4;
 
 /// Bytes a commit takes as a frame.
 #[must_use]
@@ -30,6 +30,7 @@ pub fn encode(out: &mut Vec<u8>, segment: SegmentId, previous: Csn, commit: &Com
     out.extend_from_slice(&commit.epoch.0.to_le_bytes());
     out.extend_from_slice(&commit.csn.0.to_le_bytes());
     out.extend_from_slice(&commit.time.0.to_le_bytes());
+    out.extend_from_slice(&commit.hash.0.to_le_bytes());
     out.extend_from_slice(&previous.0.to_le_bytes());
     out.extend_from_slice(&commit.disk_ops.to_le_bytes());
     out.extend_from_slice(&section(&commit.lists));
@@ -64,7 +65,7 @@ pub fn decode(bytes: &Bytes, start: usize, segment: SegmentId) -> Option<Frame> 
         return None;
     }
     let long = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
-    let lengths = [word(body, 36), word(body, 40), word(body, 44)].map(|n| n as usize);
+    let lengths = [word(body, 44), word(body, 48), word(body, 52)].map(|n| n as usize);
     if lengths.iter().try_fold(HEAD_LEN, |sum, &n| sum.checked_add(n)) != Some(body_len) {
         return None;
     }
@@ -77,12 +78,13 @@ pub fn decode(bytes: &Bytes, start: usize, segment: SegmentId) -> Option<Frame> 
         epoch: Epoch(word(body, 4)),
         csn: Csn(long(8)),
         time: CommitTime(long(16)),
-        disk_ops: word(body, 32),
+        hash: HistoryHash(long(24)),
+        disk_ops: word(body, 40),
         disk,
         lists,
         zsets,
     };
-    let previous = Csn(long(24));
+    let previous = Csn(long(32));
     (commit.csn > previous).then_some(Frame { commit, previous, len: PREFIX_LEN + body_len })
 }
 
@@ -96,6 +98,7 @@ mod tests {
             csn: Csn(9),
             epoch: Epoch(2),
             time: CommitTime(5),
+            hash: HistoryHash(0x0123_4567_89ab_cdef),
             disk_ops: 1,
             disk: disk.into(),
             lists: lists.into(),

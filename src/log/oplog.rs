@@ -214,6 +214,12 @@ impl OpLog {
         Ok(bytes)
     }
 
+    /// Syncs what was appended.
+    pub fn sync(&mut self) -> Result<()> {
+        let synced = self.active.as_ref().map_or(Ok(()), |active| self.io.sync_data(&active.file));
+        self.or_broken(synced)
+    }
+
     /// Whether a good part of the active segment is used and no spare segment lies ready.
     #[must_use]
     pub fn wants_spare(&self) -> Option<SpareSegment> {

@@ -6,7 +6,7 @@
 
 use super::oplog::{self, OpLogReader};
 use super::wal::WalCommits;
-use crate::csn::{Csn, WalSeq};
+use crate::csn::{Csn, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
@@ -44,6 +44,7 @@ impl LogReader {
             wal: wal.peekable(),
             oplog: self.oplog.commits(after.csn, until.csn)?.peekable(),
             last: after.csn,
+            hash: None,
             until: until.csn,
         })
     }
@@ -55,6 +56,8 @@ pub struct Merged {
     wal: Peekable<WalCommits>,
     oplog: Peekable<oplog::Commits>,
     last: Csn,
+    /// History hash after `last`; none before the first commit was read.
+    hash: Option<HistoryHash>,
     until: Csn,
 }
 
@@ -66,7 +69,10 @@ impl Merged {
         let from_wal = self.wal.next_if(is_wanted).transpose()?;
         let from_oplog = self.oplog.next_if(is_wanted).transpose()?;
         if let Some(commit) = from_oplog.or(from_wal) {
-            self.last = wanted;
+            if let Some(hash) = self.hash {
+                commit.require_continues(hash, "a commit in the logs")?;
+            }
+            (self.last, self.hash) = (wanted, Some(commit.hash));
             return Ok(commit);
         }
         let later = [self.wal.peek(), self.oplog.peek()].into_iter().flatten().flatten().map(|c| c.csn).min();

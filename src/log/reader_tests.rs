@@ -2,7 +2,7 @@
 
 use super::super::envelope;
 use super::super::oplog::OpLog;
-use super::super::testing::{no_op, on_both, on_disk, on_list};
+use super::super::testing::{chained, no_op, on_both, on_disk, on_list};
 use super::*;
 use crate::engine::disk::DiskOptions;
 use crate::io::StdIo;
@@ -27,14 +27,28 @@ fn at(csn: u64, wal_seq: WalSeq) -> LogPosition {
 }
 
 fn groups() -> Vec<Vec<CommitRecord>> {
-    vec![
+    let groups = [
         vec![on_disk(1)],
         vec![on_list(2)],
         vec![on_both(3), on_list(4), on_disk(5), on_both(6)],
         vec![no_op(7)],
         vec![on_list(8), on_list(9)],
         vec![on_disk(10), on_list(11)],
-    ]
+    ];
+    let mut all = chained(groups.concat()).into_iter();
+    groups.iter().map(|group| all.by_ref().take(group.len()).collect()).collect()
+}
+
+/// Goal: logs that hold two histories are found out where the one becomes the other.
+#[test]
+fn a_commit_of_another_history_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut groups = groups();
+    groups[2][2] = chained([on_disk(5)]).remove(0);
+    let (reader, _oplog, ends) = write(dir.path(), &groups);
+    let mut commits = reader.commits(LogPosition::default(), at(11, ends[5])).unwrap();
+    assert_eq!(commits.by_ref().take(4).map(Result::unwrap).count(), 4);
+    assert!(matches!(commits.next(), Some(Err(Error::OtherHistory { csn: Csn(5), .. }))));
 }
 
 fn read(reader: &LogReader, after: LogPosition, until: LogPosition) -> Result<Vec<CommitRecord>> {

@@ -3,7 +3,8 @@
 //! Let C be the largest csn such that every csn up to it stands in one of the logs. Guarantees: the engines end at the
 //! same csn; cross-engine commits up to it are whole on both sides; commits above it are gone from both sides, or, if
 //! RocksDB had gone beyond C already, the missing ones are fetched, else filled by no-op commits and reported as lost.
-//! Memory ops that build upon lost commits and do not fit without them are left out and reported, too.
+//! Memory ops that build upon lost commits and do not fit without them are left out and reported, too. Commits that
+//! survived above a lost one get new history hashes: frames in the op-log tell them, and readers take those.
 
 use super::envelope::{self, Position};
 use super::fitting;
@@ -72,15 +73,25 @@ impl ImagePosition {
     }
 }
 
-/// Brings `memory`, loaded from an image cut at `image`, and both logs to one csn. Before the first commit is replaced
-/// `note_loss` gets the last commit that is not: once the no-op stands in the log, nobody can tell any more.
+/// What a start knows of losses before it.
+pub struct Losses<'a> {
+    /// The last commit below those that an earlier recovery may have replaced since the last epoch began; none if there
+    /// are none.
+    pub intact_until: Option<Csn>,
+    /// Gets, before the first commit is replaced, the last commit below it: once a no-op stands in the log, nothing else
+    /// tells that a commit was lost.
+    pub note: &'a mut dyn FnMut(Csn) -> Result<()>,
+}
+
+/// Brings `memory`, loaded from an image cut at `image`, and both logs to one csn. [`Error::OtherHistory`] if the logs do
+/// not hold one history.
 pub fn recover(
     disk: &Arc<Disk>,
     oplog: &mut OpLog,
     memory: &mut Memory,
     image: ImagePosition,
     missing: Option<&dyn MissingCommits>,
-    note_loss: &mut dyn FnMut(Csn) -> Result<()>,
+    losses: Losses<'_>,
 ) -> Result<Recovered> {
     let on_disk = disk_position(disk)?;
     if disk.wal_seq() < image.wal_seq {
@@ -95,8 +106,19 @@ pub fn recover(
     wal::cut_above(disk.wal_dir(), disk.wal_seq())?;
     let mut logs = Both::open(disk, oplog, image, Csn(u64::MAX))?;
     let (frames_until, batches_until, position) = (oplog.last(), on_disk.csn, image.position);
-    let mut replay =
-        Replay { disk, oplog, memory, frames_until, batches_until, position, redone: 0, unfit: Vec::new() };
+    let mut replay = Replay {
+        disk,
+        oplog,
+        memory,
+        frames_until,
+        batches_until,
+        position,
+        intact_until: losses.intact_until.unwrap_or(Csn(u64::MAX)),
+        disk_tip: None,
+        on_disk,
+        redone: 0,
+        unfit: Vec::new(),
+    };
     replay.apply_intact(&mut logs)?;
     let survey = Survey::of(logs, replay.position.csn, on_disk.csn)?;
     let mut fetched = BTreeMap::new();
@@ -112,7 +134,8 @@ pub fn recover(
         lost.extend(without(range, &fetched));
     }
     if let Some(first) = lost.first() {
-        note_loss(first.start().prev())?;
+        replay.intact_until = replay.intact_until.min(first.start().prev());
+        (losses.note)(replay.intact_until)?;
     }
     replay.oplog.truncate_above(survey.target)?;
     replay.frames_until = replay.oplog.last();
@@ -120,6 +143,11 @@ pub fn recover(
         let rest = ImagePosition { position: replay.position, ..image };
         replay.apply_rest(Both::open(disk, replay.oplog, rest, survey.target)?, fetched, survey.target)?;
     }
+    if replay.intact_until < survey.target {
+        // A power cut must not take the new hashes: the WAL tells others.
+        replay.oplog.sync()?;
+    }
+    replay.correct_disk_position()?;
     let Replay { position, redone, unfit, .. } = replay;
     Ok(Recovered { position, wal_seq: disk.wal_seq(), redone, cut: survey.above, lost, unfit })
 }
@@ -234,22 +262,34 @@ struct Replay<'a> {
     position: Position,
     redone: u64,
     unfit: Vec<Csn>,
+    /// The last commit below the first one that is lost: above it history hashes are computed anew where they do not
+    /// continue.
+    intact_until: Csn,
+    /// What RocksDB's csn key said when it was opened.
+    on_disk: Position,
+    /// The commit at the csn of RocksDB's csn key, if its history hash is another one than the key says.
+    disk_tip: Option<CommitRecord>,
 }
 
 impl Replay<'_> {
     /// Brings commits into memory up to the first one that is missing or that a log lacks. Nearly always, that is all.
     fn apply_intact(&mut self, logs: &mut Both) -> Result<()> {
-        let Self { memory, position, frames_until, batches_until, .. } = self;
+        let Self { memory, position, frames_until, batches_until, intact_until, on_disk, disk_tip, .. } = self;
         let mut take = || -> Result<Option<CommitRecord>> {
             while let Some(commit) = logs.peek()? {
                 let is_new = commit.csn > position.csn;
-                let is_intact = lacks(commit, *frames_until, *batches_until) == (false, false);
+                let is_intact = commit.csn <= *intact_until
+                    && lacks(commit, *frames_until, *batches_until) == (false, false);
                 if is_new && !(commit.csn == position.csn.next() && is_intact) {
                     break;
                 }
                 let commit = logs.take()?.expect("it was shown");
                 if is_new {
-                    *position = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
+                    commit.require_continues(position.hash, "a commit in the logs")?;
+                    *position = Position::of(&commit);
+                    if commit.csn == on_disk.csn && commit.hash != on_disk.hash {
+                        *disk_tip = Some(commit.clone());
+                    }
                     return Ok(Some(commit));
                 }
             }
@@ -283,25 +323,49 @@ impl Replay<'_> {
                 _ => None,
             };
             let commit = in_logs.or_else(|| fetched.remove(&csn)).unwrap_or_else(|| no_op(csn, self.position));
-            self.position = Position { csn, time: commit.time, epoch: commit.epoch };
             self.step(commit)?;
         }
         Ok(())
     }
 
     fn step(&mut self, mut commit: CommitRecord) -> Result<()> {
-        let (lacks_frame, lacks_batch) = lacks(&commit, self.frames_until, self.batches_until);
+        let (mut lacks_frame, lacks_batch) = lacks(&commit, self.frames_until, self.batches_until);
         self.redone += u64::from(commit.touches_disk() && (lacks_frame || lacks_batch));
         if lacks_frame {
             // Frames that this commit builds upon may be gone together with its own.
             if !fitting::apply(self.memory, &mut commit)? {
                 self.unfit.push(commit.csn);
             }
-            self.oplog.append_in_place(&commit)?;
         } else {
             self.memory.apply(&commit)?;
         }
+        let hash = commit.hash_after(self.position.hash);
+        if commit.csn > self.intact_until && commit.hash != hash {
+            // Its hash in the WAL is that of the history with the lost commits.
+            (commit.hash, lacks_frame) = (hash, true);
+        }
+        commit.require_continues(self.position.hash, "a commit in the logs")?;
+        self.position = Position::of(&commit);
+        if lacks_frame {
+            self.oplog.append_in_place(&commit)?;
+        }
+        if commit.csn == self.on_disk.csn && commit.hash != self.on_disk.hash {
+            self.disk_tip = Some(commit.clone());
+        }
         if lacks_batch && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit), &[]) {
+            self.disk.write(&batch, true)?;
+        }
+        Ok(())
+    }
+
+    /// Writes RocksDB's last commit once more, under the history hash that it has since commits before it were lost.
+    /// Its operations are the last ones in RocksDB, so carrying them out again changes nothing.
+    fn correct_disk_position(&mut self) -> Result<()> {
+        // A commit that was redone meanwhile has set the key.
+        let Some(commit) = self.disk_tip.take().filter(|commit| commit.csn == self.batches_until) else { return Ok(()) };
+        if disk_position(self.disk)?.csn == commit.csn
+            && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit), &[])
+        {
             self.disk.write(&batch, true)?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Bytes of a segment's header; frames follow.
 pub const HEADER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"WFOPLOG\x1A";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SUFFIX: &str = ".oplog";
 
 /// Path of a segment.
@@ -77,7 +77,7 @@ impl SegmentHeader {
         if head[..8] != MAGIC {
             return Err(Error::corrupt(what, "header", "does not begin with the op-log magic"));
         }
-        if word(8) > VERSION {
+        if word(8) != VERSION {
             return Err(Error::Version { what: what.into(), found: word(8), known: VERSION });
         }
         if crc32fast::hash(&head[..HEADER_LEN - 4]) != word(HEADER_LEN - 4) {

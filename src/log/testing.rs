@@ -1,11 +1,13 @@
 //! What the tests of the logs and of the committer share: commits of each kind.
 
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::engine::key;
 use crate::engine::memory::ListEncoder;
 use crate::engine::meta;
 use crate::record::CommitRecord;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 
 /// A commit without effects.
 pub(crate) fn no_op(csn: u64) -> CommitRecord {
@@ -25,6 +27,31 @@ pub(crate) fn on_disk(csn: u64) -> CommitRecord {
     let value = meta::encode_string(format!("value {csn}").as_bytes(), 0);
     batch::push_put(&mut disk, Family::Default, &key::meta(b"string"), &value);
     CommitRecord { disk: disk.into(), disk_ops: 1, ..no_op(csn) }
+}
+
+/// Of each commit that a test has chained, the history hash before it, by the one after it.
+static BEFORE: Mutex<BTreeMap<HistoryHash, HistoryHash>> = Mutex::new(BTreeMap::new());
+
+/// Sets the history hash of the commit that follows those in `before`.
+pub(crate) fn chain_after(before: &[CommitRecord], commit: &mut CommitRecord) {
+    let hash = before.last().map_or(HistoryHash::ZERO, |last| last.hash);
+    commit.hash = commit.hash_after(hash);
+    BEFORE.lock().insert(commit.hash, hash);
+}
+
+/// The history hash before a commit that was chained.
+pub(crate) fn hash_before(commit: &CommitRecord) -> HistoryHash {
+    BEFORE.lock()[&commit.hash]
+}
+
+/// Commits that follow each other, the first of them after none.
+pub(crate) fn chained(commits: impl IntoIterator<Item = CommitRecord>) -> Vec<CommitRecord> {
+    let mut chained = Vec::new();
+    for mut commit in commits {
+        chain_after(&chained, &mut commit);
+        chained.push(commit);
+    }
+    chained
 }
 
 /// Does both.

@@ -8,6 +8,7 @@ use super::second::SecondStatus;
 use crate::clock;
 use crate::command::host::Host;
 use crate::commit::gate::Obstacle;
+use crate::restore::abandoned::Abandoned;
 use crate::csn::{CommitTime, Csn};
 use crate::metrics::{Exposition, Kind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,12 +70,12 @@ impl Node {
             safety.rpo = Some(oldest.unwrap_or_else(|| self.age_of_next(archived, committed)));
             let is_all_archived = archived >= committed && committed > Csn::ZERO;
             safety.archived_time = if is_all_archived { Some(time) } else { spool.archived_time };
-            let census = *self.census.lock();
+            let census = self.census.lock();
             let base = self.snapshots.last().report.map(|report| report.base.csn);
-            let known = census.and_then(|census| census.from);
+            let known = census.as_ref().and_then(|census| census.from);
             let begun = (archived > Csn::ZERO && !side.began_with_hole).then_some(Csn(1));
             safety.restorable_from = known.or(if side.began_with_hole { base } else { begun });
-            safety.restorable_from_time = known.and(census.and_then(|census| census.from_time));
+            safety.restorable_from_time = known.and(census.as_ref().and_then(|census| census.from_time));
         }
         safety
     }
@@ -168,9 +169,12 @@ impl Node {
         );
         out.counter("walferry_archive_retries_total", "Requests that repeated a failed one.", get(&traffic.retries));
         out.counter("walferry_archive_failures_total", "Calls that failed for good.", get(&traffic.failures));
-        if let Some(census) = *self.census.lock() {
+        if let Some(census) = &*self.census.lock() {
             out.gauge("walferry_archive_objects", "Objects in the archive when it was last listed.", census.objects);
             out.gauge("walferry_archive_bytes", "Bytes in the archive when it was last listed.", census.bytes);
+            let abandoned: u64 = census.abandoned.iter().map(Abandoned::commits).sum();
+            let help = "Archived commits that lie on no line of history: INFO walferry tells which.";
+            out.gauge("walferry_archive_abandoned_commits", help, abandoned);
             let help = "When the archive was last listed (at the start, after a prune), Unix time.";
             out.gauge("walferry_archive_listed_timestamp_seconds", help, seconds(census.listed));
         }

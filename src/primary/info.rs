@@ -2,6 +2,7 @@
 
 use super::node::Node;
 use super::second::SecondStatus;
+use crate::directory::Identity;
 use crate::clock;
 use crate::command::host::{Host, InfoSection};
 use crate::commit::room;
@@ -140,10 +141,17 @@ fn replication(node: &Node) -> Fields {
         all.push((format!("slave{nth}"), line));
     }
     all.extend(fields([
-        ("master_replid", format!("{}{:08x}", node.identity().cluster, node.identity().epoch().0)),
+        ("master_replid", replication_id(&node.identity())),
         ("master_repl_offset", committed.to_string()),
     ]));
     all
+}
+
+/// Names this node's history as Redis' replication id does, in 40 digits: half of the cluster's number, then the
+/// incarnation and the number of the generation.
+fn replication_id(identity: &Identity) -> String {
+    let (cluster, current) = (identity.cluster.to_string(), identity.current());
+    format!("{}{}{:08x}", &cluster[..16], current.incarnation, current.epoch.0)
 }
 
 fn cpu() -> Fields {
@@ -173,7 +181,9 @@ fn walferry(node: &Node) -> Fields {
         ("cluster_id", identity.cluster.to_string()),
         ("node_id", identity.node.clone()),
         ("epoch", progress.epoch.to_string()),
+        ("epoch_incarnation", node.identity().current().incarnation.to_string()),
         ("committed_csn", progress.committed.to_string()),
+        ("history_hash", node.committer.position().hash.to_string()),
         ("durable_csn", progress.durable.to_string()),
         ("archived_csn", progress.archived.to_string()),
         ("appendfsync", node.committer.syncer.mode().to_string()),
@@ -192,6 +202,13 @@ fn walferry(node: &Node) -> Fields {
     all
 }
 
+/// Archived commits that lie on no line of history; empty if there are none.
+fn abandoned(node: &Node) -> String {
+    let census = node.census.lock();
+    let told = census.iter().flat_map(|census| census.abandoned.iter().map(ToString::to_string));
+    told.collect::<Vec<_>>().join("; ")
+}
+
 /// What can be restored, what would be lost, what it cost.
 fn safety(node: &Node) -> Fields {
     let safety = node.safety();
@@ -206,6 +223,7 @@ fn safety(node: &Node) -> Fields {
         ("restorable_from_time", time(safety.restorable_from_time)),
         ("restorable_until_csn", csn(safety.restorable_from.map(|_| safety.archived))),
         ("restorable_until_time", time(safety.restorable_from.and(safety.archived_time))),
+        ("abandoned", abandoned(node)),
         ("rpo_ms", format!("{:.0}", safety.rpo.unwrap_or_default() * 1000.0)),
         ("archive_puts", count(|traffic| &traffic.puts)),
         ("archive_gets", count(|traffic| &traffic.gets)),

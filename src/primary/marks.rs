@@ -155,7 +155,7 @@ impl MarkKeeper {
         if tokio::task::block_in_place(|| node.committer.find_mark(&mark.name))?.as_ref() != Some(mark) {
             return Ok(());
         }
-        let record = MarkRecord::new(&mark.name, mark.at.csn, mark.at.epoch, mark.at.time);
+        let record = MarkRecord::new(&mark.name, mark.at);
         let stored = match marks::create(&self.archive, &mark.name, &record).await? {
             MarkCreation::There => record,
             MarkCreation::Taken(other) => {

@@ -10,14 +10,15 @@ use super::open::Opened;
 use super::pruning::LastPrune;
 use super::shipping::Shipping;
 use super::snapshots::Snapshots;
+use super::takeover;
 use crate::archive::store::Archive;
 use crate::command::client::ClientCard;
-use crate::command::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
+use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Progress, Role, Task, TaskReply};
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
 use crate::config::Config;
 use crate::csn::{Csn, Epoch};
-use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
+use crate::directory::{DataDir, DirLock, EpochStart, FencedBy, Identity, LastRole};
 use crate::engine::keyspace::{Keyspace, scanned_key};
 use crate::error::{Error, Result};
 use crate::io::Backends;
@@ -27,7 +28,7 @@ use crate::ship::source::CommitSource;
 use crate::ship::tail::Tail;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -99,6 +100,9 @@ pub struct Node {
     /// Bases and memory images.
     pub snapshots: Snapshots,
     is_replica: AtomicBool,
+    primary_archives: AtomicBool,
+    /// The promotion that runs or ran last.
+    promotion: Mutex<Option<Shared<BoxFuture<'static, Result<(), String>>>>>,
     link: OnceLock<Arc<dyn ReplicaLink>>,
     service: OnceLock<Arc<Service>>,
     /// Counters.
@@ -160,6 +164,8 @@ impl Node {
             shipping: ArcSwapOption::empty(),
             snapshots,
             is_replica: AtomicBool::new(is_replica),
+            primary_archives: AtomicBool::new(false),
+            promotion: Mutex::default(),
             link: OnceLock::new(),
             service: OnceLock::new(),
             stats: Stats { started: Instant::now(), commands: AtomicU64::new(0) },
@@ -231,28 +237,53 @@ impl Node {
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
         let committed = self.committer.watermarks.committed.get();
         if let Some(fault) = self.identity().fault_in(history, committed) {
-            return Err(Error::Refused { reason: format!("the primary's history is not this replica's: {fault}") });
+            return Err(Error::Refused { reason: format!("that history is not this node's: {fault}") });
         }
-        self.change_identity(|identity| identity.history = history.to_vec())?;
+        self.change_identity(|identity| {
+            identity.history = history.to_vec();
+            // It follows again, along a line that it lies on.
+            identity.fenced_by = None;
+        })?;
         self.committer.turn().set_epoch(self.identity().epoch());
         Ok(())
     }
 
-    /// Goes on under `epoch`, which is this node's and begins after the last commit that is what it was. Writes are not
-    /// taken yet.
-    pub fn begin_epoch(&self, epoch: Epoch) -> Result<()> {
+    /// Goes on under the generation `start`, which is this node's: its current one, or one that begins after the last
+    /// commit that is what it was. Writes are not taken yet.
+    pub fn begin_epoch(&self, start: EpochStart) -> Result<()> {
         let mut turn = self.committer.turn();
-        let committed = turn.position().csn;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
             identity.may_lack_commits = false;
-            if identity.epoch() != epoch {
-                identity.begin_epoch(epoch, identity.fork_at(committed));
+            if identity.current() != start {
+                identity.begin_epoch(start);
             }
             identity.intact_until = None;
         })?;
-        turn.set_epoch(epoch);
+        turn.set_epoch(start.epoch);
         Ok(())
+    }
+
+    /// Takes back [`Node::begin_epoch`] of a node that has committed nothing under the new generation: it is what it was.
+    pub fn leave_epoch(&self, before: &Identity) -> Result<()> {
+        let mut turn = self.committer.turn();
+        self.change_identity(|identity| {
+            identity.role = before.role;
+            identity.history.clone_from(&before.history);
+        })?;
+        turn.set_epoch(before.epoch());
+        Ok(())
+    }
+
+    /// Whether the primary that this replica follows said last that it has an archive.
+    #[must_use]
+    pub fn primary_archives(&self) -> bool {
+        self.primary_archives.load(Ordering::Acquire)
+    }
+
+    /// Notes whether the primary that this replica follows has an archive.
+    pub fn note_primary_archives(&self, archives: bool) {
+        self.primary_archives.store(archives, Ordering::Release);
     }
 
     /// Makes this node a primary for its clients. What they write is shipped: shipping has started.
@@ -276,6 +307,10 @@ impl Node {
         }
         let reason = Error::Fenced { own, newer, node: node.to_owned() };
         self.committer.gate.close(Obstacle::Fenced, reason.to_string());
+        let fenced_by = Some(FencedBy { epoch: newer, node: node.to_owned() });
+        if let Err(error) = self.change_identity(|identity| identity.fenced_by = fenced_by) {
+            tracing::error!(%error, "that this node is fenced could not be written down; do not start it as a primary");
+        }
     }
 
     /// Turns true when the node is to stop.
@@ -342,21 +377,40 @@ impl Node {
         Ok(())
     }
 
-    async fn promote(&self) -> Result<TaskReply> {
-        if !self.is_replica() {
-            return Ok(TaskReply::Ok);
-        }
+    /// Makes this replica a primary. One promotion runs at a time, on a task of its own, so that a client who leaves does
+    /// not stop it half-way; who asks meanwhile waits for it and gets its outcome.
+    async fn promote(&self, insistence: Insistence) -> Result<TaskReply> {
+        let promotion = {
+            let mut running = self.promotion.lock();
+            match running.as_ref().filter(|promotion| promotion.peek().is_none()) {
+                Some(promotion) => promotion.clone(),
+                None if !self.is_replica() => return Ok(TaskReply::Ok),
+                None => {
+                    let node = self.arc();
+                    let task = tokio::spawn(async move { node.promote_once(insistence).await });
+                    let outcome = async move {
+                        let joined = task.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                        joined.map_err(|error| error.to_string())
+                    };
+                    running.insert(outcome.boxed().shared()).clone()
+                }
+            }
+        };
+        promotion.await.map(|()| TaskReply::Ok).map_err(|reason| Error::Refused { reason })
+    }
+
+    async fn promote_once(&self, insistence: Insistence) -> Result<()> {
         if let Some(link) = self.link.get() {
             link.stop().await;
         }
-        let taken_over = super::shipping::take_over(&self.arc()).await;
+        let taken_over = takeover::take_over(&self.arc(), insistence).await;
         if taken_over.is_err()
             && let Some(link) = self.link.get().filter(|_| self.is_replica())
         {
             // Still a replica: it follows on, and can be promoted again.
             link.resume().await;
         }
-        taken_over.map(|()| TaskReply::Ok)
+        taken_over
     }
 }
 
@@ -473,7 +527,7 @@ impl Host for Node {
                 }
                 Task::Mark(name) => self.mark(name).await,
                 Task::Unmark(name) => self.unmark(name).await,
-                Task::Promote => self.promote().await,
+                Task::Promote(insistence) => self.promote(insistence).await,
                 Task::Shutdown => {
                     self.request_stop();
                     Ok(TaskReply::Close)

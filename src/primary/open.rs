@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::io::{Backends, Choice, Io};
 use crate::log::durable::DurableMark;
 use crate::log::oplog::OpLog;
-use crate::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
+use crate::log::recovery::{self, ImagePosition, Losses, MissingCommits, Recovered};
 use crate::log::wal;
 use crate::snapshot::local;
 use crate::threads::join;
@@ -87,6 +87,12 @@ pub fn open(
     missing: Option<&dyn MissingCommits>,
 ) -> Result<Opened> {
     let may_have_lost_a_tail = identity.may_have_lost_a_tail();
+    let place = dir.place()?;
+    // A copy may be older than what was written after it was made, and the original may go on.
+    let is_copied = identity.place.is_some_and(|before| before != place);
+    if is_copied {
+        tracing::warn!(dir = %dir.root().display(), "this data directory was copied since it was last open");
+    }
     if !identity.is_clean {
         identity.may_lack_commits = true;
         dir.write_identity(&identity)?;
@@ -106,15 +112,17 @@ pub fn open(
     let (disk, (mut memory, image), mut oplog) = (Arc::new(disk?), image?, oplog?);
     let (mark, told) = DurableMark::open(Arc::clone(&backends.log), &dir.oplog())?;
     let durable = told.csn.max(oplog.durable_told());
-    let mut note_loss = |intact: Csn| {
+    let intact_until = identity.intact_until;
+    let mut note = |intact: Csn| {
         identity.intact_until = Some(identity.intact_until.map_or(intact, |before| before.min(intact)));
         dir.write_identity(&identity)
     };
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing, &mut note_loss)?;
+    let losses = Losses { intact_until, note: &mut note };
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing, losses)?;
     report(&recovered, durable);
     // An earlier start may have replaced commits and begun no epoch yet.
     let has_holes = identity.intact_until.is_some() || !recovered.unfit.is_empty();
-    let has_shrunk = durable > recovered.position.csn || may_have_lost_a_tail;
+    let has_shrunk = durable > recovered.position.csn || may_have_lost_a_tail || is_copied;
     // A replica that only lost its tail gets it again from its primary.
     identity.may_lack_commits = has_holes || (has_shrunk && identity.role != LastRole::Replica);
     oplog.set_epoch(identity.epoch());
@@ -127,6 +135,7 @@ pub fn open(
         Syncer::start(config.appendfsync, disk, Arc::clone(&backends.log), mark, Arc::clone(watermarks), gate)
     });
     identity.boot = current_boot();
+    identity.place = Some(place);
     identity.is_clean = false;
     dir.write_identity(&identity)?;
     let committer = Arc::new(committer);

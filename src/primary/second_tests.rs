@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
-use crate::csn::Epoch;
+use crate::csn::{Epoch, HistoryHash};
 use crate::error::Kind;
 use std::path::Path;
 
@@ -77,7 +77,7 @@ async fn epochs_are_those_of_the_first_archive() {
     let time = CommitTime(1);
     let line = [
         EpochRecord::first(Epoch(1), "a".to_owned(), time),
-        EpochRecord::forked(Epoch(3), Epoch(1), Csn(9), "b".to_owned(), time),
+        EpochRecord::forked(Epoch(3), Epoch(1), (Csn(9), HistoryHash(9)), "b".to_owned(), time),
     ];
     for step in 0..5 {
         let store = FaultStore::default();

@@ -1,6 +1,6 @@
-//! What a primary ships: claims its epoch, cuts, uploads, feeds replicas.
+//! What a primary ships: cuts, uploads, feeds replicas.
 //!
-//! Guarantees: nothing is written under an epoch that somebody else claimed; an archive that cannot be read is never
+//! Guarantees: nothing is archived that does not continue the archive's history; an archive that cannot be read is never
 //! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
 //! logs do not reach back that far a base is published at once, so that history goes on.
 
@@ -11,8 +11,7 @@ use super::second::Second;
 use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
 use crate::archive::crypt::KeyRing;
 use crate::archive::crypt::keys::ARCHIVE_KEY_VARIABLE;
-use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
-use crate::archive::identity;
+use crate::archive::epochs;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::merge::{Ledger, LedgerSource};
@@ -24,21 +23,23 @@ use crate::command::host::Host;
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
 use crate::config::Config;
-use crate::csn::{CommitTime, Csn, Epoch};
-use crate::directory::{EpochStart, Identity, LastRole};
+use crate::csn::{Csn, Epoch, HistoryHash};
+use crate::directory::EpochStart;
 use crate::error::{Error, Result};
+use crate::log::envelope::Position;
 use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
 use crate::restore::census::Census;
-use crate::restore::history::History;
+use crate::restore::history::{History, line_end};
 use crate::restore::reach::Reach;
 use crate::restore::torn::drop_torn;
 use crate::ship::cutter::{CutFrom, Cutter};
 use crate::ship::feed::{FeedHost, Feeds};
+use crate::ship::source::Continuity;
 use crate::ship::spool::Spool;
-use crate::ship::wire::{Hello, Sender};
+use crate::ship::wire::{Hello, Refuse, Sender};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
@@ -117,51 +118,6 @@ fn s3_settings(config: &Config) -> S3Settings {
         s3.allow_http = Some(true);
     }
     s3
-}
-
-/// Whether, and as what, a directory may write to an archive: decided before anything is opened.
-pub fn check_fence(identity: &Identity, tree: &EpochTree) -> Result<()> {
-    let Some(newest) = tree.newest() else { return Ok(()) };
-    if identity.role == LastRole::Restored || newest.epoch <= identity.epoch() {
-        return Ok(());
-    }
-    Err(Error::Fenced { own: identity.epoch(), newer: newest.epoch, node: newest.node.clone() })
-}
-
-/// Claims the epoch this node writes under. A node that needs a new one (restored, promoted, or after a loss) gets the
-/// next free one, with its own history up to `fork` as the parent's.
-pub async fn claim_epoch(archive: Option<&Archive>, identity: &Identity, fork: Csn, needs_new: bool) -> Result<Epoch> {
-    let own = identity.epoch();
-    let Some(archive) = archive else { return Ok(if needs_new { own.next() } else { own }) };
-    identity::establish(archive, identity.cluster).await?;
-    let tree = EpochTree::read(archive).await?;
-    let newest = tree.newest().map_or(own, |newest| newest.epoch.max(own));
-    let time = CommitTime(crate::clock::now_micros());
-    let record = if needs_new {
-        match tree.get(own) {
-            Some(_) => EpochRecord::forked(newest.next(), own, fork, identity.node.clone(), time),
-            // Nothing of this node's history was archived here: it has no parent in this archive.
-            None => EpochRecord::first(newest.next(), identity.node.clone(), time),
-        }
-    } else {
-        match tree.get(own) {
-            Some(existing) => existing.clone(),
-            None => match identity.history.iter().rev().nth(1) {
-                Some(parent) if tree.get(parent.epoch).is_some() => {
-                    let fork = identity.history.last().expect("a history is never empty").fork;
-                    EpochRecord::forked(own, parent.epoch, fork, identity.node.clone(), time)
-                }
-                _ => EpochRecord::first(own, identity.node.clone(), time),
-            },
-        }
-    };
-    if !needs_new && record.node != identity.node {
-        return Err(Error::Fenced { own, newer: record.epoch, node: record.node });
-    }
-    match epochs::claim(archive, &record).await? {
-        Claim::Claimed | Claim::AlreadyMine => Ok(record.epoch),
-        Claim::Taken(taken) => Err(Error::Fenced { own, newer: taken.epoch, node: taken.node }),
-    }
 }
 
 /// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
@@ -305,9 +261,11 @@ impl ArchiveSide {
         let (listing, lineage) = read_listing(archive, epoch).await?;
         let stretches = archived_stretches(archive, &listing, &lineage).await?;
         let ledger = Arc::new(Ledger::of(&listing));
+        let end = line_end(archive, &listing, &lineage).await?;
         let history = History { archive: archive.clone(), cluster: node.identity().cluster, listing, lineage };
         *node.census.lock() = Some(Census::of(&history).await);
-        let committed = node.committer.watermarks.committed.get();
+        let position = node.committer.position();
+        let committed = position.csn;
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
             return Err(Error::Gap {
                 what: "the logs".into(),
@@ -327,6 +285,7 @@ impl ArchiveSide {
         node.committer.watermarks.archived.raise(archived);
         let config = node.config();
         let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
+        let is_own = |csn, hash| node.source.compare(csn, hash).map(|compared| compared != Continuity::Other);
         let (spool, cut) = Spool::open(
             Arc::clone(&node.backends.bulk),
             &node.dir.spool(),
@@ -334,24 +293,32 @@ impl ArchiveSide {
             &node.identity(),
             Arc::clone(&node.committer.gate),
             Arc::clone(&node.committer.watermarks),
+            &is_own,
         )?;
         let spool = Arc::new(spool);
-        let mut from =
-            CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, header_crc: 0, epoch };
-        if let Some(header) = cut {
-            from.position = LogPosition { csn: header.last, wal_seq: header.wal_last };
-            from.header_crc = if header.epoch == epoch { header.crc() } else { 0 };
-        }
-        if needs_base {
-            tracing::warn!(
-                committed = committed.0,
-                "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
-            );
-            from.position = LogPosition { csn: committed, wal_seq: node.committer.disk().wal_seq() };
-        }
+        let from = match cut {
+            _ if needs_base => {
+                tracing::warn!(
+                    committed = committed.0,
+                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+                );
+                let Position { csn, hash, .. } = position;
+                let wal_seq = node.committer.disk().wal_seq();
+                CutFrom { position: LogPosition { csn, wal_seq }, hash, epoch }
+            }
+            Some(header) => {
+                let position = LogPosition { csn: header.last, wal_seq: header.wal_last };
+                CutFrom { position, hash: header.hash_after, epoch }
+            }
+            None => {
+                let hash = tokio::task::block_in_place(|| archived_hash(node, archive, archived, end))?;
+                CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, hash, epoch }
+            }
+        };
         let settings = UploaderSettings {
             fence_check_interval: config.fence_check_interval,
             fence_each_ack: config.archive_ack,
+            start: node.identity().start.map_or(1, |start| start.number),
             ..UploaderSettings::default()
         };
         if line.is_some() {
@@ -394,6 +361,32 @@ impl ArchiveSide {
     }
 }
 
+/// History hash after the archive's last commit, `archived`, at which cutting goes on: the one that the archive tells by
+/// its `end`, which must be this node's own, or, where no chunk ends there, the one that the logs tell.
+fn archived_hash(
+    node: &Node,
+    archive: &Archive,
+    archived: Csn,
+    end: Option<(Csn, HistoryHash)>,
+) -> Result<HistoryHash> {
+    if let Some((csn, hash)) = end.filter(|(csn, _)| *csn == archived) {
+        return match node.source.compare(csn, hash)? {
+            Continuity::Same => Ok(hash),
+            compared => {
+                let found = hash;
+                let what = format!("{} ({compared:?} by this node's logs)", archive.url());
+                let expected = node.committer.history_hash(csn)?.unwrap_or_default();
+                Err(Error::OtherHistory { what, csn, expected, found })
+            }
+        };
+    }
+    node.committer.history_hash(archived)?.ok_or_else(|| Error::Gap {
+        what: "the logs".into(),
+        expected: archived,
+        found: "nothing that tells the history hash there".into(),
+    })
+}
+
 /// What clients are told after uploading ended for another reason than a newer epoch.
 fn uploading_ended(error: &Error) -> String {
     let advice = match error {
@@ -405,20 +398,24 @@ fn uploading_ended(error: &Error) -> String {
     format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
 }
 
-/// Applies what the archive holds of `epoch` without a gap beyond the committer's last commit; returns where that ends.
-/// [`Error::Gap`] if its writer may have called commits archived that lie behind a gap.
-pub async fn fetch_tail(archive: &Archive, epoch: Epoch, committer: &Arc<Committer>) -> Result<Csn> {
-    let committed = committer.watermarks.committed.get();
-    let listing = Listing::read(archive).await?;
-    let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(committed) };
-    let mut tail = CatchUp::contiguous(archive, &listing, &lineage, committed);
-    if let Some(end) = archived_behind_a_gap(&listing, &lineage, tail.until()) {
+/// Applies what the archive holds of `lineage` without a gap beyond the committer's last commit; returns where that ends.
+/// [`Error::Gap`] if its writer may have called commits archived that lie behind a gap; [`Error::OtherHistory`] if the
+/// archive's commits do not continue the committer's.
+pub async fn fetch_tail(
+    archive: &Archive,
+    listing: &Listing,
+    lineage: &Lineage,
+    committer: &Arc<Committer>,
+) -> Result<Csn> {
+    let position = committer.position();
+    let mut tail = CatchUp::contiguous(archive, listing, lineage, position);
+    if let Some(end) = archived_behind_a_gap(listing, lineage, tail.until()) {
         let (what, expected) = (archive.url().to_owned(), tail.until().next());
         return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
     }
-    if tail.until() > committed {
+    if tail.until() > position.csn {
         tracing::warn!(
-            committed = committed.0,
+            committed = position.csn.0,
             until = tail.until().0,
             "the archive holds commits that the logs lack: they are fetched"
         );
@@ -458,47 +455,6 @@ impl MissingCommits for ArchiveCommits {
     }
 }
 
-/// The last commit of `epoch` that the archive holds without a gap behind `fork`.
-async fn archived_after(archive: &Archive, epoch: Epoch, fork: Csn) -> Result<Csn> {
-    let listing = Listing::read(archive).await?;
-    let lineage = Lineage::of(&listing.epochs, epoch);
-    Ok(lineage.map_or(fork, |lineage| archived_contiguously(&listing, &lineage, fork)))
-}
-
-/// Turns a replica whose link has ended into a primary under a new epoch.
-///
-/// What the old primary archived until the claim is taken over, so that a commit it acknowledged as archived is not lost:
-/// the archive is read before the claim, and again after it, because the old primary may write until it sees the claim.
-pub async fn take_over(node: &Arc<Node>) -> Result<()> {
-    let parent = node.identity().epoch();
-    let epoch = loop {
-        if let Some(archive) = &node.archive {
-            fetch_tail(archive, parent, &node.committer).await?;
-        }
-        let fork = node.committer.watermarks.committed.get();
-        let epoch = claim_epoch(node.archive.as_ref(), &node.identity(), fork, true).await?;
-        let beyond = match &node.archive {
-            Some(archive) => archived_after(archive, parent, fork).await?,
-            None => fork,
-        };
-        if beyond <= fork {
-            break epoch;
-        }
-        tracing::warn!(
-            fork = fork.0,
-            beyond = beyond.0,
-            "the old primary archived on during the takeover: its commits are taken over, too"
-        );
-    };
-    let fork = node.committer.watermarks.committed.get();
-    node.begin_epoch(epoch)?;
-    // Before the first write, so that none is taken that nothing would archive.
-    Shipping::start(node).await?;
-    node.take_writes();
-    tracing::info!(epoch = epoch.0, fork = fork.0, "this node is a primary now");
-    super::listen_for_replicas(node).await
-}
-
 impl FeedHost for Node {
     fn cluster(&self) -> ClusterId {
         self.identity().cluster
@@ -516,8 +472,30 @@ impl FeedHost for Node {
         self.config().repl_secret.clone()
     }
 
-    fn fenced_by(&self, epoch: Epoch, node: &str) {
-        self.fence(epoch, node);
+    fn newer_epoch<'a>(&'a self, hello: &'a Hello) -> BoxFuture<'a, Result<Refuse>> {
+        async move {
+            let own = self.identity().epoch();
+            // With a shared secret the replica has proven that it knows it; else the archive's record is the proof.
+            let is_proven = match &self.archive {
+                _ if !self.secret().is_empty() => true,
+                Some(archive) => epochs::read_record(archive, hello.epoch)
+                    .await?
+                    .is_some_and(|record| record.incarnation == hello.incarnation),
+                None => false,
+            };
+            let (theirs, newer_epoch) = (hello.epoch, Some(hello.epoch));
+            if is_proven {
+                self.fence(hello.epoch, &hello.node);
+                let reason = format!("the replica has epoch {theirs}, this node only {own}: it is fenced");
+                return Ok(Refuse { is_final: true, reason, newer_epoch });
+            }
+            let reason = format!(
+                "the replica says that it has epoch {theirs}, this primary has epoch {own}; nothing proves the newer one. Use \
+                 one repl-secret on all nodes, or one archive"
+            );
+            Ok(Refuse { is_final: false, reason, newer_epoch })
+        }
+        .boxed()
     }
 
     fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>> {

@@ -10,7 +10,7 @@ use crate::archive::listing::BaseStart;
 use crate::background;
 use crate::command::host::Host;
 use crate::config::Consistency;
-use crate::csn::{CommitTime, Csn};
+use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::directory::LastRole;
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
@@ -277,6 +277,9 @@ async fn while_alive<T>(
         let heartbeat = Heartbeat {
             epoch: node.identity().epoch(),
             committed: node.source.shippable(),
+            sent: Csn::ZERO,
+            hash: HistoryHash::ZERO,
+            archives: node.archive.is_some(),
             archived: node.archived().unwrap_or_default(),
             time: CommitTime(crate::clock::now_micros()),
             wants_base: Csn::ZERO,

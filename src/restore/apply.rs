@@ -49,8 +49,6 @@ pub struct Applied {
     pub commits: u64,
     /// Bytes of their chunks before compression, unused commits included.
     pub raw_bytes: u64,
-    /// Chunks that were not cut after the bytes of the chunk before.
-    pub links_broken: u64,
 }
 
 impl Applied {
@@ -59,7 +57,6 @@ impl Applied {
         self.chunks += later.chunks;
         self.commits += later.commits;
         self.raw_bytes += later.raw_bytes;
-        self.links_broken += later.links_broken;
     }
 }
 
@@ -159,7 +156,6 @@ fn unpack_all(
         applied.chunks += 1;
         applied.commits += unpacked.commits.len() as u64;
         applied.raw_bytes += unpacked.raw_bytes;
-        applied.links_broken += u64::from(unpacked.is_link_broken);
         *position = end_of(&unpacked);
         if !take(&unpacked, stored) {
             break;
@@ -169,8 +165,7 @@ fn unpack_all(
 }
 
 fn end_of(unpacked: &Unpacked) -> Position {
-    let last = unpacked.commits.last().expect("a step has commits");
-    Position { csn: last.csn, time: last.time, epoch: last.epoch }
+    Position::of(unpacked.commits.last().expect("a step has commits"))
 }
 
 /// Gathers runs of what lies above `disk_at` and has them ingested one after another.

@@ -69,8 +69,8 @@ pub(super) fn open(
     let disk = open_disk(dir)?;
     let found = disk_position(&disk)?;
     let part = &manifest.disk;
-    if found != (Position { csn: part.csn, time: part.time, epoch: part.epoch }) {
-        let detail = format!("it is at csn {} of epoch {}, the manifest says {}", found.csn, found.epoch, part.csn);
+    if found != (Position { csn: part.csn, time: part.time, epoch: part.epoch, hash: part.hash }) {
+        let detail = format!("it is at {found:?}, the manifest says csn {} with history hash {}", part.csn, part.hash);
         return Err(Error::corrupt(format!("{}/{}", archive.url(), manifest.base()), "RocksDB", detail));
     }
     let memory = open_memory(
@@ -79,11 +79,7 @@ pub(super) fn open(
         |file| read_parts(io, &dir.base().join(&file.name), file.bytes),
         Compare::Counts,
     )?;
-    let (csn, time) = match manifest.level {
-        Level::Strict => (manifest.csn, manifest.time),
-        _ => (manifest.memory.csn, manifest.memory.time),
-    };
-    let position = Position { csn, time, epoch };
+    let position = manifest.start_position(epoch);
     Ok(Engines { disk, memory, position, disk_at: manifest.csn, scratch: dir.base() })
 }
 
@@ -108,15 +104,17 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
     let what = |nth: usize| named(archive, base, &files[nth]);
     let (mut memory, image) = read_images(files.len(), what, |nth| parts(&files[nth]))?;
     let (lists, zsets) = (memory.lists.len() as u64, memory.zsets.len() as u64);
-    if (image.position.csn, lists, zsets) != (manifest.memory.csn, manifest.memory.lists, manifest.memory.zsets) {
-        let told = &manifest.memory;
+    let told = &manifest.memory;
+    let found = (image.position.csn, image.position.hash, lists, zsets);
+    if found != (told.csn, told.hash, told.lists, told.zsets) {
         let detail = format!(
             "csn {} with {lists} lists and {zsets} sorted sets; the manifest says csn {} with {} and {}",
             image.position.csn, told.csn, told.lists, told.zsets
         );
         return Err(Error::corrupt(what(0), "header", detail));
     }
-    if let (Compare::Digests, Some(told)) = (compare, manifest.memory.digests) {
+    if compare == Compare::Digests {
+        let told = manifest.memory.digests;
         let found = Contents::of(&memory.cut());
         let found = (found.elements, found.list_digest.hash(), found.zset_digest.hash());
         if found != (told.elements, told.lists, told.zsets) {

@@ -1,6 +1,7 @@
 //! Commits for a replica that the primary can no longer serve from its own logs: out of the archive's chunks.
 //!
-//! Guarantees: commits come in csn order without a gap, from one line of history; an end means that the archive had
+//! Guarantees: commits come in csn order without a gap, from one line of history, and continue the history that the
+//! reader begins with; an end means that the archive had
 //! nothing more when it was listed.
 
 use super::fetch::ChunkFetch;
@@ -8,13 +9,13 @@ use super::history::{History, full_name};
 use super::hold::Hold;
 use super::plan::steps;
 use super::torn::drop_torn;
-use super::unpack::Unpacker;
+use super::unpack::{After, Unpacker};
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
-use crate::csn::{CommitTime, Csn};
+use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use std::sync::Arc;
@@ -32,34 +33,36 @@ pub struct CatchUp {
 impl CatchUp {
     /// Lists the archive for what follows `after` on `lineage`. [`Error::Gap`] if the archive has later commits but not
     /// the next: then only a bootstrap helps.
-    pub async fn open(archive: &Archive, lineage: &Lineage, after: Csn) -> Result<Self> {
+    pub async fn open(archive: &Archive, lineage: &Lineage, after: impl Into<After>) -> Result<Self> {
         let mut listing = Listing::read(archive).await?;
         drop_torn(archive, &mut listing, lineage).await?;
-        Self::over(archive, &listing, lineage, after).await
+        Self::over(archive, &listing, lineage, after.into()).await
     }
 
     /// As [`CatchUp::open`], of a history already read.
-    pub async fn of(history: &History, after: Csn) -> Result<Self> {
-        Self::over(&history.archive, &history.listing, &history.lineage, after).await
+    pub async fn of(history: &History, after: impl Into<After>) -> Result<Self> {
+        Self::over(&history.archive, &history.listing, &history.lineage, after.into()).await
     }
 
     /// What follows `after` without a gap, of a listing already read: perhaps nothing, whatever there is behind a gap.
     /// Nothing is pinned.
     #[must_use]
-    pub fn contiguous(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Self {
-        let coverage = lineage.cover(listing.chunks.keys().copied(), after);
-        let until = coverage.reachable(after);
+    pub fn contiguous(archive: &Archive, listing: &Listing, lineage: &Lineage, after: impl Into<After>) -> Self {
+        let after = after.into();
+        let coverage = lineage.cover(listing.chunks.keys().copied(), after.csn());
+        let until = coverage.reachable(after.csn());
         Self {
             archive: archive.clone(),
             fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
-            unpacker: Some(Unpacker::new(lineage.clone(), after, CommitTime::default())),
+            unpacker: Some(Unpacker::new(lineage.clone(), after)),
             until,
             hold: None,
         }
     }
 
-    async fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: Csn) -> Result<Self> {
+    async fn over(archive: &Archive, listing: &Listing, lineage: &Lineage, after: After) -> Result<Self> {
         let mut found = Self::contiguous(archive, listing, lineage, after);
+        let after = after.csn();
         let coverage = lineage.cover(listing.chunks.keys().copied(), after);
         let on_line = listing.base_starts().filter(|start| lineage.contains(start.base));
         let newest_base = on_line.map(|start| start.base.csn).max();

@@ -1,5 +1,6 @@
 //! What an archive holds, in few figures: for metrics.
 
+use super::abandoned::Abandoned;
 use super::history::History;
 use super::times::Times;
 use crate::archive::listing::Listing;
@@ -7,7 +8,7 @@ use crate::clock;
 use crate::csn::{CommitTime, Csn};
 
 /// What a listing showed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Census {
     /// Objects, without the archive's small records.
     pub objects: u64,
@@ -19,6 +20,8 @@ pub struct Census {
     pub from_time: Option<CommitTime>,
     /// When the archive was listed, by this machine's clock.
     pub listed: CommitTime,
+    /// Commits that lie on no line that is followed.
+    pub abandoned: Vec<Abandoned>,
 }
 
 impl Census {
@@ -30,7 +33,11 @@ impl Census {
             None => None,
         };
         let (objects, bytes) = count(&history.listing);
-        Self { objects, bytes, from, from_time, listed: CommitTime(clock::now_micros()) }
+        let abandoned = Abandoned::all(&history.listing);
+        for left in &abandoned {
+            tracing::warn!(%left, "the archive holds commits that lie on no line of history");
+        }
+        Self { objects, bytes, from, from_time, listed: CommitTime(clock::now_micros()), abandoned }
     }
 }
 

@@ -129,7 +129,7 @@ async fn take_chunks(
     meter: &Arc<Meter>,
     applied: &mut Applied,
 ) -> Result<(Engines, Option<(ChunkName, Error)>)> {
-    let mut unpacker = Unpacker::new(history.lineage.clone(), engines.position.csn, engines.position.time);
+    let mut unpacker = Unpacker::new(history.lineage.clone(), engines.position);
     let (arrivals, mut arrived) = mpsc::channel::<(ChunkStep, Result<Arrival>)>(ARRIVALS_MAX);
     let meter = Arc::clone(meter);
     let applier = blocking(move || {

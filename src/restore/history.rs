@@ -7,8 +7,9 @@ use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::store::Archive;
 use crate::archive::thinned::Thinned;
+use crate::chunk::ChunkHeader;
 use crate::cluster::ClusterId;
-use crate::csn::{Csn, Epoch};
+use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
@@ -76,6 +77,25 @@ impl History {
     pub async fn run_manifest(&self, run: RunName) -> Result<RunManifest> {
         read_run_manifest(&self.archive, self.cluster, run).await
     }
+}
+
+/// The last commit of a line that chunks lead to without a gap from the line's beginning, and the history hash after it;
+/// none if the archive holds no such chunks.
+pub async fn line_end(archive: &Archive, listing: &Listing, line: &Lineage) -> Result<Option<(Csn, HistoryHash)>> {
+    let first = listing.chunks.keys().map(|chunk| chunk.first).min().unwrap_or_default();
+    let coverage = line.cover(listing.chunks.keys().copied(), first.prev());
+    let end = coverage.reachable(first.prev());
+    let Some(part) = coverage.uses.iter().find(|part| part.use_until == end) else { return Ok(None) };
+    if part.chunk.last != end {
+        // The line leaves the chunk's epoch there.
+        let fork = line.branches().iter().find(|branch| branch.from_exclusive == end);
+        return Ok(fork.map(|branch| (end, branch.fork_hash)));
+    }
+    let name = ObjectName::Chunk(part.chunk);
+    let header = archive.get_range(&name, 0..ChunkHeader::ENCODED_LEN as u64).await?;
+    let header = header.ok_or_else(|| vanished(archive, &name))?;
+    let header = ChunkHeader::decode(&header, &full_name(archive, &name))?;
+    Ok(Some((end, header.hash_after)))
 }
 
 /// A run's manifest, which must be that of this run of this cluster.

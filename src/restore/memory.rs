@@ -34,9 +34,7 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
     let (mut memory, mut at) = match &planned.manifest {
         None => (Memory::new(), Position::default()),
         Some(manifest) => {
-            let start = manifest.start();
-            let time = if start.is_whole() { manifest.time } else { manifest.memory.time };
-            let at = Position { csn: start.after, time, epoch: history.lineage.epoch_at(start.after) };
+            let at = manifest.start_position(history.lineage.epoch_at(manifest.start().after));
             (base_memory(&history.archive, manifest, meter, Compare::Counts).await?, at)
         }
     };
@@ -44,7 +42,7 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
         (memory, at) = match leg {
             Leg::Run(manifest) => (take_run(history, &manifest, memory, meter).await?, manifest.position()),
             Leg::Chunks(steps) => {
-                let mut unpacker = Unpacker::new(history.lineage.clone(), at.csn, at.time);
+                let mut unpacker = Unpacker::new(history.lineage.clone(), at);
                 let mut fetch = ChunkFetch::new(&history.archive, steps);
                 let mut state = (memory, at);
                 while let Some((step, fetched)) = fetch.next().await {
@@ -57,7 +55,7 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
                             memory.apply(commit)?;
                         }
                         let last = unpacked.commits.last().expect("a step has commits");
-                        let at = Position { csn: last.csn, time: last.time, epoch: last.epoch };
+                        let at = Position::of(last);
                         Ok((unpacker, (memory, at)))
                     })
                     .await?;

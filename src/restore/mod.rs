@@ -11,6 +11,7 @@
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! copy      into another archive         repair    completes an eventual base
 //! hold      the pin of a reader          census    an archive in few figures
+//! abandoned commits on no line that is followed   continuity whether objects tell one history
 //! ```
 //!
 //! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
@@ -19,10 +20,12 @@
 //! it; an object that is gone all the same is planned around, a few times.
 //! Non-goals: choosing an epoch for new writes (the next primary does), pruning.
 
+pub mod abandoned;
 mod apply;
 mod base;
 pub mod catch_up;
 pub mod census;
+mod continuity;
 pub mod copy;
 pub mod fetch;
 mod follow;
@@ -150,11 +153,8 @@ pub struct Checks {
     pub files_verified: u64,
     /// Runs taken over whole.
     pub runs_verified: u64,
-    /// Chunks whose every CRC holds and that follow each other without a gap.
+    /// Chunks whose every CRC holds and that continue one history without a gap.
     pub chunks_verified: u64,
-    /// Of these, how many were cut after other bytes than those of the chunk before: harmless if the writer was restarted
-    /// there, since an uploader accepts no other commits under the name of a chunk that is there.
-    pub links_broken: u64,
     /// Lists.
     pub lists: u64,
     /// Sorted sets.
@@ -303,7 +303,6 @@ async fn fill(
             files_verified: base_files + followed.run_files,
             runs_verified: followed.runs,
             chunks_verified: followed.applied.chunks,
-            links_broken: followed.applied.links_broken,
             lists: ended.lists,
             zsets: ended.zsets,
             sst_bytes: ended.sst_bytes,
@@ -386,7 +385,12 @@ fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> 
     let branches = lineage.branches().iter();
     // A branch that a later fork cuts off whole made none of these commits.
     let made_any = branches.filter(|branch| branch.until_inclusive.is_none_or(|until| until > branch.from_exclusive));
-    let starts = made_any.map(|branch| EpochStart { epoch: branch.epoch, fork: branch.from_exclusive });
+    let starts = made_any.map(|branch| EpochStart {
+        epoch: branch.epoch,
+        incarnation: branch.incarnation,
+        fork: branch.from_exclusive,
+        hash: branch.fork_hash,
+    });
     starts.enumerate().filter(|(nth, start)| *nth == 0 || is_begun(start.fork)).map(|(_, start)| start).collect()
 }
 

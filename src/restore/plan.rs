@@ -6,8 +6,9 @@
 //! one data set are about equal in size; none of which an engine is beyond the target. From there the quickest way is
 //! taken (see [`super::route`]). What cannot be planned is answered with the nearest commits that can.
 
+use super::abandoned::Abandoned;
 use super::reach::{CsnRange, Reach};
-use super::route::{Linker, Way, route};
+use super::route::{Way, route, steps_between};
 use crate::archive::layout::{BaseName, ChunkName, RunName};
 use crate::archive::lineage::{Coverage, Lineage};
 use crate::archive::listing::{BaseStart, Listing};
@@ -51,6 +52,8 @@ pub struct Plan {
     pub estimate_ms: u64,
     /// What chunks alone are estimated to take; none: they do not lead there.
     pub estimate_chunks_ms: Option<u64>,
+    /// Commits of other lines than this one that no newer line continues.
+    pub abandoned: Vec<Abandoned>,
     /// Later commits of this line of history that cannot be restored because something before them is missing.
     pub lost: Vec<CsnRange>,
     /// The line of history.
@@ -70,9 +73,6 @@ pub struct ChunkStep {
     pub use_until: Csn,
     /// Its length.
     pub bytes: u64,
-    /// Whether the step before is the one chunk its writer can have named as its predecessor.
-    #[serde(skip)]
-    pub is_linked: bool,
 }
 
 /// A run to take over.
@@ -216,6 +216,7 @@ pub fn plan_without(
         run_bytes: route.runs.iter().map(|step| step.bytes).sum(),
         estimate_ms: route.cost_ns / 1_000_000,
         estimate_chunks_ms: route.chunks_cost_ns.map(|cost| cost / 1_000_000),
+        abandoned: Abandoned::all(listing).into_iter().filter(|left| left.epoch != lineage.leaf()).collect(),
         lost: reach.gaps.iter().copied().filter(|gap| gap.until > target).collect(),
         chunks: route.chunks,
         runs: route.runs,
@@ -228,7 +229,7 @@ pub fn plan_without(
 /// The uses up to `target`, with what the listing knows about their chunks. Stops at the first gap.
 pub(super) fn steps(listing: &Listing, coverage: &Coverage, target: Csn) -> Vec<ChunkStep> {
     let after = coverage.uses.first().map_or(target, |part| part.use_from.prev());
-    Linker::of(listing).steps(listing, coverage, after, coverage.reachable(target).min(target))
+    steps_between(listing, coverage, after, coverage.reachable(target).min(target))
 }
 
 fn shortfall(reach: &Reach, lineage: &Lineage, target: Csn) -> Shortfall {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive::epochs::{EpochRecord, EpochTree};
 use crate::archive::listing::{BaseObjects, Stored};
-use crate::csn::CommitTime;
+use crate::csn::{CommitTime, HistoryHash};
 use chrono::DateTime;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ const STORED: Stored = Stored { size: 100, modified: DateTime::UNIX_EPOCH };
 fn listing(epochs: &[(u32, u32, u64)], chunks: &[(u32, u64, u64)], bases: &[(u64, u32)]) -> Listing {
     let records = epochs.iter().map(|&(epoch, parent, fork)| match parent {
         0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(0)),
-        _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), "n".into(), CommitTime(0)),
+        _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(0)),
     });
     let stored = STORED;
     let chunk = |&(epoch, first, last): &_| ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) };
@@ -177,20 +177,6 @@ fn a_base_that_cannot_be_used_is_passed_over_and_named() {
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["base"], "bases/00000000000000000003-00000001");
     assert_eq!(json["chunks"][0]["use_from"], 4);
-}
-
-#[test]
-fn only_a_chunk_with_one_possible_predecessor_is_linked() {
-    let linked = |chunks: &[(u32, u64, u64)]| {
-        let listing = listing(FORK, chunks, &[]);
-        let lineage = Lineage::newest(&listing.epochs).unwrap();
-        let last = Csn(chunks.iter().map(|chunk| chunk.2).max().unwrap());
-        plan(&listing, &lineage, last, &[]).unwrap().chunks.iter().map(|step| step.is_linked).collect::<Vec<_>>()
-    };
-    assert_eq!(linked(&[(1, 1, 5), (1, 6, 9), (1, 10, 10)]), [false, true, true]);
-    assert_eq!(linked(&[(1, 1, 8), (1, 6, 8), (1, 9, 10)]), [false, false]);
-    assert_eq!(linked(&[(1, 1, 10), (2, 11, 12)]), [false, false]);
-    assert_eq!(linked(&[(1, 1, 7), (1, 6, 10)]), [false, false]);
 }
 
 #[test]

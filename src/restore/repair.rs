@@ -91,7 +91,7 @@ pub async fn repair(
     let (source, files) = match from_logs {
         Ok(files) => (Source::Logs, files),
         Err(Error::Gap { .. }) => {
-            let commits = Commits::of_archive(archive, start).await?;
+            let commits = Commits::of_archive(archive, &manifest).await?;
             (Source::Archive, completion_of(archive, &manifest, commits).await?)
         }
         Err(error) => return Err(error),
@@ -164,10 +164,12 @@ impl Commits {
         Self::Logs(receiver)
     }
 
-    async fn of_archive(archive: &Archive, start: BaseStart) -> Result<Self> {
+    async fn of_archive(archive: &Archive, manifest: &Manifest) -> Result<Self> {
+        let start = manifest.start();
         let tree = EpochTree::read(archive).await?;
         let lineage = Lineage::of(&tree, start.base.epoch).ok_or_else(|| gap(start))?;
-        CatchUp::open(archive, &lineage, start.after).await.map(|commits| Self::Archive(Box::new(commits)))
+        let after = manifest.start_position(lineage.epoch_at(start.after));
+        CatchUp::open(archive, &lineage, after).await.map(|commits| Self::Archive(Box::new(commits)))
     }
 
     async fn next(&mut self) -> Result<Option<Arc<[CommitRecord]>>> {

@@ -1,5 +1,6 @@
 //! What an archive holds and what it can restore: `walferry snapshots`, `walferry status --archive`.
 
+use super::abandoned::Abandoned;
 use super::history::History;
 use super::plan::as_text;
 use super::reach::CsnRange;
@@ -42,6 +43,8 @@ pub struct SnapshotsReport {
     pub runs: Vec<RunReport>,
     /// All epochs, oldest first.
     pub epochs: Vec<EpochRecord>,
+    /// Commits that lie on no line that is followed.
+    pub abandoned: Vec<Abandoned>,
     /// Number of chunks, of all epochs.
     pub chunks: u64,
     /// Bytes of chunks, of all epochs.
@@ -94,8 +97,8 @@ pub struct BaseContent {
     pub time: CommitTime,
     /// How its engines' positions relate.
     pub level: Level,
-    /// How it was cut and by whom; none for a base of the first format.
-    pub cut: Option<CutRecord>,
+    /// How it was cut and by whom.
+    pub cut: CutRecord,
     /// Bytes of its files.
     pub bytes: u64,
     /// Bytes the archive did not have before.
@@ -225,6 +228,7 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         marks,
         runs: history.listing.whole_runs().map(|run| run_report(&history, run)).collect(),
         epochs: history.listing.epochs.records().cloned().collect(),
+        abandoned: Abandoned::all(&history.listing),
         chunks: history.listing.chunks.len() as u64,
         chunk_bytes: history.listing.chunks.values().map(|stored| stored.size).sum(),
         sst_bytes: history.listing.ssts.values().map(|stored| stored.size).sum(),

@@ -5,10 +5,10 @@
 //! begin to its end, in order and without a gap; the costs are estimates, the result is exact whichever way is taken.
 
 use super::plan::{ChunkStep, RunStep};
-use crate::archive::layout::{ChunkName, RunName};
+use crate::archive::layout::RunName;
 use crate::archive::lineage::{ChunkUse, Coverage, Lineage};
 use crate::archive::listing::{BaseStart, Listing};
-use crate::csn::{Csn, Epoch};
+use crate::csn::Csn;
 use std::collections::{BTreeSet, HashMap};
 
 /// What replaying costs, in nanoseconds: estimates for 2 cores and a local archive, not yet fitted to a measurement;
@@ -68,12 +68,11 @@ pub fn route(listing: &Listing, lineage: &Lineage, way: Way, is_usable: impl Fn(
     let runs: Vec<RunName> = listing.whole_runs().filter(fits).collect();
     let chunks_cost_ns = chunks.cost_ns(from, target);
     let (cost_ns, legs) = shortest(&chunks, listing, &runs, from, target)?;
-    let linker = Linker::of(listing);
     let mut route = Route { cost_ns, chunks_cost_ns, ..Route::default() };
     for leg in legs {
         match leg {
             Leg::Run(run) => route.runs.push(step_of(listing, run)),
-            Leg::Chunks(after, until) => route.chunks.extend(linker.steps(listing, &coverage, after, until)),
+            Leg::Chunks(after, until) => route.chunks.extend(steps_between(listing, &coverage, after, until)),
         }
     }
     Some(route)
@@ -184,43 +183,24 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Knows which chunks end where.
-pub(super) struct Linker(HashMap<(Epoch, Csn), u32>);
-
-impl Linker {
-    pub fn of(listing: &Listing) -> Self {
-        let mut endings: HashMap<(Epoch, Csn), u32> = HashMap::new();
-        listing.chunks.keys().for_each(|chunk| *endings.entry((chunk.epoch, chunk.last)).or_default() += 1);
-        Self(endings)
-    }
-
-    /// The uses after `after` up to `until`, with what the listing knows about their chunks. Stops at the first gap.
-    pub fn steps(&self, listing: &Listing, coverage: &Coverage, after: Csn, until: Csn) -> Vec<ChunkStep> {
-        let mut steps: Vec<ChunkStep> = Vec::new();
-        let mut next = after.next();
-        for &ChunkUse { chunk, use_from, use_until } in &coverage.uses {
-            if use_until < next {
-                continue;
-            }
-            let use_from = use_from.max(after.next());
-            if use_from > until || use_from != next {
-                break;
-            }
-            // After a crash a writer may have cut the same commits twice: then either chunk may be the one it went on
-            // from. A merged chunk is there beside its parts for a while.
-            let is_predecessor = |before: ChunkName| {
-                before.epoch == chunk.epoch
-                    && before.last.next() == chunk.first
-                    && self.0[&(chunk.epoch, before.last)] == 1
-            };
-            let is_linked = steps.last().is_some_and(|step| is_predecessor(step.chunk));
-            let bytes = listing.chunks.get(&chunk).map_or(0, |stored| stored.size);
-            let use_until = use_until.min(until);
-            steps.push(ChunkStep { chunk, use_from, use_until, bytes, is_linked });
-            next = use_until.next();
+/// The uses after `after` up to `until`, with what the listing knows about their chunks. Stops at the first gap.
+pub(super) fn steps_between(listing: &Listing, coverage: &Coverage, after: Csn, until: Csn) -> Vec<ChunkStep> {
+    let mut steps: Vec<ChunkStep> = Vec::new();
+    let mut next = after.next();
+    for &ChunkUse { chunk, use_from, use_until } in &coverage.uses {
+        if use_until < next {
+            continue;
         }
-        steps
+        let use_from = use_from.max(after.next());
+        if use_from > until || use_from != next {
+            break;
+        }
+        let bytes = listing.chunks.get(&chunk).map_or(0, |stored| stored.size);
+        let use_until = use_until.min(until);
+        steps.push(ChunkStep { chunk, use_from, use_until, bytes });
+        next = use_until.next();
     }
+    steps
 }
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 //!
 //! Guarantees: the commits that come out are dense over all chunks, on one line of history, with times that never
 //! decrease; each carries the epoch that made it, not the one that archived it. A chunk whose header contradicts its
-//! name is an error. One that does not name the chunk before it as its predecessor is counted and logged, no more: after
-//! a restart a writer may cut commits again that the archive has already; the archive then keeps the earlier bytes,
-//! which hold the same commits under another header CRC (see `ChunkSource::compare` of the uploader).
+//! name is an error, and so is one that does not continue the history of the commit before it: it belongs to another
+//! history, and nothing of it comes out.
 //!
 //! Does not look into payloads.
 
@@ -12,14 +11,47 @@ use super::plan::ChunkStep;
 use crate::archive::layout::ChunkName;
 use crate::archive::lineage::Lineage;
 use crate::chunk::Chunk;
-use crate::csn::{CommitTime, Csn};
+use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::{Error, Result};
+use crate::log::envelope::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 
 /// Commits for which room is made before they were seen.
 const COMMITS_RESERVED_MAX: u64 = 1 << 16;
+
+/// Where a stream of commits begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    /// After a commit whose position is known: what follows must continue its history.
+    Position(Position),
+    /// After a commit whose history hash is not known here: the caller compares the first commit with its own history.
+    Csn(Csn),
+}
+
+impl After {
+    /// The commit.
+    #[must_use]
+    pub fn csn(self) -> Csn {
+        match self {
+            Self::Position(position) => position.csn,
+            Self::Csn(csn) => csn,
+        }
+    }
+}
+
+impl From<Position> for After {
+    fn from(position: Position) -> Self {
+        Self::Position(position)
+    }
+}
+
+impl From<Csn> for After {
+    fn from(csn: Csn) -> Self {
+        if csn == Csn::ZERO { Self::Position(Position::default()) } else { Self::Csn(csn) }
+    }
+}
 
 /// What one step gave.
 #[derive(Clone, Debug)]
@@ -30,8 +62,6 @@ pub struct Unpacked {
     pub commits: Arc<[CommitRecord]>,
     /// Bytes of the chunk before compression.
     pub raw_bytes: u64,
-    /// Whether its writer went on from other bytes than those of the chunk before.
-    pub is_link_broken: bool,
 }
 
 impl AsRef<[CommitRecord]> for Unpacked {
@@ -46,20 +76,29 @@ pub struct Unpacker {
     lineage: Lineage,
     /// The commit that must come next.
     next: Csn,
-    /// Time of the commit before.
+    /// Time of the commit before; 0 if it is not known.
     time: CommitTime,
-    /// Ending CRC of the chunk before.
-    previous_crc: u32,
+    /// History hash after the commit before; none if it is not known.
+    hash: Option<HistoryHash>,
 }
 
 impl Unpacker {
-    /// Goes on after commit `after`, made at `time` (0: unknown).
+    /// Goes on along `lineage` after a commit.
     #[must_use]
-    pub fn new(lineage: Lineage, after: Csn, time: CommitTime) -> Self {
-        Self { lineage, next: after.next(), time, previous_crc: 0 }
+    pub fn new(lineage: Lineage, after: impl Into<After>) -> Self {
+        let after = after.into();
+        let (time, hash) = match after {
+            After::Position(position) => (position.time, Some(position.hash)),
+            After::Csn(_) => (CommitTime::default(), None),
+        };
+        Self { lineage, next: after.csn().next(), time, hash }
     }
 
     /// The commits of a step's chunk; `what` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::OtherHistory`] if the chunk does not continue the history of the commit before it, or a fork of the line
+    /// lies in it and the fork's record has another history hash.
     pub fn unpack(&mut self, step: ChunkStep, bytes: Bytes, what: &str) -> Result<Unpacked> {
         if step.use_from != self.next {
             return Err(Error::Gap {
@@ -70,17 +109,15 @@ impl Unpacker {
         }
         let chunk = Chunk::open(bytes, what)?;
         check_name(&chunk, step.chunk, what)?;
-        let is_link_broken = step.is_linked && !follows(&chunk, &[self.previous_crc]);
-        if is_link_broken {
-            tracing::warn!(
-                chunk = what,
-                "was not cut after the bytes of the chunk before: one of the two was cut twice"
-            );
-        }
         let mut commits =
             Vec::with_capacity(step.use_until.since(step.use_from).min(COMMITS_RESERVED_MAX) as usize + 1);
-        for commit in chunk.commits() {
-            let commit = commit?;
+        let mut source = chunk.commits();
+        loop {
+            let before = source.hash();
+            let Some(commit) = source.next().transpose()? else { break };
+            if commit.csn == step.use_from {
+                self.require_hash(before, what)?;
+            }
             if commit.csn > step.use_until {
                 break;
             }
@@ -95,10 +132,37 @@ impl Unpacker {
             let detail = format!("commit time {} is before that of the commit before, {}", first.time, self.time);
             return Err(Error::corrupt(what, format!("csn {}", first.csn), detail));
         }
-        (self.next, self.time) = (last.csn.next(), last.time);
-        self.previous_crc = chunk.header().ending_crc();
+        self.check_forks(&commits)?;
+        (self.next, self.time, self.hash) = (last.csn.next(), last.time, Some(last.hash));
         let raw_bytes = chunk.header().raw_len();
-        Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes, is_link_broken })
+        Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes })
+    }
+
+    /// The chunk `what` continues a history that has the hash `found` after the commit before the next one.
+    fn require_hash(&self, found: HistoryHash, what: &str) -> Result<()> {
+        match self.hash {
+            Some(expected) if expected != found => {
+                Err(Error::OtherHistory { what: what.to_owned(), csn: self.next.prev(), expected, found })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Epochs that fork at one of these commits forked from this history and no other.
+    fn check_forks(&self, commits: &[CommitRecord]) -> Result<()> {
+        for branch in self.lineage.branches() {
+            let nth = branch.from_exclusive.0.checked_sub(commits[0].csn.0);
+            let Some(commit) = nth.and_then(|nth| commits.get(nth as usize)) else { continue };
+            if commit.hash != branch.fork_hash {
+                return Err(Error::OtherHistory {
+                    what: format!("epoch {}, by the fork in its record,", branch.epoch),
+                    csn: commit.csn,
+                    expected: commit.hash,
+                    found: branch.fork_hash,
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -110,10 +174,4 @@ pub(super) fn check_name(chunk: &Chunk, name: ChunkName, what: &str) -> Result<(
     }
     let detail = format!("csn {} to {} of epoch {} by its header", header.first, header.last, header.epoch);
     Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")))
-}
-
-/// Whether the chunk was cut after one with one of these header CRCs. A writer that starts anew may say 0: unknown.
-pub(super) fn follows(chunk: &Chunk, before: &[u32]) -> bool {
-    let told = chunk.header().previous_header_crc;
-    told == 0 || before.contains(&told)
 }

@@ -4,14 +4,16 @@
 //! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
 //! Does not open RocksDB's files: their content is known by its hash.
 
+use super::abandoned::Abandoned;
 use super::base::Compare;
+use super::continuity::Continuity;
 use super::fetch::{ChunkFetch, check_hash, pieces};
 use super::history::{full_name, read_manifest};
 use super::memory::base_memory;
 use super::plan::ChunkStep;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::{CsnRange, Reach};
-use super::unpack::{check_name, follows};
+use super::unpack::check_name;
 use super::verify_runs::check_runs;
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName, Section};
@@ -21,14 +23,14 @@ use crate::archive::store::Archive;
 use crate::archive::thinned::Thinned;
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
-use crate::csn::{Csn, Epoch};
+use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::engine::{batch, memory};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
 use futures::stream::StreamExt;
 use serde::Serialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// What was checked and what is wrong.
@@ -62,9 +64,10 @@ pub struct VerifyReport {
     pub foreign: u64,
     /// What is wrong; empty if the archive is whole.
     pub problems: Vec<Problem>,
-    /// What is unusual and, by itself, harmless: chunks that do not name the bytes of the chunk before as their
-    /// predecessor, as it happens where a writer was restarted and cut commits again.
+    /// What is unusual and, by itself, harmless: records that were cut off while they were written.
     pub remarks: Vec<Problem>,
+    /// Commits that lie on no line that is followed.
+    pub abandoned: Vec<Abandoned>,
     /// Restorable commits of the newest line of history.
     pub ranges: Vec<CsnRange>,
     /// Commits of it in whose place a run is: they cannot be restored one by one.
@@ -125,9 +128,14 @@ pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result
     };
     report.epochs = listing.epochs.records().count() as u64;
     report.foreign = listing.foreign;
-    check_chunks(archive, &listing, &progress, &mut report).await?;
-    check_bases(archive, &listing, cluster, &progress, &mut report).await?;
-    check_runs(archive, &listing, cluster, &progress, &mut report).await?;
+    let mut continuity = Continuity::of(&listing);
+    check_chunks(archive, &listing, &progress, &mut continuity, &mut report).await?;
+    check_bases(archive, &listing, cluster, &progress, &mut continuity, &mut report).await?;
+    check_runs(archive, &listing, cluster, &progress, &mut continuity, &mut report).await?;
+    for (object, what) in continuity.faults(&listing) {
+        report.problems.push(Problem { object: object.to_string(), what });
+    }
+    report.abandoned = Abandoned::all(&listing);
     if let Some(lineage) = Lineage::newest(&listing.epochs) {
         let starts = listing.base_starts().filter(|start| lineage.contains(start.base));
         let reach = Reach::of(&listing, &lineage, starts);
@@ -145,8 +153,10 @@ async fn check_chunks(
     archive: &Archive,
     listing: &Listing,
     progress: &ProgressSink,
+    continuity: &mut Continuity,
     report: &mut VerifyReport,
 ) -> Result<()> {
+    let boundaries = Arc::new(continuity.boundaries.clone());
     let total = listing.chunks.values().map(|stored| stored.size).sum();
     let meter = Meter::begin(progress, Phase::Chunks, total);
     let steps = listing.chunks.iter().map(|(&chunk, stored)| ChunkStep {
@@ -154,11 +164,8 @@ async fn check_chunks(
         use_from: chunk.first,
         use_until: chunk.last,
         bytes: stored.size,
-        is_linked: false,
     });
     let mut fetch = ChunkFetch::new(archive, steps);
-    // Header CRCs by epoch and last csn: what a later chunk may name as its predecessor.
-    let mut endings: HashMap<(Epoch, Csn), Vec<u32>> = HashMap::new();
     let mut newer = Vec::new();
     while let Some((step, fetched)) = fetch.next().await {
         let chunk = step.chunk;
@@ -170,12 +177,12 @@ async fn check_chunks(
         report.chunks += 1;
         report.chunk_bytes += step.bytes;
         let what = full_name(archive, &name);
-        let before = chunk.first.0.checked_sub(1).and_then(|csn| endings.get(&(chunk.epoch, Csn(csn)))).cloned();
+        let boundaries = Arc::clone(&boundaries);
         let is_epoch_known = listing.epochs.get(chunk.epoch).is_some();
         let outcome = match fetched {
             Ok(bytes) => {
                 super::blocking(move || {
-                    let checked = check_chunk(bytes, chunk, before.as_deref(), &what)?;
+                    let checked = check_chunk(bytes, chunk, &boundaries, &what)?;
                     if is_epoch_known { Ok(checked) } else { Err(unknown_epoch(&what, chunk.epoch)) }
                 })
                 .await
@@ -184,10 +191,8 @@ async fn check_chunks(
         };
         let outcome = outcome.map(|checked| {
             report.commits += checked.commits;
-            endings.entry((chunk.epoch, chunk.last)).or_default().push(checked.crc);
-            if checked.is_link_broken {
-                let what = "it was not cut after the bytes of the chunk before it".to_owned();
-                report.remarks.push(Problem { object: name.to_string(), what });
+            for (csn, hash) in checked.hashes {
+                continuity.note(csn, chunk.epoch, hash, &name);
             }
         });
         report.note(&name, outcome)?;
@@ -219,24 +224,31 @@ pub(super) fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
 /// What a chunk turned out to be.
 pub(super) struct CheckedChunk {
     commits: u64,
-    /// What a chunk after it names as its predecessor.
-    crc: u32,
-    /// Whether chunks end where it begins, and it follows none of them.
-    is_link_broken: bool,
+    /// Its history hashes after the commits asked for.
+    hashes: Vec<(Csn, HistoryHash)>,
 }
 
-/// Checks a chunk in every respect; `before` are the header CRCs of the chunks that end where it begins.
-pub(super) fn check_chunk(bytes: Bytes, name: ChunkName, before: Option<&[u32]>, what: &str) -> Result<CheckedChunk> {
+/// Checks a chunk in every respect; of the commits `boundaries` the history hashes are given.
+pub(super) fn check_chunk(
+    bytes: Bytes,
+    name: ChunkName,
+    boundaries: &BTreeSet<Csn>,
+    what: &str,
+) -> Result<CheckedChunk> {
     let chunk = Chunk::open(bytes, what)?;
     check_name(&chunk, name, what)?;
+    let header = chunk.header();
+    let mut hashes = vec![(header.first.prev(), header.hash_before)];
     for commit in chunk.commits() {
         let commit = commit?;
         let checked = batch::validate(&commit.disk, commit.disk_ops)
             .and_then(|()| memory::validate(&commit.lists, &commit.zsets));
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
+        if boundaries.contains(&commit.csn) {
+            hashes.push((commit.csn, commit.hash));
+        }
     }
-    let is_link_broken = before.is_some_and(|before| !follows(&chunk, before));
-    Ok(CheckedChunk { commits: chunk.header().commit_count(), crc: chunk.header().ending_crc(), is_link_broken })
+    Ok(CheckedChunk { commits: header.commit_count(), hashes })
 }
 
 async fn check_bases(
@@ -244,6 +256,7 @@ async fn check_bases(
     listing: &Listing,
     cluster: ClusterId,
     progress: &ProgressSink,
+    continuity: &mut Continuity,
     report: &mut VerifyReport,
 ) -> Result<()> {
     let own = listing.bases.values().flat_map(|base| base.files.values());
@@ -271,6 +284,8 @@ async fn check_bases(
         if listing.epochs.get(base.epoch).is_none() {
             report.note(&name, Err(unknown_epoch(&full_name(archive, &name), base.epoch)))?;
         }
+        continuity.note(manifest.csn, base.epoch, manifest.hash, &name);
+        continuity.note(manifest.memory.csn, base.epoch, manifest.memory.hash, &name);
         for file in &manifest.disk.files {
             let object = file.object(base);
             if file.shared && !ssts_checked.insert(file.blake3) {

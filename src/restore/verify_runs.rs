@@ -1,5 +1,6 @@
 //! Whether the compacted runs of an archive are what was written.
 
+use super::continuity::Continuity;
 use super::history::{full_name, read_run_manifest};
 use super::progress::{Meter, Phase, ProgressSink};
 use super::verify::{VerifyReport, check_file, unknown_epoch};
@@ -15,6 +16,7 @@ pub(super) async fn check_runs(
     listing: &Listing,
     cluster: ClusterId,
     progress: &ProgressSink,
+    continuity: &mut Continuity,
     report: &mut VerifyReport,
 ) -> Result<()> {
     let files = listing.runs.values().flat_map(|run| run.files.values());
@@ -39,6 +41,8 @@ pub(super) async fn check_runs(
         if listing.epochs.get(run.epoch).is_none() {
             report.note(&name, Err(unknown_epoch(&full_name(archive, &name), run.epoch)))?;
         }
+        continuity.note(run.first.prev(), run.epoch, manifest.hash_before, &name);
+        continuity.note(run.last, run.epoch, manifest.hash_after, &name);
         report.run_files += manifest.files();
         report.run_bytes += manifest.bytes();
         for (object, bytes, blake3) in manifest.objects() {

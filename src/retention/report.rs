@@ -108,6 +108,6 @@ fn kind(object: &ObjectName) -> &'static str {
         ObjectName::Sst(_) => "SSTs",
         ObjectName::Pin(_) => "pins",
         ObjectName::Mark(_) => "marks",
-        ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Thinned(_) => "records",
+        ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) | ObjectName::Thinned(_) => "records",
     }
 }

@@ -8,7 +8,7 @@ use super::source::CommitSource;
 use super::spool::Spool;
 use super::tail::Slice;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
-use crate::csn::{Csn, Epoch};
+use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
 use parking_lot::Mutex;
@@ -55,8 +55,8 @@ pub struct Cutter {
 pub struct CutFrom {
     /// Last commit that is in a chunk already.
     pub position: LogPosition,
-    /// CRC of that chunk's header; 0 if there is none.
-    pub header_crc: u32,
+    /// History hash after that commit.
+    pub hash: HistoryHash,
     /// The lineage chunks belong to.
     pub epoch: Epoch,
 }
@@ -121,7 +121,7 @@ impl Cutter {
     }
 
     fn run(&self, from: CutFrom) {
-        let mut link = ChunkLink { epoch: from.epoch, previous_header_crc: from.header_crc, ..ChunkLink::default() };
+        let mut link = ChunkLink { epoch: from.epoch, hash_before: from.hash, ..ChunkLink::default() };
         let mut encoder = Encoder::new(Profile::default());
         loop {
             let stops = self.stops.load(Ordering::Acquire);
@@ -194,11 +194,12 @@ impl Cutter {
     }
 
     fn seal(&self, encoder: &mut Encoder, link: &mut ChunkLink, slice: &Slice) -> Result<()> {
-        let Some(last) = slice.last() else { return Ok(()) };
+        let (Some(first), Some(last)) = (slice.commits.first(), slice.last()) else { return Ok(()) };
+        first.require_continues(link.hash_before, "a commit to be archived")?;
         (link.wal_first, link.wal_last) = (slice.wal_before, slice.wal_after);
         let chunk = encoder.encode(slice.commits.iter(), *link);
         self.spool.seal(&chunk)?;
-        link.previous_header_crc = chunk.header().crc();
+        link.hash_before = chunk.header().hash_after;
         let mut status = self.status.lock();
         status.position = LogPosition { csn: last, wal_seq: slice.wal_after };
         status.chunks += 1;

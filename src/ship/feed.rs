@@ -5,14 +5,14 @@
 //! what is not acknowledged; it pins nothing and no write ever waits for it. A replica beyond the ring reads the logs
 //! through its feed; beyond the logs it is sent to the archive, or gets a base if there is none.
 
-use super::source::CommitSource;
+use super::source::{CommitSource, Continuity};
 use super::tail::Slice;
 use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
 use super::wire::{Receiver, Refuse, Resume, Sender};
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::clock;
 use crate::cluster::ClusterId;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn};
 use crate::directory::EpochStart;
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
@@ -82,8 +82,9 @@ pub trait FeedHost: Send + Sync {
     /// The shared secret; empty if there is none.
     fn secret(&self) -> String;
 
-    /// Somebody wrote under a newer generation: stop taking writes.
-    fn fenced_by(&self, epoch: Epoch, node: &str);
+    /// A replica says that it has a newer generation than this node. If there is proof of it, this node stops taking
+    /// writes. Returns what the replica is told.
+    fn newer_epoch<'a>(&'a self, hello: &'a Hello) -> BoxFuture<'a, Result<Refuse>>;
 
     /// Sends a base; the replica that said `hello` bootstraps from it.
     fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>>;
@@ -108,6 +109,8 @@ pub enum Admission {
     Resume,
     /// It is empty and has no archive to start from.
     Base,
+    /// It says that it has a newer generation than this node.
+    Newer,
     /// It cannot be served.
     Refuse(Refuse),
 }
@@ -163,6 +166,7 @@ impl Feeds {
         let (mut receiver, mut sender) = (Receiver::from_replica(reader, address), Sender::new(writer, address));
         let (challenge, hello) = self.introduce(&mut receiver, &mut sender, address, id).await?;
         let admission = match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
+            Admission::Newer => Admission::Refuse(self.host.newer_epoch(&hello).await?),
             Admission::Resume => self.enter(id, status(address, &hello, "online"), Admission::Resume),
             Admission::Base => self.enter(id, status(address, &hello, "send_bulk"), Admission::Base),
             refuse @ Admission::Refuse(_) => refuse,
@@ -173,7 +177,7 @@ impl Feeds {
                 return deadline(address, sender.send(&Message::Refuse(refuse))).await;
             }
             Admission::Base => return self.host.send_base(&hello, &mut sender).await,
-            Admission::Resume => {}
+            Admission::Resume | Admission::Newer => {}
         }
         tracing::info!(address, node = hello.node, csn = hello.csn.0, epoch = hello.epoch.0, "a replica resumes");
         let cluster = self.host.cluster();
@@ -189,7 +193,7 @@ impl Feeds {
             encoder: Encoder::new(Profile::Link),
             link: ChunkLink {
                 epoch: hello.epoch,
-                previous_header_crc: wire::stream_origin(cluster, &challenge),
+                hash_before: hello.hash,
                 ..ChunkLink::default()
             },
             ready: VecDeque::new(),
@@ -270,38 +274,51 @@ impl Feeds {
         let history = self.host.history();
         let own = history.last().expect("a history is never empty").epoch;
         if hello.epoch > own && hello.cluster.is_some() {
-            self.host.fenced_by(hello.epoch, &hello.node);
-            return refuse(true, format!("the replica has epoch {}, this node only {own}: it is fenced", hello.epoch));
+            return Ok(Admission::Newer);
         }
         if hello.csn == Csn::ZERO && hello.epoch <= own {
             let resumes = hello.has_archive || self.source.reaches(Csn::ZERO)?;
             return Ok(if resumes { Admission::Resume } else { Admission::Base });
         }
-        Ok(self.admit_at(hello, &history))
+        self.admit_at(hello, &history)
     }
 
-    /// Whether the replica's last commit lies on this node's history.
-    fn admit_at(&self, hello: &Hello, history: &[EpochStart]) -> Admission {
-        let refuse = |is_final, reason: String| Admission::Refuse(Refuse { is_final, reason, newer_epoch: None });
-        let at = history.iter().position(|start| start.epoch == hello.epoch);
-        let shared = at.map(|at| history.get(at + 1).map_or(self.source.shippable(), |next| next.fork));
-        match shared {
-            Some(shared) if hello.csn <= shared => Admission::Resume,
-            // `always` ships only what is durable: a replica may have seen what is not yet shippable here after a restart.
-            Some(_) if at.is_some_and(|at| at + 1 == history.len()) && hello.csn <= *self.committed.borrow() => {
-                Admission::Resume
-            }
-            _ => refuse(
-                true,
-                format!(
-                    "the replica's history diverged: it is at csn {} of epoch {}, this primary shares that epoch up to csn {}. \
-                     Keep the replica's directory if its tail matters, and start it from an empty one",
-                    hello.csn,
-                    hello.epoch,
-                    shared.unwrap_or_default()
-                ),
-            ),
+    /// Whether the replica's last commit lies on this node's history: its history hash tells, or, where the logs no longer
+    /// reach back to it, the generations do until the archive's chunks tell.
+    fn admit_at(&self, hello: &Hello, history: &[EpochStart]) -> Result<Admission> {
+        let own = history.last().expect("a history is never empty").epoch;
+        let continuity = self.source.compare(hello.csn, hello.hash)?;
+        let is_own = |start: &EpochStart| start.epoch == hello.epoch && start.incarnation == hello.incarnation;
+        let at = history.iter().position(is_own);
+        let shared = at.map(|at| history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork));
+        match continuity {
+            Continuity::Same if hello.epoch <= own => return Ok(Admission::Resume),
+            Continuity::Unknown if shared.is_some_and(|shared| hello.csn <= shared) => return Ok(Admission::Resume),
+            _ => {}
         }
+        let position = self.source.position();
+        let found = match continuity {
+            Continuity::Ahead => "it has commits that this primary does not have".to_owned(),
+            Continuity::Same => format!("this primary knows of no epoch {}", hello.epoch),
+            _ => format!("this primary has other commits up to csn {}", hello.csn),
+        };
+        Ok(Admission::Refuse(Refuse {
+            is_final: true,
+            reason: format!(
+                "the replica belongs to another history: it is at csn {} of epoch {} ({}) with history hash {}, this \
+                 primary is at csn {} of epoch {} ({}) with history hash {}; {found}. Keep the replica's directory if its \
+                 commits matter, and start it from an empty one",
+                hello.csn,
+                hello.epoch,
+                hello.incarnation,
+                hello.hash,
+                position.csn,
+                position.epoch,
+                history.last().map(|start| start.incarnation).unwrap_or_default(),
+                position.hash,
+            ),
+            newer_epoch: None,
+        }))
     }
 }
 
@@ -405,10 +422,11 @@ impl Feed<'_> {
         }
         let Some(slice) = self.ready.pop_front() else { return Ok(false) };
         let last = slice.last().expect("slices are never empty");
+        slice.commits[0].require_continues(self.link.hash_before, "a commit to be sent to a replica")?;
         self.link.epoch = self.feeds.host.history().last().expect("a history is never empty").epoch;
         (self.link.wal_first, self.link.wal_last) = (slice.wal_before, slice.wal_after);
         let chunk = tokio::task::block_in_place(|| self.encoder.encode(slice.commits.iter(), self.link));
-        self.link.previous_header_crc = chunk.header().crc();
+        self.link.hash_before = chunk.header().hash_after;
         let bytes = chunk.bytes().clone();
         self.in_flight.push_back((last, bytes.len()));
         deadline(self.address, self.sender.send(&Message::Chunk(bytes))).await?;
@@ -439,6 +457,9 @@ impl Feed<'_> {
         let heartbeat = Heartbeat {
             epoch: self.feeds.host.history().last().expect("a history is never empty").epoch,
             committed: self.feeds.source.shippable(),
+            sent: self.cursor.csn,
+            hash: self.link.hash_before,
+            archives: self.feeds.host.archived().is_some(),
             archived: self.feeds.host.archived().unwrap_or_default(),
             time: CommitTime(clock::now_micros()),
             wants_base: self.feeds.feeds.lock().get(&self.id).map(|status| status.wants_base).unwrap_or_default(),

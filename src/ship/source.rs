@@ -6,13 +6,27 @@
 use super::tail::{Slice, Tail};
 use crate::chunk::RAW_BYTES_MAX;
 use crate::commit::committer::Committer;
-use crate::csn::Csn;
-use crate::error::{Error, Result};
+use crate::csn::{Csn, HistoryHash};
+use crate::error::Result;
+use crate::log::envelope::Position;
 use crate::log::reader::LogPosition;
 use std::sync::Arc;
 
 /// Bytes read from the logs at a time: opening them costs a pass over the first WAL file.
 const LOG_READ_BYTES_MAX: usize = 8 * RAW_BYTES_MAX;
+
+/// How a position elsewhere relates to this node's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Continuity {
+    /// This node's history goes through it.
+    Same,
+    /// This node has other commits up to that csn.
+    Other,
+    /// It lies beyond this node's last commit.
+    Ahead,
+    /// The logs no longer hold what follows it, so nothing tells.
+    Unknown,
+}
 
 /// Reads commits for shipping.
 #[derive(Clone)]
@@ -34,6 +48,12 @@ impl CommitSource {
         self.committer.syncer.shippable()
     }
 
+    /// Position of this node's last commit.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.committer.position()
+    }
+
     /// The ring, for waiting.
     #[must_use]
     pub fn tail(&self) -> &Tail {
@@ -45,16 +65,26 @@ impl CommitSource {
         if after >= self.shippable() || self.tail.read(after, after.next(), 1).is_some() {
             return Ok(true);
         }
-        let from = self.committer.log_position(after)?;
-        let (reader, end) = self.committer.log_reader();
-        let next = reader
-            .commits(from, LogPosition { csn: after.next(), ..end })
-            .and_then(|mut commits| commits.next().transpose());
-        match next {
-            Ok(_) => Ok(true),
-            Err(Error::Gap { .. }) => Ok(false),
-            Err(error) => Err(error),
+        self.committer.first_after(after).map(|next| next.is_some())
+    }
+
+    /// Whether this node's history went through the state after commit `csn` with this history hash. May read a part of
+    /// the logs.
+    pub fn compare(&self, csn: Csn, hash: HistoryHash) -> Result<Continuity> {
+        let position = self.committer.position();
+        if csn > position.csn {
+            return Ok(Continuity::Ahead);
         }
+        let same = |is_same| if is_same { Continuity::Same } else { Continuity::Other };
+        if csn == position.csn {
+            return Ok(same(hash == position.hash));
+        }
+        let in_ring = self.tail.read(csn, csn.next(), 1).and_then(|slice| slice.commits.into_iter().next());
+        let next = match in_ring {
+            Some(next) => Some(next),
+            None => self.committer.first_after(csn)?,
+        };
+        Ok(next.map_or(Continuity::Unknown, |next| same(next.hash_after(hash) == next.hash)))
     }
 
     /// Commits that follow `after`, in slices of about one chunk each; none if there are none yet. `after.wal_seq` may

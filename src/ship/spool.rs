@@ -13,7 +13,7 @@ use crate::archive::layout::ChunkName;
 use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, Obstacle};
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::directory::Identity;
 use crate::error::{Error, Result};
 use crate::io::Io;
@@ -52,6 +52,22 @@ impl State {
     /// Bytes of chunks that wait for the archive.
     fn waiting_bytes(&self) -> u64 {
         self.chunks.range(self.archived.next()..).map(|(_, entry)| entry.bytes).sum()
+    }
+
+    /// The last commit that chunks reach without a gap from `after` on, each of which continues the history of the one
+    /// before it.
+    fn continued(&self, after: Csn, headers: &BTreeMap<Csn, ChunkHeader>) -> Csn {
+        let (mut reached, mut hash) = (after, None);
+        for (last, entry) in self.chunks.range(after.next()..) {
+            let header = &headers[last];
+            let is_next = entry.name.first == reached.next();
+            let is_other = is_next && hash.is_some_and(|hash| hash != header.hash_before);
+            if entry.name.first > reached.next() || is_other {
+                break;
+            }
+            (reached, hash) = (*last, Some(header.hash_after));
+        }
+        reached
     }
 
     fn status_after(&self, after: Csn) -> SpoolStatus {
@@ -95,7 +111,8 @@ impl Spool {
     ///
     /// A chunk is durable before the commits in it need be: after a power cut it can hold commits that the logs lost.
     /// Those are not this node's history any more, so such a chunk is removed. So is one behind a hole, where a damaged
-    /// chunk was: everything from the hole on is cut anew.
+    /// chunk was, and one that does not continue the chunk before it: everything from there on is cut anew. `is_own` tells
+    /// whether this node's history went through a commit with a history hash.
     pub fn open(
         io: Arc<dyn Io>,
         dir: &Path,
@@ -103,11 +120,12 @@ impl Spool {
         identity: &Identity,
         gate: Arc<Gate>,
         watermarks: Arc<Watermarks>,
+        is_own: &dyn Fn(Csn, HistoryHash) -> Result<bool>,
     ) -> Result<(Self, Option<ChunkHeader>)> {
         io.create_dir(dir)?;
         io.remove_unfinished(dir)?;
         let mut state = State { archived: watermarks.archived.get(), ..State::default() };
-        let mut headers = BTreeMap::new();
+        let mut headers: BTreeMap<Csn, ChunkHeader> = BTreeMap::new();
         for file in io.list(dir)? {
             let Some(name) = parse_name(&file) else { continue };
             let path = dir.join(&file);
@@ -129,7 +147,13 @@ impl Spool {
             state.chunks.insert(name.last, Entry { name, time, last_time, bytes });
             headers.insert(header.last, header);
         }
-        let reached = state.reachable(state.archived);
+        let mut reached = state.continued(state.archived, &headers);
+        if let Some(header) = headers.get(&reached)
+            && !is_own(header.last, header.hash_after)?
+        {
+            tracing::warn!(csn = reached.0, "the spool's chunks belong to another history than the logs: they are removed");
+            reached = state.archived;
+        }
         for (_, behind) in state.chunks.split_off(&reached.next()) {
             let path = dir.join(file_name(behind.name));
             tracing::warn!(chunk = %path.display(), after = reached.0, "lies behind a hole: it is removed and cut anew");

@@ -3,10 +3,10 @@
 use super::*;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
-use crate::directory::LastRole;
+use crate::directory::{EpochStart, LastRole};
 use crate::io::StdIo;
 use crate::io::faults::{Case, FAULTS, each_step, scratch};
-use crate::log::testing::on_list;
+use crate::log::testing::{chained, hash_before, on_list};
 use crate::record::CommitRecord;
 
 /// Commits of a run; one more is there each time a chunk is cut.
@@ -18,13 +18,14 @@ fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<Chu
     let watermarks = Arc::new(Watermarks::starting_at(Csn(COMMITS)));
     watermarks.archived.raise(archived);
     let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
-    Spool::open(io, dir, 1 << 20, &identity, Arc::new(Gate::default()), watermarks)
+    Spool::open(io, dir, 1 << 20, &identity, Arc::new(Gate::default()), watermarks, &|_, _| Ok(true))
 }
 
 /// A chunk of the commits above `after` up to `last`.
 fn cut(after: Csn, last: u64) -> Chunk {
-    let commits: Vec<_> = (after.next().0..=last).map(on_list).collect();
-    Encoder::new(Profile::default()).encode(commits.iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() })
+    let commits = &chained((1..=last).map(on_list))[after.0 as usize..];
+    let link = ChunkLink { epoch: Epoch(1), hash_before: hash_before(&commits[0]), ..ChunkLink::default() };
+    Encoder::new(Profile::default()).encode(commits.iter(), link)
 }
 
 /// How far a run got.
@@ -76,7 +77,8 @@ fn sealed_chunks_survive_every_failing_step() {
             assert!(chunk.name.first <= archived.next(), "no gap");
             let bytes = spool.read(&chunk).unwrap();
             let found: Vec<_> = Chunk::open(bytes, "chunk").unwrap().commits().map(Result::unwrap).collect();
-            assert_eq!(found, (chunk.name.first.0..=chunk.name.last.0).map(on_list).collect::<Vec<_>>());
+            let all = chained((1..=chunk.name.last.0).map(on_list));
+            assert_eq!(found, all[chunk.name.first.0 as usize - 1..]);
             archived = chunk.name.last;
         }
         assert_eq!(archived, reachable.max(told.archived));
@@ -89,13 +91,13 @@ fn sealed_chunks_survive_every_failing_step() {
 
 fn open_of(dir: &Path, identity: &Identity, committed: u64) -> (Spool, Option<ChunkHeader>) {
     let watermarks = Arc::new(Watermarks::starting_at(Csn(committed)));
-    Spool::open(Arc::new(StdIo), dir, u64::MAX, identity, Arc::default(), watermarks).unwrap()
+    Spool::open(Arc::new(StdIo), dir, u64::MAX, identity, Arc::default(), watermarks, &|_, _| Ok(true)).unwrap()
 }
 
 fn seal_commits(spool: &Spool, epoch: u32, csns: std::ops::RangeInclusive<u64>) {
-    let commits: Vec<CommitRecord> =
-        csns.map(|csn| CommitRecord { csn: Csn(csn), epoch: Epoch(epoch), ..CommitRecord::default() }).collect();
-    let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+    let commit = |csn| CommitRecord { csn: Csn(csn), epoch: Epoch(epoch), ..CommitRecord::default() };
+    let commits = &chained((1..=*csns.end()).map(commit))[*csns.start() as usize - 1..];
+    let link = ChunkLink { epoch: Epoch(epoch), hash_before: hash_before(&commits[0]), ..ChunkLink::default() };
     spool.seal(&Encoder::new(Profile::default()).encode(commits.iter(), link)).unwrap();
 }
 
@@ -110,7 +112,7 @@ fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
     assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().last), (Csn(30), Csn(30)));
     let (spool, newest) = open_of(dir.path(), &identity, 29);
     assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().last), (Csn(20), Csn(20)));
-    identity.begin_epoch(Epoch(2), Csn(15));
+    identity.begin_epoch(EpochStart::unhashed(Epoch(2), Csn(15)));
     let (spool, newest) = open_of(dir.path(), &identity, 29);
     assert_eq!((spool.reachable(Csn::ZERO), newest.unwrap().last), (Csn(10), Csn(10)));
     seal_commits(&spool, 2, 11..=29);

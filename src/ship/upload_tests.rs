@@ -12,6 +12,7 @@ use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk, Uploader, Upl
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::log::testing::hash_before;
 use crate::error::{Error, Kind, Result};
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
@@ -50,11 +51,11 @@ impl Spool {
     /// Chunks of three commits each.
     fn of(commits: &[CommitRecord], epoch: Epoch, truth: &Archive) -> Arc<Self> {
         let mut encoder = Encoder::new(Profile::default());
-        let mut link = ChunkLink { epoch, ..ChunkLink::default() };
+        let mut link = ChunkLink { epoch, hash_before: hash_before(&commits[0]), ..ChunkLink::default() };
         let mut chunks = Vec::new();
         for part in commits.chunks(3) {
             let chunk = encoder.encode(part.iter(), link);
-            link.previous_header_crc = chunk.header().crc();
+            link.hash_before = chunk.header().hash_after;
             let name = ChunkName { epoch, first: part[0].csn, last: part[part.len() - 1].csn };
             chunks.push((SealedChunk { name, time: part[0].time }, chunk.bytes().clone()));
         }
@@ -110,6 +111,7 @@ async fn claim(archive: &Archive, record: &EpochRecord) -> Result<()> {
 fn settings() -> UploaderSettings {
     UploaderSettings {
         in_flight_max: 2,
+        start: 1,
         fence_check_interval: Duration::from_secs(3600),
         fence_each_ack: true,
         backoff_first: Duration::from_micros(100),
@@ -137,7 +139,7 @@ async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     claim(&archive, &EpochRecord::first(Epoch(1), "a".to_owned(), CommitTime(1))).await?;
     upload(&archive, &Spool::of(&story.first, Epoch(1), &truth), Epoch(1)).await;
 
-    let record = EpochRecord::forked(Epoch(2), Epoch(1), Csn(FORK), "b".to_owned(), CommitTime(2));
+    let record = EpochRecord::forked(Epoch(2), Epoch(1), (Csn(FORK), story.first[FORK as usize - 1].hash), "b".to_owned(), CommitTime(2));
     claim(&archive, &record).await?;
     let late = Spool::of(&story.first, Epoch(1), &truth);
     let (fenced, _) = Uploader::new(&archive, late, Epoch(1), Csn::ZERO, settings());

@@ -11,7 +11,7 @@
 //! whoever can change bytes on the way is not kept out by that: there is no encryption yet.
 
 use crate::cluster::ClusterId;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
 use crate::error::{Error, Result};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,7 +21,7 @@ use std::fmt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest chunk message: a commit with a 512 MB value and then some.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Longest control message.
@@ -52,12 +52,14 @@ pub struct Hello {
     pub cluster: Option<ClusterId>,
     /// Its node number.
     pub node: String,
-    /// Generation of its last commit.
+    /// The newest generation in its history.
     pub epoch: Epoch,
+    /// The incarnation of that generation.
+    pub incarnation: Incarnation,
     /// Its last commit; 0 if it is empty.
     pub csn: Csn,
-    /// When that was made: another time at the same csn is another history.
-    pub time: CommitTime,
+    /// History hash after its last commit.
+    pub hash: HistoryHash,
     /// Whether it reads the archive by itself.
     pub has_archive: bool,
     /// Its port for clients.
@@ -127,6 +129,12 @@ pub struct Heartbeat {
     pub epoch: Epoch,
     /// Its last commit that may be shipped.
     pub committed: Csn,
+    /// The last commit that was sent over this connection.
+    pub sent: Csn,
+    /// History hash after `sent`, in the primary's history.
+    pub hash: HistoryHash,
+    /// Whether it has an archive.
+    pub archives: bool,
     /// Its archive's watermark.
     pub archived: Csn,
     /// Its clock.
@@ -399,13 +407,6 @@ pub fn primary_proof(secret: &str, hello: &Hello, cluster: ClusterId) -> String 
     blake3::keyed_hash(&key, format!("{}\n{}\n{cluster}", hello.nonce, hello.node).as_bytes()).to_hex().to_string()
 }
 
-/// What the first chunk of a connection names in place of the CRC of a chunk before it, so that a chunk of another
-/// cluster or of another connection follows nothing here.
-#[must_use]
-pub fn stream_origin(cluster: ClusterId, challenge: &Challenge) -> u32 {
-    crc32fast::hash(format!("{cluster}\n{}", challenge.nonce).as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,15 +470,6 @@ mod tests {
             let received = run(async { Receiver::from_replica(&bytes[..9], "test").receive().await });
             assert!(received.unwrap_err().to_string().contains("over the limit"));
         }
-    }
-
-    #[test]
-    fn a_stream_begins_differently_in_each_cluster_and_connection() {
-        let challenge = |nonce: &str| Challenge { version: VERSION, nonce: nonce.into() };
-        let origin = |cluster, nonce| stream_origin(ClusterId([cluster; 16]), &challenge(nonce));
-        assert_eq!(origin(1, "n"), origin(1, "n"));
-        assert_ne!(origin(1, "n"), origin(2, "n"));
-        assert_ne!(origin(1, "n"), origin(1, "m"));
     }
 
     #[test]

@@ -166,8 +166,9 @@ impl BaseCutter {
             epoch,
             csn: memory.csn.max(disk.csn),
             time: memory.time.max(disk.time),
+            hash: if memory.csn >= disk.csn { memory.hash } else { disk.hash },
             level,
-            cut: Some(skew.record(request)),
+            cut: skew.record(request),
             memory,
             disk,
             completion,
@@ -211,9 +212,10 @@ fn write_memory(io: &dyn Io, dir: &Path, moment: MemoryMoment, given_up: &Atomic
     Ok(MemoryPart {
         csn: moment.at.position.csn,
         time: moment.at.position.time,
+        hash: moment.at.position.hash,
         lists,
         zsets,
-        digests: Some(digests),
+        digests,
         files: written.into_iter().map(|(file, _)| file).collect(),
     })
 }

@@ -153,7 +153,7 @@ fn each_level_is_what_it_says() {
         let before = rig.committer.watermarks.committed.get();
         let base = rig.cut_around(consistency, 2, 30).unwrap();
         let manifest = base.manifest();
-        let cut = manifest.cut.as_ref().unwrap();
+        let cut = &manifest.cut;
         assert_eq!((manifest.memory.csn, cut.skew_commits), (before, manifest.disk.csn.since(before)));
         assert_eq!(cut.skew_us, manifest.disk.time.0 - manifest.memory.time.0);
         let (memory, disk) = restore(manifest, fetch(&base));
@@ -178,7 +178,7 @@ fn a_bound_that_is_not_kept_is_refused() {
     let Error::InconsistentTiming { found, allowed } = refused else { panic!("{refused}") };
     assert!(found > allowed && allowed == Duration::ZERO && !dir.exists());
     let base = rig.cut_around(bound, 3, 0).unwrap();
-    assert_eq!((base.manifest().level, base.manifest().cut.as_ref().unwrap().asked), (Level::Strict, Level::Bounded));
+    assert_eq!((base.manifest().level, base.manifest().cut.asked), (Level::Strict, Level::Bounded));
     assert_exact(&rig, &base);
 }
 

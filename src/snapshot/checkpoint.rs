@@ -38,8 +38,9 @@ pub fn describe(dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
     let Absorbed { position, wal_seq, families } = absorb_wal(dir)?;
     remove_leftovers(dir)?;
     let files = hashes.list(dir)?;
-    let contents = Some(DiskContents { digest: digest(&files), families });
-    Ok(DiskPart { csn: position.csn, time: position.time, epoch: position.epoch, wal_seq, contents, files })
+    let contents = DiskContents { digest: digest(&files), families };
+    let Position { csn, time, epoch, hash } = position;
+    Ok(DiskPart { csn, time, epoch, hash, wal_seq, contents, files })
 }
 
 /// What a checkpoint holds once its WAL is absorbed.

@@ -5,11 +5,11 @@
 
 use super::manifest::FileRef;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
-use crate::csn::{Csn, Epoch};
+use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::log::reader::{LogPosition, LogReader};
-use crate::record::CommitRecord;
+use crate::record::{self, CommitRecord};
 use bytes::Bytes;
 use std::path::Path;
 
@@ -47,6 +47,8 @@ pub struct CompletionBuilder {
     bytes: usize,
     /// The last commit taken.
     last: Csn,
+    /// The completion's own hash up to it.
+    hash: HistoryHash,
     /// The last commit to take.
     until: Csn,
 }
@@ -56,7 +58,7 @@ impl CompletionBuilder {
     #[must_use]
     pub fn new(after: Csn, until: Csn, epoch: Epoch) -> Self {
         let link = ChunkLink { epoch, ..ChunkLink::default() };
-        Self { encoder: Encoder::new(Profile::default()), link, commits: Vec::new(), bytes: 0, last: after, until }
+        Self { encoder: Encoder::new(Profile::default()), link, commits: Vec::new(), bytes: 0, last: after, hash: HistoryHash::ZERO, until }
     }
 
     /// Whether nothing is missing any more.
@@ -74,7 +76,9 @@ impl CompletionBuilder {
             return Err(self.gap(commit.csn.to_string()));
         }
         self.last = commit.csn;
-        let commit = CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit };
+        let mut commit = CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit };
+        // Without its disk effects it is another commit: the hashes of a completion are its own.
+        self.hash = record::chain(self.hash, [&mut commit]);
         // A commit's own size counts too: without effects left, millions of them would make one chunk.
         self.bytes += size_of::<CommitRecord>() + commit.effect_bytes();
         self.commits.push(commit);
@@ -97,7 +101,7 @@ impl CompletionBuilder {
         let chunk = self.encoder.encode(self.commits.iter(), self.link);
         let header = chunk.header();
         let name = format!("{}-{}.chunk", header.first.padded(), header.last.padded());
-        self.link.previous_header_crc = header.crc();
+        self.link.hash_before = header.hash_after;
         self.commits.clear();
         self.bytes = 0;
         let content = chunk.bytes().clone();

@@ -9,19 +9,16 @@ use crate::archive::layout::{BaseName, ObjectName, PLAIN_NAME_BYTES_MAX, PlainNa
 use crate::archive::listing::BaseStart;
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
-use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::directory::LastRole;
 use crate::error::Result;
+use crate::log::envelope::Position;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fmt;
 
-/// Version of the manifest that this build writes, and the newest it reads.
-pub const MANIFEST_FORMAT: u32 = 2;
-
-/// The first version: every base in it is strict, its memory image is one file, and it tells neither how it was cut nor
-/// digests.
-pub const MANIFEST_FORMAT_FIRST: u32 = 1;
+/// Version of the manifest that this build writes and reads.
+pub const MANIFEST_FORMAT: u32 = 3;
 
 /// The largest manifest: it is created by a single request. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
@@ -47,11 +44,12 @@ pub struct Manifest {
     pub csn: Csn,
     /// Commit time of `csn`.
     pub time: CommitTime,
+    /// History hash after `csn`.
+    pub hash: HistoryHash,
     /// How the engines' positions relate.
     pub level: Level,
-    /// How it was cut; none in the first format.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cut: Option<CutRecord>,
+    /// How it was cut.
+    pub cut: CutRecord,
     /// The memory engines.
     pub memory: MemoryPart,
     /// The disk engines.
@@ -118,13 +116,14 @@ pub struct MemoryPart {
     pub csn: Csn,
     /// Its commit time.
     pub time: CommitTime,
+    /// History hash after it.
+    pub hash: HistoryHash,
     /// Number of lists.
     pub lists: u64,
     /// Number of sorted sets.
     pub zsets: u64,
-    /// Digests of what the image files hold together; none in the first format.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digests: Option<MemoryDigests>,
+    /// Digests of what the image files hold together.
+    pub digests: MemoryDigests,
     /// Image files, each a whole image with keys of its own; never empty.
     pub files: Vec<FileRef>,
 }
@@ -154,11 +153,12 @@ pub struct DiskPart {
     pub time: CommitTime,
     /// The generation that made it.
     pub epoch: Epoch,
+    /// History hash after it.
+    pub hash: HistoryHash,
     /// RocksDB's last sequence.
     pub wal_seq: WalSeq,
-    /// What its SSTs hold; none in the first format.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub contents: Option<DiskContents>,
+    /// What its SSTs hold.
+    pub contents: DiskContents,
     /// All files of RocksDB's directory.
     pub files: Vec<DbFile>,
 }
@@ -267,6 +267,18 @@ impl Manifest {
         BaseStart { base: self.base(), after }
     }
 
+    /// The position that a restore from it goes on from; `epoch` is the one that made the commit there.
+    #[must_use]
+    pub fn start_position(&self, epoch: Epoch) -> Position {
+        match self.level {
+            Level::Strict => Position { csn: self.csn, time: self.time, epoch, hash: self.hash },
+            Level::Bounded | Level::Eventual => {
+                let MemoryPart { csn, time, hash, .. } = self.memory;
+                Position { csn, time, epoch, hash }
+            }
+        }
+    }
+
     /// This base with the commits between its cuts: strict.
     #[must_use]
     pub fn completed(mut self, completion: Vec<FileRef>) -> Self {
@@ -306,17 +318,15 @@ impl Manifest {
     /// What contradicts itself, if anything does.
     fn fault(&self) -> Option<String> {
         let (memory, disk) = (&self.memory, &self.disk);
-        let is_first = self.format == MANIFEST_FORMAT_FIRST;
-        if !is_first && self.format != MANIFEST_FORMAT {
+        if self.format != MANIFEST_FORMAT {
             return Some(format!("format {}", self.format));
-        }
-        let tells = [self.cut.is_some(), memory.digests.is_some(), disk.contents.is_some()];
-        if tells != [!is_first; 3] || is_first && (self.level != Level::Strict || memory.files.len() > 1) {
-            return Some(format!("not what format {} tells", self.format));
         }
         let later = memory.csn.max(disk.csn);
         if self.csn != later {
             return Some(format!("csn {}, but the later one of the two cuts is at {later}", self.csn));
+        }
+        if (memory.csn == self.csn && memory.hash != self.hash) || (disk.csn == self.csn && disk.hash != self.hash) {
+            return Some(format!("history hash {} at csn {}, the part cut there has another one", self.hash, self.csn));
         }
         if memory.time > self.time || disk.time > self.time || disk.epoch > self.epoch {
             return Some("a part is newer than the whole".to_owned());

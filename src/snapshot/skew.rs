@@ -70,12 +70,15 @@ fn level_asked(consistency: Consistency) -> Level {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+    use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
+    use crate::snapshot::manifest::DiskContents;
 
     fn skew(memory: (u64, u64), disk: (u64, u64)) -> Skew {
-        let memory = Position { csn: Csn(memory.0), time: CommitTime(memory.1), epoch: Epoch(1) };
+        let memory = Position { csn: Csn(memory.0), time: CommitTime(memory.1), epoch: Epoch(1), hash: HistoryHash::ZERO };
         let (csn, time) = (Csn(disk.0), CommitTime(disk.1));
-        let disk = DiskPart { csn, time, epoch: Epoch(1), wal_seq: WalSeq(0), contents: None, files: Vec::new() };
+        let contents = DiskContents { digest: blake3::hash(b""), families: Vec::new() };
+        let hash = HistoryHash::ZERO;
+        let disk = DiskPart { csn, time, epoch: Epoch(1), hash, wal_seq: WalSeq(0), contents, files: Vec::new() };
         Skew::between(memory, &disk)
     }
 

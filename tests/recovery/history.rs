@@ -16,11 +16,11 @@ use walferry::engine::key::SLOTS;
 use walferry::engine::keyspace::{Found, Keyspace, scanned_key};
 use walferry::engine::memory::Memory;
 use walferry::engine::meta::{Collection, DiskType};
-use walferry::error::Result;
+use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
 use walferry::log::durable::DurableMark;
 use walferry::log::oplog::OpLog;
-use walferry::log::recovery::{self, ImagePosition, MissingCommits, Recovered};
+use walferry::log::recovery::{self, ImagePosition, Losses, MissingCommits, Recovered};
 use walferry::record::CommitRecord;
 
 /// So small that a dozen frames fill one.
@@ -197,7 +197,12 @@ pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) ->
         memory.apply_lists(&commit.lists)?;
         memory.apply_zsets(&commit.zsets)?;
     }
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing, &mut |_| Ok(()))?;
+    // As the identity of a data directory does. It is never taken back: the cuts also take what a recovery has synced.
+    let intact = root.join("intact");
+    let intact_until = std::fs::read_to_string(&intact).ok().map(|text| Csn(text.parse().unwrap()));
+    let mut note = |csn: Csn| std::fs::write(&intact, csn.to_string()).map_err(Error::io("write", &intact));
+    let losses = Losses { intact_until, note: &mut note };
+    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing, losses)?;
     Ok(Opened { disk, oplog, memory, recovered })
 }
 

@@ -9,6 +9,7 @@ use crate::support::history::History;
 use crate::support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use crate::support::tool::{Finished, walferry};
 use crate::support::workload::{Workload, seed};
+use std::time::Duration;
 
 /// A primary, a replica of it that reads and claims through the same proxy, and what was written.
 struct Pair {
@@ -123,6 +124,40 @@ fn a_promotion_cut_off_after_its_claim_takes_no_writes() {
     }
     pair.promote().expect(0);
     pair.goes_on();
+}
+
+/// Goal: a replica that dies at any request of its promotion leaves an archive that restores everything acknowledged, and
+/// its next start and promotion go on without loss.
+#[test]
+fn a_promotion_killed_at_any_request_goes_on_at_the_next_start() {
+    for kind in [Kind::Put, Kind::List] {
+        for answered in 0.. {
+            let mut pair = Pair::start();
+            pair.rig.primary.kill();
+            pair.rig.proxy.script(kind, (0..answered).map(|_| Fault::None).chain([Fault::Hang(Duration::from_secs(60))]));
+            let ended = std::thread::scope(|scope| {
+                let (rig, environment) = (&pair.rig, &pair.rig.faulty.environment);
+                let port = pair.replica.launch.port.to_string();
+                let promoting = scope.spawn(move || walferry(&["promote", "--port", &port], environment));
+                wait_until("the promotion hangs or ends", SETTLED_WITHIN, || {
+                    (rig.proxy.faults() > 0 || promoting.is_finished()).then_some(())
+                });
+                pair.replica.kill();
+                rig.proxy.heal();
+                promoting.join().expect("the tool ends")
+            });
+            if ended.code == Some(0) {
+                assert!(answered > 0, "{kind:?}: a promotion has such requests");
+                break;
+            }
+            let (watermarks, found) = pair.rig.direct.restored(&["--to", "latest"]).state();
+            assert_eq!(watermarks.committed, pair.history.csn(), "{kind:?} {answered}: restored from the archive");
+            assert_same(&pair.history.model.dump(), &found, "restored after the cut-off promotion");
+            pair.replica.restart();
+            pair.promote().expect(0);
+            pair.goes_on();
+        }
+    }
 }
 
 /// Goal: a store that stops honouring create-only puts is refused for failover, with the reason.

@@ -29,8 +29,8 @@ pub mod chunk {
     pub const LAST: usize = 24;
     pub const FIRST_TIME: usize = 32;
     pub const LAST_TIME: usize = 40;
-    pub const PREVIOUS: usize = 64;
-    pub const CRC: usize = 176;
+    pub const HASH_BEFORE: usize = 64;
+    pub const CRC: usize = 188;
 }
 
 const HEAD: usize = 8;
@@ -158,8 +158,8 @@ pub fn hello() -> Frame {
     Frame::json(
         HELLO,
         &json!({
-            "version": 1, "cluster": null, "node": "0123456789abcdef", "epoch": 1, "csn": 0, "time": 0,
-            "has_archive": true, "port": 1, "nonce": "nonce", "proof": "",
+            "version": 2, "cluster": null, "node": "0123456789abcdef", "epoch": 1, "incarnation": "0".repeat(16),
+            "csn": 0, "hash": "0".repeat(16), "has_archive": true, "port": 1, "nonce": "nonce", "proof": "",
         }),
     )
 }

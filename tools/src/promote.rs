@@ -10,13 +10,28 @@ pub struct Args {
     /// The replica's port for clients, on this machine
     #[arg(long)]
     port: u16,
+    /// Promote although the replica does not lie on the archive's newest line, that of this epoch: what the archive holds
+    /// of it beyond the replica is then on no line of history
+    #[arg(long, value_name = "N")]
+    abandon_epoch: Option<u32>,
+    /// Promote although the primary has an archive and the replica has none
+    #[arg(long)]
+    without_archive: bool,
 }
 
 /// Promotes.
 pub fn run(args: Args) -> Done {
     let mut client = Client::connect(args.port)?;
     let before = client.call(&["WALFERRY", "CSN"])?;
-    client.call(&["REPLICAOF", "NO", "ONE"])?;
+    let epoch = args.abandon_epoch.map(|epoch| epoch.to_string());
+    let mut command = vec!["WALFERRY", "PROMOTE"];
+    if let Some(epoch) = &epoch {
+        command.extend(["ABANDON-EPOCH", epoch]);
+    }
+    if args.without_archive {
+        command.push("WITHOUT-ARCHIVE");
+    }
+    client.call(&command)?;
     let after = client.call(&["WALFERRY", "CSN"])?;
     let epoch = |reply: &redis::Value| match reply {
         redis::Value::Array(items) => items.get(1).map(crate::client::text).unwrap_or_default(),

@@ -90,6 +90,9 @@ fn show_plan(planned: &Planned, json: bool) {
     for skipped in &plan.skipped {
         println!("skipped  base {}: {}", skipped.base, skipped.why);
     }
+    for left in &plan.abandoned {
+        println!("abandoned {left}");
+    }
     for lost in &plan.lost {
         println!("gap      commits {} to {} are missing", lost.from, lost.until);
     }
@@ -125,6 +128,9 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
     }
     for remark in &report.remarks {
         println!("remark   {remark}");
+    }
+    for left in &report.plan.abandoned {
+        println!("abandoned, and not restored: {left}");
     }
     println!(
         "checked  {} files, {} chunks; csn {} in RocksDB and in memory",

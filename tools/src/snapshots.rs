@@ -29,7 +29,7 @@ pub fn run(args: Args) -> Done {
 
 /// A base's level, how it came to it, how far apart its engines were cut, and who cut it.
 fn level(base: &BaseReport, content: &BaseContent) -> String {
-    let Some(cut) = &content.cut else { return content.level.to_string() };
+    let cut = &content.cut;
     let mut text = content.level.to_string();
     if cut.asked != content.level {
         let how = if cut.skew_commits > 0 { "repaired" } else { "nothing was committed between the cuts" };
@@ -74,6 +74,9 @@ pub fn show(report: &SnapshotsReport, json: bool) {
     }
     for thinned in &report.thinned {
         println!("thinned    csn {} .. {}", thinned.from, thinned.until);
+    }
+    for left in &report.abandoned {
+        println!("abandoned  {left}");
     }
     for mark in &report.marks {
         match (mark.csn, mark.epoch) {

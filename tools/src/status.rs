@@ -98,6 +98,9 @@ fn archive_in_words(info: &Info<'_>) -> Vec<(&'static str, String)> {
             ("restorable", format!("every commit from csn {from}{from_time} to csn {until}{until_time}"))
         }
     });
+    if !info.get("abandoned").is_empty() {
+        lines.push(("abandoned", info.get("abandoned").to_owned()));
+    }
     let (ms, bytes) = (info.get("rpo_ms"), info.get("spool_bytes"));
     lines.push(("at risk", format!("{ms} ms of commits are not archived; {bytes} bytes in the spool")));
     if !info.get("archive_last_error").is_empty() {

@@ -63,6 +63,9 @@ fn show(report: &VerifyReport, json: bool) {
     for gap in &report.gaps {
         println!("GAP     csn {} .. {}", gap.from, gap.until);
     }
+    for left in &report.abandoned {
+        println!("abandoned {left}");
+    }
     for problem in &report.problems {
         println!("BAD     {}: {}", problem.object, problem.what);
     }

@@ -146,13 +146,8 @@ impl Merger {
             self.ledger.close(&name);
             return None;
         }
-        let older = || Error::corrupt(name.to_string(), "header", "its commits are older than those before it");
-        match open(bytes, name) {
-            Ok(part) if batch.fits_in_time(&part.1) => Some(part),
-            Ok(_) => {
-                self.leave_alone(name, &older(), round);
-                None
-            }
+        match open(bytes, name).and_then(|part| batch.require_continues(name, &part.1).map(|()| part)) {
+            Ok(part) => Some(part),
             Err(error) => {
                 self.leave_alone(name, &error, round);
                 None
@@ -295,18 +290,20 @@ impl Batch {
                 && self.commits.len() + commits <= COMMITS_MAX)
     }
 
-    fn fits_in_time(&self, commits: &[CommitRecord]) -> bool {
-        let (last, first) = (self.commits.last(), commits.first());
-        last.zip(first).is_none_or(|(last, first)| last.time <= first.time)
+    /// Whether a chunk's commits follow those of the batch, in time and in history.
+    fn require_continues(&self, name: ChunkName, commits: &[CommitRecord]) -> Result<()> {
+        let Some((last, first)) = self.commits.last().zip(commits.first()) else { return Ok(()) };
+        if last.time > first.time {
+            return Err(Error::corrupt(name.to_string(), "header", "its commits are older than those before it"));
+        }
+        first.require_continues(last.hash, &name.to_string())
     }
 
     fn push(&mut self, name: ChunkName, (part, commits): Part) {
         let header = part.header();
         if self.names.is_empty() {
-            let (epoch, previous_header_crc) = (header.epoch, header.previous_header_crc);
-            self.link = ChunkLink { epoch, previous_header_crc, ..ChunkLink::default() };
+            self.link = ChunkLink { epoch: header.epoch, hash_before: header.hash_before, ..ChunkLink::default() };
         }
-        self.link.merged_ending = Some(header.ending_crc());
         self.raw_bytes += header.raw_len();
         self.bytes += part.bytes().len() as u64;
         self.names.push(name);

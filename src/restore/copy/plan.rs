@@ -102,7 +102,6 @@ fn chunks(listing: &Listing, lineage: &Lineage, after: Csn, until: Csn) -> Vec<C
         use_from: part.use_from,
         use_until: part.use_until,
         bytes: listing.chunks.get(&part.chunk).map_or(0, |stored| stored.size),
-        is_linked: false,
     };
     wanted.map(step).collect()
 }

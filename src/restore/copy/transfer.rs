@@ -23,7 +23,7 @@ use crate::restore::verify::check_chunk;
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
 use futures::stream::{self, FuturesOrdered, StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Chunks being stored at a time.
 const CHUNKS_STORED_MAX: usize = 4;
@@ -201,7 +201,7 @@ impl Transfer<'_> {
 async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes) -> Result<()> {
     let name = ObjectName::Chunk(step.chunk);
     let (what, checked) = (full_name(from, &name), bytes.clone());
-    blocking(move || check_chunk(checked, step.chunk, None, &what).map(drop)).await?;
+    blocking(move || check_chunk(checked, step.chunk, &BTreeSet::new(), &what).map(drop)).await?;
     let found = if bytes.len() as u64 <= SINGLE_PUT_BYTES_MAX {
         match to.put_new(&name, bytes.clone()).await? {
             Creation::Created => return Ok(()),

@@ -13,7 +13,8 @@ use crate::archive::layout::{ChunkName, ObjectName, PlainName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::patience::Patience;
 use crate::archive::store::Archive;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
+use crate::log::envelope::Position;
 use crate::error::{Error, Kind, Result};
 use crate::record::CommitRecord;
 use crate::restore::target::Target;
@@ -125,9 +126,9 @@ async fn a_copy_follows_one_line_of_history() {
     archived.epoch(1, None).await;
     archived.chunks(1, &first, &[9, 11]).await;
     archived.remove_chunk(1, 10, 20).await;
-    archived.epoch(2, Some((1, 12))).await;
+    archived.epoch(2, Some((1, &first[11]))).await;
     archived.chunks(2, &second[9..], &[2, 11]).await;
-    archived.epoch(3, Some((2, 22))).await;
+    archived.epoch(3, Some((2, &second[21]))).await;
     archived.chunks(3, &third[22..], &[8]).await;
     for until in [1, 9, 10, 12, 13, 22, 23, 30] {
         let to = target();
@@ -243,7 +244,7 @@ async fn a_target_that_is_no_copy_is_refused() {
     // A primary went on from an earlier copy.
     let to = fresh();
     copied(&archived.archive, &to, (None, 30), None).await.unwrap();
-    let next = EpochRecord::forked(Epoch(2), Epoch(1), Csn(30), "restored".into(), CommitTime(5));
+    let next = EpochRecord::forked(Epoch(2), Epoch(1), (Csn(30), HistoryHash(7)), "restored".into(), CommitTime(5));
     epochs::claim(&to, &next).await.unwrap();
     refused(&to, "epoch 2 is node restored's").await;
 
@@ -282,7 +283,7 @@ async fn marks_go_along() {
     let (archived, _) = one_line(target()).await;
     let name = |text: &str| text.parse::<PlainName>().unwrap();
     for (text, csn) in [("early", 4), ("noon", 13)] {
-        let record = MarkRecord::new(&name(text), Csn(csn), Epoch(1), CommitTime(csn));
+        let record = MarkRecord::new(&name(text), Position { csn: Csn(csn), epoch: Epoch(1), ..Position::default() });
         marks::create(&archived.archive, &name(text), &record).await.unwrap();
     }
     let to = Archive::over(Arc::new(InMemory::new()), "memory:///c".to_owned(), "", None);

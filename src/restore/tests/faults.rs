@@ -158,7 +158,7 @@ async fn a_listing_that_misses_an_epoch_is_not_followed() {
     let commits = history(32, 9, Epoch(1));
     archived.epoch(1, None).await;
     archived.chunks(1, &commits, &[4, 5]).await;
-    archived.epoch(2, Some((1, 6))).await;
+    archived.epoch(2, Some((1, &commits[5]))).await;
     let dir = tempfile::tempdir().unwrap();
     // What confirms the restore's pin, walferry.json, the listing; the pin was stored last.
     store.script_gets([Fault::None, Fault::None, Fault::Stale(2)]);

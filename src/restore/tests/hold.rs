@@ -7,6 +7,7 @@ use crate::archive::layout::{ObjectName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins;
 use crate::csn::{Csn, Epoch};
+use crate::log::envelope::Position;
 use crate::error::Error;
 use crate::restore::catch_up::CatchUp;
 use crate::restore::history::History;
@@ -97,12 +98,12 @@ async fn marks_are_restored_by_name() {
     let first = history(32, 20, Epoch(1));
     let second = super::support::go_on(&first[..12], 33, 8, Epoch(2));
     archived.epoch(1, None).await;
-    archived.epoch(2, Some((1, 12))).await;
+    archived.epoch(2, Some((1, &first[11]))).await;
     archived.chunks(1, &first, &[10, 10]).await;
     archived.chunks(2, &second[12..], &[8]).await;
     for (name, csn, epoch) in [("shared", 7, 1), ("left", 15, 1), ("new", 15, 2)] {
         let name = name.parse().unwrap();
-        let record = MarkRecord::new(&name, Csn(csn), Epoch(epoch), first[csn as usize - 1].time);
+        let record = MarkRecord::new(&name, Position { epoch: Epoch(epoch), ..Position::of(&first[csn as usize - 1]) });
         assert_eq!(marks::create(&archived.archive, &name, &record).await.unwrap(), marks::MarkCreation::There);
         assert_eq!(marks::create(&archived.archive, &name, &record).await.unwrap(), marks::MarkCreation::There);
         let other = MarkRecord { csn: Csn(1), ..record.clone() };

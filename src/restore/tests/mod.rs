@@ -66,8 +66,8 @@ async fn a_restore_follows_one_line_of_history() {
     let second = support::go_on(&first[..12], 2, 10, Epoch(2));
     let third = support::go_on(&first[..15], 3, 5, Epoch(3));
     archived.epoch(1, None).await;
-    archived.epoch(2, Some((1, 12))).await;
-    archived.epoch(3, Some((1, 15))).await;
+    archived.epoch(2, Some((1, &first[11]))).await;
+    archived.epoch(3, Some((1, &first[14]))).await;
     archived.chunks(1, &first, &[5, 5, 10]).await;
     archived.chunks(2, &second[9..], &[4, 9]).await;
     archived.chunks(3, &third[15..], &[5]).await;
@@ -178,25 +178,21 @@ async fn damage_is_found_and_leaves_the_marker() {
     assert_eq!(error.kind(), Kind::NotEmpty);
 }
 
-/// A writer that was restarted cuts again what the archive has already, and goes on from its own bytes: the archive keeps
-/// the earlier ones, which hold the same commits, and is restored as ever.
+/// A chunk of another history, which somebody else wrote under this epoch, is never mixed in, and verify names it.
 #[tokio::test]
-async fn a_chunk_that_was_cut_twice_is_restored_and_remarked() {
+async fn a_chunk_of_another_history_is_never_mixed_in() {
     let commits = history(7, 18, Epoch(1));
+    let other = support::go_on(&commits[..6], 8, 8, Epoch(1));
     let archived = Archived::new().await;
     archived.epoch(1, None).await;
     archived.chunks(1, &commits, &[6, 6, 6]).await;
-    let twice = ObjectName::Chunk(ChunkName { epoch: Epoch(1), first: Csn(7), last: Csn(12) });
-    let earlier = archived.archive.get(&twice).await.unwrap().unwrap();
-    archived.chunks(1, &commits[6..], &[6, 6]).await;
-    assert_ne!(archived.archive.get(&twice).await.unwrap(), Some(earlier.clone()));
-    archived.archive.put_verified(&twice, earlier).await.unwrap();
-    let (report, state, _) = restored(&archived.archive, Target::Latest, None).await.unwrap();
-    assert_eq!((state, report.checks.links_broken), (State::after(&commits), 1));
+    archived.chunks(1, &other[6..], &[8]).await;
     let report = verify_archive(&archived.archive, silent()).await.unwrap();
-    assert!(report.is_whole(), "{report:?}");
-    let remarked: Vec<_> = report.remarks.iter().map(|remark| remark.object.as_str()).collect();
-    assert_eq!(remarked, ["chunks/00000001/00000000000000000013-00000000000000000018.chunk"]);
+    let [problem] = &report.problems[..] else { panic!("{report:?}") };
+    assert!(problem.what.contains("belongs to another history"), "{problem:?}");
+    let error = restored(&archived.archive, Target::Latest, None).await.unwrap_err();
+    assert!(matches!(error, Error::OtherHistory { .. }), "{error}");
+    assert_eq!(error.kind(), Kind::Integrity);
 }
 
 /// A chunk under another chunk's name is refused.

@@ -7,7 +7,8 @@ use crate::archive::patience::Patience;
 use crate::archive::store::Archive;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
+use crate::log::testing::{chain_after, chained, hash_before};
 use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
@@ -92,6 +93,7 @@ fn extended(
         if kinds & 4 != 0 {
             commit.zsets = zsets(&mut random, &mut memory);
         }
+        chain_after(&commits, &mut commit);
         commits.push(commit);
     }
     commits
@@ -248,27 +250,39 @@ impl Archived {
         self.archive.traffic().gets.load(Ordering::Relaxed)
     }
 
-    /// Claims an epoch; `from` is its parent and the fork.
-    pub async fn epoch(&self, epoch: u32, from: Option<(u32, u64)>) {
+    /// Claims an epoch; `from` is its parent and the commit at the fork.
+    pub async fn epoch(&self, epoch: u32, from: Option<(u32, &CommitRecord)>) {
         let (node, time) = ("n".to_owned(), CommitTime(1));
         let record = match from {
             None => EpochRecord::first(Epoch(epoch), node, time),
-            Some((parent, fork)) => EpochRecord::forked(Epoch(epoch), Epoch(parent), Csn(fork), node, time),
+            Some((parent, fork)) => EpochRecord::forked(Epoch(epoch), Epoch(parent), (fork.csn, fork.hash), node, time),
         };
         epochs::claim(&self.archive, &record).await.unwrap();
     }
 
-    /// Archives commits as chunks of these numbers of commits, each naming the one before.
-    pub async fn chunks(&self, epoch: u32, mut commits: &[CommitRecord], sizes: &[usize]) {
+    /// Archives commits as chunks of these numbers of commits, each continuing the one before.
+    pub async fn chunks(&self, epoch: u32, commits: &[CommitRecord], sizes: &[usize]) {
+        let before = commits.first().map_or(HistoryHash::ZERO, hash_before);
+        self.chunks_after(before, epoch, commits, sizes).await;
+    }
+
+    /// The same, of commits that follow one after which the history has the hash `hash_before`.
+    pub async fn chunks_after(
+        &self,
+        hash_before: HistoryHash,
+        epoch: u32,
+        mut commits: &[CommitRecord],
+        sizes: &[usize],
+    ) {
         let mut encoder = Encoder::new(Profile::default());
-        let mut link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+        let mut link = ChunkLink { epoch: Epoch(epoch), hash_before, ..ChunkLink::default() };
         for &size in sizes {
             let (now, later) = commits.split_at(size);
             let chunk = encoder.encode(now.iter(), link);
             let (first, last) = (now[0].csn, now[size - 1].csn);
             let name = ObjectName::Chunk(ChunkName { epoch: Epoch(epoch), first, last });
             self.archive.put_verified(&name, chunk.bytes().clone()).await.unwrap();
-            link.previous_header_crc = chunk.header().crc();
+            link.hash_before = chunk.header().hash_after;
             commits = later;
         }
         assert!(commits.is_empty(), "the sizes cover all commits");
@@ -288,7 +302,7 @@ impl Archived {
         }
         let position = |csn: u64| {
             let at = csn.checked_sub(1).map(|at| &commits[at as usize]);
-            at.map_or_else(Position::default, |at| Position { csn: at.csn, time: at.time, epoch: at.epoch })
+            at.map_or_else(Position::default, Position::of)
         };
         let at = position(memory_csn);
         let memory = memory_after(&commits[..memory_csn as usize]);
@@ -308,6 +322,7 @@ impl Archived {
         let mut completion = Vec::new();
         for part in missing.chunks(2).filter(|_| level == Level::Strict) {
             let link = ChunkLink { epoch: Epoch(epoch), ..ChunkLink::default() };
+            let part = chained(part.iter().cloned());
             let chunk = Encoder::new(Profile::default()).encode(part.iter(), link);
             let file = format!("completion-{}.chunk", part[0].csn.padded());
             completion.push(self.own_file(name, &file, chunk.bytes().clone()).await);
@@ -318,25 +333,27 @@ impl Archived {
             epoch: Epoch(epoch),
             csn: Csn(csn),
             time: position(csn).time,
+            hash: position(csn).hash,
             level,
-            cut: Some(CutRecord {
+            cut: CutRecord {
                 asked: level,
                 skew_commits: csn - memory_csn,
                 skew_us: position(csn).time.0 - at.time.0,
                 allowed_us: None,
                 node: "n".to_owned(),
                 role: LastRole::Primary,
-            }),
+            },
             memory: MemoryPart {
                 csn: at.csn,
                 time: at.time,
+                hash: at.hash,
                 lists: memory.lists.len() as u64,
                 zsets: memory.zsets.len() as u64,
-                digests: Some(MemoryDigests {
+                digests: MemoryDigests {
                     elements: contents.elements,
                     lists: contents.list_digest.hash(),
                     zsets: contents.zset_digest.hash(),
-                }),
+                },
                 files: images,
             },
             disk,
@@ -404,7 +421,8 @@ fn disk_part(commits: &[CommitRecord]) -> (DiskPart, Vec<Bytes>) {
         contents.push(content);
     }
     let at = disk_position(&disk).unwrap();
-    let told = Some(DiskContents { digest: checkpoint::digest(&files), families: Vec::new() });
-    let part = DiskPart { csn: at.csn, time: at.time, epoch: at.epoch, wal_seq: disk.wal_seq(), contents: told, files };
+    let contents_told = DiskContents { digest: checkpoint::digest(&files), families: Vec::new() };
+    let Position { csn, time, epoch, hash } = at;
+    let part = DiskPart { csn, time, epoch, hash, wal_seq: disk.wal_seq(), contents: contents_told, files };
     (part, contents)
 }

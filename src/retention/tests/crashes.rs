@@ -7,6 +7,7 @@ use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins::{self, Pin, PinRange};
 use crate::archive::store::Archive;
 use crate::csn::{Csn, Epoch};
+use crate::log::envelope::Position;
 use crate::record::CommitRecord;
 use crate::restore::target::Target;
 use crate::restore::tests::support::{Archived, State, base, go_on, history, read_state};
@@ -30,7 +31,7 @@ async fn case() -> Case {
     let first = history(41, 24, Epoch(1));
     let second = go_on(&first[..18], 42, 12, Epoch(2));
     archived.epoch(1, None).await;
-    archived.epoch(2, Some((1, 18))).await;
+    archived.epoch(2, Some((1, &first[17]))).await;
     archived.chunks(1, &first, &[4, 4, 4, 4, 4, 4]).await;
     archived.chunks(2, &second[18..], &[4, 4, 4]).await;
     archived.base(&first, 1, 6, 6).await;
@@ -39,7 +40,7 @@ async fn case() -> Case {
     let stray = ObjectName::BaseFile(base(99, 2), "image".parse().unwrap());
     archived.archive.put_verified(&stray, vec![1; 10].into()).await.unwrap();
     let name = "release".parse().unwrap();
-    let mark = MarkRecord::new(&name, Csn(11), Epoch(1), first[10].time);
+    let mark = MarkRecord::new(&name, Position::of(&first[10]));
     marks::create(&archived.archive, &name, &mark).await.unwrap();
     Case { store, archived, first, second }
 }

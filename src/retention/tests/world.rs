@@ -11,7 +11,7 @@ use crate::archive::listing::{BaseObjects, BaseStart, Listing, Stored};
 use crate::archive::marks::MarkRecord;
 use crate::archive::pins::{PinRange, PinRecord, ReadPin};
 use crate::archive::thinned::Thinned;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::keep::{Keep, micros};
 use crate::retention::check;
 use crate::retention::material::{Facts, Material};
@@ -184,7 +184,13 @@ impl World {
         let (made_by, _) = *commits.last().expect("a fork lies at a commit");
         let epoch = parent.next();
         // A restored directory continues the epoch that made its last commit.
-        self.epochs.push(EpochRecord::forked(epoch, made_by, Csn(*fork), "n".to_owned(), CommitTime(self.now)));
+        self.epochs.push(EpochRecord::forked(
+            epoch,
+            made_by,
+            (Csn(*fork), HistoryHash::ZERO),
+            "n".to_owned(),
+            CommitTime(self.now),
+        ));
         self.lines.insert(epoch, commits);
         self.write(1);
     }
@@ -193,7 +199,14 @@ impl World {
         let csn = Csn(self.line().len() as u64);
         let (epoch, time) = *self.line().last().expect("commits");
         let name = format!("m{}", self.marks.len());
-        let record = MarkRecord { format: ARCHIVE_FORMAT, name, csn, epoch, time: CommitTime(time) };
+        let record = MarkRecord {
+            format: ARCHIVE_FORMAT,
+            name,
+            csn,
+            epoch,
+            time: CommitTime(time),
+            hash_before: HistoryHash::ZERO,
+        };
         self.marks.push(record);
     }
 

@@ -9,6 +9,7 @@ use crate::commit::gate::{Gate, Obstacle};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{Identity, LastRole};
 use crate::io::{Io, StdIo};
+use crate::log::testing::{chained, hash_before};
 use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
 use std::path::Path;
@@ -21,8 +22,9 @@ const COMMITS: u64 = 10;
 fn chunk(nth: u64) -> Chunk {
     let commit =
         |csn| CommitRecord { csn: Csn(csn), epoch: Epoch(1), time: CommitTime(csn), ..CommitRecord::default() };
-    let commits: Vec<CommitRecord> = (nth * COMMITS + 1..=(nth + 1) * COMMITS).map(commit).collect();
-    Encoder::new(Profile::default()).encode(commits.iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() })
+    let commits = &chained((1..=(nth + 1) * COMMITS).map(commit))[(nth * COMMITS) as usize..];
+    let link = ChunkLink { epoch: Epoch(1), hash_before: hash_before(&commits[0]), ..ChunkLink::default() };
+    Encoder::new(Profile::default()).encode(commits.iter(), link)
 }
 
 struct Rig {
@@ -48,7 +50,7 @@ fn open(dir: &Path, limit: u64, gate: &Arc<Gate>, archived: Csn) -> Arc<Spool> {
     // Chunks are not all equally long.
     let limit = limit * bytes - bytes / 2;
     let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).expect("an identity");
-    let (spool, _) = Spool::open(Arc::new(StdIo), dir, limit, &identity, Arc::clone(gate), watermarks).expect("open");
+    let (spool, _) = Spool::open(Arc::new(StdIo), dir, limit, &identity, Arc::clone(gate), watermarks, &|_, _| Ok(true)).expect("open");
     Arc::new(spool)
 }
 

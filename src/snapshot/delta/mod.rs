@@ -86,7 +86,7 @@ impl Span {
                 found,
             });
         }
-        self.until = Position { csn: commit.csn, time: commit.time, epoch: commit.epoch };
+        self.until = Position::of(commit);
         Ok(())
     }
 

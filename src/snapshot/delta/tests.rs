@@ -1,7 +1,7 @@
 //! Deltas against the replay of every op.
 
 use super::*;
-use crate::csn::{CommitTime, Epoch};
+use crate::csn::{CommitTime, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::op::random;
@@ -13,11 +13,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 fn position(csn: u64) -> Position {
-    Position { csn: Csn(csn), time: CommitTime(100 + csn), epoch: Epoch(1) }
+    Position { csn: Csn(csn), time: CommitTime(100 + csn), epoch: Epoch(1), hash: HistoryHash::ZERO }
 }
 
 fn commit(csn: u64) -> CommitRecord {
-    let Position { csn, time, epoch } = position(csn);
+    let Position { csn, time, epoch, .. } = position(csn);
     CommitRecord { csn, time, epoch, ..CommitRecord::default() }
 }
 

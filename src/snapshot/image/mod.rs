@@ -16,19 +16,19 @@ mod unpack;
 pub use decode::{read_image, read_image_file, read_images};
 pub use encode::{Contents, ImageParts, Share, image_parts, write_image};
 
-use crate::csn::{CommitTime, Csn, Epoch, WalSeq};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::log::recovery::ImagePosition;
 
 /// Version of the image that this build writes, and the newest it reads.
-pub const IMAGE_VERSION: u16 = 1;
+pub const IMAGE_VERSION: u16 = 2;
 
 /// Most raw bytes of one block; part of the format. It bounds what one block can make a reader allocate.
 pub const BLOCK_RAW_BYTES_MAX: usize = 1 << 20;
 
 const MAGIC: [u8; 8] = *b"WFIMAGE\n";
-const HEADER_LEN: usize = 44;
+const HEADER_LEN: usize = 52;
 /// Codec, raw length, stored length, CRC.
 const BLOCK_HEADER_LEN: usize = 13;
 /// Marker, three counts, CRC.
@@ -52,6 +52,7 @@ fn encode_header(at: ImagePosition) -> [u8; HEADER_LEN] {
     out[16..24].copy_from_slice(&at.position.csn.0.to_le_bytes());
     out[24..32].copy_from_slice(&at.position.time.0.to_le_bytes());
     out[32..40].copy_from_slice(&at.wal_seq.0.to_le_bytes());
+    out[40..48].copy_from_slice(&at.position.hash.0.to_le_bytes());
     let crc = crc32fast::hash(&out[..HEADER_LEN - 4]);
     out[HEADER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
     out
@@ -64,7 +65,7 @@ fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition,
         return Err(corrupt(format!("not a memory image: it begins with \"{}\"", bytes[..8].escape_ascii())));
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if version > IMAGE_VERSION {
+    if version != IMAGE_VERSION {
         return Err(Error::Version { what: what.to_owned(), found: version.into(), known: IMAGE_VERSION.into() });
     }
     let told = word32(bytes, HEADER_LEN - 4);
@@ -72,11 +73,11 @@ fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition,
     if crc != told {
         return Err(corrupt(format!("the header's CRC is {crc:08x}, it says {told:08x}")));
     }
-    if version != IMAGE_VERSION || bytes[10..12] != [0, 0] {
-        return Err(corrupt(format!("version {version}, flags {:02x?}", &bytes[10..12])));
+    if bytes[10..12] != [0, 0] {
+        return Err(corrupt(format!("flags {:02x?}", &bytes[10..12])));
     }
     let (csn, time) = (Csn(word64(bytes, 16)), CommitTime(word64(bytes, 24)));
-    let position = Position { csn, time, epoch: Epoch(word32(bytes, 12)) };
+    let position = Position { csn, time, epoch: Epoch(word32(bytes, 12)), hash: HistoryHash(word64(bytes, 40)) };
     Ok((ImagePosition { position, wal_seq: WalSeq(word64(bytes, 32)) }, crc))
 }
 

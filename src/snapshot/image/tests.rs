@@ -9,7 +9,12 @@ use proptest::prelude::*;
 use std::path::PathBuf;
 
 fn position() -> ImagePosition {
-    let position = Position { csn: Csn(42), time: CommitTime(1_790_000_000_123_456), epoch: Epoch(3) };
+    let position = Position {
+        csn: Csn(42),
+        time: CommitTime(1_790_000_000_123_456),
+        epoch: Epoch(3),
+        hash: HistoryHash(0x1122_3344_5566_7788),
+    };
     ImagePosition { position, wal_seq: WalSeq(99) }
 }
 
@@ -186,17 +191,17 @@ fn content_that_no_writer_makes_is_refused() {
 }
 
 #[test]
-fn a_newer_version_is_named() {
+fn another_version_is_named() {
     let mut image = image_of(&sample()).to_vec();
-    image[8] = 2;
-    let error = read(image.into()).err().expect("a newer version");
-    assert!(matches!(error, Error::Version { found: 2, known: 1, .. }), "{error}");
+    image[8] = 3;
+    let error = read(image.into()).err().expect("another version");
+    assert!(matches!(error, Error::Version { found: 3, known: 2, .. }), "{error}");
 }
 
 /// Setting `WALFERRY_WRITE_FIXTURES` writes the fixture first. A released version's fixture is never rewritten.
 #[test]
-fn the_fixture_of_version_1_is_read() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image-v1.image");
+fn the_fixture_of_version_2_is_read() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image-v2.image");
     if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
         std::fs::write(&path, image_of(&sample())).unwrap();
     }

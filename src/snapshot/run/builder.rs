@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::io::Io;
 use crate::log::envelope::Position;
-use crate::record::CommitRecord;
+use crate::record::{self, CommitRecord};
 use crate::snapshot::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
 use crate::snapshot::manifest::FileRef;
 use std::fs::{self, File};
@@ -95,6 +95,8 @@ impl RunBuilder {
             last: span.until.csn,
             first_time,
             last_time: span.until.time,
+            hash_before: span.after.hash,
+            hash_after: span.until.hash,
             grain,
             raw_bytes,
             puts: files.iter().map(|file| file.puts).sum(),
@@ -162,10 +164,11 @@ impl Parts<'_> {
         if lists.is_empty() && zsets.is_empty() {
             return Ok(());
         }
-        let Position { csn, time, epoch } = self.at;
+        let Position { csn, time, epoch, .. } = self.at;
         let (lists, zsets) = (lists.into(), zsets.into());
-        let commit = CommitRecord { csn, time, epoch, lists, zsets, ..CommitRecord::default() };
+        let mut commit = CommitRecord { csn, time, epoch, lists, zsets, ..CommitRecord::default() };
         let link = ChunkLink { epoch, ..ChunkLink::default() };
+        record::chain(link.hash_before, [&mut commit]);
         let chunk = self.encoder.encode(std::iter::once(&commit), link);
         let name = format!("memory-{:06}.chunk", self.files.len());
         let bytes = self.io.write_file(&self.dir.join(&name), &mut std::iter::once(Ok(chunk.bytes().clone())))?;

@@ -6,7 +6,7 @@
 use crate::archive::digested;
 use crate::archive::layout::{ObjectName, PlainName, RunName};
 use crate::cluster::ClusterId;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::error::{Error, Result};
 use crate::grain::Grain;
@@ -16,8 +16,8 @@ use crate::snapshot::manifest::{FileRef, HASH_DIGITS, MANIFEST_BYTES_MAX, NAME_B
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// Version of the manifest that this build writes, and the newest it reads.
-pub const RUN_FORMAT: u32 = 1;
+/// Version of the manifest that this build writes and reads.
+pub const RUN_FORMAT: u32 = 2;
 
 /// One run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub struct RunManifest {
     pub first_time: CommitTime,
     /// Time of the last commit.
     pub last_time: CommitTime,
+    /// History hash before the first commit.
+    pub hash_before: HistoryHash,
+    /// History hash after the last commit.
+    pub hash_after: HistoryHash,
     /// Why it ends where it ends.
     pub grain: Grain,
     /// Bytes of effects of its commits, uncompressed: what it saves.
@@ -133,13 +137,17 @@ impl RunManifest {
     /// Where a state is once the run was applied.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { csn: self.last, time: self.last_time, epoch: self.epoch }
+        Position { csn: self.last, time: self.last_time, epoch: self.epoch, hash: self.hash_after }
     }
 
     /// Whether it can be applied to a state at this position: exactly to the one before its first commit.
     pub fn validate(&self, at: Position) -> Result<()> {
         if at.csn.next() == self.first && at.time <= self.first_time {
-            return Ok(());
+            if at.hash == self.hash_before {
+                return Ok(());
+            }
+            let (expected, found) = (at.hash, self.hash_before);
+            return Err(Error::OtherHistory { what: format!("run {}", self.run()), csn: at.csn, expected, found });
         }
         let (what, found) = (self.run().to_string(), format!("a state at csn {}, committed {}", at.csn, at.time));
         Err(Error::Gap { what, expected: self.first.prev(), found })

@@ -6,7 +6,7 @@ use crate::archive::layout::{ObjectName, Section};
 use crate::archive::patience::Patience;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::engine::memory::{ListEncoder, Memory};
 use crate::error::Error;
@@ -32,7 +32,7 @@ fn commit(csn: u64) -> CommitRecord {
 
 /// A run of csn 5 to 9.
 fn local(dir: &Path) -> LocalRun {
-    let after = Position { csn: Csn(4), time: CommitTime(1004), epoch: Epoch(1) };
+    let after = Position { csn: Csn(4), time: CommitTime(1004), epoch: Epoch(1), hash: HistoryHash(4) };
     let mut builder = RunBuilder::begin(dir.join("run"), CLUSTER, Grain::Hour, after).unwrap();
     let mut state = Memory::new();
     (5..=9).for_each(|csn| builder.push(&commit(csn), &mut state).unwrap());
@@ -54,9 +54,9 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         assert!(RunManifest::decode(&flipped, "m").is_err(), "bit {bit}");
     }
-    let newer = String::from_utf8(bytes).unwrap().replace("\"format\": 1", "\"format\": 2");
+    let newer = String::from_utf8(bytes).unwrap().replace("\"format\": 2", "\"format\": 1");
     let error = RunManifest::decode(newer.as_bytes(), "m").unwrap_err();
-    assert!(matches!(error, Error::Version { found: 2, known: RUN_FORMAT, .. }), "{error}");
+    assert!(matches!(error, Error::Version { found: 1, known: RUN_FORMAT, .. }), "{error}");
     drop(run);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "its files went with it");
 }
@@ -65,7 +65,7 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
 fn a_run_applies_to_the_state_before_it_only() {
     let dir = tempfile::tempdir().unwrap();
     let run = local(dir.path());
-    let at = |csn: u64, time: u64| Position { csn: Csn(csn), time: CommitTime(time), epoch: Epoch(1) };
+    let at = |csn: u64, time: u64| Position { csn: Csn(csn), time: CommitTime(time), epoch: Epoch(1), hash: HistoryHash(csn) };
     assert!(run.manifest().validate(at(4, 1004)).is_ok());
     for wrong in [at(3, 1003), at(5, 1005), at(9, 1009), at(4, 2000)] {
         assert!(matches!(run.manifest().validate(wrong), Err(Error::Gap { .. })), "{wrong:?}");

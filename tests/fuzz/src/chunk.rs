@@ -3,7 +3,7 @@
 use super::{Target, put, u32_at, u64_at};
 use bytes::Bytes;
 use walferry::chunk::{Chunk, ChunkHeader, ChunkLink, Encoder, Profile};
-use walferry::csn::WalSeq;
+use walferry::csn::{HistoryHash, WalSeq};
 use walferry::error::Result;
 use walferry::record::CommitRecord;
 
@@ -12,9 +12,10 @@ pub const TARGET: Target = Target { name: "chunk", decode, check, repair, seeds 
 const PROFILES: [Profile; 2] = [Profile::Link, Profile::Archive { zstd_level: 1 }];
 
 /// Offsets of `src/chunk/FORMAT.md`.
-const SECTIONS: usize = 68;
+const HASH_AFTER: usize = 72;
+const SECTIONS: usize = 80;
 const SECTION_LEN: usize = 36;
-const HEADER_CRC: usize = 176;
+const HEADER_CRC: usize = 188;
 const BLOCK_HEAD: usize = 13;
 
 fn decode(data: &[u8]) -> usize {
@@ -40,8 +41,7 @@ fn check(data: &[u8]) {
         epoch: header.epoch,
         wal_first: header.wal_first,
         wal_last: header.wal_last,
-        previous_header_crc: header.previous_header_crc,
-        merged_ending: header.merged_ending,
+        hash_before: header.hash_before,
     };
     for profile in PROFILES {
         let again = Encoder::new(profile).encode(commits.iter(), link);
@@ -72,11 +72,27 @@ fn repair(data: &mut Vec<u8>) {
         put(data, entry + 28, &(begin as u64).to_le_bytes());
         begin += stored;
     }
-    let version = if data[8] == 2 { 2 } else { 1 };
     put(data, 0, b"WFCHUNK\n");
-    put(data, 8, &[version, 0, 0, 0]);
+    put(data, 8, &[3, 0, 0, 0]);
+    seal(data);
+    if let Some(hash) = hash_after(data) {
+        put(data, HASH_AFTER, &hash.to_le_bytes());
+        seal(data);
+    }
+}
+
+/// The header's CRC.
+fn seal(data: &mut [u8]) {
     let crc = crc32fast::hash(&data[..HEADER_CRC]);
     put(data, HEADER_CRC, &crc.to_le_bytes());
+}
+
+/// The history hash after the last commit, if the commits can be read and the header says another one. The error names it.
+fn hash_after(data: &[u8]) -> Option<u64> {
+    let chunk = Chunk::open(Bytes::copy_from_slice(data), "fuzz").ok()?;
+    let error = chunk.commits().find_map(Result::err)?.to_string();
+    let (_, found) = error.split_once("the history hash of its commits is ")?;
+    u64::from_str_radix(found.get(..16)?, 16).ok()
 }
 
 /// Number of blocks, their raw bytes, and the CRC of their heads.
@@ -103,10 +119,9 @@ fn seeds() -> Vec<Vec<u8>> {
         epoch: walferry::csn::Epoch(3),
         wal_first: WalSeq(10),
         wal_last: WalSeq(19),
-        previous_header_crc: 7,
-        merged_ending: None,
+        hash_before: HistoryHash(7),
     };
-    let merged = ChunkLink { wal_first: WalSeq(0), wal_last: WalSeq(0), merged_ending: Some(9), ..link };
+    let merged = ChunkLink { wal_first: WalSeq(0), wal_last: WalSeq(0), ..link };
     let shapes = [(8, true), (3_000, true), (700, false)];
     let encode = |profile, (bulk, compresses), link| {
         Encoder::new(profile).encode(super::commits(bulk, compresses).iter(), link).bytes().to_vec()

@@ -3,7 +3,7 @@
 use super::{Target, put, u32_at};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use walferry::csn::{CommitTime, Csn, Epoch, WalSeq};
+use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use walferry::engine::memory::{Entry, List, Memory, ZsetBuilder};
 use walferry::error::Result;
 use walferry::log::envelope::Position;
@@ -95,7 +95,7 @@ fn repair(data: &mut Vec<u8>) {
 
 fn seeds() -> Vec<Vec<u8>> {
     let at = ImagePosition {
-        position: Position { csn: Csn(42), time: CommitTime(1_790_000_000_000_000), epoch: Epoch(3) },
+        position: Position { csn: Csn(42), time: CommitTime(1_790_000_000_000_000), epoch: Epoch(3), hash: HistoryHash(9) },
         wal_seq: WalSeq(99),
     };
     let encode = |elements: usize, bulk: usize| {

@@ -72,13 +72,13 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
 
 /// Commits over all engines, for seeds: `bulk` bytes of values that compress or not.
 pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::CommitRecord> {
-    use walferry::csn::{CommitTime, Csn, Epoch};
+    use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash};
     use walferry::engine::batch::{self, Family};
     use walferry::engine::memory::{ListEncoder, ZsetEncoder};
     let value: Vec<u8> = (0..bulk)
         .map(|i| if compresses { b'x' } else { (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] })
         .collect();
-    (1..=6_u64)
+    let mut commits: Vec<_> = (1..=6_u64)
         .map(|csn| {
             let (mut disk, mut lists, mut zsets) = (Vec::new(), Vec::new(), Vec::new());
             let mut disk_ops = 0;
@@ -103,11 +103,14 @@ pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::Co
                 csn: Csn(csn),
                 epoch: Epoch(3),
                 time: CommitTime(1_790_000_000_000_000 + csn * 10),
+                hash: HistoryHash::ZERO,
                 disk_ops,
                 disk: disk.into(),
                 lists: lists.into(),
                 zsets: zsets.into(),
             }
         })
-        .collect()
+        .collect();
+    walferry::record::chain(HistoryHash(7), &mut commits);
+    commits
 }

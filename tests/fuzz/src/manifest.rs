@@ -3,7 +3,7 @@
 use super::Target;
 use serde_json::Value;
 use walferry::cluster::ClusterId;
-use walferry::csn::{CommitTime, Csn, Epoch, WalSeq};
+use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use walferry::directory::LastRole;
 use walferry::grain::Grain;
 use walferry::snapshot::manifest::{
@@ -46,32 +46,35 @@ fn seeds() -> Vec<Vec<u8>> {
         epoch: Epoch(3),
         csn: Csn(42),
         time: CommitTime(1_790_000_000_123_456),
+        hash: HistoryHash(42),
         level: if memory_csn < 42 && completion.is_empty() { Level::Bounded } else { Level::Strict },
-        cut: Some(CutRecord {
+        cut: CutRecord {
             asked: Level::Bounded,
             skew_commits: 42 - memory_csn,
             skew_us: 123_456,
             allowed_us: Some(200_000),
             node: "0123456789abcdef".into(),
             role: LastRole::Primary,
-        }),
+        },
         memory: MemoryPart {
             csn: Csn(memory_csn),
             time: CommitTime(1_790_000_000_000_000),
+            hash: HistoryHash(memory_csn),
             lists: 2,
             zsets: 1,
-            digests: Some(MemoryDigests { elements: 7, lists: blake3::hash(b"l"), zsets: blake3::hash(b"z") }),
+            digests: MemoryDigests { elements: 7, lists: blake3::hash(b"l"), zsets: blake3::hash(b"z") },
             files: vec![file("memory.image")],
         },
         disk: DiskPart {
             csn: Csn(42),
             time: CommitTime(1_790_000_000_123_456),
             epoch: Epoch(3),
+            hash: HistoryHash(42),
             wal_seq: WalSeq(100),
-            contents: Some(DiskContents {
+            contents: DiskContents {
                 digest: blake3::hash(b"d"),
                 families: vec![FamilyContents { name: "default".into(), entries: 9, deletions: 1, bytes: 99 }],
-            }),
+            },
             files: vec![db("000012.sst", true), db("CURRENT", false)],
         },
         completion,
@@ -88,6 +91,8 @@ fn seeds() -> Vec<Vec<u8>> {
         last: Csn(50),
         first_time: CommitTime(1_790_000_000_000_000),
         last_time: CommitTime(1_790_000_003_600_000),
+        hash_before: HistoryHash(40),
+        hash_after: HistoryHash(50),
         grain: Grain::Hour,
         raw_bytes: 1000,
         puts: 3,

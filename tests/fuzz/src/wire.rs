@@ -4,7 +4,7 @@ use super::{Target, put, u32_at};
 use bytes::Bytes;
 use futures::FutureExt;
 use walferry::cluster::ClusterId;
-use walferry::csn::{CommitTime, Csn, Epoch};
+use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use walferry::directory::EpochStart;
 use walferry::ship::wire::{
     Ack, BaseBegin, BaseFile, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing, Receiver, Refuse, Resume,
@@ -67,14 +67,21 @@ fn repair(data: &mut Vec<u8>) {
 
 fn seeds() -> Vec<Vec<u8>> {
     let (cluster, proof) = (ClusterId([7; 16]), "p".repeat(64));
-    let history = vec![EpochStart { epoch: Epoch(1), fork: Csn(0) }, EpochStart { epoch: Epoch(3), fork: Csn(70) }];
+    let start = |epoch, fork, hash| EpochStart {
+        epoch: Epoch(epoch),
+        incarnation: Incarnation(hash + 1),
+        fork: Csn(fork),
+        hash: HistoryHash(hash),
+    };
+    let history = vec![start(1, 0, 0), start(3, 70, 700)];
     let hello = Hello {
-        version: 1,
+        version: 2,
         cluster: Some(cluster),
         node: "0123456789abcdef".into(),
         epoch: Epoch(3),
+        incarnation: Incarnation(701),
         csn: Csn(80),
-        time: CommitTime(1_790_000_000_000_000),
+        hash: HistoryHash(800),
         has_archive: true,
         port: 6379,
         nonce: "n".repeat(32),
@@ -83,6 +90,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let heartbeat = Heartbeat {
         epoch: Epoch(3),
         committed: Csn(90),
+        sent: Csn(89),
+        hash: HistoryHash(890),
+        archives: true,
         archived: Csn(60),
         time: CommitTime(1_790_000_000_000_001),
         wants_base: Csn(85),
@@ -91,7 +101,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let refuse = Refuse { is_final: true, reason: "no \"room\"\n".into(), newer_epoch: Some(Epoch(4)) };
     let conversations = [
         vec![
-            Message::Challenge(Challenge { version: 1, nonce: "n".repeat(32) }),
+            Message::Challenge(Challenge { version: 2, nonce: "n".repeat(32) }),
             Message::Resume(Resume { cluster, history: history.clone(), proof: proof.clone() }),
             Message::Chunk(Bytes::from_static(b"not looked at here")),
             Message::Heartbeat(heartbeat),

@@ -30,7 +30,7 @@ use walferry::engine::memory::{ListEncoder, ZsetEncoder};
 use walferry::engine::meta::encode_string;
 use walferry::grain::Grain;
 use walferry::io::StdIo;
-use walferry::record::CommitRecord;
+use walferry::record::{self, CommitRecord};
 use walferry::restore::progress::silent;
 use walferry::restore::target::Target;
 use walferry::restore::{Options, restore};
@@ -90,9 +90,10 @@ async fn quiet_day(args: &Args) -> Result<Section, Failure> {
         let ledger = Arc::new(Ledger::default());
         let mut merger = Merger::new(archive.clone(), Arc::clone(&ledger));
         for second in 1..=args.day {
-            let commit = CommitRecord { time: CommitTime(BEGIN_MICROS + second * 1_000_000), ..log.next() };
+            let mut commit = CommitRecord { time: CommitTime(BEGIN_MICROS + second * 1_000_000), ..log.next() };
+            record::chain(link.hash_before, [&mut commit]);
             let chunk = encoder.encode(std::iter::once(&commit), link);
-            link.previous_header_crc = chunk.header().crc();
+            link.hash_before = chunk.header().hash_after;
             let name = name_of(&chunk);
             archive.put_new(&ObjectName::Chunk(name), chunk.bytes().clone()).await?;
             let now_ms = commit.time.millis();
@@ -180,12 +181,15 @@ async fn write_log(args: &Args, archive: &Archive) -> Result<(u64, u64, u64), Fa
     let (mut log, mut encoder) = (Log::new(args), Encoder::new(Profile::default()));
     let (mut pending, mut bytes) = (Vec::new(), 0);
     let (mut chunks, mut stored, mut raw) = (0, 0, 0);
+    let mut link = ChunkLink { epoch: Epoch(1), ..ChunkLink::default() };
     for csn in 1..=args.commits {
         let commit = log.next();
         bytes += commit.effect_bytes();
         pending.push(commit);
         if bytes >= RAW_BYTES_MAX || csn == args.commits {
-            let chunk = encoder.encode(pending.iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() });
+            record::chain(link.hash_before, &mut pending);
+            let chunk = encoder.encode(pending.iter(), link);
+            link.hash_before = chunk.header().hash_after;
             archive.put_verified(&ObjectName::Chunk(name_of(&chunk)), chunk.bytes().clone()).await?;
             (chunks, stored, raw) = (chunks + 1, stored + chunk.bytes().len() as u64, raw + bytes as u64);
             pending.clear();

@@ -1,0 +1,322 @@
+//! How a node becomes the writer: claims an epoch and a start, in the archive if there is one.
+//!
+//! Guarantees: a node that goes on from a predecessor first follows the archive's newest line to its end, so that a commit
+//! the predecessor acknowledged as archived is not lost; the archive is read before the claim and again after it, because
+//! the predecessor may write until it sees the claim. A node whose own position does not lie on that line claims nothing
+//! unless it is told to abandon the line. Interrupted between any two steps it leaves epochs that were claimed and not
+//! started: their lines hold no commits and are not followed by anybody.
+
+use super::node::Node;
+use super::shipping::{self, Shipping};
+use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
+use crate::archive::identity;
+use crate::archive::lineage::Lineage;
+use crate::archive::listing::Listing;
+use crate::archive::starts::{self, StartClaim, StartRecord};
+use crate::archive::store::Archive;
+use crate::command::host::Insistence;
+use crate::csn::{CommitTime, Epoch, Incarnation};
+use crate::directory::{EpochStart, Identity, LastRole, WriterStart};
+use crate::error::{Error, Result};
+use crate::log::envelope::Position;
+use crate::restore::abandoned::Abandoned;
+use crate::restore::history::line_end;
+use crate::ship::source::Continuity;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Makes a node that starts as a primary the writer: under its own epoch if it is the only one that can go on under it,
+/// else under a new one.
+pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
+    let own = node.identity();
+    let mut needs_epoch = own.may_lack_commits || own.role != LastRole::Primary;
+    if let Some(archive) = &node.archive {
+        identity::establish(archive, own.cluster).await?;
+        if !needs_epoch {
+            claim_own_epoch(archive, node).await?;
+            needs_epoch = !claim_start(archive, node).await?;
+        }
+    }
+    if !needs_epoch {
+        return node.begin_epoch(own.current());
+    }
+    // A restored directory ends where its operator wanted it to; what follows a commit that was replaced builds upon the
+    // one that was lost.
+    let follows = own.role != LastRole::Restored && own.intact_until.is_none();
+    let start = match &node.archive {
+        Some(archive) if follows => claim_at_the_end(node, archive, Insistence::default()).await?,
+        Some(archive) => claim_next(node, archive, own_parent(archive, node).await?).await?,
+        None => next_epoch(node, own.epoch())?,
+    };
+    tracing::warn!(epoch = start.epoch.0, fork = start.fork.0, "a new epoch starts");
+    begin_epoch(node, start).await
+}
+
+/// Turns a replica whose link has ended into a primary under a new epoch.
+pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
+    let start = match &node.archive {
+        Some(archive) => {
+            identity::establish(archive, node.identity().cluster).await?;
+            claim_at_the_end(node, archive, insistence).await?
+        }
+        None if node.primary_archives() && !insistence.without_archive => {
+            let reason = "the primary has an archive and this replica has none: what the archive holds beyond this replica \
+                          would be left behind, and the old primary would not be fenced. Start the replica with --archive, \
+                          or insist: walferry promote --without-archive";
+            return Err(Error::Refused { reason: reason.to_owned() });
+        }
+        None => next_epoch(node, node.identity().epoch())?,
+    };
+    let before = node.identity();
+    begin_epoch(node, start).await?;
+    // Before the first write, so that none is taken that nothing would archive.
+    if let Err(error) = Shipping::start(node).await {
+        // A replica again, of the history that it had: the epoch stays claimed, and holds no commits.
+        node.leave_epoch(&before)?;
+        return Err(error);
+    }
+    node.take_writes();
+    tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node is a primary now");
+    super::listen_for_replicas(node).await
+}
+
+/// Begins an epoch that this node has claimed: from now on its line is the newest one.
+async fn begin_epoch(node: &Arc<Node>, start: EpochStart) -> Result<()> {
+    if let Some(archive) = &node.archive {
+        let first = WriterStart { epoch: start.epoch, number: 1, incarnation: Incarnation::draw()? };
+        node.change_identity(|identity| identity.start = Some(first))?;
+        if let StartClaim::Taken(other) = starts::claim(archive, &record_of(node, first)).await? {
+            return Err(Error::Fenced { own: start.epoch, newer: start.epoch, node: other.node });
+        }
+    }
+    node.begin_epoch(start)
+}
+
+/// The epoch after this node's, without an archive to claim it in.
+fn next_epoch(node: &Node, own: Epoch) -> Result<EpochStart> {
+    let fork = fork_of(node)?;
+    EpochStart::draw(own.next(), fork.csn, fork.hash)
+}
+
+/// The position where this node's next epoch forks: its last commit, or the last one before those that were replaced.
+fn fork_of(node: &Node) -> Result<Position> {
+    let position = node.committer.position();
+    let fork = node.identity().fork_at(position.csn);
+    if fork == position.csn {
+        return Ok(position);
+    }
+    let hash = tokio::task::block_in_place(|| node.committer.history_hash(fork))?.ok_or_else(|| Error::Gap {
+        what: "the logs".into(),
+        expected: fork,
+        found: "nothing, although commits after it were replaced".into(),
+    })?;
+    Ok(Position { csn: fork, hash, ..position })
+}
+
+/// Claims the next free epoch as the child of `parent`.
+async fn claim_next(node: &Node, archive: &Archive, parent: Option<Epoch>) -> Result<EpochStart> {
+    let own = node.identity();
+    let tree = EpochTree::read(archive).await?;
+    let newest = tree.newest().map_or(own.epoch(), |newest| newest.epoch.max(own.epoch()));
+    let fork = fork_of(node)?;
+    let start = EpochStart::draw(newest.next(), fork.csn, fork.hash)?;
+    let record = EpochRecord::new(start, parent, own.node.clone(), now());
+    match epochs::claim(archive, &record).await? {
+        Claim::Claimed | Claim::AlreadyMine => Ok(start),
+        Claim::Taken(taken) => Err(Error::Fenced { own: own.epoch(), newer: taken.epoch, node: taken.node }),
+    }
+}
+
+/// This node's epoch if it has a record in the archive. Without one nothing of its history was archived there, so a new
+/// epoch has no parent in this archive.
+async fn own_parent(archive: &Archive, node: &Node) -> Result<Option<Epoch>> {
+    let own = node.identity().current();
+    let tree = EpochTree::read(archive).await?;
+    Ok(tree.get(own.epoch).filter(|record| record.incarnation == own.incarnation).map(|record| record.epoch))
+}
+
+/// Claims the next epoch at the end of the archive's newest line.
+async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insistence) -> Result<EpochStart> {
+    // Epochs of this call whose fork turned out to be too early.
+    let mut discarded = BTreeSet::new();
+    loop {
+        let listing = Listing::read(archive).await?;
+        let parent = match newest_line(&listing, &discarded) {
+            None => None,
+            Some(line) => match follow_to_the_end(node, archive, &listing, &line).await {
+                Ok(()) => Some(line.leaf()),
+                Err(Left::Failed(error)) => return Err(error),
+                Err(Left::Elsewhere(why)) => {
+                    let abandoned = Abandoned::of_line(&listing, &line, node.identity().history.as_slice());
+                    if insistence.abandon_epoch != Some(line.leaf()) {
+                        return Err(would_abandon(archive, &line, &why, &abandoned));
+                    }
+                    tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as asked");
+                    own_parent(archive, node).await?
+                }
+            },
+        };
+        let start = claim_next(node, archive, parent).await?;
+        discarded.insert(start.epoch);
+        // What the predecessor archived between the listing and the claim it may have acknowledged.
+        let listing = Listing::read(archive).await?;
+        let Some(line) = newest_line(&listing, &discarded).filter(|line| Some(line.leaf()) == parent) else {
+            if parent.is_none() && newest_line(&listing, &discarded).is_none() || insistence.abandon_epoch.is_some() {
+                return Ok(start);
+            }
+            continue;
+        };
+        let beyond = line.cover(listing.chunks.keys().copied(), start.fork).reachable(start.fork);
+        if beyond <= start.fork {
+            return Ok(start);
+        }
+        tracing::warn!(
+            fork = start.fork.0,
+            beyond = beyond.0,
+            "the old primary archived on during the takeover: its commits are taken over, too"
+        );
+    }
+}
+
+/// The newest line without these epochs.
+fn newest_line(listing: &Listing, without: &BTreeSet<Epoch>) -> Option<Lineage> {
+    let others = listing.epochs.without(without);
+    Lineage::newest(&others)
+}
+
+/// Why a node does not stand at the end of a line.
+enum Left {
+    /// Its own position does not lie on the line.
+    Elsewhere(String),
+    /// It could not be brought there.
+    Failed(Error),
+}
+
+/// Brings this node to the end of a line that its own position lies on.
+async fn follow_to_the_end(
+    node: &Arc<Node>,
+    archive: &Archive,
+    listing: &Listing,
+    line: &Lineage,
+) -> Result<(), Left> {
+    let (own, position) = (node.identity(), node.committer.position());
+    let starts = line.starts();
+    if let Some(fault) = own.fault_in(&starts, position.csn) {
+        return Err(Left::Elsewhere(fault));
+    }
+    let end = line_end(archive, listing, line).await.map_err(Left::Failed)?;
+    if let Some((csn, hash)) = end.filter(|(csn, _)| *csn <= position.csn) {
+        let compared = tokio::task::block_in_place(|| node.source.compare(csn, hash)).map_err(Left::Failed)?;
+        if compared == Continuity::Other {
+            return Err(Left::Elsewhere(format!("this node has other commits up to csn {csn}, where the archive ends")));
+        }
+    }
+    if !own.is_same_history(&starts) {
+        node.adopt_history(&starts).map_err(Left::Failed)?;
+    }
+    match shipping::fetch_tail(archive, listing, line, &node.committer).await {
+        Ok(_) => Ok(()),
+        Err(error @ Error::OtherHistory { .. }) => Err(Left::Elsewhere(error.to_string())),
+        Err(error) => Err(Left::Failed(error)),
+    }
+}
+
+/// The refusal of a promotion that would leave acknowledged commits on no line.
+fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Abandoned]) -> Error {
+    let told: Vec<String> = abandoned.iter().map(ToString::to_string).collect();
+    let told = if told.is_empty() { "no archived commits yet".to_owned() } else { told.join("; ") };
+    let epoch = line.leaf();
+    let reason = format!(
+        "this node does not lie on the newest line of {}, that of epoch {epoch}: {why}. A promotion would abandon {told}. \
+         Promote a node that follows epoch {epoch}, start this one as a replica of its writer, or insist: walferry promote \
+         --abandon-epoch {epoch}",
+        archive.url()
+    );
+    Error::Refused { reason }
+}
+
+/// Checks that the archive's record of this node's own epoch is this node's, and writes it if there is none.
+async fn claim_own_epoch(archive: &Archive, node: &Node) -> Result<()> {
+    let own = node.identity();
+    let (current, tree) = (own.current(), EpochTree::read(archive).await?);
+    let fenced = |record: &EpochRecord| {
+        Err(Error::Fenced { own: current.epoch, newer: record.epoch, node: record.node.clone() })
+    };
+    match tree.get(current.epoch) {
+        Some(record) if record.incarnation == current.incarnation => Ok(()),
+        Some(record) => fenced(record),
+        None => {
+            let parent = own.history.iter().rev().nth(1).map(|start| start.epoch);
+            let parent = parent.filter(|parent| tree.get(*parent).is_some());
+            match epochs::claim(archive, &EpochRecord::new(current, parent, own.node.clone(), now())).await? {
+                Claim::Claimed | Claim::AlreadyMine => Ok(()),
+                Claim::Taken(taken) => fenced(&taken),
+            }
+        }
+    }
+}
+
+/// Claims the next start under this node's own epoch. False if a start is there that this directory does not know of: then
+/// another process went on from a copy of it, or from what it was copied from.
+async fn claim_start(archive: &Archive, node: &Node) -> Result<bool> {
+    let own = node.identity();
+    let epoch = own.epoch();
+    let known = own.start.filter(|start| start.epoch == epoch);
+    // What was to be claimed last may not have been.
+    let first = WriterStart { epoch, number: 1, incarnation: Incarnation::draw()? };
+    let mut next = known.unwrap_or(first);
+    loop {
+        node.change_identity(|identity| identity.start = Some(next))?;
+        match starts::claim(archive, &record_of(node, next)).await? {
+            StartClaim::Claimed => return Ok(true),
+            StartClaim::AlreadyMine => {
+                next = WriterStart { number: next.number + 1, incarnation: Incarnation::draw()?, ..next };
+            }
+            StartClaim::Taken(other) => {
+                tracing::warn!(
+                    epoch = epoch.0,
+                    start = next.number,
+                    node = other.node,
+                    csn = other.csn.0,
+                    "another process started under this epoch: this directory is a copy of its, or an older state of it"
+                );
+                return Ok(false);
+            }
+        }
+    }
+}
+
+fn record_of(node: &Node, start: WriterStart) -> StartRecord {
+    let position = node.committer.position();
+    StartRecord {
+        format: identity::ARCHIVE_FORMAT,
+        epoch: start.epoch,
+        number: start.number,
+        incarnation: start.incarnation,
+        csn: position.csn,
+        hash: position.hash,
+        node: node.identity().node,
+        time: now(),
+    }
+}
+
+fn now() -> CommitTime {
+    CommitTime(crate::clock::now_micros())
+}
+
+/// Whether, and as what, a directory may write to an archive: decided before anything is opened.
+pub fn check_fence(own: &Identity, tree: Option<&EpochTree>) -> Result<()> {
+    if own.role == LastRole::Restored {
+        return Ok(());
+    }
+    if let Some(fenced) = &own.fenced_by {
+        return Err(Error::Fenced { own: own.epoch(), newer: fenced.epoch, node: fenced.node.clone() });
+    }
+    // A replica's directory follows the newest line before it writes.
+    match tree.and_then(EpochTree::newest_started).filter(|_| own.role == LastRole::Primary) {
+        Some(newest) if newest.epoch > own.epoch() => {
+            Err(Error::Fenced { own: own.epoch(), newer: newest.epoch, node: newest.node.clone() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -30,13 +30,15 @@ pub enum AppendFsync {
 /// A value a configuration key can have.
 trait Setting: Sized {
     /// What is accepted, for error messages.
-    const ACCEPTS: &'static str;
+    fn accepted() -> String;
     fn parse(text: &str) -> Option<Self>;
     fn show(&self) -> String;
 }
 
 impl Setting for AppendFsync {
-    const ACCEPTS: &'static str = "always, everysec or no";
+    fn accepted() -> String {
+        "always, everysec or no".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         [Self::Always, Self::EverySec, Self::No].into_iter().find(|mode| mode.to_string() == text.to_ascii_lowercase())
@@ -57,12 +59,28 @@ impl fmt::Display for AppendFsync {
     }
 }
 
-/// A number of bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bytes(pub u64);
+/// The most bytes that can be set: an exabyte. To add some to it never overflows.
+const BYTES_MAX: u64 = 1 << 60;
+/// The least that Redis takes as the length of an argument and of a client's unread requests.
+const QUERY_BYTES_MIN: u64 = 1 << 20;
+/// The longest argument that can be allowed.
+const ARGUMENT_BYTES_MAX: u64 = 2 << 30;
+/// A segment of the op-log is written whole when it is made.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// The least a segment has: one for each group of commits would be none at all.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
-impl Setting for Bytes {
-    const ACCEPTS: &'static str = "a memory value";
+/// A number of bytes.
+pub type Bytes = Memory<0, BYTES_MAX>;
+
+/// A number of bytes from `MIN` to `MAX`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Memory<const MIN: u64, const MAX: u64>(pub u64);
+
+impl<const MIN: u64, const MAX: u64> Setting for Memory<MIN, MAX> {
+    fn accepted() -> String {
+        format!("a memory value such as 1000, 64kb, 64mb or 1gb, from {MIN} to {MAX}")
+    }
 
     fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
@@ -77,7 +95,8 @@ impl Setting for Bytes {
             "gb" => 1 << 30,
             _ => return None,
         };
-        digits.parse::<u64>().ok()?.checked_mul(unit).map(Self)
+        let bytes = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+        (MIN..=MAX).contains(&bytes).then_some(Self(bytes))
     }
 
     fn show(&self) -> String {
@@ -85,8 +104,29 @@ impl Setting for Bytes {
     }
 }
 
-impl Setting for u64 {
-    const ACCEPTS: &'static str = "a whole number";
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Number<const MIN: u64, const MAX: u64>(pub u64);
+
+impl<const MIN: u64, const MAX: u64> Setting for Number<MIN, MAX> {
+    fn accepted() -> String {
+        format!("a whole number from {MIN} to {MAX}")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|number| (MIN..=MAX).contains(number)).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// The port of something that need not listen; 0: it does not.
+impl Setting for u16 {
+    fn accepted() -> String {
+        "a port from 1 to 65535, or 0 for none".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
@@ -97,8 +137,31 @@ impl Setting for u64 {
     }
 }
 
+/// A port to listen on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Port(pub u16);
+
+impl Setting for Port {
+    fn accepted() -> String {
+        "a port from 1 to 65535".to_owned()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|port| *port > 0).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// The longest time: a hundred years. To add one to a time of the clock never overflows.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 impl Setting for Duration {
-    const ACCEPTS: &'static str = "a time such as 250 (ms), 250ms, 10s, 5m, 2h or 1d";
+    fn accepted() -> String {
+        "a time such as 250 (ms), 250ms, 10s, 5m, 2h or 1d, and at most 36500d".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -110,7 +173,7 @@ impl Setting for Duration {
             "d" => 86_400_000,
             _ => return None,
         };
-        digits.parse::<u64>().ok()?.checked_mul(unit).map(Self::from_millis)
+        digits.parse::<u64>().ok()?.checked_mul(unit).map(Self::from_millis).filter(|time| *time <= TIME_MAX)
     }
 
     fn show(&self) -> String {
@@ -119,7 +182,9 @@ impl Setting for Duration {
 }
 
 impl Setting for bool {
-    const ACCEPTS: &'static str = "yes or no";
+    fn accepted() -> String {
+        "yes or no".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         match text {
@@ -135,7 +200,9 @@ impl Setting for bool {
 }
 
 impl Setting for Keep {
-    const ACCEPTS: &'static str = keep::ACCEPTS;
+    fn accepted() -> String {
+        keep::ACCEPTS.to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
@@ -148,7 +215,9 @@ impl Setting for Keep {
 
 /// Which compacted runs a node builds, if any.
 impl Setting for Option<Grain> {
-    const ACCEPTS: &'static str = "hour, day, commits:N or empty";
+    fn accepted() -> String {
+        "hour, day, commits:N or empty".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
@@ -160,7 +229,9 @@ impl Setting for Option<Grain> {
 }
 
 impl Setting for String {
-    const ACCEPTS: &'static str = "a text";
+    fn accepted() -> String {
+        "a text".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         Some(text.to_owned())
@@ -234,48 +305,48 @@ macro_rules! configuration {
 
 configuration! {
     bind "bind": String = "127.0.0.1".into(), Start, "Address to listen on, for clients and for replicas.";
-    port "port": u64 = 6379, Start, "Port for clients.";
-    repl_port "repl-port": u64 = 6380, Start, "Port for replicas.";
+    port "port": Port = Port(6379), Start, "Port for clients.";
+    repl_port "repl-port": Port = Port(6380), Start, "Port for replicas.";
     archive "archive": String = String::new(), Start, "Archive URL: s3://bucket/prefix or file:///dir; empty: none.";
     archive_key_file "archive-key-file": String = String::new(), Start, "File with the keys that encrypt the archive, one ID HEX64 a line, the first for new objects; empty: WALFERRY_ARCHIVE_KEY, else the archive is in the clear.";
     archive_2 "archive-2": String = String::new(), Start, "URL of a second archive, which gets everything, too; one that is down holds nothing up; empty: none.";
     archive_2_key_file "archive-2-key-file": String = String::new(), Start, "As archive-key-file, for archive-2; empty: WALFERRY_ARCHIVE_2_KEY, else the keys of the first archive.";
-    maxclients "maxclients": u64 = 10_000, Running, "Client connections at a time.";
-    tcp_keepalive "tcp-keepalive": u64 = 300, Running, "Seconds of silence after which the system probes whether a client is still there; 0: never.";
-    timeout "timeout": u64 = 0, Running, "Seconds after which an idle client is disconnected; 0: never. A change counts from a client's next request on.";
-    maxmemory "maxmemory": Bytes = Bytes(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
-    proto_max_bulk_len "proto-max-bulk-len": Bytes = Bytes(512 << 20), Start, "Longest argument.";
-    client_query_buffer_limit "client-query-buffer-limit": Bytes = Bytes(1 << 30), Start, "Bytes of one client's unread requests.";
+    maxclients "maxclients": Number<1, 4_294_967_295> = Number(10_000), Running, "Client connections at a time.";
+    tcp_keepalive "tcp-keepalive": Number<0, 32_767> = Number(300), Running, "Seconds of silence after which the system probes whether a client is still there; 0: never.";
+    timeout "timeout": Number<0, 4_294_967_295> = Number(0), Running, "Seconds after which an idle client is disconnected; 0: never. A change counts from a client's next request on.";
+    maxmemory "maxmemory": Bytes = Memory(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
+    proto_max_bulk_len "proto-max-bulk-len": Memory<QUERY_BYTES_MIN, ARGUMENT_BYTES_MAX> = Memory(512 << 20), Start, "Longest argument.";
+    client_query_buffer_limit "client-query-buffer-limit": Memory<QUERY_BYTES_MIN, BYTES_MAX> = Memory(1 << 30), Start, "Bytes of one client's unread requests.";
     requirepass "requirepass": String = String::new(), Secret, "Password that clients must give with AUTH; empty: none.";
     repl_secret "repl-secret": String = String::new(), Secret, "Shared secret that a replica must prove to its primary; empty: none.";
     appendfsync "appendfsync": AppendFsync = AppendFsync::EverySec, Running, "When the logs are synced: always, everysec or no.";
     archive_ack "archive-ack": bool = false, Running, "Whether a write's reply waits until the archive holds it.";
-    block_cache_bytes "block-cache-bytes": Bytes = Bytes(256 << 20), Start, "RocksDB's block cache.";
-    row_cache_bytes "row-cache-bytes": Bytes = Bytes(512 << 20), Start, "Rows of the disk engines (values, fields, members) kept in memory as they were last read or written.";
-    client_threads "client-threads": u64 = 0, Start, "Threads that serve clients; 0: half as many as there are cores.";
+    block_cache_bytes "block-cache-bytes": Bytes = Memory(256 << 20), Start, "RocksDB's block cache.";
+    row_cache_bytes "row-cache-bytes": Bytes = Memory(512 << 20), Start, "Rows of the disk engines (values, fields, members) kept in memory as they were last read or written.";
+    client_threads "client-threads": Number<0, 1024> = Number(0), Start, "Threads that serve clients; 0: half as many as there are cores.";
     io_backend "io-backend": String = "auto".into(), Start, "How log, spool and image files are read and written: auto, uring or std.";
-    oplog_segment_bytes "oplog-segment-bytes": Bytes = Bytes(32 << 20), Start, "Size of an op-log segment.";
-    image_log_bytes "image-log-bytes": Bytes = Bytes(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded; as many as lists and sorted sets have in memory, if that is more.";
-    ring_bytes "ring-bytes": Bytes = Bytes(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
+    oplog_segment_bytes "oplog-segment-bytes": Memory<SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX> = Memory(32 << 20), Start, "Size of an op-log segment.";
+    image_log_bytes "image-log-bytes": Bytes = Memory(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded; as many as lists and sorted sets have in memory, if that is more.";
+    ring_bytes "ring-bytes": Bytes = Memory(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
     archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
-    spool_max_bytes "spool-max-bytes": Bytes = Bytes(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
-    min_free_bytes "min-free-bytes": Bytes = Bytes(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused; 0: no limit.";
+    spool_max_bytes "spool-max-bytes": Bytes = Memory(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
+    min_free_bytes "min-free-bytes": Bytes = Memory(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused, but for those that free space; 0: no limit.";
     snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
-    snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Bytes(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
+    snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Memory(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
     snapshot_consistency "snapshot-consistency": Consistency = Consistency::Strict, Running, "How far apart a base's engines may be cut: strict, bounded:TIME (10ms) or eventual.";
     snapshot_from "snapshot-from": SnapshotFrom = SnapshotFrom::Auto, Running, "Who publishes the bases that are due: replica, primary or auto (a replica if one can). On a replica, primary keeps it from doing so.";
-    archive_bandwidth "archive-bandwidth": Bytes = Bytes(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
+    archive_bandwidth "archive-bandwidth": Bytes = Memory(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
     merge_interval "merge-interval": Duration = Duration::from_secs(600), Running, "Time between two rounds in which small chunks in the archive are merged into full ones; 0: never.";
     merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "How long chunks stay in the archive after they were merged, for readers with an older listing.";
     compact_per "compact-per": Option<Grain> = None, Running, "What this node builds a compacted run of, once it is over: each hour, each day, each commits:N; empty: it builds none.";
     keep "keep": Keep = Keep::default(), Running, "What a prune keeps, such as '7d fine, hourly 30d, daily 1y'; empty: everything.";
     prune_interval "prune-interval": Duration = Duration::ZERO, Running, "Time between prunes of the archive by this node; 0: never.";
     prune_grace "prune-grace": Duration = Duration::from_secs(24 * 3600), Running, "Age before which a prune takes nothing for abandoned: longer than any base takes to publish.";
-    metrics_port "metrics-port": u64 = 0, Start, "Port of Prometheus metrics (GET /metrics), on the address of bind; 0: none.";
+    metrics_port "metrics-port": u16 = 0, Start, "Port of Prometheus metrics (GET /metrics), on the address of bind; 0: none.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
-    s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint; empty: AWS_ENDPOINT_URL, else AWS.";
-    s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION.";
-    s3_access_key_id "s3-access-key-id": String = String::new(), Start, "S3 access key; empty: AWS_ACCESS_KEY_ID.";
+    s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint, an http:// or https:// URL; empty: AWS_ENDPOINT_URL, else that of the AWS profile, else AWS.";
+    s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION, else that of the AWS profile.";
+    s3_access_key_id "s3-access-key-id": String = String::new(), Start, "S3 access key; empty: AWS_ACCESS_KEY_ID, else the AWS profile (~/.aws), else the role of the container or the instance.";
     s3_secret_access_key "s3-secret-access-key": String = String::new(), Secret, "S3 secret key; empty: AWS_SECRET_ACCESS_KEY.";
     archive_2_s3_endpoint "archive-2-s3-endpoint": String = String::new(), Start, "S3 endpoint of archive-2; empty: that of the first archive.";
     archive_2_s3_region "archive-2-s3-region": String = String::new(), Start, "S3 region of archive-2; empty: that of the first archive.";
@@ -286,7 +357,7 @@ configuration! {
 
 fn parse<T: Setting>(key: &str, value: &str) -> Result<T> {
     T::parse(value)
-        .ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("argument must be {}", T::ACCEPTS) })
+        .ok_or_else(|| Error::Config { key: key.to_owned(), detail: format!("argument must be {}", T::accepted()) })
 }
 
 fn unknown(key: &str) -> Error {
@@ -363,7 +434,7 @@ mod tests {
         config
             .set_toml("maxmemory = \"1gb\"\narchive-interval = \"250ms\"\nappendfsync = \"always\"\nport = 7000")
             .unwrap();
-        assert_eq!((config.maxmemory, config.archive_interval), (Bytes(1 << 30), Duration::from_millis(250)));
+        assert_eq!((config.maxmemory, config.archive_interval), (Memory(1 << 30), Duration::from_millis(250)));
         config.set_pair("snapshot-interval=2h").unwrap();
         assert_eq!(config.get("snapshot-interval").unwrap(), "7200000");
     }

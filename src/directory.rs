@@ -7,7 +7,7 @@
 //! db/             RocksDB          wal/      its WAL files, archived ones in wal/archive
 //! oplog/          op-log segments  image/    memory images
 //! spool/          sealed chunks that wait for the archive
-//! base/           a base being cut
+//! base/           a base being cut  bootstrap/     a base that a primary sends
 //! ```
 //!
 //! Guarantees: one process at a time; the identity is replaced as a whole or not at all.
@@ -18,12 +18,17 @@ use crate::error::{Error, Result};
 use crate::io::{Io, StdIo, UNFINISHED_SUFFIX};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Version of the directory's layout that this build writes and reads.
 const FORMAT: u32 = 2;
+/// Name of the directory for a base that a primary sends.
+const BOOTSTRAP: &str = "bootstrap";
+/// Name of the mark of a restore that is under way.
+const RESTORING: &str = "RESTORING";
 
 /// Paths in a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,23 +296,59 @@ impl DataDir {
         self.root.join("run")
     }
 
+    /// A base that a primary sends, until it is restored. A directory with nothing else in it is empty.
+    #[must_use]
+    pub fn bootstrap(&self) -> PathBuf {
+        self.root.join(BOOTSTRAP)
+    }
+
     fn identity_path(&self) -> PathBuf {
         self.root.join("walferry.json")
     }
 
     fn restoring_path(&self) -> PathBuf {
-        self.root.join("RESTORING")
+        self.root.join(RESTORING)
     }
 
     /// Whether there is nothing in it (or it does not exist). What the first start leaves when it fails (a full disk) does
-    /// not count: the `LOCK`, and an identity that was not written to its end.
+    /// not count: the `LOCK`, an identity that was not written to its end, and a part of a base that a primary sent.
     pub fn is_empty(&self) -> Result<bool> {
-        let counts_not = ["LOCK".to_owned(), format!("walferry.json{UNFINISHED_SUFFIX}")];
-        match std::fs::read_dir(&self.root) {
-            Ok(entries) => Ok(entries.flatten().all(|entry| counts_not.iter().any(|name| entry.file_name() == **name))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Error::io("list", &self.root)(error)),
+        let counts_not = ["LOCK".to_owned(), format!("walferry.json{UNFINISHED_SUFFIX}"), BOOTSTRAP.to_owned()];
+        let counts = |path: &PathBuf| !counts_not.iter().any(|name| path.file_name() == Some(OsStr::new(name)));
+        Ok(!self.entries()?.iter().any(counts))
+    }
+
+    /// Paths of what lies in it; none if it does not exist. The `lost+found` of a file system of its own does not count.
+    fn entries(&self) -> Result<Vec<PathBuf>> {
+        let listed = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.map_err(Error::io("list", &self.root))?,
+        };
+        let mut paths = Vec::new();
+        for entry in listed {
+            let entry = entry.map_err(Error::io("list", &self.root))?;
+            let is_lost_and_found = entry.file_name() == "lost+found" && entry.file_type().is_ok_and(|t| t.is_dir());
+            if !is_lost_and_found {
+                paths.push(entry.path());
+            }
         }
+        Ok(paths)
+    }
+
+    /// Removes everything in it but the base that a primary sent. Nobody may be at work in it.
+    pub fn clear(&self) -> Result<()> {
+        self.clear_but(&[BOOTSTRAP])
+    }
+
+    fn clear_but(&self, stays: &[&str]) -> Result<()> {
+        for path in self.entries()? {
+            if stays.iter().any(|name| path.file_name() == Some(OsStr::new(name))) {
+                continue;
+            }
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(Error::io("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// Where the directory is, by its lock file.
@@ -402,16 +443,7 @@ impl DataDir {
             return Ok(());
         }
         let _lock = self.lock()?;
-        for entry in std::fs::read_dir(&self.root).map_err(Error::io("list", &self.root))? {
-            let entry = entry.map_err(Error::io("list", &self.root))?;
-            let path = entry.path();
-            if entry.file_name() == "LOCK" || path == self.restoring_path() {
-                continue;
-            }
-            let is_dir = entry.file_type().map_err(Error::io("inspect", &path))?.is_dir();
-            let removed = if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            removed.map_err(Error::io("remove", &path))?;
-        }
+        self.clear_but(&["LOCK", RESTORING])?;
         // The marker last: what is left half-way is still not to be opened.
         self.end_restore()
     }
@@ -507,6 +539,22 @@ mod tests {
         assert!(dir.identity().unwrap_err().to_string().contains("unfinished restore"));
         dir.end_restore().unwrap();
         assert_eq!(dir.identity().unwrap(), None);
+    }
+
+    #[test]
+    fn a_fresh_volume_is_an_empty_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(root.path());
+        let lost = root.path().join("lost+found");
+        std::fs::create_dir(&lost).unwrap();
+        assert!(dir.is_empty().unwrap());
+        std::fs::write(root.path().join("other"), "x").unwrap();
+        assert!(!dir.is_empty().unwrap());
+        dir.clear().unwrap();
+        assert!(dir.is_empty().unwrap() && lost.exists());
+        std::fs::remove_dir(&lost).unwrap();
+        std::fs::write(&lost, "a file").unwrap();
+        assert!(!dir.is_empty().unwrap(), "no volume has a file of that name");
     }
 
     #[test]

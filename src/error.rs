@@ -238,6 +238,12 @@ impl Error {
         }
     }
 
+    /// Whether an object store may have caused it by answering something else than what was stored. To ask again can help.
+    #[must_use]
+    pub fn may_be_a_wrong_answer(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Version { .. } | Self::Identity { .. })
+    }
+
     /// For `map_err`: a failed file operation.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();

@@ -20,11 +20,13 @@
 //! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
 //! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`],
-//! [`metrics`], [`directory`], [`cluster`], [`threads`], [`background`] and [`io`], the only code that touches log files.
+//! [`metrics`], [`directory`], [`cluster`], [`threads`], [`background`], [`allocator`] and [`io`], the only code that touches
+//! log files.
 //! Above: [`primary`], which wires the stages and is the only module that knows all others, and [`compact`], which makes
 //! an archive cheaper, without a primary or on a node's schedule. Imports go one way: base modules < io, chunk < engine
 //! < log, archive < commit < command, snapshot, restore, retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
 
+pub mod allocator;
 pub mod archive;
 pub mod background;
 pub mod chunk;

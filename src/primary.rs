@@ -14,6 +14,7 @@ mod merging;
 pub mod node;
 pub mod open;
 pub mod pruning;
+mod reclaiming;
 mod schedule;
 pub mod second;
 pub mod shipping;
@@ -39,6 +40,7 @@ use tokio::net::TcpListener;
 
 /// Opens the directory of a primary and brings it to the end of its history. Nothing is served yet.
 pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Archive>)> {
+    shipping::require_apart(root, config)?;
     let archive = shipping::open_archive(config, Opening::Create)?;
     let (mut cluster, mut tree) = (None, None);
     if let Some(archive) = &archive {
@@ -90,8 +92,8 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
 /// Runs a primary until it is asked to stop. `ready` is called once clients are served.
 pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     // The ports first: a port in use must not cost an epoch.
-    let clients = listener::bind(&config.bind, config.port as u16).await?;
-    let replicas = listener::bind(&config.bind, config.repl_port as u16).await?;
+    let clients = listener::bind(&config.bind, config.port.0).await?;
+    let replicas = listener::bind(&config.bind, config.repl_port.0).await?;
     let (opened, archive) = prepare(root, &config).await?;
     let node = Node::new(config, opened, archive, false);
     takeover::begin_writing(&node).await?;
@@ -131,7 +133,7 @@ async fn serve_metrics(node: &Arc<Node>) -> Result<()> {
     if config.metrics_port == 0 {
         return Ok(());
     }
-    let listener = listener::bind(&config.bind, config.metrics_port as u16).await?;
+    let listener = listener::bind(&config.bind, config.metrics_port).await?;
     let shown = Arc::downgrade(node);
     let render = Arc::new(move || shown.upgrade().map_or_else(String::new, |node| node.metrics()));
     tokio::spawn(http::serve(listener, render, node.stopping()));
@@ -140,7 +142,7 @@ async fn serve_metrics(node: &Arc<Node>) -> Result<()> {
 
 /// Threads that serve clients. The other cores are for what RocksDB, shipping and snapshots do meanwhile.
 fn client_threads(config: &Config) -> usize {
-    match config.client_threads as usize {
+    match config.client_threads.0 as usize {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
         threads => threads,
     }
@@ -173,7 +175,7 @@ async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
 /// has it (the old primary, perhaps), a free one that INFO tells.
 async fn listen_for_replicas(node: &Arc<Node>) -> Result<()> {
     let config = node.config();
-    let replicas = match listener::bind(&config.bind, config.repl_port as u16).await {
+    let replicas = match listener::bind(&config.bind, config.repl_port.0).await {
         Ok(replicas) => replicas,
         Err(error) => {
             tracing::warn!(%error, "the replication port is taken; a free one is used");

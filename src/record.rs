@@ -80,12 +80,7 @@ impl CommitRecord {
         if found == self.hash {
             return Ok(());
         }
-        Err(Error::OtherHistory {
-            what: what.to_owned(),
-            csn: self.csn,
-            expected: found,
-            found: self.hash,
-        })
+        Err(Error::OtherHistory { what: what.to_owned(), csn: self.csn, expected: found, found: self.hash })
     }
 }
 

@@ -276,6 +276,75 @@ fn a_disk_full_to_the_last_byte_loses_nothing() {
     eprintln!("{restarts} of {rounds} rounds took a restart");
 }
 
+/// Goal: below `min-free-bytes` whatever frees space is taken, also in a transaction, and what expires goes; everything else
+/// is refused with the limit's name; once enough was deleted writes are taken again by themselves, and nothing is lost.
+#[test]
+fn what_frees_space_is_taken_below_the_limit() {
+    let root = scratch();
+    let Some(device) = device(root.path(), DEVICE_BYTES) else { return };
+    let mut node = small(Launch::primary(&device.dir.join("data"))).set("min-free-bytes", "100mb").start();
+    let mut client = node.client();
+    client.ok(&cmd!("HSET", "hash", "a", 1, "b", 2));
+    client.ok(&cmd!("SADD", "set", 1, 2));
+    client.ok(&cmd!("RPUSH", "list", 1, 2, 3, 4));
+    client.ok(&cmd!("ZADD", "zset", 1, "a", 2, "b"));
+    for number in 0..4 {
+        client.ok(&cmd!("XADD", "stream", "*", "field", number));
+    }
+    for key in ["deleted", "unlinked", "taken", "expiring", "kept"] {
+        client.ok(&cmd!("SET", key, "value"));
+    }
+    let mut setter = Setter { client: node.client(), acknowledged: 0 };
+    let refusal = setter.write_until_refused();
+    assert!(refusal.starts_with("MISCONF") && refusal.contains("min-free-bytes"), "{refusal}");
+    assert!(!asks_for_restart(&refusal));
+    for growing in [cmd!("SET", "a", 1), cmd!("RPUSH", "list", 5), cmd!("LMOVE", "list", "other", "LEFT", "LEFT")] {
+        assert!(
+            error_text(&client.call(&growing)).is_some_and(|error| error.contains("min-free-bytes")),
+            "{growing:?}"
+        );
+    }
+    for (freeing, removed) in [
+        (cmd!("DEL", "deleted"), 1),
+        (cmd!("UNLINK", "unlinked"), 1),
+        (cmd!("HDEL", "hash", "a"), 1),
+        (cmd!("SREM", "set", 1), 1),
+        (cmd!("LREM", "list", 0, 4), 1),
+        (cmd!("ZREM", "zset", "a"), 1),
+        (cmd!("ZREMRANGEBYRANK", "zset", 0, 0), 1),
+        (cmd!("XTRIM", "stream", "MAXLEN", 1), 3),
+    ] {
+        assert_eq!(integer(&client.ok(&freeing)), removed, "{freeing:?}");
+    }
+    assert_eq!(text(&client.ok(&cmd!("GETDEL", "taken"))), "value");
+    assert_eq!(text(&client.ok(&cmd!("SPOP", "set"))), "2");
+    assert_eq!(text(&client.ok(&cmd!("RPOP", "list"))), "3");
+    assert_eq!(text(&client.ok(&cmd!("LTRIM", "list", 0, 0))), "OK");
+    let replies = client.pipeline(&framed(&[cmd!("DEL", "single:1"), cmd!("DEL", "single:2")]));
+    assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");
+    let replies = client.pipeline(&framed(&[cmd!("DEL", "single:3"), cmd!("SET", "single:3", 1)]));
+    assert!(replies.iter().any(|reply| error_text(reply).is_some()), "a transaction that writes more: {replies:?}");
+    assert_eq!(integer(&client.ok(&cmd!("PEXPIRE", "expiring", 1))), 1);
+    let csn = client.watermarks().committed;
+    wait_until("what has expired is deleted, by a commit", SETTLED_WITHIN, || {
+        (client.watermarks().committed > csn).then_some(())
+    });
+    assert!(client.info()["writes_refused"].contains("min-free-bytes"));
+
+    for number in 3..=setter.acknowledged {
+        client.ok(&cmd!("DEL", format!("single:{number}")));
+    }
+    wait_until("writes are taken again", SETTLED_WITHIN, || {
+        error_text(&client.call(&cmd!("SET", "again", 1))).is_none().then_some(())
+    });
+    let before = dump(&mut client);
+    assert_eq!(before.len(), 5, "hash, list, stream, kept and again");
+    node.kill();
+    node.restart();
+    assert_same(&before, &dump(&mut node.client()), "after a kill");
+    assert_no_panic(&node);
+}
+
 /// Goal: a replica whose disk is full keeps serving whole transactions, the primary goes on undisturbed, and the replica
 /// catches up by itself once there is space.
 #[test]

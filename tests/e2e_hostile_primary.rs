@@ -27,9 +27,7 @@ use support::writers::{self, Replied, WRITERS, look};
 type Lie = (Tamper, &'static str);
 
 fn lies_about_the_introduction() -> Vec<Lie> {
-    let start = |epoch: u32, fork: u64| {
-        json!({ "epoch": epoch, "incarnation": "0".repeat(16), "fork": fork, "hash": "0".repeat(16) })
-    };
+    let start = |epoch: u32, fork: u64| json!({ "epoch": epoch, "incarnation": "0".repeat(16), "fork": fork, "hash": "0".repeat(16) });
     let history = |starts: Vec<Value>| changed(wire::RESUME, move |frame| frame.with(json!({ "history": starts })));
     let answer = |answer: Frame| changed(wire::RESUME, move |_| answer.clone());
     let reason = "go away\r\nmaster_link_status:up\r\n".repeat(100);
@@ -342,7 +340,7 @@ fn a_base_that_lies_is_not_taken() {
     eprintln!("{}", log.lines().filter(|line| line.contains("tried again")).collect::<Vec<_>>().join("\n"));
     let failures = log.lines().filter(|line| line.contains("bootstrapping failed; it is tried again")).count();
     assert_eq!(failures as u64, LIES, "each failure is told once\n{log}");
-    assert!(!root.path().join("outside").exists() && !root.path().join("replica.bootstrap").exists());
+    assert!(!root.path().join("outside").exists() && !root.path().join("replica/bootstrap").exists());
     assert_writes(&mut primary.client());
     await_equal(&primary, &replica);
 }

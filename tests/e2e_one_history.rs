@@ -130,7 +130,11 @@ fn of_two_copies_of_a_directory_one_is_fenced() {
     archive.tool("verify", &[]).expect(0);
     let restored = archive.restored(&["--to", "latest"]);
     let mut client = restored.client();
-    assert_eq!((has(&mut client, "first", 12), has(&mut client, "second", 13)), (12, 13), "nothing acknowledged is gone");
+    assert_eq!(
+        (has(&mut client, "first", 12), has(&mut client, "second", 13)),
+        (12, 13),
+        "nothing acknowledged is gone"
+    );
     assert_eq!(integer(&client.ok(&cmd!("EXISTS", "late"))), 0);
 }
 
@@ -186,8 +190,8 @@ fn a_promotion_follows_the_newest_line_to_its_end() {
     let archive = Archive::directory(&root.path().join("archive"));
     let set = |launch: Launch| launch.archive(&archive).set("archive-interval", "50").set("archive-ack", "yes");
     let mut primary = set(Launch::primary(&root.path().join("primary"))).start();
-    let [one, two] = ["one", "two"]
-        .map(|name| set(Launch::replica(&root.path().join(name), primary.launch.repl_port)).start());
+    let [one, two] =
+        ["one", "two"].map(|name| set(Launch::replica(&root.path().join(name), primary.launch.repl_port)).start());
     set_many(&primary, "old", 10);
     let shared = primary.client().watermarks().committed;
     await_csn(&one, shared);
@@ -215,8 +219,8 @@ fn a_promotion_that_would_abandon_commits_is_refused_until_insisted_upon() {
     let archive = Archive::directory(&root.path().join("archive"));
     let set = |launch: Launch| launch.archive(&archive).set("archive-interval", "50");
     let mut primary = set(Launch::primary(&root.path().join("primary"))).start();
-    let [mut one, two] = ["one", "two"]
-        .map(|name| set(Launch::replica(&root.path().join(name), primary.launch.repl_port)).start());
+    let [mut one, two] =
+        ["one", "two"].map(|name| set(Launch::replica(&root.path().join(name), primary.launch.repl_port)).start());
     set_many(&primary, "old", 10);
     let shared = primary.client().watermarks().committed;
     await_csn(&one, shared);

@@ -1,11 +1,12 @@
 //! Makes an empty directory a replica's: from the archive if there is one with anything in it, else from the primary.
 //!
-//! A base that the primary sends arrives as the objects it would be in an archive, and is restored from there: one way
+//! A base that the primary sends arrives as the objects it would be in an archive, in a corner of the directory, and is
+//! restored from there: one way
 //! to build a directory from a base, with one set of checks. Guarantees: the directory is whole, or it is not there.
 
 use crate::PrimaryAddress;
 use crate::link::{Connected, connect};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -56,7 +57,14 @@ pub async fn bootstrap(
 
 /// Whether trying again cannot help: this machine, or what the operator named, must change.
 fn is_final(error: &Error) -> bool {
-    matches!(error, Error::Refused { .. } | Error::Io { .. } | Error::NotEmpty { .. } | Error::Version { .. })
+    matches!(
+        error,
+        Error::Refused { .. }
+            | Error::Io { .. }
+            | Error::NotEmpty { .. }
+            | Error::Version { .. }
+            | Error::Config { .. }
+    )
 }
 
 async fn from_primary(
@@ -75,7 +83,7 @@ async fn from_primary(
         csn: Csn::ZERO,
         hash: HistoryHash::ZERO,
         has_archive,
-        port: config.port as u16,
+        port: config.port.0,
         nonce,
         proof: wire::proof(&config.repl_secret, challenge, node),
     };
@@ -87,7 +95,7 @@ async fn from_primary(
         Message::BaseBegin(base) => {
             new_identity(base.cluster, &base.history)?;
             tracing::info!(%primary, "bootstrapping from a base that the primary sends");
-            let scratch = scratch_dir(root);
+            let scratch = DataDir::new(root).bootstrap();
             let received = receive_base(&scratch, base, receiver, primary).await;
             let restored = match received {
                 Ok(archive) => restore_anew(&archive, root).await,
@@ -125,21 +133,10 @@ fn begin_empty(root: &Path, resume: Resume, node: &str) -> Result<()> {
 async fn restore_anew(archive: &Archive, root: &Path) -> Result<()> {
     let restored = restore_from(archive, root).await;
     let has_begun = restored.as_ref().is_err_and(|error| !matches!(error, Error::NotEmpty { .. }));
-    if has_begun && root.exists() {
-        for entry in std::fs::read_dir(root).map_err(Error::io("list", root))?.flatten() {
-            let path = entry.path();
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            removed.map_err(Error::io("remove", &path))?;
-        }
+    if has_begun {
+        DataDir::new(root).clear()?;
     }
     restored
-}
-
-/// Beside the directory, so that the same file system has to have room and the directory itself stays empty.
-fn scratch_dir(root: &Path) -> PathBuf {
-    let mut name = root.as_os_str().to_owned();
-    name.push(".bootstrap");
-    name.into()
 }
 
 async fn holds_history(archive: &Archive) -> Result<bool> {

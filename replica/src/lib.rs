@@ -4,6 +4,7 @@
 //! bootstrap   an empty directory becomes a replica's: from the archive, else from the primary
 //! link        connects, introduces itself, reconnects; where the next commits come from
 //! follow      checks chunks and applies them
+//! probe       tells a port for clients from a replication port
 //! ```
 //!
 //! Guarantees: every chunk is verified before any of it is applied; a commit appears in all engines at once; where the
@@ -12,6 +13,7 @@
 mod bootstrap;
 mod follow;
 mod link;
+mod probe;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,12 +24,12 @@ use walferry::error::{Error, Result};
 use walferry::primary::node::{Node, ReplicaLink};
 use walferry::primary::shipping::ArchiveCommits;
 use walferry::primary::{self, open, second, shipping};
-use walferry::server::listener;
+use walferry::server::{address, listener};
 
 /// Where the primary listens for replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrimaryAddress {
-    /// Host name or address.
+    /// Host name or address, an IPv6 address without brackets.
     pub host: String,
     /// Replication port.
     pub port: u16,
@@ -37,26 +39,33 @@ impl std::str::FromStr for PrimaryAddress {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
-        match parsed.filter(|(host, _)| !host.is_empty()) {
-            Some((host, port)) => Ok(Self { host, port }),
-            None => Err(Error::Config { key: "primary".into(), detail: format!("'{text}' is not HOST:REPLPORT") }),
+        match address::host_and_port(text) {
+            Some((host, port)) => Ok(Self { host: host.to_owned(), port }),
+            None => {
+                let detail =
+                    format!("'{text}' is not HOST:REPLPORT, such as 10.0.0.1:6380, primary:6380 or [::1]:6380");
+                Err(Error::Config { key: "primary".into(), detail })
+            }
         }
     }
 }
 
 impl std::fmt::Display for PrimaryAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        f.write_str(&address::with_port(&self.host, self.port))
     }
 }
 
 /// Runs a replica until it is asked to stop, or on as a primary after a promotion. `ready` is called once clients are
 /// served.
 pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
-    let clients = listener::bind(&config.bind, config.port as u16).await?;
+    let clients = listener::bind(&config.bind, config.port.0).await?;
+    shipping::require_apart(root, &config)?;
     let archive = shipping::open_archive(&config, Opening::Existing)?;
-    if DataDir::new(root).is_empty()? {
+    let dir = DataDir::new(root);
+    // What a stopped bootstrap has left. It began in an empty directory and is of no use to anybody.
+    dir.abandon_restore()?;
+    if dir.is_empty()? {
         bootstrap::bootstrap(root, &primary, &config, archive.as_ref()).await?;
     }
     let cluster = match &archive {

@@ -5,6 +5,7 @@
 
 use crate::PrimaryAddress;
 use crate::follow::{Follower, apply_in_turns};
+use crate::probe;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -233,11 +234,7 @@ impl Run {
         ended
     }
 
-    fn start_applier(
-        &self,
-        follower: Follower,
-        mut waiting: mpsc::Receiver<bytes::Bytes>,
-    ) -> JoinHandle<Result<()>> {
+    fn start_applier(&self, follower: Follower, mut waiting: mpsc::Receiver<bytes::Bytes>) -> JoinHandle<Result<()>> {
         let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
         let apply = move || {
             while let Some(chunk) = waiting.blocking_recv() {
@@ -393,6 +390,7 @@ pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Re
             let what = format!("data directory {} as a replica of {primary}", node.dir.root().display());
             Err(Error::Identity { what, detail: refuse.reason })
         }
+        Err(error @ Error::Config { .. }) => Err(error),
         _ => Ok(()),
     }
 }
@@ -438,7 +436,11 @@ pub async fn connect(
         peer: peer.clone(),
         detail: format!("did not answer within {} s", limit.as_secs()),
     };
-    let connected = timeout(CONNECT_DEADLINE, step).await.unwrap_or_else(|_| Err(silent(CONNECT_DEADLINE)));
+    let connected = match timeout(CONNECT_DEADLINE, step).await {
+        Ok(connected) => connected,
+        // Who waits for the client to speak first is silent.
+        Err(_) => Err(probe::port_for_clients(primary).await.unwrap_or_else(|| silent(CONNECT_DEADLINE))),
+    };
     let (mut receiver, sender, hello) = connected?;
     let answer = loop {
         match timeout(ANSWER_SILENCE_MAX, receiver.receive()).await.map_err(|_| silent(ANSWER_SILENCE_MAX))?? {
@@ -472,7 +474,7 @@ fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String,
         csn: position.csn,
         hash: position.hash,
         has_archive: node.archive.is_some(),
-        port: config.port as u16,
+        port: config.port.0,
         nonce,
         proof: wire::proof(&config.repl_secret, challenge, &identity.node),
     }

@@ -1,14 +1,15 @@
 //! Where the archive is and how it is reached: the archive URL and the S3 settings.
 //!
-//! Guarantees: explicit settings win over the AWS_* environment; secrets appear in no message and no `Debug` output.
+//! Guarantees: explicit settings win over what [`super::aws`] finds; what cannot be used is refused by name; secrets appear in no message and no `Debug` output.
 
+use super::aws::{self, Environment, RoleCredentials, Source};
 use crate::error::{Error, Result};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum};
 use object_store::path::Path as ObjectPath;
 use object_store::{ClientConfigKey, RetryConfig, StaticCredentialProvider};
 use serde::Deserialize;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -65,6 +66,51 @@ impl fmt::Display for ArchiveUrl {
     }
 }
 
+impl ArchiveUrl {
+    /// Refuses a directory that lies in the archive's, or the other way round: each would take the other's files for its
+    /// own or for nobody's. `what` names the directory, `name` the archive's setting.
+    pub fn require_apart(&self, name: &str, dir: &Path, what: &str) -> Result<()> {
+        let Self::File { dir: own } = self else { return Ok(()) };
+        let (archive, other) = (real_path(own), real_path(dir));
+        let how = match (archive == other, archive.starts_with(&other), other.starts_with(&archive)) {
+            (true, ..) => "is the same directory as",
+            (_, true, _) => "lies in",
+            (_, _, true) => "holds",
+            _ => return Ok(()),
+        };
+        let (own, dir) = (own.display(), dir.display());
+        let detail = format!("{own} {how} {what} {dir}: give each a directory of its own, beside the other");
+        Err(Error::Config { key: name.to_owned(), detail })
+    }
+
+    /// Refuses another archive whose directory lies in this one's, or the other way round.
+    pub fn require_apart_from(&self, name: &str, other: &Self, other_name: &str) -> Result<()> {
+        match other {
+            Self::File { dir } => self.require_apart(name, dir, other_name),
+            Self::S3 { .. } => Ok(()),
+        }
+    }
+}
+
+/// The path without symbolic links, as far as it exists.
+fn real_path(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut missing = Vec::new();
+    let mut at = path.as_path();
+    loop {
+        if let Ok(real) = at.canonicalize() {
+            return missing.iter().rev().fold(real, |path, name| path.join(name));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name);
+                at = parent;
+            }
+            _ => return path,
+        }
+    }
+}
+
 fn wrong(detail: String) -> Error {
     Error::Config { key: "archive".to_owned(), detail }
 }
@@ -109,7 +155,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How S3 is reached. What is `None` comes from the standard AWS_* environment, then from the instance's role.
+/// How S3 is reached. What is `None` comes from the standard AWS_* environment, then from a profile of the shared AWS
+/// files, then from the role of the container or of the instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Settings {
@@ -132,48 +179,68 @@ pub struct S3Settings {
 impl S3Settings {
     /// The client for one bucket. It does not retry: the callers in this module do, and count it.
     pub(super) fn client(&self, bucket: &str) -> Result<AmazonS3> {
-        self.builder(AmazonS3Builder::from_env(), bucket)?
-            .build()
-            .map_err(|source| wrong(format!("S3 settings are not usable: {source}")))
+        self.client_in(&Environment::of_process(), bucket)
     }
 
-    /// `environment` with the explicit settings laid over it.
-    fn builder(&self, environment: AmazonS3Builder, bucket: &str) -> Result<AmazonS3Builder> {
-        let mut builder = environment;
+    fn client_in(&self, environment: &Environment, bucket: &str) -> Result<AmazonS3> {
+        let (builder, source) = self.builder(environment, bucket)?;
+        let unusable = |error: object_store::Error| match environment.culprit() {
+            Some(name) => Error::Config { key: name.to_owned(), detail: format!("is not usable: {error}") },
+            None => wrong(format!("S3 settings are not usable: {error}")),
+        };
+        let client = builder.clone().build().map_err(unusable)?;
+        let Some(looked_at) = source.looked_at else { return Ok(client) };
+        let role = RoleCredentials { inner: Arc::clone(client.credentials()), looked_at };
+        builder.with_credentials(Arc::new(role)).build().map_err(unusable)
+    }
+
+    /// The environment with the explicit settings laid over it, and where credentials come from.
+    fn builder(&self, environment: &Environment, bucket: &str) -> Result<(AmazonS3Builder, Source)> {
+        let mut builder = environment.builder()?;
         if let Some(endpoint) = &self.endpoint {
+            aws::require_url("s3-endpoint", endpoint)?;
             builder = builder
                 .with_config(AmazonS3ConfigKey::Endpoint, endpoint)
                 .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
                 .with_virtual_hosted_style_request(false);
         }
         if let Some(region) = &self.region {
+            aws::require_plain("s3-region", region)?;
             builder = builder.with_region(region);
         }
-        if let Some(credentials) = self.credentials()? {
-            builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credentials)));
+        let explicit = self.credentials()?;
+        let (mut builder, mut source) = aws::complete(builder, environment, explicit.is_some())?;
+        let explicit = explicit.map(|credentials| Arc::new(StaticCredentialProvider::new(credentials)) as _);
+        if let Some(provider) = explicit.or(source.provider.take()) {
+            builder = builder.with_credentials(provider);
         }
         builder = allow_http(builder, self.allow_http)?;
         if self.checksum.unwrap_or(true) {
             builder = builder.with_checksum_algorithm(Checksum::SHA256);
         }
         let client = |key| AmazonS3ConfigKey::Client(key);
-        Ok(builder
+        let builder = builder
             .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
             .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
             .with_bucket_name(bucket)
             // One object at a time: not every S3-compatible server has the bulk call.
             .with_disable_bulk_delete(true)
-            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() }))
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
+        Ok((builder, source))
     }
 
     /// The explicit credentials as a whole: a key set here is never paired with the environment's secret or token.
     fn credentials(&self) -> Result<Option<AwsCredential>> {
         match (&self.access_key_id, &self.secret_access_key) {
-            (Some(id), Some(key)) => Ok(Some(AwsCredential {
-                key_id: id.clone(),
-                secret_key: key.0.clone(),
-                token: self.session_token.as_ref().map(|token| token.0.clone()),
-            })),
+            (Some(id), Some(key)) => {
+                aws::require_plain("s3-access-key-id", id)?;
+                aws::require_plain("s3-secret-access-key", &key.0)?;
+                Ok(Some(AwsCredential {
+                    key_id: id.clone(),
+                    secret_key: key.0.clone(),
+                    token: self.session_token.as_ref().map(|token| token.0.clone()),
+                }))
+            }
             (None, None) => Ok(None),
             _ => Err(wrong("S3 access key id and secret access key must be set together, or neither".to_owned())),
         }
@@ -223,6 +290,30 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_in_another_is_refused_by_name() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("real")).expect("create");
+        std::os::unix::fs::symlink(at("real"), at("link")).expect("link");
+        let url = |name: &str| ArchiveUrl::File { dir: at(name) };
+        for (archive, other, how) in [
+            ("real", "real", "is the same"),
+            ("real/", "link", "is the same"),
+            ("real/a/b", "link/a", "lies in"),
+            ("link", "real/a/b", "holds"),
+            ("new/archive", "new", "lies in"),
+        ] {
+            let refused = url(archive).require_apart("archive", &at(other), "the data directory").expect_err(how);
+            let text = refused.to_string();
+            assert!(text.contains(how) && text.contains("archive") && text.contains("data directory"), "{text}");
+            url(archive).require_apart_from("archive-2", &url(other), "archive").expect_err(how);
+        }
+        url("real").require_apart("archive", &at("real-2"), "the data directory").expect("beside it");
+        let s3: ArchiveUrl = "s3://bucket/p".parse().expect("url");
+        s3.require_apart("archive", &at("real"), "the data directory").expect("elsewhere");
+    }
+
+    #[test]
     fn secrets_are_never_shown() {
         let settings = S3Settings {
             access_key_id: Some("id".into()),
@@ -239,11 +330,15 @@ mod tests {
 
     #[test]
     fn explicit_settings_win_over_the_environment() {
-        let environment = AmazonS3Builder::new()
-            .with_endpoint("https://env.example")
-            .with_config(AmazonS3ConfigKey::S3Endpoint, "https://env-s3.example")
-            .with_region("env-region")
-            .with_token("env-token");
+        let environment = Environment::of(
+            [
+                ("AWS_ENDPOINT_URL", "https://env.example"),
+                ("AWS_ENDPOINT_URL_S3", "https://env-s3.example"),
+                ("AWS_REGION", "env-region"),
+                ("AWS_SESSION_TOKEN", "env-token"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
         let settings = S3Settings {
             endpoint: Some("https://set.example".into()),
             region: Some("set-region".into()),
@@ -251,7 +346,7 @@ mod tests {
             secret_access_key: Some(Secret::new("key")),
             ..S3Settings::default()
         };
-        let builder = settings.builder(environment, "bucket").expect("builder");
+        let (builder, _) = settings.builder(&environment, "bucket").expect("builder");
         let value = |key| builder.get_config_value(&key);
         assert_eq!(settings.credentials().expect("credentials").expect("explicit").token, None);
         assert_eq!(value(AmazonS3ConfigKey::Endpoint).as_deref(), Some("https://set.example"));
@@ -262,15 +357,15 @@ mod tests {
     #[test]
     fn half_a_credential_is_refused() {
         let settings = S3Settings { access_key_id: Some("id".into()), ..S3Settings::default() };
-        assert!(settings.builder(AmazonS3Builder::new(), "b").is_err());
+        assert!(settings.builder(&Environment::default(), "b").is_err());
     }
 
     #[test]
     fn plain_http_must_be_allowed() {
         let mut settings = S3Settings { endpoint: Some("http://localhost:1".into()), ..S3Settings::default() };
-        let refused = settings.builder(AmazonS3Builder::new(), "b").expect_err("refused").to_string();
+        let refused = settings.builder(&Environment::default(), "b").err().expect("refused").to_string();
         assert!(refused.contains("AWS_ALLOW_HTTP"), "{refused}");
         settings.allow_http = Some(true);
-        assert!(settings.builder(AmazonS3Builder::new(), "b").is_ok());
+        assert!(settings.builder(&Environment::default(), "b").is_ok());
     }
 }

@@ -72,8 +72,8 @@ pub fn decode_consistent<T: DeserializeOwned>(
 
 /// Reads a record of the archive; `None` if it is not there.
 pub async fn read<T: DeserializeOwned>(archive: &Archive, name: &ObjectName, known: u32) -> Result<Option<T>> {
-    let body = archive.get(name).await?;
-    body.map(|body| decode(&body, &archive.full_name(name), known)).transpose()
+    let what = archive.full_name(name);
+    archive.get_as(name, |body| decode(&body, &what, known)).await
 }
 
 /// Creates a record if its name is free. What an upload of its own left there in part is written again: the digest in it
@@ -110,14 +110,15 @@ mod tests {
     use super::*;
     use crate::archive::epochs::EpochRecord;
     use crate::archive::faults::{Fault, FaultStore};
-    use crate::archive::patience::Patience;
     use crate::archive::identity::ARCHIVE_FORMAT;
+    use crate::archive::patience::Patience;
     use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 
     /// Goal: no bit of a record can change so that another record is read.
     #[test]
     fn a_changed_bit_never_gives_another_record() {
-        let record = EpochRecord::forked(Epoch(7), Epoch(6), (Csn(1234), HistoryHash(12)), "node".to_owned(), CommitTime(5678));
+        let record =
+            EpochRecord::forked(Epoch(7), Epoch(6), (Csn(1234), HistoryHash(12)), "node".to_owned(), CommitTime(5678));
         let stored = encode(&record);
         assert_eq!(decode::<EpochRecord>(&stored, "record", ARCHIVE_FORMAT).expect("decode"), record);
         for bit in 0..stored.len() * 8 {

@@ -16,6 +16,7 @@ use super::store::{Archive, Creation, Found};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
 use crate::error::{Error, Result};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +61,13 @@ impl EpochRecord {
     /// An epoch that continues `parent` after `fork`, where the history has the hash `hash`.
     #[cfg(test)]
     #[must_use]
-    pub fn forked(epoch: Epoch, parent: Epoch, (fork, hash): (Csn, HistoryHash), node: String, time: CommitTime) -> Self {
+    pub fn forked(
+        epoch: Epoch,
+        parent: Epoch,
+        (fork, hash): (Csn, HistoryHash),
+        node: String,
+        time: CommitTime,
+    ) -> Self {
         Self::new(EpochStart { hash, ..EpochStart::unhashed(epoch, fork) }, Some(parent), node, time)
     }
 }
@@ -120,21 +127,39 @@ fn no_fence(archive: &Archive, what: &str) -> Error {
 /// One epoch's record, or `None` if nobody claimed it.
 pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<EpochRecord>> {
     let name = ObjectName::Epoch(epoch);
-    let Some(body) = archive.get(&name).await? else { return Ok(None) };
     let what = archive.full_name(&name);
-    let record: EpochRecord =
-        digested::decode(&body, &what, ARCHIVE_FORMAT).map_err(|error| match error.is_cut_off() {
-            true => {
-                let chunks = Section::Chunks(epoch).directory();
-                let advice = format!("its claim was cut off. If there is nothing in {chunks}/, remove this object");
-                Error::cut_off(&what, "content", advice)
-            }
-            false => error,
-        })?;
-    if record.epoch != epoch {
-        return Err(Error::corrupt(&what, "epoch", format!("expected {epoch}, found {}", record.epoch)));
+    let decode = |body: Bytes| {
+        let record: EpochRecord = digested::decode(&body, &what, ARCHIVE_FORMAT)?;
+        let is_it = record.epoch == epoch;
+        let other = || Error::corrupt(&what, "epoch", format!("expected {epoch}, found {}", record.epoch));
+        if is_it { Ok(record) } else { Err(other()) }
+    };
+    archive.get_as(&name, decode).await.map_err(|error| match error.is_cut_off() {
+        true => {
+            let chunks = Section::Chunks(epoch).directory();
+            let advice = format!("its claim was cut off. If there is nothing in {chunks}/, remove this object");
+            Error::cut_off(&what, "content", advice)
+        }
+        false => error,
+    })
+}
+
+/// The record of an epoch that was listed. Records are never removed, so a store that denies it is asked again.
+async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochRecord> {
+    let patience = archive.patience();
+    let mut denied = 0;
+    loop {
+        if let Some(record) = read_record(archive, epoch).await? {
+            return Ok(record);
+        }
+        denied += 1;
+        if denied >= patience.attempts {
+            let what = archive.full_name(&ObjectName::Epoch(epoch));
+            let detail = "it was listed and then not there; epoch records are never removed";
+            return Err(Error::corrupt(what, "the object", detail));
+        }
+        tokio::time::sleep(patience.pause_after(denied)).await;
     }
-    Ok(Some(record))
 }
 
 /// The records of the line of history that ends in `epoch`, root first.
@@ -219,11 +244,7 @@ impl EpochTree {
         let mut records = Vec::new();
         for object in &found.objects {
             let ObjectName::Epoch(epoch) = object.name else { continue };
-            let record = read_record(archive, epoch).await?.ok_or_else(|| {
-                let what = archive.full_name(&ObjectName::Epoch(epoch));
-                Error::corrupt(what, "the object", "it was listed and then not there; epoch records are never removed")
-            })?;
-            records.push(record);
+            records.push(read_listed_record(archive, epoch).await?);
         }
         Self::from_records(records, archive.url())
     }
@@ -259,7 +280,8 @@ impl EpochTree {
                 tree.records.insert(*epoch, record.clone());
             }
         }
-        tree.starts = self.starts.iter().filter(|(epoch, _)| tree.records.contains_key(*epoch)).map(|(&e, &n)| (e, n)).collect();
+        tree.starts =
+            self.starts.iter().filter(|(epoch, _)| tree.records.contains_key(*epoch)).map(|(&e, &n)| (e, n)).collect();
         tree
     }
 

@@ -23,10 +23,8 @@ struct Identity {
 
 /// The cluster the archive belongs to, or `None` if nobody claimed it.
 pub async fn read(archive: &Archive) -> Result<Option<ClusterId>> {
-    let Some(body) = archive.get(&ObjectName::Identity).await? else { return Ok(None) };
-    let what = archive.full_name(&ObjectName::Identity);
-    let identity: Identity = digested::decode(&body, &what, ARCHIVE_FORMAT)?;
-    Ok(Some(identity.cluster))
+    let identity: Option<Identity> = digested::read(archive, &ObjectName::Identity, ARCHIVE_FORMAT).await?;
+    Ok(identity.map(|identity| identity.cluster))
 }
 
 /// The cluster the archive belongs to; an error if it is not an archive: for readers.

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 fn tree(epochs: &[(u32, u32, u64)]) -> EpochTree {
     let records = epochs.iter().map(|&(epoch, parent, fork)| match parent {
         0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(0)),
-        _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(0)),
+        _ => {
+            EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(0))
+        }
     });
     EpochTree::from_records(records, "test").expect("a tree")
 }

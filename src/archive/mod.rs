@@ -6,6 +6,7 @@
 //! Non-goals: what is inside bases and, but for [`merge`], inside chunks (opaque bytes here), and deciding what to prune
 //! or restore.
 
+mod aws;
 pub mod bandwidth;
 mod body;
 pub mod config;

@@ -169,10 +169,42 @@ impl Archive {
         self.read(name, None).await
     }
 
+    /// The whole object, or `None` if it is not there. An answer that makes no sense (a page of a proxy, an empty body) is
+    /// like a failure: the store is asked again, as often as [`Patience`] allows. The last answer is given whatever it is.
+    pub async fn get_sensible(
+        &self,
+        name: &ObjectName,
+        is_sensible: impl Fn(&Bytes) -> bool + Send + Sync,
+    ) -> Result<Option<Bytes>> {
+        self.asked_again(|| self.read(name, None), is_sensible).await
+    }
+
+    /// What `read` makes of the whole object, or `None` if it is not there. As in [`Archive::get_sensible`], the store is
+    /// asked again if `read` refuses the answer.
+    pub async fn get_as<T>(
+        &self,
+        name: &ObjectName,
+        read: impl Fn(Bytes) -> Result<T> + Send + Sync,
+    ) -> Result<Option<T>> {
+        let body = self.get_sensible(name, |body| read(body.clone()).is_ok()).await?;
+        body.map(read).transpose()
+    }
+
     /// Bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.
     pub async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.get_range_sensible(name, range, |_| true).await
+    }
+
+    /// As [`Archive::get_range`], asking again as [`Archive::get_sensible`] does.
+    pub async fn get_range_sensible(
+        &self,
+        name: &ObjectName,
+        range: Range<u64>,
+        is_sensible: impl Fn(&Bytes) -> bool + Send + Sync,
+    ) -> Result<Option<Bytes>> {
         let wanted = range.end.saturating_sub(range.start);
-        let body = self.read(name, Some(GetRange::Bounded(range))).await?;
+        let ask = || self.read(name, Some(GetRange::Bounded(range.clone())));
+        let body = self.asked_again(ask, |body| body.len() as u64 == wanted && is_sensible(body)).await?;
         match body {
             Some(body) if body.len() as u64 != wanted => Err(Error::corrupt(
                 self.full_name(name),
@@ -180,6 +212,27 @@ impl Archive {
                 format!("expected {wanted} bytes, the object has only {}", body.len()),
             )),
             body => Ok(body),
+        }
+    }
+
+    /// Asks until the answer is sensible, an error, or the attempts are used up.
+    async fn asked_again<F>(&self, ask: impl Fn() -> F, is_sensible: impl Fn(&Bytes) -> bool) -> Result<Option<Bytes>>
+    where
+        F: Future<Output = Result<Option<Bytes>>> + Send,
+    {
+        let mut failed = 0;
+        loop {
+            let answer = ask().await;
+            let is_wrong = match &answer {
+                Ok(body) => body.as_ref().is_some_and(|body| !is_sensible(body)),
+                Err(error) => error.may_be_a_wrong_answer(),
+            };
+            failed += 1;
+            if !is_wrong || failed >= self.patience.attempts {
+                return answer;
+            }
+            add(&self.traffic().retries, 1);
+            tokio::time::sleep(self.patience.pause_after(failed)).await;
         }
     }
 

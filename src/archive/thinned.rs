@@ -163,7 +163,13 @@ mod tests {
     fn a_line_is_thinned_by_what_lies_on_it() {
         let record = |epoch, parent: u32, fork| match parent {
             0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(1)),
-            _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(1)),
+            _ => EpochRecord::forked(
+                Epoch(epoch),
+                Epoch(parent),
+                (Csn(fork), HistoryHash::ZERO),
+                "n".into(),
+                CommitTime(1),
+            ),
         };
         let records = [record(1, 0, 0), record(2, 1, 100), record(3, 2, 140), record(4, 1, 120)];
         let tree = EpochTree::from_records(records, "x").unwrap();

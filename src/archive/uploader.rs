@@ -1,7 +1,8 @@
 //! Brings sealed chunks from the spool into the archive, in csn order, several at a time.
 //!
 //! Guarantees: the archived watermark passes a chunk only when it and all before it are confirmed in the archive; a
-//! failing store is retried for ever and shows in [`UploaderStatus`]; a writer that was fenced uploads nothing new and
+//! store that fails, or answers something else than what was stored, is retried for ever and shows in
+//! [`UploaderStatus`]; a writer that was fenced uploads nothing new and
 //! its [`Uploader::run`] ends with [`Error::Fenced`]. Dropping the future of `run` loses nothing: what was in flight is
 //! uploaded again and found to be there.
 //! Idle, it sends nothing but the fence check.
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -151,7 +153,7 @@ impl<S: ChunkSource> Uploader<S> {
     /// Uploads until fenced, until the archive turns out to be written by somebody else, or until a chunk is found
     /// damaged or gone. To stop it, drop the future.
     pub async fn run(&self) -> Error {
-        let ended = match self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start)).await {
+        let ended = match self.unfenced().await {
             // Cancel-safe: neither side keeps anything that is not in the source or the archive.
             Ok(()) => tokio::select! {
                 ended = self.watch_fence() => ended,
@@ -173,7 +175,7 @@ impl<S: ChunkSource> Uploader<S> {
         loop {
             tokio::time::sleep(self.settings.fence_check_interval).await;
             match check_fence(&self.archive, self.epoch, self.settings.start).await {
-                Err(error) if !is_passing(&error) => return Err(error),
+                Err(error @ Error::Fenced { .. }) => return Err(error),
                 Err(error) => self.note_failure(&error),
                 Ok(()) => self.note_reachable(),
             }
@@ -210,7 +212,7 @@ impl<S: ChunkSource> Uploader<S> {
 
     async fn advance(&self, csn: Csn) -> Result<()> {
         if self.fence_each_ack.load(Relaxed) {
-            self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start)).await?;
+            self.unfenced().await?;
         }
         self.source.archived(csn);
         self.status.send_modify(|status| {
@@ -221,11 +223,23 @@ impl<S: ChunkSource> Uploader<S> {
         Ok(())
     }
 
+    /// Returns once the archive says that the next epoch was not claimed; [`Error::Fenced`] if it was. Nothing else that
+    /// the archive answers ends anything: what cannot be read fences nobody and clears nobody.
+    async fn unfenced(&self) -> Result<()> {
+        let passes = |error: &Error| !matches!(error, Error::Fenced { .. });
+        self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start), passes).await
+    }
+
     async fn upload(&self, chunk: SealedChunk) -> Result<()> {
-        let body = self.settled(|| self.read(chunk)).await?;
+        // A file that cannot be read may be readable later; one that is gone or damaged will not come back.
+        let reads_again =
+            |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound);
+        let body = self.settled(|| self.read(chunk), reads_again).await?;
         let name = ObjectName::Chunk(chunk.name);
         let created = AtomicBool::new(false);
-        self.settled(|| self.store(&name, &body, &created)).await
+        // Of the store's answers one alone is final, which was given twice: somebody else writes this epoch.
+        let passes = |error: &Error| !matches!(error, Error::Identity { .. });
+        self.settled(|| self.store(&name, &body, &created), passes).await
     }
 
     async fn read(&self, chunk: SealedChunk) -> Result<Bytes> {
@@ -248,17 +262,18 @@ impl<S: ChunkSource> Uploader<S> {
             created.store(true, Relaxed);
             return self.archive.confirm(name, body.len() as u64, &put).await;
         }
-        let Some(found) = self.archive.get(name).await? else {
+        let Some(found) = self.lying_there(name).await? else {
             return Err(self.broken(format!("refused to create {name} as already there, but does not have it")));
         };
-        let likeness = self.source.compare(body, &found);
+        let likeness = found.as_ref().map_or(Likeness::Unreadable, |found| self.source.compare(body, found));
         if likeness == Likeness::Same {
             return Ok(());
         }
         // What lies there is judged only if it is what lies there: a wrong answer would not be given twice.
-        if self.archive.get(name).await?.as_ref() != Some(&found) {
+        if self.lying_there(name).await?.as_ref() != Some(&found) {
             return Err(self.broken(format!("gave two different contents for {name}")));
         }
+        let found = found.unwrap_or_default();
         if likeness == Likeness::Unreadable {
             tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
             return self.archive.put_verified(name, body.clone()).await;
@@ -275,19 +290,27 @@ impl<S: ChunkSource> Uploader<S> {
         })
     }
 
+    /// What the archive has under a name: `None` if nothing, `Some(None)` if it is encrypted and cannot be decrypted.
+    async fn lying_there(&self, name: &ObjectName) -> Result<Option<Option<Bytes>>> {
+        match self.archive.get(name).await {
+            Err(Error::Corrupt { .. }) => Ok(Some(None)),
+            found => Ok(found?.map(Some)),
+        }
+    }
+
     fn broken(&self, detail: String) -> Error {
         Error::StoreContract { url: self.archive.url().to_owned(), detail }
     }
 
-    /// Repeats `step` until it succeeds or fails in a way that will not pass.
-    async fn settled<T, F>(&self, step: impl Fn() -> F) -> Result<T>
+    /// Repeats `step` until it succeeds or fails with an error that does not pass.
+    async fn settled<T, F>(&self, step: impl Fn() -> F, passes: impl Fn(&Error) -> bool) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
     {
         let mut failed = 0;
         loop {
             match step().await {
-                Err(error) if is_passing(&error) => {
+                Err(error) if passes(&error) => {
                     failed += 1;
                     self.note_failure(&error);
                     let pause = backoff(failed, self.settings.backoff_first, self.settings.backoff_max);
@@ -327,15 +350,6 @@ impl<S: ChunkSource> Uploader<S> {
             status.failures_in_row += 1;
             status.last_error = Some(error.to_string());
         });
-    }
-}
-
-/// Whether it may work again without anybody doing anything to this process.
-fn is_passing(error: &Error) -> bool {
-    match error {
-        Error::Store { .. } | Error::StoreContract { .. } => true,
-        Error::Io { source, .. } => source.kind() != std::io::ErrorKind::NotFound,
-        _ => false,
     }
 }
 

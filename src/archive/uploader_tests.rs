@@ -360,3 +360,27 @@ async fn what_was_encrypted_anew_is_still_ours() {
         assert_eq!(archive.get(&ObjectName::Chunk(name)).await.expect("get"), Some(body));
     }
 }
+
+/// An answer to the look at the fence that is no record is like any other fault: nothing is acknowledged, it is told, and
+/// asked again. The record itself fences at once.
+#[tokio::test]
+async fn a_wrong_answer_about_the_fence_passes() {
+    let bench = bench(Spool::default(), UploaderSettings { fence_each_ack: true, ..quick() });
+    let (mut bench, wake, task) = started!(bench);
+    let (name, newer) =
+        (ObjectName::Epoch(EPOCH.next()), EpochRecord::first(EPOCH.next(), "b".to_owned(), CommitTime(9)));
+    let record = crate::archive::digested::encode(&newer);
+    for (nth, wrong) in [&b""[..], b"<html>an error page</html>", &record[..record.len() / 2]].into_iter().enumerate() {
+        let before = Csn(10 * nth as u64);
+        bench.archive.put_verified(&name, Bytes::copy_from_slice(wrong)).await.expect("put");
+        bench.spool.seal(1);
+        wake.notify_one();
+        let seen = bench.until(|status| status.failures_in_row > 2 && status.in_flight == 1).await;
+        assert_eq!((seen.archived, seen.stopped), (before, None));
+        assert!(seen.last_error.is_some_and(|error| error.contains(&name.to_string())));
+        bench.archive.delete(&name).await.expect("delete");
+        bench.until(|status| status.archived == Csn(before.0 + 10) && status.failures_in_row == 0).await;
+    }
+    epochs::claim(&bench.archive, &newer).await.expect("claim");
+    assert_eq!(task.await.expect("joined").kind(), Kind::Fenced);
+}

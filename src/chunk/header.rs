@@ -9,6 +9,7 @@ use super::BLOCK_RAW_BYTES_MAX;
 use super::codec::Codec;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
+use bytes::Bytes;
 
 const MAGIC: [u8; 8] = *b"WFCHUNK\n";
 /// Version of the format that this build writes and reads.
@@ -266,6 +267,12 @@ impl ChunkHeader {
     #[must_use]
     pub fn total_len(&self) -> u64 {
         Self::ENCODED_LEN as u64 + self.stored_len()
+    }
+
+    /// Whether these bytes can be a whole chunk: they begin with a header and are as long as it says.
+    #[must_use]
+    pub fn is_of(bytes: &Bytes) -> bool {
+        Self::decode(bytes, "").is_ok_and(|header| header.total_len() == bytes.len() as u64)
     }
 
     /// Bytes of the sections before compression.

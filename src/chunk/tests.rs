@@ -16,12 +16,8 @@ const HEADER_CRC_AT: usize = 188;
 const SECTION_TABLE_AT: usize = 80;
 const BLOCK_HEADER_LEN: usize = 13;
 
-const LINK: ChunkLink = ChunkLink {
-    epoch: Epoch(3),
-    wal_first: WalSeq(100),
-    wal_last: WalSeq(140),
-    hash_before: HistoryHash(0xfeed_beef),
-};
+const LINK: ChunkLink =
+    ChunkLink { epoch: Epoch(3), wal_first: WalSeq(100), wal_last: WalSeq(140), hash_before: HistoryHash(0xfeed_beef) };
 
 /// The effects of one commit, without its place in history.
 #[derive(Clone, Debug, Default)]

@@ -65,6 +65,8 @@ pub struct Queue {
     pub is_broken: bool,
     /// Whether any of them writes.
     pub has_writes: bool,
+    /// Whether any of them may make what is stored larger.
+    pub grows: bool,
 }
 
 impl Client {

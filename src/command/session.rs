@@ -258,11 +258,14 @@ impl<'s> Session<'s> {
 
     /// Refuses a write that this node does not take, or that would grow full memory engines.
     fn check_write(&self, command: &Command) -> Result<(), Fail> {
-        let runs_writes = command.has(Flag::Exec) && self.client.queue.as_ref().is_some_and(|queue| queue.has_writes);
-        if !command.has(Flag::Write) && !runs_writes {
+        let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
+        if !command.has(Flag::Write) && queue.is_none() {
             return Ok(());
         }
-        if let Some((obstacle, reason)) = self.committer.gate.refusal() {
+        let gate = &self.committer.gate;
+        let frees = queue.map_or_else(|| command.has(Flag::Frees), |queue| !queue.grows);
+        let refusal = if frees { gate.refusal_to_free() } else { gate.refusal() };
+        if let Some((obstacle, reason)) = refusal {
             return Err(format!("{} {reason}", obstacle.code()).into());
         }
         if command.has(Flag::DenyOom) && self.host.is_memory_full() {

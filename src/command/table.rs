@@ -29,6 +29,8 @@ pub enum Flag {
     Fast = 256,
     /// As a rule it writes without a look at what was there.
     Blind = 512,
+    /// It makes what is stored smaller, now or later: taken when the disk has little room.
+    Frees = 1024,
 }
 
 /// One command.
@@ -90,6 +92,7 @@ impl<'r> Call<'r> {
 }
 
 const W: u16 = Flag::Write as u16;
+const D: u16 = Flag::Write as u16 | Flag::Frees as u16;
 const M: u16 = Flag::Write as u16 | Flag::DenyOom as u16;
 const R: u16 = Flag::ReadOnly as u16;
 const L: u16 = Flag::ReadOnly as u16 | Flag::Locks as u16;
@@ -128,8 +131,8 @@ commands! {
         "command" -1 R, NONE, server_info::command, "Returns detailed information about all commands.";
         "config" -2 A, NONE, admin::config, "Reads and changes settings.";
         "dbsize" 1 R | F, NONE, key::dbsize, "Returns the number of keys.";
-        "flushall" -1 W, NONE, key::flush, "Removes all keys.";
-        "flushdb" -1 W, NONE, key::flush, "Removes all keys of the database.";
+        "flushall" -1 D, NONE, key::flush, "Removes all keys.";
+        "flushdb" -1 D, NONE, key::flush, "Removes all keys of the database.";
         "info" -1 R, NONE, admin::info, "Returns information and statistics about the server.";
         "lastsave" 1 F, NONE, admin::lastsave, "Returns the Unix timestamp of the last successful save.";
         "replicaof" 3 A, NONE, admin::replicaof, "Makes a replica a primary: REPLICAOF NO ONE.";
@@ -147,15 +150,15 @@ commands! {
         "watch" -2 F | I | Flag::Locks as u16, ALL, txn::watch, "Monitors changes to keys to determine the execution of a transaction.";
     }
     "generic" {
-        "del" -2 W, ALL, key::del, "Deletes one or more keys.";
+        "del" -2 D, ALL, key::del, "Deletes one or more keys.";
         "exists" -2 R | F, ALL, key::exists, "Determines whether one or more keys exist.";
-        "expire" -3 W | F, ONE, key::expire, "Sets the expiration time of a key in seconds.";
-        "expireat" -3 W | F, ONE, key::expireat, "Sets the expiration time of a key to a Unix timestamp.";
+        "expire" -3 D | F, ONE, key::expire, "Sets the expiration time of a key in seconds.";
+        "expireat" -3 D | F, ONE, key::expireat, "Sets the expiration time of a key to a Unix timestamp.";
         "expiretime" 2 R | F, ONE, key::expiretime, "Returns the expiration time of a key as a Unix timestamp.";
         "keys" 2 L, NONE, key::keys, "Returns all key names that match a pattern.";
         "persist" 2 W | F, ONE, key::persist, "Removes the expiration time of a key.";
-        "pexpire" -3 W | F, ONE, key::pexpire, "Sets the expiration time of a key in milliseconds.";
-        "pexpireat" -3 W | F, ONE, key::pexpireat, "Sets the expiration time of a key to a Unix milliseconds timestamp.";
+        "pexpire" -3 D | F, ONE, key::pexpire, "Sets the expiration time of a key in milliseconds.";
+        "pexpireat" -3 D | F, ONE, key::pexpireat, "Sets the expiration time of a key to a Unix milliseconds timestamp.";
         "pexpiretime" 2 R | F, ONE, key::pexpiretime, "Returns the expiration time of a key as a Unix milliseconds timestamp.";
         "pttl" 2 R | F, ONE, key::pttl, "Returns the expiration time in milliseconds of a key.";
         "rename" 3 W, TWO, key::rename, "Renames a key and overwrites the destination.";
@@ -163,14 +166,14 @@ commands! {
         "scan" -2 L, NONE, scan::scan, "Iterates over the key names in the database.";
         "ttl" 2 R | F, ONE, key::ttl, "Returns the expiration time in seconds of a key.";
         "type" 2 R | F, ONE, key::type_of, "Determines the type of value stored at a key.";
-        "unlink" -2 W | F, ALL, key::del, "Deletes one or more keys.";
+        "unlink" -2 D | F, ALL, key::del, "Deletes one or more keys.";
     }
     "string" {
         "append" 3 W | F, ONE, string::append, "Appends a string to the value of a key.";
         "decr" 2 W | F, ONE, string::decr, "Decrements the integer value of a key by one.";
         "decrby" 3 W | F, ONE, string::decrby, "Decrements a number from the integer value of a key.";
         "get" 2 R | F, ONE, string::get, "Returns the string value of a key.";
-        "getdel" 2 W | F, ONE, string::getdel, "Returns the string value of a key after deleting the key.";
+        "getdel" 2 D | F, ONE, string::getdel, "Returns the string value of a key after deleting the key.";
         "getrange" 4 R, ONE, string::getrange, "Returns a substring of the string stored at a key.";
         "getset" 3 W | F, ONE, string::getset, "Returns the previous string value of a key after setting it to a new value.";
         "incr" 2 W | F, ONE, string::incr, "Increments the integer value of a key by one.";
@@ -186,7 +189,7 @@ commands! {
         "strlen" 2 R | F, ONE, string::strlen, "Returns the length of a string value.";
     }
     "hash" {
-        "hdel" -3 W | F, ONE, hash::hdel, "Deletes one or more fields and their values from a hash.";
+        "hdel" -3 D | F, ONE, hash::hdel, "Deletes one or more fields and their values from a hash.";
         "hexists" 3 R | F, ONE, hash::hexists, "Determines whether a field exists in a hash.";
         "hget" 3 R | F, ONE, hash::hget, "Returns the value of a field in a hash.";
         "hgetall" 2 R, ONE, hash::hgetall, "Returns all fields and values in a hash.";
@@ -206,8 +209,8 @@ commands! {
         "scard" 2 R | F, ONE, set::scard, "Returns the number of members in a set.";
         "sismember" 3 R | F, ONE, set::sismember, "Determines whether a member belongs to a set.";
         "smembers" 2 R, ONE, set::smembers, "Returns all members of a set.";
-        "spop" -2 W | F, ONE, set::spop, "Returns one or more random members from a set after removing them.";
-        "srem" -3 W | F, ONE, set::srem, "Removes one or more members from a set.";
+        "spop" -2 D | F, ONE, set::spop, "Returns one or more random members from a set after removing them.";
+        "srem" -3 D | F, ONE, set::srem, "Removes one or more members from a set.";
         "sscan" -3 R, ONE, scan::sscan, "Iterates over members of a set.";
     }
     "list" {
@@ -215,14 +218,14 @@ commands! {
         "linsert" 5 M, ONE, list::linsert, "Inserts an element before or after another element in a list.";
         "llen" 2 L | F, ONE, list::llen, "Returns the length of a list.";
         "lmove" 5 M, TWO, list::lmove, "Returns an element after popping it from one list and pushing it to another.";
-        "lpop" -2 W | F, ONE, list::lpop, "Returns the first elements in a list after removing it.";
+        "lpop" -2 D | F, ONE, list::lpop, "Returns the first elements in a list after removing it.";
         "lpush" -3 M | F, ONE, list::lpush, "Prepends one or more elements to a list.";
         "lpushx" -3 M | F, ONE, list::lpushx, "Prepends one or more elements to a list only when the list exists.";
         "lrange" 4 L, ONE, list::lrange, "Returns a range of elements from a list.";
-        "lrem" 4 W, ONE, list::lrem, "Removes elements from a list.";
+        "lrem" 4 D, ONE, list::lrem, "Removes elements from a list.";
         "lset" 4 M, ONE, list::lset, "Sets the value of an element in a list by its index.";
-        "ltrim" 4 W, ONE, list::ltrim, "Removes elements from both ends a list.";
-        "rpop" -2 W | F, ONE, list::rpop, "Returns and removes the last elements of a list.";
+        "ltrim" 4 D, ONE, list::ltrim, "Removes elements from both ends a list.";
+        "rpop" -2 D | F, ONE, list::rpop, "Returns and removes the last elements of a list.";
         "rpoplpush" 3 M, TWO, list::rpoplpush, "Returns the last element of a list after removing and pushing it to another list.";
         "rpush" -3 M | F, ONE, list::rpush, "Appends one or more elements to a list.";
         "rpushx" -3 M | F, ONE, list::rpushx, "Appends an element to a list only when the list exists.";
@@ -232,15 +235,15 @@ commands! {
         "zcard" 2 L | F, ONE, zset::zcard, "Returns the number of members in a sorted set.";
         "zcount" 4 L | F, ONE, zset::zcount, "Returns the count of members in a sorted set that have scores within a range.";
         "zincrby" 4 M | F, ONE, zset::zincrby, "Increments the score of a member in a sorted set.";
-        "zpopmax" -2 W | F, ONE, zset::zpopmax, "Returns the highest-scoring members from a sorted set after removing them.";
-        "zpopmin" -2 W | F, ONE, zset::zpopmin, "Returns the lowest-scoring members from a sorted set after removing them.";
+        "zpopmax" -2 D | F, ONE, zset::zpopmax, "Returns the highest-scoring members from a sorted set after removing them.";
+        "zpopmin" -2 D | F, ONE, zset::zpopmin, "Returns the lowest-scoring members from a sorted set after removing them.";
         "zrange" -4 L, ONE, zset::zrange, "Returns members in a sorted set within a range of indexes, scores or names.";
         "zrangebylex" -4 L, ONE, zset::zrangebylex, "Returns members in a sorted set within a lexicographical range.";
         "zrangebyscore" -4 L, ONE, zset::zrangebyscore, "Returns members in a sorted set within a range of scores.";
         "zrank" 3 L | F, ONE, zset::zrank, "Returns the index of a member in a sorted set ordered by ascending scores.";
-        "zrem" -3 W | F, ONE, zset::zrem, "Removes one or more members from a sorted set.";
-        "zremrangebyrank" 4 W, ONE, zset::zremrangebyrank, "Removes members in a sorted set within a range of indexes.";
-        "zremrangebyscore" 4 W, ONE, zset::zremrangebyscore, "Removes members in a sorted set within a range of scores.";
+        "zrem" -3 D | F, ONE, zset::zrem, "Removes one or more members from a sorted set.";
+        "zremrangebyrank" 4 D, ONE, zset::zremrangebyrank, "Removes members in a sorted set within a range of indexes.";
+        "zremrangebyscore" 4 D, ONE, zset::zremrangebyscore, "Removes members in a sorted set within a range of scores.";
         "zrevrange" -4 L, ONE, zset::zrevrange, "Returns members in a sorted set within a range of indexes in reverse order.";
         "zrevrangebyscore" -4 L, ONE, zset::zrevrangebyscore, "Returns members in a sorted set within a range of scores in reverse order.";
         "zrevrank" 3 L | F, ONE, zset::zrevrank, "Returns the index of a member in a sorted set ordered by descending scores.";
@@ -248,12 +251,12 @@ commands! {
     }
     "stream" {
         "xadd" -5 W | F, ONE, stream::xadd, "Appends a new message to a stream.";
-        "xdel" -3 W | F, ONE, stream::xdel, "Returns the number of messages after removing them from a stream.";
+        "xdel" -3 D | F, ONE, stream::xdel, "Returns the number of messages after removing them from a stream.";
         "xlen" 2 R | F, ONE, stream::xlen, "Returns the number of messages in a stream.";
         "xrange" -4 R, ONE, stream::xrange, "Returns the messages from a stream within a range of IDs.";
         "xread" -4 R, NONE, stream::xread, "Returns messages from multiple streams with IDs greater than the ones requested.";
         "xrevrange" -4 R, ONE, stream::xrevrange, "Returns the messages from a stream within a range of IDs in reverse order.";
-        "xtrim" -4 W, ONE, stream::xtrim, "Deletes messages from the beginning of a stream.";
+        "xtrim" -4 D, ONE, stream::xtrim, "Deletes messages from the beginning of a stream.";
     }
 }
 

@@ -22,6 +22,7 @@ pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, o
         return Err("ERR the transaction is too large".into());
     }
     queue.has_writes |= command.has(table::Flag::Write);
+    queue.grows |= command.has(table::Flag::Write) && !command.has(table::Flag::Frees);
     queue.commands.push((command, queued));
     out.simple("QUEUED");
     Ok(())

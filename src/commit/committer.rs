@@ -253,7 +253,9 @@ impl Committer {
         if after >= end.csn {
             return Ok(None);
         }
-        let next = reader.commits(from, LogPosition { csn: after.next(), ..end }).and_then(|mut found| found.next().transpose());
+        let next = reader
+            .commits(from, LogPosition { csn: after.next(), ..end })
+            .and_then(|mut found| found.next().transpose());
         match next {
             Err(Error::Gap { .. }) => Ok(None),
             found => found,

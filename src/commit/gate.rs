@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Obstacle {
     /// The spool is full: the archive has not taken chunks for too long. Ends by itself.
     SpoolFull,
+    /// The disk has less room than `min-free-bytes`. What frees space is taken. Ends by itself once there is space.
+    DiskLow,
     /// The disk has no room for the logs or for RocksDB. Ends by itself once there is space.
     DiskFull,
     /// This node is a replica.
@@ -27,7 +29,7 @@ impl Obstacle {
         match self {
             Self::Replica => "READONLY",
             Self::Fenced => "FENCED",
-            Self::SpoolFull | Self::DiskFull | Self::Unarchived | Self::Broken => "MISCONF",
+            Self::SpoolFull | Self::DiskLow | Self::DiskFull | Self::Unarchived | Self::Broken => "MISCONF",
         }
     }
 }
@@ -83,6 +85,13 @@ impl Gate {
         self.is_closed().then(|| self.obstacles.lock().last().cloned()).flatten()
     }
 
+    /// Why a write that frees space is refused; `None` when it is taken.
+    #[must_use]
+    pub fn refusal_to_free(&self) -> Option<(Obstacle, String)> {
+        let obstacles = self.is_closed().then(|| self.obstacles.lock())?;
+        obstacles.iter().rev().find(|(obstacle, _)| *obstacle != Obstacle::DiskLow).cloned()
+    }
+
     fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
@@ -109,7 +118,12 @@ mod tests {
         gate.open(Obstacle::Fenced);
         gate.open(Obstacle::Broken);
         assert_eq!(gate.refusal().unwrap().0.code(), "MISCONF");
+        gate.close(Obstacle::DiskLow, "little room");
+        assert_eq!(gate.refusal().unwrap().0, Obstacle::DiskLow);
+        assert_eq!(gate.refusal_to_free().unwrap().0, Obstacle::SpoolFull);
         gate.open(Obstacle::SpoolFull);
+        assert!(gate.refusal().is_some() && gate.refusal_to_free().is_none());
+        gate.open(Obstacle::DiskLow);
         assert!(gate.refusal().is_none());
     }
 }

@@ -17,38 +17,55 @@ use std::sync::atomic::Ordering;
 
 /// Writes that were refused for want of room are taken again when this share of the limit is free beyond it.
 const MARGIN_DIVISOR: u64 = 4;
+/// Below this share of the limit what frees space is refused, too: logs and engines need the rest to stay sound.
+const LAST_DIVISOR: u64 = 4;
 
 /// What a look at the disk shows.
 #[derive(Debug)]
 enum Outlook {
     /// Writes can be taken.
     Room,
-    /// They cannot until there is more space: why, and what to do.
-    Short(String),
+    /// Only those that free space can: why, and what to do.
+    Low(String),
+    /// None can until there is more space: why, and what to do.
+    Full(String),
     /// RocksDB gave up.
     Broken(Error),
 }
 
-/// Looks at RocksDB and at the file system of `dir`, of which `free_bytes_min` must stay free. `is_short`: what the
-/// look before showed.
+/// Looks at RocksDB and at the file system of `dir`, of which `free_bytes_min` must stay free. `is_short`: whether the look
+/// before showed want of room.
 fn look(dir: &Path, free_bytes_min: u64, is_short: bool, disk: &Disk) -> Outlook {
-    let advice =
-        format!("Free space on the file system of {}; writes are taken again by themselves then", dir.display());
+    let place = format!("the file system of {}", dir.display());
     match disk.background_error() {
         None => {}
         Some(error) if error.is_want_of_space() => {
-            return Outlook::Short(format!("RocksDB has no room: {error}. {advice}"));
+            let advice = format!("Free space on {place}; writes are taken again by themselves then");
+            return Outlook::Full(format!("RocksDB has no room: {error}. {advice}"));
         }
         Some(error) => return Outlook::Broken(error),
     }
-    let wanted = if is_short { free_bytes_min + free_bytes_min / MARGIN_DIVISOR } else { free_bytes_min };
+    let margin = if is_short { free_bytes_min / MARGIN_DIVISOR } else { 0 };
     match free_bytes(dir) {
-        Ok(free) if free < wanted => {
-            Outlook::Short(format!("{free} bytes are free, min-free-bytes asks for {wanted}. {advice}"))
-        }
+        Ok(free) => judge(free, free_bytes_min, margin, &place),
         // A file system that does not tell is no reason to refuse anything.
-        Ok(_) | Err(_) => Outlook::Room,
+        Err(_) => Outlook::Room,
     }
+}
+
+/// What `free` bytes are enough for.
+fn judge(free: u64, free_bytes_min: u64, margin: u64, place: &str) -> Outlook {
+    let wanted = free_bytes_min.saturating_add(margin);
+    if free >= wanted {
+        return Outlook::Room;
+    }
+    let found = format!("{free} bytes are free on {place}, min-free-bytes asks for {wanted}");
+    let advice = "Free space there, or lower min-free-bytes; writes are taken again by themselves then";
+    if free < free_bytes_min / LAST_DIVISOR {
+        return Outlook::Full(format!("{found}. {advice}"));
+    }
+    let taken = "What frees space is taken: DEL, UNLINK, FLUSHALL, EXPIRE, XTRIM, HDEL, SREM, LTRIM, ZREM and the like";
+    Outlook::Low(format!("{found}. {taken}. {advice}"))
 }
 
 /// Bytes that a process without privileges could still write below `dir`.
@@ -57,34 +74,46 @@ pub fn free_bytes(dir: &Path) -> Result<u64> {
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
+/// Bytes that giving space back may take for a while: what is free above the share of `free_bytes_min` that stays for
+/// logs and engines.
+pub fn room_to_reclaim(dir: &Path, free_bytes_min: u64) -> u64 {
+    free_bytes(dir).unwrap_or_default().saturating_sub(free_bytes_min / LAST_DIVISOR)
+}
+
 impl Committer {
     /// Refuses writes while the file system of `dir` has no room for them, and takes them again when it has; RocksDB and
     /// the op-log must agree. To be called many times a second.
     pub fn look_for_room(&self, dir: &Path, free_bytes_min: u64) {
-        let was_short = self.gate.stands(Obstacle::DiskFull);
-        match look(dir, free_bytes_min, was_short, self.disk()) {
-            Outlook::Broken(error) => self.fail_stop(&error),
-            Outlook::Short(reason) => self.refuse_for_want_of_room(reason),
-            Outlook::Room if was_short => {
-                if self.reserve(&mut self.logs.lock(), OPLOG_SLACK).is_ok() {
-                    tracing::info!("there is room on the disk again: writes are taken");
-                    self.gate.open(Obstacle::DiskFull);
-                }
-            }
+        let (was_low, was_full) = (self.gate.stands(Obstacle::DiskLow), self.gate.stands(Obstacle::DiskFull));
+        let outlook = look(dir, free_bytes_min, was_low || was_full, self.disk());
+        match &outlook {
+            Outlook::Broken(error) => return self.fail_stop(error),
+            Outlook::Full(reason) => return self.refuse_for_want_of_room(Obstacle::DiskFull, reason.clone()),
+            Outlook::Low(reason) => self.refuse_for_want_of_room(Obstacle::DiskLow, reason.clone()),
             Outlook::Room => {}
         }
+        if was_full {
+            if self.reserve(&mut self.logs.lock(), OPLOG_SLACK).is_err() {
+                return;
+            }
+            self.gate.open(Obstacle::DiskFull);
+        }
+        if matches!(outlook, Outlook::Room) && (was_low || was_full) {
+            tracing::info!("there is room on the disk again: writes are taken");
+            self.gate.open(Obstacle::DiskLow);
+        }
     }
 
-    fn refuse_for_want_of_room(&self, reason: String) {
-        if !self.gate.stands(Obstacle::DiskFull) {
+    fn refuse_for_want_of_room(&self, obstacle: Obstacle, reason: String) {
+        if !self.gate.stands(Obstacle::DiskFull) && !self.gate.stands(obstacle) {
             tracing::error!(reason, "the disk has no room: writes are refused until it has");
         }
-        self.gate.close(Obstacle::DiskFull, reason);
+        self.gate.close(obstacle, reason);
     }
 
-    /// An error while writes are refused for want of room.
-    fn require_room(&self) -> Result<()> {
-        self.gate.reason(Obstacle::DiskFull).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
+    /// An error while this obstacle stands.
+    fn require_open(&self, obstacle: Obstacle) -> Result<()> {
+        self.gate.reason(obstacle).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
     /// Makes sure that the op-log takes `bytes` without a new segment. Never after a failed log write: where the segment
@@ -101,7 +130,7 @@ impl Committer {
             let advice = if error.is_want_of_space() { "Free space" } else { "See to the disk" };
             let reason =
                 format!("the op-log cannot grow: {error}. {advice}; writes are taken again by themselves then");
-            self.refuse_for_want_of_room(reason);
+            self.refuse_for_want_of_room(Obstacle::DiskFull, reason);
             Obstacle::DiskFull
         };
         Err(Error::Refused { reason: self.gate.reason(obstacle).unwrap_or_else(|| error.to_string()) })
@@ -114,7 +143,7 @@ impl Joined<'_> {
     /// lock may be let go meanwhile.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let committer = self.committer;
-        committer.require_room()?;
+        committer.require_open(Obstacle::DiskFull)?;
         while self.writer.log_bytes(bytes) > committer.log_room.load(Ordering::Acquire) {
             let wanted = self.writer.log_bytes(bytes);
             MutexGuard::unlocked(&mut self.writer, || {
@@ -132,13 +161,18 @@ impl Turn<'_> {
     /// As [`Joined::reserve`]; both locks stay held.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let wanted = self.joined.writer.log_bytes(bytes);
-        self.require_room(wanted)
+        self.reserve_logs(wanted)
     }
 
-    /// Makes sure there is room for frames of `log_bytes`.
+    /// Makes sure there is room for frames of `log_bytes` that may grow what the disk holds.
     pub(super) fn require_room(&mut self, log_bytes: usize) -> Result<()> {
+        self.joined.committer.require_open(Obstacle::DiskLow)?;
+        self.reserve_logs(log_bytes)
+    }
+
+    fn reserve_logs(&mut self, log_bytes: usize) -> Result<()> {
         let Self { joined: Joined { committer, .. }, logs, .. } = self;
-        committer.require_room()?;
+        committer.require_open(Obstacle::DiskFull)?;
         committer.reserve(logs, log_bytes)
     }
 }
@@ -148,20 +182,23 @@ mod tests {
     use super::*;
     use crate::engine::disk::DiskOptions;
 
-    /// Goal: the limit counts, and with a margin once it was reached; 0 switches it off.
+    /// Goal: the limit counts, and with a margin once it was reached; 0 switches it off; below a quarter of it nothing is
+    /// taken.
     #[test]
-    fn the_limit_has_a_margin() {
+    fn the_limit_has_a_margin_and_an_end() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), DiskOptions::default()).unwrap();
         let free = free_bytes(dir.path()).unwrap();
-        let is_short = |limit, was_short| match look(dir.path(), limit, was_short, &disk) {
-            Outlook::Short(reason) => reason.contains("min-free-bytes") && reason.contains("Free space"),
-            Outlook::Room => false,
-            Outlook::Broken(error) => panic!("{error}"),
+        let says = |limit, was_short| match look(dir.path(), limit, was_short, &disk) {
+            Outlook::Low(reason) if reason.contains("min-free-bytes") && reason.contains("DEL") => "low",
+            Outlook::Full(reason) if reason.contains("min-free-bytes") && !reason.contains("DEL") => "full",
+            Outlook::Room => "room",
+            other => panic!("{other:?}"),
         };
-        assert!(!is_short(0, false) && !is_short(0, true));
-        assert!(!is_short(free / 8 * 7, false), "room as long as it never was short");
-        assert!(is_short(free / 8 * 7, true), "a margin after that");
-        assert!(is_short(free * 2, false));
+        assert_eq!([says(0, false), says(0, true)], ["room"; 2]);
+        assert_eq!(says(free / 8 * 7, false), "room", "as long as it never was short");
+        assert_eq!(says(free / 8 * 7, true), "low", "a margin after that");
+        assert_eq!(says(free * 2, false), "low");
+        assert_eq!([says(free * 8, false), says(u64::MAX, true)], ["full"; 2]);
     }
 }

@@ -7,7 +7,7 @@
 //! are rewritten are new.
 
 use crate::archive::store::Archive;
-use crate::config::{Bytes, Config, Consistency};
+use crate::config::{Config, Consistency, Memory};
 use crate::csn::{Csn, Epoch};
 use crate::directory::LastRole;
 use crate::error::Result;
@@ -65,7 +65,7 @@ pub async fn rebuild(archive: &Archive, options: Options) -> Result<Report> {
     let base = blocking(move || {
         let (dir, lock, identity) = claim_directory(&dir, LastRole::Restored, None)?;
         let (cluster, node) = (identity.cluster, identity.node.clone());
-        let config = Config { oplog_segment_bytes: Bytes(SEGMENT_BYTES), ..Config::default() };
+        let config = Config { oplog_segment_bytes: Memory(SEGMENT_BYTES), ..Config::default() };
         let opened = open(dir.clone(), lock, identity, &config, None)?;
         let request = CutRequest { consistency: Consistency::Strict, node, role: LastRole::Restored };
         let cut = BaseCutter::new(io, &dir, cluster).cut(&opened.committer, &request);

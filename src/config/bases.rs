@@ -20,7 +20,9 @@ pub enum Consistency {
 pub const BOUND: Duration = Duration::from_millis(10);
 
 impl Setting for Consistency {
-    const ACCEPTS: &'static str = "strict, bounded, bounded:TIME (such as bounded:10ms) or eventual";
+    fn accepted() -> String {
+        "strict, bounded, bounded:TIME (such as bounded:10ms) or eventual".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
@@ -61,7 +63,9 @@ pub enum SnapshotFrom {
 }
 
 impl Setting for SnapshotFrom {
-    const ACCEPTS: &'static str = "replica, primary or auto";
+    fn accepted() -> String {
+        "replica, primary or auto".to_owned()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         let all = [Self::Primary, Self::Replica, Self::Auto];

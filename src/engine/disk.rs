@@ -387,14 +387,35 @@ impl OrphanFilter {
     }
 }
 
+/// Tells elements of deleted collections.
+pub(super) struct Orphans(OrphanFilter);
+
+impl Orphans {
+    /// In this database.
+    pub fn of(disk: &Disk) -> Self {
+        Self(OrphanFilter { shared: Arc::clone(&disk.orphans), last: None })
+    }
+
+    /// Whether a key is that of an element whose collection was deleted or created anew since.
+    pub fn has(&mut self, key: &[u8]) -> bool {
+        self.0.is_orphan(key)
+    }
+}
+
+impl OrphanFilter {
+    fn is_orphan(&mut self, bytes: &[u8]) -> bool {
+        let Some(element) = key::parse_element(bytes) else { return false };
+        match self.living_generation(&element) {
+            Some(None) => true,
+            Some(Some(living)) => element.generation.0 < living,
+            None => false,
+        }
+    }
+}
+
 impl CompactionFilter for OrphanFilter {
     fn filter(&mut self, _level: u32, bytes: &[u8], _value: &[u8]) -> Decision {
-        let Some(element) = key::parse_element(bytes) else { return Decision::Keep };
-        match self.living_generation(&element) {
-            Some(None) => Decision::Remove,
-            Some(Some(living)) if element.generation.0 < living => Decision::Remove,
-            _ => Decision::Keep,
-        }
+        if self.is_orphan(bytes) { Decision::Remove } else { Decision::Keep }
     }
 
     fn name(&self) -> &CStr {

@@ -10,6 +10,7 @@ pub mod key;
 pub mod keyspace;
 pub mod memory;
 pub mod meta;
+mod reclaim;
 pub mod rows;
 pub mod scan;
 pub mod sorted;

@@ -199,7 +199,10 @@ fn fields_lie_where_the_format_says() {
     assert_eq!((long(envelope, 26), word(envelope, 34), word(envelope, 38), word(envelope, 42)), (0x1014, 12, 0, 0));
     let position = &batch[batch.len() - 28..];
     assert_eq!(&batch[batch.len() - 36..batch.len() - 28], b"\x01\x05\xFF\xFFcsn\x1c");
-    assert_eq!((long(position, 0), long(position, 8), word(position, 16), long(position, 20)), (22, TIME + 22, 3, 0x1016));
+    assert_eq!(
+        (long(position, 0), long(position, 8), word(position, 16), long(position, 20)),
+        (22, TIME + 22, 3, 0x1016)
+    );
     let expected = Position { csn: Csn(22), time: CommitTime(TIME + 22), epoch: Epoch(3), hash: HistoryHash(0x1016) };
     assert_eq!(Position::decode(position).unwrap(), expected);
 }

@@ -278,8 +278,8 @@ impl Replay<'_> {
         let mut take = || -> Result<Option<CommitRecord>> {
             while let Some(commit) = logs.peek()? {
                 let is_new = commit.csn > position.csn;
-                let is_intact = commit.csn <= *intact_until
-                    && lacks(commit, *frames_until, *batches_until) == (false, false);
+                let is_intact =
+                    commit.csn <= *intact_until && lacks(commit, *frames_until, *batches_until) == (false, false);
                 if is_new && !(commit.csn == position.csn.next() && is_intact) {
                     break;
                 }
@@ -362,7 +362,9 @@ impl Replay<'_> {
     /// Its operations are the last ones in RocksDB, so carrying them out again changes nothing.
     fn correct_disk_position(&mut self) -> Result<()> {
         // A commit that was redone meanwhile has set the key.
-        let Some(commit) = self.disk_tip.take().filter(|commit| commit.csn == self.batches_until) else { return Ok(()) };
+        let Some(commit) = self.disk_tip.take().filter(|commit| commit.csn == self.batches_until) else {
+            return Ok(());
+        };
         if disk_position(self.disk)?.csn == commit.csn
             && let Some(batch) = envelope::assemble(std::slice::from_ref(&commit), &[])
         {

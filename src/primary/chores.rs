@@ -2,6 +2,7 @@
 //! asks for bases when they are due; another, which must never wait for any of that, looks for room on the disk.
 
 use super::node::Node;
+use super::reclaiming::Reclaiming;
 use crate::command::host::Host;
 use crate::commit::gate::Obstacle;
 use crate::engine::expiry;
@@ -32,8 +33,14 @@ pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
     let (chores, room) = (Arc::clone(node), Arc::clone(node));
     let do_chores = move || {
         let _entered = runtime.enter();
-        let mut chores =
-            Chores { node: chores, index_from_ms: 0, rounds: 0, started: Instant::now(), last_error: String::new() };
+        let mut chores = Chores {
+            node: chores,
+            index_from_ms: 0,
+            rounds: 0,
+            started: Instant::now(),
+            last_error: String::new(),
+            reclaiming: Reclaiming::default(),
+        };
         chores.run();
     };
     let look = move || {
@@ -63,6 +70,7 @@ struct Chores {
     started: Instant,
     /// What failed last, so that it is told once; empty if nothing fails.
     last_error: String,
+    reclaiming: Reclaiming,
 }
 
 impl Chores {
@@ -97,7 +105,7 @@ impl Chores {
     }
 
     fn round(&mut self) -> Result<()> {
-        let takes_writes = self.node.committer.gate.refusal().is_none();
+        let takes_writes = self.node.committer.gate.refusal_to_free().is_none();
         if takes_writes {
             self.expire()?;
         }
@@ -128,7 +136,7 @@ impl Chores {
         Ok(())
     }
 
-    fn look_at_logs(&self) {
+    fn look_at_logs(&mut self) {
         let node = &self.node;
         node.committer.note_durable();
         {
@@ -142,6 +150,7 @@ impl Chores {
             std::thread::spawn(move || node.snapshots.write_image(&node));
         }
         node.snapshots.look_at_bases(node, self.started);
+        self.reclaiming.look(node);
     }
 }
 

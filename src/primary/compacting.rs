@@ -64,7 +64,7 @@ impl Attempt {
     /// Whether the next one may find something that is over.
     fn is_outdated(&self, grain: Grain, now_ms: u64, committed: Csn) -> bool {
         let is_over = match grain {
-            Grain::Commits(count) => committed.0 >= self.compacted.0 + count,
+            Grain::Commits(count) => committed.since(self.compacted) >= count,
             Grain::Hour | Grain::Day => period(grain, now_ms) != self.period && committed > self.committed,
         };
         grain != self.grain || is_over

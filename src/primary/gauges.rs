@@ -8,9 +8,9 @@ use super::second::SecondStatus;
 use crate::clock;
 use crate::command::host::Host;
 use crate::commit::gate::Obstacle;
-use crate::restore::abandoned::Abandoned;
 use crate::csn::{CommitTime, Csn};
 use crate::metrics::{Exposition, Kind};
+use crate::restore::abandoned::Abandoned;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How far commits have got, and what would be lost.
@@ -295,6 +295,8 @@ impl Node {
             "Client connections refused for the limit.",
             registry.rejected(),
         );
+        let help = "Bytes that the allocator has given out and not got back.";
+        out.gauge_if_known("walferry_allocated_bytes", help, crate::allocator::allocated_bytes());
         let help = "Bytes that lists and sorted sets hold.";
         out.gauge("walferry_memory_engine_bytes", help, self.committer.memory_bytes());
         let help = "Bytes that maxmemory allows them; 0: no limit.";
@@ -308,6 +310,7 @@ impl Node {
         let mut refused = out.family(Kind::Gauge, "walferry_writes_refused", help);
         for (obstacle, name) in [
             (Obstacle::SpoolFull, "spool full"),
+            (Obstacle::DiskLow, "disk low"),
             (Obstacle::DiskFull, "disk full"),
             (Obstacle::Replica, "replica"),
             (Obstacle::Unarchived, "uploading ended"),

@@ -2,10 +2,10 @@
 
 use super::node::Node;
 use super::second::SecondStatus;
-use crate::directory::Identity;
-use crate::clock;
 use crate::command::host::{Host, InfoSection};
 use crate::commit::room;
+use crate::directory::Identity;
+use crate::{allocator, clock};
 use std::sync::atomic::Ordering;
 
 /// All sections, in Redis' order.
@@ -39,7 +39,7 @@ fn server(node: &Node) -> Fields {
         ("arch_bits", usize::BITS.to_string()),
         ("process_id", std::process::id().to_string()),
         ("run_id", node.identity().node),
-        ("tcp_port", node.config().port.to_string()),
+        ("tcp_port", node.config().port.0.to_string()),
         ("uptime_in_seconds", uptime.to_string()),
         ("uptime_in_days", (uptime / 86_400).to_string()),
     ])
@@ -49,7 +49,7 @@ fn clients(node: &Node) -> Fields {
     let registry = &node.service().registry;
     fields([
         ("connected_clients", registry.len().to_string()),
-        ("maxclients", registry.limit(node.config().maxclients).to_string()),
+        ("maxclients", registry.limit(node.config().maxclients.0).to_string()),
         ("blocked_clients", "0".to_owned()),
     ])
 }
@@ -61,13 +61,37 @@ pub(super) fn resident_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+/// Bytes with a unit, as Redis writes them.
+fn human(bytes: u64) -> String {
+    let units = ["B", "K", "M", "G", "T"];
+    let mut amount = bytes as f64;
+    let mut nth = 0;
+    while amount >= 1024.0 && nth + 1 < units.len() {
+        amount /= 1024.0;
+        nth += 1;
+    }
+    if nth == 0 { format!("{bytes}B") } else { format!("{amount:.2}{}", units[nth]) }
+}
+
+/// `used_memory` is what the allocator has given out, as in Redis: also to RocksDB, to caches and connections. `maxmemory`
+/// bounds `memory_engine_bytes` alone, because nothing else becomes less by deleting keys.
 fn memory(node: &Node) -> Fields {
-    let used = node.committer.memory_bytes();
+    let engines = node.committer.memory_bytes() as u64;
+    let rows = node.committer.disk().rows().bytes() as u64;
+    let (dataset, resident) = (engines + rows, resident_bytes());
+    let used = allocator::allocated_bytes().unwrap_or(resident).max(dataset);
+    let maxmemory = node.config().maxmemory.0;
     fields([
         ("used_memory", used.to_string()),
-        ("used_memory_rss", resident_bytes().to_string()),
-        ("row_cache_bytes", node.committer.disk().rows().bytes().to_string()),
-        ("maxmemory", node.config().maxmemory.0.to_string()),
+        ("used_memory_human", human(used)),
+        ("used_memory_rss", resident.to_string()),
+        ("used_memory_rss_human", human(resident)),
+        ("used_memory_overhead", (used - dataset).to_string()),
+        ("used_memory_dataset", dataset.to_string()),
+        ("memory_engine_bytes", engines.to_string()),
+        ("row_cache_bytes", rows.to_string()),
+        ("maxmemory", maxmemory.to_string()),
+        ("maxmemory_human", human(maxmemory)),
         ("maxmemory_policy", "noeviction".to_owned()),
     ])
 }
@@ -187,7 +211,7 @@ fn walferry(node: &Node) -> Fields {
         ("durable_csn", progress.durable.to_string()),
         ("archived_csn", progress.archived.to_string()),
         ("appendfsync", node.committer.syncer.mode().to_string()),
-        ("repl_port", node.config().repl_port.to_string()),
+        ("repl_port", node.config().repl_port.0.to_string()),
     ]);
     let refusal = node.committer.gate.refusal();
     let reason = refusal.map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));

@@ -16,7 +16,7 @@ use crate::command::client::ClientCard;
 use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Progress, Role, Task, TaskReply};
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
-use crate::config::Config;
+use crate::config::{Config, Port};
 use crate::csn::{Csn, Epoch};
 use crate::directory::{DataDir, DirLock, EpochStart, FencedBy, Identity, LastRole};
 use crate::engine::keyspace::{Keyspace, scanned_key};
@@ -295,7 +295,7 @@ impl Node {
     /// Notes where this node listens for replicas.
     pub fn set_repl_port(&self, port: u16) {
         let mut config = Config::clone(&self.config.load());
-        config.repl_port = port.into();
+        config.repl_port = Port(port);
         self.config.store(Arc::new(config));
     }
 

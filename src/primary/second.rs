@@ -29,6 +29,7 @@ use crate::snapshot::base::LocalBase;
 use crate::snapshot::manifest::Level;
 use crate::snapshot::publish::{Published, Publisher};
 use parking_lot::Mutex;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -132,7 +133,7 @@ pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
                 format!("belongs to cluster {other}, this data directory to {own}. Give archive-2 another prefix");
             Err(Error::Identity { what: format!("archive-2 {}", config.archive_2), detail })
         }
-        Err(error) if is_passing(&error) => {
+        Err(error) if passes(&error) => {
             tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; it is tried again while serving");
             Ok(())
         }
@@ -140,9 +141,26 @@ pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
     }
 }
 
-/// Whether it may work again without anybody doing anything to this process.
-fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Store { .. } | Error::StoreContract { .. } | Error::Io { .. } | Error::Refused { .. })
+/// Whether it may work again without anybody doing anything to this process: not if it is somebody else's, or cannot be
+/// opened as it is configured. An answer of it that cannot be read passes like any other fault.
+fn passes(error: &Error) -> bool {
+    !matches!(error, Error::Identity { .. } | Error::Config { .. } | Error::Fenced { .. })
+}
+
+/// Why a session with it ended.
+enum Ended {
+    /// Its backlog was dropped: it gets a base and goes on.
+    Dropped,
+    /// It could not be reached, read or written; or it is not to be used at all.
+    Failed(Error),
+    /// A chunk in the spool is damaged: only a restart cuts it anew.
+    Damaged(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Second {
@@ -258,12 +276,18 @@ impl Run {
     async fn run(self) {
         let mut failed = 0;
         loop {
-            let ended = self.session(&mut failed).await;
+            let Err(ended) = self.session(&mut failed).await;
             if let Some(uploader) = self.second.uploader.lock().take() {
                 self.second.note(|status| status.archived = uploader.borrow().archived);
             }
-            let Err(error) = ended else { continue };
-            let passes = is_passing(&error);
+            let (error, passes) = match ended {
+                Ended::Dropped => continue,
+                Ended::Failed(error) => {
+                    let passes = passes(&error);
+                    (error, passes)
+                }
+                Ended::Damaged(error) => (error, false),
+            };
             self.second.note(|status| {
                 let message = error.to_string();
                 if !passes {
@@ -283,8 +307,8 @@ impl Run {
         }
     }
 
-    /// Gets in touch and uploads, until something fails or the backlog was dropped (`Ok`).
-    async fn session(&self, failed: &mut u32) -> Result<()> {
+    /// Gets in touch and uploads, until something ends it.
+    async fn session(&self, failed: &mut u32) -> Result<Infallible, Ended> {
         let (node, spool) = (&self.node, &self.second.spool);
         let config = node.config();
         let archive = open(&config)?.expect("started only if it is configured");
@@ -299,7 +323,7 @@ impl Run {
                 "holds commits of epoch {epoch} up to csn {archived}, this node has only those up to {committed}: \
                  another process wrote them, or the disk lost them. Give archive-2 another prefix"
             );
-            return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail });
+            return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail }.into());
         }
         let mut drops = spool.second_drops();
         drops.mark_unchanged();
@@ -333,10 +357,13 @@ impl Run {
         *failed = 0;
         // Cancel-safe: what was in flight is found to be there, or is not counted.
         tokio::select! {
-            error = uploader.run() => Err(error),
+            error = uploader.run() => Err(match error {
+                Error::Corrupt { .. } => Ended::Damaged(error),
+                error => Ended::Failed(error),
+            }),
             _ = drops.changed() => {
                 self.second.note(|status| status.state = "connecting");
-                Ok(())
+                Err(Ended::Dropped)
             }
         }
     }

@@ -193,12 +193,7 @@ enum Left {
 }
 
 /// Brings this node to the end of a line that its own position lies on.
-async fn follow_to_the_end(
-    node: &Arc<Node>,
-    archive: &Archive,
-    listing: &Listing,
-    line: &Lineage,
-) -> Result<(), Left> {
+async fn follow_to_the_end(node: &Arc<Node>, archive: &Archive, listing: &Listing, line: &Lineage) -> Result<(), Left> {
     let (own, position) = (node.identity(), node.committer.position());
     let starts = line.starts();
     if let Some(fault) = own.fault_in(&starts, position.csn) {
@@ -208,7 +203,9 @@ async fn follow_to_the_end(
     if let Some((csn, hash)) = end.filter(|(csn, _)| *csn <= position.csn) {
         let compared = tokio::task::block_in_place(|| node.source.compare(csn, hash)).map_err(Left::Failed)?;
         if compared == Continuity::Other {
-            return Err(Left::Elsewhere(format!("this node has other commits up to csn {csn}, where the archive ends")));
+            return Err(Left::Elsewhere(format!(
+                "this node has other commits up to csn {csn}, where the archive ends"
+            )));
         }
     }
     if !own.is_same_history(&starts) {

@@ -55,7 +55,8 @@ impl Continuity {
         for (csn, told) in &self.told {
             for (nth, one) in told.iter().enumerate() {
                 if *csn == Csn::ZERO && one.hash != HistoryHash::ZERO && named.insert(one.object.to_string()) {
-                    let what = format!("belongs to another history: it says the history hash {} before csn 1", one.hash);
+                    let what =
+                        format!("belongs to another history: it says the history hash {} before csn 1", one.hash);
                     faults.push((one.object.clone(), what));
                 }
                 for other in &told[..nth] {
@@ -64,7 +65,10 @@ impl Continuity {
                         lines.entry(newer.epoch).or_insert_with(|| Lineage::of(&listing.epochs, newer.epoch)).as_ref();
                     let share = |line: &Lineage| line.until(older.epoch).is_some_and(|until| *csn <= until);
                     let is_known = named.contains(&other.object.to_string());
-                    if one.hash != other.hash && line.is_some_and(share) && !is_known && named.insert(one.object.to_string())
+                    if one.hash != other.hash
+                        && line.is_some_and(share)
+                        && !is_known
+                        && named.insert(one.object.to_string())
                     {
                         let what = format!(
                             "belongs to another history than {}: after csn {csn} it says the history hash {}, that one {}",
@@ -92,7 +96,8 @@ mod tests {
     }
 
     fn listing() -> Listing {
-        let fork = |epoch, csn, hash| EpochStart { hash: HistoryHash(hash), ..EpochStart::unhashed(Epoch(epoch), Csn(csn)) };
+        let fork =
+            |epoch, csn, hash| EpochStart { hash: HistoryHash(hash), ..EpochStart::unhashed(Epoch(epoch), Csn(csn)) };
         let record = |start, parent: Option<u32>| EpochRecord::new(start, parent.map(Epoch), "n".into(), CommitTime(1));
         let records = [record(fork(1, 0, 0), None), record(fork(2, 10, 100), Some(1))];
         Listing { epochs: EpochTree::from_records(records, "x").unwrap(), ..Listing::default() }

@@ -7,6 +7,7 @@ use super::history::{full_name, vanished};
 use super::plan::ChunkStep;
 use crate::archive::layout::ObjectName;
 use crate::archive::store::Archive;
+use crate::chunk::ChunkHeader;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use bytes::Bytes;
@@ -64,7 +65,10 @@ impl ChunkFetch {
         {
             let archive = self.archive.clone();
             let name = ObjectName::Chunk(step.chunk);
-            let get = async move { archive.get(&name).await?.ok_or_else(|| vanished(&archive, &name)) };
+            let get = async move {
+                let found = archive.get_sensible(&name, ChunkHeader::is_of).await?;
+                found.ok_or_else(|| vanished(&archive, &name))
+            };
             self.flying.push_back((step, tokio::spawn(get)));
             self.flying_bytes += step.bytes;
         }

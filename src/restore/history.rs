@@ -13,6 +13,7 @@ use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
+use bytes::Bytes;
 
 /// An archive's listing and the line of history that is followed through it.
 #[derive(Clone, Debug)]
@@ -101,28 +102,32 @@ pub async fn line_end(archive: &Archive, listing: &Listing, line: &Lineage) -> R
 /// A run's manifest, which must be that of this run of this cluster.
 pub(crate) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run: RunName) -> Result<RunManifest> {
     let name = ObjectName::RunManifest(run);
-    let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
     let what = full_name(archive, &name);
-    let manifest = RunManifest::decode(&bytes, &what)?;
-    if manifest.run() != run || manifest.cluster != cluster {
-        let detail = format!("it describes {} of cluster {}", manifest.run(), manifest.cluster);
-        return Err(Error::corrupt(what, "content", detail));
-    }
-    Ok(manifest)
+    let decode = |bytes: Bytes| {
+        let manifest = RunManifest::decode(&bytes, &what)?;
+        if manifest.run() != run || manifest.cluster != cluster {
+            let detail = format!("it describes {} of cluster {}", manifest.run(), manifest.cluster);
+            return Err(Error::corrupt(&what, "content", detail));
+        }
+        Ok(manifest)
+    };
+    archive.get_as(&name, decode).await?.ok_or_else(|| vanished(archive, &name))
 }
 
 /// A base's manifest, which must be that of this base of this cluster.
 pub(crate) async fn read_manifest(archive: &Archive, cluster: ClusterId, start: BaseStart) -> Result<Manifest> {
     let name = start.manifest();
-    let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
     let what = full_name(archive, &name);
-    let manifest = Manifest::decode(&bytes, &what)?;
-    if manifest.start() != start || manifest.cluster != cluster {
-        let (base, after) = (manifest.base(), manifest.start().after);
-        let detail = format!("it describes {base} with chunks after csn {after}, of cluster {}", manifest.cluster);
-        return Err(Error::corrupt(what, "content", detail));
-    }
-    Ok(manifest)
+    let decode = |bytes: Bytes| {
+        let manifest = Manifest::decode(&bytes, &what)?;
+        if manifest.start() != start || manifest.cluster != cluster {
+            let (base, after) = (manifest.base(), manifest.start().after);
+            let detail = format!("it describes {base} with chunks after csn {after}, of cluster {}", manifest.cluster);
+            return Err(Error::corrupt(&what, "content", detail));
+        }
+        Ok(manifest)
+    };
+    archive.get_as(&name, decode).await?.ok_or_else(|| vanished(archive, &name))
 }
 
 fn no_epoch(archive: &Archive, listing: &Listing, epoch: Option<Epoch>) -> Error {

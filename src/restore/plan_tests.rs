@@ -14,7 +14,9 @@ const STORED: Stored = Stored { size: 100, modified: DateTime::UNIX_EPOCH };
 fn listing(epochs: &[(u32, u32, u64)], chunks: &[(u32, u64, u64)], bases: &[(u64, u32)]) -> Listing {
     let records = epochs.iter().map(|&(epoch, parent, fork)| match parent {
         0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(0)),
-        _ => EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(0)),
+        _ => {
+            EpochRecord::forked(Epoch(epoch), Epoch(parent), (Csn(fork), HistoryHash::ZERO), "n".into(), CommitTime(0))
+        }
     });
     let stored = STORED;
     let chunk = |&(epoch, first, last): &_| ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) };

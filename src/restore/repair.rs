@@ -106,7 +106,8 @@ pub async fn repair(
 
 /// Whether a base has a strict manifest. A torn one is none.
 async fn has_whole(archive: &Archive, base: BaseName) -> Result<bool> {
-    Ok(archive.get(&ObjectName::BaseManifest(base)).await?.is_some_and(|found| is_whole(&found)))
+    let found = archive.get_sensible(&ObjectName::BaseManifest(base), |found| is_whole(found)).await?;
+    Ok(found.is_some_and(|found| is_whole(&found)))
 }
 
 fn gap(start: BaseStart) -> Error {

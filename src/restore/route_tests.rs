@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::archive::epochs::{EpochRecord, EpochTree};
+use crate::archive::layout::ChunkName;
 use crate::archive::layout::{BaseName, PlainName};
 use crate::archive::listing::{BaseObjects, Stored};
 use crate::csn::{CommitTime, Epoch, HistoryHash};
-use crate::archive::layout::ChunkName;
 use crate::restore::reach::Reach;
 use chrono::DateTime;
 use proptest::prelude::*;

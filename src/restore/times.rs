@@ -17,6 +17,7 @@ use crate::chunk::{Chunk, ChunkHeader};
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
 use crate::snapshot::run::RunManifest;
+use bytes::Bytes;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
@@ -211,7 +212,9 @@ impl<'a> Times<'a> {
             let name = ObjectName::Chunk(chunk);
             let archive = &self.history.archive;
             let range = 0..ChunkHeader::ENCODED_LEN as u64;
-            let bytes = archive.get_range(&name, range).await?.ok_or_else(|| vanished(archive, &name))?;
+            let is_header = |bytes: &Bytes| ChunkHeader::decode(bytes, "").is_ok();
+            let bytes = archive.get_range_sensible(&name, range, is_header).await?;
+            let bytes = bytes.ok_or_else(|| vanished(archive, &name))?;
             self.headers.insert(chunk, ChunkHeader::decode(&bytes, &full_name(archive, &name))?);
         }
         Ok(&self.headers[&chunk])
@@ -232,7 +235,7 @@ impl<'a> Times<'a> {
         }
         let name = ObjectName::Chunk(part.chunk);
         let archive = &self.history.archive;
-        let bytes = archive.get(&name).await?.ok_or_else(|| vanished(archive, &name))?;
+        let bytes = archive.get_sensible(&name, ChunkHeader::is_of).await?.ok_or_else(|| vanished(archive, &name))?;
         let chunk = Chunk::open(bytes, &full_name(archive, &name))?;
         let mut found = chunk.header().first;
         for commit in chunk.commits() {

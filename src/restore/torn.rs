@@ -11,6 +11,7 @@ use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
 use crate::chunk::ChunkHeader;
 use crate::error::{Error, Result};
+use bytes::Bytes;
 
 /// The newest chunks of an epoch that may not have been confirmed: what an uploader has in flight, with room to spare.
 const UNCONFIRMED_MAX: usize = 8;
@@ -38,7 +39,8 @@ async fn is_whole(archive: &Archive, chunk: ChunkName, size: u64) -> Result<bool
         return Ok(false);
     }
     let name = ObjectName::Chunk(chunk);
-    let Some(bytes) = archive.get_range(&name, 0..HEADER).await? else { return Ok(false) };
+    let is_header = |bytes: &Bytes| ChunkHeader::decode(bytes, "").is_ok();
+    let Some(bytes) = archive.get_range_sensible(&name, 0..HEADER, is_header).await? else { return Ok(false) };
     match ChunkHeader::decode(&bytes, &full_name(archive, &name)) {
         Ok(header) => Ok(header.total_len() == size),
         Err(Error::Corrupt { .. }) => Ok(false),

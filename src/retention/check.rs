@@ -61,7 +61,9 @@ pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
             ObjectName::Thinned(number) => {
                 left.thinned.remove(number);
             }
-            ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) => unreachable!("never planned to go"),
+            ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) => {
+                unreachable!("never planned to go")
+            }
         }
     }
     let is_any =

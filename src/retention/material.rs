@@ -19,6 +19,7 @@ use crate::keep::{Keep, micros};
 use crate::restore::history::{read_manifest, read_run_manifest};
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 
@@ -91,7 +92,11 @@ impl Material {
                 true => objects.manifest.take(),
                 false => objects.cuts.remove(&start.after),
             };
-            cut_off.extend(manifest.filter(|_| why == Unfinished::CutOff).map(|stored| (start.manifest(), stored)));
+            let Some(stored) = manifest else { continue };
+            why.confirm(archive, &start.manifest(), &stored).await?;
+            if why == Unfinished::CutOff {
+                cut_off.push((start.manifest(), stored));
+            }
         }
         let of_run = |run| {
             let archive = archive.clone();
@@ -100,8 +105,11 @@ impl Material {
         let (runs, unfinished) = read_facts(listing.whole_runs().map(of_run).collect()).await?;
         for (run, why) in unfinished {
             let manifest = listing.runs.get_mut(&run).expect("it was listed").manifest.take();
-            let manifest = manifest.filter(|_| why == Unfinished::CutOff);
-            cut_off.extend(manifest.map(|stored| (ObjectName::RunManifest(run), stored)));
+            let Some(stored) = manifest else { continue };
+            why.confirm(archive, &ObjectName::RunManifest(run), &stored).await?;
+            if why == Unfinished::CutOff {
+                cut_off.push((ObjectName::RunManifest(run), stored));
+            }
         }
         let marks = read_marks(archive, listing.marks.keys().cloned().collect()).await?;
         let pins = pins::read_all(archive, &listing.pins).await?;
@@ -128,6 +136,27 @@ enum Unfinished {
     Gone,
     /// Its upload was cut off.
     CutOff,
+}
+
+impl Unfinished {
+    /// Asks once more. The files beside a manifest that is none are removed, so one wrong answer must not be believed: what
+    /// is gone must not be there, and what was cut off must be as short as it was listed.
+    async fn confirm(self, archive: &Archive, name: &ObjectName, stored: &Stored) -> Result<()> {
+        let is_so = match self {
+            Self::Gone => archive.head(name).await?.is_none(),
+            Self::CutOff => match archive.get(name).await {
+                Ok(body) => body.is_none_or(|body| body.len() as u64 == stored.size),
+                // What was cut off cannot be decrypted.
+                Err(error) if error.is_cut_off() => true,
+                Err(error) => return Err(error),
+            },
+        };
+        if is_so {
+            return Ok(());
+        }
+        let detail = format!("does not answer for {name} as it lists it. Nothing is removed; try again later");
+        Err(Error::StoreContract { url: archive.url().to_owned(), detail })
+    }
 }
 
 /// What manifests tell by name, or why one cannot be read.
@@ -200,7 +229,8 @@ async fn read_spans(
 /// what it holds is for `verify` to say.
 async fn read_span(archive: &Archive, chunk: ChunkName) -> Result<Option<Span>> {
     let name = ObjectName::Chunk(chunk);
-    let read = archive.get_range(&name, 0..ChunkHeader::ENCODED_LEN as u64).await;
+    let is_header = |bytes: &Bytes| ChunkHeader::decode(bytes, "").is_ok();
+    let read = archive.get_range_sensible(&name, 0..ChunkHeader::ENCODED_LEN as u64, is_header).await;
     let header = read.and_then(|bytes| bytes.map(|bytes| ChunkHeader::decode(&bytes, &name.to_string())).transpose());
     match header {
         Ok(header) => Ok(header.map(|header| Span { first: header.first_time, last: header.last_time })),

@@ -170,7 +170,7 @@ enum Batch {
 
 /// How long a client may neither send nor take anything; none: for ever.
 fn idle_max(lane: &Lane) -> Option<Duration> {
-    let seconds = lane.service.host.config().timeout;
+    let seconds = lane.service.host.config().timeout.0;
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 

@@ -1,8 +1,8 @@
 //! Accepts client connections, up to a limit, and knows who is connected.
 
 use super::connection::{self, Lane, Service};
-use super::descriptors;
 use super::frame::Limits;
+use super::{address, descriptors};
 use crate::command::client::{Client, ClientCard};
 use crate::command::reply::Out;
 use crate::error::{Error, Result};
@@ -99,11 +99,11 @@ impl Registry {
 /// never held. When it is full a client's connect takes a second or more.
 const LISTEN_BACKLOG: u32 = 4096;
 
-/// Binds a listening socket.
-pub async fn bind(address: &str, port: u16) -> Result<TcpListener> {
-    let failed = |source| Error::Net { action: "listen on", peer: format!("{address}:{port}"), source };
+/// Binds a listening socket. `host`: a name or an address, one of IPv6 with or without brackets.
+pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    let failed = |source| Error::Net { action: "listen on", peer: address::with_port(host, port), source };
     let mut last = std::io::ErrorKind::AddrNotAvailable.into();
-    for address in tokio::net::lookup_host((address, port)).await.map_err(failed)? {
+    for address in tokio::net::lookup_host((address::bare_host(host), port)).await.map_err(failed)? {
         match listen(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
@@ -124,7 +124,7 @@ const ADMITTED_WAITING_MAX: usize = 128;
 
 /// Serves clients until `stop` turns true, on `threads` threads of its own.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize, mut stop: watch::Receiver<bool>) {
-    service.registry.fitting.store(descriptors::make_room(service.host.config().maxclients), Ordering::Relaxed);
+    service.registry.fitting.store(descriptors::make_room(service.host.config().maxclients.0), Ordering::Relaxed);
     let lanes: Vec<_> = (0..threads.max(1)).map(|nth| start_lane(nth, &service, stop.clone())).collect();
     let mut next = lanes.iter().cycle();
     loop {
@@ -192,7 +192,7 @@ fn start_lane(
 /// A place for one more client; one that gets none is told so. Only the accepting task takes places.
 fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
     let registry = &service.registry;
-    if registry.seated.load(Ordering::Relaxed) < registry.limit(service.host.config().maxclients) {
+    if registry.seated.load(Ordering::Relaxed) < registry.limit(service.host.config().maxclients.0) {
         registry.seated.fetch_add(1, Ordering::Relaxed);
         return Some(Seat(Arc::clone(service)));
     }
@@ -221,7 +221,7 @@ fn admit(stream: std::net::TcpStream, seat: Seat, lane: &Arc<Lane>, connections:
     let registry = &lane.service.registry;
     let config = lane.service.host.config();
     let _ = stream.set_nodelay(true);
-    if let Err(error) = keep_alive(&stream, config.tcp_keepalive) {
+    if let Err(error) = keep_alive(&stream, config.tcp_keepalive.0) {
         tracing::debug!(%error, "a connection cannot be probed for life");
     }
     let id = registry.accepted.fetch_add(1, Ordering::Relaxed) + 1;

@@ -1,5 +1,6 @@
 //! Stage 1, clients: from bytes on a socket to requests, and from replies back to bytes.
 
+pub mod address;
 pub mod connection;
 mod descriptors;
 pub mod frame;

@@ -191,11 +191,7 @@ impl Feeds {
             sender,
             cursor: LogPosition { csn: hello.csn, ..LogPosition::default() },
             encoder: Encoder::new(Profile::Link),
-            link: ChunkLink {
-                epoch: hello.epoch,
-                hash_before: hello.hash,
-                ..ChunkLink::default()
-            },
+            link: ChunkLink { epoch: hello.epoch, hash_before: hello.hash, ..ChunkLink::default() },
             ready: VecDeque::new(),
             in_flight: VecDeque::new(),
             next_chunk_at: Instant::now(),

@@ -151,7 +151,10 @@ impl Spool {
         if let Some(header) = headers.get(&reached)
             && !is_own(header.last, header.hash_after)?
         {
-            tracing::warn!(csn = reached.0, "the spool's chunks belong to another history than the logs: they are removed");
+            tracing::warn!(
+                csn = reached.0,
+                "the spool's chunks belong to another history than the logs: they are removed"
+            );
             reached = state.archived;
         }
         for (_, behind) in state.chunks.split_off(&reached.next()) {

@@ -58,7 +58,15 @@ impl CompletionBuilder {
     #[must_use]
     pub fn new(after: Csn, until: Csn, epoch: Epoch) -> Self {
         let link = ChunkLink { epoch, ..ChunkLink::default() };
-        Self { encoder: Encoder::new(Profile::default()), link, commits: Vec::new(), bytes: 0, last: after, hash: HistoryHash::ZERO, until }
+        Self {
+            encoder: Encoder::new(Profile::default()),
+            link,
+            commits: Vec::new(),
+            bytes: 0,
+            last: after,
+            hash: HistoryHash::ZERO,
+            until,
+        }
     }
 
     /// Whether nothing is missing any more.

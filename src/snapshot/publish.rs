@@ -89,7 +89,8 @@ impl Publisher {
     ) -> Result<Option<Published>> {
         let start = base.manifest().start();
         for start in HashSet::from([start, BaseStart::whole(start.base)]) {
-            if self.archive.get(&start.manifest()).await?.is_some_and(|found| is_whole(&found)) {
+            let found = self.archive.get_sensible(&start.manifest(), |found| is_whole(found)).await?;
+            if found.is_some_and(|found| is_whole(&found)) {
                 return Ok(None);
             }
         }
@@ -159,7 +160,7 @@ pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> R
     if archive.put_new(&name, body.clone().into()).await? == Creation::Created {
         return Ok(true);
     }
-    match archive.get(&name).await? {
+    match archive.get_sensible(&name, |found| is_whole(found)).await? {
         // Ours, by an attempt whose answer was lost.
         Some(found) if found == body => Ok(true),
         // Another node's.

@@ -231,7 +231,15 @@ pub fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync) -> (Me
     let disk = open(&db, &dir.path().join("wal"));
     assert_eq!(disk.wal_seq(), manifest.disk.wal_seq);
     let position = crate::log::recovery::disk_position(&disk).expect("position");
-    assert_eq!(position, Position { csn: manifest.disk.csn, time: manifest.disk.time, epoch: manifest.disk.epoch, hash: manifest.disk.hash });
+    assert_eq!(
+        position,
+        Position {
+            csn: manifest.disk.csn,
+            time: manifest.disk.time,
+            epoch: manifest.disk.epoch,
+            hash: manifest.disk.hash
+        }
+    );
 
     let files = &manifest.memory.files;
     let image = |nth: usize| {

@@ -74,7 +74,8 @@ mod tests {
     use crate::snapshot::manifest::DiskContents;
 
     fn skew(memory: (u64, u64), disk: (u64, u64)) -> Skew {
-        let memory = Position { csn: Csn(memory.0), time: CommitTime(memory.1), epoch: Epoch(1), hash: HistoryHash::ZERO };
+        let memory =
+            Position { csn: Csn(memory.0), time: CommitTime(memory.1), epoch: Epoch(1), hash: HistoryHash::ZERO };
         let (csn, time) = (Csn(disk.0), CommitTime(disk.1));
         let contents = DiskContents { digest: blake3::hash(b""), families: Vec::new() };
         let hash = HistoryHash::ZERO;

@@ -134,7 +134,9 @@ fn a_promotion_killed_at_any_request_goes_on_at_the_next_start() {
         for answered in 0.. {
             let mut pair = Pair::start();
             pair.rig.primary.kill();
-            pair.rig.proxy.script(kind, (0..answered).map(|_| Fault::None).chain([Fault::Hang(Duration::from_secs(60))]));
+            pair.rig
+                .proxy
+                .script(kind, (0..answered).map(|_| Fault::None).chain([Fault::Hang(Duration::from_secs(60))]));
             let ended = std::thread::scope(|scope| {
                 let (rig, environment) = (&pair.rig, &pair.rig.faulty.environment);
                 let port = pair.replica.launch.port.to_string();

@@ -1,10 +1,11 @@
 //! A primary and a store that goes wrong.
 
 use super::{Rig, holds, write};
-use crate::support::client::{cmd, error_text};
+use crate::support::archive::{Archive, files_below};
+use crate::support::client::{Client, cmd, error_text};
 use crate::support::faulty_s3::{Fault, Kind, Mix};
 use crate::support::history::History;
-use crate::support::process::{SETTLED_WITHIN, wait_until};
+use crate::support::process::{Launch, SETTLED_WITHIN, wait_until};
 use crate::support::workload::{Workload, seed};
 use rand::RngExt;
 use redis::Value;
@@ -191,4 +192,82 @@ fn an_outage_fills_the_spool_and_passes() {
     rig.direct.tool("verify", &[]).expect(0);
     let restored = rig.direct.restored(&["--to", "latest"]);
     assert_eq!(restored.client().ok(&cmd!("LLEN", "list")), Value::Int(written as i64 + 1));
+}
+
+/// Goal: answers of the store that are not what was stored are faults like any other. Whatever they answer, to the look for
+/// a newer epoch above all, archiving and writes go on when they end, by themselves; meanwhile INFO tells; with `archive-ack`
+/// nothing is acknowledged by them. A record of a newer epoch still fences.
+#[test]
+fn a_wrong_answer_passes_and_fences_nobody() {
+    let rig = Rig::start(|launch| launch.set("fence-check-interval", "20").set("archive-2", &second()));
+    let mut client = rig.primary.client();
+    let mut number = 0;
+    let mut push = |client: &mut Client| {
+        number += 1;
+        client.ok(&cmd!("RPUSH", "list", number));
+    };
+    for fault in [Fault::Page, Fault::Empty] {
+        for kind in [Kind::Get, Kind::List] {
+            let before = rig.proxy.count(kind).faults;
+            rig.proxy.always(&[kind], fault);
+            wait_until("writes go on while the store answers wrongly", SETTLED_WITHIN, || {
+                push(&mut client);
+                (kind == Kind::List || rig.proxy.count(kind).faults > before + 20).then_some(())
+            });
+            if kind == Kind::Get {
+                let info = client.info();
+                assert!(!info["archive_last_error"].is_empty() && info["writes_refused"].is_empty(), "{info:?}");
+            }
+            rig.proxy.heal();
+            rig.drains(&mut client);
+        }
+        client.ok(&cmd!("CONFIG", "SET", "archive-ack", "yes"));
+        rig.proxy.always(&[Kind::Get], fault);
+        client.send(&[cmd!("SET", "acknowledged", 1)]).expect("sent");
+        let before = rig.proxy.count(Kind::Get).faults;
+        wait_until("the fence was asked for", SETTLED_WITHIN, || {
+            (rig.proxy.count(Kind::Get).faults > before + 3).then_some(())
+        });
+        rig.proxy.heal();
+        assert_eq!(error_text(&client.receive().expect("a reply")), None);
+        client.ok(&cmd!("CONFIG", "SET", "archive-ack", "no"));
+    }
+    rig.direct.tool("verify", &[]).expect(0);
+    wait_until("the second archive has everything", SETTLED_WITHIN, || {
+        let (committed, info) = (client.watermarks().committed, client.info());
+        (info["archive_2_csn"].parse() == Ok(committed)).then_some(())
+    });
+}
+
+/// Goal: a record of the next epoch that is emptied for a while, as a claim that was cut off leaves it, ends nothing.
+#[test]
+fn an_emptied_record_passes() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("archive");
+    let archive = Archive::directory(&dir);
+    let launch = Launch::primary(&root.path().join("primary")).archive(&archive).set("archive-interval", "20");
+    let primary = launch.set("fence-check-interval", "20").start();
+    let mut client = primary.client();
+    client.ok(&cmd!("SET", "a", 1));
+    client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
+    let own = files_below(&dir.join("epochs"), ".json").pop().expect("the record of epoch 1");
+    let name = own.file_name().unwrap().to_str().unwrap().replacen('1', "2", 1);
+    let next = own.with_file_name(name);
+    std::fs::write(&next, "").expect("written");
+    wait_until("INFO tells", SETTLED_WITHIN, || {
+        client.ok(&cmd!("SET", "b", 1));
+        client.info()["archive_last_error"].contains("cut off").then_some(())
+    });
+    assert_eq!(client.info()["writes_refused"], "");
+    std::fs::remove_file(&next).expect("removed");
+    let csn = client.watermarks().committed;
+    wait_until("archiving goes on", SETTLED_WITHIN, || {
+        let info = client.info();
+        (client.watermarks().archived >= csn && info["archive_failures_in_row"] == "0").then_some(())
+    });
+}
+
+/// A prefix of its own for a second archive on the same server.
+fn second() -> String {
+    Archive::s3().url
 }

@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of the support")]
 
 pub mod archive;
+pub mod aws;
 pub mod client;
 pub mod device;
 pub mod dump;

@@ -110,6 +110,11 @@ impl Launch {
         Self::new("replica", dir, free_port(), free_port()).flag("--primary", &format!("127.0.0.1:{repl_port}"))
     }
 
+    /// A replica on `dir` that serves clients on `port` and follows the primary at `primary`, as the command line takes it.
+    pub fn following(dir: &Path, port: u16, primary: &str) -> Self {
+        Self::new("replica", dir, port, free_port()).flag("--primary", primary)
+    }
+
     /// Adds a flag with a value.
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.arguments.extend([name.to_owned(), value.to_owned()]);

@@ -1,16 +1,20 @@
 //! The archive as the tools open it.
 
 use crate::exit::Failure;
+use std::path::Path;
+use std::str::FromStr;
+use walferry::archive::config::ArchiveUrl;
 use walferry::archive::crypt::KeyRing;
 use walferry::archive::crypt::keys::ARCHIVE_KEY_VARIABLE;
 use walferry::archive::store::{Archive, Opening};
 use walferry::config::Config;
+use walferry::error::Error;
 use walferry::primary::shipping::open_archive;
 
 /// Which archive.
 #[derive(clap::Args)]
 pub struct ArchiveArgs {
-    /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment
+    /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment and ~/.aws
     #[arg(long, value_name = "URL")]
     pub archive: String,
     #[command(flatten)]
@@ -28,15 +32,32 @@ pub struct KeyArgs {
 impl KeyArgs {
     /// The keys that were given.
     pub fn ring(&self) -> Result<Option<KeyRing>, Failure> {
-        Ok(KeyRing::configured(self.file(), ARCHIVE_KEY_VARIABLE)?)
+        Ok(KeyRing::configured(self.file()?, ARCHIVE_KEY_VARIABLE)?)
     }
 
-    fn file(&self) -> &str {
-        self.archive_key_file.as_deref().unwrap_or_default()
+    fn file(&self) -> Result<&str, Failure> {
+        named_file("archive-key-file", self.archive_key_file.as_deref())
+    }
+}
+
+/// The key file that an option names; empty without the option. An option without a name is refused: a variable of a
+/// script that is not set leaves it, and the archive would be opened without keys.
+pub fn named_file<'o>(option: &str, file: Option<&'o str>) -> Result<&'o str, Failure> {
+    match file {
+        Some(file) if file.trim().is_empty() => {
+            let detail = "is empty: name the file, or leave the option out if there is no encryption".to_owned();
+            Err(Error::Config { key: option.to_owned(), detail }.into())
+        }
+        file => Ok(file.unwrap_or_default()),
     }
 }
 
 impl ArchiveArgs {
+    /// Refuses a directory that a tool is to fill, if it lies in the archive or the archive in it.
+    pub fn require_apart(&self, dir: &Path, what: &str) -> Result<(), Failure> {
+        Ok(ArchiveUrl::from_str(&self.archive)?.require_apart("archive", dir, what)?)
+    }
+
     /// Opens it for reading.
     pub fn open(&self) -> Result<Archive, Failure> {
         open(&self.archive, &self.keys)
@@ -45,11 +66,11 @@ impl ArchiveArgs {
 
 /// Opens an archive for reading.
 pub fn open(url: &str, keys: &KeyArgs) -> Result<Archive, Failure> {
-    let archive_key_file = keys.file().to_owned();
+    let archive_key_file = keys.file()?.to_owned();
     let config = Config { archive: url.to_owned(), archive_key_file, ..Config::default() };
     let archive = open_archive(&config, Opening::Existing)?;
     archive.ok_or_else(|| {
-        Failure::from(walferry::error::Error::Config {
+        Failure::from(Error::Config {
             key: "archive".into(),
             detail: "is empty; name s3://bucket/prefix or file:///dir".into(),
         })

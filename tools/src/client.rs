@@ -1,35 +1,119 @@
 //! A small blocking RESP client for the tools, on the `redis` crate's codec.
 
+use crate::exit::Failure;
 use redis::{Parser, Value};
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
+use walferry::error::Error;
+use walferry::server::address;
 
+/// How long connecting to one address may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a reply may take.
 const REPLY_MAX: Duration = Duration::from_secs(600);
+/// Where nodes are that benchmarks and the demo start.
+pub const LOOPBACK: &str = "127.0.0.1";
+/// Environment variable with a node's password.
+const PASSWORD_VARIABLE: &str = "WALFERRY_PASSWORD";
+
+/// Where a node is, but for its port, and what it demands.
+#[derive(clap::Args)]
+pub struct NodeArgs {
+    /// The node's host name or address, such as 10.0.0.1 or ::1
+    #[arg(long, default_value = LOOPBACK)]
+    host: String,
+    /// The node's password (its requirepass). Others on this machine can see it: rather use one of the other two ways
+    /// [default: that in WALFERRY_PASSWORD, else none]
+    #[arg(long, conflicts_with = "password_file")]
+    password: Option<String>,
+    /// File with the node's password on its first line
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+impl NodeArgs {
+    /// Connects to the node's port for clients, and gives the password if there is one.
+    pub fn connect(&self, port: u16) -> Result<Client, Failure> {
+        let password = self.password()?;
+        let mut client = Client::connect(&self.host, port)?;
+        match client.authenticate(password.as_deref())? {
+            None => Ok(client),
+            Some(refusal) => Err(wrong_password(&client.peer, &refusal)),
+        }
+    }
+
+    fn password(&self) -> Result<Option<String>, Failure> {
+        if let Some(path) = &self.password_file {
+            let unusable = |detail: String| Error::Config { key: format!("password file {}", path.display()), detail };
+            let text = std::fs::read_to_string(path).map_err(|error| unusable(format!("cannot be read: {error}")))?;
+            let password = text.lines().next().unwrap_or_default().to_owned();
+            if password.is_empty() {
+                return Err(unusable("has no password on its first line".to_owned()).into());
+            }
+            return Ok(Some(password));
+        }
+        let password = self.password.clone().or_else(|| std::env::var(PASSWORD_VARIABLE).ok());
+        Ok(password.filter(|password| !password.is_empty()))
+    }
+}
+
+fn wrong_password(peer: &str, detail: &str) -> Failure {
+    let detail = format!(
+        "{peer} says: {detail} Give the node's password (its requirepass) with --password-file, in {PASSWORD_VARIABLE}, or \
+         with --password"
+    );
+    Error::Config { key: "password".to_owned(), detail }.into()
+}
 
 /// One connection.
 pub struct Client {
     stream: TcpStream,
     parser: Parser,
+    /// For messages.
+    peer: String,
 }
 
 /// Anything that went wrong, as text.
 pub type Answer<T> = Result<T, String>;
 
 impl Client {
-    /// Connects to a node on this machine.
-    pub fn connect(port: u16) -> Answer<Self> {
-        let failed = |error: std::io::Error| format!("cannot connect to 127.0.0.1:{port}: {error}");
-        let stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
+    /// Connects to a node's port for clients.
+    pub fn connect(host: &str, port: u16) -> Answer<Self> {
+        let peer = address::with_port(host, port);
+        let failed = |error: std::io::Error| format!("cannot connect to {peer}: {error}");
+        let addresses = (address::bare_host(host), port).to_socket_addrs().map_err(failed)?;
+        let mut connected = Err(std::io::ErrorKind::AddrNotAvailable.into());
+        for address in addresses {
+            connected = TcpStream::connect_timeout(&address, CONNECT_MAX);
+            if connected.is_ok() {
+                break;
+            }
+        }
+        let stream = connected.map_err(failed)?;
         stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(REPLY_MAX))).map_err(failed)?;
-        Ok(Self { stream, parser: Parser::new() })
+        Ok(Self { stream, parser: Parser::new(), peer })
+    }
+
+    /// Gives the password, or finds out whether one is asked for; gives the node's refusal if it does not let this
+    /// connection in.
+    fn authenticate(&mut self, password: Option<&str>) -> Answer<Option<String>> {
+        let words = password.map_or(vec!["PING"], |password| vec!["AUTH", password]);
+        let command = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        Ok(match self.pipeline(&[command])?.pop() {
+            // A password for a node that has none does no harm.
+            Some(Value::ServerError(error)) if matches!(error.code(), "NOAUTH" | "WRONGPASS") => {
+                Some(error.details().unwrap_or("It is not the right password.").to_owned())
+            }
+            _ => None,
+        })
     }
 
     /// Sends all commands at once and waits for all replies.
     pub fn pipeline(&mut self, commands: &[Vec<Vec<u8>>]) -> Answer<Vec<Value>> {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| redis::pack_command(command)).collect();
-        self.stream.write_all(&bytes).map_err(|error| format!("cannot send: {error}"))?;
+        self.stream.write_all(&bytes).map_err(|error| format!("cannot send to {}: {error}", self.peer))?;
         commands.iter().map(|_| self.receive()).collect()
     }
 
@@ -46,7 +130,11 @@ impl Client {
     }
 
     fn receive(&mut self) -> Answer<Value> {
-        self.parser.parse_value(&mut self.stream).map_err(|error| format!("no reply: {error}"))
+        let reply = self.parser.parse_value(&mut self.stream);
+        reply.map_err(|error| {
+            let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+            format!("no reply from {}: {why}. Is that a node's port for clients?", self.peer)
+        })
     }
 }
 

@@ -84,6 +84,7 @@ async fn compact(args: &Args, archive: &Archive) -> Result<Report, Failure> {
         Some(dir) => builder.tempdir_in(dir)?,
         None => builder.tempdir()?,
     };
+    args.archive.require_apart(scratch.path(), "the scratch directory")?;
     let io: Arc<dyn Io> = Backends::select(scratch.path(), Choice::Auto)
         .map_or_else(|_| Arc::new(StdIo) as Arc<dyn Io>, |backends| backends.bulk);
     let mut report = Report { merge: None, runs: None, base: None };

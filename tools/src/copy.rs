@@ -1,10 +1,11 @@
 //! `walferry copy`: a self-contained, verified backup of a range of history, in another archive.
 
-use crate::archive::ArchiveArgs;
+use crate::archive::{ArchiveArgs, named_file};
 use crate::exit::{Done, Failure};
 use crate::progress;
 use crate::runtime::run_tool;
 use std::str::FromStr;
+use walferry::archive::config::ArchiveUrl;
 use walferry::archive::crypt::KeyRing;
 use walferry::archive::crypt::keys::TO_ARCHIVE_KEY_VARIABLE;
 use walferry::archive::store::{Archive, Opening};
@@ -68,17 +69,21 @@ pub fn run(args: Args) -> Done {
 
 /// The target with its keys. Encrypted data becomes clear only where that was asked for.
 fn open_target(args: &Args) -> Result<Archive, Failure> {
-    let own = KeyRing::configured(args.to_archive_key_file.as_deref().unwrap_or_default(), TO_ARCHIVE_KEY_VARIABLE)?;
-    let keys = match own {
-        _ if args.to_clear => None,
-        Some(keys) => Some(keys),
-        None => args.archive.keys.ring()?,
+    let file = named_file("to-archive-key-file", args.to_archive_key_file.as_deref())?;
+    let keys = match args.to_clear {
+        true => None,
+        false => match KeyRing::configured(file, TO_ARCHIVE_KEY_VARIABLE)? {
+            Some(keys) => Some(keys),
+            None => args.archive.keys.ring()?,
+        },
     };
     let same_url = args.to.trim_end_matches('/') == args.archive.archive.trim_end_matches('/');
     if same_url && args.to_s3_endpoint.is_none() {
         let detail = "is the archive to copy from: name another one".to_owned();
         return Err(Error::Config { key: "to".to_owned(), detail }.into());
     }
+    let (from, to) = (ArchiveUrl::from_str(&args.archive.archive)?, ArchiveUrl::from_str(&args.to)?);
+    to.require_apart_from("to", &from, "the archive to copy from,")?;
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let config = Config {
         s3_endpoint: args.to_s3_endpoint.clone().unwrap_or_default(),

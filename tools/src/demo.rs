@@ -1,8 +1,10 @@
 //! `walferry demo`: the whole story on this machine, in a temporary directory, with figures.
 
-use crate::client::{Answer, Client, info_fields, text};
+use crate::cleanup;
+use crate::client::{Answer, Client, LOOPBACK, info_fields, text};
 use crate::dataset::{self, Dataset};
 use crate::exit::{Done, Failure};
+use crate::runtime::run_blocking;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::net::TcpListener;
@@ -35,15 +37,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Tells the story.
 pub fn run(args: Args) -> Done {
     let dir = tempfile::Builder::new().prefix("walferry-demo-").tempdir()?;
-    let told = Story::new(dir.path(), args.seconds).and_then(Story::tell);
+    let place = dir.path().to_owned();
+    let told = run_blocking(move || Ok(Story::new(&place, args.seconds).and_then(Story::tell)?));
+    if matches!(told, Err(Failure::Stopped(_))) {
+        cleanup::end_all();
+    }
     if args.keep {
         println!("kept: {}", dir.keep().display());
     }
-    match told {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::Integrity("the data sets differ".into())),
-        Err(message) => Err(Failure::Other(message)),
-    }
+    if told? { Ok(()) } else { Err(Failure::Integrity("the data sets differ".into())) }
 }
 
 /// A node process, killed when it is dropped.
@@ -54,8 +56,7 @@ struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        cleanup::end(&mut self.child);
     }
 }
 
@@ -67,11 +68,11 @@ impl Node {
         let stderr = std::fs::File::create(&log).map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
         command.arg(kind).arg("--dir").arg(dir).args(["--port", &port.to_string()]).args(options);
-        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().map_err(|error| error.to_string())?;
+        let child = cleanup::spawn(command.stdout(Stdio::null()).stderr(stderr)).map_err(|error| error.to_string())?;
         let mut node = Self { child, port };
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            if Client::connect(port).and_then(|mut client| client.call(&["PING"])).is_ok() {
+            if Client::connect(LOOPBACK, port).and_then(|mut client| client.call(&["PING"])).is_ok() {
                 return Ok(node);
             }
             if let Ok(Some(status)) = node.child.try_wait() {
@@ -84,7 +85,7 @@ impl Node {
     }
 
     fn client(&self) -> Answer<Client> {
-        Client::connect(self.port)
+        Client::connect(LOOPBACK, self.port)
     }
 
     fn field(&self, name: &str) -> Answer<String> {
@@ -214,7 +215,7 @@ struct Load {
 
 /// Writes all types and transactions across engines; returns how many write commands were answered.
 fn write_until(stop: &AtomicBool, port: u16, seed: u64) -> Answer<u64> {
-    let mut client = Client::connect(port)?;
+    let mut client = Client::connect(LOOPBACK, port)?;
     let mut random = StdRng::seed_from_u64(seed);
     let mut writes = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -6,6 +6,7 @@
 
 mod archive;
 mod bench;
+mod cleanup;
 mod client;
 mod compact;
 mod copy;
@@ -28,6 +29,7 @@ mod status;
 mod verify;
 
 use clap::{Parser, Subcommand};
+use runtime::run_blocking;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -35,6 +37,13 @@ use std::process::ExitCode;
 /// it too, since it takes the place of the C library's `malloc`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Bytes that jemalloc has given out and not got back.
+fn allocated_bytes() -> Option<u64> {
+    // Its figures are those of the last epoch.
+    tikv_jemalloc_ctl::epoch::advance().ok()?;
+    tikv_jemalloc_ctl::stats::allocated::read().ok().map(|bytes| bytes as u64)
+}
 
 /// WAL-shipping replication for a hybrid, Redis-protocol store: primary, replica, archive, restore to any commit.
 #[derive(Parser)]
@@ -66,6 +75,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
+    walferry::allocator::ask_with(allocated_bytes);
     let done = match cli.command {
         Command::Primary(args) => primary::run(args),
         Command::Replica(args) => replica::run(args),
@@ -74,12 +84,12 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Compact(args) => compact::run(args),
         Command::Copy(args) => copy::run(args),
-        Command::Status(args) => status::run(args),
+        Command::Status(args) => run_blocking(|| status::run(args)),
         Command::Prune(args) => prune::run(args),
-        Command::Mark(args) => mark::run(args),
-        Command::Promote(args) => promote::run(args),
-        Command::Dump(args) => dump::run(args),
-        Command::Keygen(args) => keygen::run(args),
+        Command::Mark(args) => run_blocking(|| mark::run(args)),
+        Command::Promote(args) => run_blocking(|| promote::run(args)),
+        Command::Dump(args) => run_blocking(|| dump::run(args)),
+        Command::Keygen(args) => run_blocking(|| keygen::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
     };

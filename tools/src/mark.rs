@@ -1,22 +1,24 @@
 //! `walferry mark`: gives the state of now a name to restore it by.
 
-use crate::client::{Client, text};
+use crate::client::{NodeArgs, text};
 use crate::exit::Done;
 
 /// Names the state of now, to restore it by name later
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
 pub struct Args {
-    /// The primary's port for clients, on this machine
+    /// The primary's port for clients
     #[arg(long)]
     port: u16,
+    #[command(flatten)]
+    node: NodeArgs,
     /// 1 to 128 letters, digits, '.', '_' or '-', not beginning with a dot
     name: String,
 }
 
 /// Marks.
 pub fn run(args: Args) -> Done {
-    let mut client = Client::connect(args.port)?;
+    let mut client = args.node.connect(args.port)?;
     let csn = client.call(&["WALFERRY", "MARK", &args.name])?;
     println!("mark {} is csn {}; restore it with --to mark:{}", args.name, text(&csn), args.name);
     Ok(())

@@ -1,10 +1,10 @@
 //! What `primary` and `replica` have in common on the command line.
 
+use crate::archive::named_file;
 use crate::exit::Failure;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use walferry::command::host::Host;
 use walferry::config::{Config, When};
 use walferry::error::Error;
@@ -29,7 +29,7 @@ pub struct NodeArgs {
     /// Port of Prometheus metrics (GET /metrics) [default: none]
     #[arg(long)]
     metrics_port: Option<u16>,
-    /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment
+    /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment and ~/.aws
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
     /// Keys that encrypt the archive, one ID HEX64 a line, the first for new objects [default: those in
@@ -56,29 +56,34 @@ impl NodeArgs {
             config.set_toml(&text)?;
         }
         for pair in &self.set {
+            require_key_file(pair)?;
             config.set_pair(pair)?;
         }
-        if let Some(bind) = &self.bind {
-            config.bind.clone_from(bind);
-        }
-        if let Some(port) = self.port {
-            config.port = port.into();
-        }
-        if let Some(port) = self.repl_port {
-            config.repl_port = port.into();
-        }
-        if let Some(port) = self.metrics_port {
-            config.metrics_port = port.into();
-        }
-        if let Some(archive) = &self.archive {
-            config.archive.clone_from(archive);
+        let port = |port: Option<u16>| port.map(|port| port.to_string());
+        let named = [
+            ("bind", self.bind.clone()),
+            ("port", port(self.port)),
+            ("repl-port", port(self.repl_port)),
+            ("metrics-port", port(self.metrics_port)),
+            ("archive", self.archive.clone()),
+        ];
+        for (key, value) in named {
+            value.map_or(Ok(()), |value| config.set(key, &value))?;
         }
         if let Some(file) = &self.archive_key_file {
-            config.archive_key_file.clone_from(file);
+            config.archive_key_file = named_file("archive-key-file", Some(file))?.to_owned();
         }
         // What only the library can judge is judged before anything is touched.
         Choice::from_str(&config.io_backend)?;
         Ok(config)
+    }
+}
+
+/// Refuses a setting that names a key file by an empty text.
+fn require_key_file(pair: &str) -> Result<(), Failure> {
+    match pair.split_once('=') {
+        Some((key, value)) if key.trim().ends_with("-key-file") => named_file(key.trim(), Some(value)).map(drop),
+        _ => Ok(()),
     }
 }
 
@@ -99,25 +104,8 @@ pub fn keys_help() -> String {
     help + "\n" + crate::exit::HELP
 }
 
-/// Called once clients are served: from here on signals stop the node in good order.
+/// Says that clients are served.
 pub fn announce(node: &Arc<Node>) {
-    if let Err(error) = stop_on_signals(node) {
-        tracing::warn!(%error, "signals cannot be handled; stop with SHUTDOWN");
-    }
     let config = node.config();
-    tracing::info!(bind = config.bind, port = config.port, archive = config.archive, "ready");
-}
-
-/// Stops the node on SIGTERM and SIGINT.
-fn stop_on_signals(node: &Arc<Node>) -> std::io::Result<()> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind)?;
-        let node = Arc::clone(node);
-        tokio::spawn(async move {
-            if signals.recv().await.is_some() {
-                node.request_stop();
-            }
-        });
-    }
-    Ok(())
+    tracing::info!(bind = config.bind, port = config.port.0, archive = config.archive, "ready");
 }

@@ -1,8 +1,8 @@
 //! `walferry primary`: serves clients, ships to replicas and to the archive.
 
 use crate::exit::Done;
-use crate::node::{NodeArgs, announce, keys_help};
-use crate::runtime::runtime;
+use crate::node::{NodeArgs, keys_help};
+use crate::runtime::run_node;
 
 /// Runs a primary
 #[derive(clap::Args)]
@@ -15,5 +15,5 @@ pub struct Args {
 /// Runs until SIGTERM, SIGINT or SHUTDOWN.
 pub fn run(args: Args) -> Done {
     let config = args.node.config()?;
-    Ok(runtime()?.block_on(walferry::primary::run(&args.node.dir, config, announce))?)
+    run_node(|ready| walferry::primary::run(&args.node.dir, config, ready))
 }

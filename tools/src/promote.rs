@@ -1,15 +1,17 @@
 //! `walferry promote`: a replica becomes a primary under a new epoch.
 
-use crate::client::Client;
+use crate::client::NodeArgs;
 use crate::exit::Done;
 
 /// Makes a replica a primary under a new epoch
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
 pub struct Args {
-    /// The replica's port for clients, on this machine
+    /// The replica's port for clients
     #[arg(long)]
     port: u16,
+    #[command(flatten)]
+    node: NodeArgs,
     /// Promote although the replica does not lie on the archive's newest line, that of this epoch: what the archive holds
     /// of it beyond the replica is then on no line of history
     #[arg(long, value_name = "N")]
@@ -21,7 +23,7 @@ pub struct Args {
 
 /// Promotes.
 pub fn run(args: Args) -> Done {
-    let mut client = Client::connect(args.port)?;
+    let mut client = args.node.connect(args.port)?;
     let before = client.call(&["WALFERRY", "CSN"])?;
     let epoch = args.abandon_epoch.map(|epoch| epoch.to_string());
     let mut command = vec!["WALFERRY", "PROMOTE"];

@@ -1,8 +1,8 @@
 //! `walferry replica`: follows a primary, serves reads, and can be promoted.
 
 use crate::exit::Done;
-use crate::node::{NodeArgs, announce, keys_help};
-use crate::runtime::runtime;
+use crate::node::{NodeArgs, keys_help};
+use crate::runtime::run_node;
 use walferry_replica::PrimaryAddress;
 
 /// Runs a replica
@@ -20,5 +20,5 @@ pub struct Args {
 pub fn run(args: Args) -> Done {
     let config = args.node.config()?;
     let primary: PrimaryAddress = args.primary.parse()?;
-    Ok(runtime()?.block_on(walferry_replica::run(&args.node.dir, primary, config, announce))?)
+    run_node(|ready| walferry_replica::run(&args.node.dir, primary, config, ready))
 }

@@ -42,6 +42,7 @@ pub fn run(args: Args) -> Done {
     let target = Target::from_str(&args.to)?;
     let epoch = args.epoch.map(Epoch);
     let archive = args.archive.open()?;
+    args.archive.require_apart(&args.dir, "the directory to restore into,")?;
     run_tool(async {
         if args.dry_run {
             let planned = History::read(&archive, epoch).await?.plan(&target).await?;

@@ -1,29 +1,103 @@
-//! Runs what nodes and tools do. A tool that is stopped by a signal leaves no pin behind.
+//! Runs what nodes and tools do. SIGTERM and SIGINT end every command, also one that is process 1 of a container, where a
+//! signal without a handler does nothing. A tool that is stopped by a signal leaves no pin behind.
 
-use crate::exit::Failure;
+use crate::exit::{Done, Failure};
+use crate::node::announce;
+use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use walferry::archive::pins;
+use walferry::primary::node::Node;
 
 /// A runtime for a node or a tool.
 pub fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_multi_thread().enable_all().build()?)
 }
 
+/// The signals that end a command.
+struct Stops {
+    terminated: Signal,
+    interrupted: Signal,
+}
+
+impl Stops {
+    /// From here on they do nothing by themselves.
+    fn begin() -> std::io::Result<Self> {
+        Ok(Self { terminated: signal(SignalKind::terminate())?, interrupted: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one. Cancel-safe.
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminated.recv() => SignalKind::terminate(),
+            _ = self.interrupted.recv() => SignalKind::interrupt(),
+        }
+    }
+}
+
 /// Runs what a tool does, until it is through or SIGINT or SIGTERM comes. Then nobody has to wait for what it pinned.
 pub fn run_tool<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        // The arms that are not taken are dropped before the one that is goes on.
+        let mut stops = Stops::begin()?;
+        // The arm that is not taken is dropped before the one that is goes on.
         tokio::select! {
             done = work => done.map_err(Into::into),
-            _ = terminated.recv() => Err(stopped_by(SignalKind::terminate()).await),
-            _ = interrupted.recv() => Err(stopped_by(SignalKind::interrupt()).await),
+            signal = stops.next() => Err(stopped_by(signal).await),
         }
     });
     // What blocks ends with the process.
     runtime.shutdown_background();
+    done
+}
+
+/// Runs a tool that blocks, until it is through or SIGINT or SIGTERM comes.
+pub fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    run_tool(async { tokio::task::spawn_blocking(work).await.map_err(std::io::Error::from)? })
+}
+
+/// What a node calls once clients are served.
+pub type Ready = Box<dyn FnOnce(&Arc<Node>) + Send>;
+
+/// Runs a node. SIGTERM and SIGINT stop it in good order once clients are served; before that, while it recovers or
+/// bootstraps, they end it at once, which is as harmless as a crash.
+pub fn run_node<F>(serve: impl FnOnce(Ready) -> F) -> Done
+where
+    F: Future<Output = walferry::error::Result<()>>,
+{
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let mut stops = Stops::begin()?;
+        let (sender, mut is_ready) = oneshot::channel();
+        let mut serving = Box::pin(serve(Box::new(move |node| {
+            announce(node);
+            let _ = sender.send(Arc::clone(node));
+        })));
+        let mut node: Option<Arc<Node>> = None;
+        loop {
+            // In this order, so that a signal finds the node that is ready. All arms are cancel-safe: what is not taken
+            // stays, and serving goes on where it was.
+            tokio::select! {
+                biased;
+                done = &mut serving => return done.map_err(Failure::from),
+                Ok(ready) = &mut is_ready, if node.is_none() => node = Some(ready),
+                signal = stops.next() => match &node {
+                    Some(node) => node.request_stop(),
+                    None => {
+                        drop(serving);
+                        return Err(stopped_by(signal).await);
+                    }
+                },
+            }
+        }
+    });
+    if matches!(done, Err(Failure::Stopped(_))) {
+        // What blocks ends with the process.
+        runtime.shutdown_background();
+    }
     done
 }
 

@@ -2,7 +2,7 @@
 
 use crate::archive::ArchiveArgs;
 use crate::exit::Done;
-use crate::runtime::runtime;
+use crate::runtime::run_tool;
 use walferry::csn::CommitTime;
 use walferry::directory::LastRole;
 use walferry::restore::report::{BaseContent, BaseReport};
@@ -22,7 +22,7 @@ pub struct Args {
 /// Lists.
 pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
-    let report = runtime()?.block_on(snapshots(&archive))?;
+    let report = run_tool(snapshots(&archive))?;
     show(&report, args.json);
     Ok(())
 }

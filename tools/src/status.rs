@@ -1,6 +1,6 @@
 //! `walferry status`: how a running node, or an archive, is doing.
 
-use crate::client::{Client, info_fields, text};
+use crate::client::{NodeArgs, info_fields, text};
 use crate::exit::Done;
 use crate::runtime::runtime;
 use crate::{archive, snapshots};
@@ -11,9 +11,11 @@ use walferry::restore;
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP, group(clap::ArgGroup::new("what").required(true).args(["port", "archive"])))]
 pub struct Args {
-    /// A node on this machine, by its port for clients
+    /// A node, by its port for clients
     #[arg(long)]
     port: Option<u16>,
+    #[command(flatten)]
+    node: NodeArgs,
     /// An archive: s3://bucket/prefix or file:///dir
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
@@ -33,7 +35,7 @@ pub fn run(args: Args) -> Done {
         return Ok(());
     }
     let port = args.port.expect("clap demands one of the two");
-    let mut client = Client::connect(port)?;
+    let mut client = args.node.connect(port)?;
     let info = text(&client.call(&["INFO", "replication", "walferry"])?);
     let fields = info_fields(&info);
     if args.json {

@@ -146,7 +146,8 @@ impl KeyRing {
     }
 
     /// The keys that were configured: those in `file`, or if that is empty, in the environment variable (one or more,
-    /// separated by line feeds or commas); `None` if neither is set.
+    /// separated by line feeds or commas); `None` if neither is set. A variable that is set and empty is an error: whoever
+    /// set it wants encryption.
     pub fn configured(file: &str, variable: &str) -> Result<Option<Self>> {
         if !file.is_empty() {
             let path = Path::new(file);
@@ -157,8 +158,13 @@ impl KeyRing {
             return Self::parse(&text, &format!("key file {file}")).map(Some);
         }
         match std::env::var(variable) {
-            Ok(text) if !text.is_empty() => Self::parse(&text.replace(',', "\n"), variable).map(Some),
-            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
+            Ok(text) if text.trim().is_empty() => {
+                let detail = "is set and empty: nothing would be encrypted. Put the key into it (`walferry keygen` prints \
+                              one), or unset it if the archive is not to be encrypted";
+                Err(Error::Config { key: variable.to_owned(), detail: detail.to_owned() })
+            }
+            Ok(text) => Self::parse(&text.replace(',', "\n"), variable).map(Some),
+            Err(std::env::VarError::NotPresent) => Ok(None),
             Err(std::env::VarError::NotUnicode(_)) => {
                 Err(Error::Config { key: variable.to_owned(), detail: format!("is no text: {LINE}") })
             }

@@ -200,7 +200,8 @@ impl Merger {
         if self.archive.put_new(&object, chunk.bytes().clone()).await? == Creation::Created {
             return Ok(Some(bytes));
         }
-        let Some(found) = self.archive.get(&object).await? else {
+        let (_, found) = read(self.archive.clone(), name).await;
+        let Some(found) = found? else {
             let detail = format!("refused to create {name} as already there, but does not have it");
             return Err(Error::StoreContract { url: self.archive.url().to_owned(), detail });
         };
@@ -218,8 +219,10 @@ impl Merger {
 
     /// Deletes the parts of merged chunks whose grace period is over.
     async fn remove_retired(&mut self, rules: Rules, now_ms: u64, round: &mut Round) -> Result<()> {
-        let grace_ms = rules.grace.as_millis() as u64;
-        while let Some(retired) = self.retired.front().filter(|retired| retired.made_ms + grace_ms <= now_ms) {
+        let grace_ms = u64::try_from(rules.grace.as_millis()).unwrap_or(u64::MAX);
+        while let Some(retired) =
+            self.retired.front().filter(|retired| retired.made_ms.saturating_add(grace_ms) <= now_ms)
+        {
             // Whoever removed the wider chunk since, a merger or a prune, has its own reasons for its parts.
             if self.archive.head(&ObjectName::Chunk(retired.wider)).await? == Some(retired.bytes) {
                 round.deleted += delete(&self.archive, &retired.parts).await?;
@@ -232,7 +235,8 @@ impl Merger {
     /// Deletes chunks that a listing showed beside a wider one, if that holds their commits.
     async fn remove_superseded(&mut self, found: Superseded, now_ms: u64, round: &mut Round) -> Result<()> {
         let Superseded { wider, parts } = found;
-        let Some(bytes) = self.archive.get(&ObjectName::Chunk(wider)).await? else {
+        let (_, bytes) = read(self.archive.clone(), wider).await;
+        let Some(bytes) = bytes? else {
             self.ledger.forget(&wider);
             return Ok(());
         };
@@ -269,8 +273,8 @@ impl Merger {
             if name.first != next {
                 continue;
             }
-            let found = self.archive.get(&ObjectName::Chunk(*name)).await?;
-            let Some(part) = self.part_of(*name, found, &batch, round) else { return Ok(()) };
+            let (_, found) = read(self.archive.clone(), *name).await;
+            let Some(part) = self.part_of(*name, found?, &batch, round) else { return Ok(()) };
             batch.push(*name, part);
             next = name.last.next();
         }
@@ -312,12 +316,13 @@ impl Batch {
 }
 
 async fn read(archive: Archive, name: ChunkName) -> (ChunkName, Result<Option<Bytes>>) {
-    let found = archive.get(&ObjectName::Chunk(name)).await;
+    // What is read is judged for good, so one wrong answer must not be believed.
+    let found = archive.get_sensible(&ObjectName::Chunk(name), |bytes| open_chunk(bytes.clone(), name).is_ok()).await;
     (name, found)
 }
 
-/// A chunk and its commits, checked against its name.
-fn open(bytes: Bytes, name: ChunkName) -> Result<Part> {
+/// A chunk, checked against its name; its commits are not read yet.
+fn open_chunk(bytes: Bytes, name: ChunkName) -> Result<Chunk> {
     let what = name.to_string();
     let chunk = Chunk::open(bytes, &what)?;
     let header = chunk.header();
@@ -325,6 +330,12 @@ fn open(bytes: Bytes, name: ChunkName) -> Result<Part> {
         let detail = format!("csn {} to {} of epoch {}", header.first, header.last, header.epoch);
         return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
     }
+    Ok(chunk)
+}
+
+/// A chunk and its commits, checked against its name.
+fn open(bytes: Bytes, name: ChunkName) -> Result<Part> {
+    let chunk = open_chunk(bytes, name)?;
     let commits = chunk.commits().collect::<Result<Vec<CommitRecord>>>()?;
     Ok((chunk, commits))
 }

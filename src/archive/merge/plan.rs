@@ -65,7 +65,9 @@ pub fn plan(chunks: &BTreeMap<ChunkName, Known>, rules: Rules, now_ms: u64) -> M
     let mut ordered: Vec<(ChunkName, Known)> = chunks.iter().map(|(name, known)| (*name, *known)).collect();
     // A chunk stands behind every other one it lies in.
     ordered.sort_by_key(|(name, _)| (name.epoch, name.first, Reverse(name.last)));
-    let is_past = |since_ms: u64, pause: Duration| since_ms.saturating_add(pause.as_millis() as u64) <= now_ms;
+    let is_past = |since_ms: u64, pause: Duration| {
+        since_ms.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)) <= now_ms
+    };
     let mut widest: Option<(ChunkName, Known)> = None;
     let mut group = Group::default();
     for (name, known) in ordered {

@@ -263,7 +263,8 @@ async fn damage_is_left_alone() {
     assert_eq!((round.merged, round.damaged), (2, 1));
     merger.round(RULES, 2 * HOUR_MS).await.unwrap();
     assert_eq!(rig.names().await, [(1, 4), (5, 6), (7, 10)]);
-    let foreign = chained(commits(7, 4, 10).into_iter().map(|commit| CommitRecord { time: CommitTime(5000), ..commit }));
+    let foreign =
+        chained(commits(7, 4, 10).into_iter().map(|commit| CommitRecord { time: CommitTime(5000), ..commit }));
     let chunk = Encoder::new(Profile::default())
         .encode(foreign[..2].iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() });
     rig.archive.put_verified(&ObjectName::Chunk(name(1, 7, 8)), chunk.bytes().clone()).await.unwrap();

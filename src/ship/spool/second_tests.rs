@@ -50,7 +50,9 @@ fn open(dir: &Path, limit: u64, gate: &Arc<Gate>, archived: Csn) -> Arc<Spool> {
     // Chunks are not all equally long.
     let limit = limit * bytes - bytes / 2;
     let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).expect("an identity");
-    let (spool, _) = Spool::open(Arc::new(StdIo), dir, limit, &identity, Arc::clone(gate), watermarks, &|_, _| Ok(true)).expect("open");
+    let (spool, _) =
+        Spool::open(Arc::new(StdIo), dir, limit, &identity, Arc::clone(gate), watermarks, &|_, _| Ok(true))
+            .expect("open");
     Arc::new(spool)
 }
 

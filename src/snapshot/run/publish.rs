@@ -10,6 +10,7 @@ use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::MANIFEST_BYTES_MAX;
 use crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, Serializer};
 
@@ -44,7 +45,8 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
         raw_bytes: manifest.raw_bytes,
         is_new: false,
     };
-    let found = archive.get(&name).await?.map(|found| RunManifest::decode(&found, &name.to_string()));
+    let decode = |found: &Bytes| RunManifest::decode(found, &name.to_string());
+    let found = archive.get_sensible(&name, |found| decode(found).is_ok()).await?.map(|found| decode(&found));
     if !matches!(found, None | Some(Err(Error::Corrupt { .. }))) {
         return Ok(published);
     }

@@ -65,7 +65,12 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
 fn a_run_applies_to_the_state_before_it_only() {
     let dir = tempfile::tempdir().unwrap();
     let run = local(dir.path());
-    let at = |csn: u64, time: u64| Position { csn: Csn(csn), time: CommitTime(time), epoch: Epoch(1), hash: HistoryHash(csn) };
+    let at = |csn: u64, time: u64| Position {
+        csn: Csn(csn),
+        time: CommitTime(time),
+        epoch: Epoch(1),
+        hash: HistoryHash(csn),
+    };
     assert!(run.manifest().validate(at(4, 1004)).is_ok());
     for wrong in [at(3, 1003), at(5, 1005), at(9, 1009), at(4, 2000)] {
         assert!(matches!(run.manifest().validate(wrong), Err(Error::Gap { .. })), "{wrong:?}");

@@ -95,7 +95,12 @@ fn repair(data: &mut Vec<u8>) {
 
 fn seeds() -> Vec<Vec<u8>> {
     let at = ImagePosition {
-        position: Position { csn: Csn(42), time: CommitTime(1_790_000_000_000_000), epoch: Epoch(3), hash: HistoryHash(9) },
+        position: Position {
+            csn: Csn(42),
+            time: CommitTime(1_790_000_000_000_000),
+            epoch: Epoch(3),
+            hash: HistoryHash(9),
+        },
         wal_seq: WalSeq(99),
     };
     let encode = |elements: usize, bulk: usize| {

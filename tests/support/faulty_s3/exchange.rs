@@ -14,6 +14,9 @@ const PIECES_PER_SECOND: u32 = 20;
 /// What a store answers for an object it pretends to have stored.
 const PRETENDED_ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 
+/// What a proxy shows a person when it cannot reach the store, under the status 200.
+const PAGE: &str = "<html><body>The service is being restarted</body></html>";
+
 /// A request of a client.
 pub struct Exchange<'a> {
     pub shared: &'a Shared,
@@ -46,6 +49,8 @@ impl Exchange<'_> {
             Fault::Pretend => self.answer(&self.pretended()),
             Fault::Deny => self.answer(&refusal(404, "NoSuchKey", None)),
             Fault::FlipBit(bit) => self.answer(&flipped(self.forward()?, bit)),
+            Fault::Page => self.answer(&answered_with(PAGE)),
+            Fault::Empty => self.answer(&answered_with("")),
             Fault::CutBody => self.cut_body(&self.forward()?),
             Fault::Stale { newest } => self.answer(&self.without_newest(self.forward()?, newest)),
         }
@@ -178,6 +183,15 @@ fn refusal(status: u16, code: &str, retry_after_s: Option<u32>) -> Message {
     lines.extend(retry_after_s.map(|seconds| format!("Retry-After: {seconds}")));
     let mut response = Message { lines, body: Vec::new() };
     response.set_body(format!("<Error><Code>{code}</Code><Message>injected</Message></Error>").into_bytes());
+    response
+}
+
+/// Success, with headers as an object has them.
+fn answered_with(body: &str) -> Message {
+    let lines =
+        ["HTTP/1.1 200 OK", "Content-Type: text/html", "ETag: \"0\"", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT"];
+    let mut response = Message { lines: lines.map(str::to_owned).to_vec(), body: Vec::new() };
+    response.set_body(body.as_bytes().to_vec());
     response
 }
 

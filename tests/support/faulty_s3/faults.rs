@@ -90,6 +90,10 @@ pub enum Fault {
     Deny,
     /// GET: one bit of the body is wrong: this one, counted from the first, and again from there after the last.
     FlipBit(usize),
+    /// GET or LIST: 200, and the page of a proxy instead of the body.
+    Page,
+    /// GET or LIST: 200, and no body.
+    Empty,
     /// GET or LIST: the connection ends in the middle of the body.
     CutBody,
     /// LIST: the objects stored last through this proxy are left out.
@@ -107,7 +111,7 @@ impl Fault {
             Self::Pretend => Kind::WRITES.contains(&kind),
             Self::Deny => matches!(kind, Kind::Get | Kind::Head),
             Self::FlipBit(_) => kind == Kind::Get,
-            Self::CutBody => matches!(kind, Kind::Get | Kind::List),
+            Self::Page | Self::Empty | Self::CutBody => matches!(kind, Kind::Get | Kind::List),
             Self::Stale { .. } => kind == Kind::List,
             _ => true,
         }

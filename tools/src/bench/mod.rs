@@ -1,6 +1,5 @@
 //! `walferry bench`: walferry and redis-server side by side, on this machine, with the same load in alternating runs.
 
-mod cleanup;
 mod compact;
 mod html;
 mod load;
@@ -13,9 +12,9 @@ mod ship;
 mod snapshot;
 mod workload;
 
+use crate::cleanup::{self, Scratch};
 use crate::exit::{Done, Failure};
-use crate::runtime::run_tool;
-use cleanup::Scratch;
+use crate::runtime::run_blocking;
 use load::{Shape, Until};
 use report::Report;
 use server::Program;
@@ -126,8 +125,7 @@ impl Common {
 
 /// Measures.
 pub fn run(args: Args) -> Done {
-    let measuring = async { tokio::task::spawn_blocking(|| measure(args.bench)).await.map_err(std::io::Error::from)? };
-    let measured = run_tool(measuring);
+    let measured = run_blocking(|| measure(args.bench));
     if matches!(measured, Err(Failure::Stopped(_))) {
         cleanup::end_all();
     }

@@ -1,7 +1,7 @@
 //! Servers under measurement: this program and redis-server, on free loopback ports, stopped when dropped.
 
-use super::cleanup;
-use crate::client::{Answer, Client, info_fields, text};
+use crate::cleanup;
+use crate::client::{Answer, Client, LOOPBACK, info_fields, text};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -115,7 +115,7 @@ impl Launch {
         let mut server = Server { child: child.map_err(failed)?, launch: self };
         while started.elapsed() < PATIENCE {
             // Redis answers PING with an error while it loads.
-            if Client::connect(server.launch.port).and_then(|mut client| client.call(&["PING"])).is_ok() {
+            if Client::connect(LOOPBACK, server.launch.port).and_then(|mut client| client.call(&["PING"])).is_ok() {
                 return Ok((server, started.elapsed()));
             }
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -144,7 +144,7 @@ impl Drop for Server {
 impl Server {
     /// A new connection.
     pub fn client(&self) -> Answer<Client> {
-        Client::connect(self.launch.port)
+        Client::connect(LOOPBACK, self.launch.port)
     }
 
     /// A field of INFO; empty if it is not there.

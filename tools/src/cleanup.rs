@@ -1,4 +1,4 @@
-//! What no benchmark leaves behind, also when a signal stops it: servers, their children, and their data.
+//! What neither a benchmark nor the demo leaves behind, also when a signal stops it: servers, their children, and their data.
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::process::CommandExt;

@@ -1,0 +1,70 @@
+//! Gives space back while the disk has little of it: writes a memory image, so that the logs before it can go, and has
+//! deleted rows leave the files, so that what a client deletes to make room does make room.
+
+use super::node::Node;
+use crate::background;
+use crate::command::host::Host;
+use crate::commit::gate::Obstacle;
+use crate::commit::room;
+use crate::csn::Csn;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Pause between two rounds.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// What was done about it.
+#[derive(Default)]
+pub(super) struct Reclaiming {
+    /// The last commit at the last round: without a later one nothing was deleted since.
+    looked_at: Option<Csn>,
+    round: Arc<Mutex<Round>>,
+}
+
+#[derive(Default)]
+enum Round {
+    #[default]
+    None,
+    Running,
+    Ended(Instant),
+}
+
+impl Reclaiming {
+    /// Begins a round in the background if the disk has little room and something may have been deleted since the last.
+    pub fn look(&mut self, node: &Arc<Node>) {
+        let committed = node.committer.watermarks.committed.get();
+        if !node.committer.gate.stands(Obstacle::DiskLow) || self.looked_at == Some(committed) {
+            return;
+        }
+        let mut round = self.round.lock();
+        match *round {
+            Round::Running => return,
+            Round::Ended(when) if when.elapsed() < PAUSE => return,
+            _ => *round = Round::Running,
+        }
+        drop(round);
+        self.looked_at = Some(committed);
+        let (node, round) = (Arc::clone(node), Arc::clone(&self.round));
+        std::thread::spawn(move || {
+            background::run(|| reclaim(&node));
+            *round.lock() = Round::Ended(Instant::now());
+        });
+    }
+}
+
+fn reclaim(node: &Node) {
+    let room = || room::room_to_reclaim(node.dir.root(), node.config().min_free_bytes.0);
+    let before = room();
+    // An image is as large as the engines at most.
+    if (node.committer.memory_bytes() as u64) < before / 2 {
+        node.snapshots.write_image(node);
+    }
+    if let Err(error) = node.committer.disk().reclaim(room) {
+        tracing::warn!(%error, "the space of what was deleted could not be given back");
+    }
+    let freed = room().saturating_sub(before);
+    if freed > 0 {
+        tracing::info!(freed, "logs and deleted rows gave space back");
+    }
+}

@@ -1,0 +1,88 @@
+//! A server on the loopback interface that stands for what AWS offers a process: an empty S3 bucket, the metadata of an
+//! instance, and the credentials of a container. It tells with whose key S3 requests were signed.
+
+use super::http::{Message, read_request};
+use super::process::{Environment, wait_until};
+use std::io::BufReader;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Key id that the instance's role has.
+pub const INSTANCE_KEY: &str = "INSTANCEKEY";
+/// Key id that the container's role has.
+pub const CONTAINER_KEY: &str = "CONTAINERKEY";
+
+/// The server; it ends with the test binary.
+pub struct Aws {
+    /// Where it listens on the loopback interface.
+    pub port: u16,
+    signed_by: Arc<Mutex<Vec<String>>>,
+}
+
+impl Aws {
+    /// Starts it.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
+        let port = listener.local_addr().expect("an address").port();
+        let signed_by: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&signed_by);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || drop(serve(&client, &seen)));
+            }
+        });
+        Self { port, signed_by }
+    }
+
+    /// Variables that lead a process here and nowhere else, without keys; `home` has the shared files.
+    pub fn environment(&self, home: &str, more: &[(&str, &str)]) -> Environment {
+        let url = format!("http://127.0.0.1:{}", self.port);
+        let own =
+            [("AWS_ENDPOINT_URL", &*url), ("AWS_METADATA_ENDPOINT", &url), ("AWS_ALLOW_HTTP", "true"), ("HOME", home)];
+        own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// The key id of the next S3 request, and forgets those before.
+    pub fn signed_by(&self) -> String {
+        wait_until("an S3 request came", Duration::from_secs(10), || {
+            let mut seen = self.signed_by.lock().unwrap();
+            let last = seen.last().cloned();
+            seen.clear();
+            last
+        })
+    }
+}
+
+fn serve(client: &TcpStream, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut requests = BufReader::new(client.try_clone()?);
+    while let Some(request) = read_request(&mut requests)? {
+        if let Some(credential) = request.header("authorization").and_then(|line| line.split_once("Credential=")) {
+            let key = credential.1.split('/').next().unwrap_or_default();
+            seen.lock().unwrap().push(key.to_owned());
+        }
+        let mut to: &TcpStream = client;
+        answer(&request).send(&mut to)?;
+    }
+    Ok(())
+}
+
+fn answer(request: &Message) -> Message {
+    let credentials = |key: &str| {
+        serde_json::json!({
+            "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z",
+            "AccessKeyId": key, "SecretAccessKey": "secret", "Token": "token", "Expiration": "2099-01-01T00:00:00Z",
+        })
+    };
+    let (status, body) = match request.word(1).trim_end_matches('/') {
+        "/latest/api/token" => ("200 OK", "token".to_owned()),
+        "/latest/meta-data/iam/security-credentials" => ("200 OK", "role".to_owned()),
+        "/latest/meta-data/iam/security-credentials/role" => ("200 OK", credentials(INSTANCE_KEY).to_string()),
+        "/container" => ("200 OK", credentials(CONTAINER_KEY).to_string()),
+        _ => ("404 Not Found", "<Error><Code>NoSuchKey</Code><Message>empty</Message></Error>".to_owned()),
+    };
+    let mut response = Message { lines: vec![format!("HTTP/1.1 {status}")], body: Vec::new() };
+    response.set_body(body.into_bytes());
+    response
+}

@@ -1,7 +1,22 @@
-//! The wall clock and the commit clock made from it.
+//! The clocks: the wall clock, one that runs evenly, and the commit clock made from both.
+//!
+//! Commit times follow the even clock. They are drawn towards the wall clock, by a tenth of the time that passes, as long as
+//! the two are at most [`STEP_MIN`] apart; a wall clock that was set by more than that is not followed until somebody says
+//! that it is right. Guarantees: the commit clock never runs backwards unless it is restarted, which is for a new epoch
+//! only. Does not: decide about expiry, which follows the wall clock alone, as in Redis.
 
 use crate::csn::CommitTime;
-use std::time::{SystemTime, UNIX_EPOCH};
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// By how much the wall clock and commit times must differ for the wall clock to count as set (to another time), rather
+/// than as drifting.
+pub const STEP_MIN: Duration = Duration::from_secs(60);
+/// Of this much time, one part is added or left out to draw commit times towards the wall clock: a clock that was set by
+/// 60 s is followed within ten minutes, and a duration taken from commit times is wrong by a tenth at most.
+const SLEW_DIVISOR: u64 = 10;
 
 /// Microseconds since the Unix epoch by the system's clock; 0 if that clock stands before 1970.
 #[must_use]
@@ -15,28 +30,272 @@ pub fn now_millis() -> u64 {
     now_micros() / 1000
 }
 
-/// Gives commit times: the wall clock, held still while it runs backwards.
+/// Microseconds since the Unix epoch by the system's clock as it was at the first call, from where time goes on evenly: for
+/// deadlines that others see, which must not be over because somebody set the clock.
+#[must_use]
+pub fn steady_micros() -> u64 {
+    static BEGAN: LazyLock<(u64, Moment)> = LazyLock::new(|| (now_micros(), Moment::now()));
+    BEGAN.0 + BEGAN.1.elapsed().as_micros() as u64
+}
+
+/// The same in milliseconds.
+#[must_use]
+pub fn steady_millis() -> u64 {
+    steady_micros() / 1000
+}
+
+/// A moment by a clock that nobody sets and that runs on while the machine sleeps: microseconds since its boot. What was
+/// before the boot is negative.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Moment(i64);
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        Self(now.tv_sec * 1_000_000 + now.tv_nsec / 1000)
+    }
+
+    /// As a number: microseconds since the boot.
+    #[must_use]
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// How long it is after `earlier`; zero if it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
+    }
+
+    /// How long ago it was.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Self::now().since(self)
+    }
+
+    /// The moment so long before it.
+    #[must_use]
+    pub fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// What the commit clock shows, for whoever does not hold the lock it is under.
+#[derive(Clone, Debug)]
+pub struct ClockFace {
+    /// Commit time less [`Moment`], in microseconds; `i64::MIN` while the clock does not run.
+    ahead: Arc<AtomicI64>,
+}
+
+impl Default for ClockFace {
+    fn default() -> Self {
+        Self { ahead: Arc::new(AtomicI64::new(i64::MIN)) }
+    }
+}
+
+impl ClockFace {
+    /// The time that a commit made now would have, about; the wall clock's while the commit clock does not run.
+    #[must_use]
+    pub fn now(&self) -> CommitTime {
+        match self.ahead.load(Ordering::Relaxed) {
+            i64::MIN => CommitTime(now_micros()),
+            ahead => CommitTime(u64::try_from(Moment::now().0.saturating_add(ahead)).unwrap_or_default()),
+        }
+    }
+}
+
+/// What times are counted from: the commit time of a moment.
+#[derive(Clone, Copy, Debug)]
+struct Anchor {
+    at: Moment,
+    time: CommitTime,
+}
+
+/// Gives commit times. It runs from its first tick, or start, on.
 #[derive(Debug, Default)]
 pub struct CommitClock {
     /// The last time given.
     last: CommitTime,
+    /// What times are counted from; none while it does not run.
+    anchor: Option<Anchor>,
+    /// The wall clock and the moment of the last tick.
+    ticked: (u64, Moment),
+    face: ClockFace,
 }
 
 impl CommitClock {
-    /// Continues after a commit made at `last`.
+    /// Continues after a commit made at `last`. It does not run yet.
     #[must_use]
-    pub fn starting_at(last: CommitTime) -> Self {
-        Self { last }
+    pub fn continuing(last: CommitTime) -> Self {
+        Self { last, ..Self::default() }
     }
 
-    /// The time of the next commit, made at `now_us` by the wall clock: never below the one before.
+    /// What it shows.
+    #[must_use]
+    pub fn face(&self) -> ClockFace {
+        self.face.clone()
+    }
+
+    /// The moment of the last tick.
+    #[must_use]
+    pub fn ticked(&self) -> Moment {
+        self.ticked.1
+    }
+
+    /// The time of the next commit, made at `now_us` by the wall clock: never below the one before. Commits that share one
+    /// look at the wall clock have one time.
     pub fn tick(&mut self, now_us: u64) -> CommitTime {
-        self.last = self.last.max(CommitTime(now_us));
-        self.last
+        if self.anchor.is_some() && self.ticked.0 == now_us {
+            return self.last;
+        }
+        self.tick_at(now_us, Moment::now())
     }
 
-    /// Takes over the time of a commit made elsewhere.
+    fn tick_at(&mut self, now_us: u64, at: Moment) -> CommitTime {
+        let time = self.time_at(now_us, at).max(self.last);
+        // Counted anew only after a while, so that a tenth of what passed is not rounded to nothing.
+        if self.anchor.is_none_or(|anchor| at.since(anchor.at) >= Duration::from_millis(1)) {
+            self.anchor = Some(Anchor { at, time });
+            self.face.ahead.store(i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(at.0), Ordering::Relaxed);
+        }
+        self.ticked = (now_us, at);
+        self.last = time;
+        time
+    }
+
+    /// The time at a moment at which the wall clock shows `now_us`.
+    fn time_at(&self, now_us: u64, at: Moment) -> CommitTime {
+        let Some(anchor) = self.anchor else { return self.last.max(CommitTime(now_us)) };
+        let passed = at.since(anchor.at).as_micros() as u64;
+        let even = anchor.time.0.saturating_add(passed);
+        let slew = now_us.abs_diff(even).min(passed / SLEW_DIVISOR);
+        if now_us.abs_diff(even) > STEP_MIN.as_micros() as u64 {
+            CommitTime(even)
+        } else if now_us > even {
+            CommitTime(even + slew)
+        } else {
+            CommitTime(even - slew)
+        }
+    }
+
+    /// Takes over the time of a commit made elsewhere. It does not run from then on.
     pub fn observe(&mut self, time: CommitTime) {
-        self.last = self.last.max(time);
+        self.last = time;
+        if self.anchor.take().is_some() {
+            self.face.ahead.store(i64::MIN, Ordering::Relaxed);
+        }
+    }
+
+    /// Goes on from the wall clock's time, forward only: from the last time given if that is later.
+    pub fn follow(&mut self, now_us: u64) {
+        self.observe(self.last);
+        self.tick(now_us);
+    }
+
+    /// Goes on from the wall clock's time even if that is earlier: for the first commit of an epoch.
+    pub fn restart(&mut self, now_us: u64) {
+        self.observe(CommitTime(now_us));
+        self.tick(now_us);
+    }
+
+    /// By how many microseconds the wall clock, which shows `now_us`, is ahead of commit times; negative if it is behind.
+    #[must_use]
+    pub fn lag_us(&self, now_us: u64) -> i64 {
+        let time = self.time_at(now_us, Moment::now()).0;
+        let apart = i64::try_from(now_us.abs_diff(time)).unwrap_or(i64::MAX);
+        if now_us >= time { apart } else { -apart }
+    }
+}
+
+/// Whether clocks that are so many microseconds apart are not merely drifting.
+#[must_use]
+pub fn is_step(apart_us: i64) -> bool {
+    u128::from(apart_us.unsigned_abs()) > STEP_MIN.as_micros()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+    const DAY: u64 = 24 * 3600 * SECOND;
+    const START: u64 = 1_790_000_000 * SECOND;
+
+    /// A clock that runs since moment 0, at which the wall clock showed [`START`].
+    fn running() -> CommitClock {
+        let mut clock = CommitClock::continuing(CommitTime(7));
+        assert_eq!(clock.tick_at(START, Moment(0)), CommitTime(START));
+        clock
+    }
+
+    fn moment(us: u64) -> Moment {
+        Moment(us as i64)
+    }
+
+    #[test]
+    fn times_follow_clocks_that_agree() {
+        let mut clock = running();
+        for us in [1, 5, 999, 1000, 2500, SECOND, 3600 * SECOND, DAY] {
+            assert_eq!(clock.tick_at(START + us, moment(us)), CommitTime(START + us));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_drifts_is_followed_slowly_and_in_both_directions() {
+        for ahead in [30 * SECOND as i64, -30 * SECOND as i64] {
+            let mut clock = running();
+            let mut last = CommitTime(START);
+            for step in 1..=400_000 {
+                let us = step * 1000;
+                let time = clock.tick_at((START + us).checked_add_signed(ahead).unwrap(), moment(us));
+                assert!(time >= last, "it ran backwards at {us}");
+                let passed = time.0 - last.0;
+                assert!((900..=1100).contains(&passed), "{passed} us in 1000");
+                last = time;
+            }
+            assert_eq!(last.0.abs_diff((START + 400 * SECOND).checked_add_signed(ahead).unwrap()), 0);
+        }
+    }
+
+    #[test]
+    fn ticks_close_to_each_other_are_drawn_to_the_wall_clock_too() {
+        let mut clock = running();
+        for us in (0..=20 * SECOND).step_by(7) {
+            clock.tick_at(START + SECOND + us, moment(us));
+        }
+        assert_eq!(clock.last.0, START + SECOND + 20 * SECOND / 7 * 7);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_not_followed_until_it_is_said_to_be_right() {
+        for jump in [DAY as i64, 10 * 365 * DAY as i64, -(DAY as i64)] {
+            let mut clock = running();
+            let set = |us: u64| (START + us).checked_add_signed(jump).unwrap();
+            for us in [10, SECOND, 7200 * SECOND] {
+                assert_eq!(clock.tick_at(set(us), moment(us)), CommitTime(START + us));
+            }
+            assert!(is_step(jump) && !is_step(59 * SECOND as i64));
+            // For one write only: nothing of it stays.
+            assert_eq!(clock.tick_at(START + DAY, moment(DAY)), CommitTime(START + DAY));
+        }
+    }
+
+    #[test]
+    fn it_never_runs_backwards_but_by_a_restart() {
+        let mut clock = running();
+        clock.tick_at(START + 500, moment(500));
+        // The wall clock was read before a lock was waited for.
+        assert!(clock.tick_at(START - 2000, moment(600)) >= CommitTime(START + 500));
+        clock.follow(START - DAY);
+        assert!(clock.last >= CommitTime(START + 500));
+        clock.follow(START + DAY);
+        assert_eq!(clock.last, CommitTime(START + DAY));
+        clock.restart(START);
+        assert_eq!(clock.last, CommitTime(START));
+        assert!(clock.face().now().0.abs_diff(START) < 60 * SECOND, "it runs");
+        clock.observe(CommitTime(START + 9));
+        assert_eq!(clock.tick(START), CommitTime(START + 9));
     }
 }

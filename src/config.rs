@@ -342,6 +342,7 @@ configuration! {
     keep "keep": Keep = Keep::default(), Running, "What a prune keeps, such as '7d fine, hourly 30d, daily 1y'; empty: everything.";
     prune_interval "prune-interval": Duration = Duration::ZERO, Running, "Time between prunes of the archive by this node; 0: never.";
     prune_grace "prune-grace": Duration = Duration::from_secs(24 * 3600), Running, "Age before which a prune takes nothing for abandoned: longer than any base takes to publish.";
+    accept_clock_step "accept-clock-step": bool = false, Running, "Whether the system's clock is right although it was set by more than a minute: commit times then follow it forward at once, and back by a new epoch at the next start or promotion. For one start, or until they do; else times go on evenly.";
     metrics_port "metrics-port": u16 = 0, Start, "Port of Prometheus metrics (GET /metrics), on the address of bind; 0: none.";
     fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
     s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint, an http:// or https:// URL; empty: AWS_ENDPOINT_URL, else that of the AWS profile, else AWS.";

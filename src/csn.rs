@@ -129,7 +129,8 @@ impl Csn {
     }
 }
 
-/// Time of a commit: microseconds since the Unix epoch, never decreasing from one csn to the next.
+/// Time of a commit: microseconds since the Unix epoch, never decreasing from one csn to the next, but where an epoch began
+/// at the present time because the times before it lay in the future.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CommitTime(pub u64);

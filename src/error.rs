@@ -1,7 +1,7 @@
 //! The library's one error type. Each variant says what was expected, what was found and what to do; [`Kind`] is what
 //! a caller acts on and what the command line turns into an exit code.
 
-use crate::csn::{Csn, Epoch, HistoryHash};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,6 +185,17 @@ pub enum Error {
         /// What was expected and what came.
         detail: String,
     },
+    /// Commits cannot follow those of the future.
+    #[error(
+        "the last commit was made at {last}, {} s after the time that this machine's clock shows, {now}: one of the two is wrong. Nothing was changed. Set the clock if it is wrong. If it is right, start once with --set accept-clock-step=yes (before a promotion: CONFIG SET accept-clock-step yes): a new epoch begins, whose commits have the present time",
+        last.0.saturating_sub(now.0) / 1_000_000
+    )]
+    FutureCommits {
+        /// Time of the last commit.
+        last: CommitTime,
+        /// This machine's time.
+        now: CommitTime,
+    },
     /// The engines of a base were cut further apart than allowed; there is no base then.
     #[error(
         "the engines were cut {} ms of commit time apart, {} ms are allowed: there is no base. Try again when less is written, allow more, or ask for a strict base, which is exact under any load",
@@ -224,7 +235,7 @@ impl Error {
             Self::Fenced { .. } => Kind::Fenced,
             Self::Store { .. } | Self::StoreContract { .. } => Kind::Store,
             Self::NotEmpty { .. } => Kind::NotEmpty,
-            Self::Identity { .. } | Self::Config { .. } => Kind::Usage,
+            Self::Identity { .. } | Self::Config { .. } | Self::FutureCommits { .. } => Kind::Usage,
         }
     }
 

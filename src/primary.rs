@@ -6,6 +6,7 @@
 
 pub mod bases;
 mod chores;
+mod clock;
 pub mod compacting;
 pub mod gauges;
 mod info;

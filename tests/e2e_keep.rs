@@ -5,14 +5,13 @@ mod support;
 
 use redis::Value;
 use serde_json::Value as Json;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 use support::archive::{Archive, files_below};
 use support::client::{Client, cmd, error_text, integer, text};
 use support::dump::{assert_same, dump};
 use support::faulty_s3::{Fault, FaultyS3, Kind};
+use support::metrics::metrics;
 use support::process::{Launch, Node, SETTLED_WITHIN, free_port, wait_until};
 use support::tool::{Finished, walferry};
 
@@ -279,19 +278,6 @@ fn an_identity_that_may_not_delete_is_told_so() {
     assert_eq!(files_below(&bases, "manifest.json"), manifests);
     prune(&archive, "0s fine", &["--confirm"]).expect(0);
     assert_eq!(files_below(&bases, "manifest.json").len(), 1);
-}
-
-/// What `GET /metrics` answers, as the samples by their names with labels.
-fn metrics(port: u16) -> std::collections::BTreeMap<String, f64> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the metrics port is open");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request is taken");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer comes");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"), "{head}");
-    let samples = body.lines().filter(|line| !line.starts_with('#'));
-    let samples = samples.map(|line| line.rsplit_once(' ').expect("a name and a value"));
-    samples.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
 }
 
 /// Goal: the metrics are truthful: while busy, when idle, when the archive is away, and on a replica; status says it in words.

@@ -82,6 +82,7 @@ async fn from_primary(
         incarnation: Incarnation::default(),
         csn: Csn::ZERO,
         hash: HistoryHash::ZERO,
+        time: CommitTime(0),
         has_archive,
         port: config.port.0,
         nonce,

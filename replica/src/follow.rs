@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use walferry::chunk::Chunk;
 use walferry::commit::committer::Committer;
-use walferry::csn::{CommitTime, Csn, Epoch};
+use walferry::csn::{Csn, Epoch};
 use walferry::error::{Error, Result};
 use walferry::record::CommitRecord;
 
@@ -28,8 +28,8 @@ impl Follower {
         Self { committer, epoch }
     }
 
-    /// Checks a chunk and applies it. Returns the time of its last commit. Blocking.
-    pub fn apply(&self, bytes: Bytes) -> Result<CommitTime> {
+    /// Checks a chunk and applies it. Blocking.
+    pub fn apply(&self, bytes: Bytes) -> Result<()> {
         let chunk = Chunk::open(bytes, "chunk from the primary")?;
         let header = chunk.header();
         let corrupt = |detail: String| Error::corrupt("chunk from the primary", "header", detail);
@@ -49,16 +49,10 @@ impl Follower {
                 found: header.hash_before,
             });
         }
-        if header.first_time < position.time {
-            return Err(corrupt(format!(
-                "begins at {}, before the last commit at {}",
-                header.first_time, position.time
-            )));
-        }
         // All of it is read before any is applied.
         let commits: Vec<CommitRecord> = chunk.commits().collect::<Result<_>>()?;
         apply_in_turns(&self.committer, commits)?;
-        Ok(header.last_time)
+        Ok(())
     }
 }
 

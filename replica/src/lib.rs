@@ -5,6 +5,7 @@
 //! link        connects, introduces itself, reconnects; where the next commits come from
 //! follow      checks chunks and applies them
 //! probe       tells a port for clients from a replication port
+//! lag         how far it is behind
 //! ```
 //!
 //! Guarantees: every chunk is verified before any of it is applied; a commit appears in all engines at once; where the
@@ -12,6 +13,7 @@
 
 mod bootstrap;
 mod follow;
+mod lag;
 mod link;
 mod probe;
 

@@ -5,6 +5,7 @@
 
 use crate::PrimaryAddress;
 use crate::follow::{Follower, apply_in_turns};
+use crate::lag::Lag;
 use crate::probe;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 use walferry::archive::epochs::EpochTree;
 use walferry::archive::lineage::Lineage;
 use walferry::background;
-use walferry::clock;
+use walferry::clock::{self, Moment};
 use walferry::cluster::ClusterId;
 use walferry::command::host::Host;
 use walferry::csn::CommitTime;
@@ -61,7 +62,9 @@ pub struct Link {
     me: Weak<Link>,
     node: Weak<Node>,
     primary: PrimaryAddress,
+    /// Without what `lag` tells.
     status: Mutex<LinkStatus>,
+    lag: Mutex<Lag>,
     stop: watch::Sender<bool>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -81,6 +84,7 @@ impl Link {
             node: Arc::downgrade(node),
             primary,
             status: Mutex::new(status),
+            lag: Mutex::new(Lag::new()),
             stop: watch::Sender::new(false),
             task: tokio::sync::Mutex::default(),
         });
@@ -101,7 +105,15 @@ impl Link {
 
 impl ReplicaLink for Link {
     fn status(&self) -> LinkStatus {
-        self.status.lock().clone()
+        let mut status = self.status.lock().clone();
+        if let Some(node) = self.node.upgrade() {
+            let (csn, time) = (node.committer.watermarks.committed.get(), node.committer.committed_time());
+            let (is_connected, wall) = (status.state == "connected", CommitTime(clock::now_micros()));
+            let lag = self.lag.lock();
+            status.heard = lag.heard();
+            status.lag_ms = lag.at(Moment::now(), (csn, time), is_connected, wall).as_micros().div_ceil(1000) as u64;
+        }
+        status
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
@@ -218,10 +230,10 @@ impl Run {
             status.state = "connected";
             status.source = "stream";
             status.last_error.clear();
-            status.heard_ms = clock::now_millis();
             // What another primary said does not count any more.
             status.primary_csn = self.node.committer.watermarks.committed.get();
         });
+        self.link.lag.lock().connect();
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
         let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
@@ -238,12 +250,9 @@ impl Run {
         let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
         let apply = move || {
             while let Some(chunk) = waiting.blocking_recv() {
-                let time = follower.apply(chunk)?;
+                follower.apply(chunk)?;
                 let applied = node.committer.watermarks.committed.get();
-                link.note(|status| {
-                    status.primary_csn = status.primary_csn.max(applied);
-                    status.lag_ms = if applied >= status.primary_csn { 0 } else { age_ms(time) };
-                });
+                link.note(|status| status.primary_csn = status.primary_csn.max(applied));
             }
             Ok(())
         };
@@ -322,16 +331,8 @@ impl Run {
         self.node.note_primary_archives(heartbeat.archives);
         self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
         self.node.snapshots.bases.want(heartbeat.wants_base);
-        let last_time = position.time;
-        self.link.note(|status| {
-            status.heard_ms = clock::now_millis();
-            status.primary_csn = status.primary_csn.max(heartbeat.committed);
-            status.lag_ms = if applied >= heartbeat.committed {
-                0
-            } else {
-                heartbeat.time.millis().saturating_sub(last_time.millis())
-            };
-        });
+        self.link.lag.lock().hear(heartbeat.committed, heartbeat.time, applied, Moment::now());
+        self.link.note(|status| status.primary_csn = status.primary_csn.max(heartbeat.committed));
         Ok(())
     }
 
@@ -366,10 +367,6 @@ impl Run {
 /// Returns when the link is to stop. Cancel-safe.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-fn age_ms(time: CommitTime) -> u64 {
-    clock::now_millis().saturating_sub(time.millis())
 }
 
 async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
@@ -473,6 +470,7 @@ fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String,
         incarnation: identity.current().incarnation,
         csn: position.csn,
         hash: position.hash,
+        time: position.time,
         has_archive: node.archive.is_some(),
         port: config.port.0,
         nonce,

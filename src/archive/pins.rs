@@ -107,7 +107,7 @@ impl Shared {
         let began = Instant::now();
         let record = {
             let mut record = self.record.lock();
-            record.renewed = CommitTime(clock::now_micros());
+            record.renewed = CommitTime(clock::steady_micros());
             record.expires = CommitTime(record.renewed.0 + self.holds.as_micros() as u64);
             record.clone()
         };
@@ -137,7 +137,7 @@ impl Pin {
     async fn take_as(archive: &Archive, owner: &str, purpose: &str, range: PinRange, holds: Duration) -> Result<Self> {
         let id = format!("{purpose}-{owner}");
         let name = ObjectName::Pin(id.parse::<PlainName>()?);
-        let now = CommitTime(clock::now_micros());
+        let now = CommitTime(clock::steady_micros());
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let record = PinRecord {
             format: ARCHIVE_FORMAT,
@@ -277,7 +277,7 @@ pub async fn list(archive: &Archive) -> Result<Vec<ReadPin>> {
 pub async fn wait_for_prunes(archive: &Archive) -> Result<()> {
     let mut awaited: Option<Vec<PlainName>> = None;
     loop {
-        let now = CommitTime(clock::now_micros());
+        let now = CommitTime(clock::steady_micros());
         let is_prune = |pin: &ReadPin| match &pin.record {
             Ok(record) => record.purpose == PRUNE && record.holds(&pin.stored, now),
             // Its renewal was cut off, perhaps.

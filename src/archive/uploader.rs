@@ -12,7 +12,7 @@ use super::patience::{Patience, backoff};
 use super::put::SINGLE_PUT_BYTES_MAX;
 use super::starts::check_fence;
 use super::store::Archive;
-use crate::csn::{CommitTime, Csn, Epoch};
+use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -29,8 +29,6 @@ use tokio::sync::{Notify, watch};
 pub struct SealedChunk {
     /// Its name in the archive. After a takeover the spool can still hold chunks of an older epoch of this node.
     pub name: ChunkName,
-    /// Time of its first commit, for the age of what is not archived.
-    pub time: CommitTime,
 }
 
 /// Where sealed chunks come from: the spool.
@@ -98,8 +96,6 @@ pub struct UploaderStatus {
     pub archived: Csn,
     /// Chunks being uploaded now.
     pub in_flight: usize,
-    /// First commit of the oldest chunk taken but not confirmed; none when everything sealed is archived.
-    pub oldest_waiting: Option<CommitTime>,
     /// Chunks confirmed since the start.
     pub chunks_done: u64,
     /// Failures in a row; 0 after a success.
@@ -195,7 +191,7 @@ impl<S: ChunkSource> Uploader<S> {
                 waiting.push_back(chunk);
                 uploads.push_back(self.upload(chunk));
             }
-            self.note_waiting(&waiting);
+            self.note_waiting(waiting.len());
             let full = uploads.len() >= self.settings.in_flight_max;
             tokio::select! {
                 // Cancel-safe: an upload that is not taken out stays in the queue.
@@ -321,14 +317,8 @@ impl<S: ChunkSource> Uploader<S> {
         }
     }
 
-    fn note_waiting(&self, waiting: &VecDeque<SealedChunk>) {
-        let oldest = waiting.front().map(|chunk| chunk.time);
-        self.status.send_if_modified(|status| {
-            let changed = status.in_flight != waiting.len() || status.oldest_waiting != oldest;
-            status.in_flight = waiting.len();
-            status.oldest_waiting = oldest;
-            changed
-        });
+    fn note_waiting(&self, in_flight: usize) {
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.in_flight, in_flight) != in_flight);
     }
 
     /// The store answers; with uploads under way only their success counts as the end of their failures.

@@ -11,6 +11,7 @@
 //! whole commits, written or not, and its replies wait for them; after a failed log write nothing is committed any more.
 //! What a reply may wait for beyond that is in `sync`.
 
+use super::ages::Ages;
 use super::gate::{Gate, Obstacle};
 use super::groups::Groups;
 use super::log_thread::{LogQueue, LogThread};
@@ -18,6 +19,7 @@ use super::logs::{Logs, Rows};
 use super::sync::Syncer;
 use super::turn::{Joined, Turn};
 use super::writer::{SealedGroup, Writer};
+use crate::clock::{ClockFace, now_micros};
 use crate::csn::{CommitTime, Csn, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
@@ -80,6 +82,10 @@ pub struct Committer {
     pub watermarks: Arc<Watermarks>,
     /// What makes them durable.
     pub syncer: Arc<Syncer>,
+    /// When commits were made.
+    pub ages: Ages,
+    /// What the commit clock shows.
+    pub clock: ClockFace,
     /// Which groups were written.
     pub groups: Groups,
     pub(super) queue: Arc<LogQueue>,
@@ -134,14 +140,19 @@ impl Committer {
         known.iter().for_each(|&position| positions.note(position));
         positions.note(LogPosition { csn: position.csn, wal_seq });
         let MemorySize { keys, bytes } = MemorySize::of(&memory);
+        let writer = Writer::new(memory, position);
+        let ages = Ages::default();
+        ages.note_past(position.csn, position.time, CommitTime(now_micros()));
         Self {
             syncer: syncer(&oplog, &watermarks),
             log_room: AtomicUsize::new(oplog.room()),
             logs: Mutex::new(Logs { oplog, position, wal_seq }),
-            writer: Mutex::new(Writer::new(memory, position)),
+            clock: writer.clock.face(),
+            writer: Mutex::new(writer),
             disk,
             gate,
             watermarks,
+            ages,
             groups: Groups::default(),
             queue: Arc::default(),
             log_thread: LogThread::default(),
@@ -342,7 +353,9 @@ impl Committer {
         let (number, memory) = (sealed.number, sealed.memory);
         let superseded = std::mem::take(&mut sealed.superseded);
         let written = self.require_sound().and_then(|()| {
+            let began = sealed.began;
             let commits = sealed.records(logs.position);
+            self.ages.note(commits[0].csn, began);
             self.log_and_publish(logs, commits, &superseded, Rows::Store, memory)
         });
         match &written {

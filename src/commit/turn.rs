@@ -6,7 +6,7 @@ use super::committer::{Committer, MemorySize};
 use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
 use super::writer::Writer;
-use crate::clock::now_micros;
+use crate::clock::{self, Moment, now_micros};
 use crate::csn::{Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
@@ -18,6 +18,7 @@ use crate::record::CommitRecord;
 use parking_lot::MutexGuard;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Sealed groups that may wait for the logs; beyond them the open group grows.
 const SEALED_MAX: usize = 2;
@@ -58,6 +59,17 @@ impl<'a> Joined<'a> {
     /// The same, at a time of the wall clock that was read a moment ago.
     pub fn commit_at(&mut self, now_us: u64) -> Option<Csn> {
         self.writer.commit(now_us)
+    }
+
+    /// By how many microseconds the wall clock is ahead of the commit clock; negative if it is behind.
+    #[must_use]
+    pub fn clock_lag_us(&self) -> i64 {
+        self.writer.clock.lag_us(now_micros())
+    }
+
+    /// Sets the commit clock forward to the wall clock.
+    pub fn follow_wall_clock(&mut self) {
+        self.writer.clock.follow(now_micros());
     }
 
     /// Whether something was done since the last [`Joined::commit`].
@@ -183,6 +195,15 @@ impl<'a> Turn<'a> {
         self.logs.oplog.set_epoch(epoch);
     }
 
+    /// Starts the commit clock: from here on this node makes commits. The first time of a new epoch may be below the last one
+    /// of the epoch before, if that lies more than [`clock::STEP_MIN`] in the future.
+    pub fn start_clock(&mut self, is_new_epoch: bool) {
+        assert!(self.joined.writer.pending.is_empty(), "the clock starts between groups");
+        let (now_us, clock) = (now_micros(), &mut self.joined.writer.clock);
+        let apart = clock.lag_us(now_us);
+        if is_new_epoch && apart < 0 && clock::is_step(apart) { clock.restart(now_us) } else { clock.follow(now_us) }
+    }
+
     /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
     /// history hash of the commit before it: its own covers the effect.
     pub fn commit_with(&mut self, effect: impl FnOnce(&mut Effects, Position)) -> Position {
@@ -215,6 +236,10 @@ impl<'a> Turn<'a> {
         }
         self.require_room(OpLog::frame_bytes(&commits))?;
         let Self { joined: Joined { committer, writer, .. }, logs, .. } = self;
+        if let Some(first) = commits.first() {
+            let age = now_micros().saturating_sub(first.time.0);
+            committer.ages.note(first.csn, Moment::now().before(Duration::from_micros(age)));
+        }
         for commit in &*commits {
             writer.memory.apply(commit).inspect_err(|error| committer.fail_stop(error))?;
             writer.clock.observe(commit.time);

@@ -5,7 +5,7 @@
 
 use super::committer::MemorySize;
 use super::groups::{GroupNumber, Groups};
-use crate::clock::{CommitClock, now_micros};
+use crate::clock::{CommitClock, Moment, now_micros};
 use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
 use crate::engine::memory::Memory;
@@ -39,6 +39,8 @@ pub struct Writer {
     /// The last csn that was given to a commit.
     pub(super) last: Csn,
     pub(super) clock: CommitClock,
+    /// When the first commit of the open group was made.
+    began: Moment,
 }
 
 /// A commit of the open group.
@@ -52,6 +54,8 @@ pub(super) struct PendingCommit {
 /// A group that takes no more commits, on its way to the logs.
 pub(super) struct SealedGroup {
     pub number: GroupNumber,
+    /// When its first commit was made.
+    pub began: Moment,
     commits: Vec<PendingCommit>,
     disk: Bytes,
     /// Where records of `disk` lie that later ones of it undo.
@@ -96,7 +100,8 @@ impl Writer {
             pending: Vec::new(),
             group: GroupNumber(1),
             last: position.csn,
-            clock: CommitClock::starting_at(position.time),
+            clock: CommitClock::continuing(position.time),
+            began: Moment::default(),
         }
     }
 
@@ -108,8 +113,18 @@ impl Writer {
             return None;
         }
         self.last = self.last.next();
-        self.pending.push(PendingCommit { csn: self.last, time: self.clock.tick(now_us), from, until });
+        let time = self.tick(now_us);
+        self.pending.push(PendingCommit { csn: self.last, time, from, until });
         Some(self.last)
+    }
+
+    /// The time of the next commit.
+    fn tick(&mut self, now_us: u64) -> CommitTime {
+        let time = self.clock.tick(now_us);
+        if self.pending.is_empty() {
+            self.began = self.clock.ticked();
+        }
+        time
     }
 
     /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
@@ -118,7 +133,7 @@ impl Writer {
         let from = self.committed_extent();
         assert!(from == self.effects.extent(), "what was done before is another commit");
         assert_eq!(self.last, before.csn, "what was done before is written");
-        let position = Position { csn: self.last.next(), time: self.clock.tick(now_micros()), ..before };
+        let position = Position { csn: self.last.next(), time: self.tick(now_micros()), ..before };
         effect(&mut self.effects, position);
         let until = self.effects.extent();
         assert!(until != from, "a commit has an effect");
@@ -140,6 +155,7 @@ impl Writer {
         let mut effects = self.effects.seal();
         let sealed = SealedGroup {
             number: self.group,
+            began: self.began,
             commits: std::mem::take(&mut self.pending),
             disk: effects.disk.clone(),
             superseded: std::mem::take(&mut effects.superseded),

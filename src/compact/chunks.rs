@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Merges what can be merged, in all epochs, and deletes what merges before this one left behind for `grace`.
 pub async fn merge(archive: &Archive, grace: Duration) -> Result<Round> {
     let rules = Rules { parts_min: 2, ..Rules::with_grace(grace) };
-    merge_at(archive, rules, crate::clock::now_millis()).await
+    merge_at(archive, rules, crate::clock::steady_millis()).await
 }
 
 /// The same by other rules, as if it were `now_ms`, milliseconds since the Unix epoch.

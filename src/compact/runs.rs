@@ -3,7 +3,7 @@
 //! Reads the memory part of a base, the memory parts of runs, and chunks. Needs memory for the lists and sorted sets as
 //! they were at the time, the keys and members one run touches, one sorted run (64 MiB) and the chunks in flight; on
 //! disk, in a scratch directory, the operations of one run. Guarantees: runs end where [`Grain`] says and at each base,
-//! so that a base has a run to go on with; an hour is built when it is known to be over. It goes on after the newest run
+//! so that a base has a run to go on with, and where an epoch begins at an earlier time; an hour is built when it is known to be over. It goes on after the newest run
 //! of the same grain.
 
 use crate::archive::layout::RunName;
@@ -192,7 +192,9 @@ impl Work {
         let until = self.until;
         for commit in commits.iter().take_while(|commit| commit.csn <= until) {
             if let Some(builder) = &self.builder
-                && (self.ends_here() || self.grain.ends_between(builder.span().commits(), self.at.time, commit.time))
+                && (self.ends_here()
+                    || commit.time < self.at.time
+                    || self.grain.ends_between(builder.span().commits(), self.at.time, commit.time))
             {
                 finished.extend(self.finish()?);
             }

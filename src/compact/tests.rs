@@ -172,6 +172,28 @@ async fn hours_are_built_when_they_are_over() {
     }
 }
 
+/// A run ends where an epoch began at an earlier time, and runs lead over it.
+#[tokio::test]
+async fn a_run_ends_where_the_clock_was_set_back() {
+    let archived = Archived::new().await;
+    let first = wild(&[], 9, 14, Epoch(1));
+    let mut commits = wild(&first, 10, 14, Epoch(2));
+    commits[14..].iter_mut().for_each(|commit| commit.time.0 -= 86_400_000_000);
+    let commits = chained(commits);
+    archived.epoch(1, None).await;
+    archived.epoch(2, Some((1, &first[13]))).await;
+    archived.chunks(1, &commits[..14], &[14]).await;
+    archived.chunks(2, &commits[14..], &[14]).await;
+    assert_eq!(build_spans(&archived.archive, Grain::Commits(10), 2).await, [(1, 10), (11, 14), (15, 24)]);
+    check(&archived.archive, 2, &commits, [10, 14, 15, 24, 28]).await;
+    archived.remove_chunk(1, 1, 14).await;
+    assert_eq!(check(&archived.archive, 2, &commits, [10, 14, 24]).await, 1 + 2 + 3);
+    let history = History::read(&archived.archive, None).await.unwrap();
+    let plan = async |time: CommitTime| history.plan(&Target::Before(time)).await.map(|planned| planned.plan.target.0);
+    assert_eq!(plan(commits[15].time).await.unwrap(), 16);
+    assert_eq!(plan(CommitTime(commits[27].time.0 + 1)).await.unwrap(), 28);
+}
+
 /// What is there instead of an object; none: nothing.
 type Spoil = fn(Vec<u8>) -> Option<Vec<u8>>;
 

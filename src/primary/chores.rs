@@ -1,6 +1,7 @@
-//! What a node does beside serving. One thread deletes expired keys, prepares op-log segments, writes memory images and
-//! asks for bases when they are due; another, which must never wait for any of that, looks for room on the disk.
+//! What a node does beside serving. One thread deletes expired keys, prepares op-log segments, writes memory images, asks
+//! for bases when they are due and looks whether the clock was set; another, which must never wait for any of that, looks for room on the disk.
 
+use super::clock::ClockWatch;
 use super::node::Node;
 use super::reclaiming::Reclaiming;
 use crate::command::host::Host;
@@ -40,6 +41,7 @@ pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
             started: Instant::now(),
             last_error: String::new(),
             reclaiming: Reclaiming::default(),
+            clock: ClockWatch::default(),
         };
         chores.run();
     };
@@ -71,6 +73,7 @@ struct Chores {
     /// What failed last, so that it is told once; empty if nothing fails.
     last_error: String,
     reclaiming: Reclaiming,
+    clock: ClockWatch,
 }
 
 impl Chores {
@@ -112,6 +115,7 @@ impl Chores {
         self.node.refresh_key_count()?;
         if self.rounds.is_multiple_of(LOG_LOOK_ROUNDS) {
             self.look_at_logs();
+            self.clock.look(&self.node);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a node can tell in figures: collected once, shown by INFO and as Prometheus metrics.
 //!
 //! Guarantees: figures are truthful when nothing happens: what is archived has no age, and what is not known is left out.
+//! No lag is below the truth, however far behind somebody is and whatever is done to the clock.
 
 use super::node::Node;
 use super::pruning::LastPrune;
@@ -11,7 +12,9 @@ use crate::commit::gate::Obstacle;
 use crate::csn::{CommitTime, Csn};
 use crate::metrics::{Exposition, Kind};
 use crate::restore::abandoned::Abandoned;
+use crate::ship::feed::FeedStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// How far commits have got, and what would be lost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,25 +23,26 @@ pub struct Safety {
     pub committed: (Csn, CommitTime),
     /// Last commit that a power cut cannot take.
     pub durable: Csn,
-    /// Seconds since the oldest commit beyond it was made; 0 if there is none.
-    pub durable_lag: f64,
+    /// How long ago the oldest commit beyond it was made, or longer; zero if there is none.
+    pub durable_lag: Duration,
     /// Last commit that the archive holds without a gap.
     pub archived: Csn,
     /// When that was made; none if it is not known.
     pub archived_time: Option<CommitTime>,
-    /// Seconds since the oldest commit beyond it was made: what would be lost with this machine; none without an archive.
-    pub rpo: Option<f64>,
+    /// How long ago the oldest commit beyond it was made, or longer: what would be lost with this machine; none without an
+    /// archive.
+    pub rpo: Option<Duration>,
     /// Every commit from here to `archived` can be restored; none if nothing can be, or it is not known.
     pub restorable_from: Option<Csn>,
     /// Its time, if it is known.
     pub restorable_from_time: Option<CommitTime>,
 }
 
-fn second_metrics(out: &mut Exposition, second: &SecondStatus) {
+fn second_metrics(out: &mut Exposition, second: &SecondStatus, lag: f64) {
     let help = "Last commit that archive-2 holds without a gap, from its last base on.";
     out.gauge("walferry_archive_2_csn", help, second.archived);
-    let help = "Age of the oldest commit cut that waits for archive-2; 0 if there is none.";
-    out.gauge("walferry_archive_2_lag_seconds", help, second.oldest.map_or(0.0, age_of));
+    let help = "Age of the oldest commit that archive-2 lacks; 0 if there is none.";
+    out.gauge("walferry_archive_2_lag_seconds", help, lag);
     out.gauge("walferry_archive_2_spool_bytes", "Bytes of sealed chunks that wait for it.", second.spool_bytes);
     out.gauge(
         "walferry_archive_2_failures_in_row",
@@ -66,8 +70,7 @@ impl Node {
         let shipping = self.shipping.load();
         if let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) {
             let spool = side.spool.status();
-            let oldest = spool.oldest.map(age_of);
-            safety.rpo = Some(oldest.unwrap_or_else(|| self.age_of_next(archived, committed)));
+            safety.rpo = Some(self.age_of_next(archived, committed));
             let is_all_archived = archived >= committed && committed > Csn::ZERO;
             safety.archived_time = if is_all_archived { Some(time) } else { spool.archived_time };
             let census = self.census.lock();
@@ -80,13 +83,39 @@ impl Node {
         safety
     }
 
-    /// Seconds since the commit after `csn` was made; 0 if there is none.
-    fn age_of_next(&self, csn: Csn, committed: Csn) -> f64 {
-        if csn >= committed {
-            return 0.0;
+    /// By how many microseconds the system's clock is ahead of the commit clock; negative if it is behind. 0 on a replica.
+    pub(super) fn clock_ahead_us(&self) -> i64 {
+        let (wall, commits) = (clock::now_micros(), self.committer.clock.now().0);
+        let apart = i64::try_from(wall.abs_diff(commits)).unwrap_or(i64::MAX);
+        if wall >= commits { apart } else { -apart }
+    }
+
+    /// How long ago the commit after `csn` was made, or longer; zero if there is none.
+    fn age_of_next(&self, csn: Csn, committed: Csn) -> Duration {
+        self.committer.ages.of_next(csn, committed)
+    }
+
+    /// How long ago the oldest commit was made that a replica has not applied, or longer; zero if there is none.
+    pub(super) fn replica_lag(&self, feed: &FeedStatus) -> Duration {
+        let (applied, committed) = (feed.ack.applied, self.committer.watermarks.committed.get());
+        let age = self.age_of_next(applied, committed);
+        let is_known = self.committer.ages.known_from().is_some_and(|from| from <= applied.next());
+        if applied >= committed || is_known || feed.had_time == CommitTime::default() {
+            return age;
         }
-        let next = self.tail.read(csn, committed, 1);
-        next.and_then(|slice| slice.commits.first().map(|commit| age_of(commit.time))).unwrap_or_default()
+        // What it lacks is older than anything known here, and younger than what it had.
+        age.max(Duration::from_micros(self.committer.clock.now().0.saturating_sub(feed.had_time.0)))
+    }
+
+    /// How long ago the oldest commit was made that the archive lacks, or longer; zero if there is none.
+    pub(super) fn archive_lag(&self) -> Duration {
+        let archived = self.committer.watermarks.archived.get();
+        self.age_of_next(archived, self.committer.watermarks.committed.get())
+    }
+
+    /// The same of the second archive.
+    pub(super) fn second_lag(&self, second: &SecondStatus) -> Duration {
+        self.age_of_next(second.archived, self.committer.watermarks.committed.get())
     }
 
     /// The metrics as Prometheus reads them.
@@ -114,15 +143,18 @@ impl Node {
         out.gauge("walferry_committed_csn", "Last commit.", committed);
         let time = Some(seconds(time)).filter(|_| committed > Csn::ZERO);
         out.gauge_if_known("walferry_committed_timestamp_seconds", "When the last commit was made, Unix time.", time);
+        let help =
+            "System's clock less the clock that commit times follow; more than 60: it was set and is not followed.";
+        out.gauge("walferry_clock_ahead_seconds", help, self.clock_ahead_us() as f64 / 1e6);
         out.gauge("walferry_durable_csn", "Last commit that a power cut cannot take.", safety.durable);
         let help = "Age of the oldest commit that a power cut could take; 0 if there is none.";
-        out.gauge("walferry_durable_lag_seconds", help, safety.durable_lag);
+        out.gauge("walferry_durable_lag_seconds", help, safety.durable_lag.as_secs_f64());
         if let Some(rpo) = safety.rpo {
             out.gauge("walferry_archived_csn", "Last commit that the archive holds without a gap.", safety.archived);
             let time = safety.archived_time.map(seconds);
             out.gauge_if_known("walferry_archived_timestamp_seconds", "When that commit was made, Unix time.", time);
             let help = "Age of the oldest commit that is not archived: what would be lost with this machine; 0 if there is none.";
-            out.gauge("walferry_rpo_seconds", help, rpo);
+            out.gauge("walferry_rpo_seconds", help, rpo.as_secs_f64());
             let help = "Every commit from this one to walferry_restorable_until_csn can be restored from the archive.";
             out.gauge_if_known("walferry_restorable_from_csn", help, safety.restorable_from);
             let time = safety.restorable_from_time.map(seconds);
@@ -205,7 +237,8 @@ impl Node {
             let help = "1 if the last round of merging failed.";
             out.gauge("walferry_merge_failed", help, u8::from(merged.last_error.is_some()));
             if let Some(second) = &side.second {
-                second_metrics(out, &second.status());
+                let status = second.status();
+                second_metrics(out, &status, self.second_lag(&status).as_secs_f64());
             }
         }
         let compacted = self.compacted.lock().clone();
@@ -269,7 +302,7 @@ impl Node {
             return;
         }
         let named: Vec<_> = feeds.iter().map(|feed| (format!("{}:{}", feed.address, feed.port), feed)).collect();
-        let mut each = |name, help: &str, value: &dyn Fn(&crate::ship::feed::FeedStatus) -> f64| {
+        let mut each = |name, help: &str, value: &dyn Fn(&FeedStatus) -> f64| {
             let mut family = out.family(Kind::Gauge, name, help);
             named.iter().for_each(|(replica, feed)| family.sample(&[("replica", replica)], value(feed)));
         };
@@ -279,7 +312,7 @@ impl Node {
         let help = "Commits a replica has not applied.";
         each("walferry_replica_lag_commits", help, &|feed| committed.since(feed.ack.applied) as f64);
         let help = "Age of the oldest commit that a replica has not applied; 0 if there is none.";
-        each("walferry_replica_lag_seconds", help, &|feed| self.age_of_next(feed.ack.applied, committed));
+        each("walferry_replica_lag_seconds", help, &|feed| self.replica_lag(feed).as_secs_f64());
         let help = "Bytes sent to a replica and not acknowledged.";
         each("walferry_replica_in_flight_bytes", help, &|feed| feed.in_flight_bytes as f64);
     }
@@ -324,9 +357,4 @@ impl Node {
 
 fn seconds(time: CommitTime) -> f64 {
     time.0 as f64 / 1e6
-}
-
-/// Seconds since a commit was made.
-fn age_of(time: CommitTime) -> f64 {
-    clock::now_micros().saturating_sub(time.0) as f64 / 1e6
 }

@@ -2,11 +2,13 @@
 
 use super::node::Node;
 use super::second::SecondStatus;
+use crate::clock::Moment;
 use crate::command::host::{Host, InfoSection};
 use crate::commit::room;
 use crate::directory::Identity;
-use crate::{allocator, clock};
+use crate::allocator;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// All sections, in Redis' order.
 pub fn sections(node: &Node) -> Vec<InfoSection> {
@@ -125,17 +127,17 @@ fn stats(node: &Node) -> Fields {
 
 fn replication(node: &Node) -> Fields {
     let committed = node.committer.watermarks.committed.get();
-    let now_ms = clock::now_millis();
     let mut all = Vec::new();
     match node.link().filter(|_| node.is_replica()) {
         Some(link) => {
             let status = link.status();
+            let heard = status.heard.map_or_else(|| node.stats.started.elapsed(), Moment::elapsed);
             all.extend(fields([
                 ("role", "slave".to_owned()),
                 ("master_host", status.host),
                 ("master_port", status.port.to_string()),
                 ("master_link_status", if status.state == "connected" { "up" } else { "down" }.to_owned()),
-                ("master_last_io_seconds_ago", (now_ms.saturating_sub(status.heard_ms) / 1000).to_string()),
+                ("master_last_io_seconds_ago", heard.as_secs().to_string()),
                 ("master_sync_in_progress", u8::from(status.state == "sync").to_string()),
                 ("slave_read_only", "1".to_owned()),
                 ("slave_repl_offset", committed.to_string()),
@@ -151,14 +153,15 @@ fn replication(node: &Node) -> Fields {
     let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
     all.push(("connected_slaves".to_owned(), feeds.len().to_string()));
     for (nth, feed) in feeds.iter().enumerate() {
-        let seconds = now_ms.saturating_sub(feed.seen_ms) / 1000;
         let line = format!(
-            "ip={},port={},state={},offset={},lag={seconds},lag_commits={},lag_bytes={},durable={}",
+            "ip={},port={},state={},offset={},lag={},lag_commits={},lag_ms={},lag_bytes={},durable={}",
             feed.address,
             feed.port,
             feed.state,
             feed.ack.applied,
+            feed.seen.elapsed().as_secs(),
             committed.since(feed.ack.applied),
+            rounded_up_ms(node.replica_lag(feed)),
             feed.in_flight_bytes,
             feed.ack.durable
         );
@@ -210,6 +213,7 @@ fn walferry(node: &Node) -> Fields {
         ("history_hash", node.committer.position().hash.to_string()),
         ("durable_csn", progress.durable.to_string()),
         ("archived_csn", progress.archived.to_string()),
+        ("clock_ahead_ms", (node.clock_ahead_us() / 1000).to_string()),
         ("appendfsync", node.committer.syncer.mode().to_string()),
         ("repl_port", node.config().repl_port.0.to_string()),
     ]);
@@ -233,6 +237,11 @@ fn abandoned(node: &Node) -> String {
     told.collect::<Vec<_>>().join("; ")
 }
 
+/// Whole milliseconds; 0 only if it is nothing.
+fn rounded_up_ms(lag: Duration) -> String {
+    lag.as_micros().div_ceil(1000).to_string()
+}
+
 /// What can be restored, what would be lost, what it cost.
 fn safety(node: &Node) -> Fields {
     let safety = node.safety();
@@ -248,7 +257,7 @@ fn safety(node: &Node) -> Fields {
         ("restorable_until_csn", csn(safety.restorable_from.map(|_| safety.archived))),
         ("restorable_until_time", time(safety.restorable_from.and(safety.archived_time))),
         ("abandoned", abandoned(node)),
-        ("rpo_ms", format!("{:.0}", safety.rpo.unwrap_or_default() * 1000.0)),
+        ("rpo_ms", rounded_up_ms(safety.rpo.unwrap_or_default())),
         ("archive_puts", count(|traffic| &traffic.puts)),
         ("archive_gets", count(|traffic| &traffic.gets)),
         ("archive_heads", count(|traffic| &traffic.heads)),
@@ -299,10 +308,8 @@ fn archive(node: &Node) -> Fields {
     };
     let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
     let merges = side.merging.status();
-    let oldest = uploader.oldest_waiting.or(spool.oldest);
-    let lag_ms = oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
     all.extend(fields([
-        ("archive_lag_ms", lag_ms.to_string()),
+        ("archive_lag_ms", rounded_up_ms(node.archive_lag())),
         (
             "archive_last_error",
             uploader.stopped.or(uploader.last_error).or(side.cutter.last_error()).unwrap_or_default(),
@@ -324,7 +331,9 @@ fn archive(node: &Node) -> Fields {
     all.extend(bases(node));
     all.extend(safety(node));
     if let Some(second) = &side.second {
-        all.extend(archive_2(&node.config().archive_2, second.status()));
+        let status = second.status();
+        let lag = node.second_lag(&status);
+        all.extend(archive_2(&node.config().archive_2, status, lag));
     }
     all
 }
@@ -349,13 +358,12 @@ fn bases(node: &Node) -> Fields {
     ])
 }
 
-fn archive_2(url: &str, second: SecondStatus) -> Fields {
-    let lag_ms = second.oldest.map_or(0, |time| clock::now_millis().saturating_sub(time.millis()));
+fn archive_2(url: &str, second: SecondStatus, lag: Duration) -> Fields {
     fields([
         ("archive_2", url.to_owned()),
         ("archive_2_state", second.state.to_owned()),
         ("archive_2_csn", second.archived.to_string()),
-        ("archive_2_lag_ms", lag_ms.to_string()),
+        ("archive_2_lag_ms", rounded_up_ms(lag)),
         ("archive_2_spool_bytes", second.spool_bytes.to_string()),
         ("archive_2_last_error", second.last_error.unwrap_or_default()),
         ("archive_2_failures_in_row", second.failures_in_row.to_string()),

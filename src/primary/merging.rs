@@ -76,7 +76,7 @@ async fn merge(
             return;
         }
         let rules = Rules::with_grace(config.merge_grace);
-        let round = merger.round(rules, crate::clock::now_millis()).await;
+        let round = merger.round(rules, crate::clock::steady_millis()).await;
         last = Instant::now();
         let mut status = status.lock();
         match round {

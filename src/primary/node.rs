@@ -12,12 +12,13 @@ use super::shipping::Shipping;
 use super::snapshots::Snapshots;
 use super::takeover;
 use crate::archive::store::Archive;
+use crate::clock::{self, Moment};
 use crate::command::client::ClientCard;
 use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Progress, Role, Task, TaskReply};
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
 use crate::config::{Config, Port};
-use crate::csn::{Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{DataDir, DirLock, EpochStart, FencedBy, Identity, LastRole};
 use crate::engine::keyspace::{Keyspace, scanned_key};
 use crate::error::{Error, Result};
@@ -46,9 +47,10 @@ pub struct LinkStatus {
     pub state: &'static str,
     /// The primary's last commit, as its last heartbeat told.
     pub primary_csn: Csn,
-    /// Ms since the Unix epoch when the primary was last heard.
-    pub heard_ms: u64,
-    /// How long ago the oldest commit known and not yet applied was committed; 0 when everything is applied.
+    /// When the primary was last heard; none since the start.
+    pub heard: Option<Moment>,
+    /// How long ago the oldest commit was made that may not be applied, in ms, never below the truth; 0 when it is known that
+    /// everything is applied.
     pub lag_ms: u64,
     /// Where the commits come from at the moment: stream, archive or base.
     pub source: &'static str,
@@ -144,6 +146,8 @@ impl Node {
         let sink: Arc<dyn crate::commit::committer::CommitSink> = Arc::clone(&tail) as _;
         opened.committer.attach(sink);
         opened.committer.start_log_thread();
+        let image = opened.image.position;
+        opened.committer.ages.note_past(image.csn, image.time, CommitTime(clock::now_micros()));
         if is_replica {
             opened.committer.gate.close(Obstacle::Replica, "You can't write against a read only replica.");
         }
@@ -252,6 +256,7 @@ impl Node {
     /// commit that is what it was. Writes are not taken yet.
     pub fn begin_epoch(&self, start: EpochStart) -> Result<()> {
         let mut turn = self.committer.turn();
+        let is_new = self.identity().current() != start;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
             identity.may_lack_commits = false;
@@ -261,6 +266,7 @@ impl Node {
             identity.intact_until = None;
         })?;
         turn.set_epoch(start.epoch);
+        turn.start_clock(is_new);
         Ok(())
     }
 
@@ -336,7 +342,7 @@ impl Node {
     }
 
     fn count_disk_keys(&self) -> Result<u64> {
-        let now_ms = crate::clock::now_millis();
+        let now_ms = clock::now_millis();
         let keys = Keyspace::reading(self.committer.disk(), now_ms, None);
         let mut scan = keys.disk_keys(0..crate::engine::key::SLOTS);
         let mut count = 0;

@@ -20,7 +20,7 @@ use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
 use crate::command::host::Host;
 use crate::config::Config;
-use crate::csn::{CommitTime, Csn};
+use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::restore::repair;
 use crate::ship::cutter::Cutter;
@@ -47,10 +47,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub struct SecondStatus {
     /// connecting, base (it gets one before it goes on), streaming, stopped (until the next start).
     pub state: &'static str,
-    /// Every commit up to here is in it, from its last base on.
+    /// Every commit up to here is in it, from its last base on; 0 as long as it was not asked.
     pub archived: Csn,
-    /// Time of the oldest commit cut that waits for it.
-    pub oldest: Option<CommitTime>,
     /// Bytes of sealed chunks that wait for it.
     pub spool_bytes: u64,
     /// Failures in a row.
@@ -182,8 +180,7 @@ impl Second {
     #[must_use]
     pub fn status(&self) -> SecondStatus {
         let mut status = self.status.lock().clone();
-        let waiting = self.spool.second_status();
-        (status.oldest, status.spool_bytes) = (waiting.oldest, waiting.bytes);
+        status.spool_bytes = self.spool.second_status().bytes;
         status.drops = *self.spool.second_drops().borrow();
         if let Some(uploader) = self.uploader.lock().as_ref() {
             let seen = uploader.borrow();
@@ -325,6 +322,7 @@ impl Run {
             );
             return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail }.into());
         }
+        self.second.note(|status| status.archived = archived);
         let mut drops = spool.second_drops();
         drops.mark_unchanged();
         self.second.publisher.lock().await.get_or_insert_with(|| Publisher::new(archive.clone()));

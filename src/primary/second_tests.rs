@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
-use crate::csn::{Epoch, HistoryHash};
+use crate::csn::{CommitTime, Epoch, HistoryHash};
 use crate::error::Kind;
 use std::path::Path;
 

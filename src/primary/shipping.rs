@@ -23,7 +23,7 @@ use crate::command::host::Host;
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
 use crate::config::Config;
-use crate::csn::{Csn, Epoch, HistoryHash};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::directory::EpochStart;
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
@@ -310,6 +310,8 @@ impl ArchiveSide {
             Arc::clone(&node.committer.watermarks),
             &is_own,
         )?;
+        let now = CommitTime(crate::clock::now_micros());
+        spool.times().into_iter().for_each(|(csn, time)| node.committer.ages.note_past(csn, time, now));
         let spool = Arc::new(spool);
         let from = match cut {
             _ if needs_base => {

@@ -2,7 +2,8 @@
 //! [`super::bases`].
 //!
 //! Guarantees: one base at a time; logs are purged only below what an image, the cutter and (for replicas that were
-//! away) the image before it have covered.
+//! away) the image before it have covered. Images and purging wait for a base only while the base is cut, which no store
+//! and no peer can prolong: while a base is uploaded or sent, however slowly, they go on.
 
 use super::bases::Bases;
 use super::node::Node;
@@ -10,7 +11,7 @@ use crate::archive::listing::BaseStart;
 use crate::background;
 use crate::command::host::Host;
 use crate::config::Consistency;
-use crate::csn::{CommitTime, Csn, HistoryHash};
+use crate::csn::{Csn, HistoryHash};
 use crate::directory::LastRole;
 use crate::error::{Error, Result};
 use crate::log::reader::LogPosition;
@@ -43,6 +44,8 @@ pub struct Snapshots {
     /// Held while a base is cut and published or sent.
     pub(super) workshop: Arc<tokio::sync::Mutex<Workshop>>,
     is_writing_image: AtomicBool,
+    /// Whether a base is being cut. A strict one reads the logs from its own memory image on, so they stay meanwhile.
+    is_cutting: AtomicBool,
     /// When the last image failed; none if it did not.
     image_failed: Mutex<Option<Instant>>,
     /// A base is wanted as soon as possible.
@@ -88,6 +91,7 @@ impl Snapshots {
             logs_before_image: AtomicU64::new(0),
             workshop: Arc::default(),
             is_writing_image: AtomicBool::new(false),
+            is_cutting: AtomicBool::new(false),
             image_failed: Mutex::default(),
             is_requested: AtomicBool::new(false),
             last: Mutex::default(),
@@ -108,10 +112,15 @@ impl Snapshots {
         self.last.lock().clone()
     }
 
-    /// Whether a base or an image is being written.
+    /// Whether a base or an image is being written, or a base is on its way to an archive or a replica.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.workshop.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
+    }
+
+    /// Whether an image must wait: another one is being written, or a base is being cut.
+    fn must_image_wait(&self) -> bool {
+        self.is_writing_image.load(Ordering::Acquire) || self.is_cutting.load(Ordering::Acquire)
     }
 
     /// Wants a base as soon as possible.
@@ -126,11 +135,12 @@ impl Snapshots {
 
     /// BGSAVE: a base if this is a primary with an archive, else a memory image.
     pub fn start(&self, node: &Arc<Node>) -> Result<()> {
-        if self.is_busy() {
+        let writes_image = node.archive.is_none() || node.is_replica();
+        if if writes_image { self.must_image_wait() } else { self.is_busy() } {
             return Err(Error::Refused { reason: "Background save already in progress".into() });
         }
         let node = Arc::clone(node);
-        if node.archive.is_none() || node.is_replica() {
+        if writes_image {
             std::thread::spawn(move || node.snapshots.write_image(&node));
         } else {
             tokio::spawn(async move {
@@ -161,9 +171,14 @@ impl Snapshots {
         let role = if node.is_replica() { LastRole::Replica } else { LastRole::Primary };
         let request = CutRequest { consistency, node: node.identity().node, role };
         let node = Arc::clone(node);
-        tokio::task::spawn_blocking(move || cutter.lock().cut(&node.committer, &request))
-            .await
-            .expect("cutting a base does not panic")
+        let cut = move || {
+            let mut cutter = cutter.lock();
+            node.snapshots.is_cutting.store(true, Ordering::Release);
+            let base = cutter.cut(&node.committer, &request);
+            node.snapshots.is_cutting.store(false, Ordering::Release);
+            base
+        };
+        tokio::task::spawn_blocking(cut).await.expect("cutting a base does not panic")
     }
 
     /// Cuts a base and sends it over the connection of the replica that said `hello`. One that takes it too slowly is
@@ -235,7 +250,7 @@ impl Snapshots {
         let is_paused = self.image_failed.lock().is_some_and(|failed| failed.elapsed() < IMAGE_RETRY_PAUSE);
         let logged = node.committer.log_bytes().saturating_sub(self.logs_before_image.load(Ordering::Relaxed));
         let due_at = node.config().image_log_bytes.0.max(node.committer.memory_bytes() as u64);
-        has_new && !is_paused && !self.is_busy() && logged >= due_at
+        has_new && !is_paused && !self.must_image_wait() && logged >= due_at
     }
 
     /// Bytes of log cut for the archive since the start; 0 if nothing is.
@@ -281,7 +296,7 @@ async fn while_alive<T>(
             hash: HistoryHash::ZERO,
             archives: node.archive.is_some(),
             archived: node.archived().unwrap_or_default(),
-            time: CommitTime(crate::clock::now_micros()),
+            time: node.source.now(),
             wants_base: Csn::ZERO,
         };
         deadline(peer, sender.send(&Message::Heartbeat(heartbeat))).await?;

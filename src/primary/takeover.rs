@@ -29,9 +29,10 @@ use std::sync::Arc;
 /// else under a new one.
 pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
     let own = node.identity();
-    let mut needs_epoch = own.may_lack_commits || own.role != LastRole::Primary;
+    let lies_ahead = super::clock::node_needs_epoch(node)?;
+    let mut needs_epoch = lies_ahead || own.may_lack_commits || own.role != LastRole::Primary;
     if let Some(archive) = &node.archive {
-        identity::establish(archive, own.cluster).await?;
+        establish(archive, &own).await?;
         if !needs_epoch {
             claim_own_epoch(archive, node).await?;
             needs_epoch = !claim_start(archive, node).await?;
@@ -56,7 +57,7 @@ pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
 pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
     let start = match &node.archive {
         Some(archive) => {
-            identity::establish(archive, node.identity().cluster).await?;
+            establish(archive, &node.identity()).await?;
             claim_at_the_end(node, archive, insistence).await?
         }
         None if node.primary_archives() && !insistence.without_archive => {
@@ -78,6 +79,24 @@ pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
     node.take_writes();
     tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node is a primary now");
     super::listen_for_replicas(node).await
+}
+
+/// Makes a new archive this cluster's, and writes the generations of this node's history into it, if it has several: where
+/// they fork, commit times may begin anew.
+async fn establish(archive: &Archive, own: &Identity) -> Result<()> {
+    identity::establish(archive, own.cluster).await?;
+    if own.history.len() == 1 || EpochTree::read(archive).await?.newest().is_some() {
+        return Ok(());
+    }
+    let mut parent = None;
+    for start in &own.history {
+        let record = EpochRecord::new(*start, parent, own.node.clone(), now());
+        if let Claim::Taken(taken) = epochs::claim(archive, &record).await? {
+            return Err(Error::Fenced { own: own.epoch(), newer: taken.epoch, node: taken.node });
+        }
+        parent = Some(start.epoch);
+    }
+    Ok(())
 }
 
 /// Begins an epoch that this node has claimed: from now on its line is the newest one.
@@ -156,6 +175,7 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
                 }
             },
         };
+        super::clock::node_needs_epoch(node)?;
         let start = claim_next(node, archive, parent).await?;
         discarded.insert(start.epoch);
         // What the predecessor archived between the listing and the claim it may have acknowledged.

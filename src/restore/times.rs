@@ -2,8 +2,12 @@
 //!
 //! A time is found by a binary search over the chunks' headers, each a small ranged GET, and at the end inside one
 //! chunk. Where chunks were replaced by runs, the runs' manifests tell the times of their first and last commits; so the
-//! end of an hour is found although its commits are no longer there one by one. Guarantees: the answer is exact. A time
-//! whose commit may be among missing ones is refused, not guessed.
+//! end of an hour is found although its commits are no longer there one by one.
+//!
+//! Times never decrease but where an epoch began at an earlier time, because the times before it lay in the future. So
+//! history is searched epoch by epoch, the newest first: what is found is the last commit, in csn order, at or before the
+//! time asked for. A time that the clock showed twice is thus that of the later epoch. Guarantees: the answer is exact. A
+//! time whose commit may be among missing ones is refused, not guessed.
 
 use super::history::{History, full_name, vanished};
 use super::plan::{Shortfall, SkippedBase};
@@ -20,6 +24,7 @@ use crate::snapshot::run::RunManifest;
 use bytes::Bytes;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 /// Commits whose times can be looked up: those of one chunk, the one a base lies at, or those only a run carries.
 #[derive(Clone, Copy)]
@@ -78,15 +83,46 @@ impl<'a> Times<'a> {
 
     async fn find_once(&mut self, time: CommitTime) -> Result<Csn> {
         let spans = self.spans().await?;
-        // Spans with index below `low` begin at or before `time`.
-        let (mut low, mut high) = (0, spans.len());
+        for stretch in self.stretches(&spans).into_iter().rev() {
+            if self.begin_of(&spans[stretch.clone()], 0).await? <= time {
+                return self.find_in(&spans, stretch, time).await;
+            }
+            self.require_beginning(&spans, stretch.start, time).await?;
+        }
+        Err(self.before_history(time, spans.first().copied()).await)
+    }
+
+    /// Where spans lie within which times never decrease: those of each epoch.
+    fn stretches(&self, spans: &[Span]) -> Vec<Range<usize>> {
+        let forks = self.history.lineage.branches().iter().map(|branch| branch.from_exclusive);
+        let mut starts: Vec<usize> =
+            forks.map(|fork| spans.partition_point(|span| span.first() <= fork)).chain([0, spans.len()]).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        starts.windows(2).map(|pair| pair[0]..pair[1]).collect()
+    }
+
+    /// An error if `time` may be that of a commit missing in front of the span `at`, which begins later: only if times began
+    /// anew there.
+    async fn require_beginning(&mut self, spans: &[Span], at: usize, time: CommitTime) -> Result<()> {
+        let Some(before) = at.checked_sub(1).map(|before| spans[before]) else { return Ok(()) };
+        let missing = CsnRange { from: before.last().next(), until: spans[at].first().prev() };
+        if missing.from > missing.until || self.begin_of(&spans[at..], 0).await? >= self.end_of(before).await? {
+            return Ok(());
+        }
+        Err(self.one_of_missing(time, missing).await)
+    }
+
+    /// The last commit at or before `time` of a stretch that begins at or before it.
+    async fn find_in(&mut self, spans: &[Span], stretch: Range<usize>, time: CommitTime) -> Result<Csn> {
+        // Spans of the stretch with index below `low` begin at or before `time`.
+        let (mut low, mut high) = (1, stretch.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.begin_of(&spans, middle).await? <= time { low = middle + 1 } else { high = middle }
+            if self.begin_of(&spans[stretch.clone()], middle).await? <= time { low = middle + 1 } else { high = middle }
         }
-        let Some(span) = low.checked_sub(1).map(|at| spans[at]) else {
-            return Err(self.before_history(time, spans.first().copied()).await);
-        };
+        let low = stretch.start + low;
+        let span = spans[low - 1];
         let known_until = self.history.reach().known_until;
         let missing = match self.last_at_or_before(span, time).await? {
             Some(found) => {
@@ -102,11 +138,16 @@ impl<'a> Times<'a> {
             }
             None => return Err(self.inside_a_run(time, span).await),
         };
+        Err(self.one_of_missing(time, missing).await)
+    }
+
+    /// The refusal of a time that a missing commit may have.
+    async fn one_of_missing(&mut self, time: CommitTime, missing: CsnRange) -> Error {
         let found = missing.from.prev();
         let reason =
             format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing");
         let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
-        Err(self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await)
+        self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await
     }
 
     /// The refusal of a time within commits that only a run carries.
@@ -168,7 +209,8 @@ impl<'a> Times<'a> {
         spans
     }
 
-    /// Time of a span's first commit, or an earlier one that is not before the span's predecessor begins.
+    /// Time of the first commit of one of these spans, which are of one epoch, or an earlier one that is not before the span's
+    /// predecessor begins.
     async fn begin_of(&mut self, spans: &[Span], at: usize) -> Result<CommitTime> {
         let mut at = at;
         loop {
@@ -190,6 +232,15 @@ impl<'a> Times<'a> {
                 },
             }
         }
+    }
+
+    /// Time of a span's last commit, or a later one.
+    async fn end_of(&mut self, span: Span) -> Result<CommitTime> {
+        Ok(match span {
+            Span::Chunk(part) => self.header(part.chunk).await?.last_time,
+            Span::Base(_, time) => time,
+            Span::Run(run, _) => self.run(run).await?.last_time,
+        })
     }
 
     async fn run(&mut self, run: RunName) -> Result<&RunManifest> {

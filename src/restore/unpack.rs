@@ -1,7 +1,7 @@
 //! From chunks to commits, checked against each other.
 //!
-//! Guarantees: the commits that come out are dense over all chunks, on one line of history, with times that never
-//! decrease; each carries the epoch that made it, not the one that archived it. A chunk whose header contradicts its
+//! Guarantees: the commits that come out are dense over all chunks, on one line of history, with times that
+//! decrease nowhere but between two chunks; each carries the epoch that made it, not the one that archived it. A chunk whose header contradicts its
 //! name is an error, and so is one that does not continue the history of the commit before it: it belongs to another
 //! history, and nothing of it comes out.
 //!
@@ -11,7 +11,7 @@ use super::plan::ChunkStep;
 use crate::archive::layout::ChunkName;
 use crate::archive::lineage::Lineage;
 use crate::chunk::Chunk;
-use crate::csn::{CommitTime, Csn, HistoryHash};
+use crate::csn::{Csn, HistoryHash};
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
@@ -76,8 +76,6 @@ pub struct Unpacker {
     lineage: Lineage,
     /// The commit that must come next.
     next: Csn,
-    /// Time of the commit before; 0 if it is not known.
-    time: CommitTime,
     /// History hash after the commit before; none if it is not known.
     hash: Option<HistoryHash>,
 }
@@ -87,11 +85,11 @@ impl Unpacker {
     #[must_use]
     pub fn new(lineage: Lineage, after: impl Into<After>) -> Self {
         let after = after.into();
-        let (time, hash) = match after {
-            After::Position(position) => (position.time, Some(position.hash)),
-            After::Csn(_) => (CommitTime::default(), None),
+        let hash = match after {
+            After::Position(position) => Some(position.hash),
+            After::Csn(_) => None,
         };
-        Self { lineage, next: after.csn().next(), time, hash }
+        Self { lineage, next: after.csn().next(), hash }
     }
 
     /// The commits of a step's chunk; `what` names it in errors.
@@ -128,12 +126,8 @@ impl Unpacker {
         }
         let (first, last) = (&commits[0], &commits[commits.len() - 1]);
         assert_eq!((first.csn, last.csn), (step.use_from, step.use_until), "a chunk holds its range without a hole");
-        if first.time < self.time {
-            let detail = format!("commit time {} is before that of the commit before, {}", first.time, self.time);
-            return Err(Error::corrupt(what, format!("csn {}", first.csn), detail));
-        }
         self.check_forks(&commits)?;
-        (self.next, self.time, self.hash) = (last.csn.next(), last.time, Some(last.hash));
+        (self.next, self.hash) = (last.csn.next(), Some(last.hash));
         let raw_bytes = chunk.header().raw_len();
         Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes })
     }

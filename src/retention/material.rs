@@ -2,7 +2,8 @@
 //!
 //! Guarantees: one LIST, and one small GET for each manifest, mark, pin and epoch record, and for each chunk that the
 //! store received before the fine window began. A chunk received later is within it whatever its header says, because
-//! commits are older than their upload.
+//! commits are older than their upload. Where commits claim to be of the future, they are as old as their upload: a clock
+//! that was wrong once must not keep them for ever.
 
 use super::timeline::Span;
 use crate::archive::identity;
@@ -13,6 +14,7 @@ use crate::archive::pins::{self, ReadPin};
 use crate::archive::store::Archive;
 use crate::archive::thinned::Thinned;
 use crate::chunk::ChunkHeader;
+use crate::clock::STEP_MIN;
 use crate::csn::CommitTime;
 use crate::error::{Error, Kind, Result};
 use crate::keep::{Keep, micros};
@@ -85,7 +87,11 @@ impl Material {
             async move { (start, read_manifest(&archive, cluster, start).await.map(|found| Facts::from(&found))) }
         };
         let mut cut_off = Vec::new();
-        let (facts, unfinished) = read_facts(listing.base_starts().map(of_base).collect()).await?;
+        let (mut facts, unfinished) = read_facts(listing.base_starts().map(of_base).collect()).await?;
+        for (start, facts) in &mut facts {
+            let Ok(facts) = facts else { continue };
+            facts.time = plausible(facts.time, listing.stored(&start.manifest()), now);
+        }
         for (start, why) in unfinished {
             let objects = listing.bases.get_mut(&start.base).expect("it was listed");
             let manifest = match start.is_whole() {
@@ -102,7 +108,11 @@ impl Material {
             let archive = archive.clone();
             async move { (run, read_run_manifest(&archive, cluster, run).await.map(|found| Facts::from(&found))) }
         };
-        let (runs, unfinished) = read_facts(listing.whole_runs().map(of_run).collect()).await?;
+        let (mut runs, unfinished) = read_facts(listing.whole_runs().map(of_run).collect()).await?;
+        for (run, facts) in &mut runs {
+            let Ok(facts) = facts else { continue };
+            facts.time = plausible(facts.time, listing.stored(&ObjectName::RunManifest(*run)), now);
+        }
         for (run, why) in unfinished {
             let manifest = listing.runs.get_mut(&run).expect("it was listed").manifest.take();
             let Some(stored) = manifest else { continue };
@@ -116,6 +126,14 @@ impl Material {
         let thinned = Thinned::listed(archive, &listing).await?;
         let spans = read_spans(archive, &listing, keep, now).await?;
         Ok(Self { listing, facts, runs, cut_off, spans, marks, pins, thinned, now })
+    }
+}
+
+/// The time of commits that an object holds, as far as it can be true at `now`.
+fn plausible(time: CommitTime, stored: Option<&Stored>, now: CommitTime) -> CommitTime {
+    match stored {
+        Some(stored) if time.0 > now.0.saturating_add(micros(STEP_MIN)) => time.min(stored.time()),
+        _ => time,
     }
 }
 
@@ -218,7 +236,10 @@ async fn read_spans(
     let mut reading = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
     let mut spans = BTreeMap::new();
     while let Some((chunk, span)) = reading.next().await {
-        if let Some(span) = span?.filter(|span| span.last.0 < start) {
+        let Some(span) = span? else { continue };
+        let stored = listing.chunks.get(&chunk);
+        let span = Span { first: plausible(span.first, stored, now), last: plausible(span.last, stored, now) };
+        if span.last.0 < start {
             spans.insert(chunk, span);
         }
     }

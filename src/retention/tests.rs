@@ -1,5 +1,6 @@
 //! Policies and plans against a model that knows every commit ever made, and prunes against a store that fails.
 
+mod clock;
 mod crashes;
 mod world;
 

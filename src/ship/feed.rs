@@ -10,7 +10,7 @@ use super::tail::Slice;
 use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
 use super::wire::{Receiver, Refuse, Resume, Sender};
 use crate::chunk::{ChunkLink, Encoder, Profile};
-use crate::clock;
+use crate::clock::Moment;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn};
 use crate::directory::EpochStart;
@@ -60,8 +60,10 @@ pub struct FeedStatus {
     pub sent: Csn,
     /// What it acknowledged.
     pub ack: Ack,
-    /// When it last spoke, ms since the Unix epoch.
-    pub seen_ms: u64,
+    /// Time of the last commit that it had when it connected; 0 if it had none.
+    pub had_time: CommitTime,
+    /// When it last spoke.
+    pub seen: Moment,
     /// Bytes sent and not acknowledged.
     pub in_flight_bytes: usize,
     /// A base that is not below this csn was asked for; 0: none.
@@ -326,7 +328,8 @@ fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
         state,
         sent: hello.csn,
         ack: Ack { applied: hello.csn, durable: hello.csn, publishing: Publishing::default() },
-        seen_ms: clock::now_millis(),
+        had_time: hello.time,
+        seen: Moment::now(),
         in_flight_bytes: 0,
         wants_base: Csn::ZERO,
     }
@@ -457,7 +460,7 @@ impl Feed<'_> {
             hash: self.link.hash_before,
             archives: self.feeds.host.archived().is_some(),
             archived: self.feeds.host.archived().unwrap_or_default(),
-            time: CommitTime(clock::now_micros()),
+            time: self.feeds.source.now(),
             wants_base: self.feeds.feeds.lock().get(&self.id).map(|status| status.wants_base).unwrap_or_default(),
         };
         deadline(self.address, self.sender.send(&Message::Heartbeat(heartbeat))).await
@@ -484,7 +487,7 @@ impl Feed<'_> {
         let in_flight_bytes = self.in_flight_bytes();
         self.note(|status| {
             status.ack = ack;
-            status.seen_ms = clock::now_millis();
+            status.seen = Moment::now();
             status.in_flight_bytes = in_flight_bytes;
         });
         Ok(())

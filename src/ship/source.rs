@@ -6,7 +6,7 @@
 use super::tail::{Slice, Tail};
 use crate::chunk::RAW_BYTES_MAX;
 use crate::commit::committer::Committer;
-use crate::csn::{Csn, HistoryHash};
+use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::Result;
 use crate::log::envelope::Position;
 use crate::log::reader::LogPosition;
@@ -52,6 +52,12 @@ impl CommitSource {
     #[must_use]
     pub fn position(&self) -> Position {
         self.committer.position()
+    }
+
+    /// The time that a commit made now would have.
+    #[must_use]
+    pub fn now(&self) -> CommitTime {
+        self.committer.clock.now()
     }
 
     /// The ring, for waiting.
@@ -111,6 +117,10 @@ impl CommitSource {
             let commit = commit?;
             if commit.csn > until || total >= LOG_READ_BYTES_MAX {
                 break;
+            }
+            if slice.commits.last().is_some_and(|last| commit.time < last.time) {
+                slices.push(std::mem::take(&mut slice));
+                bytes = 0;
             }
             bytes += commit.effect_bytes();
             total += commit.effect_bytes();

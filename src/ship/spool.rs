@@ -76,7 +76,6 @@ impl State {
         waiting.fold(empty, |status, (_, entry)| SpoolStatus {
             chunks: status.chunks + 1,
             bytes: status.bytes + entry.bytes,
-            oldest: status.oldest.or(Some(entry.time)),
             ..status
         })
     }
@@ -89,8 +88,6 @@ pub struct SpoolStatus {
     pub chunks: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// First commit's time of the oldest of them.
-    pub oldest: Option<CommitTime>,
     /// Time of the last archived commit; none if none was archived since the start.
     pub archived_time: Option<CommitTime>,
 }
@@ -204,6 +201,14 @@ impl Spool {
         self.check_limit();
     }
 
+    /// When the first and the last commit of each chunk were made.
+    #[must_use]
+    pub fn times(&self) -> Vec<(Csn, CommitTime)> {
+        let state = self.state.lock();
+        let ends = |entry: &Entry| [(entry.name.first, entry.time), (entry.name.last, entry.last_time)];
+        state.chunks.values().flat_map(ends).collect()
+    }
+
     /// What waits for the archive.
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
@@ -284,7 +289,7 @@ impl ChunkSource for Spool {
     fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
         let state = self.state.lock();
         let (_, entry) = state.chunks.range(after.next()..).next()?;
-        Some(SealedChunk { name: entry.name, time: entry.time })
+        Some(SealedChunk { name: entry.name })
     }
 
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {

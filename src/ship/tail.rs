@@ -16,7 +16,7 @@ const COMMIT_OVERHEAD_BYTES: usize = 128;
 /// Commits read for shipping, with the WAL range they came from.
 #[derive(Clone, Debug, Default)]
 pub struct Slice {
-    /// Whole commits in dense csn order.
+    /// Whole commits in dense csn order, with times that never decrease.
     pub commits: Vec<CommitRecord>,
     /// The WAL's end before the first of them, or lower.
     pub wal_before: WalSeq,
@@ -83,7 +83,7 @@ impl Tail {
         self.grown.notify_all();
     }
 
-    /// Commits above `after`, up to `until`, until they have `bytes_max`; at least one if there is one. `None` if the
+    /// Commits above `after`, up to `until`, until they have `bytes_max` or times begin anew; at least one if there is one. `None` if the
     /// ring does not reach back to `after`.
     #[must_use]
     pub fn read(&self, after: Csn, until: Csn, bytes_max: usize) -> Option<Slice> {
@@ -100,7 +100,8 @@ impl Tail {
                 (slice.wal_before, slice.wal_after) = (group.wal_before, group.wal_before);
             }
             for commit in group.commits.iter().filter(|commit| commit.csn > after) {
-                if commit.csn > until || (bytes >= bytes_max && !slice.commits.is_empty()) {
+                let is_over = slice.commits.last().is_some_and(|last| bytes >= bytes_max || commit.time < last.time);
+                if commit.csn > until || is_over {
                     return Some(slice);
                 }
                 bytes += commit.effect_bytes() + COMMIT_OVERHEAD_BYTES;
@@ -132,6 +133,7 @@ impl CommitSink for Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::csn::CommitTime;
     use bytes::Bytes;
 
     fn group(csns: std::ops::RangeInclusive<u64>) -> Group {
@@ -154,5 +156,19 @@ mod tests {
         let small = tail.read(Csn(12), Csn(18), 1).unwrap();
         assert_eq!(small.last(), Some(Csn(13)));
         assert!(tail.read(Csn(20), Csn(20), 1).unwrap().commits.is_empty());
+    }
+
+    #[test]
+    fn a_slice_ends_where_an_epoch_began_at_an_earlier_time() {
+        let tail = Tail::new(usize::MAX);
+        let at = |csns, time| {
+            let Group { commits, wal_before, wal_after } = group(csns);
+            let commits =
+                commits.iter().map(|commit| CommitRecord { time: CommitTime(time), ..commit.clone() }).collect();
+            Group { commits, wal_before, wal_after }
+        };
+        [at(1..=3, 5), at(4..=6, 9), at(7..=8, 2)].into_iter().for_each(|group| tail.committed(group));
+        let last = |after| tail.read(Csn(after), Csn(8), usize::MAX).unwrap().last();
+        assert_eq!([last(0), last(5), last(6)], [6, 6, 8].map(|csn| Some(Csn(csn))));
     }
 }

@@ -57,7 +57,7 @@ impl Spool {
             let chunk = encoder.encode(part.iter(), link);
             link.hash_before = chunk.header().hash_after;
             let name = ChunkName { epoch, first: part[0].csn, last: part[part.len() - 1].csn };
-            chunks.push((SealedChunk { name, time: part[0].time }, chunk.bytes().clone()));
+            chunks.push((SealedChunk { name }, chunk.bytes().clone()));
         }
         let archived = Mutex::new(commits[0].csn.prev());
         Arc::new(Self { chunks, truth: truth.clone(), archived })

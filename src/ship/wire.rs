@@ -60,6 +60,8 @@ pub struct Hello {
     pub csn: Csn,
     /// History hash after its last commit.
     pub hash: HistoryHash,
+    /// When its last commit was made; 0 if it is empty.
+    pub time: CommitTime,
     /// Whether it reads the archive by itself.
     pub has_archive: bool,
     /// Its port for clients.

@@ -165,7 +165,7 @@ impl BaseCutter {
             cluster: self.cluster,
             epoch,
             csn: memory.csn.max(disk.csn),
-            time: memory.time.max(disk.time),
+            time: if disk.csn > memory.csn { disk.time } else { memory.time },
             hash: if memory.csn >= disk.csn { memory.hash } else { disk.hash },
             level,
             cut: skew.record(request),

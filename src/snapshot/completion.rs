@@ -75,7 +75,8 @@ impl CompletionBuilder {
         self.last == self.until
     }
 
-    /// Takes the next commit; a chunk file and its content if one is full. What lies beyond the last one is left out.
+    /// Takes the next commit; a chunk file and its content if one is done: it is full, or the commit begins an epoch with an
+    /// earlier time. What lies beyond the last one is left out.
     pub fn push(&mut self, commit: CommitRecord) -> Result<Option<(FileRef, Bytes)>> {
         if self.is_complete() {
             return Ok(None);
@@ -84,13 +85,15 @@ impl CompletionBuilder {
             return Err(self.gap(commit.csn.to_string()));
         }
         self.last = commit.csn;
+        let is_done = |before: &CommitRecord| self.bytes >= RAW_BYTES_MAX || commit.time < before.time;
+        let done = self.commits.last().is_some_and(is_done).then(|| self.seal());
         let mut commit = CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit };
         // Without its disk effects it is another commit: the hashes of a completion are its own.
         self.hash = record::chain(self.hash, [&mut commit]);
         // A commit's own size counts too: without effects left, millions of them would make one chunk.
         self.bytes += size_of::<CommitRecord>() + commit.effect_bytes();
         self.commits.push(commit);
-        Ok((self.bytes >= RAW_BYTES_MAX).then(|| self.seal()))
+        Ok(done)
     }
 
     /// The last chunk file; [`Error::Gap`] if commits are missing.
@@ -114,5 +117,26 @@ impl CompletionBuilder {
         self.bytes = 0;
         let content = chunk.bytes().clone();
         (FileRef { name, bytes: content.len() as u64, blake3: blake3::hash(&content) }, content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csn::CommitTime;
+
+    #[test]
+    fn a_chunk_ends_where_an_epoch_began_at_an_earlier_time() {
+        let mut builder = CompletionBuilder::new(Csn(3), Csn(7), Epoch(2));
+        let mut names = Vec::new();
+        for (csn, time) in [(4, 5), (5, 9), (6, 2), (7, 2)] {
+            let (csn, time) = (Csn(csn), CommitTime(time));
+            let commit = CommitRecord { csn, time, lists: Bytes::from_static(b"ops"), ..CommitRecord::default() };
+            names.extend(builder.push(commit).unwrap().map(|(file, _)| file.name));
+        }
+        assert!(builder.is_complete());
+        names.extend(builder.finish().unwrap().map(|(file, _)| file.name));
+        let name = |first: u64, last: u64| format!("{}-{}.chunk", Csn(first).padded(), Csn(last).padded());
+        assert_eq!(names, [name(4, 5), name(6, 7)]);
     }
 }

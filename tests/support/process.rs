@@ -5,6 +5,7 @@
 
 use super::archive::Archive;
 use super::client::{Client, cmd, error_text};
+use super::clock::Clock;
 use super::tool::{Finished, binary, limited};
 use redis::Value;
 use std::collections::HashSet;
@@ -130,6 +131,12 @@ impl Launch {
     pub fn archive(mut self, archive: &Archive) -> Self {
         self.environment.extend(archive.environment.iter().cloned());
         self.flag("--archive", &archive.url)
+    }
+
+    /// Starts the process with a wall clock that the test sets.
+    pub fn clock(mut self, clock: &Clock) -> Self {
+        self.environment.extend(clock.environment());
+        self
     }
 
     /// Starts the process with a soft limit of open files.

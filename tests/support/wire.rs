@@ -159,7 +159,7 @@ pub fn hello() -> Frame {
         HELLO,
         &json!({
             "version": 2, "cluster": null, "node": "0123456789abcdef", "epoch": 1, "incarnation": "0".repeat(16),
-            "csn": 0, "hash": "0".repeat(16), "has_archive": true, "port": 1, "nonce": "nonce", "proof": "",
+            "csn": 0, "hash": "0".repeat(16), "time": 0, "has_archive": true, "port": 1, "nonce": "nonce", "proof": "",
         }),
     )
 }

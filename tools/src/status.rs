@@ -5,6 +5,7 @@ use crate::exit::Done;
 use crate::runtime::runtime;
 use crate::{archive, snapshots};
 use std::collections::HashMap;
+use walferry::clock;
 use walferry::restore;
 
 /// Shows how a node or an archive is doing
@@ -71,6 +72,12 @@ fn in_words(fields: &[(String, String)]) -> Vec<(&'static str, String)> {
         "" => ("writes", "taken".to_owned()),
         reason => ("writes", format!("REFUSED: {reason}")),
     });
+    let ahead_ms: i64 = info.get("clock_ahead_ms").parse().unwrap_or_default();
+    if clock::is_step(ahead_ms.saturating_mul(1000)) {
+        let (seconds, where_it_is) = (ahead_ms.abs() / 1000, if ahead_ms > 0 { "ahead of" } else { "behind" });
+        let advice = "they do not follow it unless accept-clock-step says that it is right";
+        lines.push(("clock", format!("SET: {seconds} s {where_it_is} commit times; {advice}")));
+    }
     if !is_primary {
         let (link, commits, ms) = (info.get("master_link_status"), info.get("lag_commits"), info.get("lag_ms"));
         lines.push(("link", format!("{link} to its primary, {commits} commits and {ms} ms behind")));

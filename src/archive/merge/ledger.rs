@@ -114,7 +114,7 @@ impl<S: ChunkSource> ChunkSource for LedgerSource<S> {
     fn archived(&self, csn: Csn) {
         let mut reading = self.reading.lock();
         let later = reading.split_off(&csn.next());
-        let since_ms = crate::clock::now_millis();
+        let since_ms = crate::clock::steady_millis();
         for (name, known) in std::mem::replace(&mut *reading, later).into_values() {
             self.ledger.note(name, Known { since_ms, ..known });
         }

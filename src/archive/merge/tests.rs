@@ -311,7 +311,7 @@ struct Sealed(Vec<(ChunkName, Bytes)>);
 impl ChunkSource for Sealed {
     fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
         let (name, _) = self.0.iter().find(|(name, _)| name.last > after)?;
-        Some(SealedChunk { name: *name, time: CommitTime(0) })
+        Some(SealedChunk { name: *name })
     }
 
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {

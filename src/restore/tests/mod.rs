@@ -5,6 +5,7 @@ mod faults;
 mod hold;
 mod levels;
 pub(crate) mod support;
+mod times;
 
 use super::progress::silent;
 use super::*;

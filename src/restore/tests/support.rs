@@ -338,7 +338,7 @@ impl Archived {
             cut: CutRecord {
                 asked: level,
                 skew_commits: csn - memory_csn,
-                skew_us: position(csn).time.0 - at.time.0,
+                skew_us: position(csn).time.0.abs_diff(at.time.0),
                 allowed_us: None,
                 node: "n".to_owned(),
                 role: LastRole::Primary,

@@ -119,7 +119,7 @@ impl ChunkSource for SecondSource {
         // After a drop something is missing in front of whatever is there.
         state.kept.after?;
         let (_, entry) = state.chunks.range(after.next()..).next()?;
-        Some(SealedChunk { name: entry.name, time: entry.time })
+        Some(SealedChunk { name: entry.name })
     }
 
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {

@@ -82,6 +82,7 @@ fn seeds() -> Vec<Vec<u8>> {
         incarnation: Incarnation(701),
         csn: Csn(80),
         hash: HistoryHash(800),
+        time: CommitTime(1_790_000_000_000_000),
         has_archive: true,
         port: 6379,
         nonce: "n".repeat(32),

@@ -1,0 +1,167 @@
+//! How far a replica is behind its primary, as far as it can know.
+//!
+//! A heartbeat tells the primary's last commit and, by the clock of its commit times, when that was so: a later commit was
+//! made later. Guarantees: the lag is never below the truth but for the time that the newest heartbeat was on its way; it
+//! is zero only if everything is applied that a fresh heartbeat told of. While nothing is heard it grows.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+use walferry::clock::Moment;
+use walferry::commit::ages::{SAMPLES_MAX, thin};
+use walferry::csn::{CommitTime, Csn};
+
+/// Age of the newest heartbeat, of which there are ten a second, up to which it tells of now.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A heartbeat: no commit above `committed` was made before `time`.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    committed: Csn,
+    time: CommitTime,
+}
+
+/// What a replica has heard of its primary.
+#[derive(Debug)]
+pub struct Lag {
+    /// Of one connection, by csn.
+    told: VecDeque<Told>,
+    /// Whether the next heartbeat is the first of a connection.
+    is_new: bool,
+    /// When the newest came; none since the start.
+    heard: Option<Moment>,
+    /// The last moment at which nothing was missing; at first, when the link began.
+    level: Moment,
+}
+
+impl Lag {
+    /// Of a link that begins now.
+    pub fn new() -> Self {
+        Self { told: VecDeque::new(), is_new: true, heard: None, level: Moment::now() }
+    }
+
+    /// A connection begins. What was told before holds until its first heartbeat.
+    pub fn connect(&mut self) {
+        self.is_new = true;
+    }
+
+    /// Takes a heartbeat that came at `now`, when `applied` was applied.
+    pub fn hear(&mut self, committed: Csn, time: CommitTime, applied: Csn, now: Moment) {
+        if std::mem::take(&mut self.is_new) {
+            self.told.clear();
+        }
+        self.heard = Some(now);
+        if applied >= committed {
+            self.level = now;
+        }
+        match self.told.back_mut() {
+            Some(last) if last.committed >= committed => last.time = time.max(last.time),
+            _ => self.told.push_back(Told { committed, time }),
+        }
+        if self.told.len() > SAMPLES_MAX {
+            thin(&mut self.told, |told| told.time.0 as i64);
+        }
+        // Of those that tell of what is applied only the last says something.
+        while self.told.get(1).is_some_and(|second| second.committed <= applied) {
+            self.told.pop_front();
+        }
+    }
+
+    /// When the primary was heard last.
+    pub fn heard(&self) -> Option<Moment> {
+        self.heard
+    }
+
+    /// How long ago the oldest commit was made that may not be applied. `applied` is the last one that is, and its time;
+    /// `wall` is the system's time.
+    pub fn at(&self, now: Moment, applied: (Csn, CommitTime), is_connected: bool, wall: CommitTime) -> Duration {
+        let micros = |later: CommitTime, earlier: CommitTime| Duration::from_micros(later.0.saturating_sub(earlier.0));
+        let (Some(heard), Some(newest)) = (self.heard, self.told.back()) else {
+            // Nothing is missing that was made before the last commit here.
+            let since_last = if applied.0 > Csn::ZERO { micros(wall, applied.1) } else { Duration::ZERO };
+            return now.since(self.level).max(since_last);
+        };
+        let silent = now.since(heard);
+        if applied.0 >= newest.committed {
+            return if is_connected && silent <= FRESH { Duration::ZERO } else { silent };
+        }
+        let known = self.told.iter().rfind(|told| told.committed <= applied.0).map(|told| told.time);
+        match known.max(Some(applied.1)) {
+            Some(since) if since <= newest.time => micros(newest.time, since) + silent,
+            // Its commits go on from an earlier time, under a new epoch.
+            _ => now.since(self.level),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_790_000_000_000_000;
+
+    fn time(seconds: u64) -> CommitTime {
+        CommitTime(START + seconds * 1_000_000)
+    }
+
+    /// A moment so many seconds after the others' origin.
+    struct Clock(Moment);
+
+    impl Clock {
+        fn at(&self, seconds: u64) -> Moment {
+            self.0.before(Duration::from_secs(100_000 - seconds))
+        }
+    }
+
+    fn clock() -> Clock {
+        Clock(Moment::now())
+    }
+
+    #[test]
+    fn an_idle_link_lags_nothing_and_a_silent_one_more_and_more() {
+        let (mut lag, clock) = (Lag::new(), clock());
+        lag.connect();
+        lag.hear(Csn(5), time(100), Csn(5), clock.at(100));
+        let applied = (Csn(5), time(1));
+        assert_eq!(lag.at(clock.at(101), applied, true, time(0)), Duration::ZERO);
+        assert_eq!(lag.at(clock.at(160), applied, true, time(0)).as_secs(), 60);
+        assert_eq!(lag.at(clock.at(101), applied, false, time(0)).as_secs(), 1);
+    }
+
+    #[test]
+    fn the_oldest_missing_commit_counts_and_not_the_pause_before_it() {
+        let (mut lag, clock) = (Lag::new(), clock());
+        for seconds in 0..3600 {
+            lag.hear(Csn(5), time(seconds), Csn(5), clock.at(seconds));
+        }
+        // From here on a commit each second that is not applied.
+        for seconds in 3600..3700 {
+            lag.hear(Csn(6 + seconds - 3600), time(seconds), Csn(5), clock.at(seconds));
+        }
+        let behind = |csn, made| lag.at(clock.at(3699), (Csn(csn), time(made)), true, time(0)).as_secs();
+        assert_eq!([behind(5, 7), behind(6, 3600), behind(104, 3698), behind(105, 3699)], [100, 99, 1, 0]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_rounded_up() {
+        let (mut lag, clock) = (Lag::new(), clock());
+        for seconds in 0..50_000 {
+            lag.hear(Csn(6 + seconds), time(seconds), Csn(5), clock.at(seconds));
+        }
+        assert!(lag.told.len() <= SAMPLES_MAX);
+        for csn in (6..50_000).step_by(501) {
+            let told = lag.at(clock.at(49_999), (Csn(csn), time(0)), true, time(0)).as_secs();
+            let truth = 49_999 - (csn - 6) - 1;
+            assert!(told >= truth && told <= truth + truth / 32 + 2, "csn {csn}: {told} of {truth}");
+        }
+    }
+
+    #[test]
+    fn before_the_first_heartbeat_and_after_a_new_epoch_the_lag_is_bounded_by_what_is_known() {
+        let (mut lag, clock) = (Lag::new(), clock());
+        let applied = (Csn(5), time(1000));
+        assert_eq!(lag.at(Moment::now(), applied, false, time(1030)).as_secs(), 30);
+        lag.level = clock.at(500);
+        lag.hear(Csn(9), time(0), Csn(5), clock.at(600));
+        assert_eq!(lag.at(clock.at(700), applied, true, time(0)).as_secs(), 200, "since it was level");
+    }
+}

@@ -1,0 +1,72 @@
+//! A wall clock that a test sets, for the processes that are started with it.
+//!
+//! Needs `cc`. A small library, built once for each test binary, is preloaded into the process; see `clock.c`. Clocks that
+//! nobody sets, timers and the times of files are the machine's.
+
+use super::process::Environment;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
+
+/// A day.
+pub const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Ten years.
+pub const DECADE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A clock; at first it shows the machine's time.
+pub struct Clock {
+    offset: PathBuf,
+    _dir: TempDir,
+}
+
+/// The library to preload.
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(&dir).expect("a directory for what tests build");
+    let (source, built) = (dir.join("clock.c"), dir.join(format!("clock-{}.so", std::process::id())));
+    std::fs::write(&source, include_str!("clock.c")).expect("a source file");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O2", "-Wall", "-Wno-nonnull-compare", "-o"]).arg(&built).arg(&source).arg("-ldl");
+    assert!(cc.status().is_ok_and(|status| status.success()), "cc builds the clock");
+    built
+});
+
+impl Clock {
+    /// A clock of its own.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let offset = dir.path().join("offset");
+        std::fs::write(&offset, 0_i64.to_ne_bytes()).expect("a file");
+        Self { offset, _dir: dir }
+    }
+
+    /// Sets it so far ahead of the machine's clock, at once, for all processes that have it.
+    pub fn set_ahead(&self, ahead: Duration) {
+        self.set(i64::try_from(ahead.as_nanos()).expect("less than three centuries"));
+    }
+
+    /// Sets it so far behind the machine's clock.
+    pub fn set_behind(&self, behind: Duration) {
+        self.set(-i64::try_from(behind.as_nanos()).expect("less than three centuries"));
+    }
+
+    /// In one write, which readers see whole.
+    fn set(&self, nanoseconds: i64) {
+        let file = std::fs::File::options().write(true).open(&self.offset).expect("the file is there");
+        file.write_all_at(&nanoseconds.to_ne_bytes(), 0).expect("a number is written");
+    }
+
+    /// What a process needs to have it.
+    pub fn environment(&self) -> Environment {
+        let text = |path: &PathBuf| path.to_str().expect("a test directory has a UTF-8 name").to_owned();
+        vec![("LD_PRELOAD".to_owned(), text(&LIBRARY)), ("WALFERRY_TEST_CLOCK".to_owned(), text(&self.offset))]
+    }
+}
+
+/// Microseconds since the Unix epoch by the machine's clock.
+pub fn now_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_micros() as u64
+}

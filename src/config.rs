@@ -70,6 +70,14 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// The least a segment has: one for each group of commits would be none at all.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
+/// Bytes of effects that one commit may have, at least and at most. Every format and every message carries a commit of the
+/// largest.
+pub const COMMIT_BYTES_MIN: u64 = 1 << 20;
+/// See [`COMMIT_BYTES_MIN`].
+pub const COMMIT_BYTES_MAX: u64 = 2 << 30;
+
+/// Bytes of effects that one commit may have.
+pub type CommitBytes = Memory<COMMIT_BYTES_MIN, COMMIT_BYTES_MAX>;
 /// A number of bytes.
 pub type Bytes = Memory<0, BYTES_MAX>;
 
@@ -330,6 +338,7 @@ configuration! {
     ring_bytes "ring-bytes": Bytes = Memory(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
     archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
     spool_max_bytes "spool-max-bytes": Bytes = Memory(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
+    max_commit_bytes "max-commit-bytes": CommitBytes = Memory(1 << 30), Running, "Bytes of effects that one command, or one MULTI/EXEC, may have; a larger one is refused whole. Each field of a hash, member of a set and entry of a stream counts with its key's name.";
     min_free_bytes "min-free-bytes": Bytes = Memory(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused, but for those that free space; 0: no limit.";
     snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
     snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Memory(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";

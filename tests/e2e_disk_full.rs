@@ -10,13 +10,15 @@ mod support;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redis::Value;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::archive::Archive;
 use support::client::{Client, cmd, elements, error_text, framed, integer, text};
 use support::device::{Mounted, SKIPPED, scratch};
-use support::dump::{assert_same, dump};
+use support::dump::{assert_same, dump, now_ms};
+use support::faulty_s3::FaultyS3;
 use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
 use support::workload::seed;
 
@@ -343,6 +345,113 @@ fn what_frees_space_is_taken_below_the_limit() {
     node.restart();
     assert_same(&before, &dump(&mut node.client()), "after a kill");
     assert_no_panic(&node);
+}
+
+/// Goal: expired keys are deleted while the disk fills: what was deleted is whole, writes are taken again by themselves,
+/// and expiry goes on.
+#[test]
+fn expiry_on_a_full_disk_goes_on_later() {
+    /// Lists with long names: their deletions take more than the op-log's segment and the one prepared behind it.
+    const LISTS: usize = 8_000;
+    const NAME_BYTES: usize = 1 << 10;
+    let root = scratch();
+    let Some(device) = device(root.path(), DEVICE_BYTES) else { return };
+    let log = root.path().join("log");
+    let mut node = small(Launch::primary(&device.dir.join("data"))).set("min-free-bytes", "0").log_to(&log).start();
+    let mut writer = Writer::new(&node);
+    writer.write(10);
+    let at_ms = now_ms() + 6_000;
+    for first in (0..LISTS).step_by(500) {
+        let names = (first..first + 500).map(|number| format!("{number:0>NAME_BYTES$}"));
+        let lists = names.flat_map(|name| [cmd!("RPUSH", &name, 1), cmd!("PEXPIREAT", &name, at_ms)]);
+        let replies = writer.client.pipeline(&lists.collect::<Vec<_>>());
+        assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{:?}", replies.first());
+    }
+    device.fill();
+    let refused = wait_until("expiry finds no room", SETTLED_WITHIN, || {
+        Some(writer.client.info()["writes_refused"].clone()).filter(|refused| !refused.is_empty())
+    });
+    assert!(!asks_for_restart(&refused), "{refused}");
+    let left = integer(&writer.client.ok(&cmd!("DBSIZE")));
+    assert!(left > 0, "it took all the room there was");
+    writer.check(0);
+    device.empty();
+    writer.wait_until_taken();
+    let own = writer.acknowledged as i64 + 2;
+    wait_until("every list has expired", SETTLED_WITHIN, || {
+        (integer(&writer.client.ok(&cmd!("DBSIZE"))) == own).then_some(())
+    });
+    node.restart();
+    writer.reconnect(&node);
+    writer.check(0);
+    assert_eq!(integer(&writer.client.ok(&cmd!("DBSIZE"))), own);
+}
+
+/// Goal: when a log write fails in mid-pipeline, the replies to what was written before it still wait until the archive
+/// has it; the others are errors, and nobody waits for ever.
+#[test]
+fn replies_before_a_failed_write_still_wait_for_the_archive() {
+    /// The first one is large: while it arrives the server's buffer grows, so that many of those behind it run together.
+    const FIRST_BYTES: u64 = 8 << 20;
+    const SETS: u64 = 1_000;
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let direct = Archive::s3();
+    let store = FaultyS3::start();
+    let launch =
+        small(Launch::primary(&root.path().join("data"))).archive(&store.to(&direct)).set("archive-ack", "yes");
+    let mut node = launch.outlives_file_limit().start();
+    let mut client = node.client();
+    client.ok(&cmd!("SET", "before", 1));
+    store.set_down(true);
+    // No file may grow beyond the WAL and what follows the first SET by half as much.
+    limit_files(&node, Some(wal_bytes(&node) + FIRST_BYTES * 3 / 2));
+    let content = |number: u64| {
+        let parts = if number == 0 { FIRST_BYTES / VALUE_BYTES as u64 } else { 1 };
+        (0..parts).flat_map(|part| value(number * 10_000 + part)).collect::<Vec<u8>>()
+    };
+    let sets: Vec<_> = (0..SETS).map(|number| cmd!("SET", format!("piped:{number}"), content(number))).collect();
+    let replies = std::thread::scope(|scope| {
+        let replies = scope.spawn(|| client.pipeline(&sets));
+        let mut observer = node.client();
+        let refused = wait_until("a write fails", SETTLED_WITHIN, || {
+            Some(observer.info()["writes_refused"].clone()).filter(|refused| !refused.is_empty())
+        });
+        assert!(asks_for_restart(&refused), "{refused}");
+        let committed = observer.watermarks().committed;
+        assert!(committed > 2 && committed < SETS, "it fails in mid-pipeline: {committed} were written");
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!replies.is_finished(), "what was written is not archived yet");
+        limit_files(&node, None);
+        store.heal();
+        let replies = replies.join().expect("every request has a reply");
+        assert!(observer.watermarks().archived >= committed, "the replies waited for it");
+        let taken = replies.iter().take_while(|reply| error_text(reply).is_none()).count() as u64;
+        assert_eq!(taken + 1, committed, "exactly what was written is acknowledged");
+        replies
+    });
+    let taken = replies.iter().filter(|reply| error_text(reply).is_none()).count() as u64;
+    for refusal in replies.iter().filter_map(error_text) {
+        assert!(refusal.starts_with("MISCONF") && asks_for_restart(&refusal), "{refusal}");
+    }
+    node.restart();
+    let mut client = node.client();
+    for number in 0..taken {
+        let reply = client.ok(&cmd!("GET", format!("piped:{number}")));
+        assert!(reply == Value::BulkString(content(number)), "SET {number} of {taken}");
+    }
+}
+
+/// Bytes of RocksDB's newest log.
+fn wal_bytes(node: &Node) -> u64 {
+    let files = std::fs::read_dir(node.launch.dir.join("wal")).expect("a data directory has it").flatten();
+    files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).max().expect("there is a log")
+}
+
+/// Has writes beyond this offset of any file fail; none: no more.
+fn limit_files(node: &Node, bytes: Option<u64>) {
+    let limit = Rlimit { current: bytes, maximum: None };
+    let pid = Pid::from_raw(node.pid() as i32);
+    prlimit(pid, Resource::Fsize, limit).expect("the limits of an own child can be set");
 }
 
 /// Goal: a replica whose disk is full keeps serving whole transactions, the primary goes on undisturbed, and the replica

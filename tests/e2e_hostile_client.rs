@@ -10,7 +10,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use support::archive::Archive;
 use support::client::{Client, Command, bytes, cmd, error_text, integer, text};
+use support::faulty_s3::FaultyS3;
 use support::oracle::Oracle;
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::workload::seed;
@@ -368,6 +370,53 @@ fn connecting_and_leaving() {
     let after = files();
     // RocksDB and the logs may have opened a few.
     assert!(after <= before + 20, "{before} files were open, now {after}");
+    assert_served(&mut observer);
+}
+
+/// Goal: clients that wait for the archive, for a task or for a commit, and leave, free their seats, whatever they have
+/// sent ahead: retrying clients never reach `maxclients`, and what nobody waits for any more is not done later.
+#[test]
+fn clients_that_wait_and_leave_free_their_seats() {
+    const MAXCLIENTS: usize = 40;
+    const CLIENTS: usize = 25;
+    const ROUNDS: usize = 6;
+    let direct = Archive::s3();
+    let store = FaultyS3::start();
+    let server = Server::start(|launch| {
+        let launch = launch.archive(&store.to(&direct)).set("archive-ack", "yes");
+        launch.set("maxclients", &MAXCLIENTS.to_string()).set("snapshot-interval", "0").set("archive-interval", "20")
+    });
+    let mut observer = server.node.client();
+    observer.ok(&cmd!("SET", "before", 1));
+    store.set_down(true);
+    let openings: [&[u8]; 5] = [
+        b"SET left 1\r\n",
+        b"SET left 1\r\nPING\r\nPING\r\n",
+        b"WALFERRY ARCHIVE FLUSH\r\nPING\r\n",
+        b"WALFERRY SNAPSHOT STRICT\r\n",
+        b"XREAD BLOCK 0 STREAMS nothing $\r\nPING\r\n",
+    ];
+    for _ in 0..ROUNDS {
+        let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| server.stream()).collect();
+        for (nth, client) in clients.iter_mut().enumerate() {
+            client.write_all(openings[nth % openings.len()]).expect("the server reads");
+        }
+        wait_until("all of them wait", SETTLED_WITHIN, || {
+            (field(&mut observer, "connected_clients") == CLIENTS as u64 + 1).then_some(())
+        });
+        // A request behind the one that is waited for is read by nobody.
+        clients.iter_mut().for_each(|client| client.write_all(b"PING\r\n").expect("the server is there"));
+        drop(clients);
+        await_alone(&mut observer);
+    }
+    assert_eq!(field(&mut observer, "rejected_connections"), 0);
+    store.heal();
+    let csn = integer(&observer.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"))) as u64;
+    assert_eq!(csn, observer.watermarks().committed);
+    let abandoned = ROUNDS * CLIENTS / openings.len();
+    observer.ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
+    let bases = direct.tool("snapshots", &["--json"]).expect(0).json()["bases"].as_array().map_or(0, Vec::len);
+    assert!(bases < abandoned / 2, "{bases} bases after {abandoned} abandoned requests");
     assert_served(&mut observer);
 }
 

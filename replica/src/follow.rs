@@ -51,6 +51,8 @@ impl Follower {
         }
         // All of it is read before any is applied.
         let commits: Vec<CommitRecord> = chunk.commits().collect::<Result<_>>()?;
+        // A large commit is not held twice.
+        drop(chunk);
         apply_in_turns(&self.committer, commits)?;
         Ok(())
     }

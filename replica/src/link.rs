@@ -270,31 +270,28 @@ impl Run {
         let mut tick = tokio::time::interval(ACK_INTERVAL);
         let mut applied = self.node.committer.watermarks.committed.subscribe();
         let mut stopping = self.stopping.clone();
-        let mut heard = tokio::time::Instant::now();
         loop {
             // Receiving is cancel-safe; the other arms only wait.
             tokio::select! {
-                message = receiver.receive() => {
-                    heard = tokio::time::Instant::now();
-                    match message? {
-                        Some(Message::Chunk(chunk)) => {
-                            if chunks.send(chunk).await.is_err() {
-                                return Err(finished(applier).await);
-                            }
+                message = receiver.receive() => match message? {
+                    Some(Message::Chunk(chunk)) => {
+                        if chunks.send(chunk).await.is_err() {
+                            return Err(finished(applier).await);
                         }
-                        Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat)?,
-                        Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
-                        Some(Message::Refuse(refuse)) => return Err(Error::Refused { reason: refuse.reason }),
-                        Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
-                        None => return Err(Error::Protocol { peer: self.primary.to_string(), detail: "closed the connection".into() }),
                     }
-                }
+                    Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat)?,
+                    Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
+                    Some(Message::Refuse(refuse)) => return Err(Error::Refused { reason: refuse.reason }),
+                    Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
+                    None => return Err(Error::Protocol { peer: self.primary.to_string(), detail: "closed the connection".into() }),
+                },
                 _ = applied.changed() => self.acknowledge(sender).await?,
                 _ = tick.tick() => {
                     if applier.is_finished() {
                         return Err(finished(applier).await);
                     }
-                    if heard.elapsed() > SILENCE_MAX {
+                    // A commit of many megabytes is one message: what has come of it counts.
+                    if receiver.silent_for() > SILENCE_MAX {
                         return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("was silent for {} s", SILENCE_MAX.as_secs()) });
                     }
                     self.acknowledge(sender).await?;
@@ -322,11 +319,15 @@ impl Run {
             let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
             return Err(Error::Protocol { peer: self.primary.to_string(), detail });
         }
-        let position = self.node.committer.position();
-        let applied = position.csn;
-        if applied == heartbeat.sent && position.hash != heartbeat.hash {
-            let (expected, found) = (heartbeat.hash, position.hash);
-            return Err(Error::OtherHistory { what: "this replica".into(), csn: applied, expected, found });
+        // Without the locks, which are held for as long as a large commit takes to be applied: when all that was sent is
+        // applied, nothing is.
+        let applied = self.node.committer.watermarks.committed.get();
+        if applied == heartbeat.sent {
+            let position = self.node.committer.position();
+            if position.csn == heartbeat.sent && position.hash != heartbeat.hash {
+                let (expected, found) = (heartbeat.hash, position.hash);
+                return Err(Error::OtherHistory { what: "this replica".into(), csn: applied, expected, found });
+            }
         }
         self.node.note_primary_archives(heartbeat.archives);
         self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));

@@ -6,17 +6,20 @@
 //!
 //! Does not choose which commits make a chunk.
 
-use super::BLOCK_RAW_BYTES_MAX;
 use super::codec::{BlockCompressor, Profile};
 use super::decode::{Block, Chunk};
 use super::entry::EntryHead;
 use super::header::{BlockHeader, ChunkHeader, Section, SectionKind};
+use super::{BLOCK_RAW_BYTES_MAX, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 
-/// Output reserved up front; it grows from there.
+/// Output reserved up front, unless there is a large commit; it grows from there.
 const OUTPUT_BYTES_RESERVED_MAX: usize = 1 << 20;
+/// Effects from which on all of the output is reserved: to grow it would hold it twice for a moment. What is not used
+/// of it takes no memory.
+const LARGE_BYTES_MIN: usize = 4 * RAW_BYTES_MAX;
 
 /// How a chunk hangs together with what it was cut from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,8 +62,10 @@ impl Encoder {
     /// range is reversed, or the first commit does not continue the history with `link.hash_before`.
     pub fn encode<'r>(&mut self, commits: impl Iterator<Item = &'r CommitRecord> + Clone, link: ChunkLink) -> Chunk {
         let span = Span::of(commits.clone(), link.hash_before);
-        let output_bytes = ChunkHeader::ENCODED_LEN + span.effect_bytes;
-        let mut out = Vec::with_capacity(output_bytes.min(OUTPUT_BYTES_RESERVED_MAX));
+        let blocks = span.effect_bytes / BLOCK_RAW_BYTES_MAX;
+        let output_bytes = ChunkHeader::ENCODED_LEN + span.effect_bytes + blocks * 2 * BlockHeader::ENCODED_LEN;
+        let reserved_max = if output_bytes < LARGE_BYTES_MIN { OUTPUT_BYTES_RESERVED_MAX } else { usize::MAX };
+        let mut out = Vec::with_capacity(output_bytes.min(reserved_max));
         out.resize(ChunkHeader::ENCODED_LEN, 0);
         let mut sections = [Section::default(); 3];
         let mut blocks = [const { Vec::new() }; 3];

@@ -61,6 +61,8 @@ pub struct Queue {
     pub commands: Vec<(&'static Command, OwnedArgs)>,
     /// Bytes of all of them.
     pub bytes: usize,
+    /// Bytes of the rows that their arguments become.
+    pub row_bytes: usize,
     /// Whether one was refused, so that EXEC aborts.
     pub is_broken: bool,
     /// Whether any of them writes.

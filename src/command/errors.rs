@@ -117,6 +117,16 @@ pub fn invalid_expire(command: &str) -> String {
     format!("ERR invalid expire time in '{command}' command")
 }
 
+/// A command or transaction would have more than `max-commit-bytes` of effects.
+#[must_use]
+pub fn commit_too_large(bytes_max: u64) -> String {
+    format!(
+        "ERR nothing was changed: that would have more effects than max-commit-bytes allows for one commit, {bytes_max} bytes \
+         (a hash field, a set member or a stream entry counts with its key's name). Do it in several steps, or raise \
+         max-commit-bytes"
+    )
+}
+
 /// No command has the name `request[0]`; the name and the first arguments are repeated.
 #[must_use]
 pub fn unknown_command(request: Args<'_>) -> String {

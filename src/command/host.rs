@@ -36,6 +36,14 @@ pub struct Insistence {
     pub without_archive: bool,
 }
 
+impl Task {
+    /// Whether the task goes on although the client that asked for it has left. The others can be dropped at any point.
+    #[must_use]
+    pub fn outlives_client(&self) -> bool {
+        matches!(self, Self::Promote(_) | Self::Shutdown)
+    }
+}
+
 /// What a task answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TaskReply {

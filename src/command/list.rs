@@ -252,6 +252,9 @@ pub fn ltrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 // ---- moving ----
 
+/// What the ops of a move take beside keys and element, at most.
+const PLACE_BYTES: usize = 64;
+
 /// An end of the list at a key.
 struct Place<'a> {
     key: &'a [u8],
@@ -277,6 +280,8 @@ fn move_element(ctx: &mut Ctx<'_>, from: &Place<'_>, to: &Place<'_>, out: &mut O
     };
     let (len, at) = (list.len(), if from.end == End::Left { 0 } else { list.len() - 1 });
     let element = list.get(at).expect("a list has elements").to_vec();
+    // Before an expired list is deleted for it.
+    ctx.keys.require_room(from.key.len() + to.key.len() + element.len() + PLACE_BYTES)?;
     len_to_change(&mut ctx.keys, to.key)?;
     let stays = from.key == to.key && (from.end == to.end || len == 1);
     if !stays {

@@ -19,6 +19,7 @@ mod admin;
 mod collection;
 mod cursor;
 mod decimal;
+mod demand;
 mod expire;
 mod glob;
 mod hash;
@@ -50,6 +51,8 @@ pub enum Fail {
     Reply(Cow<'static, str>),
     /// It must run again under the writer lock.
     NeedsLock,
+    /// Its effects would go beyond `max-commit-bytes`.
+    TooLarge,
     /// The database failed.
     Failed(Error),
 }
@@ -58,6 +61,7 @@ impl From<AccessError> for Fail {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::NeedsLock => Self::NeedsLock,
+            AccessError::TooLarge => Self::TooLarge,
             AccessError::Failed(error) => Self::Failed(error),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a key moves whole, with its expiry, in one commit. In memory that is one op. On disk the key's name is
 //! part of every element's, so a collection is copied element by element to a new generation: that takes as long as the
-//! collection is large, and holds it in memory until the commit is written.
+//! collection is large, and holds it in memory until the commit is written. One that is larger than `max-commit-bytes`
+//! cannot be renamed.
 
 use super::args::Args;
 use super::collection::walk;
@@ -17,8 +18,7 @@ use crate::engine::scan::Direction;
 pub fn rename(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let source = find_source(&ctx.keys, &args[1])?;
     if args[1] != args[2] {
-        let target = ctx.keys.find_to_change(&args[2])?;
-        move_key(&mut ctx.keys, &args[1], &source, &args[2], &target)?;
+        move_key(&mut ctx.keys, &args[1], &source, &args[2])?;
     }
     out.ok();
     Ok(())
@@ -29,8 +29,7 @@ pub fn renamenx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let source = find_source(&ctx.keys, &args[1])?;
     let is_free = args[1] != args[2] && ctx.keys.find(&args[2])?.is_absent();
     if is_free {
-        let target = ctx.keys.find_to_change(&args[2])?;
-        move_key(&mut ctx.keys, &args[1], &source, &args[2], &target)?;
+        move_key(&mut ctx.keys, &args[1], &source, &args[2])?;
     }
     out.int(is_free.into());
     Ok(())
@@ -45,7 +44,17 @@ fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found, Fail> {
     Ok(found)
 }
 
-fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8], target: &Found) -> Done {
+fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8]) -> Done {
+    // Before the target is deleted.
+    let elements = match source {
+        Found::Collection(collection) => Some(Elements::of(keys, from, collection, to)?),
+        Found::String(value) => {
+            keys.require_room(to.len() + value.len())?;
+            None
+        }
+        _ => None,
+    };
+    let target = &keys.find_to_change(to)?;
     match source {
         Found::Absent => return Ok(()),
         Found::List(_) => {
@@ -65,7 +74,7 @@ fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8], tar
             keys.put_string(to, value, value.expire_ms)?;
         }
         Found::Collection(collection) => {
-            let elements = Elements::of(keys, from, collection)?;
+            let elements = elements.expect("read above");
             keys.delete(to, target)?;
             elements.put(keys, to, collection)?;
         }
@@ -82,21 +91,30 @@ enum Elements {
 }
 
 impl Elements {
-    fn of(keys: &Keyspace<'_>, key: &[u8], collection: &Collection) -> Result<Self, Fail> {
+    /// Refused if the copies under the name `to` are more than one commit may have.
+    fn of(keys: &Keyspace<'_>, key: &[u8], collection: &Collection, to: &[u8]) -> Result<Self, Fail> {
+        let mut copied = 0;
+        let mut takes = |bytes: usize| {
+            copied += to.len() + bytes;
+            keys.require_room(copied)
+        };
         if collection.kind == DiskType::Stream {
             let mut entries = Vec::new();
             let mut scan =
                 keys.entries(key, collection.generation, StreamId::MIN..StreamId::MAX, Direction::Forward)?;
             while let Some((stored, fields)) = scan.next()? {
+                takes(fields.len())?;
                 entries.push((entry_id(stored)?, fields.to_vec()));
             }
             return Ok(Self::Entries(entries));
         }
-        let mut named = Vec::new();
+        let (mut named, mut taken) = (Vec::new(), Ok(()));
         walk(keys, key, collection, b"", |name, value| {
+            taken = takes(name.len() + value.len());
             named.push((name.to_vec(), value.to_vec()));
-            true
+            taken.is_ok()
         })?;
+        taken?;
         Ok(Self::Named(named))
     }
 

@@ -1,11 +1,13 @@
 //! Runs a client's requests in turn, a pipeline's worth under one turn of the writer lock.
 //!
 //! Guarantees: one command, or one EXEC, is one commit, or none if it had no effect; a request that fails has no effect;
-//! replies of a group whose logs could not be written are replaced by errors before anyone sees them.
+//! replies of a group whose logs could not be written are replaced by errors before anyone sees them, and those of the
+//! groups before it are not.
 
 use super::ahead;
 use super::args::Args;
 use super::client::Client;
+use super::demand::Demand;
 use super::errors;
 use super::host::Host;
 use super::reply::{Mark, Out};
@@ -13,7 +15,7 @@ use super::table::{Call, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
 use crate::clock::now_micros;
 use crate::commit::committer::Committer;
-use crate::commit::groups::GroupNumber;
+use crate::commit::groups::{GroupNumber, Groups};
 use crate::commit::turn::Joined;
 use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
@@ -26,10 +28,11 @@ pub struct Session<'s> {
     client: &'s mut Client,
     out: &'s mut Out,
     turn: Option<Joined<'s>>,
-    /// Where the replies start that wait for groups of this turn, and how many there are.
-    group: Option<(Mark, usize)>,
+    /// The replies of this turn.
+    replies: Replies,
     /// The newest group that a commit of this session is in.
     wrote: Option<GroupNumber>,
+    /// The last commit of this session, written or on its way.
     last: Option<Csn>,
     /// The wall clock as it was read last; 0: not yet.
     now_us: u64,
@@ -48,30 +51,75 @@ pub struct Outcome {
     pub now_us: u64,
 }
 
-/// Replies that wait until their group is written.
-#[derive(Debug)]
-pub struct OpenReplies {
-    /// The group.
-    pub group: GroupNumber,
+/// Replies in a row that wait for one group.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    group: GroupNumber,
+    /// Where the first of them starts.
     mark: Mark,
     replies: usize,
+    /// The session's last commit up to their end.
+    last: Option<Csn>,
+}
+
+/// The replies of one turn, by the groups that they wait for.
+#[derive(Debug, Default)]
+struct Replies {
+    /// The session's last commit before the turn.
+    before: Option<Csn>,
+    earlier: Vec<Run>,
+    newest: Option<Run>,
+}
+
+impl Replies {
+    /// Counts a reply that starts at `mark`.
+    fn count(&mut self, group: GroupNumber, mark: Mark, last: Option<Csn>) {
+        match &mut self.newest {
+            Some(run) if run.group == group => (run.replies, run.last) = (run.replies + 1, last),
+            newest => self.earlier.extend(newest.replace(Run { group, mark, replies: 1, last })),
+        }
+    }
+}
+
+/// Replies that wait until their groups are written.
+#[derive(Debug)]
+pub struct OpenReplies {
+    /// The last of the groups.
+    pub group: GroupNumber,
+    replies: Replies,
 }
 
 impl OpenReplies {
-    /// The group could not be written: errors take the replies' place.
-    pub fn fail(self, error: &Error, out: &mut Out) {
-        out.truncate(self.mark);
-        for _ in 0..self.replies {
+    /// Some of the groups could not be written: errors take the place of the replies that wait for these. Returns the
+    /// last commit that the other replies depend on.
+    pub fn fail(self, groups: &Groups, error: &Error, out: &mut Out) -> Option<Csn> {
+        let Self { group, replies: Replies { before, earlier, newest } } = self;
+        let mut last = before;
+        let mut failed = 0;
+        for run in earlier.into_iter().chain(newest) {
+            // A reply that only read waits for what was written before it.
+            let is_written = matches!(groups.outcome(run.group.min(group)), Some(Ok(())));
+            if failed == 0 && is_written {
+                last = run.last;
+                continue;
+            }
+            if failed == 0 {
+                out.truncate(run.mark);
+            }
+            failed += run.replies;
+        }
+        for _ in 0..failed {
             write_failure(out, Fail::Reply(format!("MISCONF {error}").into()));
         }
+        last
     }
 }
 
 impl<'s> Session<'s> {
     /// Begins; nothing is locked yet.
     pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
-        let (turn, group, wrote, last) = (None, None, None, None);
-        Self { committer, host, client, out, turn, group, wrote, last, now_us: 0, is_late: true }
+        let (turn, wrote, last) = (None, None, None);
+        Self { committer, host, client, out, turn, replies: Replies::default(), wrote, last, now_us: 0, is_late: true }
     }
 
     /// Fetches what requests that came in together and run next are about to read.
@@ -109,8 +157,8 @@ impl<'s> Session<'s> {
             write_failure(self.out, fail);
         }
         self.is_late |= command.is_some_and(|command| !command.has(Flag::Fast));
-        if let Some((_, replies)) = &mut self.group {
-            *replies += 1;
+        if let Some(turn) = &self.turn {
+            self.replies.count(turn.group(), mark, self.last);
         }
         if self.turn.as_mut().is_some_and(|turn| turn.is_full() && !turn.hand_over()) {
             self.write();
@@ -146,9 +194,9 @@ impl<'s> Session<'s> {
 
     fn end_turn(&mut self) -> Option<OpenReplies> {
         let turn = self.turn.take()?;
-        let (mark, replies) = self.group.take().expect("a turn has a group");
+        let replies = std::mem::take(&mut self.replies);
         let group = turn.leave_open().max(self.wrote.take())?;
-        Some(OpenReplies { group, mark, replies })
+        Some(OpenReplies { group, replies })
     }
 
     fn write(&mut self) {
@@ -156,7 +204,7 @@ impl<'s> Session<'s> {
         self.committer.write_open_group();
         let outcome = self.committer.groups.outcome(open.group).expect("everything was written");
         if let Err(error) = outcome {
-            open.fail(&error, self.out);
+            self.last = open.fail(&self.committer.groups, &error, self.out);
         }
     }
 
@@ -176,7 +224,7 @@ impl<'s> Session<'s> {
     fn take_turn(&mut self) {
         if self.turn.is_none() {
             self.turn = Some(self.committer.join());
-            self.group = Some((self.out.mark(), 0));
+            self.replies.before = self.last;
             // The lock may have been waited for.
             self.is_late = true;
         }
@@ -234,16 +282,30 @@ impl<'s> Session<'s> {
         let now_us = self.clock();
         let turn = self.turn.as_mut().expect("taken above");
         let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
-        let bytes = args.iter().map(<[u8]>::len).sum::<usize>() + queue.map_or(0, |queue| queue.bytes);
-        if (command.has(Flag::Write) || queue.is_some())
-            && let Err(error) = turn.reserve(bytes)
-        {
-            return Err(self.reject(Some(command), format!("MISCONF {error}").into()));
+        let mut demand = None;
+        if command.has(Flag::Write) || queue.is_some() {
+            let wanted = match queue {
+                Some(queue) => Demand::of_queue(queue, turn, now_us / 1000)?,
+                None => Demand::of_command(command, args, turn),
+            };
+            if let Err(error) = turn.reserve(wanted.room_bytes) {
+                return Err(self.reject(Some(command), format!("MISCONF {error}").into()));
+            }
+            demand = Some(wanted).filter(|demand| demand.is_bounded);
+        }
+        let bytes_max = demand.map_or(0, |_| self.host.config().max_commit_bytes.0);
+        if let Some(demand) = demand {
+            turn.bound_commit(bytes_max as usize, demand.can_be_taken_back);
         }
         let keys = turn.keyspace(now_us / 1000);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
         let mut ctx = Ctx { keys, client: self.client, host: self.host };
         let done = (command.run)(&mut ctx, args, self.out);
+        let is_given_up = demand.is_some_and(|demand| demand.can_be_taken_back) && matches!(done, Err(Fail::Failed(_)));
+        let is_too_large = matches!(done, Err(Fail::TooLarge));
+        if demand.is_some() && !turn.end_bound(is_given_up || is_too_large) && !is_given_up {
+            return Err(self.reject(Some(command), errors::commit_too_large(bytes_max).into()));
+        }
         if let Err(fail) = &done
             && turn.has_effects()
         {
@@ -286,6 +348,7 @@ fn write_failure(out: &mut Out, fail: Fail) {
         Fail::Reply(message) => out.error(&message),
         Fail::Failed(error) => out.error(&internal(&error)),
         Fail::NeedsLock => unreachable!("a command under the lock has it"),
+        Fail::TooLarge => unreachable!("the session tells it"),
     }
 }
 

@@ -109,6 +109,7 @@ pub fn spop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let mut popped = OwnedArgs::default();
     if let Some(set) = collection::find_to_change(&mut ctx.keys, key, DiskType::Set)? {
         popped = choose(&ctx.keys, key, &set, count.unwrap_or(1))?;
+        ctx.keys.require_room(popped.byte_len())?;
         if !popped.as_args().is_empty() {
             collection::remove(&mut ctx.keys, key, &set, popped.as_args().iter())?;
         }
@@ -127,6 +128,8 @@ static LAST_POPPED: Mutex<[Vec<u8>; PLACES]> = Mutex::new([const { Vec::new() };
 
 /// Chooses `wanted` members, or all if the set has no more.
 fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Result<OwnedArgs, Fail> {
+    // What is chosen is deleted: no more is gathered than one commit may delete.
+    let fits = |chosen: &OwnedArgs| keys.require_room(chosen.byte_len()).is_ok();
     let mut choice = Choice {
         left: set.count.min(CHOICE_MIN.max(wanted.saturating_mul(2))),
         wanted: wanted.min(set.count),
@@ -134,15 +137,15 @@ fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Res
         chosen: OwnedArgs::default(),
     };
     if choice.wanted == 0 || choice.left == set.count {
-        collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member))?;
+        collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member) && fits(&choice.chosen))?;
         return Ok(choice.chosen);
     }
     let place = place_of(key);
     let from = LAST_POPPED.lock()[place].clone();
-    collection::walk(keys, key, set, &from, |member, _| choice.goes_on_after(member))?;
+    collection::walk(keys, key, set, &from, |member, _| choice.goes_on_after(member) && fits(&choice.chosen))?;
     // Fewer members are walked than there are, so that none is met again after the turn.
     if choice.wanted > 0 {
-        collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member))?;
+        collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member) && fits(&choice.chosen))?;
     }
     if let Some(last) = choice.chosen.as_args().iter().last().filter(|last| last.len() <= PLACE_BYTES_MAX) {
         LAST_POPPED.lock()[place] = last.to_vec();

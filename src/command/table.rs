@@ -31,6 +31,10 @@ pub enum Flag {
     Blind = 512,
     /// It makes what is stored smaller, now or later: taken when the disk has little room.
     Frees = 1024,
+    /// Its effects hold the string that its key holds.
+    Copies = 2048,
+    /// Its effects can be as many or as large as what is stored, whatever its arguments say.
+    Multiplies = 4096,
 }
 
 /// One command.
@@ -64,6 +68,15 @@ impl Command {
     pub fn accepts_len(&self, len: usize) -> bool {
         let arity = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { len >= arity } else { len == arity }
+    }
+
+    /// The keys among its arguments.
+    pub fn keys_in<'r>(&self, args: Args<'r>) -> impl Iterator<Item = &'r [u8]> {
+        let (first, last, step) = self.keys;
+        let end =
+            if last < 0 { args.len().saturating_sub(usize::from(last.unsigned_abs()) - 1) } else { last as usize + 1 };
+        let places = (first as usize..end).step_by(step.max(1) as usize);
+        places.filter(move |_| first > 0).filter_map(move |at| args.try_get(at))
     }
 }
 
@@ -100,6 +113,8 @@ const F: u16 = Flag::Fast as u16;
 const I: u16 = Flag::Immediate as u16;
 const A: u16 = Flag::Admin as u16;
 const B: u16 = Flag::Write as u16 | Flag::Blind as u16;
+const C: u16 = Flag::Write as u16 | Flag::Copies as u16;
+const X: u16 = Flag::Write as u16 | Flag::Multiplies as u16;
 const NO_AUTH: u16 = Flag::NoAuth as u16;
 const NONE: (i8, i8, i8) = (0, 0, 0);
 const ONE: (i8, i8, i8) = (1, 1, 1);
@@ -152,24 +167,24 @@ commands! {
     "generic" {
         "del" -2 D, ALL, key::del, "Deletes one or more keys.";
         "exists" -2 R | F, ALL, key::exists, "Determines whether one or more keys exist.";
-        "expire" -3 D | F, ONE, key::expire, "Sets the expiration time of a key in seconds.";
-        "expireat" -3 D | F, ONE, key::expireat, "Sets the expiration time of a key to a Unix timestamp.";
+        "expire" -3 D | C | F, ONE, key::expire, "Sets the expiration time of a key in seconds.";
+        "expireat" -3 D | C | F, ONE, key::expireat, "Sets the expiration time of a key to a Unix timestamp.";
         "expiretime" 2 R | F, ONE, key::expiretime, "Returns the expiration time of a key as a Unix timestamp.";
         "keys" 2 L, NONE, key::keys, "Returns all key names that match a pattern.";
-        "persist" 2 W | F, ONE, key::persist, "Removes the expiration time of a key.";
-        "pexpire" -3 D | F, ONE, key::pexpire, "Sets the expiration time of a key in milliseconds.";
-        "pexpireat" -3 D | F, ONE, key::pexpireat, "Sets the expiration time of a key to a Unix milliseconds timestamp.";
+        "persist" 2 C | F, ONE, key::persist, "Removes the expiration time of a key.";
+        "pexpire" -3 D | C | F, ONE, key::pexpire, "Sets the expiration time of a key in milliseconds.";
+        "pexpireat" -3 D | C | F, ONE, key::pexpireat, "Sets the expiration time of a key to a Unix milliseconds timestamp.";
         "pexpiretime" 2 R | F, ONE, key::pexpiretime, "Returns the expiration time of a key as a Unix milliseconds timestamp.";
         "pttl" 2 R | F, ONE, key::pttl, "Returns the expiration time in milliseconds of a key.";
-        "rename" 3 W, TWO, key::rename, "Renames a key and overwrites the destination.";
-        "renamenx" 3 W, TWO, key::renamenx, "Renames a key only when the target key name doesn't exist.";
+        "rename" 3 X, TWO, key::rename, "Renames a key and overwrites the destination.";
+        "renamenx" 3 X, TWO, key::renamenx, "Renames a key only when the target key name doesn't exist.";
         "scan" -2 L, NONE, scan::scan, "Iterates over the key names in the database.";
         "ttl" 2 R | F, ONE, key::ttl, "Returns the expiration time in seconds of a key.";
         "type" 2 R | F, ONE, key::type_of, "Determines the type of value stored at a key.";
         "unlink" -2 D | F, ALL, key::del, "Deletes one or more keys.";
     }
     "string" {
-        "append" 3 W | F, ONE, string::append, "Appends a string to the value of a key.";
+        "append" 3 C | F, ONE, string::append, "Appends a string to the value of a key.";
         "decr" 2 W | F, ONE, string::decr, "Decrements the integer value of a key by one.";
         "decrby" 3 W | F, ONE, string::decrby, "Decrements a number from the integer value of a key.";
         "get" 2 R | F, ONE, string::get, "Returns the string value of a key.";
@@ -185,7 +200,7 @@ commands! {
         "set" -3 B, ONE, string::set, "Sets the string value of a key.";
         "setex" 4 B, ONE, string::setex, "Sets the string value and expiration time of a key.";
         "setnx" 3 W | F, ONE, string::setnx, "Sets the string value of a key only when the key doesn't exist.";
-        "setrange" 4 W, ONE, string::setrange, "Overwrites a part of a string value with another by an offset.";
+        "setrange" 4 X, ONE, string::setrange, "Overwrites a part of a string value with another by an offset.";
         "strlen" 2 R | F, ONE, string::strlen, "Returns the length of a string value.";
     }
     "hash" {
@@ -209,7 +224,7 @@ commands! {
         "scard" 2 R | F, ONE, set::scard, "Returns the number of members in a set.";
         "sismember" 3 R | F, ONE, set::sismember, "Determines whether a member belongs to a set.";
         "smembers" 2 R, ONE, set::smembers, "Returns all members of a set.";
-        "spop" -2 D | F, ONE, set::spop, "Returns one or more random members from a set after removing them.";
+        "spop" -2 D | X | F, ONE, set::spop, "Returns one or more random members from a set after removing them.";
         "srem" -3 D | F, ONE, set::srem, "Removes one or more members from a set.";
         "sscan" -3 R, ONE, scan::sscan, "Iterates over members of a set.";
     }
@@ -217,16 +232,16 @@ commands! {
         "lindex" 3 L, ONE, list::lindex, "Returns an element from a list by its index.";
         "linsert" 5 M, ONE, list::linsert, "Inserts an element before or after another element in a list.";
         "llen" 2 L | F, ONE, list::llen, "Returns the length of a list.";
-        "lmove" 5 M, TWO, list::lmove, "Returns an element after popping it from one list and pushing it to another.";
+        "lmove" 5 M | X, TWO, list::lmove, "Returns an element after popping it from one list and pushing it to another.";
         "lpop" -2 D | F, ONE, list::lpop, "Returns the first elements in a list after removing it.";
         "lpush" -3 M | F, ONE, list::lpush, "Prepends one or more elements to a list.";
         "lpushx" -3 M | F, ONE, list::lpushx, "Prepends one or more elements to a list only when the list exists.";
         "lrange" 4 L, ONE, list::lrange, "Returns a range of elements from a list.";
-        "lrem" 4 D, ONE, list::lrem, "Removes elements from a list.";
+        "lrem" 4 D | X, ONE, list::lrem, "Removes elements from a list.";
         "lset" 4 M, ONE, list::lset, "Sets the value of an element in a list by its index.";
         "ltrim" 4 D, ONE, list::ltrim, "Removes elements from both ends a list.";
         "rpop" -2 D | F, ONE, list::rpop, "Returns and removes the last elements of a list.";
-        "rpoplpush" 3 M, TWO, list::rpoplpush, "Returns the last element of a list after removing and pushing it to another list.";
+        "rpoplpush" 3 M | X, TWO, list::rpoplpush, "Returns the last element of a list after removing and pushing it to another list.";
         "rpush" -3 M | F, ONE, list::rpush, "Appends one or more elements to a list.";
         "rpushx" -3 M | F, ONE, list::rpushx, "Appends an element to a list only when the list exists.";
     }
@@ -250,13 +265,13 @@ commands! {
         "zscore" 3 L | F, ONE, zset::zscore, "Returns the score of a member in a sorted set.";
     }
     "stream" {
-        "xadd" -5 W | F, ONE, stream::xadd, "Appends a new message to a stream.";
+        "xadd" -5 X | F, ONE, stream::xadd, "Appends a new message to a stream.";
         "xdel" -3 D | F, ONE, stream::xdel, "Returns the number of messages after removing them from a stream.";
         "xlen" 2 R | F, ONE, stream::xlen, "Returns the number of messages in a stream.";
         "xrange" -4 R, ONE, stream::xrange, "Returns the messages from a stream within a range of IDs.";
         "xread" -4 R, NONE, stream::xread, "Returns messages from multiple streams with IDs greater than the ones requested.";
         "xrevrange" -4 R, ONE, stream::xrevrange, "Returns the messages from a stream within a range of IDs in reverse order.";
-        "xtrim" -4 D, ONE, stream::xtrim, "Deletes messages from the beginning of a stream.";
+        "xtrim" -4 D | X, ONE, stream::xtrim, "Deletes messages from the beginning of a stream.";
     }
 }
 

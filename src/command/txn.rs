@@ -4,7 +4,7 @@ use super::args::{Args, OwnedArgs};
 use super::client::{Client, QUEUE_BYTES_MAX, Queue};
 use super::reply::Out;
 use super::table::{self, Command};
-use super::{Ctx, Done, Fail, errors};
+use super::{Ctx, Done, Fail, demand, errors};
 use crate::engine::rows::FETCHED_TOGETHER;
 
 /// Commands that are more than their effects: they cannot wait in a queue.
@@ -21,8 +21,11 @@ pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, o
     if queue.bytes > QUEUE_BYTES_MAX {
         return Err("ERR the transaction is too large".into());
     }
-    queue.has_writes |= command.has(table::Flag::Write);
-    queue.grows |= command.has(table::Flag::Write) && !command.has(table::Flag::Frees);
+    if command.has(table::Flag::Write) {
+        queue.has_writes = true;
+        queue.grows |= !command.has(table::Flag::Frees);
+        queue.row_bytes = queue.row_bytes.saturating_add(demand::row_bytes(args));
+    }
     queue.commands.push((command, queued));
     out.simple("QUEUED");
     Ok(())
@@ -93,7 +96,8 @@ fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
     for (command, queued) in &queue.commands {
         let mark = out.mark();
         match (command.run)(ctx, queued.as_args(), out) {
-            Ok(()) => {}
+            Ok(()) if !ctx.keys.is_over_bound() => {}
+            Ok(()) => return Err(Fail::TooLarge),
             Err(Fail::Reply(message)) => {
                 out.truncate(mark);
                 out.error(&message);

@@ -234,7 +234,7 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
 #[test]
 fn a_group_that_is_given_up_stops_writes() {
     let rig = Rig::new(AppendFsync::No);
-    change(&mut rig.committer.turn(), true, false);
+    change(&mut rig.committer.join(), true, false);
     assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
     assert!(rig.groups().is_empty());
 }

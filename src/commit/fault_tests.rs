@@ -225,3 +225,57 @@ fn recovery_survives_every_failing_step() {
         assert_eq!((string.as_deref(), list), (Some("value 7"), [expected(6).1, vec![7]].concat()));
     });
 }
+
+/// Goal: a turn of several commits, as expiry makes it, that finds no room for a later one has written those before it;
+/// writes are taken again by themselves.
+#[test]
+fn a_turn_that_runs_out_of_room_has_written_what_it_did() {
+    for error in [Errno::NOSPC, Errno::IO] {
+        let rig = Rig::new(AppendFsync::No);
+        let expire_all = || -> Result<()> {
+            let mut turn = rig.committer.turn();
+            for csn in 1..=COMMITS {
+                turn.reserve(ELEMENT_BYTES)?;
+                change(&mut turn, csn);
+            }
+            turn.write().map(drop)
+        };
+        rig.committer.turn().reserve(2 * ELEMENT_BYTES).unwrap();
+        rig.io.fail(Step::Create, error);
+        let refusal = expire_all().unwrap_err().to_string();
+        assert!(refusal.contains("the op-log cannot grow"), "{refusal}");
+        assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull), "{refusal}");
+        let written = rig.committer.turn().position().csn.0;
+        assert!((1..COMMITS).contains(&written), "{written}");
+        assert_eq!(rig.committer.watermarks.committed.get(), Csn(written));
+        assert_eq!(state(&rig), expected(written));
+        rig.io.heal();
+        rig.committer.look_for_room(rig.dir(), 0);
+        assert_eq!(rig.obstacle(), None);
+        let mut turn = rig.committer.turn();
+        turn.reserve(ELEMENT_BYTES).unwrap();
+        change(&mut turn, written + 1);
+        assert_eq!(turn.write().unwrap(), Some(Csn(written + 1)));
+    }
+}
+
+/// Goal: what a command did that ended half-way, and in no commit, stops writes: it is in memory and would be lost.
+#[test]
+fn effects_without_a_commit_stop_writes() {
+    let rig = Rig::new(AppendFsync::No);
+    {
+        let mut turn = rig.committer.turn();
+        change(&mut turn, 1);
+        turn.keyspace(0).put_string(b"string", b"half-way", 0).unwrap();
+    }
+    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+}
+
+/// Goal: a group behind one that was lost is never logged.
+#[test]
+#[should_panic(expected = "dense csn order")]
+fn commits_behind_a_hole_are_not_logged() {
+    let rig = Rig::new(AppendFsync::No);
+    let disk = Arc::clone(rig.committer.disk());
+    let _ = rig.committer.turn().logs.write(&disk, &[on_both(2)], &[], Rows::Store);
+}

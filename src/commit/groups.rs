@@ -40,8 +40,12 @@ pub struct Groups {
 
 impl Groups {
     /// A group was written.
+    ///
+    /// # Panics
+    /// If the group before it is not settled: its replies would leave with this one's.
     pub(super) fn written(&self, group: GroupNumber) {
-        self.settled.store(group.0, Ordering::Release);
+        let before = self.settled.swap(group.0, Ordering::AcqRel);
+        assert_eq!(before + 1, group.0, "groups are settled one after the other");
         self.changed.notify_waiters();
     }
 
@@ -107,5 +111,13 @@ mod tests {
         groups.failed(GroupNumber(3), &Error::Refused { reason: "still".into() });
         let is_written = |number| groups.outcome(GroupNumber(number)).map(|outcome| outcome.is_ok());
         assert_eq!([1, 2, 3, 4].map(is_written), [Some(true), Some(false), Some(false), None]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one after the other")]
+    fn a_group_that_was_lost_is_not_settled_by_a_later_one() {
+        let groups = Groups::default();
+        groups.written(GroupNumber(1));
+        groups.written(GroupNumber(3));
     }
 }

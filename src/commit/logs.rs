@@ -1,6 +1,6 @@
 //! Both logs, as groups are written to them: by one thread at a time, in csn order.
 //!
-//! Guarantees: a group's frames are in the op-log before its batch is in RocksDB's WAL.
+//! Guarantees: csns are dense over all groups; a group's frames are in the op-log before its batch is in RocksDB's WAL.
 
 use crate::csn::WalSeq;
 use crate::engine::disk::Disk;
@@ -39,6 +39,9 @@ pub(super) struct Logged {
 impl Logs {
     /// Writes commits that follow the last one. The op-log first: while it fails nothing has reached RocksDB, whose
     /// write cannot be undone. `superseded`: see [`envelope::assemble`].
+    ///
+    /// # Panics
+    /// If csns are not dense: a commit was lost on its way here, and nothing behind it may be acknowledged.
     pub fn write(
         &mut self,
         disk: &Disk,
@@ -46,6 +49,11 @@ impl Logs {
         superseded: &[Range<usize>],
         rows: Rows,
     ) -> Result<Logged> {
+        let mut expected = self.position.csn;
+        for commit in commits {
+            expected = expected.next();
+            assert_eq!(commit.csn, expected, "commits are logged in dense csn order");
+        }
         let oplog_bytes = self.oplog.append(commits)?;
         let last = commits.last().expect("a group is never empty");
         let position = Position::of(last);
@@ -53,8 +61,9 @@ impl Logs {
             self.position = position;
             return Ok(Logged { oplog_bytes, wal: false });
         };
+        let expected = self.wal_seq.0 + u64::from(envelope::operations(&batch));
         let publication = disk.rows().publish();
-        disk.write(&batch, true)?;
+        disk.write_and_free(batch)?;
         if matches!(rows, Rows::Store) && commits.len() > 1 {
             publication.fetch(commits.iter().map(|commit| &*commit.disk));
         }
@@ -65,7 +74,6 @@ impl Logs {
             }
         }
         drop(publication);
-        let expected = self.wal_seq.0 + u64::from(envelope::operations(&batch));
         self.wal_seq = disk.wal_seq();
         assert_eq!(self.wal_seq.0, expected, "nothing but the committer may write to RocksDB");
         self.position = position;

@@ -10,6 +10,7 @@ use crate::clock::{self, Moment, now_micros};
 use crate::csn::{Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
+use crate::engine::memory::Undo;
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::log::oplog::OpLog;
@@ -24,6 +25,9 @@ use std::time::Duration;
 const SEALED_MAX: usize = 2;
 /// Commits of the open group from which on it is worth sealing while another is being written.
 const SEALED_EARLY_MIN: usize = 64;
+
+/// Why a command that ended with an error after it had an effect stops writes.
+const HALF_WAY: &str = "a command ended half-way: what it did is in memory and in no log";
 
 /// The writer lock, held: for one command or for a pipeline's worth of them. Commits are collected in the open group,
 /// which is handed on with [`Joined::leave_open`].
@@ -46,9 +50,28 @@ impl<'a> Joined<'a> {
 
     /// The keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock.
     pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
-        let Writer { memory, watches, effects, sealed, last, .. } = &mut *self.writer;
-        let changing = Changing { memory, effects, sealed: &*sealed, watches, csn: last.next() };
+        let Writer { memory, watches, effects, undo, sealed, last, .. } = &mut *self.writer;
+        let changing = Changing { memory, effects, undo, sealed: &*sealed, watches, csn: last.next() };
         Keyspace::changing(self.committer.disk(), now_ms, changing)
+    }
+
+    /// Bounds the effects of the next commit. `can_be_taken_back`: whatever it does; else only what it does on disk.
+    pub fn bound_commit(&mut self, bytes_max: usize, can_be_taken_back: bool) {
+        self.writer.effects.bound(bytes_max);
+        self.writer.undo = if can_be_taken_back { Undo::Armed } else { Undo::Off };
+    }
+
+    /// Ends the bound of [`Joined::bound_commit`]. If the effects went beyond it, or `is_given_up`, they are taken back,
+    /// and false is returned. Watchers of what was changed for a moment take it for a change.
+    pub fn end_bound(&mut self, is_given_up: bool) -> bool {
+        let undo = std::mem::take(&mut self.writer.undo);
+        if self.writer.effects.end_bound() && !is_given_up {
+            return true;
+        }
+        if let Err(error) = self.writer.take_back(&undo) {
+            self.abandon(&format!("what a command that was refused had done could not be taken back: {error}"));
+        }
+        false
     }
 
     /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
@@ -125,15 +148,19 @@ impl<'a> Joined<'a> {
 
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
-        if !self.leaves_open && !self.writer.pending.is_empty() && !std::thread::panicking() {
-            let error = Error::Refused { reason: "a group was abandoned before it was written".into() };
-            self.committer.fail_stop(&error);
+        if std::thread::panicking() {
+            return;
+        }
+        if self.has_effects() {
+            self.abandon(HALF_WAY);
+        } else if !self.leaves_open && !self.writer.pending.is_empty() {
+            self.abandon("a group was abandoned before it was written");
         }
     }
 }
 
-/// Both locks, held: no group is on its way when it begins. The open group must be written with [`Turn::write`] before
-/// it ends.
+/// Both locks, held: no group is on its way when it begins. Commits that are not written with [`Turn::write`] before it
+/// ends, because an error came between, are written then.
 pub struct Turn<'a> {
     pub(super) joined: Joined<'a>,
     pub(super) logs: MutexGuard<'a, Logs>,
@@ -252,6 +279,14 @@ impl<'a> Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let ended_half_way = self.has_effects();
+            // If it fails, no more writes are taken.
+            let _ = self.write();
+            if ended_half_way {
+                self.abandon(HALF_WAY);
+            }
+        }
         self.joined.committer.note_room(&self.logs);
     }
 }

@@ -8,11 +8,13 @@ use super::groups::{GroupNumber, Groups};
 use crate::clock::{CommitClock, Moment, now_micros};
 use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
-use crate::engine::memory::Memory;
+use crate::engine::memory::{Memory, Undo};
 use crate::engine::watch::WatchTable;
+use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,8 +32,14 @@ pub struct Writer {
     /// Who watches which key.
     pub watches: WatchTable,
     pub(super) effects: Effects,
+    /// Of the commit that is being made.
+    pub(super) undo: Undo,
     /// Effects of the groups before the open one that are not known to be settled, oldest first.
     pub(super) sealed: Vec<SealedEffects>,
+    /// Bytes that the op-log is to take of each of them.
+    pub(super) sealed_frames: VecDeque<usize>,
+    /// Bytes that the op-log is to take of the open group.
+    open_frames: usize,
     /// Commits of the open group. It may stay open while the lock changes hands: see [`super::turn::Joined::leave_open`].
     pub(super) pending: Vec<PendingCommit>,
     /// Number of the open group, or of the next one.
@@ -49,6 +57,15 @@ pub(super) struct PendingCommit {
     time: CommitTime,
     from: Extent,
     until: Extent,
+}
+
+impl PendingCommit {
+    /// Bytes of effects in its op-log frame: all, if it touches the memory engines, else none.
+    fn frame_bytes(&self) -> usize {
+        let Self { from, until, .. } = self;
+        let ops = until.lists - from.lists + until.zsets - from.zsets;
+        if ops > 0 { ops + until.disk - from.disk } else { 0 }
+    }
 }
 
 /// A group that takes no more commits, on its way to the logs.
@@ -96,7 +113,10 @@ impl Writer {
             memory,
             watches: WatchTable::default(),
             effects: Effects::default(),
+            undo: Undo::Off,
             sealed: Vec::new(),
+            sealed_frames: VecDeque::new(),
+            open_frames: 0,
             pending: Vec::new(),
             group: GroupNumber(1),
             last: position.csn,
@@ -114,7 +134,9 @@ impl Writer {
         }
         self.last = self.last.next();
         let time = self.tick(now_us);
-        self.pending.push(PendingCommit { csn: self.last, time, from, until });
+        let commit = PendingCommit { csn: self.last, time, from, until };
+        self.open_frames += commit.frame_bytes();
+        self.pending.push(commit);
         Some(self.last)
     }
 
@@ -142,6 +164,21 @@ impl Writer {
         position
     }
 
+    /// Takes back what was done since the last commit.
+    pub(super) fn take_back(&mut self, undo: &Undo) -> Result<()> {
+        let Self { memory, effects, pending, .. } = self;
+        let until = pending.last().map(|commit| commit.until).unwrap_or_default();
+        let (lists, zsets) = (&effects.lists[until.lists..], &effects.zsets[until.zsets..]);
+        match undo {
+            Undo::Cut(cut) => memory.take_back(cut, lists, zsets)?,
+            Undo::Off | Undo::Armed if lists.is_empty() && zsets.is_empty() => {}
+            Undo::Off | Undo::Armed => {
+                return Err(Error::Refused { reason: "it had changed lists or sorted sets".into() });
+            }
+        }
+        effects.take_back(until)
+    }
+
     /// How far the effects reach that belong to commits.
     pub(super) fn committed_extent(&self) -> Extent {
         self.pending.last().map(|commit| commit.until).unwrap_or_default()
@@ -164,6 +201,7 @@ impl Writer {
             memory: MemorySize::of(&self.memory),
         };
         self.sealed.push(effects);
+        self.sealed_frames.push_back(std::mem::take(&mut self.open_frames));
         self.group = self.group.next();
         Some(sealed)
     }
@@ -179,6 +217,7 @@ impl Writer {
         for effects in self.sealed.drain(..settled) {
             self.effects.recycle(effects);
         }
+        self.sealed_frames.drain(..settled);
     }
 
     /// Number of the newest group that is open or not known to be settled.
@@ -195,7 +234,7 @@ impl Writer {
     /// Bytes the op-log may be asked to take for what was executed and not written, and for a command whose arguments
     /// have `bytes`.
     pub(super) fn log_bytes(&self, bytes: usize) -> usize {
-        let sealed: usize = self.sealed.iter().map(|sealed| sealed.bytes() + OPLOG_SLACK).sum();
-        sealed + self.effects.bytes() + 2 * bytes + OPLOG_SLACK
+        let sealed: usize = self.sealed_frames.iter().map(|bytes| bytes + OPLOG_SLACK).sum();
+        sealed + self.open_frames + 2 * bytes + OPLOG_SLACK
     }
 }

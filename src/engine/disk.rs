@@ -180,6 +180,14 @@ impl Disk {
         self.db().write_opt(rocksdb::WriteBatch::from_data(batch), &options).map_err(Error::rocks("write a batch"))
     }
 
+    /// The same, with the WAL. The bytes are freed once RocksDB has its copy, before it takes them in: a large batch is
+    /// not held twice.
+    pub fn write_and_free(&self, batch: Vec<u8>) -> Result<()> {
+        let copy = rocksdb::WriteBatch::from_data(&batch);
+        drop(batch);
+        self.db().write_opt(copy, &WriteOptions::default()).map_err(Error::rocks("write a batch"))
+    }
+
     /// Sequence of the last operation written.
     #[must_use]
     pub fn wal_seq(&self) -> WalSeq {

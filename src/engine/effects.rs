@@ -1,15 +1,19 @@
 //! The effects of groups of commits on their way to the logs, and what they already mean to the reads of later commands.
 //!
 //! Guarantees: effects are appended in execution order; a lookup sees the newest effect on a disk key; each record that a
-//! later one of its group undoes is known.
+//! later one of its group undoes is known; a commit that is bounded gathers no more than its bound, and can be taken back.
 //! Memory ops are applied to the memory engines as they are recorded, so only disk effects need an overlay.
 
-use super::batch::{self, Family};
+use super::batch::{self, Family, Placed, Record, Records};
 use super::key;
 use super::rows::row_hash;
+use crate::error::{Error, Result};
 use bytes::Bytes;
 use hashbrown::HashTable;
 use std::ops::Range;
+
+/// What a record takes beside its key and its value, at most: tag, family and two lengths.
+const RECORD_HEAD_MAX: usize = 1 + 1 + 5 + 5;
 
 /// What the group says about a disk key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +31,7 @@ struct Entry {
     family: Family,
     /// Offset of its record.
     start: usize,
-    placed: batch::Placed,
+    placed: Placed,
     deleted: bool,
 }
 
@@ -89,6 +93,12 @@ impl DiskIndex {
         self.newest.clear();
         self.cleared = false;
     }
+
+    /// All user keys were deleted.
+    fn clear(&mut self) {
+        self.newest.clear();
+        self.cleared = true;
+    }
 }
 
 fn slice(disk: &[u8], (at, length): (usize, usize)) -> &[u8] {
@@ -110,6 +120,10 @@ pub struct Effects {
     index: DiskIndex,
     /// An index that a sealed group no longer needs: its room is used again.
     spare_index: Option<DiskIndex>,
+    /// Bytes that all effects may have until the commit that is being made ends; none: it is known to be small.
+    bytes_max: Option<usize>,
+    /// Whether the commit has more effects than that. Nothing is appended then.
+    is_over: bool,
 }
 
 /// The effects of a group that takes no more commits: on its way to the logs.
@@ -123,14 +137,6 @@ pub struct SealedEffects {
     /// Encoded sorted set ops.
     pub zsets: Bytes,
     index: DiskIndex,
-}
-
-impl SealedEffects {
-    /// Bytes of all effects.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.disk.len() + self.lists.len() + self.zsets.len()
-    }
 }
 
 /// Lengths of the effects at one moment: the boundary between two commits.
@@ -159,8 +165,80 @@ impl Effects {
         self.disk.len() + self.lists.len() + self.zsets.len()
     }
 
+    /// Bounds the commit that begins now, until [`Effects::end_bound`].
+    pub fn bound(&mut self, bytes_max: usize) {
+        (self.bytes_max, self.is_over) = (Some(self.bytes() + bytes_max), false);
+    }
+
+    /// Ends the commit's bound; false if its effects went beyond it: then they are not whole.
+    pub fn end_bound(&mut self) -> bool {
+        self.bytes_max = None;
+        !std::mem::take(&mut self.is_over)
+    }
+
+    /// Whether more effects of `bytes` stay within the commit's bound.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        !self.is_over && self.bytes_max.is_none_or(|max| self.bytes() + bytes <= max)
+    }
+
+    /// Whether effects of `bytes` are to be appended. Once some are not, none of the commit is.
+    fn takes(&mut self, bytes: usize) -> bool {
+        self.is_over |= !self.has_room(bytes);
+        !self.is_over
+    }
+
+    /// To be called behind memory ops that were appended: false if they are beyond the commit's bound. Then they are
+    /// gone.
+    pub fn takes_ops(&mut self, before: Extent) -> bool {
+        if !self.takes(0) {
+            self.lists.truncate(before.lists);
+            self.zsets.truncate(before.zsets);
+        }
+        !self.is_over
+    }
+
+    /// Takes back everything behind `extent`.
+    pub fn take_back(&mut self, extent: Extent) -> Result<()> {
+        self.lists.truncate(extent.lists);
+        self.zsets.truncate(extent.zsets);
+        self.disk.truncate(extent.disk);
+        // What was taken back may have been large, and what is left is kept for long.
+        for gathered in [&mut self.disk, &mut self.lists, &mut self.zsets] {
+            gathered.shrink_to_fit();
+        }
+        (self.disk_ops, self.bytes_max, self.is_over) = (extent.disk_ops, None, false);
+        self.superseded.clear();
+        self.index.forget();
+        let disk = std::mem::take(&mut self.disk);
+        let mut records = Records::new(&disk);
+        let place = |bytes: &[u8]| (bytes.as_ptr() as usize - disk.as_ptr() as usize, bytes.len());
+        loop {
+            let start = records.offset();
+            let Some(record) = records.next().transpose()? else { break };
+            let (family, key, value) = match record {
+                Record::Put(family, key, value) => (family, key, Some(value)),
+                Record::Delete(family, key) => (family, key, None),
+                Record::DeleteRange(..) => {
+                    self.index.clear();
+                    continue;
+                }
+                Record::LogData(_) => return Err(Error::corrupt("effects", start, "hold log data")),
+            };
+            let value_place = value.map_or((records.offset(), 0), place);
+            let placed = Placed { key: place(key), value: value_place };
+            let entry = Entry { family, start, placed, deleted: value.is_none() };
+            self.superseded.extend(self.index.remember(&disk, entry).map(|before| before.record()));
+        }
+        self.disk = disk;
+        Ok(())
+    }
+
     /// Sets a disk key.
     pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        if !self.takes(RECORD_HEAD_MAX + key.len() + value.len()) {
+            return;
+        }
         let start = self.disk.len();
         let placed = batch::push_put(&mut self.disk, family, key, value);
         self.remember(Entry { family, start, placed, deleted: false });
@@ -168,6 +246,9 @@ impl Effects {
 
     /// Deletes a disk key.
     pub fn delete(&mut self, family: Family, key: &[u8]) {
+        if !self.takes(RECORD_HEAD_MAX + key.len()) {
+            return;
+        }
         let start = self.disk.len();
         let placed = batch::push_delete(&mut self.disk, family, key);
         self.remember(Entry { family, start, placed, deleted: true });
@@ -189,8 +270,7 @@ impl Effects {
         let index = key::expiry_range(0, u64::MAX);
         batch::push_delete_range(&mut self.disk, Family::Default, &index.start, &index.end);
         self.disk_ops += Family::ALL.len() as u32 + 1;
-        self.index.forget();
-        self.index.cleared = true;
+        self.index.clear();
     }
 
     /// What the group says about a disk key.
@@ -312,14 +392,83 @@ mod tests {
         effects.clear();
         effects.put(Family::Default, b"a", b"4");
         let sealed = effects.seal();
-        let record = |at: &Range<usize>| batch::Records::new(&sealed.disk[at.clone()]).next().unwrap().unwrap();
+        let record = |at: &Range<usize>| Records::new(&sealed.disk[at.clone()]).next().unwrap().unwrap();
         let superseded: Vec<_> = sealed.superseded.iter().map(record).collect();
-        let put = |key, value| batch::Record::Put(Family::Default, key, value);
-        let expected =
-            [put(b"a", b"1"), put(b"b", b"1"), batch::Record::Delete(Family::Default, b"b"), put(b"a", b"2")];
+        let put = |key, value| Record::Put(Family::Default, key, value);
+        let expected = [put(b"a", b"1"), put(b"b", b"1"), Record::Delete(Family::Default, b"b"), put(b"a", b"2")];
         assert_eq!(superseded, expected, "what a deletion of all keys came after is not asked");
         effects.put(Family::Default, b"a", b"5");
         assert!(effects.seal().superseded.is_empty(), "another group");
+    }
+
+    /// Goal: a commit that is taken back leaves the group as it was: bytes, lookups, ranges and what is superseded.
+    #[test]
+    fn a_commit_is_taken_back_and_the_ones_before_it_stay() {
+        let gather = |has_third: bool| {
+            let mut effects = Effects::default();
+            effects.put(Family::Default, b"a", b"1");
+            effects.put(Family::Default, b"b", b"1");
+            effects.put(Family::Default, b"a", b"2");
+            effects.delete(Family::Default, b"b");
+            let first = effects.extent();
+            effects.clear();
+            effects.put(Family::Default, b"c", b"1");
+            effects.put(Family::Sub, b"c", b"2");
+            effects.lists.push(1);
+            let second = effects.extent();
+            if has_third {
+                effects.bound(64);
+                effects.put(Family::Default, b"a", b"3");
+                effects.put(Family::Default, b"c", b"3");
+                effects.delete(Family::Sub, b"c");
+                effects.lists.push(2);
+                effects.zsets.push(2);
+                effects.clear();
+                effects.take_back(second).unwrap();
+            }
+            (effects, first, second)
+        };
+        let [(mut back, ..), (mut never, first, second)] = [true, false].map(gather);
+        for (family, key) in [b"a", b"b", b"c"].into_iter().flat_map(|key| Family::ALL.map(|family| (family, key))) {
+            assert_eq!(back.lookup(family, key), never.lookup(family, key), "{family:?} {key:?}");
+        }
+        assert_eq!(back.extent(), second);
+        for effects in [&mut back, &mut never] {
+            effects.put(Family::Default, b"c", b"4");
+        }
+        let [sealed_back, sealed_never] = [back.seal(), never.seal()];
+        assert_eq!(sealed_back.disk, sealed_never.disk);
+        assert_eq!(sealed_back.superseded, sealed_never.superseded);
+        let (mut effects, ..) = gather(false);
+        effects.take_back(first).unwrap();
+        assert_eq!(
+            effects.lookup(Family::Default, b"a"),
+            Overlaid::Value(b"2"),
+            "nor is the deletion of all keys left"
+        );
+        assert_eq!(effects.lookup(Family::Sub, b"c"), Overlaid::Untouched);
+    }
+
+    #[test]
+    fn a_bounded_commit_gathers_no_more_than_its_bound() {
+        let mut effects = Effects::default();
+        effects.put(Family::Default, b"before", &[0; 100]);
+        effects.bound(100);
+        assert!(effects.has_room(100) && !effects.has_room(101));
+        effects.put(Family::Default, b"fits", &[0; 50]);
+        let before = effects.extent();
+        effects.put(Family::Default, b"does not", &[0; 50]);
+        effects.put(Family::Default, b"nor what follows", b"");
+        effects.delete(Family::Default, b"fits");
+        effects.lists.push(1);
+        assert!(!effects.takes_ops(before) && effects.lists.is_empty());
+        assert_eq!(effects.extent(), before);
+        assert!(!effects.end_bound());
+        effects.bound(100);
+        effects.put(Family::Default, b"the next one", &[0; 50]);
+        assert!(effects.end_bound());
+        effects.put(Family::Default, b"one without a bound", &[0; 200]);
+        assert!(effects.end_bound());
     }
 
     #[test]

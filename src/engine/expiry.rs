@@ -13,6 +13,16 @@ pub enum Due {
     Disk(u64, Vec<u8>),
 }
 
+impl Due {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Memory(key) | Self::Disk(_, key) => key,
+        }
+    }
+}
+
 /// Up to `limit` keys of each engine that were due by the keyspace's clock; index entries below `from_ms` were dealt
 /// with before.
 pub fn due(keys: &Keyspace<'_>, from_ms: u64, limit: usize) -> Access<Vec<Due>> {

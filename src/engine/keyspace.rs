@@ -10,7 +10,7 @@ use super::batch::Family;
 use super::disk::Disk;
 use super::effects::{Effects, Overlaid, Overlay, SealedEffects};
 use super::key::{self, Generation, StreamId};
-use super::memory::{List, ListEncoder, ListOps, Memory, Op, Zset, ZsetEncoder, ZsetOps};
+use super::memory::{List, ListEncoder, ListOps, Memory, Op, Undo, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
 use super::rows::{RowAccess, Sought, Value};
 use super::scan::{Direction, Scan};
@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum AccessError {
     /// The answer needs the writer lock, which is not held.
     NeedsLock,
+    /// The commit would get larger than it may.
+    TooLarge,
     /// The database failed.
     Failed(Error),
 }
@@ -45,6 +47,8 @@ pub struct Changing<'a> {
     pub memory: &'a mut Memory,
     /// The open group's effects.
     pub effects: &'a mut Effects,
+    /// What it takes to take back this command's changes of the memory engines.
+    pub undo: &'a mut Undo,
     /// Those of groups on their way to the logs, oldest first.
     pub sealed: &'a [SealedEffects],
     /// Who watches which key.
@@ -392,6 +396,19 @@ impl<'a> Keyspace<'a> {
 
     // ---- changing ----
 
+    /// An error if a command cannot have so many more bytes of effects. For commands whose effects are as large as what is
+    /// stored: they ask before they gather them.
+    pub fn require_room(&self, bytes: usize) -> Access<()> {
+        let effects = self.changing.as_ref().map(|changing| &*changing.effects);
+        if effects.is_none_or(|effects| effects.has_room(bytes)) { Ok(()) } else { Err(AccessError::TooLarge) }
+    }
+
+    /// Whether the commit that is being made is too large already. Then it is not whole, and will be taken back.
+    #[must_use]
+    pub fn is_over_bound(&self) -> bool {
+        self.changing.as_ref().is_some_and(|changing| !changing.effects.has_room(0))
+    }
+
     /// Marks the watchers of a key: for effects that leave its metadata as it is.
     pub fn touch(&mut self, key: &[u8]) {
         self.held().watches.touch(key);
@@ -453,6 +470,8 @@ impl<'a> Keyspace<'a> {
 
     /// Makes a key a string, whatever it was. `expire_ms` in ms since the Unix epoch; 0: never.
     pub fn put_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64) -> Access<()> {
+        // Before a list or a sorted set is deleted for it.
+        self.require_room(key.len() + value.len())?;
         self.leave_memory(key)?;
         self.drop_young_elements(key)?;
         let effects = &mut self.held().effects;
@@ -498,9 +517,13 @@ impl<'a> Keyspace<'a> {
     /// Records list ops and applies them. `key` must be absent or hold a list.
     pub fn change_list(&mut self, key: &[u8], encode: impl FnOnce(&mut ListEncoder<'_>)) -> Access<()> {
         let held = self.held();
-        let start = held.effects.lists.len();
+        let before = held.effects.extent();
         encode(&mut ListEncoder(&mut held.effects.lists));
-        ListOps::new(&held.effects.lists[start..]).try_for_each(|op| op?.apply(&mut held.memory.lists))?;
+        if !held.effects.takes_ops(before) {
+            return Err(AccessError::TooLarge);
+        }
+        held.undo.before_change(held.memory);
+        ListOps::new(&held.effects.lists[before.lists..]).try_for_each(|op| op?.apply(&mut held.memory.lists))?;
         held.watches.touch(key);
         Ok(())
     }
@@ -508,9 +531,13 @@ impl<'a> Keyspace<'a> {
     /// Records sorted set ops and applies them. `key` must be absent or hold a sorted set.
     pub fn change_zset(&mut self, key: &[u8], encode: impl FnOnce(&mut ZsetEncoder<'_>)) -> Access<()> {
         let held = self.held();
-        let start = held.effects.zsets.len();
+        let before = held.effects.extent();
         encode(&mut ZsetEncoder(&mut held.effects.zsets));
-        ZsetOps::new(&held.effects.zsets[start..]).try_for_each(|op| op?.apply(&mut held.memory.zsets))?;
+        if !held.effects.takes_ops(before) {
+            return Err(AccessError::TooLarge);
+        }
+        held.undo.before_change(held.memory);
+        ZsetOps::new(&held.effects.zsets[before.zsets..]).try_for_each(|op| op?.apply(&mut held.memory.zsets))?;
         held.watches.touch(key);
         Ok(())
     }

@@ -77,8 +77,8 @@ pub(crate) const FAULTS: [Fault; 6] = [
 enum Aim {
     /// The one with this number, from 0 on; those behind it if the fault lasts.
     Nth(u64),
-    /// All of a kind.
-    Every(Step),
+    /// All of a kind, once so many more of them were carried out.
+    Every(Step, u64),
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +108,12 @@ impl Faults {
 
     /// From now on every step of a kind fails and does not happen.
     pub fn fail(&self, step: Step, error: Errno) {
-        self.0.lock().aim = Some((Aim::Every(step), Fault::new(error, Fate::Undone, true)));
+        self.fail_after(step, 0, error);
+    }
+
+    /// The same, once `more` of them were carried out.
+    pub fn fail_after(&self, step: Step, more: u64, error: Errno) {
+        self.0.lock().aim = Some((Aim::Every(step, more), Fault::new(error, Fate::Undone, true)));
     }
 
     /// From now on nothing fails.
@@ -137,10 +142,16 @@ impl Faults {
         let mut state = self.0.lock();
         let number = state.steps;
         state.steps += 1;
-        let (aim, fault) = state.aim?;
+        let (aim, fault) = state.aim.as_mut()?;
+        let fault = *fault;
         let is_hit = match aim {
-            Aim::Nth(nth) => number == nth || (fault.lasts && number > nth),
-            Aim::Every(kind) => kind == step,
+            Aim::Nth(nth) => number == *nth || (fault.lasts && number > *nth),
+            Aim::Every(kind, _) if *kind != step => false,
+            Aim::Every(_, 0) => true,
+            Aim::Every(_, more) => {
+                *more -= 1;
+                false
+            }
         };
         state.is_reached |= is_hit;
         if !is_hit || !fault.is_possible(step) {

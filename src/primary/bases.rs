@@ -6,7 +6,7 @@
 
 use super::node::Node;
 use super::schedule::{self, Able, Asked, Situation, Step};
-use super::snapshots::{Snapshots, hand_on};
+use super::snapshots::{Snapshots, Workshop, hand_on};
 use crate::archive::bandwidth::Bandwidth;
 use crate::archive::layout::BaseName;
 use crate::archive::listing::BaseStart;
@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedMutexGuard;
 
 /// How often the schedule tries to cut a bounded base whose cuts are too far apart.
 pub const BOUNDED_ATTEMPTS_MAX: u32 = 5;
@@ -102,7 +103,7 @@ impl Bases {
 impl Snapshots {
     /// Cuts a base and publishes it; returns its csn.
     pub async fn publish(&self, node: &Arc<Node>, consistency: Consistency) -> Result<Csn> {
-        let Some(archive) = &node.archive else {
+        let Some(archive) = node.archive.clone() else {
             let reason = "no archive is configured: there is nowhere to publish a base to".into();
             return Err(Error::Refused { reason });
         };
@@ -110,7 +111,21 @@ impl Snapshots {
             let reason = "this node is fenced: what it holds is not the newest history".into();
             return Err(Error::Refused { reason });
         }
-        let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
+        let workshop = Arc::clone(&self.workshop).lock_owned().await;
+        // Whoever stops waiting does not end it; whoever gives up before its turn comes has none.
+        let node = Arc::clone(node);
+        let publish = async move { node.snapshots.publish_from(workshop, &node, &archive, consistency).await };
+        let publishing = tokio::spawn(publish);
+        publishing.await.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+    }
+
+    async fn publish_from(
+        &self,
+        mut workshop: OwnedMutexGuard<Workshop>,
+        node: &Arc<Node>,
+        archive: &Archive,
+        consistency: Consistency,
+    ) -> Result<Csn> {
         let logged = self.logged_bytes(node);
         let published = async {
             let base = self.cut(node, &mut workshop, consistency).await?;

@@ -131,7 +131,8 @@ impl Chores {
                 break;
             }
             for key in &due {
-                turn.reserve(0)?;
+                // Those before it are written in any case.
+                turn.reserve(key.key().len())?;
                 unlocked(expiry::expire(&mut turn.keyspace(now_ms), key))?;
                 turn.commit();
             }
@@ -161,6 +162,6 @@ impl Chores {
 fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
     access.map_err(|error| match error {
         AccessError::Failed(error) => error,
-        AccessError::NeedsLock => unreachable!("a turn holds the lock"),
+        AccessError::NeedsLock | AccessError::TooLarge => unreachable!("a turn holds the lock and bounds nothing"),
     })
 }

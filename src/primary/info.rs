@@ -2,11 +2,11 @@
 
 use super::node::Node;
 use super::second::SecondStatus;
+use crate::allocator;
 use crate::clock::Moment;
 use crate::command::host::{Host, InfoSection};
 use crate::commit::room;
 use crate::directory::Identity;
-use crate::allocator;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -2,7 +2,9 @@
 //! be sent, and sends them.
 //!
 //! Guarantees: replies are in request order; a reply to a write leaves only when the durability mode allows; what a
-//! client may make this side hold is bounded, read buffer and replies alike.
+//! client may make this side hold is bounded, read buffer and replies alike. A client that leaves while it waits is
+//! noticed within half a second, whatever it waits for and however much it has sent ahead. A client that only closes its
+//! own direction of the connection looks the same: it gets the replies that are ready within that time.
 
 use super::frame::{Limits, Request};
 use super::listener::Registry;
@@ -19,6 +21,7 @@ use crate::config::AppendFsync;
 use crate::error::{Error, Result};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,10 +37,15 @@ use tokio::time::Instant;
 const READ_BYTES: usize = 16 << 10;
 /// A larger empty buffer for requests is given up while a client is idle.
 const IDLE_BUFFER_BYTES: usize = 1 << 10;
+/// A larger buffer for requests is given up as soon as it is empty.
+const LARGE_BUFFER_BYTES: usize = 1 << 20;
 /// Replies held before they are sent although more requests are there.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 /// A larger empty buffer for replies is given up once they are sent.
 const REPLY_BUFFER_BYTES: usize = 64 << 10;
+
+/// Pause between two looks whether a client that waits has left.
+const LEFT_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often requests that have just come in may put off that the open group is written (measured on two cores: under
 /// `always` fifty clients that send one command at a time are served a fifth faster; more gain nothing).
@@ -62,11 +70,30 @@ pub struct Lane {
     pub service: Arc<Service>,
     left_open: Notify,
     /// The connections that wait until a group is settled.
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<Waiting>,
     /// What a connection reads goes here first, so that one that waits holds no buffer. Never held across an await.
     arrivals: Mutex<Box<[u8]>>,
     /// The requests of the connection that runs. Never held across an await.
     requests: Mutex<Requests>,
+}
+
+/// Connections that wait until a group is settled.
+#[derive(Default)]
+struct Waiting {
+    /// How often all of them were woken.
+    round: u64,
+    /// How many of these rounds were there to look whether a client has left.
+    looks: u64,
+    /// Each at most once in a round.
+    wakers: Vec<Waker>,
+}
+
+impl Waiting {
+    /// Begins a new round: those who waited in the one before are to be woken.
+    fn next_round(&mut self, woken: &mut Vec<Waker>) {
+        self.round += 1;
+        std::mem::swap(&mut self.wakers, woken);
+    }
 }
 
 impl Lane {
@@ -96,10 +123,10 @@ impl Lane {
     /// writing it, or even syncing it, costs each of them.
     async fn gather(&self) {
         for _ in 0..GATHERED_ROUNDS_MAX {
-            let waiting = self.waiting.lock().len();
+            let waiting = self.waiting.lock().wakers.len();
             // Behind what the system has to tell by now.
             tokio::task::yield_now().await;
-            if self.waiting.lock().len() == waiting {
+            if self.waiting.lock().wakers.len() == waiting {
                 return;
             }
         }
@@ -113,24 +140,48 @@ impl Lane {
         let mut woken = Vec::new();
         loop {
             seen = committer.groups.settled_above(seen).await;
-            std::mem::swap(&mut *self.waiting.lock(), &mut woken);
+            self.waiting.lock().next_round(&mut woken);
             woken.drain(..).for_each(Waker::wake);
             committer.write_soon();
         }
     }
 
-    /// Returns when a group is settled; an error if it could not be written. Cancel-safe.
-    async fn settled(&self, group: GroupNumber) -> Result<()> {
+    /// Has the connections that wait for a group look whether their clients have left, for as long as the lane lives. A
+    /// group is written in so little time, as a rule, that a timer for each would show.
+    pub async fn look_for_left(&self) {
+        let mut woken = Vec::new();
+        loop {
+            tokio::time::sleep(LEFT_LOOK_INTERVAL).await;
+            {
+                let mut waiting = self.waiting.lock();
+                waiting.looks += 1;
+                waiting.next_round(&mut woken);
+            }
+            woken.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Returns when a group is settled, with an error inside if it could not be written; or with an error when the client
+    /// has left before. Cancel-safe.
+    async fn settled(&self, group: GroupNumber, stream: &TcpStream) -> std::io::Result<Result<()>> {
+        // The round in which this connection waits, and the looks before its first.
+        let mut since: Option<(u64, u64)> = None;
         poll_fn(|cx| {
             // Locked before the look, so that no change between the two is missed.
             let mut waiting = self.waiting.lock();
-            match self.service.committer.groups.outcome(group) {
-                Some(outcome) => Poll::Ready(outcome),
-                None => {
-                    waiting.push(cx.waker().clone());
-                    Poll::Pending
-                }
+            if let Some(outcome) = self.service.committer.groups.outcome(group) {
+                return Poll::Ready(Ok(outcome));
             }
+            let (round, looks) = since.unwrap_or((0, waiting.looks));
+            // A whole interval has passed then: a client that closes its direction gets replies that take less.
+            if waiting.looks > looks + 1 && has_left(stream) {
+                return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+            }
+            if since.is_none() || round != waiting.round {
+                since = Some((waiting.round, looks));
+                waiting.wakers.push(cx.waker().clone());
+            }
+            Poll::Pending
         })
         .await
     }
@@ -191,17 +242,50 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+/// Whether the client closed the connection, or its direction of it. Nothing is read, so what it sent ahead stays in the
+/// socket.
+fn has_left(stream: &TcpStream) -> bool {
+    let mut looked_at = [PollFd::new(stream, PollFlags::RDHUP)];
+    let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    // A look that fails shows nothing; the next one may.
+    let looked = rustix::event::poll(&mut looked_at, Some(&Timespec::default()));
+    looked.is_ok() && looked_at[0].revents().intersects(ends)
+}
+
+/// Returns once the client has left. Cancel-safe.
+async fn left(stream: &TcpStream) {
+    loop {
+        tokio::time::sleep(LEFT_LOOK_INTERVAL).await;
+        if has_left(stream) {
+            return;
+        }
+    }
+}
+
+/// What is waited for; an error if the client leaves before it comes.
+async fn unless_left<T>(stream: &TcpStream, waits: impl Future<Output = T>) -> std::io::Result<T> {
+    // Both arms only wait.
+    tokio::select! {
+        biased;
+        done = waits => Ok(done),
+        () = left(stream) => Err(std::io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// Whether replies may be sent; if not, an error that takes their place was written, and the connection is to end.
+type Acknowledged = std::result::Result<(), ()>;
+
 impl Connection<'_> {
     async fn run(&mut self) -> std::io::Result<()> {
         loop {
             let (batch, outcome) = self.run_batch();
-            if self.acknowledged(outcome).await.is_err() {
+            if self.acknowledged(outcome).await?.is_err() {
                 self.send().await?;
                 return Ok(());
             }
             if let Some(task) = self.client.task.take() {
                 self.send().await?;
-                match self.run_task(task).await {
+                match self.run_task(task).await? {
                     Ok(TaskReply::Ok) => self.out.ok(),
                     Ok(TaskReply::Csn(csn)) => self.out.count(csn.0),
                     Ok(TaskReply::Refused(error)) => self.out.error(&error),
@@ -228,10 +312,17 @@ impl Connection<'_> {
         }
     }
 
-    async fn run_task(&self, task: Task) -> Result<TaskReply> {
+    /// Runs a task; an error if the client leaves before it is done. A task that is only waited for ends then, too.
+    async fn run_task(&self, task: Task) -> std::io::Result<Result<TaskReply>> {
         let host = Arc::clone(&self.lane.service.host);
-        let run = self.lane.service.runtime.spawn(async move { host.run(task).await });
-        run.await.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+        let outlives_client = task.outlives_client();
+        let mut run = self.lane.service.runtime.spawn(async move { host.run(task).await });
+        let done = unless_left(&self.stream, &mut run).await.inspect_err(|_| {
+            if !outlives_client {
+                run.abort();
+            }
+        })?;
+        Ok(done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() })))
     }
 
     /// Runs the requests that are there.
@@ -273,32 +364,38 @@ impl Connection<'_> {
             out.error(&error.to_string());
         }
         input.advance(consumed);
+        if input.is_empty() && input.capacity() > LARGE_BUFFER_BYTES {
+            // Before what it held is written: a large request is not held twice.
+            *input = BytesMut::new();
+        }
         self.update_card(outcome.now_us / 1000);
         (batch, outcome)
     }
 
-    /// Waits until the replies may be sent; on an error they are replaced by it.
-    async fn acknowledged(&mut self, outcome: Outcome) -> std::result::Result<(), ()> {
+    /// Waits until the replies may be sent; an error if the client leaves before.
+    async fn acknowledged(&mut self, outcome: Outcome) -> std::io::Result<Acknowledged> {
         let Service { committer, host, .. } = &*self.lane.service;
+        let mut depends_on = outcome.depends_on;
         if let Some(open) = outcome.open {
             self.lane.left_open.notify_one();
-            if let Err(error) = self.lane.settled(open.group).await {
-                open.fail(&error, &mut self.out);
-                return Ok(());
+            if let Err(error) = self.lane.settled(open.group, &self.stream).await? {
+                // The replies of the groups before are still to wait for what they promise.
+                depends_on = open.fail(&committer.groups, &error, &mut self.out);
             }
         }
         let mut acknowledged = Ok(());
         if committer.syncer.mode() == AppendFsync::Always && !self.out.is_empty() {
             // A read may have seen a commit of another client that is not synced yet.
-            acknowledged = committer.syncer.acknowledged(committer.watermarks.committed.get()).await;
+            let seen = committer.watermarks.committed.get();
+            acknowledged = unless_left(&self.stream, committer.syncer.acknowledged(seen)).await?;
         }
-        if let Some(csn) = outcome.depends_on.filter(|_| acknowledged.is_ok() && host.config().archive_ack) {
-            acknowledged = host.archive_acknowledged(csn).await;
+        if let Some(csn) = depends_on.filter(|_| acknowledged.is_ok() && host.config().archive_ack) {
+            acknowledged = unless_left(&self.stream, host.archive_acknowledged(csn)).await?;
         }
-        acknowledged.map_err(|error| {
+        Ok(acknowledged.map_err(|error| {
             self.out.buffer_mut().clear();
             self.out.error(&format!("MISCONF {error}"));
-        })
+        }))
     }
 
     /// Runs a blocked read again whenever something was committed, until it has something to say or its time is over;
@@ -309,26 +406,18 @@ impl Connection<'_> {
         let mut committed = self.lane.service.committer.watermarks.committed.subscribe();
         // What was committed since the read ran counts, too.
         committed.mark_changed();
-        let (mut may_leave, mut peeked) = (true, [0]);
         loop {
-            // All arms only wait or peek.
+            // All arms only wait.
             tokio::select! {
                 _ = committed.changed() => {}
                 () = sleep_until(deadline) => {
                     self.out.null_array();
                     return Ok(true);
                 }
-                left = self.stream.peek(&mut peeked), if may_leave => {
-                    if left? == 0 {
-                        return Ok(false);
-                    }
-                    // The next request is there: it waits its turn.
-                    may_leave = false;
-                    continue;
-                }
+                () = left(&self.stream) => return Ok(false),
             }
             let outcome = self.run_again(&blocked.request);
-            if self.acknowledged(outcome).await.is_err() {
+            if self.acknowledged(outcome).await?.is_err() {
                 return Ok(true);
             }
             match self.client.blocked.take() {

@@ -166,9 +166,10 @@ fn start_lane(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be made while the process comes up");
         runtime.block_on(async {
-            let (writing, following) = (Arc::clone(&lane), Arc::clone(&lane));
+            let [writing, following, looking] = [(); 3].map(|()| Arc::clone(&lane));
             tokio::spawn(async move { writing.write_groups().await });
             tokio::spawn(async move { following.follow_groups().await });
+            tokio::spawn(async move { looking.look_for_left().await });
             let mut connections = JoinSet::new();
             loop {
                 // All arms only wait.

@@ -8,8 +8,8 @@
 use super::source::{CommitSource, Continuity};
 use super::tail::Slice;
 use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
-use super::wire::{Receiver, Refuse, Resume, Sender};
-use crate::chunk::{ChunkLink, Encoder, Profile};
+use super::wire::{Receiver, Refuse, Resume, Sender, Sending};
+use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::clock::Moment;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn};
@@ -42,6 +42,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const CHUNK_INTERVAL: Duration = Duration::from_millis(2);
 /// Bytes sent and not yet acknowledged.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Effects of a chunk that is cut and encoded between two heartbeats, without more ado.
+const ENCODED_AT_ONCE_BYTES_MAX: usize = 2 * RAW_BYTES_MAX;
 /// Replicas connected at a time.
 const FEEDS_MAX: usize = 32;
 
@@ -195,6 +197,7 @@ impl Feeds {
             encoder: Encoder::new(Profile::Link),
             link: ChunkLink { epoch: hello.epoch, hash_before: hello.hash, ..ChunkLink::default() },
             ready: VecDeque::new(),
+            heard: Instant::now(),
             in_flight: VecDeque::new(),
             next_chunk_at: Instant::now(),
         };
@@ -358,6 +361,8 @@ struct Feed<'f> {
     link: ChunkLink,
     /// Read and not sent.
     ready: VecDeque<Slice>,
+    /// When the replica last acknowledged anything.
+    heard: Instant,
     /// Last csn and bytes of each chunk sent and not acknowledged.
     in_flight: VecDeque<(Csn, usize)>,
     /// When more may be read, once all that was read is sent.
@@ -369,33 +374,24 @@ impl Feed<'_> {
         let mut committed = self.feeds.committed.clone();
         let mut durable = self.feeds.durable.clone();
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
-        let mut heard = Instant::now();
         loop {
             let has_room = self.in_flight_bytes() < IN_FLIGHT_BYTES_MAX;
             let is_due = !self.ready.is_empty() || Instant::now() >= self.next_chunk_at;
             let may_send = has_room && is_due;
-            if may_send && self.send_chunk().await? {
-                // Acknowledgements are taken between chunks, too: they are what opens the window again.
-                while let Some(Some(message)) = futures::FutureExt::now_or_never(receiver.receive()).transpose()? {
-                    heard = Instant::now();
-                    self.take(message)?;
-                }
+            if may_send && self.send_chunk(&mut receiver).await? {
                 continue;
             }
             // All arms only wait or read whole messages: cancelling any of them loses nothing.
             tokio::select! {
                 message = receiver.receive() => match message? {
-                    Some(message) => {
-                        heard = Instant::now();
-                        self.take(message)?;
-                    }
+                    Some(message) => self.take(message)?,
                     None => return Ok(()),
                 },
                 _ = committed.changed(), if may_send => {}
                 _ = durable.changed(), if may_send => {}
                 () = tokio::time::sleep_until(self.next_chunk_at), if has_room && !is_due => {}
                 _ = heartbeat.tick() => {
-                    if heard.elapsed() > SILENCE_MAX {
+                    if self.heard.elapsed() > SILENCE_MAX {
                         return Err(Error::Protocol { peer: self.address.into(), detail: "stopped acknowledging".into() });
                     }
                     self.send_heartbeat().await?;
@@ -408,11 +404,16 @@ impl Feed<'_> {
         self.in_flight.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Sends the next chunk; false if there is nothing to send.
-    async fn send_chunk(&mut self) -> Result<bool> {
+    /// Sends the next chunk; false if there is nothing to send. Acknowledgements are taken meanwhile, too: they are what
+    /// opens the window again.
+    async fn send_chunk(&mut self, receiver: &mut Receiver<OwnedReadHalf>) -> Result<bool> {
         if self.ready.is_empty() {
             let (source, cursor) = (self.feeds.source.clone(), self.cursor);
-            let read = tokio::task::block_in_place(|| source.read(cursor));
+            let read = if source.is_in_ring(cursor.csn) {
+                tokio::task::block_in_place(|| source.read(cursor))
+            } else {
+                self.meanwhile_alive(move || source.read(cursor)).await?
+            };
             match read {
                 Ok(slices) => self.ready.extend(slices),
                 Err(error) if matches!(error, Error::Gap { .. }) => return self.give_up(error).await,
@@ -420,20 +421,50 @@ impl Feed<'_> {
             }
         }
         let Some(slice) = self.ready.pop_front() else { return Ok(false) };
-        let last = slice.last().expect("slices are never empty");
+        let (last, slice_end) = (slice.last().expect("slices are never empty"), slice.wal_after);
         slice.commits[0].require_continues(self.link.hash_before, "a commit to be sent to a replica")?;
         self.link.epoch = self.feeds.host.history().last().expect("a history is never empty").epoch;
         (self.link.wal_first, self.link.wal_last) = (slice.wal_before, slice.wal_after);
-        let chunk = tokio::task::block_in_place(|| self.encoder.encode(slice.commits.iter(), self.link));
+        let chunk = if slice.bytes() <= ENCODED_AT_ONCE_BYTES_MAX {
+            tokio::task::block_in_place(|| self.encoder.encode(slice.commits.iter(), self.link))
+        } else {
+            let (mut encoder, link) = (Encoder::new(Profile::Link), self.link);
+            self.meanwhile_alive(move || encoder.encode(slice.commits.iter(), link)).await?
+        };
         self.link.hash_before = chunk.header().hash_after;
         let bytes = chunk.bytes().clone();
         self.in_flight.push_back((last, bytes.len()));
-        deadline(self.address, self.sender.send(&Message::Chunk(bytes))).await?;
+        let mut sending = Sending::of(&Message::Chunk(bytes));
+        while deadline(self.address, self.sender.send_piece(&mut sending)).await? {
+            self.take_arrived(receiver)?;
+        }
+        self.cursor = LogPosition { csn: last, wal_seq: slice_end };
+        self.take_arrived(receiver)?;
         self.next_chunk_at = Instant::now() + CHUNK_INTERVAL;
-        self.cursor = LogPosition { csn: last, wal_seq: slice.wal_after };
         let in_flight_bytes = self.in_flight_bytes();
         self.note(|status| (status.sent, status.in_flight_bytes) = (last, in_flight_bytes));
         Ok(true)
+    }
+
+    /// Does what may take long, while the replica is told that this node lives.
+    async fn meanwhile_alive<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let mut work = tokio::task::spawn_blocking(work);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        loop {
+            // Both arms only wait.
+            tokio::select! {
+                done = &mut work => return done.map_err(|_| Error::Refused { reason: "the node is stopping".into() }),
+                _ = heartbeat.tick() => self.send_heartbeat().await?,
+            }
+        }
+    }
+
+    /// Takes the messages that have arrived.
+    fn take_arrived(&mut self, receiver: &mut Receiver<OwnedReadHalf>) -> Result<()> {
+        while let Some(Some(message)) = futures::FutureExt::now_or_never(receiver.receive()).transpose()? {
+            self.take(message)?;
+        }
+        Ok(())
     }
 
     /// The logs no longer reach back to the replica.
@@ -473,6 +504,7 @@ impl Feed<'_> {
                 detail: format!("expected an ack, got {message:?}"),
             });
         };
+        self.heard = Instant::now();
         let sent = self.cursor.csn;
         if ack.applied.max(ack.durable) > sent {
             let detail = format!(

@@ -66,9 +66,15 @@ impl CommitSource {
         &self.tail
     }
 
+    /// Whether the ring holds what follows `after`: reading it takes no time then.
+    #[must_use]
+    pub fn is_in_ring(&self, after: Csn) -> bool {
+        after >= self.shippable() || self.tail.read(after, after.next(), 1).is_some()
+    }
+
     /// Whether the ring or the logs still hold what follows `after`. May read a part of the logs.
     pub fn reaches(&self, after: Csn) -> Result<bool> {
-        if after >= self.shippable() || self.tail.read(after, after.next(), 1).is_some() {
+        if self.is_in_ring(after) {
             return Ok(true);
         }
         self.committer.first_after(after).map(|next| next.is_some())

@@ -10,7 +10,9 @@
 //! sent; a message over its limit ends the connection. With a shared secret either side has to prove that it knows it;
 //! whoever can change bytes on the way is not kept out by that: there is no encryption yet.
 
+use crate::chunk::RAW_BYTES_MAX;
 use crate::cluster::ClusterId;
+use crate::config::COMMIT_BYTES_MAX;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
 use crate::error::{Error, Result};
@@ -18,12 +20,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Version of the protocol.
 pub const VERSION: u32 = 2;
-/// Longest chunk message: a commit with a 512 MB value and then some.
-const CHUNK_BYTES_MAX: usize = 1 << 30;
+/// Longest chunk message: the largest commit with those that came before it, none of which compresses, and what sections,
+/// blocks and entries add to them (a block of 1 MiB has a head of a few bytes).
+const CHUNK_BYTES_MAX: usize = COMMIT_BYTES_MAX as usize + 16 * RAW_BYTES_MAX;
 /// Longest control message.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
 /// Longest message that a replica has to send: who has proven nothing must not make a primary hold more.
@@ -33,6 +37,8 @@ pub const PART_BYTES: usize = 4 << 20;
 /// Memory is reserved in steps while a message arrives: as much again as has arrived, within these bounds.
 const RESERVE_STEP_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=1 << 20;
 const HEAD_LEN: usize = 8;
+/// Bytes of a message that are sent at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// First message, by the primary.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -300,6 +306,36 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     /// Sends one message. Not cancel-safe: a cancelled send leaves a part of a message behind, so the connection must be
     /// closed then.
     pub async fn send(&mut self, message: &Message) -> Result<()> {
+        let mut sending = Sending::of(message);
+        while self.send_piece(&mut sending).await? {}
+        Ok(())
+    }
+
+    /// Sends a piece of a message; false once all of it was sent. For a message that may take long. Not cancel-safe.
+    pub async fn send_piece(&mut self, sending: &mut Sending) -> Result<bool> {
+        let Sending { head, body } = sending;
+        let piece = body.split_to(body.len().min(PIECE_BYTES));
+        let error = |source| Error::Net { action: "send to", peer: self.peer.clone(), source };
+        self.writer.write_all(&std::mem::take(head)).await.map_err(error)?;
+        self.writer.write_all(&piece).await.map_err(error)?;
+        if !body.is_empty() {
+            return Ok(true);
+        }
+        self.writer.flush().await.map_err(error)?;
+        Ok(false)
+    }
+}
+
+/// What is left to send of a message.
+pub struct Sending {
+    head: BytesMut,
+    body: Bytes,
+}
+
+impl Sending {
+    /// All of a message.
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
         let (kind, body) = message.parts();
         let mut crc = crc32fast::Hasher::new();
         crc.update(&[kind]);
@@ -308,10 +344,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         head.put_u32_le(u32::try_from(body.len() + 1).expect("messages are bounded"));
         head.put_u32_le(crc.finalize());
         head.put_u8(kind);
-        let error = |source| Error::Net { action: "send to", peer: self.peer.clone(), source };
-        self.writer.write_all(&head).await.map_err(error)?;
-        self.writer.write_all(&body).await.map_err(error)?;
-        self.writer.flush().await.map_err(error)
+        Self { head, body }
     }
 }
 
@@ -320,6 +353,8 @@ pub struct Receiver<R> {
     reader: R,
     peer: String,
     buffer: BytesMut,
+    /// When the last bytes came.
+    heard: Instant,
     /// Longest body taken, whatever the kind.
     body_bytes_max: usize,
 }
@@ -327,12 +362,19 @@ pub struct Receiver<R> {
 impl<R: AsyncRead + Unpin> Receiver<R> {
     /// Receives from `reader`; `peer` names it in errors.
     pub fn new(reader: R, peer: &str) -> Self {
-        Self { reader, peer: peer.to_owned(), buffer: BytesMut::new(), body_bytes_max: usize::MAX }
+        let (peer, heard) = (peer.to_owned(), Instant::now());
+        Self { reader, peer, buffer: BytesMut::new(), heard, body_bytes_max: usize::MAX }
     }
 
     /// Receives what a replica sends.
     pub fn from_replica(reader: R, peer: &str) -> Self {
         Self { body_bytes_max: FROM_REPLICA_BYTES_MAX, ..Self::new(reader, peer) }
+    }
+
+    /// How long nothing has come from the peer, as far as somebody received; a part of a message counts.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        self.heard.elapsed()
     }
 
     /// The next message; `None` if the peer closed the connection between two. Cancel-safe: what has arrived stays.
@@ -345,6 +387,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             self.buffer.reserve(step.min(self.missing()));
             let read = self.reader.read_buf(&mut self.buffer).await;
             let read = read.map_err(|source| Error::Net { action: "receive from", peer: self.peer.clone(), source })?;
+            self.heard = Instant::now();
             if read == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
@@ -381,6 +424,10 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             return Ok(None);
         }
         let mut message = self.buffer.split_to(HEAD_LEN + length).split_off(HEAD_LEN).freeze();
+        if length > PIECE_BYTES {
+            // What is left lies in the same memory, and would keep all of it.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
         if crc32fast::hash(&message) != crc {
             return Err(self.broken("sent a message whose CRC does not match".into()));
         }

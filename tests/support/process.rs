@@ -6,7 +6,7 @@
 use super::archive::Archive;
 use super::client::{Client, cmd, error_text};
 use super::clock::Clock;
-use super::tool::{Finished, binary, limited};
+use super::tool::{Finished, binary, prepared};
 use redis::Value;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -66,8 +66,8 @@ impl Drop for StopOnDrop<'_> {
 pub struct Launch {
     arguments: Vec<String>,
     environment: Environment,
-    /// Soft limit of open files; none: as it is here.
-    open_files: Option<u64>,
+    /// What a shell does in the process before it becomes the server.
+    prelude: Option<String>,
     /// The file that takes the log; none: beside the data directory, never in it.
     log: Option<PathBuf>,
     /// Its data directory.
@@ -83,7 +83,7 @@ impl Launch {
         let mut launch = Self {
             arguments: vec![role.into()],
             environment: Vec::new(),
-            open_files: None,
+            prelude: None,
             log: None,
             dir: dir.to_owned(),
             port,
@@ -141,7 +141,13 @@ impl Launch {
 
     /// Starts the process with a soft limit of open files.
     pub fn open_files(mut self, soft: u64) -> Self {
-        self.open_files = Some(soft);
+        self.prelude = Some(format!("ulimit -Sn {soft}"));
+        self
+    }
+
+    /// Starts the process so that a write beyond a limit of file sizes fails, instead of ending the process.
+    pub fn outlives_file_limit(mut self) -> Self {
+        self.prelude = Some("trap '' XFSZ".to_owned());
         self
     }
 
@@ -159,8 +165,8 @@ impl Launch {
     fn spawn(&self) -> Child {
         std::fs::create_dir_all(self.dir.parent().expect("a data directory lies in another")).expect("a directory");
         let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log file");
-        let mut command = match self.open_files {
-            Some(soft) => limited(soft, &self.environment),
+        let mut command = match &self.prelude {
+            Some(prelude) => prepared(prelude, &self.environment),
             None => binary(&self.environment),
         };
         command

@@ -118,10 +118,10 @@ pub fn binary(environment: &Environment) -> Command {
     command
 }
 
-/// The binary under test with variables set and a soft limit of open files.
-pub fn limited(open_files: u64, environment: &Environment) -> Command {
+/// The binary under test with variables set, started by a shell that does something before.
+pub fn prepared(prelude: &str, environment: &Environment) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -Sn {open_files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_walferry")]);
+    command.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_walferry")]);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }

@@ -17,6 +17,7 @@ mod exit;
 mod keygen;
 mod mark;
 mod node;
+mod panics;
 mod primary;
 mod progress;
 mod promote;

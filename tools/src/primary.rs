@@ -2,6 +2,7 @@
 
 use crate::exit::Done;
 use crate::node::{NodeArgs, keys_help};
+use crate::panics;
 use crate::runtime::run_node;
 
 /// Runs a primary
@@ -14,6 +15,7 @@ pub struct Args {
 
 /// Runs until SIGTERM, SIGINT or SHUTDOWN.
 pub fn run(args: Args) -> Done {
+    panics::end_the_process();
     let config = args.node.config()?;
     run_node(|ready| walferry::primary::run(&args.node.dir, config, ready))
 }

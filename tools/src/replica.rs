@@ -2,6 +2,7 @@
 
 use crate::exit::Done;
 use crate::node::{NodeArgs, keys_help};
+use crate::panics;
 use crate::runtime::run_node;
 use walferry_replica::PrimaryAddress;
 
@@ -18,6 +19,7 @@ pub struct Args {
 
 /// Runs until SIGTERM, SIGINT or SHUTDOWN.
 pub fn run(args: Args) -> Done {
+    panics::end_the_process();
     let config = args.node.config()?;
     let primary: PrimaryAddress = args.primary.parse()?;
     run_node(|ready| walferry_replica::run(&args.node.dir, primary, config, ready))

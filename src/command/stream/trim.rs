@@ -168,6 +168,7 @@ impl Trim {
                 break;
             }
             doomed.push(id);
+            keys.require_room(doomed.len() * (key.len() + size_of::<StreamId>()))?;
         }
         drop(scan);
         for &id in &doomed {

@@ -3,6 +3,7 @@
 //! What is compared with a real redis-server is in the end-to-end suite; here is what needs the inside: commits counted,
 //! effects within one EXEC, expiry by a clock that need not pass.
 
+mod bounds;
 mod collections;
 mod commits;
 mod keys;

@@ -4,7 +4,7 @@ use super::super::args::OwnedArgs;
 use super::super::client::{Client, ClientCard};
 use super::super::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
 use super::super::reply::Out;
-use super::super::session::Session;
+use super::super::session::{Outcome, Session};
 use super::super::table::Call;
 use crate::commit::committer::{Committer, Start};
 use crate::commit::gate::Gate;
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 /// A node without a network: a database and one client.
 pub struct Node {
-    committer: Option<Committer>,
+    committer: Option<Arc<Committer>>,
     host: TestHost,
     /// Who runs the requests.
     pub client: Client,
@@ -37,8 +37,12 @@ pub struct Node {
 impl Node {
     /// An empty database.
     pub fn new() -> Self {
+        Self::with(Arc::new(StdIo), Config::default())
+    }
+
+    /// An empty database on these files, with these settings.
+    pub fn with(io: Arc<dyn Io>, config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let io: Arc<dyn Io> = Arc::new(StdIo);
         let path = |name: &str| dir.path().join(name);
         let disk = Arc::new(Disk::open(&path("db"), &path("wal"), DiskOptions::default()).unwrap());
         let oplog = OpLog::open(Arc::clone(&io), &path("oplog"), 1 << 20).unwrap();
@@ -55,11 +59,11 @@ impl Node {
             Syncer::start(AppendFsync::No, disk, io, mark, Arc::clone(watermarks), gate)
         });
         let client = Client::new(1, String::new(), String::new(), false);
-        Self { committer: Some(committer), host: TestHost(Arc::default()), client, dir }
+        Self { committer: Some(Arc::new(committer)), host: TestHost(Arc::new(config)), client, dir }
     }
 
     /// The committer.
-    pub fn committer(&self) -> &Committer {
+    pub fn committer(&self) -> &Arc<Committer> {
         self.committer.as_ref().expect("present until drop")
     }
 
@@ -78,20 +82,27 @@ impl Node {
 
     /// Runs requests as one pipeline. The replies with line ends shown as `|`.
     pub fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
+        self.pipeline_of_commits(requests).0
+    }
+
+    /// The same, and the last commit that the replies depend on.
+    pub fn pipeline_of_commits(&mut self, requests: &[OwnedArgs]) -> (String, Option<Csn>) {
         let committer = self.committer.as_ref().expect("present until drop");
         let mut out = Out::new(self.client.protocol);
         let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
         for request in requests {
             session.run(Call::of(request.as_args()));
         }
-        if let Some(open) = session.finish().open {
+        let Outcome { open, mut depends_on, .. } = session.finish();
+        if let Some(open) = open {
             committer.write_open_group();
             let outcome = committer.groups.outcome(open.group).expect("its group was written");
             if let Err(error) = outcome {
-                open.fail(&error, &mut out);
+                depends_on = open.fail(&committer.groups, &error, &mut out);
             }
         }
-        out.as_bytes().escape_ascii().to_string().replace("\\r\\n", "|").replace("\\'", "'")
+        let replies = out.as_bytes().escape_ascii().to_string().replace("\\r\\n", "|").replace("\\'", "'");
+        (replies, depends_on)
     }
 
     /// Runs one request, its words separated by blanks; `""` is an empty one.
@@ -119,6 +130,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(committer) = self.committer.take() {
+            committer.stop_log_thread();
             committer.syncer.stop();
         }
     }

@@ -3,7 +3,7 @@
 //! Guarantees: never changes. Holds what it shows in memory: drop it when it has been read.
 
 use super::dictionary::{Entry, Value};
-use super::part::Group;
+use super::part::{Group, Hashed};
 use std::sync::Arc;
 
 /// Keys and entries as they were when the cut was made.
@@ -28,6 +28,12 @@ impl<V: Value> Cut<V> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The entry of a key, expired or not.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<&Entry<V>> {
+        Hashed::of(key).find_in(&self.groups)
     }
 
     /// All keys and entries, in no order.

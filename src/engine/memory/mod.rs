@@ -8,6 +8,7 @@
 //! zset_small, zset_large   the two forms of a sorted set
 //! compact     keys and members;  zset_builder: a whole sorted set at once
 //! reclaim     drops what is large on another thread
+//! undo        takes back what was applied since a cut
 //! ```
 //!
 //! Guarantees: a cut is taken in microseconds, never changes and is read by another thread while the writer goes on;
@@ -28,6 +29,7 @@ mod reclaim;
 mod replay;
 mod run;
 mod tree;
+mod undo;
 pub mod zset;
 mod zset_builder;
 mod zset_large;
@@ -39,6 +41,7 @@ pub use dictionary::{Dictionary, Entry};
 pub use list::List;
 pub use op::{ListEncoder, ListOp, ListOps, Op, Scope, ZsetEncoder, ZsetOp, ZsetOps};
 pub use replay::{Misfit, replay};
+pub use undo::Undo;
 pub use zset::Zset;
 pub use zset_builder::ZsetBuilder;
 

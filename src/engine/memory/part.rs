@@ -50,6 +50,12 @@ impl<'k> Hashed<'k> {
         self.shard() / SHARDS_PER_PART
     }
 
+    /// The key's entry in all groups of a dictionary.
+    pub(super) fn find_in<V>(self, groups: &[Arc<Group<V>>]) -> Option<&Entry<V>> {
+        let shard = groups[self.shard() / SHARDS_PER_GROUP].0[self.shard() % SHARDS_PER_GROUP].as_ref()?;
+        shard.find(self.hash, |slot| *slot.key == *self.key).map(|slot| &slot.entry)
+    }
+
     /// Of the key's shard, from bits that the shard's table uses neither for its buckets nor for its tags.
     fn shard(&self) -> usize {
         (self.hash >> 32) as usize % SHARDS

@@ -1,9 +1,9 @@
 //! Commits of a clock that was years ahead: they do not stay for ever.
 
-use crate::log::testing::chained;
 use crate::archive::layout::{ChunkName, ObjectName};
 use crate::clock::now_micros;
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::log::testing::chained;
 use crate::restore::tests::support::{Archived, base, go_on, history};
 use crate::retention::check;
 use crate::retention::material::Material;

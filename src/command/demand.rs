@@ -1,0 +1,106 @@
+//! How large the effects of a request can be, as far as that shows before it runs: what has to be at hand for it.
+//!
+//! Most requests are known to be small by their arguments, and nothing is asked of them. The effects of the others are
+//! bounded while they are gathered (`max-commit-bytes`); those that could go beyond it after they have changed a list or
+//! a sorted set are made in a way that can be taken back.
+
+use super::args::Args;
+use super::client::Queue;
+use super::table::{Command, Flag};
+use crate::commit::turn::Joined;
+use crate::config::{COMMIT_BYTES_MAX, COMMIT_BYTES_MIN};
+use crate::engine::keyspace::{Access, Found, Keyspace};
+
+/// Effects of a request up to which nothing is asked of it.
+const SMALL_BYTES_MAX: usize = COMMIT_BYTES_MIN as usize;
+
+/// What a row takes beside the user's key and an element, at most: slot, generation, lengths, metadata.
+const ROW_OVERHEAD_BYTES: usize = 64;
+/// A key may be deleted where it was, and its expiry be forgotten, before it is set anew; what a transaction set it may
+/// delete.
+const EFFECTS_PER_ROW: usize = 4;
+
+/// What has to be at hand for a request that writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Demand {
+    /// What [`crate::commit::turn::Joined::reserve`] is to be asked for.
+    pub room_bytes: usize,
+    /// Whether its effects are bounded while they are gathered.
+    pub is_bounded: bool,
+    /// Whether it must be possible to take back whatever it does.
+    pub can_be_taken_back: bool,
+}
+
+/// Bytes of the rows that a command's arguments become: each can be one that repeats the key.
+#[must_use]
+pub fn row_bytes(args: Args<'_>) -> usize {
+    rows_of(args, byte_len(args))
+}
+
+fn rows_of(args: Args<'_>, bytes: usize) -> usize {
+    let key_bytes = args.try_get(1).map_or(0, <[u8]>::len);
+    bytes.saturating_add(args.len().saturating_mul(key_bytes + ROW_OVERHEAD_BYTES))
+}
+
+fn byte_len(args: Args<'_>) -> usize {
+    args.iter().map(<[u8]>::len).sum()
+}
+
+fn is_large(row_bytes: usize) -> bool {
+    row_bytes > SMALL_BYTES_MAX / EFFECTS_PER_ROW
+}
+
+impl Demand {
+    /// Of one command.
+    pub fn of_command(command: &Command, args: Args<'_>, turn: &mut Joined<'_>) -> Self {
+        let bytes = byte_len(args);
+        let rows = rows_of(args, bytes);
+        if is_large(rows) {
+            let room_bytes = room(bytes, rows, reaches_memory(command, args, &turn.keyspace(0)));
+            return Self { room_bytes, is_bounded: true, can_be_taken_back: true };
+        }
+        // What only copies asks for room before its first effect.
+        let is_bounded = command.has(Flag::Copies) || command.has(Flag::Multiplies);
+        Self { room_bytes: bytes, is_bounded, can_be_taken_back: false }
+    }
+
+    /// Of the commands that MULTI has queued.
+    pub fn of_queue(queue: &Queue, turn: &mut Joined<'_>, now_ms: u64) -> Access<Self> {
+        let keys = turn.keyspace(now_ms);
+        let mut rows = queue.row_bytes;
+        for (command, queued) in &queue.commands {
+            if is_large(rows) {
+                break;
+            }
+            if command.has(Flag::Multiplies) {
+                rows = usize::MAX;
+            } else if command.has(Flag::Copies) {
+                let held = match queued.as_args().try_get(1).map(|key| keys.find(key)).transpose()? {
+                    Some(Found::String(value)) => value.len(),
+                    _ => 0,
+                };
+                rows = rows.saturating_add(held + queue.bytes);
+            }
+        }
+        if !is_large(rows) {
+            return Ok(Self { room_bytes: queue.bytes, is_bounded: false, can_be_taken_back: false });
+        }
+        let mut commands = queue.commands.iter();
+        let reaches_memory = commands.any(|(command, queued)| reaches_memory(command, queued.as_args(), &keys));
+        let room_bytes = room(queue.bytes, queue.row_bytes, reaches_memory);
+        Ok(Self { room_bytes, is_bounded: true, can_be_taken_back: true })
+    }
+}
+
+/// Room for the op-log frame of a large request. If the memory engines take part, it holds all effects.
+fn room(bytes: usize, row_bytes: usize, reaches_memory: bool) -> usize {
+    if reaches_memory { bytes.max(row_bytes.min(COMMIT_BYTES_MAX as usize) / 2) } else { 0 }
+}
+
+/// Whether a command may change the memory engines.
+fn reaches_memory(command: &Command, args: Args<'_>, keys: &Keyspace<'_>) -> bool {
+    let is_in_memory = |key: &[u8]| {
+        keys.memory().is_ok_and(|memory| memory.lists.get(key).is_some() || memory.zsets.get(key).is_some())
+    };
+    matches!(command.group, "list" | "sorted-set") || command.keys_in(args).any(is_in_memory)
+}

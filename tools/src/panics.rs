@@ -1,0 +1,91 @@
+//! What a panic means to a node: its end.
+//!
+//! A thread that panics may hold commits that are in memory and in no log, or replies that others wait for; tokio catches
+//! the panics of its tasks, and whoever joins a thread may be somebody who never looks. A node that went on could
+//! acknowledge what is lost. So the process ends at once, as a kill would end it: that loses nothing acknowledged, and
+//! the next start recovers from the logs.
+
+use std::panic::PanicHookInfo;
+
+/// From here on a panic on any thread is told on stderr and in the log, and aborts the process.
+pub fn end_the_process() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        log(panic);
+        std::process::abort();
+    }));
+}
+
+fn log(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    tracing::error!(
+        thread = thread.name().unwrap_or("unnamed"),
+        place = panic.location().map(ToString::to_string).unwrap_or_default(),
+        reason = panic.payload_as_str().unwrap_or("unknown"),
+        "a defect in walferry ends this process; nothing that was acknowledged is lost beyond what a kill loses in this \
+         appendfsync mode. Start it again, and report the defect with these lines"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus};
+
+    /// In the environment of a process that is to panic: where.
+    const PLACE: &str = "WALFERRY_TEST_PANIC_PLACE";
+
+    /// What the processes run that [`every_panic_ends_the_process`] starts; nothing otherwise.
+    #[test]
+    fn panicking_process() {
+        let Ok(place) = std::env::var(PLACE) else { return };
+        crate::start_logging();
+        super::end_the_process();
+        let words = format!("there is nobody at {place}");
+        let panics = move || -> () { panic!("{words}") };
+        match place.as_str() {
+            "a task" => {
+                let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+                let _ = runtime.block_on(runtime.spawn(async move { panics() }));
+            }
+            "a blocking task" => {
+                let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+                let _ = runtime.block_on(runtime.spawn_blocking(panics));
+            }
+            "a thread" => {
+                let _ = std::thread::Builder::new().name("a-thread".into()).spawn(panics).unwrap().join();
+            }
+            _ => {
+                let _ = std::panic::catch_unwind(panics);
+            }
+        }
+        println!("went on");
+        std::process::exit(0);
+    }
+
+    /// Goal: wherever a node panics, also where tokio or a join would swallow it, the process ends by an abort and says
+    /// why, on stderr and in the log.
+    #[test]
+    fn every_panic_ends_the_process() {
+        for place in ["a task", "a blocking task", "a thread", "a place that catches panics"] {
+            let test = std::env::current_exe().unwrap();
+            let run = Command::new(test)
+                .args(["--exact", "panics::tests::panicking_process", "--nocapture"])
+                .env(PLACE, place)
+                .output()
+                .unwrap();
+            let (said, logged) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+            assert_eq!(
+                ExitStatus::signal(&run.status),
+                Some(rustix::process::Signal::ABORT.as_raw()),
+                "{place}: {logged}"
+            );
+            assert!(!said.contains("went on"), "{place}: {said}");
+            for words in ["panicked at", "ERROR", "a defect in walferry ends this process"] {
+                assert!(logged.contains(words), "{place}: {words} in {logged}");
+            }
+            assert!(logged.matches(&format!("there is nobody at {place}")).count() >= 2, "{place}: {logged}");
+        }
+    }
+}

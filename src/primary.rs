@@ -10,6 +10,7 @@ mod clock;
 pub mod compacting;
 pub mod gauges;
 mod info;
+mod key_count;
 pub mod marks;
 mod merging;
 pub mod node;

@@ -79,6 +79,9 @@ fn serve() {
     let report = bench("serve", &["--pipeline", "4", "--tests", "SET,ZRANK,EXEC,queue", "--distribution", "zipfian"]);
     let tests: Vec<_> = report["sections"][0]["rows"].as_array().expect("rows").iter().map(|row| &row[0]).collect();
     assert_eq!(tests, ["SET", "SET", "ZRANK", "ZRANK", "EXEC", "EXEC", "queue", "queue"]);
+    let report = bench("serve", &["--pipeline", "4", "--steady"]);
+    let patterns = report["sections"][0]["rows"].as_array().expect("rows").iter().map(|row| row[0].as_str());
+    assert!(patterns.flatten().any(|name| name == "set-delete-scan"));
     walferry(&["bench", "serve", "--tests", "NOSUCH"], &Vec::new()).expect(1).says("there is no test 'NOSUCH'");
 }
 

@@ -3,6 +3,8 @@
 use super::{Done, Fail, errors};
 use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::meta::{Collection, DiskType};
+use crate::engine::wear::RENEWED_BYTES_MAX;
+use hashbrown::HashSet;
 
 /// The collection of a kind at a key; `None` if there is no such key, an error if it holds something else.
 pub fn find(keys: &Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
@@ -80,15 +82,47 @@ pub fn select<'n>(
 }
 
 /// Deletes these elements, each of which is there, and stores what the collection is then.
+///
+/// A collection that lost many elements is written anew without them: so that whoever walks it does not pass by their
+/// deletions each time.
 pub fn remove<'n>(
     keys: &mut Keyspace<'_>,
     key: &[u8],
     collection: &Collection,
-    names: impl ExactSizeIterator<Item = &'n [u8]>,
+    names: impl ExactSizeIterator<Item = &'n [u8]> + Clone,
 ) -> Done {
-    let count = collection.count.saturating_sub(names.len() as u64);
+    let left = Collection { count: collection.count.saturating_sub(names.len() as u64), ..*collection };
+    if left.count > 0
+        && keys.is_worn_by(key, collection, names.len() as u64)
+        && let Some(kept) = all_but(keys, key, collection, names.clone())?
+    {
+        let generation = keys.new_generation();
+        for (name, value) in &kept {
+            keys.put_element(key, generation, name, value);
+        }
+        return Ok(keys.put_collection(key, &Collection { generation, ..left })?);
+    }
     for name in names {
         keys.delete_element(key, collection.generation, name);
     }
-    Ok(keys.put_collection(key, &Collection { count, ..*collection })?)
+    Ok(keys.put_collection(key, &left)?)
+}
+
+/// The elements with other names; `None` if they take much room.
+fn all_but<'n>(
+    keys: &Keyspace<'_>,
+    key: &[u8],
+    collection: &Collection,
+    names: impl Iterator<Item = &'n [u8]>,
+) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, Fail> {
+    let names: HashSet<&[u8]> = names.collect();
+    let (mut kept, mut bytes) = (Vec::new(), 0);
+    walk(keys, key, collection, b"", |name, value| {
+        if !names.contains(name) {
+            bytes += name.len() + value.len();
+            kept.push((name.to_vec(), value.to_vec()));
+        }
+        bytes <= RENEWED_BYTES_MAX
+    })?;
+    Ok((bytes <= RENEWED_BYTES_MAX).then_some(kept))
 }

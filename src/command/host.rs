@@ -7,12 +7,17 @@ use crate::csn::{Csn, Epoch};
 use crate::error::Result;
 use crate::log::envelope::Position;
 use arc_swap::Guard;
+use bytes::BytesMut;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
 /// A request that takes time: the connection awaits it after the commits before it were written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Task {
+    /// Answers with the number of keys of all engines.
+    CountKeys,
+    /// Answers with the names of all keys that match a pattern.
+    ListKeys(Vec<u8>),
     /// Answers once everything committed so far is in the archive.
     ArchiveFlush,
     /// Publishes a base and answers with its csn.
@@ -51,6 +56,10 @@ pub enum TaskReply {
     Ok,
     /// A csn.
     Csn(Csn),
+    /// A number of things.
+    Count(u64),
+    /// A whole reply, the same in each protocol version.
+    Encoded(BytesMut),
     /// An error with a code of its own.
     Refused(String),
     /// Nothing: the connection is closed.
@@ -113,8 +122,8 @@ pub trait Host: Send + Sync {
     /// LASTSAVE: Unix time in seconds of the last base or memory image.
     fn last_save(&self) -> u64;
 
-    /// Exact number of keys of the disk engines; may be a little old on a large data set.
-    fn disk_key_count(&self) -> Result<u64>;
+    /// Number of keys of the disk engines as it was counted last, or about; without waiting.
+    fn known_key_count(&self) -> u64;
 
     /// Whether the memory engines hold as much as `maxmemory` allows.
     fn is_memory_full(&self) -> bool;

@@ -6,6 +6,7 @@
 //! A command first reads and checks, then makes its effects: one that fails has made none.
 
 pub mod ahead;
+pub mod all_keys;
 pub mod args;
 pub mod client;
 pub mod errors;

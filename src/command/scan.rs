@@ -1,8 +1,9 @@
 //! SCAN, HSCAN, SSCAN: iterations in steps.
 //!
-//! Guarantees: what is there during a whole iteration is returned; expired keys are not. SCAN keeps no state: its cursor
-//! is the place in a fixed order of disk slots, list shards and sorted set shards, each visited as a whole. HSCAN and
-//! SSCAN go by name; a small collection comes in one step, cursors of larger ones are kept in a bounded table.
+//! Guarantees: what is there during a whole iteration is returned; expired keys are not. SCAN's cursor is the place in a
+//! fixed order of disk slots, list shards and sorted set shards, each visited as a whole, but for a slot of very many keys:
+//! within it, and in a large hash or set, an iteration goes by name, and its cursors are kept in a bounded table. A step of
+//! SCAN ends early where it takes long, so that it holds nobody up. A small collection comes in one step.
 //! Not done: a key that moves from one engine to another during an iteration (SET over a list) may be missed.
 
 use super::args::{Args, OwnedArgs};
@@ -11,21 +12,32 @@ use super::number::parse_i64;
 use super::reply::Out;
 use super::{Ctx, Done, Fail, cursor, errors, glob};
 use crate::engine::key::SLOTS;
-use crate::engine::keyspace::{Found, Keyspace, scanned_key};
+use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::memory::Dictionary;
 use crate::engine::memory::dictionary::Value;
 use crate::engine::memory::part::SHARDS;
 use crate::engine::meta::{DiskType, Meta};
+use crate::engine::walk::Walked;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 /// Elements up to which a collection is returned in one step.
 const SMALL_ELEMENTS_MAX: u64 = 512;
 /// Elements or keys of a step, unless COUNT says otherwise.
 const COUNT: u64 = 10;
+/// Keys of a step of SCAN at most, whatever COUNT says.
+const KEYS_MAX: u64 = 1000;
+/// Keys of one slot that a step of SCAN visits beyond those that were asked for.
+const SLOT_KEYS_MAX: u64 = 1000;
+/// A step of SCAN that found few keys ends after this time.
+const STEP_TIME: Duration = Duration::from_millis(2);
 
 /// Cursor of the first list shard; below it stand the disk slots.
 const LISTS: u64 = SLOTS as u64;
 /// Cursor of the first sorted set shard.
 const ZSETS: u64 = LISTS + SHARDS as u64;
+/// Above all these. Cursors beyond are kept in the table.
+const END: u64 = ZSETS + SHARDS as u64;
 
 /// What an iteration is asked for beside its cursor.
 struct Options<'a> {
@@ -85,18 +97,24 @@ fn write_step(out: &mut Out, cursor: u64, found: &OwnedArgs) {
 pub fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let cursor = parse_cursor(&args[1])?;
     let options = Options::parse(args.from(2), true)?;
+    let options = Options { count: options.count.min(KEYS_MAX), ..options };
     let mut step = Step { keys: &ctx.keys, options, seen: 0, found: OwnedArgs::default() };
-    let memory = ctx.keys.memory()?;
-    let mut at = cursor;
-    while at < ZSETS + SHARDS as u64 && step.seen < step.options.count {
+    let mut at = match cursor {
+        ..LISTS => step.visit_slots(&(cursor as u16).to_be_bytes())?,
+        LISTS..=END => cursor,
+        _ => step.visit_slots(&cursor::find(cursor).filter(|from| from.len() >= 2).ok_or(errors::INVALID_CURSOR)?)?,
+    };
+    if at == LISTS && ctx.keys.memory_key_count() == 0 {
+        at = END;
+    }
+    while (LISTS..END).contains(&at) && step.seen < step.options.count {
+        let memory = ctx.keys.memory()?;
         at = match at {
-            ..LISTS => step.visit_slots(at as u16)?,
-            LISTS..ZSETS => LISTS + step.visit_shards(&memory.lists, at - LISTS, "list"),
+            ..ZSETS => LISTS + step.visit_shards(&memory.lists, at - LISTS, "list"),
             _ => ZSETS + step.visit_shards(&memory.zsets, at - ZSETS, "zset"),
         };
     }
-    let next = if at < ZSETS + SHARDS as u64 { at } else { 0 };
-    write_step(out, next, &step.found);
+    write_step(out, if at == END { 0 } else { at }, &step.found);
     Ok(())
 }
 
@@ -118,20 +136,29 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Visits whole slots from `first` on until enough keys were seen; the cursor to go on from.
-    fn visit_slots(&mut self, first: u16) -> Result<u64, Fail> {
-        let mut scan = self.keys.disk_keys(first..SLOTS);
-        let mut last_slot = None;
-        while let Some(pair) = scan.next()? {
-            let slot = pair.0.first_chunk().map(|slot| u16::from_be_bytes(*slot));
-            if slot != last_slot && self.seen >= self.options.count {
-                return Ok(slot.map_or(LISTS, u64::from));
+    /// Visits slots from a place on, a slot's number or a key's stored name, until enough keys were seen; the cursor to go on
+    /// from.
+    fn visit_slots(&mut self, from: &[u8]) -> Result<u64, Fail> {
+        let (mut last_slot, mut next) = (None, LISTS);
+        let walked = self.keys.walk(from, Instant::now() + STEP_TIME, |met| {
+            let is_new_slot = last_slot.replace(met.slot) != Some(met.slot);
+            if self.seen >= self.options.count && is_new_slot {
+                next = u64::from(met.slot);
+                return Ok(ControlFlow::Break(()));
             }
-            last_slot = slot;
-            let (key, meta) = scanned_key(pair)?;
-            self.visit(key, type_name(&meta), meta.expire_ms());
-        }
-        Ok(LISTS)
+            if self.seen >= self.options.count + SLOT_KEYS_MAX {
+                next = cursor::keep(met.stored.to_vec());
+                return Ok(ControlFlow::Break(()));
+            }
+            let meta = Meta::decode(met.meta)?;
+            self.visit(met.key(), type_name(&meta), meta.expire_ms());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(match walked {
+            Walked::End => LISTS,
+            Walked::Stopped => next,
+            Walked::OutOfTime(slot) => u64::from(slot),
+        })
     }
 
     /// Visits whole shards from `first` on until enough keys were seen; the shard to go on from.

@@ -157,7 +157,9 @@ impl<'s> Session<'s> {
             write_failure(self.out, fail);
         }
         self.is_late |= command.is_some_and(|command| !command.has(Flag::Fast));
-        if let Some(turn) = &self.turn {
+        if let Some(turn) = &self.turn
+            && self.client.task.is_none()
+        {
             self.replies.count(turn.group(), mark, self.last);
         }
         if self.turn.as_mut().is_some_and(|turn| turn.is_full() && !turn.hand_over()) {

@@ -172,7 +172,7 @@ fn store(keys: &mut Keyspace<'_>, key: &[u8], value: &[u8], expire_ms: u64) -> D
 
 /// As [`store`], for a key known to have expired at `old_expire_ms`.
 fn replace(keys: &mut Keyspace<'_>, key: &[u8], old_expire_ms: u64, value: &[u8], expire_ms: u64) -> Done {
-    if old_expire_ms != expire_ms {
+    if expire_ms == 0 {
         keys.forget_expiry(key, old_expire_ms);
     }
     store(keys, key, value, expire_ms)

@@ -170,7 +170,7 @@ commands! {
         "expire" -3 D | C | F, ONE, key::expire, "Sets the expiration time of a key in seconds.";
         "expireat" -3 D | C | F, ONE, key::expireat, "Sets the expiration time of a key to a Unix timestamp.";
         "expiretime" 2 R | F, ONE, key::expiretime, "Returns the expiration time of a key as a Unix timestamp.";
-        "keys" 2 L, NONE, key::keys, "Returns all key names that match a pattern.";
+        "keys" 2 R, NONE, key::keys, "Returns all key names that match a pattern.";
         "persist" 2 C | F, ONE, key::persist, "Removes the expiration time of a key.";
         "pexpire" -3 D | C | F, ONE, key::pexpire, "Sets the expiration time of a key in milliseconds.";
         "pexpireat" -3 D | C | F, ONE, key::pexpireat, "Sets the expiration time of a key to a Unix milliseconds timestamp.";
@@ -178,7 +178,7 @@ commands! {
         "pttl" 2 R | F, ONE, key::pttl, "Returns the expiration time in milliseconds of a key.";
         "rename" 3 X, TWO, key::rename, "Renames a key and overwrites the destination.";
         "renamenx" 3 X, TWO, key::renamenx, "Renames a key only when the target key name doesn't exist.";
-        "scan" -2 L, NONE, scan::scan, "Iterates over the key names in the database.";
+        "scan" -2 R, NONE, scan::scan, "Iterates over the key names in the database.";
         "ttl" 2 R | F, ONE, key::ttl, "Returns the expiration time in seconds of a key.";
         "type" 2 R | F, ONE, key::type_of, "Determines the type of value stored at a key.";
         "unlink" -2 D | F, ALL, key::del, "Deletes one or more keys.";

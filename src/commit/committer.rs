@@ -136,6 +136,9 @@ impl Committer {
         let Start { disk, oplog, memory, position, known } = start;
         let watermarks = Arc::new(Watermarks::starting_at(position.csn));
         let wal_seq = disk.wal_seq();
+        if wal_seq == WalSeq(0) {
+            disk.rows().slots().begin_empty();
+        }
         let mut positions = PositionIndex::default();
         known.iter().for_each(|&position| positions.note(position));
         positions.note(LogPosition { csn: position.csn, wal_seq });

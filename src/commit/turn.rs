@@ -50,8 +50,9 @@ impl<'a> Joined<'a> {
 
     /// The keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock.
     pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
-        let Writer { memory, watches, effects, undo, sealed, last, .. } = &mut *self.writer;
-        let changing = Changing { memory, effects, undo, sealed: &*sealed, watches, csn: last.next() };
+        let Writer { memory, watches, expiries, wear, effects, undo, sealed, last, .. } = &mut *self.writer;
+        let csn = last.next();
+        let changing = Changing { memory, effects, undo, sealed: &*sealed, watches, expiries, wear, csn };
         Keyspace::changing(self.committer.disk(), now_ms, changing)
     }
 
@@ -273,6 +274,7 @@ impl<'a> Turn<'a> {
             writer.last = commit.csn;
         }
         writer.watches.touch_all();
+        writer.expiries.reset();
         committer.log_and_publish(logs, commits, &[], Rows::Forget, MemorySize::of(&writer.memory))
     }
 }

@@ -8,8 +8,10 @@ use super::groups::{GroupNumber, Groups};
 use crate::clock::{CommitClock, Moment, now_micros};
 use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
+use crate::engine::expiry::ExpiryIndex;
 use crate::engine::memory::{Memory, Undo};
 use crate::engine::watch::WatchTable;
+use crate::engine::wear::Wear;
 use crate::error::{Error, Result};
 use crate::log::envelope::Position;
 use crate::record::CommitRecord;
@@ -31,6 +33,10 @@ pub struct Writer {
     pub memory: Memory,
     /// Who watches which key.
     pub watches: WatchTable,
+    /// The index of the disk keys that expire.
+    pub expiries: ExpiryIndex,
+    /// What hashes and sets lost.
+    pub wear: Wear,
     pub(super) effects: Effects,
     /// Of the commit that is being made.
     pub(super) undo: Undo,
@@ -112,6 +118,8 @@ impl Writer {
         Self {
             memory,
             watches: WatchTable::default(),
+            expiries: ExpiryIndex::default(),
+            wear: Wear::default(),
             effects: Effects::default(),
             undo: Undo::Off,
             sealed: Vec::new(),
@@ -166,7 +174,9 @@ impl Writer {
 
     /// Takes back what was done since the last commit.
     pub(super) fn take_back(&mut self, undo: &Undo) -> Result<()> {
-        let Self { memory, effects, pending, .. } = self;
+        let Self { memory, effects, expiries, pending, .. } = self;
+        // What is known of entries may be of those taken back.
+        expiries.clear();
         let until = pending.last().map(|commit| commit.until).unwrap_or_default();
         let (lists, zsets) = (&effects.lists[until.lists..], &effects.zsets[until.zsets..]);
         match undo {

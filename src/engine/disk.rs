@@ -38,6 +38,8 @@ const MEMTABLE_REPLAY_BYTES: usize = MEMTABLES_MERGED as usize * MEMTABLE_BYTES;
 const MEMTABLE_FILTER_RATIO: f64 = 0.05;
 /// How many memtables may wait for their flush.
 const MEMTABLES_MAX: i32 = 8 * MEMTABLES_MERGED;
+/// Bytes that a walk over all keys reads ahead.
+const WALK_READ_AHEAD_BYTES: usize = 1 << 20;
 /// Files of level 0 that are merged at a time: as many as make half of level 1.
 const LEVEL_0_FILES: i32 = 8;
 /// Files of level 0 at which writes are slowed down.
@@ -168,6 +170,16 @@ impl Disk {
     pub fn cursor(&self, family: Family, range: Range<Vec<u8>>) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
         options.set_iterate_range(range);
+        self.db().raw_iterator_cf_opt(self.family(family), options)
+    }
+
+    /// A cursor over all user keys of a family, for one walk over all of them: the block cache keeps what it has.
+    #[must_use]
+    pub fn walk_all(&self, family: Family) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(key::user_range());
+        options.fill_cache(false);
+        options.set_readahead_size(WALK_READ_AHEAD_BYTES);
         self.db().raw_iterator_cf_opt(self.family(family), options)
     }
 

@@ -100,6 +100,12 @@ pub fn user_key(meta: &[u8]) -> Option<&[u8]> {
     (meta.len() >= 2 && meta[..2] != SYSTEM).then(|| &meta[2..])
 }
 
+/// The slot in a metadata key; `None` for a system key.
+#[must_use]
+pub fn slot_of_meta(meta: &[u8]) -> Option<u16> {
+    meta.first_chunk().map(|slot| u16::from_be_bytes(*slot)).filter(|&slot| slot < SLOTS)
+}
+
 /// What the elements of one creation of a collection start with.
 #[must_use]
 pub fn element_prefix(key: &[u8], generation: Generation) -> Vec<u8> {

@@ -9,17 +9,24 @@
 use super::batch::Family;
 use super::disk::Disk;
 use super::effects::{Effects, Overlaid, Overlay, SealedEffects};
+use super::expiry::ExpiryIndex;
 use super::key::{self, Generation, StreamId};
 use super::memory::{List, ListEncoder, ListOps, Memory, Op, Undo, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
 use super::rows::{RowAccess, Sought, Value};
 use super::scan::{Direction, Scan};
+use super::walk::Walked;
 use super::watch::WatchTable;
+use super::wear::Wear;
 use super::whole::{self, WHOLE_ELEMENTS_MAX};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
-use std::ops::{Deref, Range};
+use std::ops::{ControlFlow, Deref, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long to look whether there is a key before all of them are deleted.
+const EMPTINESS_TIME: Duration = Duration::from_millis(5);
 
 /// Why the keyspace could not answer.
 #[derive(Debug)]
@@ -53,6 +60,10 @@ pub struct Changing<'a> {
     pub sealed: &'a [SealedEffects],
     /// Who watches which key.
     pub watches: &'a mut WatchTable,
+    /// The index of the keys that expire.
+    pub expiries: &'a mut ExpiryIndex,
+    /// What collections lost.
+    pub wear: &'a mut Wear,
     /// The csn this command's commit will get.
     pub csn: Csn,
 }
@@ -180,13 +191,27 @@ impl<'a> Keyspace<'a> {
         Self { access: RowAccess::Locked, ..self }
     }
 
-    fn held(&mut self) -> &mut Changing<'a> {
+    /// The database.
+    pub(super) fn disk(&self) -> &'a Disk {
+        self.disk
+    }
+
+    pub(super) fn held(&mut self) -> &mut Changing<'a> {
         self.changing.as_mut().expect("effects are made under the writer lock only")
     }
 
     /// The memory engines.
     pub fn memory(&self) -> Access<&Memory> {
         self.changing.as_ref().map(|changing| &*changing.memory).ok_or(AccessError::NeedsLock)
+    }
+
+    /// Number of keys in the memory engines; 0 if the caller asks about the disk engines alone.
+    #[must_use]
+    pub fn memory_key_count(&self) -> usize {
+        match &self.changing {
+            Some(changing) => changing.memory.len(),
+            None => self.memory_keys.map_or(0, |keys| keys.load(Ordering::Acquire)),
+        }
     }
 
     /// Adds a watcher of a key. Under the lock.
@@ -196,11 +221,11 @@ impl<'a> Keyspace<'a> {
 
     // ---- looking ----
 
-    fn is_expired(&self, expire_ms: u64) -> bool {
+    pub(super) fn is_expired(&self, expire_ms: u64) -> bool {
         expire_ms != 0 && expire_ms <= self.now_ms
     }
 
-    fn overlay(&self) -> Option<Overlay<'_>> {
+    pub(super) fn overlay(&self) -> Option<Overlay<'_>> {
         self.changing.as_ref().map(|changing| Overlay { open: changing.effects, sealed: changing.sealed })
     }
 
@@ -223,7 +248,7 @@ impl<'a> Keyspace<'a> {
         }
     }
 
-    fn look(&self, key: &[u8]) -> Access<Found> {
+    pub(super) fn look(&self, key: &[u8]) -> Access<Found> {
         if let Some(changing) = &self.changing {
             if let Some(entry) = changing.memory.lists.get(key) {
                 return Ok(Found::List(entry.expire_ms));
@@ -380,20 +405,6 @@ impl<'a> Keyspace<'a> {
         Scan::new(self.disk, self.overlay(), Family::Default, range, Direction::Forward)
     }
 
-    /// Keys of the expiry index that were due by now, oldest first, from `from_ms` on.
-    pub fn due(&self, from_ms: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
-        let range = key::expiry_range(from_ms, self.now_ms);
-        let mut scan = Scan::new(self.disk, self.overlay(), Family::Default, range, Direction::Forward);
-        let mut due = Vec::new();
-        while let Some((stored, _)) = scan.next()? {
-            due.extend(key::parse_expiry(stored).map(|(at, key)| (at, key.to_vec())));
-            if due.len() >= limit {
-                break;
-            }
-        }
-        Ok(due)
-    }
-
     // ---- changing ----
 
     /// An error if a command cannot have so many more bytes of effects. For commands whose effects are as large as what is
@@ -422,6 +433,15 @@ impl<'a> Keyspace<'a> {
 
     /// Deletes a key that holds `found`.
     pub fn delete(&mut self, key: &[u8], found: &Found) -> Access<()> {
+        self.delete_value(key, found)?;
+        if matches!(found, Found::String(_) | Found::Collection(_)) {
+            self.forget_expiry(key, found.expire_ms());
+        }
+        Ok(())
+    }
+
+    /// Deletes what a key holds; its entry of the expiry index stays.
+    pub(super) fn delete_value(&mut self, key: &[u8], found: &Found) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
             Found::List(_) => self.change_list(key, |ops| ops.delete(key))?,
@@ -429,9 +449,6 @@ impl<'a> Keyspace<'a> {
             Found::String(_) | Found::Collection(_) => {
                 self.drop_young_elements(key)?;
                 self.held().effects.delete(Family::Default, &key::meta(key));
-                if found.expire_ms() != 0 {
-                    self.held().effects.delete(Family::Default, &key::expiry(found.expire_ms(), key));
-                }
             }
         }
         self.touch(key);
@@ -470,15 +487,17 @@ impl<'a> Keyspace<'a> {
 
     /// Makes a key a string, whatever it was. `expire_ms` in ms since the Unix epoch; 0: never.
     pub fn put_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64) -> Access<()> {
+        self.store_string(key, value, expire_ms, None)
+    }
+
+    /// `before_ms`: when the key was to expire so far, 0: never; `None`: nobody looked.
+    fn store_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64, before_ms: Option<u64>) -> Access<()> {
         // Before a list or a sorted set is deleted for it.
         self.require_room(key.len() + value.len())?;
         self.leave_memory(key)?;
         self.drop_young_elements(key)?;
-        let effects = &mut self.held().effects;
-        effects.put(Family::Default, &key::meta(key), &meta::encode_string(value, expire_ms));
-        if expire_ms != 0 {
-            effects.put(Family::Default, &key::expiry(expire_ms, key), b"");
-        }
+        self.held().effects.put(Family::Default, &key::meta(key), &meta::encode_string(value, expire_ms));
+        self.note_expiry(key, expire_ms, before_ms);
         self.touch(key);
         Ok(())
     }
@@ -502,6 +521,14 @@ impl<'a> Keyspace<'a> {
     /// Deletes a hash field or a set member.
     pub fn delete_element(&mut self, key: &[u8], generation: Generation, field: &[u8]) {
         self.held().effects.delete(Family::Sub, &key::sub(key, generation, field));
+    }
+
+    /// Counts elements that are about to be deleted from a collection; whether those it keeps are worth writing anew, under
+    /// a new generation. Not if this commit created it: its elements would get the generation they have.
+    pub fn is_worn_by(&mut self, key: &[u8], collection: &Collection, deleted: u64) -> bool {
+        let held = self.held();
+        let count = collection.count.saturating_sub(deleted);
+        held.wear.note(key, collection.generation, deleted, count) && collection.generation != Generation(held.csn.0)
     }
 
     /// Adds a stream entry.
@@ -548,27 +575,17 @@ impl<'a> Keyspace<'a> {
             Found::Absent => return Ok(()),
             Found::List(_) => self.change_list(key, |ops| ops.expire(key, expire_ms))?,
             Found::Zset(_) => self.change_zset(key, |ops| ops.expire(key, expire_ms))?,
-            Found::String(value) => {
-                self.forget_expiry(key, value.expire_ms);
-                self.put_string(key, value, expire_ms)?;
-            }
+            Found::String(value) => self.store_string(key, value, expire_ms, Some(value.expire_ms))?,
             Found::Collection(collection) => {
-                self.forget_expiry(key, collection.expire_ms);
                 self.put_collection(key, &Collection { expire_ms, ..*collection })?;
-                if expire_ms != 0 {
-                    self.held().effects.put(Family::Default, &key::expiry(expire_ms, key), b"");
-                }
+                self.note_expiry(key, expire_ms, Some(collection.expire_ms));
             }
+        }
+        if expire_ms == 0 && !matches!(found, Found::List(_) | Found::Zset(_)) {
+            self.forget_expiry(key, found.expire_ms());
         }
         self.touch(key);
         Ok(())
-    }
-
-    /// Removes an entry of the expiry index, if there is one (0: there is none).
-    pub fn forget_expiry(&mut self, key: &[u8], expire_ms: u64) {
-        if expire_ms != 0 {
-            self.held().effects.delete(Family::Default, &key::expiry(expire_ms, key));
-        }
     }
 
     /// Deletes every key of every engine.
@@ -578,10 +595,13 @@ impl<'a> Keyspace<'a> {
                 self.touch(&watched);
             }
         }
-        let is_disk_empty = self.disk_keys(0..key::SLOTS).next()?.is_none();
+        let deadline = Instant::now() + EMPTINESS_TIME;
+        let walked = self.walk(&[0, 0], deadline, |_| Ok(ControlFlow::Break(())))?;
+        let is_disk_empty = walked == Walked::End;
         let held = self.held();
         if !is_disk_empty {
             held.effects.clear();
+            held.expiries.clear();
         }
         if !held.memory.lists.is_empty() {
             self.change_list(b"", |ops| ops.clear())?;

@@ -3,6 +3,7 @@
 
 pub mod batch;
 mod complete;
+mod deletions;
 pub mod disk;
 pub mod effects;
 pub mod expiry;
@@ -10,9 +11,13 @@ pub mod key;
 pub mod keyspace;
 pub mod memory;
 pub mod meta;
+mod placed;
 mod reclaim;
 pub mod rows;
 pub mod scan;
+pub mod slots;
 pub mod sorted;
+pub mod walk;
 pub mod watch;
+pub mod wear;
 pub mod whole;

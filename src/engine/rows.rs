@@ -1,7 +1,7 @@
 //! The row cache: rows of the disk engines (a key's metadata with a string's value, a hash field, a set member) as they
 //! were last read or written, and the knowledge that a row is not there. Of a small hash or set it keeps all elements in
 //! one buffer (see `whole`) instead of their rows: from its creation on, or once it was walked. Of one that outgrew its
-//! buffer it knows all rows until one has to go (see `complete`).
+//! buffer it knows all rows until one has to go (see `complete`). And it knows which slots hold no keys (see `slots`).
 //!
 //! Guarantees: a row found here is what RocksDB holds now. A publication changes rows one by one while RocksDB changes
 //! at once, so who reads without the writer lock uses the cache only if no publication was under way meanwhile; what it
@@ -15,7 +15,8 @@
 use super::batch::{Family, Record, Records};
 use super::complete::Complete;
 use super::key::{self, Generation};
-use super::memory::hash;
+use super::memory::{hash, reclaim};
+use super::slots::Slots;
 use super::whole;
 use crate::csn::Csn;
 use crate::error::Result;
@@ -225,6 +226,7 @@ pub struct RowCache {
     limit: Limit,
     /// Odd while a publication is under way.
     publications: AtomicU64,
+    slots: Slots,
 }
 
 impl RowCache {
@@ -233,7 +235,13 @@ impl RowCache {
     pub fn new(bytes: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let limit = Limit { bytes_max: bytes / SHARDS, complete: Complete::default() };
-        Self { shards, limit, publications: AtomicU64::new(0) }
+        Self { shards, limit, publications: AtomicU64::new(0), slots: Slots::default() }
+    }
+
+    /// Which slots hold keys.
+    #[must_use]
+    pub fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -512,14 +520,23 @@ impl Publication<'_> {
     }
 
     fn each<'r>(&self, records: &'r [u8], mut visit: impl FnMut(Family, &'r [u8], Option<&'r [u8]>)) -> Result<()> {
+        self.cache.slots.begin_marking();
         for record in Records::new(records) {
             match record? {
                 Record::Put(Family::Stream, ..) | Record::Delete(Family::Stream, _) | Record::LogData(_) => {}
-                Record::Put(family, key, value) => visit(family, key, Some(value)),
+                Record::Put(family, key, value) => {
+                    if let Some(slot) = key::slot_of_meta(key).filter(|_| family == Family::Default) {
+                        self.cache.slots.mark(slot);
+                    }
+                    visit(family, key, Some(value));
+                }
                 Record::Delete(family, key) => visit(family, key, None),
                 Record::DeleteRange(..) => {
                     self.cache.limit.complete.clear();
-                    self.cache.shards.iter().for_each(|shard| *shard.lock() = Shard::default());
+                    let taken = self.cache.shards.iter().map(|shard| std::mem::take(&mut *shard.lock()));
+                    let taken: Vec<Shard> = taken.collect();
+                    let bytes = taken.iter().map(|shard| shard.bytes).sum();
+                    reclaim::dispose(taken, bytes);
                 }
             }
         }

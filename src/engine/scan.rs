@@ -19,7 +19,7 @@ pub enum Direction {
 }
 
 /// A key and the value the groups gave it; none: they deleted the key.
-type Overlaid<'a> = (&'a [u8], Option<&'a [u8]>);
+pub(super) type Overlaid<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// A walk over a key range. It sees one state of the database.
 pub struct Scan<'a> {
@@ -43,15 +43,24 @@ impl<'a> Scan<'a> {
         range: Range<Vec<u8>>,
         direction: Direction,
     ) -> Self {
-        let mut overlay = effects.map_or_else(Vec::new, |effects| effects.in_range(family, &range));
-        let mut cursor = disk.cursor(family, range);
+        let overlay = effects.map_or_else(Vec::new, |effects| effects.in_range(family, &range));
+        let below = effects.is_none_or(|effects| !effects.is_cleared());
+        Self::over(disk.cursor(family, range), overlay, below, direction)
+    }
+
+    /// A scan over a cursor's range, with what was found for it in the groups. `below`: whether the database's state counts.
+    pub(super) fn over(
+        mut cursor: DBRawIterator<'a>,
+        mut overlay: Vec<Overlaid<'a>>,
+        below: bool,
+        direction: Direction,
+    ) -> Self {
         if direction == Direction::Forward {
             cursor.seek_to_first();
         } else {
             cursor.seek_to_last();
             overlay.reverse();
         }
-        let below = effects.is_none_or(|effects| !effects.is_cleared());
         Self { cursor, overlay: overlay.into_iter().peekable(), direction, below, is_used: false }
     }
 

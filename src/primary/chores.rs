@@ -1,30 +1,27 @@
-//! What a node does beside serving. One thread deletes expired keys, prepares op-log segments, writes memory images, asks
-//! for bases when they are due and looks whether the clock was set; another, which must never wait for any of that, looks for room on the disk.
+//! What a node does beside serving. One thread has expired keys deleted, prepares op-log segments, writes memory images,
+//! asks for bases when they are due and looks whether the clock was set; another, which must never wait for any of that,
+//! looks for room on the disk.
 
 use super::clock::ClockWatch;
 use super::node::Node;
 use super::reclaiming::Reclaiming;
 use crate::command::host::Host;
 use crate::commit::gate::Obstacle;
-use crate::engine::expiry;
-use crate::engine::keyspace::AccessError;
+use crate::commit::sweep::Sweeper;
 use crate::error::Result;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Time between two looks whether the op-log needs a segment, and between two whether there is room on the disk.
+/// Time between two looks whether keys have expired and whether the op-log needs a segment, and between two whether
+/// there is room on the disk.
 const LOOK: Duration = Duration::from_millis(20);
 /// Looks of one round.
 const LOOKS_PER_ROUND: u32 = 5;
-/// Expired keys deleted in one turn of the writer lock.
-const EXPIRED_PER_TURN: usize = 64;
-/// Turns of one round, at most: the rest waits for the next.
-const EXPIRY_TURNS_MAX: usize = 50;
-/// How far back the expiry index is looked at again: the clock may have been set back a little.
-const INDEX_MARGIN_MS: u64 = 10_000;
-/// Rounds between two looks at the size of the logs.
+/// Rounds between two looks at the size of the logs, and at the deletions in RocksDB.
 const LOG_LOOK_ROUNDS: u64 = 10;
+/// Between two compactions that drop deletions lie so many times what the first one took.
+const COMPACTION_PAUSE_FACTOR: u32 = 4;
 
 /// Starts the threads; they end when the node stops.
 pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
@@ -35,10 +32,12 @@ pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
     let do_chores = move || {
         let _entered = runtime.enter();
         let mut chores = Chores {
+            sweeper: Sweeper::new(Arc::clone(&chores.committer)),
             node: chores,
-            index_from_ms: 0,
             rounds: 0,
             started: Instant::now(),
+            compaction: None,
+            compacted: None,
             last_error: String::new(),
             reclaiming: Reclaiming::default(),
             clock: ClockWatch::default(),
@@ -55,7 +54,7 @@ pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
     [spawn("walferry-chores", do_chores), spawn("walferry-room", look)]
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(run);
     thread.expect("threads can be started while the process comes up")
 }
@@ -66,10 +65,13 @@ fn look_for_room(node: &Node) {
 
 struct Chores {
     node: Arc<Node>,
-    /// The expiry index below this was dealt with.
-    index_from_ms: u64,
+    sweeper: Sweeper,
     rounds: u64,
     started: Instant,
+    /// A compaction that drops deletions; when it ended, and how long it took.
+    compaction: Option<JoinHandle<(Instant, Duration)>>,
+    /// The same of the last one that was joined.
+    compacted: Option<(Instant, Duration)>,
     /// What failed last, so that it is told once; empty if nothing fails.
     last_error: String,
     reclaiming: Reclaiming,
@@ -83,7 +85,8 @@ impl Chores {
             let mut done = Ok(());
             for _ in 0..LOOKS_PER_ROUND {
                 std::thread::sleep(LOOK);
-                done = done.and_then(|()| self.prepare_segment());
+                let (expired, prepared) = (self.expire(), self.prepare_segment());
+                done = done.and(expired).and(prepared);
             }
             self.rounds += 1;
             let done = self.round().and(done);
@@ -108,37 +111,45 @@ impl Chores {
     }
 
     fn round(&mut self) -> Result<()> {
-        let takes_writes = self.node.committer.gate.refusal_to_free().is_none();
-        if takes_writes {
-            self.expire()?;
+        if self.node.key_counter.is_due(&self.node.committer) {
+            let node = Arc::clone(&self.node);
+            std::thread::spawn(move || node.key_counter.count(&node.committer));
         }
-        self.node.refresh_key_count()?;
         if self.rounds.is_multiple_of(LOG_LOOK_ROUNDS) {
             self.look_at_logs();
             self.clock.look(&self.node);
+            self.look_at_deletions()?;
         }
         Ok(())
     }
 
-    /// Deletes what has expired, each key as a commit of its own.
-    fn expire(&mut self) -> Result<()> {
-        let now_ms = crate::clock::now_millis();
-        for _ in 0..EXPIRY_TURNS_MAX {
-            let mut turn = self.node.committer.turn();
-            let due = unlocked(expiry::due(&turn.keyspace(now_ms), self.index_from_ms, EXPIRED_PER_TURN))?;
-            if due.is_empty() {
-                self.index_from_ms = now_ms.saturating_sub(INDEX_MARGIN_MS);
-                break;
-            }
-            for key in &due {
-                // Those before it are written in any case.
-                turn.reserve(key.key().len())?;
-                unlocked(expiry::expire(&mut turn.keyspace(now_ms), key))?;
-                turn.commit();
-            }
-            turn.write()?;
+    /// Has deletions dropped where they are too many, unless the disk has no room for that.
+    fn look_at_deletions(&mut self) -> Result<()> {
+        let may_compact = self.compaction.as_ref().is_none_or(JoinHandle::is_finished)
+            && self.compacted.is_none_or(|(ended, took)| ended.elapsed() > took * COMPACTION_PAUSE_FACTOR);
+        let committer = &self.node.committer;
+        if !may_compact || committer.gate.stands(Obstacle::DiskFull) || committer.gate.stands(Obstacle::Broken) {
+            return Ok(());
+        }
+        if let Some(compaction) = self.compaction.take() {
+            self.compacted = compaction.join().ok();
+            return Ok(());
+        }
+        let worn = committer.disk().worn_families()?;
+        if !worn.is_empty() {
+            let disk = Arc::clone(committer.disk());
+            self.compaction = Some(spawn("walferry-compact", move || {
+                let started = Instant::now();
+                worn.into_iter().for_each(|family| disk.drop_deletions(family));
+                (Instant::now(), started.elapsed())
+            }));
         }
         Ok(())
+    }
+
+    fn expire(&mut self) -> Result<()> {
+        let takes_writes = self.node.committer.gate.refusal_to_free().is_none();
+        if takes_writes { self.sweeper.look(crate::clock::now_millis()) } else { Ok(()) }
     }
 
     fn look_at_logs(&mut self) {
@@ -157,11 +168,4 @@ impl Chores {
         node.snapshots.look_at_bases(node, self.started);
         self.reclaiming.look(node);
     }
-}
-
-fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
-    access.map_err(|error| match error {
-        AccessError::Failed(error) => error,
-        AccessError::NeedsLock | AccessError::TooLarge => unreachable!("a turn holds the lock and bounds nothing"),
-    })
 }

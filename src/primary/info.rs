@@ -194,7 +194,7 @@ fn cpu() -> Fields {
 }
 
 fn keyspace(node: &Node) -> Fields {
-    let keys = node.known_key_count() + node.committer.memory_keys().load(Ordering::Acquire) as u64;
+    let keys = node.told_key_count();
     if keys == 0 {
         return Vec::new();
     }

@@ -6,21 +6,23 @@
 
 use super::compacting::Compacted;
 use super::info;
+use super::key_count::KeyCounter;
 use super::open::Opened;
 use super::pruning::LastPrune;
 use super::shipping::Shipping;
 use super::snapshots::Snapshots;
 use super::takeover;
 use crate::archive::store::Archive;
-use crate::clock::{self, Moment};
+use crate::clock::Moment;
+use crate::command::all_keys;
 use crate::command::client::ClientCard;
 use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Progress, Role, Task, TaskReply};
 use crate::commit::committer::Committer;
 use crate::commit::gate::Obstacle;
-use crate::config::{Config, Port};
+use crate::config::{AppendFsync, Config, Port};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{DataDir, DirLock, EpochStart, FencedBy, Identity, LastRole};
-use crate::engine::keyspace::{Keyspace, scanned_key};
+use crate::engine::keyspace::Keyspace;
 use crate::error::{Error, Result};
 use crate::io::Backends;
 use crate::restore::census::Census;
@@ -28,12 +30,13 @@ use crate::server::connection::Service;
 use crate::ship::source::CommitSource;
 use crate::ship::tail::Tail;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use bytes::BytesMut;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// What a replica's link shows of itself.
@@ -110,7 +113,8 @@ pub struct Node {
     /// Counters.
     pub stats: Stats,
     stop: watch::Sender<bool>,
-    key_count: Mutex<KeyCount>,
+    /// The number of keys on disk.
+    pub(super) key_counter: Arc<KeyCounter>,
     /// What the archive held when this node listed it last.
     pub census: Mutex<Option<Census>>,
     /// What compacting did since the start.
@@ -118,25 +122,6 @@ pub struct Node {
     /// How the last scheduled prune ended.
     pub last_prune: Mutex<LastPrune>,
 }
-
-/// The last count of the disk engines' keys.
-#[derive(Default)]
-struct KeyCount {
-    keys: u64,
-    at: Csn,
-    taken: Option<Instant>,
-    took: Duration,
-    /// Somebody asked since.
-    is_wanted: bool,
-}
-
-/// Keys on disk, about, up to which INFO counts them itself.
-const COUNTED_AT_ONCE_MAX: u64 = 10_000;
-
-/// A count is taken anew at once if that takes no longer than this.
-const CHEAP_COUNT: Duration = Duration::from_millis(50);
-/// Otherwise it may be as old as this many times what it takes.
-const COUNT_AGE_FACTOR: u32 = 20;
 
 impl Node {
     /// A node over an open directory.
@@ -147,7 +132,7 @@ impl Node {
         opened.committer.attach(sink);
         opened.committer.start_log_thread();
         let image = opened.image.position;
-        opened.committer.ages.note_past(image.csn, image.time, CommitTime(clock::now_micros()));
+        opened.committer.ages.note_past(image.csn, image.time, CommitTime(crate::clock::now_micros()));
         if is_replica {
             opened.committer.gate.close(Obstacle::Replica, "You can't write against a read only replica.");
         }
@@ -174,7 +159,7 @@ impl Node {
             service: OnceLock::new(),
             stats: Stats { started: Instant::now(), commands: AtomicU64::new(0) },
             stop: watch::Sender::new(false),
-            key_count: Mutex::default(),
+            key_counter: Arc::default(),
             census: Mutex::default(),
             compacted: Mutex::default(),
             last_prune: Mutex::default(),
@@ -341,46 +326,28 @@ impl Node {
         self.stop.send_replace(true);
     }
 
-    fn count_disk_keys(&self) -> Result<u64> {
-        let now_ms = clock::now_millis();
-        let keys = Keyspace::reading(self.committer.disk(), now_ms, None);
-        let mut scan = keys.disk_keys(0..crate::engine::key::SLOTS);
-        let mut count = 0;
-        while let Some(pair) = scan.next()? {
-            let (_, meta) = scanned_key(pair)?;
-            count += u64::from(!meta.is_expired(now_ms));
-        }
-        Ok(count)
+    /// Keys of all engines as INFO tells them: where they are many, as they were counted last, because whoever asks must not
+    /// wait, nor make clients wait.
+    pub(super) fn told_key_count(&self) -> u64 {
+        let keys = Keyspace::reading(self.committer.disk(), crate::clock::now_millis(), None);
+        let on_disk = all_keys::count_few(&keys).ok().flatten().unwrap_or_else(|| self.known_key_count());
+        on_disk + self.committer.memory_keys().load(Ordering::Acquire) as u64
     }
 
-    /// Keys of the disk engines as INFO tells them: on a large data set the chores' last count, because whoever asks
-    /// must not wait, nor make clients wait.
-    #[must_use]
-    pub fn known_key_count(&self) -> u64 {
-        let estimate = self.committer.disk().estimated_keys();
-        if estimate <= COUNTED_AT_ONCE_MAX {
-            return self.disk_key_count().unwrap_or_default();
-        }
-        let mut count = self.key_count.lock();
-        count.is_wanted = true;
-        if count.taken.is_some() { count.keys } else { estimate }
+    async fn key_count(&self) -> Result<u64> {
+        let (counter, committer) = (Arc::clone(&self.key_counter), Arc::clone(&self.committer));
+        let on_disk = blocking(move || counter.count(&committer)).await?;
+        Ok(on_disk + self.committer.memory_keys().load(Ordering::Acquire) as u64)
     }
 
-    /// Counts the keys of the disk engines if somebody asked and the last count is old.
-    pub(super) fn refresh_key_count(&self) -> Result<()> {
-        let now = self.committer.watermarks.committed.get();
-        let is_due = {
-            let count = self.key_count.lock();
-            let is_old = count.taken.is_none_or(|taken| taken.elapsed() >= count.took * COUNT_AGE_FACTOR);
-            count.is_wanted && count.at != now && is_old
-        };
-        if is_due {
-            let started = Instant::now();
-            let keys = self.count_disk_keys()?;
-            let (taken, took) = (Some(Instant::now()), started.elapsed());
-            *self.key_count.lock() = KeyCount { keys, at: now, taken, took, is_wanted: false };
+    async fn matching_keys(&self, pattern: Vec<u8>) -> Result<BytesMut> {
+        let committer = Arc::clone(&self.committer);
+        let listed = blocking(move || all_keys::list(&committer, &pattern)).await?;
+        if self.committer.syncer.mode() == AppendFsync::Always {
+            // They may be from commits that are not synced yet.
+            self.committer.syncer.acknowledged(self.committer.watermarks.committed.get()).await?;
         }
-        Ok(())
+        Ok(listed)
     }
 
     /// Makes this replica a primary. One promotion runs at a time, on a task of its own, so that a client who leaves does
@@ -484,18 +451,8 @@ impl Host for Node {
         self.snapshots.last_save()
     }
 
-    fn disk_key_count(&self) -> Result<u64> {
-        let mut count = self.key_count.lock();
-        let now = self.committer.watermarks.committed.get();
-        let may_be_old = count.took > CHEAP_COUNT
-            && count.taken.is_some_and(|taken| taken.elapsed() < count.took * COUNT_AGE_FACTOR);
-        if count.taken.is_none() || (now != count.at && !may_be_old) {
-            let started = Instant::now();
-            let keys = self.count_disk_keys()?;
-            let (taken, took) = (Some(Instant::now()), started.elapsed());
-            *count = KeyCount { keys, at: now, taken, took, is_wanted: false };
-        }
-        Ok(count.keys)
+    fn known_key_count(&self) -> u64 {
+        self.key_counter.known(&self.committer)
     }
 
     fn is_memory_full(&self) -> bool {
@@ -520,6 +477,8 @@ impl Host for Node {
     fn run(&self, task: Task) -> BoxFuture<'_, Result<TaskReply>> {
         async move {
             match task {
+                Task::CountKeys => self.key_count().await.map(TaskReply::Count),
+                Task::ListKeys(pattern) => self.matching_keys(pattern).await.map(TaskReply::Encoded),
                 Task::ArchiveFlush => {
                     let shipping = self.shipping.load_full().filter(|shipping| shipping.has_archive());
                     let shipping = shipping
@@ -542,4 +501,10 @@ impl Host for Node {
         }
         .boxed()
     }
+}
+
+/// Runs what takes time on a thread of its own.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(run).await;
+    done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
 }

@@ -288,6 +288,8 @@ impl Connection<'_> {
                 match self.run_task(task).await? {
                     Ok(TaskReply::Ok) => self.out.ok(),
                     Ok(TaskReply::Csn(csn)) => self.out.count(csn.0),
+                    Ok(TaskReply::Count(count)) => self.out.count(count),
+                    Ok(TaskReply::Encoded(reply)) => *self.out.buffer_mut() = reply,
                     Ok(TaskReply::Refused(error)) => self.out.error(&error),
                     Ok(TaskReply::Close) => return Ok(()),
                     Err(error) => self.out.error(&format!("ERR {error}")),

@@ -2,6 +2,7 @@
 
 use super::super::reply::Protocol;
 use super::Node;
+use crate::engine::keyspace::Found;
 
 #[test]
 fn hashes() {
@@ -82,4 +83,53 @@ fn a_large_set_is_popped_empty() {
     popped.sort();
     assert_eq!(popped, members);
     node.check(&[("EXISTS s", ":0|")]);
+}
+
+/// Goal: a hash or set that lost many times more elements than it has is written anew under another generation, and reads
+/// the same, also within one EXEC and after it was created in the same one.
+#[test]
+fn what_lost_most_of_its_elements_is_written_anew() {
+    let mut node = Node::new();
+    let generation = |node: &Node| {
+        let mut turn = node.committer().turn();
+        match turn.keyspace(0).find(b"h").unwrap() {
+            Found::Collection(collection) => (collection.generation, collection.count),
+            _ => panic!("h is a hash"),
+        }
+    };
+    let value = "v".repeat(100);
+    for kept in 0..50 {
+        node.run(&format!("HSET h kept:{kept:02} {value}"));
+    }
+    node.run("EXPIREAT h 4000000000");
+    let (first, _) = generation(&node);
+    let all = node.run("HGETALL h");
+    for gone in 0..300 {
+        node.run(&format!("HSET h gone:{gone} x"));
+        assert_eq!(node.run(&format!("HDEL h gone:{gone} missing")), ":1|");
+    }
+    let (second, count) = generation(&node);
+    assert!(second > first, "it was written anew");
+    assert_eq!((count, node.run("HGETALL h"), node.run("EXPIRETIME h")), (50, all, ":4000000000|".into()));
+
+    let fields: Vec<String> = (0..400).map(|field| format!("f{field}")).collect();
+    let fields = fields.join(" ");
+    let made = format!("SADD s stays {fields}");
+    let lost = format!("SREM s {fields}");
+    let requests = [made.as_str(), lost.as_str(), "SMEMBERS s", made.as_str(), lost.as_str(), "SPOP s"];
+    let reply = node.transaction(&requests);
+    assert_eq!(reply, "*6|:401|:400|*1|$5|stays|:400|:400|$5|stays|");
+    node.check(&[("EXISTS s", ":0|"), ("SADD s new", ":1|"), ("SMEMBERS s", "*1|$3|new|")]);
+    node.run(&made);
+    let reply = node.transaction(&[
+        lost.as_str(),
+        "SMEMBERS s",
+        made.as_str(),
+        lost.as_str(),
+        "DEL s",
+        "SADD s last",
+        "SMEMBERS s",
+    ]);
+    assert_eq!(reply, "*7|:400|*2|$3|new|$5|stays|:400|:400|:1|:1|*1|$4|last|");
+    assert_eq!(node.run("SMEMBERS s"), "*1|$4|last|");
 }

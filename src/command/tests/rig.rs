@@ -179,8 +179,8 @@ impl Host for TestHost {
         0
     }
 
-    fn disk_key_count(&self) -> Result<u64> {
-        Ok(1_000_000)
+    fn known_key_count(&self) -> u64 {
+        1_000_000
     }
 
     fn is_memory_full(&self) -> bool {

@@ -1,6 +1,9 @@
 //! Iterations over keys and elements.
 
+use super::super::all_keys::{count_on_disk, list};
+use super::super::host::Task;
 use super::{Node, WRONG_TYPE};
+use crate::engine::key::{SLOTS, slot};
 
 fn items(reply: &str) -> (String, Vec<String>) {
     let mut bulks =
@@ -60,7 +63,7 @@ fn scan_returns_every_key_of_every_engine_once() {
         ("SCAN 0 COUNT x", "-ERR value is not an integer or out of range|"),
         ("SCAN 0 MATCH", "-ERR syntax error|"),
     ]);
-    assert_eq!(items(&node.run("SCAN 18446744073709551615")), ("0".into(), vec![]));
+    assert_eq!(node.run("SCAN 18446744073709551615"), "-ERR invalid cursor|", "no cursor that is known");
 }
 
 #[test]
@@ -83,4 +86,65 @@ fn elements_are_scanned_in_steps() {
     node.run(&format!("SADD large {}", members.join(" ")));
     let (steps, all) = iterate(&mut node, |cursor| format!("SSCAN large {cursor} COUNT 150"));
     assert_eq!((steps, all), (14, members));
+}
+
+/// Goal: a slot of very many keys comes in steps, each key once, although it has one number.
+#[test]
+fn a_slot_of_many_keys_is_scanned_in_steps() {
+    let mut node = Node::new();
+    let names: Vec<String> = (0..4900).map(|name| format!("{{tag}}:{name:04}")).collect();
+    node.change(0, |keys| names.iter().for_each(|name| keys.put_string(name.as_bytes(), b"", 0).unwrap()));
+    node.run("SET other x");
+    let (steps, mut all) = iterate(&mut node, |cursor| format!("SCAN {cursor} COUNT 100000"));
+    all.retain(|name| name != "other");
+    assert_eq!((steps, all.len()), (3, names.len()));
+    assert_eq!(all, names);
+}
+
+/// Goal: slots without keys are passed by once a walk saw that they have none, and not after a key came into one, however
+/// it came.
+#[test]
+fn slots_without_keys_are_known() {
+    let mut node = Node::new();
+    let slots = |node: &Node| {
+        let known = node.committer().disk().rows().slots();
+        (0..SLOTS).filter(|&slot| known.may_have_keys(slot)).collect::<Vec<_>>()
+    };
+    node.check(&[("SET a 1", "+OK|"), ("SET b 1", "+OK|"), ("HSET c f v", ":1|"), ("DEL b", ":1|")]);
+    assert_eq!(iterate(&mut node, |cursor| format!("SCAN {cursor}")).1, ["a", "c"]);
+    let mut used = vec![slot(b"a"), slot(b"c")];
+    used.sort_unstable();
+    assert_eq!(slots(&node), used);
+    node.check(&[("DEL a c", ":2|"), ("KEYS *", "*0|"), ("DBSIZE", ":0|")]);
+    assert_eq!(slots(&node), Vec::<u16>::new());
+    let before = node.last();
+    assert_eq!(node.run("FLUSHALL"), "+OK|");
+    assert_eq!(node.last(), before, "nothing is there to delete");
+    // In one pipeline SCAN sees what is not written yet.
+    let requests = ["SET b 1", "SCAN 0", "DEL b", "SCAN 0"].map(super::rig::words);
+    assert_eq!(node.pipeline(&requests), "+OK|*2|$1|0|*1|$1|b|:1|*2|$1|0|*0|");
+    node.check(&[("SADD b m", ":1|"), ("KEYS *", "*1|$1|b|"), ("FLUSHALL", "+OK|"), ("SCAN 0", "*2|$1|0|*0|")]);
+    node.check(&[("XADD b 1-1 f v", "$3|1-1|"), ("DBSIZE", ":1|"), ("SCAN 0", "*2|$1|0|*1|$1|b|")]);
+    assert_eq!(slots(&node), [slot(b"b")]);
+}
+
+/// Goal: where keys are many, DBSIZE and KEYS are left to a task; inside EXEC they cannot be.
+#[test]
+fn commands_over_many_keys_are_tasks() {
+    let mut node = Node::new();
+    let fill = |node: &Node, from: u32, to: u32| {
+        node.change(0, |keys| (from..to).for_each(|name| keys.put_string(&name.to_be_bytes(), b"", 0).unwrap()));
+    };
+    fill(&node, 0, 1000);
+    node.check(&[("DBSIZE", ":1000|"), ("KEYS none", "*0|")]);
+    fill(&node, 1000, 1001);
+    for (request, task) in [("DBSIZE", Task::CountKeys), ("KEYS a*", Task::ListKeys(b"a*".to_vec()))] {
+        assert_eq!(node.run(request), "");
+        assert_eq!(node.client.task.take(), Some(task));
+    }
+    let reply = node.transaction(&["DBSIZE", "KEYS *"]);
+    assert!(reply.starts_with("*2|:1000000|-ERR KEYS inside MULTI would hold up other clients"), "{reply}");
+    node.run("RPUSH list x");
+    assert_eq!(list(node.committer(), b"lis?").unwrap().as_ref(), b"*1\r\n$4\r\nlist\r\n");
+    assert_eq!(count_on_disk(node.committer().disk()).unwrap(), 1001);
 }

@@ -138,13 +138,13 @@ impl<V: Value> Dictionary<V> {
     /// Up to `limit` keys whose expiry is not after `now_ms`, the earliest first.
     #[must_use]
     pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<Compact> {
-        let of_part = |part: &Part<V>| {
-            let due = part.expiries().take_while(|(at, _)| *at <= now_ms);
-            due.take(limit).cloned().collect::<Vec<_>>()
+        let due = self.parts.iter().map(|part| part.expiries().take_while(|(at, _)| *at <= now_ms).peekable());
+        let mut parts: Vec<_> = due.collect();
+        let earliest = || {
+            let heads = parts.iter_mut().filter_map(|part| part.peek().copied().map(|head| (head, part)));
+            heads.min_by_key(|(head, _)| *head)?.1.next()
         };
-        let mut due: Vec<_> = self.parts.iter().flat_map(of_part).collect();
-        due.sort_unstable();
-        due.into_iter().take(limit).map(|(_, key)| key).collect()
+        std::iter::from_fn(earliest).take(limit).map(|(_, key)| key.clone()).collect()
     }
 
     /// The content as it is now, for another thread.

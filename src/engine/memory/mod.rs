@@ -25,7 +25,7 @@ pub mod list;
 pub mod op;
 mod packed;
 pub mod part;
-mod reclaim;
+pub(super) mod reclaim;
 mod replay;
 mod run;
 mod tree;

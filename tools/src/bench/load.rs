@@ -1,10 +1,10 @@
 //! The load generator: one thread, many connections, a closed loop like redis-benchmark's.
 //!
-//! Requests are built once; before a batch is sent only its random digits are overwritten. Replies are counted, not
+//! Requests are built once; before a batch is sent only its numbers are overwritten. Replies are counted, not
 //! understood. Latency is taken from the first byte of a batch written to the last byte of its replies read.
 //! Whether it is the bottleneck is seen from [`Outcome::own_cpu_part`]: well below 1 it is not.
 
-use super::workload::{DIGITS, Distribution, Part, Workload};
+use super::workload::{DIGITS, Distribution, Number, Part, Workload};
 use crate::client::Answer;
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
@@ -52,6 +52,8 @@ pub struct Outcome {
     pub latency_us: Histogram<u64>,
     /// CPU time of this generator by elapsed time.
     pub own_cpu_part: f64,
+    /// Operations answered in each second.
+    pub by_second: Vec<u64>,
 }
 
 impl Outcome {
@@ -84,8 +86,10 @@ struct Connection {
     socket: TcpStream,
     /// A batch of requests.
     requests: Vec<u8>,
-    /// Where random numbers stand in it, and below which number they are; 0: a key.
-    holes: Vec<(usize, u64)>,
+    /// Where numbers stand in it, which ones, and in which of its operations.
+    holes: Vec<(usize, Number, u64)>,
+    /// Operations sent on it.
+    sent: u64,
     /// Bytes of the batch already written.
     written: usize,
     started: Instant,
@@ -105,12 +109,12 @@ impl Generator {
                 .register(&mut socket, Token(nth), Interest::READABLE | Interest::WRITABLE)
                 .map_err(failed)?;
             let (mut requests, mut holes) = (Vec::new(), Vec::new());
-            for _ in 0..shape.pipeline {
+            for operation in 0..shape.pipeline as u64 {
                 for part in workload.parts(shape.value_bytes) {
                     match part {
                         Part::Bytes(bytes) => requests.extend_from_slice(&bytes),
-                        Part::Random(below) => {
-                            holes.push((requests.len(), below));
+                        Part::Number(number) => {
+                            holes.push((requests.len(), number, operation));
                             requests.extend_from_slice(&[b'0'; DIGITS]);
                         }
                     }
@@ -121,6 +125,7 @@ impl Generator {
                 socket,
                 requests,
                 holes,
+                sent: 0,
                 written: 0,
                 started: Instant::now(),
                 replies: Replies::default(),
@@ -142,7 +147,7 @@ impl Generator {
         let mut latency_us = Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are valid");
         let mut events = Events::with_capacity(1024);
         let (started, cpu_before) = (Instant::now(), thread_cpu());
-        let mut operations = 0;
+        let (mut operations, mut by_second) = (0, Vec::new());
         let batch = self.shape.pipeline as u64;
         let mut running = 0;
         let mut sending = true;
@@ -173,6 +178,9 @@ impl Generator {
                 if event.is_readable() && connection.read()? {
                     latency_us.saturating_record(connection.started.elapsed().as_micros() as u64);
                     operations += batch;
+                    let second = started.elapsed().as_secs() as usize;
+                    by_second.resize(by_second.len().max(second + 1), 0);
+                    by_second[second] += batch;
                     running -= 1;
                     let continues = match until {
                         Until::Elapsed(_) => sending,
@@ -187,7 +195,7 @@ impl Generator {
         }
         let elapsed = started.elapsed();
         let own_cpu_part = (thread_cpu() - cpu_before) / elapsed.as_secs_f64();
-        Ok(Outcome { operations, elapsed, latency_us, own_cpu_part })
+        Ok(Outcome { operations, elapsed, latency_us, own_cpu_part, by_second })
     }
 
     /// Whether the rate allows another batch now.
@@ -195,19 +203,22 @@ impl Generator {
         self.shape.rate == 0 || (self.sent as f64) < started.elapsed().as_secs_f64() * self.shape.rate as f64
     }
 
-    /// Fills the random numbers of a connection's batch in and starts to send it.
+    /// Fills the numbers of a connection's batch in and starts to send it.
     fn begin(&mut self, nth: usize) -> Answer<()> {
         self.sent += self.shape.pipeline as u64;
         let Self { connections, random, zipf, shape, .. } = self;
         let connection = &mut connections[nth];
-        for &(at, below) in &connection.holes {
-            let number = match (below, &zipf) {
-                (0, Some(zipf)) => zipf.sample(random) as u64 - 1,
-                (0, None) => random.random_range(0..shape.keys),
-                (below, _) => random.random_range(0..below),
+        for &(at, number, operation) in &connection.holes {
+            let number = match (number, &zipf) {
+                (Number::Key, Some(zipf)) => zipf.sample(random) as u64 - 1,
+                (Number::Key, None) => random.random_range(0..shape.keys),
+                (Number::Below(below), _) => random.random_range(0..below),
+                (Number::Client, _) => nth as u64,
+                (Number::Sent(less), _) => (connection.sent + operation).saturating_sub(less),
             };
             put_digits(&mut connection.requests[at..at + DIGITS], number);
         }
+        connection.sent += shape.pipeline as u64;
         connection.written = 0;
         connection.is_idle = false;
         connection.started = Instant::now();

@@ -10,6 +10,7 @@ mod serve;
 mod server;
 mod ship;
 mod snapshot;
+mod steady;
 mod workload;
 
 use crate::cleanup::{self, Scratch};

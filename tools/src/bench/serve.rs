@@ -2,8 +2,8 @@
 
 use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
 use super::server::{Launch, Program, Server};
-use super::workload::{COMMANDS, MIXES, Workload};
-use super::{Common, FILLING_PIPELINE, load, workload};
+use super::workload::{COMMANDS, MIXES, PATTERNS, Workload};
+use super::{Common, FILLING_PIPELINE, load, steady, workload};
 use crate::exit::Failure;
 use std::process::Command;
 
@@ -12,12 +12,16 @@ use std::process::Command;
 pub struct Args {
     #[command(flatten)]
     common: Common,
-    /// Commands and mixes, comma separated, or `commands`, `mixes`, `all`
-    #[arg(long, default_value = "all")]
-    tests: String,
+    /// Commands, mixes and patterns, comma separated, or `commands`, `mixes`, `patterns`, `all` [default: all, with --steady
+    /// patterns]
+    #[arg(long)]
+    tests: Option<String>,
     /// Operations sent at once on a connection, comma separated
     #[arg(long, default_value = "1,16,64", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pipeline: Vec<u64>,
+    /// Runs each test once, for --seconds, against walferry alone, and fails if one ends slower than .9 of how it began
+    #[arg(long)]
+    steady: bool,
     /// Also runs redis-benchmark's SET and GET against both servers, to check this load generator
     #[arg(long)]
     check: bool,
@@ -38,7 +42,10 @@ struct Figures {
 /// Measures.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
-    let tests = chosen(&args.tests)?;
+    let tests = chosen(args.tests.as_deref().unwrap_or(if args.steady { "patterns" } else { "all" }))?;
+    if args.steady {
+        return Ok((steady::run(common, &tests, &args.pipeline)?, common.clone()));
+    }
     let mut report = common.report("serve");
     let mut memory = Section {
         title: "Memory and disk".into(),
@@ -67,13 +74,15 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
 
 fn chosen(tests: &str) -> Result<Vec<Workload>, Failure> {
     Ok(match tests {
-        "all" => COMMANDS.iter().chain(MIXES).copied().collect(),
+        "all" => COMMANDS.iter().chain(MIXES).chain(PATTERNS).copied().collect(),
         "commands" => COMMANDS.to_vec(),
         "mixes" => MIXES.to_vec(),
+        "patterns" => PATTERNS.to_vec(),
         names => {
             let find = |name| {
                 workload::find(name).ok_or_else(|| {
-                    let all: Vec<_> = COMMANDS.iter().chain(MIXES).map(|workload| workload.name).collect();
+                    let all = COMMANDS.iter().chain(MIXES).chain(PATTERNS);
+                    let all: Vec<_> = all.map(|workload| workload.name).collect();
                     Failure::Other(format!("there is no test '{name}'; there are {}", all.join(", ")))
                 })
             };

@@ -18,8 +18,21 @@ pub enum Distribution {
 pub enum Part {
     /// Bytes as they are.
     Bytes(Vec<u8>),
-    /// A number of [`DIGITS`] digits: below this, or, if that is 0, a key's.
-    Random(u64),
+    /// A number of [`DIGITS`] digits.
+    Number(Number),
+}
+
+/// A number in a request, chosen when it is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Number {
+    /// A key's.
+    Key,
+    /// Any below this.
+    Below(u64),
+    /// That of the connection.
+    Client,
+    /// How many operations the connection sent before this one, less these; 0 if that is less.
+    Sent(u64),
 }
 
 /// A command or a mix.
@@ -28,7 +41,8 @@ pub struct Workload {
     /// Name on the command line and in reports.
     pub name: &'static str,
     /// One operation: commands separated by `;`. `{key}` is a random key number, `{member}` one below [`MEMBERS`],
-    /// `{value}` a value, `{small}` 16 bytes.
+    /// `{value}` a value, `{small}` 16 bytes, `{client}` the connection's number, `{n}` the operation's on it, `{n-100}` that
+    /// of an earlier one.
     template: &'static str,
     /// Name of the workload that fills the server before this one is measured; empty: none.
     pub prepared_by: &'static str,
@@ -81,6 +95,29 @@ pub const MIXES: &[Workload] = &[
     ),
 ];
 
+/// Patterns that make and remove much, so that a server may get slower the longer they run.
+pub const PATTERNS: &[Workload] = &[
+    workload("sessions", "SET session:{key} {value} EX 5;GET session:{key};EXPIRE session:{key} 5", ""),
+    workload("expiring", "SET s:{key} {value} EX 10", ""),
+    workload("rate-limiter", "INCR rate:{key};EXPIRE rate:{key} 10", ""),
+    workload("lock", "SET lock:{client}:{n} {small} NX PX 30000;DEL lock:{client}:{n}", ""),
+    workload("set-queue", "SADD work job:{client}:{n};SPOP work", ""),
+    workload(
+        "stream-queue",
+        "XADD work:{client} {n}-1 job {value};XREAD COUNT 10 STREAMS work:{client} 0;XDEL work:{client} {n-100}-1",
+        "",
+    ),
+    workload("stream-trim", "XADD log:{client} MAXLEN 100 * job {value};XRANGE log:{client} - + COUNT 10", ""),
+    workload("job-hash", "HSET work:{client} job:{n} {value};HDEL work:{client} job:{n-50};HGETALL work:{client}", ""),
+    workload(
+        "delayed-queue",
+        "ZADD work:{client} {n} job:{n};ZRANGEBYSCORE work:{client} -inf {n-100} LIMIT 0 10;ZREM work:{client} job:{n-100}",
+        "",
+    ),
+    workload("set-delete", "SET k:{client}:{n} {value};DEL k:{client}:{n-100};GET k:{client}:{n}", ""),
+    workload("set-delete-scan", "SET k:{client}:{n} {value};DEL k:{client}:{n-100};SCAN 0 COUNT 10", ""),
+];
+
 /// What only prepares others.
 const PREPARATIONS: &[Workload] = &[
     workload("user", "HSET user:{key} name {small} mail {small} city {small}", ""),
@@ -89,7 +126,7 @@ const PREPARATIONS: &[Workload] = &[
 
 /// The workload of a name, in any case.
 pub fn find(name: &str) -> Option<Workload> {
-    let mut all = COMMANDS.iter().chain(MIXES).chain(PREPARATIONS);
+    let mut all = COMMANDS.iter().chain(MIXES).chain(PATTERNS).chain(PREPARATIONS);
     all.find(|workload| workload.name.eq_ignore_ascii_case(name)).copied()
 }
 
@@ -115,6 +152,19 @@ impl Workload {
     }
 }
 
+fn number(name: &str) -> Number {
+    match name {
+        "key" => Number::Key,
+        "member" => Number::Below(MEMBERS),
+        "client" => Number::Client,
+        "n" => Number::Sent(0),
+        earlier => {
+            let less = earlier.strip_prefix("n-").and_then(|less| less.parse().ok());
+            Number::Sent(less.expect("templates name numbers that there are"))
+        }
+    }
+}
+
 fn push_word(parts: &mut Vec<Part>, bytes: &mut Vec<u8>, word: &str, value_bytes: usize) {
     let value = |length: usize| -> Vec<u8> {
         // As compressible as small JSON documents are.
@@ -127,16 +177,18 @@ fn push_word(parts: &mut Vec<Part>, bytes: &mut Vec<u8>, word: &str, value_bytes
             bytes.extend_from_slice(&value);
         }
         word => {
-            let random = [("{key}", 0), ("{member}", MEMBERS)].into_iter().find(|(name, _)| word.contains(name));
-            let Some((name, below)) = random else {
-                bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
-                return;
-            };
-            let (before, after) = word.split_once(name).expect("it contains it");
-            bytes.extend_from_slice(format!("${}\r\n{before}", before.len() + DIGITS + after.len()).as_bytes());
-            parts.push(Part::Bytes(std::mem::take(bytes)));
-            parts.push(Part::Random(below));
-            bytes.extend_from_slice(after.as_bytes());
+            let texts: Vec<&str> = word.split(['{', '}']).collect();
+            let numbers = texts.len() / 2;
+            let length = texts.iter().step_by(2).map(|text| text.len()).sum::<usize>() + numbers * DIGITS;
+            bytes.extend_from_slice(format!("${length}\r\n").as_bytes());
+            // Texts and, between them, names of numbers.
+            for pair in texts.chunks(2) {
+                bytes.extend_from_slice(pair[0].as_bytes());
+                if let Some(name) = pair.get(1) {
+                    parts.push(Part::Bytes(std::mem::take(bytes)));
+                    parts.push(Part::Number(number(name)));
+                }
+            }
         }
     }
     bytes.extend_from_slice(b"\r\n");
@@ -148,12 +200,12 @@ mod tests {
 
     #[test]
     fn every_template_is_valid_resp_and_every_preparation_exists() {
-        for workload in COMMANDS.iter().chain(MIXES).chain(PREPARATIONS) {
+        for workload in COMMANDS.iter().chain(MIXES).chain(PATTERNS).chain(PREPARATIONS) {
             let mut bytes = Vec::new();
             for part in workload.parts(10) {
                 match part {
                     Part::Bytes(part) => bytes.extend(part),
-                    Part::Random(_) => bytes.extend([b'7'; DIGITS]),
+                    Part::Number(_) => bytes.extend([b'7'; DIGITS]),
                 }
             }
             let mut rest = &bytes[..];

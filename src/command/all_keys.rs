@@ -1,0 +1,157 @@
+//! DBSIZE and KEYS: commands that look at every key.
+//!
+//! Guarantees: they answer for one moment of all engines, and never hold up a writer or another client: where keys are
+//! many, they run on a thread of their own over a state that was fixed in microseconds.
+//! Inside MULTI they cannot wait for that: there KEYS is refused where keys are many, and DBSIZE tells the last count.
+
+use super::args::Args;
+use super::host::Task;
+use super::reply::{Deferred, Out};
+use super::{Ctx, Done, glob};
+use crate::commit::committer::Committer;
+use crate::engine::batch::Family;
+use crate::engine::disk::Disk;
+use crate::engine::key;
+use crate::engine::keyspace::Keyspace;
+use crate::engine::meta::Meta;
+use crate::engine::walk::Walked;
+use crate::error::{Error, Result};
+use bytes::BytesMut;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Keys up to which a command looks at them itself.
+const FEW_KEYS: usize = 1000;
+/// How long it may take for that.
+const FEW_KEYS_TIME: Duration = Duration::from_millis(5);
+
+const TOO_MANY_FOR_EXEC: &str = "ERR KEYS inside MULTI would hold up other clients: there are more than 1000 keys. Send it outside of \
+                                 the transaction, or use SCAN";
+
+/// Shows the keys on disk to `visit`, if they are few; whether they are.
+fn visit_few(keys: &Keyspace<'_>, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<bool> {
+    let mut left = FEW_KEYS;
+    let walked = keys.walk(&[0, 0], Instant::now() + FEW_KEYS_TIME, |met| {
+        if left == 0 {
+            return Ok(ControlFlow::Break(()));
+        }
+        left -= 1;
+        visit(met.key(), met.meta)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(walked == Walked::End)
+}
+
+/// The number of keys on disk, expired ones that are not deleted yet among them; `None` if they are many.
+pub fn count_few(keys: &Keyspace<'_>) -> Result<Option<u64>> {
+    let mut count = 0;
+    let are_few = visit_few(keys, |_, _| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(are_few.then_some(count))
+}
+
+/// DBSIZE
+pub fn dbsize(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    let in_memory = ctx.keys.memory_key_count() as u64;
+    if let Some(on_disk) = count_few(&ctx.keys)? {
+        out.count(in_memory + on_disk);
+    } else if ctx.client.is_in_exec {
+        out.count(in_memory + ctx.host.known_key_count());
+    } else {
+        ctx.client.task = Some(Task::CountKeys);
+    }
+    Ok(())
+}
+
+/// KEYS pattern
+pub fn keys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let mark = out.mark();
+    let mut listing = Listing::new(args.get(1), ctx.keys.now_ms, out);
+    let are_few = ctx.keys.memory_key_count() <= FEW_KEYS
+        && visit_few(&ctx.keys, |key, meta| {
+            listing.add(key, Meta::decode(meta)?.expire_ms());
+            Ok(())
+        })?;
+    if are_few {
+        if ctx.keys.memory_key_count() > 0 {
+            let memory = ctx.keys.memory()?;
+            memory.lists.iter().for_each(|(key, list)| listing.add(key, list.expire_ms));
+            memory.zsets.iter().for_each(|(key, zset)| listing.add(key, zset.expire_ms));
+        }
+        listing.end();
+        return Ok(());
+    }
+    out.truncate(mark);
+    if ctx.client.is_in_exec {
+        return Err(TOO_MANY_FOR_EXEC.into());
+    }
+    ctx.client.task = Some(Task::ListKeys(args.get(1).to_vec()));
+    Ok(())
+}
+
+/// The reply of KEYS while it is written.
+struct Listing<'l> {
+    pattern: &'l [u8],
+    now_ms: u64,
+    out: &'l mut Out,
+    array: Deferred,
+    count: usize,
+}
+
+impl<'l> Listing<'l> {
+    fn new(pattern: &'l [u8], now_ms: u64, out: &'l mut Out) -> Self {
+        let array = out.begin_array();
+        Self { pattern, now_ms, out, array, count: 0 }
+    }
+
+    fn add(&mut self, key: &[u8], expire_ms: u64) {
+        let is_expired = expire_ms != 0 && expire_ms <= self.now_ms;
+        if !is_expired && glob::matches(self.pattern, key) {
+            self.out.bulk(key);
+            self.count += 1;
+        }
+    }
+
+    fn end(self) {
+        self.out.end_array(self.array, self.count);
+    }
+}
+
+/// The reply of KEYS, encoded; takes as long as there are many keys.
+pub fn list(committer: &Committer, pattern: &[u8]) -> Result<BytesMut> {
+    let disk = committer.disk();
+    let (mut cursor, lists, zsets) = {
+        // With everything written that was executed: one moment of all engines.
+        let mut turn = committer.turn();
+        let memory = &turn.writer().memory;
+        (disk.walk_all(Family::Default), memory.lists.cut(), memory.zsets.cut())
+    };
+    let mut out = Out::default();
+    let mut listing = Listing::new(pattern, crate::clock::now_millis(), &mut out);
+    cursor.seek_to_first();
+    while let Some((stored, meta)) = cursor.item() {
+        let key = key::user_key(stored).ok_or_else(|| Error::corrupt("metadata key", "start", "is a system key"))?;
+        listing.add(key, Meta::decode(meta)?.expire_ms());
+        cursor.next();
+    }
+    cursor.status().map_err(Error::rocks("list all keys"))?;
+    lists.iter().for_each(|(key, list)| listing.add(key, list.expire_ms));
+    zsets.iter().for_each(|(key, zset)| listing.add(key, zset.expire_ms));
+    listing.end();
+    Ok(std::mem::take(out.buffer_mut()))
+}
+
+/// The number of keys on disk, expired ones that are not deleted yet among them; takes as long as they are many.
+pub fn count_on_disk(disk: &Disk) -> Result<u64> {
+    let mut cursor = disk.walk_all(Family::Default);
+    cursor.seek_to_first();
+    let mut count = 0;
+    while cursor.valid() {
+        count += 1;
+        cursor.next();
+    }
+    cursor.status().map_err(Error::rocks("count the keys"))?;
+    Ok(count)
+}

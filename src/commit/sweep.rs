@@ -1,0 +1,185 @@
+//! The sweep of what has expired.
+//!
+//! Guarantees: each expired key is deleted by a commit of its own. The writer lock is held for some keys at a time, and
+//! what they need of RocksDB was read before. Where more expires than a look deletes, the rest waits, hidden from readers,
+//! so that clients keep the processor; where it has waited long, a look deletes more.
+
+use super::committer::Committer;
+use super::groups::GroupNumber;
+use super::turn::Joined;
+use crate::engine::batch::Family;
+use crate::engine::expiry::{self, Entry};
+use crate::engine::key;
+use crate::engine::keyspace::AccessError;
+use crate::engine::rows::RowAccess;
+use crate::error::Result;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Keys, and entries of the index, that one look deals with: of 50 looks a second, 25,600.
+const KEYS_PER_LOOK: usize = 512;
+/// How many times more it deals with while what it finds was due long ago.
+const LATE_FACTOR: usize = 4;
+/// What was due so long ago is late, in ms.
+const LATE_MS: u64 = 10_000;
+/// Keys dealt with under one turn of the writer lock, at most.
+const KEYS_PER_TURN: usize = 64;
+/// A turn of the writer lock takes no further key after this time.
+const TURN_TIME: Duration = Duration::from_micros(300);
+/// Bytes of a key's deletion in the op-log, beside the key itself, at most.
+const DELETION_BYTES: usize = 64;
+
+/// Sweeps what one committer commits to.
+pub struct Sweeper {
+    committer: Arc<Committer>,
+    sweep: Option<Sweep>,
+}
+
+/// A sweep of the expiry index under way.
+struct Sweep {
+    /// Times between which entries are dealt with, in ms since the Unix epoch.
+    range: Range<u64>,
+    /// The group that must be settled before RocksDB has all of them.
+    group: Option<GroupNumber>,
+    /// The last entry that was dealt with.
+    after: Option<Entry>,
+}
+
+impl Sweeper {
+    /// Nothing is swept yet.
+    #[must_use]
+    pub fn new(committer: Arc<Committer>) -> Self {
+        Self { committer, sweep: None }
+    }
+
+    /// Deletes what has expired by `now_ms`, or some of it.
+    pub fn look(&mut self, now_ms: u64) -> Result<()> {
+        self.sweep_memory(now_ms)?;
+        let mut left = KEYS_PER_LOOK;
+        while left > 0 {
+            let sweep = self.sweep.get_or_insert_with(|| begin(&self.committer, now_ms));
+            if sweep.range.is_empty() {
+                self.sweep = None;
+                return Ok(());
+            }
+            if sweep.group.is_some_and(|group| self.committer.groups.outcome(group).is_none()) {
+                // The next look finds it written.
+                self.committer.write_soon();
+                return Ok(());
+            }
+            let entries = expiry::entries(self.committer.disk(), &sweep.range, sweep.after.as_ref(), left)?;
+            let Some(first) = entries.first() else {
+                let mut joined = self.committer.join();
+                joined.writer().expiries.end_sweep(sweep.range.end);
+                let _ = joined.leave_open();
+                self.sweep = None;
+                return Ok(());
+            };
+            let is_late = left == KEYS_PER_LOOK && first.at_ms.saturating_add(LATE_MS) < now_ms;
+            left = left.saturating_sub(entries.len()) + if is_late { (LATE_FACTOR - 1) * KEYS_PER_LOOK } else { 0 };
+            for entries in entries.chunks(KEYS_PER_TURN) {
+                settle(&self.committer, now_ms, entries, &mut sweep.after)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_memory(&self, now_ms: u64) -> Result<()> {
+        if self.committer.memory_keys().load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let mut left = KEYS_PER_LOOK;
+        while left > 0 {
+            let mut joined = self.committer.join();
+            let due = expiry::due_in_memory(&joined.writer().memory, now_ms, KEYS_PER_TURN.min(left));
+            let bytes = due.iter().map(|key| key.len() + DELETION_BYTES).sum();
+            let done = joined.reserve(bytes).and_then(|()| {
+                due.iter().try_for_each(|key| {
+                    let deleted = unlocked(joined.keyspace(now_ms).find_to_change(key).map(drop));
+                    joined.commit();
+                    deleted
+                })
+            });
+            leave(&self.committer, joined);
+            done?;
+            if due.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(due.len());
+        }
+        Ok(())
+    }
+}
+
+fn begin(committer: &Committer, now_ms: u64) -> Sweep {
+    let mut joined = committer.join();
+    let range = joined.writer().expiries.begin_sweep(now_ms);
+    Sweep { range, group: joined.leave_open(), after: None }
+}
+
+/// Deals with entries that are due, in several turns of the writer lock if they take long.
+fn settle(committer: &Committer, now_ms: u64, mut entries: &[Entry], after: &mut Option<Entry>) -> Result<()> {
+    for entry in entries {
+        // So that it is in the row cache by the time the lock is held.
+        committer.disk().row(Family::Default, &key::meta(&entry.key), RowAccess::Unlocked)?;
+    }
+    while !entries.is_empty() {
+        let mut joined = committer.join();
+        let bytes = entries.iter().map(|entry| entry.key.len() + DELETION_BYTES).sum();
+        let done = joined.reserve(bytes).and_then(|()| settle_some(&mut joined, now_ms, entries));
+        leave(committer, joined);
+        let (settled, rest) = entries.split_at(done?);
+        *after = settled.last().cloned();
+        entries = rest;
+    }
+    Ok(())
+}
+
+/// Deals with entries until the turn has lasted long enough; how many.
+fn settle_some(joined: &mut Joined<'_>, now_ms: u64, entries: &[Entry]) -> Result<usize> {
+    let started = Instant::now();
+    let mut settled = 0;
+    for entry in entries {
+        if settled > 0 && started.elapsed() > TURN_TIME {
+            break;
+        }
+        match unlocked(joined.keyspace(now_ms).settle_entry(entry)) {
+            Ok(true) => drop(joined.commit()),
+            Ok(false) => {}
+            Err(error) => {
+                joined.commit();
+                return Err(error);
+            }
+        }
+        settled += 1;
+    }
+    // What became of the others' entries.
+    joined.commit();
+    Ok(settled)
+}
+
+/// Lets the lock go; what was committed is on its way to the logs.
+fn leave(committer: &Committer, mut joined: Joined<'_>) {
+    let is_full = joined.is_full() && !joined.hand_over();
+    let _ = joined.leave_open();
+    if is_full {
+        committer.write_open_group();
+    } else {
+        committer.write_soon();
+    }
+}
+
+fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
+    access.map_err(|error| match error {
+        AccessError::Failed(error) => error,
+        AccessError::NeedsLock | AccessError::TooLarge => {
+            unreachable!("who joins a group holds the lock, and bounds nothing")
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "sweep_tests.rs"]
+mod tests;

@@ -1,0 +1,102 @@
+//! Which slots hold keys of the disk engines, as far as it is known: a walk over keys passes by the others, and with them
+//! by the deletions that RocksDB has there.
+//!
+//! Guarantees: a slot that counts as empty holds no key whose commit is settled. A put marks its slot once RocksDB has it;
+//! a walk that finds nothing in a slot may call it empty unless it was marked since before the walk's state was fixed.
+
+use super::key::SLOTS;
+use parking_lot::{Mutex, MutexGuard};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering, fence};
+
+/// It holds no key.
+const EMPTY: u8 = 0;
+/// It may hold keys; a walk looks.
+const LOOKED_AT: u8 = 1;
+/// It may hold keys.
+const USED: u8 = 2;
+
+/// What is known of each slot.
+pub struct Slots {
+    states: Vec<AtomicU8>,
+    /// Held by the one walk that may call slots empty.
+    looking: Mutex<()>,
+}
+
+impl Default for Slots {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self { states: (0..SLOTS).map(|_| AtomicU8::new(USED)).collect(), looking: Mutex::new(()) }
+    }
+}
+
+impl Slots {
+    /// To be called after a batch was written and before the slots of its puts are marked.
+    pub fn begin_marking(&self) {
+        // Either the walk sees the batch, or the mark sees the walk.
+        fence(Ordering::SeqCst);
+    }
+
+    /// A key was put into a slot.
+    pub fn mark(&self, slot: u16) {
+        let state = &self.states[usize::from(slot)];
+        if state.load(Ordering::Relaxed) != USED {
+            state.store(USED, Ordering::SeqCst);
+        }
+    }
+
+    /// The database is new: no slot holds a key.
+    pub fn begin_empty(&self) {
+        self.states.iter().for_each(|state| state.store(EMPTY, Ordering::SeqCst));
+    }
+
+    /// Whether a slot may hold keys.
+    #[must_use]
+    pub fn may_have_keys(&self, slot: u16) -> bool {
+        self.states[usize::from(slot)].load(Ordering::Acquire) != EMPTY
+    }
+
+    /// Begins a look at slots, before the state of the database is fixed in which it looks; `None` while another walk
+    /// looks at some.
+    pub fn look(&self, slots: Range<u16>) -> Option<Look<'_>> {
+        let _guard = self.looking.try_lock()?;
+        for state in &self.states[usize::from(slots.start)..usize::from(slots.end)] {
+            let _ = state.compare_exchange(USED, LOOKED_AT, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+        Some(Look { slots: self, _guard })
+    }
+}
+
+/// A look at slots under way.
+pub struct Look<'s> {
+    slots: &'s Slots,
+    _guard: MutexGuard<'s, ()>,
+}
+
+impl Look<'_> {
+    /// Nothing is in a slot.
+    pub fn found_empty(&self, slot: u16) {
+        let state = &self.slots.states[usize::from(slot)];
+        let _ = state.compare_exchange(LOOKED_AT, EMPTY, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_empty_if_nothing_was_put_since_the_look_began() {
+        let slots = Slots::default();
+        let look = slots.look(3..6).unwrap();
+        assert!(slots.look(0..1).is_none(), "one walk at a time");
+        slots.mark(4);
+        (2..6).for_each(|slot| look.found_empty(slot));
+        let used: Vec<u16> = (0..8).filter(|&slot| slots.may_have_keys(slot)).collect();
+        assert_eq!(used, [0, 1, 2, 4, 6, 7]);
+        drop(look);
+        slots.mark(3);
+        assert!(slots.may_have_keys(3) && !slots.may_have_keys(5));
+    }
+}

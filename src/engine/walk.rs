@@ -1,0 +1,128 @@
+//! Walks over the keys of the disk engines, slot by slot.
+//!
+//! Guarantees: slots that are known to be empty are passed by, so that a walk over few keys costs little however many were
+//! deleted; a walk that takes long ends between two slots and can go on there.
+
+use super::batch::Family;
+use super::key::{self, SLOTS};
+use super::keyspace::Keyspace;
+use super::scan::{Direction, Overlaid, Scan};
+use crate::error::{Error, Result};
+use std::ops::{ControlFlow, Range};
+use std::time::Instant;
+
+/// Slots that are walked before the clock is looked at.
+const RUN_SLOTS_MAX: u16 = 256;
+
+/// A key that a walk meets.
+#[derive(Clone, Copy)]
+pub struct Met<'w> {
+    /// Its slot.
+    pub slot: u16,
+    /// Its name as it is stored: from here a walk can go on.
+    pub stored: &'w [u8],
+    /// Its metadata as it is stored.
+    pub meta: &'w [u8],
+}
+
+impl<'w> Met<'w> {
+    /// The user key.
+    #[must_use]
+    pub fn key(&self) -> &'w [u8] {
+        &self.stored[2..]
+    }
+}
+
+/// How a walk ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Walked {
+    /// There are no more keys.
+    End,
+    /// The visitor had enough.
+    Stopped,
+    /// The time was over; it goes on at this slot.
+    OutOfTime(u16),
+}
+
+impl Keyspace<'_> {
+    /// Shows the keys from `from` on, a slot's number or a stored name, to `visit` until that breaks. A walk that is not
+    /// over by `deadline` ends soon after.
+    pub fn walk(
+        &self,
+        from: &[u8],
+        deadline: Instant,
+        mut visit: impl FnMut(Met<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<Walked> {
+        let range = from.to_vec()..SLOTS.to_be_bytes().to_vec();
+        let laid_over = self.overlay().map_or_else(Vec::new, |overlay| overlay.in_range(Family::Default, &range));
+        let mut overlaid: Vec<u16> = laid_over.iter().filter_map(|(stored, _)| key::slot_of_meta(stored)).collect();
+        overlaid.dedup();
+        let (mut from, mut runs) = (range.start, 0);
+        while let Some(run) = self.used_run(slot_of(&from)?, &overlaid) {
+            if run.start > slot_of(&from)? {
+                from = run.start.to_be_bytes().to_vec();
+            }
+            if runs > 0 && Instant::now() >= deadline {
+                return Ok(Walked::OutOfTime(run.start));
+            }
+            runs += 1;
+            if self.walk_run(&from, &run, &laid_over, &mut visit)?.is_break() {
+                return Ok(Walked::Stopped);
+            }
+            if run.end == SLOTS {
+                break;
+            }
+            from = run.end.to_be_bytes().to_vec();
+        }
+        Ok(Walked::End)
+    }
+
+    /// Walks the slots of a run from a place in it on.
+    fn walk_run(
+        &self,
+        from: &[u8],
+        run: &Range<u16>,
+        laid_over: &[Overlaid<'_>],
+        visit: &mut impl FnMut(Met<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        // Of a slot that is entered in its middle nothing is learned, nor of any while what is below the groups is hidden.
+        let below = self.overlay().is_none_or(|overlay| !overlay.is_cleared());
+        let look = if below { self.disk().rows().slots().look(run.clone()) } else { None };
+        let mut unseen = run.start + u16::from(from.len() > 2);
+        let mut pass = |until: u16| {
+            if let Some(look) = &look {
+                (unseen..until).for_each(|slot| look.found_empty(slot));
+            }
+            unseen = until.saturating_add(1);
+        };
+        let range = from.to_vec()..run.end.to_be_bytes().to_vec();
+        let start = laid_over.partition_point(|(stored, _)| *stored < &*range.start);
+        let end = laid_over.partition_point(|(stored, _)| *stored < &*range.end);
+        let laid_over = laid_over[start..end].to_vec();
+        let mut scan = Scan::over(self.disk().cursor(Family::Default, range), laid_over, below, Direction::Forward);
+        while let Some((stored, meta)) = scan.next()? {
+            let slot = slot_of(stored)?;
+            pass(slot);
+            if visit(Met { slot, stored, meta })?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        pass(run.end);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The next slots in a row that may hold keys. `overlaid`: those of keys that groups changed, ascending.
+    fn used_run(&self, from: u16, overlaid: &[u16]) -> Option<Range<u16>> {
+        let slots = self.disk().rows().slots();
+        let mut overlaid = overlaid[overlaid.partition_point(|&slot| slot < from)..].iter().copied().peekable();
+        let first = (from..overlaid.peek().copied().unwrap_or(SLOTS)).find(|&slot| slots.may_have_keys(slot));
+        let start = first.or(overlaid.peek().copied())?;
+        let end_max = SLOTS.min(start.saturating_add(RUN_SLOTS_MAX));
+        let mut is_unused = |slot: &u16| overlaid.next_if_eq(slot).is_none() && !slots.may_have_keys(*slot);
+        Some(start..(start..end_max).find(|slot| is_unused(slot)).unwrap_or(end_max))
+    }
+}
+
+fn slot_of(stored: &[u8]) -> Result<u16> {
+    key::slot_of_meta(stored).ok_or_else(|| Error::corrupt("metadata key", "start", "has no slot"))
+}

@@ -87,7 +87,11 @@ pub struct Memory<const MIN: u64, const MAX: u64>(pub u64);
 
 impl<const MIN: u64, const MAX: u64> Setting for Memory<MIN, MAX> {
     fn accepted() -> String {
-        format!("a memory value such as 1000, 64kb, 64mb or 1gb, from {MIN} to {MAX}")
+        // In Redis' words where the limits are those of no one key.
+        if (MIN, MAX) == (0, BYTES_MAX) {
+            return "a memory value".to_owned();
+        }
+        format!("a memory value such as 1000, 64kb, 64mb or 1gb, from {} to {}", shown(MIN), shown(MAX))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -110,6 +114,13 @@ impl<const MIN: u64, const MAX: u64> Setting for Memory<MIN, MAX> {
     fn show(&self) -> String {
         self.0.to_string()
     }
+}
+
+/// As a user writes it.
+fn shown(bytes: u64) -> String {
+    let units = [("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10)];
+    let unit = units.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 /// A whole number from `MIN` to `MAX`.

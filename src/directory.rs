@@ -216,9 +216,10 @@ impl Identity {
         self.intact_until.map_or(committed, |intact| intact.min(committed))
     }
 
-    /// Begins a generation.
+    /// Begins a generation. Those that would begin after it are left behind: nothing of theirs is here.
     pub fn begin_epoch(&mut self, start: EpochStart) {
         assert!(start.epoch > self.epoch(), "epochs go upwards");
+        self.history.retain(|known| known.fork <= start.fork);
         self.history.push(start);
     }
 

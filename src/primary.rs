@@ -15,6 +15,7 @@ pub mod marks;
 mod merging;
 pub mod node;
 pub mod open;
+pub mod places;
 pub mod pruning;
 mod reclaiming;
 mod schedule;
@@ -42,7 +43,7 @@ use tokio::net::TcpListener;
 
 /// Opens the directory of a primary and brings it to the end of its history. Nothing is served yet.
 pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Archive>)> {
-    shipping::require_apart(root, config)?;
+    places::require_apart(root, config)?;
     let archive = shipping::open_archive(config, Opening::Create)?;
     let (mut cluster, mut tree) = (None, None);
     if let Some(archive) = &archive {

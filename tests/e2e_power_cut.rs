@@ -38,7 +38,9 @@ fn cut_under_load(appendfsync: &str, alive: Duration) -> bool {
     let settings = |launch: Launch| launch.set("appendfsync", appendfsync).set("oplog-segment-bytes", "1mb");
     let mut primary = settings(Launch::primary(&device.dir.join("data"))).start();
     primary.client().ok(&cmd!("SET", "first", 1));
-    let start = primary.client().watermarks();
+    let start = wait_until("the first commit is durable", SETTLED_WITHIN, || {
+        Some(primary.client().watermarks()).filter(|watermarks| watermarks.durable >= watermarks.committed)
+    });
     let replied: Vec<Replied> = (0..WRITERS).map(|_| Replied::default()).collect();
     let port = primary.launch.port;
     let stopped = std::thread::scope(|scope| {
@@ -172,7 +174,7 @@ fn a_replica_that_has_what_was_replaced_is_refused() {
     assert!(integer(&client.ok(&cmd!("LLEN", "list"))) < WRITES as i64, "the test needs a list that lost elements");
     assert!(client.watermarks().committed > csn, "the test needs commits after them that are there");
     match replica.try_restart() {
-        Err(ended) => drop(ended.says("diverged")),
+        Err(ended) => drop(ended.says("belongs to another history")),
         Ok(()) => panic!("a replica at csn {csn}, which was replaced, is served: {:?}", replica.client().info()),
     }
 }

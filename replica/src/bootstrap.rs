@@ -102,7 +102,10 @@ async fn from_primary(
                 Ok(archive) => restore_anew(&archive, root).await,
                 Err(error) => Err(error),
             };
-            std::fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
+            // A restore that failed has removed it already.
+            if scratch.exists() {
+                std::fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
+            }
             restored
         }
         Message::Refuse(refuse) if refuse.is_final => Err(Error::Refused { reason: refuse.reason }),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
-use walferry::chunk::Chunk;
+use walferry::chunk::{BLOCK_RAW_BYTES_MAX, Chunk, RAW_BYTES_MAX};
 use walferry::commit::committer::Committer;
 use walferry::csn::{Csn, Epoch};
 use walferry::error::{Error, Result};
@@ -15,6 +15,9 @@ use walferry::record::CommitRecord;
 const COMMITS_PER_TURN: usize = 256;
 /// Bytes of effects applied in one turn (a single commit may have more).
 const BYTES_PER_TURN: usize = 1 << 20;
+
+/// A chunk of so many bytes holds a large commit.
+const LARGE_CHUNK_BYTES_MIN: usize = 4 * RAW_BYTES_MAX;
 
 /// Follows one primary over one connection.
 pub struct Follower {
@@ -50,8 +53,17 @@ impl Follower {
             });
         }
         // All of it is read before any is applied.
-        let commits: Vec<CommitRecord> = chunk.commits().collect::<Result<_>>()?;
-        // A large commit is not held twice.
+        let mut commits: Vec<CommitRecord> = chunk.commits().collect::<Result<_>>()?;
+        // A large commit is not held twice: what is small beside it may lie in the chunk, and would keep all of it.
+        if chunk.bytes().len() >= LARGE_CHUNK_BYTES_MIN {
+            for commit in &mut commits {
+                for part in [&mut commit.disk, &mut commit.lists, &mut commit.zsets] {
+                    if part.len() <= BLOCK_RAW_BYTES_MAX {
+                        *part = Bytes::copy_from_slice(part);
+                    }
+                }
+            }
+        }
         drop(chunk);
         apply_in_turns(&self.committer, commits)?;
         Ok(())

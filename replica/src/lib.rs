@@ -25,7 +25,7 @@ use walferry::directory::{DataDir, LastRole};
 use walferry::error::{Error, Result};
 use walferry::primary::node::{Node, ReplicaLink};
 use walferry::primary::shipping::ArchiveCommits;
-use walferry::primary::{self, open, second, shipping};
+use walferry::primary::{self, open, places, second, shipping};
 use walferry::server::{address, listener};
 
 /// Where the primary listens for replicas.
@@ -62,7 +62,7 @@ impl std::fmt::Display for PrimaryAddress {
 /// served.
 pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     let clients = listener::bind(&config.bind, config.port.0).await?;
-    shipping::require_apart(root, &config)?;
+    places::require_apart(root, &config)?;
     let archive = shipping::open_archive(&config, Opening::Existing)?;
     let dir = DataDir::new(root);
     // What a stopped bootstrap has left. It began in an empty directory and is of no use to anybody.

@@ -71,7 +71,7 @@ pub fn decode_consistent<T: DeserializeOwned>(
 }
 
 /// Reads a record of the archive; `None` if it is not there.
-pub async fn read<T: DeserializeOwned>(archive: &Archive, name: &ObjectName, known: u32) -> Result<Option<T>> {
+pub async fn read<T: DeserializeOwned + Send>(archive: &Archive, name: &ObjectName, known: u32) -> Result<Option<T>> {
     let what = archive.full_name(name);
     archive.get_as(name, |body| decode(&body, &what, known)).await
 }

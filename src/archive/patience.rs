@@ -9,6 +9,10 @@ const BYTES_PER_SECOND_MIN: u64 = 512 * 1024;
 /// Pause before the first repeat; it doubles from one repeat to the next.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
+/// Pause before an answer that made no sense is asked for again; it doubles, too. Shorter in unit tests, which read what a
+/// fault has torn again and again.
+const WRONG_ANSWER_BACKOFF_FIRST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
+
 /// Longest pause between two attempts of one call.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -37,6 +41,11 @@ impl Patience {
     pub(super) fn pause_after(self, failed: u32) -> Duration {
         backoff(failed, BACKOFF_FIRST, BACKOFF_MAX)
     }
+}
+
+/// Pause after the `failed`-th answer in a row that made no sense.
+pub(super) fn pause_after_wrong_answer(failed: u32) -> Duration {
+    backoff(failed, WRONG_ANSWER_BACKOFF_FIRST, BACKOFF_MAX)
 }
 
 /// A failure found on this side of the store's interface.

@@ -8,7 +8,7 @@ use super::bandwidth::Bandwidth;
 use super::config::{ArchiveUrl, S3Settings};
 use super::crypt::{self, CryptStore, KeyRing};
 use super::layout::{ObjectName, Section};
-use super::patience::{Patience, failure, may_pass, within};
+use super::patience::{Patience, failure, may_pass, pause_after_wrong_answer, within};
 use super::traffic::{Traffic, add};
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -181,13 +182,20 @@ impl Archive {
 
     /// What `read` makes of the whole object, or `None` if it is not there. As in [`Archive::get_sensible`], the store is
     /// asked again if `read` refuses the answer.
-    pub async fn get_as<T>(
+    pub async fn get_as<T: Send>(
         &self,
         name: &ObjectName,
         read: impl Fn(Bytes) -> Result<T> + Send + Sync,
     ) -> Result<Option<T>> {
-        let body = self.get_sensible(name, |body| read(body.clone()).is_ok()).await?;
-        body.map(read).transpose()
+        let last = Mutex::new(None);
+        let reads = |body: &Bytes| {
+            let made = read(body.clone());
+            let is_ok = made.is_ok();
+            *last.lock() = Some(made);
+            is_ok
+        };
+        let is_there = self.get_sensible(name, reads).await?.is_some();
+        is_there.then(|| last.into_inner().expect("what is there was read")).transpose()
     }
 
     /// Bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.
@@ -232,7 +240,7 @@ impl Archive {
                 return answer;
             }
             add(&self.traffic().retries, 1);
-            tokio::time::sleep(self.patience.pause_after(failed)).await;
+            tokio::time::sleep(pause_after_wrong_answer(failed)).await;
         }
     }
 

@@ -370,8 +370,11 @@ async fn a_wrong_answer_about_the_fence_passes() {
     let (name, newer) =
         (ObjectName::Epoch(EPOCH.next()), EpochRecord::first(EPOCH.next(), "b".to_owned(), CommitTime(9)));
     let record = crate::archive::digested::encode(&newer);
+    bench.spool.seal(1);
+    wake.notify_one();
+    bench.until(|status| status.archived == Csn(10)).await;
     for (nth, wrong) in [&b""[..], b"<html>an error page</html>", &record[..record.len() / 2]].into_iter().enumerate() {
-        let before = Csn(10 * nth as u64);
+        let before = Csn(10 * (nth as u64 + 1));
         bench.archive.put_verified(&name, Bytes::copy_from_slice(wrong)).await.expect("put");
         bench.spool.seal(1);
         wake.notify_one();

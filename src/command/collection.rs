@@ -108,13 +108,16 @@ pub fn remove<'n>(
     Ok(keys.put_collection(key, &left)?)
 }
 
+/// An element's name and value.
+type NamedValue = (Vec<u8>, Vec<u8>);
+
 /// The elements with other names; `None` if they take much room.
 fn all_but<'n>(
     keys: &Keyspace<'_>,
     key: &[u8],
     collection: &Collection,
     names: impl Iterator<Item = &'n [u8]>,
-) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, Fail> {
+) -> Result<Option<Vec<NamedValue>>, Fail> {
     let names: HashSet<&[u8]> = names.collect();
     let (mut kept, mut bytes) = (Vec::new(), 0);
     walk(keys, key, collection, b"", |name, value| {

@@ -59,9 +59,11 @@ impl Demand {
             let room_bytes = room(bytes, rows, reaches_memory(command, args, &turn.keyspace(0)));
             return Self { room_bytes, is_bounded: true, can_be_taken_back: true };
         }
-        // What only copies asks for room before its first effect.
+        // These ask for room before their first effect. Those that are quick as a rule are not made slower.
         let is_bounded = command.has(Flag::Copies) || command.has(Flag::Multiplies);
-        Self { room_bytes: bytes, is_bounded, can_be_taken_back: false }
+        let can_be_taken_back =
+            command.has(Flag::Multiplies) && !command.has(Flag::Fast) && !command.has(Flag::DenyOom);
+        Self { room_bytes: bytes, is_bounded, can_be_taken_back }
     }
 
     /// Of the commands that MULTI has queued.

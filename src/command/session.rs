@@ -303,7 +303,15 @@ impl<'s> Session<'s> {
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
         let mut ctx = Ctx { keys, client: self.client, host: self.host };
         let done = (command.run)(&mut ctx, args, self.out);
-        let is_given_up = demand.is_some_and(|demand| demand.can_be_taken_back) && matches!(done, Err(Fail::Failed(_)));
+        let can_be_taken_back = demand.is_some_and(|demand| demand.can_be_taken_back);
+        if can_be_taken_back
+            && done.is_ok()
+            && let Err(error) = turn.reserve_gathered()
+        {
+            turn.end_bound(true);
+            return Err(self.reject(Some(command), format!("MISCONF {error}").into()));
+        }
+        let is_given_up = can_be_taken_back && matches!(done, Err(Fail::Failed(_)));
         let is_too_large = matches!(done, Err(Fail::TooLarge));
         if demand.is_some() && !turn.end_bound(is_given_up || is_too_large) && !is_given_up {
             return Err(self.reject(Some(command), errors::commit_too_large(bytes_max).into()));

@@ -136,7 +136,7 @@ impl Committer {
         let Start { disk, oplog, memory, position, known } = start;
         let watermarks = Arc::new(Watermarks::starting_at(position.csn));
         let wal_seq = disk.wal_seq();
-        if wal_seq == WalSeq(0) {
+        if wal_seq == WalSeq(0) && disk.sst_bytes() == 0 {
             disk.rows().slots().begin_empty();
         }
         let mut positions = PositionIndex::default();
@@ -224,9 +224,10 @@ impl Committer {
     pub fn write_soon(&self) {
         let mut joined = self.join();
         joined.writer.forget_settled(&self.groups);
-        let is_small = joined.writer.sealed.is_empty() && joined.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
+        let is_first = joined.writer.groups_on_their_way(&self.groups) == 0;
+        let is_small = is_first && joined.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
         let is_handed_over = !is_small && joined.hand_over();
-        let is_on_its_way = !joined.writer.sealed.is_empty();
+        let is_on_its_way = joined.writer.groups_on_their_way(&self.groups) > 0;
         let open = joined.leave_open();
         // Whoever learns that the group before was settled calls again.
         if open.is_some() && !is_handed_over && !is_on_its_way {

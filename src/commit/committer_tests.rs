@@ -187,6 +187,21 @@ fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
 }
 
 #[test]
+fn a_group_that_is_open_when_a_write_fails_is_settled_too() {
+    let rig = Rig::new(AppendFsync::No);
+    let mut turn = rig.committer.turn();
+    rig.io.fail(Step::Write, Errno::IO);
+    change(&mut turn, true, true);
+    turn.write().unwrap_err();
+    drop(turn);
+    let mut joined = rig.committer.join();
+    change(&mut joined, true, true);
+    let open = joined.leave_open().unwrap();
+    rig.committer.write_soon();
+    assert!(matches!(rig.committer.groups.outcome(open), Some(Err(_))), "whoever waits for it learns it");
+}
+
+#[test]
 fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.turn();

@@ -157,6 +157,20 @@ impl Joined<'_> {
     }
 }
 
+impl Joined<'_> {
+    /// Makes sure there is room for what the next commit has gathered, which can be more than was reserved for its
+    /// arguments. An error: it must be taken back, or the write would fail half-way.
+    pub fn reserve_gathered(&mut self) -> Result<()> {
+        let committer = self.committer;
+        let wanted = self.writer.log_bytes(0) + self.writer.gathered_frame_bytes();
+        if wanted <= committer.log_room.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Who holds the lock waits for nobody else's: while the logs are being written, they find out.
+        committer.logs.try_lock().map_or(Ok(()), |mut logs| committer.reserve(&mut logs, wanted))
+    }
+}
+
 impl Turn<'_> {
     /// As [`Joined::reserve`]; both locks stay held.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {

@@ -7,7 +7,7 @@ use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
 use super::writer::Writer;
 use crate::clock::{self, Moment, now_micros};
-use crate::csn::{Csn, Epoch};
+use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
 use crate::engine::memory::Undo;
@@ -124,7 +124,7 @@ impl<'a> Joined<'a> {
     pub fn hand_over(&mut self) -> bool {
         let Self { committer, writer, .. } = self;
         writer.forget_settled(&committer.groups);
-        let is_worth_it = match writer.sealed.len() {
+        let is_worth_it = match writer.groups_on_their_way(&committer.groups) {
             0 => true,
             sealed => sealed < SEALED_MAX && writer.pending.len() >= SEALED_EARLY_MIN,
         };
@@ -229,7 +229,13 @@ impl<'a> Turn<'a> {
         assert!(self.joined.writer.pending.is_empty(), "the clock starts between groups");
         let (now_us, clock) = (now_micros(), &mut self.joined.writer.clock);
         let apart = clock.lag_us(now_us);
-        if is_new_epoch && apart < 0 && clock::is_step(apart) { clock.restart(now_us) } else { clock.follow(now_us) }
+        if is_new_epoch && apart < 0 && clock::is_step(apart) {
+            let (last, now) = (self.logs.position.time, CommitTime(now_us));
+            tracing::warn!(%last, %now, "the last commit lies in the future: commit times begin anew at the present time");
+            clock.restart(now_us);
+        } else {
+            clock.follow(now_us);
+        }
     }
 
     /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the

@@ -65,13 +65,10 @@ pub(super) struct PendingCommit {
     until: Extent,
 }
 
-impl PendingCommit {
-    /// Bytes of effects in its op-log frame: all, if it touches the memory engines, else none.
-    fn frame_bytes(&self) -> usize {
-        let Self { from, until, .. } = self;
-        let ops = until.lists - from.lists + until.zsets - from.zsets;
-        if ops > 0 { ops + until.disk - from.disk } else { 0 }
-    }
+/// Bytes of effects in a commit's op-log frame: all, if it touches the memory engines, else none.
+fn frame_bytes(from: Extent, until: Extent) -> usize {
+    let ops = until.lists - from.lists + until.zsets - from.zsets;
+    if ops > 0 { ops + until.disk - from.disk } else { 0 }
 }
 
 /// A group that takes no more commits, on its way to the logs.
@@ -141,10 +138,9 @@ impl Writer {
             return None;
         }
         self.last = self.last.next();
+        self.open_frames += frame_bytes(from, until);
         let time = self.tick(now_us);
-        let commit = PendingCommit { csn: self.last, time, from, until };
-        self.open_frames += commit.frame_bytes();
-        self.pending.push(commit);
+        self.pending.push(PendingCommit { csn: self.last, time, from, until });
         Some(self.last)
     }
 
@@ -222,12 +218,17 @@ impl Writer {
         if groups.have_failed() {
             return;
         }
-        let unsettled = (self.group.0 - 1).saturating_sub(groups.settled_until().0) as usize;
-        let settled = self.sealed.len().saturating_sub(unsettled);
+        let settled = self.sealed.len().saturating_sub(self.groups_on_their_way(groups));
         for effects in self.sealed.drain(..settled) {
             self.effects.recycle(effects);
         }
         self.sealed_frames.drain(..settled);
+    }
+
+    /// Groups before the open one that are not settled. Those whose effects are kept may be more: see
+    /// [`Writer::forget_settled`].
+    pub(super) fn groups_on_their_way(&self, groups: &Groups) -> usize {
+        self.group.prev().0.saturating_sub(groups.settled_until().0) as usize
     }
 
     /// Number of the newest group that is open or not known to be settled.
@@ -239,6 +240,11 @@ impl Writer {
     /// Whether the open group should take no more.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() >= GROUP_COMMITS_MAX || self.effects.bytes() >= GROUP_BYTES_MAX
+    }
+
+    /// Bytes of effects in the op-log frame of what was done since the last commit.
+    pub(super) fn gathered_frame_bytes(&self) -> usize {
+        frame_bytes(self.committed_extent(), self.effects.extent())
     }
 
     /// Bytes the op-log may be asked to take for what was executed and not written, and for a command whose arguments

@@ -6,8 +6,8 @@
 use super::batch::Family;
 use super::disk::Disk;
 use crate::error::{Error, Result};
-use rocksdb::CompactOptions;
 use rocksdb::properties::{NUM_DELETES_ACTIVE_MEM_TABLE, NUM_DELETES_IMM_MEM_TABLES};
+use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
 /// So many deletions in a family are never too many.
 const DELETIONS_MIN: u64 = 8 << 10;
@@ -43,6 +43,8 @@ impl Disk {
     pub fn drop_deletions(&self, family: Family) {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
+        // Also what is in its place already: a file that is moved there as it is keeps its deletions.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         self.db().compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
     }
 }

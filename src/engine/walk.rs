@@ -12,7 +12,9 @@ use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
 /// Slots that are walked before the clock is looked at.
-const RUN_SLOTS_MAX: u16 = 256;
+const RUN_SLOTS_MAX: u16 = 1024;
+/// Slots without keys in a row that are walked, too: to pass by the deletions in them is cheaper than to begin anew.
+const UNUSED_SLOTS_MAX: u16 = 64;
 
 /// A key that a walk meets.
 #[derive(Clone, Copy)]
@@ -85,20 +87,23 @@ impl Keyspace<'_> {
         laid_over: &[Overlaid<'_>],
         visit: &mut impl FnMut(Met<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
-        // Of a slot that is entered in its middle nothing is learned, nor of any while what is below the groups is hidden.
+        // Of a slot that is entered in its middle nothing is learned, nor of one where groups that can still be taken back
+        // hide what is below them.
         let below = self.overlay().is_none_or(|overlay| !overlay.is_cleared());
         let look = if below { self.disk().rows().slots().look(run.clone()) } else { None };
-        let mut unseen = run.start + u16::from(from.len() > 2);
-        let mut pass = |until: u16| {
-            if let Some(look) = &look {
-                (unseen..until).for_each(|slot| look.found_empty(slot));
-            }
-            unseen = until.saturating_add(1);
-        };
         let range = from.to_vec()..run.end.to_be_bytes().to_vec();
         let start = laid_over.partition_point(|(stored, _)| *stored < &*range.start);
         let end = laid_over.partition_point(|(stored, _)| *stored < &*range.end);
         let laid_over = laid_over[start..end].to_vec();
+        let changed: Vec<u16> = laid_over.iter().filter_map(|(stored, _)| key::slot_of_meta(stored)).collect();
+        let mut unseen = run.start + u16::from(from.len() > 2);
+        let mut pass = |until: u16| {
+            if let Some(look) = &look {
+                let unchanged = (unseen..until).filter(|slot| changed.binary_search(slot).is_err());
+                unchanged.for_each(|slot| look.found_empty(slot));
+            }
+            unseen = until.saturating_add(1);
+        };
         let mut scan = Scan::over(self.disk().cursor(Family::Default, range), laid_over, below, Direction::Forward);
         while let Some((stored, meta)) = scan.next()? {
             let slot = slot_of(stored)?;
@@ -111,15 +116,22 @@ impl Keyspace<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The next slots in a row that may hold keys. `overlaid`: those of keys that groups changed, ascending.
+    /// The next slots that may hold keys, and those between them if they are few. `overlaid`: the slots of keys that groups
+    /// changed, ascending.
     fn used_run(&self, from: u16, overlaid: &[u16]) -> Option<Range<u16>> {
         let slots = self.disk().rows().slots();
         let mut overlaid = overlaid[overlaid.partition_point(|&slot| slot < from)..].iter().copied().peekable();
-        let first = (from..overlaid.peek().copied().unwrap_or(SLOTS)).find(|&slot| slots.may_have_keys(slot));
-        let start = first.or(overlaid.peek().copied())?;
-        let end_max = SLOTS.min(start.saturating_add(RUN_SLOTS_MAX));
-        let mut is_unused = |slot: &u16| overlaid.next_if_eq(slot).is_none() && !slots.may_have_keys(*slot);
-        Some(start..(start..end_max).find(|slot| is_unused(slot)).unwrap_or(end_max))
+        let mut is_used = |slot: u16| overlaid.next_if_eq(&slot).is_some() || slots.may_have_keys(slot);
+        let start = (from..SLOTS).find(|&slot| is_used(slot))?;
+        let mut end = start + 1;
+        let mut next = end;
+        while next < SLOTS.min(start.saturating_add(RUN_SLOTS_MAX)) && next - end <= UNUSED_SLOTS_MAX {
+            next += 1;
+            if is_used(next - 1) {
+                end = next;
+            }
+        }
+        Some(start..end)
     }
 }
 

@@ -21,7 +21,6 @@ pub fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Res
     if !accepts_step {
         return Err(Error::FutureCommits { last, now });
     }
-    tracing::warn!(%last, %now, "the last commit lies in the future: a new epoch begins at the present time");
     Ok(true)
 }
 

@@ -82,6 +82,9 @@ pub struct Stats {
     pub commands: AtomicU64,
 }
 
+/// A promotion under way, or its outcome, for all who wait for it.
+type Promotion = Shared<BoxFuture<'static, Result<(), String>>>;
+
 /// A running node.
 pub struct Node {
     me: Weak<Node>,
@@ -107,7 +110,7 @@ pub struct Node {
     is_replica: AtomicBool,
     primary_archives: AtomicBool,
     /// The promotion that runs or ran last.
-    promotion: Mutex<Option<Shared<BoxFuture<'static, Result<(), String>>>>>,
+    promotion: Mutex<Option<Promotion>>,
     link: OnceLock<Arc<dyn ReplicaLink>>,
     service: OnceLock<Arc<Service>>,
     /// Counters.

@@ -44,7 +44,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,20 +94,6 @@ pub fn open_archive(config: &Config, opening: Opening) -> Result<Option<Archive>
     }
     let keys = KeyRing::configured(&config.archive_key_file, ARCHIVE_KEY_VARIABLE)?;
     open_url(config, &config.archive, opening).map(|archive| Some(archive.with_keys(keys)))
-}
-
-/// Refuses archives that lie in the data directory `root` or in each other, or the other way round. Before either of them
-/// is touched.
-pub fn require_apart(root: &Path, config: &Config) -> Result<()> {
-    let url = |text: &str| if text.is_empty() { Ok(None) } else { ArchiveUrl::from_str(text).map(Some) };
-    let (first, second) = (url(&config.archive)?, url(&config.archive_2)?);
-    for (name, url) in [("archive", &first), ("archive-2", &second)] {
-        url.as_ref().map_or(Ok(()), |url| url.require_apart(name, root, "the data directory"))?;
-    }
-    match (&first, &second) {
-        (Some(first), Some(second)) => second.require_apart_from("archive-2", first, "archive"),
-        _ => Ok(()),
-    }
 }
 
 /// The archive at `url`, reached with the configured S3 settings, without keys.

@@ -113,6 +113,7 @@ async fn begin_epoch(node: &Arc<Node>, start: EpochStart) -> Result<()> {
 
 /// The epoch after this node's, without an archive to claim it in.
 fn next_epoch(node: &Node, own: Epoch) -> Result<EpochStart> {
+    super::clock::node_needs_epoch(node)?;
     let fork = fork_of(node)?;
     EpochStart::draw(own.next(), fork.csn, fork.hash)
 }
@@ -160,10 +161,10 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
     let mut discarded = BTreeSet::new();
     loop {
         let listing = Listing::read(archive).await?;
-        let parent = match newest_line(&listing, &discarded) {
-            None => None,
+        let (followed, parent) = match newest_line(&listing, &discarded) {
+            None => (None, None),
             Some(line) => match follow_to_the_end(node, archive, &listing, &line).await {
-                Ok(()) => Some(line.leaf()),
+                Ok(parent) => (Some(line.leaf()), Some(parent)),
                 Err(Left::Failed(error)) => return Err(error),
                 Err(Left::Elsewhere(why)) => {
                     let abandoned = Abandoned::of_line(&listing, &line, node.identity().history.as_slice());
@@ -171,7 +172,7 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
                         return Err(would_abandon(archive, &line, &why, &abandoned));
                     }
                     tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as asked");
-                    own_parent(archive, node).await?
+                    (None, own_parent(archive, node).await?)
                 }
             },
         };
@@ -180,7 +181,7 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
         discarded.insert(start.epoch);
         // What the predecessor archived between the listing and the claim it may have acknowledged.
         let listing = Listing::read(archive).await?;
-        let Some(line) = newest_line(&listing, &discarded).filter(|line| Some(line.leaf()) == parent) else {
+        let Some(line) = newest_line(&listing, &discarded).filter(|line| Some(line.leaf()) == followed) else {
             if parent.is_none() && newest_line(&listing, &discarded).is_none() || insistence.abandon_epoch.is_some() {
                 return Ok(start);
             }
@@ -212,8 +213,14 @@ enum Left {
     Failed(Error),
 }
 
-/// Brings this node to the end of a line that its own position lies on.
-async fn follow_to_the_end(node: &Arc<Node>, archive: &Archive, listing: &Listing, line: &Lineage) -> Result<(), Left> {
+/// Brings this node to the end of a line that its own position lies on; returns the epoch in which it stands there: that of
+/// the line, unless the line's writer archived nothing and the archive ends before that epoch.
+async fn follow_to_the_end(
+    node: &Arc<Node>,
+    archive: &Archive,
+    listing: &Listing,
+    line: &Lineage,
+) -> Result<Epoch, Left> {
     let (own, position) = (node.identity(), node.committer.position());
     let starts = line.starts();
     if let Some(fault) = own.fault_in(&starts, position.csn) {
@@ -232,10 +239,13 @@ async fn follow_to_the_end(node: &Arc<Node>, archive: &Archive, listing: &Listin
         node.adopt_history(&starts).map_err(Left::Failed)?;
     }
     match shipping::fetch_tail(archive, listing, line, &node.committer).await {
-        Ok(_) => Ok(()),
-        Err(error @ Error::OtherHistory { .. }) => Err(Left::Elsewhere(error.to_string())),
-        Err(error) => Err(Left::Failed(error)),
+        Ok(_) => {}
+        Err(error @ Error::OtherHistory { .. }) => return Err(Left::Elsewhere(error.to_string())),
+        Err(error) => return Err(Left::Failed(error)),
     }
+    let end = node.committer.position().csn;
+    let reached = starts.iter().rfind(|start| start.fork <= end).expect("a line begins at csn 0");
+    Ok(reached.epoch)
 }
 
 /// The refusal of a promotion that would leave acknowledged commits on no line.

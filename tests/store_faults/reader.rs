@@ -65,9 +65,13 @@ const OF_A_RESTORE: &[(Kind, &[Fault], i32)] = &[
     (Kind::List, &[Fault::DropRequest; 4], 6),
     // To be told that there is no walferry.json means: no archive. That is said, with the bucket and prefix to check.
     (Kind::Get, &[Fault::Deny], 2),
-    (Kind::Get, &[Fault::FlipBit(700)], 4),
-    (Kind::Get, &[Fault::None, Fault::Deny], 4),
-    (Kind::Get, &[Fault::None, Fault::FlipBit(900)], 4),
+    // A record that is not what was stored is asked for again, and one that was listed and is denied, too.
+    (Kind::Get, &[Fault::FlipBit(700), Fault::Page, Fault::Empty], 0),
+    (Kind::Get, &[Fault::FlipBit(700); 4], 4),
+    (Kind::Get, &[Fault::None, Fault::Deny], 0),
+    (Kind::Get, &[Fault::None, Fault::Deny, Fault::Deny, Fault::Deny, Fault::Deny], 4),
+    (Kind::Get, &[Fault::None, Fault::FlipBit(900)], 0),
+    (Kind::Get, &[Fault::None, Fault::FlipBit(900), Fault::FlipBit(900), Fault::FlipBit(900), Fault::FlipBit(900)], 4),
     // A manifest that cannot be had or read: the way is longer, the result the same.
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::Deny], 0),
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::FlipBit(3001)], 0),

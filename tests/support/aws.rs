@@ -13,6 +13,19 @@ pub const INSTANCE_KEY: &str = "INSTANCEKEY";
 /// Key id that the container's role has.
 pub const CONTAINER_KEY: &str = "CONTAINERKEY";
 
+/// Variables that would lead a process elsewhere.
+const UNSET: [&str; 9] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+];
+
 /// The server; it ends with the test binary.
 pub struct Aws {
     /// Where it listens on the loopback interface.
@@ -41,7 +54,10 @@ impl Aws {
         let url = format!("http://127.0.0.1:{}", self.port);
         let own =
             [("AWS_ENDPOINT_URL", &*url), ("AWS_METADATA_ENDPOINT", &url), ("AWS_ALLOW_HTTP", "true"), ("HOME", home)];
-        own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        // Empty counts as not set, whatever the machine has.
+        let unset = UNSET.map(|name| (name, ""));
+        let all = unset.iter().chain(&own).chain(more);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     /// The key id of the next S3 request, and forgets those before.

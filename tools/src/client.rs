@@ -20,7 +20,7 @@ const PASSWORD_VARIABLE: &str = "WALFERRY_PASSWORD";
 
 /// Where a node is, but for its port, and what it demands.
 #[derive(clap::Args)]
-pub struct NodeArgs {
+pub struct ReachArgs {
     /// The node's host name or address, such as 10.0.0.1 or ::1
     #[arg(long, default_value = LOOPBACK)]
     host: String,
@@ -33,7 +33,7 @@ pub struct NodeArgs {
     password_file: Option<PathBuf>,
 }
 
-impl NodeArgs {
+impl ReachArgs {
     /// Connects to the node's port for clients, and gives the password if there is one.
     pub fn connect(&self, port: u16) -> Result<Client, Failure> {
         let password = self.password()?;

@@ -1,6 +1,6 @@
 //! `walferry mark`: gives the state of now a name to restore it by.
 
-use crate::client::{NodeArgs, text};
+use crate::client::{ReachArgs, text};
 use crate::exit::Done;
 
 /// Names the state of now, to restore it by name later
@@ -11,7 +11,7 @@ pub struct Args {
     #[arg(long)]
     port: u16,
     #[command(flatten)]
-    node: NodeArgs,
+    node: ReachArgs,
     /// 1 to 128 letters, digits, '.', '_' or '-', not beginning with a dot
     name: String,
 }

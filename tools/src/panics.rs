@@ -19,10 +19,12 @@ pub fn end_the_process() {
 
 fn log(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
+    let payload = panic.payload();
+    let reason = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
     tracing::error!(
         thread = thread.name().unwrap_or("unnamed"),
         place = panic.location().map(ToString::to_string).unwrap_or_default(),
-        reason = panic.payload_as_str().unwrap_or("unknown"),
+        reason = reason.unwrap_or("unknown"),
         "a defect in walferry ends this process; nothing that was acknowledged is lost beyond what a kill loses in this \
          appendfsync mode. Start it again, and report the defect with these lines"
     );

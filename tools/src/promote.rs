@@ -1,6 +1,6 @@
 //! `walferry promote`: a replica becomes a primary under a new epoch.
 
-use crate::client::NodeArgs;
+use crate::client::ReachArgs;
 use crate::exit::Done;
 
 /// Makes a replica a primary under a new epoch
@@ -11,7 +11,7 @@ pub struct Args {
     #[arg(long)]
     port: u16,
     #[command(flatten)]
-    node: NodeArgs,
+    node: ReachArgs,
     /// Promote although the replica does not lie on the archive's newest line, that of this epoch: what the archive holds
     /// of it beyond the replica is then on no line of history
     #[arg(long, value_name = "N")]

@@ -1,6 +1,6 @@
 //! `walferry status`: how a running node, or an archive, is doing.
 
-use crate::client::{NodeArgs, info_fields, text};
+use crate::client::{ReachArgs, info_fields, text};
 use crate::exit::Done;
 use crate::runtime::runtime;
 use crate::{archive, snapshots};
@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long)]
     port: Option<u16>,
     #[command(flatten)]
-    node: NodeArgs,
+    node: ReachArgs,
     /// An archive: s3://bucket/prefix or file:///dir
     #[arg(long, value_name = "URL")]
     archive: Option<String>,

@@ -228,3 +228,23 @@ fn replies_of_groups_on_their_way_share_the_fate_of_their_own_group() {
     assert!(all[2..4].iter().all(|reply| reply.starts_with("-MISCONF")), "{replies:.900}");
     assert_eq!(depends_on, Some(Csn(2)));
 }
+
+/// Goal: a command whose effects turn out to need more room than its arguments told is refused whole when the disk is full,
+/// instead of stopping writes for good.
+#[test]
+fn what_has_no_room_once_it_is_gathered_has_no_effect() {
+    let (mut node, io) = failing();
+    let value = "v".repeat(7 << 20);
+    let hash: OwnedArgs = ["HSET".to_owned(), "hash".to_owned(), "f".to_owned(), value].into_iter().collect();
+    assert_eq!(node.pipeline(&[hash, words("RPUSH list a")]), ":1|:1|");
+    io.fail(Step::Create, Errno::NOSPC);
+    // Over a list it is a commit of both engines: its frame holds the whole hash. Twice is more than there is room for.
+    node.check(&[("RENAME hash list", "+OK|"), ("RPUSH other b", ":1|")]);
+    let refusal = node.run("RENAME list other");
+    assert!(refusal.starts_with("-MISCONF") && refusal.contains("the op-log cannot grow"), "{refusal}");
+    node.check(&[("TYPE list", "+hash|"), ("LRANGE other 0 -1", "*1|$1|b|")]);
+    io.heal();
+    let dir = node.dir.path().to_owned();
+    node.committer().look_for_room(&dir, 0);
+    node.check(&[("RENAME list other", "+OK|"), ("TYPE other", "+hash|"), ("RPUSH list c", ":1|")]);
+}

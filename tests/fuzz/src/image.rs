@@ -13,7 +13,7 @@ use walferry::snapshot::image::{BLOCK_RAW_BYTES_MAX, image_parts, read_image};
 pub const TARGET: Target = Target { name: "image", decode, check, repair, seeds };
 
 /// Lengths of `src/snapshot/FORMAT.md`.
-const HEADER: usize = 44;
+const HEADER: usize = 52;
 const BLOCK_HEAD: usize = 13;
 const FOOTER: u8 = 0xff;
 const FOOTER_LEN: usize = 29;
@@ -69,7 +69,7 @@ fn repair(data: &mut Vec<u8>) {
     if data.len() < HEADER {
         return;
     }
-    put(data, 0, b"WFIMAGE\n\x01\0\0\0");
+    put(data, 0, b"WFIMAGE\n\x02\0\0\0");
     let mut crc = crc32fast::hash(&data[..HEADER - 4]);
     put(data, HEADER - 4, &crc.to_le_bytes());
     let mut crcs = Vec::new();

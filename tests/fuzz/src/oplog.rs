@@ -11,7 +11,7 @@ pub const TARGET: Target = Target { name: "oplog", decode, check, repair, seeds 
 /// Offsets of `src/log/FORMAT.md`.
 const SEGMENT_ID: usize = 12;
 const FRAME_PREFIX: usize = 8;
-const FRAME_HEAD: usize = 48;
+const FRAME_HEAD: usize = 56;
 
 fn segment(data: &[u8]) -> Option<Segment> {
     let id = SegmentId(u32_at(data.get(..HEADER_LEN)?, SEGMENT_ID));
@@ -46,7 +46,7 @@ fn repair(data: &mut Vec<u8>) {
     if data.len() < HEADER_LEN {
         return;
     }
-    put(data, 0, b"WFOPLOG\x1A\x01\0\0\0");
+    put(data, 0, b"WFOPLOG\x1A\x02\0\0\0");
     let crc = crc32fast::hash(&data[..HEADER_LEN - 4]);
     put(data, HEADER_LEN - 4, &crc.to_le_bytes());
     let id = u32_at(data, SEGMENT_ID).to_le_bytes();
@@ -58,7 +58,7 @@ fn repair(data: &mut Vec<u8>) {
         let length = (u32_at(data, at) as usize).clamp(FRAME_HEAD, data.len() - body);
         put(data, at, &(length as u32).to_le_bytes());
         put(data, body, &id);
-        put(data, body + 24, &previous.to_le_bytes());
+        put(data, body + 32, &previous.to_le_bytes());
         previous = u64_at(data, body + 8);
         let crc = crc32fast::hash(&data[body..body + length]);
         put(data, at + 4, &crc.to_le_bytes());

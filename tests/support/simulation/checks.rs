@@ -86,7 +86,7 @@ impl Simulation {
                 panic!("{name}, a replica, ended with {:?}\n{}", ended.code, ended.stderr);
             }
             let info = machine.info()?;
-            if info["link_last_error"].contains("diverged") {
+            if info["link_last_error"].contains("belongs to another history") {
                 let fork = self.chronicle.now().fork;
                 let committed: u64 = info["committed_csn"].parse().expect("a csn");
                 assert!(committed > fork, "{name} diverged at csn {committed}, although the epoch forks at {fork}");
@@ -184,6 +184,15 @@ impl Simulation {
         let restored = self.restore(&["--epoch", &old.era.epoch.to_string(), "--to", "latest"]);
         let csn = restored.csn;
         assert!(csn >= old.archived, "epoch {} was archived to csn {}, and ends at {csn}", old.era.epoch, old.archived);
+        let fork = self.chronicle.now().fork;
+        if csn > fork {
+            let report = self.snapshots();
+            let of_it = |left: &&Json| left["epoch"].as_u64() == Some(old.era.epoch);
+            let told = report["abandoned"].as_array().expect("a list").iter().find(of_it);
+            let told =
+                told.unwrap_or_else(|| panic!("csn {} to {csn} are abandoned, and not told: {report}", fork + 1));
+            assert_eq!((told["from"].as_u64(), told["until"].as_u64()), (Some(fork + 1), Some(csn)), "{told}");
+        }
         let judged = if csn > old.era.fork {
             old.era.judge(csn, &restored.found)
         } else {
@@ -208,14 +217,23 @@ impl Simulation {
         self.cluster.store.direct.tool("verify", &[]).expect(0);
     }
 
-    /// The csn that an epoch shares with its parent, as the archive has it.
-    pub(super) fn fork_of(&self, epoch: u64) -> u64 {
-        let report = self.cluster.store.direct.tool("snapshots", &["--json"]).expect(0).json();
-        let records = report["epochs"].as_array().expect("epochs").clone();
-        let is_it = |record: &&Json| record["epoch"].as_u64() == Some(epoch);
-        let record =
-            records.iter().find(is_it).unwrap_or_else(|| panic!("epoch {epoch} is not in the archive: {report}"));
-        record["fork"].as_u64().unwrap_or_else(|| panic!("epoch {epoch} has no fork: {record}"))
+    /// The last csn that an epoch shares with an earlier one it descends from, as the archive has it.
+    pub(super) fn fork_since(&self, earlier: u64, epoch: u64) -> u64 {
+        let report = self.snapshots();
+        let records = report["epochs"].as_array().expect("epochs");
+        let number = |record: &Json, name: &str| record[name].as_u64();
+        let (mut at, mut fork) = (epoch, u64::MAX);
+        while at > earlier {
+            let record = records.iter().find(|record| number(record, "epoch") == Some(at));
+            let parts = record.and_then(|record| number(record, "parent").zip(number(record, "fork")));
+            let (parent, own) = parts.unwrap_or_else(|| panic!("epoch {at} has no record with a parent: {report}"));
+            (at, fork) = (parent, fork.min(own));
+        }
+        fork
+    }
+
+    fn snapshots(&self) -> Json {
+        self.cluster.store.direct.tool("snapshots", &["--json"]).expect(0).json()
     }
 
     fn processes_are_well(&mut self) {

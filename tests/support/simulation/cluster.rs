@@ -5,16 +5,18 @@
 
 use super::super::archive::Archive;
 use super::super::client::{Client, Command, cmd, error_text, info_fields};
+use super::super::clock::Clock;
 use super::super::device::{Mounted, forget_boot, scratch};
 use super::super::faulty_s3::{Fault, FaultyS3, Mix};
 use super::super::process::{Launch, Node, READY_WITHIN, SETTLED_WITHIN, wait_until};
 use super::super::tool::{Finished, walferry};
 use super::network::Network;
-use super::plan::{Act, ArchiveFault, Fsync, Plan, Who};
+use super::plan::{Act, ArchiveFault, Fsync, Jump, Plan, Who};
 use redis::Value;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command as Program;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -42,32 +44,41 @@ const SETTINGS: [(&str, &str); 9] = [
 pub struct Store {
     /// As it is: for checks.
     pub direct: Archive,
-    /// As the nodes reach it.
-    pub by_nodes: Archive,
-    /// In between, if it is on S3.
-    proxy: Option<FaultyS3>,
+    /// In between, for each node, if it is on S3.
+    proxies: Vec<FaultyS3>,
     seed: u64,
     is_bad: bool,
 }
 
 impl Store {
     fn new(plan: &Plan, root: &TempDir) -> Self {
-        if !plan.on_s3 {
-            let direct = Archive::directory(&root.path().join("archive"));
-            return Self { by_nodes: direct.clone(), direct, proxy: None, seed: plan.seed, is_bad: false };
+        let direct = if plan.on_s3 { Archive::s3() } else { Archive::directory(&root.path().join("archive")) };
+        let nodes = if plan.on_s3 { plan.replicas + 1 } else { 0 };
+        let proxies = (0..nodes).map(|_| FaultyS3::start()).collect();
+        Self { direct, proxies, seed: plan.seed, is_bad: false }
+    }
+
+    /// As a node reaches it, by its machine's number.
+    fn of_node(&self, number: usize) -> Archive {
+        self.proxies.get(number).map_or_else(|| self.direct.clone(), |proxy| proxy.to(&self.direct))
+    }
+
+    /// Becomes slow for one node.
+    fn slow_down_for(&mut self, number: usize) {
+        let faults = [300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec();
+        if let Some(proxy) = self.proxies.get(number) {
+            self.is_bad = true;
+            proxy.mix(Mix { seed: self.seed, percent: 90, faults });
         }
-        let (direct, proxy) = (Archive::s3(), FaultyS3::start());
-        Self { by_nodes: proxy.to(&direct), direct, proxy: Some(proxy), seed: plan.seed, is_bad: false }
     }
 
     /// Goes bad, or well again. A directory never goes bad.
     pub fn set(&mut self, fault: Option<ArchiveFault>) {
-        let Some(proxy) = &self.proxy else { return };
-        self.is_bad = fault.is_some();
+        self.is_bad = fault.is_some() && !self.proxies.is_empty();
         self.seed = self.seed.wrapping_add(1);
         let (percent, faults) = match fault {
-            None => return proxy.heal(),
-            Some(ArchiveFault::Down) => return proxy.set_down(true),
+            None => return self.proxies.iter().for_each(FaultyS3::heal),
+            Some(ArchiveFault::Down) => return self.proxies.iter().for_each(|proxy| proxy.set_down(true)),
             Some(ArchiveFault::Errors) => {
                 let slow_down = Fault::SlowDown { retry_after_s: 1 };
                 (
@@ -88,7 +99,9 @@ impl Store {
                 (30, vec![Fault::Pretend, Fault::StoreHalf, Fault::StoreHalfLoseReply, Fault::FlipBit(977)])
             }
         };
-        proxy.mix(Mix { seed: self.seed, percent, faults });
+        for proxy in &self.proxies {
+            proxy.mix(Mix { seed: self.seed, percent, faults: faults.clone() });
+        }
     }
 }
 
@@ -198,7 +211,7 @@ impl Machine {
         self.start();
         wait_until(&format!("{} answers", self.name), READY_WITHIN, || {
             if let Some(ended) = self.node.ended() {
-                if ended.stderr.lines().rev().take(3).any(|line| line.contains("diverged")) {
+                if ended.stderr.lines().rev().take(3).any(|line| line.contains("belongs to another history")) {
                     return Some(Start::Diverged);
                 }
                 self.try_again(&ended);
@@ -265,6 +278,10 @@ pub struct Cluster {
     pub machines: Vec<Machine>,
     /// Number of the machine with the primary.
     pub primary: usize,
+    /// A replica that is down until it is promoted, by its machine's number.
+    pub left_out: Option<usize>,
+    /// Of each machine.
+    clocks: Vec<Clock>,
     /// Connections that wait for something nobody needs to know.
     waiting: Vec<Client>,
     // Last: the machines are unmounted before it goes.
@@ -276,22 +293,23 @@ impl Cluster {
     pub fn start(plan: &Plan) -> Self {
         let root = scratch();
         let store = Store::new(plan, &root);
-        let mut machines: Vec<Machine> = Vec::new();
+        let clocks = (0..=plan.replicas).map(|_| Clock::new()).collect();
+        let mut cluster =
+            Self { store, machines: Vec::new(), primary: 0, left_out: None, clocks, waiting: Vec::new(), root };
         for number in 0..=plan.replicas {
-            let home = root.path().join(format!("machine{number}"));
+            let home = cluster.root.path().join(format!("machine{number}"));
             std::fs::create_dir_all(&home).expect("a directory");
-            let device = Mounted::new(&root.path().join(format!("device{number}")), DEVICE_BYTES, &home);
-            let repl_port = machines.first().map_or(0, |primary| primary.node.launch.repl_port);
+            let device = Mounted::new(&cluster.root.path().join(format!("device{number}")), DEVICE_BYTES, &home);
+            let repl_port = cluster.machines.first().map_or(0, |primary| primary.node.launch.repl_port);
             let network = Network::to(repl_port, plan.seed ^ number as u64);
             let launch = match number {
                 0 => Launch::primary(&home.join("data")),
                 _ => replica_launch(&home, network.port),
             };
-            let launch = equipped(launch, &store, &root, number);
-            let mut node = launch.begin();
+            let mut node = cluster.equipped(launch, number).begin();
             node.await_ready();
             let name = format!("machine {number}");
-            machines.push(Machine {
+            cluster.machines.push(Machine {
                 name,
                 node,
                 network,
@@ -303,12 +321,19 @@ impl Cluster {
                 is_excused: false,
             });
         }
-        if machines[0].device.is_none() {
+        if cluster.machines[0].device.is_none() {
             eprintln!(
                 "SKIPPED: no loop device can be mounted here (it takes root): power cuts and full disks are not simulated"
             );
         }
-        Self { store, machines, primary: 0, waiting: Vec::new(), root }
+        cluster
+    }
+
+    /// Everything that all nodes are started with.
+    fn equipped(&self, launch: Launch, number: usize) -> Launch {
+        let log = self.root.path().join(format!("machine{number}.log"));
+        let launch = launch.archive(&self.store.of_node(number)).log_to(&log).clock(&self.clocks[number]);
+        SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
     }
 
     /// The machine with the primary.
@@ -341,6 +366,14 @@ impl Cluster {
 
     /// Does one thing of a plan.
     pub fn act(&mut self, act: Act) {
+        let target = match act {
+            Act::Start(who) => Some(self.number(who)),
+            Act::Replace(replica) => Some(self.number(Who::Replica(replica))),
+            _ => None,
+        };
+        if target.is_some() && target == self.left_out {
+            return;
+        }
         match act {
             Act::Kill(who) => self.at(who).kill(),
             Act::Stop(who) => self.at(who).stop(),
@@ -373,6 +406,10 @@ impl Cluster {
             Act::LinkHeals(replica) => self.at(Who::Replica(replica)).network.set(None),
             Act::Archive(fault) => self.store.set(Some(fault)),
             Act::ArchiveHeals => self.store.set(None),
+            Act::SlowArchiveOf(who) => self.store.slow_down_for(self.number(who)),
+            Act::Clock(Jump::Ahead(by)) => self.clocks[self.primary].set_ahead(by),
+            Act::Clock(Jump::Behind(by)) => self.clocks[self.primary].set_behind(by),
+            Act::ClockHeals => self.clocks[self.primary].set_ahead(Duration::ZERO),
             Act::FillDisk => self.fill_disk(),
             Act::FreeDisk => self.free_disk(),
             Act::RestoreArchived => unreachable!("a check, not a disturbance"),
@@ -420,9 +457,9 @@ impl Cluster {
         }
     }
 
-    /// Ends all disturbances and waits until every server answers, but for that of the machine `outcast`; a primary that
-    /// must be restarted is. Tells which replicas refuse to start because their history diverged.
-    pub fn heal(&mut self, outcast: Option<usize>) -> Vec<usize> {
+    /// Ends all disturbances and waits until every server answers, but for those of outcasts; a primary that must be
+    /// restarted is. Tells which replicas refuse to start because their history diverged.
+    pub fn heal(&mut self, outcasts: &[usize]) -> Vec<usize> {
         self.store.set(None);
         self.free_disk();
         self.waiting.clear();
@@ -435,7 +472,7 @@ impl Cluster {
             self.primary().kill();
             self.primary().bring_up();
         }
-        let replicas = self.replicas().into_iter().filter(|number| Some(*number) != outcast);
+        let replicas = self.replicas().into_iter().filter(|number| !outcasts.contains(number));
         replicas.filter(|number| self.machines[*number].bring_up() == Start::Diverged).collect()
     }
 
@@ -457,19 +494,91 @@ impl Cluster {
         machine.start();
     }
 
+    /// Copies the primary's directory as it is at this moment.
+    pub fn copy_primary(&mut self) {
+        let to = self.root.path().join("copy");
+        let machine = self.primary();
+        let was_frozen = machine.is_frozen;
+        machine.freeze();
+        let _ = std::fs::remove_dir_all(&to);
+        copy(&machine.data(), &to);
+        if !was_frozen {
+            machine.thaw();
+        }
+    }
+
+    /// The copy that [`Cluster::copy_primary`] made takes the place of the primary, which is killed.
+    pub fn put_copy_in_place(&mut self) {
+        let from = self.root.path().join("copy");
+        let machine = self.primary();
+        machine.wipe();
+        machine.is_new = false;
+        copy(&from, &machine.data());
+        machine.start();
+    }
+
+    /// Stops the primary and starts it, and then a copy of its directory in its place: that is the primary from here on,
+    /// and the original is kept out.
+    pub fn start_a_clone(&mut self) {
+        let number = self.primary;
+        let original = self.machines[number].home.join("original");
+        self.store.set(None);
+        self.free_disk();
+        let machine = self.primary();
+        machine.stop();
+        machine.await_orderly_end();
+        machine.kill();
+        std::fs::rename(machine.data(), &original).expect("a directory can be renamed");
+        copy(&original, &machine.data());
+        let mut first = self.equipped(Launch::primary(&original), number).start();
+        self.machines[number].bring_up();
+        wait_until("the original is fenced", SETTLED_WITHIN, || {
+            let info = first.client().info();
+            info["writes_refused"].starts_with("FENCED").then_some(())
+        });
+        first.kill();
+        std::fs::remove_dir_all(&original).expect("a directory can be removed");
+    }
+
     /// Promotes a replica, by its machine's number. The old primary is left as it is.
     pub fn promote(&mut self, number: usize) {
-        let port = self.machines[number].node.launch.port.to_string();
-        walferry(&["promote", "--port", &port], &Vec::new()).expect(0);
+        promote_at(self.machines[number].node.launch.port).expect(0);
+        self.lead(number);
+    }
+
+    /// Promotes all replicas at once. The last one to begin an epoch is the primary; the machines of those that began one
+    /// before it are told.
+    pub fn promote_all(&mut self) -> Vec<usize> {
+        let (was, replicas) = (self.primary, self.replicas());
+        let ports: Vec<u16> = replicas.iter().map(|number| self.machines[*number].node.launch.port).collect();
+        let outcomes: Vec<Finished> = std::thread::scope(|scope| {
+            let promotions: Vec<_> = ports.into_iter().map(|port| scope.spawn(move || promote_at(port))).collect();
+            promotions.into_iter().map(|promotion| promotion.join().expect("it ends")).collect()
+        });
+        let is_master = |number: &usize| self.machines[*number].info().is_some_and(|info| info["role"] == "master");
+        let epoch = |number: &usize| self.machines[*number].node.client().watermarks().epoch;
+        let mut masters: Vec<usize> = replicas.into_iter().filter(is_master).collect();
+        masters.sort_by_key(epoch);
+        let primary = masters.pop().unwrap_or_else(|| panic!("no promotion succeeded: {outcomes:?}"));
+        wait_until("whoever was promoted before is fenced", SETTLED_WITHIN, || {
+            masters.iter().all(|number| self.machines[*number].is_fenced()).then_some(())
+        });
+        self.primary = was;
+        self.lead(primary);
+        masters
+    }
+
+    /// A replica that was promoted is the primary from here on.
+    fn lead(&mut self, number: usize) {
         self.primary = number;
         let repl_port = self.client().info()["repl_port"].parse().expect("a port");
         for machine in &self.machines {
             machine.network.lead_to(repl_port);
         }
         // From here on it is started as what it is.
-        let machine = &mut self.machines[number];
+        let machine = &self.machines[number];
         let launch = Launch::primary_on(&machine.data(), machine.node.launch.port, repl_port);
-        machine.node.launch = equipped(launch, &self.store, &self.root, number);
+        self.machines[number].node.launch = self.equipped(launch, number);
     }
 
     /// Makes an empty replica of a machine that has lost its part in history.
@@ -477,21 +586,24 @@ impl Cluster {
         self.machines[number].wipe();
         let machine = &self.machines[number];
         let launch = replica_launch(&machine.home, machine.network.port);
-        let launch = equipped(launch, &self.store, &self.root, number);
+        let launch = self.equipped(launch, number);
         self.machines[number].node.launch = launch;
         self.machines[number].bring_up();
     }
+}
+
+fn promote_at(port: u16) -> Finished {
+    walferry(&["promote", "--port", &port.to_string()], &Vec::new())
+}
+
+/// As `cp -a` does.
+fn copy(from: &Path, to: &Path) {
+    let copied = Program::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} is copied to {}", from.display(), to.display());
 }
 
 fn replica_launch(home: &Path, network_port: u16) -> Launch {
     let launch = Launch::replica(&home.join("data"), network_port);
     let repl_port = launch.repl_port.to_string();
     launch.flag("--repl-port", &repl_port)
-}
-
-/// Everything that all nodes are started with.
-fn equipped(launch: Launch, store: &Store, root: &TempDir, number: usize) -> Launch {
-    let log = root.path().join(format!("machine{number}.log"));
-    let launch = launch.archive(&store.by_nodes).log_to(&log);
-    SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
 }

@@ -65,6 +65,15 @@ pub enum ArchiveFault {
     Lies,
 }
 
+/// How a wall clock is set wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Jump {
+    /// It shows a time to come.
+    Ahead(Duration),
+    /// It shows a time gone by.
+    Behind(Duration),
+}
+
 /// One thing that happens under load.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Act {
@@ -100,6 +109,12 @@ pub enum Act {
     Archive(ArchiveFault),
     /// The archive is good again.
     ArchiveHeals,
+    /// The archive answers one node late.
+    SlowArchiveOf(Who),
+    /// The primary's wall clock is set: so far ahead, or behind.
+    Clock(Jump),
+    /// The primary's wall clock is right again.
+    ClockHeals,
     /// What the primary calls archived is restored at once.
     RestoreArchived,
     /// The primary's disk is filled up.
@@ -128,6 +143,14 @@ pub enum Finale {
     KillAll,
     /// A replica becomes the primary; the old one's machine comes back as an empty replica.
     Promote(Old),
+    /// All replicas are promoted at once: the last one to begin an epoch is the primary.
+    PromoteAll(Old),
+    /// A replica is promoted, and after it one that was down since the load began and has heard of nothing.
+    PromoteInTurn,
+    /// The primary stops. It is started, and a copy of its directory, too.
+    Clone,
+    /// The primary is killed, and a copy of its directory from the midst of the load takes its place.
+    OlderCopy,
     /// The primary's machine loses its power.
     PowerCut,
 }
@@ -231,6 +254,12 @@ impl Plan {
             moments.push(Moment { at: from, act: begin });
             moments.extend(end.map(|act| Moment { at: until, act }));
         }
+        let is_steady = |moment: &Moment| !matches!(moment.act, Act::Start(Who::Primary) | Act::FillDisk);
+        // A primary that starts by a wrong clock makes commits that no start by the right one continues.
+        if finale == Finale::Calm && moments.iter().all(is_steady) && draw.rng.random_bool(0.3) {
+            moments.push(Moment { at: load.mul_f64(0.2), act: Act::Clock(draw.jump()) });
+            moments.push(Moment { at: load.mul_f64(0.7), act: Act::ClockHeals });
+        }
         moments.sort_by_key(|moment| moment.at);
         moments.retain(|moment| moment.at < load);
         let restores = (0..draw.rng.random_range(1..=2)).map(|_| draw.restore()).collect();
@@ -259,11 +288,17 @@ impl Draw {
 
     fn finale(&mut self) -> Finale {
         match self.rng.random_range(0..100) {
-            0..35 => Finale::Calm,
-            35..50 => Finale::KillAll,
-            50..58 => Finale::Promote(Old::Killed),
-            58..65 => Finale::Promote(Old::Frozen),
-            65..75 => Finale::Promote(Old::Running),
+            0..26 => Finale::Calm,
+            26..36 => Finale::KillAll,
+            36..42 => Finale::Promote(Old::Killed),
+            42..47 => Finale::Promote(Old::Frozen),
+            47..53 => Finale::Promote(Old::Running),
+            53..56 => Finale::PromoteAll(Old::Killed),
+            56..58 => Finale::PromoteAll(Old::Frozen),
+            58..62 => Finale::PromoteAll(Old::Running),
+            62..69 => Finale::PromoteInTurn,
+            69..76 => Finale::Clone,
+            76..83 => Finale::OlderCopy,
             _ => Finale::PowerCut,
         }
     }
@@ -293,10 +328,18 @@ impl Draw {
                 let replica = self.replica();
                 (Act::Link(replica, self.link_fault()), Some(Act::LinkHeals(replica)))
             }
-            79..88 => (Act::Archive(self.archive_fault()), Some(Act::ArchiveHeals)),
+            79..85 => (Act::Archive(self.archive_fault()), Some(Act::ArchiveHeals)),
+            85..88 => (Act::SlowArchiveOf(who), Some(Act::ArchiveHeals)),
             88..94 => (Act::RestoreArchived, None),
             _ => (Act::FillDisk, Some(Act::FreeDisk)),
         }
+    }
+
+    /// Keys that are set while the clock is ahead live as much longer.
+    fn jump(&mut self) -> Jump {
+        let behind = [20, 3_600, 86_400, 10 * 365 * 86_400][self.rng.random_range(0..4)];
+        let (ahead, behind) = (Duration::from_secs(10), Duration::from_secs(behind));
+        if self.rng.random_bool(0.3) { Jump::Ahead(ahead) } else { Jump::Behind(behind) }
     }
 
     fn link_fault(&mut self) -> LinkFault {

@@ -1,11 +1,11 @@
 //! Executes a plan: load and disturbances, the finale, and what becomes of history by it.
 
-use super::super::client::{Client, cmd, integer};
+use super::super::client::{cmd, integer};
 use super::super::dump::dump;
 use super::super::model::Step;
 use super::super::process::{SETTLED_WITHIN, StopOnDrop, wait_until};
 use super::chronicle::{Chronicle, Era, Quiet};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Machine};
 use super::line::{self, Kind, Line};
 use super::plan::{Act, Finale, Fsync, Old, Plan, Round};
 use super::watch::watch;
@@ -52,8 +52,8 @@ struct Outcome {
     safe_csn: u64,
     /// Positions that may not be lost.
     safe_positions: Vec<u64>,
-    /// The machine whose part in history has ended.
-    outcast: Option<usize>,
+    /// The machines whose part in history has ended.
+    outcasts: Vec<usize>,
 }
 
 /// Runs the simulation of a seed for a time; fails the test at the first thing that is not as promised.
@@ -118,12 +118,26 @@ impl Simulation {
     /// The load and what happens during it.
     fn disturb(&mut self, round: &Round, accounts: &[Mutex<Account>]) {
         let started = Instant::now();
+        if round.finale == Finale::PromoteInTurn {
+            let last = self.cluster.replicas().pop().expect("there is a replica");
+            self.cluster.machines[last].kill();
+            self.cluster.left_out = Some(last);
+        }
+        let mut copy_at = (round.finale == Finale::OlderCopy).then_some(round.load / 2);
         for moment in &round.moments {
+            if copy_at.is_some_and(|at| at <= moment.at) {
+                std::thread::sleep(copy_at.take().unwrap_or_default().saturating_sub(started.elapsed()));
+                self.cluster.copy_primary();
+            }
             std::thread::sleep(moment.at.saturating_sub(started.elapsed()));
             match moment.act {
                 Act::RestoreArchived => self.check_archived_watermark(accounts),
                 act => self.cluster.act(act),
             }
+        }
+        if let Some(at) = copy_at {
+            std::thread::sleep(at.saturating_sub(started.elapsed()));
+            self.cluster.copy_primary();
         }
         std::thread::sleep(round.load.saturating_sub(started.elapsed()));
     }
@@ -135,14 +149,26 @@ impl Simulation {
             |accounts: &[Mutex<Account>]| accounts.iter().map(|account| account.lock().unwrap().replied).collect();
         let quiet = self.chronicle.quiets.last().map_or(self.first_csn, |quiet| quiet.csn);
         let safe_positions = before.to_vec();
-        let mut outcome = Outcome { epoch, archived: quiet, safe_csn: quiet, safe_positions, outcast: None };
+        let mut outcome = Outcome { epoch, archived: quiet, safe_csn: quiet, safe_positions, outcasts: Vec::new() };
         match round.finale {
-            Finale::Promote(old) => {
-                let was = self.cluster.primary;
-                let (archived, applied) = self.promote(stage, old);
+            Finale::Promote(_) | Finale::PromoteAll(_) | Finale::PromoteInTurn => {
+                let (archived, applied);
+                (archived, applied, outcome.outcasts) = self.promote(stage, round.finale);
                 outcome.archived = archived.unwrap_or(quiet);
                 outcome.safe_csn = outcome.archived.max(applied);
-                outcome.outcast = Some(was);
+            }
+            Finale::Clone => {
+                stage.may_fence.store(true, Ordering::SeqCst);
+                self.cluster.start_a_clone();
+                outcome.safe_positions = replied(accounts);
+            }
+            Finale::OlderCopy => {
+                self.cluster.store.set(None);
+                self.cluster.primary().thaw();
+                let archived = self.cluster.primary().client().and_then(|mut client| client.try_watermarks());
+                outcome.archived = archived.map_or(quiet, |at| at.archived);
+                outcome.safe_csn = outcome.archived;
+                self.cluster.put_copy_in_place();
             }
             Finale::PowerCut if self.cluster.has_devices() => {
                 let stopped = Instant::now();
@@ -163,12 +189,12 @@ impl Simulation {
             Finale::Calm => {}
         }
         stage.stop.store(true, Ordering::SeqCst);
-        let diverged = self.cluster.heal(outcome.outcast);
+        let diverged = self.cluster.heal(&outcome.outcasts);
         if round.archive_ack {
             outcome.safe_positions = replied(accounts);
         }
         for number in diverged {
-            let may_diverge = matches!(round.finale, Finale::Promote(_) | Finale::PowerCut);
+            let may_diverge = !matches!(round.finale, Finale::Calm | Finale::KillAll | Finale::Clone);
             let name = &self.cluster.machines[number].name;
             assert!(may_diverge, "{name} diverged, and nothing in this round makes a replica do that");
             self.cluster.rejoin(number);
@@ -176,30 +202,59 @@ impl Simulation {
         outcome
     }
 
-    /// Promotes a replica; returns what the old primary had archived, if it could be asked, and what the replica had
-    /// applied: neither may be lost.
-    fn promote(&mut self, stage: &Stage, old: Old) -> (Option<u64>, u64) {
-        let (was, chosen) = (self.cluster.primary, self.cluster.replicas()[0]);
+    /// Promotes replicas; returns what the old primary had archived, if it could be asked, and what the new one had
+    /// applied: neither may be lost. And the machines whose part in history has ended.
+    fn promote(&mut self, stage: &Stage, finale: Finale) -> (Option<u64>, u64, Vec<usize>) {
+        let (was, chosen) = (self.cluster.primary, self.cluster.replicas());
+        let left_out = self.cluster.left_out.take();
         self.cluster.store.set(None);
-        self.cluster.machines[chosen].bring_up();
+        for number in chosen.iter().filter(|number| Some(**number) != left_out) {
+            self.cluster.machines[*number].bring_up();
+        }
         let is_up = self.cluster.machines[was].node.is_running();
         stage.may_fence.store(true, Ordering::SeqCst);
-        let csn = |client: Option<Client>| client.and_then(|mut client| client.try_watermarks());
-        let archived = csn(self.cluster.machines[was].client()).map(|at| at.archived);
-        if old == Old::Killed || !is_up {
-            self.cluster.machines[was].kill();
-        } else if old == Old::Frozen {
-            self.cluster.machines[was].freeze();
+        let at = |machine: &Machine| machine.client().and_then(|mut client| client.try_watermarks());
+        let archived = at(&self.cluster.machines[was]).map(|at| at.archived);
+        let old = match finale {
+            Finale::Promote(old) | Finale::PromoteAll(old) if is_up => old,
+            _ => Old::Killed,
+        };
+        match old {
+            Old::Killed => self.cluster.machines[was].kill(),
+            Old::Frozen => self.cluster.machines[was].freeze(),
+            Old::Running => {}
         }
-        let applied = csn(self.cluster.machines[chosen].client()).map_or(0, |at| at.committed);
-        self.cluster.promote(chosen);
+        if left_out == Some(chosen[0]) {
+            self.cluster.machines[chosen[0]].bring_up();
+        }
+        let applied = |cluster: &Cluster, number: usize| at(&cluster.machines[number]).map_or(0, |at| at.committed);
+        let mut outcasts = vec![was];
+        let safe = if let Finale::PromoteAll(_) = finale {
+            let before: Vec<u64> =
+                (0..self.cluster.machines.len()).map(|number| applied(&self.cluster, number)).collect();
+            outcasts.extend(self.cluster.promote_all());
+            before[self.cluster.primary]
+        } else {
+            let before = applied(&self.cluster, chosen[0]);
+            self.cluster.promote(chosen[0]);
+            before
+        };
         self.cluster.machines[was].thaw();
         if self.cluster.machines[was].node.is_running() {
             wait_until("the old primary is fenced", SETTLED_WITHIN, || {
                 self.cluster.machines[was].is_fenced().then_some(())
             });
         }
-        (archived, applied)
+        match left_out.filter(|number| *number != chosen[0]) {
+            None => (archived, safe, outcasts),
+            Some(last) => {
+                self.cluster.machines[chosen[0]].kill();
+                self.cluster.machines[last].bring_up();
+                self.cluster.promote(last);
+                outcasts.push(chosen[0]);
+                (archived, 0, outcasts)
+            }
+        }
     }
 
     /// What the finale made of history: if a new epoch began, a new era.
@@ -208,9 +263,9 @@ impl Simulation {
         let is_new = epoch > outcome.epoch;
         // A power cut after an orderly end loses nothing.
         let fits = match round.finale {
-            Finale::Promote(_) => is_new,
             Finale::PowerCut => epoch >= outcome.epoch,
             Finale::KillAll | Finale::Calm => epoch == outcome.epoch,
+            _ => is_new,
         };
         assert!(fits, "epoch {} became {epoch} by {:?}", outcome.epoch, round.finale);
         let old = self.chronicle.now().clone();
@@ -221,7 +276,7 @@ impl Simulation {
             }
             return None;
         }
-        let fork = self.fork_of(epoch);
+        let fork = self.fork_since(outcome.epoch, epoch);
         assert!(
             fork >= outcome.safe_csn,
             "csn {} was archived or applied by the replica; epoch {epoch} forks at {fork}",
@@ -239,7 +294,7 @@ impl Simulation {
         }
         let is_lossy = round.finale == Finale::PowerCut;
         self.begin_era(&old, epoch, fork, is_lossy);
-        if let Some(outcast) = outcome.outcast {
+        for &outcast in &outcome.outcasts {
             if !self.cluster.machines[outcast].node.is_running() {
                 self.cluster.machines[outcast].assert_kept_out();
             }

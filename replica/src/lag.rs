@@ -10,7 +10,7 @@ use walferry::clock::Moment;
 use walferry::commit::ages::{SAMPLES_MAX, thin};
 use walferry::csn::{CommitTime, Csn};
 
-/// Age of the newest heartbeat, of which there are ten a second, up to which it tells of now.
+/// A heartbeat no older than this tells how things stand now. A primary sends ten a second.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// A heartbeat: no commit above `committed` was made before `time`.
@@ -20,10 +20,10 @@ struct Told {
     time: CommitTime,
 }
 
-/// What a replica has heard of its primary.
+/// Measures how far a replica is behind, by the heartbeats it has heard from its primary.
 #[derive(Debug)]
 pub struct Lag {
-    /// Of one connection, by csn.
+    /// The heartbeats of one connection, in csn order.
     told: VecDeque<Told>,
     /// Whether the next heartbeat is the first of a connection.
     is_new: bool,
@@ -34,7 +34,7 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// Of a link that begins now.
+    /// The lag of a link that begins now.
     pub fn new() -> Self {
         Self { told: VecDeque::new(), is_new: true, heard: None, level: Moment::now() }
     }

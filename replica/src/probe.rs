@@ -1,4 +1,4 @@
-//! What listens on a port that does not answer as a replication port does.
+//! Finds out which program listens on a port that does not answer like a replication port.
 
 use crate::PrimaryAddress;
 use std::time::Duration;

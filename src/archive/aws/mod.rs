@@ -1,4 +1,4 @@
-//! Where S3 credentials, region and endpoint come from if no setting gives them.
+//! Finds S3 credentials, region and endpoint where no setting gives them.
 //!
 //! ```text
 //! AWS_* environment, where an empty variable is one that is not set
@@ -43,7 +43,7 @@ const PLAIN_VARIABLES: [&str; 5] =
 pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// Of this process.
+    /// The variables of this process.
     pub fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -51,7 +51,7 @@ impl Environment {
         Self::of(std::env::vars_os().filter_map(text))
     }
 
-    /// Of these variables.
+    /// Keeps those of `variables` that count.
     pub fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let counts = |name: &str, value: &str| (name.starts_with("AWS_") || name == "HOME") && !value.trim().is_empty();
         Self(variables.into_iter().filter(|(name, value)| counts(name, value)).collect())
@@ -94,7 +94,7 @@ impl Environment {
     }
 }
 
-/// Where a client without credentials of its own gets them.
+/// The place that gives credentials to a client that has none of its own.
 #[derive(Default)]
 pub(super) struct Source {
     /// A provider over the shared files; none: `object_store` looks for a role.

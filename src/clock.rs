@@ -17,6 +17,10 @@ pub const STEP_MIN: Duration = Duration::from_secs(60);
 /// Of this much time, one part is added or left out to draw commit times towards the wall clock: a clock that was set by
 /// 60 s is followed within ten minutes, and a duration taken from commit times is wrong by a tenth at most.
 const SLEW_DIVISOR: u64 = 10;
+/// How long the reading of both clocks may take for them to count as read at the same time.
+const READING_MAX: Duration = Duration::from_micros(2);
+/// How often both clocks are read before a slow reading is taken.
+const READINGS_MAX: usize = 8;
 
 /// Microseconds since the Unix epoch by the system's clock; 0 if that clock stands before 1970.
 #[must_use]
@@ -82,6 +86,33 @@ impl Moment {
     }
 }
 
+/// The wall clock and the even clock, read at the same time: two readings apart would make a delay between them look like
+/// a clock that was set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reading {
+    /// Microseconds since the Unix epoch by the system's clock; 0 if that clock stands before 1970.
+    pub wall_us: u64,
+    /// The moment at which it showed them.
+    pub at: Moment,
+}
+
+impl Reading {
+    /// Reads both clocks. A thread that was put to sleep between the two reads again.
+    #[must_use]
+    pub fn now() -> Self {
+        let mut before = Moment::now();
+        for _ in 0..READINGS_MAX {
+            let wall_us = now_micros();
+            let at = Moment::now();
+            if at.since(before) <= READING_MAX {
+                return Self { wall_us, at };
+            }
+            before = at;
+        }
+        Self { wall_us: now_micros(), at: before }
+    }
+}
+
 /// What the commit clock shows, for whoever does not hold the lock it is under.
 #[derive(Clone, Debug)]
 pub struct ClockFace {
@@ -120,8 +151,8 @@ pub struct CommitClock {
     last: CommitTime,
     /// What times are counted from; none while it does not run.
     anchor: Option<Anchor>,
-    /// The wall clock and the moment of the last tick.
-    ticked: (u64, Moment),
+    /// When the last tick was.
+    ticked: Reading,
     face: ClockFace,
 }
 
@@ -141,32 +172,30 @@ impl CommitClock {
     /// The moment of the last tick.
     #[must_use]
     pub fn ticked(&self) -> Moment {
-        self.ticked.1
+        self.ticked.at
     }
 
-    /// The time of the next commit, made at `now_us` by the wall clock: never below the one before. Commits that share one
-    /// look at the wall clock have one time.
-    pub fn tick(&mut self, now_us: u64) -> CommitTime {
-        if self.anchor.is_some() && self.ticked.0 == now_us {
+    /// The time of the next commit, made at `now`: never below the one before. Commits that share one reading have one
+    /// time.
+    pub fn tick(&mut self, now: Reading) -> CommitTime {
+        if self.anchor.is_some() && self.ticked == now {
             return self.last;
         }
-        self.tick_at(now_us, Moment::now())
-    }
-
-    fn tick_at(&mut self, now_us: u64, at: Moment) -> CommitTime {
-        let time = self.time_at(now_us, at).max(self.last);
+        let at = now.at;
+        let time = self.time_at(now).max(self.last);
         // Counted anew only after a while, so that a tenth of what passed is not rounded to nothing.
         if self.anchor.is_none_or(|anchor| at.since(anchor.at) >= Duration::from_millis(1)) {
             self.anchor = Some(Anchor { at, time });
             self.face.ahead.store(i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(at.0), Ordering::Relaxed);
         }
-        self.ticked = (now_us, at);
+        self.ticked = now;
         self.last = time;
         time
     }
 
-    /// The time at a moment at which the wall clock shows `now_us`.
-    fn time_at(&self, now_us: u64, at: Moment) -> CommitTime {
+    /// The time of a commit made at `now`, if there were none before.
+    fn time_at(&self, now: Reading) -> CommitTime {
+        let Reading { wall_us: now_us, at } = now;
         let Some(anchor) = self.anchor else { return self.last.max(CommitTime(now_us)) };
         let passed = at.since(anchor.at).as_micros() as u64;
         let even = anchor.time.0.saturating_add(passed);
@@ -189,23 +218,23 @@ impl CommitClock {
     }
 
     /// Goes on from the wall clock's time, forward only: from the last time given if that is later.
-    pub fn follow(&mut self, now_us: u64) {
+    pub fn follow(&mut self, now: Reading) {
         self.observe(self.last);
-        self.tick(now_us);
+        self.tick(now);
     }
 
     /// Goes on from the wall clock's time even if that is earlier: for the first commit of an epoch.
-    pub fn restart(&mut self, now_us: u64) {
-        self.observe(CommitTime(now_us));
-        self.tick(now_us);
+    pub fn restart(&mut self, now: Reading) {
+        self.observe(CommitTime(now.wall_us));
+        self.tick(now);
     }
 
-    /// By how many microseconds the wall clock, which shows `now_us`, is ahead of commit times; negative if it is behind.
+    /// By how many microseconds the wall clock is ahead of commit times at `now`; negative if it is behind.
     #[must_use]
-    pub fn lag_us(&self, now_us: u64) -> i64 {
-        let time = self.time_at(now_us, Moment::now()).0;
-        let apart = i64::try_from(now_us.abs_diff(time)).unwrap_or(i64::MAX);
-        if now_us >= time { apart } else { -apart }
+    pub fn lag_us(&self, now: Reading) -> i64 {
+        let time = self.time_at(now).0;
+        let apart = i64::try_from(now.wall_us.abs_diff(time)).unwrap_or(i64::MAX);
+        if now.wall_us >= time { apart } else { -apart }
     }
 }
 
@@ -226,19 +255,19 @@ mod tests {
     /// A clock that runs since moment 0, at which the wall clock showed [`START`].
     fn running() -> CommitClock {
         let mut clock = CommitClock::continuing(CommitTime(7));
-        assert_eq!(clock.tick_at(START, Moment(0)), CommitTime(START));
+        assert_eq!(clock.tick(reading(START, 0)), CommitTime(START));
         clock
     }
 
-    fn moment(us: u64) -> Moment {
-        Moment(us as i64)
+    fn reading(wall_us: u64, at_us: u64) -> Reading {
+        Reading { wall_us, at: Moment(at_us as i64) }
     }
 
     #[test]
     fn times_follow_clocks_that_agree() {
         let mut clock = running();
         for us in [1, 5, 999, 1000, 2500, SECOND, 3600 * SECOND, DAY] {
-            assert_eq!(clock.tick_at(START + us, moment(us)), CommitTime(START + us));
+            assert_eq!(clock.tick(reading(START + us, us)), CommitTime(START + us));
         }
     }
 
@@ -249,7 +278,7 @@ mod tests {
             let mut last = CommitTime(START);
             for step in 1..=400_000 {
                 let us = step * 1000;
-                let time = clock.tick_at((START + us).checked_add_signed(ahead).unwrap(), moment(us));
+                let time = clock.tick(reading((START + us).checked_add_signed(ahead).unwrap(), us));
                 assert!(time >= last, "it ran backwards at {us}");
                 let passed = time.0 - last.0;
                 assert!((900..=1100).contains(&passed), "{passed} us in 1000");
@@ -263,7 +292,7 @@ mod tests {
     fn ticks_close_to_each_other_are_drawn_to_the_wall_clock_too() {
         let mut clock = running();
         for us in (0..=20 * SECOND).step_by(7) {
-            clock.tick_at(START + SECOND + us, moment(us));
+            clock.tick(reading(START + SECOND + us, us));
         }
         assert_eq!(clock.last.0, START + SECOND + 20 * SECOND / 7 * 7);
     }
@@ -274,28 +303,28 @@ mod tests {
             let mut clock = running();
             let set = |us: u64| (START + us).checked_add_signed(jump).unwrap();
             for us in [10, SECOND, 7200 * SECOND] {
-                assert_eq!(clock.tick_at(set(us), moment(us)), CommitTime(START + us));
+                assert_eq!(clock.tick(reading(set(us), us)), CommitTime(START + us));
             }
             assert!(is_step(jump) && !is_step(59 * SECOND as i64));
             // For one write only: nothing of it stays.
-            assert_eq!(clock.tick_at(START + DAY, moment(DAY)), CommitTime(START + DAY));
+            assert_eq!(clock.tick(reading(START + DAY, DAY)), CommitTime(START + DAY));
         }
     }
 
     #[test]
     fn it_never_runs_backwards_but_by_a_restart() {
         let mut clock = running();
-        clock.tick_at(START + 500, moment(500));
-        // The wall clock was read before a lock was waited for.
-        assert!(clock.tick_at(START - 2000, moment(600)) >= CommitTime(START + 500));
-        clock.follow(START - DAY);
+        clock.tick(reading(START + 500, 500));
+        // The clocks were read before those of the commit before, which did not wait for a lock.
+        assert!(clock.tick(reading(START + 400, 400)) >= CommitTime(START + 500));
+        clock.follow(reading(START - DAY, 700));
         assert!(clock.last >= CommitTime(START + 500));
-        clock.follow(START + DAY);
+        clock.follow(reading(START + DAY, 800));
         assert_eq!(clock.last, CommitTime(START + DAY));
-        clock.restart(START);
+        clock.restart(Reading { wall_us: START, at: Moment::now() });
         assert_eq!(clock.last, CommitTime(START));
         assert!(clock.face().now().0.abs_diff(START) < 60 * SECOND, "it runs");
         clock.observe(CommitTime(START + 9));
-        assert_eq!(clock.tick(START), CommitTime(START + 9));
+        assert_eq!(clock.tick(reading(START, 900)), CommitTime(START + 9));
     }
 }

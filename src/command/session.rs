@@ -13,7 +13,7 @@ use super::host::Host;
 use super::reply::{Mark, Out};
 use super::table::{Call, Command, Flag};
 use super::{Ctx, Done, Fail, txn};
-use crate::clock::now_micros;
+use crate::clock::Reading;
 use crate::commit::committer::Committer;
 use crate::commit::groups::{GroupNumber, Groups};
 use crate::commit::turn::Joined;
@@ -34,10 +34,9 @@ pub struct Session<'s> {
     wrote: Option<GroupNumber>,
     /// The last commit of this session, written or on its way.
     last: Option<Csn>,
-    /// The wall clock as it was read last; 0: not yet.
-    now_us: u64,
-    /// Whether much time may have passed since. Requests that came in together and are quick share one look.
-    is_late: bool,
+    /// The clocks as they were read last; none if much time may have passed since. Requests that came in together and are
+    /// quick share one reading.
+    now: Option<Reading>,
 }
 
 /// What must be so before a session's replies may be sent.
@@ -119,7 +118,7 @@ impl<'s> Session<'s> {
     /// Begins; nothing is locked yet.
     pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
         let (turn, wrote, last) = (None, None, None);
-        Self { committer, host, client, out, turn, replies: Replies::default(), wrote, last, now_us: 0, is_late: true }
+        Self { committer, host, client, out, turn, replies: Replies::default(), wrote, last, now: None }
     }
 
     /// Fetches what requests that came in together and run next are about to read.
@@ -156,7 +155,9 @@ impl<'s> Session<'s> {
             self.out.truncate(mark);
             write_failure(self.out, fail);
         }
-        self.is_late |= command.is_some_and(|command| !command.has(Flag::Fast));
+        if command.is_some_and(|command| !command.has(Flag::Fast)) {
+            self.now = None;
+        }
         if let Some(turn) = &self.turn
             && self.client.task.is_none()
         {
@@ -183,15 +184,12 @@ impl<'s> Session<'s> {
     /// Gives up the lock. What was committed stays in the open group, which many connections share: somebody must write
     /// it before the replies are sent.
     pub fn finish(mut self) -> Outcome {
-        let now_us = if self.now_us == 0 { self.clock() } else { self.now_us };
+        let now_us = self.now.unwrap_or_else(Reading::now).wall_us;
         Outcome { open: self.end_turn(), depends_on: self.last, now_us }
     }
 
-    fn clock(&mut self) -> u64 {
-        if std::mem::take(&mut self.is_late) {
-            self.now_us = now_micros();
-        }
-        self.now_us
+    fn clock(&mut self) -> Reading {
+        *self.now.get_or_insert_with(Reading::now)
     }
 
     fn end_turn(&mut self) -> Option<OpenReplies> {
@@ -228,7 +226,7 @@ impl<'s> Session<'s> {
             self.turn = Some(self.committer.join());
             self.replies.before = self.last;
             // The lock may have been waited for.
-            self.is_late = true;
+            self.now = None;
         }
     }
 
@@ -267,7 +265,7 @@ impl<'s> Session<'s> {
         // After a failed log write only reads under the lock show the engines at one commit.
         let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
         if self.turn.is_none() && !is_locked {
-            let now_ms = self.clock() / 1000;
+            let now_ms = self.clock().wall_us / 1000;
             let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
             let mut ctx = Ctx { keys, client: self.client, host: self.host };
             let mark = self.out.mark();
@@ -281,13 +279,14 @@ impl<'s> Session<'s> {
 
     fn execute_locked(&mut self, command: &'static Command, args: Args<'_>) -> Done {
         self.take_turn();
-        let now_us = self.clock();
+        let now = self.clock();
+        let now_ms = now.wall_us / 1000;
         let turn = self.turn.as_mut().expect("taken above");
         let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
         let mut demand = None;
         if command.has(Flag::Write) || queue.is_some() {
             let wanted = match queue {
-                Some(queue) => Demand::of_queue(queue, turn, now_us / 1000)?,
+                Some(queue) => Demand::of_queue(queue, turn, now_ms)?,
                 None => Demand::of_command(command, args, turn),
             };
             if let Err(error) = turn.reserve(wanted.room_bytes) {
@@ -299,7 +298,7 @@ impl<'s> Session<'s> {
         if let Some(demand) = demand {
             turn.bound_commit(bytes_max as usize, demand.can_be_taken_back);
         }
-        let keys = turn.keyspace(now_us / 1000);
+        let keys = turn.keyspace(now_ms);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
         let mut ctx = Ctx { keys, client: self.client, host: self.host };
         let done = (command.run)(&mut ctx, args, self.out);
@@ -322,7 +321,7 @@ impl<'s> Session<'s> {
             // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
-        if let Some(csn) = turn.commit_at(now_us) {
+        if let Some(csn) = turn.commit_at(now) {
             (self.last, self.wrote) = (Some(csn), Some(turn.group()));
         }
         done

@@ -6,7 +6,7 @@ use super::committer::{Committer, MemorySize};
 use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
 use super::writer::Writer;
-use crate::clock::{self, Moment, now_micros};
+use crate::clock::{self, Moment, Reading, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
@@ -77,23 +77,23 @@ impl<'a> Joined<'a> {
 
     /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
     pub fn commit(&mut self) -> Option<Csn> {
-        self.commit_at(now_micros())
+        self.commit_at(Reading::now())
     }
 
-    /// The same, at a time of the wall clock that was read a moment ago.
-    pub fn commit_at(&mut self, now_us: u64) -> Option<Csn> {
-        self.writer.commit(now_us)
+    /// The same, by clocks that were read a moment ago.
+    pub fn commit_at(&mut self, now: Reading) -> Option<Csn> {
+        self.writer.commit(now)
     }
 
     /// By how many microseconds the wall clock is ahead of the commit clock; negative if it is behind.
     #[must_use]
     pub fn clock_lag_us(&self) -> i64 {
-        self.writer.clock.lag_us(now_micros())
+        self.writer.clock.lag_us(Reading::now())
     }
 
     /// Sets the commit clock forward to the wall clock.
     pub fn follow_wall_clock(&mut self) {
-        self.writer.clock.follow(now_micros());
+        self.writer.clock.follow(Reading::now());
     }
 
     /// Whether something was done since the last [`Joined::commit`].
@@ -227,14 +227,14 @@ impl<'a> Turn<'a> {
     /// of the epoch before, if that lies more than [`clock::STEP_MIN`] in the future.
     pub fn start_clock(&mut self, is_new_epoch: bool) {
         assert!(self.joined.writer.pending.is_empty(), "the clock starts between groups");
-        let (now_us, clock) = (now_micros(), &mut self.joined.writer.clock);
-        let apart = clock.lag_us(now_us);
+        let (now, clock) = (Reading::now(), &mut self.joined.writer.clock);
+        let apart = clock.lag_us(now);
         if is_new_epoch && apart < 0 && clock::is_step(apart) {
-            let (last, now) = (self.logs.position.time, CommitTime(now_us));
-            tracing::warn!(%last, %now, "the last commit lies in the future: commit times begin anew at the present time");
-            clock.restart(now_us);
+            let (last, wall) = (self.logs.position.time, CommitTime(now.wall_us));
+            tracing::warn!(%last, now = %wall, "the last commit lies in the future: commit times begin anew at the present time");
+            clock.restart(now);
         } else {
-            clock.follow(now_us);
+            clock.follow(now);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::committer::MemorySize;
 use super::groups::{GroupNumber, Groups};
-use crate::clock::{CommitClock, Moment, now_micros};
+use crate::clock::{CommitClock, Moment, Reading};
 use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
 use crate::engine::expiry::ExpiryIndex;
@@ -130,8 +130,8 @@ impl Writer {
         }
     }
 
-    /// Ends a command: what it did becomes one commit, made at `now_us`. `None` if it did nothing.
-    pub(super) fn commit(&mut self, now_us: u64) -> Option<Csn> {
+    /// Ends a command: what it did becomes one commit, made at `now`. `None` if it did nothing.
+    pub(super) fn commit(&mut self, now: Reading) -> Option<Csn> {
         let from = self.committed_extent();
         let until = self.effects.extent();
         if from == until {
@@ -139,14 +139,14 @@ impl Writer {
         }
         self.last = self.last.next();
         self.open_frames += frame_bytes(from, until);
-        let time = self.tick(now_us);
+        let time = self.tick(now);
         self.pending.push(PendingCommit { csn: self.last, time, from, until });
         Some(self.last)
     }
 
     /// The time of the next commit.
-    fn tick(&mut self, now_us: u64) -> CommitTime {
-        let time = self.clock.tick(now_us);
+    fn tick(&mut self, now: Reading) -> CommitTime {
+        let time = self.clock.tick(now);
         if self.pending.is_empty() {
             self.began = self.clock.ticked();
         }
@@ -159,7 +159,7 @@ impl Writer {
         let from = self.committed_extent();
         assert!(from == self.effects.extent(), "what was done before is another commit");
         assert_eq!(self.last, before.csn, "what was done before is written");
-        let position = Position { csn: self.last.next(), time: self.tick(now_micros()), ..before };
+        let position = Position { csn: self.last.next(), time: self.tick(Reading::now()), ..before };
         effect(&mut self.effects, position);
         let until = self.effects.extent();
         assert!(until != from, "a commit has an effect");

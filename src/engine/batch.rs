@@ -205,24 +205,60 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Checks that `records` are the disk effects of one commit: they parse to the end, are exactly `count` operations, and
-/// hold nothing of what the envelope around them is made of.
-pub fn validate(records: &[u8], count: u32) -> Result<()> {
-    let mut found = 0u32;
-    for record in Records::new(records) {
-        let key = match record? {
+/// The disk effects of one commit, checked while they are read: they parse to the end, are exactly as many operations as
+/// announced, and hold nothing of what the envelope around them is made of. Ends after the first error.
+pub struct Operations<'a> {
+    records: Records<'a>,
+    announced: u32,
+    found: u32,
+}
+
+impl<'a> Operations<'a> {
+    /// The operations in `records`; there must be `count`.
+    #[must_use]
+    pub fn new(records: &'a [u8], count: u32) -> Self {
+        Self { records: Records::new(records), announced: count, found: 0 }
+    }
+
+    /// Offset of the next operation.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.records.offset()
+    }
+
+    fn operation(&mut self) -> Result<Option<Record<'a>>> {
+        let (announced, found) = (self.announced, self.found);
+        let Some(record) = self.records.next().transpose()? else {
+            let detail = || format!("announces {announced} operations, holds {found}");
+            return if found == announced { Ok(None) } else { Err(Error::corrupt("write batch", "header", detail())) };
+        };
+        let key = match record {
             Record::Put(_, key, _) | Record::Delete(_, key) | Record::DeleteRange(_, key, _) => key,
             Record::LogData(_) => return Err(Error::corrupt("write batch", "record", "log data within a commit")),
         };
         if key == CSN_KEY {
             return Err(Error::corrupt("write batch", "record", "a commit that changes the csn key"));
         }
-        found += 1;
+        self.found += 1;
+        Ok(Some(record))
     }
-    if found != count {
-        return Err(Error::corrupt("write batch", "header", format!("announces {count} operations, holds {found}")));
+}
+
+impl<'a> Iterator for Operations<'a> {
+    type Item = Result<Record<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let operation = self.operation();
+        if operation.is_err() {
+            *self = Self::new(&[], 0);
+        }
+        operation.transpose()
     }
-    Ok(())
+}
+
+/// Checks that `records` are the disk effects of one commit of `count` operations.
+pub fn validate(records: &[u8], count: u32) -> Result<()> {
+    Operations::new(records, count).try_for_each(|operation| operation.map(drop))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! versions of a key inside a run only the last is written. A run's memory is bounded by [`RUN_BYTES_MAX`] and one
 //! commit. Does not write the csn key.
 
-use super::batch::{self, Family, HEADER_LEN, Record, Records};
+use super::batch::{self, Family, HEADER_LEN, Operations, Record, Records};
 use super::disk::{Disk, run_options};
 use crate::error::{Error, Result};
 use crate::threads::join;
@@ -74,22 +74,20 @@ struct Entry {
 }
 
 impl SortedRun {
-    /// Takes a commit's operations, checked: there must be `count`.
+    /// Takes a commit's operations and checks them: there must be `count`. After an error the run is of no use.
     pub fn push(&mut self, operations: &[u8], count: u32) -> Result<()> {
-        batch::validate(operations, count)?;
         let begin = self.records.len();
         self.records.extend_from_slice(operations);
-        let mut records = Records::new(operations);
+        let mut operations = Operations::new(operations, count);
         loop {
-            let at = u32::try_from(begin + records.offset()).expect("a run and a commit are below 4 GiB");
-            match records.next() {
+            let at = u32::try_from(begin + operations.offset()).expect("a run and a commit are below 4 GiB");
+            match operations.next().transpose()? {
                 None => return Ok(()),
-                Some(Ok(Record::Put(family, key, _) | Record::Delete(family, key))) => {
+                Some(Record::Put(family, key, _) | Record::Delete(family, key)) => {
                     self.entries[family as usize].push(Entry { prefix: prefix(key), at });
                 }
-                Some(Ok(Record::DeleteRange(family, from, to))) => self.delete_range(family, from, to),
-                Some(Ok(Record::LogData(_))) => {}
-                Some(Err(error)) => return Err(error),
+                Some(Record::DeleteRange(family, from, to)) => self.delete_range(family, from, to),
+                Some(Record::LogData(_)) => unreachable!("operations hold no log data"),
             }
         }
     }

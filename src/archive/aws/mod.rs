@@ -253,7 +253,7 @@ impl ProfileCredentials {
             }
             // Somebody is writing the file, perhaps.
             (_, Some((_, before))) => Arc::clone(before),
-            (Ok(None), None) => return Err(failed(format!("{} has no keys any more", self.files))),
+            (Ok(None), None) => return Err(failed(format!("{} holds no keys, which it did at the start", self.files))),
             (Err(detail), None) => return Err(failed(format!("{}: {detail}", self.files))),
         };
         *read = Some((Instant::now(), Arc::clone(&credential)));

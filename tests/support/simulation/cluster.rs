@@ -1,29 +1,24 @@
-//! The machines of a simulation, the network between them and their archive: what can be done to them.
+//! All machines of a simulation, the network between them and their archive: what can be done to them.
 //!
-//! Each machine has a file system of its own on a loop device where mounting is allowed, else a directory. What is done
-//! to a machine never waits for its server to answer; [`Cluster::heal`] does.
+//! What is done to a machine never waits for its server to answer; [`Cluster::heal`] does.
 
-use super::super::archive::Archive;
-use super::super::client::{Client, Command, cmd, error_text, info_fields};
+use super::super::client::{Client, cmd};
 use super::super::clock::Clock;
 use super::super::device::{Mounted, forget_boot, scratch};
-use super::super::faulty_s3::{Fault, FaultyS3, Mix};
-use super::super::process::{Launch, Node, READY_WITHIN, SETTLED_WITHIN, wait_until};
+use super::super::process::{Launch, SETTLED_WITHIN, wait_until};
 use super::super::tool::{Finished, walferry};
+use super::machine::{Machine, Start};
 use super::network::Network;
-use super::plan::{Act, ArchiveFault, Fsync, Jump, Plan, Who};
-use redis::Value;
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use super::plan::{Act, Fsync, Jump, Plan, Who};
+use super::store::Store;
+use std::io::Write;
+use std::path::Path;
 use std::process::Command as Program;
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// Size of a machine's device.
 const DEVICE_BYTES: u64 = 512 << 20;
-/// How long a server that may be stopped or starting is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// `spool-max-bytes` while it is small, and otherwise.
 const SPOOL_BYTES: (&str, &str) = ("64kb", "64mb");
 
@@ -39,236 +34,6 @@ const SETTINGS: [(&str, &str); 9] = [
     ("spool-max-bytes", SPOOL_BYTES.1),
     ("snapshot-max-log-bytes", "48mb"),
 ];
-
-/// The archive, as the nodes reach it and as it is.
-pub struct Store {
-    /// As it is: for checks.
-    pub direct: Archive,
-    /// In between, for each node, if it is on S3.
-    proxies: Vec<FaultyS3>,
-    seed: u64,
-    is_bad: bool,
-}
-
-impl Store {
-    fn new(plan: &Plan, root: &TempDir) -> Self {
-        let direct = if plan.on_s3 { Archive::s3() } else { Archive::directory(&root.path().join("archive")) };
-        let nodes = if plan.on_s3 { plan.replicas + 1 } else { 0 };
-        let proxies = (0..nodes).map(|_| FaultyS3::start()).collect();
-        Self { direct, proxies, seed: plan.seed, is_bad: false }
-    }
-
-    /// As a node reaches it, by its machine's number.
-    fn of_node(&self, number: usize) -> Archive {
-        self.proxies.get(number).map_or_else(|| self.direct.clone(), |proxy| proxy.to(&self.direct))
-    }
-
-    /// Becomes slow for one node.
-    fn slow_down_for(&mut self, number: usize) {
-        let faults = [300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec();
-        if let Some(proxy) = self.proxies.get(number) {
-            self.is_bad = true;
-            proxy.mix(Mix { seed: self.seed, percent: 90, faults });
-        }
-    }
-
-    /// Goes bad, or well again. A directory never goes bad.
-    pub fn set(&mut self, fault: Option<ArchiveFault>) {
-        self.is_bad = fault.is_some() && !self.proxies.is_empty();
-        self.seed = self.seed.wrapping_add(1);
-        let (percent, faults) = match fault {
-            None => return self.proxies.iter().for_each(FaultyS3::heal),
-            Some(ArchiveFault::Down) => return self.proxies.iter().for_each(|proxy| proxy.set_down(true)),
-            Some(ArchiveFault::Errors) => {
-                let slow_down = Fault::SlowDown { retry_after_s: 1 };
-                (
-                    40,
-                    vec![
-                        Fault::Status(500),
-                        slow_down,
-                        Fault::DropRequest,
-                        Fault::LoseReply,
-                        Fault::CutUpload,
-                        Fault::CutBody,
-                    ],
-                )
-            }
-            Some(ArchiveFault::Slow) => (60, [50, 300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec()),
-            // What a store answers about an epoch's record decides who may write: it may not lie about that for ever.
-            Some(ArchiveFault::Lies) => {
-                (30, vec![Fault::Pretend, Fault::StoreHalf, Fault::StoreHalfLoseReply, Fault::FlipBit(977)])
-            }
-        };
-        for proxy in &self.proxies {
-            proxy.mix(Mix { seed: self.seed, percent, faults: faults.clone() });
-        }
-    }
-}
-
-/// How a start ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Start {
-    /// The server answers.
-    Serves,
-    /// A replica that has commits which its primary does not have refuses to serve.
-    Diverged,
-}
-
-/// One machine.
-pub struct Machine {
-    /// For messages.
-    pub name: String,
-    /// The server on it.
-    pub node: Node,
-    /// The network between the primary and this machine, when it is a replica.
-    pub network: Network,
-    home: PathBuf,
-    device: Option<Mounted>,
-    is_frozen: bool,
-    /// It was asked to end.
-    is_stopping: bool,
-    /// Its directory has not served yet: a replica that is interrupted while it bootstraps starts anew.
-    is_new: bool,
-    /// It was started while the archive was bad: it may have refused to serve.
-    is_excused: bool,
-}
-
-impl Machine {
-    /// A connection to its server, if that answers soon.
-    pub fn client(&self) -> Option<Client> {
-        if self.is_frozen { None } else { Client::connect_within(self.node.launch.port, PATIENCE).ok() }
-    }
-
-    /// Sends a command, if the server answers soon.
-    pub fn tell(&self, command: &Command) -> Option<Value> {
-        self.client()?.try_call(command).ok()
-    }
-
-    /// INFO, if the server answers soon.
-    pub fn info(&self) -> Option<BTreeMap<String, String>> {
-        let reply = self.tell(&cmd!("INFO"))?;
-        error_text(&reply).is_none().then(|| info_fields(&reply))
-    }
-
-    /// Starts a primary that was killed before somebody else was promoted: it must not write.
-    pub fn assert_kept_out(&mut self) {
-        match self.node.try_restart() {
-            Err(ended) => drop(ended.expect(5)),
-            Ok(()) => wait_until("the old primary is fenced", SETTLED_WITHIN, || self.is_fenced().then_some(())),
-        }
-    }
-
-    /// Whether the server refuses writes because a newer epoch exists.
-    pub fn is_fenced(&self) -> bool {
-        self.info().is_some_and(|info| info["writes_refused"].starts_with("FENCED"))
-    }
-
-    fn needs_restart(&self) -> bool {
-        self.info().is_some_and(|info| info["writes_refused"].contains("until a restart"))
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        self.node.kill();
-        (self.is_frozen, self.is_stopping) = (false, false);
-    }
-
-    /// SIGSTOP.
-    pub fn freeze(&mut self) {
-        if self.node.is_running() {
-            self.node.signal("STOP");
-            self.is_frozen = true;
-        }
-    }
-
-    /// SIGCONT.
-    pub fn thaw(&mut self) {
-        if std::mem::take(&mut self.is_frozen) {
-            self.node.signal("CONT");
-        }
-    }
-
-    fn stop(&mut self) {
-        self.thaw();
-        if self.node.is_running() {
-            self.node.signal("TERM");
-            self.is_stopping = true;
-        }
-    }
-
-    /// Starts its server, unless that runs.
-    fn start(&mut self) {
-        self.await_orderly_end();
-        if !self.node.is_running() {
-            self.node.begin_again();
-        }
-    }
-
-    /// Starts its server, unless that runs, and waits until it answers. What could not reach the archive is started
-    /// again.
-    pub fn bring_up(&mut self) -> Start {
-        self.thaw();
-        self.start();
-        wait_until(&format!("{} answers", self.name), READY_WITHIN, || {
-            if let Some(ended) = self.node.ended() {
-                if ended.stderr.lines().rev().take(3).any(|line| line.contains("belongs to another history")) {
-                    return Some(Start::Diverged);
-                }
-                self.try_again(&ended);
-            }
-            let reply = self.tell(&cmd!("PING"))?;
-            self.is_new &= error_text(&reply).is_some();
-            error_text(&reply).is_none().then_some(Start::Serves)
-        })
-    }
-
-    /// Starts a server again that ended for a reason that may have passed.
-    fn try_again(&mut self, ended: &Finished) {
-        if self.is_new {
-            self.wipe();
-        } else {
-            let Finished { code, stderr, .. } = ended;
-            let is_excused = std::mem::take(&mut self.is_excused);
-            assert!(is_excused || *code == Some(6), "{} ended with {code:?} instead of serving\n{stderr}", self.name);
-        }
-        self.node.begin_again();
-    }
-
-    fn await_orderly_end(&mut self) {
-        if std::mem::take(&mut self.is_stopping) {
-            let name = &self.name;
-            let ended = wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || self.node.ended());
-            // A server that was still starting may also find that it cannot.
-            assert!(
-                matches!(ended.code, Some(0 | 6) | None),
-                "{name} ended with {:?} after SIGTERM\n{}",
-                ended.code,
-                ended.stderr
-            );
-        }
-    }
-
-    fn set(&mut self, key: &str, value: &str) {
-        self.node.launch = self.node.launch.clone().set(key, value);
-    }
-
-    fn data(&self) -> PathBuf {
-        self.home.join("data")
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.home.join("ballast")
-    }
-
-    fn wipe(&mut self) {
-        self.kill();
-        self.is_new = true;
-        match std::fs::remove_dir_all(self.data()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", self.data().display()),
-            _ => {}
-        }
-    }
-}
 
 /// All machines.
 pub struct Cluster {
@@ -308,18 +73,7 @@ impl Cluster {
             };
             let mut node = cluster.equipped(launch, number).begin();
             node.await_ready();
-            let name = format!("machine {number}");
-            cluster.machines.push(Machine {
-                name,
-                node,
-                network,
-                home,
-                device,
-                is_frozen: false,
-                is_stopping: false,
-                is_new: false,
-                is_excused: false,
-            });
+            cluster.machines.push(Machine::new(number, node, network, home, device));
         }
         if cluster.machines[0].device.is_none() {
             eprintln!(

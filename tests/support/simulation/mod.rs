@@ -4,7 +4,8 @@
 //! plan       what will happen: rounds of load, disturbances and a finale; pure
 //! line       what each writer writes at which position, and the state after it; pure
 //! chronicle  what the newest line of history must hold at any csn; pure
-//! cluster    machines, network, archive: what can be done to them       network  the TCP proxy between two nodes
+//! cluster    all machines: what can be done to them                     machine  one server, its disk, its network
+//! store      the archive, with a proxy for each node                    network  the TCP proxy between two nodes
 //! writer     threads that write, and what each was promised             watch    threads that look at one server
 //! run        a plan's execution, round by round                         checks   what must hold when all is well again
 //! ```
@@ -16,8 +17,10 @@ mod checks;
 mod chronicle;
 mod cluster;
 pub mod line;
+mod machine;
 mod network;
 pub mod plan;
 pub mod run;
+mod store;
 mod watch;
 mod writer;

@@ -86,6 +86,10 @@ impl Moment {
     }
 }
 
+/// By how many microseconds the wall clock was ahead of the even clock when both were last read with care. As long as the
+/// two agree with that, nobody was put to sleep between reading one and the other.
+static APART_LAST: AtomicI64 = AtomicI64::new(i64::MIN);
+
 /// The wall clock and the even clock, read at the same time: two readings apart would make a delay between them look like
 /// a clock that was set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,9 +101,21 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Reads both clocks. A thread that was put to sleep between the two reads again.
+    /// Reads both clocks.
     #[must_use]
     pub fn now() -> Self {
+        let reading = Self { wall_us: now_micros(), at: Moment::now() };
+        if reading.apart().abs_diff(APART_LAST.load(Ordering::Relaxed)) <= READING_MAX.as_micros() as u64 {
+            return reading;
+        }
+        let reading = Self::careful();
+        APART_LAST.store(reading.apart(), Ordering::Relaxed);
+        reading
+    }
+
+    /// Reads both clocks, and does so again if the thread was put to sleep between the two.
+    #[cold]
+    fn careful() -> Self {
         let mut before = Moment::now();
         for _ in 0..READINGS_MAX {
             let wall_us = now_micros();
@@ -110,6 +126,11 @@ impl Reading {
             before = at;
         }
         Self { wall_us: now_micros(), at: before }
+    }
+
+    /// Microseconds by which the wall clock is ahead of the even clock.
+    fn apart(self) -> i64 {
+        i64::try_from(self.wall_us).unwrap_or(i64::MAX).saturating_sub(self.at.0)
     }
 }
 

@@ -155,7 +155,7 @@ impl<'s> Session<'s> {
             self.out.truncate(mark);
             write_failure(self.out, fail);
         }
-        if command.is_some_and(|command| !command.has(Flag::Fast)) {
+        if command.is_some_and(|command| !command.has(Flag::Fast) && !command.has(Flag::Blind)) {
             self.now = None;
         }
         if let Some(turn) = &self.turn

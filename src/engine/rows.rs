@@ -22,6 +22,7 @@ use crate::csn::Csn;
 use crate::error::Result;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -338,7 +339,7 @@ impl RowCache {
     /// Begins a publication, which ends when it is dropped. One at a time, around RocksDB's write.
     pub fn publish(&self) -> Publication<'_> {
         self.publications.fetch_add(1, Ordering::AcqRel);
-        Publication { cache: self }
+        Publication { cache: self, is_marking: Cell::new(false) }
     }
 
     /// Looks up rows together, so that the memory they lie in is fetched at the same time and not one by one: whoever asks
@@ -400,6 +401,8 @@ fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
 /// A publication under way.
 pub struct Publication<'c> {
     cache: &'c RowCache,
+    /// Whether slots may be marked: from the first row on that is stored, so after RocksDB's write.
+    is_marking: Cell<bool>,
 }
 
 /// Collections created by one commit whose elements are kept from the first one on.
@@ -520,7 +523,9 @@ impl Publication<'_> {
     }
 
     fn each<'r>(&self, records: &'r [u8], mut visit: impl FnMut(Family, &'r [u8], Option<&'r [u8]>)) -> Result<()> {
-        self.cache.slots.begin_marking();
+        if !self.is_marking.replace(true) {
+            self.cache.slots.begin_marking();
+        }
         for record in Records::new(records) {
             match record? {
                 Record::Put(Family::Stream, ..) | Record::Delete(Family::Stream, _) | Record::LogData(_) => {}

@@ -89,10 +89,11 @@ fn runs_lead_where_single_writes_lead() {
 /// What RocksDB would find too late is found first.
 #[test]
 fn malformed_operations_are_refused() {
-    let mut run = SortedRun::default();
     let mut operations = Vec::new();
     push_put(&mut operations, Family::Sub, b"key", b"value");
-    assert!(run.push(&operations, 2).is_err());
-    assert!(run.push(&operations[..operations.len() - 1], 1).is_err());
-    assert!(run.is_empty());
+    let pushed = |operations: &[u8], count| SortedRun::default().push(operations, count);
+    pushed(&operations, 1).unwrap();
+    assert!(pushed(&operations, 2).is_err());
+    assert!(pushed(&operations, 0).is_err());
+    assert!(pushed(&operations[..operations.len() - 1], 1).is_err());
 }

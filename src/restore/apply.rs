@@ -87,8 +87,11 @@ impl Engines {
             let disk_side = scope.spawn(move || write_all(disk, disk_at, scratch, &from_unpacker));
             let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
             let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
+            // A chunk that changes one side only is no work for the other.
             let send = |unpacked: &Unpacked| {
-                to_disk.send(unpacked.clone()).is_ok() && to_memory.send(unpacked.clone()).is_ok()
+                let commits = &unpacked.commits;
+                (!commits.iter().any(CommitRecord::touches_disk) || to_disk.send(unpacked.clone()).is_ok())
+                    && (!commits.iter().any(CommitRecord::touches_memory) || to_memory.send(unpacked.clone()).is_ok())
             };
             let outcome = unpack_all(unpacker, next, position, |unpacked, stored| {
                 let is_taken = send(unpacked);

@@ -101,6 +101,6 @@ impl CatchUp {
         let (unpacker, unpacked) =
             super::blocking(move || unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacker, unpacked))).await?;
         self.unpacker = Some(unpacker);
-        Ok(Some(unpacked.commits))
+        Ok(Some(Arc::unwrap_or_clone(unpacked.commits).into()))
     }
 }

@@ -59,7 +59,7 @@ pub struct Unpacked {
     /// The chunk's name for messages.
     pub what: Arc<str>,
     /// Its commits that count, in csn order; never empty.
-    pub commits: Arc<[CommitRecord]>,
+    pub commits: Arc<Vec<CommitRecord>>,
     /// Bytes of the chunk before compression.
     pub raw_bytes: u64,
 }
@@ -129,7 +129,7 @@ impl Unpacker {
         self.check_forks(&commits)?;
         (self.next, self.hash) = (last.csn.next(), Some(last.hash));
         let raw_bytes = chunk.header().raw_len();
-        Ok(Unpacked { what: what.into(), commits: commits.into(), raw_bytes })
+        Ok(Unpacked { what: what.into(), commits: Arc::new(commits), raw_bytes })
     }
 
     /// The chunk `what` continues a history that has the hash `found` after the commit before the next one.

@@ -124,7 +124,7 @@ fn commits(c: &mut Criterion) {
                 let mut preparing = std::thread::spawn(|| ());
                 group.bench_function(BenchmarkId::from_parameter(what), |b| {
                     b.iter(|| {
-                        let mut turn = committer.turn();
+                        let mut turn = committer.lock_logs();
                         for _ in 0..commits {
                             nth += 1;
                             turn.reserve(VALUE.len() + 40).expect("room");

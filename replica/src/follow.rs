@@ -80,7 +80,7 @@ pub fn apply_in_turns(committer: &Committer, commits: Vec<CommitRecord>) -> Resu
         bytes += commit.effect_bytes();
         turn_of.push(commit);
         if turn_of.len() >= COMMITS_PER_TURN || bytes >= BYTES_PER_TURN || commits.peek().is_none() {
-            last = committer.turn().apply(std::mem::take(&mut turn_of).into())?;
+            last = committer.lock_logs().apply(std::mem::take(&mut turn_of).into())?;
             bytes = 0;
         }
     }

@@ -1,7 +1,7 @@
 //! What is uploaded: bytes in memory, a local file, or an object of another archive. Read piece by piece, in order.
 
 use super::layout::ObjectName;
-use super::patience::failure;
+use super::retry_policy::failure;
 use super::store::Archive;
 use crate::error::{Error, Result};
 use bytes::Bytes;

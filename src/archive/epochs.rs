@@ -12,7 +12,7 @@
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
 use super::layout::{ObjectName, Section};
-use super::patience::pause_after_wrong_answer;
+use super::retry_policy::pause_after_wrong_answer;
 use super::store::{Archive, Creation, Found};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
@@ -147,14 +147,14 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
 
 /// The record of an epoch that was listed. Records are never removed, so a store that denies it is asked again.
 async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochRecord> {
-    let patience = archive.patience();
+    let retry_policy = archive.retry_policy();
     let mut denied = 0;
     loop {
         if let Some(record) = read_record(archive, epoch).await? {
             return Ok(record);
         }
         denied += 1;
-        if denied >= patience.attempts {
+        if denied >= retry_policy.attempts {
             let what = archive.full_name(&ObjectName::Epoch(epoch));
             let detail = "it was listed and then not there; epoch records are never removed";
             return Err(Error::corrupt(what, "the object", detail));
@@ -208,7 +208,7 @@ impl EpochTree {
     /// name: if it is there, a line of history chosen from this listing would be the wrong one. An epoch may have been
     /// claimed a moment ago: the listing is repeated before the store is blamed.
     pub(super) async fn read_with(archive: &Archive, section: Section) -> Result<(Found, Self)> {
-        let patience = archive.patience();
+        let retry_policy = archive.retry_policy();
         let mut stale = 0;
         loop {
             let found = archive.list(section).await?;
@@ -226,7 +226,7 @@ impl EpochTree {
             };
             let Some(newer) = newer else { return Ok((found, tree)) };
             stale += 1;
-            if stale >= patience.attempts {
+            if stale >= retry_policy.attempts {
                 return Err(Error::StoreContract {
                     url: archive.url().to_owned(),
                     detail: format!(
@@ -236,7 +236,7 @@ impl EpochTree {
                     ),
                 });
             }
-            tokio::time::sleep(patience.pause_after(stale)).await;
+            tokio::time::sleep(retry_policy.pause_after(stale)).await;
         }
     }
 

@@ -4,7 +4,7 @@
 //! queue; an empty queue means that everything works. Or one fault meets the n-th request of all, or all fail from it on,
 //! so that a test can go through them. A DELETE can also be held until it is let go.
 
-use super::patience::Patience;
+use super::retry_policy::RetryPolicy;
 use super::store::Archive;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -139,7 +139,7 @@ impl FaultStore {
     /// An archive in it. A request that fails is not tried again.
     pub fn archive(&self) -> Archive {
         let archive = Archive::over(Arc::new(self.clone()), "memory:".to_owned(), "", None);
-        archive.with_patience(Patience { attempts: 1, ..Patience::default() })
+        archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
     }
 
     /// Another store with the same objects and no faults.

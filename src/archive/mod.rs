@@ -21,9 +21,9 @@ pub mod lineage;
 pub mod listing;
 pub mod marks;
 pub mod merge;
-pub mod patience;
 pub mod pins;
 pub mod put;
+pub mod retry_policy;
 pub mod starts;
 pub mod store;
 #[cfg(test)]

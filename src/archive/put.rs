@@ -6,7 +6,7 @@
 
 use super::body::Body;
 use super::layout::ObjectName;
-use super::patience::{backoff, within};
+use super::retry_policy::{backoff, within};
 use super::store::{Archive, Creation};
 use super::traffic::{Traffic, add};
 use crate::error::{Error, Result};
@@ -129,7 +129,7 @@ impl Archive {
         add(&self.traffic().puts, 1);
         add(&self.traffic().bytes_sent, len);
         let options = PutOptions { mode, ..PutOptions::default() };
-        within(self.patience().deadline_for(len), self.store().put_opts(location, PutPayload::from(body), options))
+        within(self.retry_policy().deadline_for(len), self.store().put_opts(location, PutPayload::from(body), options))
             .await
     }
 
@@ -142,13 +142,13 @@ impl Archive {
 
     async fn put_parts(&self, location: &ObjectPath, body: &Body) -> object_store::Result<PutResult> {
         self.root_is_there()?;
-        let deadline = self.patience().deadline;
-        let retries = PartRetries { traffic: self.shared_traffic(), attempts: self.patience().attempts };
+        let deadline = self.retry_policy().deadline;
+        let retries = PartRetries { traffic: self.shared_traffic(), attempts: self.retry_policy().attempts };
         let options = PutMultipartOptions::default().with_retry_policy(Arc::new(retries));
         let mut upload = within(deadline, self.store().put_multipart_opts(location, options)).await?;
         let outcome = match self.send_parts(upload.as_mut(), body).await {
             // The store puts the parts together before it answers.
-            Ok(()) => within(self.patience().deadline_for(body.len()), upload.complete()).await,
+            Ok(()) => within(self.retry_policy().deadline_for(body.len()), upload.complete()).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -159,7 +159,7 @@ impl Archive {
     }
 
     async fn send_parts(&self, upload: &mut dyn MultipartUpload, body: &Body) -> object_store::Result<()> {
-        let deadline = self.patience().deadline_for(PART_BYTES) * self.patience().attempts;
+        let deadline = self.retry_policy().deadline_for(PART_BYTES) * self.retry_policy().attempts;
         let mut in_flight = FuturesUnordered::new();
         let mut offset = 0;
         while offset < body.len() {

@@ -1,14 +1,14 @@
 //! The archive as a store of named objects: deadlines, bounded retries, counted requests, errors that say what failed.
 //!
 //! Guarantees: `None` means the store said the object is not there; every failure to find out is an error. Every call
-//! ends: each attempt has a deadline that grows with the body, and attempts are bounded by [`Patience`].
+//! ends: each attempt has a deadline that grows with the body, and attempts are bounded by [`RetryPolicy`].
 //! Non-goals: retrying for ever (the uploader does that for itself), caching.
 
 use super::bandwidth::Bandwidth;
 use super::config::{ArchiveUrl, S3Settings};
 use super::crypt::{self, CryptStore, KeyRing};
 use super::layout::{ObjectName, Section};
-use super::patience::{Patience, failure, may_pass, pause_after_wrong_answer, within};
+use super::retry_policy::{RetryPolicy, failure, may_pass, pause_after_wrong_answer, within};
 use super::traffic::{Traffic, add};
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -68,7 +68,7 @@ pub struct Found {
 #[derive(Clone)]
 pub struct Archive {
     shared: Arc<Shared>,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     /// What this handle's replacing puts wait for.
     bandwidth: Option<Arc<Bandwidth>>,
 }
@@ -88,7 +88,7 @@ struct Shared {
 
 impl fmt::Debug for Archive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Archive").field("url", &self.shared.url).field("patience", &self.patience).finish()
+        f.debug_struct("Archive").field("url", &self.shared.url).field("retry_policy", &self.retry_policy).finish()
     }
 }
 
@@ -126,7 +126,7 @@ impl Archive {
     pub fn over(store: Arc<dyn ObjectStore>, url: String, prefix: &str, root: Option<PathBuf>) -> Self {
         let shared =
             Shared { store, url, prefix: prefix.to_owned(), root, is_encrypted: false, traffic: Arc::default() };
-        Self { shared: Arc::new(shared), patience: Patience::default(), bandwidth: None }
+        Self { shared: Arc::new(shared), retry_policy: RetryPolicy::default(), bandwidth: None }
     }
 
     /// The archive as it was opened, every object of it encrypted if there are keys. Only on an archive just opened.
@@ -138,13 +138,13 @@ impl Archive {
         let store = Arc::new(CryptStore::new(Arc::clone(store), keys, prefix, url));
         let (url, prefix, root) = (url.clone(), prefix.clone(), root.clone());
         let shared = Shared { store, url, prefix, root, is_encrypted: true, traffic: Arc::clone(traffic) };
-        Self { shared: Arc::new(shared), patience: self.patience, bandwidth: self.bandwidth }
+        Self { shared: Arc::new(shared), retry_policy: self.retry_policy, bandwidth: self.bandwidth }
     }
 
     /// The same archive with another bound on how long a call tries.
     #[must_use]
-    pub fn with_patience(&self, patience: Patience) -> Self {
-        Self { patience, ..self.clone() }
+    pub fn with_patience(&self, retry_policy: RetryPolicy) -> Self {
+        Self { retry_policy, ..self.clone() }
     }
 
     /// The same archive with a limit on the bytes a second of what it stores, manifests and the like excepted.
@@ -171,7 +171,7 @@ impl Archive {
     }
 
     /// The whole object, or `None` if it is not there. An answer that makes no sense (a page of a proxy, an empty body) is
-    /// like a failure: the store is asked again, as often as [`Patience`] allows. The last answer is given whatever it is.
+    /// like a failure: the store is asked again, as often as [`RetryPolicy`] allows. The last answer is given whatever it is.
     pub async fn get_sensible(
         &self,
         name: &ObjectName,
@@ -236,7 +236,7 @@ impl Archive {
                 Err(error) => error.may_be_a_wrong_answer(),
             };
             failed += 1;
-            if !is_wrong || failed >= self.patience.attempts {
+            if !is_wrong || failed >= self.retry_policy.attempts {
                 return answer;
             }
             add(&self.traffic().retries, 1);
@@ -255,7 +255,7 @@ impl Archive {
         let location = self.location(name)?;
         self.attempt("delete", name, || async {
             add(&self.traffic().deletes, 1);
-            match within(self.patience.deadline, self.store().delete(&location)).await {
+            match within(self.retry_policy.deadline, self.store().delete(&location)).await {
                 Err(error) if self.says_absent(&error) => Ok(()),
                 outcome => outcome,
             }
@@ -269,7 +269,7 @@ impl Archive {
         let metas = self
             .attempt("list", &directory, || async {
                 let listing = self.store().list(Some(&directory));
-                let metas: Vec<ObjectMeta> = collect(listing, self.patience.deadline).await?;
+                let metas: Vec<ObjectMeta> = collect(listing, self.retry_policy.deadline).await?;
                 add(&self.traffic().lists, metas.len() as u64 / LIST_PAGE + 1);
                 if metas.is_empty() { self.root_is_there().map(|()| metas) } else { Ok(metas) }
             })
@@ -300,12 +300,12 @@ impl Archive {
         let body = self.attempt("read", name, || async {
             add(&self.traffic().gets, 1);
             let options = GetOptions { range: range.clone(), ..GetOptions::default() };
-            let answer = match within(self.patience.deadline, self.store().get_opts(&location, options)).await {
+            let answer = match within(self.retry_policy.deadline, self.store().get_opts(&location, options)).await {
                 Err(error) if self.says_absent(&error) => return Ok(None),
                 outcome => outcome?,
             };
             let expected = answer.range.end - answer.range.start;
-            let body = within(self.patience.deadline_for(expected), answer.bytes()).await?;
+            let body = within(self.retry_policy.deadline_for(expected), answer.bytes()).await?;
             add(&self.traffic().bytes_received, body.len() as u64);
             if body.len() as u64 == expected {
                 Ok(Some(body))
@@ -325,7 +325,7 @@ impl Archive {
         let location = self.location(name)?;
         self.attempt("look up", name, || async {
             add(&self.traffic().heads, 1);
-            match within(self.patience.deadline, self.store().head(&location)).await {
+            match within(self.retry_policy.deadline, self.store().head(&location)).await {
                 Err(error) if self.says_absent(&error) => Ok(None),
                 outcome => outcome.map(Some),
             }
@@ -351,12 +351,12 @@ impl Archive {
                 Err(Err(source)) => source,
             };
             failed += 1;
-            if failed >= self.patience.attempts || !may_pass(&source) {
+            if failed >= self.retry_policy.attempts || !may_pass(&source) {
                 add(&self.traffic().failures, 1);
                 return Err(Error::Store { action, path: format!("{}/{name}", self.url()), source });
             }
             add(&self.traffic().retries, 1);
-            tokio::time::sleep(self.patience.pause_after(failed)).await;
+            tokio::time::sleep(self.retry_policy.pause_after(failed)).await;
         }
     }
 
@@ -386,8 +386,8 @@ impl Archive {
         self.bandwidth.as_deref()
     }
 
-    pub(super) fn patience(&self) -> Patience {
-        self.patience
+    pub(super) fn retry_policy(&self) -> RetryPolicy {
+        self.retry_policy
     }
 
     /// For messages.

@@ -8,8 +8,8 @@ use super::identity::{self, ClusterId};
 use super::layout::{BaseName, ChunkName, ObjectName, Section};
 use super::lineage::Lineage;
 use super::listing::Listing;
-use super::patience::Patience;
 use super::put::{PART_BYTES, SINGLE_PUT_BYTES_MAX};
+use super::retry_policy::RetryPolicy;
 use super::starts;
 use super::store::{Archive, Creation, Opening};
 use super::weed::Weed;
@@ -221,7 +221,7 @@ async fn suite_over_a_store_that_fails_every_other_request() {
         let store = FaultStore::default();
         store.script_puts([Fault::Fail, Fault::None].repeat(100));
         store.script_gets([Fault::Fail, Fault::None].repeat(200));
-        let archive = over(&store).with_keys(keys).with_patience(Patience { attempts: 6, ..Patience::default() });
+        let archive = over(&store).with_keys(keys).with_patience(RetryPolicy { attempts: 6, ..RetryPolicy::default() });
         // Parts are not repeated one by one by a store in memory: the large objects are left to the other suites.
         objects_are_stored_and_found(&archive).await;
         the_archive_has_one_owner(&archive).await;
@@ -255,7 +255,7 @@ async fn a_vanished_directory_is_not_an_empty_archive() {
     let dir = tempfile::tempdir().expect("tempdir");
     let url = ArchiveUrl::File { dir: dir.path().join("mount") };
     let archive = Archive::open(&url, &S3Settings::default(), Opening::Create).expect("create");
-    let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+    let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
     std::fs::remove_dir(dir.path().join("mount")).expect("remove");
     assert!(archive.get(&ObjectName::Identity).await.is_err());
     assert!(archive.list(Section::All).await.is_err());
@@ -268,7 +268,7 @@ async fn a_vanished_directory_is_not_an_empty_archive() {
 async fn a_failure_is_never_taken_for_not_there() {
     let store = FaultStore::default();
     store.set_down(true);
-    let archive = over(&store).with_patience(Patience { attempts: 2, deadline: Duration::from_secs(1) });
+    let archive = over(&store).with_patience(RetryPolicy { attempts: 2, deadline: Duration::from_secs(1) });
     let name = mark("m");
     assert!(archive.get(&name).await.is_err());
     assert!(archive.head(&name).await.is_err());

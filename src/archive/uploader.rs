@@ -8,8 +8,8 @@
 //! Idle, it sends nothing but the fence check.
 
 use super::layout::{ChunkName, ObjectName};
-use super::patience::{Patience, backoff};
 use super::put::SINGLE_PUT_BYTES_MAX;
+use super::retry_policy::{RetryPolicy, backoff};
 use super::starts::check_fence;
 use super::store::Archive;
 use crate::csn::{Csn, Epoch};
@@ -44,12 +44,12 @@ pub trait ChunkSource: Send + Sync + 'static {
     fn archived(&self, csn: Csn);
 
     /// What an object is that was already there under the name of the chunk to upload.
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness;
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison;
 }
 
 /// An object that lies where a chunk is to be uploaded, compared with the chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Likeness {
+pub enum Comparison {
     /// The same commits. Other bytes can carry them: a chunk that was cut again after a restart.
     Same,
     /// Other commits: somebody else writes this epoch.
@@ -128,7 +128,7 @@ impl<S: ChunkSource> Uploader<S> {
         settings: UploaderSettings,
     ) -> (Self, watch::Receiver<UploaderStatus>) {
         // One attempt a call: the loop here retries, and shows each failure at once.
-        let archive = archive.with_patience(Patience { attempts: 1, ..archive.patience() });
+        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..archive.retry_policy() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
         let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
         (Self { archive, source, epoch, settings, fence_each_ack, wake: Arc::default(), status }, seen)
@@ -261,8 +261,8 @@ impl<S: ChunkSource> Uploader<S> {
         let Some(found) = self.lying_there(name).await? else {
             return Err(self.broken(format!("refused to create {name} as already there, but does not have it")));
         };
-        let likeness = found.as_ref().map_or(Likeness::Unreadable, |found| self.source.compare(body, found));
-        if likeness == Likeness::Same {
+        let comparison = found.as_ref().map_or(Comparison::Unreadable, |found| self.source.compare(body, found));
+        if comparison == Comparison::Same {
             return Ok(());
         }
         // What lies there is judged only if it is what lies there: a wrong answer would not be given twice.
@@ -270,7 +270,7 @@ impl<S: ChunkSource> Uploader<S> {
             return Err(self.broken(format!("gave two different contents for {name}")));
         }
         let found = found.unwrap_or_default();
-        if likeness == Likeness::Unreadable {
+        if comparison == Comparison::Unreadable {
             tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
             return self.archive.put_verified(name, body.clone()).await;
         }

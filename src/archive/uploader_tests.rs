@@ -53,11 +53,11 @@ impl ChunkSource for Spool {
         self.archived.lock().push(csn);
     }
 
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
         match is_whole(found) {
-            false => Likeness::Unreadable,
-            true if self.lenient || own == found => Likeness::Same,
-            true => Likeness::Other,
+            false => Comparison::Unreadable,
+            true if self.lenient || own == found => Comparison::Same,
+            true => Comparison::Other,
         }
     }
 }

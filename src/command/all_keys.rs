@@ -124,7 +124,7 @@ pub fn list(committer: &Committer, pattern: &[u8]) -> Result<BytesMut> {
     let disk = committer.disk();
     let (mut cursor, lists, zsets) = {
         // With everything written that was executed: one moment of all engines.
-        let mut turn = committer.turn();
+        let mut turn = committer.lock_logs();
         let memory = &turn.writer().memory;
         (disk.walk_all(Family::Default), memory.lists.cut(), memory.zsets.cut())
     };

@@ -7,7 +7,7 @@
 use super::args::Args;
 use super::client::Queue;
 use super::table::{Command, Flag};
-use crate::commit::turn::Joined;
+use crate::commit::turn::WriterGuard;
 use crate::config::{COMMIT_BYTES_MAX, COMMIT_BYTES_MIN};
 use crate::engine::keyspace::{Access, Found, Keyspace};
 
@@ -23,7 +23,7 @@ const EFFECTS_PER_ROW: usize = 4;
 /// What has to be at hand for a request that writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
-    /// What [`crate::commit::turn::Joined::reserve`] is to be asked for.
+    /// What [`crate::commit::turn::WriterGuard::reserve`] is to be asked for.
     pub room_bytes: usize,
     /// Whether its effects are bounded while they are gathered.
     pub is_bounded: bool,
@@ -52,7 +52,7 @@ fn is_large(row_bytes: usize) -> bool {
 
 impl Demand {
     /// Of one command.
-    pub fn of_command(command: &Command, args: Args<'_>, turn: &mut Joined<'_>) -> Self {
+    pub fn of_command(command: &Command, args: Args<'_>, turn: &mut WriterGuard<'_>) -> Self {
         let bytes = byte_len(args);
         let rows = rows_of(args, bytes);
         if is_large(rows) {
@@ -67,7 +67,7 @@ impl Demand {
     }
 
     /// Of the commands that MULTI has queued.
-    pub fn of_queue(queue: &Queue, turn: &mut Joined<'_>, now_ms: u64) -> Access<Self> {
+    pub fn of_queue(queue: &Queue, turn: &mut WriterGuard<'_>, now_ms: u64) -> Access<Self> {
         let keys = turn.keyspace(now_ms);
         let mut rows = queue.row_bytes;
         for (command, queued) in &queue.commands {

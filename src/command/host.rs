@@ -68,7 +68,7 @@ pub enum TaskReply {
 
 /// Watermarks as `WALFERRY CSN` tells them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Progress {
+pub struct WatermarkReport {
     /// Generation of the writer.
     pub epoch: Epoch,
     /// Last commit visible to readers.
@@ -102,7 +102,7 @@ pub trait Host: Send + Sync {
     fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()>;
 
     /// How far commits have got.
-    fn progress(&self) -> Progress;
+    fn progress(&self) -> WatermarkReport;
 
     /// Sections of INFO, in Redis' order.
     fn info(&self) -> Vec<InfoSection>;

@@ -16,7 +16,7 @@ use super::{Ctx, Done, Fail, txn};
 use crate::clock::Reading;
 use crate::commit::committer::Committer;
 use crate::commit::groups::{GroupNumber, Groups};
-use crate::commit::turn::Joined;
+use crate::commit::turn::WriterGuard;
 use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
 use crate::error::Error;
@@ -27,7 +27,7 @@ pub struct Session<'s> {
     host: &'s dyn Host,
     client: &'s mut Client,
     out: &'s mut Out,
-    turn: Option<Joined<'s>>,
+    turn: Option<WriterGuard<'s>>,
     /// The replies of this turn.
     replies: Replies,
     /// The newest group that a commit of this session is in.
@@ -223,7 +223,7 @@ impl<'s> Session<'s> {
 
     fn take_turn(&mut self) {
         if self.turn.is_none() {
-            self.turn = Some(self.committer.join());
+            self.turn = Some(self.committer.lock_writer());
             self.replies.before = self.last;
             // The lock may have been waited for.
             self.now = None;

@@ -12,12 +12,12 @@
 //! What a reply may wait for beyond that is in `sync`.
 
 use super::ages::Ages;
-use super::gate::{Gate, Obstacle};
+use super::gate::{Gate, RefusalReason};
 use super::groups::Groups;
 use super::log_thread::{LogQueue, LogThread};
 use super::logs::{Logs, Rows};
 use super::sync::Syncer;
-use super::turn::{Joined, Turn};
+use super::turn::{LogsGuard, WriterGuard};
 use super::writer::{SealedGroup, Writer};
 use crate::clock::{ClockFace, now_micros};
 use crate::csn::{CommitTime, Csn, HistoryHash, WalSeq};
@@ -197,38 +197,38 @@ impl Committer {
     }
 
     /// Takes both locks with no group open and none on its way: those that are, are written first.
-    pub fn turn(&self) -> Turn<'_> {
+    pub fn lock_logs(&self) -> LogsGuard<'_> {
         let mut logs = self.logs.lock();
         self.write_queued(&mut logs);
-        let joined = self.join();
+        let guard = self.lock_writer();
         // Under both locks nobody can hand over a group any more.
         self.write_queued(&mut logs);
-        let mut turn = Turn::new(joined, logs);
+        let mut turn = LogsGuard::new(guard, logs);
         // If it cannot be written, those who wait for its replies learn it, and the gate is closed.
         let _ = turn.write();
         turn
     }
 
     /// Takes the writer lock to add to the open group, if there is one.
-    pub fn join(&self) -> Joined<'_> {
-        Joined::new(self)
+    pub fn lock_writer(&self) -> WriterGuard<'_> {
+        WriterGuard::new(self)
     }
 
     /// Writes the groups that are open or on their way.
     pub fn write_open_group(&self) {
-        drop(self.turn());
+        drop(self.lock_logs());
     }
 
     /// Sees to it that the open group is written: a small one at once, a larger one by the thread that writes the logs,
     /// now or when it has written the one before.
     pub fn write_soon(&self) {
-        let mut joined = self.join();
-        joined.writer.forget_settled(&self.groups);
-        let is_first = joined.writer.groups_on_their_way(&self.groups) == 0;
-        let is_small = is_first && joined.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
-        let is_handed_over = !is_small && joined.hand_over();
-        let is_on_its_way = joined.writer.groups_on_their_way(&self.groups) > 0;
-        let open = joined.leave_open();
+        let mut guard = self.lock_writer();
+        guard.writer.forget_settled(&self.groups);
+        let is_first = guard.writer.groups_on_their_way(&self.groups) == 0;
+        let is_small = is_first && guard.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
+        let is_handed_over = !is_small && guard.hand_over();
+        let is_on_its_way = guard.writer.groups_on_their_way(&self.groups) > 0;
+        let open = guard.leave_open();
         // Whoever learns that the group before was settled calls again.
         if open.is_some() && !is_handed_over && !is_on_its_way {
             self.write_open_group();
@@ -310,18 +310,18 @@ impl Committer {
 
     /// An error once nothing may be logged any more.
     pub(super) fn require_sound(&self) -> Result<()> {
-        self.gate.reason(Obstacle::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
+        self.gate.reason(RefusalReason::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
     /// Stops taking writes until a restart. The first reason is the one to tell.
     pub(super) fn fail_stop(&self, error: &Error) {
-        if self.gate.stands(Obstacle::Broken) {
+        if self.gate.stands(RefusalReason::Broken) {
             return;
         }
         tracing::error!(%error, "a log write failed: writes are refused until a restart");
         let space = if error.is_want_of_space() { " once there is space again" } else { "" };
         self.gate.close(
-            Obstacle::Broken,
+            RefusalReason::Broken,
             format!(
                 "writes are refused until a restart, because a log could not be written: {error}. Restart walferry{space}; \
                  nothing that was acknowledged is lost"
@@ -366,7 +366,7 @@ impl Committer {
             Ok(_) => self.groups.written(number),
             Err(error) => {
                 // What its clients are to do about it.
-                let reason = self.gate.reason(Obstacle::Broken).unwrap_or_else(|| error.to_string());
+                let reason = self.gate.reason(RefusalReason::Broken).unwrap_or_else(|| error.to_string());
                 self.groups.failed(number, &Error::Refused { reason });
             }
         }

@@ -76,7 +76,7 @@ impl Rig {
         self.sink.0.lock().clone()
     }
 
-    pub fn obstacle(&self) -> Option<Obstacle> {
+    pub fn obstacle(&self) -> Option<RefusalReason> {
         self.committer.gate.refusal().map(|(obstacle, _)| obstacle)
     }
 }
@@ -89,7 +89,7 @@ impl Drop for Rig {
 }
 
 /// Makes one commit that sets a string, pushes to a list, or both.
-pub(in crate::commit) fn change(turn: &mut Joined<'_>, sets: bool, pushes: bool) -> Option<Csn> {
+pub(in crate::commit) fn change(turn: &mut WriterGuard<'_>, sets: bool, pushes: bool) -> Option<Csn> {
     let mut keys = turn.keyspace(0);
     if sets {
         keys.put_string(b"string", b"value", 0).unwrap();
@@ -103,7 +103,7 @@ pub(in crate::commit) fn change(turn: &mut Joined<'_>, sets: bool, pushes: bool)
 #[test]
 fn a_group_is_one_batch_and_its_csns_are_dense() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     assert_eq!(turn.write().unwrap(), None, "an empty group is nothing");
     let csns = [(true, false), (false, true), (true, true)].map(|(sets, pushes)| change(&mut turn, sets, pushes));
     assert_eq!(csns, [Some(Csn(1)), Some(Csn(2)), Some(Csn(3))]);
@@ -131,7 +131,7 @@ fn a_group_is_one_batch_and_its_csns_are_dense() {
 #[test]
 fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
     let rig = Rig::new(AppendFsync::No);
-    let row = |turn: &mut Turn<'_>, value: Option<&[u8]>| {
+    let row = |turn: &mut LogsGuard<'_>, value: Option<&[u8]>| {
         let effects = &mut turn.writer().effects;
         match value {
             Some(value) => effects.put(Family::Sub, b"row", value),
@@ -141,7 +141,7 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
         turn.commit().unwrap()
     };
     for group in 0..3_u8 {
-        let mut turn = rig.committer.turn();
+        let mut turn = rig.committer.lock_logs();
         for n in 0..5_u8 {
             row(&mut turn, (n != 2).then_some(&[group, n]));
         }
@@ -160,7 +160,7 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
 
     // A replica applies each of them, and its log tells them, too.
     let replica = Rig::new(AppendFsync::No);
-    replica.committer.turn().apply(commits.clone().into()).unwrap();
+    replica.committer.lock_logs().apply(commits.clone().into()).unwrap();
     let (reader, until) = replica.committer.log_reader();
     let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
@@ -170,14 +170,14 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
 #[test]
 fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     change(&mut turn, true, true);
     turn.write().unwrap();
     rig.io.fail(Step::Write, Errno::IO);
     change(&mut turn, true, true);
     turn.write().unwrap_err();
     rig.io.heal();
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
     change(&mut turn, true, true);
     assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
     assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::Refused { .. })));
@@ -189,14 +189,14 @@ fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
 #[test]
 fn a_group_that_is_open_when_a_write_fails_is_settled_too() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     rig.io.fail(Step::Write, Errno::IO);
     change(&mut turn, true, true);
     turn.write().unwrap_err();
     drop(turn);
-    let mut joined = rig.committer.join();
-    change(&mut joined, true, true);
-    let open = joined.leave_open().unwrap();
+    let mut guard = rig.committer.lock_writer();
+    change(&mut guard, true, true);
+    let open = guard.leave_open().unwrap();
     rig.committer.write_soon();
     assert!(matches!(rig.committer.groups.outcome(open), Some(Err(_))), "whoever waits for it learns it");
 }
@@ -204,17 +204,17 @@ fn a_group_that_is_open_when_a_write_fails_is_settled_too() {
 #[test]
 fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     for (step, bytes) in [(Step::Create, 1 << 20), (Step::Write, 1 << 22)] {
         rig.io.fail(step, Errno::NOSPC);
         turn.reserve(bytes).unwrap_err();
-        assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
+        assert_eq!(rig.obstacle(), Some(RefusalReason::DiskFull));
         rig.io.heal();
         turn.reserve(0).unwrap_err();
         drop(turn);
         rig.committer.look_for_room(rig.dir(), 0);
         assert_eq!(rig.obstacle(), None);
-        turn = rig.committer.turn();
+        turn = rig.committer.lock_logs();
         turn.reserve(bytes).unwrap();
     }
     change(&mut turn, true, true);
@@ -224,7 +224,7 @@ fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
 #[test]
 fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     let large = vec![7; 60 << 10];
     turn.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
     turn.commit();
@@ -232,32 +232,32 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
     rig.io.fail(Step::SyncDir, Errno::IO);
     // A file that has no name yet is made anew: that it could not be synced is no loss.
     turn.reserve(1 << 20).unwrap_err();
-    assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
+    assert_eq!(rig.obstacle(), Some(RefusalReason::DiskFull));
     rig.io.heal();
     drop(turn);
     rig.committer.look_for_room(rig.dir(), 0);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     std::fs::write(rig.dir().join("oplog/spare"), vec![0; SEGMENT_BYTES as usize]).unwrap();
     rig.io.fail(Step::Sync, Errno::IO);
     turn.reserve(80 << 10).unwrap_err();
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
     rig.io.heal();
     turn.reserve(0).unwrap_err();
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
 }
 
 #[test]
 fn a_group_that_is_given_up_stops_writes() {
     let rig = Rig::new(AppendFsync::No);
-    change(&mut rig.committer.join(), true, false);
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    change(&mut rig.committer.lock_writer(), true, false);
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
     assert!(rig.groups().is_empty());
 }
 
 #[test]
 fn applied_commits_keep_their_times_and_must_follow() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     let commits = chained([on_disk(1), on_list(2), on_both(3)]);
     assert_eq!(turn.apply(commits.clone().into()).unwrap(), Csn(3));
     let hash = turn.position().hash;
@@ -290,14 +290,14 @@ fn ops_that_do_not_fit_stop_a_replica() {
     let mut lists = Vec::new();
     crate::engine::memory::ListEncoder(&mut lists).pop_back(b"nothing", 1);
     let commit = CommitRecord { lists: lists.into(), ..on_list(1) };
-    rig.committer.turn().apply(chained([commit]).into()).unwrap_err();
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    rig.committer.lock_logs().apply(chained([commit]).into()).unwrap_err();
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
 }
 
 #[test]
 fn an_epoch_begins_between_groups() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     turn.set_epoch(Epoch(1));
     change(&mut turn, true, false);
     turn.write().unwrap();
@@ -313,7 +313,7 @@ fn an_epoch_begins_between_groups() {
 #[test]
 fn purged_logs_are_known_not_to_reach_back() {
     let rig = Rig::new(AppendFsync::No);
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     let mut kept = LogPosition::default();
     for round in 0..6 {
         for _ in 0..1024 {
@@ -355,8 +355,8 @@ fn outcome(rig: &Rig, group: u64) -> Result<()> {
     }
 }
 
-fn string_in(joined: &mut Joined<'_>) -> bool {
-    !joined.keyspace(0).find(b"string").unwrap().is_absent()
+fn string_in(guard: &mut WriterGuard<'_>) -> bool {
+    !guard.keyspace(0).find(b"string").unwrap().is_absent()
 }
 
 #[test]
@@ -364,17 +364,17 @@ fn groups_on_their_way_are_seen_and_written_in_their_order() {
     let rig = Rig::new(AppendFsync::No);
     rig.committer.start_log_thread();
     let logs_at_rest = rig.committer.logs.lock();
-    let mut joined = rig.committer.join();
-    change(&mut joined, true, true);
-    assert!(joined.hand_over(), "nothing is on its way");
-    assert!(string_in(&mut joined), "what is sealed is seen");
-    let mut keys = joined.keyspace(0);
+    let mut guard = rig.committer.lock_writer();
+    change(&mut guard, true, true);
+    assert!(guard.hand_over(), "nothing is on its way");
+    assert!(string_in(&mut guard), "what is sealed is seen");
+    let mut keys = guard.keyspace(0);
     let found = keys.find(b"string").unwrap();
     keys.delete(b"string", &found).unwrap();
-    joined.commit();
-    assert!(!string_in(&mut joined), "the open group lies above it");
-    assert!(!joined.hand_over(), "a small group waits for the one before");
-    assert_eq!(joined.leave_open(), Some(GroupNumber(2)));
+    guard.commit();
+    assert!(!string_in(&mut guard), "the open group lies above it");
+    assert!(!guard.hand_over(), "a small group waits for the one before");
+    assert_eq!(guard.leave_open(), Some(GroupNumber(2)));
     assert!(rig.committer.groups.outcome(GroupNumber(1)).is_none());
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn::ZERO);
 
@@ -382,9 +382,9 @@ fn groups_on_their_way_are_seen_and_written_in_their_order() {
     outcome(&rig, 1).unwrap();
     rig.committer.write_soon();
     outcome(&rig, 2).unwrap();
-    let mut joined = rig.committer.join();
-    assert!(!string_in(&mut joined));
-    assert_eq!(joined.leave_open(), None, "everything is settled");
+    let mut guard = rig.committer.lock_writer();
+    assert!(!string_in(&mut guard));
+    assert_eq!(guard.leave_open(), None, "everything is settled");
     let csns: Vec<_> = rig.groups().iter().flat_map(|g| g.commits.to_vec()).map(|commit| commit.csn.0).collect();
     assert_eq!(csns, [1, 2]);
     rig.committer.stop_log_thread();
@@ -395,12 +395,12 @@ fn a_turn_writes_what_is_on_its_way_before_it_begins() {
     let rig = Rig::new(AppendFsync::No);
     rig.committer.start_log_thread();
     for round in 1..=200 {
-        let mut joined = rig.committer.join();
-        change(&mut joined, true, true);
-        joined.hand_over();
-        change(&mut joined, false, true);
-        assert!(joined.leave_open().is_some());
-        let turn = rig.committer.turn();
+        let mut guard = rig.committer.lock_writer();
+        change(&mut guard, true, true);
+        guard.hand_over();
+        change(&mut guard, false, true);
+        assert!(guard.leave_open().is_some());
+        let turn = rig.committer.lock_logs();
         assert_eq!(turn.position().csn, Csn(2 * round));
         assert_eq!(turn.image_position().position.csn, Csn(2 * round));
     }
@@ -413,21 +413,21 @@ fn a_group_that_fails_on_its_way_fails_all_after_it() {
     let rig = Rig::new(AppendFsync::No);
     rig.committer.start_log_thread();
     rig.io.fail(Step::Write, Errno::IO);
-    let mut joined = rig.committer.join();
-    change(&mut joined, true, true);
-    joined.hand_over();
-    change(&mut joined, true, true);
-    assert_eq!(joined.leave_open(), Some(GroupNumber(2)));
+    let mut guard = rig.committer.lock_writer();
+    change(&mut guard, true, true);
+    guard.hand_over();
+    change(&mut guard, true, true);
+    assert_eq!(guard.leave_open(), Some(GroupNumber(2)));
     outcome(&rig, 1).unwrap_err();
     rig.io.heal();
     rig.committer.write_open_group();
     outcome(&rig, 2).unwrap_err();
     rig.committer.stop_log_thread();
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
-    let mut joined = rig.committer.join();
-    let list = joined.writer().memory.lists.get(b"list").map(|entry| entry.value.len());
-    assert!(list == Some(2) && string_in(&mut joined), "reads see the failed commits whole, in memory and on disk");
-    assert_eq!(joined.leave_open(), None, "and wait for nothing");
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
+    let mut guard = rig.committer.lock_writer();
+    let list = guard.writer().memory.lists.get(b"list").map(|entry| entry.value.len());
+    assert!(list == Some(2) && string_in(&mut guard), "reads see the failed commits whole, in memory and on disk");
+    assert_eq!(guard.leave_open(), None, "and wait for nothing");
     assert!(rig.groups().is_empty() && disk_position(rig.committer.disk()).unwrap().csn == Csn::ZERO);
 }
 
@@ -437,12 +437,12 @@ fn a_command_that_needs_a_new_segment_gets_it_while_groups_are_on_their_way() {
     rig.committer.start_log_thread();
     let large = vec![7; 100 << 10];
     for _ in 0..20 {
-        let mut joined = rig.committer.join();
-        joined.reserve(large.len()).unwrap();
-        joined.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
-        joined.commit();
-        joined.hand_over();
-        let _ = joined.leave_open();
+        let mut guard = rig.committer.lock_writer();
+        guard.reserve(large.len()).unwrap();
+        guard.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
+        guard.commit();
+        guard.hand_over();
+        let _ = guard.leave_open();
     }
     rig.committer.stop_log_thread();
     let (reader, until) = rig.committer.log_reader();

@@ -33,7 +33,7 @@ fn kind(csn: u64) -> (bool, bool) {
 }
 
 /// Does what commit `csn` does; no two of them do the same.
-fn change(turn: &mut Turn<'_>, csn: u64) {
+fn change(turn: &mut LogsGuard<'_>, csn: u64) {
     let (sets, pushes) = kind(csn);
     let mut keys = turn.keyspace(0);
     if sets {
@@ -50,7 +50,7 @@ fn change(turn: &mut Turn<'_>, csn: u64) {
 /// What the engines hold: the string, and the numbers in the list.
 fn state(rig: &Rig) -> (Option<String>, Vec<u64>) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().trim().to_owned();
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     let list = turn.writer().memory.lists.get(b"list").map_or_else(Vec::new, |entry| {
         entry.value.iter_from(0).map(|element| text(element).trim_start_matches("element ").parse().unwrap()).collect()
     });
@@ -77,7 +77,7 @@ fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
     let mut told = Told::default();
     let Ok(rig) = Rig::open(mode, Arc::clone(&case.io), dir) else { return told };
     for csn in 1..=COMMITS {
-        let mut turn = rig.committer.turn();
+        let mut turn = rig.committer.lock_logs();
         if let Some(spare) = turn.oplog().wants_spare() {
             let _ = spare.prepare();
         }
@@ -85,12 +85,12 @@ fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
             let (obstacle, position) = (rig.obstacle(), turn.position().csn);
             drop(turn);
             assert_eq!(position, Csn(told.attempted), "a refusal has no effect");
-            if obstacle == Some(Obstacle::Broken) || case.is_over() {
+            if obstacle == Some(RefusalReason::Broken) || case.is_over() {
                 break;
             }
-            assert_eq!(obstacle, Some(Obstacle::DiskFull));
+            assert_eq!(obstacle, Some(RefusalReason::DiskFull));
             rig.committer.look_for_room(rig.dir(), 0);
-            turn = rig.committer.turn();
+            turn = rig.committer.lock_logs();
             turn.reserve(ELEMENT_BYTES).expect("writes are taken as soon as nothing fails any more");
         }
         change(&mut turn, csn);
@@ -98,12 +98,12 @@ fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
         let written = turn.write();
         drop(turn);
         if written.is_err() || acknowledged(&rig, Csn(csn)).is_err() {
-            assert_eq!(rig.obstacle(), Some(Obstacle::Broken), "a write that failed half-way is the last");
+            assert_eq!(rig.obstacle(), Some(RefusalReason::Broken), "a write that failed half-way is the last");
             break;
         }
         told.acknowledged = csn;
     }
-    if rig.obstacle() == Some(Obstacle::Broken) {
+    if rig.obstacle() == Some(RefusalReason::Broken) {
         check_broken(&rig, case.io.left_unsynced(".oplog"));
     } else {
         assert_eq!(told.acknowledged, told.attempted);
@@ -115,10 +115,10 @@ fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
 fn check_broken(rig: &Rig, is_unsynced: bool) {
     rig.io.heal();
     rig.committer.look_for_room(rig.dir(), 0);
-    let reason = rig.committer.gate.reason(Obstacle::Broken).expect("it stands");
+    let reason = rig.committer.gate.reason(RefusalReason::Broken).expect("it stands");
     assert!(reason.contains("until a restart") && reason.contains("carry out a step on"), "{reason}");
     let durable = rig.committer.watermarks.durable.get();
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     if turn.reserve(0).is_ok() {
         tests::change(&mut turn, true, true);
         turn.write().unwrap_err();
@@ -146,7 +146,7 @@ fn check(dir: &Arc<TempDir>, told: &Told) {
     let (reader, until) = rig.committer.log_reader();
     let commits = reader.commits(LogPosition::default(), until).unwrap().map(|commit| commit.unwrap().csn.0);
     assert_eq!(commits.collect::<Vec<_>>(), (1..=csn).collect::<Vec<_>>());
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     turn.reserve(ELEMENT_BYTES).unwrap();
     change(&mut turn, csn + 1);
     assert_eq!(turn.write().unwrap(), Some(Csn(csn + 1)));
@@ -186,14 +186,14 @@ fn a_replica_without_room_applies_nothing_and_goes_on_later() {
     let rig = Rig::new(AppendFsync::No);
     rig.io.fail(Step::Create, Errno::NOSPC);
     let group: Arc<[CommitRecord]> = chained([on_both(1), on_list(2)]).into();
-    let error = rig.committer.turn().apply(Arc::clone(&group)).unwrap_err();
+    let error = rig.committer.lock_logs().apply(Arc::clone(&group)).unwrap_err();
     assert!(error.to_string().contains("Free space"), "{error}");
-    assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull));
+    assert_eq!(rig.obstacle(), Some(RefusalReason::DiskFull));
     assert_eq!(state(&rig), (None, Vec::new()), "nothing is applied");
     rig.io.heal();
-    rig.committer.turn().apply(Arc::clone(&group)).unwrap_err();
+    rig.committer.lock_logs().apply(Arc::clone(&group)).unwrap_err();
     rig.committer.look_for_room(rig.dir(), 0);
-    assert_eq!(rig.committer.turn().apply(group).unwrap(), Csn(2));
+    assert_eq!(rig.committer.lock_logs().apply(group).unwrap(), Csn(2));
 }
 
 /// Goal: a recovery that fails half-way loses nothing and can be made again, whichever step of it fails.
@@ -203,11 +203,11 @@ fn recovery_survives_every_failing_step() {
         let dir = Arc::new(scratch());
         let rig = Rig::open(AppendFsync::No, Arc::<Faults>::default(), &dir).unwrap();
         for csn in 1..=6 {
-            let mut turn = rig.committer.turn();
+            let mut turn = rig.committer.lock_logs();
             change(&mut turn, csn);
             turn.write().unwrap();
         }
-        let mut turn = rig.committer.turn();
+        let mut turn = rig.committer.lock_logs();
         let before = turn.position().hash;
         let oplog = turn.oplog();
         // A commit over both sides that RocksDB lacks, and one behind a hole, which is to be cut off.
@@ -220,7 +220,7 @@ fn recovery_survives_every_failing_step() {
         assert_eq!(recovered.is_err(), case.io.has_struck());
         let rig = Rig::open(AppendFsync::No, Arc::default(), &dir).unwrap();
         assert_eq!((rig.recovered.position.csn, rig.recovered.lost.len()), (Csn(7), 0));
-        assert_eq!(rig.committer.turn().oplog().last(), Csn(7));
+        assert_eq!(rig.committer.lock_logs().oplog().last(), Csn(7));
         let (string, list) = state(&rig);
         assert_eq!((string.as_deref(), list), (Some("value 7"), [expected(6).1, vec![7]].concat()));
     });
@@ -233,26 +233,26 @@ fn a_turn_that_runs_out_of_room_has_written_what_it_did() {
     for error in [Errno::NOSPC, Errno::IO] {
         let rig = Rig::new(AppendFsync::No);
         let expire_all = || -> Result<()> {
-            let mut turn = rig.committer.turn();
+            let mut turn = rig.committer.lock_logs();
             for csn in 1..=COMMITS {
                 turn.reserve(ELEMENT_BYTES)?;
                 change(&mut turn, csn);
             }
             turn.write().map(drop)
         };
-        rig.committer.turn().reserve(2 * ELEMENT_BYTES).unwrap();
+        rig.committer.lock_logs().reserve(2 * ELEMENT_BYTES).unwrap();
         rig.io.fail(Step::Create, error);
         let refusal = expire_all().unwrap_err().to_string();
         assert!(refusal.contains("the op-log cannot grow"), "{refusal}");
-        assert_eq!(rig.obstacle(), Some(Obstacle::DiskFull), "{refusal}");
-        let written = rig.committer.turn().position().csn.0;
+        assert_eq!(rig.obstacle(), Some(RefusalReason::DiskFull), "{refusal}");
+        let written = rig.committer.lock_logs().position().csn.0;
         assert!((1..COMMITS).contains(&written), "{written}");
         assert_eq!(rig.committer.watermarks.committed.get(), Csn(written));
         assert_eq!(state(&rig), expected(written));
         rig.io.heal();
         rig.committer.look_for_room(rig.dir(), 0);
         assert_eq!(rig.obstacle(), None);
-        let mut turn = rig.committer.turn();
+        let mut turn = rig.committer.lock_logs();
         turn.reserve(ELEMENT_BYTES).unwrap();
         change(&mut turn, written + 1);
         assert_eq!(turn.write().unwrap(), Some(Csn(written + 1)));
@@ -264,11 +264,11 @@ fn a_turn_that_runs_out_of_room_has_written_what_it_did() {
 fn effects_without_a_commit_stop_writes() {
     let rig = Rig::new(AppendFsync::No);
     {
-        let mut turn = rig.committer.turn();
+        let mut turn = rig.committer.lock_logs();
         change(&mut turn, 1);
         turn.keyspace(0).put_string(b"string", b"half-way", 0).unwrap();
     }
-    assert_eq!(rig.obstacle(), Some(Obstacle::Broken));
+    assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
 }
 
 /// Goal: a group behind one that was lost is never logged.
@@ -277,5 +277,5 @@ fn effects_without_a_commit_stop_writes() {
 fn commits_behind_a_hole_are_not_logged() {
     let rig = Rig::new(AppendFsync::No);
     let disk = Arc::clone(rig.committer.disk());
-    let _ = rig.committer.turn().logs.write(&disk, &[on_both(2)], &[], Rows::Store);
+    let _ = rig.committer.lock_logs().logs.write(&disk, &[on_both(2)], &[], Rows::Store);
 }

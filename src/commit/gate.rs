@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why writes are refused. The highest one that holds is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Obstacle {
+pub enum RefusalReason {
     /// The spool is full: the archive has not taken chunks for too long. Ends by itself.
     SpoolFull,
     /// The disk has less room than `min-free-bytes`. What frees space is taken. Ends by itself once there is space.
@@ -22,7 +22,7 @@ pub enum Obstacle {
     Fenced,
 }
 
-impl Obstacle {
+impl RefusalReason {
     /// Redis error code that a client gets.
     #[must_use]
     pub fn code(self) -> &'static str {
@@ -38,14 +38,14 @@ impl Obstacle {
 #[derive(Debug, Default)]
 pub struct Gate {
     /// Sorted by obstacle.
-    obstacles: Mutex<Vec<(Obstacle, String)>>,
+    obstacles: Mutex<Vec<(RefusalReason, String)>>,
     /// Whether there is one: all that a write looks at while it is taken.
     is_closed: AtomicBool,
 }
 
 impl Gate {
     /// Refuses writes from now on, with this reason.
-    pub fn close(&self, obstacle: Obstacle, reason: impl Into<String>) {
+    pub fn close(&self, obstacle: RefusalReason, reason: impl Into<String>) {
         self.change(|all| {
             all.retain(|(other, _)| *other != obstacle);
             all.push((obstacle, reason.into()));
@@ -54,7 +54,7 @@ impl Gate {
     }
 
     /// Takes one obstacle away.
-    pub fn open(&self, obstacle: Obstacle) {
+    pub fn open(&self, obstacle: RefusalReason) {
         if self.stands(obstacle) {
             self.change(|all| all.retain(|(other, _)| *other != obstacle));
         }
@@ -62,41 +62,41 @@ impl Gate {
 
     /// Why this obstacle stands; `None` if it does not.
     #[must_use]
-    pub fn reason(&self, obstacle: Obstacle) -> Option<String> {
+    pub fn reason(&self, obstacle: RefusalReason) -> Option<String> {
         let obstacles = self.is_closed().then(|| self.obstacles.lock())?;
         obstacles.iter().find(|(other, _)| *other == obstacle).map(|(_, reason)| reason.clone())
     }
 
     /// Whether this obstacle stands.
     #[must_use]
-    pub fn stands(&self, obstacle: Obstacle) -> bool {
+    pub fn stands(&self, obstacle: RefusalReason) -> bool {
         self.is_closed() && self.obstacles.lock().iter().any(|(other, _)| *other == obstacle)
     }
 
     /// Whether what this node does in its archive could be somebody else's to do.
     #[must_use]
     pub fn leaves_archive_alone(&self) -> bool {
-        self.stands(Obstacle::Fenced) || self.stands(Obstacle::Unarchived)
+        self.stands(RefusalReason::Fenced) || self.stands(RefusalReason::Unarchived)
     }
 
     /// Why writes are refused; `None` when they are taken.
     #[must_use]
-    pub fn refusal(&self) -> Option<(Obstacle, String)> {
+    pub fn refusal(&self) -> Option<(RefusalReason, String)> {
         self.is_closed().then(|| self.obstacles.lock().last().cloned()).flatten()
     }
 
     /// Why a write that frees space is refused; `None` when it is taken.
     #[must_use]
-    pub fn refusal_to_free(&self) -> Option<(Obstacle, String)> {
+    pub fn refusal_to_free(&self) -> Option<(RefusalReason, String)> {
         let obstacles = self.is_closed().then(|| self.obstacles.lock())?;
-        obstacles.iter().rev().find(|(obstacle, _)| *obstacle != Obstacle::DiskLow).cloned()
+        obstacles.iter().rev().find(|(obstacle, _)| *obstacle != RefusalReason::DiskLow).cloned()
     }
 
     fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<(Obstacle, String)>)) {
+    fn change(&self, change: impl FnOnce(&mut Vec<(RefusalReason, String)>)) {
         let mut all = self.obstacles.lock();
         change(&mut all);
         self.is_closed.store(!all.is_empty(), Ordering::Release);
@@ -111,19 +111,19 @@ mod tests {
     fn the_highest_obstacle_is_told_and_all_must_go() {
         let gate = Gate::default();
         assert!(gate.refusal().is_none());
-        gate.close(Obstacle::Fenced, "newer epoch");
-        gate.close(Obstacle::SpoolFull, "spool");
-        gate.close(Obstacle::Broken, "a restart ends this alone");
-        assert_eq!(gate.refusal().unwrap().0, Obstacle::Fenced);
-        gate.open(Obstacle::Fenced);
-        gate.open(Obstacle::Broken);
+        gate.close(RefusalReason::Fenced, "newer epoch");
+        gate.close(RefusalReason::SpoolFull, "spool");
+        gate.close(RefusalReason::Broken, "a restart ends this alone");
+        assert_eq!(gate.refusal().unwrap().0, RefusalReason::Fenced);
+        gate.open(RefusalReason::Fenced);
+        gate.open(RefusalReason::Broken);
         assert_eq!(gate.refusal().unwrap().0.code(), "MISCONF");
-        gate.close(Obstacle::DiskLow, "little room");
-        assert_eq!(gate.refusal().unwrap().0, Obstacle::DiskLow);
-        assert_eq!(gate.refusal_to_free().unwrap().0, Obstacle::SpoolFull);
-        gate.open(Obstacle::SpoolFull);
+        gate.close(RefusalReason::DiskLow, "little room");
+        assert_eq!(gate.refusal().unwrap().0, RefusalReason::DiskLow);
+        assert_eq!(gate.refusal_to_free().unwrap().0, RefusalReason::SpoolFull);
+        gate.open(RefusalReason::SpoolFull);
         assert!(gate.refusal().is_some() && gate.refusal_to_free().is_none());
-        gate.open(Obstacle::DiskLow);
+        gate.open(RefusalReason::DiskLow);
         assert!(gate.refusal().is_none());
     }
 }

@@ -45,7 +45,7 @@ impl Committer {
 
     /// Names the state of now. Blocking. [`Error::Refused`] if the name is taken.
     pub fn make_mark(&self, name: &PlainName) -> Result<Mark> {
-        let mut turn = self.turn();
+        let mut turn = self.lock_logs();
         if let Some(Mark { at, .. }) = self.find_mark(name)? {
             let reason = format!("mark {name} is taken: it names csn {} of {}. Choose another name", at.csn, at.time);
             return Err(Error::Refused { reason });
@@ -60,7 +60,7 @@ impl Committer {
 
     /// Takes a mark away by a commit; `None` if there is none of this name. Blocking.
     pub fn remove_mark(&self, name: &PlainName) -> Result<Option<Csn>> {
-        let mut turn = self.turn();
+        let mut turn = self.lock_logs();
         if self.find_mark(name)?.is_none() {
             return Ok(None);
         }
@@ -84,7 +84,7 @@ mod tests {
     fn a_mark_is_a_commit_that_tells_of_itself_and_outlives_flushall() {
         let rig = Rig::new(AppendFsync::Always);
         let committer = &rig.committer;
-        let mut turn = committer.turn();
+        let mut turn = committer.lock_logs();
         change(&mut turn, true, true).unwrap();
         turn.write().unwrap();
         drop(turn);
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(mark.at.csn, Csn(2));
         let taken = committer.make_mark(&name("b")).unwrap_err().to_string();
         assert!(taken.contains("csn 2") && taken.contains("taken"), "{taken}");
-        let mut turn = committer.turn();
+        let mut turn = committer.lock_logs();
         turn.keyspace(0).clear().unwrap();
         turn.commit().unwrap();
         turn.write().unwrap();

@@ -5,9 +5,9 @@
 //! error in the background it never does (its `ErrorHandler` and `SstFileManagerImpl::ClearError`).
 
 use super::committer::Committer;
-use super::gate::Obstacle;
+use super::gate::RefusalReason;
 use super::logs::Logs;
-use super::turn::{Joined, Turn};
+use super::turn::{LogsGuard, WriterGuard};
 use super::writer::OPLOG_SLACK;
 use crate::engine::disk::Disk;
 use crate::error::{Error, Result};
@@ -84,35 +84,35 @@ impl Committer {
     /// Refuses writes while the file system of `dir` has no room for them, and takes them again when it has; RocksDB and
     /// the op-log must agree. To be called many times a second.
     pub fn look_for_room(&self, dir: &Path, free_bytes_min: u64) {
-        let (was_low, was_full) = (self.gate.stands(Obstacle::DiskLow), self.gate.stands(Obstacle::DiskFull));
+        let (was_low, was_full) = (self.gate.stands(RefusalReason::DiskLow), self.gate.stands(RefusalReason::DiskFull));
         let outlook = look(dir, free_bytes_min, was_low || was_full, self.disk());
         match &outlook {
             Outlook::Broken(error) => return self.fail_stop(error),
-            Outlook::Full(reason) => return self.refuse_for_want_of_room(Obstacle::DiskFull, reason.clone()),
-            Outlook::Low(reason) => self.refuse_for_want_of_room(Obstacle::DiskLow, reason.clone()),
+            Outlook::Full(reason) => return self.refuse_for_want_of_room(RefusalReason::DiskFull, reason.clone()),
+            Outlook::Low(reason) => self.refuse_for_want_of_room(RefusalReason::DiskLow, reason.clone()),
             Outlook::Room => {}
         }
         if was_full {
             if self.reserve(&mut self.logs.lock(), OPLOG_SLACK).is_err() {
                 return;
             }
-            self.gate.open(Obstacle::DiskFull);
+            self.gate.open(RefusalReason::DiskFull);
         }
         if matches!(outlook, Outlook::Room) && (was_low || was_full) {
             tracing::info!("there is room on the disk again: writes are taken");
-            self.gate.open(Obstacle::DiskLow);
+            self.gate.open(RefusalReason::DiskLow);
         }
     }
 
-    fn refuse_for_want_of_room(&self, obstacle: Obstacle, reason: String) {
-        if !self.gate.stands(Obstacle::DiskFull) && !self.gate.stands(obstacle) {
+    fn refuse_for_want_of_room(&self, obstacle: RefusalReason, reason: String) {
+        if !self.gate.stands(RefusalReason::DiskFull) && !self.gate.stands(obstacle) {
             tracing::error!(reason, "the disk has no room: writes are refused until it has");
         }
         self.gate.close(obstacle, reason);
     }
 
     /// An error while this obstacle stands.
-    fn require_open(&self, obstacle: Obstacle) -> Result<()> {
+    fn require_open(&self, obstacle: RefusalReason) -> Result<()> {
         self.gate.reason(obstacle).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
@@ -125,25 +125,25 @@ impl Committer {
         let Err(error) = reserved else { return Ok(()) };
         let obstacle = if logs.oplog.is_broken() {
             self.fail_stop(&error);
-            Obstacle::Broken
+            RefusalReason::Broken
         } else {
             let advice = if error.is_want_of_space() { "Free space" } else { "See to the disk" };
             let reason =
                 format!("the op-log cannot grow: {error}. {advice}; writes are taken again by themselves then");
-            self.refuse_for_want_of_room(Obstacle::DiskFull, reason);
-            Obstacle::DiskFull
+            self.refuse_for_want_of_room(RefusalReason::DiskFull, reason);
+            RefusalReason::DiskFull
         };
         Err(Error::Refused { reason: self.gate.reason(obstacle).unwrap_or_else(|| error.to_string()) })
     }
 }
 
-impl Joined<'_> {
+impl WriterGuard<'_> {
     /// Makes sure there is room for a command whose arguments have `bytes`, before it has any effect. Refused, and so is
     /// every later one, until [`Committer::look_for_room`] finds room, or until a restart if the op-log is broken. The
     /// lock may be let go meanwhile.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let committer = self.committer;
-        committer.require_open(Obstacle::DiskFull)?;
+        committer.require_open(RefusalReason::DiskFull)?;
         while self.writer.log_bytes(bytes) > committer.log_room.load(Ordering::Acquire) {
             let wanted = self.writer.log_bytes(bytes);
             MutexGuard::unlocked(&mut self.writer, || {
@@ -157,7 +157,7 @@ impl Joined<'_> {
     }
 }
 
-impl Joined<'_> {
+impl WriterGuard<'_> {
     /// Makes sure there is room for what the next commit has gathered, which can be more than was reserved for its
     /// arguments. An error: it must be taken back, or the write would fail half-way.
     pub fn reserve_gathered(&mut self) -> Result<()> {
@@ -171,22 +171,22 @@ impl Joined<'_> {
     }
 }
 
-impl Turn<'_> {
-    /// As [`Joined::reserve`]; both locks stay held.
+impl LogsGuard<'_> {
+    /// As [`WriterGuard::reserve`]; both locks stay held.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
-        let wanted = self.joined.writer.log_bytes(bytes);
+        let wanted = self.guard.writer.log_bytes(bytes);
         self.reserve_logs(wanted)
     }
 
     /// Makes sure there is room for frames of `log_bytes` that may grow what the disk holds.
     pub(super) fn require_room(&mut self, log_bytes: usize) -> Result<()> {
-        self.joined.committer.require_open(Obstacle::DiskLow)?;
+        self.guard.committer.require_open(RefusalReason::DiskLow)?;
         self.reserve_logs(log_bytes)
     }
 
     fn reserve_logs(&mut self, log_bytes: usize) -> Result<()> {
-        let Self { joined: Joined { committer, .. }, logs, .. } = self;
-        committer.require_open(Obstacle::DiskFull)?;
+        let Self { guard: WriterGuard { committer, .. }, logs, .. } = self;
+        committer.require_open(RefusalReason::DiskFull)?;
         committer.reserve(logs, log_bytes)
     }
 }

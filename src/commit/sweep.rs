@@ -6,7 +6,7 @@
 
 use super::committer::Committer;
 use super::groups::GroupNumber;
-use super::turn::Joined;
+use super::turn::WriterGuard;
 use crate::engine::batch::Family;
 use crate::engine::expiry::{self, Entry};
 use crate::engine::key;
@@ -71,9 +71,9 @@ impl Sweeper {
             }
             let entries = expiry::entries(self.committer.disk(), &sweep.range, sweep.after.as_ref(), left)?;
             let Some(first) = entries.first() else {
-                let mut joined = self.committer.join();
-                joined.writer().expiries.end_sweep(sweep.range.end);
-                let _ = joined.leave_open();
+                let mut guard = self.committer.lock_writer();
+                guard.writer().expiries.end_sweep(sweep.range.end);
+                let _ = guard.leave_open();
                 self.sweep = None;
                 return Ok(());
             };
@@ -92,17 +92,17 @@ impl Sweeper {
         }
         let mut left = KEYS_PER_LOOK;
         while left > 0 {
-            let mut joined = self.committer.join();
-            let due = expiry::due_in_memory(&joined.writer().memory, now_ms, KEYS_PER_TURN.min(left));
+            let mut guard = self.committer.lock_writer();
+            let due = expiry::due_in_memory(&guard.writer().memory, now_ms, KEYS_PER_TURN.min(left));
             let bytes = due.iter().map(|key| key.len() + DELETION_BYTES).sum();
-            let done = joined.reserve(bytes).and_then(|()| {
+            let done = guard.reserve(bytes).and_then(|()| {
                 due.iter().try_for_each(|key| {
-                    let deleted = unlocked(joined.keyspace(now_ms).find_to_change(key).map(drop));
-                    joined.commit();
+                    let deleted = unlocked(guard.keyspace(now_ms).find_to_change(key).map(drop));
+                    guard.commit();
                     deleted
                 })
             });
-            leave(&self.committer, joined);
+            leave(&self.committer, guard);
             done?;
             if due.is_empty() {
                 break;
@@ -114,9 +114,9 @@ impl Sweeper {
 }
 
 fn begin(committer: &Committer, now_ms: u64) -> Sweep {
-    let mut joined = committer.join();
-    let range = joined.writer().expiries.begin_sweep(now_ms);
-    Sweep { range, group: joined.leave_open(), after: None }
+    let mut guard = committer.lock_writer();
+    let range = guard.writer().expiries.begin_sweep(now_ms);
+    Sweep { range, group: guard.leave_open(), after: None }
 }
 
 /// Deals with entries that are due, in several turns of the writer lock if they take long.
@@ -126,10 +126,10 @@ fn settle(committer: &Committer, now_ms: u64, mut entries: &[Entry], after: &mut
         committer.disk().row(Family::Default, &key::meta(&entry.key), RowAccess::Unlocked)?;
     }
     while !entries.is_empty() {
-        let mut joined = committer.join();
+        let mut guard = committer.lock_writer();
         let bytes = entries.iter().map(|entry| entry.key.len() + DELETION_BYTES).sum();
-        let done = joined.reserve(bytes).and_then(|()| settle_some(&mut joined, now_ms, entries));
-        leave(committer, joined);
+        let done = guard.reserve(bytes).and_then(|()| settle_some(&mut guard, now_ms, entries));
+        leave(committer, guard);
         let (settled, rest) = entries.split_at(done?);
         *after = settled.last().cloned();
         entries = rest;
@@ -138,32 +138,32 @@ fn settle(committer: &Committer, now_ms: u64, mut entries: &[Entry], after: &mut
 }
 
 /// Deals with entries until the turn has lasted long enough; how many.
-fn settle_some(joined: &mut Joined<'_>, now_ms: u64, entries: &[Entry]) -> Result<usize> {
+fn settle_some(guard: &mut WriterGuard<'_>, now_ms: u64, entries: &[Entry]) -> Result<usize> {
     let started = Instant::now();
     let mut settled = 0;
     for entry in entries {
         if settled > 0 && started.elapsed() > TURN_TIME {
             break;
         }
-        match unlocked(joined.keyspace(now_ms).settle_entry(entry)) {
-            Ok(true) => drop(joined.commit()),
+        match unlocked(guard.keyspace(now_ms).settle_entry(entry)) {
+            Ok(true) => drop(guard.commit()),
             Ok(false) => {}
             Err(error) => {
-                joined.commit();
+                guard.commit();
                 return Err(error);
             }
         }
         settled += 1;
     }
     // What became of the others' entries.
-    joined.commit();
+    guard.commit();
     Ok(settled)
 }
 
 /// Lets the lock go; what was committed is on its way to the logs.
-fn leave(committer: &Committer, mut joined: Joined<'_>) {
-    let is_full = joined.is_full() && !joined.hand_over();
-    let _ = joined.leave_open();
+fn leave(committer: &Committer, mut guard: WriterGuard<'_>) {
+    let is_full = guard.is_full() && !guard.hand_over();
+    let _ = guard.leave_open();
     if is_full {
         committer.write_open_group();
     } else {

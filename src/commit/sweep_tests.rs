@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 
 /// Runs a change as one commit.
 fn change(rig: &Rig, now_ms: u64, change: impl FnOnce(&mut Keyspace<'_>)) {
-    let mut joined = rig.committer.join();
-    change(&mut joined.keyspace(now_ms));
-    joined.commit();
-    leave(&rig.committer, joined);
+    let mut guard = rig.committer.lock_writer();
+    change(&mut guard.keyspace(now_ms));
+    guard.commit();
+    leave(&rig.committer, guard);
 }
 
 /// Looks until a sweep finds nothing more.
@@ -33,11 +33,11 @@ fn index(rig: &Rig) -> Vec<(u64, String)> {
 }
 
 fn last(rig: &Rig) -> Csn {
-    rig.committer.turn().position().csn
+    rig.committer.lock_logs().position().csn
 }
 
 fn expire_ms(rig: &Rig, key: &str) -> Option<u64> {
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     let found = turn.keyspace(0).find(key.as_bytes()).unwrap();
     (!found.is_absent()).then(|| found.expire_ms())
 }
@@ -193,9 +193,9 @@ proptest! {
                     }
                 }
                 Step::Forget => {
-                    let mut joined = rig.committer.join();
-                    joined.writer().expiries.clear();
-                    let _ = joined.leave_open();
+                    let mut guard = rig.committer.lock_writer();
+                    guard.writer().expiries.clear();
+                    let _ = guard.leave_open();
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! that arrive during a sync share the next one (group commit). A slow disk holds up nobody but those who wait for it,
 //! save once, when it shows that it has become slow.
 
-use super::gate::{Gate, Obstacle};
+use super::gate::{Gate, RefusalReason};
 use crate::config::AppendFsync;
 use crate::csn::Csn;
 use crate::engine::disk::Disk;
@@ -281,7 +281,7 @@ impl Syncer {
         *synced = self.sync(&work).map(|()| work.position).map_err(|error| {
             tracing::error!(%error, "syncing the logs failed: writes are refused until a restart");
             self.gate.close(
-                Obstacle::Broken,
+                RefusalReason::Broken,
                 format!("writes are refused until a restart, because the logs could not be synced: {error}"),
             );
             self.failed.send_replace(true);

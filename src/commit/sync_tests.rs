@@ -13,7 +13,7 @@ async fn soon<T>(wait: impl Future<Output = T>) -> T {
 }
 
 fn commit(rig: &Rig, sets: bool, pushes: bool) -> Csn {
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     change(&mut turn, sets, pushes);
     turn.write().unwrap().unwrap()
 }
@@ -47,7 +47,7 @@ async fn everysec_replies_at_once_and_syncs_within_its_interval() {
 #[test]
 fn stopping_syncs_what_is_left_and_marks_it() {
     let rig = Rig::new(AppendFsync::No);
-    rig.committer.turn().set_epoch(crate::csn::Epoch(3));
+    rig.committer.lock_logs().set_epoch(crate::csn::Epoch(3));
     let csn = commit(&rig, true, true);
     assert_eq!((rig.committer.watermarks.durable.get(), told(&rig).csn), (Csn::ZERO, Csn::ZERO));
     rig.committer.syncer.stop();
@@ -100,9 +100,9 @@ async fn a_failed_sync_refuses_writes(is_quick: bool) {
     let lost = commit(&rig, true, true);
     let error = soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
-    assert_eq!((rig.obstacle(), rig.committer.watermarks.durable.get()), (Some(Obstacle::Broken), first));
+    assert_eq!((rig.obstacle(), rig.committer.watermarks.durable.get()), (Some(RefusalReason::Broken), first));
     rig.io.heal();
-    let mut turn = rig.committer.turn();
+    let mut turn = rig.committer.lock_logs();
     change(&mut turn, true, false);
     assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
     drop(turn);

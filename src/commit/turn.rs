@@ -30,15 +30,15 @@ const SEALED_EARLY_MIN: usize = 64;
 const HALF_WAY: &str = "a command ended half-way: what it did is in memory and in no log";
 
 /// The writer lock, held: for one command or for a pipeline's worth of them. Commits are collected in the open group,
-/// which is handed on with [`Joined::leave_open`].
-pub struct Joined<'a> {
+/// which is handed on with [`WriterGuard::leave_open`].
+pub struct WriterGuard<'a> {
     pub(super) committer: &'a Committer,
     pub(super) writer: MutexGuard<'a, Writer>,
     /// Whether the group is handed on when the turn ends.
     leaves_open: bool,
 }
 
-impl<'a> Joined<'a> {
+impl<'a> WriterGuard<'a> {
     pub(super) fn new(committer: &'a Committer) -> Self {
         Self { committer, writer: committer.writer.lock(), leaves_open: false }
     }
@@ -62,7 +62,7 @@ impl<'a> Joined<'a> {
         self.writer.undo = if can_be_taken_back { Undo::Armed } else { Undo::Off };
     }
 
-    /// Ends the bound of [`Joined::bound_commit`]. If the effects went beyond it, or `is_given_up`, they are taken back,
+    /// Ends the bound of [`WriterGuard::bound_commit`]. If the effects went beyond it, or `is_given_up`, they are taken back,
     /// and false is returned. Watchers of what was changed for a moment take it for a change.
     pub fn end_bound(&mut self, is_given_up: bool) -> bool {
         let undo = std::mem::take(&mut self.writer.undo);
@@ -96,7 +96,7 @@ impl<'a> Joined<'a> {
         self.writer.clock.follow(Reading::now());
     }
 
-    /// Whether something was done since the last [`Joined::commit`].
+    /// Whether something was done since the last [`WriterGuard::commit`].
     #[must_use]
     pub fn has_effects(&self) -> bool {
         self.writer.committed_extent() != self.writer.effects.extent()
@@ -147,7 +147,7 @@ impl<'a> Joined<'a> {
     }
 }
 
-impl Drop for Joined<'_> {
+impl Drop for WriterGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
@@ -160,10 +160,10 @@ impl Drop for Joined<'_> {
     }
 }
 
-/// Both locks, held: no group is on its way when it begins. Commits that are not written with [`Turn::write`] before it
+/// Both locks, held: no group is on its way when it begins. Commits that are not written with [`LogsGuard::write`] before it
 /// ends, because an error came between, are written then.
-pub struct Turn<'a> {
-    pub(super) joined: Joined<'a>,
+pub struct LogsGuard<'a> {
+    pub(super) guard: WriterGuard<'a>,
     pub(super) logs: MutexGuard<'a, Logs>,
     /// Dropped after the locks.
     _syncs: SyncsSoon<'a>,
@@ -178,24 +178,24 @@ impl Drop for SyncsSoon<'_> {
     }
 }
 
-impl<'a> Deref for Turn<'a> {
-    type Target = Joined<'a>;
+impl<'a> Deref for LogsGuard<'a> {
+    type Target = WriterGuard<'a>;
 
-    fn deref(&self) -> &Joined<'a> {
-        &self.joined
+    fn deref(&self) -> &WriterGuard<'a> {
+        &self.guard
     }
 }
 
-impl DerefMut for Turn<'_> {
+impl DerefMut for LogsGuard<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.joined
+        &mut self.guard
     }
 }
 
-impl<'a> Turn<'a> {
-    pub(super) fn new(joined: Joined<'a>, logs: MutexGuard<'a, Logs>) -> Self {
-        let _syncs = SyncsSoon(joined.committer);
-        Self { joined, logs, _syncs }
+impl<'a> LogsGuard<'a> {
+    pub(super) fn new(guard: WriterGuard<'a>, logs: MutexGuard<'a, Logs>) -> Self {
+        let _syncs = SyncsSoon(guard.committer);
+        Self { guard, logs, _syncs }
     }
 
     /// The op-log.
@@ -212,13 +212,13 @@ impl<'a> Turn<'a> {
     /// Where a memory image cut now stands in history. No group may be open.
     #[must_use]
     pub fn image_position(&self) -> ImagePosition {
-        assert!(self.joined.writer.pending.is_empty(), "an image is cut between groups");
+        assert!(self.guard.writer.pending.is_empty(), "an image is cut between groups");
         ImagePosition { position: self.logs.position, wal_seq: self.logs.wal_seq }
     }
 
     /// From here on, commits carry this generation.
     pub fn set_epoch(&mut self, epoch: Epoch) {
-        assert!(self.joined.writer.pending.is_empty(), "an epoch starts between groups");
+        assert!(self.guard.writer.pending.is_empty(), "an epoch starts between groups");
         self.logs.position.epoch = epoch;
         self.logs.oplog.set_epoch(epoch);
     }
@@ -226,8 +226,8 @@ impl<'a> Turn<'a> {
     /// Starts the commit clock: from here on this node makes commits. The first time of a new epoch may be below the last one
     /// of the epoch before, if that lies more than [`clock::STEP_MIN`] in the future.
     pub fn start_clock(&mut self, is_new_epoch: bool) {
-        assert!(self.joined.writer.pending.is_empty(), "the clock starts between groups");
-        let (now, clock) = (Reading::now(), &mut self.joined.writer.clock);
+        assert!(self.guard.writer.pending.is_empty(), "the clock starts between groups");
+        let (now, clock) = (Reading::now(), &mut self.guard.writer.clock);
         let apart = clock.lag_us(now);
         if is_new_epoch && apart < 0 && clock::is_step(apart) {
             let (last, wall) = (self.logs.position.time, CommitTime(now.wall_us));
@@ -241,12 +241,12 @@ impl<'a> Turn<'a> {
     /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
     /// history hash of the commit before it: its own covers the effect.
     pub fn commit_with(&mut self, effect: impl FnOnce(&mut Effects, Position)) -> Position {
-        self.joined.writer.commit_with(self.logs.position, effect)
+        self.guard.writer.commit_with(self.logs.position, effect)
     }
 
     /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
     pub fn write(&mut self) -> Result<Option<Csn>> {
-        let Joined { committer, writer, .. } = &mut self.joined;
+        let WriterGuard { committer, writer, .. } = &mut self.guard;
         let written = writer.seal().map(|sealed| committer.write_sealed(&mut self.logs, sealed)).transpose();
         writer.forget_settled(&committer.groups);
         written
@@ -255,8 +255,8 @@ impl<'a> Turn<'a> {
     /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
     /// follow the last commit without a gap. Without room for them they are refused before they have any effect.
     pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
-        self.joined.committer.require_sound()?;
-        assert!(self.joined.writer.pending.is_empty(), "commits are applied between groups");
+        self.guard.committer.require_sound()?;
+        assert!(self.guard.writer.pending.is_empty(), "commits are applied between groups");
         let (mut expected, mut hash) = (self.logs.position.csn.next(), self.logs.position.hash);
         for commit in &*commits {
             if commit.csn != expected {
@@ -269,7 +269,7 @@ impl<'a> Turn<'a> {
             expected = expected.next();
         }
         self.require_room(OpLog::frame_bytes(&commits))?;
-        let Self { joined: Joined { committer, writer, .. }, logs, .. } = self;
+        let Self { guard: WriterGuard { committer, writer, .. }, logs, .. } = self;
         if let Some(first) = commits.first() {
             let age = now_micros().saturating_sub(first.time.0);
             committer.ages.note(first.csn, Moment::now().before(Duration::from_micros(age)));
@@ -285,7 +285,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for LogsGuard<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             let ended_half_way = self.has_effects();
@@ -295,6 +295,6 @@ impl Drop for Turn<'_> {
                 self.abandon(HALF_WAY);
             }
         }
-        self.joined.committer.note_room(&self.logs);
+        self.guard.committer.note_room(&self.logs);
     }
 }

@@ -46,7 +46,7 @@ pub struct Writer {
     pub(super) sealed_frames: VecDeque<usize>,
     /// Bytes that the op-log is to take of the open group.
     open_frames: usize,
-    /// Commits of the open group. It may stay open while the lock changes hands: see [`super::turn::Joined::leave_open`].
+    /// Commits of the open group. It may stay open while the lock changes hands: see [`super::turn::WriterGuard::leave_open`].
     pub(super) pending: Vec<PendingCommit>,
     /// Number of the open group, or of the next one.
     pub(super) group: GroupNumber,

@@ -19,9 +19,9 @@ use crate::log::envelope::Position;
 use crate::record::CommitRecord;
 use crate::restore::catch_up::CatchUp;
 use crate::restore::history::History;
-use crate::restore::hold::Hold;
 use crate::restore::memory::memory_at;
 use crate::restore::progress::{Meter, Phase, ProgressSink};
+use crate::restore::reader_pin::ReaderPin;
 use crate::restore::target::Target;
 use crate::restore::{REPLANS_MAX, blocking};
 use crate::snapshot::run::{LocalRun, PublishedRun, RunBuilder, publish};
@@ -60,7 +60,7 @@ pub struct Report {
 
 /// Builds the runs that are missing. A pin holds what they are built from.
 pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
-    let hold = Hold::take(archive, "compact", PinRange::ALL).await;
+    let pin = ReaderPin::take(archive, "compact", PinRange::ALL).await;
     let mut report = Report::default();
     let mut again = 0;
     let built = loop {
@@ -72,7 +72,7 @@ pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
             outcome => break outcome,
         }
     };
-    hold.release().await;
+    pin.release().await;
     built.map(|()| report)
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::archive::merge::Rules;
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};
@@ -259,7 +259,7 @@ async fn building_goes_on_after_a_crash_at_any_request() {
             let archived = Archived::over(archive).await;
             archived.epoch(1, None).await;
             archived.chunks(1, &commits, &[5, 5, 8]).await;
-            let hasty = archived.archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+            let hasty = archived.archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
             let script = || std::iter::repeat_n(Fault::None, at).chain([fault]);
             store.script_puts(script());
             store.script_gets(script());

@@ -3,7 +3,6 @@
 
 pub mod durable;
 pub mod envelope;
-mod fitting;
 #[cfg(test)]
 mod format_tests;
 pub mod frame;
@@ -11,6 +10,7 @@ pub mod index;
 pub mod oplog;
 pub mod reader;
 pub mod recovery;
+mod salvage;
 pub mod segment;
 #[cfg(test)]
 pub(crate) mod testing;

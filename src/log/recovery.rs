@@ -7,9 +7,9 @@
 //! survived above a lost one get new history hashes: frames in the op-log tell them, and readers take those.
 
 use super::envelope::{self, Position};
-use super::fitting;
 use super::oplog::{self, OpLog};
 use super::reader::LogPosition;
+use super::salvage;
 use super::wal::{self, WalCommits};
 use crate::csn::{Csn, WalSeq};
 use crate::engine::batch::Family;
@@ -333,7 +333,7 @@ impl Replay<'_> {
         self.redone += u64::from(commit.touches_disk() && (lacks_frame || lacks_batch));
         if lacks_frame {
             // Frames that this commit builds upon may be gone together with its own.
-            if !fitting::apply(self.memory, &mut commit)? {
+            if !salvage::apply(self.memory, &mut commit)? {
                 self.unfit.push(commit.csn);
             }
         } else {

@@ -6,13 +6,13 @@
 
 use super::node::Node;
 use super::schedule::{self, Able, Asked, Situation, Step};
-use super::snapshots::{Snapshots, Workshop, hand_on};
+use super::snapshots::{BaseTools, Snapshots, hand_on};
 use crate::archive::bandwidth::Bandwidth;
 use crate::archive::layout::BaseName;
 use crate::archive::listing::BaseStart;
 use crate::archive::store::Archive;
 use crate::command::host::Host;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::config::Consistency;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
@@ -107,32 +107,32 @@ impl Snapshots {
             let reason = "no archive is configured: there is nowhere to publish a base to".into();
             return Err(Error::Refused { reason });
         };
-        if node.committer.gate.stands(Obstacle::Fenced) {
+        if node.committer.gate.stands(RefusalReason::Fenced) {
             let reason = "this node is fenced: what it holds is not the newest history".into();
             return Err(Error::Refused { reason });
         }
-        let workshop = Arc::clone(&self.workshop).lock_owned().await;
+        let base_tools = Arc::clone(&self.base_tools).lock_owned().await;
         // Whoever stops waiting does not end it; whoever gives up before its turn comes has none.
         let node = Arc::clone(node);
-        let publish = async move { node.snapshots.publish_from(workshop, &node, &archive, consistency).await };
+        let publish = async move { node.snapshots.publish_from(base_tools, &node, &archive, consistency).await };
         let publishing = tokio::spawn(publish);
         publishing.await.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
     }
 
     async fn publish_from(
         &self,
-        mut workshop: OwnedMutexGuard<Workshop>,
+        mut base_tools: OwnedMutexGuard<BaseTools>,
         node: &Arc<Node>,
         archive: &Archive,
         consistency: Consistency,
     ) -> Result<Csn> {
         let logged = self.logged_bytes(node);
         let published = async {
-            let base = self.cut(node, &mut workshop, consistency).await?;
+            let base = self.cut(node, &mut base_tools, consistency).await?;
             let start = base.manifest().start();
-            let publisher = workshop.publisher.get_or_insert_with(|| Publisher::new(paced(node, archive)));
+            let publisher = base_tools.publisher.get_or_insert_with(|| Publisher::new(paced(node, archive)));
             let published = publisher.publish_kept(&base, covered(node, start.base.csn)).await;
-            hand_on(node, base, workshop).await;
+            hand_on(node, base, base_tools).await;
             published.map(|published| (start, published))
         }
         .await;

@@ -6,7 +6,7 @@ use super::clock::ClockWatch;
 use super::node::Node;
 use super::reclaiming::Reclaiming;
 use crate::command::host::Host;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::commit::sweep::Sweeper;
 use crate::error::Result;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ struct Chores {
     started: Instant,
     /// A compaction that drops deletions; when it ended, and how long it took.
     compaction: Option<JoinHandle<(Instant, Duration)>>,
-    /// The same of the last one that was joined.
+    /// The same of the last one that was guard.
     compacted: Option<(Instant, Duration)>,
     /// What failed last, so that it is told once; empty if nothing fails.
     last_error: String,
@@ -104,7 +104,7 @@ impl Chores {
 
     /// Makes the op-log's next segment, so that the writer need not.
     fn prepare_segment(&self) -> Result<()> {
-        if self.node.committer.gate.stands(Obstacle::DiskFull) {
+        if self.node.committer.gate.stands(RefusalReason::DiskFull) {
             return Ok(());
         }
         self.node.committer.wanted_segment().map_or(Ok(()), |spare| spare.prepare())
@@ -128,7 +128,10 @@ impl Chores {
         let may_compact = self.compaction.as_ref().is_none_or(JoinHandle::is_finished)
             && self.compacted.is_none_or(|(ended, took)| ended.elapsed() > took * COMPACTION_PAUSE_FACTOR);
         let committer = &self.node.committer;
-        if !may_compact || committer.gate.stands(Obstacle::DiskFull) || committer.gate.stands(Obstacle::Broken) {
+        if !may_compact
+            || committer.gate.stands(RefusalReason::DiskFull)
+            || committer.gate.stands(RefusalReason::Broken)
+        {
             return Ok(());
         }
         if let Some(compaction) = self.compaction.take() {
@@ -156,10 +159,10 @@ impl Chores {
         let node = &self.node;
         node.committer.note_durable();
         {
-            let mut joined = node.committer.join();
-            joined.writer().watches.sweep();
+            let mut guard = node.committer.lock_writer();
+            guard.writer().watches.sweep();
             // Who left the group open writes it.
-            let _ = joined.leave_open();
+            let _ = guard.leave_open();
         }
         if node.snapshots.is_image_due(node) {
             let node = Arc::clone(node);

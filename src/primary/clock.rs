@@ -43,15 +43,15 @@ impl ClockWatch {
             self.is_held = false;
             return;
         }
-        let mut joined = node.committer.join();
-        let apart_us = joined.clock_lag_us();
+        let mut guard = node.committer.lock_writer();
+        let apart_us = guard.clock_lag_us();
         let is_set = is_step(apart_us);
         let follows = is_set && apart_us > 0 && node.config().accept_clock_step;
         if follows {
-            joined.follow_wall_clock();
+            guard.follow_wall_clock();
         }
         // Who left the group open writes it.
-        let _ = joined.leave_open();
+        let _ = guard.leave_open();
         let is_held = is_set && !follows;
         if follows || is_held != self.is_held {
             let wall = CommitTime(now_micros());

@@ -8,7 +8,7 @@ use super::pruning::LastPrune;
 use super::second::SecondStatus;
 use crate::clock;
 use crate::command::host::Host;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::csn::{CommitTime, Csn};
 use crate::metrics::{Exposition, Kind};
 use crate::restore::abandoned::Abandoned;
@@ -73,12 +73,13 @@ impl Node {
             safety.rpo = Some(self.age_of_next(archived, committed));
             let is_all_archived = archived >= committed && committed > Csn::ZERO;
             safety.archived_time = if is_all_archived { Some(time) } else { spool.archived_time };
-            let census = self.census.lock();
+            let archive_figures = self.archive_figures.lock();
             let base = self.snapshots.last().report.map(|report| report.base.csn);
-            let known = census.as_ref().and_then(|census| census.from);
+            let known = archive_figures.as_ref().and_then(|archive_figures| archive_figures.from);
             let begun = (archived > Csn::ZERO && !side.began_with_hole).then_some(Csn(1));
             safety.restorable_from = known.or(if side.began_with_hole { base } else { begun });
-            safety.restorable_from_time = known.and(census.as_ref().and_then(|census| census.from_time));
+            safety.restorable_from_time =
+                known.and(archive_figures.as_ref().and_then(|archive_figures| archive_figures.from_time));
         }
         safety
     }
@@ -201,14 +202,18 @@ impl Node {
         );
         out.counter("walferry_archive_retries_total", "Requests that repeated a failed one.", get(&traffic.retries));
         out.counter("walferry_archive_failures_total", "Calls that failed for good.", get(&traffic.failures));
-        if let Some(census) = &*self.census.lock() {
-            out.gauge("walferry_archive_objects", "Objects in the archive when it was last listed.", census.objects);
-            out.gauge("walferry_archive_bytes", "Bytes in the archive when it was last listed.", census.bytes);
-            let abandoned: u64 = census.abandoned.iter().map(Abandoned::commits).sum();
+        if let Some(archive_figures) = &*self.archive_figures.lock() {
+            out.gauge(
+                "walferry_archive_objects",
+                "Objects in the archive when it was last listed.",
+                archive_figures.objects,
+            );
+            out.gauge("walferry_archive_bytes", "Bytes in the archive when it was last listed.", archive_figures.bytes);
+            let abandoned: u64 = archive_figures.abandoned.iter().map(Abandoned::commits).sum();
             let help = "Archived commits that lie on no line of history: INFO walferry tells which.";
             out.gauge("walferry_archive_abandoned_commits", help, abandoned);
             let help = "When the archive was last listed (at the start, after a prune), Unix time.";
-            out.gauge("walferry_archive_listed_timestamp_seconds", help, seconds(census.listed));
+            out.gauge("walferry_archive_listed_timestamp_seconds", help, seconds(archive_figures.listed));
         }
         let shipping = self.shipping.load();
         if let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) {
@@ -342,13 +347,13 @@ impl Node {
         let help = "1 while writes are refused, by what stands in the way.";
         let mut refused = out.family(Kind::Gauge, "walferry_writes_refused", help);
         for (obstacle, name) in [
-            (Obstacle::SpoolFull, "spool full"),
-            (Obstacle::DiskLow, "disk low"),
-            (Obstacle::DiskFull, "disk full"),
-            (Obstacle::Replica, "replica"),
-            (Obstacle::Unarchived, "uploading ended"),
-            (Obstacle::Broken, "log broken"),
-            (Obstacle::Fenced, "fenced"),
+            (RefusalReason::SpoolFull, "spool full"),
+            (RefusalReason::DiskLow, "disk low"),
+            (RefusalReason::DiskFull, "disk full"),
+            (RefusalReason::Replica, "replica"),
+            (RefusalReason::Unarchived, "uploading ended"),
+            (RefusalReason::Broken, "log broken"),
+            (RefusalReason::Fenced, "fenced"),
         ] {
             refused.sample(&[("obstacle", name)], u8::from(self.committer.gate.stands(obstacle)));
         }

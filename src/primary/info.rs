@@ -108,7 +108,8 @@ fn persistence(node: &Node) -> Fields {
         ("aof_enabled", "1".to_owned()),
         (
             "aof_last_write_status",
-            if node.committer.gate.stands(crate::commit::gate::Obstacle::Broken) { "err" } else { "ok" }.to_owned(),
+            if node.committer.gate.stands(crate::commit::gate::RefusalReason::Broken) { "err" } else { "ok" }
+                .to_owned(),
         ),
         ("log_bytes", node.committer.log_bytes().to_string()),
         ("disk_free_bytes", room::free_bytes(node.dir.root()).unwrap_or_default().to_string()),
@@ -232,8 +233,9 @@ fn walferry(node: &Node) -> Fields {
 
 /// Archived commits that lie on no line of history; empty if there are none.
 fn abandoned(node: &Node) -> String {
-    let census = node.census.lock();
-    let told = census.iter().flat_map(|census| census.abandoned.iter().map(ToString::to_string));
+    let archive_figures = node.archive_figures.lock();
+    let told =
+        archive_figures.iter().flat_map(|archive_figures| archive_figures.abandoned.iter().map(ToString::to_string));
     told.collect::<Vec<_>>().join("; ")
 }
 

@@ -16,16 +16,16 @@ use crate::archive::store::Archive;
 use crate::clock::Moment;
 use crate::command::all_keys;
 use crate::command::client::ClientCard;
-use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Progress, Role, Task, TaskReply};
+use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Role, Task, TaskReply, WatermarkReport};
 use crate::commit::committer::Committer;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::config::{AppendFsync, Config, Port};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{DataDir, DirLock, EpochStart, FencedBy, Identity, LastRole};
 use crate::engine::keyspace::Keyspace;
 use crate::error::{Error, Result};
 use crate::io::Backends;
-use crate::restore::census::Census;
+use crate::restore::archive_figures::ArchiveFigures;
 use crate::server::connection::Service;
 use crate::ship::source::CommitSource;
 use crate::ship::tail::Tail;
@@ -119,7 +119,7 @@ pub struct Node {
     /// The number of keys on disk.
     pub(super) key_counter: Arc<KeyCounter>,
     /// What the archive held when this node listed it last.
-    pub census: Mutex<Option<Census>>,
+    pub archive_figures: Mutex<Option<ArchiveFigures>>,
     /// What compacting did since the start.
     pub compacted: Mutex<Compacted>,
     /// How the last scheduled prune ended.
@@ -137,7 +137,7 @@ impl Node {
         let image = opened.image.position;
         opened.committer.ages.note_past(image.csn, image.time, CommitTime(crate::clock::now_micros()));
         if is_replica {
-            opened.committer.gate.close(Obstacle::Replica, "You can't write against a read only replica.");
+            opened.committer.gate.close(RefusalReason::Replica, "You can't write against a read only replica.");
         }
         let source = CommitSource::new(Arc::clone(&opened.committer), Arc::clone(&tail));
         let snapshots = Snapshots::new(opened.image);
@@ -163,7 +163,7 @@ impl Node {
             stats: Stats { started: Instant::now(), commands: AtomicU64::new(0) },
             stop: watch::Sender::new(false),
             key_counter: Arc::default(),
-            census: Mutex::default(),
+            archive_figures: Mutex::default(),
             compacted: Mutex::default(),
             last_prune: Mutex::default(),
         })
@@ -236,14 +236,14 @@ impl Node {
             // It follows again, along a line that it lies on.
             identity.fenced_by = None;
         })?;
-        self.committer.turn().set_epoch(self.identity().epoch());
+        self.committer.lock_logs().set_epoch(self.identity().epoch());
         Ok(())
     }
 
     /// Goes on under the generation `start`, which is this node's: its current one, or one that begins after the last
     /// commit that is what it was. Writes are not taken yet.
     pub fn begin_epoch(&self, start: EpochStart) -> Result<()> {
-        let mut turn = self.committer.turn();
+        let mut turn = self.committer.lock_logs();
         let is_new = self.identity().current() != start;
         self.change_identity(|identity| {
             identity.role = LastRole::Primary;
@@ -260,7 +260,7 @@ impl Node {
 
     /// Takes back [`Node::begin_epoch`] of a node that has committed nothing under the new generation: it is what it was.
     pub fn leave_epoch(&self, before: &Identity) -> Result<()> {
-        let mut turn = self.committer.turn();
+        let mut turn = self.committer.lock_logs();
         self.change_identity(|identity| {
             identity.role = before.role;
             identity.history.clone_from(&before.history);
@@ -283,7 +283,7 @@ impl Node {
     /// Makes this node a primary for its clients. What they write is shipped: shipping has started.
     pub fn take_writes(&self) {
         self.is_replica.store(false, Ordering::Release);
-        self.committer.gate.open(Obstacle::Replica);
+        self.committer.gate.open(RefusalReason::Replica);
     }
 
     /// Notes where this node listens for replicas.
@@ -296,11 +296,11 @@ impl Node {
     /// Somebody writes under a newer generation: this node must not any more.
     pub fn fence(&self, newer: Epoch, node: &str) {
         let own = self.identity().epoch();
-        if !self.committer.gate.stands(Obstacle::Fenced) {
+        if !self.committer.gate.stands(RefusalReason::Fenced) {
             tracing::error!(own = own.0, newer = newer.0, node, "fenced: a newer epoch exists");
         }
         let reason = Error::Fenced { own, newer, node: node.to_owned() };
-        self.committer.gate.close(Obstacle::Fenced, reason.to_string());
+        self.committer.gate.close(RefusalReason::Fenced, reason.to_string());
         let fenced_by = Some(FencedBy { epoch: newer, node: node.to_owned() });
         if let Err(error) = self.change_identity(|identity| identity.fenced_by = fenced_by) {
             tracing::error!(%error, "that this node is fenced could not be written down; do not start it as a primary");
@@ -365,8 +365,8 @@ impl Node {
                     let node = self.arc();
                     let task = tokio::spawn(async move { node.promote_once(insistence).await });
                     let outcome = async move {
-                        let joined = task.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                        joined.map_err(|error| error.to_string())
+                        let guard = task.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                        guard.map_err(|error| error.to_string())
                     };
                     running.insert(outcome.boxed().shared()).clone()
                 }
@@ -409,9 +409,9 @@ impl Host for Node {
         Ok(())
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&self) -> WatermarkReport {
         let watermarks = &self.committer.watermarks;
-        Progress {
+        WatermarkReport {
             epoch: self.identity.lock().epoch(),
             committed: watermarks.committed.get(),
             durable: watermarks.durable.get(),

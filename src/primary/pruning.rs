@@ -9,7 +9,7 @@ use crate::archive::pins;
 use crate::archive::store::Archive;
 use crate::clock;
 use crate::command::host::Host;
-use crate::restore::census::Census;
+use crate::restore::archive_figures::ArchiveFigures;
 use crate::restore::history::History;
 use crate::retention::{PruneOptions, prune};
 use std::sync::{Arc, Weak};
@@ -77,7 +77,7 @@ async fn prune_once(node: &Node) {
     last.ended_ms = clock::now_millis();
     *node.last_prune.lock() = last;
     if let Ok(history) = History::read(archive, Some(node.identity().epoch())).await {
-        *node.census.lock() = Some(Census::of(&history).await);
+        *node.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
     }
 }
 

@@ -4,7 +4,7 @@
 use super::node::Node;
 use crate::background;
 use crate::command::host::Host;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::commit::room;
 use crate::csn::Csn;
 use parking_lot::Mutex;
@@ -34,7 +34,7 @@ impl Reclaiming {
     /// Begins a round in the background if the disk has little room and something may have been deleted since the last.
     pub fn look(&mut self, node: &Arc<Node>) {
         let committed = node.committer.watermarks.committed.get();
-        if !node.committer.gate.stands(Obstacle::DiskLow) || self.looked_at == Some(committed) {
+        if !node.committer.gate.stands(RefusalReason::DiskLow) || self.looked_at == Some(committed) {
             return;
         }
         let mut round = self.round.lock();

@@ -14,7 +14,7 @@ use crate::archive::crypt::keys::{ARCHIVE_2_KEY_VARIABLE, ARCHIVE_KEY_VARIABLE};
 use crate::archive::epochs::{self, Claim, EpochRecord};
 use crate::archive::identity;
 use crate::archive::merge::{Ledger, LedgerSource};
-use crate::archive::patience::{Patience, backoff};
+use crate::archive::retry_policy::{RetryPolicy, backoff};
 use crate::archive::store::{Archive, Opening};
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How long a start waits for the archive's word whose it is.
-const LOOK: Patience = Patience { attempts: 1, deadline: Duration::from_secs(5) };
+const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) };
 /// Pause after the first failure in a row to get in touch with it.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause.
@@ -368,14 +368,14 @@ impl Run {
 
     /// Cuts a base for it alone.
     async fn give_base(&self) -> Result<()> {
-        let (base, workshop) = self.node.snapshots.cut_alone(&self.node).await?;
+        let (base, base_tools) = self.node.snapshots.cut_alone(&self.node).await?;
         let mut publisher = self.second.publisher.lock().await;
         let ready = publisher.as_mut().expect("made when the archive was reached");
         // Its chunks begin behind the base.
         let published = ready.publish_kept(&base, async { Ok(()) }).await;
         drop(publisher);
         let _ = tokio::task::spawn_blocking(move || drop(base)).await;
-        drop(workshop);
+        drop(base_tools);
         let outcome = published.as_ref().map(drop).map_err(|error| Error::Refused { reason: error.to_string() });
         self.second.note_base(published);
         outcome

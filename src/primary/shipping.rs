@@ -21,7 +21,7 @@ use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::cluster::ClusterId;
 use crate::command::host::Host;
 use crate::commit::committer::Committer;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::config::Config;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::directory::EpochStart;
@@ -30,8 +30,8 @@ use crate::log::envelope::Position;
 use crate::log::reader::LogPosition;
 use crate::log::recovery::MissingCommits;
 use crate::record::CommitRecord;
+use crate::restore::archive_figures::ArchiveFigures;
 use crate::restore::catch_up::CatchUp;
-use crate::restore::census::Census;
 use crate::restore::history::{History, line_end};
 use crate::restore::reach::Reach;
 use crate::restore::torn::drop_torn;
@@ -263,7 +263,7 @@ impl ArchiveSide {
         let ledger = Arc::new(Ledger::of(&listing));
         let end = line_end(archive, &listing, &lineage).await?;
         let history = History { archive: archive.clone(), cluster: node.identity().cluster, listing, lineage };
-        *node.census.lock() = Some(Census::of(&history).await);
+        *node.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
         let position = node.committer.position();
         let committed = position.csn;
         if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
@@ -337,7 +337,7 @@ impl ArchiveSide {
             if let Error::Fenced { newer, node, .. } = &error {
                 watched.fence(*newer, node);
             } else {
-                watched.committer.gate.close(Obstacle::Unarchived, uploading_ended(&error));
+                watched.committer.gate.close(RefusalReason::Unarchived, uploading_ended(&error));
             }
             ends.send_replace(true);
         });
@@ -423,7 +423,7 @@ pub async fn fetch_tail(
         );
     }
     while let Some(commits) = tail.next().await? {
-        tokio::task::block_in_place(|| committer.turn().apply(commits))?;
+        tokio::task::block_in_place(|| committer.lock_logs().apply(commits))?;
     }
     Ok(committer.watermarks.committed.get())
 }

@@ -20,7 +20,7 @@ use crate::ship::feed::{FeedHost, HEARTBEAT_INTERVAL, SEND_DEADLINE, deadline};
 use crate::ship::wire::{self, BaseBegin, BaseFile, Heartbeat, Hello, Message, PART_BYTES, Sender};
 use crate::snapshot::base::{BaseCutter, CutRequest, LocalBase};
 use crate::snapshot::local;
-use crate::snapshot::moment::MemoryMoment;
+use crate::snapshot::memory_snapshot::MemorySnapshot;
 use crate::snapshot::publish::{Published, Publisher};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -42,7 +42,7 @@ pub struct Snapshots {
     /// Bytes of the logs on disk that lie in front of the newest image; 0 before this process has written one.
     logs_before_image: AtomicU64,
     /// Held while a base is cut and published or sent.
-    pub(super) workshop: Arc<tokio::sync::Mutex<Workshop>>,
+    pub(super) base_tools: Arc<tokio::sync::Mutex<BaseTools>>,
     is_writing_image: AtomicBool,
     /// Whether a base is being cut. A strict one reads the logs from its own memory image on, so they stay meanwhile.
     is_cutting: AtomicBool,
@@ -59,7 +59,7 @@ pub struct Snapshots {
 
 /// What cutting and publishing keep between two bases; made when the first one is cut.
 #[derive(Default)]
-pub(super) struct Workshop {
+pub(super) struct BaseTools {
     /// Locked by whoever cuts, also when nobody waits for the result any more.
     cutter: Option<Arc<Mutex<BaseCutter>>>,
     pub(super) publisher: Option<Publisher>,
@@ -89,7 +89,7 @@ impl Snapshots {
         Self {
             images: Mutex::new([image; 2]),
             logs_before_image: AtomicU64::new(0),
-            workshop: Arc::default(),
+            base_tools: Arc::default(),
             is_writing_image: AtomicBool::new(false),
             is_cutting: AtomicBool::new(false),
             image_failed: Mutex::default(),
@@ -115,7 +115,7 @@ impl Snapshots {
     /// Whether a base or an image is being written, or a base is on its way to an archive or a replica.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.workshop.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
+        self.base_tools.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
     }
 
     /// Whether an image must wait: another one is being written, or a base is being cut.
@@ -150,24 +150,24 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Cuts a base for somebody else; no other is cut before the workshop is dropped, which must be after the base.
-    pub(super) async fn cut_alone(&self, node: &Arc<Node>) -> Result<(LocalBase, OwnedMutexGuard<Workshop>)> {
-        let mut workshop = Arc::clone(&self.workshop).lock_owned().await;
-        let base = self.cut(node, &mut workshop, Consistency::Strict).await?;
-        Ok((base, workshop))
+    /// Cuts a base for somebody else; no other is cut before the base_tools is dropped, which must be after the base.
+    pub(super) async fn cut_alone(&self, node: &Arc<Node>) -> Result<(LocalBase, OwnedMutexGuard<BaseTools>)> {
+        let mut base_tools = Arc::clone(&self.base_tools).lock_owned().await;
+        let base = self.cut(node, &mut base_tools, Consistency::Strict).await?;
+        Ok((base, base_tools))
     }
 
     /// Cuts a base of what is committed now.
     pub(super) async fn cut(
         &self,
         node: &Arc<Node>,
-        workshop: &mut Workshop,
+        base_tools: &mut BaseTools,
         consistency: Consistency,
     ) -> Result<LocalBase> {
         let new = || {
             Arc::new(Mutex::new(BaseCutter::new(Arc::clone(&node.backends.bulk), &node.dir, node.identity().cluster)))
         };
-        let cutter = Arc::clone(workshop.cutter.get_or_insert_with(new));
+        let cutter = Arc::clone(base_tools.cutter.get_or_insert_with(new));
         let role = if node.is_replica() { LastRole::Replica } else { LastRole::Primary };
         let request = CutRequest { consistency, node: node.identity().node, role };
         let node = Arc::clone(node);
@@ -185,9 +185,9 @@ impl Snapshots {
     /// given up, since no other base can be cut meanwhile.
     pub async fn send(&self, node: &Arc<Node>, hello: &Hello, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
         let cut = async {
-            let mut workshop = self.workshop.lock().await;
-            let base = self.cut(node, &mut workshop, Consistency::Strict).await?;
-            Ok::<_, Error>((workshop, base))
+            let mut base_tools = self.base_tools.lock().await;
+            let base = self.cut(node, &mut base_tools, Consistency::Strict).await?;
+            Ok::<_, Error>((base_tools, base))
         };
         let (_workshop, base) = while_alive(node, sender, &hello.node, cut).await??;
         let bytes: u64 = base.manifest().bytes();
@@ -215,7 +215,7 @@ impl Snapshots {
     }
 
     fn try_write_image(&self, node: &Node) -> Result<()> {
-        let MemoryMoment { cut, at: image, .. } = MemoryMoment::take(&node.committer)?;
+        let MemorySnapshot { cut, at: image, .. } = MemorySnapshot::take(&node.committer)?;
         let logged = node.committer.log_bytes();
         // An image must not survive a power cut that takes commits in it from the logs: they could never be shipped.
         node.committer.syncer.sync_until(image.position.csn)?;
@@ -331,18 +331,18 @@ async fn send_base(node: &Node, hello: &Hello, sender: &mut Sender<OwnedWriteHal
 }
 
 /// The first archive is done with the base: now the second one, if there is one, in the background. Then the base goes.
-pub(super) async fn hand_on(node: &Arc<Node>, base: LocalBase, workshop: OwnedMutexGuard<Workshop>) {
+pub(super) async fn hand_on(node: &Arc<Node>, base: LocalBase, base_tools: OwnedMutexGuard<BaseTools>) {
     let second = node.shipping.load().as_ref().and_then(|shipping| shipping.archive.as_ref()?.second.clone());
-    let remove = async |base, workshop| {
+    let remove = async |base, base_tools| {
         let removed = tokio::task::spawn_blocking(move || drop(base)).await;
         removed.expect("removing files does not panic");
-        drop::<OwnedMutexGuard<Workshop>>(workshop);
+        drop::<OwnedMutexGuard<BaseTools>>(base_tools);
     };
-    let Some(second) = second else { return remove(base, workshop).await };
+    let Some(second) = second else { return remove(base, base_tools).await };
     let node = Arc::clone(node);
     tokio::spawn(async move {
         second.publish(&node, &base).await;
-        remove(base, workshop).await;
+        remove(base, base_tools).await;
     });
 }
 

@@ -6,8 +6,8 @@
 
 use super::fetch::ChunkFetch;
 use super::history::{History, full_name};
-use super::hold::Hold;
 use super::plan::steps;
+use super::reader_pin::ReaderPin;
 use super::torn::drop_torn;
 use super::unpack::{After, Unpacker};
 use crate::archive::layout::ObjectName;
@@ -27,7 +27,7 @@ pub struct CatchUp {
     unpacker: Option<Unpacker>,
     until: Csn,
     /// None if there is nothing to read, and at the end.
-    hold: Option<Hold>,
+    pin: Option<ReaderPin>,
 }
 
 impl CatchUp {
@@ -56,7 +56,7 @@ impl CatchUp {
             fetch: ChunkFetch::new(archive, steps(listing, &coverage, until)),
             unpacker: Some(Unpacker::new(lineage.clone(), after)),
             until,
-            hold: None,
+            pin: None,
         }
     }
 
@@ -76,7 +76,7 @@ impl CatchUp {
         }
         if found.until > after {
             let range = PinRange { from: after, until: found.until, epoch: Some(lineage.leaf()) };
-            found.hold = Some(Hold::take(archive, "catch-up", range).await);
+            found.pin = Some(ReaderPin::take(archive, "catch-up", range).await);
         }
         Ok(found)
     }
@@ -90,8 +90,8 @@ impl CatchUp {
     /// The next commits, never an empty slice; `None` at the end. Not to be called again after an error.
     pub async fn next(&mut self) -> Result<Option<Arc<[CommitRecord]>>> {
         let Some((step, fetched)) = self.fetch.next().await else {
-            if let Some(hold) = self.hold.take() {
-                hold.release().await;
+            if let Some(pin) = self.pin.take() {
+                pin.release().await;
             }
             return Ok(None);
         };

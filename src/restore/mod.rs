@@ -10,7 +10,7 @@
 //! torn      chunks that a writer died over
 //! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
 //! copy      into another archive         repair    completes an eventual base
-//! hold      the pin of a reader          census    an archive in few figures
+//! reader_pin the pin of a reader         archive_figures an archive in few figures
 //! abandoned commits on no line that is followed   continuity whether objects tell one history
 //! ```
 //!
@@ -22,19 +22,19 @@
 
 pub mod abandoned;
 mod apply;
+pub mod archive_figures;
 mod base;
 pub mod catch_up;
-pub mod census;
 mod continuity;
 pub mod copy;
 pub mod fetch;
 mod follow;
 pub mod history;
-pub(crate) mod hold;
 pub(crate) mod memory;
 pub mod plan;
 pub mod progress;
 pub mod reach;
+pub(crate) mod reader_pin;
 pub mod repair;
 pub mod report;
 pub mod resolve;
@@ -62,8 +62,8 @@ use crate::snapshot::local;
 use crate::snapshot::manifest::Manifest;
 use apply::Engines;
 use history::History;
-use hold::Hold;
 use progress::{Meter, Phase, ProgressSink};
+use reader_pin::ReaderPin;
 use resolve::Planned;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -186,10 +186,10 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
     require_empty(&DataDir::new(&options.dir))?;
     let purpose = if role == LastRole::Replica { "bootstrap" } else { "restore" };
     // What is needed is not known yet: everything is held while it is planned.
-    let hold = Hold::take(archive, purpose, PinRange::ALL).await;
-    let outcome = build_held(archive, &options, role, &hold).await;
-    let remark = hold.remark.clone();
-    hold.release().await;
+    let pin = ReaderPin::take(archive, purpose, PinRange::ALL).await;
+    let outcome = build_held(archive, &options, role, &pin).await;
+    let remark = pin.remark.clone();
+    pin.release().await;
     outcome.map(|mut report| {
         report.remarks.extend(remark);
         report
@@ -197,7 +197,7 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
 }
 
 /// Plans and fills the directory; plans again if something listed is gone.
-async fn build_held(archive: &Archive, options: &Options, role: LastRole, hold: &Hold) -> Result<Report> {
+async fn build_held(archive: &Archive, options: &Options, role: LastRole, pin: &ReaderPin) -> Result<Report> {
     let dir = DataDir::new(&options.dir);
     let mut wanted = (options.target.clone(), options.epoch);
     let mut lock: Option<Arc<DirLock>> = None;
@@ -208,7 +208,7 @@ async fn build_held(archive: &Archive, options: &Options, role: LastRole, hold: 
             let (history, planned) = plan_for(archive, &wanted, role, options).await?;
             // The same commit of the same line, whatever happens meanwhile.
             wanted = (Target::At(planned.plan.target), Some(planned.plan.leaf));
-            hold.change(range_of(&planned)).await;
+            pin.change(range_of(&planned)).await;
             let seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
             let lock = match &lock {
                 Some(lock) => Arc::clone(lock),

@@ -7,7 +7,7 @@
 
 use super::check::up_to;
 use super::material::{Facts, Material};
-use super::timeline::{Cheap, Piece, Promise, Timeline, Why};
+use super::timeline::{Piece, Promise, RestorePoint, Timeline, Why};
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing, Stored};
@@ -140,7 +140,8 @@ fn thin(thinned: &mut Thinned, timeline: &Timeline, keep: &Keep, now: CommitTime
     let Some(windows) = keep.windows() else { return };
     let start = CommitTime(now.0.saturating_sub(micros(windows.fine)));
     let floor = timeline.floor(start).unwrap_or_else(|| timeline.end());
-    let newest = timeline.cheap.iter().rfind(|cheap| cheap.is_base && timeline.is_newest).map(|cheap| cheap.csn);
+    let newest =
+        timeline.restore_points.iter().rfind(|point| point.is_base && timeline.is_newest).map(|point| point.csn);
     let until = newest.map_or(floor, |newest| floor.min(newest));
     if until > timeline.after {
         thinned.raise(&timeline.lineage, timeline.after, until);
@@ -234,7 +235,7 @@ impl<'m> View<'m> {
     }
 
     /// The usable bases and runs of a line that commits of it can be restored by, as cheap points.
-    fn cheap(&self, lineage: &Lineage) -> Vec<Cheap> {
+    fn restore_points(&self, lineage: &Lineage) -> Vec<RestorePoint> {
         let reach = self.reach(self.listing, lineage);
         let time =
             |facts: Option<&Result<Facts, String>>| facts.and_then(|facts| facts.as_ref().ok()).map(|it| it.time);
@@ -242,16 +243,15 @@ impl<'m> View<'m> {
         let starts = starts.filter(|start| start.is_whole() || reach.contains(start.base.csn));
         let bases = starts.filter_map(|start| {
             let time = time(self.material.facts.get(&start))?;
-            Some(Cheap { csn: start.base.csn, time, is_base: true })
+            Some(RestorePoint { csn: start.base.csn, time, is_base: true })
         });
         let on_line = |run: &RunName| lineage.contains_run(*run) && self.is_run_usable(run) && reach.contains(run.last);
-        let runs =
-            self.listing.whole_runs().filter(on_line).filter_map(|run| {
-                Some(Cheap { csn: run.last, time: time(self.material.runs.get(&run))?, is_base: false })
-            });
-        let mut cheap: Vec<Cheap> = bases.chain(runs).collect();
-        cheap.sort_by_key(|cheap| (cheap.csn, cheap.is_base));
-        cheap
+        let runs = self.listing.whole_runs().filter(on_line).filter_map(|run| {
+            Some(RestorePoint { csn: run.last, time: time(self.material.runs.get(&run))?, is_base: false })
+        });
+        let mut points: Vec<RestorePoint> = bases.chain(runs).collect();
+        points.sort_by_key(|point| (point.csn, point.is_base));
+        points
     }
 
     /// The newest line, and each epoch's own part beside it.
@@ -276,9 +276,9 @@ impl<'m> View<'m> {
             Piece { chunk: part.chunk, from: part.use_from, until: part.use_until, span }
         });
         let pieces = pieces.collect();
-        let cheap = self.cheap(&lineage);
+        let restore_points = self.restore_points(&lineage);
         let thinned = self.material.thinned.until(&lineage);
-        let mut timeline = Timeline { lineage, after, is_newest, has_own: true, pieces, cheap };
+        let mut timeline = Timeline { lineage, after, is_newest, has_own: true, pieces, restore_points };
         timeline.has_own = is_newest || timeline.end() > after || thinned > after;
         timeline
     }

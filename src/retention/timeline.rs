@@ -82,7 +82,7 @@ pub struct Piece {
 
 /// A restore point that needs no chunks to speak of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cheap {
+pub struct RestorePoint {
     /// Its commit.
     pub csn: Csn,
     /// When that was made.
@@ -105,19 +105,19 @@ pub struct Timeline {
     /// Chunks' commits, by csn.
     pub pieces: Vec<Piece>,
     /// Usable bases and ends of runs, by csn.
-    pub cheap: Vec<Cheap>,
+    pub restore_points: Vec<RestorePoint>,
 }
 
 impl Timeline {
-    fn bases(&self) -> impl DoubleEndedIterator<Item = &Cheap> {
-        self.cheap.iter().filter(|cheap| cheap.is_base)
+    fn bases(&self) -> impl DoubleEndedIterator<Item = &RestorePoint> {
+        self.restore_points.iter().filter(|point| point.is_base)
     }
 
     /// The last csn known.
     #[must_use]
     pub fn end(&self) -> Csn {
         let pieces = self.pieces.last().map(|piece| piece.until);
-        pieces.max(self.cheap.last().map(|cheap| cheap.csn)).unwrap_or(self.after).max(self.after)
+        pieces.max(self.restore_points.last().map(|point| point.csn)).unwrap_or(self.after).max(self.after)
     }
 
     fn promise(&self, from: Csn, until: Csn, why: Why) -> Promise {
@@ -139,8 +139,8 @@ impl Timeline {
     pub fn floor(&self, start: CommitTime) -> Option<Csn> {
         let mut own_pieces = self.pieces.iter().filter(|piece| piece.until > self.after);
         let piece = own_pieces.find(|piece| piece.span.is_none()).map(|piece| piece.from.prev());
-        let mut own_bases = self.bases().filter(|cheap| cheap.csn > self.after);
-        let base = own_bases.find(|cheap| cheap.time >= start).map(|cheap| cheap.csn);
+        let mut own_bases = self.bases().filter(|point| point.csn > self.after);
+        let base = own_bases.find(|point| point.time >= start).map(|point| point.csn);
         match (piece, base) {
             (None, None) => self.is_newest.then(|| self.end()),
             (piece, base) => piece.into_iter().chain(base).min(),
@@ -165,11 +165,12 @@ impl Timeline {
         } else if self.is_newest && !self.pieces.is_empty() {
             promises.push(self.promise(Csn(1), Csn(u64::MAX), Why::Newest));
         }
-        let old_cheap: Vec<Cheap> = self.cheap.iter().filter(|cheap| cheap.time < start).copied().collect();
+        let old_points: Vec<RestorePoint> =
+            self.restore_points.iter().filter(|point| point.time < start).copied().collect();
         let old_pieces: Vec<(Piece, Span)> =
             self.pieces.iter().map_while(|piece| piece.span.map(|span| (*piece, span))).collect();
         for tier in &windows.tiers {
-            let points = self.tier_points(tier, (start, now), &old_cheap, &old_pieces);
+            let points = self.tier_points(tier, (start, now), &old_points, &old_pieces);
             promises.extend(points.into_iter().map(|it| self.promise(it.from, it.until, Why::Period(tier.period))));
         }
         promises
@@ -184,19 +185,19 @@ impl Timeline {
         &self,
         tier: &Tier,
         (start, now): (CommitTime, CommitTime),
-        cheap: &[Cheap],
+        restore_points: &[RestorePoint],
         pieces: &[(Piece, Span)],
     ) -> Vec<CsnRange> {
         let period = tier.period;
         let first = period.of(CommitTime(now.0.saturating_sub(micros(tier.span))));
         let last = period.of(start);
         // The last base of each period that has one, else the last end of a run.
-        let ends = cheap.iter().filter(|cheap| !cheap.is_base);
-        let by_age = ends.chain(cheap.iter().filter(|cheap| cheap.is_base));
-        let by_period: BTreeMap<u64, Csn> = by_age.map(|cheap| (period.of(cheap.time), cheap.csn)).collect();
+        let ends = restore_points.iter().filter(|point| !point.is_base);
+        let by_age = ends.chain(restore_points.iter().filter(|point| point.is_base));
+        let by_period: BTreeMap<u64, Csn> = by_age.map(|point| (period.of(point.time), point.csn)).collect();
         let reached = |span: &Span| (period.of(span.first), period.of(span.last));
         // What lies wholly before the fork is the same on the newest line, which cares for it.
-        let first = if self.is_newest { first } else { first.max(self.fork_period(period, cheap, pieces)) };
+        let first = if self.is_newest { first } else { first.max(self.fork_period(period, restore_points, pieces)) };
         let one = |csn: &Csn| CsnRange { from: *csn, until: *csn };
         let mut points: Vec<CsnRange> = by_period.range(first..=last).map(|(_, csn)| one(csn)).collect();
         let mut has_first = by_period.contains_key(&first);
@@ -240,8 +241,8 @@ impl Timeline {
     }
 
     /// The period of the last known commit at or before the fork; the fork itself lies in it or behind it.
-    fn fork_period(&self, period: Period, cheap: &[Cheap], pieces: &[(Piece, Span)]) -> u64 {
-        let base = cheap.iter().rfind(|cheap| cheap.csn <= self.after).map(|cheap| period.of(cheap.time));
+    fn fork_period(&self, period: Period, restore_points: &[RestorePoint], pieces: &[(Piece, Span)]) -> u64 {
+        let base = restore_points.iter().rfind(|point| point.csn <= self.after).map(|point| period.of(point.time));
         let piece = pieces.iter().rfind(|(piece, _)| piece.from <= self.after).map(|(_, span)| period.of(span.first));
         base.max(piece).unwrap_or_default()
     }

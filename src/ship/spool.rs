@@ -10,9 +10,9 @@ mod second;
 pub use second::SecondSource;
 
 use crate::archive::layout::ChunkName;
-use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
-use crate::commit::gate::{Gate, Obstacle};
+use crate::commit::gate::{Gate, RefusalReason};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::directory::Identity;
 use crate::error::{Error, Result};
@@ -235,14 +235,14 @@ impl Spool {
         let waiting = self.state.lock().waiting_bytes();
         let limit = self.bytes_max.load(Ordering::Relaxed);
         if waiting < limit {
-            self.gate.open(Obstacle::SpoolFull);
-        } else if !self.gate.stands(Obstacle::SpoolFull) {
+            self.gate.open(RefusalReason::SpoolFull);
+        } else if !self.gate.stands(RefusalReason::SpoolFull) {
             tracing::error!(waiting, limit, "the spool is full: writes are refused until the archive takes chunks");
             let reason = format!(
                 "the spool is full: {waiting} bytes wait for the archive, spool-max-bytes is {limit}. Writes are refused until the \
                  archive takes them; see archive_last_error in INFO walferry"
             );
-            self.gate.close(Obstacle::SpoolFull, reason);
+            self.gate.close(RefusalReason::SpoolFull, reason);
         }
     }
 
@@ -310,21 +310,21 @@ impl ChunkSource for Spool {
         self.check_limit();
     }
 
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
-        likeness(own, found)
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
+        comparison(own, found)
     }
 }
 
 /// How one chunk's bytes relate to another's.
-pub(super) fn likeness(own: &Bytes, found: &Bytes) -> Likeness {
+pub(super) fn comparison(own: &Bytes, found: &Bytes) -> Comparison {
     let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
     if own == found {
-        return Likeness::Same;
+        return Comparison::Same;
     }
     match (commits(own), commits(found)) {
-        (Ok(own), Ok(found)) if own == found => Likeness::Same,
-        (_, Err(Error::Corrupt { .. })) => Likeness::Unreadable,
-        _ => Likeness::Other,
+        (Ok(own), Ok(found)) if own == found => Comparison::Same,
+        (_, Err(Error::Corrupt { .. })) => Comparison::Unreadable,
+        _ => Comparison::Other,
     }
 }
 

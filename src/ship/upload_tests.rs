@@ -1,14 +1,14 @@
 //! The way of chunks into the archive, over a failover, with every fault at every request: the watermark never passes
 //! what is there, and in the end the archive holds one history without a gap.
 
-use super::spool::likeness;
+use super::spool::comparison;
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
 use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName};
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk, Uploader, UploaderSettings};
+use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk, Uploader, UploaderSettings};
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -85,8 +85,8 @@ impl ChunkSource for Spool {
         assert!(before < csn, "the watermark went from {before} to {csn}");
     }
 
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
-        likeness(own, found)
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
+        comparison(own, found)
     }
 }
 
@@ -134,7 +134,7 @@ async fn upload(archive: &Archive, spool: &Arc<Spool>, epoch: Epoch) {
 async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
     let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None)
-        .with_patience(Patience { attempts: 1, deadline: DEADLINE });
+        .with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
     insist(|| identity::establish(&archive, CLUSTER)).await?;
     claim(&archive, &EpochRecord::first(Epoch(1), "a".to_owned(), CommitTime(1))).await?;
     upload(&archive, &Spool::of(&story.first, Epoch(1), &truth), Epoch(1)).await;

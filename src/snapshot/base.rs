@@ -14,13 +14,13 @@
 use super::checkpoint::{self, SstHashes};
 use super::image::{Contents, ImageParts, Share};
 use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart};
-use super::moment::MemoryMoment;
+use super::memory_snapshot::MemorySnapshot;
 use super::{completion, skew::Skew};
 use crate::archive::layout::ObjectName;
 use crate::background;
 use crate::cluster::ClusterId;
 use crate::commit::committer::Committer;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::config::Consistency;
 use crate::csn::Csn;
 use crate::directory::{DataDir, LastRole};
@@ -132,7 +132,7 @@ impl BaseCutter {
         self.io.create_dir(&self.dir)?;
         // What the checkpoint has to flush lies between the cuts: as little as possible.
         committer.disk().flush()?;
-        let moment = MemoryMoment::take(committer)?;
+        let moment = MemorySnapshot::take(committer)?;
         let (cut_pause, at) = (moment.pause, moment.at);
         between();
         let (io, dir, hashes) = (&*self.io, &*self.dir, &mut self.hashes);
@@ -192,7 +192,7 @@ fn clear(dir: &Path) -> Result<()> {
 }
 
 /// Writes the images, several at a time, and lets go of the cut on this thread, which no writer waits for.
-fn write_memory(io: &dyn Io, dir: &Path, moment: MemoryMoment, given_up: &AtomicBool) -> Result<MemoryPart> {
+fn write_memory(io: &dyn Io, dir: &Path, moment: MemorySnapshot, given_up: &AtomicBool) -> Result<MemoryPart> {
     let images = images_for(moment.bytes);
     let moment = &moment;
     let written: Vec<(FileRef, Contents)> = std::thread::scope(|scope| {
@@ -230,7 +230,7 @@ fn write_image(
     io: &dyn Io,
     dir: &Path,
     name: String,
-    moment: &MemoryMoment,
+    moment: &MemorySnapshot,
     share: Share,
     given_up: &AtomicBool,
 ) -> Result<(FileRef, Contents)> {
@@ -262,7 +262,7 @@ fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
 /// What leaves this node must not be lost by it in a power cut.
 fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
     while committer.syncer.shippable() < csn {
-        if committer.gate.stands(Obstacle::Broken) {
+        if committer.gate.stands(RefusalReason::Broken) {
             let reason = format!("the base at csn {csn} is given up: the logs could not be synced up to it");
             return Err(Error::Refused { reason });
         }

@@ -107,7 +107,7 @@ fn one_base_is_there_at_a_time_and_goes_when_it_was_used() {
 fn nothing_is_cut_after_a_failed_log_write() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 20);
-    rig.committer.gate.close(Obstacle::Broken, "a log could not be written");
+    rig.committer.gate.close(RefusalReason::Broken, "a log could not be written");
     let refused = rig.cut().unwrap_err();
     assert!(refused.to_string().contains("after a failed log write"), "{refused}");
 }
@@ -191,7 +191,7 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
     let mut large = ZsetBuilder::default();
     assert!((0..MEMBERS).all(|number| large.push(format!("member:{number:09}").as_bytes(), number as f64)));
     let entry = Entry { value: large.finish().unwrap(), expire_ms: 0 };
-    rig.committer.turn().writer().memory.zsets.insert(b"large", entry);
+    rig.committer.lock_logs().writer().memory.zsets.insert(b"large", entry);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -200,7 +200,7 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
                     return;
                 }
                 let member = format!("member:{number:09}");
-                let mut turn = rig.committer.turn();
+                let mut turn = rig.committer.lock_logs();
                 turn.reserve(1 << 12).unwrap();
                 let score = |ops: &mut crate::engine::memory::ZsetEncoder<'_>| {
                     ops.set(b"large", [(member.as_bytes(), number as f64 + 0.5)].into_iter());
@@ -212,7 +212,7 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
         });
         let mut pauses: Vec<Duration> = (0..25)
             .map(|_| {
-                let moment = MemoryMoment::take(&rig.committer).unwrap();
+                let moment = MemorySnapshot::take(&rig.committer).unwrap();
                 // Held while the writer goes on, as by an image that is being written.
                 assert_eq!(
                     moment.cut.zsets.iter().map(|(_, entry)| entry.value.iter_from(0).count()).sum::<usize>(),

@@ -25,7 +25,7 @@ pub mod digest;
 pub mod image;
 pub mod local;
 pub mod manifest;
-pub mod moment;
+pub mod memory_snapshot;
 pub mod publish;
 #[cfg(test)]
 pub(crate) mod rig;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive::faults::{EVERY_FAULT, FaultStore};
 use crate::archive::layout::Section;
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::config::{AppendFsync, Consistency};
 use crate::snapshot::rig::{Rig, content, restore};
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_millis(100);
 
 fn archive(store: &FaultStore) -> Archive {
     let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "p", None);
-    archive.with_patience(Patience { attempts: 1, ..Patience::default() })
+    archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
 }
 
 /// The chunks are there.
@@ -115,7 +115,7 @@ async fn every_request_of_publishing_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-            let archive = archive(&store).with_patience(Patience { attempts: 1, deadline: DEADLINE });
+            let archive = archive(&store).with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
             store.fault_at(nth, fault);
             let told = format!("request {nth} meets {fault:?}");
             let outcome = Publisher::new(archive.clone()).publish_kept(&base, covered()).await;

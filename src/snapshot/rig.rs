@@ -80,7 +80,7 @@ impl Rig {
 
     /// Writes one commit that touches lists only.
     pub fn write_list(&self, element: &[u8]) {
-        let mut turn = self.committer.turn();
+        let mut turn = self.committer.lock_logs();
         turn.keyspace(0)
             .change_list(b"list:only", |ops| ops.push_back(b"list:only", [element].into_iter()))
             .expect("push");
@@ -150,7 +150,7 @@ impl Drop for Rig {
 
 fn write(committer: &Committer, rng: &mut StdRng, groups: usize) {
     for _ in 0..groups {
-        let mut turn = committer.turn();
+        let mut turn = committer.lock_logs();
         turn.reserve(1 << 16).expect("reserve");
         for _ in 0..rng.random_range(1..8) {
             let kinds = rng.random_range(1..8_u32);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use walferry::commit::committer::{CommitSink, Committer, Group, Start};
 use walferry::commit::gate::Gate;
 use walferry::commit::sync::Syncer;
-use walferry::commit::turn::Turn;
+use walferry::commit::turn::LogsGuard;
 use walferry::config::AppendFsync;
 use walferry::csn::Csn;
 use walferry::engine::disk::{Disk, DiskOptions};
@@ -231,7 +231,7 @@ impl Node {
 
     /// Makes one group of these commits; returns the last csn.
     pub fn commit(&self, commits: &[Actions]) -> Csn {
-        let mut turn = self.committer.turn();
+        let mut turn = self.committer.lock_logs();
         for actions in commits {
             commit_one(&mut turn, actions);
         }
@@ -240,7 +240,7 @@ impl Node {
 
     /// What the engines hold now.
     pub fn observe(&self) -> State {
-        observe(self.committer.disk(), &self.committer.turn().writer().memory)
+        observe(self.committer.disk(), &self.committer.lock_logs().writer().memory)
     }
 
     /// Closes everything; returns the groups that were written.
@@ -251,7 +251,7 @@ impl Node {
     }
 }
 
-fn commit_one(turn: &mut Turn<'_>, actions: &[Action]) {
+fn commit_one(turn: &mut LogsGuard<'_>, actions: &[Action]) {
     let mut keys = turn.keyspace(0);
     actions.iter().for_each(|action| perform(&mut keys, action));
     turn.commit().expect("a commit with effects");

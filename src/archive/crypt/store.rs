@@ -12,7 +12,7 @@ use super::format::{self, HEADER_BYTES, ObjectHeader};
 use super::keys::KeyRing;
 use super::upload::CryptUpload;
 use crate::archive::layout::ObjectName;
-use crate::archive::patience::failure;
+use crate::archive::retry_policy::failure;
 use crate::error::Error;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};

@@ -6,8 +6,8 @@ use super::{CryptStore, cipher};
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::identity::{self, ClusterId};
 use crate::archive::layout::ObjectName;
-use crate::archive::patience::Patience;
 use crate::archive::put::{PART_BYTES, SINGLE_PUT_BYTES_MAX};
+use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
 use crate::error::{Error, Kind};
 use bytes::Bytes;
@@ -38,7 +38,7 @@ fn mark(name: &str) -> ObjectName {
 
 fn clear(store: &Arc<InMemory>) -> Archive {
     let archive = Archive::over(Arc::clone(store) as _, "memory://".to_owned(), "p", None);
-    archive.with_patience(Patience { attempts: 1, deadline: Duration::from_secs(5) })
+    archive.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) })
 }
 
 fn encrypted(store: &Arc<InMemory>, names: &[&str]) -> Archive {

@@ -5,7 +5,7 @@
 
 use crate::archive::layout::ChunkName;
 use crate::archive::listing::Listing;
-use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
 use crate::chunk::{ChunkHeader, RAW_BYTES_MAX};
 use crate::csn::Csn;
 use crate::error::Result;
@@ -122,7 +122,7 @@ impl<S: ChunkSource> ChunkSource for LedgerSource<S> {
         self.inner.archived(csn);
     }
 
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
         self.inner.compare(own, found)
     }
 }

@@ -4,9 +4,9 @@ use super::*;
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::listing::Stored;
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::batch::{Family, push_put};
@@ -131,7 +131,7 @@ impl Rig {
     async fn new(sizes: &[usize], bytes: usize) -> Self {
         let store = FaultStore::default();
         let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
-        let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
         let rig = Self { store, archive, commits: commits(1, sizes.iter().sum::<usize>() as u64, bytes) };
         let mut encoder = Encoder::new(Profile::default());
         let (mut link, mut rest) = (ChunkLink { epoch: Epoch(1), ..ChunkLink::default() }, &rig.commits[..]);
@@ -320,8 +320,8 @@ impl ChunkSource for Sealed {
 
     fn archived(&self, _: Csn) {}
 
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
-        if own == found { Likeness::Same } else { Likeness::Other }
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
+        if own == found { Comparison::Same } else { Comparison::Other }
     }
 }
 

@@ -9,7 +9,7 @@ const TOO_SMALL: &str = "-ERR The ID specified in XADD is equal or smaller than 
 
 /// Count and first id of the stream `s`.
 fn shape(node: &Node) -> (u64, StreamId) {
-    let mut turn = node.committer().turn();
+    let mut turn = node.committer().lock_logs();
     let Found::Collection(stream) = turn.keyspace(0).find(b"s").unwrap() else { panic!("s is no stream") };
     (stream.count, stream.first_id)
 }

@@ -193,7 +193,7 @@ fn failing() -> (Node, Arc<Faults>) {
     let io = Arc::new(Faults::default());
     let own: Arc<dyn Io> = Arc::<Faults>::clone(&io);
     let node = Node::with(own, Config::default());
-    node.committer().turn().oplog().reserve(8 << 20).unwrap();
+    node.committer().lock_logs().oplog().reserve(8 << 20).unwrap();
     (node, io)
 }
 

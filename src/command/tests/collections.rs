@@ -91,7 +91,7 @@ fn a_large_set_is_popped_empty() {
 fn what_lost_most_of_its_elements_is_written_anew() {
     let mut node = Node::new();
     let generation = |node: &Node| {
-        let mut turn = node.committer().turn();
+        let mut turn = node.committer().lock_logs();
         match turn.keyspace(0).find(b"h").unwrap() {
             Found::Collection(collection) => (collection.generation, collection.count),
             _ => panic!("h is a hash"),

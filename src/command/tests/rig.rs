@@ -2,7 +2,7 @@
 
 use super::super::args::OwnedArgs;
 use super::super::client::{Client, ClientCard};
-use super::super::host::{Host, InfoSection, MarkCard, Progress, Role, Task, TaskReply};
+use super::super::host::{Host, InfoSection, MarkCard, Role, Task, TaskReply, WatermarkReport};
 use super::super::reply::Out;
 use super::super::session::{Outcome, Session};
 use super::super::table::Call;
@@ -69,7 +69,7 @@ impl Node {
 
     /// Changes keys directly, as one commit.
     pub fn change(&self, now_ms: u64, change: impl FnOnce(&mut Keyspace<'_>)) {
-        let mut turn = self.committer().turn();
+        let mut turn = self.committer().lock_logs();
         change(&mut turn.keyspace(now_ms));
         turn.commit();
         turn.write().unwrap();
@@ -77,7 +77,7 @@ impl Node {
 
     /// The last commit.
     pub fn last(&self) -> Csn {
-        self.committer().turn().position().csn
+        self.committer().lock_logs().position().csn
     }
 
     /// Runs requests as one pipeline. The replies with line ends shown as `|`.
@@ -151,8 +151,8 @@ impl Host for TestHost {
         Ok(())
     }
 
-    fn progress(&self) -> Progress {
-        Progress::default()
+    fn progress(&self) -> WatermarkReport {
+        WatermarkReport::default()
     }
 
     fn info(&self) -> Vec<InfoSection> {

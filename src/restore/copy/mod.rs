@@ -20,10 +20,10 @@ mod transfer;
 pub use plan::{CopyPlan, Incomplete, plan};
 
 use super::history::History;
-use super::hold::Hold;
 use super::plan::SkippedBase;
 use super::progress::{Meter, Phase, ProgressSink};
 use super::reach::CsnRange;
+use super::reader_pin::ReaderPin;
 use super::target::Target;
 use crate::archive::listing::BaseStart;
 use crate::archive::pins::PinRange;
@@ -93,13 +93,13 @@ pub struct Moved {
 /// Copies a range of history.
 pub async fn copy(from: &Archive, to: &Archive, options: CopyOptions) -> Result<CopyReport> {
     // What is needed is not known yet: everything is held while it is planned.
-    let hold = Hold::take(from, "copy", PinRange::ALL).await;
-    let outcome = copy_held(from, to, options, &hold).await;
-    hold.release().await;
+    let pin = ReaderPin::take(from, "copy", PinRange::ALL).await;
+    let outcome = copy_held(from, to, options, &pin).await;
+    pin.release().await;
     outcome
 }
 
-async fn copy_held(from: &Archive, to: &Archive, options: CopyOptions, hold: &Hold) -> Result<CopyReport> {
+async fn copy_held(from: &Archive, to: &Archive, options: CopyOptions, pin: &ReaderPin) -> Result<CopyReport> {
     let started = Instant::now();
     Meter::begin(&options.progress, Phase::Plan, 0);
     let history = History::read(from, options.epoch).await?;
@@ -108,7 +108,7 @@ async fn copy_held(from: &Archive, to: &Archive, options: CopyOptions, hold: &Ho
     let usable = |start: &BaseStart| manifests.contains_key(start);
     let plan = plan(&history.listing, &history.lineage, usable, options.from, until);
     let plan = plan.map_err(|incomplete| unreachable(&history, incomplete))?;
-    hold.change(plan.pin()).await;
+    pin.change(plan.pin()).await;
     let mut report = transfer::run(&history, to, &plan, &manifests, &options.progress).await?;
     Meter::begin(&options.progress, Phase::Finish, 0);
     transfer::require_restorable(to, &plan).await?;

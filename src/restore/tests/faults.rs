@@ -4,7 +4,7 @@
 use super::support::{Archived, State, history, read_state};
 use super::*;
 use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::error::Kind;
 use crate::record::CommitRecord;
 use progress::silent;
@@ -35,7 +35,7 @@ impl Fixture {
         archived.epoch(1, None).await;
         archived.base(&commits, 1, BASE - 2, BASE).await;
         archived.chunks(1, &commits, &SIZES).await;
-        let archive = archive.with_patience(Patience { attempts: 1, deadline: DEADLINE });
+        let archive = archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
         Self { store, archive, commits }
     }
 
@@ -165,7 +165,7 @@ async fn a_listing_that_misses_an_epoch_is_not_followed() {
     let report = restore(&archive, options(dir.path(), Target::Latest)).await.unwrap();
     assert_eq!((report.csn, report.plan.leaf), (Csn(6), Epoch(2)), "the listing was asked for again");
 
-    let archive = archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+    let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
     let dir = tempfile::tempdir().unwrap();
     // As before; the pin of the restore before was stored later than the epoch, too.
     store.script_gets([Fault::None, Fault::None, Fault::Stale(3)]);

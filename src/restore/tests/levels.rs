@@ -5,7 +5,7 @@ use super::support::{Archived, State, base, go_on, history};
 use super::*;
 use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::listing::{BaseStart, Listing};
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::config::{AppendFsync, Consistency};
 use crate::restore::history::read_manifest;
 use crate::restore::repair::{Repair, Source, repair, unrepaired};
@@ -129,7 +129,7 @@ async fn every_request_of_a_repair_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let (archived, commits) = archived_over(&store, Level::Eventual).await;
-            let archive = archived.archive.with_patience(Patience { attempts: 1, deadline: DEADLINE });
+            let archive = archived.archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
             store.fault_at(nth, fault);
             let outcome = repair(&archive, CLUSTER, OPEN, None).await;
             if nth >= store.requests() {
@@ -194,7 +194,7 @@ async fn model_round(seed: u64) {
     let archived = Archived::over(over(&store)).await;
     archived.epoch(1, None).await;
     let mut rig = Rig::new(AppendFsync::EverySec);
-    let archive = archived.archive.with_patience(Patience { attempts: 1, ..Patience::default() });
+    let archive = archived.archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
     let mut publisher = Publisher::new(archive.clone());
     let (mut chunked, mut starts) = (0, Vec::new());
     for _ in 0..random.random_range(6..10) {

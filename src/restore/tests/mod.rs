@@ -2,8 +2,8 @@
 
 mod copy;
 mod faults;
-mod hold;
 mod levels;
+mod pins;
 pub(crate) mod support;
 mod times;
 

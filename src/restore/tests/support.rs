@@ -3,7 +3,7 @@
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
-use crate::archive::patience::Patience;
+use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
@@ -243,7 +243,7 @@ impl Archived {
     /// The archive that a store holds already.
     pub fn around(store: Arc<dyn ObjectStore>) -> Self {
         let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
-        Self { archive: archive.with_patience(Patience { attempts: 1, ..Patience::default() }) }
+        Self { archive: archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() }) }
     }
 
     pub fn gets(&self) -> u64 {

@@ -5,7 +5,7 @@
 //! given out until whoever uploads has begun anew: no gap goes unnoticed.
 
 use super::{Spool, SpoolStatus, State};
-use crate::archive::uploader::{ChunkSource, Likeness, SealedChunk};
+use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
 use crate::csn::Csn;
 use crate::error::Result;
 use bytes::Bytes;
@@ -134,7 +134,7 @@ impl ChunkSource for SecondSource {
         self.0.remove_done(&mut state);
     }
 
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Likeness {
+    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
         self.0.compare(own, found)
     }
 }

@@ -5,7 +5,7 @@ use super::SecondSource;
 use crate::archive::uploader::ChunkSource;
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
-use crate::commit::gate::{Gate, Obstacle};
+use crate::commit::gate::{Gate, RefusalReason};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{Identity, LastRole};
 use crate::io::{Io, StdIo};
@@ -109,10 +109,10 @@ fn the_second_archive_never_closes_the_gate() {
 fn the_first_archive_closes_it_and_costs_the_second_nothing() {
     let rig = rig(3);
     rig.seal(0..5);
-    assert!(rig.gate.stands(Obstacle::SpoolFull));
+    assert!(rig.gate.stands(RefusalReason::SpoolFull));
     assert_eq!(*rig.spool.second_drops().borrow(), 0);
     rig.spool.archived(Csn(30));
-    assert!(!rig.gate.stands(Obstacle::SpoolFull));
+    assert!(!rig.gate.stands(RefusalReason::SpoolFull));
     // What the second alone lacks has reached the limit.
     assert_eq!(*rig.spool.second_drops().borrow(), 1);
     assert_eq!(rig.files(), [31, 41]);

@@ -9,7 +9,7 @@ use crate::csn::{CommitTime, Csn};
 
 /// What a listing showed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Census {
+pub struct ArchiveFigures {
     /// Objects, without the archive's small records.
     pub objects: u64,
     /// Their bytes.
@@ -24,7 +24,7 @@ pub struct Census {
     pub abandoned: Vec<Abandoned>,
 }
 
-impl Census {
+impl ArchiveFigures {
     /// Counts what a history's listing shows.
     pub async fn of(history: &History) -> Self {
         let from = history.reach().ranges.last().map(|range| range.from);

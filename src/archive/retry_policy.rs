@@ -18,20 +18,20 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// How long one call may try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Attempts of a call, at least 1. Only failures that may pass are tried again.
     pub attempts: u32,
     /// Deadline of one attempt, without the time its body takes.
     pub deadline: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self { attempts: 4, deadline: Duration::from_secs(20) }
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// The deadline of an attempt that moves `bytes`.
     pub(super) fn deadline_for(self, bytes: u64) -> Duration {
         self.deadline + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)

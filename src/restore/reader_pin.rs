@@ -6,13 +6,13 @@ use crate::archive::pins::{Pin, PinRange};
 use crate::archive::store::Archive;
 
 /// A pin, if this identity may write one.
-pub struct Hold {
+pub struct ReaderPin {
     pin: Option<Pin>,
     /// Why there is no pin.
     pub remark: Option<String>,
 }
 
-impl Hold {
+impl ReaderPin {
     /// Takes a pin.
     pub async fn take(archive: &Archive, purpose: &str, range: PinRange) -> Self {
         match Pin::take(archive, purpose, range).await {

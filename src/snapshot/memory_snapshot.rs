@@ -4,14 +4,14 @@
 //! is. Holds what it shows in memory: drop it when it has been written.
 
 use crate::commit::committer::Committer;
-use crate::commit::gate::Obstacle;
+use crate::commit::gate::RefusalReason;
 use crate::engine::memory::MemoryCut;
 use crate::error::{Error, Result};
 use crate::log::recovery::ImagePosition;
 use std::time::{Duration, Instant};
 
 /// The memory engines at one commit.
-pub struct MemoryMoment {
+pub struct MemorySnapshot {
     /// What they held.
     pub cut: MemoryCut,
     /// Bytes they held.
@@ -22,12 +22,12 @@ pub struct MemoryMoment {
     pub pause: Duration,
 }
 
-impl MemoryMoment {
+impl MemorySnapshot {
     /// The memory engines now. Refused once a log write failed: they may hold effects then that no log has.
     pub fn take(committer: &Committer) -> Result<Self> {
-        let mut turn = committer.turn();
+        let mut turn = committer.lock_logs();
         let locked = Instant::now();
-        if committer.gate.stands(Obstacle::Broken) {
+        if committer.gate.stands(RefusalReason::Broken) {
             let reason = "no snapshot is cut after a failed log write: restart first".to_owned();
             return Err(Error::Refused { reason });
         }

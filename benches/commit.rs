@@ -17,8 +17,8 @@ use walferry::engine::memory::Memory;
 use walferry::engine::meta::{Collection, DiskType};
 use walferry::io::{Io, StdIo};
 use walferry::log::durable::DurableMark;
-use walferry::log::envelope::Position;
 use walferry::log::oplog::OpLog;
+use walferry::position::Position;
 
 const VALUE: [u8; 100] = [b'v'; 100];
 const KEYS: u64 = 10_000;

@@ -15,10 +15,10 @@ use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::engine::batch::{Family, push_put};
 use walferry::engine::key;
 use walferry::engine::meta::encode_string;
+use walferry::history::target::Target;
 use walferry::io::StdIo;
 use walferry::record::CommitRecord;
 use walferry::restore::progress::silent;
-use walferry::restore::target::Target;
 use walferry::restore::{Options, restore};
 
 const COMMITS: u64 = 500_000;

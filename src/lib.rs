@@ -13,18 +13,18 @@
 //! | 4 logs | [`log`] | `OpLog`, the WAL envelope | a cross-engine commit stands whole in both logs |
 //! | 5 order | [`commit`] | `Committer` | csns are dense; op-log before WAL; one writer |
 //! | 6 chunk | [`chunk`] | `Chunk` | whole commits in csn order; any flipped bit is found |
-//! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | everybody pulls from a position of his own |
+//! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | each consumer pulls from a position that it owns |
 //! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
 //! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | every engine at one csn, or at the one that is told, without stopping writes |
 //! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
 //! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
-//! Below all of them: [`csn`], [`record`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`],
+//! Below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`],
 //! [`metrics`], [`directory`], [`cluster`], [`threads`], [`background`], [`allocator`] and [`io`], the only code that touches
 //! log files.
 //! Above: [`primary`], which wires the stages and is the only module that knows all others, and [`compact`], which makes
 //! an archive cheaper, without a primary or on a node's schedule. Imports go one way: base modules < io, chunk < engine
-//! < log, archive < commit < command, snapshot, restore, retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
+//! < log, archive < commit < command, snapshot, history, restore, retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
 
 pub mod allocator;
 pub mod archive;
@@ -41,12 +41,15 @@ pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod grain;
+pub mod history;
 pub mod io;
 pub mod keep;
 #[cfg(test)]
 mod life_cycle_tests;
 pub mod log;
 pub mod metrics;
+pub mod plain_name;
+pub mod position;
 pub mod primary;
 pub mod record;
 pub mod restore;

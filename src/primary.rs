@@ -19,7 +19,7 @@ pub mod places;
 pub mod pruning;
 mod reclaiming;
 mod schedule;
-pub mod second;
+pub mod second_archive;
 pub mod shipping;
 pub mod snapshots;
 pub mod takeover;
@@ -60,7 +60,7 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
         return Err(Error::Identity { what, detail });
     }
     let own = crate::directory::DataDir::new(root).identity()?.map(|identity| identity.cluster);
-    second::check(config, own).await?;
+    second_archive::check(config, own).await?;
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Primary, cluster)?;
     takeover::check_fence(&identity, tree.as_ref())?;
     let config = config.clone();

@@ -170,7 +170,7 @@ impl Base {
     fn image(&self, at: usize) -> Image {
         let at = (0..=at).rev().find(|&n| n == 0 || self.ends[n - 1] != self.ends[n]).unwrap();
         let commits = &self.history.records[..at];
-        let last = commits.last().map(walferry::log::envelope::Position::of);
+        let last = commits.last().map(walferry::position::Position::of);
         let wal_seq = at.checked_sub(1).map_or(WalSeq::ZERO, |nth| self.ends[nth]);
         Image { at: ImagePosition { position: last.unwrap_or_default(), wal_seq }, commits: commits.into() }
     }

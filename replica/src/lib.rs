@@ -25,7 +25,7 @@ use walferry::directory::{DataDir, LastRole};
 use walferry::error::{Error, Result};
 use walferry::primary::node::{Node, ReplicaLink};
 use walferry::primary::shipping::ArchiveCommits;
-use walferry::primary::{self, open, places, second, shipping};
+use walferry::primary::{self, open, places, second_archive, shipping};
 use walferry::server::{address, listener};
 
 /// Where the primary listens for replicas.
@@ -76,7 +76,7 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
     };
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
     // It is not used before a promotion, which is no time to find out.
-    second::check(&config, Some(identity.cluster)).await?;
+    second_archive::check(&config, Some(identity.cluster)).await?;
     let (opening, epoch) = (config.clone(), identity.epoch());
     let runtime = tokio::runtime::Handle::current();
     let source = archive.clone().map(|archive| ArchiveCommits { archive, epoch, runtime });

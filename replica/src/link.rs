@@ -26,9 +26,9 @@ use walferry::command::host::Host;
 use walferry::csn::CommitTime;
 use walferry::directory::Identity;
 use walferry::error::{Error, Result};
-use walferry::log::envelope::Position;
+use walferry::history::catch_up::CatchUp;
+use walferry::position::Position;
 use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
-use walferry::restore::catch_up::CatchUp;
 use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
 
 /// How long connecting, and each step of the introduction, may take.

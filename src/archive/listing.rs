@@ -6,10 +6,11 @@
 //! commit chunks are needed.
 
 use super::epochs::EpochTree;
-use super::layout::{BaseName, ChunkName, ObjectName, PlainName, RunName, Section};
+use super::layout::{BaseName, ChunkName, ObjectName, RunName, Section};
 use super::store::{Archive, Found};
 use crate::csn::{CommitTime, Csn};
 use crate::error::Result;
+use crate::plain_name::PlainName;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 

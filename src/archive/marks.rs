@@ -5,12 +5,13 @@
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
-use super::layout::{BaseName, ObjectName, PlainName};
+use super::layout::{BaseName, ObjectName};
 use super::lineage::Lineage;
 use super::store::{Archive, Creation};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::plain_name::PlainName;
+use crate::position::Position;
 use serde::{Deserialize, Serialize};
 
 /// Content of `marks/<name>.json`.

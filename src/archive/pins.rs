@@ -10,13 +10,14 @@
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
-use super::layout::{ObjectName, PlainName, Section};
+use super::layout::{ObjectName, Section};
 use super::listing::Stored;
 use super::store::Archive;
 use crate::clock;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::Result;
+use crate::plain_name::PlainName;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,11 +1,11 @@
 //! What commands ask of the node around them. Implemented by the primary's and the replica's wiring.
 
 use super::client::ClientCard;
-use crate::archive::layout::PlainName;
 use crate::config::{Config, Consistency};
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;
-use crate::log::envelope::Position;
+use crate::plain_name::PlainName;
+use crate::position::Position;
 use arc_swap::Guard;
 use bytes::BytesMut;
 use futures::future::BoxFuture;

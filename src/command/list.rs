@@ -8,7 +8,7 @@
 use super::args::Args;
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors, position};
+use super::{Ctx, Done, Fail, errors, index};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::{List, ListEncoder};
 
@@ -78,7 +78,7 @@ pub fn llen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// LINDEX key index
 pub fn lindex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let element = match find(&ctx.keys, &args[1])? {
-        Some(list) => position::at(integer(&args[2])?, list.len()).and_then(|at| list.get(at)),
+        Some(list) => index::at(integer(&args[2])?, list.len()).and_then(|at| list.get(at)),
         None => None,
     };
     match element {
@@ -95,7 +95,7 @@ pub fn lrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         out.array(0);
         return Ok(());
     };
-    let wanted = position::range(start, stop, list.len());
+    let wanted = index::range(start, stop, list.len());
     let count = (wanted.end - wanted.start) as usize;
     out.array(count);
     list.iter_from(wanted.start).take(count).for_each(|element| out.bulk(element));
@@ -163,7 +163,7 @@ pub fn linsert(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn lset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, element) = (args.get(1), args.get(3));
     let list = find(&ctx.keys, key)?.ok_or(errors::NO_SUCH_KEY)?;
-    let at = position::at(integer(&args[2])?, list.len()).ok_or(errors::INDEX_OUT_OF_RANGE)?;
+    let at = index::at(integer(&args[2])?, list.len()).ok_or(errors::INDEX_OUT_OF_RANGE)?;
     ctx.keys.change_list(key, |ops| ops.set(key, at, element))?;
     out.ok();
     Ok(())
@@ -241,7 +241,7 @@ pub fn lrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn ltrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, start, stop) = (args.get(1), integer(&args[2])?, integer(&args[3])?);
     if let Some(list) = find(&ctx.keys, key)? {
-        let (kept, all) = (position::range(start, stop, list.len()), 0..list.len());
+        let (kept, all) = (index::range(start, stop, list.len()), 0..list.len());
         if kept != all {
             ctx.keys.change_list(key, |ops| ops.keep(key, kept.start, kept.end))?;
         }

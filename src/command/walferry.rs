@@ -5,10 +5,10 @@ use super::host::{Insistence, MarkCard, Task};
 use super::number::parse_i64;
 use super::reply::Out;
 use super::{Ctx, Done, Fail, errors};
-use crate::archive::layout::PlainName;
 use crate::config::Consistency;
 use crate::csn::Epoch;
 use crate::error::Error;
+use crate::plain_name::PlainName;
 use std::time::Duration;
 
 const HELP: [&str; 20] = [

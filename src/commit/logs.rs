@@ -5,8 +5,9 @@
 use crate::csn::WalSeq;
 use crate::engine::disk::Disk;
 use crate::error::Result;
-use crate::log::envelope::{self, Position};
+use crate::log::envelope;
 use crate::log::oplog::OpLog;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use std::ops::Range;
 

@@ -5,12 +5,12 @@
 //! not count as keys. Does not: tell the archive (see the primary's mark keeper).
 
 use super::committer::Committer;
-use crate::archive::layout::PlainName;
 use crate::csn::Csn;
 use crate::engine::batch::Family;
 use crate::engine::key;
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::plain_name::PlainName;
+use crate::position::Position;
 
 /// A named state.
 #[derive(Clone, PartialEq, Eq, Debug)]

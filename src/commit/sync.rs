@@ -13,7 +13,7 @@ use crate::engine::disk::Disk;
 use crate::error::{Error, Result};
 use crate::io::{Io, LogFile};
 use crate::log::durable::{Durable, DurableMark};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::watermark::Watermarks;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;

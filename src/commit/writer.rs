@@ -13,7 +13,7 @@ use crate::engine::memory::{Memory, Undo};
 use crate::engine::watch::WatchTable;
 use crate::engine::wear::Wear;
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::collections::VecDeque;

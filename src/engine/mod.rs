@@ -7,6 +7,7 @@ mod deletions;
 pub mod disk;
 pub mod effects;
 pub mod expiry;
+mod hash;
 pub mod key;
 pub mod keyspace;
 pub mod memory;

@@ -4,8 +4,8 @@
 //! Guarantees: what is found here is in the index, or in a group on its way there. Entries are bounded; those of keys
 //! that were not asked for longest go first, and whoever asks for one of them learns nothing.
 
+use super::hash::hash;
 use super::key;
-use super::memory::hash::hash;
 use super::memory::reclaim;
 use hashbrown::HashTable;
 

@@ -14,8 +14,9 @@
 
 use super::batch::{Family, Record, Records};
 use super::complete::Complete;
+use super::hash;
 use super::key::{self, Generation};
-use super::memory::{hash, reclaim};
+use super::memory::reclaim;
 use super::slots::Slots;
 use super::whole;
 use crate::csn::Csn;

@@ -4,8 +4,8 @@
 //! Guarantees: a collection that is not large and lost many times more elements than it has is called worn, so that its
 //! elements are worth writing anew, under a generation of their own. That adds a quarter to what deleting costs, at most.
 
+use super::hash::hash;
 use super::key::Generation;
-use super::memory::hash::hash;
 use hashbrown::HashMap;
 
 /// Collections that are counted at a time.

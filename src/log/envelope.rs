@@ -9,6 +9,7 @@ use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family, HEADER_LEN, Record, Records};
 use crate::engine::key::CSN_KEY;
 use crate::error::{Error, Result};
+use crate::position::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::ops::Range;
@@ -21,49 +22,6 @@ const MAGIC_SUPERSEDED: [u8; 4] = *b"WFSO";
 const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4 + 4;
 /// Bytes that a superseded operation takes beside its own: tag, length and magic.
 const SUPERSEDED_HEAD_MAX: usize = 1 + 5 + 4;
-const POSITION_LEN: usize = 8 + 8 + 4 + 8;
-
-/// Position in history: a commit, and everything before it by its hash. The system key `csn` holds one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Position {
-    /// Which commit.
-    pub csn: Csn,
-    /// When it was made.
-    pub time: CommitTime,
-    /// By which generation of the writer.
-    pub epoch: Epoch,
-    /// History hash after the commit.
-    pub hash: HistoryHash,
-}
-
-impl Position {
-    /// Position of a commit.
-    #[must_use]
-    pub fn of(commit: &CommitRecord) -> Self {
-        Self { csn: commit.csn, time: commit.time, epoch: commit.epoch, hash: commit.hash }
-    }
-
-    /// The stored form.
-    #[must_use]
-    pub fn encode(&self) -> [u8; POSITION_LEN] {
-        let mut out = [0; POSITION_LEN];
-        out[..8].copy_from_slice(&self.csn.0.to_le_bytes());
-        out[8..16].copy_from_slice(&self.time.0.to_le_bytes());
-        out[16..20].copy_from_slice(&self.epoch.0.to_le_bytes());
-        out[20..].copy_from_slice(&self.hash.0.to_le_bytes());
-        out
-    }
-
-    /// Reads the stored form.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let bytes: &[u8; POSITION_LEN] = bytes.try_into().map_err(|_| {
-            Error::corrupt("system key csn", "value", format!("{} bytes instead of {POSITION_LEN}", bytes.len()))
-        })?;
-        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        let epoch = u32::from_le_bytes(bytes[16..20].try_into().expect("four bytes"));
-        Ok(Self { csn: Csn(word(0)), time: CommitTime(word(8)), epoch: Epoch(epoch), hash: HistoryHash(word(20)) })
-    }
-}
 
 /// The write batch of those commits of a group that touch the disk engines; `None` if none does.
 ///
@@ -317,7 +275,7 @@ mod tests {
     fn a_superseded_operation_is_one_of_a_commit() {
         let superseded = |operation: &[u8]| [&MAGIC_SUPERSEDED, operation].concat();
         let mut csn_key = Vec::new();
-        batch::push_put(&mut csn_key, Family::Default, CSN_KEY, &[0; POSITION_LEN]);
+        batch::push_put(&mut csn_key, Family::Default, CSN_KEY, &Position::default().encode());
         let put = commit(1, &[(vec![1], vec![2])], vec![]);
         let mut good = assemble(std::slice::from_ref(&put), &[]).unwrap();
         for (operation, complaint) in [

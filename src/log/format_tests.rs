@@ -2,7 +2,7 @@
 //!
 //! Setting `WALFERRY_WRITE_FIXTURES` writes the fixtures first. A released version's fixture is never rewritten.
 
-use super::envelope::{self, Position};
+use super::envelope;
 use super::frame;
 use super::segment::{HEADER_LEN, Segment, SegmentHeader};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, SegmentId};
@@ -10,6 +10,7 @@ use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::key::{self, Generation, StreamId};
 use crate::engine::memory::{ListEncoder, ListOps, Memory, ZsetEncoder, ZsetOps};
 use crate::engine::meta::{self, Collection, DiskType, Meta};
+use crate::position::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::path::PathBuf;

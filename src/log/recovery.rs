@@ -6,7 +6,7 @@
 //! Memory ops that build upon lost commits and do not fit without them are left out and reported, too. Commits that
 //! survived above a lost one get new history hashes: frames in the op-log tell them, and readers take those.
 
-use super::envelope::{self, Position};
+use super::envelope;
 use super::oplog::{self, OpLog};
 use super::reader::LogPosition;
 use super::salvage;
@@ -17,6 +17,7 @@ use crate::engine::disk::Disk;
 use crate::engine::key::CSN_KEY;
 use crate::engine::memory::{self, Memory};
 use crate::error::{Error, Result};
+use crate::position::Position;
 use crate::record::CommitRecord;
 use std::collections::BTreeMap;
 use std::iter::Peekable;

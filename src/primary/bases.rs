@@ -16,7 +16,7 @@ use crate::commit::gate::RefusalReason;
 use crate::config::Consistency;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
-use crate::restore::history::read_manifest;
+use crate::history::line::read_manifest;
 use crate::restore::repair::{self, Repair};
 use crate::ship::wire::Publishing;
 use crate::snapshot::manifest::Level;

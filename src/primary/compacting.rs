@@ -7,7 +7,7 @@
 //! Needs memory for the lists and sorted sets a second time while it builds.
 
 use super::node::Node;
-use super::second;
+use super::second_archive;
 use crate::archive::store::Archive;
 use crate::clock;
 use crate::command::host::Host;
@@ -15,8 +15,8 @@ use crate::compact::runs::{self, Options};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::grain::Grain;
+use crate::history::target::Target;
 use crate::restore::progress;
-use crate::restore::target::Target;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -121,7 +121,7 @@ async fn run(node: Weak<Node>) {
 async fn compact(node: &Node, grain: Grain) -> Result<Csn> {
     let archive = node.archive.as_ref().expect("started only with one");
     let until = build(node, archive, grain).await?;
-    if let Some(second) = second::kept_by(node)? {
+    if let Some(second) = second_archive::kept_by(node)? {
         build(node, &second, grain).await?;
     }
     Ok(until)

@@ -5,13 +5,13 @@
 
 use super::node::Node;
 use super::pruning::LastPrune;
-use super::second::SecondStatus;
+use super::second_archive::SecondStatus;
 use crate::clock;
 use crate::command::host::Host;
 use crate::commit::gate::RefusalReason;
 use crate::csn::{CommitTime, Csn};
+use crate::history::abandoned::Abandoned;
 use crate::metrics::{Exposition, Kind};
-use crate::restore::abandoned::Abandoned;
 use crate::ship::feed::FeedStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! INFO: Redis' sections and field names, and a section of walferry's own.
 
 use super::node::Node;
-use super::second::SecondStatus;
+use super::second_archive::SecondStatus;
 use crate::allocator;
 use crate::clock::Moment;
 use crate::command::host::{Host, InfoSection};

@@ -5,7 +5,7 @@
 //! from the marks in its own history. Costs one LIST of the marks at the start and nothing while no mark is made.
 
 use super::node::Node;
-use crate::archive::layout::{ObjectName, PlainName, Section};
+use crate::archive::layout::{ObjectName, Section};
 use crate::archive::marks::{self, MarkCreation, MarkRecord};
 use crate::archive::store::Archive;
 use crate::command::host::{Host, MarkCard, TaskReply};
@@ -13,8 +13,9 @@ use crate::commit::marks::Mark;
 use crate::config::AppendFsync;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
-use crate::restore::history::History;
-use crate::restore::reach::Reach;
+use crate::history::line::History;
+use crate::history::reach::Reach;
+use crate::plain_name::PlainName;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,13 +4,13 @@
 //! shown by INFO and the metrics.
 
 use super::node::Node;
-use super::second;
+use super::second_archive;
 use crate::archive::pins;
 use crate::archive::store::Archive;
 use crate::clock;
 use crate::command::host::Host;
-use crate::restore::archive_figures::ArchiveFigures;
-use crate::restore::history::History;
+use crate::history::archive_figures::ArchiveFigures;
+use crate::history::line::History;
 use crate::retention::{PruneOptions, prune};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ async fn run(node: Weak<Node>) {
 /// Ends what prunes left that ended with an earlier process of this node.
 async fn end_left_behind(node: &Node) {
     let name = node.identity().node;
-    let second = second::kept_by(node).unwrap_or_default();
+    let second = second_archive::kept_by(node).unwrap_or_default();
     for archive in node.archive.iter().chain(&second) {
         pins::end_left_behind(archive, &name).await;
     }
@@ -69,7 +69,7 @@ async fn prune_once(node: &Node) {
     let Some(archive) = &node.archive else { return };
     let mut last = LastPrune::default();
     prune_archive(node, archive, &mut last).await;
-    match second::kept_by(node) {
+    match second_archive::kept_by(node) {
         Ok(Some(second)) => prune_archive(node, &second, &mut last).await,
         Ok(None) => {}
         Err(error) => last.error = Some(error.to_string()),

@@ -5,8 +5,6 @@
 //! written beyond the target; the csn key moves once, at the end; whatever fails leaves a directory that is to be thrown
 //! away. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side and two runs.
 
-use super::plan::ChunkStep;
-use super::unpack::{Unpacked, Unpacker};
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
 use crate::engine::disk::Disk;
@@ -14,8 +12,10 @@ use crate::engine::key::CSN_KEY;
 use crate::engine::memory::{self, Memory};
 use crate::engine::sorted::SortedRun;
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::history::plan::ChunkStep;
+use crate::history::unpack::{Unpacked, Unpacker};
 use crate::log::recovery::disk_position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use crate::threads::join;
 use bytes::Bytes;

@@ -4,8 +4,6 @@
 //! the manifest tells; or there is an error.
 
 use super::apply::{Engines, complete};
-use super::fetch::{FileFetch, PIECE_BYTES, fetch_files};
-use super::history::full_name;
 use super::progress::Meter;
 use crate::archive::layout::BaseName;
 use crate::archive::store::Archive;
@@ -15,9 +13,11 @@ use crate::directory::DataDir;
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
+use crate::history::fetch::{FileFetch, PIECE_BYTES, fetch_files};
+use crate::history::line::full_name;
 use crate::io::Io;
-use crate::log::envelope::Position;
 use crate::log::recovery::disk_position;
+use crate::position::Position;
 use crate::snapshot::image::{Contents, read_images};
 use crate::snapshot::manifest::{FileRef, Level, Manifest};
 use bytes::Bytes;

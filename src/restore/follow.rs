@@ -5,19 +5,19 @@
 //! passed over is told. Memory is bounded as [`Engines::apply`] and [`ChunkFetch`] bound it.
 
 use super::apply::{Applied, Arrival, Ended, Engines};
-use super::blocking;
-use super::fetch::ChunkFetch;
-use super::history::{History, full_name};
-use super::plan::{ChunkStep, SkippedRun};
 use super::progress::{Meter, Phase};
-use super::resolve::{Leg, Planned};
-use super::route::{Way, route};
 use super::runs::RunFetch;
-use super::unpack::Unpacker;
 use super::{ARRIVALS_MAX, Options};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::error::{Error, Kind, Result};
+use crate::history::fetch::ChunkFetch;
+use crate::history::line::{History, full_name};
+use crate::history::plan::{ChunkStep, SkippedRun};
+use crate::history::resolve::{Leg, Planned};
+use crate::history::route::{Way, route};
+use crate::history::unpack::Unpacker;
 use crate::snapshot::run::RunManifest;
+use crate::threads::blocking;
 use serde::Serialize;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -175,7 +175,7 @@ impl Bad {
             let is_usable = |run: &RunName| self.runs.iter().all(|skip| skip.run != *run);
             let Some(route) = route(&now.listing, &history.lineage, way, is_usable) else { return Ok(None) };
             if let Some(manifests) = now.run_manifests(&route.runs, &mut self.runs).await? {
-                return Ok(Some(super::resolve::legs(&route.chunks, &route.runs, &manifests)));
+                return Ok(Some(crate::history::resolve::legs(&route.chunks, &route.runs, &manifests)));
             }
         }
     }

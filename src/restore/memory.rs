@@ -3,22 +3,22 @@
 //! Guarantees: everything read is verified; memory is bounded by the state and the chunks in flight.
 
 use super::base::{Compare, open_memory};
-use super::blocking;
-use super::fetch::{ChunkFetch, check_hash, pieces};
-use super::history::{History, full_name};
 use super::progress::Meter;
-use super::resolve::Leg;
 use super::runs::apply_part;
-use super::target::Target;
-use super::unpack::Unpacker;
 use crate::archive::layout::ObjectName;
 use crate::archive::store::Archive;
 use crate::csn::Csn;
 use crate::engine::memory::Memory;
 use crate::error::Result;
-use crate::log::envelope::Position;
+use crate::history::fetch::{ChunkFetch, check_hash, pieces};
+use crate::history::line::{History, full_name};
+use crate::history::resolve::Leg;
+use crate::history::target::Target;
+use crate::history::unpack::Unpacker;
+use crate::position::Position;
 use crate::snapshot::manifest::{FileRef, Manifest};
 use crate::snapshot::run::RunManifest;
+use crate::threads::blocking;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use std::sync::Arc;

@@ -20,32 +20,16 @@
 //! it; an object that is gone all the same is planned around, a few times.
 //! Non-goals: choosing an epoch for new writes (the next primary does), pruning.
 
-pub mod abandoned;
 mod apply;
-pub mod archive_figures;
 mod base;
-pub mod catch_up;
-mod continuity;
 pub mod copy;
-pub mod fetch;
 mod follow;
-pub mod history;
 pub(crate) mod memory;
-pub mod plan;
 pub mod progress;
-pub mod reach;
-pub(crate) mod reader_pin;
 pub mod repair;
-pub mod report;
-pub mod resolve;
-pub mod route;
 mod runs;
-pub mod target;
 #[cfg(test)]
 pub(crate) mod tests;
-mod times;
-pub mod torn;
-mod unpack;
 pub mod verify;
 mod verify_runs;
 
@@ -55,25 +39,25 @@ use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
 use crate::error::{Error, Kind, Result};
+use crate::history::line::History;
+use crate::history::plan::Plan;
+use crate::history::reader_pin::ReaderPin;
+use crate::history::resolve::Planned;
+use crate::history::target::Target;
 use crate::io::Io;
-use crate::log::envelope::Position;
 use crate::log::recovery::ImagePosition;
+use crate::position::Position;
 use crate::snapshot::local;
 use crate::snapshot::manifest::Manifest;
+use crate::threads::blocking;
 use apply::Engines;
-use history::History;
 use progress::{Meter, Phase, ProgressSink};
-use reader_pin::ReaderPin;
-use resolve::Planned;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use target::Target;
 
-pub use catch_up::CatchUp;
 pub use copy::{CopyOptions, CopyReport, copy};
-pub use report::{SnapshotsReport, snapshots};
 pub use verify::{VerifyReport, verify_archive};
 
 /// Chunks that wait between fetching and unpacking, beside those in flight.
@@ -100,7 +84,7 @@ pub struct Options {
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// What was planned, and done.
-    pub plan: plan::Plan,
+    pub plan: Plan,
     /// The last commit of the directory.
     pub csn: Csn,
     /// When it was made, microseconds since the Unix epoch.
@@ -372,7 +356,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
     Ok(ended)
 }
 
-fn identity_of(history: &History, plan: &plan::Plan, role: LastRole) -> Result<Identity> {
+fn identity_of(history: &History, plan: &Plan, role: LastRole) -> Result<Identity> {
     let mut identity = Identity::new(history.cluster, role)?;
     identity.history = epochs_until(&history.lineage, plan.target, role);
     Ok(identity)
@@ -392,12 +376,6 @@ fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> 
         hash: branch.fork_hash,
     });
     starts.enumerate().filter(|(nth, start)| *nth == 0 || is_begun(start.fork)).map(|(_, start)| start).collect()
-}
-
-/// Runs what blocks beside the async runtime.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let outcome = tokio::task::spawn_blocking(work).await;
-    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Measures phases one after another.

@@ -5,8 +5,6 @@
 //! leaves a base that can be restored from as before. Several nodes may repair one base at once; the first manifest stays.
 //! Holds about two chunks of commits in memory.
 
-use super::catch_up::CatchUp;
-use super::history::read_manifest;
 use crate::archive::epochs::EpochTree;
 use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::lineage::Lineage;
@@ -17,6 +15,8 @@ use crate::cluster::ClusterId;
 use crate::commit::committer::Committer;
 use crate::csn::Epoch;
 use crate::error::{Error, Result};
+use crate::history::catch_up::CatchUp;
+use crate::history::line::read_manifest;
 use crate::log::reader::LogPosition;
 use crate::record::CommitRecord;
 use crate::snapshot::completion::CompletionBuilder;
@@ -124,7 +124,7 @@ async fn completion_of(archive: &Archive, manifest: &Manifest, mut commits: Comm
         && let Some(next) = commits.next().await?
     {
         let full: Vec<(FileRef, Bytes)>;
-        (builder, full) = super::blocking(move || {
+        (builder, full) = crate::threads::blocking(move || {
             let pushed = next.iter().map(|commit| builder.push(commit.clone()));
             let full = pushed.filter_map(Result::transpose).collect::<Result<_>>()?;
             Ok((builder, full))

@@ -4,7 +4,6 @@
 //! engines are at its last commit, or there is an error and the directory is to be thrown away.
 
 use super::apply::Engines;
-use super::fetch::{FileFetch, fetch_files};
 use super::progress::Meter;
 use crate::archive::store::Archive;
 use crate::chunk::Chunk;
@@ -13,6 +12,7 @@ use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
 use crate::engine::sorted::delete_ranges;
 use crate::error::{Error, Result};
+use crate::history::fetch::{FileFetch, fetch_files};
 use crate::io::Io;
 use crate::snapshot::run::RunManifest;
 use crate::threads::join;

@@ -4,16 +4,9 @@
 //! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
 //! Does not open RocksDB's files: their content is known by its hash.
 
-use super::abandoned::Abandoned;
 use super::base::Compare;
-use super::continuity::Continuity;
-use super::fetch::{ChunkFetch, check_hash, pieces};
-use super::history::{full_name, read_manifest};
 use super::memory::base_memory;
-use super::plan::ChunkStep;
 use super::progress::{Meter, Phase, ProgressSink};
-use super::reach::{CsnRange, Reach};
-use super::unpack::check_name;
 use super::verify_runs::check_runs;
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName, Section};
@@ -26,6 +19,13 @@ use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::engine::{batch, memory};
 use crate::error::{Error, Kind, Result};
+use crate::history::abandoned::Abandoned;
+use crate::history::continuity::Continuity;
+use crate::history::fetch::{ChunkFetch, check_hash, pieces};
+use crate::history::line::{full_name, read_manifest};
+use crate::history::plan::ChunkStep;
+use crate::history::reach::{CsnRange, Reach};
+use crate::history::unpack::check_name;
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
 use futures::stream::StreamExt;
@@ -181,7 +181,7 @@ async fn check_chunks(
         let is_epoch_known = listing.epochs.get(chunk.epoch).is_some();
         let outcome = match fetched {
             Ok(bytes) => {
-                super::blocking(move || {
+                crate::threads::blocking(move || {
                     let checked = check_chunk(bytes, chunk, &boundaries, &what)?;
                     if is_epoch_known { Ok(checked) } else { Err(unknown_epoch(&what, chunk.epoch)) }
                 })

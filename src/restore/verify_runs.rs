@@ -1,7 +1,5 @@
 //! Whether the compacted runs of an archive are what was written.
 
-use super::continuity::Continuity;
-use super::history::{full_name, read_run_manifest};
 use super::progress::{Meter, Phase, ProgressSink};
 use super::verify::{VerifyReport, check_file, unknown_epoch};
 use crate::archive::layout::ObjectName;
@@ -9,6 +7,8 @@ use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::error::{Error, Result};
+use crate::history::continuity::Continuity;
+use crate::history::line::{full_name, read_run_manifest};
 
 /// Checks every run: its manifest, and its files' lengths and hashes.
 pub(super) async fn check_runs(

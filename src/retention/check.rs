@@ -8,7 +8,7 @@ use super::plan::{PrunePlan, Removal, View, missing_file};
 use crate::archive::layout::ObjectName;
 use crate::archive::listing::{BaseObjects, Listing};
 use crate::csn::{Csn, Epoch};
-use crate::restore::reach::Reach;
+use crate::history::reach::Reach;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

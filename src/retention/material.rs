@@ -7,7 +7,7 @@
 
 use super::timeline::Span;
 use crate::archive::identity;
-use crate::archive::layout::{ChunkName, ObjectName, PlainName, RunName};
+use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins::{self, ReadPin};
@@ -17,8 +17,9 @@ use crate::chunk::ChunkHeader;
 use crate::clock::STEP_MIN;
 use crate::csn::CommitTime;
 use crate::error::{Error, Kind, Result};
+use crate::history::line::{read_manifest, read_run_manifest};
 use crate::keep::{Keep, micros};
-use crate::restore::history::{read_manifest, read_run_manifest};
+use crate::plain_name::PlainName;
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
 use bytes::Bytes;

@@ -5,8 +5,9 @@
 
 use super::material::Facts;
 use super::plan::{Kept, Reason, Removal, View};
-use crate::archive::layout::{BaseName, ObjectName, PlainName, RunName};
+use crate::archive::layout::{BaseName, ObjectName, RunName};
 use crate::archive::listing::{BaseObjects, BaseStart, Stored};
+use crate::plain_name::PlainName;
 use std::collections::{BTreeSet, HashSet};
 
 fn removal(object: ObjectName, stored: &Stored, why: Reason) -> Removal {

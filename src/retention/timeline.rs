@@ -5,11 +5,12 @@
 //! chunks that lead to it. A period is answered by the last base in it; if there is none, by the last end of a run; if
 //! there is none, by the last commit.
 
-use crate::archive::layout::{ChunkName, PlainName};
+use crate::archive::layout::ChunkName;
 use crate::archive::lineage::Lineage;
 use crate::csn::{CommitTime, Csn, Epoch};
+use crate::history::reach::CsnRange;
 use crate::keep::{Period, Tier, Windows, micros};
-use crate::restore::reach::CsnRange;
+use crate::plain_name::PlainName;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;

@@ -8,8 +8,8 @@ use crate::chunk::RAW_BYTES_MAX;
 use crate::commit::committer::Committer;
 use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::Result;
-use crate::log::envelope::Position;
 use crate::log::reader::LogPosition;
+use crate::position::Position;
 use std::sync::Arc;
 
 /// Bytes read from the logs at a time: opening them costs a pass over the first WAL file.

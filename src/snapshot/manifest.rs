@@ -5,14 +5,15 @@
 //! Does not: read or write files; see `base` and `publish`.
 
 use crate::archive::digested;
-use crate::archive::layout::{BaseName, ObjectName, PLAIN_NAME_BYTES_MAX, PlainName};
+use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::listing::BaseStart;
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::directory::LastRole;
 use crate::error::Result;
-use crate::log::envelope::Position;
+use crate::plain_name::{PLAIN_NAME_BYTES_MAX, PlainName};
+use crate::position::Position;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fmt;

@@ -4,7 +4,7 @@ use super::base::CutRequest;
 use super::manifest::{CutRecord, DiskPart, Level};
 use crate::config::Consistency;
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use std::time::Duration;
 
 /// What lies between the cut of the memory engines and RocksDB's checkpoint.

@@ -14,8 +14,8 @@ use walferry::archive::store::Archive;
 use walferry::compact::{base, chunks, runs};
 use walferry::csn::Epoch;
 use walferry::grain::Grain;
+use walferry::history::target::Target;
 use walferry::io::{Backends, Choice, Io, StdIo};
-use walferry::restore::target::Target;
 
 /// Merges small chunks, builds compacted runs and rebuilds bases, from the archive alone
 ///

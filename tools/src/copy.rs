@@ -12,8 +12,8 @@ use walferry::archive::store::{Archive, Opening};
 use walferry::config::Config;
 use walferry::csn::{Csn, Epoch};
 use walferry::error::Error;
+use walferry::history::target::Target;
 use walferry::primary::shipping::open_url;
-use walferry::restore::target::Target;
 use walferry::restore::{CopyOptions, CopyReport, copy};
 
 /// Copies a range of history into another archive; every object is checked, what is there already is left alone

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use walferry::csn::{CommitTime, Epoch};
+use walferry::history::line::History;
+use walferry::history::resolve::Planned;
+use walferry::history::target::Target;
 use walferry::io::{Backends, Choice, Io, StdIo};
-use walferry::restore::history::History;
-use walferry::restore::resolve::Planned;
-use walferry::restore::target::Target;
 use walferry::restore::{Options, Report, restore};
 
 /// Restores a data directory to any commit, from the archive alone

@@ -5,8 +5,8 @@ use crate::exit::Done;
 use crate::runtime::run_tool;
 use walferry::csn::CommitTime;
 use walferry::directory::LastRole;
-use walferry::restore::report::{BaseContent, BaseReport};
-use walferry::restore::{SnapshotsReport, snapshots};
+use walferry::history::report::{BaseContent, BaseReport};
+use walferry::history::report::{SnapshotsReport, snapshots};
 
 /// Lists bases and the restorable range: csn and time, from, until, gaps
 #[derive(clap::Args)]

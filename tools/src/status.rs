@@ -6,7 +6,7 @@ use crate::runtime::runtime;
 use crate::{archive, snapshots};
 use std::collections::HashMap;
 use walferry::clock;
-use walferry::restore;
+use walferry::history::report::snapshots;
 
 /// Shows how a node or an archive is doing
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub struct Args {
 pub fn run(args: Args) -> Done {
     if let Some(url) = &args.archive {
         let archive = archive::open(url, &args.keys)?;
-        let report = runtime()?.block_on(restore::snapshots(&archive))?;
+        let report = runtime()?.block_on(snapshots(&archive))?;
         snapshots::show(&report, args.json);
         return Ok(());
     }

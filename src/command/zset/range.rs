@@ -2,7 +2,7 @@
 
 use super::super::args::Args;
 use super::super::reply::Out;
-use super::super::{Ctx, Done, Fail, errors, position};
+use super::super::{Ctx, Done, Fail, errors, index};
 use super::bounds::{LexRange, ScoreRange};
 use super::{Form, Order, find, integer, write_members};
 use crate::engine::memory::Zset;
@@ -125,7 +125,7 @@ impl<'a> Request<'a> {
     fn ranks(&self, zset: &Zset) -> Range<u64> {
         let found = match self.span {
             Span::Ranks { start, stop } => {
-                let (ranks, len) = (position::range(start, stop, zset.len()), zset.len());
+                let (ranks, len) = (index::range(start, stop, zset.len()), zset.len());
                 return match self.order {
                     Order::Ascending => ranks,
                     Order::Descending => len - ranks.end..len - ranks.start,

@@ -2,7 +2,7 @@
 
 use super::super::args::Args;
 use super::super::reply::Out;
-use super::super::{Ctx, Done, errors, position};
+use super::super::{Ctx, Done, errors, index};
 use super::bounds::ScoreRange;
 use super::{Form, Order, find, integer, write_members};
 use crate::engine::memory::Zset;
@@ -30,7 +30,7 @@ pub fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// ZREMRANGEBYRANK key start stop
 pub fn zremrangebyrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (start, stop) = (integer(&args[2])?, integer(&args[3])?);
-    remove_range(ctx, args.get(1), |zset| position::range(start, stop, zset.len()), out)
+    remove_range(ctx, args.get(1), |zset| index::range(start, stop, zset.len()), out)
 }
 
 /// ZREMRANGEBYSCORE key min max

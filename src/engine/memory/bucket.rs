@@ -4,9 +4,9 @@
 //!
 //! Guarantees: members of equal hash lie in one leaf, however many there are. Non-goal: an order inside the leaf.
 
-use super::compact::Compact;
-use super::hash::hash;
+use super::small_bytes::SmallBytes;
 use super::tree::Leaf;
+use crate::engine::hash::hash;
 use hashbrown::HashTable;
 
 /// Members in a leaf, at most, unless all have one hash: a table of 64 places is full then.
@@ -20,7 +20,7 @@ pub fn place(hash: u64) -> u64 {
 /// Members and scores whose places are neighbours.
 #[derive(Clone, Default)]
 pub struct Bucket {
-    table: HashTable<(Compact, f64)>,
+    table: HashTable<(SmallBytes, f64)>,
 }
 
 /// About the middle of ascending places, but not between equal ones; `None` if all are equal.
@@ -30,13 +30,13 @@ fn cut_between(places: &[u64]) -> Option<usize> {
     (half..places.len()).find(differs).or_else(|| (1..half).rev().find(differs))
 }
 
-fn rehash((member, _): &(Compact, f64)) -> u64 {
+fn rehash((member, _): &(SmallBytes, f64)) -> u64 {
     hash(member)
 }
 
 impl Bucket {
     /// A leaf of these members with their hashes, no two alike.
-    pub fn of(members: impl ExactSizeIterator<Item = (u64, Compact, f64)>) -> Self {
+    pub fn of(members: impl ExactSizeIterator<Item = (u64, SmallBytes, f64)>) -> Self {
         let mut table = HashTable::with_capacity(members.len());
         for (hash, member, score) in members {
             table.insert_unique(hash, (member, score), rehash);
@@ -55,7 +55,7 @@ impl Bucket {
     }
 
     /// Adds a member that is not there; yields the leaf that must follow if this one overflows.
-    pub fn add(&mut self, hash: u64, member: Compact, score: f64) -> Vec<Self> {
+    pub fn add(&mut self, hash: u64, member: SmallBytes, score: f64) -> Vec<Self> {
         self.table.insert_unique(hash, (member, score), rehash);
         if self.table.len() > BUCKET_MEMBERS { self.split() } else { Vec::new() }
     }
@@ -67,7 +67,7 @@ impl Bucket {
     }
 
     #[cfg(test)]
-    pub fn members(&self) -> impl Iterator<Item = &(Compact, f64)> + Clone {
+    pub fn members(&self) -> impl Iterator<Item = &(SmallBytes, f64)> + Clone {
         self.table.iter()
     }
 
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_overflowing_leaf_keeps_the_lower_half() {
-        let name = |number: u32| Compact::from(&number.to_le_bytes()[..]);
+        let name = |number: u32| SmallBytes::from(&number.to_le_bytes()[..]);
         let mut left = Bucket::default();
         let right = (0..).map(name).map(|member| left.add(hash(&member), member, 1.0)).find_map(|mut more| more.pop());
         let right = right.expect("a full leaf overflows");

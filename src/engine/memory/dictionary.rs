@@ -9,9 +9,9 @@
 //! up to the allocator's rounding, at any time, in O(1); large values are dropped off the writer's thread.
 //! Non-goals: hiding expired keys (the caller knows the time), locks.
 
-use super::compact::Compact;
 use super::cut::Cut;
 use super::part::{Hashed, PARTS, Part, SHARDS};
+use super::small_bytes::SmallBytes;
 
 /// What a dictionary can hold: cheap to clone, because a shard's copy clones it.
 pub trait Value: Clone + Send + Sync + 'static {
@@ -124,7 +124,7 @@ impl<V: Value> Dictionary<V> {
     /// Keys of whole shards from `cursor` on, until there are at least `count`; and the cursor to go on from, 0 at the
     /// end. A key that is there from the first call to the last is returned exactly once.
     #[must_use]
-    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<Compact>) {
+    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<SmallBytes>) {
         let mut keys = Vec::new();
         let mut at = usize::try_from(cursor).unwrap_or(SHARDS);
         while at < SHARDS && keys.len() < count.max(1) {
@@ -137,7 +137,7 @@ impl<V: Value> Dictionary<V> {
 
     /// Up to `limit` keys whose expiry is not after `now_ms`, the earliest first.
     #[must_use]
-    pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<Compact> {
+    pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<SmallBytes> {
         let due = self.parts.iter().map(|part| part.expiries().take_while(|(at, _)| *at <= now_ms).peekable());
         let mut parts: Vec<_> = due.collect();
         let earliest = || {

@@ -17,10 +17,8 @@
 //! engines hold; a key is in one dictionary at most, and that is the caller's to keep.
 
 mod bucket;
-mod compact;
 mod cut;
 pub mod dictionary;
-pub(super) mod hash;
 pub mod list;
 pub mod op;
 mod packed;
@@ -28,6 +26,7 @@ pub mod part;
 pub(super) mod reclaim;
 mod replay;
 mod run;
+mod small_bytes;
 mod tree;
 mod undo;
 pub mod zset;
@@ -35,12 +34,12 @@ mod zset_builder;
 mod zset_large;
 mod zset_small;
 
-pub use compact::Compact;
 pub use cut::Cut;
 pub use dictionary::{Dictionary, Entry};
 pub use list::List;
 pub use op::{ListEncoder, ListOp, ListOps, Op, Scope, ZsetEncoder, ZsetOp, ZsetOps};
 pub use replay::{Misfit, replay};
+pub use small_bytes::SmallBytes;
 pub use undo::Undo;
 pub use zset::Zset;
 pub use zset_builder::ZsetBuilder;

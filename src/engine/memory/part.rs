@@ -2,10 +2,10 @@
 //!
 //! Guarantees: no part needs anything from another one, so that threads can change several at a time.
 
-use super::compact::Compact;
 use super::dictionary::{Entry, Value};
-use super::hash::hash;
 use super::reclaim;
+use super::small_bytes::SmallBytes;
+use crate::engine::hash::hash;
 use hashbrown::HashTable;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl<'k> Hashed<'k> {
 
 #[derive(Clone)]
 pub(super) struct Slot<V> {
-    pub(super) key: Compact,
+    pub(super) key: SmallBytes,
     pub(super) entry: Entry<V>,
 }
 
@@ -94,7 +94,7 @@ impl<V> Default for Group<V> {
 pub struct Part<V: Value> {
     groups: Vec<Arc<Group<V>>>,
     /// (expiry in milliseconds, key) of every key that expires.
-    expiries: BTreeSet<(u64, Compact)>,
+    expiries: BTreeSet<(u64, SmallBytes)>,
     /// Number of keys.
     len: usize,
     /// Heap bytes of shards, keys and values, without the expiries.
@@ -215,7 +215,7 @@ impl<V: Value> Part<V> {
     }
 
     /// (Expiry, key) of every key that expires, the earliest first.
-    pub(super) fn expiries(&self) -> impl Iterator<Item = &(u64, Compact)> {
+    pub(super) fn expiries(&self) -> impl Iterator<Item = &(u64, SmallBytes)> {
         self.expiries.iter()
     }
 
@@ -227,7 +227,7 @@ impl<V: Value> Part<V> {
 
     /// Adds a key that is not there.
     fn add(&mut self, key: Hashed<'_>, entry: Entry<V>) {
-        let name = Compact::from(key.key);
+        let name = SmallBytes::from(key.key);
         if entry.expire_ms != 0 {
             self.expiries.insert((entry.expire_ms, name.clone()));
         }

@@ -5,13 +5,13 @@
 //! bytes a member beside the set until it is finished.
 
 use super::bucket::{Bucket, place};
-use super::compact::Compact;
-use super::hash::hash;
 use super::run::{RUN_ITEMS, Run};
+use super::small_bytes::SmallBytes;
 use super::tree::Tree;
 use super::zset::Zset;
 use super::zset_large::{Index, LargeZset, Scored};
 use super::zset_small::SmallZset;
+use crate::engine::hash::hash;
 
 /// Members of a leaf, in the order and in the index: room for some more, as a set has that grew by itself.
 const LEAF_MEMBERS: usize = RUN_ITEMS * 7 / 8;
@@ -24,7 +24,7 @@ pub struct ZsetBuilder {
     /// The leaf being filled; empty only before the first member.
     items: Vec<Scored>,
     /// Hash, member and score of each member.
-    hashed: Vec<(u64, Compact, f64)>,
+    hashed: Vec<(u64, SmallBytes, f64)>,
 }
 
 impl ZsetBuilder {
@@ -39,7 +39,7 @@ impl ZsetBuilder {
             let full = std::mem::replace(&mut self.items, Vec::with_capacity(LEAF_MEMBERS));
             self.full.push(Run::of(full));
         }
-        let shared = Compact::from(member);
+        let shared = SmallBytes::from(member);
         self.items.push(Scored { score, member: shared.clone() });
         self.hashed.push((hash(member), shared, score));
         true
@@ -63,7 +63,7 @@ impl ZsetBuilder {
 }
 
 /// The index of members sorted by place.
-fn index(hashed: &[(u64, Compact, f64)]) -> Index {
+fn index(hashed: &[(u64, SmallBytes, f64)]) -> Index {
     let mut rest = hashed;
     Tree::of(std::iter::from_fn(move || {
         let (last, _, _) = rest.get(BUCKET_MEMBERS.min(rest.len()).checked_sub(1)?)?;

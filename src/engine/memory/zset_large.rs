@@ -3,11 +3,11 @@
 //! Guarantees: score, rank, insertion and removal cost O(log n); a clone costs O(1) and never changes.
 
 use super::bucket::{Bucket, place};
-use super::compact::Compact;
-use super::hash::hash;
 use super::run::{Item, Run};
+use super::small_bytes::SmallBytes;
 use super::tree::Tree;
 use super::zset_small::compare;
+use crate::engine::hash::hash;
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use std::ops::Range;
 pub(super) struct Scored {
     pub(super) score: f64,
     /// Accounted for here, although a long one is shared with the index.
-    pub(super) member: Compact,
+    pub(super) member: SmallBytes,
 }
 
 impl Scored {
@@ -117,7 +117,7 @@ impl LargeZset {
     }
 
     /// Takes a member that is there out of the order.
-    fn unlink(&mut self, member: &[u8], score: f64) -> Compact {
+    fn unlink(&mut self, member: &[u8], score: f64) -> SmallBytes {
         self.order.edit_by(
             |low| low.cmp(score, member).is_le(),
             |run| {
@@ -133,7 +133,7 @@ impl LargeZset {
 /// What became of a member in the index.
 enum Upserted {
     /// It was added; the index shares it with the order.
-    Added(Compact),
+    Added(SmallBytes),
     /// It has the score now, and had this one.
     Had(f64),
 }
@@ -147,7 +147,7 @@ fn upsert(index: &mut Index, member: &[u8], score: f64) -> Upserted {
             if let Some(there) = bucket.get_mut(hash, member) {
                 return (Upserted::Had(std::mem::replace(there, score)), Vec::new());
             }
-            let member = Compact::from(member);
+            let member = SmallBytes::from(member);
             let more = bucket.add(hash, member.clone(), score);
             (Upserted::Added(member), more)
         },

@@ -19,18 +19,18 @@ mod transfer;
 
 pub use plan::{CopyPlan, Incomplete, plan};
 
-use super::history::History;
-use super::plan::SkippedBase;
 use super::progress::{Meter, Phase, ProgressSink};
-use super::reach::CsnRange;
-use super::reader_pin::ReaderPin;
-use super::target::Target;
 use crate::archive::listing::BaseStart;
 use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
+use crate::history::line::History;
+use crate::history::plan::SkippedBase;
+use crate::history::reach::CsnRange;
+use crate::history::reader_pin::ReaderPin;
+use crate::history::target::Target;
 use crate::snapshot::manifest::Manifest;
 use futures::stream::{self, StreamExt};
 use serde::Serialize;

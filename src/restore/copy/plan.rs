@@ -3,13 +3,13 @@
 //! Pure. Guarantees: every commit of the range can be restored from the plan's objects alone, and nothing of what they
 //! name is missing among them; a range that cannot be had as a whole is refused with the one that can.
 
-use super::super::plan::ChunkStep;
-use super::super::reach::{CsnRange, Reach, leads, stretches};
 use crate::archive::epochs::EpochRecord;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::pins::PinRange;
 use crate::csn::{Csn, Epoch};
+use crate::history::plan::ChunkStep;
+use crate::history::reach::{CsnRange, Reach, leads, stretches};
 
 /// What to copy.
 #[derive(Clone, PartialEq, Eq, Debug)]

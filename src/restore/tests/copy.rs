@@ -2,22 +2,23 @@
 
 use super::super::copy::{CopyOptions, CopyReport, Incomplete, copy, plan};
 use super::super::progress::silent;
-use super::super::reach::CsnRange;
 use super::support::{Archived, State, base, go_on, history};
 use super::{restored, verify_archive};
 use crate::archive::crypt::KeyRing;
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::identity::{self, ClusterId};
-use crate::archive::layout::{ChunkName, ObjectName, PlainName, Section};
+use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Kind, Result};
-use crate::log::envelope::Position;
+use crate::history::reach::CsnRange;
+use crate::history::target::Target;
+use crate::plain_name::PlainName;
+use crate::position::Position;
 use crate::record::CommitRecord;
-use crate::restore::target::Target;
 use crate::snapshot::manifest::Level;
 use object_store::memory::InMemory;
 use std::collections::BTreeSet;

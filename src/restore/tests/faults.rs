@@ -6,6 +6,7 @@ use super::*;
 use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::error::Kind;
+use crate::history::catch_up::CatchUp;
 use crate::record::CommitRecord;
 use progress::silent;
 use std::time::Duration;

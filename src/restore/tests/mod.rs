@@ -12,6 +12,9 @@ use super::*;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName};
 use crate::csn::CommitTime;
 use crate::error::Kind;
+use crate::history::catch_up::CatchUp;
+use crate::history::reach::CsnRange;
+use crate::history::report::snapshots;
 use crate::record::CommitRecord;
 use parking_lot::Mutex;
 use progress::Progress;
@@ -158,7 +161,7 @@ async fn a_missing_chunk_is_told_with_the_nearest_points() {
     let dir = tempfile::tempdir().unwrap();
     let report = build(&archived.archive, options(dir.path(), Target::Latest), LastRole::Replica).await.unwrap();
     assert_eq!(read_state(dir.path()).0, State::after(&commits[..6]));
-    assert_eq!(report.plan.lost, [reach::CsnRange { from: Csn(7), until: Csn(20) }]);
+    assert_eq!(report.plan.lost, [CsnRange { from: Csn(7), until: Csn(20) }]);
 }
 
 /// A damaged chunk names itself, and what it leaves behind is never opened.
@@ -351,7 +354,7 @@ async fn the_report_tells_what_can_be_restored() {
     assert_eq!(ranges, [(1, 6), (12, 20)]);
     assert_eq!(report.ranges[1].from_time, Some(commits[11].time));
     assert_eq!(report.ranges[1].until_time, Some(commits[19].time));
-    assert_eq!(report.gaps, [reach::CsnRange { from: Csn(7), until: Csn(11) }]);
+    assert_eq!(report.gaps, [CsnRange { from: Csn(7), until: Csn(11) }]);
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["bases"][0]["csn"], 12);
     assert_eq!(json["bases"][0]["content"]["level"], "strict");

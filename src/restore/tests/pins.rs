@@ -8,11 +8,11 @@ use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins;
 use crate::csn::{Csn, Epoch};
 use crate::error::Error;
-use crate::log::envelope::Position;
-use crate::restore::catch_up::CatchUp;
-use crate::restore::history::History;
+use crate::history::catch_up::CatchUp;
+use crate::history::line::History;
+use crate::history::target::Target;
+use crate::position::Position;
 use crate::restore::restore;
-use crate::restore::target::Target;
 use std::sync::Arc;
 
 async fn archived(store: &FaultStore) -> (Archived, Vec<crate::record::CommitRecord>) {

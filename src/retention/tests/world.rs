@@ -223,7 +223,7 @@ impl World {
             renewed: CommitTime(self.now),
             expires: CommitTime(self.now + micros(holds)),
         };
-        let name: crate::archive::layout::PlainName = name.parse().expect("plain");
+        let name: crate::plain_name::PlainName = name.parse().expect("plain");
         self.listing.pins.insert(name.clone(), self.stored(200));
         self.pins.push(ReadPin { name, stored: self.stored(200), record: Ok(record) });
         (Csn(from), Csn(until))

@@ -10,7 +10,7 @@ use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
 use crate::engine::sorted::{Form, SortedFile, SortedFileWriter, SortedRun, TAG_PUT};
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
 use crate::engine::memory::{Dictionary, List, ListEncoder, ListOp, ListOps, Memory, Op, Scope};
 use crate::error::Result;
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 
 /// Bytes of ops a list may have although it is smaller.

@@ -27,7 +27,7 @@ use crate::chunk::SectionKind;
 use crate::csn::Csn;
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 
 /// Bytes of elements or members in one op of a key that is written whole.

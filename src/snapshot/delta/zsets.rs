@@ -8,7 +8,7 @@ use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
 use crate::engine::memory::{Dictionary, Entry, Memory, Op, Scope, Zset, ZsetEncoder, ZsetOp, ZsetOps};
 use crate::error::Result;
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use std::collections::HashMap;
 

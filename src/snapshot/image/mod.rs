@@ -18,8 +18,8 @@ pub use encode::{Contents, ImageParts, Share, image_parts, write_image};
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
 use crate::log::recovery::ImagePosition;
+use crate::position::Position;
 
 /// Version of the image that this build writes, and the newest it reads.
 pub const IMAGE_VERSION: u16 = 2;

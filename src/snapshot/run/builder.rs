@@ -14,7 +14,7 @@ use crate::engine::sorted::SortedFile;
 use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::io::Io;
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::{self, CommitRecord};
 use crate::snapshot::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
 use crate::snapshot::manifest::FileRef;

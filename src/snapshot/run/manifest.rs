@@ -4,13 +4,14 @@
 //! together, and every file name in it is plain.
 
 use crate::archive::digested;
-use crate::archive::layout::{ObjectName, PlainName, RunName};
+use crate::archive::layout::{ObjectName, RunName};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::error::{Error, Result};
 use crate::grain::Grain;
-use crate::log::envelope::Position;
+use crate::plain_name::PlainName;
+use crate::position::Position;
 use crate::snapshot::delta::RangeDelete;
 use crate::snapshot::manifest::{FileRef, HASH_DIGITS, MANIFEST_BYTES_MAX, NAME_BYTES_MAX, hex};
 use serde::{Deserialize, Serialize};

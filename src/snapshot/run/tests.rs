@@ -12,7 +12,7 @@ use crate::engine::memory::{ListEncoder, Memory};
 use crate::error::Error;
 use crate::grain::Grain;
 use crate::io::{Io, StdIo};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use proptest::prelude::*;
 use std::path::Path;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use walferry::engine::memory::{Entry, List, Memory, ZsetBuilder};
 use walferry::error::Result;
-use walferry::log::envelope::Position;
 use walferry::log::recovery::ImagePosition;
+use walferry::position::Position;
 use walferry::snapshot::image::{BLOCK_RAW_BYTES_MAX, image_parts, read_image};
 
 pub const TARGET: Target = Target { name: "image", decode, check, repair, seeds };

@@ -29,10 +29,10 @@ use walferry::engine::key;
 use walferry::engine::memory::{ListEncoder, ZsetEncoder};
 use walferry::engine::meta::encode_string;
 use walferry::grain::Grain;
+use walferry::history::target::Target;
 use walferry::io::StdIo;
 use walferry::record::{self, CommitRecord};
 use walferry::restore::progress::silent;
-use walferry::restore::target::Target;
 use walferry::restore::{Options, restore};
 
 /// Objects and requests of a quiet day; size and restore time of a log with and without runs

@@ -13,7 +13,7 @@ use crate::archive::lineage::Lineage;
 use crate::chunk::Chunk;
 use crate::csn::{Csn, HistoryHash};
 use crate::error::{Error, Result};
-use crate::log::envelope::Position;
+use crate::position::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -161,7 +161,7 @@ impl Unpacker {
 }
 
 /// A chunk's header must say what its name says.
-pub(super) fn check_name(chunk: &Chunk, name: ChunkName, what: &str) -> Result<()> {
+pub(crate) fn check_name(chunk: &Chunk, name: ChunkName, what: &str) -> Result<()> {
     let header = chunk.header();
     if (header.epoch, header.first, header.last) == (name.epoch, name.first, name.last) {
         return Ok(());

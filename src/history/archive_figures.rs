@@ -1,7 +1,7 @@
 //! What an archive holds, in few figures: for metrics.
 
 use super::abandoned::Abandoned;
-use super::history::History;
+use super::line::History;
 use super::times::Times;
 use crate::archive::listing::Listing;
 use crate::clock;

@@ -121,7 +121,7 @@ pub struct Shortfall {
 }
 
 /// A name in its text form.
-pub(super) fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(name)
 }
 
@@ -227,7 +227,7 @@ pub fn plan_without(
 }
 
 /// The uses up to `target`, with what the listing knows about their chunks. Stops at the first gap.
-pub(super) fn steps(listing: &Listing, coverage: &Coverage, target: Csn) -> Vec<ChunkStep> {
+pub(crate) fn steps(listing: &Listing, coverage: &Coverage, target: Csn) -> Vec<ChunkStep> {
     let after = coverage.uses.first().map_or(target, |part| part.use_from.prev());
     steps_between(listing, coverage, after, coverage.reachable(target).min(target))
 }

@@ -4,7 +4,7 @@
 //! node) sees names and lengths, so it looks at the few that may never have been confirmed: an uploader begins no chunk
 //! before the one [`UNCONFIRMED_MAX`] before it is confirmed. Readers do not: to them a torn chunk is damage to report.
 
-use super::history::full_name;
+use super::line::full_name;
 use crate::archive::layout::{ChunkName, ObjectName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Bytes held without an allocation, at most: what makes a `Compact` 24 bytes.
+/// Bytes held without an allocation, at most: what makes a `SmallBytes` 24 bytes.
 pub const INLINE_BYTES: usize = 22;
 
 /// Heap bytes of a longer one beside its own: the counters of the `Arc`, and what an allocator adds.
@@ -16,7 +16,7 @@ const SHARED_BYTES: usize = 16 + 8;
 
 /// An immutable byte string. Dereferences to its bytes.
 #[derive(Clone)]
-pub struct Compact(Form);
+pub struct SmallBytes(Form);
 
 #[derive(Clone)]
 enum Form {
@@ -24,7 +24,7 @@ enum Form {
     Shared(Arc<[u8]>),
 }
 
-impl Compact {
+impl SmallBytes {
     /// Heap bytes held.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
@@ -35,7 +35,7 @@ impl Compact {
     }
 }
 
-impl From<&[u8]> for Compact {
+impl From<&[u8]> for SmallBytes {
     fn from(from: &[u8]) -> Self {
         if from.len() > INLINE_BYTES {
             return Self(Form::Shared(from.into()));
@@ -46,7 +46,7 @@ impl From<&[u8]> for Compact {
     }
 }
 
-impl Deref for Compact {
+impl Deref for SmallBytes {
     type Target = [u8];
 
     #[inline]
@@ -58,27 +58,27 @@ impl Deref for Compact {
     }
 }
 
-impl PartialEq for Compact {
+impl PartialEq for SmallBytes {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl Eq for Compact {}
+impl Eq for SmallBytes {}
 
-impl PartialOrd for Compact {
+impl PartialOrd for SmallBytes {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Compact {
+impl Ord for SmallBytes {
     fn cmp(&self, other: &Self) -> Ordering {
         (**self).cmp(other)
     }
 }
 
-impl fmt::Debug for Compact {
+impl fmt::Debug for SmallBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.escape_ascii())
     }
@@ -90,10 +90,10 @@ mod tests {
 
     #[test]
     fn bytes_of_every_length_come_back_and_keep_their_order() {
-        assert_eq!(size_of::<Compact>(), 24);
+        assert_eq!(size_of::<SmallBytes>(), 24);
         let all: Vec<Vec<u8>> = (0..60).map(|len| (0..len).collect()).collect();
         for pair in all.windows(2) {
-            let [short, long] = [0, 1].map(|at| Compact::from(&pair[at][..]));
+            let [short, long] = [0, 1].map(|at| SmallBytes::from(&pair[at][..]));
             assert_eq!((&*short, &*long), (&pair[0][..], &pair[1][..]));
             assert!(short < long && short == short.clone());
             assert_eq!(short.memory_bytes() == 0, short.len() <= INLINE_BYTES);

@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::archive::epochs::{EpochRecord, EpochTree};
+use crate::archive::layout::BaseName;
 use crate::archive::layout::ChunkName;
-use crate::archive::layout::{BaseName, PlainName};
 use crate::archive::listing::{BaseObjects, Stored};
 use crate::csn::{CommitTime, Epoch, HistoryHash};
-use crate::restore::reach::Reach;
+use crate::history::reach::Reach;
+use crate::plain_name::PlainName;
 use chrono::DateTime;
 use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 //! Guarantees: bounded memory; whatever is delivered as a base's file has the BLAKE3 that its manifest gives; an object
 //! that is not there is an error that names it. Failures that may pass were retried by [`Archive`].
 
-use super::history::{full_name, vanished};
+use super::line::{full_name, vanished};
 use super::plan::ChunkStep;
 use crate::archive::layout::ObjectName;
 use crate::archive::store::Archive;
@@ -160,7 +160,7 @@ fn write(io: &dyn Io, path: &std::path::Path, mut pieces: mpsc::Receiver<Result<
 }
 
 /// An object's first `len` bytes, in order, several GETs in flight.
-pub(super) fn pieces(
+pub(crate) fn pieces(
     archive: &Archive,
     name: &ObjectName,
     len: u64,
@@ -177,7 +177,7 @@ pub(super) fn pieces(
     stream::iter(offsets).map(get).buffered(PIECES_IN_FLIGHT_MAX)
 }
 
-pub(super) fn check_hash(what: &str, found: blake3::Hash, expected: blake3::Hash) -> Result<()> {
+pub(crate) fn check_hash(what: &str, found: blake3::Hash, expected: blake3::Hash) -> Result<()> {
     if found == expected {
         return Ok(());
     }

@@ -1,16 +1,17 @@
 //! From what was asked for to a csn and a plan, with as little reading as that takes: the manifests of the base and the
 //! runs that are planned with, and for a time what [`super::times`] needs.
 
-use super::history::History;
+use super::line::History;
 use super::plan::{ChunkStep, Plan, RunStep, SkippedBase, SkippedRun, plan_without};
 use super::reach::CsnRange;
 use super::target::Target;
 use super::times::Times;
-use crate::archive::layout::{PlainName, RunName};
+use crate::archive::layout::RunName;
 use crate::archive::listing::BaseStart;
 use crate::archive::marks;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
+use crate::plain_name::PlainName;
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
 use futures::stream::{self, StreamExt};
@@ -32,7 +33,7 @@ pub struct Planned {
 
 /// Steps of one kind, with what they need.
 #[derive(Clone, Debug)]
-pub(super) enum Leg {
+pub(crate) enum Leg {
     /// Chunks that follow each other.
     Chunks(Vec<ChunkStep>),
     /// A run.
@@ -41,13 +42,13 @@ pub(super) enum Leg {
 
 impl Planned {
     /// The steps behind the base, in csn order.
-    pub(super) fn legs(&self) -> VecDeque<Leg> {
+    pub(crate) fn legs(&self) -> VecDeque<Leg> {
         legs(&self.plan.chunks, &self.plan.runs, &self.runs)
     }
 }
 
 /// Steps in csn order, with the manifests of the runs among them.
-pub(super) fn legs(chunks: &[ChunkStep], runs: &[RunStep], manifests: &[RunManifest]) -> VecDeque<Leg> {
+pub(crate) fn legs(chunks: &[ChunkStep], runs: &[RunStep], manifests: &[RunManifest]) -> VecDeque<Leg> {
     let manifest = |step: RunStep| manifests.iter().find(|manifest| manifest.run() == step.run).cloned();
     let leg = |step: RunStep| Leg::Run(Box::new(manifest(step).expect("the manifests of a way's runs were read")));
     let mut runs = runs.iter().copied().peekable();
@@ -103,7 +104,7 @@ impl History {
     }
 
     /// The manifests of runs; `None` if one cannot be used, which is then among the skipped ones.
-    pub(super) async fn run_manifests(
+    pub(crate) async fn run_manifests(
         &self,
         runs: &[RunStep],
         skipped: &mut Vec<SkippedRun>,
@@ -136,7 +137,7 @@ impl History {
 }
 
 /// Whether what is there is not what it should be: something else may do instead.
-pub(super) fn is_unusable(error: &Error) -> bool {
+pub(crate) fn is_unusable(error: &Error) -> bool {
     matches!(error, Error::Corrupt { .. } | Error::Version { .. })
 }
 

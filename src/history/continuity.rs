@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Where hashes are compared.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Continuity {
+pub(crate) struct Continuity {
     /// Commits at which an object begins or ends.
     pub boundaries: BTreeSet<Csn>,
     told: BTreeMap<Csn, Vec<Told>>,

@@ -128,13 +128,13 @@ impl Reach {
 }
 
 /// Whether a base is one: whole, or with chunks, in these stretches, between its cuts.
-pub(super) fn leads(stretches: &[CsnRange], start: BaseStart) -> bool {
+pub(crate) fn leads(stretches: &[CsnRange], start: BaseStart) -> bool {
     let BaseStart { base, after } = start;
     after >= base.csn || stretches.iter().any(|stretch| stretch.contains(after.next()) && stretch.contains(base.csn))
 }
 
 /// The commits that chunks carry, in stretches without a gap.
-pub(super) fn stretches(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
+pub(crate) fn stretches(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
     let mut stretches: Vec<CsnRange> = Vec::new();
     for part in lineage.cover(listing.chunks.keys().copied(), Csn::ZERO).uses {
         match stretches.last_mut() {

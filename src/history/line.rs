@@ -148,11 +148,11 @@ fn no_epoch(archive: &Archive, listing: &Listing, epoch: Option<Epoch>) -> Error
 }
 
 /// An object's name for messages.
-pub(super) fn full_name(archive: &Archive, name: &ObjectName) -> String {
+pub(crate) fn full_name(archive: &Archive, name: &ObjectName) -> String {
     format!("{}/{name}", archive.url())
 }
 
 /// A listed object that is not there when it is read.
-pub(super) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
+pub(crate) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
     Error::Vanished { what: full_name(archive, name) }
 }

@@ -412,5 +412,5 @@ async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "second_tests.rs"]
+#[path = "second_archive_tests.rs"]
 mod tests;

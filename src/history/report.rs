@@ -1,7 +1,7 @@
 //! What an archive holds and what it can restore: `walferry snapshots`, `walferry status --archive`.
 
 use super::abandoned::Abandoned;
-use super::history::History;
+use super::line::History;
 use super::plan::as_text;
 use super::reach::CsnRange;
 use super::times::Times;

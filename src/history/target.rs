@@ -1,8 +1,8 @@
 //! What to restore to.
 
-use crate::archive::layout::PlainName;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
+use crate::plain_name::PlainName;
 use std::fmt;
 use std::str::FromStr;
 

@@ -9,7 +9,7 @@
 //! time asked for. A time that the clock showed twice is thus that of the later epoch. Guarantees: the answer is exact. A
 //! time whose commit may be among missing ones is refused, not guessed.
 
-use super::history::{History, full_name, vanished};
+use super::line::{History, full_name, vanished};
 use super::plan::{Shortfall, SkippedBase};
 use super::reach::CsnRange;
 use super::resolve::is_unusable;
@@ -54,7 +54,7 @@ impl Span {
 }
 
 /// Commit times of one line of history, read when they are asked for.
-pub(super) struct Times<'a> {
+pub(crate) struct Times<'a> {
     history: &'a History,
     coverage: Coverage,
     headers: HashMap<ChunkName, ChunkHeader>,

@@ -184,7 +184,7 @@ impl<'a> Chunks<'a> {
 }
 
 /// The uses after `after` up to `until`, with what the listing knows about their chunks. Stops at the first gap.
-pub(super) fn steps_between(listing: &Listing, coverage: &Coverage, after: Csn, until: Csn) -> Vec<ChunkStep> {
+pub(crate) fn steps_between(listing: &Listing, coverage: &Coverage, after: Csn, until: Csn) -> Vec<ChunkStep> {
     let mut steps: Vec<ChunkStep> = Vec::new();
     let mut next = after.next();
     for &ChunkUse { chunk, use_from, use_until } in &coverage.uses {

@@ -5,7 +5,7 @@
 //! nothing more when it was listed.
 
 use super::fetch::ChunkFetch;
-use super::history::{History, full_name};
+use super::line::{History, full_name};
 use super::plan::steps;
 use super::reader_pin::ReaderPin;
 use super::torn::drop_torn;
@@ -99,7 +99,8 @@ impl CatchUp {
         let what = full_name(&self.archive, &ObjectName::Chunk(step.chunk));
         let mut unpacker = self.unpacker.take().expect("not called after an error");
         let (unpacker, unpacked) =
-            super::blocking(move || unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacker, unpacked))).await?;
+            crate::threads::blocking(move || unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacker, unpacked)))
+                .await?;
         self.unpacker = Some(unpacker);
         Ok(Some(Arc::unwrap_or_clone(unpacked.commits).into()))
     }

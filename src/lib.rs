@@ -20,7 +20,7 @@
 //! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
 //!
 //! Below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`],
-//! [`metrics`], [`directory`], [`cluster`], [`threads`], [`background`], [`allocator`] and [`io`], the only code that touches
+//! [`metrics`], [`directory`], [`cluster`], [`varint`], [`threads`], [`background`], [`allocator`] and [`io`], the only code that touches
 //! log files.
 //! Above: [`primary`], which wires the stages and is the only module that knows all others, and [`compact`], which makes
 //! an archive cheaper, without a primary or on a node's schedule. Imports go one way: base modules < io, chunk < engine
@@ -58,4 +58,5 @@ pub mod server;
 pub mod ship;
 pub mod snapshot;
 pub mod threads;
+pub mod varint;
 pub mod watermark;

@@ -20,7 +20,7 @@ use super::sync::Syncer;
 use super::turn::{LogsGuard, WriterGuard};
 use super::writer::{SealedGroup, Writer};
 use crate::clock::{ClockFace, now_micros};
-use crate::csn::{CommitTime, Csn, HistoryHash, WalSeq};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
 use parking_lot::Mutex;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Bytes of a group's effects up to which handing it to another thread would cost more than writing it (measured on two
@@ -98,8 +98,8 @@ pub struct Committer {
     memory_keys: AtomicUsize,
     /// Bytes the memory engines hold.
     memory_bytes: AtomicUsize,
-    /// Time of the last commit.
-    committed_time: AtomicU64,
+    /// Position of the last commit that was published, for threads that do not hold the logs' lock.
+    published: Mutex<Position>,
 }
 
 /// Size of the memory engines after a commit.
@@ -163,7 +163,7 @@ impl Committer {
             sink: OnceLock::new(),
             memory_keys: AtomicUsize::new(keys),
             memory_bytes: AtomicUsize::new(bytes),
-            committed_time: AtomicU64::new(position.time.0),
+            published: Mutex::new(position),
         }
     }
 
@@ -190,10 +190,10 @@ impl Committer {
         self.memory_bytes.load(Ordering::Relaxed)
     }
 
-    /// Time of the last commit, for who does not hold the lock; 0 before the first.
+    /// Returns the time of the last commit that was published, or 0 before the first. Waits for no writer.
     #[must_use]
     pub fn committed_time(&self) -> CommitTime {
-        CommitTime(self.committed_time.load(Ordering::Acquire))
+        self.position().time
     }
 
     /// Takes both locks with no group open and none on its way: those that are, are written first.
@@ -245,10 +245,15 @@ impl Committer {
         Ok(LogPosition { csn, wal_seq: oldest.unwrap_or_else(|| self.disk.wal_seq()) })
     }
 
-    /// Position of the last commit written.
+    /// Returns the position of the last commit that was published. Waits for no writer.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.logs.lock().position
+        *self.published.lock()
+    }
+
+    /// Tells threads that do not hold the logs' lock that later commits belong to `epoch`.
+    pub(super) fn publish_epoch(&self, epoch: Epoch) {
+        self.published.lock().epoch = epoch;
     }
 
     /// History hash after a commit; none if the logs hold neither it nor their own end is there. May read a part of the
@@ -394,8 +399,8 @@ impl Committer {
         if let Some(sink) = self.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after });
         }
-        self.committed_time.store(position.time.0, Ordering::Release);
-        // Who is woken by it finds everything in its place.
+        *self.published.lock() = position;
+        // Whoever this wakes finds everything in its place.
         self.watermarks.committed.raise(position.csn);
         let oplog = logs.oplog.active_file().filter(|_| logged.oplog_bytes > 0);
         self.syncer.written(position, oplog, logged.oplog_bytes, logged.wal);

@@ -220,6 +220,7 @@ impl<'a> LogsGuard<'a> {
     pub fn set_epoch(&mut self, epoch: Epoch) {
         assert!(self.guard.writer.pending.is_empty(), "an epoch starts between groups");
         self.logs.position.epoch = epoch;
+        self.guard.committer.publish_epoch(epoch);
         self.logs.oplog.set_epoch(epoch);
     }
 

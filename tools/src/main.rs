@@ -14,6 +14,7 @@ mod dataset;
 mod demo;
 mod dump;
 mod exit;
+mod help;
 mod keygen;
 mod mark;
 mod node;
@@ -48,7 +49,7 @@ fn allocated_bytes() -> Option<u64> {
 
 /// WAL-shipping replication for a hybrid, Redis-protocol store: primary, replica, archive, restore to any commit.
 #[derive(Parser)]
-#[command(version, propagate_version = true, after_help = exit::HELP)]
+#[command(name = "walferry", version, propagate_version = true, disable_help_subcommand = true, after_help = exit::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -71,6 +72,7 @@ enum Command {
     Keygen(keygen::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Help(help::Args),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Keygen(args) => run_blocking(|| keygen::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Help(args) => help::run(&args),
     };
     exit::report(done)
 }

@@ -3,7 +3,7 @@
 use crate::client::{ReachArgs, text};
 use crate::exit::Done;
 
-/// Names the state of now, to restore it by name later
+/// Creates a mark: a name by which the present state can be restored later
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
 pub struct Args {

@@ -127,9 +127,6 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
         let runs = report.checks.runs_verified;
         println!("runs     {runs} in the place of {} commits, {} bytes", report.run_commits, report.run_bytes);
     }
-    for remark in &report.remarks {
-        println!("remark   {remark}");
-    }
     for left in &report.plan.abandoned {
         println!("abandoned, and not restored: {left}");
     }

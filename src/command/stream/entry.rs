@@ -3,23 +3,22 @@
 //! ```text
 //! pairs varint | { length varint, field; length varint, value } for each pair
 //! ```
-//! Varints are LEB128: seven bits a byte, the lowest first, at most ten bytes.
+//! Varints: [`crate::varint`].
 //!
 //! Guarantees: decoding allocates nothing; bytes that were not encoded here are an error.
 
 use super::super::reply::Out;
 use crate::error::{Error, Result};
-
-const VARINT_BYTES_MAX: usize = 10;
+use crate::varint;
 
 /// Encodes fields and values, which take turns.
 pub fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> Vec<u8> {
     // Two bytes hold the length of any string below 16 KiB.
     let bytes = strings.clone().map(|string| 2 + string.len()).sum::<usize>();
-    let mut out = Vec::with_capacity(VARINT_BYTES_MAX + bytes);
-    put_varint(&mut out, strings.len() as u64 / 2);
+    let mut out = Vec::with_capacity(varint::BYTES_MAX + bytes);
+    varint::put(&mut out, strings.len() as u64 / 2);
     for string in strings {
-        put_varint(&mut out, string.len() as u64);
+        varint::put(&mut out, string.len() as u64);
         out.extend_from_slice(string);
     }
     out
@@ -29,7 +28,7 @@ pub fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> V
 pub fn write(stored: &[u8], out: &mut Out) -> Result<()> {
     let corrupt = |detail: &str| Error::corrupt("stream entry", "value", detail);
     let mut rest = stored;
-    let pairs = take_varint(&mut rest).ok_or_else(|| corrupt("has no count"))?;
+    let pairs = varint::take(&mut rest).map_err(|_| corrupt("has no count"))?;
     let strings = usize::try_from(pairs).ok().and_then(|pairs| pairs.checked_mul(2));
     let strings = strings.ok_or_else(|| corrupt("has a count that is too large"))?;
     out.array(strings);
@@ -42,32 +41,8 @@ pub fn write(stored: &[u8], out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for (at, byte) in rest.iter().enumerate().take(VARINT_BYTES_MAX) {
-        let bits = u64::from(byte & 0x7F);
-        if at == VARINT_BYTES_MAX - 1 && bits > 1 {
-            return None;
-        }
-        value |= bits << (7 * at);
-        if byte & 0x80 == 0 {
-            *rest = &rest[at + 1..];
-            return Some(value);
-        }
-    }
-    None
-}
-
 fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let len = usize::try_from(varint::take(rest).ok()?).ok()?;
     let (string, after) = rest.split_at_checked(len)?;
     *rest = after;
     Some(string)

@@ -21,6 +21,7 @@ pub use zset::{ZsetEncoder, ZsetOp, ZsetOps};
 use super::dictionary::{Dictionary, Value};
 use super::part::{Hashed, Part};
 use crate::error::{Error, Result};
+use crate::varint;
 use std::marker::PhantomData;
 
 /// What an op is about.
@@ -87,7 +88,7 @@ impl<'a> SequenceItem<'a> for (&'a [u8], f64) {
 /// Indexes are at most `u64::MAX` - 1, so that an index has a next; a sequence keeps its last one plus 1 in `last`.
 impl<'a> SequenceItem<'a> for u64 {
     fn take(rest: &mut &'a [u8], last: &mut u64) -> Option<Self> {
-        let difference = take_varint(rest)?;
+        let difference = varint::take(rest).ok()?;
         let index =
             if *last == 0 { difference } else { (*last - 1).checked_add(difference).filter(|_| difference > 0)? };
         *last = index.checked_add(1)?;
@@ -135,39 +136,15 @@ impl<'a, T: SequenceItem<'a>> Iterator for SequenceIter<'a, T> {
     }
 }
 
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for (at, byte) in rest.iter().enumerate().take(10) {
-        let bits = u64::from(byte & 0x7f);
-        if at == 9 && bits > 1 {
-            return None;
-        }
-        value |= bits << (7 * at);
-        if byte & 0x80 == 0 {
-            *rest = &rest[at + 1..];
-            return Some(value);
-        }
-    }
-    None
-}
-
 fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let len = usize::try_from(varint::take(rest).ok()?).ok()?;
     let (bytes, after) = rest.split_at_checked(len)?;
     *rest = after;
     Some(bytes)
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
+    varint::put(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
@@ -180,7 +157,7 @@ fn put_head(out: &mut Vec<u8>, tag: u8, key: &[u8]) {
 /// Appends a sequence. Panics if it is empty: such an op has no effect and must not be made.
 fn put_sequence<I: ExactSizeIterator>(out: &mut Vec<u8>, items: I, mut put: impl FnMut(&mut Vec<u8>, I::Item)) {
     assert!(items.len() > 0, "an op needs an item");
-    put_varint(out, items.len() as u64);
+    varint::put(out, items.len() as u64);
     items.for_each(|item| put(out, item));
 }
 
@@ -214,7 +191,7 @@ impl<'a> Reader<'a> {
     }
 
     fn varint(&mut self) -> Result<u64> {
-        take_varint(&mut self.rest).ok_or_else(|| self.error("expected a varint"))
+        varint::take(&mut self.rest).map_err(|_| self.error("expected a varint"))
     }
 
     fn bytes(&mut self) -> Result<&'a [u8]> {

@@ -18,10 +18,11 @@
 //! A push makes the key if it is not there; every other op needs it. A key whose list becomes empty goes.
 
 use super::{Op, Reader, Scope, Sequence};
-use super::{divergence, missing, put_bytes, put_head, put_sequence, put_varint, there};
+use super::{divergence, missing, put_bytes, put_head, put_sequence, there};
 use crate::engine::memory::List;
 use crate::engine::memory::part::{Hashed, Part};
 use crate::error::Result;
+use crate::varint;
 
 /// For messages.
 const OP: &str = "list op";
@@ -86,14 +87,14 @@ impl ListEncoder<'_> {
     /// Replaces an element.
     pub fn set(&mut self, key: &[u8], index: u64, value: &[u8]) {
         put_head(self.0, SET, key);
-        put_varint(self.0, index);
+        varint::put(self.0, index);
         put_bytes(self.0, value);
     }
 
     /// Adds an element before the one at `index`, or at the end.
     pub fn insert(&mut self, key: &[u8], index: u64, value: &[u8]) {
         put_head(self.0, INSERT, key);
-        put_varint(self.0, index);
+        varint::put(self.0, index);
         put_bytes(self.0, value);
     }
 
@@ -104,7 +105,7 @@ impl ListEncoder<'_> {
         put_sequence(self.0, indexes, |out, index| {
             let difference = last.map_or(index, |last| index.saturating_sub(last));
             assert!(last.is_none() || difference > 0, "indexes are strictly ascending");
-            put_varint(out, difference);
+            varint::put(out, difference);
             last = Some(index);
         });
     }
@@ -113,8 +114,8 @@ impl ListEncoder<'_> {
     pub fn keep(&mut self, key: &[u8], start: u64, stop: u64) {
         assert!(start <= stop, "a range from {start} to {stop}");
         put_head(self.0, KEEP, key);
-        put_varint(self.0, start);
-        put_varint(self.0, stop);
+        varint::put(self.0, start);
+        varint::put(self.0, stop);
     }
 
     /// Removes a key.
@@ -125,7 +126,7 @@ impl ListEncoder<'_> {
     /// Sets the expiry of a key; 0 = never.
     pub fn expire(&mut self, key: &[u8], at_ms: u64) {
         put_head(self.0, EXPIRE, key);
-        put_varint(self.0, at_ms);
+        varint::put(self.0, at_ms);
     }
 
     /// Moves a list and its expiry to another key.
@@ -142,7 +143,7 @@ impl ListEncoder<'_> {
     fn pop(&mut self, tag: u8, key: &[u8], count: u64) {
         assert!(count > 0, "a pop of nothing");
         put_head(self.0, tag, key);
-        put_varint(self.0, count);
+        varint::put(self.0, count);
     }
 }
 

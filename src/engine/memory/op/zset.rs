@@ -13,10 +13,11 @@
 //! A set op makes the key if it is not there; every other op needs it. A key whose set becomes empty goes.
 
 use super::{Op, Reader, Scope, Sequence};
-use super::{divergence, missing, put_bytes, put_head, put_sequence, put_varint, there};
+use super::{divergence, missing, put_bytes, put_head, put_sequence, there};
 use crate::engine::memory::Zset;
 use crate::engine::memory::part::{Hashed, Part};
 use crate::error::{Error, Result};
+use crate::varint;
 
 /// For messages.
 const OP: &str = "zset op";
@@ -66,8 +67,8 @@ impl ZsetEncoder<'_> {
     pub fn remove_ranks(&mut self, key: &[u8], start: u64, stop: u64) {
         assert!(start <= stop, "a range from {start} to {stop}");
         put_head(self.0, REMOVE_RANKS, key);
-        put_varint(self.0, start);
-        put_varint(self.0, stop);
+        varint::put(self.0, start);
+        varint::put(self.0, stop);
     }
 
     /// Removes a key.
@@ -78,7 +79,7 @@ impl ZsetEncoder<'_> {
     /// Sets the expiry of a key; 0 = never.
     pub fn expire(&mut self, key: &[u8], at_ms: u64) {
         put_head(self.0, EXPIRE, key);
-        put_varint(self.0, at_ms);
+        varint::put(self.0, at_ms);
     }
 
     /// Moves a set and its expiry to another key.

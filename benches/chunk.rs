@@ -8,7 +8,7 @@ use walferry::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::record::CommitRecord;
 
-/// A quick generator, so that runs see the same bytes.
+/// A fast generator with a fixed seed, so that all runs use the same bytes.
 struct Xorshift(u64);
 
 impl Xorshift {
@@ -36,7 +36,7 @@ fn noise(random: &mut Xorshift) -> Bytes {
     (0..100).map(|_| random.next() as u8).collect()
 }
 
-/// Commits for one full chunk: of four, two in `wal`, one in `list`, one in `zset`.
+/// Returns the commits of one full chunk: of four commits, two have effects in `wal`, one in `list`, one in `zset`.
 fn commits(value: Value) -> Vec<CommitRecord> {
     let mut random = Xorshift(0x5eed);
     let mut bytes = 0;

@@ -1,7 +1,7 @@
-//! The commit path: from a command's effects to both logs, by engine, by size of the group and by durability.
+//! The commit path, from a command's effects to both logs: by engine, by size of the group and by durability.
 //!
-//! An iteration is one group; throughput counts commits. With `always` the group's reply is waited for, by one client:
-//! that is the latency of a sync. With `everysec` the sync thread runs beside, as it does in a node.
+//! An iteration is one group; throughput counts commits. With `always`, one client waits for the reply to each group,
+//! which measures the latency of a sync. With `everysec`, the sync thread runs in parallel, as it does in a node.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use walferry::position::Position;
 const VALUE: [u8; 100] = [b'v'; 100];
 const KEYS: u64 = 10_000;
 const OPLOG_SEGMENT_BYTES: u64 = 32 << 20;
-/// Commits between two looks whether a spare segment is wanted.
+/// Number of commits between two checks whether a spare segment is needed.
 const SPARE_LOOK: u64 = 4096;
 
-/// Does what a command does to the keyspace, with the `nth` of many keys.
+/// Changes the keyspace as a command does, for the `nth` of many keys.
 type Command = fn(&mut Keyspace<'_>, u64);
 
 const COMMANDS: [(&str, Command); 7] = [
@@ -53,7 +53,7 @@ fn set(keys: &mut Keyspace<'_>, nth: u64) {
     keys.put_string(&key, &VALUE, 0).expect("set");
 }
 
-/// The collection at a key, or a new one.
+/// Returns the collection at a key, or a new one.
 fn collection(keys: &mut Keyspace<'_>, kind: DiskType, key: &[u8]) -> Collection {
     match keys.find_to_change(key).expect("look") {
         Found::Collection(found) => found,
@@ -96,7 +96,7 @@ fn zadd(keys: &mut Keyspace<'_>, nth: u64) {
     keys.change_zset(&key, |ops| ops.set(&key, [(&member[..], nth as f64)].into_iter())).expect("set");
 }
 
-/// A committer over a new directory.
+/// Creates a committer over a new directory.
 fn committer(dir: &std::path::Path, mode: AppendFsync) -> Committer {
     let io: Arc<dyn Io> = Arc::new(StdIo);
     let disk = Arc::new(Disk::open(&dir.join("db"), &dir.join("wal"), DiskOptions::default()).expect("open RocksDB"));
@@ -132,7 +132,8 @@ fn commits(c: &mut Criterion) {
                             turn.commit();
                         }
                         let last = turn.write().expect("written").expect("not empty");
-                        // As a node's chores do, beside the writer and not with every group.
+                        // The spare segment is prepared as a node's chores do it: in parallel to the writer, and not
+                        // with every group.
                         if nth % SPARE_LOOK < commits
                             && preparing.is_finished()
                             && let Some(spare) = turn.oplog().wants_spare()

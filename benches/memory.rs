@@ -6,7 +6,7 @@ use walferry::engine::memory::{Entry, List, ListEncoder, ListOps, Memory, Op, Zs
 
 const MEMBERS: u64 = 1_000_000;
 
-/// Numbers below `bound` in an order that no cache foresees.
+/// Returns a generator of numbers below `bound` in an order that no cache can predict.
 fn numbers(bound: u64) -> impl FnMut() -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     move || {

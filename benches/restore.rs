@@ -1,4 +1,4 @@
-//! Restoring a log of 100-byte SET-like commits: from chunks in memory to a finished data directory.
+//! Restores a log of 100-byte SET-like commits: from chunks in memory to a finished data directory.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use object_store::memory::InMemory;
@@ -24,7 +24,7 @@ use walferry::restore::{Options, restore};
 const COMMITS: u64 = 500_000;
 const KEYS: u64 = 1_000_000;
 
-/// A quick generator, so that runs see the same bytes.
+/// A fast generator with a fixed seed, so that all runs use the same bytes.
 struct Xorshift(u64);
 
 impl Xorshift {
@@ -36,7 +36,7 @@ impl Xorshift {
     }
 }
 
-/// A string of 100 bytes set under a random key.
+/// Returns a commit that sets a string of 100 bytes under a random key.
 fn commit(csn: u64, random: &mut Xorshift) -> CommitRecord {
     let name = format!("key:{}", random.next() % KEYS);
     let mut value =
@@ -48,7 +48,7 @@ fn commit(csn: u64, random: &mut Xorshift) -> CommitRecord {
     CommitRecord { csn: Csn(csn), epoch: Epoch(1), time, disk_ops: 1, disk: disk.into(), ..CommitRecord::default() }
 }
 
-/// An archive of full chunks; gives the bytes of effects in it.
+/// Creates an archive of full chunks; returns the bytes of effects in it.
 async fn archive() -> (Archive, u64) {
     let archive = Archive::over(Arc::new(InMemory::new()), "memory:///bench".to_owned(), "bench", None);
     identity::establish(&archive, ClusterId([7; 16])).await.expect("identity");

@@ -1,4 +1,4 @@
-//! Memory images: written and read in one, two and four files at the same time; the digests alone.
+//! Memory images: written and read as one, two and four files in parallel; the digests alone.
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -31,7 +31,7 @@ fn memory() -> Memory {
     memory
 }
 
-/// Writes a cut to so many images at the same time.
+/// Writes a cut as `images` images in parallel.
 fn write(cut: &MemoryCut, images: usize) -> Vec<Vec<Bytes>> {
     std::thread::scope(|scope| {
         let parts = |nth| ImageParts::new(cut, ImagePosition::default(), Share { nth, of: images });

@@ -1,30 +1,33 @@
-//! Work that no client waits for: it takes the processor only as far as clients leave it.
+//! Runs work that no client waits for. Such work takes only the processor time that the clients leave.
 
 use crate::threads::join;
 
-/// Niceness of such work: it gets a tenth of what a thread of the server gets while both want all of a core. Bases and
-/// images get on under the heaviest load, and a client waits little for them.
+/// Niceness of background work: while a thread of the server wants the whole core, background work gets a tenth of the
+/// server thread's share. Bases and images then make progress under the heaviest load, and delay a client little.
 const NICENESS: i32 = 10;
-/// Niceness of a replica's applying: a third. A replica that shares the machine with its primary, or with others that
-/// serve clients, falls behind by some 0.1 s under a load that takes all of it, and catches up once it ends (measured on
-/// two cores, primary and replica on both: a tenth more operations a second than without).
+/// Niceness of a replica's applying: it gets a third of a server thread's share. A replica that shares the machine with
+/// its primary, or with other servers, falls behind by about 0.1 s under a load that takes the whole machine, and
+/// catches up after the load ends (measured on two cores with primary and replica on both: a tenth more operations a
+/// second than without niceness).
 const NICENESS_OF_APPLYING: i32 = 5;
 
-/// Runs work on a thread, and threads of that, which give way to the server's; the caller waits for it. The work must not
-/// take locks that a commit waits for: whoever holds one must not wait for the processor.
+/// Runs `work` on a thread of low priority and waits for its result; threads that `work` starts inherit the priority.
+/// The work must not take a lock that a commit waits for: a thread of low priority would hold the lock while it waits
+/// for the processor.
 pub fn run<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     run_at(NICENESS, work)
 }
 
-/// The same for applying what another node committed. It may take the writer lock: on a node that applies, only reads
-/// wait for that, and they leave the processor to it meanwhile.
+/// Runs `work`, which applies commits of another node, as [`run`] does. The work may take the writer lock: on a node
+/// that applies, only reads wait for that lock, and a waiting read leaves the processor to the work.
 pub fn apply<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     run_at(NICENESS_OF_APPLYING, work)
 }
 
 fn run_at<T: Send>(niceness: i32, work: impl FnOnce() -> T + Send) -> T {
     let give_way_and_work = || {
-        // For good, since a process may not raise a priority; hence the thread.
+        // The work gets a thread of its own, because a thread cannot raise its priority back afterwards without
+        // privileges.
         if let Err(error) = rustix::process::setpriority_process(None, niceness) {
             tracing::debug!(%error, "work in the background keeps its priority");
         }

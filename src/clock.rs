@@ -1,9 +1,9 @@
-//! The clocks: the wall clock, one that runs evenly, and the commit clock made from both.
+//! The clocks: the wall clock, the even clock, which nobody sets, and the commit clock, which is made from both.
 //!
-//! Commit times follow the even clock. They are drawn towards the wall clock, by a tenth of the time that passes, as long as
-//! the two are at most [`STEP_MIN`] apart; a wall clock that was set by more than that is not followed until somebody says
-//! that it is right. Guarantees: the commit clock never runs backwards unless it is restarted, which is for a new epoch
-//! only. Does not: decide about expiry, which follows the wall clock alone, as in Redis.
+//! Commit times follow the even clock. They are drawn towards the wall clock, by a tenth of the time that passes, as
+//! long as the two are at most [`STEP_MIN`] apart. A wall clock that was set by more than that is not followed until an
+//! operator says that it is right. Guarantee: the commit clock never runs backwards unless it is restarted, which
+//! happens for a new epoch only. Expiry does not follow the commit clock but the wall clock alone, as in Redis.
 
 use crate::csn::CommitTime;
 use rustix::time::{ClockId, clock_gettime};
@@ -11,92 +11,93 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// By how much the wall clock and commit times must differ for the wall clock to count as set (to another time), rather
-/// than as drifting.
+/// Least difference between the wall clock and commit times at which the wall clock counts as set to another time. A
+/// smaller difference counts as drift.
 pub const STEP_MIN: Duration = Duration::from_secs(60);
-/// Of this much time, one part is added or left out to draw commit times towards the wall clock: a clock that was set by
-/// 60 s is followed within ten minutes, and a duration taken from commit times is wrong by a tenth at most.
+/// One part in this many of the time that passes is added or left out to draw commit times towards the wall clock. A
+/// clock that was set by 60 s is thus followed within ten minutes, and a duration computed from commit times is wrong
+/// by at most a tenth.
 const SLEW_DIVISOR: u64 = 10;
-/// How long the reading of both clocks may take for them to count as read at the same time.
+/// Longest time between the readings of the two clocks for which they count as read at the same time.
 const READING_MAX: Duration = Duration::from_micros(2);
-/// How often both clocks are read before a slow reading is taken.
+/// Attempts to read both clocks at the same time before a slow reading is accepted.
 const READINGS_MAX: usize = 8;
 
-/// Microseconds since the Unix epoch by the system's clock; 0 if that clock stands before 1970.
+/// Returns the system clock's time in microseconds since the Unix epoch; 0 if that clock shows a time before 1970.
 #[must_use]
 pub fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
 
-/// Milliseconds since the Unix epoch by the system's clock.
+/// Returns the system clock's time in milliseconds since the Unix epoch.
 #[must_use]
 pub fn now_millis() -> u64 {
     now_micros() / 1000
 }
 
-/// Microseconds since the Unix epoch by the system's clock as it was at the first call, from where time goes on evenly: for
-/// deadlines that others see, which must not be over because somebody set the clock.
+/// Returns the system clock's time at the first call plus the time that has passed evenly since, in microseconds since
+/// the Unix epoch. It serves deadlines that other nodes see: setting the system clock must not end them.
 #[must_use]
 pub fn steady_micros() -> u64 {
     static BEGAN: LazyLock<(u64, Moment)> = LazyLock::new(|| (now_micros(), Moment::now()));
     BEGAN.0 + BEGAN.1.elapsed().as_micros() as u64
 }
 
-/// The same in milliseconds.
+/// Returns [`steady_micros`] in milliseconds.
 #[must_use]
 pub fn steady_millis() -> u64 {
     steady_micros() / 1000
 }
 
-/// A moment by a clock that nobody sets and that runs on while the machine sleeps: microseconds since its boot. What was
-/// before the boot is negative.
+/// A moment by the even clock: microseconds since the machine's boot. Nobody sets this clock, and it runs on while the
+/// machine sleeps. A moment before the boot is negative.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Moment(i64);
 
 impl Moment {
-    /// This moment.
+    /// Returns the present moment.
     #[must_use]
     pub fn now() -> Self {
         let now = clock_gettime(ClockId::Boottime);
         Self(now.tv_sec * 1_000_000 + now.tv_nsec / 1000)
     }
 
-    /// As a number: microseconds since the boot.
+    /// Returns the microseconds since the boot.
     #[must_use]
     pub fn micros(self) -> i64 {
         self.0
     }
 
-    /// How long it is after `earlier`; zero if it is not.
+    /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
     }
 
-    /// How long ago it was.
+    /// Returns the time from this moment to the present.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
     }
 
-    /// The moment so long before it.
+    /// Returns the moment that lies `time` before this one.
     #[must_use]
     pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 
-/// By how many microseconds the wall clock was ahead of the even clock when both were last read with care. As long as the
-/// two agree with that, nobody was put to sleep between reading one and the other.
+/// Microseconds by which the wall clock was ahead of the even clock at the last careful reading; `i64::MIN` before the
+/// first. A pair of readings that agrees with this value was taken without a pause between the two clocks.
 static APART_LAST: AtomicI64 = AtomicI64::new(i64::MIN);
 
-/// The wall clock and the even clock, read at the same time: two readings apart would make a delay between them look like
-/// a clock that was set.
+/// The wall clock and the even clock, read at the same time. If the two were read at different times, the delay between
+/// them would look like a wall clock that was set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
-    /// Microseconds since the Unix epoch by the system's clock; 0 if that clock stands before 1970.
+    /// The system clock's time in microseconds since the Unix epoch; 0 if that clock shows a time before 1970.
     pub wall_us: u64,
-    /// The moment at which it showed them.
+    /// The moment at which the system clock showed that time.
     pub at: Moment,
 }
 
@@ -113,7 +114,7 @@ impl Reading {
         reading
     }
 
-    /// Reads both clocks, and does so again if the thread was put to sleep between the two.
+    /// Reads both clocks until they are read without a pause between them, at most [`READINGS_MAX`] times.
     #[cold]
     fn careful() -> Self {
         let mut before = Moment::now();
@@ -128,16 +129,16 @@ impl Reading {
         Self { wall_us: now_micros(), at: before }
     }
 
-    /// Microseconds by which the wall clock is ahead of the even clock.
+    /// Returns the microseconds by which the wall clock is ahead of the even clock.
     fn apart(self) -> i64 {
         i64::try_from(self.wall_us).unwrap_or(i64::MAX).saturating_sub(self.at.0)
     }
 }
 
-/// What the commit clock shows, for whoever does not hold the lock it is under.
+/// A view of the commit clock for threads that do not hold the lock of the clock.
 #[derive(Clone, Debug)]
 pub struct ClockFace {
-    /// Commit time less [`Moment`], in microseconds; `i64::MIN` while the clock does not run.
+    /// Commit time minus [`Moment`] in microseconds; `i64::MIN` while the commit clock is stopped.
     ahead: Arc<AtomicI64>,
 }
 
@@ -148,7 +149,8 @@ impl Default for ClockFace {
 }
 
 impl ClockFace {
-    /// The time that a commit made now would have, about; the wall clock's while the commit clock does not run.
+    /// Returns the approximate time of a commit made at present. While the commit clock is stopped, this is the wall
+    /// clock's time.
     #[must_use]
     pub fn now(&self) -> CommitTime {
         match self.ahead.load(Ordering::Relaxed) {
@@ -158,53 +160,54 @@ impl ClockFace {
     }
 }
 
-/// What times are counted from: the commit time of a moment.
+/// A moment and its commit time. Later commit times are counted from it.
 #[derive(Clone, Copy, Debug)]
 struct Anchor {
     at: Moment,
     time: CommitTime,
 }
 
-/// Gives commit times. It runs from its first tick, or start, on.
+/// Gives commit times. The clock is stopped until its first tick, follow or restart.
 #[derive(Debug, Default)]
 pub struct CommitClock {
-    /// The last time given.
+    /// The last commit time given.
     last: CommitTime,
-    /// What times are counted from; none while it does not run.
+    /// The anchor of the next commit times; `None` while the clock is stopped.
     anchor: Option<Anchor>,
-    /// When the last tick was.
+    /// The reading of the last tick.
     ticked: Reading,
     face: ClockFace,
 }
 
 impl CommitClock {
-    /// Continues after a commit made at `last`. It does not run yet.
+    /// Makes a stopped clock that continues after a commit made at `last`.
     #[must_use]
     pub fn continuing(last: CommitTime) -> Self {
         Self { last, ..Self::default() }
     }
 
-    /// What it shows.
+    /// Returns a view of this clock.
     #[must_use]
     pub fn face(&self) -> ClockFace {
         self.face.clone()
     }
 
-    /// The moment of the last tick.
+    /// Returns the moment of the last tick.
     #[must_use]
     pub fn ticked(&self) -> Moment {
         self.ticked.at
     }
 
-    /// The time of the next commit, made at `now`: never below the one before. Commits that share one reading have one
-    /// time.
+    /// Returns the time of the next commit, made at `now`. The time is never below that of the commit before. Commits
+    /// that share one reading have the same time.
     pub fn tick(&mut self, now: Reading) -> CommitTime {
         if self.anchor.is_some() && self.ticked == now {
             return self.last;
         }
         let at = now.at;
         let time = self.time_at(now).max(self.last);
-        // Counted anew only after a while, so that a tenth of what passed is not rounded to nothing.
+        // The anchor is renewed at most once a millisecond, because a tenth of a shorter time would be rounded to
+        // nothing.
         if self.anchor.is_none_or(|anchor| at.since(anchor.at) >= Duration::from_millis(1)) {
             self.anchor = Some(Anchor { at, time });
             self.face.ahead.store(i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(at.0), Ordering::Relaxed);
@@ -214,7 +217,7 @@ impl CommitClock {
         time
     }
 
-    /// The time of a commit made at `now`, if there were none before.
+    /// Returns the time that the clock shows at `now`. While the clock runs, this can be below the last time given.
     fn time_at(&self, now: Reading) -> CommitTime {
         let Reading { wall_us: now_us, at } = now;
         let Some(anchor) = self.anchor else { return self.last.max(CommitTime(now_us)) };
@@ -230,7 +233,7 @@ impl CommitClock {
         }
     }
 
-    /// Takes over the time of a commit made elsewhere. It does not run from then on.
+    /// Takes over the time of a commit that was made elsewhere. The clock stops until the next tick, follow or restart.
     pub fn observe(&mut self, time: CommitTime) {
         self.last = time;
         if self.anchor.take().is_some() {
@@ -238,19 +241,21 @@ impl CommitClock {
         }
     }
 
-    /// Goes on from the wall clock's time, forward only: from the last time given if that is later.
+    /// Continues from the wall clock's time, or from the last time given if that is later.
     pub fn follow(&mut self, now: Reading) {
         self.observe(self.last);
         self.tick(now);
     }
 
-    /// Goes on from the wall clock's time even if that is earlier: for the first commit of an epoch.
+    /// Continues from the wall clock's time even if that is earlier than the last time given. Only the first commit of
+    /// an epoch allows this.
     pub fn restart(&mut self, now: Reading) {
         self.observe(CommitTime(now.wall_us));
         self.tick(now);
     }
 
-    /// By how many microseconds the wall clock is ahead of commit times at `now`; negative if it is behind.
+    /// Returns the microseconds by which the wall clock is ahead of commit times at `now`; negative if the wall clock
+    /// is behind.
     #[must_use]
     pub fn lag_us(&self, now: Reading) -> i64 {
         let time = self.time_at(now).0;
@@ -259,7 +264,7 @@ impl CommitClock {
     }
 }
 
-/// Whether clocks that are so many microseconds apart are not merely drifting.
+/// Reports whether a difference of so many microseconds means that a clock was set, rather than that it drifts.
 #[must_use]
 pub fn is_step(apart_us: i64) -> bool {
     u128::from(apart_us.unsigned_abs()) > STEP_MIN.as_micros()
@@ -273,7 +278,7 @@ mod tests {
     const DAY: u64 = 24 * 3600 * SECOND;
     const START: u64 = 1_790_000_000 * SECOND;
 
-    /// A clock that runs since moment 0, at which the wall clock showed [`START`].
+    /// Returns a clock that runs since moment 0, at which the wall clock showed [`START`].
     fn running() -> CommitClock {
         let mut clock = CommitClock::continuing(CommitTime(7));
         assert_eq!(clock.tick(reading(START, 0)), CommitTime(START));
@@ -327,7 +332,8 @@ mod tests {
                 assert_eq!(clock.tick(reading(set(us), us)), CommitTime(START + us));
             }
             assert!(is_step(jump) && !is_step(59 * SECOND as i64));
-            // For one write only: nothing of it stays.
+            // The wall clock was wrong only for the ticks above and is right from this tick on; the wrong times leave
+            // no trace.
             assert_eq!(clock.tick(reading(START + DAY, DAY)), CommitTime(START + DAY));
         }
     }
@@ -336,7 +342,8 @@ mod tests {
     fn it_never_runs_backwards_but_by_a_restart() {
         let mut clock = running();
         clock.tick(reading(START + 500, 500));
-        // The clocks were read before those of the commit before, which did not wait for a lock.
+        // This reading is older than that of the commit before, because this commit waited for the lock after it read
+        // the clocks.
         assert!(clock.tick(reading(START + 400, 400)) >= CommitTime(START + 500));
         clock.follow(reading(START - DAY, 700));
         assert!(clock.last >= CommitTime(START + 500));

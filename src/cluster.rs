@@ -1,4 +1,4 @@
-//! The random numbers that clusters and writers are known by: data directories, archives and replicas of one cluster
+//! The random numbers that identify clusters and writers. The data directories, archives and replicas of one cluster
 //! share its number.
 
 use crate::csn::Incarnation;
@@ -9,20 +9,20 @@ use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Random number a cluster is known by, for life: 128 bits, shown as 32 hexadecimal digits.
+/// Random number that identifies a cluster and never changes: 128 bits, shown as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(pub [u8; 16]);
 
 impl ClusterId {
-    /// A new one, from the system's random numbers.
+    /// Draws a new number from the system's random numbers.
     pub fn generate() -> Result<Self> {
         random().map(Self)
     }
 }
 
 impl Incarnation {
-    /// A new one, from the system's random numbers.
+    /// Draws a new number from the system's random numbers.
     pub fn draw() -> Result<Self> {
         random().map(|bytes| Self(u64::from_le_bytes(bytes)))
     }

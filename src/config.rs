@@ -1,8 +1,8 @@
 //! Configuration: keys in kebab-case, with Redis' own name where Redis has one.
 //!
-//! Guarantees: an unknown key and a value that does not parse are errors that say what is accepted; what is shown is
-//! what is in force. Sources, later ones win: defaults, `--config FILE.toml`, `--set KEY=VALUE`, then `CONFIG SET` for
-//! the keys that may change while running. Secrets are never shown.
+//! Guarantees: an unknown key, or a value that does not parse, gives an error that says what is accepted; a shown value
+//! is the value in force. The sources are, later ones winning: defaults, `--config FILE.toml`, `--set KEY=VALUE`, then
+//! `CONFIG SET` for the keys that may change while running. Secrets are never shown.
 
 use crate::error::{Error, Result};
 use crate::grain::Grain;
@@ -15,21 +15,21 @@ mod bases;
 
 pub use bases::{Consistency, SnapshotFrom};
 
-/// When a reply may be sent and when logs are synced.
+/// When a reply may be sent and when the logs are synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum AppendFsync {
     /// Replies wait until both logs are synced.
     Always = 0,
-    /// Both logs are synced once a second.
+    /// Both logs are synced once a second; replies do not wait for it.
     EverySec = 1,
-    /// The OS decides.
+    /// The OS decides when the logs are synced; replies do not wait for it.
     No = 2,
 }
 
-/// A value a configuration key can have.
+/// A type that the value of a configuration key can have.
 trait Setting: Sized {
-    /// What is accepted, for error messages.
+    /// Returns the description of accepted values, for error messages.
     fn accepted() -> String;
     fn parse(text: &str) -> Option<Self>;
     fn show(&self) -> String;
@@ -59,21 +59,20 @@ impl fmt::Display for AppendFsync {
     }
 }
 
-/// The most bytes that can be set: an exabyte. To add some to it never overflows.
+/// Largest number of bytes that can be set: an exabyte. Adding another such number never overflows.
 const BYTES_MAX: u64 = 1 << 60;
-/// The least that Redis takes as the length of an argument and of a client's unread requests.
+/// Smallest limit, in bytes, that Redis accepts for the length of an argument and for a client's unread requests.
 const QUERY_BYTES_MIN: u64 = 1 << 20;
-/// The longest argument that can be allowed.
+/// Largest limit, in bytes, that can be set for the length of an argument.
 const ARGUMENT_BYTES_MAX: u64 = 2 << 30;
-/// A segment of the op-log is written whole when it is made.
+/// Largest size of an op-log segment, in bytes. A new segment is written in full with zeroes, so its size costs time.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-/// The least a segment has: one for each group of commits would be none at all.
+/// Smallest size of an op-log segment, in bytes. With smaller segments every group of commits could need a new one.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
-/// Bytes of effects that one commit may have, at least and at most. Every format and every message carries a commit of the
-/// largest.
+/// Smallest value of `max-commit-bytes`. All formats and messages can carry a commit of [`COMMIT_BYTES_MAX`].
 pub const COMMIT_BYTES_MIN: u64 = 1 << 20;
-/// See [`COMMIT_BYTES_MIN`].
+/// Largest value of `max-commit-bytes`, see [`COMMIT_BYTES_MIN`].
 pub const COMMIT_BYTES_MAX: u64 = 2 << 30;
 
 /// Bytes of effects that one commit may have.
@@ -87,7 +86,7 @@ pub struct Memory<const MIN: u64, const MAX: u64>(pub u64);
 
 impl<const MIN: u64, const MAX: u64> Setting for Memory<MIN, MAX> {
     fn accepted() -> String {
-        // In Redis' words where the limits are those of no one key.
+        // Without limits of its own, a key has Redis' words.
         if (MIN, MAX) == (0, BYTES_MAX) {
             return "a memory value".to_owned();
         }
@@ -116,7 +115,7 @@ impl<const MIN: u64, const MAX: u64> Setting for Memory<MIN, MAX> {
     }
 }
 
-/// As a user writes it.
+/// Formats a number of bytes as a user writes it.
 fn shown(bytes: u64) -> String {
     let units = [("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10)];
     let unit = units.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
@@ -141,7 +140,7 @@ impl<const MIN: u64, const MAX: u64> Setting for Number<MIN, MAX> {
     }
 }
 
-/// The port of something that need not listen; 0: it does not.
+/// The port of an optional listener; 0 means that there is no listener.
 impl Setting for u16 {
     fn accepted() -> String {
         "a port from 1 to 65535, or 0 for none".to_owned()
@@ -174,7 +173,7 @@ impl Setting for Port {
     }
 }
 
-/// The longest time: a hundred years. To add one to a time of the clock never overflows.
+/// Longest time that can be set: a hundred years. Adding it to a time of the clock never overflows.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Setting for Duration {
@@ -232,7 +231,7 @@ impl Setting for Keep {
     }
 }
 
-/// Which compacted runs a node builds, if any.
+/// The size of the compacted runs that a node builds; `None` if it builds none.
 impl Setting for Option<Grain> {
     fn accepted() -> String {
         "hour, day, commits:N or empty".to_owned()
@@ -261,25 +260,25 @@ impl Setting for String {
     }
 }
 
-/// Whether a key may change while running.
+/// When a key may be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum When {
-    /// By `CONFIG SET`.
+    /// Also while running, by `CONFIG SET`.
     Running,
     /// Only before the start.
     Start,
-    /// Only before the start, and its value is never shown.
+    /// Only before the start; the value is never shown.
     Secret,
 }
 
 /// A configuration key as `walferry primary --help` and the README list it.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyDoc {
-    /// The key.
+    /// Name of the key.
     pub name: &'static str,
-    /// When it can be set.
+    /// When the key can be set.
     pub when: When,
-    /// What it does, with its unit.
+    /// What the key does, with its unit.
     pub doc: &'static str,
 }
 
@@ -298,7 +297,7 @@ macro_rules! configuration {
         }
 
         impl Config {
-            /// Every key.
+            /// All keys with their docs.
             pub const KEYS: &[KeyDoc] = &[$(KeyDoc { name: $name, when: When::$when, doc: $doc },)*];
 
             /// Sets a key from text.
@@ -310,7 +309,7 @@ macro_rules! configuration {
                 Ok(())
             }
 
-            /// A key's value as text; `None` if there is no such key. A secret shows as an empty text.
+            /// Returns a key's value as text; `None` if there is no such key. A secret gives an empty text.
             #[must_use]
             pub fn get(&self, key: &str) -> Option<String> {
                 match key {
@@ -397,7 +396,7 @@ impl fmt::Debug for Config {
 }
 
 impl Config {
-    /// Sets a key while running: only those that may change then.
+    /// Sets a key while running. Returns an error if the key may not change then.
     pub fn change(&mut self, key: &str, value: &str) -> Result<()> {
         match Self::KEYS.iter().find(|doc| doc.name == key) {
             Some(doc) if doc.when != When::Running => {
@@ -415,7 +414,7 @@ impl Config {
         self.set(key.trim(), value.trim())
     }
 
-    /// Sets every key of a TOML file's top level.
+    /// Sets all keys of the top level of a TOML file.
     pub fn set_toml(&mut self, text: &str) -> Result<()> {
         let table = toml::Table::from_str(text)
             .map_err(|error| Error::Config { key: "configuration file".into(), detail: error.to_string() })?;

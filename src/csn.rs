@@ -1,7 +1,7 @@
-//! Positions in history. Each is a newtype so that a commit number is never mistaken for a WAL sequence.
+//! Numbers of places in history. Each is a newtype, so that a commit number is never mistaken for a WAL sequence.
 //!
-//! Guarantees: a [`Csn`] is dense (1, 2, 3 ...), `Csn::ZERO` means "before the first commit"; the text form has a
-//! fixed width, so that names sort as their positions do.
+//! Guarantees: a [`Csn`] is dense (1, 2, 3 ...), and `Csn::ZERO` means "before the first commit"; the text form made by
+//! `padded` has a fixed width, so that names sort in the order of their positions.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -15,16 +15,16 @@ macro_rules! position {
         pub struct $name(pub $raw);
 
         impl $name {
-            /// The position before the first.
+            /// The position before the first one.
             pub const ZERO: Self = Self(0);
 
-            /// The position that follows this one. Panics at the end of the number range.
+            /// Returns the position that follows this one. Panics at the end of the number range.
             #[must_use]
             pub fn next(self) -> Self {
                 Self(self.0.checked_add(1).expect("position overflow"))
             }
 
-            /// Fixed-width decimal form, for names that must sort by position.
+            /// Returns the decimal form of fixed width, for names that must sort by position.
             #[must_use]
             pub fn padded(self) -> String {
                 format!(concat!("{:0", $width, "}"), self.0)
@@ -48,7 +48,7 @@ position!(
     Epoch, u32, "8"
 );
 position!(
-    /// RocksDB's own sequence number: advances by one for each operation in a write batch.
+    /// RocksDB's own sequence number. It advances by one for each operation in a write batch.
     WalSeq, u64, "20"
 );
 position!(
@@ -105,7 +105,7 @@ hex_word!(
     HistoryHash
 );
 hex_word!(
-    /// Random number that tells two writers apart which took the same epoch number, and two starts of one writer. Text
+    /// Random number that distinguishes two writers that took the same epoch number, and two starts of one writer. Text
     /// form: 16 hexadecimal digits.
     Incarnation
 );
@@ -116,27 +116,28 @@ impl HistoryHash {
 }
 
 impl Csn {
-    /// The position before this one; `ZERO` stays `ZERO`.
+    /// Returns the position before this one; `ZERO` stays `ZERO`.
     #[must_use]
     pub fn prev(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
 
-    /// How many commits lie after `earlier` up to and including this one; 0 if `earlier` is not earlier.
+    /// Returns the number of commits after `earlier` up to and including this one; 0 if `earlier` is not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// Time of a commit: microseconds since the Unix epoch, never decreasing from one csn to the next, but where an epoch began
-/// at the present time because the times before it lay in the future.
+/// Time of a commit: microseconds since the Unix epoch. It never decreases from one csn to the next, except where an
+/// epoch began at the present time because the commit times before it lay in the future.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CommitTime(pub u64);
 
 impl CommitTime {
-    /// RFC 3339 in UTC with microseconds, for messages and JSON; `-` for a time outside chrono's range.
+    /// Formats the time as RFC 3339 in UTC with microseconds, for messages and JSON; `-` for a time outside chrono's
+    /// range.
     #[must_use]
     pub fn rfc3339(self) -> String {
         i64::try_from(self.0)
@@ -145,14 +146,14 @@ impl CommitTime {
             .map_or_else(|| "-".to_owned(), |t| t.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
     }
 
-    /// Reads RFC 3339 with a zone; `None` when the text is not one or lies before 1970.
+    /// Reads RFC 3339 with a time zone. Returns `None` if the text has another form or lies before 1970.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
         u64::try_from(time.timestamp_micros()).ok().map(Self)
     }
 
-    /// Whole milliseconds since the Unix epoch, the unit of Redis expiry.
+    /// Returns whole milliseconds since the Unix epoch, the unit of Redis expiry.
     #[must_use]
     pub fn millis(self) -> u64 {
         self.0 / 1000

@@ -1,13 +1,14 @@
-//! The data directory: where everything lies, whose it is, and who may open it.
+//! The data directory: the place of each file, the identity of the node that owns the directory, and the lock on it.
 //!
 //! ```text
-//! walferry.json   identity: cluster, node, epoch and how it came about
+//! walferry.json   identity: cluster, node, epoch and how the epoch began
 //! LOCK            held while a process has the directory open
-//! RESTORING       there while a restore is under way: a directory with it is never opened
-//! db/             RocksDB          wal/      its WAL files, archived ones in wal/archive
-//! oplog/          op-log segments  image/    memory images
+//! RESTORING       present while a restore is under way: a directory with it is never opened
+//! db/             RocksDB          wal/       its WAL files, archived ones in wal/archive
+//! oplog/          op-log segments  image/     memory images
 //! spool/          sealed chunks that wait for the archive
-//! base/           a base being cut  bootstrap/     a base that a primary sends
+//! base/           a base being cut            bootstrap/  a base that a primary sends
+//! run/            a compacted run being built
 //! ```
 //!
 //! Guarantees: one process at a time; the identity is replaced as a whole or not at all.
@@ -23,11 +24,11 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Version of the directory's layout that this build writes and reads.
+/// Version of the directory's layout that this build reads and writes.
 const FORMAT: u32 = 2;
 /// Name of the directory for a base that a primary sends.
 const BOOTSTRAP: &str = "bootstrap";
-/// Name of the mark of a restore that is under way.
+/// Name of the file that marks a restore under way.
 const RESTORING: &str = "RESTORING";
 
 /// Paths in a data directory.
@@ -36,44 +37,44 @@ pub struct DataDir {
     root: PathBuf,
 }
 
-/// Held as long as a process has the directory open.
+/// Lock on a data directory. A process holds it as long as it has the directory open.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
 }
 
-/// What a node was when it last wrote its directory.
+/// Role of a node when it last wrote its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LastRole {
-    /// It took writes.
+    /// The node took writes.
     Primary,
-    /// It followed a primary.
+    /// The node followed a primary.
     Replica,
-    /// It was made by a restore and has not been opened since: its first start as a primary begins a new epoch.
+    /// A restore made the directory, and no node has opened it since. Its first start as a primary begins a new epoch.
     Restored,
 }
 
-/// A generation of the writer in this directory's own history.
+/// A generation of the writer in the history of this directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochStart {
-    /// The generation's number.
+    /// Number of the generation.
     pub epoch: Epoch,
-    /// Random number that its writer drew: tells apart two nodes that took the same number.
+    /// Random number that the generation's writer drew. It distinguishes two nodes that took the same number.
     pub incarnation: Incarnation,
-    /// The last commit it shares with the generation before; 0 for the first.
+    /// Last commit that the generation shares with the one before; 0 for the first generation.
     pub fork: Csn,
-    /// History hash after `fork`.
+    /// History hash after the commit at `fork`.
     pub hash: HistoryHash,
 }
 
 impl EpochStart {
-    /// A generation with a new incarnation, which goes on after the commit at `fork`.
+    /// Makes a generation with a new incarnation that continues after the commit at `fork`.
     pub fn draw(epoch: Epoch, fork: Csn, hash: HistoryHash) -> Result<Self> {
         Ok(Self { epoch, incarnation: Incarnation::draw()?, fork, hash })
     }
 
-    /// A generation without an incarnation and a hash, for tests of what looks at numbers only.
+    /// Makes a generation without an incarnation and a hash, for tests that look at numbers only.
     #[cfg(test)]
     #[must_use]
     pub fn unhashed(epoch: Epoch, fork: Csn) -> Self {
@@ -81,49 +82,52 @@ impl EpochStart {
     }
 }
 
-/// Whose directory this is.
+/// Identity of a data directory, as `walferry.json` stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// Version of the layout.
+    /// Version of the directory's layout.
     pub format: u32,
-    /// The cluster.
+    /// The cluster that the directory belongs to.
     pub cluster: ClusterId,
-    /// This node: random, for life.
+    /// Random name of this node; it never changes.
     pub node: String,
-    /// What it was last.
+    /// Role of the node when it last wrote the directory.
     pub role: LastRole,
     /// Generations that made this directory's commits, oldest first; never empty. The last is the current one.
     pub history: Vec<EpochStart>,
-    /// The machine's boot during which the directory was last opened; another one means the page cache was lost.
+    /// The machine's boot during which the directory was last opened. Another boot means that the page cache was lost.
     pub boot: String,
-    /// Whether it was closed in good order since.
+    /// Whether the directory was closed in good order after it was last opened.
     pub is_clean: bool,
-    /// Whether commits may be missing that this history once had: a primary must begin a new epoch before it serves, a
-    /// replica must start anew. Set before a recovery that could find so, taken back when it did not.
+    /// Whether commits that this history once had may be missing. If so, a primary must begin a new epoch before it
+    /// serves, and a replica must start from an empty directory. The flag is set before a recovery that could find a
+    /// loss, and cleared if the recovery finds none.
     #[serde(default)]
     pub may_lack_commits: bool,
-    /// The last commit that is known to be what it was, if later ones may have been replaced because nobody had them any
-    /// more; none if all are. The next generation forks there: who has the lost ones has another history.
+    /// Last commit that is known to be unchanged, if later ones may have been replaced because no node and no archive
+    /// had them; `None` if all commits are unchanged. The next generation forks at this commit: a node that has the
+    /// lost commits has another history.
     #[serde(default)]
     pub intact_until: Option<Csn>,
     /// The last start as a writer to an archive that this directory claimed, or was about to claim.
     #[serde(default)]
     pub start: Option<WriterStart>,
-    /// A newer generation that fenced this node; none unless it was fenced and has not rejoined since.
+    /// The newer generation that fenced this node; `None` if the node was not fenced, or has rejoined since.
     #[serde(default)]
     pub fenced_by: Option<FencedBy>,
-    /// Where the directory was when it was last opened: changes when it is copied. None before the first time.
+    /// Place of the directory when it was last opened; a copy has another place. `None` before the directory was first
+    /// opened.
     #[serde(default)]
     pub place: Option<Place>,
 }
 
-/// One start of a writer, as its data directory remembers it.
+/// One start of a writer, as its data directory stores it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WriterStart {
-    /// The epoch it writes under.
+    /// Epoch that the writer writes under.
     pub epoch: Epoch,
-    /// Its number under the epoch, from 1.
+    /// Number of the start under the epoch, from 1.
     pub number: u32,
     /// Random number of this start.
     pub incarnation: Incarnation,
@@ -132,23 +136,23 @@ pub struct WriterStart {
 /// The generation that fenced a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FencedBy {
-    /// Its number.
+    /// Number of the generation.
     pub epoch: Epoch,
-    /// The node that claimed it.
+    /// Node that claimed the generation.
     pub node: String,
 }
 
-/// A file's place on its file system: the same after a restart, another one for a copy.
+/// A file's place on its file system. A restart does not change the place; a copy has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Its inode.
+    /// Inode of the file.
     pub inode: u64,
-    /// When the inode was made, in nanoseconds since the Unix epoch; 0 where the file system does not tell.
+    /// Time at which the inode was made, in nanoseconds since the Unix epoch; 0 if the file system does not tell.
     pub made_ns: u64,
 }
 
 impl Identity {
-    /// The identity of a new directory.
+    /// Makes the identity of a new directory.
     pub fn new(cluster: ClusterId, role: LastRole) -> Result<Self> {
         let node = ClusterId::generate()?.to_string()[..16].to_owned();
         let history = vec![EpochStart::draw(Epoch(1), Csn::ZERO, HistoryHash::ZERO)?];
@@ -168,33 +172,33 @@ impl Identity {
         })
     }
 
-    /// The number of the current generation.
+    /// Returns the number of the current generation.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.current().epoch
     }
 
-    /// The current generation.
+    /// Returns the current generation.
     #[must_use]
     pub fn current(&self) -> EpochStart {
         *self.history.last().expect("a history is never empty")
     }
 
-    /// The last csn that generation `epoch` shares with this directory's history: `None` if it is not part of it,
-    /// `Csn(u64::MAX)` for the current one.
+    /// Returns the last csn that generation `epoch` shares with this directory's history: `Csn(u64::MAX)` for the
+    /// current generation, `None` for a generation outside the history.
     #[must_use]
     pub fn shared_until(&self, epoch: Epoch) -> Option<Csn> {
         let at = self.history.iter().position(|start| start.epoch == epoch)?;
         Some(self.history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork))
     }
 
-    /// Whether its generations are these.
+    /// Reports whether `history` has the same generations as this directory.
     #[must_use]
     pub fn is_same_history(&self, history: &[EpochStart]) -> bool {
         self.history == history
     }
 
-    /// What keeps this directory, at `csn`, from following a primary with `history`; `None` if nothing does.
+    /// Returns why this directory, at `csn`, cannot follow a primary with `history`; `None` if it can.
     #[must_use]
     pub fn fault_in(&self, history: &[EpochStart], csn: Csn) -> Option<String> {
         let Some(newest) = history.last().map(|start| start.epoch) else {
@@ -210,94 +214,97 @@ impl Identity {
         (own != theirs).then(|| format!("the commits up to csn {csn} were made by {own:?} here, by {theirs:?} there"))
     }
 
-    /// Where a generation forks that begins at commit `committed`.
+    /// Returns the commit at which a generation forks that begins after the commit `committed`.
     #[must_use]
     pub fn fork_at(&self, committed: Csn) -> Csn {
         self.intact_until.map_or(committed, |intact| intact.min(committed))
     }
 
-    /// Begins a generation. Those that would begin after it are left behind: nothing of theirs is here.
+    /// Begins a generation. Known generations that fork after the new one are dropped: none of their commits is in this
+    /// directory.
     pub fn begin_epoch(&mut self, start: EpochStart) {
         assert!(start.epoch > self.epoch(), "epochs go upwards");
         self.history.retain(|known| known.fork <= start.fork);
         self.history.push(start);
     }
 
-    /// Whether the machine may have lost its page cache since the directory was last open.
+    /// Reports whether the machine may have lost its page cache since the directory was last open.
     #[must_use]
     pub fn may_have_lost_a_tail(&self) -> bool {
         !self.is_clean && self.boot != current_boot()
     }
 }
 
-/// The generations that made the commits up to `csn`, without those that made none.
+/// Returns the generations that made the commits up to `csn`, without the generations that made none.
 fn makers(history: &[EpochStart], csn: Csn) -> Vec<EpochStart> {
     let until = |nth: usize| history.get(nth + 1).map_or(csn, |next| next.fork.min(csn));
     history.iter().enumerate().filter(|(nth, start)| start.fork < until(*nth)).map(|(_, start)| *start).collect()
 }
 
-/// The kernel's number of this boot; empty where there is none, which never equals a stored one that is not empty.
+/// Returns the kernel's id of the present boot. The text is empty where the kernel gives none, and then never equals a
+/// stored id.
 #[must_use]
 pub fn current_boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 impl DataDir {
-    /// The directory at `root`. Nothing is touched.
+    /// Makes the paths below `root`. The file system is not touched.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// RocksDB.
+    /// Returns the directory of RocksDB.
     #[must_use]
     pub fn db(&self) -> PathBuf {
         self.root.join("db")
     }
 
-    /// RocksDB's WAL files.
+    /// Returns the directory of RocksDB's WAL files.
     #[must_use]
     pub fn wal(&self) -> PathBuf {
         self.root.join("wal")
     }
 
-    /// Op-log segments.
+    /// Returns the directory of op-log segments.
     #[must_use]
     pub fn oplog(&self) -> PathBuf {
         self.root.join("oplog")
     }
 
-    /// Memory images.
+    /// Returns the directory of memory images.
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.root.join("image")
     }
 
-    /// Sealed chunks.
+    /// Returns the directory of sealed chunks.
     #[must_use]
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")
     }
 
-    /// A base being cut.
+    /// Returns the directory of a base that is being cut.
     #[must_use]
     pub fn base(&self) -> PathBuf {
         self.root.join("base")
     }
 
-    /// A compacted run being built.
+    /// Returns the directory of a compacted run that is being built.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
 
-    /// A base that a primary sends, until it is restored. A directory with nothing else in it is empty.
+    /// Returns the directory of a base that a primary sends; the base stays there until it is restored. A data
+    /// directory that holds nothing else counts as empty.
     #[must_use]
     pub fn bootstrap(&self) -> PathBuf {
         self.root.join(BOOTSTRAP)
@@ -311,15 +318,17 @@ impl DataDir {
         self.root.join(RESTORING)
     }
 
-    /// Whether there is nothing in it (or it does not exist). What the first start leaves when it fails (a full disk) does
-    /// not count: the `LOCK`, an identity that was not written to its end, and a part of a base that a primary sent.
+    /// Reports whether the directory holds nothing or does not exist. Leftovers of a first start that failed (for
+    /// example on a full disk) do not count: the `LOCK`, an identity that was not written to its end, and a part of a
+    /// base that a primary sent.
     pub fn is_empty(&self) -> Result<bool> {
         let counts_not = ["LOCK".to_owned(), format!("walferry.json{UNFINISHED_SUFFIX}"), BOOTSTRAP.to_owned()];
         let counts = |path: &PathBuf| !counts_not.iter().any(|name| path.file_name() == Some(OsStr::new(name)));
         Ok(!self.entries()?.iter().any(counts))
     }
 
-    /// Paths of what lies in it; none if it does not exist. The `lost+found` of a file system of its own does not count.
+    /// Returns the paths in the directory; none if it does not exist. The `lost+found` at the root of a file system
+    /// does not count.
     fn entries(&self) -> Result<Vec<PathBuf>> {
         let listed = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -336,7 +345,7 @@ impl DataDir {
         Ok(paths)
     }
 
-    /// Removes everything in it but the base that a primary sent. Nobody may be at work in it.
+    /// Removes everything in the directory except a base that a primary sent. No process may be using the directory.
     pub fn clear(&self) -> Result<()> {
         self.clear_but(&[BOOTSTRAP])
     }
@@ -352,7 +361,7 @@ impl DataDir {
         Ok(())
     }
 
-    /// Where the directory is, by its lock file.
+    /// Returns the place of the directory, which is that of its lock file.
     pub fn place(&self) -> Result<Place> {
         let path = self.root.join("LOCK");
         let found = std::fs::metadata(&path).map_err(Error::io("inspect", &path))?;
@@ -361,7 +370,7 @@ impl DataDir {
         Ok(Place { inode: std::os::unix::fs::MetadataExt::ino(&found), made_ns })
     }
 
-    /// Creates the directory if needed and keeps other processes out.
+    /// Creates the directory if needed and locks it. Returns an error if another process holds the lock.
     pub fn lock(&self) -> Result<DirLock> {
         std::fs::create_dir_all(&self.root).map_err(Error::io("create directory", &self.root))?;
         let path = self.root.join("LOCK");
@@ -375,7 +384,8 @@ impl DataDir {
         Ok(DirLock { _file: file })
     }
 
-    /// Whose directory this is; `None` if it is new. A directory with a restore under way is refused.
+    /// Returns the identity of the directory; `None` if the directory is new. Returns an error while a restore is under
+    /// way, or if the identity is corrupt or has another version.
     pub fn identity(&self) -> Result<Option<Identity>> {
         let marker = self.restoring_path();
         if marker.exists() {
@@ -416,7 +426,7 @@ impl DataDir {
         self.sync()
     }
 
-    /// Removes what an unfinished restore has made so far; its mark stays.
+    /// Removes the files that an unfinished restore has made; its mark stays.
     pub fn clear_restore(&self) -> Result<()> {
         assert!(self.restoring_path().exists(), "only an unfinished restore is taken back");
         for path in [self.db(), self.wal(), self.oplog(), self.image(), self.base()] {
@@ -430,22 +440,22 @@ impl DataDir {
         self.sync()
     }
 
-    /// Takes the mark away: the directory is whole.
+    /// Removes the mark of the restore. The directory may be opened from then on.
     pub fn end_restore(&self) -> Result<()> {
         let path = self.restoring_path();
         std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         self.sync()
     }
 
-    /// Removes what an unfinished restore has brought, so that the directory is empty again. Does nothing if there is none;
-    /// an error if somebody is at work in it.
+    /// Removes the files and the mark of an unfinished restore, so that the directory is empty. Does nothing if there
+    /// is no unfinished restore. Returns an error if another process uses the directory.
     pub fn abandon_restore(&self) -> Result<()> {
         if !self.restoring_path().exists() {
             return Ok(());
         }
         let _lock = self.lock()?;
         self.clear_but(&["LOCK", RESTORING])?;
-        // The marker last: what is left half-way is still not to be opened.
+        // The mark is removed last, so that a removal that stops half-way leaves a directory that cannot be opened.
         self.end_restore()
     }
 
@@ -478,8 +488,8 @@ mod tests {
         assert_eq!(identity.shared_until(Epoch(4)), Some(Csn(u64::MAX)));
     }
 
-    /// Goal: whatever step of replacing the identity fails, the directory has the old one or the new one; a new directory
-    /// stays empty or becomes this node's.
+    /// Goal: whichever step of replacing the identity fails, the directory has the old identity or the new one, and a
+    /// new directory either stays empty or belongs to this node.
     #[test]
     fn the_identity_is_replaced_as_a_whole_or_not_at_all() {
         let old = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();
@@ -511,7 +521,7 @@ mod tests {
         for (starts, csn) in [
             (&[(1, 0), (3, 100)][..], 150),
             (&[(1, 0), (3, 100), (4, 150)], 150),
-            // Epoch 2 made nothing; a restore leaves it out.
+            // Epoch 2 made no commits, so a restore leaves it out.
             (&[(1, 0), (2, 100), (3, 100)], 150),
             (&[(1, 0), (4, 100)], 100),
             (&[(9, 0)], 0),

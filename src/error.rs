@@ -1,84 +1,85 @@
-//! The library's one error type. Each variant says what was expected, what was found and what to do; [`Kind`] is what
-//! a caller acts on and what the command line turns into an exit code.
+//! The library's one error type. Each message says what was expected, what was found and what to do. [`Kind`] tells a
+//! caller how to act; the command line turns it into an exit code.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Result of every fallible function of the library.
+/// Result of each fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller can do about an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// A defect or an environment failure nothing more specific describes.
+    /// A defect, or a failure of the environment that no other kind describes.
     Internal,
-    /// The request, the configuration or the directory named is wrong.
+    /// The request, the configuration, the named directory or the machine's clock is wrong.
     Usage,
-    /// The restore target does not lie on the history that is there.
+    /// The restore target does not lie on the history that is available.
     Unreachable,
-    /// Stored bytes are not what was written: corruption or a gap.
+    /// Stored data is not what was written: it is corrupt, has a gap, has vanished, belongs to another history or has
+    /// an unknown version.
     Integrity,
-    /// A newer epoch exists: this writer must not write any more.
+    /// A newer epoch exists: this writer must stop writing.
     Fenced,
-    /// The object store cannot be reached or does not do what it must.
+    /// The object store cannot be reached or does not work as it must.
     Store,
-    /// A target directory holds something already.
+    /// A target directory that must be empty is not.
     NotEmpty,
 }
 
-/// Everything that can fail in the library.
+/// All errors of the library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
-        /// On which file.
+        /// The file of the operation.
         path: PathBuf,
-        /// The system's error.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// A socket operation failed.
     #[error("cannot {action} {peer}: {source}")]
     Net {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
         /// Address of the other side.
         peer: String,
-        /// The system's error.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// RocksDB refused an operation.
     #[error("RocksDB could not {action}: {source}")]
     RocksDb {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
-        /// RocksDB's error.
+        /// Error of RocksDB.
         source: rocksdb::Error,
     },
-    /// Bytes are not what was written.
+    /// Bytes differ from those that were written.
     #[error("{what} is corrupt at {position}: {detail}")]
     Corrupt {
         /// The object: a file path, an object name, a log record.
         what: String,
-        /// Where in it.
+        /// Place in the object.
         position: String,
         /// What was expected and what was found.
         detail: String,
-        /// Whether it ends too early, as an upload does that was cut off.
+        /// Whether the object ends too early, as after an interrupted upload.
         is_cut_off: bool,
     },
     /// Commits are missing.
     #[error("{what} has a gap: expected csn {expected}, found {found}")]
     Gap {
-        /// The log or the archive range.
+        /// The log or the range of the archive.
         what: String,
         /// The csn that had to come next.
         expected: Csn,
-        /// What came instead, or "the end".
+        /// The csn found in its place, or "the end".
         found: String,
     },
     /// An object that was listed is gone: a plan made from that listing is out of date.
@@ -89,38 +90,38 @@ pub enum Error {
         /// The object.
         what: String,
     },
-    /// A commit does not continue the history that it was found in.
+    /// A commit does not continue the history in which it was found.
     #[error(
         "{what} belongs to another history: by its predecessors csn {csn} must have the history hash {expected}, it says {found}. Nothing of it was applied"
     )]
     OtherHistory {
-        /// Where the commit comes from: a chunk, a log, a peer.
+        /// Source of the commit: a chunk, a log, a peer.
         what: String,
-        /// The commit.
+        /// The csn of the commit.
         csn: Csn,
-        /// The hash that the commit has if it follows what is here.
+        /// Hash that the commit must have to follow the local history.
         expected: HistoryHash,
-        /// The hash that it was found with.
+        /// Hash that the commit was found with.
         found: HistoryHash,
     },
-    /// Format or protocol version this build does not know.
+    /// A format or protocol has a version that this build does not know.
     #[error("{what} has version {found}; this build reads version {known} only. Use the walferry that wrote it")]
     Version {
-        /// The object.
+        /// The object with the version.
         what: String,
         /// Version found.
         found: u32,
-        /// The version that this build reads.
+        /// Version that this build reads.
         known: u32,
     },
-    /// A restore target that cannot be reached.
+    /// A restore target cannot be reached.
     #[error("target {target} is not restorable: {reason}. Nearest reachable: {nearest}")]
     Unreachable {
-        /// What was asked for.
+        /// The requested target.
         target: String,
-        /// Why it cannot be had.
+        /// Why the target cannot be reached.
         reason: String,
-        /// The points around it that can be had.
+        /// The nearest restore points.
         nearest: String,
     },
     /// Another writer took over.
@@ -132,25 +133,25 @@ pub enum Error {
         own: Epoch,
         /// The newer epoch.
         newer: Epoch,
-        /// Who claimed it.
+        /// Node that claimed the newer epoch.
         node: String,
     },
     /// The object store failed.
     #[error("object store could not {action} {path}: {source}")]
     Store {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
-        /// Object or prefix.
+        /// Object or prefix of the operation.
         path: String,
-        /// The store's error.
+        /// Error of the store.
         source: object_store::Error,
     },
     /// The object store answers, but not as it must.
     #[error("object store at {url} {detail}")]
     StoreContract {
-        /// The archive's URL.
+        /// URL of the archive.
         url: String,
-        /// What it did and what to do.
+        /// What the store did and what to do.
         detail: String,
     },
     /// A directory that must be empty is not.
@@ -158,15 +159,15 @@ pub enum Error {
     NotEmpty {
         /// The directory.
         dir: PathBuf,
-        /// What was found and what to do.
+        /// What was found in the directory and what to do.
         detail: String,
     },
-    /// A data directory or archive prefix is not what this process may use.
+    /// This process may not use a data directory or an archive prefix.
     #[error("{what}: {detail}")]
     Identity {
         /// The directory or the archive.
         what: String,
-        /// Expected, found, what to do.
+        /// What was expected, what was found and what to do.
         detail: String,
     },
     /// A configuration value is wrong.
@@ -174,7 +175,7 @@ pub enum Error {
     Config {
         /// The key.
         key: String,
-        /// What is wrong and what is accepted.
+        /// What is wrong with the value and which values are accepted.
         detail: String,
     },
     /// The peer broke the replication protocol.
@@ -185,7 +186,7 @@ pub enum Error {
         /// What was expected and what came.
         detail: String,
     },
-    /// Commits cannot follow those of the future.
+    /// The last commit lies in the future, so no commit of the present can follow it.
     #[error(
         "the last commit was made at {last}, {} s after the time that this machine's clock shows, {now}: one of the two is wrong. Nothing was changed. Set the clock if it is wrong. If it is right, start once with --set accept-clock-step=yes (before a promotion: CONFIG SET accept-clock-step yes): a new epoch begins, whose commits have the present time",
         last.0.saturating_sub(now.0) / 1_000_000
@@ -193,10 +194,10 @@ pub enum Error {
     FutureCommits {
         /// Time of the last commit.
         last: CommitTime,
-        /// This machine's time.
+        /// Time that this machine's clock shows.
         now: CommitTime,
     },
-    /// The engines of a base were cut further apart than allowed; there is no base then.
+    /// The engines of a base were cut further apart than allowed. No base was made.
     #[error(
         "the engines were cut {} ms of commit time apart, {} ms are allowed: there is no base. Try again when less is written, allow more, or ask for a strict base, which is exact under any load",
         found.as_secs_f64() * 1e3, allowed.as_millis()
@@ -204,19 +205,19 @@ pub enum Error {
     InconsistentTiming {
         /// Commit time between the cuts.
         found: Duration,
-        /// The most that was allowed.
+        /// The longest time that was allowed.
         allowed: Duration,
     },
-    /// Writes are refused until an operator acts.
+    /// A request is refused, for the reason that the message gives.
     #[error("{reason}")]
     Refused {
-        /// Why, and what to do.
+        /// Why the request is refused, and what to do.
         reason: String,
     },
 }
 
 impl Error {
-    /// What a caller can do about it.
+    /// Returns what a caller can do about the error.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -239,7 +240,8 @@ impl Error {
         }
     }
 
-    /// Whether it will pass when there is space on the disk again. RocksDB tells it by its text only.
+    /// Reports whether the operation can succeed after space was freed on the disk. RocksDB says so only in the text of
+    /// its error.
     #[must_use]
     pub fn is_want_of_space(&self) -> bool {
         match self {
@@ -249,41 +251,41 @@ impl Error {
         }
     }
 
-    /// Whether an object store may have caused it by answering something else than what was stored. To ask again can help.
+    /// Reports whether the object store may have caused the error by a wrong answer. If so, asking once more can help.
     #[must_use]
     pub fn may_be_a_wrong_answer(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Version { .. } | Self::Identity { .. })
     }
 
-    /// For `map_err`: a failed file operation.
+    /// Returns a function for `map_err` that reports a failed file operation.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
 
-    /// For `map_err`: a failed RocksDB call.
+    /// Returns a function for `map_err` that reports a failed RocksDB call.
     pub fn rocks(action: &'static str) -> impl FnOnce(rocksdb::Error) -> Self {
         move |source| Self::RocksDb { action, source }
     }
 
-    /// For `map_err`: this error as one of the object store's interface. The archive gives it back as it was and does
-    /// not try the request again.
+    /// Wraps this error as one of the object store's interface, for `map_err`. The archive unwraps it unchanged and
+    /// does not retry the request.
     #[must_use]
     pub fn through_store(self) -> object_store::Error {
         object_store::Error::Generic { store: "archive", source: self.into() }
     }
 
-    /// Corrupt bytes in `what` at `position`.
+    /// Makes the error for corrupt bytes in `what` at `position`.
     pub fn corrupt(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into(), is_cut_off: false }
     }
 
-    /// Bytes of `what` that end too early.
+    /// Makes the error for bytes of `what` that end too early.
     pub fn cut_off(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into(), is_cut_off: true }
     }
 
-    /// Whether bytes end too early, as those of an upload do that was cut off.
+    /// Reports whether bytes end too early, as after an interrupted upload.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         matches!(self, Self::Corrupt { is_cut_off: true, .. })

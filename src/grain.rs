@@ -1,7 +1,7 @@
-//! Where runs begin and end: at commits that retention can keep.
+//! Where compacted runs begin and end: at commits that retention can keep.
 //!
-//! Pure. Guarantees: a run ends with the last commit of an hour or a day (UTC, by commit time) or after a number of
-//! commits; only what is followed by a later commit is complete, so that two builders end runs at the same commits.
+//! Pure. Guarantees: a run ends with the last commit of an hour or a day (UTC, by commit time), or after a number of
+//! commits. A run is complete only when a later commit follows it, so that two builders end runs at the same commits.
 
 use crate::csn::CommitTime;
 use crate::error::{Error, Result};
@@ -14,16 +14,16 @@ const HOUR_MICROS: u64 = 3_600_000_000;
 /// How much one run holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Grain {
-    /// The commits of an hour.
+    /// The commits of one hour.
     Hour,
-    /// The commits of a day.
+    /// The commits of one day.
     Day,
-    /// So many commits.
+    /// This many commits.
     Commits(u64),
 }
 
 impl Grain {
-    /// Whether a run of `count` commits, the last of them made at `last`, ends before a commit made at `next`.
+    /// Reports whether a run of `count` commits, the last of them made at `last`, ends before a commit made at `next`.
     #[must_use]
     pub fn ends_between(self, count: u64, last: CommitTime, next: CommitTime) -> bool {
         match self {

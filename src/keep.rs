@@ -1,9 +1,10 @@
-//! The retention policy in user words: `7d fine, hourly 30d, daily 1y`.
+//! The retention policy in the words of users: `7d fine, hourly 30d, daily 1y`.
 //!
-//! Pure. `7d fine`: of the last seven days every commit stays restorable. `hourly 30d`: of each hour of the last thirty
-//! days one state stays restorable, the last one of it that is kept as a restore point; likewise `daily`, `weekly` (from
-//! Monday), `monthly`, and `every 6h 14d` for any other length. Hours, days, weeks and months are those of UTC. An empty
-//! policy keeps everything. What is older than the longest time given goes; marks and the newest base never do.
+//! Pure. `7d fine` means that each commit of the last seven days stays restorable. `hourly 30d` means that one state of
+//! each hour of the last thirty days stays restorable: the last state of the hour that is kept as a restore point. The
+//! same holds for `daily`, `weekly` (from Monday), `monthly`, and `every 6h 14d` for any other length. Hours, days,
+//! weeks and months are those of UTC. An empty policy keeps everything. States older than the longest time given are
+//! removed; marks and the newest base never are.
 
 use crate::csn::CommitTime;
 use crate::error::{Error, Result};
@@ -12,49 +13,49 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What a policy must look like.
+/// Description of a valid policy, for error messages.
 pub const ACCEPTS: &str = "a policy such as '7d fine, hourly 30d, daily 1y': first how long every commit is kept \
                            (TIME fine), then any of hourly, daily, weekly, monthly or 'every TIME', each with a TIME; \
                            TIME is a number and s, m, h, d, w or y; empty keeps everything";
 
 const SECOND: u64 = 1_000_000;
 const DAY: u64 = 24 * 3600 * SECOND;
-/// The Unix epoch was a Thursday: days from there to the Monday before.
+/// Days from the Monday before the Unix epoch to the epoch, which was a Thursday.
 const EPOCH_WEEKDAY: u64 = 3;
 
-/// How long what is kept.
+/// How long commits and restore points are kept.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Keep {
-    /// None: everything, for ever.
+    /// What is kept for how long; `None` keeps everything for ever.
     windows: Option<Windows>,
 }
 
-/// A policy that lets something go.
+/// A policy that does not keep everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Windows {
     /// How long every commit is kept.
     pub fine: Duration,
-    /// Beyond it.
+    /// Restore points that are kept beyond `fine`.
     pub tiers: Vec<Tier>,
 }
 
-/// One restore point for each period.
+/// One restore point is kept for each period.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tier {
     /// The period.
     pub period: Period,
-    /// For how long.
+    /// How long the restore points are kept.
     pub span: Duration,
 }
 
-/// A division of time.
+/// A division of time into periods.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Period {
-    /// Equal lengths, counted from the Unix epoch; not zero.
+    /// Periods of this length, counted from the Unix epoch; the length is not zero.
     Every(Duration),
-    /// From Monday to Sunday.
+    /// Weeks from Monday to Sunday.
     Week,
-    /// A month of the calendar.
+    /// Months of the calendar.
     Month,
 }
 
@@ -62,7 +63,7 @@ impl Period {
     const HOUR: Self = Self::Every(Duration::from_secs(3600));
     const DAY: Self = Self::Every(Duration::from_secs(24 * 3600));
 
-    /// The number of the period that a time lies in.
+    /// Returns the number of the period that `time` lies in.
     #[must_use]
     pub fn of(self, time: CommitTime) -> u64 {
         match self {
@@ -89,14 +90,14 @@ impl fmt::Display for Period {
     }
 }
 
-/// A duration in microseconds.
+/// Returns a duration in microseconds.
 #[must_use]
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Keep {
-    /// What it lets go; `None` if it keeps everything.
+    /// Returns the times after which states are removed; `None` if the policy keeps everything.
     #[must_use]
     pub fn windows(&self) -> Option<&Windows> {
         self.windows.as_ref()
@@ -158,18 +159,18 @@ fn tier(period: Period, span: &str) -> Option<Tier> {
     duration(span).map(|span| Tier { period, span })
 }
 
-/// A number and a unit.
+/// Reads a duration: a number and a unit.
 fn duration(given: &str) -> Option<Duration> {
     let digits = given.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = UNITS.iter().find(|(name, _)| *name == &given[digits.len()..])?.1;
     digits.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
-/// Seconds of the units, largest first.
+/// Units of time in seconds, largest first.
 const UNITS: [(&str, u64); 6] =
     [("y", 365 * 24 * 3600), ("w", 7 * 24 * 3600), ("d", 24 * 3600), ("h", 3600), ("m", 60), ("s", 1)];
 
-/// A duration as `duration` reads it.
+/// Formats a duration in the form that `duration` reads.
 fn text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let fits = |(name, unit): &&(&str, u64)| *name != "w" && seconds > 0 && seconds.is_multiple_of(*unit);

@@ -1,30 +1,32 @@
 //! walferry: WAL-shipping replication for a hybrid, Redis-protocol store.
 //!
-//! Strings, hashes, sets and streams live on disk in RocksDB; lists and sorted sets live in memory. Every commit is one
-//! number (csn), dense over all engines; the logs, the chunks, the replicas and the restore points all speak of it.
+//! Strings, hashes, sets and streams live on disk in RocksDB; lists and sorted sets live in memory. Each commit has a
+//! number (csn) that is dense over all engines. Logs, chunks, replicas and restore points all use this number.
 //!
 //! # The way of a write
 //!
 //! | stage | module | central type | invariant |
 //! |---|---|---|---|
-//! | 1 clients | [`server`] | `Lane`, `Connection` | replies in request order, each only when its group is written and its durability mode allows |
-//! | 2 meaning | [`command`] | `Session` | one command or EXEC is one commit, or none; what fails has no effect |
+//! | 1 clients | [`server`] | `Lane`, `Connection` | replies in request order, once the durability mode allows |
+//! | 2 meaning | [`command`] | `Session` | one command or EXEC is one commit or none; a failed command has no effect |
 //! | 3 state | [`engine`] | `Keyspace` | a key has one type and lives in one engine |
 //! | 4 logs | [`log`] | `OpLog`, the WAL envelope | a cross-engine commit stands whole in both logs |
 //! | 5 order | [`commit`] | `Committer` | csns are dense; op-log before WAL; one writer |
 //! | 6 chunk | [`chunk`] | `Chunk` | whole commits in csn order; any flipped bit is found |
 //! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | each consumer pulls from a position that it owns |
 //! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
-//! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | every engine at one csn, or at the one that is told, without stopping writes |
-//! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names what can be had |
-//! | 11 retention | [`retention`] | `PrunePlan` | nothing goes that the policy promises |
+//! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | engines at one csn, or each at a stated csn; writes go on |
+//! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names reachable targets |
+//! | 11 retention | [`retention`] | `PrunePlan` | nothing is removed that the policy promises to keep |
 //!
-//! Below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`], [`keep`], [`grain`], [`error`], [`watermark`],
-//! [`metrics`], [`directory`], [`cluster`], [`varint`], [`threads`], [`background`], [`allocator`] and [`io`], the only code that touches
-//! log files.
-//! Above: [`primary`], which wires the stages and is the only module that knows all others, and [`compact`], which makes
-//! an archive cheaper, without a primary or on a node's schedule. Imports go one way: base modules < io, chunk < engine
-//! < log, archive < commit < command, snapshot, history, restore, retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` stand on top.
+//! The base modules lie below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`],
+//! [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`], [`varint`], [`threads`],
+//! [`background`], [`allocator`], and [`io`], the only code that touches log files. Above the stages lie [`primary`],
+//! which wires them and is the only module that knows all others, and [`compact`], which makes an archive cheaper,
+//! either without a primary or on a node's schedule.
+//!
+//! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot, history, restore,
+//! retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` build on this one.
 
 pub mod allocator;
 pub mod archive;

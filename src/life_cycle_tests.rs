@@ -1,8 +1,8 @@
-//! The life of an archive, everything that changes it together and cut off at any request: random histories of all
-//! engines, bases of all levels, repairs, rebuilt bases, merging, compacted runs, marks, prunes, new epochs.
+//! The life of an archive: random histories of all engines, bases of all levels, repairs, rebuilt bases, merging,
+//! compacted runs, marks, prunes and new epochs act together, and each step is cut off at random requests.
 //!
-//! After each step, and after each step that was cut off, what the policy promises can be restored, what is said to be
-//! restorable is the state that its commits lead to, and everything else is refused.
+//! After each step, and after each step that was cut off, the states that the policy promises can be restored, a state
+//! that is reported as restorable is the one that its commits lead to, and any other target is refused.
 
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::faults::FaultStore;
@@ -36,12 +36,12 @@ use std::time::Duration;
 
 const LIVES: u64 = 4;
 const STEPS: usize = 14;
-/// Requests at which a step is cut off, out of all it sends.
+/// Number of requests at which a step is cut off; they are drawn from all requests of the step.
 const CUTS: usize = 4;
-/// Commits there before the first step, and how many of them lie before the fine window.
+/// Commits that exist before the first step, and how many of them lie before the fine window.
 const BEGINNING: (u64, usize) = (40, 28);
 
-/// What can happen to an archive.
+/// A step that changes an archive.
 #[derive(Clone, Debug)]
 enum Act {
     Rebuild(Csn),
@@ -56,7 +56,7 @@ enum Act {
 struct Life {
     store: FaultStore,
     archived: Archived,
-    /// Each line's commits, by its epoch.
+    /// Commits of each line, by the line's epoch.
     lines: BTreeMap<u32, Vec<CommitRecord>>,
     marks: Vec<MarkRecord>,
     keep: Keep,
@@ -101,7 +101,7 @@ impl Life {
         &self.archived.archive
     }
 
-    /// The same life with another store.
+    /// Returns this life with a copy of its store.
     fn fork(&mut self) -> Self {
         let store = self.store.fork();
         let archived = Archived::around(Arc::new(store.clone()));
@@ -110,7 +110,7 @@ impl Life {
         Self { store, archived, lines, marks, keep, random }
     }
 
-    /// Archives commits of the newest line that begin with what is there, in chunks of random sizes.
+    /// Archives `commits`, which begin with the newest line's commits, in chunks of random sizes.
     async fn extend(&mut self, commits: Vec<CommitRecord>) {
         let (epoch, there) = (self.newest(), self.line().len());
         let mut sizes = Vec::new();
@@ -130,9 +130,9 @@ impl Life {
         self.extend(commits).await;
     }
 
-    /// A base of any level near the end of the newest line.
+    /// Publishes a base of any level near the end of the newest line.
     async fn publish(&mut self) {
-        // A base can lie where the disk engines end: at each third commit.
+        // A base can lie where the disk engines end, which is at each third commit.
         let csn = self.line().len() as u64 / 3 * 3;
         let (level, skew) = match self.random.random_range(0..4) {
             0 => (Level::Strict, 0),
@@ -141,7 +141,7 @@ impl Life {
             _ => (Level::Eventual, self.random.random_range(1..4)),
         };
         let epoch = self.line()[csn as usize - 1].epoch.0;
-        // What lies before the fork may be on another line, and may be thinned there.
+        // Commits before the fork may lie on another line, and may be thinned there.
         if self.line()[csn as usize - 4].epoch.0 == epoch {
             self.archived.base_as(self.line(), epoch, csn - skew, csn, level).await;
         }
@@ -151,7 +151,7 @@ impl Life {
         History::read(self.archive(), Some(Epoch(leaf))).await.unwrap().reach()
     }
 
-    /// A commit of the newest line that can be restored now.
+    /// Draws a commit of the newest line that can be restored.
     async fn restorable(&mut self) -> Csn {
         let reach = self.reach(self.newest()).await;
         let there: Vec<u64> = (1..=self.line().len() as u64).filter(|csn| reach.contains(Csn(*csn))).collect();
@@ -193,7 +193,7 @@ impl Life {
             }
             Act::Repair => {
                 for start in unrepaired(&archive, CLUSTER, Epoch(self.newest())).await? {
-                    // One whose chunks are gone stays as it is.
+                    // A start whose chunks are gone stays unrepaired.
                     match repair(&archive, CLUSTER, start, None).await {
                         Ok(_) | Err(Error::Gap { .. }) => {}
                         Err(error) => return Err(error),
@@ -210,7 +210,8 @@ impl Life {
                 runs::build(&archive, options).await.map(drop)
             }
             Act::Prune => {
-                // What was stored within this microsecond is as old as what was before.
+                // The prune compares times of storage: after the pause, everything stored so far is older than the
+                // prune.
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 let options =
                     PruneOptions { keep: self.keep.clone(), grace: Duration::ZERO, confirm: true, node: None };
@@ -231,7 +232,7 @@ impl Life {
         }
     }
 
-    /// What the policy promises, by its words.
+    /// Checks that the states that the policy's text promises can be restored.
     async fn assert_promises(&self, when: &str) {
         let windows = self.keep.windows().expect("a policy");
         let start = clock::now_micros() - micros(windows.fine);
@@ -267,7 +268,8 @@ impl Life {
         }
     }
 
-    /// Restores a random commit of a random line, if it is said to be restorable.
+    /// Restores a random commit of a random line and checks the state, or checks that the commit is reported as out of
+    /// reach.
     async fn assert_exact(&mut self, when: &str) {
         let leaves: Vec<u32> = self.lines.keys().copied().collect();
         let leaf = leaves[self.random.random_range(0..leaves.len())];
@@ -297,7 +299,7 @@ impl Life {
         self.assert_exact(when).await;
     }
 
-    /// Lets the pins of the dead run out.
+    /// Deletes the reader pins of steps that were cut off.
     async fn bury(&self) {
         for name in self.archived.names().await {
             if matches!(name, ObjectName::Pin(_)) {
@@ -306,7 +308,7 @@ impl Life {
         }
     }
 
-    /// Carries a step out, cut off at some requests and then once more to its end; gives the life that goes on.
+    /// Carries a step out, also cut off at some requests and then repeated to its end. Returns the life that continues.
     async fn step(mut self, act: &Act, when: &str) -> Self {
         let mut whole = self.fork();
         whole.carry_out(act).await.unwrap_or_else(|error| panic!("{when}: {error}"));
@@ -334,8 +336,8 @@ impl Life {
     }
 }
 
-/// Goal: whatever happens to an archive, in whatever order and wherever it is cut off, nothing that was promised is lost,
-/// nothing is restored wrongly, and what was cut off can be done again.
+/// Goal: whatever happens to an archive, in whatever order and wherever it is cut off, no promised state is lost, no
+/// state is restored wrongly, and a step that was cut off can be repeated.
 #[tokio::test]
 async fn whatever_happens_to_an_archive_its_restore_points_hold() {
     let first: u64 = std::env::var("WALFERRY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);

@@ -1,7 +1,7 @@
-//! Prometheus' text format, version 0.0.4.
+//! Writes Prometheus' text format, version 0.0.4.
 //!
-//! Guarantees: each family has its help and type before its samples; label values are escaped; names and units are the
-//! caller's part. Source of the format: prometheus.io, "Exposition formats".
+//! Guarantees: the help and the type of each family precede its samples; label values are escaped. Names and units are
+//! up to the caller. Source of the format: prometheus.io, "Exposition formats".
 
 use std::fmt::{self, Write};
 
@@ -11,13 +11,13 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What a family measures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// It only grows while the process lives; the name ends in `_total`.
+    /// A value that only grows while the process lives; the name ends in `_total`.
     Counter,
-    /// It goes up and down.
+    /// A value that goes up and down.
     Gauge,
 }
 
-/// A text being written.
+/// A metrics text while it is written.
 #[derive(Debug, Default)]
 pub struct Exposition {
     text: String,
@@ -38,24 +38,24 @@ impl Exposition {
         Family { text: &mut self.text, name }
     }
 
-    /// A family of one gauge.
+    /// Writes a family of one gauge.
     pub fn gauge(&mut self, name: &'static str, help: &str, value: impl fmt::Display) {
         self.family(Kind::Gauge, name, help).sample(&[], value);
     }
 
-    /// A family of one gauge whose value may be unknown: then it is left out.
+    /// Writes a family of one gauge, or nothing if the value is unknown.
     pub fn gauge_if_known(&mut self, name: &'static str, help: &str, value: Option<impl fmt::Display>) {
         if let Some(value) = value {
             self.gauge(name, help, value);
         }
     }
 
-    /// A family of one counter.
+    /// Writes a family of one counter.
     pub fn counter(&mut self, name: &'static str, help: &str, value: impl fmt::Display) {
         self.family(Kind::Counter, name, help).sample(&[], value);
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn finish(self) -> String {
         self.text

@@ -1,19 +1,19 @@
-//! Names that users give to marks and that stand in the names of objects.
+//! Names that users give to marks and that become part of object names.
 
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest [`PlainName`], in bytes.
+/// Length of the longest [`PlainName`], in bytes.
 pub const PLAIN_NAME_BYTES_MAX: usize = 128;
 
-/// A name given from outside that is safe as part of an object name: 1 to 128 of letters, digits, `.`, `_`, `-`, not
-/// beginning with a dot.
+/// A user's name that is safe as part of an object name: 1 to 128 letters, digits, `.`, `_` and `-`, not beginning with
+/// a dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PlainName(String);
 
 impl PlainName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

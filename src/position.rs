@@ -1,6 +1,6 @@
-//! A position in history: the one value by which nodes, logs and objects say where they are.
+//! A position in history, by which nodes, logs and objects say how far they have got.
 //!
-//! Guarantees: the stored form has a fixed length, and what was encoded is decoded to the same position.
+//! Guarantees: the stored form has a fixed length, and decoding an encoded position gives the same position.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
@@ -9,27 +9,27 @@ use crate::record::CommitRecord;
 /// Bytes of a stored position.
 const POSITION_LEN: usize = 8 + 8 + 4 + 8;
 
-/// Position in history: a commit, and everything before it by its hash. The system key `csn` holds one.
+/// Position in history: a commit, and by its hash all commits before it. The system key `csn` holds one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
-    /// Which commit.
+    /// Number of the commit; 0 before the first.
     pub csn: Csn,
-    /// When it was made.
+    /// Time of the commit.
     pub time: CommitTime,
-    /// By which generation of the writer.
+    /// Generation of the writer that made the commit.
     pub epoch: Epoch,
     /// History hash after the commit.
     pub hash: HistoryHash,
 }
 
 impl Position {
-    /// Position of a commit.
+    /// Returns the position of a commit.
     #[must_use]
     pub fn of(commit: &CommitRecord) -> Self {
         Self { csn: commit.csn, time: commit.time, epoch: commit.epoch, hash: commit.hash }
     }
 
-    /// The stored form.
+    /// Encodes the position into its stored form.
     #[must_use]
     pub fn encode(&self) -> [u8; POSITION_LEN] {
         let mut out = [0; POSITION_LEN];
@@ -40,7 +40,7 @@ impl Position {
         out
     }
 
-    /// Reads the stored form.
+    /// Decodes the stored form. Returns a corruption error if the length is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let bytes: &[u8; POSITION_LEN] = bytes.try_into().map_err(|_| {
             Error::corrupt("system key csn", "value", format!("{} bytes instead of {POSITION_LEN}", bytes.len()))

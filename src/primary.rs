@@ -1,8 +1,9 @@
-//! Wires the stages into a primary: start and stop order. The only module that knows all others.
+//! Wires the stages into a primary: the order of start and stop. No other module knows all others.
 //!
-//! Start: look at the archive (an archive that cannot be read is an error, never "empty"); claim the directory; recover;
-//! fetch what the archive has beyond it; claim the epoch; ship; serve. Stop: no more clients; cut and archive what is
-//! left; sync the logs; mark the directory as closed in good order.
+//! Start: look at the archive (an archive that cannot be read is an error, never "empty"); claim the directory;
+//! recover; fetch the commits that the archive has beyond the directory; claim the epoch; ship; serve. Stop: end the
+//! clients' connections; cut and archive the remaining commits; sync the logs; mark the directory as closed in good
+//! order.
 
 pub mod bases;
 mod chores;
@@ -41,7 +42,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// Opens the directory of a primary and brings it to the end of its history. Nothing is served yet.
+/// Opens the directory of a primary and brings it to the end of its history. Clients are not served yet.
 pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Archive>)> {
     places::require_apart(root, config)?;
     let archive = shipping::open_archive(config, Opening::Create)?;
@@ -77,7 +78,8 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
         Some(archive)
             if tree.as_ref().is_some_and(|tree| tree.get(epoch).is_some())
                 && opened.identity.role == LastRole::Primary
-                // What follows a commit that was replaced builds upon the one that was lost.
+                // Archived commits that follow a replaced commit build upon the one that was lost, so none of them may
+                // be fetched.
                 && opened.identity.intact_until.is_none() =>
         {
             let listing = Listing::read(archive).await?;
@@ -92,9 +94,9 @@ pub async fn prepare(root: &Path, config: &Config) -> Result<(Opened, Option<Arc
     Ok((opened, archive))
 }
 
-/// Runs a primary until it is asked to stop. `ready` is called once clients are served.
+/// Runs a primary until it is asked to stop. `ready` is called when clients are served.
 pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
-    // The ports first: a port in use must not cost an epoch.
+    // The ports are bound first, because a start that fails on a port in use must not claim an epoch.
     let clients = listener::bind(&config.bind, config.port.0).await?;
     let replicas = listener::bind(&config.bind, config.repl_port.0).await?;
     let (opened, archive) = prepare(root, &config).await?;
@@ -106,7 +108,7 @@ pub async fn run(root: &Path, config: Config, ready: impl FnOnce(&Arc<Node>)) ->
     serve(&node, clients, ready).await
 }
 
-/// Serves clients until the node is asked to stop, then stops it in good order.
+/// Serves clients until the node is asked to stop, then stops the node in good order.
 pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     serve_metrics(node).await?;
     compacting::start(node);
@@ -130,7 +132,7 @@ pub async fn serve(node: &Arc<Node>, clients: TcpListener, ready: impl FnOnce(&A
     stop(node).await
 }
 
-/// Opens the port for metrics, if one is configured.
+/// Serves metrics on their port, if one is configured.
 async fn serve_metrics(node: &Arc<Node>) -> Result<()> {
     let config = node.config();
     if config.metrics_port == 0 {
@@ -143,7 +145,8 @@ async fn serve_metrics(node: &Arc<Node>) -> Result<()> {
     Ok(())
 }
 
-/// Threads that serve clients. The other cores are for what RocksDB, shipping and snapshots do meanwhile.
+/// Returns the number of threads that serve clients. By default half of the cores are left to RocksDB, shipping and
+/// snapshots.
 fn client_threads(config: &Config) -> usize {
     match config.client_threads.0 as usize {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
@@ -151,11 +154,11 @@ fn client_threads(config: &Config) -> usize {
     }
 }
 
-/// Feeds replicas until the node stops.
+/// Accepts and feeds replicas until the node stops.
 async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
     let mut stopping = node.stopping();
     loop {
-        // Both arms only wait.
+        // Cancel-safe: both arms only wait.
         let accepted = tokio::select! {
             accepted = replicas.accept() => accepted,
             _ = stopping.wait_for(|stop| *stop) => return,
@@ -174,8 +177,8 @@ async fn accept_replicas(node: Arc<Node>, replicas: TcpListener) {
     }
 }
 
-/// Opens the replication port of a replica that was promoted: the configured one, or, if another process of this machine
-/// has it (the old primary, perhaps), a free one that INFO tells.
+/// Opens the replication port of a replica that was promoted: the configured port, or a free one if another process of
+/// this machine (perhaps the old primary) has that port. INFO shows the port.
 async fn listen_for_replicas(node: &Arc<Node>) -> Result<()> {
     let config = node.config();
     let replicas = match listener::bind(&config.bind, config.repl_port.0).await {

@@ -1,8 +1,8 @@
 //! One commit's effects in the form in which they travel: from the committer to the tail, into chunks, out of the two
-//! logs, and into every apply.
+//! logs, and to wherever they are applied.
 //!
-//! Guarantees: a record is whole. What it carries is effects, never commands: applying it needs no clock, no
-//! randomness and no earlier reply.
+//! Guarantees: a record is whole, and carries effects, never commands: applying a record needs no clock, no randomness
+//! and no earlier reply.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
@@ -12,11 +12,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// One commit: all effects of one command or of one MULTI/EXEC, over all engines.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct CommitRecord {
-    /// Position of the commit.
+    /// Number of the commit.
     pub csn: Csn,
-    /// Generation of the writer that made it.
+    /// Generation of the writer that made the commit.
     pub epoch: Epoch,
-    /// When it was made.
+    /// Time of the commit.
     pub time: CommitTime,
     /// History hash after this commit.
     pub hash: HistoryHash,
@@ -32,32 +32,33 @@ pub struct CommitRecord {
 }
 
 impl CommitRecord {
-    /// Whether the commit has effects in the memory engines.
+    /// Reports whether the commit has effects in the memory engines.
     #[must_use]
     pub fn touches_memory(&self) -> bool {
         !self.lists.is_empty() || !self.zsets.is_empty()
     }
 
-    /// Whether the commit has effects in the disk engines.
+    /// Reports whether the commit has effects in the disk engines.
     #[must_use]
     pub fn touches_disk(&self) -> bool {
         self.disk_ops > 0
     }
 
-    /// Whether the commit has effects on both sides, and therefore stands whole in both logs.
+    /// Reports whether the commit has effects in memory and on disk, and therefore stands whole in both logs.
     #[must_use]
     pub fn is_cross_engine(&self) -> bool {
         self.touches_disk() && self.touches_memory()
     }
 
-    /// Bytes of effects, all engines.
+    /// Returns the bytes of effects in all engines.
     #[must_use]
     pub fn effect_bytes(&self) -> usize {
         self.disk.len() + self.lists.len() + self.zsets.len()
     }
 
-    /// The history hash after this commit if `before` is the one before it: XXH3 (64 bits) over the commit's time and
-    /// its effects, chained through the seed. The field `hash` plays no part. Bytes: `log/FORMAT.md`.
+    /// Returns the history hash after this commit if `before` is the hash before it: XXH3 (64 bits) over the commit's
+    /// time and its effects, chained through the seed. The field `hash` is not read. The hashed bytes are in
+    /// `log/FORMAT.md`.
     #[must_use]
     pub fn hash_after(&self, before: HistoryHash) -> HistoryHash {
         // Odd multipliers (from SplitMix64 and XXH64) keep the three words of the seed apart.
@@ -73,8 +74,8 @@ impl CommitRecord {
         HistoryHash(hash)
     }
 
-    /// Checks that this commit continues the history that has the hash `before`; `what` names where the commit comes
-    /// from. An error means that the two belong to different histories.
+    /// Checks that this commit continues the history that has the hash `before`; `what` names the source of the commit.
+    /// Returns an error if the commit belongs to another history.
     pub fn require_continues(&self, before: HistoryHash, what: &str) -> Result<()> {
         let found = self.hash_after(before);
         if found == self.hash {
@@ -84,7 +85,7 @@ impl CommitRecord {
     }
 }
 
-/// Sets the history hashes of commits that follow each other, the first of them after `before`; returns the last hash.
+/// Sets the history hashes of consecutive commits, the first of which follows `before`. Returns the last hash.
 pub fn chain<'c>(before: HistoryHash, commits: impl IntoIterator<Item = &'c mut CommitRecord>) -> HistoryHash {
     commits.into_iter().fold(before, |before, commit| {
         commit.hash = commit.hash_after(before);

@@ -1,6 +1,6 @@
-//! Watermarks: how far commits have got. committed >= durable >= archived.
+//! Watermarks: how far commits have got, with committed >= durable >= archived.
 //!
-//! Guarantees: a watermark never falls; who waits for one is woken when it is reached.
+//! Guarantees: a watermark never falls; a task that waits for a watermark is woken when the watermark is reached.
 
 use crate::csn::Csn;
 use tokio::sync::watch;
@@ -12,19 +12,19 @@ pub struct Watermark {
 }
 
 impl Watermark {
-    /// A watermark that stands at `csn`.
+    /// Makes a watermark that stands at `csn`.
     #[must_use]
     pub fn new(csn: Csn) -> Self {
         Self { value: watch::Sender::new(csn) }
     }
 
-    /// Where it stands.
+    /// Returns the csn at which the watermark stands.
     #[must_use]
     pub fn get(&self) -> Csn {
         *self.value.borrow()
     }
 
-    /// Raises it to `csn`; a lower value changes nothing.
+    /// Raises the watermark to `csn`; a lower value changes nothing.
     pub fn raise(&self, csn: Csn) {
         self.value.send_if_modified(|value| {
             let rises = csn > *value;
@@ -33,14 +33,14 @@ impl Watermark {
         });
     }
 
-    /// Returns once it stands at `csn` or higher. Cancel-safe.
+    /// Returns once the watermark stands at `csn` or higher. Cancel-safe.
     pub async fn reached(&self, csn: Csn) {
         let mut receiver = self.value.subscribe();
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = receiver.wait_for(|value| *value >= csn).await;
     }
 
-    /// A receiver that sees every rise.
+    /// Returns a receiver that is notified when the watermark rises. Several rises between two reads are seen as one.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Csn> {
         self.value.subscribe()
@@ -50,16 +50,17 @@ impl Watermark {
 /// The watermarks of one node.
 #[derive(Debug)]
 pub struct Watermarks {
-    /// In both logs, as far as the OS is concerned, and visible to readers.
+    /// Last commit that both logs have handed to the OS and that readers see.
     pub committed: Watermark,
-    /// Synced in both logs.
+    /// Last commit that is synced in both logs.
     pub durable: Watermark,
-    /// Confirmed in the archive, without a gap from the archive's start.
+    /// Last commit up to which the archive is confirmed to hold all commits from its start, without a gap.
     pub archived: Watermark,
 }
 
 impl Watermarks {
-    /// All at the csn a node starts with; nothing is known to be archived yet.
+    /// Makes the watermarks of a node that starts at `csn`. The archived watermark starts at 0, because nothing is
+    /// known to be archived.
     #[must_use]
     pub fn starting_at(csn: Csn) -> Self {
         Self { committed: Watermark::new(csn), durable: Watermark::new(csn), archived: Watermark::new(Csn::ZERO) }

@@ -16,7 +16,7 @@ const KILLS: usize = 10;
 const ROUNDS_IN_FLIGHT: u64 = 50;
 const RESTORED_CUTS: usize = 12;
 
-/// The writes of one round; each engine gets the round's number.
+/// Returns the writes of one round; each engine gets the round's number.
 fn round_writes(round: u64) -> Vec<Command> {
     vec![
         cmd!("SET", "string", round),
@@ -28,7 +28,7 @@ fn round_writes(round: u64) -> Vec<Command> {
     ]
 }
 
-/// Reads what each engine has, in one transaction.
+/// Returns the commands that read the content of each engine in one transaction.
 fn round_reads() -> Vec<Command> {
     vec![
         cmd!("GET", "string"),
@@ -42,7 +42,7 @@ fn round_reads() -> Vec<Command> {
     ]
 }
 
-/// The round all engines agree on; fails the test if they do not.
+/// Returns the round at which all engines are; fails the test if the engines differ.
 #[track_caller]
 fn round_seen(client: &mut Client) -> u64 {
     let reply = client.transaction(&round_reads());
@@ -67,7 +67,7 @@ fn round_seen(client: &mut Client) -> u64 {
     rounds[0]
 }
 
-/// Sends rounds in one pipeline; how many EXECs were replied to before the connection ended, if it did.
+/// Sends rounds in one pipeline; returns how many EXECs got a reply before the connection ended, if it ended.
 fn send_rounds(client: &mut Client, rounds: std::ops::Range<u64>, mut on_reply: impl FnMut(u64)) -> u64 {
     let commands: Vec<Command> =
         rounds.clone().flat_map(|round| support::client::framed(&round_writes(round))).collect();
@@ -135,7 +135,7 @@ fn a_transaction_is_whole_after_kills_and_at_every_cut() {
     }
 }
 
-/// Goal: a reader of the primary or of a replica never sees a part of a transaction while they are written.
+/// Goal: a reader of the primary or of a replica never sees a part of a transaction while transactions are written.
 #[test]
 fn a_transaction_is_never_seen_in_part_by_readers() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -172,7 +172,7 @@ fn a_transaction_is_never_seen_in_part_by_readers() {
     });
 }
 
-/// Goal: a replica killed in the middle of applying comes back with whole transactions and catches up.
+/// Goal: a replica killed while it applies commits restarts with whole transactions and catches up.
 #[test]
 fn a_transaction_is_whole_on_a_replica_after_kills() {
     let mut rng = StdRng::seed_from_u64(seed());

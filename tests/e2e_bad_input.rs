@@ -1,5 +1,4 @@
-//! What must be refused is refused, with the right exit code and a message that says what to do; and nothing that is
-//! refused does harm.
+//! Bad input is refused with the right exit code and a message that says what to do, and does no harm.
 
 mod support;
 
@@ -27,7 +26,7 @@ fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// A primary with an archive that holds some commits, ended; gives back the csn it ended at.
+/// Runs and stops a primary with an archive that holds some commits; returns the last csn.
 fn archived_cluster(root: &Path, archive: &Archive) -> u64 {
     let mut primary = Launch::primary(&root.join("primary")).archive(archive).start();
     let mut client = primary.client();
@@ -44,7 +43,7 @@ fn archived_cluster(root: &Path, archive: &Archive) -> u64 {
     csn
 }
 
-/// Goal: the command line refuses what it does not know with exit code 2 and says what it did not know.
+/// Goal: the command line refuses unknown flags and settings with exit code 2 and names them.
 #[test]
 fn unknown_flags_and_settings_are_usage_errors() {
     let root = temporary();
@@ -96,7 +95,7 @@ fn help_is_complete() {
     }
 }
 
-/// Goal: the first process keeps its directory; a second one on it is refused and harms nothing.
+/// Goal: the first process keeps its directory; a second process on the same directory is refused and does no harm.
 #[test]
 fn a_second_process_on_a_directory_is_refused() {
     let root = temporary();
@@ -109,7 +108,7 @@ fn a_second_process_on_a_directory_is_refused() {
     assert_eq!(text(&client.ok(&cmd!("GET", "a"))), "1");
 }
 
-/// Goal: a directory of one cluster is never made a replica of another.
+/// Goal: a directory of one cluster is never made a replica of another cluster.
 #[test]
 fn a_directory_of_another_cluster_is_no_replica() {
     let root = temporary();
@@ -133,7 +132,7 @@ fn a_directory_of_another_cluster_is_no_replica() {
     assert_eq!(text(&again.client().ok(&cmd!("GET", "cluster"))), "one", "the refused start did no harm");
 }
 
-/// Goal: a primary does not write into an archive prefix another cluster owns.
+/// Goal: a primary does not write into an archive prefix that belongs to another cluster.
 #[test]
 fn an_archive_prefix_of_another_cluster_is_refused() {
     let root = temporary();
@@ -146,8 +145,8 @@ fn an_archive_prefix_of_another_cluster_is_refused() {
     }
 }
 
-/// Goal: a primary whose archive cannot be reached at start says so with exit code 6 and does not serve; the tools
-/// say the same.
+/// Goal: a primary whose archive cannot be reached at its start exits with code 6, says so, and serves no client; the
+/// tools do the same.
 #[test]
 fn an_unreachable_store_is_fatal_at_start() {
     let root = temporary();
@@ -159,7 +158,7 @@ fn an_unreachable_store_is_fatal_at_start() {
     archive.restore_into(&root.path().join("restored"), &[]).expect(STORE);
 }
 
-/// Goal: restore never writes into a directory that holds something, and leaves it as it was.
+/// Goal: restore never writes into a directory that is not empty, and leaves the directory unchanged.
 #[test]
 fn a_restore_target_that_is_not_empty_is_refused() {
     let root = temporary();
@@ -174,7 +173,7 @@ fn a_restore_target_that_is_not_empty_is_refused() {
     archive.restore_into(&root.path().join("primary"), &[]).expect(NOT_EMPTY);
 }
 
-/// Goal: a target outside the history is refused with exit code 3; a dry run decides the same and writes nothing.
+/// Goal: a restore target outside the history is refused with exit code 3; a dry run does the same and writes nothing.
 #[test]
 fn a_restore_target_out_of_range_is_refused() {
     let root = temporary();
@@ -196,8 +195,8 @@ fn a_restore_target_out_of_range_is_refused() {
     }
 }
 
-/// Goal: a flipped byte anywhere in a chunk, a cut chunk, or a missing one is found by verify and by restore, and the
-/// message names the object.
+/// Goal: verify and restore detect a flipped byte anywhere in a chunk, a truncated chunk and a missing chunk, and name
+/// the object.
 #[test]
 fn damage_in_the_archive_is_found_and_named() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -225,7 +224,7 @@ fn damage_in_the_archive_is_found_and_named() {
     archive.restore_into(&root.path().join("restored"), &[]).expect(OK);
 }
 
-/// Replaces the victim (`None` removes it), and expects both tools to find it.
+/// Replaces the victim's bytes (`None` removes it), and asserts that verify and restore name the damaged object.
 fn assert_damage_is_named(archive: &Archive, root: &Path, victim: &PathBuf, bytes: Option<&[u8]>, what: &str) {
     eprintln!("{what}");
     let name = victim.file_name().unwrap().to_str().unwrap();
@@ -252,8 +251,8 @@ fn assert_damage_is_named(archive: &Archive, root: &Path, victim: &PathBuf, byte
     }
 }
 
-/// Goal: when the archive is unusable and the spool is full, writes are refused with a clear error and reads go on;
-/// when the archive is back, writes are taken again and nothing was lost.
+/// Goal: when the archive is unusable and the spool is full, writes are refused with a clear error, and reads work.
+/// Once the archive is back, writes are accepted, and nothing was lost.
 #[test]
 fn a_full_spool_refuses_writes_until_the_archive_is_back() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -298,8 +297,8 @@ fn a_full_spool_refuses_writes_until_the_archive_is_back() {
     assert_same(&held, &restored, "restored after the outage");
 }
 
-/// Goal: a chunk that is damaged while it waits for the archive stops writes with an error that says what to do; the
-/// restart that it asks for archives everything, without a hole.
+/// Goal: a chunk that is damaged while it waits in the spool stops writes with an error that says what to do; the
+/// restart that the error asks for archives everything without a gap.
 #[test]
 fn a_damaged_chunk_in_the_spool_is_cut_anew_by_a_restart() {
     let root = temporary();
@@ -319,7 +318,7 @@ fn a_damaged_chunk_in_the_spool_is_cut_anew_by_a_restart() {
         written += 1;
         Some(files_below(&spool, ".chunk")).filter(|chunks| chunks.len() > 12)
     });
-    // Not one of those that the uploader holds in memory.
+    // The damaged chunk must not be one that the uploader holds in memory.
     let victim = &waiting[waiting.len() - 3];
     let mut bytes = std::fs::read(victim).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -348,7 +347,7 @@ fn a_damaged_chunk_in_the_spool_is_cut_anew_by_a_restart() {
     assert_eq!(integer(&client.ok(&cmd!("LLEN", "list"))), written as i64 + 1);
 }
 
-/// Goal: broken frames are answered and the connection closed as redis-server does it, and the server lives on.
+/// Goal: broken frames get the replies of redis-server, the connection closes as there, and the server keeps running.
 #[test]
 fn broken_frames_are_answered_as_redis_does() {
     let root = temporary();
@@ -379,7 +378,7 @@ fn broken_frames_are_answered_as_redis_does() {
     alive(&primary);
 }
 
-/// Goal: empty frames, blank lines, inline commands and frames in single bytes are all understood.
+/// Goal: empty frames, blank lines, inline commands and frames sent byte by byte are understood.
 #[test]
 fn unusual_but_right_frames_are_understood() {
     let root = temporary();
@@ -405,7 +404,7 @@ fn unusual_but_right_frames_are_understood() {
     }
 }
 
-/// Goal: no sequence of random bytes takes the server down or changes data.
+/// Goal: no sequence of random bytes stops the server or changes data.
 #[test]
 fn random_bytes_do_no_harm() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -425,7 +424,7 @@ fn random_bytes_do_no_harm() {
     assert_eq!(observer.watermarks().committed, before + ALIVE_COMMITS, "random bytes commit nothing");
 }
 
-/// Goal: an argument over `proto-max-bulk-len` is refused before it is read; one at the limit is taken.
+/// Goal: an argument longer than `proto-max-bulk-len` is refused before it is read; one at the limit is accepted.
 #[test]
 fn the_largest_argument_is_configurable() {
     let root = temporary();
@@ -438,12 +437,12 @@ fn the_largest_argument_is_configurable() {
     assert_eq!(integer(&primary.client().ok(&cmd!("STRLEN", "fits"))), 1 << 20);
 }
 
-/// Goal: a client over `maxclients` is told so; when one leaves, another is let in.
+/// Goal: a client beyond `maxclients` gets an error that says so; after another client leaves, a new one is accepted.
 #[test]
 fn clients_over_the_limit_are_refused() {
     let root = temporary();
     let primary = Launch::primary(&root.path().join("data")).set("maxclients", "3").start();
-    // The connections that waited for readiness may not be gone yet.
+    // The connections that waited for readiness may not be closed yet.
     let mut clients = wait_until("three clients fit", SETTLED_WITHIN, || {
         let mut clients: Vec<Client> = (0..3).map(|_| primary.client()).collect();
         clients
@@ -460,8 +459,8 @@ fn clients_over_the_limit_are_refused() {
     });
 }
 
-/// Goal: beyond `maxmemory` writes that would grow the memory engines are refused as Redis refuses them; reads,
-/// deletes and the disk engines go on.
+/// Goal: beyond `maxmemory`, writes that would grow the memory engines are refused as Redis refuses them; reads,
+/// deletes and the disk engines keep working.
 #[test]
 fn memory_is_bounded_by_maxmemory() {
     let root = temporary();
@@ -477,10 +476,10 @@ fn memory_is_bounded_by_maxmemory() {
     client.ok(&cmd!("RPUSH", "list", &value));
 }
 
-/// Commits [`alive`] makes.
+/// Number of commits that [`alive`] makes.
 const ALIVE_COMMITS: u64 = 2;
 
-/// Fails the test unless the server still writes and reads.
+/// Fails the test unless the server writes and reads.
 #[track_caller]
 fn alive(node: &Node) {
     let mut client = node.client();

@@ -1,5 +1,5 @@
-//! Goal: every benchmark runs to its end on small sizes, and its reports can be read: JSON with the fields a script
-//! needs, and one HTML page that fetches nothing. No figure is judged here.
+//! Goal: every benchmark runs to its end on small sizes and writes readable reports: JSON with the fields a script
+//! needs, and one HTML page that loads nothing else. The tests judge no figures.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn bench(name: &str, arguments: &[&str]) -> serde_json::Value {
     bench_with(name, arguments, &Vec::new())
 }
 
-/// The same, with variables for its processes.
+/// Runs a benchmark with environment variables for its processes, and checks its reports.
 #[track_caller]
 fn bench_with(name: &str, arguments: &[&str], environment: &Environment) -> serde_json::Value {
     let out = tempfile::tempdir().expect("a temporary directory");
@@ -45,7 +45,7 @@ fn bench_with(name: &str, arguments: &[&str], environment: &Environment) -> serd
     report
 }
 
-/// Neither files nor servers.
+/// Asserts that the benchmark left no files and no servers.
 #[track_caller]
 fn assert_nothing_left(data: &str) {
     let files: Vec<_> = std::fs::read_dir(data).expect("it can be listed").collect();
@@ -114,6 +114,6 @@ fn compact() {
     let report = bench("compact", &["--commits", "3000", "--day", "1300"]);
     let rows = report["sections"][0]["rows"].as_array().expect("rows");
     let objects = |row: usize| rows[row][1].as_str().expect("text").parse::<u64>().expect("a number");
-    // Two rounds, whose parts are all within the grace period: one chunk more for each.
+    // Each of the two rounds adds one chunk; all smaller chunks are within the grace period.
     assert_eq!((objects(0), objects(1)), (1300, 1302));
 }

@@ -1,5 +1,5 @@
-//! What must stay bounded or true however slow somebody is: the logs while a base is on its way, and every lag that is
-//! told.
+//! What stays bounded or true however slow a peer is: the size of the logs while a base is uploaded or sent, and every
+//! lag that is reported.
 
 mod support;
 
@@ -14,23 +14,23 @@ use support::metrics::{metrics, sample};
 use support::pair::await_equal;
 use support::process::{Launch, Node, SETTLED_WITHIN, free_port, wait_until};
 
-/// Bytes of a value: nothing compresses it.
+/// Bytes of a value, which is incompressible.
 const VALUE_BYTES: usize = 16 << 10;
-/// Values written before an image is waited for: 4 MiB.
+/// Number of values written before the test waits for an image: 4 MiB.
 const VALUES_PER_ROUND: u64 = 256;
-/// Rounds while a base is on its way.
+/// Number of rounds while a base is under way.
 const ROUNDS: u64 = 6;
-/// What the logs may have on disk: what was written since the image before the last one, and reserves; less than all that
-/// is written while a base is on its way.
+/// Largest size of the logs on disk: what was written since the image before the last one, plus reserves. Less than
+/// what is written while a base is under way.
 const LOG_BYTES_MAX: u64 = 20 << 20;
 
-/// A primary that writes an image each 2 MiB of log.
+/// Configures a primary to write an image for every 2 MiB of log.
 fn small_logs(launch: Launch) -> Launch {
     let launch = launch.set("image-log-bytes", "2mb").set("oplog-segment-bytes", "1mb").set("ring-bytes", "1mb");
     launch.set("archive-interval", "50")
 }
 
-/// Writes values that nothing compresses, and an element.
+/// Writes incompressible values and one list element.
 fn write_round(client: &mut Client, random: &mut StdRng, round: u64) {
     let value = |random: &mut StdRng| -> Vec<u8> { (0..VALUE_BYTES).map(|_| random.random()).collect() };
     for part in 0..VALUES_PER_ROUND / 64 {
@@ -44,7 +44,7 @@ fn write_round(client: &mut Client, random: &mut StdRng, round: u64) {
     }
 }
 
-/// Writes, and waits each time until an image has followed; the logs must stay small.
+/// Writes rounds, waits for an image after each, and asserts that the logs stay small.
 fn write_with_images(node: &Node, random: &mut StdRng, rounds: Range<u64>) {
     let mut client = node.client();
     for round in rounds {
@@ -58,7 +58,7 @@ fn write_with_images(node: &Node, random: &mut StdRng, rounds: Range<u64>) {
     }
 }
 
-/// Goal: while a base goes to the archive at 100 kB a second, images are written and logs purged.
+/// Goal: while a base is uploaded at 100 kB per second, images are written and logs are purged.
 #[test]
 fn images_are_written_and_logs_purged_while_a_base_is_uploaded_slowly() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -75,7 +75,7 @@ fn images_are_written_and_logs_purged_while_a_base_is_uploaded_slowly() {
     assert_eq!(client.info()["last_base_csn"], "0", "the base is on its way");
 }
 
-/// Goal: the same while the second archive takes its base slowly.
+/// Goal: while the second archive receives its base slowly, images are written and logs are purged.
 #[test]
 fn images_are_written_and_logs_purged_while_archive_2_is_slow() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -105,13 +105,13 @@ fn images_are_written_and_logs_purged_while_archive_2_is_slow() {
     proxy.heal();
 }
 
-/// Goal: the same while a replica that bootstraps takes its base slowly: here, not at all.
+/// Goal: while a bootstrapping replica does not read its base at all, images are written and logs are purged.
 #[test]
 fn images_are_written_and_logs_purged_while_a_replica_takes_a_base_slowly() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let node = small_logs(Launch::primary(&root.path().join("primary"))).start();
     let mut random = StdRng::seed_from_u64(3);
-    // More than sockets hold, and so much that the logs do not reach back to the first commit.
+    // More than the sockets buffer, and enough that the logs do not reach back to the first commit.
     write_with_images(&node, &mut random, 0..ROUNDS);
     let replica = Launch::replica(&root.path().join("replica"), node.launch.repl_port).begin();
     wait_until("the replica gets a base", SETTLED_WITHIN, || node.log().contains("base cut").then_some(()));
@@ -133,14 +133,14 @@ fn write_beyond_the_ring(client: &mut Client) {
     }
 }
 
-/// The field of a replica's line in INFO.
+/// Returns a field of the replica's line in INFO.
 fn of_replica(client: &mut Client, field: &str) -> u64 {
     let line = client.info()["slave0"].clone();
     let value = line.split(',').find_map(|part| part.strip_prefix(field)?.strip_prefix('='));
     value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{field} is not in {line}"))
 }
 
-/// Goal: a replica that stands still and lies beyond the ring lags for as long as it does, and so does what is not durable.
+/// Goal: the lag of a stopped replica beyond the ring is never below the truth, nor is the age of what is not durable.
 #[test]
 fn a_lag_beyond_the_ring_is_not_below_the_truth() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -180,7 +180,8 @@ fn a_lag_beyond_the_ring_is_not_below_the_truth() {
     });
 }
 
-/// Goal: a replica whose primary stands still cannot know whether it lacks anything: its lag grows until it hears again.
+/// Goal: a replica whose primary is stopped cannot know whether commits are missing: its lag grows until the next
+/// heartbeat.
 #[test]
 fn a_replica_that_hears_nothing_lags() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -204,7 +205,7 @@ fn a_replica_that_hears_nothing_lags() {
     await_equal(&node, &replica);
 }
 
-/// Goal: what the archive lacks has its age while the archive is away, however much follows it.
+/// Goal: while the archive is away, the reported age is that of the oldest commit that is not archived.
 #[test]
 fn what_is_not_archived_has_its_age() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -215,7 +216,7 @@ fn what_is_not_archived_has_its_age() {
     node.client().ok(&cmd!("SET", "first", 1));
     node.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     assert_eq!(node.client().info()["rpo_ms"], "0");
-    // Chunks cannot be stored: a file is in the place of their directory.
+    // Chunks cannot be stored, because a file takes the place of their directory.
     let chunks = dir.join("chunks");
     let away = dir.join("away");
     std::fs::rename(&chunks, &away).expect("a directory can be renamed");

@@ -1,5 +1,5 @@
-//! Redis' own clients work unchanged, and every command answers as redis-server 7.0 does: the same commands go to
-//! both, and the replies are compared as bytes.
+//! Redis' own clients work unchanged, and every command is answered as redis-server 7.0 answers it: the same commands
+//! go to both servers, and the replies are compared as bytes.
 
 mod support;
 
@@ -24,7 +24,7 @@ const TABLES: [&str; 9] = [
 ];
 const TEMPLATES: &str = include_str!("support/replies/types.txt");
 
-/// Keys every template case starts with: one of each type, and the key K is each of them in turn.
+/// Commands that create the keys of every template case, one key of each type; K stands for each of the keys in turn.
 const SETUP: &str = "SET string text\nHSET hash f 1\nSADD set m\nRPUSH list e\nZADD zset 1 m\nXADD stream 1-1 f v";
 const TARGETS: [&str; 7] = ["missing", "string", "hash", "set", "list", "zset", "stream"];
 
@@ -50,7 +50,7 @@ fn table_cases() -> Vec<Case> {
     TABLES.iter().flat_map(|table| parse(table)).collect()
 }
 
-/// Every template on a missing key and on a key of each type.
+/// Returns every template, applied to a missing key and to a key of each type.
 fn type_cases() -> Vec<Case> {
     let setup = parse(SETUP).remove(0);
     let templates: Vec<Line> = parse(TEMPLATES).into_iter().flatten().collect();
@@ -66,7 +66,7 @@ fn type_cases() -> Vec<Case> {
     TARGETS.iter().flat_map(|target| templates.iter().map(|line| case(target, line))).collect()
 }
 
-/// Every command of the tables without arguments, and with more than any of them takes.
+/// Returns every command of the tables without arguments, and with more arguments than any of them takes.
 fn arity_cases() -> Vec<Case> {
     let mut names: Vec<Vec<u8>> = table_cases().into_iter().flatten().map(|line| line.command[0].clone()).collect();
     names.iter_mut().for_each(|name| name.make_ascii_lowercase());
@@ -85,7 +85,7 @@ fn compare_all(cases: &[Case], [oracle, subject]: [u16; 2], greeting: Option<&Co
     assert_none(&differences, cases.iter().map(Vec::len).sum());
 }
 
-/// Goal: the tables themselves are sound: two redis-servers answer alike, so a difference is the subject's.
+/// Goal: two redis-servers give equal replies to the tables, so that a difference is a fault of the server under test.
 #[test]
 fn the_tables_have_one_answer_on_redis() {
     let (one, other) = (Oracle::start(), Oracle::start());
@@ -96,7 +96,7 @@ fn the_tables_have_one_answer_on_redis() {
     }
 }
 
-/// Goal: the comparison can fail: a server that answers differently, or ends up with other data, is found.
+/// Goal: the comparison detects a server that replies differently or ends up with other data.
 #[test]
 fn the_comparison_finds_a_difference() {
     let (one, other) = (Oracle::start(), Oracle::start());
@@ -108,36 +108,36 @@ fn the_comparison_finds_a_difference() {
     assert_eq!(difference(port), 1, "the replies are the same, the data differs");
 }
 
-/// Goal: over RESP2, every command answers what redis-server 7.0 answers, byte for byte.
+/// Goal: over RESP2, every command gets the reply of redis-server 7.0, byte for byte.
 #[test]
 fn every_command_answers_as_redis_does() {
     let pair = Pair::start();
     compare_all(&table_cases(), pair.ports(), None);
 }
 
-/// Goal: the same over RESP3.
+/// Goal: over RESP3, every command gets the reply of redis-server 7.0, byte for byte.
 #[test]
 fn every_command_answers_as_redis_does_over_resp3() {
     let pair = Pair::start();
     compare_all(&table_cases(), pair.ports(), Some(&cmd!("HELLO", 3)));
 }
 
-/// Goal: a command on a key of any type, its own or another, answers and leaves what it leaves in redis-server.
+/// Goal: a command on a key of its own or another type gives the reply and the data of redis-server.
 #[test]
 fn every_command_meets_every_type_as_redis_does() {
     let pair = Pair::start();
     compare_all(&type_cases(), pair.ports(), None);
 }
 
-/// Goal: a wrong number of arguments is answered as redis-server answers it, for every command.
+/// Goal: a wrong number of arguments gets the reply of redis-server, for every command.
 #[test]
 fn wrong_arity_is_answered_as_redis_does() {
     let pair = Pair::start();
     compare_all(&arity_cases(), pair.ports(), None);
 }
 
-/// Goal: a watched key that another client changes, in whatever engine and by whatever means, aborts the transaction
-/// exactly when it does in redis-server.
+/// Goal: a watched key that another client changes, in any engine and by any command, aborts the transaction exactly
+/// when it does so in redis-server.
 #[test]
 fn a_watched_key_changed_by_another_client_aborts() {
     let pair = Pair::start();
@@ -161,7 +161,7 @@ fn a_watched_key_changed_by_another_client_aborts() {
     assert!(compared > 100);
 }
 
-/// The replies of EXEC after another client's change and of the read behind it.
+/// Returns the replies of EXEC after another client's change, and of the read after that.
 fn watched(port: u16, target: &str, change: &Command) -> Vec<Value> {
     let connect = || Client::connect(port).expect("the server accepts a connection");
     let (mut watcher, mut other) = (connect(), connect());
@@ -173,7 +173,7 @@ fn watched(port: u16, target: &str, change: &Command) -> Vec<Value> {
     vec![aborted, watcher.call(&cmd!("GET", "result"))]
 }
 
-/// Goal: INFO has Redis' sections and walferry's own, with its fields.
+/// Goal: INFO has Redis' sections and walferry's own section, with its fields.
 #[test]
 fn info_has_the_sections_and_fields_of_both() {
     let pair = Pair::start();
@@ -211,7 +211,7 @@ fn info_has_the_sections_and_fields_of_both() {
     assert!(info["db0"].starts_with("keys=1,"), "found {}", info["db0"]);
 }
 
-/// Goal: redis-cli, fed with commands of each type, prints the same for both servers.
+/// Goal: redis-cli prints the same for both servers, given commands of each type.
 #[test]
 fn redis_cli_prints_the_same() {
     let pair = Pair::start();
@@ -229,7 +229,7 @@ fn redis_cli_prints_the_same() {
     });
 }
 
-/// Goal: mass insertion by `redis-cli --pipe` arrives whole.
+/// Goal: mass insertion by `redis-cli --pipe` arrives completely.
 #[test]
 fn redis_cli_pipes_many_commands() {
     let pair = Pair::start();

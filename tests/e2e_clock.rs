@@ -1,5 +1,5 @@
-//! Clocks that are set: commit times go on evenly, nothing is told wrongly, and every commit can be restored by its time on
-//! both sides of it.
+//! Clocks that are set: commit times advance evenly, no reported time or lag is wrong, and every commit can be
+//! restored by its time before and after the step.
 
 mod support;
 
@@ -15,14 +15,14 @@ use support::tool::walferry;
 
 /// The exit code of a wrong request.
 const USAGE: i32 = 2;
-/// What says that the clock is right.
+/// The setting with which the operator confirms that the clock is right.
 const ACCEPT: &str = "accept-clock-step";
 
 fn primary(root: &Path, archive: &Archive, clock: &Clock) -> Launch {
     Launch::primary(&root.join("primary")).archive(archive).set("archive-interval", "50").clock(clock)
 }
 
-/// Names the state of now; gives the csn and the commit time, as walferry tells it.
+/// Sets a mark at the current state; returns its csn and its commit time as walferry prints it.
 fn mark(client: &mut Client, name: &str) -> (u64, String) {
     client.ok(&cmd!("WALFERRY", "MARK", name));
     let Value::Array(marks) = client.ok(&cmd!("WALFERRY", "MARKS")) else { panic!("MARKS is an array") };
@@ -37,7 +37,7 @@ fn integer(value: &Value) -> u64 {
     support::client::integer(value) as u64
 }
 
-/// Whether a time as walferry tells it lies so long after the machine's time, give or take what a slow test takes.
+/// Asserts that a time printed by walferry is `ahead` of the machine's time, with a tolerance for slow tests.
 #[track_caller]
 fn assert_about(time: &str, ahead: Duration) {
     let micros = |seconds: u64| now_micros() + ahead.as_micros() as u64 + seconds * 1_000_000;
@@ -45,13 +45,13 @@ fn assert_about(time: &str, ahead: Duration) {
     assert!(*time >= *earliest && *time <= *latest, "{time} is not between {earliest} and {latest}");
 }
 
-/// The keys that a restore to a target has.
+/// Returns the keys that exist after a restore to a target.
 #[track_caller]
 fn restored(archive: &Archive, target: &str) -> Vec<String> {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join("restored");
     archive.restore_into(&dir, &["--to", target]).expect(0);
-    // It may end in the future.
+    // The restored history may end in the future.
     let node = Launch::primary(&dir).set("appendfsync", "no").set(ACCEPT, "yes").start();
     let mut client = node.client();
     let reply = client.ok(&cmd!("KEYS", "*"));
@@ -72,8 +72,8 @@ fn await_log(node: &Node, words: &str) {
     wait_until(&format!("the log says {words:?}"), SETTLED_WITHIN, || node.log().contains(words).then_some(()));
 }
 
-/// Goal: the clock jumps forward for one write, by a day and by ten years: no commit time follows it, and what was written
-/// later is restored by the time of now.
+/// Goal: a clock that jumps forward for one write, by a day or by ten years, does not move commit times, and later
+/// commits are restored by the present time.
 #[test]
 fn a_clock_that_jumps_for_one_write_is_not_followed() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -90,14 +90,14 @@ fn a_clock_that_jumps_for_one_write_is_not_followed() {
     }
     flush(&node);
     assert_eq!(restored(&archive, &format!("time:{}", rfc3339(now_micros()))), ["a", "b", "c"]);
-    // The same backwards.
+    // A clock that jumps backwards.
     clock.set_behind(DAY);
     let (_, time) = mark(&mut node.client(), "behind");
     assert_about(&time, Duration::ZERO);
 }
 
-/// Goal: a clock that stays ahead is told once, with both times and what to do; what would be lost has its age; and commit
-/// times follow when the operator says that it is right.
+/// Goal: a clock that stays ahead is reported once, with both times and what to do; commits at risk of loss have their
+/// true age; commit times follow the clock when the operator confirms that it is right.
 #[test]
 fn a_clock_that_was_set_is_told_and_followed_on_request() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -117,7 +117,7 @@ fn a_clock_that_was_set_is_told_and_followed_on_request() {
     let ahead: i64 = node.client().info()["clock_ahead_ms"].parse().expect("a number");
     assert!(ahead > 9 * 365 * 86_400_000, "{ahead} ms");
 
-    // The archive is away: a commit made by such a clock is at risk like any other.
+    // The archive is away: a commit made with such a clock is at risk like any other.
     let away = root.path().join("away");
     std::fs::rename(&dir, &away).expect("a directory can be renamed");
     std::fs::write(&dir, "in its place").expect("a file");
@@ -144,14 +144,14 @@ fn a_clock_that_was_set_is_told_and_followed_on_request() {
     archive.tool("verify", &[]).expect(0).says("everything is whole");
 }
 
-/// A primary whose clock was a day ahead for its second half, stopped in good order, and a mark in each half.
+/// Runs and stops a primary whose clock was a day ahead for the second half of its writes, with a mark in each half.
 fn lived_ahead(root: &Path, archive: &Archive, clock: &Clock) -> (Node, [(u64, String); 2]) {
     let mut node = primary(root, archive, clock).start();
     set(&node, "a");
     let before = mark(&mut node.client(), "before");
     assert_about(&before.1, Duration::ZERO);
     node.terminate();
-    // At a start a later clock is no surprise.
+    // At a start, a clock later than the last commit is normal.
     clock.set_ahead(DAY);
     node.restart();
     set(&node, "b");
@@ -160,8 +160,9 @@ fn lived_ahead(root: &Path, archive: &Archive, clock: &Clock) -> (Node, [(u64, S
     (node, [before, ahead])
 }
 
-/// Goal: a start whose last commit lies in the future is refused with both times and the way out; with it a new epoch
-/// begins at the present time, replicas follow, and every commit is found by csn, mark and time on both sides.
+/// Goal: a start whose last commit lies in the future is refused with both times and the remedy. With consent a new
+/// epoch begins at the present time, replicas follow, and every commit is found by csn, mark and time before and after
+/// the step.
 #[test]
 fn commits_of_the_future_need_consent_and_are_on_the_line() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -188,13 +189,13 @@ fn commits_of_the_future_need_consent_and_are_on_the_line() {
     assert_eq!(time(&before.1), ["a"]);
     assert_eq!(time(&after.1), ["a", "b", "c"]);
     assert_eq!(time(&rfc3339(now_micros())), ["a", "b", "c"]);
-    // The last commit, in csn order, at or before it.
+    // The last commit in csn order whose time is not later than the target.
     assert_eq!(time(&ahead.1), ["a", "b", "c"]);
     assert_eq!(restored(&archive, "mark:ahead"), ["a", "b"]);
     assert_eq!(restored(&archive, &format!("csn:{}", ahead.0)), ["a", "b"]);
     archive.tool("verify", &[]).expect(0).says("everything is whole");
 
-    // A replica that has commits of the future, and one that gets all of them at once.
+    // One replica already has commits of the future, and a new one receives all of them at once.
     let replica = {
         drop(replica);
         Launch::replica(&root.path().join("replica"), node.launch.repl_port).archive(&archive).start()
@@ -207,14 +208,14 @@ fn commits_of_the_future_need_consent_and_are_on_the_line() {
     flush(&node);
     assert_eq!(restored(&archive, &format!("csn:{csn}")), ["a", "b", "c"]);
     assert_eq!(restored(&archive, "latest"), ["a", "b", "c", "d"]);
-    // What was accepted once is over.
+    // A consent counts for one start only.
     node.terminate();
     drop(node);
     let node = primary(root.path(), &archive, &clock).start();
     assert_eq!(node.client().watermarks().epoch, 2);
 }
 
-/// Goal: a replica with commits of the future is not promoted without consent, follows on, and is promoted with it.
+/// Goal: a replica with commits of the future is not promoted without consent and keeps following; with consent it is.
 #[test]
 fn a_replica_with_commits_of_the_future_is_promoted_with_consent() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -241,7 +242,8 @@ fn a_replica_with_commits_of_the_future_is_promoted_with_consent() {
     assert_eq!(restored(&archive, &format!("time:{}", rfc3339(now_micros()))), ["a", "b", "c", "d"]);
 }
 
-/// Goal: an archive that a node gets after its clock was set back has its whole history, and finds times on both sides.
+/// Goal: an archive added after the clock was set back gets the whole history, and finds times before and after the
+/// step.
 #[test]
 fn an_archive_that_comes_later_finds_times_on_both_sides() {
     let root = tempfile::tempdir().expect("a temporary directory");

@@ -1,5 +1,5 @@
-//! Compaction with the binary: a primary merges its chunks, `walferry compact` builds runs and bases, what is replaced
-//! is deleted by hand, and every point that is left is restored and compared with the model.
+//! Compaction with the binary: a primary merges its chunks, `walferry compact` builds runs and bases, replaced objects
+//! are deleted by hand, and every remaining restore point is restored and compared with the model.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::workload::{Choice, Workload, seed};
 const STEPS: usize = 160;
 const RUN_COMMITS: &str = "40";
 
-/// The csns of the chunks in a directory's archive, by first csn, with their files.
+/// Returns the chunks in a directory's archive as (first csn, last csn, file), sorted by first csn.
 fn chunks(archive: &Path) -> Vec<(u64, u64, PathBuf)> {
     let range = |path: &PathBuf| {
         let name = path.file_stem()?.to_str()?;
@@ -32,8 +32,8 @@ fn restored_is(archive: &Archive, history: &History, csn: u64) {
     assert_eq!(watermarks.committed, csn);
 }
 
-/// Goal: merging in the background, runs, deletion by hand, a rebuilt base: every point that is left is exact, every
-/// other one is refused, and the primary goes on archiving behind it.
+/// Goal: after background merging, runs, deletion by hand and a rebuilt base, every remaining restore point is exact,
+/// every other one is refused, and the primary continues to archive.
 #[test]
 fn what_is_left_after_compaction_is_restored_exactly() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -89,7 +89,7 @@ fn what_is_left_after_compaction_is_restored_exactly() {
             std::fs::remove_file(path).expect("a chunk can be removed");
         }
     }
-    // A merged chunk may reach over the end of the last run, and keeps what is in it.
+    // A merged chunk may extend beyond the end of the last run; all commits in the chunk stay restorable.
     let fine_from = chunks(&dir).first().map_or(u64::MAX, |(first, ..)| *first);
     for (_, last) in &runs {
         restored_is(&archive, &history, *last);
@@ -120,7 +120,8 @@ fn what_is_left_after_compaction_is_restored_exactly() {
     archive.tool("verify", &[]).expect(0);
 }
 
-/// Goal: a replica that is told to builds runs by itself, also after it was killed while it did; they are restored from.
+/// Goal: a replica configured to build runs does so, also after it was killed while building, and restores use the
+/// runs.
 #[test]
 fn a_replica_builds_runs_by_itself() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -161,7 +162,7 @@ fn a_replica_builds_runs_by_itself() {
     assert!(refused.is_some_and(|error| error.contains("hour, day, commits:N")));
 }
 
-/// Goal: what makes no sense is refused with what does.
+/// Goal: wrong arguments are refused with the valid choices.
 #[test]
 fn wrong_arguments_are_refused() {
     let root = tempfile::tempdir().expect("a temporary directory");

@@ -1,4 +1,4 @@
-//! An encrypted archive's life, copies of it, and a second archive that comes and goes.
+//! The life of an encrypted archive, its copies, and a second archive that is sometimes unreachable.
 
 mod support;
 
@@ -11,10 +11,10 @@ use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::tool::walferry;
 use support::way::Way;
 
-/// What no byte of an encrypted archive may show.
+/// Text that must not appear in any byte of an encrypted archive.
 const SECRET_VALUE: &str = "the quick brown fox jumps over the lazy dog";
 
-/// Commits of every kind; `round` makes them differ.
+/// Writes commits of every kind; `round` makes them differ.
 fn write(client: &mut Client, round: u64) {
     for number in 0..40 {
         client.ok(&cmd!("SET", format!("string:{number}"), format!("{SECRET_VALUE} {round} {number}")));
@@ -26,7 +26,7 @@ fn write(client: &mut Client, round: u64) {
     }
 }
 
-/// Writes a new key file: a new key in front of the lines of `before`.
+/// Writes a new key file: a new key, followed by the lines of `before`.
 fn key_file(dir: &Path, name: &str, before: Option<&Path>) -> PathBuf {
     let line = walferry(&["keygen", "--id", name], &Vec::new()).expect(0).stdout;
     assert_eq!(line.split_whitespace().next(), Some(name));
@@ -40,8 +40,8 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a test directory has a UTF-8 name")
 }
 
-/// Primary, replica from the archive, rotation, restore and a copy under another key.
-/// Gives the key file of the copy.
+/// Runs a primary, a replica from the archive, a key rotation, a restore, and a copy under another key. Returns the
+/// key file of the copy.
 fn encrypted_life(root: &Path, archive: &Archive, copy: &Archive) -> PathBuf {
     let k1 = key_file(root, "k1", None);
     let k2 = key_file(root, "k2", Some(&k1));
@@ -57,7 +57,7 @@ fn encrypted_life(root: &Path, archive: &Archive, copy: &Archive) -> PathBuf {
     primary.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     primary.terminate();
 
-    // A new key for new objects; a kill, and chunks cut again afterwards.
+    // The new key encrypts new objects. After a kill, chunks are cut a second time.
     let mut primary = launch(&k2).start();
     write(&mut primary.client(), 3);
     primary.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
@@ -96,7 +96,7 @@ fn wrong_keys_are_one_clear_error(archive: &Archive, old: &Path, other: &Path, r
             .expect(2)
             .says("key `k1`, which is not among the keys");
     }
-    // The older key alone opens the archive, but not what the newer one wrote.
+    // The older key opens the archive, but not the objects that the newer key encrypted.
     archive.tool("verify", &["--archive-key-file", text(old)]).expect(2).says("key `k2`, which is not among the keys");
     archive.restore_into(&root.join("no"), &[]).expect(2).says(hint);
     assert!(!root.join("no").join("db").exists());
@@ -106,7 +106,7 @@ fn wrong_keys_are_one_clear_error(archive: &Archive, old: &Path, other: &Path, r
     keyless.expect(2).says("is encrypted with key `k1`");
 }
 
-/// Copies under another key, in the clear, and of a part.
+/// Copies the archive under another key, without encryption, and in part.
 fn copies(archive: &Archive, copy: &Archive, keys: &Path, root: &Path, state: &Dump) -> PathBuf {
     let k3 = key_file(root, "k3", None);
     let (own, copy_key) = (["--archive-key-file", text(keys)], ["--archive-key-file", text(&k3)]);
@@ -153,7 +153,7 @@ fn an_encrypted_archive_in_a_directory() {
     let chunk = &files_below(&copy, ".chunk")[0];
     walferry(&["dump", text(chunk)], &Vec::new()).expect(2).says("is encrypted with key `k3`");
     walferry(&["dump", text(chunk), "--archive-key-file", text(&keys)], &Vec::new()).expect(0).says("ChunkHeader");
-    // One changed byte anywhere is found.
+    // A single changed byte is detected.
     let mut bytes = std::fs::read(chunk).expect("a chunk");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -167,7 +167,7 @@ fn an_encrypted_archive_on_s3() {
     encrypted_life(root.path(), &Archive::s3(), &Archive::s3());
 }
 
-/// Polls INFO until a field has the value.
+/// Waits until a field of INFO has the value.
 fn wait_for(node: &Node, field: &str, value: &str) {
     let mut seen = String::new();
     let within = Duration::from_secs(60);
@@ -182,14 +182,14 @@ fn wait_for(node: &Node, field: &str, value: &str) {
     });
 }
 
-/// Everything committed is in the second archive.
+/// Waits until everything committed is in the second archive.
 fn wait_for_second(node: &Node) {
     let committed = node.client().watermarks().committed;
     node.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     wait_for(node, "archive_2_csn", &committed.to_string());
 }
 
-/// The second archive is away at the start, comes, goes and comes back, with and without its backlog.
+/// Goal: the second archive may be away at the start and later, with and without room for its backlog, and catches up.
 #[test]
 fn a_second_archive_comes_and_goes() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -197,7 +197,7 @@ fn a_second_archive_comes_and_goes() {
     let first = Archive::directory(&root.path().join("first"));
     let (dir, away) = (root.path().join("second"), root.path().join("away"));
     let second = Archive { url: format!("file://{}", dir.display()), environment: Vec::new() };
-    // Where the directory should be is something else: the archive cannot be reached.
+    // A file takes the place of the directory, so that the archive cannot be reached.
     std::fs::write(&dir, "not a directory").expect("a file");
     let launch = Launch::primary(&root.path().join("primary")).archive(&first);
     let launch = launch.flag("--archive-key-file", text(&k1)).set("archive-2", &second.url);
@@ -235,7 +235,8 @@ fn a_second_archive_comes_and_goes() {
     stranger.expect(2).says("archive-2").says("belongs to cluster");
 }
 
-/// Away for a while: writes, uploads to the first, a restart, a kill; then it catches up.
+/// Takes the second archive away during writes, uploads to the first archive, a restart and a kill; then it catches
+/// up.
 fn goes_and_comes_back(primary: &mut Node, dir: &Path, away: &Path) {
     std::fs::rename(dir, away).expect("the archive goes");
     std::fs::write(dir, "not a directory").expect("a file");
@@ -257,7 +258,8 @@ fn goes_and_comes_back(primary: &mut Node, dir: &Path, away: &Path) {
     wait_for(primary, "archive_2_spool_bytes", "0");
 }
 
-/// Away for longer than the spool has room: no write is refused, and it begins anew with a base.
+/// Takes the second archive away for longer than the spool has room: no write is refused, and it begins anew with a
+/// base.
 fn drops_its_backlog(primary: &Node, dir: &Path, away: &Path) {
     let mut client = primary.client();
     std::fs::rename(dir, away).expect("the archive goes");
@@ -285,7 +287,7 @@ fn drops_its_backlog(primary: &Node, dir: &Path, away: &Path) {
     wait_for_second(primary);
 }
 
-/// The second archive is on another S3 server, which the network takes away, also across a promotion.
+/// Goal: a second archive on another S3 server catches up after the network was down, also across a promotion.
 #[test]
 fn a_second_archive_on_another_server() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -308,7 +310,7 @@ fn a_second_archive_on_another_server() {
     assert_eq!(primary.client().info()["archive_2_csn"], "0");
     proxy.open();
     wait_for_second(&primary);
-    // Without keys of its own, the second archive has those of the first.
+    // Without keys of its own, the second archive uses the keys of the first.
     let own = ["--archive-key-file", text(&keys)];
     far.tool("verify", &own).expect(0).says("whole   csn 1 ..");
 

@@ -1,9 +1,8 @@
-//! Full file systems: writes are refused with an error that says what to do, reads go on, nothing acknowledged is lost,
-//! and service resumes by itself once there is space, or after a restart where the error says so.
+//! Full file systems: writes are refused with an error that says what to do, reads work, no acknowledged write is
+//! lost, and the service resumes by itself once there is space, or after a restart if the error asks for it.
 //!
-//! The directory in question lies on ext4 on a loop device, which a ballast file fills to the last byte under load. It
-//! needs root; without it the tests say so and check nothing. `WALFERRY_ROUNDS` sets how often a disk without a limit is
-//! filled.
+//! The directory lies on ext4 on a loop device, which a ballast file fills to the last byte under load. The tests need
+//! root; without it they say so and check nothing. `WALFERRY_ROUNDS` sets how often a disk without a limit is filled.
 
 mod support;
 
@@ -22,29 +21,29 @@ use support::faulty_s3::FaultyS3;
 use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
 use support::workload::seed;
 
-/// Size of a device.
+/// Size of a device in bytes.
 const DEVICE_BYTES: u64 = 256 << 20;
-/// Bytes of each value: they do not compress.
+/// Bytes of each value, which is incompressible.
 const VALUE_BYTES: usize = 8 << 10;
-/// Transactions there before a disk is filled.
+/// Number of transactions before a disk is filled.
 const BEFORE: u64 = 300;
-/// Times a disk is filled on which no limit keeps anything free.
+/// How often a disk is filled without a limit that keeps space free.
 const ROUNDS: usize = 3;
-/// How long a write may go unanswered, whatever the disk does.
+/// Longest time without a reply to a write, whatever the disk does.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// The value of transaction `number`.
+/// Returns the value of transaction `number`.
 fn value(number: u64) -> Vec<u8> {
     let mut value = vec![0; VALUE_BYTES];
     StdRng::seed_from_u64(number).fill(&mut value[..]);
     value
 }
 
-/// A client whose transactions over both engines are numbered, so that what is there can be compared with what was
-/// acknowledged.
+/// A client that numbers its transactions over both engines, so that the stored data can be compared with the
+/// acknowledged transactions.
 struct Writer {
     client: Client,
-    /// Transactions acknowledged: 1 to this one.
+    /// Number of the last acknowledged transaction; all from 1 on were acknowledged.
     acknowledged: u64,
 }
 
@@ -53,13 +52,13 @@ impl Writer {
         Self { client: node.client(), acknowledged: 0 }
     }
 
-    /// Goes on with a server that was started again.
+    /// Connects to a server that was restarted.
     fn reconnect(&mut self, node: &Node) {
         self.client = node.client();
         self.acknowledged = integer(&self.client.ok(&cmd!("LLEN", "order"))) as u64;
     }
 
-    /// The next transaction; the refusal if it was refused.
+    /// Sends the next transaction; the error is the refusal.
     fn try_write(&mut self) -> Result<(), String> {
         let number = self.acknowledged + 1;
         let commands = framed(&[
@@ -94,12 +93,12 @@ impl Writer {
         }
     }
 
-    /// Waits until transactions are taken again.
+    /// Waits until transactions are accepted.
     fn wait_until_taken(&mut self) {
         wait_until("writes are taken again", SETTLED_WITHIN, || self.try_write().ok());
     }
 
-    /// Whether everything acknowledged is there, whole, and nothing else. `unsure`: how many more may be there.
+    /// Asserts that exactly the acknowledged transactions are stored, each whole; up to `unsure` more may be stored.
     #[track_caller]
     fn check(&mut self, unsure: u64) {
         let there = whole(&mut self.client);
@@ -108,10 +107,10 @@ impl Writer {
     }
 }
 
-/// A client that writes to RocksDB alone: the op-log never grows.
+/// A client that writes to RocksDB alone, so that the op-log does not grow.
 struct Setter {
     client: Client,
-    /// SETs acknowledged: 1 to this one.
+    /// Number of the last acknowledged SET; all from 1 on were acknowledged.
     acknowledged: u64,
 }
 
@@ -127,7 +126,7 @@ impl Setter {
         }
     }
 
-    /// Whether everything acknowledged is there.
+    /// Asserts that every acknowledged SET is stored.
     #[track_caller]
     fn check(&mut self) {
         for number in 1..=self.acknowledged {
@@ -137,7 +136,7 @@ impl Setter {
     }
 }
 
-/// How many transactions a server has; fails the test unless it has each of them whole, from the first on.
+/// Returns the number of stored transactions; fails the test unless each of them is whole, from the first on.
 #[track_caller]
 fn whole(client: &mut Client) -> u64 {
     let reply = client.transaction(&[cmd!("LRANGE", "order", 0, -1), cmd!("ZCARD", "scores")]);
@@ -155,7 +154,7 @@ fn whole(client: &mut Client) -> u64 {
     count
 }
 
-/// What a refusal must say. True if it asks for a restart.
+/// Asserts what a refusal must say; returns true if it asks for a restart.
 #[track_caller]
 fn asks_for_restart(refusal: &str) -> bool {
     assert!(refusal.contains("MISCONF") || refusal.contains("EXECABORT"), "{refusal}");
@@ -170,7 +169,7 @@ fn assert_no_panic(node: &Node) {
     assert!(!String::from_utf8_lossy(&log).contains("panicked"), "the server panicked: see its log");
 }
 
-/// A device, or `None` where none can be mounted.
+/// Mounts a device; `None` where no device can be mounted.
 fn device(root: &Path, bytes: u64) -> Option<Mounted> {
     let device = Mounted::new(&root.join("device"), bytes, &root.join("mounted"));
     if device.is_none() {
@@ -183,8 +182,8 @@ fn small(launch: Launch) -> Launch {
     launch.set("oplog-segment-bytes", "2mb").set("image-log-bytes", "16mb")
 }
 
-/// Goal: writes stop before the disk is full, say why, and are taken again by themselves once there is space; nothing is
-/// lost, not even by a kill afterwards. The server's own log lies on the full disk, too.
+/// Goal: writes stop before the disk is full, with the reason, and are accepted once there is space, without a
+/// restart. Nothing is lost, not even by a kill afterwards. The server's log file lies on the full disk too.
 #[test]
 fn a_full_data_directory_refuses_writes_and_resumes_by_itself() {
     let root = scratch();
@@ -218,8 +217,8 @@ fn a_full_data_directory_refuses_writes_and_resumes_by_itself() {
     assert_no_panic(&node);
 }
 
-/// One disk filled to the last byte, with no limit that keeps anything free, under transactions or under writes to RocksDB
-/// alone. True if it took a restart.
+/// Fills a disk to the last byte, without a limit that keeps space free, under transactions or under writes to RocksDB
+/// alone. Returns true if the server needed a restart.
 fn fill_without_a_limit(node: &mut Node, writer: &mut Writer, device: &Mounted, is_disk_only: bool) -> bool {
     let mut setter = Setter { client: node.client(), acknowledged: 0 };
     let refusal = std::thread::scope(|scope| {
@@ -227,7 +226,7 @@ fn fill_without_a_limit(node: &mut Node, writer: &mut Writer, device: &Mounted, 
         if is_disk_only { setter.write_until_refused() } else { writer.write_until_refused() }
     });
     let restarts = asks_for_restart(&refusal);
-    // What failed half-way may be in the memory engines; it was not acknowledged.
+    // A write that failed half-way may be in the memory engines although it was not acknowledged.
     let order = integer(&writer.client.ok(&cmd!("LLEN", "order"))) as u64;
     assert!((writer.acknowledged..=writer.acknowledged + u64::from(restarts)).contains(&order));
     for number in [1, writer.acknowledged / 2, writer.acknowledged] {
@@ -252,8 +251,9 @@ fn fill_without_a_limit(node: &mut Node, writer: &mut Writer, device: &Mounted, 
     restarts
 }
 
-/// Goal: where no limit keeps space free, RocksDB and the op-log meet the full disk at any place. Each time nothing
-/// acknowledged is lost, the process lives, and goes on by itself or after the restart that the error asks for.
+/// Goal: without a limit that keeps space free, RocksDB and the op-log hit the full disk at any point. Each time no
+/// acknowledged write is lost, the process survives, and it resumes by itself or after the restart that the error
+/// requests.
 #[test]
 fn a_disk_full_to_the_last_byte_loses_nothing() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -278,8 +278,9 @@ fn a_disk_full_to_the_last_byte_loses_nothing() {
     eprintln!("{restarts} of {rounds} rounds took a restart");
 }
 
-/// Goal: below `min-free-bytes` whatever frees space is taken, also in a transaction, and what expires goes; everything else
-/// is refused with the limit's name; once enough was deleted writes are taken again by themselves, and nothing is lost.
+/// Goal: below `min-free-bytes`, commands that free space are accepted, also in a transaction, and expiry works. Any
+/// other write is refused with the limit's name. After enough deletions writes are accepted without a restart; nothing
+/// is lost.
 #[test]
 fn what_frees_space_is_taken_below_the_limit() {
     let root = scratch();
@@ -347,11 +348,11 @@ fn what_frees_space_is_taken_below_the_limit() {
     assert_no_panic(&node);
 }
 
-/// Goal: expired keys are deleted while the disk fills: what was deleted is whole, writes are taken again by themselves,
-/// and expiry goes on.
+/// Goal: while the disk fills, expired keys are deleted. Each deletion is whole, writes are accepted once there is
+/// space, and expiry continues.
 #[test]
 fn expiry_on_a_full_disk_goes_on_later() {
-    /// Lists with long names: their deletions take more than the op-log's segment and the one prepared behind it.
+    /// Lists with long names: their deletions need more than the op-log's active segment and its spare segment.
     const LISTS: usize = 8_000;
     const NAME_BYTES: usize = 1 << 10;
     let root = scratch();
@@ -367,7 +368,7 @@ fn expiry_on_a_full_disk_goes_on_later() {
         let replies = writer.client.pipeline(&lists.collect::<Vec<_>>());
         assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{:?}", replies.first());
     }
-    // By then the images and purges that the lists brought about are over: they free space.
+    // The images and purges caused by the lists have ended by then; they free space.
     std::thread::sleep(Duration::from_millis(at_ms.saturating_sub(now_ms() + 1_000)));
     device.fill();
     let refused = wait_until("expiry finds no room", SETTLED_WITHIN, || {
@@ -389,13 +390,13 @@ fn expiry_on_a_full_disk_goes_on_later() {
     assert_eq!(integer(&writer.client.ok(&cmd!("DBSIZE"))), own);
 }
 
-/// Goal: when a log write fails in mid-pipeline, the replies to what was written before it still wait until the archive
-/// has it; the others are errors, and nobody waits for ever.
+/// Goal: when a log write fails within a pipeline, replies to commits written before still wait until the archive has
+/// these commits; the other replies are errors, and no client waits for ever.
 #[test]
 fn replies_before_a_failed_write_still_wait_for_the_archive() {
-    /// What a group of commits holds.
+    /// Number of commits in a group.
     const GROUP: usize = 512;
-    /// Requests that come in one read, and run together: more than two groups.
+    /// Number of requests that arrive in one read and run together: more than two groups.
     const REQUESTS: usize = 1_300;
     const REQUEST: &str = "INCR count\r\n";
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -443,21 +444,21 @@ fn replies_before_a_failed_write_still_wait_for_the_archive() {
     assert_eq!(count, (GROUP + taken).to_string());
 }
 
-/// Bytes of RocksDB's newest log.
+/// Returns the bytes of RocksDB's newest WAL file.
 fn wal_bytes(node: &Node) -> u64 {
     let files = std::fs::read_dir(node.launch.dir.join("wal")).expect("a data directory has it").flatten();
     files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).max().expect("there is a log")
 }
 
-/// Has writes beyond this offset of any file fail; none: no more.
+/// Makes writes beyond this file offset fail; `None` removes the limit.
 fn limit_files(node: &Node, bytes: Option<u64>) {
     let limit = Rlimit { current: bytes, maximum: None };
     let pid = Pid::from_raw(node.pid() as i32);
     prlimit(pid, Resource::Fsize, limit).expect("the limits of an own child can be set");
 }
 
-/// Goal: a replica whose disk is full keeps serving whole transactions, the primary goes on undisturbed, and the replica
-/// catches up by itself once there is space.
+/// Goal: a replica with a full disk serves whole transactions, the primary is not affected, and the replica catches up
+/// by itself once there is space.
 #[test]
 fn a_full_replica_disturbs_nobody_and_catches_up() {
     let root = scratch();
@@ -476,7 +477,7 @@ fn a_full_replica_disturbs_nobody_and_catches_up() {
         let writing = scope.spawn(|| {
             while !is_stopped.load(Ordering::Relaxed) {
                 writer.try_write().expect("the primary has room");
-                // All of it must have room on the device when that is emptied, however long filling it takes.
+                // All written data must fit on the device once it is emptied, however long filling takes.
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
@@ -503,7 +504,8 @@ fn a_full_replica_disturbs_nobody_and_catches_up() {
     assert_no_panic(&primary);
 }
 
-/// Goal: a replica that has no room to bootstrap says so and serves nobody; with room it starts from the same directory.
+/// Goal: a replica without space to bootstrap says so and serves no client; with space it starts from the same
+/// directory.
 #[test]
 fn a_replica_without_room_to_bootstrap_starts_later() {
     let root = scratch();
@@ -513,12 +515,12 @@ fn a_replica_without_room_to_bootstrap_starts_later() {
     let mut writer = Writer::new(&primary);
     writer.write(BEFORE);
     writer.client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
-    // With an archive, and from the primary alone.
+    // Bootstrap with an archive, and from the primary alone.
     for (name, from_archive) in [("restored", true), ("sent", false)] {
         let launch =
             small(Launch::replica(&device.dir.join(name), primary.launch.repl_port)).set("min-free-bytes", "0");
         let launch = if from_archive { launch.archive(&archive) } else { launch };
-        // Its log must not meet the full disk.
+        // The replica's log file must not lie on the full disk.
         let log = launch.dir.with_extension("log");
         std::os::unix::fs::symlink(root.path().join(name), log).expect("a link");
         device.fill();
@@ -532,7 +534,7 @@ fn a_replica_without_room_to_bootstrap_starts_later() {
     }
 }
 
-/// Goal: a full archive stops no write; the archived watermark tells only what can be restored, the error is shown, and
+/// Goal: a full archive stops no write; the archived watermark covers only restorable commits, the error is shown, and
 /// everything is archived once there is space.
 #[test]
 fn a_full_archive_is_told_and_catches_up() {
@@ -559,7 +561,7 @@ fn a_full_archive_is_told_and_catches_up() {
     assert!(info["spool_chunks"] != "0" && info["writes_refused"].is_empty(), "the spool takes over");
     let restored = archive.restored(&["--to", &format!("csn:{}", watermarks.archived)]);
     assert_eq!(whole(&mut restored.client()), watermarks.archived);
-    // A start wants an archive that it can write to, and says so.
+    // A start needs an archive that it can write to, and reports it.
     let refused = node.try_restart().expect_err("the archive is full");
     refused.expect(6).says("No space left on device");
     device.empty();
@@ -572,7 +574,7 @@ fn a_full_archive_is_told_and_catches_up() {
     assert_no_panic(&node);
 }
 
-/// Goal: a log that cannot be written (its disk is full) costs nothing but the log.
+/// Goal: if the log file cannot be written because its disk is full, only log lines are lost.
 #[test]
 fn a_log_that_cannot_be_written_stops_nothing() {
     let root = tempfile::tempdir().expect("a temporary directory");

@@ -1,4 +1,4 @@
-//! Any commit is a restore point: a random history over all types, through process kills, compared on the primary,
+//! Any commit is a restore point: a random history over all types, through process kills, is compared on the primary,
 //! on a replica, and at random commits and times restored from the archive.
 
 mod support;
@@ -21,18 +21,19 @@ const STEPS_IN_PIPELINE: usize = 40;
 const STEPS_IN_KILLED_PIPELINE: usize = 200;
 const RESTORED_CSNS: usize = 14;
 const RESTORED_TIMES: usize = 8;
-/// Between a reply and the next command at a restored time; commit times have microseconds.
+/// Microseconds between a reply and the next command at a restored time; commit times have microsecond resolution.
 const PAUSE_US: u64 = 20;
 
-/// Goal: over a local archive, nothing replied is lost by a process kill, the replica holds what the primary holds,
-/// and every commit can be restored exactly.
+/// Goal: over a local archive, no acknowledged write is lost by a process kill, the replica equals the primary, and
+/// every commit can be restored exactly.
 #[test]
 fn every_commit_of_a_random_history_is_restored_from_a_directory() {
     let root = tempfile::tempdir().expect("a temporary directory");
     history_is_restorable(root.path(), &Archive::directory(&root.path().join("archive")));
 }
 
-/// Goal: the same over a real S3 server.
+/// Goal: over a real S3 server, no acknowledged write is lost by a process kill, and every commit can be restored
+/// exactly.
 #[test]
 fn every_commit_of_a_random_history_is_restored_from_s3() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -61,8 +62,8 @@ fn history_is_restorable(root: &Path, archive: &Archive) {
     restore_points_hold(archive, &history, &mut workload);
 }
 
-/// Steps one by one and in pipelines, then a pipeline in which the primary is killed, then its restart.
-/// The replica is compared often: with few keys, later commits hide what an earlier one did wrong.
+/// Runs steps one by one and in pipelines, then a pipeline during which the primary is killed and restarted. The
+/// replica is compared often, because with few keys later commits hide the errors of earlier ones.
 fn run_round(round: usize, workload: &mut Workload, primary: &mut Node, replica: &Node, history: &mut History) {
     let mut client = primary.client();
     for step in 0..STEPS_ONE_BY_ONE {
@@ -155,7 +156,7 @@ fn an_expired_key_is_deleted_by_one_commit_that_replicates() {
     }
 }
 
-/// Goal: an orderly end and a new start lose nothing and cost no commit, in every durability mode.
+/// Goal: an orderly stop and a start lose nothing and make no commit, in every durability mode.
 #[test]
 fn an_orderly_restart_changes_nothing() {
     for mode in ["always", "everysec", "no"] {

@@ -1,5 +1,4 @@
-//! Clients that mean harm, are broken, or are gone: they get what Redis would give them, they cost little, and nobody
-//! else notices.
+//! Hostile, broken or vanished clients get the replies that Redis gives, cost little, and do not affect other clients.
 
 mod support;
 
@@ -17,11 +16,11 @@ use support::oracle::Oracle;
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::workload::seed;
 
-/// Another client's command takes no longer than this, whatever the hostile ones do.
+/// Longest duration of another client's command, whatever the hostile clients do.
 const SERVED_WITHIN: Duration = Duration::from_secs(1);
-/// Idle connections the test asks for; fewer where the system allows fewer open files.
+/// Number of idle connections that the test opens; fewer where the system limits open files.
 const IDLE_CLIENTS: u64 = 10_000;
-/// Memory an idle connection may cost.
+/// Largest number of bytes of memory per idle connection.
 const IDLE_CLIENT_BYTES_MAX: u64 = 12 << 10;
 
 struct Server {
@@ -49,7 +48,7 @@ fn resident(client: &mut Client) -> u64 {
     field(client, "used_memory_rss")
 }
 
-/// Fails the test unless a client writes and reads without having to wait.
+/// Fails the test unless a client can write and read without delay.
 #[track_caller]
 fn assert_served(client: &mut Client) {
     for command in [cmd!("SET", "served", 1), cmd!("RPUSH", "served:list", 1), cmd!("GET", "served")] {
@@ -60,7 +59,7 @@ fn assert_served(client: &mut Client) {
     }
 }
 
-/// Waits until only the observer is connected.
+/// Waits until the observer is the only client.
 #[track_caller]
 fn await_alone(observer: &mut Client) {
     wait_until("all other clients are gone", SETTLED_WITHIN, || {
@@ -68,23 +67,23 @@ fn await_alone(observer: &mut Client) {
     });
 }
 
-/// What the server says until it closes the connection.
+/// Returns what the server sends until it closes the connection.
 fn last_words(mut stream: TcpStream) -> String {
     stream.set_read_timeout(Some(SETTLED_WITHIN)).expect("a timeout");
     let mut all = Vec::new();
     match stream.read_to_end(&mut all) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the connection stays open"),
-        // A connection that is closed with requests unread is reset.
+        // A connection that is closed with unread requests is reset.
         _ => all.escape_ascii().to_string(),
     }
 }
 
-/// Goal: ten thousand idle connections are taken although the process was started with a low limit of open files; each
-/// costs little, another client is served as ever, and one more than `maxclients` is told so.
+/// Goal: ten thousand idle connections are accepted although the process started with a low limit of open files. Each
+/// costs little, another client is served without delay, and clients beyond `maxclients` get an error that says so.
 #[test]
 fn ten_thousand_idle_clients() {
     let hard = raise_open_files();
-    // The server keeps some files for itself.
+    // The server reserves some files for itself.
     let idle = IDLE_CLIENTS.min(hard - 4_608.min(hard / 2) - 100).min(hard - 500);
     assert!(idle >= 1_000, "this test needs more open files than `ulimit -Hn` ({hard}) allows");
     let maxclients = idle + 10;
@@ -95,7 +94,7 @@ fn ten_thousand_idle_clients() {
     let before = resident(&mut observer);
     let started = Instant::now();
     let mut clients: Vec<TcpStream> = (0..idle).map(|_| server.stream()).collect();
-    // Every other one has asked for something before it fell silent.
+    // Every second client sends a request before it falls silent.
     for client in clients.iter_mut().step_by(2) {
         client.write_all(b"PING\r\n").expect("the server reads");
     }
@@ -112,7 +111,7 @@ fn ten_thousand_idle_clients() {
     assert!(each <= IDLE_CLIENT_BYTES_MAX, "an idle client costs {each} bytes");
     (0..50).for_each(|_| assert_served(&mut observer));
 
-    // Those that are taken stay, so that no seat becomes free.
+    // Accepted connections stay open, so that no place becomes free.
     let mut more: Vec<TcpStream> = (0..30).map(|_| server.stream()).collect();
     for words in more.split_off(20).into_iter().map(last_words) {
         assert!(words.starts_with("-ERR max number of clients reached"), "found {words:?}");
@@ -123,15 +122,15 @@ fn ten_thousand_idle_clients() {
     assert_served(&mut server.node.client());
 }
 
-/// Raises this process' limit of open files as far as it goes, and gives back the limit.
+/// Raises this process' limit of open files to the maximum; returns the limit.
 fn raise_open_files() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the soft limit can be raised");
     maximum.unwrap_or(1 << 20)
 }
 
-/// Goal: clients that ask on and on and never read their replies are not read any more: what they make the server hold
-/// is bounded, others are served, and whoever does read in the end gets every reply whole and in order.
+/// Goal: the server stops reading from clients that send requests and never read replies. The memory for them is
+/// bounded, other clients are served, and a client that reads in the end gets every reply whole and in order.
 #[test]
 fn clients_that_never_read_their_replies() {
     const DEAF: usize = 20;
@@ -147,7 +146,7 @@ fn clients_that_never_read_their_replies() {
     let mut deaf: Vec<TcpStream> = (0..DEAF).map(|_| server.stream()).collect();
     for stream in &mut deaf {
         stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-        // The server stops reading, so that at some point nothing can be sent any more.
+        // The server stops reading, so that sending fails at some point.
         let stuck = stream.write_all(&requests).expect_err("the server reads on although nobody takes its replies");
         assert!(matches!(stuck.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{stuck}");
         assert_served(&mut observer);
@@ -167,7 +166,7 @@ fn clients_that_never_read_their_replies() {
     await_alone(&mut observer);
 }
 
-/// Goal: with `timeout`, clients that neither send nor take anything are disconnected, wherever they stopped.
+/// Goal: with `timeout`, clients that neither send nor read are disconnected, at whatever point they stopped.
 #[test]
 fn silent_clients_are_disconnected_after_a_while() {
     let server = Server::start(|launch| launch.set("timeout", "1"));
@@ -177,7 +176,7 @@ fn silent_clients_are_disconnected_after_a_while() {
         b"",
         b"*2\r\n$3\r\nGET\r\n$1",
         b"*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n",
-        // It does not read its replies.
+        // This client does not read its replies.
         b"GET large\r\nGET large\r\nGET large\r\n",
     ];
     let connect = |opening: &&[u8]| {
@@ -191,7 +190,7 @@ fn silent_clients_are_disconnected_after_a_while() {
     assert_eq!(integer(&observer.ok(&cmd!("EXISTS", "n"))), 0, "a transaction without EXEC is nothing");
 }
 
-/// Goal: requests that come one byte at a time from many clients in turn are understood, and nobody waits for them.
+/// Goal: requests that arrive byte by byte from many clients in turn are understood and delay no other client.
 #[test]
 fn requests_that_come_byte_by_byte() {
     let server = Server::start(|launch| launch);
@@ -212,7 +211,8 @@ fn requests_that_come_byte_by_byte() {
     assert_eq!(integer(&observer.ok(&cmd!("LLEN", "slow"))), 50);
 }
 
-/// Goal: a length that was only announced takes no memory: neither many arguments, nor a long one, nor a long line.
+/// Goal: an announced length takes no memory: neither for many arguments, nor for a long argument, nor for a long
+/// line.
 #[test]
 fn announced_lengths_take_no_memory() {
     const LIARS: u64 = 400;
@@ -243,8 +243,8 @@ fn announced_lengths_take_no_memory() {
     await_alone(&mut observer);
 }
 
-/// Goal: who has not authenticated can make the server hold as little as in Redis, is told so in Redis' words, and is
-/// served again once it has.
+/// Goal: before authentication a client can make the server hold as little as in Redis, gets Redis' error, and is
+/// served once it has authenticated.
 #[test]
 fn little_is_taken_before_authentication() {
     let server = Server::start(|launch| launch.set("requirepass", "secret"));
@@ -270,8 +270,8 @@ fn little_is_taken_before_authentication() {
     client.ok(&cmd!("SET", "key", vec![b'x'; 20_000]));
 }
 
-/// Goal: whatever protocol a connection speaks, it is answered with an error or closed, and changes nothing; a web page
-/// cannot smuggle commands in behind the lines of an HTTP request.
+/// Goal: a connection with any other protocol gets an error or is closed, and changes nothing; a web page cannot
+/// smuggle commands behind the lines of an HTTP request.
 #[test]
 fn other_protocols_and_garbage() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -311,7 +311,7 @@ fn other_protocols_and_garbage() {
     await_alone(&mut observer);
 }
 
-/// Goal: clients whose machine is gone without a word do not stay for ever: the system probes every connection.
+/// Goal: connections to machines that vanished do not stay for ever: every connection has TCP keepalive.
 #[test]
 fn every_connection_is_probed() {
     let server = Server::start(|launch| launch);
@@ -324,10 +324,10 @@ fn every_connection_is_probed() {
     });
 }
 
-/// In /proc/net/tcp: the timer of a connection that is probed.
+/// Timer code in /proc/net/tcp of a connection with keepalive.
 const KEEPALIVE: &str = "02";
 
-/// The timers of the server's ends of its connections.
+/// Returns the timer codes of the server's ends of its connections.
 fn timers(port: u16) -> Vec<String> {
     const ESTABLISHED: &str = "01";
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
@@ -336,7 +336,7 @@ fn timers(port: u16) -> Vec<String> {
     rows.filter(|row| row[1].ends_with(&local) && row[3] == ESTABLISHED).map(|row| row[5][..2].to_owned()).collect()
 }
 
-/// Goal: thousands of clients that connect and leave, at any point of a conversation, leave nothing behind.
+/// Goal: thousands of clients that connect and leave at any point of a conversation leave nothing behind.
 #[test]
 fn connecting_and_leaving() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -368,13 +368,13 @@ fn connecting_and_leaving() {
     await_alone(&mut observer);
     assert_eq!(integer(&observer.ok(&cmd!("EXISTS", "left"))), 0);
     let after = files();
-    // RocksDB and the logs may have opened a few.
+    // RocksDB and the logs may have opened a few files.
     assert!(after <= before + 20, "{before} files were open, now {after}");
     assert_served(&mut observer);
 }
 
-/// Goal: clients that wait for the archive, for a task or for a commit, and leave, free their seats, whatever they have
-/// sent ahead: retrying clients never reach `maxclients`, and what nobody waits for any more is not done later.
+/// Goal: clients that wait for the archive, for a task or for a commit, and then leave, free their places, whatever
+/// they sent ahead. Retrying clients never reach `maxclients`, and work that no client waits for is not done.
 #[test]
 fn clients_that_wait_and_leave_free_their_seats() {
     const MAXCLIENTS: usize = 40;
@@ -404,7 +404,7 @@ fn clients_that_wait_and_leave_free_their_seats() {
         wait_until("all of them wait", SETTLED_WITHIN, || {
             (field(&mut observer, "connected_clients") == CLIENTS as u64 + 1).then_some(())
         });
-        // A request behind the one that is waited for is read by nobody.
+        // The server does not read a request that follows the one being waited for.
         clients.iter_mut().for_each(|client| client.write_all(b"PING\r\n").expect("the server is there"));
         drop(clients);
         await_alone(&mut observer);
@@ -420,8 +420,8 @@ fn clients_that_wait_and_leave_free_their_seats() {
     assert_served(&mut observer);
 }
 
-/// Goal: a transaction whose client leaves before EXEC is nothing; one whose client leaves behind EXEC is whole or
-/// nothing, whether or not anybody waits for the reply.
+/// Goal: a transaction whose client leaves before EXEC has no effect; one whose client leaves after EXEC is whole or
+/// has no effect, whether or not a client reads the reply.
 #[test]
 fn leaving_in_the_middle_of_a_transaction() {
     let mut rng = StdRng::seed_from_u64(seed());

@@ -1,5 +1,6 @@
-//! Primaries that mean harm, are broken, or are of another cluster, and links on which messages are lost or changed: a
-//! replica never applies what its primary did not commit right there, says what is wrong, and goes on once all is well.
+//! Hostile or broken primaries, primaries of another cluster, and links that lose or change messages: a replica never
+//! applies what its primary did not commit at that position, reports the fault, and continues once the primary is
+//! correct.
 
 mod support;
 
@@ -23,7 +24,7 @@ use support::wire::{self, FakeReplica, Frame, chunk, hello};
 use support::workload::seed;
 use support::writers::{self, Replied, WRITERS, look};
 
-/// A lie, and what the replica says to it.
+/// A false message, and the replica's error about it.
 type Lie = (Tamper, &'static str);
 
 fn lies_about_the_introduction() -> Vec<Lie> {
@@ -78,7 +79,7 @@ fn lies_in_the_stream() -> Vec<Lie> {
         (of_chunks(flip), "is corrupt"),
         (of_chunks(cut), "truncated"),
         (of_chunks(garbage), "over the limit"),
-        // Its commits are not new the second time.
+        // The second time, the chunk's commits are not new.
         (of_chunks(|frame| vec![Sent::Frame(frame.clone()), Sent::Frame(frame)]), "has a gap"),
         (of_chunks(|_| vec![Sent::Close]), "closed the connection"),
         (Box::new(lost), "has a gap"),
@@ -86,8 +87,8 @@ fn lies_in_the_stream() -> Vec<Lie> {
     ]
 }
 
-/// Goal: each lie a primary can tell is found, named, and without consequence: once the true primary is back the replica
-/// goes on where it was.
+/// Goal: each false message of a primary is detected, named, and has no effect: once the true primary is back, the
+/// replica continues at its position.
 #[test]
 fn a_lying_primary_is_found_out() {
     let pair = Pair::start();
@@ -114,7 +115,7 @@ fn a_lying_primary_is_found_out() {
     assert_eq!(primary.info()["writes_refused"], "", "what the replica was told does not fence its primary");
 }
 
-/// Commits now and then, so that there are chunks.
+/// Writes a few commits per second, so that there are chunks.
 fn write_slowly(port: u16, stop: &AtomicBool) {
     let mut client = Client::connect(port).expect("the server accepts a connection");
     while !stop.load(Ordering::Relaxed) {
@@ -127,8 +128,8 @@ fn write_slowly(port: u16, stop: &AtomicBool) {
     }
 }
 
-/// Goal: heartbeats that lie about how far the primary is are forgotten with it, and its silence, before or behind the
-/// introduction, is noticed.
+/// Goal: false heartbeats about the primary's position are forgotten when their connection ends, and a silent primary
+/// is detected before and after the introduction.
 #[test]
 fn lying_and_silent_primaries_leave_nothing_behind() {
     let pair = Pair::start();
@@ -169,7 +170,7 @@ fn challenge_only(frame: Frame) -> Vec<Sent> {
     if frame.kind == wire::CHALLENGE { vec![Sent::Frame(frame)] } else { Vec::new() }
 }
 
-/// Goal: chunks of another cluster, with the same csns and the same epoch, are not applied.
+/// Goal: chunks of another cluster, with the same csns and the same epoch, are refused.
 #[test]
 fn chunks_of_another_cluster_are_refused() {
     let pair = Pair::start();
@@ -204,11 +205,11 @@ fn chunks_of_another_cluster_are_refused() {
     pair.await_equal();
 }
 
-/// Rounds of the random test below; `WALFERRY_ROUNDS` sets others.
+/// Number of rounds of the random test below; `WALFERRY_ROUNDS` overrides it.
 const ROUNDS: u64 = 60;
 
-/// Goal: under load, over a link on which messages are lost, repeated, reordered, cut, flipped and made up at random, the
-/// replica shows whole commits of its primary only, never goes back, and ends up with the same data.
+/// Goal: under load, over a link that loses, repeats, reorders, truncates, flips and invents messages at random, the
+/// replica shows only whole commits of its primary, never goes back, and ends with the same data.
 #[test]
 fn a_stream_tampered_with_at_random_is_never_applied() {
     let seed = seed();
@@ -315,8 +316,8 @@ fn tamper_once(frame: Frame, passed: &VecDeque<Frame>, held: &mut Option<Frame>,
     }
 }
 
-/// Goal: a base whose parts lie is not taken; the replica says why, tries again after a pause, and serves what the true
-/// primary sends in the end.
+/// Goal: a base with false parts is refused; the replica reports why, retries after a pause, and serves the base that
+/// the true primary sends.
 #[test]
 fn a_base_that_lies_is_not_taken() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -345,7 +346,7 @@ fn a_base_that_lies_is_not_taken() {
     await_equal(&primary, &replica);
 }
 
-/// Lies of [`lie_about_base`].
+/// Number of false bases that [`lie_about_base`] makes.
 const LIES: u64 = 8;
 
 fn lie_about_base(frame: Frame, attempt: u64, files: u32) -> Vec<Sent> {
@@ -369,7 +370,7 @@ fn lie_about_base(frame: Frame, attempt: u64, files: u32) -> Vec<Sent> {
     vec![Sent::Frame(frame)]
 }
 
-/// A primary whose logs do not reach back to its first commit, and that has no archive: a new replica needs a base.
+/// Starts a primary whose logs do not reach back to its first commit and that has no archive: a replica needs a base.
 fn restored_primary(root: &Path) -> Node {
     let archive = Archive::directory(&root.join("archive"));
     let mut first = Launch::primary(&root.join("first")).archive(&archive).start();

@@ -1,4 +1,4 @@
-//! Replicas that mean harm, are broken, or are of another cluster: a primary and its true replicas go on undisturbed.
+//! Hostile or broken replicas, and replicas of another cluster, do not affect a primary and its true replicas.
 
 mod support;
 
@@ -28,8 +28,8 @@ fn send_garbage(repl_port: u16, bytes: &[u8]) {
     peer.refusal();
 }
 
-/// Goal: whatever connects to the replication port and is not a replica of this cluster is told why, if it can be told,
-/// and is disconnected; writes, the true replica and the epoch are not touched by it.
+/// Goal: a peer on the replication port that is not a replica of this cluster gets the reason, if it can be sent, and
+/// is disconnected. Writes, the true replica and the epoch are not affected.
 #[test]
 fn a_fake_replica_disturbs_nobody() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -71,7 +71,7 @@ fn a_fake_replica_disturbs_nobody() {
         (json!({ "cluster": own, "csn": far }), "another history"),
         (json!({ "csn": far }), "another history"),
         (json!({ "cluster": own, "csn": 1, "epoch": 0 }), "another history"),
-        // Who names no cluster cannot tell this one that it is outdated.
+        // A peer that names no cluster cannot report a newer epoch to this primary.
         (json!({ "epoch": 4_000_000_000_u32 }), "another history"),
         (json!({ "cluster": "0".repeat(32), "epoch": 4_000_000_000_u32 }), "cluster"),
     ] {
@@ -109,8 +109,8 @@ fn assert_closed(mut stream: TcpStream, what: &str) {
     assert!(!is_silent, "a connection that {what} stays open");
 }
 
-/// Goal: a replica that reads nothing and acknowledges nothing pins nothing: what is sent to it is bounded, the logs are
-/// purged, and after a while it is given up.
+/// Goal: a replica that reads and acknowledges nothing pins nothing: the data sent to it is bounded, the logs are
+/// purged, and after a while it is disconnected.
 #[test]
 fn a_deaf_replica_pins_nothing() {
     const WRITTEN_MIB: u64 = 96;
@@ -121,7 +121,7 @@ fn a_deaf_replica_pins_nothing() {
     deaf.send(&hello());
     deaf.await_kind(wire::RESUME);
     let started = Instant::now();
-    // Incompressible, so that what is sent is as large as what was written.
+    // Incompressible, so that the bytes sent equal the bytes written.
     let mut rng = StdRng::seed_from_u64(seed());
     let value: Vec<u8> = (0..1 << 20).map(|_| rng.random()).collect();
     for number in 0..WRITTEN_MIB {
@@ -145,7 +145,7 @@ fn a_deaf_replica_pins_nothing() {
     eprintln!("given up after {:?}", started.elapsed());
 }
 
-/// Goal: hundreds of connections that never introduce themselves keep no true replica out.
+/// Goal: hundreds of connections that never introduce themselves do not keep a true replica out.
 #[test]
 fn silent_connections_keep_no_replica_out() {
     let root = temporary();
@@ -161,7 +161,7 @@ fn silent_connections_keep_no_replica_out() {
     await_equal(&primary, &replica);
 }
 
-/// Goal: with a shared secret, a peer on either side that does not know it gets nothing and changes nothing.
+/// Goal: with a shared secret, a peer on either side that does not know the secret receives and changes nothing.
 #[test]
 fn who_does_not_know_the_secret() {
     let pair = Pair::configured(|launch| launch.set("repl-secret", "right"));
@@ -180,7 +180,7 @@ fn who_does_not_know_the_secret() {
         assert_writes(&mut client);
     }
     assert_eq!(client.info()["writes_refused"], "");
-    // Without the secret a primary's proof can only be left out, made up, or be one of another connection.
+    // Without the secret, a primary's proof can only be omitted, invented, or replayed from another connection.
     let recorded: Arc<Mutex<Option<Value>>> = Arc::default();
     for replay in [false, true] {
         let recorded = Arc::clone(&recorded);

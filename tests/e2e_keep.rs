@@ -1,5 +1,5 @@
-//! Marks, pins, retention and metrics with the binary: what was named, pinned or promised can be restored, and what the
-//! policy lets go is gone.
+//! Marks, pins, retention and metrics with the binary: marked, pinned and promised commits can be restored, and
+//! commits that the policy does not keep are removed.
 
 mod support;
 
@@ -15,14 +15,14 @@ use support::metrics::metrics;
 use support::process::{Launch, Node, SETTLED_WITHIN, free_port, wait_until};
 use support::tool::{Finished, walferry};
 
-/// "This identity may not delete."
+/// Exit code for "this identity may not delete".
 const DENIED: i32 = 8;
 
 fn primary(root: &Path, archive: &Archive) -> Launch {
     Launch::primary(&root.join("primary")).archive(archive).set("archive-interval", "50")
 }
 
-/// The marks a node tells, as (name, csn, whether the archive has it).
+/// Returns the marks that a node lists, as (name, csn, whether the archive has the mark).
 fn marks(client: &mut Client) -> Vec<(String, u64, String)> {
     let Value::Array(marks) = client.ok(&cmd!("WALFERRY", "MARKS")) else { panic!("MARKS is an array") };
     let field = |mark: &Value, at: usize| match mark {
@@ -44,7 +44,8 @@ fn mark(node: &Node, name: &str) -> u64 {
     csn
 }
 
-/// Goal: a mark is a commit, outlives FLUSHALL, restarts and kills, is on the replica, is restored by name, and is no key.
+/// Goal: a mark is a commit, survives FLUSHALL, restarts and kills, exists on the replica, and is restored by name. It
+/// is no key.
 #[test]
 fn marks_live_through_everything() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -94,8 +95,8 @@ fn marks_live_through_everything() {
     assert!(error_text(&client.call(&cmd!("WALFERRY", "UNMARK", "killed"))).is_some());
 }
 
-/// Goal: marks are carried over by a promotion; one that lies beyond the fork needs its epoch, and its name stays taken;
-/// one made while the archive was away is written by the next primary.
+/// Goal: a promotion keeps the marks; a mark beyond the fork needs its epoch, and its name stays taken; the next
+/// primary writes a mark that was made while the archive was away.
 #[test]
 fn marks_follow_their_branch_of_history() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -136,15 +137,15 @@ fn number(report: &Json, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report}"))
 }
 
-/// Goal: a prune with short windows shows first, then removes exactly that; what it keeps is restored exactly; the primary
-/// goes on archiving, also after a restart, without bringing back what went; marks stay.
+/// Goal: a prune with short windows shows its plan first, then removes exactly that; kept points are restored exactly;
+/// the primary continues to archive, also after a restart, and does not upload removed objects; marks stay.
 #[test]
 fn a_prune_keeps_what_the_policy_says() {
     let root = tempfile::tempdir().expect("a temporary directory");
     prune_and_restart(root.path(), &Archive::directory(&root.path().join("archive")));
 }
 
-/// Goal: the same over a real S3 server.
+/// Goal: a prune over a real S3 server removes exactly what it showed and keeps what the policy promises.
 #[test]
 fn a_prune_over_s3_keeps_what_the_policy_says() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -179,7 +180,7 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
     let at_base = dump(&mut client);
     let last = write(&mut client, 24);
     let at_last = dump(&mut client);
-    // Everything is older than the fine window now.
+    // After the pause all commits are older than the fine window.
     std::thread::sleep(Duration::from_millis(1100));
     let policy = "1s fine, every 3650d 7300d";
     let told = prune(archive, policy, &["--dry-run"]).expect(0).json();
@@ -196,7 +197,7 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
         "{listed}"
     );
 
-    // The primary neither notices nor brings back what went.
+    // The primary is not affected and does not upload removed objects.
     let after = write(&mut client, 25);
     node.restart();
     let mut client = node.client();
@@ -213,7 +214,7 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
     assert_same(&dump(&mut client), &archive.restored(&["--to", "latest"]).state().1, "latest");
 }
 
-/// Goal: restores that run while prunes remove all they can end at what was asked for, every time.
+/// Goal: restores that run while prunes remove as much as they can always end at the requested commit.
 #[test]
 fn restores_run_beside_prunes() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -247,7 +248,7 @@ fn restores_run_beside_prunes() {
     archive.tool("verify", &[]).expect(0);
 }
 
-/// Goal: an identity that may not delete removes nothing and ends with a code of its own.
+/// Goal: a prune by an identity that may not delete removes nothing and has an exit code of its own.
 #[test]
 fn an_identity_that_may_not_delete_is_told_so() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -260,7 +261,7 @@ fn an_identity_that_may_not_delete_is_told_so() {
         client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     }
     drop(node);
-    // Immutable files are what even root may not delete.
+    // Not even root may delete immutable files.
     let bases = root.path().join("archive").join("bases");
     let manifests = files_below(&bases, "manifest.json");
     let protect = |sign: &str| {
@@ -280,7 +281,8 @@ fn an_identity_that_may_not_delete_is_told_so() {
     assert_eq!(files_below(&bases, "manifest.json").len(), 1);
 }
 
-/// Goal: the metrics are truthful: while busy, when idle, when the archive is away, and on a replica; status says it in words.
+/// Goal: the metrics are true under load, when idle, when the archive is away, and on a replica; so is the text of
+/// status.
 #[test]
 fn metrics_tell_the_truth() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -324,7 +326,7 @@ fn metrics_tell_the_truth() {
     assert!(found["walferry_archive_requests_total{operation=\"put\"}"] > 5.0);
     assert!(found["walferry_commands_total"] > 100.0 && found["process_resident_memory_bytes"] > 1e6);
     assert!(found["walferry_restorable_until_timestamp_seconds"] > 1.6e9);
-    // Idle: no PUT, no LIST, and nothing ages.
+    // When idle there is no PUT and no LIST, and no age grows.
     let again = metrics(port);
     for operation in ["put", "list", "delete"] {
         let name = format!("walferry_archive_requests_total{{operation=\"{operation}\"}}");
@@ -337,7 +339,7 @@ fn metrics_tell_the_truth() {
     assert_eq!(on_replica["walferry_writes_refused{obstacle=\"replica\"}"], 1.0);
     assert!(!on_replica.contains_key("walferry_rpo_seconds"), "a replica archives nothing");
     drop(replica);
-    // The archive goes away: what would be lost grows, and says so.
+    // While the archive is away, the age of the commits at risk grows and is reported.
     let (dir, away) = (root.path().join("archive"), root.path().join("away"));
     std::fs::rename(&dir, &away).expect("a directory can be renamed");
     std::fs::write(&dir, "in its place").expect("a file");
@@ -360,7 +362,7 @@ fn metrics_tell_the_truth() {
     wait_until("nothing is at risk any more", SETTLED_WITHIN, || {
         (metrics(port)["walferry_rpo_seconds"] == 0.0).then_some(())
     });
-    // A pipeline that writes and asks in one go must not wait for itself.
+    // A pipeline that writes and asks in one packet must not wait for itself.
     let replies =
         client.pipeline(&[cmd!("SET", "a", 1), cmd!("RPUSH", "l", 1), cmd!("INFO"), cmd!("WALFERRY", "MARKS")]);
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");
@@ -368,7 +370,7 @@ fn metrics_tell_the_truth() {
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{replies:?}");
 }
 
-/// Goal: a tool that is stopped by a signal says so by its exit code and leaves no pin: nobody has to wait for one.
+/// Goal: a tool that is stopped by a signal has the exit code for it and leaves no pin for others to wait for.
 #[test]
 fn a_tool_that_is_stopped_leaves_no_pin() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -388,7 +390,7 @@ fn a_tool_that_is_stopped_leaves_no_pin() {
             [("restore", vec!["--dir", dir]), ("prune", vec!["--keep", "0s fine", "--confirm"])]
         {
             let (heads, deletes) = (proxy.count(Kind::Head).requests, proxy.count(Kind::Delete).requests);
-            // What was put is looked up.
+            // A pin that was written is looked up with HEAD.
             let is_pinned = || proxy.count(Kind::Head).requests > heads;
             let (_, status) = slow.tool_stopped(subcommand, &arguments, signal, is_pinned);
             assert_eq!(status.code(), Some(128 + number), "{subcommand} {signal}");
@@ -399,7 +401,7 @@ fn a_tool_that_is_stopped_leaves_no_pin() {
     client.ok(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
 }
 
-/// Goal: the pin of a scheduled prune that was killed with its node ends with the node's next start.
+/// Goal: the pin of a scheduled prune that was killed with its node is removed at the node's next start.
 #[test]
 fn a_node_that_was_killed_leaves_no_pin_of_its_prune() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -412,7 +414,7 @@ fn a_node_that_was_killed_leaves_no_pin_of_its_prune() {
         files_below(&pins, ".json").into_iter().find_map(|pin| Some((std::fs::read(&pin).ok()?, pin)))
     });
     node.kill();
-    // As if it had been killed in the midst of it, whenever that was.
+    // The pin is written back, as if the node had been killed during the prune.
     std::fs::write(&kept.1, &kept.0).expect("a pin can be written");
     node.restart();
     node.client().ok(&cmd!("CONFIG", "SET", "prune-interval", 0));

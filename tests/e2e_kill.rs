@@ -1,8 +1,9 @@
-//! SIGKILL at random moments under each durability mode: nothing that was replied is lost, no transaction is torn, csns
+//! SIGKILL at random moments under each durability mode: no acknowledged write is lost, no transaction is torn, csns
 //! are dense, and the replica and the archive agree with the primary.
 //!
-//! Many connections write at once, pipelined, so that they share groups of commits; each owns its keys, so that what a
-//! kill may have done to it is known exactly. `WALFERRY_ROUNDS` sets the number of kills per mode.
+//! Many connections write at once with pipelines, so that they share groups of commits. Each connection has keys of
+//! its own, so that the possible effects of a kill on them are known exactly. `WALFERRY_ROUNDS` sets the kills per
+//! mode.
 
 mod support;
 
@@ -16,14 +17,14 @@ use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::workload::seed;
 use support::writers::{Replied, Seen, WRITERS, complete, look, write};
 
-/// Kills per durability mode.
+/// Number of kills per durability mode.
 const KILLS: usize = 40;
-/// Kills between two comparisons with the replica; it is killed as often itself.
+/// Number of kills between two comparisons with the replica, which is killed as often.
 const KILLS_BETWEEN_LOOKS: usize = 8;
-/// Restores per durability mode.
+/// Number of restores per durability mode.
 const RESTORES: usize = 4;
 
-/// Lets all writers write until the primary is killed, restarts it and checks what is there.
+/// Lets all writers write until the primary is killed, restarts the primary and checks its data.
 fn kill_under_load(
     primary: &mut Node,
     before: &[Seen],

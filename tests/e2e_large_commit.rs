@@ -1,5 +1,5 @@
-//! Commits of many megabytes: beyond `max-commit-bytes` they are refused whole; below it every log, message, chunk and
-//! restore carries them, however slow the link, and their memory cost is bounded.
+//! Commits of many megabytes: beyond `max-commit-bytes` they are refused as a whole. Below the limit every log,
+//! message, chunk and restore carries them, however slow the link, and their memory cost is bounded.
 
 mod support;
 
@@ -16,11 +16,11 @@ use support::dump::{assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 
 const MIB: usize = 1 << 20;
-/// Values of the large transaction, each of a mebibyte that does not compress.
+/// Number of values in the large transaction, each of one incompressible mebibyte.
 const VALUES: usize = 96;
-/// What a commit costs at most, in its own effects.
+/// Largest memory cost of a commit, as a multiple of its effects.
 const COST_MAX: u64 = 3;
-/// What else a node may take meanwhile.
+/// Bytes of memory that a node may use for other things meanwhile.
 const COST_BESIDE_BYTES: u64 = 64 << 20;
 
 fn value(number: usize) -> Vec<u8> {
@@ -29,13 +29,13 @@ fn value(number: usize) -> Vec<u8> {
     value
 }
 
-/// An HSET whose key is a mebibyte, which each of its fields repeats.
+/// Returns an HSET whose key is a mebibyte; the effect of each field repeats the key.
 fn hset(name: u8, fields: usize) -> Command {
     let fields = (0..fields).flat_map(|field| [format!("field:{field}").into_bytes(), b"value".to_vec()]);
     [b"HSET".to_vec(), vec![name; MIB]].into_iter().chain(fields).collect()
 }
 
-/// A transaction over both engines.
+/// Returns a transaction over both engines.
 fn transaction(values: usize) -> Vec<Command> {
     let sets = (0..values).map(|number| cmd!("SET", format!("value:{number}"), value(number)));
     framed(&sets.chain([cmd!("RPUSH", "list", "with", "it"), cmd!("ZADD", "zset", 1, "member")]).collect::<Vec<_>>())
@@ -55,14 +55,14 @@ fn await_same_csn(primary: &mut Client, replica: &mut Client, within: Duration) 
     wait_until("the replica has everything", within, || (replica.watermarks().committed >= csn).then_some(()));
 }
 
-/// Peaks of the memory that a process holds.
+/// Measures the peak memory of a process.
 struct Peak {
     status: PathBuf,
     before: u64,
 }
 
 impl Peak {
-    /// From now on.
+    /// Starts the measurement.
     fn of(node: &Node) -> Self {
         let proc = PathBuf::from(format!("/proc/{}", node.pid()));
         std::fs::write(proc.join("clear_refs"), "5").expect("the peak of an own child can be reset");
@@ -70,7 +70,7 @@ impl Peak {
         Self { before: field(&status, "VmRSS:"), status }
     }
 
-    /// Bytes since then.
+    /// Returns the growth of the peak in bytes since the start.
     fn growth(&self) -> u64 {
         field(&self.status, "VmHWM:").saturating_sub(self.before)
     }
@@ -82,8 +82,8 @@ fn field(status: &Path, name: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
 }
 
-/// Goal: a command or transaction beyond the bound is refused whole, whatever it would have done to either engine, costs
-/// little, and harms neither clients nor replica nor archive; the bound can be changed while running.
+/// Goal: a command or transaction beyond the limit is refused as a whole, whichever engine it would change. It costs
+/// little, affects no client, replica or archive, and the limit can be changed at run time.
 #[test]
 fn what_is_beyond_the_bound_is_refused_whole() {
     const BOUND: u64 = 32 << 20;
@@ -124,13 +124,13 @@ fn what_is_beyond_the_bound_is_refused_whole() {
     assert_same(&all, &dump(&mut archive.restored(&[]).node.client()), "the restored directory");
 }
 
-/// Goal: a large commit over both engines is carried by the logs over a kill, by the link, by the archive, and costs a
-/// node no more than three times its effects.
+/// Goal: a large commit over both engines survives a kill, reaches the replica and the archive, and costs a node at
+/// most three times its effects.
 #[test]
 fn a_large_commit_goes_everywhere() {
     let root = tempfile::tempdir().unwrap();
     let archive = Archive::directory(&root.path().join("archive"));
-    // Without an image, which would have RocksDB write out what it holds meanwhile.
+    // Without an image: an image would make RocksDB flush its memtables meanwhile.
     let quiet = |launch: Launch| launch.set("image-log-bytes", "4gb").set("row-cache-bytes", "16mb");
     let mut primary = quiet(Launch::primary(&root.path().join("data"))).start();
     let replica = quiet(Launch::replica(&root.path().join("replica"), primary.launch.repl_port)).start();
@@ -152,7 +152,7 @@ fn a_large_commit_goes_everywhere() {
     primary.restart();
     let mut client = primary.client();
     assert_same(&all, &dump(&mut client), "after a kill");
-    // A second one, into the archive.
+    // A second large commit, for the archive.
     let replies = client.pipeline(&transaction(VALUES / 2));
     assert!(replies.iter().all(|reply| error_text(reply).is_none()), "{:?}", replies.last());
     client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
@@ -161,7 +161,7 @@ fn a_large_commit_goes_everywhere() {
     archive.tool("verify", &[]).expect(0);
 }
 
-/// Goal: a commit that takes a slow link longer than a peer may be silent arrives, over the first connection.
+/// Goal: a commit that needs longer on a slow link than a peer may be silent arrives over the first connection.
 #[test]
 fn a_large_commit_crosses_a_slow_link() {
     const VALUES: usize = 24;
@@ -181,7 +181,7 @@ fn a_large_commit_crosses_a_slow_link() {
     assert!(!log.contains("the link to the primary is down"), "{log}");
 }
 
-/// A port that passes connections on to another; what comes back is slow.
+/// Opens a port that forwards connections to `target`; data from `target` is slow.
 fn slow_way(target: u16, bytes_per_second: usize) -> u16 {
     const PIECE: usize = 64 << 10;
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");

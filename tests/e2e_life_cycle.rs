@@ -1,6 +1,7 @@
-//! The life of an archive with the binary: random histories over all types, bases of all levels, merging, compacted runs,
-//! rebuilt bases, prunes by hand beside the primary's own, restores into new epochs; servers and tools killed in the midst.
-//! What the policy promises is restored and compared with the model, on the newest line of history and on those left.
+//! The life of an archive with the binary: random histories over all types, bases of all levels, merging, compacted
+//! runs, rebuilt bases, prunes by hand beside the primary's own, and restores into new epochs. Servers and tools are
+//! killed meanwhile. What the policy promises is restored and compared with the model, on the newest and on abandoned
+//! lines.
 
 mod support;
 
@@ -15,18 +16,18 @@ use support::history::{History, now_us};
 use support::process::{Launch, Node};
 use support::workload::{Choice, Workload, seed};
 
-/// Steps in each archive's life, unless `WALFERRY_ROUNDS` says otherwise.
+/// Number of steps in each archive's life; `WALFERRY_ROUNDS` overrides it.
 const STEPS: usize = 12;
-/// Steps of the history in each of them.
+/// Number of history steps in each of them.
 const HISTORY: usize = 24;
 const IN_PIPELINE: usize = 40;
-/// Restores after each step.
+/// Number of restores after each step.
 const RESTORES: usize = 2;
 const FINE: Duration = Duration::from_secs(8);
 const POLICY: &str = "8s fine, every 2s 1d";
-/// Longer than a base takes.
+/// Grace period of the prunes; longer than a base takes.
 const GRACE: &str = "4s";
-/// How much older a commit may have become between a look at the clock and a prune.
+/// How much older a commit may become between a reading of the clock and a prune.
 const SLACK: Duration = Duration::from_secs(4);
 
 const FAULTS: [Fault; 9] = [
@@ -41,7 +42,7 @@ const FAULTS: [Fault; 9] = [
     Fault::CutBody,
 ];
 
-/// Ends the pins of a process that was killed.
+/// Removes the pins of a process that was killed.
 fn bury(pins: &Path, pid: u32) {
     for pin in files_below(pins, ".json") {
         if std::fs::read_to_string(&pin).is_ok_and(|record| record.contains(&format!("process {pid}\""))) {
@@ -50,19 +51,19 @@ fn bury(pins: &Path, pid: u32) {
     }
 }
 
-/// A line of history that a restore left.
+/// A line of history that a restore abandoned.
 struct Left {
     epoch: u64,
-    /// The last commit that the newest line has, too.
+    /// The last commit that the newest line has too.
     shared: u64,
     history: History,
 }
 
 struct Life<'a> {
     root: &'a Path,
-    /// What the servers and tools use.
+    /// The archive as the servers and tools reach it.
     archive: Archive,
-    /// The same without faults.
+    /// The same archive without faults.
     direct: Archive,
     node: Node,
     history: History,
@@ -111,7 +112,7 @@ impl<'a> Life<'a> {
         self.history.resolve(doubt, &mut self.node.client());
     }
 
-    /// A base of some level while writes go on; perhaps the server is killed meanwhile.
+    /// Cuts a base of a random level under load; sometimes the server is killed meanwhile.
     fn snapshot(&mut self) {
         let level = match self.workload.rng().random_range(0..4) {
             0 => cmd!("WALFERRY", "SNAPSHOT", "STRICT"),
@@ -134,10 +135,10 @@ impl<'a> Life<'a> {
         self.archive.environment != self.direct.environment
     }
 
-    /// A tool: killed at a random moment, or let go on whatever the store does; then to its end.
+    /// Runs a tool, which is killed at a random moment or meets faults of the store, and then runs it to its end.
     fn tool(&mut self, subcommand: &str, arguments: &[&str]) {
         let pins = self.root.join("archive/pins");
-        // A base waits for the pin of a prune that was killed to run out, which takes longer than this test.
+        // A base waits until the pin of a killed prune expires, which takes longer than this test.
         let can_be_killed = subcommand != "prune" || pins.exists();
         if can_be_killed && self.workload.rng().random_bool(0.5) {
             let after = Duration::from_millis(self.workload.rng().random_range(5..250));
@@ -151,7 +152,7 @@ impl<'a> Life<'a> {
         self.direct.tool(subcommand, arguments).expect(0);
     }
 
-    /// Restores to some commit and goes on from there under a new epoch.
+    /// Restores to a random commit and continues from there under a new epoch.
     fn fork(&mut self) {
         let mut client = self.client();
         client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
@@ -171,7 +172,7 @@ impl<'a> Life<'a> {
         assert_eq!((found.epoch, found.committed), (epoch + 1, csn));
     }
 
-    /// Restores random commits of the newest line or one that was left. What the policy promises must be there.
+    /// Restores random commits of the newest or an abandoned line. What the policy promises must be restorable.
     fn restores(&mut self) {
         for _ in 0..RESTORES {
             let nth = self.workload.rng().random_range(0..=self.left.len() * 2);
@@ -234,8 +235,8 @@ impl<'a> Life<'a> {
     }
 }
 
-/// Goal: whatever is done to an archive, and whoever is killed while doing it, what the policy promises is restored
-/// exactly, and nothing is ever restored that was not so.
+/// Goal: whatever is done to an archive, and whichever process is killed meanwhile, what the policy promises is
+/// restored exactly, and no restore ever has a wrong result.
 #[test]
 fn an_archive_in_a_directory_holds_what_is_promised() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -243,7 +244,7 @@ fn an_archive_in_a_directory_holds_what_is_promised() {
     Life::begin(root.path(), archive.clone(), archive).live();
 }
 
-/// Goal: the same over a real S3 server.
+/// Goal: on a real S3 server, what the policy promises is restored exactly, and no restore ever has a wrong result.
 #[test]
 fn an_archive_on_s3_holds_what_is_promised() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -251,7 +252,7 @@ fn an_archive_on_s3_holds_what_is_promised() {
     Life::begin(root.path(), archive.clone(), archive).live();
 }
 
-/// Goal: the same while requests of the server and the tools fail, are lost, or store half of what they should.
+/// Goal: the promises hold while requests of the server and the tools fail, get lost, or store half of their body.
 #[test]
 fn an_archive_on_a_faulty_store_holds_what_is_promised() {
     let root = tempfile::tempdir().expect("a temporary directory");

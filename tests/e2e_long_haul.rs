@@ -1,7 +1,7 @@
-//! A primary, its replicas and their archive, for a long time, under load, while everything goes wrong that can.
+//! A primary, its replicas and their archive under load for a long time, with every fault that the simulation has.
 //!
-//! What happens is drawn from a seed: `WALFERRY_SEED` replays it. `WALFERRY_SECONDS` sets the time; a round is always
-//! played to its end.
+//! The plan is drawn from a seed: `WALFERRY_SEED` replays it. `WALFERRY_SECONDS` sets the duration; a round always
+//! runs to its end.
 
 mod support;
 
@@ -17,16 +17,16 @@ use support::simulation::plan::{Finale, Plan};
 use support::simulation::run::simulate;
 use support::workload::seed;
 
-/// How long new rounds begin.
+/// Seconds during which new rounds begin.
 const SECONDS: u64 = 60;
-/// Rounds in which everything that can be drawn is expected to be drawn.
+/// Number of rounds in which every possible event is expected to be drawn.
 const MANY_ROUNDS: usize = 1_000;
-/// Steps of a line that are compared with redis-server.
+/// Number of steps of a line that are compared with redis-server.
 const STEPS: u64 = 1_500;
 
-/// Goal: through kills, freezes, power cuts, full disks, a faulty archive, a faulty network, replaced replicas, wrong
-/// clocks, promotions at once and in turn, cloned directories and older copies of them, nothing that was promised is lost, nothing is torn, every commit can be restored exactly, and replicas
-/// equal their primary.
+/// Goal: nothing promised is lost, nothing is torn, every commit can be restored exactly, and replicas equal their
+/// primary. This holds through kills, freezes, power cuts, full disks, a faulty archive, a faulty network, replaced
+/// replicas, wrong clocks, promotions at once and in turn, cloned directories, and older copies of directories.
 #[test]
 fn everything_goes_wrong_and_nothing_promised_is_lost() {
     let seconds =
@@ -34,7 +34,7 @@ fn everything_goes_wrong_and_nothing_promised_is_lost() {
     simulate(seed(), Duration::from_secs(seconds));
 }
 
-/// Goal: a seed always draws the same plan, another seed another one, and plans have everything in them.
+/// Goal: a seed always draws the same plan, different seeds draw different plans, and plans contain every event.
 #[test]
 fn a_plan_is_drawn_from_its_seed_and_leaves_nothing_out() {
     let rounds = |seed| (0..MANY_ROUNDS).map(|number| Plan::new(seed).round(number)).collect::<Vec<_>>();
@@ -52,8 +52,8 @@ fn a_plan_is_drawn_from_its_seed_and_leaves_nothing_out() {
     assert!(one.iter().filter(is_whole).count() > MANY_ROUNDS / 2);
 }
 
-/// Goal: the state that a line tells after each of its steps is the one that redis-server has, and a line finds its
-/// own position in it, but not in a state that lacks a single step.
+/// Goal: the state that a line predicts after each of its steps equals that of redis-server. A line finds its own
+/// position in this state, and finds none in a state that lacks a single step.
 #[test]
 fn a_line_tells_what_redis_holds() {
     let oracle = Oracle::start();

@@ -1,4 +1,4 @@
-//! Many keys: commands that read all of them hold nobody up, and those that expire go, whatever happens meanwhile.
+//! Many keys: commands that read all keys do not delay other clients, and expired keys are deleted in every situation.
 
 mod support;
 
@@ -8,7 +8,7 @@ use support::client::{Client, Command, bytes, cmd, elements, error_text, integer
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 
 const KEYS: usize = 200_000;
-/// Requests that others must have answered while all keys are read. It takes as long as hundreds of them.
+/// Least number of other requests answered while all keys are read, which takes as long as hundreds of requests.
 const ANSWERED_MIN: usize = 10;
 
 fn fill(client: &mut Client) {
@@ -19,7 +19,7 @@ fn fill(client: &mut Client) {
     }
 }
 
-/// How many writes and reads of another client are answered before a command is.
+/// Returns how many writes and reads of another client are answered before `command` is, and the reply to `command`.
 fn answered_during(node: &Node, command: &Command) -> (usize, redis::Value) {
     let mut asking = node.client();
     let mut other = node.client();
@@ -42,8 +42,8 @@ fn answered_during(node: &Node, command: &Command) -> (usize, redis::Value) {
     })
 }
 
-/// Goal: KEYS and DBSIZE over very many keys are right, and other clients' writes and reads are answered meanwhile; SCAN
-/// does not read them all at once, however much it is asked for.
+/// Goal: KEYS and DBSIZE over very many keys give right replies, and other clients' writes and reads are answered
+/// meanwhile. SCAN does not read all keys at once, whatever its COUNT is.
 #[test]
 fn commands_that_read_all_keys_hold_nobody_up() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -71,8 +71,8 @@ fn commands_that_read_all_keys_hold_nobody_up() {
     assert_eq!([1, 3].map(|nth| integer(&replies[nth])), [KEYS as i64 + 2, KEYS as i64 + 1], "in order");
 }
 
-/// Goal: keys that expire are deleted when they do and not before, on the primary and its replica, whether they were set
-/// or expired anew or not at all any more, across a crash of the primary and a promotion of the replica.
+/// Goal: keys are deleted when they expire and not before, on the primary and its replica, also if the expiry was
+/// changed or removed, and across a crash of the primary and a promotion of the replica.
 #[test]
 fn what_expires_goes_and_the_rest_stays_across_a_crash_and_a_promotion() {
     let root = tempfile::tempdir().expect("a temporary directory");

@@ -1,4 +1,4 @@
-//! The model the other end-to-end tests compare with, itself compared with a real redis-server.
+//! Compares the model that the other end-to-end tests use with a real redis-server.
 
 mod support;
 
@@ -9,7 +9,7 @@ use support::workload::{Choice, Workload, seed};
 
 const STEPS: usize = 20_000;
 
-/// Goal: after any sequence of workload steps the model holds what redis-server holds, and refuses what it refuses.
+/// Goal: after any sequence of workload steps the model equals redis-server, and refuses what redis-server refuses.
 #[test]
 fn model_agrees_with_redis() {
     let seed = seed();
@@ -34,7 +34,7 @@ fn model_agrees_with_redis() {
     assert!(changes > STEPS / 4, "only {changes} of {STEPS} steps changed anything");
 }
 
-/// Goal: what the model calls an effect is what redis-server counts as a change, so that csns can be predicted.
+/// Goal: the model reports an effect exactly where redis-server counts a change, so that csns can be predicted.
 #[test]
 fn effects_are_what_redis_counts_as_changes() {
     let seed = seed();

@@ -1,5 +1,5 @@
-//! One history, one writer: nodes whose histories parted are told apart for good, and no acknowledged commit is left behind
-//! without a word.
+//! One history, one writer: nodes with diverged histories are told apart for good, and no acknowledged commit is
+//! abandoned silently.
 
 mod support;
 
@@ -36,7 +36,7 @@ fn promote(node: &Node, arguments: &[&str]) -> Finished {
     walferry(&[&["promote", "--port", &port], arguments].concat(), &Vec::new())
 }
 
-/// A refusal for good: the process ends, or its link stays down and says so.
+/// Asserts a final refusal: the process ends, or its link stays down and reports the reason.
 fn assert_refused_as_another_history(mut node: Node, words: &[&str]) {
     let told = wait_until("the replica is told", SETTLED_WITHIN, || match node.ended() {
         Some(ended) => Some(ended.stderr),
@@ -51,8 +51,8 @@ fn assert_refused_as_another_history(mut node: Node, words: &[&str]) {
     }
 }
 
-/// Goal: two replicas that were promoted at the same commit, without an archive, took the same epoch number; one is refused
-/// as a replica of the other, and the refusal names both positions.
+/// Goal: two replicas promoted at the same commit without an archive take the same epoch number; each is refused as a
+/// replica of the other, and the refusal names both positions.
 #[test]
 fn two_promoted_replicas_are_told_apart() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -78,7 +78,7 @@ fn two_promoted_replicas_are_told_apart() {
     assert_refused_as_another_history(node, &[&positions[0], &positions[1]]);
 }
 
-/// Goal: a primary that goes on from an older copy of its directory begins a new epoch; a replica that has the commits the
+/// Goal: a primary that starts from an older copy of its directory begins a new epoch. A replica with commits that the
 /// copy lacks is refused, however many commits follow.
 #[test]
 fn a_primary_on_an_older_copy_is_another_history_to_its_replica() {
@@ -106,8 +106,8 @@ fn a_primary_on_an_older_copy_is_another_history_to_its_replica() {
     assert_eq!((has(&mut reader, "lost", 10), has(&mut reader, "new", 25)), (10, 0), "nothing is mixed");
 }
 
-/// Goal: of two primaries on copies of one directory at most one has its writes acknowledged as archived, the other is
-/// fenced, and what is restored is the history of one of them.
+/// Goal: of two primaries on copies of one directory, at most one has its writes acknowledged as archived, the other
+/// is fenced, and a restore yields the history of one of them.
 #[test]
 fn of_two_copies_of_a_directory_one_is_fenced() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -138,7 +138,7 @@ fn of_two_copies_of_a_directory_one_is_fenced() {
     assert_eq!(integer(&client.ok(&cmd!("EXISTS", "late"))), 0);
 }
 
-/// Goal: a chunk of another history that lies under an epoch's name, as a second writer of the epoch would leave it, makes
+/// Goal: a chunk of another history under an epoch's name, as a second writer of the epoch would upload it, makes
 /// verify fail and is never mixed into a restore.
 #[test]
 fn a_chunk_of_another_history_makes_verify_fail() {
@@ -156,7 +156,8 @@ fn a_chunk_of_another_history_makes_verify_fail() {
     set_many(&primary, "first", 12);
     flush(&primary);
     assert!(primary.terminate().success());
-    // What the first start cannot see: the older state in the same place, and an archive that knows of no later start.
+    // The next start cannot detect this: the older state in the same place, and an archive without a record of a later
+    // start.
     for entry in std::fs::read_dir(at("primary")).expect("a directory").flatten().filter(|e| e.file_name() != "LOCK") {
         let path = entry.path();
         let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
@@ -182,8 +183,8 @@ fn a_chunk_of_another_history_makes_verify_fail() {
     }
 }
 
-/// Goal: the second of two replicas that are promoted one after the other takes over what the first acknowledged, because
-/// the archive holds it; the first one is fenced and nothing is lost.
+/// Goal: the second of two replicas promoted one after the other takes over everything that the first acknowledged,
+/// because the archive has it; the first replica is fenced, and nothing is lost.
 #[test]
 fn a_promotion_follows_the_newest_line_to_its_end() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -211,8 +212,8 @@ fn a_promotion_follows_the_newest_line_to_its_end() {
     assert_eq!((has(&mut client, "old", 10), has(&mut client, "one", 20), has(&mut client, "two", 5)), (10, 20, 5));
 }
 
-/// Goal: a replica that has commits which the newest line does not have is not promoted unless told to abandon that line;
-/// then the line's commits are told by every command that looks at the archive.
+/// Goal: a replica with commits that the newest line lacks is promoted only when told to abandon that line; after
+/// that, every command that reads the archive reports the abandoned commits.
 #[test]
 fn a_promotion_that_would_abandon_commits_is_refused_until_insisted_upon() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -225,7 +226,7 @@ fn a_promotion_that_would_abandon_commits_is_refused_until_insisted_upon() {
     let shared = primary.client().watermarks().committed;
     await_csn(&one, shared);
     primary.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
-    // From here on the archive gets nothing of the primary's, and only the second replica does.
+    // From here on only the second replica receives the primary's commits; the archive receives none.
     one.signal("STOP");
     primary.client().ok(&cmd!("CONFIG", "SET", "archive-interval", "1h"));
     set_many(&primary, "only-two", 7);
@@ -240,7 +241,7 @@ fn a_promotion_that_would_abandon_commits_is_refused_until_insisted_upon() {
     set_many(&one, "one", 20);
     one.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
     if behind == shared + 7 {
-        // The link had brought everything before the process was stopped: nothing parted.
+        // The link delivered everything before the process was stopped, so the histories did not diverge.
         return;
     }
     promote(&two, &[]).expect(1).says("epoch 2").says("--abandon-epoch 2");
@@ -260,7 +261,7 @@ fn a_promotion_that_would_abandon_commits_is_refused_until_insisted_upon() {
     assert_eq!(has(&mut restored.client(), "one", 20), 20, "abandoned commits can be reached");
 }
 
-/// Goal: a replica without an archive is not promoted silently when its primary has one.
+/// Goal: a replica without an archive whose primary has one is promoted only when told to.
 #[test]
 fn a_replica_without_the_archive_is_promoted_only_if_told() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -276,7 +277,7 @@ fn a_replica_without_the_archive_is_promoted_only_if_told() {
     promote(&replica, &["--without-archive"]).expect(0);
 }
 
-/// Goal: without a shared secret nobody fences a primary by inventing an epoch, with or without an archive.
+/// Goal: without a shared secret no peer can fence a primary by an invented epoch, with or without an archive.
 #[test]
 fn an_invented_epoch_fences_nobody() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -294,7 +295,8 @@ fn an_invented_epoch_fences_nobody() {
     }
 }
 
-/// Goal: a fenced primary stays fenced over a restart, also without the archive that told it.
+/// Goal: a fenced primary stays fenced after a restart, also without the archive from which it learned the newer
+/// epoch.
 #[test]
 fn a_fenced_node_stays_fenced() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -305,7 +307,7 @@ fn a_fenced_node_stays_fenced() {
     await_csn(&replica, primary.client().watermarks().committed);
     promote(&replica, &[]).expect(0);
     set_many(&replica, "new", 2);
-    // A replica of the new primary that meets the old one proves the newer epoch by the secret.
+    // A replica of the new primary that connects to the old one proves the newer epoch by the shared secret.
     let port: u16 = replica.client().info()["repl_port"].parse().expect("a port");
     let follower = secret(Launch::replica(&root.path().join("follower"), port)).start();
     await_csn(&follower, replica.client().watermarks().committed);

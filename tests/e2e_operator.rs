@@ -1,5 +1,5 @@
-//! What an operator does on the first day: settings that are wrong are refused with the reason, credentials are found where
-//! AWS tools find them, tools reach every node, and a container can be stopped.
+//! An operator's first day: wrong settings are refused with the reason, credentials are found where AWS tools find
+//! them, tools reach every node, and a container can be stopped.
 
 mod support;
 
@@ -32,13 +32,13 @@ fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Options with ports of its own for a node that is not to come so far as to listen.
+/// Returns options with free ports for a node that is expected to fail before it listens.
 fn ports() -> [String; 4] {
     ["--port".into(), free_port().to_string(), "--repl-port".into(), free_port().to_string()]
 }
 
-/// Goal: an S3 setting that cannot be used is a usage error that names it, before any request; an empty one counts as not
-/// set.
+/// Goal: an unusable S3 setting is a usage error that names the setting, before any request; an empty one counts as
+/// not set.
 #[test]
 fn s3_settings_that_cannot_be_used_are_refused_by_name() {
     let root = temporary();
@@ -68,14 +68,15 @@ fn s3_settings_that_cannot_be_used_are_refused_by_name() {
         walferry(&[&primary[..], &["--set", setting]].concat(), &sound).expect(USAGE).says(key);
     }
     assert!(files_below(&dir, "").is_empty(), "a usage error writes no data");
-    // As if they were not set: what is asked is the endpoint of the other variable, where nobody listens.
+    // An empty variable counts as not set: the request goes to the endpoint of the other variable, where nothing
+    // listens.
     for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE"] {
         walferry(&["snapshots", "--archive", "s3://bucket/prefix"], &with(name, "")).expect(STORE).says("127.0.0.1");
     }
 }
 
-/// Goal: keys are found in the shared AWS files, at the container's and at the instance's metadata; without any the error
-/// names every place.
+/// Goal: keys are found in the shared AWS files, in the container's and in the instance's metadata; without any keys
+/// the error names every place.
 #[test]
 fn credentials_are_found_where_aws_tools_find_them() {
     let root = temporary();
@@ -118,7 +119,7 @@ fn credentials_are_found_where_aws_tools_find_them() {
     places.into_iter().fold(found, |found, place| found.says(place));
 }
 
-/// Goal: numbers that a setting cannot have are refused with what it can have, wherever they are set.
+/// Goal: a number out of a setting's range is refused with the range, wherever the setting is made.
 #[test]
 fn numbers_out_of_range_are_refused() {
     let root = temporary();
@@ -155,8 +156,8 @@ fn numbers_out_of_range_are_refused() {
     assert!(files_below(&dir, "").is_empty(), "a usage error writes no data");
 }
 
-/// Goal: whoever sets a key variable or names a key file wants encryption: an empty one is refused instead of leading to a
-/// clear archive.
+/// Goal: an empty key variable or an empty key file is refused, because its user wants encryption; it does not lead to
+/// an unencrypted archive.
 #[test]
 fn an_empty_archive_key_is_refused() {
     let root = temporary();
@@ -186,8 +187,8 @@ fn an_empty_archive_key_is_refused() {
     assert!(!root.path().join("archive/walferry.json").exists(), "no clear archive was begun");
 }
 
-/// Goal: a data directory in its archive's, or the other way round, is refused by name, and so are two archives in each
-/// other, a restore into the archive, a copy into it and a scratch directory in it.
+/// Goal: a data directory within its archive's directory or the reverse is refused by name, and so are two archives
+/// within each other, a restore into the archive, a copy into it and a scratch directory in it.
 #[test]
 fn directories_in_each_other_are_refused_by_name() {
     let root = temporary();
@@ -221,7 +222,7 @@ fn directories_in_each_other_are_refused_by_name() {
     archive.tool("verify", &[]).expect(OK);
 }
 
-/// Goal: a new volume, in which its file system has made `lost+found`, is an empty directory for a primary, a replica, a
+/// Goal: a new volume in which its file system created `lost+found` counts as empty for a primary, a replica, a
 /// restore and a copy.
 #[test]
 fn a_fresh_volume_is_an_empty_directory() {
@@ -251,7 +252,7 @@ fn a_fresh_volume_is_an_empty_directory() {
     }
 }
 
-/// Whether this machine has IPv6 on its loopback interface.
+/// Reports whether this machine has IPv6 on its loopback interface.
 fn has_ipv6() -> bool {
     let has = TcpListener::bind(("::1", 0)).is_ok();
     if !has {
@@ -260,8 +261,8 @@ fn has_ipv6() -> bool {
     has
 }
 
-/// Goal: status, mark and promote reach a node by host, over IPv6, and with its password from each source; a wrong password
-/// is a usage error, and no password is ever shown.
+/// Goal: status, mark and promote reach a node by host name, over IPv6, and with its password from each source. A
+/// wrong password is a usage error, and no password is ever shown.
 #[test]
 fn tools_reach_every_node() {
     let root = temporary();
@@ -302,7 +303,7 @@ fn tools_reach_every_node() {
     }
 }
 
-/// Goal: a replica that is pointed at a port for clients says so, new or not, with or without a password there.
+/// Goal: a replica that connects to a port for clients reports so, new or not, with or without a password there.
 #[test]
 fn a_replica_at_a_port_for_clients_says_so() {
     let root = temporary();
@@ -317,14 +318,15 @@ fn a_replica_at_a_port_for_clients_says_so() {
     }
 }
 
-/// Whether a process has a handler for SIGTERM, without which process 1 of a container does not end by it.
+/// Reports whether a process has a handler for SIGTERM, without which the signal does not end process 1 of a
+/// container.
 fn handles_term(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (TERM - 1) & 1 == 1)
 }
 
-/// A listener that lets clients connect and says nothing: whoever waits for it goes on waiting.
+/// Returns a listener that accepts clients and sends nothing, so that clients wait.
 fn silent() -> (TcpListener, u16) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
     let port = listener.local_addr().expect("an address").port();
@@ -339,8 +341,8 @@ fn ends_by_term(node: &mut Node) {
     ended.expect(128 + TERM);
 }
 
-/// Goal: a replica that bootstraps, or a primary that waits for its archive, ends by SIGTERM by itself, so that it does as
-/// process 1 of a container, too; and it starts from the same directory.
+/// Goal: a bootstrapping replica and a primary that waits for its archive handle SIGTERM, which is what ends process 1
+/// of a container, and start later from the same directory.
 #[test]
 fn sigterm_ends_what_is_still_starting() {
     let root = temporary();
@@ -358,7 +360,7 @@ fn sigterm_ends_what_is_still_starting() {
     });
 }
 
-/// Goal: the same as process 1, which no signal without a handler ends; for a tool that waits, too.
+/// Goal: as process 1, which no signal without a handler ends, starting nodes and waiting tools end by SIGTERM.
 #[test]
 fn process_1_of_a_container_ends_by_sigterm() {
     let root = temporary();
@@ -391,8 +393,8 @@ fn process_1_of_a_container_ends_by_sigterm() {
     }
 }
 
-/// Goal: `used_memory` is what the process holds, RocksDB's part and the caches included; `maxmemory` bounds the lists and
-/// sorted sets alone, and INFO tells them apart.
+/// Goal: `used_memory` is the memory of the process, RocksDB and caches included; `maxmemory` bounds only the lists
+/// and sorted sets, and INFO shows both.
 #[test]
 fn used_memory_counts_what_the_process_holds() {
     let root = temporary();

@@ -1,8 +1,8 @@
-//! Power cuts on a real block device: what had not reached the device is gone.
+//! Power cuts on a real block device: data that did not reach the device is lost.
 //!
-//! The data directory lies on ext4 on a loop device. The process is stopped at a random moment under load, the device's
-//! backing file is copied as it is (what only the page cache holds is not in it), and the copy is mounted and opened. It
-//! needs root; without it the test says so and checks nothing. `WALFERRY_ROUNDS` sets the number of cuts per mode.
+//! The data directory lies on ext4 on a loop device. The process is stopped at a random moment under load, the
+//! device's backing file is copied without what only the page cache holds, and the copy is mounted and opened. The
+//! tests need root; without it they say so and check nothing. `WALFERRY_ROUNDS` sets the number of cuts per mode.
 
 mod support;
 
@@ -18,16 +18,16 @@ use support::process::{Launch, SETTLED_WITHIN, wait_until};
 use support::workload::seed;
 use support::writers::{Replied, WRITERS, look, write};
 
-/// Cuts per durability mode.
+/// Number of cuts per durability mode.
 const CUTS: usize = 6;
-/// Size of the device.
+/// Size of the device in bytes.
 const DEVICE_BYTES: u64 = 1 << 30;
-/// Writes of each kind before a kill.
+/// Number of writes of each kind before a kill.
 const WRITES: u64 = 500;
-/// What `everysec` may lose: a second, and what a busy machine adds to it.
+/// Longest time that `everysec` may lose: one second, and the delays of a busy machine.
 const LOST_MAX: Duration = Duration::from_secs(3);
 
-/// One cut under load, and what is there afterwards. False where nothing can be mounted.
+/// Makes one cut under load and checks what remains. Returns false where no device can be mounted.
 fn cut_under_load(appendfsync: &str, alive: Duration) -> bool {
     let root = scratch();
     let place = |name: &str| root.path().join(name);
@@ -59,7 +59,7 @@ fn cut_under_load(appendfsync: &str, alive: Duration) -> bool {
     forget_boot(&after.dir.join("data"));
     let recovered = settings(Launch::primary(&after.dir.join("data"))).start();
     let mut client = recovered.client();
-    // It fails the test by itself if a transaction is torn.
+    // The reading fails the test if a transaction is torn.
     let seen = look(&mut client);
     let watermarks = client.watermarks();
     for (writer, seen) in seen.iter().enumerate() {
@@ -87,7 +87,7 @@ fn cuts() -> usize {
     std::env::var("WALFERRY_ROUNDS").map_or(CUTS, |text| text.parse().expect("WALFERRY_ROUNDS is a number"))
 }
 
-/// Goal: with `appendfsync always`, a power cut loses nothing that was replied and tears nothing.
+/// Goal: with `appendfsync always`, a power cut loses no acknowledged write and tears no transaction.
 #[test]
 fn power_cuts_under_always() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -98,7 +98,8 @@ fn power_cuts_under_always() {
     }
 }
 
-/// Goal: with `appendfsync everysec`, a power cut loses about a second at most, tears nothing, and starts a new epoch.
+/// Goal: with `appendfsync everysec`, a power cut loses at most about one second, tears nothing, and begins a new
+/// epoch.
 #[test]
 fn power_cuts_under_everysec() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -109,8 +110,8 @@ fn power_cuts_under_everysec() {
     }
 }
 
-/// Goal: what a killed process left in the page cache is durable before the next start builds upon it: a power cut
-/// right after that start loses nothing, although the mode never synced it.
+/// Goal: what a killed process left in the page cache is made durable by the next start: a power cut right after the
+/// start loses nothing, although the mode never synced it.
 #[test]
 fn a_power_cut_after_a_kill_and_a_start() {
     let root = scratch();
@@ -140,8 +141,8 @@ fn a_power_cut_after_a_kill_and_a_start() {
     assert_same(&expected, &dump(&mut client), "after the power cut");
 }
 
-/// Goal: a replica that has commits which a power cut took from its primary, and which no-op commits replace there, is
-/// not served as if both had the same history.
+/// Goal: a replica with commits that a power cut took from its primary, and that no-op commits replace there, is
+/// refused instead of being served as if both had the same history.
 #[test]
 fn a_replica_that_has_what_was_replaced_is_refused() {
     let root = scratch();
@@ -158,7 +159,7 @@ fn a_replica_that_has_what_was_replaced_is_refused() {
     let mut reader = replica.client();
     wait_until("the replica has the list", SETTLED_WITHIN, || (reader.watermarks().committed == csn).then_some(()));
     assert!(replica.terminate().success());
-    // RocksDB syncs its own log when it flushes a memtable; the op-log with the list is not synced.
+    // RocksDB syncs its own WAL when it flushes a memtable; the op-log with the list is not synced.
     let db = device.dir.join("data/db");
     wait_until("RocksDB flushed a memtable", SETTLED_WITHIN, || {
         client.ok(&cmd!("SET", "large", vec![b'x'; 1 << 20]));

@@ -1,5 +1,5 @@
-//! A replica takes over: the new epoch continues without a gap, the old writer is fenced, and both histories stay
-//! restorable.
+//! A replica takes over: the new epoch continues without a gap, the old writer is fenced, and both histories can be
+//! restored.
 
 mod support;
 
@@ -11,13 +11,13 @@ use support::dump::{Content, Dump, Dumped, assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
 use support::tool::walferry;
 
-/// Writes on the old primary before the replica is promoted.
+/// Number of writes on the old primary before the replica is promoted.
 const WRITES_BEFORE: u64 = 500;
-/// Writes on the new primary.
+/// Number of writes on the new primary.
 const WRITES_AFTER: u64 = 200;
 const KEYS: u64 = 20;
 
-/// Write number `number` of a history: one commit, to a memory engine or to a disk engine.
+/// Returns write `number` of a history: one commit, to a memory engine or to a disk engine.
 fn write(number: u64, branch: &str) -> Command {
     let value = format!("{branch}{number}");
     match number % 3 {
@@ -27,7 +27,7 @@ fn write(number: u64, branch: &str) -> Command {
     }
 }
 
-/// Adds what [`write`] does to a dump.
+/// Applies [`write`] to a dump.
 fn apply(state: &mut Dump, number: u64, branch: &str) {
     let value = format!("{branch}{number}").into_bytes();
     let entry = |content| Dumped { content, expires_at_ms: None };
@@ -50,7 +50,7 @@ fn apply(state: &mut Dump, number: u64, branch: &str) {
     }
 }
 
-/// The state after `old` writes on the old branch and then the writes `old..end` on the new one.
+/// Returns the state after `old` writes on the old branch and then the writes `old..end` on the new branch.
 fn expected(old: u64, end: u64) -> Dump {
     let mut state = Dump::new();
     (0..old).for_each(|number| apply(&mut state, number, "old"));
@@ -63,7 +63,7 @@ struct Cluster {
     archive: Archive,
     primary: Node,
     replica: Node,
-    /// The primary's csn before the first write: write `n` is csn `before + n + 1`.
+    /// The primary's csn before the first write; write `n` has csn `before + n + 1`.
     before: u64,
 }
 
@@ -83,7 +83,7 @@ impl Cluster {
         walferry(&["promote", "--port", &self.replica.launch.port.to_string()], &self.archive.environment).expect(0);
     }
 
-    /// Continues on the promoted replica from its fork; gives back how many writes of the old branch it has.
+    /// Continues on the promoted replica from its fork; returns the number of writes that it has of the old branch.
     fn continue_on_the_new_branch(&self) -> u64 {
         let mut client = self.replica.client();
         let fork = client.watermarks();
@@ -100,7 +100,7 @@ impl Cluster {
         old
     }
 
-    /// Both branches are in the archive: the new one by default, the old one when its epoch is named.
+    /// Asserts that both branches are in the archive: the new one by default, the old one if its epoch is named.
     fn both_histories_are_restorable(&self, old: u64, archived_before: u64, sent: u64) {
         let fork = self.before + old;
         let last = fork + WRITES_AFTER;
@@ -127,14 +127,14 @@ impl Cluster {
     }
 }
 
-/// What the load on the old primary met.
+/// The replies to the load on the old primary.
 #[derive(Default)]
 struct Load {
-    /// Writes sent and answered OK.
+    /// Number of writes answered with OK.
     replied: u64,
-    /// Writes sent.
+    /// Number of writes sent.
     sent: u64,
-    /// The first refusal.
+    /// Text of the first refusal.
     refused: Option<String>,
 }
 
@@ -165,8 +165,8 @@ fn wait_for_load(state: &Mutex<Load>) {
     });
 }
 
-/// Goal: the primary dies under load; the promoted replica continues its history; the dead one, started again, meets
-/// the new epoch in the archive and does not write.
+/// Goal: the primary is killed under load; the promoted replica continues its history; the old primary, restarted,
+/// finds the newer epoch in the archive and does not write.
 #[test]
 fn a_replica_takes_over_from_a_killed_primary() {
     let mut cluster = Cluster::start();
@@ -196,7 +196,7 @@ fn a_replica_takes_over_from_a_killed_primary() {
     }
 }
 
-/// Goal: the primary is only cut off for a while; when it comes back it meets the new epoch and refuses writes.
+/// Goal: a primary that was cut off from the network for a while finds the newer epoch and refuses writes.
 #[test]
 fn a_replica_takes_over_from_a_primary_that_is_cut_off() {
     let cluster = Cluster::start();
@@ -225,7 +225,7 @@ fn a_replica_takes_over_from_a_primary_that_is_cut_off() {
     cluster.both_histories_are_restorable(old, archived, state.sent);
 }
 
-/// A fenced writer refuses every write in every engine, MULTI/EXEC too, and still reads.
+/// Asserts that a fenced writer refuses every write in every engine, MULTI/EXEC too, and answers reads.
 #[track_caller]
 fn assert_fenced(node: &Node) {
     let mut client = node.client();
@@ -242,8 +242,8 @@ fn assert_fenced(node: &Node) {
     client.ok(&cmd!("LRANGE", "list", 0, -1));
 }
 
-/// Goal: `archive-ack` turned on while running holds, too: what the old primary archives after a takeover is on no line
-/// of history, so it is not acknowledged, however rarely it looks for a newer epoch by itself.
+/// Goal: with `archive-ack` turned on at run time, a commit that the old primary archives after a takeover is not
+/// acknowledged, because it is on no line, however rarely the old primary checks for a newer epoch.
 #[test]
 fn a_primary_that_is_fenced_acknowledges_nothing_as_archived() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -254,15 +254,15 @@ fn a_primary_that_is_fenced_acknowledges_nothing_as_archived() {
     let mut client = primary.client();
     client.ok(&cmd!("CONFIG", "SET", "archive-ack", "yes"));
     client.ok(&write(0, "old"));
-    // The replica must not tell the old primary that it was promoted: it is the archive that has to.
+    // The promoted replica must not reach the old primary: the archive alone has to fence it.
     walferry(&["promote", "--port", &replica.launch.port.to_string()], &archive.environment).expect(0);
     let reply = client.call(&write(1, "old"));
     assert!(error_text(&reply).is_some(), "acknowledged as archived after the takeover: {reply:?}");
     assert_fenced(&primary);
 }
 
-/// Goal: no base is of commits that a takeover leaves behind: the old primary's last base brings its chunks along, however
-/// seldom it archives, and a replica that has less than the base takes over with all of it.
+/// Goal: no base contains commits that a takeover abandons: the chunks up to the old primary's last base are archived
+/// with it, however long the archive interval, and a replica behind the base takes over with all of its commits.
 #[test]
 fn a_replica_behind_the_last_base_takes_over_with_all_of_it() {
     let mut cluster = Cluster::start();
@@ -284,7 +284,7 @@ fn a_replica_behind_the_last_base_takes_over_with_all_of_it() {
     cluster.both_histories_are_restorable(80, known + 30, 80);
 }
 
-/// Goal: before its promotion a replica refuses writes and says why; after REPLICAOF NO ONE it takes them.
+/// Goal: before its promotion a replica refuses writes and says why; after REPLICAOF NO ONE it accepts them.
 #[test]
 fn a_replica_is_read_only_until_it_is_promoted_by_command() {
     let cluster = Cluster::start();
@@ -302,7 +302,7 @@ fn a_replica_is_read_only_until_it_is_promoted_by_command() {
     assert_eq!(client.watermarks().epoch, 2);
 }
 
-/// Goal: the new branch, restored in another place, is a primary that replicas bootstrap from.
+/// Goal: the new branch, restored elsewhere, is a primary from which replicas bootstrap.
 #[test]
 fn a_replica_bootstraps_from_the_restored_new_branch() {
     let mut cluster = Cluster::start();

@@ -1,6 +1,6 @@
-//! Bases of every consistency level, cut under load by primary and replica: restored exactly around their cuts, repaired in
-//! the background, published by whoever should, and never ahead of what a promotion keeps. Local images, no more than the log
-//! asks for.
+//! Bases of every consistency level, cut under load by primary and replica: restored exactly around their cuts,
+//! repaired in the background, published by the configured node, and never beyond what a promotion keeps. Local images
+//! are written only as often as the log requires.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
 use support::tool::walferry;
 
 const KEYS: u64 = 30;
-/// Commits before the first base, so that cutting one takes a while.
+/// Number of commits before the first base, so that cutting takes a while.
 const WRITES_BEFORE: u64 = 20_000;
 const PIPELINE: u64 = 40;
 /// Bases that are made until the load commits between the cuts of one.
@@ -23,7 +23,7 @@ const CUTS_TRIED_MAX: usize = 50;
 /// How often a base is tried that the load must make impossible.
 const REFUSALS_TRIED_MAX: usize = 50;
 
-/// Write number `number`: one commit, over all engines or in one.
+/// Returns write `number`: one commit, over all engines or in one.
 fn write(number: u64) -> Vec<Command> {
     let key = |kind: &str| format!("{kind}:{}", number % KEYS);
     let (string, list) = (cmd!("SET", key("string"), number), cmd!("RPUSH", key("list"), number));
@@ -37,7 +37,7 @@ fn write(number: u64) -> Vec<Command> {
     }
 }
 
-/// The state after the first `count` writes.
+/// Returns the state after the first `count` writes.
 fn expected(count: u64) -> Dump {
     let mut state = Dump::new();
     let entry = |content| Dumped { content, expires_at_ms: None };
@@ -66,7 +66,7 @@ fn expected(count: u64) -> Dump {
     state
 }
 
-/// Writes that follow each other without a pause: write `n` is csn `n + 1`.
+/// Writes in sequence without a pause; write `n` has csn `n + 1`.
 struct Load {
     written: AtomicU64,
     stop: AtomicBool,
@@ -77,7 +77,7 @@ impl Load {
         Self { written: AtomicU64::new(0), stop: AtomicBool::new(false) }
     }
 
-    /// Writes on until there are `count`.
+    /// Writes until there are `count` writes.
     fn fill(&self, client: &mut Client, count: u64) {
         while self.written.load(Ordering::Relaxed) < count {
             self.pipeline(client);
@@ -134,7 +134,8 @@ fn base_at(archive: &Archive, csn: u64) -> Json {
     all.iter().find(|base| base["csn"] == csn).unwrap_or_else(|| panic!("no base at csn {csn} in {all:?}")).clone()
 }
 
-/// Restores to a commit and compares; tells which base the restore started from and after which commit its chunks begin.
+/// Restores to a commit and compares; returns the base that the restore started from, and the csn after which its
+/// chunks begin.
 #[track_caller]
 fn restored_is(archive: &Archive, csn: u64) -> (String, u64) {
     let target = format!("csn:{csn}");
@@ -146,8 +147,8 @@ fn restored_is(archive: &Archive, csn: u64) -> (String, u64) {
     (plan["base"].as_str().unwrap_or_default().to_owned(), plan["after"].as_u64().expect("after"))
 }
 
-/// Goal: under load, each level gives a base that restores exactly beyond its cuts and is not used between them; a bound
-/// that cannot be kept is refused and leaves nothing; an eventual base becomes strict in the background.
+/// Goal: under load, each level gives a base that restores exactly beyond its cuts and is not used between them. A
+/// bound that cannot be met is refused and leaves nothing; an eventual base becomes strict in the background.
 #[test]
 fn bases_of_every_level_under_load_in_a_directory() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -162,7 +163,7 @@ fn bases_of_every_level_under_load_in_a_directory() {
     second.tool("verify", &[]).expect(0);
 }
 
-/// Goal: the same over a real S3 server.
+/// Goal: on a real S3 server, bases of every level cut under load restore exactly beyond their cuts.
 #[test]
 fn bases_of_every_level_under_load_on_s3() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -170,7 +171,7 @@ fn bases_of_every_level_under_load_on_s3() {
     levels_under_load(&primary(root.path(), &archive).start(), &archive);
 }
 
-/// Returns the csn of the eventual base.
+/// Cuts bases of each level under load and checks them; returns the csn of the eventual base.
 fn levels_under_load(primary: &Node, archive: &Archive) -> u64 {
     let mut client = primary.client();
     let load = Load::new();
@@ -230,8 +231,8 @@ fn levels_under_load(primary: &Node, archive: &Archive) -> u64 {
     eventual
 }
 
-/// Goal: a replica publishes the bases that are due, the primary sees it and publishes none; when the replica is gone the
-/// primary publishes itself.
+/// Goal: a replica publishes the scheduled bases, so the primary publishes none; when the replica is gone, the primary
+/// publishes them.
 #[test]
 fn a_replica_publishes_so_that_the_primary_need_not() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -250,7 +251,7 @@ fn a_replica_publishes_so_that_the_primary_need_not() {
             (csn > above && info["last_base_replica"] == node).then_some(csn)
         })
     };
-    // Before the replica was there the primary may have published one.
+    // The primary may have published a base before the replica was ready.
     let own_until = client.info()["last_base_csn"].parse::<u64>().expect("a csn");
     let (first, second) = load.during(&primary, || {
         let first = credited(&mut client, own_until);
@@ -278,8 +279,8 @@ fn a_replica_publishes_so_that_the_primary_need_not() {
     archive.tool("verify", &[]).expect(0);
 }
 
-/// Goal: primary and replica that publish at once, at one csn and at different ones, leave an archive that is whole and
-/// restores exactly from whatever is there.
+/// Goal: a primary and a replica that publish at the same time, at one csn and at different csns, leave an archive
+/// that is whole and restores exactly from every base.
 #[test]
 fn two_publishers_at_once_never_conflict() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -317,8 +318,8 @@ fn two_publishers_at_once_never_conflict() {
     archive.tool("verify", &[]).expect(0);
 }
 
-/// Goal: a replica never publishes a base of commits that the archive does not hold: the base waits, is published when its
-/// own node is promoted and archives them, and never appears when a promotion elsewhere leaves them behind.
+/// Goal: a replica never publishes a base with commits that the archive lacks. The base waits; it is published when
+/// its own node is promoted and archives the commits, and never if a promotion elsewhere abandons them.
 #[test]
 fn a_base_waits_for_the_archive_and_dies_with_its_branch() {
     for is_own_promotion in [true, false] {
@@ -347,7 +348,7 @@ fn a_base_waits_for_the_archive_and_dies_with_its_branch() {
             let snapshot = scope.spawn(|| ahead.client().try_call(&cmd!("WALFERRY", "SNAPSHOT", "STRICT")));
             wait_until("the base's files are in the archive", SETTLED_WITHIN, || {
                 let dir = root.path().join(format!("archive/bases/{sent:020}-00000001"));
-                // The image and RocksDB's four small ones.
+                // The memory image and the four small metadata files of RocksDB.
                 (std::fs::read_dir(dir).map_or(0, Iterator::count) >= 5).then_some(())
             });
             primary.kill();
@@ -365,7 +366,7 @@ fn a_base_waits_for_the_archive_and_dies_with_its_branch() {
                 promoted.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"));
                 assert!(bases(&archive).is_empty(), "a base of a branch left behind was published");
                 restored_is(&archive, archived);
-                // Its request ends with its process: the scope waits for it.
+                // The request ends with its process; the scope waits for the request.
                 ahead.signal("KILL");
             }
         });
@@ -373,8 +374,8 @@ fn a_base_waits_for_the_archive_and_dies_with_its_branch() {
     }
 }
 
-/// Goal: images cost no more than what was logged since the last one, however large the data, and however long the logs must
-/// be kept because nothing is archived.
+/// Goal: the bytes of images stay within the bytes logged, however large the data, and however long the logs are kept
+/// because nothing is archived.
 #[test]
 fn images_are_written_as_the_log_grows() {
     const LOGGED: usize = 6 << 20;
@@ -387,7 +388,7 @@ fn images_are_written_as_the_log_grows() {
     let mut client = primary.client();
     let value = "v".repeat(1000);
     let images = |node: &Node| node.log().matches("memory image written").count();
-    // Disk engines alone: memory engines hold nothing that an image would have to repeat.
+    // Writes to the disk engines only: the memory engines hold nothing that an image would contain.
     for number in 0..LOGGED / value.len() {
         client.ok(&cmd!("SET", format!("key:{}", number % 10), value));
     }
@@ -401,7 +402,7 @@ fn images_are_written_as_the_log_grows() {
     for node in [&primary, &replica] {
         assert!((1..=LOGGED >> 20).contains(&images(node)), "{} images for {LOGGED} bytes", images(node));
     }
-    // A list that takes more memory than what is logged afterwards.
+    // A list that takes more memory than the bytes logged afterwards.
     for number in 0..2 * LOGGED / value.len() {
         client.ok(&cmd!("RPUSH", "list", format!("{number}{value}")));
     }

@@ -1,9 +1,9 @@
-//! A bounded run of every fuzz target with the stable compiler: the committed corpus, and mutations of it whose
-//! checksums are made to fit again. `tests/fuzz` has the targets; cargo-fuzz runs the same ones for as long as one likes.
+//! A bounded run of every fuzz target with the stable compiler: the committed corpus, and mutations of it with
+//! repaired checksums. `tests/fuzz` contains the targets; cargo-fuzz runs the same targets without a bound.
 //!
-//! `WALFERRY_ROUNDS` says how many mutations of each target, `WALFERRY_SEED` replays a run. An input that fails is
-//! written to a file that is named; put into the corpus, it is tried first from then on. `WALFERRY_WRITE_CORPUS` writes
-//! the corpus' seeds, which are what the encoders make.
+//! `WALFERRY_ROUNDS` sets the number of mutations per target, `WALFERRY_SEED` replays a run. An input that fails is
+//! written to a file, whose name is printed; once added to the corpus, the input is tried first.
+//! `WALFERRY_WRITE_CORPUS` writes the seeds of the corpus, which the encoders produce.
 
 #[path = "fuzz/src/lib.rs"]
 mod targets;
@@ -18,34 +18,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use targets::Target;
 
-/// Mutations of each target unless `WALFERRY_ROUNDS` says otherwise.
+/// Number of mutations per target; `WALFERRY_ROUNDS` overrides it.
 const ROUNDS: u64 = 20_000;
-/// Longest input made.
+/// Longest generated input in bytes.
 const INPUT_BYTES_MAX: usize = 16 << 10;
-/// Memory a decoder may hold for each byte of input, or of what it decompresses to. JSON takes most: a value of two
-/// bytes is an object of 32, in a vector that has just doubled.
+/// Bytes of memory that a decoder may hold per byte of input or of decompressed input. JSON needs most: a value of two
+/// bytes becomes an object of 32 bytes, in a vector that has just doubled.
 const HELD_PER_BYTE_MAX: usize = 64;
-/// Memory it may hold whatever the input. The two empty dictionaries of an image take half of it.
+/// Bytes of memory that a decoder may hold for any input. The two empty dictionaries of an image take half of it.
 const HELD_MAX: usize = 512 << 10;
 
-/// Counts the bytes that are allocated now, and the most since somebody asked.
+/// Counts the allocated bytes, and their peak since the last reset.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is left to the system's allocator; counting touches no memory of its own.
+// SAFETY: every call goes to the system's allocator; counting does not touch the memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         MOST.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract, which is the same.
+        // SAFETY: the caller keeps the contract, which is the system allocator's contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract, which is the same.
+        // SAFETY: the caller keeps the contract, which is the system allocator's contract.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -53,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Held by the target that runs: what is allocated is counted for the whole process.
+/// Held by the running target, because allocations are counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn variable(name: &str) -> Option<u64> {
@@ -64,7 +64,7 @@ fn corpus_dir(target: &Target) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target.name)
 }
 
-/// The committed inputs, in the order of their names.
+/// Returns the committed inputs, sorted by name.
 fn corpus(target: &Target) -> Vec<Vec<u8>> {
     let dir = corpus_dir(target);
     if std::env::var_os("WALFERRY_WRITE_CORPUS").is_some() {
@@ -81,8 +81,8 @@ fn corpus(target: &Target) -> Vec<Vec<u8>> {
     inputs
 }
 
-/// Goal: nothing in the corpus, and no mutation of it, makes the decoder panic, hold memory that the input does not
-/// justify, or accept what its encoder does not make.
+/// Goal: no input of the corpus, and no mutation of one, makes the decoder panic, hold memory that the input does not
+/// justify, or accept what its encoder does not produce.
 fn run(target: &Target) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let corpus = corpus(target);
@@ -127,7 +127,7 @@ fn examine(target: &Target, input: &[u8]) {
     }
 }
 
-/// Values at the edges of length fields.
+/// Returns a value at the edges of length fields.
 fn edge(rng: &mut impl Rng, len: usize) -> u64 {
     let edges =
         [0, 1, 2, 0x7f, 0x80, 0xff, 0xffff, 1 << 20, (1 << 20) + 1, 1 << 30, 0x7fff_ffff, 0xffff_ffff, u64::MAX];
@@ -138,7 +138,7 @@ fn edge(rng: &mut impl Rng, len: usize) -> u64 {
     }
 }
 
-/// Changes a bit, a byte, a number or a stretch.
+/// Changes a bit, a byte, a number or a range of bytes.
 fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut impl Rng) {
     if input.is_empty() {
         input.push(rng.random());
@@ -170,12 +170,12 @@ fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut impl Rng) {
             let inserted: Vec<u8> = (0..rng.random_range(1..9)).map(|_| rng.random()).collect();
             input.splice(at..at, inserted);
         }
-        // Varints and decimal numbers grow in place.
+        // Varints and decimal numbers become longer.
         _ => input.splice(at..at, if input[at].is_ascii_digit() { *b"9" } else { *b"\xff" }).for_each(drop),
     }
 }
 
-/// Goal: the mutations' checksums are those of the formats: what an encoder made needs no repair.
+/// Goal: repairing the checksums follows the formats: what an encoder produced is not changed by a repair.
 #[test]
 fn what_encoders_make_needs_no_repair() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +183,7 @@ fn what_encoders_make_needs_no_repair() {
         for (nth, seed) in (target.seeds)().into_iter().enumerate() {
             let mut repaired = seed.clone();
             (target.repair)(&mut repaired);
-            // A manifest is JSON: its digest stands for the content, not for its form.
+            // The digest of a manifest covers its content, not its JSON text.
             let is_same = if target.name == "manifest" { json(&repaired) == json(&seed) } else { repaired == seed };
             assert!(is_same, "seed {nth} of {} was changed", target.name);
         }

@@ -1,5 +1,5 @@
-//! Recovery, step by step: a history over all engines is cut off at every record of both logs, and within some, and
-//! what a start makes of it is compared with a simple model of the design's rule.
+//! Recovery, step by step: a history over all engines is cut off at every record of both logs, and within some
+//! records, and the result of the next start is compared with a simple model of the design's rule.
 
 #[path = "recovery/crash.rs"]
 mod crash;
@@ -20,21 +20,21 @@ use walferry::log::reader::LogPosition;
 use walferry::log::recovery::{ImagePosition, MissingCommits, Recovered, disk_position};
 use walferry::record::CommitRecord;
 
-/// Records at the end of each log that are cut one by one.
+/// Number of records at the end of each log that are cut one by one.
 const RECORDS: usize = 12;
 
-/// What was committed, from csn 1 on.
+/// The committed history, from csn 1 on.
 #[derive(Clone, Default)]
 struct History {
-    /// What each commit did; nothing if it was lost.
+    /// The actions of each commit; empty for a lost commit.
     actions: Vec<Actions>,
-    /// What the logs tell of each.
+    /// The record of each commit, as the logs contain it.
     records: Vec<CommitRecord>,
-    /// Commits that were written to both logs.
+    /// Csns of the commits that were written to both logs.
     crossing: BTreeSet<Csn>,
 }
 
-/// What the design says a start must find.
+/// What a start must find, according to the design.
 #[derive(Debug)]
 struct Expected {
     target: Csn,
@@ -61,7 +61,7 @@ impl History {
         &self.records[csn.0 as usize - 1]
     }
 
-    /// Whether each commit has effects on disk, and in memory.
+    /// Returns for each commit whether it has effects on disk, and in memory.
     fn engines(&self) -> Vec<(bool, bool)> {
         let mut state = State::new();
         let both = self.actions.iter().map(|actions| {
@@ -72,8 +72,8 @@ impl History {
         both.collect()
     }
 
-    /// The rule: C is the end of the unbroken run of csns that stand in one of the logs (or in the image). The engines
-    /// end at C, or where RocksDB is if that is further; what then is missing in between is lost.
+    /// Applies the rule: C is the end of the unbroken sequence of csns that are in one of the logs or in the image.
+    /// The engines end at C, or at RocksDB's csn if that is higher; csns missing in between are lost.
     fn expect(&self, in_wal: &BTreeSet<Csn>, in_oplog: &BTreeSet<Csn>, image: Csn) -> Expected {
         let is_there = |csn: Csn| csn <= image || in_wal.contains(&csn) || in_oplog.contains(&csn);
         let all = || (1..=self.last().0).map(Csn);
@@ -103,7 +103,7 @@ impl History {
         }
     }
 
-    /// The history after a start that found this.
+    /// Returns the history after a start with this result.
     fn recovered(mut self, expected: &Expected) -> Self {
         self.actions.truncate(expected.target.0 as usize);
         self.records.truncate(expected.target.0 as usize);
@@ -121,7 +121,7 @@ impl History {
         assert_eq!(node.commit(group), self.last(), "csns are dense");
     }
 
-    /// Takes over what a node wrote.
+    /// Stops a node and adds its commits to the history.
     fn close(&mut self, node: Node) -> Vec<Group> {
         let groups = node.stop();
         for commit in groups.iter().flat_map(|group| group.commits.iter()) {
@@ -134,15 +134,15 @@ impl History {
     }
 }
 
-/// A closed data directory and the history in it.
+/// A closed data directory and its history.
 struct Base {
     root: PathBuf,
     history: History,
-    /// End of the WAL after each commit.
+    /// Last WAL sequence after each commit.
     ends: Vec<WalSeq>,
 }
 
-/// Makes a directory with the whole history.
+/// Creates a directory with the whole history.
 fn base(root: &Path) -> Base {
     let base = base_of(root, &groups());
     let engines: Vec<_> = base.history.records.iter().map(|r| (r.touches_disk(), r.touches_memory())).collect();
@@ -166,7 +166,7 @@ fn base_of(root: &Path, groups: &[Vec<Actions>]) -> Base {
 }
 
 impl Base {
-    /// A memory image cut at the end of the group that ends at or before this commit.
+    /// Returns a memory image cut at the end of the last group that ends at or before commit `at`.
     fn image(&self, at: usize) -> Image {
         let at = (0..=at).rev().find(|&n| n == 0 || self.ends[n - 1] != self.ends[n]).unwrap();
         let commits = &self.history.records[..at];
@@ -176,7 +176,7 @@ impl Base {
     }
 }
 
-/// One crash of a directory: what is left in the logs.
+/// One crash of a directory: the records that remain in its logs.
 struct Crash<'a> {
     root: &'a Path,
     history: &'a History,
@@ -186,20 +186,20 @@ struct Crash<'a> {
 }
 
 impl Crash<'_> {
-    /// Csns on disk that are not in a WAL file that can be cut.
+    /// Returns the csns on disk that are in no WAL file that a crash can cut.
     fn flushed(&self) -> BTreeSet<Csn> {
         let cuttable: BTreeSet<_> = left(self.batches, self.batches.len()).collect();
         let on_disk = self.history.records.iter().filter(|record| record.touches_disk()).map(|record| record.csn);
         on_disk.filter(|csn| !cuttable.contains(csn)).collect()
     }
 
-    /// Cuts a copy and checks what a start makes of it.
+    /// Makes a copy with cut logs and checks the result of a start on it.
     fn check(&self, to: &Path, oplog: &Cut, wal: &Cut) -> (History, Recovered) {
         crash_at(self.root, to, oplog, wal);
         self.check_copy(to, oplog.whole, wal.whole, &format!("op-log {oplog:?}, wal {wal:?}"))
     }
 
-    /// Checks what a start makes of a damaged copy, what a second start makes of that, and how commits go on.
+    /// Checks a start on a damaged copy, a second start after that, and further commits.
     fn check_copy(&self, to: &Path, frames: usize, batches: usize, damage: &str) -> (History, Recovered) {
         let what = format!("{damage}, image {}", self.image.at.position.csn);
         let mut in_wal = self.flushed();
@@ -245,13 +245,13 @@ impl Crash<'_> {
     }
 }
 
-/// The history that follows a crash must not depend on what the crash left.
+/// Removes pops: the history after a crash must not depend on what the crash left.
 fn without_pops(mut actions: Actions) -> Actions {
     actions.retain(|action| !matches!(action, Action::Pop(_)));
     actions
 }
 
-/// Commits are the same; only the time of a lost one is not known.
+/// Asserts that commits are the same; only the time of a lost commit may differ.
 fn assert_same(read: &[CommitRecord], written: &[CommitRecord], what: &str) {
     assert_eq!(read.len(), written.len(), "{what}");
     for (read, written) in read.iter().zip(written) {
@@ -262,7 +262,7 @@ fn assert_same(read: &[CommitRecord], written: &[CommitRecord], what: &str) {
     }
 }
 
-/// Runs all of `tasks` on two threads; each task has a directory of its own.
+/// Runs all `tasks` on two threads; each task has its own directory.
 fn in_parallel<T: Sync>(root: &Path, tasks: &[T], run: impl Fn(&T, &Path) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -277,7 +277,7 @@ fn in_parallel<T: Sync>(root: &Path, tasks: &[T], run: impl Fn(&T, &Path) + Sync
     });
 }
 
-/// Goal: whatever each log lost at its end, the engines end at one csn, commits are whole, and what is lost is said.
+/// Goal: whatever each log lost at its end, the engines end at one csn, commits are whole, and losses are reported.
 #[test]
 fn every_cut_of_both_logs_recovers_as_the_rule_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -302,7 +302,7 @@ fn every_cut_of_both_logs_recovers_as_the_rule_says() {
     assert!(seen.iter().all(|&sum| sum > 20), "each outcome was met: {seen:?}");
 }
 
-/// Goal: pages that reached the disk although earlier ones did not never come back, whatever is written after them.
+/// Goal: records after a hole, which reached the disk before earlier ones, never reappear, whatever is written later.
 #[test]
 fn what_lies_behind_a_hole_is_gone_for_good() {
     let dir = tempfile::tempdir().unwrap();
@@ -312,7 +312,7 @@ fn what_lies_behind_a_hole_is_gone_for_good() {
     let crash = Crash { root: &base.root, history: &base.history, frames: &frames, batches: &batches, image: &image };
     let holes: Vec<_> = (2..10).map(|back| (frames.len() - back, batches.len() - back)).collect();
     in_parallel(dir.path(), &holes, |&(frame, batch), to| {
-        // A sealed segment was synced: only the last one can have a hole.
+        // A sealed segment was synced: only the last segment can have a hole.
         let frame = if frames[frame].file == frames[frames.len() - 1].file { frame } else { frames.len() };
         crash::copy(&base.root, to);
         let hole = |record: &Record| {
@@ -326,7 +326,8 @@ fn what_lies_behind_a_hole_is_gone_for_good() {
     });
 }
 
-/// Goal: the same for a hole of a whole block of RocksDB's WAL, behind which its reader finds its feet again.
+/// Goal: records after a missing block of RocksDB's WAL never reappear, although RocksDB's reader can resynchronize
+/// there.
 #[test]
 fn what_lies_behind_a_missing_block_of_the_wal_is_gone_for_good() {
     let dir = tempfile::tempdir().unwrap();
@@ -347,7 +348,7 @@ fn what_lies_behind_a_missing_block_of_the_wal_is_gone_for_good() {
     }
 }
 
-/// Goal: rot where everything had been synced is an error that names the file; nothing is passed over.
+/// Goal: damage in synced data is an error that names the file; nothing is skipped.
 #[test]
 fn rot_in_a_sealed_segment_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -377,7 +378,7 @@ fn refusal(root: &Path, image: &Image) -> Error {
     open(root, image, None).err().expect("a directory that is not whole")
 }
 
-/// Goal: a WAL file that is gone from the middle is a gap for who needs it, and none for who does not.
+/// Goal: a WAL file missing from the middle is a gap for a reader that needs it, and no error for other readers.
 #[test]
 fn a_missing_wal_file_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
@@ -414,7 +415,7 @@ fn a_missing_wal_file_is_a_gap() {
     node.stop();
 }
 
-/// Has some commits, or refuses.
+/// A source that has some commits, or refuses to return any.
 struct Source(Vec<CommitRecord>);
 
 impl MissingCommits for Source {
@@ -423,7 +424,7 @@ impl MissingCommits for Source {
     }
 }
 
-/// A directory whose op-log lost its last frames while RocksDB kept everything, and the commits lost by that.
+/// Makes a directory whose op-log lost its last frames while RocksDB kept everything; returns the csns lost by that.
 fn ahead(dir: &Path) -> (Base, PathBuf, Vec<Csn>) {
     let base = base(dir);
     let (frames, batches) = (frames(&base.root), batches(&base.root));
@@ -439,7 +440,7 @@ fn ahead(dir: &Path) -> (Base, PathBuf, Vec<Csn>) {
     (base, copy, missing)
 }
 
-/// Goal: commits that a replica or the archive has are not lost.
+/// Goal: missing commits that a replica or the archive has are not lost.
 #[test]
 fn missing_commits_that_can_be_fetched_are_not_lost() {
     let dir = tempfile::tempdir().unwrap();
@@ -459,7 +460,7 @@ fn missing_commits_that_can_be_fetched_are_not_lost() {
     node.stop();
 }
 
-/// Goal: a source that has only some of the missing commits loses exactly the others.
+/// Goal: with a source that has only some of the missing commits, exactly the other missing commits are lost.
 #[test]
 fn a_source_with_holes_loses_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
@@ -471,7 +472,7 @@ fn a_source_with_holes_loses_what_it_lacks() {
     assert_eq!(recovered.lost, [missing[1]..=missing[1]]);
 }
 
-/// Goal: what comes from another history is refused, not mixed in.
+/// Goal: commits from another history are refused, not mixed in.
 #[test]
 fn a_source_of_another_history_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -482,7 +483,7 @@ fn a_source_of_another_history_is_refused() {
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
 }
 
-/// Goal: a memory image that RocksDB does not reach any more is not joined with an older RocksDB.
+/// Goal: a memory image beyond RocksDB's csn is not combined with the older RocksDB.
 #[test]
 fn an_image_ahead_of_rocksdb_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -495,7 +496,7 @@ fn an_image_ahead_of_rocksdb_is_refused() {
     assert!(error.to_string().contains("memory image"), "{error}");
 }
 
-/// Goal: a crash of a directory that was recovered from a crash, with commits lost, is a crash like any other.
+/// Goal: a crash after a recovery that lost commits recovers by the same rule.
 #[test]
 fn a_crash_after_a_recovery_recovers_as_the_rule_says() {
     let dir = tempfile::tempdir().unwrap();

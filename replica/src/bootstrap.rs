@@ -1,8 +1,8 @@
-//! Makes an empty directory a replica's: from the archive if there is one with anything in it, else from the primary.
+//! Fills an empty directory as a replica's: from the archive if it holds any history, otherwise from the primary.
 //!
-//! A base that the primary sends arrives as the objects it would be in an archive, in a corner of the directory, and is
-//! restored from there: one way
-//! to build a directory from a base, with one set of checks. Guarantees: the directory is whole, or it is not there.
+//! A base from the primary arrives as the objects of an archive. It is stored as an archive in a scratch directory
+//! below the replica's directory and restored from there, so that one code path with one set of checks builds a
+//! directory from a base. Guarantees: the directory is whole, or it is empty.
 
 use crate::PrimaryAddress;
 use crate::link::{Connected, connect};
@@ -28,10 +28,10 @@ use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message,
 
 /// Pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// A primary that sends nothing of its base for so long is given up.
+/// Time after which a primary that sends nothing of its base is given up.
 const PART_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Fills the empty directory `root`. Tries until a primary gives what is whole, or refuses for good.
+/// Fills the empty directory `root`. Retries until a primary sends a whole base or a history, or fails for good.
 pub async fn bootstrap(
     root: &Path,
     primary: &PrimaryAddress,
@@ -55,7 +55,7 @@ pub async fn bootstrap(
     }
 }
 
-/// Whether trying again cannot help: this machine, or what the operator named, must change.
+/// Reports whether a retry cannot help, because this machine or a setting must change.
 fn is_final(error: &Error) -> bool {
     matches!(
         error,
@@ -88,7 +88,7 @@ async fn from_primary(
         nonce,
         proof: wire::proof(&config.repl_secret, challenge, node),
     };
-    // Both halves stay open until the base is here: what is between may close a connection of which one half is.
+    // Both halves of the connection stay open until the base is here: a proxy may close a half-closed connection.
     let Connected { receiver, answer, sender: _open, .. } = connect(primary, &config.repl_secret, hello).await?;
     let broken = |detail: String| Error::Protocol { peer: primary.to_string(), detail };
     match answer {
@@ -102,7 +102,7 @@ async fn from_primary(
                 Ok(archive) => restore_anew(&archive, root).await,
                 Err(error) => Err(error),
             };
-            // A restore that failed has removed it already.
+            // A failed restore has removed the scratch directory already.
             if scratch.exists() {
                 std::fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
             }
@@ -113,7 +113,7 @@ async fn from_primary(
     }
 }
 
-/// The identity of a replica without commits that follows a primary with `history`.
+/// Returns the identity of a replica without commits that follows a primary with `history`.
 fn new_identity(cluster: ClusterId, history: &[EpochStart]) -> Result<Identity> {
     let mut identity = Identity::new(cluster, LastRole::Replica)?;
     if let Some(fault) = identity.fault_in(history, Csn::ZERO) {
@@ -123,7 +123,7 @@ fn new_identity(cluster: ClusterId, history: &[EpochStart]) -> Result<Identity> 
     Ok(identity)
 }
 
-/// Begins a directory without commits.
+/// Initializes a directory without commits.
 fn begin_empty(root: &Path, resume: Resume, node: &str) -> Result<()> {
     let mut identity = new_identity(resume.cluster, &resume.history)?;
     identity.node = node.to_owned();
@@ -132,8 +132,8 @@ fn begin_empty(root: &Path, resume: Resume, node: &str) -> Result<()> {
     dir.write_identity(&identity)
 }
 
-/// Restores what a primary sent. If that cannot be done, the directory is empty again: the next attempt may bring what is
-/// right.
+/// Restores the base that a primary sent. Empties the directory again if that fails, so that the next attempt can
+/// begin.
 async fn restore_anew(archive: &Archive, root: &Path) -> Result<()> {
     let restored = restore_from(archive, root).await;
     let has_begun = restored.as_ref().is_err_and(|error| !matches!(error, Error::NotEmpty { .. }));
@@ -184,7 +184,7 @@ async fn receive_base(
     }
 }
 
-/// The next message of a base.
+/// Returns the next message of a base; an error after [`PART_SILENCE_MAX`] without one.
 async fn next_part(receiver: &mut Receiver<OwnedReadHalf>, primary: &PrimaryAddress) -> Result<Option<Message>> {
     let received = tokio::time::timeout(PART_SILENCE_MAX, receiver.receive()).await;
     received.unwrap_or_else(|_| {

@@ -11,27 +11,28 @@ use walferry::csn::{Csn, Epoch};
 use walferry::error::{Error, Result};
 use walferry::record::CommitRecord;
 
-/// Commits applied in one turn of the writer lock: bounds how long a reader waits.
+/// Largest number of commits applied under one hold of the writer lock: bounds how long a reader waits.
 const COMMITS_PER_TURN: usize = 256;
-/// Bytes of effects applied in one turn (a single commit may have more).
+/// Bytes of effects after which the writer lock is released; a single commit may have more.
 const BYTES_PER_TURN: usize = 1 << 20;
 
-/// A chunk of so many bytes holds a large commit.
+/// Bytes from which on a chunk is assumed to hold a large commit.
 const LARGE_CHUNK_BYTES_MIN: usize = 4 * RAW_BYTES_MAX;
 
-/// Follows one primary over one connection.
+/// Applies the chunks of one connection to a primary.
 pub struct Follower {
     committer: Arc<Committer>,
     epoch: Epoch,
 }
 
 impl Follower {
-    /// Applies chunks of `epoch`.
+    /// Creates a follower that accepts chunks of `epoch`.
     pub fn new(committer: Arc<Committer>, epoch: Epoch) -> Self {
         Self { committer, epoch }
     }
 
-    /// Checks a chunk and applies it. Blocking.
+    /// Checks a chunk and applies it. Blocking. Errors: [`Error::Gap`] if the chunk does not continue the replica's
+    /// commits, [`Error::OtherHistory`] if the history hash differs.
     pub fn apply(&self, bytes: Bytes) -> Result<()> {
         let chunk = Chunk::open(bytes, "chunk from the primary")?;
         let header = chunk.header();
@@ -52,9 +53,10 @@ impl Follower {
                 found: header.hash_before,
             });
         }
-        // All of it is read before any is applied.
+        // All commits are decoded before any is applied.
         let mut commits: Vec<CommitRecord> = chunk.commits().collect::<Result<_>>()?;
-        // A large commit is not held twice: what is small beside it may lie in the chunk, and would keep all of it.
+        // A large commit must not be in memory twice: small parts that share the chunk's buffer would keep the buffer
+        // alive, so they are copied.
         if chunk.bytes().len() >= LARGE_CHUNK_BYTES_MIN {
             for commit in &mut commits {
                 for part in [&mut commit.disk, &mut commit.lists, &mut commit.zsets] {
@@ -70,7 +72,7 @@ impl Follower {
     }
 }
 
-/// Applies dense commits in several turns of the writer lock; returns the last csn.
+/// Applies commits without a gap, in several holds of the writer lock; returns the last csn.
 pub fn apply_in_turns(committer: &Committer, commits: Vec<CommitRecord>) -> Result<Csn> {
     let mut turn_of = Vec::new();
     let mut bytes = 0;

@@ -1,8 +1,9 @@
-//! How far a replica is behind its primary, as far as it can know.
+//! How far a replica is behind its primary, as far as the replica can know.
 //!
-//! A heartbeat tells the primary's last commit and, by the clock of its commit times, when that was so: a later commit was
-//! made later. Guarantees: the lag is never below the truth but for the time that the newest heartbeat was on its way; it
-//! is zero only if everything is applied that a fresh heartbeat told of. While nothing is heard it grows.
+//! A heartbeat states the primary's last commit, and a time by the clock of its commit times: every later commit was
+//! made after that time. Guarantees: the lag is below the truth only by the time that the newest heartbeat was under
+//! way. The lag is zero only if every commit is applied that a fresh heartbeat mentioned. While no heartbeat arrives,
+//! the lag grows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,41 +11,41 @@ use walferry::clock::Moment;
 use walferry::commit::ages::{SAMPLES_MAX, thin};
 use walferry::csn::{CommitTime, Csn};
 
-/// A heartbeat no older than this tells how things stand now. A primary sends ten a second.
+/// Largest age of a heartbeat that describes the current state. A primary sends ten heartbeats per second.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// A heartbeat: no commit above `committed` was made before `time`.
+/// The content of a heartbeat: no commit above `committed` was made before `time`.
 #[derive(Clone, Copy, Debug)]
 struct Told {
     committed: Csn,
     time: CommitTime,
 }
 
-/// Measures how far a replica is behind, by the heartbeats it has heard from its primary.
+/// Measures how far a replica is behind, from the primary's heartbeats.
 #[derive(Debug)]
 pub struct Lag {
-    /// The heartbeats of one connection, in csn order.
+    /// The heartbeats of the current connection, in csn order.
     told: VecDeque<Told>,
     /// Whether the next heartbeat is the first of a connection.
     is_new: bool,
-    /// When the newest came; none since the start.
+    /// When the newest heartbeat arrived; `None` before the first.
     heard: Option<Moment>,
-    /// The last moment at which nothing was missing; at first, when the link began.
+    /// The last moment at which no commit was missing; before the first heartbeat, the moment at which the link began.
     level: Moment,
 }
 
 impl Lag {
-    /// The lag of a link that begins now.
+    /// Creates the lag of a link that begins at this moment.
     pub fn new() -> Self {
         Self { told: VecDeque::new(), is_new: true, heard: None, level: Moment::now() }
     }
 
-    /// A connection begins. What was told before holds until its first heartbeat.
+    /// Begins a connection. Earlier heartbeats count until the first heartbeat of this connection.
     pub fn connect(&mut self) {
         self.is_new = true;
     }
 
-    /// Takes a heartbeat that came at `now`, when `applied` was applied.
+    /// Takes a heartbeat that arrived at `now`; `applied` is the last commit applied then.
     pub fn hear(&mut self, committed: Csn, time: CommitTime, applied: Csn, now: Moment) {
         if std::mem::take(&mut self.is_new) {
             self.told.clear();
@@ -60,23 +61,23 @@ impl Lag {
         if self.told.len() > SAMPLES_MAX {
             thin(&mut self.told, |told| told.time.0 as i64);
         }
-        // Of those that tell of what is applied only the last says something.
+        // Of the heartbeats whose commits are all applied only the last one is needed.
         while self.told.get(1).is_some_and(|second| second.committed <= applied) {
             self.told.pop_front();
         }
     }
 
-    /// When the primary was heard last.
+    /// Returns when the newest heartbeat arrived; `None` before the first.
     pub fn heard(&self) -> Option<Moment> {
         self.heard
     }
 
-    /// How long ago the oldest commit was made that may not be applied. `applied` is the last one that is, and its time;
-    /// `wall` is the system's time.
+    /// Returns the age of the oldest commit that may be missing here. `applied` is the last applied commit with its
+    /// time; `wall` is the system's time.
     pub fn at(&self, now: Moment, applied: (Csn, CommitTime), is_connected: bool, wall: CommitTime) -> Duration {
         let micros = |later: CommitTime, earlier: CommitTime| Duration::from_micros(later.0.saturating_sub(earlier.0));
         let (Some(heard), Some(newest)) = (self.heard, self.told.back()) else {
-            // Nothing is missing that was made before the last commit here.
+            // No commit is missing that was made before the last applied commit.
             let since_last = if applied.0 > Csn::ZERO { micros(wall, applied.1) } else { Duration::ZERO };
             return now.since(self.level).max(since_last);
         };
@@ -87,7 +88,7 @@ impl Lag {
         let known = self.told.iter().rfind(|told| told.committed <= applied.0).map(|told| told.time);
         match known.max(Some(applied.1)) {
             Some(since) if since <= newest.time => micros(newest.time, since) + silent,
-            // Its commits go on from an earlier time, under a new epoch.
+            // The primary's commits continue from an earlier time, under a new epoch.
             _ => now.since(self.level),
         }
     }
@@ -103,7 +104,7 @@ mod tests {
         CommitTime(START + seconds * 1_000_000)
     }
 
-    /// A moment so many seconds after the others' origin.
+    /// Makes moments that are a number of seconds after one origin.
     struct Clock(Moment);
 
     impl Clock {
@@ -133,7 +134,7 @@ mod tests {
         for seconds in 0..3600 {
             lag.hear(Csn(5), time(seconds), Csn(5), clock.at(seconds));
         }
-        // From here on a commit each second that is not applied.
+        // From here on, one commit per second is made and not applied.
         for seconds in 3600..3700 {
             lag.hear(Csn(6 + seconds - 3600), time(seconds), Csn(5), clock.at(seconds));
         }

@@ -1,15 +1,15 @@
 //! The replica side of walferry.
 //!
 //! ```text
-//! bootstrap   an empty directory becomes a replica's: from the archive, else from the primary
-//! link        connects, introduces itself, reconnects; where the next commits come from
+//! bootstrap   fills an empty directory: from the archive, otherwise from the primary
+//! link        connects to the primary, follows it, reconnects; catches up from the archive
 //! follow      checks chunks and applies them
-//! probe       tells a port for clients from a replication port
-//! lag         how far it is behind
+//! probe       recognizes a port for clients where a replication port was expected
+//! lag         how far the replica is behind
 //! ```
 //!
-//! Guarantees: every chunk is verified before any of it is applied; a commit appears in all engines at once; where the
-//! next commit comes from is decided by csn and epoch, never by time: the primary's stream, else the archive.
+//! Guarantees: every chunk is verified before any of it is applied; a commit appears in all engines at once. The
+//! source of the next commit is chosen by csn and epoch, never by time: the primary's stream, otherwise the archive.
 
 mod bootstrap;
 mod follow;
@@ -28,12 +28,12 @@ use walferry::primary::shipping::ArchiveCommits;
 use walferry::primary::{self, open, places, second_archive, shipping};
 use walferry::server::{address, listener};
 
-/// Where the primary listens for replicas.
+/// The address at which the primary listens for replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrimaryAddress {
-    /// Host name or address, an IPv6 address without brackets.
+    /// Host name or IP address; an IPv6 address has no brackets.
     pub host: String,
-    /// Replication port.
+    /// Replication port of the primary.
     pub port: u16,
 }
 
@@ -58,14 +58,15 @@ impl std::fmt::Display for PrimaryAddress {
     }
 }
 
-/// Runs a replica until it is asked to stop, or on as a primary after a promotion. `ready` is called once clients are
-/// served.
+/// Runs a replica until it is asked to stop; after a promotion it continues as a primary. Calls `ready` once clients
+/// are served.
 pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
     let clients = listener::bind(&config.bind, config.port.0).await?;
     places::require_apart(root, &config)?;
     let archive = shipping::open_archive(&config, Opening::Existing)?;
     let dir = DataDir::new(root);
-    // What a stopped bootstrap has left. It began in an empty directory and is of no use to anybody.
+    // A bootstrap that was stopped leaves a partial restore. It began in an empty directory, so nothing of value is
+    // lost.
     dir.abandon_restore()?;
     if dir.is_empty()? {
         bootstrap::bootstrap(root, &primary, &config, archive.as_ref()).await?;
@@ -75,7 +76,7 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
         None => None,
     };
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
-    // It is not used before a promotion, which is no time to find out.
+    // The second archive is not used before a promotion; a wrong setting is reported here, not during the promotion.
     second_archive::check(&config, Some(identity.cluster)).await?;
     let (opening, epoch) = (config.clone(), identity.epoch());
     let runtime = tokio::runtime::Handle::current();

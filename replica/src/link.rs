@@ -1,7 +1,8 @@
-//! The link to the primary: connects, introduces itself, follows, and comes back after every failure.
+//! The link to the primary: connects, introduces the replica, follows the primary, and reconnects after every failure.
 //!
-//! Guarantees: commits are applied in order, from the primary's stream or, when the primary no longer has them, from the
-//! archive; what is acknowledged was applied, and what is acknowledged as durable was synced.
+//! Guarantees: commits are applied in order, from the primary's stream or, if the primary does not hold the next
+//! commits, from the archive. Commits acknowledged as applied were applied, and commits acknowledged as durable were
+//! synced.
 
 use crate::PrimaryAddress;
 use crate::follow::{Follower, apply_in_turns};
@@ -31,38 +32,38 @@ use walferry::position::Position;
 use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
 use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
 
-/// How long connecting, and each step of the introduction, may take.
+/// Longest duration of connecting together with sending the introduction, and of sending one acknowledgement.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// A primary that was not heard for so long is given up: it sends a heartbeat every 100 ms.
+/// Time after which a silent primary is given up; a primary sends a heartbeat every 100 ms.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How long a primary may take to answer the introduction; while it cuts a base it sends heartbeats.
+/// Longest silence before the answer to the introduction. While the primary cuts a base, it sends heartbeats.
 const ANSWER_SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Characters of a failure that are kept: a peer may have written it.
+/// Largest number of characters kept of a failure, because the peer may have written the text.
 const FAILURE_CHARS_MAX: usize = 500;
-/// Pause after the first failure in a row; it doubles up to the longest.
+/// Pause after the first of several failures in a row; it doubles with each failure up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Time between two acknowledgements, at most.
+/// Longest time between two acknowledgements.
 const ACK_INTERVAL: Duration = Duration::from_millis(50);
-/// Chunks received and not yet applied.
+/// Largest number of chunks received and not yet applied.
 const CHUNKS_WAITING_MAX: usize = 4;
 
-/// Why a connection ended in good order.
+/// Why a connection ended without an error.
 #[derive(Debug)]
 enum Ended {
-    /// The link is to stop.
+    /// The link was asked to stop.
     Stopped,
     /// The next commits are in the archive.
     GoToArchive,
 }
 
-/// The link of a replica.
+/// The link of a replica to its primary.
 pub struct Link {
     me: Weak<Link>,
     node: Weak<Node>,
     primary: PrimaryAddress,
-    /// Without what `lag` tells.
+    /// The status without the fields that `lag` provides.
     status: Mutex<LinkStatus>,
     lag: Mutex<Lag>,
     stop: watch::Sender<bool>,
@@ -168,7 +169,7 @@ impl Run {
                 None => pause = RETRY_FIRST,
                 Some(error) => self.note_failure(&error),
             }
-            // Both arms only wait.
+            // Cancel-safe: both arms only wait.
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
                 () = stopped(&mut self.stopping) => return,
@@ -192,7 +193,7 @@ impl Run {
         let position = self.node.committer.position();
         let hello = |challenge: &Challenge, nonce| hello(&identity, &self.node, challenge, nonce, position);
         let (config, mut stopping) = (self.node.config(), self.stopping.clone());
-        // Cancel-safe: a connection given up is closed.
+        // Cancel-safe: dropping the connection attempt closes the connection.
         let connected = tokio::select! {
             connected = connect(&self.primary, &config.repl_secret, hello) => connected?,
             () = stopped(&mut stopping) => return Ok(Ended::Stopped),
@@ -230,14 +231,15 @@ impl Run {
             status.state = "connected";
             status.source = "stream";
             status.last_error.clear();
-            // What another primary said does not count any more.
+            // Values from another primary do not count for this one.
             status.primary_csn = self.node.committer.watermarks.committed.get();
         });
         self.link.lag.lock().connect();
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
         let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
-        // What was received is applied before the link goes on, so that the next introduction tells the truth.
+        // Received chunks are applied before the link continues, so that the next introduction states the true
+        // position.
         drop(chunks);
         if applier.is_finished() && ended.is_err() {
             return ended;
@@ -259,7 +261,7 @@ impl Run {
         tokio::task::spawn_blocking(move || background::apply(apply))
     }
 
-    /// Receives until the connection ends; acknowledges as commits are applied.
+    /// Receives until the connection ends; acknowledges commits as they are applied.
     async fn receive(
         &mut self,
         receiver: &mut Receiver<OwnedReadHalf>,
@@ -271,7 +273,7 @@ impl Run {
         let mut applied = self.node.committer.watermarks.committed.subscribe();
         let mut stopping = self.stopping.clone();
         loop {
-            // Receiving is cancel-safe; the other arms only wait.
+            // Cancel-safe: receiving keeps a partial message, and the other arms only wait.
             tokio::select! {
                 message = receiver.receive() => match message? {
                     Some(Message::Chunk(chunk)) => {
@@ -290,7 +292,7 @@ impl Run {
                     if applier.is_finished() {
                         return Err(finished(applier).await);
                     }
-                    // A commit of many megabytes is one message: what has come of it counts.
+                    // A commit of many megabytes is one message, so the bytes received of a message count as activity.
                     if receiver.silent_for() > SILENCE_MAX {
                         return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("was silent for {} s", SILENCE_MAX.as_secs()) });
                     }
@@ -319,8 +321,8 @@ impl Run {
             let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
             return Err(Error::Protocol { peer: self.primary.to_string(), detail });
         }
-        // Without the locks, which are held for as long as a large commit takes to be applied: when all that was sent is
-        // applied, nothing is.
+        // The watermark is read without the locks, which are held while a large commit is applied. If everything sent
+        // is applied, no commit is being applied.
         let applied = self.node.committer.watermarks.committed.get();
         if applied == heartbeat.sent {
             let position = self.node.committer.position();
@@ -337,7 +339,7 @@ impl Run {
         Ok(())
     }
 
-    /// Applies what the archive holds beyond this replica's last commit.
+    /// Applies the commits that the archive holds beyond this replica's last commit.
     async fn catch_up_from_archive(&mut self) -> Result<()> {
         let Some(archive) = self.node.archive.clone() else {
             return Err(Error::Refused { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
@@ -348,7 +350,7 @@ impl Run {
         let tree = EpochTree::read(&archive).await?;
         let lineage = Lineage::newest(&tree)
             .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
-        // What follows builds upon this replica's commits only if they lie on that line.
+        // The archive's commits continue this replica's history only if this replica's commits lie on that line.
         self.node.adopt_history(&lineage.starts())?;
         let mut commits = CatchUp::open(&archive, &lineage, position).await?;
         tracing::info!(after = after.0, until = commits.until().0, "catching up from the archive");
@@ -365,7 +367,7 @@ impl Run {
     }
 }
 
-/// Returns when the link is to stop. Cancel-safe.
+/// Returns when the link is asked to stop. Cancel-safe.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
@@ -377,8 +379,8 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
     }
 }
 
-/// Asks the primary, if it can be reached, whether it would serve this replica: a directory of another cluster or of
-/// another history must not serve readers as if it followed.
+/// Asks the primary, if it can be reached, whether it would serve this replica. A directory of another cluster or of
+/// another history must not serve readers as if it followed this primary.
 pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
     let identity = node.identity();
     let position = node.committer.position();
@@ -393,18 +395,18 @@ pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Re
     }
 }
 
-/// An open connection and the primary's answer.
+/// An open connection and the primary's answer to the introduction.
 pub struct Connected {
-    /// What the primary sends.
+    /// Receives the primary's messages.
     pub receiver: Receiver<OwnedReadHalf>,
-    /// What it gets.
+    /// Sends messages to the primary.
     pub sender: Sender<OwnedWriteHalf>,
-    /// Its answer to the introduction.
+    /// The primary's answer to the introduction.
     pub answer: Message,
 }
 
-/// Connects, introduces this replica and, if there is a shared `secret`, has the primary prove that it knows it. `hello`
-/// gets the primary's challenge and a nonce.
+/// Connects and introduces this replica. With a shared `secret`, requires the primary to prove that it knows the
+/// secret. `hello` builds the introduction from the primary's challenge and a nonce.
 pub async fn connect(
     primary: &PrimaryAddress,
     secret: &str,
@@ -436,7 +438,7 @@ pub async fn connect(
     };
     let connected = match timeout(CONNECT_DEADLINE, step).await {
         Ok(connected) => connected,
-        // Who waits for the client to speak first is silent.
+        // A port for clients is silent until the client sends a request, so a silent peer is probed.
         Err(_) => Err(probe::port_for_clients(primary).await.unwrap_or_else(|| silent(CONNECT_DEADLINE))),
     };
     let (mut receiver, sender, hello) = connected?;

@@ -1,4 +1,4 @@
-//! Finds out which program listens on a port that does not answer like a replication port.
+//! Recognizes a port for clients where a replication port was expected.
 
 use crate::PrimaryAddress;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use walferry::error::Error;
 
-/// How long the probe may take.
+/// Longest duration of the probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// Longest beginning of an answer that is looked at.
+/// Largest number of bytes read of the answer.
 const ANSWER_BYTES_MAX: usize = 64;
 
-/// An error that says so, if a port for clients listens at the address: a connection of its own sends PING there. A
-/// replication port ends such a connection.
+/// Returns an error that names the mistake if the address is a port for clients. The probe sends PING over a
+/// connection of its own. A replication port closes such a connection, and the result is `None`.
 pub async fn port_for_clients(primary: &PrimaryAddress) -> Option<Error> {
     let answer = timeout(PROBE_MAX, answer_to_ping(primary)).await.ok()?.ok()?;
-    // PONG, or an error such as NOAUTH.
+    // The answer to PING is PONG, or an error such as NOAUTH.
     let speaks_resp = answer.starts_with(b"+PONG") || answer.starts_with(b"-");
     let detail = format!(
         "{primary} is a port for clients: it speaks the Redis protocol. Name the primary's replication port (its repl-port, \

@@ -1,24 +1,26 @@
-//! A limit on the bytes a second that bases take of the way to the archive, so that chunks, which do not ask it, go first.
+//! A limit on the bytes per second that uploads of bases may send to the archive. Chunks do not take part in the
+//! limit, so that they go first.
 //!
-//! A token bucket: it fills at the rate, holds what comes together in [`BURST`], and may be overdrawn by one part, which
-//! the next one waits for. Guarantees: over any time the bytes let through are at most rate times that time, plus one
-//! burst and one part for each upload in flight; a changed rate is in force within [`LOOK`]. Decided by [`Bucket`], pure.
+//! The limit is a token bucket: it fills at the rate, holds at most what accumulates during [`BURST`], and may be
+//! overdrawn by one part, for which the next part waits. Guarantees: over any time the bytes let through are at most
+//! rate times that time, plus one burst and one part for each upload in flight; a changed rate applies within
+//! [`LOOK`]. [`Bucket`] decides, and is pure.
 
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What may be saved up while nothing is sent.
+/// Time for which unused bandwidth accumulates while nothing is sent.
 const BURST: Duration = Duration::from_secs(1);
-/// Longest wait between two looks at the rate.
+/// Longest wait between two checks of the rate.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A limit that uploads share.
+/// A limit that several uploads share.
 #[derive(Debug, Default)]
 pub struct Bandwidth(Mutex<Bucket>);
 
 impl Bandwidth {
-    /// A limit of so many bytes a second; 0: none.
+    /// Returns a limit of so many bytes per second; 0: no limit.
     #[must_use]
     pub fn new(bytes_per_second: u64) -> Self {
         Self(Mutex::new(Bucket { rate: bytes_per_second, ..Bucket::default() }))
@@ -29,7 +31,7 @@ impl Bandwidth {
         self.0.lock().rate = bytes_per_second;
     }
 
-    /// Returns when so many bytes may be sent. Cancel-safe: nothing is taken before.
+    /// Returns when so many bytes may be sent. Cancel-safe: no bytes are taken before the call returns.
     pub async fn take(&self, bytes: u64) {
         loop {
             let wait = self.0.lock().take(Instant::now(), bytes);
@@ -41,19 +43,20 @@ impl Bandwidth {
     }
 }
 
-/// What may be sent now.
+/// The number of bytes that may be sent at once.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Bytes a second; 0: no limit.
+    /// Bytes per second; 0: no limit.
     rate: u64,
-    /// Bytes in it; below zero while a part is being paid off.
+    /// Bytes in the bucket; negative while an overdraft is being paid off.
     bytes: f64,
-    /// When it was last filled; none before the first use.
+    /// Time at which the bucket was last filled; `None` before the first use.
     filled: Option<Instant>,
 }
 
 impl Bucket {
-    /// Takes bytes out; how long to wait before asking again if it is overdrawn.
+    /// Takes bytes out of the bucket. If the bucket is overdrawn, takes nothing and returns the time to wait before
+    /// the next try.
     fn take(&mut self, now: Instant, bytes: u64) -> Option<Duration> {
         if self.rate == 0 {
             *self = Self::default();
@@ -77,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// On a clock that does what the bucket asks for, and sometimes more.
+        /// Goal: on a clock that advances by the waits of the bucket, and sometimes more, the stated bound holds.
         #[test]
         fn never_more_than_the_rate_a_burst_and_a_part(
             rate in 1..50_000_000_u64, parts in prop::collection::vec((1..6_000_000_u64, 0..3_000_u64), 1..60)
@@ -92,7 +95,7 @@ mod tests {
                     now += wait + Duration::from_nanos(1);
                     waited += wait;
                 }
-                // Nobody waits for more than what is in front of him.
+                // No upload waits longer than the part before it takes.
                 prop_assert!(waited.as_secs_f64() <= largest as f64 / rate as f64 + 0.001);
                 sent += bytes;
                 let most = (now - start + BURST).as_secs_f64() * rate as f64 + largest as f64 + 1.0;
@@ -117,7 +120,7 @@ mod tests {
     async fn uploads_share_the_limit_and_a_lifted_one_frees_them() {
         let bandwidth = Bandwidth::new(1_000_000);
         let started = Instant::now();
-        // The burst, an overdraft of 0.1 s, and then one that waits for it.
+        // The burst, an overdraft of 0.1 s, and a part that waits for the overdraft.
         for bytes in [1_000_000, 100_000, 100] {
             bandwidth.take(bytes).await;
         }

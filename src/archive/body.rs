@@ -1,4 +1,5 @@
-//! What is uploaded: bytes in memory, a local file, or an object of another archive. Read piece by piece, in order.
+//! The body of an upload: bytes in memory, a local file, or an object of another archive. A body is read piece by
+//! piece, in order.
 
 use super::layout::ObjectName;
 use super::retry_policy::failure;
@@ -10,25 +11,25 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// The bytes of one object to be.
+/// The bytes of an object to be uploaded.
 pub(super) enum Body {
     Memory(Bytes),
     File { file: Arc<File>, len: u64 },
     Remote(Remote),
 }
 
-/// An object of another archive, checked while it passes.
+/// An object of another archive, whose content is checked while it is copied.
 pub(super) struct Remote {
     archive: Archive,
     name: ObjectName,
     len: u64,
     blake3: blake3::Hash,
-    /// Of the bytes read since the beginning, and how many these are.
+    /// Hash over the bytes read since the beginning, and the number of these bytes.
     hasher: Mutex<(Box<blake3::Hasher>, u64)>,
 }
 
 impl Body {
-    /// The object `name` of `archive`, which must have this length and content.
+    /// Returns a body that reads the object `name` of `archive`, which must have this length and content.
     pub fn remote(archive: &Archive, name: &ObjectName, len: u64, blake3: blake3::Hash) -> Self {
         Self::Remote(Remote { archive: archive.clone(), name: name.clone(), len, blake3, hasher: Mutex::default() })
     }
@@ -41,7 +42,7 @@ impl Body {
         }
     }
 
-    /// Bytes from `offset` on, at most `limit`.
+    /// Returns the bytes from `offset` on, at most `limit`.
     pub async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
         let wanted = limit.min(self.len() - offset) as usize;
         match self {
@@ -62,7 +63,8 @@ impl Body {
 }
 
 impl Remote {
-    /// An upload tried again begins at 0 again. The last piece is given only if all were what they must be.
+    /// Reads the next piece. A repeated upload starts at 0. The last piece is returned only if the content of the
+    /// whole object is the expected one.
     async fn slice(&self, offset: u64, wanted: u64) -> Result<Bytes> {
         let what = self.archive.full_name(&self.name);
         let bytes = match wanted {

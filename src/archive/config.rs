@@ -1,6 +1,7 @@
-//! Where the archive is and how it is reached: the archive URL and the S3 settings.
+//! The location of the archive and the way to reach it: the archive URL and the S3 settings.
 //!
-//! Guarantees: explicit settings win over what [`super::aws`] finds; what cannot be used is refused by name; secrets appear in no message and no `Debug` output.
+//! Guarantees: explicit settings win over those that [`super::aws`] finds; an unusable value is refused with its name;
+//! secrets appear in no message and in no `Debug` output.
 
 use super::aws::{self, Environment, RoleCredentials, Source};
 use crate::error::{Error, Result};
@@ -13,15 +14,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// How long a connection to the object store may take to open.
+/// Longest time for opening a connection to the object store.
 const CONNECT_TIMEOUT: &str = "5 seconds";
 
-/// Backstop only: the store's calls have their own deadlines, which grow with the body.
+/// Backstop only: the calls of the store have their own deadlines, which grow with the body.
 const REQUEST_TIMEOUT: &str = "1 hour";
 
 const ACCEPTED: &str = "accepted are s3://bucket/prefix and file:///absolute/directory";
 
-/// Where an archive lies.
+/// Location of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArchiveUrl {
     /// A prefix in an S3 bucket.
@@ -33,7 +34,7 @@ pub enum ArchiveUrl {
     },
     /// A local directory, for tests and for network file systems.
     File {
-        /// Its absolute path.
+        /// Absolute path of the directory.
         dir: PathBuf,
     },
 }
@@ -67,8 +68,8 @@ impl fmt::Display for ArchiveUrl {
 }
 
 impl ArchiveUrl {
-    /// Refuses a directory that lies in the archive's, or the other way round: each would take the other's files for its
-    /// own or for nobody's. `what` names the directory, `name` the archive's setting.
+    /// Refuses a directory that lies in the archive's directory or contains it: each side would take the other's files
+    /// for its own or for foreign files. `what` names the directory, `name` the archive's setting.
     pub fn require_apart(&self, name: &str, dir: &Path, what: &str) -> Result<()> {
         let Self::File { dir: own } = self else { return Ok(()) };
         let (archive, other) = (real_path(own), real_path(dir));
@@ -83,7 +84,7 @@ impl ArchiveUrl {
         Err(Error::Config { key: name.to_owned(), detail })
     }
 
-    /// Refuses another archive whose directory lies in this one's, or the other way round.
+    /// Refuses another archive whose directory lies in this archive's directory or contains it.
     pub fn require_apart_from(&self, name: &str, other: &Self, other_name: &str) -> Result<()> {
         match other {
             Self::File { dir } => self.require_apart(name, dir, other_name),
@@ -92,7 +93,7 @@ impl ArchiveUrl {
     }
 }
 
-/// The path without symbolic links, as far as it exists.
+/// Returns the path without symbolic links, as far as the path exists.
 fn real_path(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut missing = Vec::new();
@@ -115,7 +116,7 @@ fn wrong(detail: String) -> Error {
     Error::Config { key: "archive".to_owned(), detail }
 }
 
-/// The bucket is not repeated in the message: whoever writes `s3://key:secret@bucket` put a secret into it.
+/// Checks a bucket name. The message does not repeat the name: in `s3://key:secret@bucket` it contains a secret.
 fn checked_bucket(bucket: &str) -> Result<String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     if bucket.is_empty() || !bucket.bytes().all(plain) {
@@ -137,13 +138,13 @@ fn checked_prefix(prefix: &str) -> Result<String> {
         .map_err(|source| wrong(format!("the prefix is not usable: {source}; {ACCEPTED}")))
 }
 
-/// A value that is never shown.
+/// A secret that is never shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret in.
+    /// Wraps a secret.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
@@ -155,14 +156,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How S3 is reached. What is `None` comes from the standard AWS_* environment, then from a profile of the shared AWS
-/// files, then from the role of the container or of the instance.
+/// Settings of S3. A value that is `None` comes from the standard AWS_* environment, then from a profile of the shared
+/// AWS files, then from the role of the container or of the instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Settings {
-    /// URL of an S3-compatible server, addressed path-style (AWS_ENDPOINT_URL). None: AWS itself.
+    /// URL of an S3-compatible server, addressed path-style (AWS_ENDPOINT_URL). `None`: AWS.
     pub endpoint: Option<String>,
-    /// Region (AWS_REGION, AWS_DEFAULT_REGION; `us-east-1` if nothing is said).
+    /// Region (AWS_REGION, AWS_DEFAULT_REGION; `us-east-1` if none is given).
     pub region: Option<String>,
     /// Key id (AWS_ACCESS_KEY_ID).
     pub access_key_id: Option<String>,
@@ -170,14 +171,14 @@ pub struct S3Settings {
     pub secret_access_key: Option<Secret>,
     /// Token of temporary credentials (AWS_SESSION_TOKEN).
     pub session_token: Option<Secret>,
-    /// Whether an `http://` endpoint is acceptable (AWS_ALLOW_HTTP).
+    /// Whether an `http://` endpoint is allowed (AWS_ALLOW_HTTP).
     pub allow_http: Option<bool>,
     /// Whether each upload carries a SHA-256 checksum for the server to verify. Default: yes.
     pub checksum: Option<bool>,
 }
 
 impl S3Settings {
-    /// The client for one bucket. It does not retry: the callers in this module do, and count it.
+    /// Returns the client for one bucket. The client does not retry: [`super::store`] retries and counts the retries.
     pub(super) fn client(&self, bucket: &str) -> Result<AmazonS3> {
         self.client_in(&Environment::of_process(), bucket)
     }
@@ -194,7 +195,8 @@ impl S3Settings {
         builder.with_credentials(Arc::new(role)).build().map_err(unusable)
     }
 
-    /// The environment with the explicit settings laid over it, and where credentials come from.
+    /// Returns a builder with the environment's settings, overridden by the explicit ones, and the source of
+    /// credentials.
     fn builder(&self, environment: &Environment, bucket: &str) -> Result<(AmazonS3Builder, Source)> {
         let mut builder = environment.builder()?;
         if let Some(endpoint) = &self.endpoint {
@@ -223,13 +225,14 @@ impl S3Settings {
             .with_config(client(ClientConfigKey::ConnectTimeout), CONNECT_TIMEOUT)
             .with_config(client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
             .with_bucket_name(bucket)
-            // One object at a time: not every S3-compatible server has the bulk call.
+            // Objects are deleted one at a time, because not every S3-compatible server has the bulk call.
             .with_disable_bulk_delete(true)
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
         Ok((builder, source))
     }
 
-    /// The explicit credentials as a whole: a key set here is never paired with the environment's secret or token.
+    /// Returns the explicit credentials as a whole: an explicit key is never paired with the environment's secret or
+    /// token.
     fn credentials(&self) -> Result<Option<AwsCredential>> {
         match (&self.access_key_id, &self.secret_access_key) {
             (Some(id), Some(key)) => {
@@ -247,7 +250,7 @@ impl S3Settings {
     }
 }
 
-/// Settles whether plain HTTP is acceptable, and refuses a plain HTTP endpoint if it is not.
+/// Decides whether plain HTTP is allowed, and refuses a plain HTTP endpoint if it is not.
 fn allow_http(builder: AmazonS3Builder, explicit: Option<bool>) -> Result<AmazonS3Builder> {
     let key = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
     let allowed = explicit.unwrap_or_else(|| {

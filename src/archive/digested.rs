@@ -1,7 +1,8 @@
-//! The archive's JSON records: each carries a digest of itself, because a bit that changes in a number is still JSON.
+//! The archive's JSON records. Each record carries a digest of itself, because a number with a flipped bit is still
+//! valid JSON.
 //!
-//! Guarantees: a decoded record is the one that was encoded, to the bit. `digest` is the BLAKE3 hash, as lower-case
-//! hexadecimal digits, of the other fields as JSON without white space and with the keys of every object sorted.
+//! Guarantees: a decoded record is the encoded one, to the bit. `digest` is the BLAKE3 hash, in lower-case hexadecimal
+//! digits, of the other fields as JSON without white space and with the keys of every object sorted.
 
 use super::layout::ObjectName;
 use super::store::{Archive, Creation};
@@ -11,10 +12,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Field that holds the digest of all others.
+/// Field that holds the digest of all other fields.
 const DIGEST: &str = "digest";
 
-/// The stored form of a record, a struct with a field `format`.
+/// Returns the stored form of a record, which is a struct with a field `format`.
 pub fn encode(record: &impl Serialize) -> Vec<u8> {
     let mut fields = serde_json::to_value(record).expect("a record is plain data");
     let digest = digest(&fields);
@@ -24,7 +25,7 @@ pub fn encode(record: &impl Serialize) -> Vec<u8> {
     text
 }
 
-/// Reads the stored form; `what` names it in errors, `known` is the format that is understood.
+/// Reads the stored form. `what` names the record in errors; `known` is the format number that is accepted.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Result<T> {
     let corrupt = |detail: String| Error::corrupt(what, "content", detail);
     let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
@@ -45,16 +46,17 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Resu
     serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))
 }
 
-/// As [`encode`], of a record that can contradict itself.
+/// Encodes a record that can contradict itself, as [`encode`] does.
 ///
 /// # Panics
-/// If there is a fault.
+/// If `fault` is given.
 pub fn encode_consistent(record: &impl Serialize, fault: Option<String>) -> Vec<u8> {
     assert!(fault.is_none(), "a record must be consistent: {fault:?}");
     encode(record)
 }
 
-/// As [`decode`], of a record of at most `bytes_max` that can contradict itself; `fault` tells what does.
+/// Decodes a record of at most `bytes_max` bytes that can contradict itself, as [`decode`] does; `fault` returns the
+/// contradiction, if there is one.
 pub fn decode_consistent<T: DeserializeOwned>(
     bytes: &[u8],
     what: &str,
@@ -70,14 +72,14 @@ pub fn decode_consistent<T: DeserializeOwned>(
     fault(&record).map_or(Ok(record), |fault| Err(corrupt(fault)))
 }
 
-/// Reads a record of the archive; `None` if it is not there.
+/// Reads a record of the archive; `None` if the record is not there.
 pub async fn read<T: DeserializeOwned + Send>(archive: &Archive, name: &ObjectName, known: u32) -> Result<Option<T>> {
     let what = archive.full_name(name);
     archive.get_as(name, |body| decode(&body, &what, known)).await
 }
 
-/// Creates a record if its name is free. What an upload of its own left there in part is written again: the digest in it
-/// tells whose it is.
+/// Creates a record if its name is free. A torn record that an earlier upload of this caller left there is replaced:
+/// the digest in the torn record tells whose it is.
 pub async fn create(archive: &Archive, name: &ObjectName, record: &impl Serialize) -> Result<Creation> {
     let body = Bytes::from(encode(record));
     let created = archive.put_new(name, body.clone()).await;
@@ -93,7 +95,7 @@ pub async fn create(archive: &Archive, name: &ObjectName, record: &impl Serializ
     }
 }
 
-/// Whether these bytes are the beginning of a record and of no other: they hold its digest.
+/// Reports whether these bytes are the beginning of this record and of no other: they must contain its digest.
 fn is_part_of(found: &[u8], body: &[u8]) -> bool {
     let fields: Value = serde_json::from_slice(body).expect("a record is JSON");
     let digest = fields[DIGEST].as_str().expect("a record has a digest");
@@ -130,7 +132,8 @@ mod tests {
         }
     }
 
-    /// Goal: whatever a store does to the upload of a record, its writer has the name or another one has.
+    /// Goal: whatever a store does to the upload of a record, the name belongs either to its writer or to another
+    /// writer.
     #[tokio::test]
     async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
         let store = FaultStore::default();
@@ -141,13 +144,13 @@ mod tests {
             let name = ObjectName::Epoch(Epoch(epoch));
             store.script_puts([fault]);
             let created = create(&archive, &name, &record("own", epoch)).await.unwrap();
-            // What was stored whole and not confirmed is found by its content.
+            // A record that was stored whole but not confirmed is recognised by its content.
             assert!(created == Creation::Created || fault == Fault::LoseReply, "{fault:?}");
             assert_eq!(read(&name).await.unwrap(), Some(record("own", epoch)), "{fault:?}");
             assert_eq!(create(&archive, &name, &record("other", epoch)).await.unwrap(), Creation::Exists);
             store.heal();
         }
-        // Torn by a writer that died over it.
+        // A writer that died during its upload left half of the record.
         let name = ObjectName::Epoch(Epoch(9));
         let whole = encode(&record("own", 9));
         archive.put_new(&name, whole[..whole.len() / 2].to_vec().into()).await.unwrap();

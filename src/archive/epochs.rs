@@ -1,13 +1,14 @@
-//! Epoch records: who may write, and where each epoch's history forks from its parent's.
+//! Epoch records: who may write, and where the history of each epoch forks from its parent's.
 //!
-//! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim proves that the store
-//! refuses a second one. A record that a store kept only in part is written again by its claimer; if that died over it, it
-//! is an error for everybody until it is removed by hand: it cannot be told whose it is.
+//! Guarantees: an epoch is claimed by one create-only object, so exactly one node has it; a claim also proves that the
+//! store refuses a second one. If the store kept a record only in part, the claimer writes the record again. If the
+//! claimer died before doing so, the torn record is an error for every node until an operator removes it, because
+//! nothing tells whose record it is.
 //!
-//! A claimer that chose its fork from a listing lists the archive once more after the claim: the old writer may have had
-//! commits archived and acknowledged in between. If there are any, it applies them and claims once more; nothing
-//! acknowledged can follow, because the old writer asks for the fence (see [`super::starts`]) before it acknowledges. Then
-//! it claims its first start: from then on its line is the newest one.
+//! A claimer that chose its fork from a listing lists the archive once more after the claim, because the old writer
+//! may have had commits archived and acknowledged in between. If there are such commits, the claimer applies them and
+//! claims once more. Nothing acknowledged can follow, because the old writer checks the fence (see [`super::starts`])
+//! before it acknowledges. Then the claimer claims its first start: from this moment its line is the newest one.
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
@@ -26,25 +27,25 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct EpochRecord {
     /// Version of the record, [`ARCHIVE_FORMAT`].
     pub format: u32,
-    /// The epoch.
+    /// The claimed epoch.
     pub epoch: Epoch,
-    /// Random number that its writer drew for it: tells apart two nodes that took the same number.
+    /// Random number that the epoch's writer drew: tells apart two nodes that took the same number.
     pub incarnation: Incarnation,
-    /// The epoch it continues; none for the first of a cluster.
+    /// The epoch that this epoch continues; `None` for the first of a cluster.
     pub parent: Option<Epoch>,
-    /// Last csn shared with the parent; zero without one.
+    /// Last csn shared with the parent; zero without a parent.
     pub fork: Csn,
     /// History hash after `fork`.
     pub fork_hash: HistoryHash,
-    /// The node that claimed it.
+    /// Name of the node that claimed the epoch.
     pub node: String,
-    /// When, by that node's clock, in microseconds since the Unix epoch.
+    /// Time of the claim by that node's clock, in microseconds since the Unix epoch.
     pub time: CommitTime,
 }
 
 impl EpochRecord {
-    /// The record of a generation that `node` claims at `time`. Without a parent it is the first of a cluster, whatever
-    /// `start` says of its fork.
+    /// Returns the record of an epoch that `node` claims at `time`. Without a parent, the epoch is the first of a
+    /// cluster and the fork in `start` is ignored.
     #[must_use]
     pub fn new(start: EpochStart, parent: Option<Epoch>, node: String, time: CommitTime) -> Self {
         let EpochStart { epoch, incarnation, fork, hash } = start;
@@ -52,14 +53,14 @@ impl EpochRecord {
         Self { format: ARCHIVE_FORMAT, epoch, incarnation, parent, fork, fork_hash, node, time }
     }
 
-    /// The first epoch of an archive that no node writes to: a benchmark's.
+    /// Returns the first epoch of an archive that no node writes to, such as a benchmark's.
     #[must_use]
     pub fn first(epoch: Epoch, node: String, time: CommitTime) -> Self {
         let start = EpochStart { epoch, incarnation: Incarnation(0), fork: Csn::ZERO, hash: HistoryHash::ZERO };
         Self::new(start, None, node, time)
     }
 
-    /// An epoch that continues `parent` after `fork`, where the history has the hash `hash`.
+    /// Returns the record of an epoch that continues `parent` after `fork`, where the history has the hash `hash`.
     #[cfg(test)]
     #[must_use]
     pub fn forked(
@@ -73,24 +74,24 @@ impl EpochRecord {
     }
 }
 
-/// How a claim ended.
+/// Outcome of claiming an epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Claim {
-    /// The epoch is ours since now.
+    /// This call claimed the epoch.
     Claimed,
-    /// The epoch was ours already: the very same record lies there.
+    /// This node claimed the epoch before: the same record is stored.
     AlreadyMine,
-    /// Somebody else has it.
+    /// Another node has the epoch.
     Taken(EpochRecord),
 }
 
 /// Tries to become the writer of `record.epoch`, and probes that the store refuses a second claim.
 ///
-/// [`Error::StoreContract`] if it does not: such a store cannot carry failover.
+/// Returns [`Error::StoreContract`] if the store accepts a second claim: such a store cannot support failover.
 pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
     let name = ObjectName::Epoch(record.epoch);
     if conditional(archive, digested::create(archive, &name, record).await)? == Creation::Created {
-        // The same bytes again, so that a store that overwrites does no harm.
+        // The probe puts the same bytes, so that a store that overwrites does no harm.
         return match conditional(archive, archive.put_new(&name, digested::encode(record).into()).await)? {
             Creation::Exists => Ok(Claim::Claimed),
             Creation::Created => {
@@ -105,7 +106,7 @@ pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
     Ok(if found == *record { Claim::AlreadyMine } else { Claim::Taken(found) })
 }
 
-/// A put that the store must not have carried out without its condition.
+/// Turns the error of a store without create-only puts into the error that there is no fence.
 fn conditional(archive: &Archive, outcome: Result<Creation>) -> Result<Creation> {
     match outcome {
         Err(Error::Store {
@@ -125,7 +126,7 @@ fn no_fence(archive: &Archive, what: &str) -> Error {
     }
 }
 
-/// One epoch's record, or `None` if nobody claimed it.
+/// Returns the record of one epoch, or `None` if no node claimed it.
 pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<EpochRecord>> {
     let name = ObjectName::Epoch(epoch);
     let what = archive.full_name(&name);
@@ -145,7 +146,8 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
     })
 }
 
-/// The record of an epoch that was listed. Records are never removed, so a store that denies it is asked again.
+/// Returns the record of a listed epoch. Records are never removed, so the read is retried if the store says that the
+/// record is not there.
 async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochRecord> {
     let retry_policy = archive.retry_policy();
     let mut denied = 0;
@@ -163,36 +165,36 @@ async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochReco
     }
 }
 
-/// The records of the line of history that ends in `epoch`, root first.
+/// Returns the records of the line of history that ends in `epoch`, root first; empty if there is no such epoch.
 pub async fn line(archive: &Archive, epoch: Epoch) -> Result<Vec<EpochRecord>> {
     let tree = EpochTree::read(archive).await?;
     let line = tree.ancestry(epoch).unwrap_or_default();
     Ok(line.iter().filter_map(|branch| tree.get(branch.epoch).cloned()).collect())
 }
 
-/// All epoch records of an archive: a tree, because a restore continues from any csn of any epoch.
+/// All epoch records of an archive. They form a tree, because a restore can continue from any csn of any epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EpochTree {
     records: BTreeMap<Epoch, EpochRecord>,
-    /// Number of the newest start of each epoch's writer. An epoch without one was claimed, but nothing was written under
-    /// it: its claimer had not yet looked for what its predecessor archived meanwhile.
+    /// Number of the newest start of each epoch's writer. An epoch without a start was claimed, but nothing was
+    /// written under it: its claimer had not yet checked which further commits its predecessor had archived.
     starts: BTreeMap<Epoch, u32>,
 }
 
-/// One epoch's share of a history: csns in (`from_exclusive`, `until_inclusive`].
+/// One epoch's part of a history: csns in (`from_exclusive`, `until_inclusive`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Branch {
-    /// The epoch.
+    /// The epoch whose commits these are.
     pub epoch: Epoch,
     /// Random number of the epoch's writer.
     pub incarnation: Incarnation,
     /// History hash after `from_exclusive`.
     pub fork_hash: HistoryHash,
-    /// Last csn taken from an older epoch. Chunks of this epoch may begin earlier: its writer archives again what its
-    /// parent had committed but not archived.
+    /// Last csn taken from an older epoch. Chunks of this epoch may begin earlier: its writer archives commits again
+    /// that its parent had committed but not archived.
     pub from_exclusive: Csn,
-    /// Last csn taken from this epoch; none for the newest one on the path. Not above `from_exclusive` if a later
-    /// fork lies before this epoch's own.
+    /// Last csn taken from this epoch; `None` for the newest epoch on the path. Not above `from_exclusive` if a later
+    /// fork lies before this epoch's own fork.
     pub until_inclusive: Option<Csn>,
 }
 
@@ -202,11 +204,11 @@ impl EpochTree {
         Self::read_with(archive, Section::Epochs).await.map(|(_, tree)| tree)
     }
 
-    /// Lists a section that holds the epoch records, and reads these.
+    /// Lists a section that holds the epoch records, and reads these records.
     ///
-    /// A listing can be stale, and nothing in it tells. So the record after the newest one listed is asked for by its
-    /// name: if it is there, a line of history chosen from this listing would be the wrong one. An epoch may have been
-    /// claimed a moment ago: the listing is repeated before the store is blamed.
+    /// A stale listing looks like a fresh one. So the record after the newest listed epoch is read by its name: if it
+    /// exists, a line of history chosen from this listing would be wrong. The listing is repeated before the store is
+    /// blamed, because the epoch may have been claimed a moment ago.
     pub(super) async fn read_with(archive: &Archive, section: Section) -> Result<(Found, Self)> {
         let retry_policy = archive.retry_policy();
         let mut stale = 0;
@@ -240,7 +242,7 @@ impl EpochTree {
         }
     }
 
-    /// Reads the records a listing names.
+    /// Reads the records that a listing names.
     async fn read_listed(archive: &Archive, found: &Found) -> Result<Self> {
         let mut records = Vec::new();
         for object in &found.objects {
@@ -250,7 +252,8 @@ impl EpochTree {
         Self::from_records(records, archive.url())
     }
 
-    /// A tree of these records; [`Error::Corrupt`] (naming `what`) if a parent is missing or not older, or a fork absurd.
+    /// Builds a tree of these records; [`Error::Corrupt`] (naming `what`) if a parent is missing or not older, or if a
+    /// fork leaves no csn for the epoch's own commits.
     pub fn from_records(records: impl IntoIterator<Item = EpochRecord>, what: &str) -> Result<Self> {
         let records: BTreeMap<Epoch, EpochRecord> = records.into_iter().map(|record| (record.epoch, record)).collect();
         for record in records.values() {
@@ -271,7 +274,7 @@ impl EpochTree {
         Ok(Self { records, starts: BTreeMap::new() })
     }
 
-    /// The tree without some epochs and what continues them.
+    /// Returns the tree without the epochs in `left_out` and their descendants.
     #[must_use]
     pub fn without(&self, left_out: &BTreeSet<Epoch>) -> Self {
         let mut tree = Self::default();
@@ -286,37 +289,37 @@ impl EpochTree {
         tree
     }
 
-    /// All records, oldest epoch first.
+    /// Returns all records, oldest epoch first.
     pub fn records(&self) -> impl Iterator<Item = &EpochRecord> {
         self.records.values()
     }
 
-    /// One epoch's record.
+    /// Returns the record of one epoch.
     #[must_use]
     pub fn get(&self, epoch: Epoch) -> Option<&EpochRecord> {
         self.records.get(&epoch)
     }
 
-    /// The newest epoch that was claimed; none in an archive nobody wrote to.
+    /// Returns the newest claimed epoch; `None` in an archive that no node wrote to.
     #[must_use]
     pub fn newest(&self) -> Option<&EpochRecord> {
         self.records.values().next_back()
     }
 
-    /// The newest epoch whose writer has started: its line is the newest one. In an archive without any start, a copy or
-    /// a second archive, the newest epoch.
+    /// Returns the newest epoch whose writer has started: its line is the newest one. An archive without any start is
+    /// a copy or a second archive; for such an archive, returns the newest epoch.
     #[must_use]
     pub fn newest_started(&self) -> Option<&EpochRecord> {
         self.records.values().rfind(|record| self.starts.contains_key(&record.epoch)).or_else(|| self.newest())
     }
 
-    /// Number of the newest start of an epoch's writer; 0 if it has not started.
+    /// Returns the number of the newest start of an epoch's writer; 0 if the writer has not started.
     #[must_use]
     pub fn starts_of(&self, epoch: Epoch) -> u32 {
         self.starts.get(&epoch).copied().unwrap_or_default()
     }
 
-    /// The path from the root to `epoch`, root first; `None` if there is no such epoch.
+    /// Returns the path from the root to `epoch`, root first; `None` if there is no such epoch.
     #[must_use]
     pub fn ancestry(&self, epoch: Epoch) -> Option<Vec<Branch>> {
         let mut path = Vec::new();

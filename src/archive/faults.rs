@@ -1,8 +1,9 @@
-//! An object store in memory that goes wrong on request, for tests.
+//! An object store in memory that injects faults on request, for tests.
 //!
-//! Faults are scripted: each PUT (parts included), each GET, HEAD or LIST and each DELETE takes the next fault of its
-//! queue; an empty queue means that everything works. Or one fault meets the n-th request of all, or all fail from it on,
-//! so that a test can go through them. A DELETE can also be held until it is let go.
+//! Faults are scripted: each PUT (parts included), each GET, HEAD or LIST, and each DELETE takes the next fault of its
+//! queue; with an empty queue the request works. Alternatively one fault meets the n-th request of all, or all
+//! requests fail from the n-th on, so that a test can step through all requests. A DELETE can also be held until the
+//! test releases it.
 
 use super::retry_policy::RetryPolicy;
 use super::store::Archive;
@@ -26,34 +27,34 @@ use tokio::sync::Notify;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// What goes wrong with one request.
+/// Fault of one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Nothing.
+    /// The request works.
     None,
-    /// It fails and has no effect.
+    /// The request fails and has no effect.
     Fail,
-    /// It takes effect, and its answer is lost.
+    /// The request takes effect, and its answer is lost.
     LoseReply,
-    /// PUT: success is reported, nothing is stored. GET: the object is said not to be there.
+    /// PUT: success is reported, but nothing is stored. GET: the object is reported as not there.
     Vanish,
     /// PUT: only half of the bytes are stored. GET: the body ends half-way.
     Truncate,
-    /// As [`Fault::Truncate`] for a PUT, and the answer is lost.
+    /// PUT: only half of the bytes are stored, and the answer is lost.
     Tear,
-    /// GET: this bit of the body is wrong, counted from the first and again from there after the last.
+    /// GET: this bit of the body is flipped, modulo the body's length in bits.
     WrongBit(usize),
-    /// LIST: without so many of the objects stored last.
+    /// LIST: so many of the objects stored last are missing.
     Stale(usize),
-    /// It has no effect and is never answered.
+    /// The request has no effect and is never answered.
     Hang,
-    /// It is answered later.
+    /// The answer comes late.
     Slow,
-    /// PUT and DELETE: this identity may not.
+    /// PUT and DELETE: the caller's identity has no permission.
     Deny,
 }
 
-/// What a request is for.
+/// Kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
     /// Stores an object or a part of one.
@@ -67,7 +68,7 @@ pub enum Request {
 }
 
 impl Fault {
-    /// Whether it can meet such a request.
+    /// Reports whether the fault can meet such a request.
     fn fits(self, request: Request) -> bool {
         match self {
             Self::Tear => request == Request::Put,
@@ -79,7 +80,7 @@ impl Fault {
     }
 }
 
-/// One of each kind, for tests that go through all.
+/// One fault of each kind, for tests that try all of them.
 pub const EVERY_FAULT: [Fault; 11] = [
     Fault::Fail,
     Fault::LoseReply,
@@ -87,7 +88,7 @@ pub const EVERY_FAULT: [Fault; 11] = [
     Fault::Truncate,
     Fault::Tear,
     Fault::WrongBit(0),
-    // An odd number that lies beyond most records: in the middle of one, wherever that is.
+    // A large odd number: it falls somewhere in the middle of most records.
     Fault::WrongBit(100_003),
     Fault::Stale(1),
     Fault::Stale(usize::MAX),
@@ -95,10 +96,10 @@ pub const EVERY_FAULT: [Fault; 11] = [
     Fault::Slow,
 ];
 
-/// How long a slow answer takes.
+/// Delay of a slow answer.
 const SLOW: Duration = Duration::from_millis(2);
 
-/// The store; clones share everything.
+/// The store. Clones share all state.
 #[derive(Clone, Debug, Default)]
 pub struct FaultStore {
     inner: Arc<InMemory>,
@@ -108,7 +109,7 @@ pub struct FaultStore {
     /// Objects in the order in which they were stored.
     stored: Arc<Mutex<Vec<Path>>>,
     deletes: Arc<Mutex<VecDeque<Fault>>>,
-    /// DELETEs until the one that is held.
+    /// Number of DELETEs before the one that is held; `None`: none is held.
     hold_after: Arc<Mutex<Option<usize>>>,
     held: Arc<Notify>,
     let_go: Arc<Notify>,
@@ -117,32 +118,32 @@ pub struct FaultStore {
     ignore_conditions: bool,
 }
 
-/// A fault for one request of all.
+/// A fault for one request, counted over all requests.
 #[derive(Clone, Copy, Debug, Default)]
 struct Nth {
-    /// Requests so far.
+    /// Number of requests so far.
     count: usize,
-    /// Which one it meets, from 0.
+    /// Number of the request that the fault meets, counted from 0, and the fault.
     fault: Option<(usize, Fault)>,
-    /// From which one on all fail.
+    /// Number of the first request that fails; all later requests fail, too.
     cut_off: Option<usize>,
-    /// Whether it did.
+    /// Whether `fault` met a request.
     is_met: bool,
 }
 
 impl FaultStore {
-    /// A store that treats a create-only put as any other.
+    /// Returns a store that treats a create-only put like any other put.
     pub fn without_conditions() -> Self {
         Self { ignore_conditions: true, ..Self::default() }
     }
 
-    /// An archive in it. A request that fails is not tried again.
+    /// Returns an archive in this store. A failed request is not retried.
     pub fn archive(&self) -> Archive {
         let archive = Archive::over(Arc::new(self.clone()), "memory:".to_owned(), "", None);
         archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
     }
 
-    /// Another store with the same objects and no faults.
+    /// Returns another store with the same objects and no faults.
     pub fn fork(&self) -> Self {
         Self { inner: Arc::new(self.inner.fork()), ..Self::default() }
     }
@@ -157,22 +158,22 @@ impl FaultStore {
         self.gets.lock().extend(faults);
     }
 
-    /// Has the `nth` request from now on, counted from 0, meet a fault.
+    /// Injects a fault into the `nth` request after this call, counted from 0.
     pub fn fault_at(&self, nth: usize, fault: Fault) {
         *self.nth.lock() = Nth { fault: Some((nth, fault)), ..Nth::default() };
     }
 
-    /// Fails the `nth` request from now on, counted from 0, and all after it, as if whoever sends them were dead.
+    /// Fails the `nth` request after this call, counted from 0, and all later requests, as if the client were dead.
     pub fn cut_off_at(&self, nth: usize) {
         *self.nth.lock() = Nth { cut_off: Some(nth), ..Nth::default() };
     }
 
-    /// Whether the fault of [`FaultStore::fault_at`] met a request that it fits.
+    /// Reports whether the fault of [`FaultStore::fault_at`] met a request that it fits.
     pub fn is_met(&self) -> bool {
         self.nth.lock().is_met
     }
 
-    /// Requests since the start or since [`FaultStore::fault_at`].
+    /// Returns the number of requests since the start or since [`FaultStore::fault_at`].
     pub fn requests(&self) -> usize {
         self.nth.lock().count
     }
@@ -182,7 +183,7 @@ impl FaultStore {
         self.deletes.lock().extend(faults);
     }
 
-    /// Holds the DELETE after the next `count` ones.
+    /// Holds the DELETE that comes after the next `count` ones.
     pub fn hold_delete(&self, count: usize) {
         *self.hold_after.lock() = Some(count);
     }
@@ -192,7 +193,7 @@ impl FaultStore {
         self.held.notified().await;
     }
 
-    /// Lets the held DELETE go.
+    /// Releases the held DELETE.
     pub fn let_delete_go(&self) {
         self.let_go.notify_one();
     }
@@ -202,7 +203,7 @@ impl FaultStore {
         self.is_read_only.store(true, Ordering::SeqCst);
     }
 
-    /// Forgets the faults not used yet.
+    /// Clears the faults that no request has met.
     pub fn heal(&self) {
         self.puts.lock().clear();
         self.gets.lock().clear();
@@ -211,12 +212,12 @@ impl FaultStore {
         self.deletes.lock().clear();
     }
 
-    /// The store without faults: what is really there.
+    /// Returns the underlying store without faults, with the objects that are really stored.
     pub fn truth(&self) -> Arc<InMemory> {
         Arc::clone(&self.inner)
     }
 
-    /// Makes every request fail, or work again.
+    /// Makes every request fail, or work.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
     }
@@ -248,7 +249,7 @@ impl FaultStore {
         Ok(location)
     }
 
-    /// The fault of the next request, once everything about it that takes time is over.
+    /// Returns the fault of the next request, after any delay that the fault causes.
     async fn next(&self, request: Request) -> Fault {
         let fault = self.decide(request);
         match fault {
@@ -289,7 +290,7 @@ impl FaultStore {
         Ok(stored)
     }
 
-    /// Lists what is there but for the objects stored last.
+    /// Lists the objects, except those stored last.
     fn list_stale(&self, prefix: Option<&Path>, newest: usize) -> BoxStream<'static, Result<ObjectMeta>> {
         let hidden = self.stored.lock().iter().rev().take(newest).cloned().collect::<Vec<_>>();
         let is_shown =
@@ -318,7 +319,7 @@ fn half(payload: PutPayload) -> PutPayload {
     bytes.slice(..half).into()
 }
 
-/// The same answer with another body.
+/// Returns the same answer with another body.
 async fn with_body(result: GetResult, change: impl FnOnce(Bytes) -> Bytes) -> Result<GetResult> {
     let (meta, range, attributes, extensions) =
         (result.meta.clone(), result.range.clone(), result.attributes.clone(), result.extensions.clone());
@@ -418,7 +419,8 @@ impl ObjectStore for FaultStore {
             match store.next(Request::List).await {
                 Fault::None => store.inner.list(prefix.as_ref()),
                 Fault::Stale(newest) => store.list_stale(prefix.as_ref(), newest),
-                // What came before the failure must not be taken for everything.
+                // The listing begins and then fails, so that a caller that ignores the error takes a part for the
+                // whole.
                 _ => store.inner.list(prefix.as_ref()).take(1).chain(futures::stream::iter([Err(injected())])).boxed(),
             }
         };

@@ -1,6 +1,6 @@
-//! Whose archive it is: `walferry.json`.
+//! The identity of an archive's cluster: `walferry.json`.
 //!
-//! Guarantees: written once, create-only; a cluster never writes into another cluster's archive.
+//! Guarantees: the identity is written once, create-only; a cluster never writes into another cluster's archive.
 
 use super::digested;
 use super::layout::ObjectName;
@@ -17,17 +17,17 @@ pub const ARCHIVE_FORMAT: u32 = 2;
 struct Identity {
     /// See [`ARCHIVE_FORMAT`].
     format: u32,
-    /// Whose archive it is.
+    /// The cluster that the archive belongs to.
     cluster: ClusterId,
 }
 
-/// The cluster the archive belongs to, or `None` if nobody claimed it.
+/// Returns the cluster that the archive belongs to, or `None` if no cluster has claimed it.
 pub async fn read(archive: &Archive) -> Result<Option<ClusterId>> {
     let identity: Option<Identity> = digested::read(archive, &ObjectName::Identity, ARCHIVE_FORMAT).await?;
     Ok(identity.map(|identity| identity.cluster))
 }
 
-/// The cluster the archive belongs to; an error if it is not an archive: for readers.
+/// Returns the cluster that the archive belongs to, for readers; an error if the location is not an archive.
 pub async fn require(archive: &Archive) -> Result<ClusterId> {
     read(archive).await?.ok_or_else(|| Error::Identity {
         what: archive.url().to_owned(),
@@ -37,11 +37,12 @@ pub async fn require(archive: &Archive) -> Result<ClusterId> {
     })
 }
 
-/// Makes the archive `own`'s if it is nobody's; refuses another cluster's.
+/// Claims the archive for cluster `own` if no cluster has claimed it; refuses the archive of another cluster.
 pub async fn establish(archive: &Archive, own: ClusterId) -> Result<()> {
     let found = match read(archive).await {
         Ok(Some(found)) => found,
-        // No such bucket: nobody's. Some servers create it at the first put, the others say again what is missing.
+        // A missing bucket belongs to no cluster. Some servers create the bucket at the first put; the other servers
+        // answer the put with the same error.
         Ok(None) | Err(Error::Store { source: object_store::Error::NotFound { .. }, .. }) => {
             create(archive, own).await?
         }
@@ -59,7 +60,7 @@ pub async fn establish(archive: &Archive, own: ClusterId) -> Result<()> {
     })
 }
 
-/// Writes `own` and gives what is there afterwards: another primary may have been faster.
+/// Writes `own` and returns the cluster that is stored afterwards: another primary may have been faster.
 async fn create(archive: &Archive, own: ClusterId) -> Result<ClusterId> {
     let identity = Identity { format: ARCHIVE_FORMAT, cluster: own };
     match digested::create(archive, &ObjectName::Identity, &identity).await? {

@@ -1,7 +1,7 @@
-//! The names of the archive's objects: the one place that formats and parses them.
+//! The names of the archive's objects. Only this file formats and parses them.
 //!
-//! Guarantees: `parse` accepts exactly what `Display` writes, so one object has one name; names of positions have a
-//! fixed width, so that a listing is in csn order. Anything else under the prefix is foreign and not ours to touch.
+//! Guarantees: `parse` accepts exactly what `Display` writes, so one object has one name; positions in names have a
+//! fixed width, so that a listing is in csn order. Every other object under the prefix is foreign and is left alone.
 
 use crate::csn::{Csn, Epoch};
 use crate::plain_name::PlainName;
@@ -10,67 +10,68 @@ use std::fmt;
 const MANIFEST: &str = "manifest.json";
 const CUTS_BEGIN: &str = "manifest-after-";
 
-/// Which chunk: the writer's epoch and the csns it holds, both ends included. Ordered by epoch, then position.
+/// Name of a chunk: the writer's epoch and the csns of the chunk, both ends included. Ordered by epoch, then by
+/// position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ChunkName {
-    /// Epoch of the writer that uploaded it.
+    /// Epoch of the writer that uploaded the chunk.
     pub epoch: Epoch,
-    /// First csn in it, at least 1.
+    /// First csn in the chunk, at least 1.
     pub first: Csn,
-    /// Last csn in it, at least `first`.
+    /// Last csn in the chunk, at least `first`.
     pub last: Csn,
 }
 
-/// Which base: the csn it is exact at and the epoch of its writer. Ordered by csn.
+/// Name of a base: the csn of its state and the epoch of its writer. Ordered by csn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BaseName {
-    /// The csn the base is complete up to.
+    /// The csn up to which the base is complete.
     pub csn: Csn,
-    /// Epoch of the history it was cut from.
+    /// Epoch of the history from which the base was cut.
     pub epoch: Epoch,
 }
 
-/// Which compacted run: the csns whose net change it holds, both ends included, and the epoch whose line of history they
-/// lie on. Ordered by first csn.
+/// Name of a compacted run: the csns whose net change the run holds, both ends included, and the epoch on whose line
+/// these csns lie. Ordered by first csn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RunName {
-    /// First csn in it, at least 1.
+    /// First csn in the run, at least 1.
     pub first: Csn,
-    /// Last csn in it, at least `first`.
+    /// Last csn in the run, at least `first`.
     pub last: Csn,
-    /// Epoch that made the last commit; the others may have been made by its ancestors.
+    /// Epoch that made the run's last commit. Ancestors of this epoch may have made the earlier commits.
     pub epoch: Epoch,
 }
 
 /// Name of one object below the archive's prefix.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ObjectName {
-    /// Format and cluster id; create-only.
+    /// Format and cluster ID; create-only.
     Identity,
-    /// An epoch's record; create-only, this is the fence.
+    /// Record of an epoch; create-only. This object is the fence.
     Epoch(Epoch),
-    /// The n-th start, from 1, of an epoch's writer; create-only: one process writes.
+    /// The n-th start of an epoch's writer, counted from 1; create-only, so that only one process writes.
     Start(Epoch, u32),
     /// A chunk.
     Chunk(ChunkName),
-    /// What makes a base a base; written last, deleted first.
+    /// Manifest of a base: without it the base does not count. Written last, deleted first.
     BaseManifest(BaseName),
-    /// What makes a base usable whose engines were cut at different commits: the chunks after this csn, which is below
-    /// the base's, are needed, too. Superseded by a manifest.
+    /// Manifest of a base whose engines were cut at different commits: a restore also needs the chunks after this csn,
+    /// which is below the base's csn. A [`ObjectName::BaseManifest`] supersedes it.
     BaseCuts(BaseName, Csn),
     /// Another file of a base.
     BaseFile(BaseName, PlainName),
     /// An SST shared by bases, named by the BLAKE3 hash of its content.
     Sst(blake3::Hash),
-    /// What makes a run a run; written last, deleted first.
+    /// Manifest of a run: without it the run does not count. Written last, deleted first.
     RunManifest(RunName),
     /// Another file of a run.
     RunFile(RunName, PlainName),
     /// A named restore point.
     Mark(PlainName),
-    /// What a reader or a prune is doing, for a limited time.
+    /// A pin of a reader or of a prune, which holds for a limited time.
     Pin(PlainName),
-    /// How far pruning has thinned history; create-only, the one with the highest number counts.
+    /// Record of how far pruning has thinned history; create-only. The record with the highest number counts.
     Thinned(u32),
 }
 
@@ -113,7 +114,7 @@ impl fmt::Display for ObjectName {
 }
 
 impl ObjectName {
-    /// Reads a name below the prefix; `None` for a foreign object.
+    /// Parses a name below the prefix; returns `None` for a foreign object.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let name = match text.split_once('/') {
@@ -164,15 +165,15 @@ impl ObjectName {
             Some(("thinned", rest)) => Self::Thinned(rest.strip_suffix(".json")?.parse().ok()?),
             Some(_) => return None,
         };
-        // A second spelling of a name (other width, a sign, upper case) would be a second object.
+        // Another spelling of a name (other width, a sign, upper case) would name another object.
         (name.to_string() == text).then_some(name)
     }
 }
 
-/// A part of the archive that can be listed by itself.
+/// A part of the archive that can be listed on its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Section {
-    /// Everything under the prefix.
+    /// Every object under the prefix.
     All,
     /// Epoch records and the starts of their writers.
     Epochs,
@@ -188,12 +189,12 @@ pub enum Section {
     Marks,
     /// Pins.
     Pins,
-    /// How far pruning has thinned history.
+    /// Records of how far pruning has thinned history.
     Thinned,
 }
 
 impl Section {
-    /// The directory, without slashes at either end; empty for everything.
+    /// Returns the section's directory, without slashes at either end; empty for [`Section::All`].
     #[must_use]
     pub fn directory(self) -> String {
         match self {

@@ -6,7 +6,7 @@ use crate::csn::{CommitTime, HistoryHash};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Epochs as (epoch, parent, fork); parent 0 for a root.
+/// Builds a tree from (epoch, parent, fork); parent 0 for a root.
 fn tree(epochs: &[(u32, u32, u64)]) -> EpochTree {
     let records = epochs.iter().map(|&(epoch, parent, fork)| match parent {
         0 => EpochRecord::first(Epoch(epoch), "n".into(), CommitTime(0)),
@@ -21,7 +21,7 @@ fn chunk(&(epoch, first, last): &(u32, u64, u64)) -> ChunkName {
     ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) }
 }
 
-/// Uses as (epoch, first of the chunk, from, until).
+/// Returns the uses as (epoch, first csn of the chunk, from, until).
 type Use = (u32, u64, u64, u64);
 
 struct Case {
@@ -170,7 +170,7 @@ fn bases_and_csns_are_placed_on_the_line() {
     assert_eq!(lineage.epoch_at(Csn(8)), Epoch(2));
 }
 
-/// A path of up to 4 epochs with dead side branches, small numbers so that chunks meet.
+/// Generates a path of up to 4 epochs with dead side branches; the numbers are small so that chunks meet.
 fn any_tree() -> impl Strategy<Value = EpochTree> {
     prop::collection::vec((0..4u32, 0..30u64), 0..5).prop_map(|forks| {
         let mut epochs = vec![(1, 0, 0)];
@@ -188,7 +188,7 @@ fn any_chunks() -> impl Strategy<Value = Vec<ChunkName>> {
 }
 
 proptest! {
-    /// Every csn is given exactly once: by a chunk that may give it, or as missing because no chunk may.
+    /// Goal: every csn is given exactly once: by a chunk that may give it, or as missing because no chunk may.
     #[test]
     fn coverage_is_exact(tree in any_tree(), chunks in any_chunks(), after in 0..20u64) {
         let lineage = Lineage::newest(&tree).expect("lineage");
@@ -222,7 +222,7 @@ proptest! {
         prop_assert_eq!(coverage.reachable(after).0, reachable);
     }
 
-    /// No cover with fewer chunks exists: each use ends where no other chunk that could have been taken reaches further.
+    /// Goal: no cover with fewer chunks exists: each use ends where no other usable chunk reaches further.
     #[test]
     fn coverage_is_greedy(tree in any_tree(), chunks in any_chunks()) {
         let lineage = Lineage::newest(&tree).expect("lineage");

@@ -1,9 +1,9 @@
-//! What the archive holds, read once: the material of restore plans, `snapshots`, `verify`, `status` and retention.
+//! What the archive holds, read once: the input of restore plans, `snapshots`, `verify`, `status` and retention.
 //!
-//! Guarantees: one LIST plus one GET for each epoch record and for the next one, so that a listing that misses an epoch
-//! is found out; everything decided from it is a pure function (see [`super::lineage`]). Base manifests are not read
-//! here. A base counts only if its manifest is there: the one of a whole base, or one that tells in its name after which
-//! commit chunks are needed.
+//! Guarantees: a listing costs one LIST, one GET for each epoch record, and one GET for the next epoch's record, which
+//! detects a LIST answer that misses an epoch. Everything decided from a listing is a pure function (see
+//! [`super::lineage`]). Base manifests are not read here. A base counts only if its manifest is there: either the
+//! manifest of a whole base, or a manifest whose name gives the commit after which chunks are needed.
 
 use super::epochs::EpochTree;
 use super::layout::{BaseName, ChunkName, ObjectName, RunName, Section};
@@ -14,57 +14,59 @@ use crate::plain_name::PlainName;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
-/// Size and age of an object whose name says the rest.
+/// Size and age of a listed object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stored {
     /// Length in bytes.
     pub size: u64,
-    /// When the store received it, by the store's clock.
+    /// Time at which the store received the object, by the store's clock.
     pub modified: DateTime<Utc>,
 }
 
 impl Stored {
-    /// When the store received it.
+    /// Returns the time at which the store received the object.
     #[must_use]
     pub fn time(&self) -> CommitTime {
         CommitTime(u64::try_from(self.modified.timestamp_micros()).unwrap_or_default())
     }
 }
 
-/// A base's objects, the shared SSTs excepted; or a run's.
+/// The objects of a base, except the shared SSTs; or the objects of a run.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BaseObjects {
-    /// The manifest. None: it is being uploaded, or its upload or removal was cut off; not to be restored from.
+    /// The manifest. `None`: the base or run is being uploaded, or its upload or removal was cut off, and no restore
+    /// may use it.
     pub manifest: Option<Stored>,
-    /// Manifests of cuts at different commits, by the csn after which they need chunks.
+    /// Manifests for engines that were cut at different commits, by the csn after which a restore needs chunks.
     pub cuts: BTreeMap<Csn, Stored>,
-    /// The files beside it.
+    /// The other files of the base or run.
     pub files: BTreeMap<PlainName, Stored>,
 }
 
-/// Where a restore can start. Ordered by the base's csn.
+/// A base from which a restore can start. Ordered by the base's csn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BaseStart {
-    /// The base: no engine in it is beyond its csn.
+    /// The base. No engine in it is beyond its csn.
     pub base: BaseName,
-    /// Chunks are needed after this commit: the base's csn, or a lower one if its engines were cut at different commits.
+    /// A restore needs the chunks after this commit: the base's csn, or a lower csn if the engines were cut at
+    /// different commits.
     pub after: Csn,
 }
 
 impl BaseStart {
-    /// A base with all engines at its csn.
+    /// Returns the start from a base with all engines at its csn.
     #[must_use]
     pub fn whole(base: BaseName) -> Self {
         Self { base, after: base.csn }
     }
 
-    /// Whether all engines are at the base's csn.
+    /// Reports whether all engines are at the base's csn.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.after == self.base.csn
     }
 
-    /// The object that makes it one.
+    /// Returns the name of the manifest that makes this start usable.
     #[must_use]
     pub fn manifest(&self) -> ObjectName {
         if self.is_whole() { ObjectName::BaseManifest(self.base) } else { ObjectName::BaseCuts(self.base, self.after) }
@@ -78,24 +80,24 @@ pub struct Listing {
     pub epochs: EpochTree,
     /// All chunks, by epoch and position.
     pub chunks: BTreeMap<ChunkName, Stored>,
-    /// All bases, whole or not, by csn.
+    /// All bases, with or without a manifest, by csn.
     pub bases: BTreeMap<BaseName, BaseObjects>,
-    /// All compacted runs, whole or not, by first csn.
+    /// All compacted runs, with or without a manifest, by first csn.
     pub runs: BTreeMap<RunName, BaseObjects>,
     /// Shared SSTs, by the hexadecimal hash of their content.
     pub ssts: BTreeMap<String, Stored>,
     /// Named restore points.
     pub marks: BTreeMap<PlainName, Stored>,
-    /// What readers and prunes are doing.
+    /// Pins of readers and prunes.
     pub pins: BTreeMap<PlainName, Stored>,
-    /// How far pruning has thinned history, by number.
+    /// Records of how far pruning has thinned history, by number.
     pub thinned: BTreeMap<u32, Stored>,
-    /// Objects under the prefix that are none of the archive's; never read, never removed.
+    /// Number of objects under the prefix that are none of the archive's. They are never read and never removed.
     pub foreign: u64,
 }
 
 impl Listing {
-    /// Reads the archive's names and epoch records.
+    /// Lists the archive and reads its epoch records.
     pub async fn read(archive: &Archive) -> Result<Self> {
         let (found, epochs) = EpochTree::read_with(archive, Section::All).await?;
         Ok(Self { epochs, ..Self::from_found(found) })
@@ -142,7 +144,8 @@ impl Listing {
         listing
     }
 
-    /// Length and age of an object; none if it is not there, or is one of the records that are read at once.
+    /// Returns the length and age of an object; `None` if the object is not there, or is the identity, an epoch record
+    /// or a start, which a listing does not keep.
     #[must_use]
     pub fn stored(&self, object: &ObjectName) -> Option<&Stored> {
         match object {
@@ -160,7 +163,7 @@ impl Listing {
         }
     }
 
-    /// Where restores can start, by csn; of one base the one that needs the fewest chunks last.
+    /// Returns the starts of restores, by csn. Of one base, the start that needs the fewest chunks comes last.
     pub fn base_starts(&self) -> impl DoubleEndedIterator<Item = BaseStart> {
         self.bases.iter().flat_map(|(&base, objects)| {
             let whole = objects.manifest.iter().map(move |_| BaseStart::whole(base));
@@ -168,12 +171,12 @@ impl Listing {
         })
     }
 
-    /// The bases that can be restored from without chunks, by csn.
+    /// Returns the bases that can be restored without chunks, by csn.
     pub fn whole_bases(&self) -> impl DoubleEndedIterator<Item = BaseName> {
         self.bases.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(base, _)| *base)
     }
 
-    /// The runs that can be restored with, by first csn.
+    /// Returns the runs that a restore can use, by first csn.
     pub fn whole_runs(&self) -> impl DoubleEndedIterator<Item = RunName> {
         self.runs.iter().filter(|(_, objects)| objects.manifest.is_some()).map(|(run, _)| *run)
     }

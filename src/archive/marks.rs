@@ -1,7 +1,7 @@
 //! Marks in the archive: named restore points.
 //!
-//! Guarantees: a mark is written create-only, and only once the archive can restore its commit (its writer sees to that),
-//! so a name found here can be restored for as long as the mark is there.
+//! Guarantees: a mark is written create-only. Its writer writes it only once the archive can restore its commit, so a
+//! name found here can be restored for as long as the mark exists.
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
@@ -19,39 +19,39 @@ use serde::{Deserialize, Serialize};
 pub struct MarkRecord {
     /// Version of the record.
     pub format: u32,
-    /// The name, as in the object's name.
+    /// The mark's name, as in the object's name.
     pub name: String,
-    /// The mark's own commit: what a restore ends at.
+    /// The mark's own commit: a restore to the mark ends with it.
     pub csn: Csn,
-    /// The epoch that made it.
+    /// The epoch that made the mark.
     pub epoch: Epoch,
-    /// Its commit time, microseconds since the Unix epoch.
+    /// Commit time of the mark, in microseconds since the Unix epoch.
     pub time: CommitTime,
-    /// History hash after the commit before it: that of the state that the mark names.
+    /// History hash after the commit before the mark: the hash of the state that the mark names.
     pub hash_before: HistoryHash,
 }
 
 impl MarkRecord {
-    /// The record of a mark made at `at`, whose hash is the one before the mark's commit.
+    /// Returns the record of a mark made at `at`. The hash in `at` is the history hash before the mark's commit.
     #[must_use]
     pub fn new(name: &PlainName, at: Position) -> Self {
         let Position { csn, epoch, time, hash } = at;
         Self { format: ARCHIVE_FORMAT, name: name.to_string(), csn, epoch, time, hash_before: hash }
     }
 
-    /// Whether its commit lies on a line of history.
+    /// Reports whether the mark's commit lies on a line of history.
     #[must_use]
     pub fn is_on(&self, lineage: &Lineage) -> bool {
         lineage.contains(BaseName { csn: self.csn, epoch: self.epoch }) && lineage.epoch_at(self.csn) == self.epoch
     }
 }
 
-/// How writing a mark ended.
+/// Outcome of writing a mark.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MarkCreation {
-    /// It is there, since now or before.
+    /// The mark is stored, by this call or by an earlier one.
     There,
-    /// The name is another mark's.
+    /// Another mark has the name.
     Taken(MarkRecord),
 }
 
@@ -68,7 +68,7 @@ pub async fn create(archive: &Archive, name: &PlainName, record: &MarkRecord) ->
     Ok(if found == *record { MarkCreation::There } else { MarkCreation::Taken(found) })
 }
 
-/// The mark of a name; `None` if there is none.
+/// Returns the mark with this name; `None` if there is none.
 pub async fn read(archive: &Archive, name: &PlainName) -> Result<Option<MarkRecord>> {
     let object = ObjectName::Mark(name.clone());
     let found: Option<MarkRecord> = digested::read(archive, &object, ARCHIVE_FORMAT).await?;

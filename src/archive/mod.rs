@@ -1,10 +1,10 @@
-//! The object store side: what lies where, who may write, what is there.
+//! The object store side: the layout of the archive, who may write to it, and what it contains.
 //!
 //! Guarantees: an object counts as stored only when its length and e_tag were confirmed; a failed request is never
-//! taken for "not there"; names are formatted and parsed in [`layout`] alone; a writer that lost its epoch notices.
-//! With keys, every object is encrypted on its way ([`crypt`]).
-//! Non-goals: what is inside bases and, but for [`merge`], inside chunks (opaque bytes here), and deciding what to prune
-//! or restore.
+//! taken for "not there"; [`layout`] alone formats and parses names; a writer that lost its epoch notices it. If keys
+//! are given, every object is encrypted before it is uploaded ([`crypt`]).
+//! Non-goals: interpreting the content of bases and, except in [`merge`], of chunks (opaque bytes here); deciding what
+//! to prune or to restore.
 
 mod aws;
 pub mod bandwidth;

@@ -1,12 +1,13 @@
-//! Pins: what readers of the archive need for a limited time, and prunes that are under way.
+//! Pins: what readers of the archive need for a limited time, and which prunes are running.
 //!
-//! A reader writes a pin before it plans and keeps renewing it; prune leaves everything a living pin names. Guarantees: a
-//! pin that nobody renews ends by itself; one ends only when it is over by its own clock and by the store's. A reader that
-//! may not write goes on without one: it may then meet an object that is gone, and plans again.
+//! A reader writes a pin before it plans and keeps renewing the pin; a prune leaves everything that a living pin
+//! names. Guarantees: a pin that is not renewed ends by itself; a pin ends only when it is over by the clock of its
+//! process and by the store's clock. A reader that may not write goes on without a pin: it may then find that an
+//! object is gone, and plans again.
 //!
-//! A prune pins itself, too. A publisher that has written its manifest waits for the prunes it finds to end and then looks
-//! whether what it shares is still there ([`wait_for_prunes`]): either the prune's listing, made after its pin, shows the
-//! manifest, or the publisher sees the prune.
+//! A prune takes a pin, too. A publisher that has written its manifest waits until the prunes that it finds have ended
+//! ([`wait_for_prunes`]), and then checks whether the objects that it shares are still there. This suffices: a prune
+//! lists the archive after it took its pin, so either its listing shows the manifest, or the publisher sees the pin.
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
@@ -26,32 +27,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// How long a pin holds after its last renewal.
+/// Time for which a pin holds after its last renewal.
 pub const PIN_HOLDS: Duration = Duration::from_secs(15 * 60);
-/// Renewals in that time.
+/// Number of renewals during [`PIN_HOLDS`].
 const RENEWALS: u32 = 3;
 /// Purpose of a prune's own pin.
 pub const PRUNE: &str = "prune";
-/// Pause between two looks at a prune that is waited for.
+/// Pause between two checks of a prune that a publisher waits for.
 const PRUNE_LOOK: Duration = Duration::from_millis(500);
-/// How long a process that ends waits for the removal of its pins.
+/// Longest time that an ending process waits for the removal of its pins.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a pin holds.
+/// The objects that a pin holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PinRange {
-    /// A base at this csn or above; and chunks with commits above it.
+    /// Bases at this csn or above are held, and chunks with commits above it.
     pub from: Csn,
-    /// The last commit needed.
+    /// The last commit that the reader needs.
     pub until: Csn,
-    /// The line of history; none: every one.
+    /// The line of history that ends in this epoch; `None`: every line.
     pub epoch: Option<Epoch>,
 }
 
 impl PinRange {
-    /// Everything there is: while a reader does not know yet what it needs.
+    /// Everything in the archive, for a reader that has not planned yet.
     pub const ALL: Self = Self { from: Csn::ZERO, until: Csn(u64::MAX), epoch: None };
-    /// Nothing: a pin that only says who is at work.
+    /// Nothing, for a pin that only announces a process.
     pub const NOTHING: Self = Self { from: Csn::ZERO, until: Csn::ZERO, epoch: None };
 }
 
@@ -60,25 +61,27 @@ impl PinRange {
 pub struct PinRecord {
     /// Version of the record.
     pub format: u32,
-    /// As in the object's name: the purpose, and a random part or whose it is.
+    /// The pin's ID, as in the object's name: the purpose, and either a random part or the name of a node.
     pub id: String,
-    /// Machine and process.
+    /// Machine and process, for people.
     pub who: String,
-    /// What for: restore, bootstrap, catch-up, copy, compact, prune.
+    /// Purpose: restore, bootstrap, catch-up, copy, compact or prune.
     pub purpose: String,
-    /// What it holds.
+    /// The range that the pin holds.
     #[serde(flatten)]
     pub range: PinRange,
-    /// When it was made, microseconds since the Unix epoch by its maker's clock; likewise the others.
+    /// Time at which the pin was taken, in microseconds since the Unix epoch by the clock of the pin's process. The
+    /// two times below are in the same unit and by the same clock.
     pub created: CommitTime,
-    /// When it was last renewed.
+    /// Time at which the pin was last renewed.
     pub renewed: CommitTime,
-    /// When it ends unless it is renewed.
+    /// Time at which the pin ends unless it is renewed.
     pub expires: CommitTime,
 }
 
 impl PinRecord {
-    /// Whether it holds at `now`: neither over by its maker's clock nor by the store's, which wrote down when it came.
+    /// Reports whether the pin holds at `now`. The pin is over only by both clocks: that of its process, and that of
+    /// the store, which noted when it received the record.
     #[must_use]
     pub fn holds(&self, stored: &Stored, now: CommitTime) -> bool {
         let lasts = self.expires.0.saturating_sub(self.renewed.0);
@@ -86,7 +89,7 @@ impl PinRecord {
     }
 }
 
-/// A pin of this process. Renewed until it is released or dropped.
+/// A pin of this process. It is renewed until it is released or dropped.
 #[derive(Debug)]
 pub struct Pin {
     shared: Arc<Shared>,
@@ -103,7 +106,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Writes the record with a new end.
+    /// Writes the record with a new expiry time.
     async fn renew(&self) -> Result<()> {
         let began = Instant::now();
         let record = {
@@ -119,18 +122,18 @@ impl Shared {
 }
 
 impl Pin {
-    /// Takes a pin for [`PIN_HOLDS`] and renews it. An error if this identity may not write.
+    /// Takes a pin for [`PIN_HOLDS`] and keeps renewing it. Returns an error if this identity may not write.
     pub async fn take(archive: &Archive, purpose: &str, range: PinRange) -> Result<Self> {
         Self::take_for(archive, purpose, range, PIN_HOLDS).await
     }
 
-    /// As [`Pin::take`], for another time.
+    /// Takes a pin as [`Pin::take`] does, for the time `holds`.
     pub async fn take_for(archive: &Archive, purpose: &str, range: PinRange, holds: Duration) -> Result<Self> {
         let owner = ClusterId::generate()?.to_string()[..16].to_owned();
         Self::take_as(archive, &owner, purpose, range, holds).await
     }
 
-    /// Takes the one pin that a node has for its prunes, which [`end_left_behind`] ends.
+    /// Takes the one pin that a node has for its prunes. After a crash, [`end_left_behind`] ends this pin.
     pub async fn take_for_prunes_of(archive: &Archive, node: &str) -> Result<Self> {
         Self::take_as(archive, node, PRUNE, PinRange::NOTHING, PIN_HOLDS).await
     }
@@ -165,32 +168,32 @@ impl Pin {
         match pin.shared.renew().await {
             Ok(()) => Ok(pin),
             Err(error) => {
-                // It may be there all the same.
+                // The failed put may have stored the pin.
                 pin.release().await;
                 Err(error)
             }
         }
     }
 
-    /// Its object.
+    /// Returns the name of the pin's object.
     #[must_use]
     pub fn name(&self) -> &ObjectName {
         &self.shared.name
     }
 
-    /// Changes what it holds.
+    /// Changes the range that the pin holds.
     pub async fn change(&self, range: PinRange) -> Result<()> {
         self.shared.record.lock().range = range;
         self.shared.renew().await
     }
 
-    /// Whether it may be over for others: it was not renewed in time.
+    /// Reports whether other processes may regard the pin as over, because it was not renewed in time.
     #[must_use]
     pub fn has_lapsed(&self) -> bool {
         self.shared.renewed.lock().elapsed() >= self.shared.holds
     }
 
-    /// Ends it. What cannot be removed now ends by itself.
+    /// Ends the pin. If its object cannot be removed, the pin expires by itself.
     pub async fn release(mut self) {
         if let Some(renewal) = self.renewal.take() {
             renewal.abort();
@@ -216,10 +219,10 @@ impl Drop for Pin {
     }
 }
 
-/// Dropped pins of this process that are not removed yet.
+/// Number of dropped pins of this process whose objects are not removed yet.
 static ENDING: AtomicUsize = AtomicUsize::new(0);
 
-/// Waits until the pins that were dropped are removed, but not for long: for a process that is about to end.
+/// Waits until the dropped pins are removed, at most a few seconds. Called by a process that is about to end.
 pub async fn dropped_pins_end() {
     let began = Instant::now();
     while ENDING.load(Ordering::SeqCst) > 0 && began.elapsed() < ENDS_WITHIN {
@@ -227,8 +230,9 @@ pub async fn dropped_pins_end() {
     }
 }
 
-/// Ends the pin of a prune that a crash of this node cut off, so that nobody waits for it. Called before the node's first
-/// prune, by whoever holds the node's directory. One that cannot be removed ends by itself.
+/// Ends the pin that a prune of this node left behind when the node crashed, so that no publisher waits for it. Called
+/// before the node's first prune, by the process that holds the node's directory. If the object cannot be removed, the
+/// pin expires by itself.
 pub async fn end_left_behind(archive: &Archive, node: &str) {
     let Ok(name) = format!("{PRUNE}-{node}").parse() else { return };
     if let Err(error) = archive.delete(&ObjectName::Pin(name)).await {
@@ -236,7 +240,8 @@ pub async fn end_left_behind(archive: &Archive, node: &str) {
     }
 }
 
-/// Reads listed pins. One that vanished has ended; one that cannot be read is an error of its own.
+/// Reads listed pins. A pin that has vanished since the listing has ended and is left out. A pin that cannot be
+/// decoded is returned with its error.
 pub async fn read_all(archive: &Archive, listed: &BTreeMap<PlainName, Stored>) -> Result<Vec<ReadPin>> {
     let mut pins = Vec::new();
     for (name, stored) in listed {
@@ -256,11 +261,11 @@ pub async fn read_all(archive: &Archive, listed: &BTreeMap<PlainName, Stored>) -
 /// A pin as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadPin {
-    /// Its name.
+    /// Name of the pin.
     pub name: PlainName,
-    /// Size and age.
+    /// Size and age of the pin's object.
     pub stored: Stored,
-    /// Its record, or why it cannot be read.
+    /// The pin's record, or why it cannot be decoded.
     pub record: Result<PinRecord, String>,
 }
 
@@ -274,14 +279,14 @@ pub async fn list(archive: &Archive) -> Result<Vec<ReadPin>> {
     read_all(archive, &listed.collect()).await
 }
 
-/// Returns when every prune that is under way now has ended, or its pin is over.
+/// Returns when every prune that was running at the call has ended, or its pin is over.
 pub async fn wait_for_prunes(archive: &Archive) -> Result<()> {
     let mut awaited: Option<Vec<PlainName>> = None;
     loop {
         let now = CommitTime(clock::steady_micros());
         let is_prune = |pin: &ReadPin| match &pin.record {
             Ok(record) => record.purpose == PRUNE && record.holds(&pin.stored, now),
-            // Its renewal was cut off, perhaps.
+            // A renewal may have been cut off, so an unreadable pin of a prune counts as running.
             Err(_) => {
                 pin.name.as_str().starts_with(PRUNE)
                     && now.0 <= pin.stored.time().0.saturating_add(PIN_HOLDS.as_micros() as u64)

@@ -1,4 +1,4 @@
-//! Pins and the prunes that publishers wait for.
+//! Pins, and the prunes that publishers wait for.
 
 use super::super::faults::{Fault, FaultStore};
 use super::*;
@@ -62,10 +62,10 @@ fn a_pin_is_over_only_by_both_clocks() {
     for (renewed, expires, modified, now, holds) in [
         (100, 110, 100, 105, true),
         (100, 110, 100, 111, false),
-        // Its maker's clock is behind: the store's counts.
+        // The clock of the pin's process is behind: the store's clock counts.
         (10, 20, 100, 105, true),
         (10, 20, 100, 111, false),
-        // Its maker's clock is ahead.
+        // The clock of the pin's process is ahead.
         (200, 210, 100, 205, true),
     ] {
         assert_eq!(
@@ -92,14 +92,14 @@ async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
     };
     tokio::time::sleep(PRUNE_LOOK / 5).await;
     assert!(!waiting.is_finished());
-    // Nor is it passed over because its renewal was cut off.
+    // A prune whose renewal was cut off is waited for, too.
     store.script_puts([Fault::Tear]);
     assert!(prune.change(PinRange::NOTHING).await.is_err());
     store.heal();
     assert!(list(&archive).await.unwrap().iter().any(|pin| pin.record.is_err()), "torn");
     tokio::time::sleep(PRUNE_LOOK * 2).await;
     assert!(!waiting.is_finished());
-    // One that starts later is not waited for.
+    // A prune that starts later is not waited for.
     let later = Pin::take(&archive, PRUNE, PinRange::NOTHING).await.unwrap();
     prune.release().await;
     waiting.await.unwrap().unwrap();
@@ -107,7 +107,7 @@ async fn a_publisher_waits_for_the_prunes_it_finds_and_for_no_other() {
     reader.release().await;
 }
 
-/// A node has one pin for its prunes and ends it when it starts again; others' pins stay.
+/// Goal: a node has one pin for its prunes and ends it when it starts again; the pins of other nodes stay.
 #[tokio::test]
 async fn a_node_ends_what_its_prune_left() {
     let archive = FaultStore::default().archive();

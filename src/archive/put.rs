@@ -1,8 +1,8 @@
-//! Uploads that count only when confirmed.
+//! Uploads that count only after a confirmation.
 //!
-//! Guarantees: after a put reported success, the object was looked up again and has the length and the e_tag the put
-//! reported; a store that says otherwise is an error. Memory per upload is bounded by the parts in flight.
-//! An upload cut off by a crash can leave parts of a multipart upload behind; a bucket lifecycle rule removes them.
+//! Guarantees: before a put reports success, the object was looked up again and had the body's length and the e_tag
+//! that the store reported; any other length or e_tag is an error. The parts in flight bound the memory of an upload.
+//! If a crash cuts off a multipart upload, its parts can remain in the bucket; a bucket lifecycle rule removes them.
 
 use super::body::Body;
 use super::layout::ObjectName;
@@ -21,27 +21,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Largest body that can be created by one PUT: parts cannot be create-only together.
+/// Largest body of a create-only put, which must be one request: a multipart upload cannot be create-only.
 pub const SINGLE_PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Size of every part of a multipart upload but the last, and the largest body that goes without: what a failure repeats
-/// is no more. The least that S3 takes as a part (5 MiB), so that memory is bounded as tightly as it can be.
+/// Size of every part of a multipart upload except the last, and largest body that is sent as one request. A failed
+/// request repeats at most so many bytes. 5 MiB is the smallest part that S3 accepts, so the memory bound is as tight
+/// as possible.
 pub const PART_BYTES: u64 = 5 * 1024 * 1024;
 
-/// Parts of one upload in flight. With [`crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX`] files, a base holds at most 80
-/// MiB on its way.
+/// Parts in flight of one upload. With [`crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX`] files, the upload of a base
+/// holds at most 80 MiB.
 pub const PARTS_IN_FLIGHT_MAX: usize = 4;
 
-/// Pauses between the attempts of one part.
+/// First and longest pause between the attempts of one part.
 const PART_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 impl Archive {
-    /// Stores `body` under `name`, replacing what is there.
+    /// Stores `body` under `name`, replacing an existing object.
     pub async fn put_verified(&self, name: &ObjectName, body: Bytes) -> Result<()> {
         self.replace(name, &Body::Memory(body)).await
     }
 
-    /// Stores the file at `path` under `name`, replacing what is there; gives its length. The file must not change.
+    /// Stores the file at `path` under `name`, replacing an existing object; returns the file's length. The file must
+    /// not change during the upload.
     pub async fn put_file_verified(&self, name: &ObjectName, path: &Path) -> Result<u64> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let len = file.metadata().map_err(Error::io("inspect", path))?.len();
@@ -49,8 +51,8 @@ impl Archive {
         Ok(len)
     }
 
-    /// Stores what lies under `name` in the archive `from`, read piece by piece, replacing what is there. If it does not
-    /// have this length and this content, nothing is stored.
+    /// Copies the object `name` from the archive `from`, piece by piece, replacing an existing object. If the source
+    /// does not have this length and this content, nothing is stored.
     pub async fn put_from_verified(
         &self,
         from: &Self,
@@ -61,9 +63,10 @@ impl Archive {
         self.replace(name, &Body::remote(from, name, bytes, blake3)).await
     }
 
-    /// Stores `body` under `name` if the name is free. `body` is at most [`SINGLE_PUT_BYTES_MAX`] long.
+    /// Stores `body` under `name` if the name is free. `body` has at most [`SINGLE_PUT_BYTES_MAX`] bytes.
     ///
-    /// [`Creation::Exists`] says nothing about the content: a caller that may have been here before compares.
+    /// [`Creation::Exists`] says nothing about the content: a caller that may have stored the object in an earlier
+    /// attempt must compare the contents.
     pub async fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<Creation> {
         let len = body.len() as u64;
         match self.create(name, body).await? {
@@ -72,7 +75,7 @@ impl Archive {
         }
     }
 
-    /// The create-only put of [`Archive::put_new`], not confirmed yet; `None` if the name was taken.
+    /// Sends the create-only put of [`Archive::put_new`] without confirming it; `None` if the name was taken.
     pub(super) async fn create(&self, name: &ObjectName, body: Bytes) -> Result<Option<PutResult>> {
         assert!(body.len() as u64 <= SINGLE_PUT_BYTES_MAX, "create-only puts are single requests");
         let location = self.location(name)?;
@@ -99,13 +102,13 @@ impl Archive {
             })
             .await?;
         match self.confirm(name, body.len(), &put).await {
-            // Somebody else who stored the same at the same time is the reason for another e_tag.
+            // The e_tag also differs if another client stored the same content at the same time.
             Err(Error::StoreContract { .. }) if self.holds(name, body).await? => Ok(()),
             confirmed => confirmed,
         }
     }
 
-    /// Whether the object is there and has this content: it is read.
+    /// Reports whether the object is there and has this content, by reading the object.
     async fn holds(&self, name: &ObjectName, body: &Body) -> Result<bool> {
         if self.head(name).await? != Some(body.len()) {
             return Ok(false);
@@ -133,7 +136,7 @@ impl Archive {
             .await
     }
 
-    /// Waits until the limit, if there is one, lets so many bytes through.
+    /// Waits until the bandwidth limit, if there is one, lets so many bytes through.
     async fn paced(&self, bytes: usize) {
         if let Some(bandwidth) = self.bandwidth() {
             bandwidth.take(bytes as u64).await;
@@ -147,12 +150,12 @@ impl Archive {
         let options = PutMultipartOptions::default().with_retry_policy(Arc::new(retries));
         let mut upload = within(deadline, self.store().put_multipart_opts(location, options)).await?;
         let outcome = match self.send_parts(upload.as_mut(), body).await {
-            // The store puts the parts together before it answers.
+            // The store joins the parts before it answers, so the deadline grows with the whole body.
             Ok(()) => within(self.retry_policy().deadline_for(body.len()), upload.complete()).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
-            // What cannot be cleaned up now is left to the bucket's lifecycle rule; the error to report is the first.
+            // The bucket's lifecycle rule removes what the abort leaves behind; the first error is the one to report.
             let _ = within(deadline, upload.abort()).await;
         }
         outcome
@@ -169,7 +172,8 @@ impl Archive {
             let part = body.slice(offset, PART_BYTES).await?;
             offset += part.len() as u64;
             let mut pace = std::pin::pin!(self.paced(part.len()));
-            // Parts on their way go on meanwhile. Cancel-safe: waiting takes nothing, what is in flight stays there.
+            // Parts in flight make progress while this part waits for the limit. Cancel-safe: waiting takes nothing
+            // from the limit, and the parts in flight stay in the queue.
             loop {
                 tokio::select! {
                     () = &mut pace => break,
@@ -186,7 +190,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Believes a put only after asking again.
+    /// Looks the object up again and fails unless it has the length and the e_tag that the put reported.
     pub(super) async fn confirm(&self, name: &ObjectName, len: u64, put: &PutResult) -> Result<()> {
         let broken = |detail: String| {
             Err(Error::StoreContract {
@@ -209,7 +213,7 @@ impl Archive {
     }
 }
 
-/// Repeats the parts of a multipart upload one by one, so that one lost part does not repeat the whole.
+/// Retry policy for the single parts of a multipart upload, so that one lost part does not repeat the whole upload.
 #[derive(Debug)]
 struct PartRetries {
     traffic: Arc<Traffic>,

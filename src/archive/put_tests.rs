@@ -1,4 +1,4 @@
-//! Multipart uploads over HTTP, against a server that fails what it is told to fail.
+//! Multipart uploads over HTTP, against a server that fails the requests it is told to fail.
 
 use super::*;
 use crate::archive::config::{ArchiveUrl, S3Settings, Secret};
@@ -9,18 +9,18 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 
-/// What a server that speaks as much of S3 as a multipart upload needs was asked for.
+/// Requests that the server received. The server speaks as much of S3 as a multipart upload needs.
 #[derive(Default)]
 struct Asked {
     begun: u32,
     /// Requests for each part.
     parts: BTreeMap<u32, u32>,
-    /// Content of each part that was taken.
+    /// Content of each part that was accepted.
     stored: BTreeMap<u32, Vec<u8>>,
     completed: u32,
 }
 
-/// Answers until the process ends; the first `failures` requests for part `part` get 503.
+/// Starts a server that runs until the process ends. The first `failures` requests for part `part` get 503.
 fn serve(part: u32, failures: u32) -> (String, Arc<Mutex<Asked>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -83,7 +83,7 @@ fn answer(stream: TcpStream, asked: &Mutex<Asked>, failing: u32, failures: u32) 
         }
     };
     let mut stream = stream;
-    // Who asked may have gone away.
+    // The client may have closed the connection.
     let _ = stream.write_all(reply.as_bytes());
 }
 
@@ -100,7 +100,7 @@ fn archive_at(endpoint: String) -> Archive {
     Archive::open(&url, &settings, Opening::Existing).expect("an archive")
 }
 
-/// A part that fails is sent again by itself; the others are sent once.
+/// Goal: a failed part is sent again by itself; the other parts are sent once.
 #[tokio::test]
 async fn a_failed_part_is_repeated_and_nothing_else() {
     let (endpoint, asked) = serve(2, 2);
@@ -117,7 +117,8 @@ async fn a_failed_part_is_repeated_and_nothing_else() {
     assert_eq!(archive.traffic().retries.load(Ordering::Relaxed), 2);
 }
 
-/// Two that store the same content under one name at the same time see each other's e_tag: no lie of the store.
+/// Goal: two clients that store the same content under one name at the same time see each other's e_tag, and this does
+/// not count as a wrong answer of the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_content_stored_by_two_at_once_counts() {
     let root = tempfile::tempdir().expect("a temporary directory");

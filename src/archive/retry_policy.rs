@@ -1,27 +1,27 @@
-//! How long a call to the object store may take and how often it is repeated.
+//! The retry policy: how long a call to the object store may take and how often it is repeated.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-/// Slowest transfer that still counts as progress; it sets how much a deadline grows with the body.
+/// Slowest transfer that counts as progress; it determines how much a deadline grows with the body.
 const BYTES_PER_SECOND_MIN: u64 = 512 * 1024;
 
-/// Pause before the first repeat; it doubles from one repeat to the next.
+/// Pause before the first retry; it doubles from one retry to the next.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
-/// Pause before an answer that made no sense is asked for again; it doubles, too. Shorter in unit tests, which read what a
-/// fault has torn again and again.
+/// Pause before a read is retried whose answer made no sense; it doubles, too. Shorter in unit tests, which read torn
+/// objects very often.
 const WRONG_ANSWER_BACKOFF_FIRST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
 
 /// Longest pause between two attempts of one call.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// How long one call may try.
+/// Bounds on the attempts of one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RetryPolicy {
-    /// Attempts of a call, at least 1. Only failures that may pass are tried again.
+    /// Attempts of a call, at least 1. Only a failure that a later attempt may cure is retried.
     pub attempts: u32,
-    /// Deadline of one attempt, without the time its body takes.
+    /// Deadline of one attempt, without the time for its body.
     pub deadline: Duration,
 }
 
@@ -32,28 +32,28 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The deadline of an attempt that moves `bytes`.
+    /// Returns the deadline of an attempt that moves `bytes`.
     pub(super) fn deadline_for(self, bytes: u64) -> Duration {
         self.deadline + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
     }
 
-    /// Pause after the `failed`-th failure in a row.
+    /// Returns the pause after the `failed`-th failure in a row.
     pub(super) fn pause_after(self, failed: u32) -> Duration {
         backoff(failed, BACKOFF_FIRST, BACKOFF_MAX)
     }
 }
 
-/// Pause after the `failed`-th answer in a row that made no sense.
+/// Returns the pause after the `failed`-th answer in a row that made no sense.
 pub(super) fn pause_after_wrong_answer(failed: u32) -> Duration {
     backoff(failed, WRONG_ANSWER_BACKOFF_FIRST, BACKOFF_MAX)
 }
 
-/// A failure found on this side of the store's interface.
+/// Makes an error for a failure that this side found, not the store.
 pub(super) fn failure(detail: String) -> object_store::Error {
     object_store::Error::Generic { store: "archive", source: detail.into() }
 }
 
-/// Gives up on a request that is not answered within `deadline`. The store may still carry it out.
+/// Ends the wait for a request that is not answered within `deadline`. The store may carry out the request later.
 pub(super) async fn within<T>(
     deadline: Duration,
     request: impl Future<Output = object_store::Result<T>>,
@@ -64,7 +64,7 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Whether a later attempt can succeed although this one failed.
+/// Reports whether a later attempt can succeed after this error.
 pub(super) fn may_pass(error: &object_store::Error) -> bool {
     use object_store::Error as E;
     !matches!(
@@ -81,7 +81,7 @@ pub(super) fn may_pass(error: &object_store::Error) -> bool {
     )
 }
 
-/// Whether the store refuses because of who asks: another identity could.
+/// Reports whether the store refuses the request because of the caller's identity: another identity could succeed.
 #[must_use]
 pub fn is_denied(error: &object_store::Error) -> bool {
     use object_store::Error as E;
@@ -96,14 +96,16 @@ pub fn is_denied(error: &object_store::Error) -> bool {
         }
         cause = error.source();
     }
-    // One object of a bulk deletion: the code is in the text alone.
+    // For an object of a bulk deletion, only the text of the error has the code.
     error.to_string().contains("AccessDenied")
 }
 
-/// Pause after the `failed`-th failure in a row: doubling from `first` to `max`, of which a random half to all.
+/// Returns the pause after the `failed`-th failure in a row: it doubles from `first` to `max`, and a random factor
+/// between one half and one shortens it.
 pub fn backoff(failed: u32, first: Duration, max: Duration) -> Duration {
     let full = first.saturating_mul(1 << failed.saturating_sub(1).min(20)).min(max);
-    // A fresh `RandomState` hashes nothing to a random number: spread enough to keep writers from retrying in step.
+    // A fresh `RandomState` hashes nothing to a random number, which is random enough to keep writers from retrying at
+    // the same moments.
     let random = RandomState::new().build_hasher().finish() % 1024;
     full / 2 + full.mul_f64(random as f64 / 2048.0)
 }

@@ -1,9 +1,9 @@
-//! Starts of a writer: which process may write under an epoch, and the fence.
+//! Starts of a writer: which process may write under an epoch, and how an older process is fenced.
 //!
-//! Guarantees: each start of a primary claims the next number under its epoch by one create-only object, so of two
-//! processes with one identity (a copied directory, an older state of it) at most one goes on under the epoch; the other
-//! finds a start that is not its own. A running writer learns by two GETs, without a LIST, that somebody else took over:
-//! the next epoch's record, or the next start of its own epoch.
+//! Guarantees: each start of a primary claims the next number under its epoch by one create-only object. Of two
+//! processes with one identity (a copied directory, an older state of the directory), at most one continues under the
+//! epoch; the other finds a start that is not its own. A running writer learns by two GETs, without a LIST, that
+//! another process took over: either the next epoch's record or the next start of its own epoch exists.
 
 use super::digested;
 use super::epochs::read_record;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub struct StartRecord {
     /// Version of the record, [`ARCHIVE_FORMAT`].
     pub format: u32,
-    /// The epoch.
+    /// Epoch that the writer continues.
     pub epoch: Epoch,
     /// The number, as in the object's name.
     pub number: u32,
@@ -28,34 +28,34 @@ pub struct StartRecord {
     pub incarnation: Incarnation,
     /// The last commit that the writer had when it started.
     pub csn: Csn,
-    /// History hash after it.
+    /// History hash after commit `csn`.
     pub hash: HistoryHash,
-    /// The writer's node.
+    /// Name of the writer's node.
     pub node: String,
-    /// When it started, by its clock, in microseconds since the Unix epoch.
+    /// Time of the start by the writer's clock, in microseconds since the Unix epoch.
     pub time: CommitTime,
 }
 
 impl StartRecord {
-    /// Which start it is.
+    /// Returns the start that this record describes.
     #[must_use]
     pub fn start(&self) -> WriterStart {
         WriterStart { epoch: self.epoch, number: self.number, incarnation: self.incarnation }
     }
 }
 
-/// How claiming a start ended.
+/// Outcome of claiming a start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StartClaim {
-    /// The number is this start's since now.
+    /// This call claimed the number.
     Claimed,
-    /// It was this start's already: the process that claimed it died before it knew.
+    /// The number already belonged to this start: the process claimed it and died before it received the answer.
     AlreadyMine,
-    /// It is another process's.
+    /// The number belongs to another process.
     Taken(StartRecord),
 }
 
-/// Claims a start.
+/// Claims the start number in `record` for this process.
 pub async fn claim(archive: &Archive, record: &StartRecord) -> Result<StartClaim> {
     let name = ObjectName::Start(record.epoch, record.number);
     if digested::create(archive, &name, record).await? == Creation::Created {
@@ -68,7 +68,7 @@ pub async fn claim(archive: &Archive, record: &StartRecord) -> Result<StartClaim
     Ok(if found.start() == record.start() { StartClaim::AlreadyMine } else { StartClaim::Taken(found) })
 }
 
-/// One start's record, or `None` if nobody claimed it.
+/// Returns the record of one start, or `None` if no process claimed it.
 pub async fn read(archive: &Archive, epoch: Epoch, number: u32) -> Result<Option<StartRecord>> {
     let name = ObjectName::Start(epoch, number);
     let found: Option<StartRecord> = digested::read(archive, &name, ARCHIVE_FORMAT).await?;
@@ -81,8 +81,8 @@ pub async fn read(archive: &Archive, epoch: Epoch, number: u32) -> Result<Option
     }
 }
 
-/// Whether the writer of epoch `own`, in its start `number`, may go on: [`Error::Fenced`] if the next epoch or the next
-/// start of its own epoch was claimed.
+/// Checks whether the writer of epoch `own`, in its start `number`, may go on: [`Error::Fenced`] if the next epoch or
+/// the next start of its own epoch was claimed.
 pub async fn check_fence(archive: &Archive, own: Epoch, number: u32) -> Result<()> {
     let (epoch, start) = futures::future::join(read_record(archive, own.next()), read(archive, own, number + 1)).await;
     if let Some(newer) = epoch? {

@@ -1,8 +1,9 @@
-//! The archive as a store of named objects: deadlines, bounded retries, counted requests, errors that say what failed.
+//! The archive as a store of named objects: deadlines, bounded retries, counted requests, and errors that name the
+//! failed action and object.
 //!
-//! Guarantees: `None` means the store said the object is not there; every failure to find out is an error. Every call
-//! ends: each attempt has a deadline that grows with the body, and attempts are bounded by [`RetryPolicy`].
-//! Non-goals: retrying for ever (the uploader does that for itself), caching.
+//! Guarantees: `None` means that the store said that the object is not there; every failure to find out is an error.
+//! Every call ends: each attempt has a deadline that grows with the body, and [`RetryPolicy`] bounds the attempts.
+//! Non-goals: retrying without end (the uploader does so itself), caching.
 
 use super::bandwidth::Bandwidth;
 use super::config::{ArchiveUrl, S3Settings};
@@ -23,65 +24,65 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Objects a LIST answer holds at most.
+/// Largest number of objects in one LIST answer.
 const LIST_PAGE: u64 = 1000;
 
-/// Whether opening may create what is not there.
+/// Whether opening may create a missing archive directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opening {
-    /// The archive must be there: readers.
+    /// The archive must exist. Readers use this.
     Existing,
-    /// A missing local directory is created: a primary that starts an archive.
+    /// A missing local directory is created. A primary that starts an archive uses this.
     Create,
 }
 
 /// Whether a create-only put stored the object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Creation {
-    /// This call stored it.
+    /// This call stored the object.
     Created,
-    /// The name was taken; maybe by an earlier attempt of this very call whose answer was lost.
+    /// The name was taken, possibly by an earlier attempt of this call whose answer was lost.
     Exists,
 }
 
 /// One of the archive's objects in a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Object {
-    /// Its name.
+    /// Name below the archive's prefix.
     pub name: ObjectName,
     /// Length in bytes.
     pub size: u64,
-    /// When the store received it, by the store's clock.
+    /// Time at which the store received the object, by the store's clock.
     pub modified: chrono::DateTime<chrono::Utc>,
 }
 
-/// What a listing found.
+/// Result of a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
     /// The archive's objects, in name order.
     pub objects: Vec<Object>,
-    /// Objects under the prefix that are none of the archive's.
+    /// Number of objects under the prefix whose names are none of the archive's.
     pub foreign: u64,
 }
 
-/// Handle to an archive; clones share the connection and the counters.
+/// Handle to an archive. Clones share the connection and the counters.
 #[derive(Clone)]
 pub struct Archive {
     shared: Arc<Shared>,
     retry_policy: RetryPolicy,
-    /// What this handle's replacing puts wait for.
+    /// Limit that the replacing puts of this handle wait for; `None`: no limit.
     bandwidth: Option<Arc<Bandwidth>>,
 }
 
 struct Shared {
     store: Arc<dyn ObjectStore>,
-    /// For messages.
+    /// URL of the archive, for messages.
     url: String,
     /// Prefix of all names, without slashes at either end.
     prefix: String,
-    /// The directory, if the store is one: a vanished mount must not read as an empty archive.
+    /// The directory, if the archive is a local one. A vanished mount must not look like an empty archive.
     root: Option<PathBuf>,
-    /// Whether `store` encrypts. What is encrypted and read without keys is refused.
+    /// Whether `store` encrypts. If it does not, reading an encrypted object is refused.
     is_encrypted: bool,
     traffic: Arc<Traffic>,
 }
@@ -93,7 +94,7 @@ impl fmt::Debug for Archive {
 }
 
 impl Archive {
-    /// Opens the archive at `url`. Sends no request yet: an unreachable server shows at the first call.
+    /// Opens the archive at `url`. Sends no request: an unreachable server shows only at the first call.
     pub fn open(url: &ArchiveUrl, s3: &S3Settings, opening: Opening) -> Result<Self> {
         match url {
             ArchiveUrl::S3 { bucket, prefix } => {
@@ -122,14 +123,15 @@ impl Archive {
         }
     }
 
-    /// An archive over any object store; `url` is what messages call it.
+    /// Returns an archive over any object store; messages call the archive `url`.
     pub fn over(store: Arc<dyn ObjectStore>, url: String, prefix: &str, root: Option<PathBuf>) -> Self {
         let shared =
             Shared { store, url, prefix: prefix.to_owned(), root, is_encrypted: false, traffic: Arc::default() };
         Self { shared: Arc::new(shared), retry_policy: RetryPolicy::default(), bandwidth: None }
     }
 
-    /// The archive as it was opened, every object of it encrypted if there are keys. Only on an archive just opened.
+    /// Returns the archive with every object encrypted if there are keys, or unchanged without keys. Must be called at
+    /// most once with keys, directly after opening.
     #[must_use]
     pub fn with_keys(self, keys: Option<KeyRing>) -> Self {
         let Some(keys) = keys else { return self };
@@ -141,37 +143,39 @@ impl Archive {
         Self { shared: Arc::new(shared), retry_policy: self.retry_policy, bandwidth: self.bandwidth }
     }
 
-    /// The same archive with another bound on how long a call tries.
+    /// Returns a handle to the same archive with another retry policy.
     #[must_use]
     pub fn with_patience(&self, retry_policy: RetryPolicy) -> Self {
         Self { retry_policy, ..self.clone() }
     }
 
-    /// The same archive with a limit on the bytes a second of what it stores, manifests and the like excepted.
+    /// Returns a handle to the same archive whose replacing puts are limited in bytes per second. Create-only puts
+    /// (records and the like) are not limited.
     #[must_use]
     pub fn with_bandwidth(&self, bandwidth: Arc<Bandwidth>) -> Self {
         Self { bandwidth: Some(bandwidth), ..self.clone() }
     }
 
-    /// The URL, for messages.
+    /// Returns the archive's URL, for messages.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.shared.url
     }
 
-    /// The counters of this archive and its clones.
+    /// Returns the counters of this archive and its clones.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.shared.traffic
     }
 
-    /// The whole object, or `None` if it is not there.
+    /// Returns the whole object, or `None` if it is not there.
     pub async fn get(&self, name: &ObjectName) -> Result<Option<Bytes>> {
         self.read(name, None).await
     }
 
-    /// The whole object, or `None` if it is not there. An answer that makes no sense (a page of a proxy, an empty body) is
-    /// like a failure: the store is asked again, as often as [`RetryPolicy`] allows. The last answer is given whatever it is.
+    /// Returns the whole object, or `None` if it is not there. An answer that `is_sensible` rejects (a page of a
+    /// proxy, an empty body) is treated like a failure: the read is retried as often as [`RetryPolicy`] allows. After
+    /// the last attempt its answer is returned even if `is_sensible` rejects it.
     pub async fn get_sensible(
         &self,
         name: &ObjectName,
@@ -180,8 +184,8 @@ impl Archive {
         self.asked_again(|| self.read(name, None), is_sensible).await
     }
 
-    /// What `read` makes of the whole object, or `None` if it is not there. As in [`Archive::get_sensible`], the store is
-    /// asked again if `read` refuses the answer.
+    /// Returns the result of `read` on the whole object, or `None` if the object is not there. As in
+    /// [`Archive::get_sensible`], the object is fetched again if `read` refuses the body.
     pub async fn get_as<T: Send>(
         &self,
         name: &ObjectName,
@@ -198,12 +202,12 @@ impl Archive {
         is_there.then(|| last.into_inner().expect("what is there was read")).transpose()
     }
 
-    /// Bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.
+    /// Returns the bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.
     pub async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>> {
         self.get_range_sensible(name, range, |_| true).await
     }
 
-    /// As [`Archive::get_range`], asking again as [`Archive::get_sensible`] does.
+    /// Returns the same as [`Archive::get_range`], with the retries of [`Archive::get_sensible`].
     pub async fn get_range_sensible(
         &self,
         name: &ObjectName,
@@ -223,7 +227,8 @@ impl Archive {
         }
     }
 
-    /// Asks until the answer is sensible, an error, or the attempts are used up.
+    /// Repeats `ask` until the answer is sensible, is an error that cannot be a wrong answer, or the attempts are used
+    /// up.
     async fn asked_again<F>(&self, ask: impl Fn() -> F, is_sensible: impl Fn(&Bytes) -> bool) -> Result<Option<Bytes>>
     where
         F: Future<Output = Result<Option<Bytes>>> + Send,
@@ -244,13 +249,14 @@ impl Archive {
         }
     }
 
-    /// The object's length, or `None` if it is not there. An object store answers HEAD without a reason, so a missing
-    /// bucket reads as a missing object here; nothing that must not be wrong may hang on it.
+    /// Returns the object's length, or `None` if it is not there. An object store gives no reason in its answer to
+    /// HEAD, so a missing bucket looks like a missing object here. No decision that must be right may depend on this
+    /// answer.
     pub async fn head(&self, name: &ObjectName) -> Result<Option<u64>> {
         Ok(self.metadata(name).await?.map(|meta| meta.size))
     }
 
-    /// Removes the object; it is no error if it is not there.
+    /// Removes the object. A missing object is no error.
     pub async fn delete(&self, name: &ObjectName) -> Result<()> {
         let location = self.location(name)?;
         self.attempt("delete", name, || async {
@@ -263,7 +269,7 @@ impl Archive {
         .await
     }
 
-    /// What lies in a section, in name order.
+    /// Lists the objects of a section, in name order.
     pub async fn list(&self, section: Section) -> Result<Found> {
         let directory = self.child(&section.directory())?;
         let metas = self
@@ -320,7 +326,7 @@ impl Archive {
         Ok(body)
     }
 
-    /// The object's metadata, or `None` if it is not there.
+    /// Returns the object's metadata, or `None` if it is not there.
     pub(super) async fn metadata(&self, name: &ObjectName) -> Result<Option<ObjectMeta>> {
         let location = self.location(name)?;
         self.attempt("look up", name, || async {
@@ -333,7 +339,7 @@ impl Archive {
         .await
     }
 
-    /// Runs `call` until it succeeds, fails in a way that will not pass, or the attempts are used up.
+    /// Runs `call` until it succeeds, fails with an error that retries cannot cure, or the attempts are used up.
     pub(super) async fn attempt<T, F>(
         &self,
         action: &'static str,
@@ -360,13 +366,14 @@ impl Archive {
         }
     }
 
-    /// Whether the error is the store's word that the object is not there.
+    /// Reports whether the error says reliably that the object is not there: a missing bucket or a vanished local
+    /// directory does not count.
     fn says_absent(&self, error: &object_store::Error) -> bool {
         let object_store::Error::NotFound { source, .. } = error else { return false };
         !source.to_string().contains("NoSuchBucket") && self.root_is_there().is_ok()
     }
 
-    /// A local directory that has vanished is not made anew by a put.
+    /// Fails if the archive's local directory has vanished, so that a put does not create it anew.
     pub(super) fn root_is_there(&self) -> object_store::Result<()> {
         match &self.shared.root {
             Some(root) if !root.is_dir() => Err(failure(format!("directory {} has vanished", root.display()))),
@@ -390,7 +397,7 @@ impl Archive {
         self.retry_policy
     }
 
-    /// For messages.
+    /// Returns the URL of an object, for messages.
     pub(super) fn full_name(&self, name: &ObjectName) -> String {
         format!("{}/{name}", self.url())
     }
@@ -412,7 +419,7 @@ impl Archive {
     }
 }
 
-/// An error of this crate that came through the object store's interface, as itself; any other unchanged.
+/// Unwraps an error of this crate that came through the object store's interface; returns any other error unchanged.
 fn own_error(error: object_store::Error) -> std::result::Result<Error, object_store::Error> {
     match error {
         object_store::Error::Generic { store, source } => match source.downcast::<Error>() {
@@ -423,7 +430,7 @@ fn own_error(error: object_store::Error) -> std::result::Result<Error, object_st
     }
 }
 
-/// Gathers a listing; the deadline is between two objects, so that a long listing is not cut off.
+/// Collects a listing. The deadline applies to each object, so that a long listing is not cut off.
 async fn collect(
     listing: futures::stream::BoxStream<'_, object_store::Result<ObjectMeta>>,
     deadline: Duration,

@@ -1,4 +1,4 @@
-//! One suite of what the archive promises, run over every kind of store, and what each fault does to it.
+//! One test suite of the archive's guarantees, run over every kind of store, and tests of the effect of each fault.
 
 use super::config::{ArchiveUrl, S3Settings};
 use super::crypt::KeyRing;
@@ -30,14 +30,14 @@ fn mark(name: &str) -> ObjectName {
     ObjectName::Mark(name.parse().expect("a plain name"))
 }
 
-/// Bytes that differ everywhere, so that a misplaced part shows.
+/// Returns bytes without repetition, so that a misplaced part shows.
 fn noise(len: usize) -> Bytes {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes.into()
 }
 
-/// Everything the archive promises, on an archive that is empty.
+/// Checks every guarantee of the archive, on an empty archive.
 pub async fn archive_suite(archive: &Archive) {
     objects_are_stored_and_found(archive).await;
     large_objects_go_in_parts(archive).await;
@@ -144,7 +144,7 @@ async fn of_many_claimers_one_wins(archive: &Archive) {
     }
 }
 
-/// Builds on the epochs claimed before: 1, and 2 forked from it at csn 10.
+/// Builds on the epochs claimed before: epoch 1, and epoch 2, which forks from it at csn 10.
 async fn the_listing_shows_everything(archive: &Archive) {
     let whole = BaseName { csn: Csn(5), epoch: Epoch(1) };
     let half = BaseName { csn: Csn(9), epoch: Epoch(1) };
@@ -214,7 +214,7 @@ async fn suite_over_a_directory() {
     archive_suite(&archive.with_keys(keys())).await;
 }
 
-/// Every other request fails: the archive's own repeats hide it.
+/// Goal: the archive's retries hide the failure of every other request.
 #[tokio::test]
 async fn suite_over_a_store_that_fails_every_other_request() {
     for keys in [None, keys()] {
@@ -222,7 +222,7 @@ async fn suite_over_a_store_that_fails_every_other_request() {
         store.script_puts([Fault::Fail, Fault::None].repeat(100));
         store.script_gets([Fault::Fail, Fault::None].repeat(200));
         let archive = over(&store).with_keys(keys).with_patience(RetryPolicy { attempts: 6, ..RetryPolicy::default() });
-        // Parts are not repeated one by one by a store in memory: the large objects are left to the other suites.
+        // A store in memory does not retry single parts, so the other suites test the large objects.
         objects_are_stored_and_found(&archive).await;
         the_archive_has_one_owner(&archive).await;
         assert!(archive.traffic().retries.load(Ordering::Relaxed) > 10);
@@ -290,7 +290,7 @@ async fn a_cut_off_body_is_read_again_and_a_cut_off_listing_too() {
     assert_eq!(archive.list(Section::Marks).await.expect("list").objects.len(), 2);
 }
 
-/// The store reports success for what it did not store.
+/// Goal: an object that the store reports as stored, but did not store, does not count.
 #[tokio::test]
 async fn a_put_that_is_not_there_afterwards_is_an_error() {
     for (fault, keys) in [Fault::Vanish, Fault::Truncate].into_iter().flat_map(|fault| [(fault, None), (fault, keys())])
@@ -318,7 +318,7 @@ async fn a_failed_part_repeats_the_upload() {
     assert_eq!(archive.get(&mark("a")).await.expect("get"), Some(body));
 }
 
-/// The claim took effect, its answer was lost, and the repeat is refused: the record is recognised as ours.
+/// Goal: if a claim took effect but its answer was lost, the refused retry recognises the record as its own.
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_is_ours() {
     for keys in [None, keys()] {

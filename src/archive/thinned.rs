@@ -1,8 +1,10 @@
 //! How far pruning has thinned history: `thinned/<number>.json`.
 //!
-//! Above it every commit must be restorable and a missing chunk is a loss; up to it only what the policy kept is there,
-//! and a gap is intended. Guarantees: written before anything it explains is removed; for each epoch it only grows, also
-//! when two prunes write it at once; an upload that was cut off takes nothing from the record before it.
+//! For each line of history, the record gives a csn. Above it every commit must be restorable, and a missing chunk is
+//! a loss. Up to it only the states that the policy kept are there, and a gap is intended.
+//!
+//! Guarantees: a record is written before anything whose absence it explains is removed; for each epoch the csn only
+//! grows, also when two prunes write at once; an upload that was cut off leaves the record before it valid.
 
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
@@ -15,22 +17,23 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How often the records are listed again because one that was listed has made way for a later one.
+/// How often the records are listed again because a listed record was removed in favour of a later one.
 const LISTED_AGAIN_MAX: usize = 2;
 
 /// Content of `thinned/<number>.json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Thinned {
-    /// Of the record it was read from; 0: there is none.
+    /// Number of the object that the record was read from; 0 if the record was not read from an object.
     #[serde(skip)]
     pub number: u32,
     /// Version of the record.
     pub format: u32,
-    /// The policy that was applied last.
+    /// The retention policy that was applied last.
     pub keep: String,
-    /// By epoch: the last of its commits up to which history is thinned.
+    /// For each epoch, the last of its commits up to which history is thinned.
     pub until: BTreeMap<Epoch, Csn>,
-    /// By epoch: the commit above which it is, where a branch was thinned and not what it has in common with others.
+    /// For each epoch, the commit above which history is thinned, if a branch was thinned and the history that it
+    /// shares with other branches was not. A missing entry stands for 0.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub after: BTreeMap<Epoch, Csn>,
 }
@@ -42,12 +45,14 @@ impl Default for Thinned {
 }
 
 impl Thinned {
-    /// Reads the newest record of those that were listed; an archive that was never pruned has none, which thins nothing.
+    /// Reads the newest of the listed records. An archive that was never pruned has none; the result then thins
+    /// nothing.
     pub async fn listed(archive: &Archive, listing: &Listing) -> Result<Self> {
         Self::newest(archive, listing.thinned.keys().copied().collect()).await
     }
 
-    /// One that cannot be read was never confirmed, so that nothing was removed for it: the one before it counts.
+    /// Reads the record with the highest number that can be read. A record that cannot be read was never confirmed, so
+    /// nothing was removed because of it, and the record before it counts.
     async fn newest(archive: &Archive, mut numbers: BTreeSet<u32>) -> Result<Self> {
         for listed in 0.. {
             let mut is_gone = false;
@@ -85,7 +90,8 @@ impl Thinned {
             .collect())
     }
 
-    /// Writes it, joined with what others wrote meanwhile, unless that says it already.
+    /// Writes this record, joined with the records that other prunes wrote in the meantime, unless the newest record
+    /// already covers it.
     pub async fn write(&self, archive: &Archive) -> Result<()> {
         let numbers = Self::list(archive).await?;
         let mut number = numbers.last().copied().unwrap_or_default();
@@ -108,7 +114,7 @@ impl Thinned {
         }
     }
 
-    /// What either thins, under the policy of `other`.
+    /// Returns a record that thins what either record thins, under the policy of `other`.
     fn joined(&self, other: &Self) -> Self {
         let mut joined = Self { keep: other.keep.clone(), ..self.clone() };
         for (&epoch, &until) in &other.until {
@@ -117,8 +123,8 @@ impl Thinned {
         joined
     }
 
-    /// Up to which csn a line of history is thinned; 0: not at all. A line that leaves an epoch before the end of what was
-    /// thinned in it is thinned up to there.
+    /// Returns the csn up to which a line of history is thinned; 0 if it is not thinned. A line that leaves an epoch
+    /// before the end of the thinned part is thinned up to the point where it leaves.
     #[must_use]
     pub fn until(&self, lineage: &Lineage) -> Csn {
         let on_line = self.until.iter().filter_map(|(epoch, csn)| {
@@ -132,7 +138,7 @@ impl Thinned {
         self.after.get(&epoch).copied().unwrap_or_default()
     }
 
-    /// Thins a line above `after` up to `csn`, if it was not already.
+    /// Thins a line above `after` up to `csn`, unless the line is already thinned up to there.
     pub fn raise(&mut self, lineage: &Lineage, after: Csn, csn: Csn) {
         if csn <= self.until(lineage) {
             return;
@@ -221,7 +227,7 @@ mod tests {
         assert!(found.until.iter().all(|(epoch, csn)| csn.0 == 200 + u64::from(epoch.0)), "{found:?}");
     }
 
-    /// Goal: an upload that was cut off takes nothing from the record before it, and the next one goes on.
+    /// Goal: an upload that was cut off leaves the record before it valid, and the next upload succeeds.
     #[tokio::test]
     async fn a_torn_record_is_passed_over() {
         let store = FaultStore::default();

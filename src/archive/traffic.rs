@@ -1,9 +1,9 @@
-//! What the archive's use of the object store costs: requests, bytes, retries.
+//! Counters of the archive's use of the object store: requests, bytes, retries.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of one [`super::store::Archive`] and its clones; they only grow. Requests are counted as sent, so a retried
-/// call counts each time.
+/// Counters of one [`super::store::Archive`] and its clones; they only grow. Every request sent is counted, so a
+/// retried call counts once for each attempt.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// PUT requests, multipart parts included.
@@ -20,13 +20,13 @@ pub struct Traffic {
     pub bytes_sent: AtomicU64,
     /// Bytes of bodies received.
     pub bytes_received: AtomicU64,
-    /// Requests that were repeats of one that had failed.
+    /// Requests that repeated a failed request.
     pub retries: AtomicU64,
-    /// Calls that failed for good.
+    /// Calls that failed after their last attempt.
     pub failures: AtomicU64,
 }
 
-/// Adds to a counter nothing else is ordered by.
+/// Adds `n` to a counter. Relaxed ordering suffices, because nothing else depends on the order.
 pub(super) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }

@@ -1,11 +1,11 @@
-//! Brings sealed chunks from the spool into the archive, in csn order, several at a time.
+//! Uploads sealed chunks from the spool to the archive, in csn order, several at a time.
 //!
-//! Guarantees: the archived watermark passes a chunk only when it and all before it are confirmed in the archive; a
-//! store that fails, or answers something else than what was stored, is retried for ever and shows in
-//! [`UploaderStatus`]; a writer that was fenced uploads nothing new and
-//! its [`Uploader::run`] ends with [`Error::Fenced`]. Dropping the future of `run` loses nothing: what was in flight is
-//! uploaded again and found to be there.
-//! Idle, it sends nothing but the fence check.
+//! Guarantees: the archived watermark passes a chunk only when this chunk and all chunks before it are confirmed in
+//! the archive. If the store fails, or returns another content than was stored, the upload is retried without end and
+//! [`UploaderStatus`] shows the failure. A fenced writer uploads nothing new, and its [`Uploader::run`] ends with
+//! [`Error::Fenced`]. Dropping the future of `run` loses nothing: chunks in flight are uploaded again and found to be
+//! there.
+//! While there is nothing to upload, only the fence checks send requests.
 
 use super::layout::{ChunkName, ObjectName};
 use super::put::SINGLE_PUT_BYTES_MAX;
@@ -27,48 +27,49 @@ use tokio::sync::{Notify, watch};
 /// A sealed chunk that waits for its upload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SealedChunk {
-    /// Its name in the archive. After a takeover the spool can still hold chunks of an older epoch of this node.
+    /// Name of the chunk in the archive. After a takeover the spool can hold chunks of an older epoch of this node.
     pub name: ChunkName,
 }
 
-/// Where sealed chunks come from: the spool.
+/// The source of sealed chunks: the spool.
 pub trait ChunkSource: Send + Sync + 'static {
-    /// The sealed chunk with the lowest csns among those that end after `after`. Must not block.
+    /// Returns the sealed chunk with the lowest csns among those that end after `after`. Must not block.
     fn next_sealed(&self, after: Csn) -> Option<SealedChunk>;
 
-    /// The chunk's bytes. Called where blocking is allowed. An error ends the uploader, unless it is one of I/O and the
-    /// chunk may be there.
+    /// Returns the chunk's bytes. Called where blocking is allowed. An error ends the uploader, except an I/O error
+    /// other than "not found": the read is then retried.
     fn read(&self, chunk: &SealedChunk) -> Result<Bytes>;
 
-    /// Every csn up to `csn` is in the archive. Called with growing csns.
+    /// Notes that every csn up to `csn` is in the archive. Called with growing csns.
     fn archived(&self, csn: Csn);
 
-    /// What an object is that was already there under the name of the chunk to upload.
+    /// Compares the chunk to upload with the object that was already there under its name.
     fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison;
 }
 
-/// An object that lies where a chunk is to be uploaded, compared with the chunk.
+/// Result of comparing a chunk with the object that is already there under its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Comparison {
-    /// The same commits. Other bytes can carry them: a chunk that was cut again after a restart.
+    /// The same commits. Their bytes may differ, because a chunk can be cut again after a restart.
     Same,
-    /// Other commits: somebody else writes this epoch.
+    /// Other commits: another process writes this epoch.
     Other,
-    /// Not a whole chunk: a torn upload, or read wrongly.
+    /// Not a whole chunk: a torn upload, or a wrong answer of the store.
     Unreadable,
 }
 
-/// How the uploader works.
+/// Settings of the uploader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UploaderSettings {
-    /// Chunks uploaded at the same time; bounds memory to as many chunks.
+    /// Largest number of chunks uploaded at the same time; it bounds the memory to so many chunks.
     pub in_flight_max: usize,
-    /// Number of the writer's start under its epoch: a higher one fences it.
+    /// Number of the writer's start under its epoch: a start with a higher number fences the writer.
     pub start: u32,
-    /// Pause between two looks at the fence.
+    /// Pause between two fence checks.
     pub fence_check_interval: Duration,
-    /// Whether the fence is looked at after each upload before the watermark passes it: needed when commits are
-    /// acknowledged by being archived (`archive-ack`), because what a fenced writer archives is on no line of history.
+    /// Whether the fence is checked after each upload before the watermark passes the chunk. Needed if commits are
+    /// acknowledged once they are archived (`archive-ack`): commits that a fenced writer archives are on no line of
+    /// history.
     pub fence_each_ack: bool,
     /// Pause after the first failure in a row; it doubles up to `backoff_max`.
     pub backoff_first: Duration,
@@ -89,37 +90,37 @@ impl Default for UploaderSettings {
     }
 }
 
-/// What the uploader is doing. Changed by the uploader only.
+/// State of the uploader. Only the uploader changes it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UploaderStatus {
     /// Archived watermark: every csn up to it is confirmed in the archive.
     pub archived: Csn,
-    /// Chunks being uploaded now.
+    /// Number of chunks being uploaded.
     pub in_flight: usize,
-    /// Chunks confirmed since the start.
+    /// Number of chunks confirmed since the uploader was created.
     pub chunks_done: u64,
     /// Failures in a row; 0 after a success.
     pub failures_in_row: u32,
-    /// Message of the last failure, kept after a success until the next.
+    /// Message of the last failure. A success does not clear the message.
     pub last_error: Option<String>,
-    /// The fence or a broken promise stopped it; this is why.
+    /// Why uploading ended for good, such as the fence or a damaged chunk; `None` while the uploader runs.
     pub stopped: Option<String>,
 }
 
-/// Uploads one writer's chunks.
+/// Uploads the chunks of one writer.
 pub struct Uploader<S> {
     archive: Archive,
     source: Arc<S>,
     epoch: Epoch,
     settings: UploaderSettings,
-    /// As in the settings at first; changes with `archive-ack`.
+    /// Initially the value in the settings; the caller changes it at run time with `archive-ack`.
     fence_each_ack: Arc<AtomicBool>,
     wake: Arc<Notify>,
     status: watch::Sender<UploaderStatus>,
 }
 
 impl<S: ChunkSource> Uploader<S> {
-    /// An uploader for the writer of `epoch`, whose commits up to `archived` are in the archive already.
+    /// Creates an uploader for the writer of `epoch`, whose commits up to `archived` are already in the archive.
     pub fn new(
         archive: &Archive,
         source: Arc<S>,
@@ -127,30 +128,30 @@ impl<S: ChunkSource> Uploader<S> {
         archived: Csn,
         settings: UploaderSettings,
     ) -> (Self, watch::Receiver<UploaderStatus>) {
-        // One attempt a call: the loop here retries, and shows each failure at once.
+        // One attempt a call, because the uploader itself retries and shows each failure at once.
         let archive = archive.with_patience(RetryPolicy { attempts: 1, ..archive.retry_policy() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
         let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
         (Self { archive, source, epoch, settings, fence_each_ack, wake: Arc::default(), status }, seen)
     }
 
-    /// What to set when commits begin, or cease, to be acknowledged by being archived.
+    /// Returns the flag that must be set while commits are acknowledged once they are archived.
     #[must_use]
     pub fn fence_each_ack(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.fence_each_ack)
     }
 
-    /// What to notify when a chunk was sealed.
+    /// Returns the handle to notify when a chunk was sealed.
     #[must_use]
     pub fn wake(&self) -> Arc<Notify> {
         Arc::clone(&self.wake)
     }
 
-    /// Uploads until fenced, until the archive turns out to be written by somebody else, or until a chunk is found
-    /// damaged or gone. To stop it, drop the future.
+    /// Uploads until the writer is fenced, until another process turns out to write the same epoch, or until a chunk
+    /// is found damaged or missing. Dropping the future stops the uploader.
     pub async fn run(&self) -> Error {
         let ended = match self.unfenced().await {
-            // Cancel-safe: neither side keeps anything that is not in the source or the archive.
+            // Cancel-safe: neither future keeps anything that is not in the source or in the archive.
             Ok(()) => tokio::select! {
                 ended = self.watch_fence() => ended,
                 ended = self.upload_all() => ended,
@@ -166,7 +167,7 @@ impl<S: ChunkSource> Uploader<S> {
         error
     }
 
-    /// Ends when the next epoch or the next start was claimed. A store that cannot be asked fences nobody.
+    /// Ends when the next epoch or the writer's next start was claimed. A store that does not answer fences no writer.
     async fn watch_fence(&self) -> Result<Infallible> {
         loop {
             tokio::time::sleep(self.settings.fence_check_interval).await;
@@ -194,13 +195,13 @@ impl<S: ChunkSource> Uploader<S> {
             self.note_waiting(waiting.len());
             let full = uploads.len() >= self.settings.in_flight_max;
             tokio::select! {
-                // Cancel-safe: an upload that is not taken out stays in the queue.
+                // Cancel-safe: an upload stays in the queue until it is taken out.
                 Some(done) = uploads.next(), if !uploads.is_empty() => {
                     done?;
                     let chunk = waiting.pop_front().expect("an upload belongs to a chunk");
                     self.advance(chunk.name.last).await?;
                 }
-                // Cancel-safe: a notification that is not taken stays stored.
+                // Cancel-safe: a notification stays stored until it is taken.
                 () = self.wake.notified(), if !full => {}
             }
         }
@@ -219,21 +220,22 @@ impl<S: ChunkSource> Uploader<S> {
         Ok(())
     }
 
-    /// Returns once the archive says that the next epoch was not claimed; [`Error::Fenced`] if it was. Nothing else that
-    /// the archive answers ends anything: what cannot be read fences nobody and clears nobody.
+    /// Returns once the archive says that neither the next epoch nor the writer's next start was claimed;
+    /// [`Error::Fenced`] if one of them was. Every other answer leads to a retry: a record that cannot be read neither
+    /// fences the writer nor clears it.
     async fn unfenced(&self) -> Result<()> {
         let passes = |error: &Error| !matches!(error, Error::Fenced { .. });
         self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start), passes).await
     }
 
     async fn upload(&self, chunk: SealedChunk) -> Result<()> {
-        // A file that cannot be read may be readable later; one that is gone or damaged will not come back.
+        // A file that cannot be read may be readable later; a missing or damaged file will not come back.
         let reads_again =
             |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound);
         let body = self.settled(|| self.read(chunk), reads_again).await?;
         let name = ObjectName::Chunk(chunk.name);
         let created = AtomicBool::new(false);
-        // Of the store's answers one alone is final, which was given twice: somebody else writes this epoch.
+        // One error alone is final: the store returned other commits twice, so another process writes this epoch.
         let passes = |error: &Error| !matches!(error, Error::Identity { .. });
         self.settled(|| self.store(&name, &body, &created), passes).await
     }
@@ -245,11 +247,12 @@ impl<S: ChunkSource> Uploader<S> {
             .map_err(|error| Error::Refused { reason: format!("reading a chunk for its upload failed: {error}") })?
     }
 
-    /// One attempt to store a chunk under a name that only this writer may use. `created` says that an attempt before
-    /// this one took the name, so that what lies there is this chunk, if perhaps broken: overwrite, do not compare.
+    /// Makes one attempt to store a chunk under a name that only this writer may use. `created` is true if an earlier
+    /// attempt took the name: the object there is then this chunk, possibly torn, and is overwritten without a
+    /// comparison.
     async fn store(&self, name: &ObjectName, body: &Bytes, created: &AtomicBool) -> Result<()> {
         let single = body.len() as u64 <= SINGLE_PUT_BYTES_MAX;
-        // Parts cannot be create-only together.
+        // A multipart upload cannot be create-only.
         if created.load(Relaxed) || !single && self.archive.head(name).await?.is_none() {
             created.store(true, Relaxed);
             return self.archive.put_verified(name, body.clone()).await;
@@ -265,7 +268,7 @@ impl<S: ChunkSource> Uploader<S> {
         if comparison == Comparison::Same {
             return Ok(());
         }
-        // What lies there is judged only if it is what lies there: a wrong answer would not be given twice.
+        // The object is judged only if two reads return the same content: a wrong answer would not be repeated.
         if self.lying_there(name).await?.as_ref() != Some(&found) {
             return Err(self.broken(format!("gave two different contents for {name}")));
         }
@@ -286,7 +289,7 @@ impl<S: ChunkSource> Uploader<S> {
         })
     }
 
-    /// What the archive has under a name: `None` if nothing, `Some(None)` if it is encrypted and cannot be decrypted.
+    /// Returns the archive's object of this name: `None` if there is none, `Some(None)` if it cannot be decrypted.
     async fn lying_there(&self, name: &ObjectName) -> Result<Option<Option<Bytes>>> {
         match self.archive.get(name).await {
             Err(Error::Corrupt { .. }) => Ok(Some(None)),
@@ -298,7 +301,7 @@ impl<S: ChunkSource> Uploader<S> {
         Error::StoreContract { url: self.archive.url().to_owned(), detail }
     }
 
-    /// Repeats `step` until it succeeds or fails with an error that does not pass.
+    /// Repeats `step` until it succeeds or fails with an error that `passes` does not accept.
     async fn settled<T, F>(&self, step: impl Fn() -> F, passes: impl Fn(&Error) -> bool) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
@@ -321,7 +324,7 @@ impl<S: ChunkSource> Uploader<S> {
         self.status.send_if_modified(|status| std::mem::replace(&mut status.in_flight, in_flight) != in_flight);
     }
 
-    /// The store answers; with uploads under way only their success counts as the end of their failures.
+    /// Notes that the store answers. While uploads are in flight, only their success ends a row of failures.
     fn note_reachable(&self) {
         self.status.send_if_modified(|status| {
             let recovered = status.in_flight == 0 && status.failures_in_row > 0;

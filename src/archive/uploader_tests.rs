@@ -1,4 +1,4 @@
-//! The uploader against a store that misbehaves.
+//! The uploader against a store that fails and gives wrong answers.
 
 use super::super::epochs::{self, EpochRecord};
 use super::super::faults::{Fault, FaultStore};
@@ -17,14 +17,14 @@ const EPOCH: Epoch = Epoch(1);
 struct Spool {
     chunks: Mutex<BTreeMap<ChunkName, Bytes>>,
     archived: Mutex<Vec<Csn>>,
-    /// Treats whole chunks as equal whatever their bytes.
+    /// Whether all whole chunks count as equal, whatever their bytes.
     lenient: bool,
-    /// How the next reads fail.
+    /// Errors of the next reads.
     failures: Mutex<Vec<Error>>,
 }
 
 impl Spool {
-    /// Seals `count` chunks of ten commits each after what is there.
+    /// Seals `count` chunks of ten commits each after the existing ones.
     fn seal(&self, count: u64) {
         let mut chunks = self.chunks.lock();
         for _ in 0..count {
@@ -62,7 +62,7 @@ impl ChunkSource for Spool {
     }
 }
 
-/// What stands for a whole chunk here: a text and its CRC.
+/// Returns a stand-in for a whole chunk: a text and its CRC.
 fn whole(text: &str) -> Bytes {
     Bytes::from(format!("{text} {:08x}", crc32fast::hash(text.as_bytes())))
 }
@@ -97,7 +97,7 @@ fn quick() -> UploaderSettings {
     }
 }
 
-/// Without a fence check of its own during a test.
+/// Returns settings under which no periodic fence check happens during a test.
 fn calm() -> UploaderSettings {
     UploaderSettings { fence_check_interval: Duration::from_secs(3600), ..quick() }
 }
@@ -109,7 +109,7 @@ impl Bench {
         seen.expect("the uploader lives").clone()
     }
 
-    /// Every sealed chunk is in the archive, whole, and the watermark never jumped ahead.
+    /// Asserts that every sealed chunk is in the archive, whole, and that the watermark advanced chunk by chunk.
     async fn assert_all_there(&self) {
         let chunks = self.spool.chunks.lock().clone();
         for (name, body) in &chunks {
@@ -126,7 +126,7 @@ impl Bench {
     }
 }
 
-/// Starts the uploader of a bench that is taken apart.
+/// Starts the uploader of a bench and returns the parts of the bench that the test needs.
 macro_rules! started {
     ($bench:ident) => {{
         let Bench { store, archive, spool, uploader, status } = $bench;
@@ -157,7 +157,7 @@ async fn an_idle_uploader_asks_only_for_the_fence() {
     bench.spool.seal(2);
     let (mut bench, wake, task) = started!(bench);
     bench.until(|status| status.archived == Csn(20) && status.in_flight == 0).await;
-    // One look at the fence, of two GETs, and for each chunk a PUT and a HEAD.
+    // One fence check of two GETs, and for each chunk a PUT and a HEAD.
     assert_eq!(bench.requests(), 2 + 2 * 2);
     wake.notify_one();
     tokio::task::yield_now().await;
@@ -165,7 +165,8 @@ async fn an_idle_uploader_asks_only_for_the_fence() {
     task.abort();
 }
 
-/// Any mix of faults: in the end every chunk is there, whole, and the watermark went up in order. The seed replays it.
+/// Goal: after any mix of faults, every chunk is there, whole, and the watermark went up in order. The seed replays a
+/// run.
 #[tokio::test]
 async fn a_store_that_misbehaves_only_delays() {
     for seed in 0..40 {
@@ -197,7 +198,7 @@ async fn a_store_that_misbehaves_only_delays() {
     }
 }
 
-/// A disk that cannot be read for a moment only delays; a chunk that is damaged or gone ends the uploader.
+/// Goal: a disk that cannot be read for a moment only delays; a damaged or missing chunk ends the uploader.
 #[tokio::test]
 async fn what_cannot_be_read_is_read_again_unless_it_is_gone() {
     let failed = |kind: std::io::ErrorKind| Error::io("read", std::path::Path::new("spool/chunk"))(kind.into());
@@ -250,14 +251,14 @@ async fn what_an_earlier_run_uploaded_is_found_to_be_there() {
     task.abort();
 }
 
-/// Half of a chunk arrived and the answer was lost, in this run or in one before: it is replaced, and is no reason to
-/// think that somebody else writes. A wrong answer is asked for again.
+/// Goal: if half of a chunk was stored and the answer was lost, in this run or in an earlier one, the torn object is
+/// replaced, and is not taken for the work of another writer. After a wrong answer the read is retried.
 #[tokio::test]
 async fn a_torn_upload_is_replaced() {
     for (puts, gets) in [
         (vec![Fault::Tear], vec![]),
         (vec![Fault::Tear, Fault::Tear], vec![]),
-        // The fence is asked first; then the chunk is read, wrongly, and once more.
+        // The first two GETs check the fence; the next ones read the chunk.
         (vec![Fault::LoseReply], vec![Fault::None, Fault::WrongBit(9)]),
         (vec![Fault::LoseReply], vec![Fault::None, Fault::None, Fault::WrongBit(9)]),
     ] {
@@ -300,7 +301,8 @@ async fn a_writer_fenced_before_its_start_uploads_nothing() {
     assert!(bench.spool.archived.lock().is_empty());
 }
 
-/// With `fence_each_ack` nothing archived after the takeover is acknowledged, however long the interval.
+/// Goal: with `fence_each_ack` nothing that was archived after the takeover is acknowledged, whatever the check
+/// interval.
 #[tokio::test]
 async fn nothing_is_acknowledged_after_the_fence() {
     let bench = bench(Spool::default(), UploaderSettings { fence_each_ack: true, ..calm() });
@@ -335,7 +337,7 @@ async fn another_writer_of_the_same_epoch_is_noticed() {
     }
 }
 
-/// Encrypted anew after a restart, an object has other bytes and the same commits: it is accepted.
+/// Goal: an object that was encrypted again after a restart has other bytes and the same commits, and is accepted.
 #[tokio::test]
 async fn what_was_encrypted_anew_is_still_ours() {
     let keys = crate::archive::crypt::KeyRing::parse(&format!("k {}", "5a".repeat(32)), "test").expect("a key");
@@ -343,7 +345,7 @@ async fn what_was_encrypted_anew_is_still_ours() {
     let archive = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None).with_keys(Some(keys));
     let spool = Arc::new(Spool::default());
     spool.seal(4);
-    // The first attempt of one takes effect and its answer is lost; one is read back only at the second attempt.
+    // The first two GETs check the fence. The first attempt for the second chunk takes effect and its answer is lost.
     store.script_puts([Fault::None, Fault::LoseReply]);
     for _ in 0..2 {
         store.script_gets([Fault::None, Fault::Truncate]);
@@ -361,8 +363,8 @@ async fn what_was_encrypted_anew_is_still_ours() {
     }
 }
 
-/// An answer to the look at the fence that is no record is like any other fault: nothing is acknowledged, it is told, and
-/// asked again. The record itself fences at once.
+/// Goal: if the record read by a fence check is no valid record, nothing is acknowledged, the failure is reported, and
+/// the check is retried. A valid record fences at once.
 #[tokio::test]
 async fn a_wrong_answer_about_the_fence_passes() {
     let bench = bench(Spool::default(), UploaderSettings { fence_each_ack: true, ..quick() });

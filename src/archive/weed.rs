@@ -10,16 +10,16 @@ const KEY_ID: &str = "walferrytest";
 const SECRET: &str = "walferrysecret";
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// A running server; it ends when this is dropped.
+/// A running server. Dropping it ends the process.
 pub struct Weed {
     child: Child,
     port: u16,
-    /// Holds its data.
+    /// Directory with the server's data, removed on drop.
     _dir: tempfile::TempDir,
 }
 
 impl Weed {
-    /// Starts one on free ports and waits until it answers; `None` if `weed` is not installed.
+    /// Starts a server on free ports and waits until it answers; `None` if `weed` is not installed.
     pub fn start() -> Option<Self> {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = |name: &str| dir.path().join(name).display().to_string();
@@ -35,7 +35,7 @@ impl Weed {
         let child = Command::new("weed")
             .args(["server", "-filer", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
             .args(roles.zip(ports).map(|(role, port)| format!("-{role}={port}")))
-            // Fixed ports otherwise, so that two servers would collide.
+            // These services would use fixed ports, on which two servers collide.
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false"])
             .args(["-master.volumeSizeLimitMB=64", "-volume.max=100", "-volume.minFreeSpace=1"])
             .args(["-master.electionTimeout=1s", &format!("-dir={}", path("data"))])
@@ -57,7 +57,7 @@ impl Weed {
         Some(weed)
     }
 
-    /// Settings that reach it.
+    /// Returns settings that reach the server.
     pub fn settings(&self) -> S3Settings {
         S3Settings {
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
@@ -93,7 +93,7 @@ impl Drop for Weed {
     }
 }
 
-/// Eight ports free at this moment.
+/// Returns eight ports that are free at this moment.
 fn free_ports() -> [u16; 8] {
     let listeners = [(); 8].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("a bound port").port())

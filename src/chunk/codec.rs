@@ -1,29 +1,29 @@
-//! Compressing and decompressing one block, and deciding when compression does not pay.
+//! Compresses and decompresses one block, and decides when compression does not pay.
 //!
-//! Guarantees: a block is stored compressed only if that saves at least 5 %; data that does not compress costs one
-//! attempt in [`SKIP_BLOCKS`] blocks. Decompressing yields exactly the length stated or an error.
+//! Guarantees: a block is stored compressed only if that saves at least 5 %. Data that does not compress costs one
+//! attempt in [`SKIP_BLOCKS`] blocks. Decompression yields exactly the stated length, or an error.
 
 use super::header::SectionKind;
 use bytes::Bytes;
 
-/// zstd's level for the `wal` section unless configured otherwise.
+/// Level of zstd for the `wal` section, unless configured otherwise.
 pub const ZSTD_LEVEL_DEFAULT: i32 = 1;
 
-/// A compressed block must not exceed this share of its raw bytes.
+/// Largest compressed size of a block, in percent of its raw bytes.
 const STORED_PERCENT_MAX: usize = 95;
-/// Blocks below this many bytes are stored raw untried.
+/// Blocks below this many bytes are stored raw without an attempt.
 const COMPRESS_BYTES_MIN: usize = 64;
-/// Only blocks of at least this many bytes say anything about the data: a small one compresses badly for being small.
+/// Only blocks of at least this many bytes tell whether the data compresses: small blocks compress badly in any case.
 const PROBE_BYTES_MIN: usize = 4 << 10;
-/// So many poor blocks in a row end the attempts.
+/// Number of poor blocks in a row after which attempts stop.
 const POOR_BLOCKS_MAX: u32 = 4;
-/// So many blocks are stored raw before the next attempt.
+/// Number of blocks that are stored raw before the next attempt.
 const SKIP_BLOCKS: u32 = 32;
 
-/// How a block's stored bytes are compressed.
+/// Compression of a block's stored bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Codec {
-    /// As they are.
+    /// Not compressed.
     Raw,
     /// One zstd frame.
     Zstd,
@@ -42,7 +42,7 @@ impl Codec {
         [Self::Raw, Self::Zstd, Self::Snappy, Self::Lz4].into_iter().find(|codec| codec.byte() == byte)
     }
 
-    /// What `stored` bytes can decompress to at most, by the codec's format.
+    /// Returns the most bytes to which `stored` bytes can decompress, by the codec's format.
     pub fn raw_len_max(self, stored: usize) -> usize {
         let per_byte = match self {
             Self::Raw => 1,
@@ -57,15 +57,15 @@ impl Codec {
     }
 }
 
-/// What a chunk is made for.
+/// The purpose of a chunk, which decides how it is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// Small: zstd for `wal`, Snappy for `list`, LZ4 for `zset`.
+    /// Small chunks: zstd for `wal`, Snappy for `list`, LZ4 for `zset`.
     Archive {
-        /// zstd's level, usually [`ZSTD_LEVEL_DEFAULT`].
+        /// Level of zstd, usually [`ZSTD_LEVEL_DEFAULT`].
         zstd_level: i32,
     },
-    /// Quick, for replication on a local network: LZ4 for every section.
+    /// Fast chunks, for replication in a local network: LZ4 for every section.
     Link,
 }
 
@@ -98,7 +98,7 @@ impl Method {
         }
     }
 
-    /// Length written to `out`; `None` if the library could not do it, which makes the block a raw one.
+    /// Returns the length written to `out`, or `None` if the library failed; then the block is stored raw.
     fn compress(&mut self, raw: &[u8], out: &mut [u8]) -> Option<usize> {
         match self {
             Self::Zstd(context) => context.compress_to_buffer(raw, out).ok(),
@@ -108,10 +108,10 @@ impl Method {
     }
 }
 
-/// Whether to try the next block, learned from the ones before.
+/// Decides whether to try to compress the next block, by the results of earlier blocks.
 #[derive(Debug, Default)]
 struct Payoff {
-    /// Poor blocks since the last good one; stays at the limit while attempts are off.
+    /// Poor blocks since the last good one. Stays at the limit while attempts are stopped.
     poor_in_row: u32,
     /// Blocks to store raw before the next attempt.
     skip: u32,
@@ -140,7 +140,7 @@ impl Payoff {
     }
 }
 
-/// Compresses the blocks of one section kind, chunk after chunk.
+/// Compresses the blocks of one section kind, for one chunk after another.
 pub(super) struct BlockCompressor {
     method: Method,
     payoff: Payoff,
@@ -160,7 +160,7 @@ impl BlockCompressor {
         Self { method, payoff: Payoff::default() }
     }
 
-    /// The bytes to store for `raw` and their codec. `scratch` keeps its size from block to block.
+    /// Returns the bytes to store for `raw`, and their codec. `scratch` is reused from block to block.
     pub fn compress<'b>(&mut self, raw: &'b [u8], scratch: &'b mut Vec<u8>) -> (Codec, &'b [u8]) {
         if !self.payoff.worth_trying(raw.len()) {
             return (Codec::Raw, raw);
@@ -182,12 +182,13 @@ impl BlockCompressor {
 /// Decompresses blocks of any codec.
 #[derive(Default)]
 pub(super) struct BlockDecompressor {
-    /// Made at the first zstd block.
+    /// Created at the first zstd block.
     zstd: Option<zstd::bulk::Decompressor<'static>>,
 }
 
 impl BlockDecompressor {
-    /// The block's `raw_len` bytes, or what is wrong with `stored`. A raw block is not copied.
+    /// Returns the block's `raw_len` bytes, or an error that says what is wrong with `stored`. A raw block is not
+    /// copied.
     pub fn decompress(&mut self, codec: Codec, stored: Bytes, raw_len: usize) -> Result<Bytes, String> {
         if codec == Codec::Raw {
             return Ok(stored);

@@ -1,8 +1,8 @@
-//! Reading the commits out of an open chunk: a merge of its three sections by csn.
+//! Reads the commits of an open chunk: a merge of its three sections by csn.
 //!
-//! Guarantees: [`Commits`] yields first..=last without a hole, with times that agree between the sections and never
-//! decrease, history hashes that lead from the header's first to its last, and nothing left over; the first error ends it. Blocks are decompressed one at a time, when their turn
-//! comes.
+//! Guarantees: [`Commits`] yields the commits from first to last without a gap. Times agree between the sections and
+//! never decrease. History hashes lead from the header's first to its last, and no entry is left over. The first error
+//! ends the iteration. Blocks are decompressed one at a time, when the iterator reaches them.
 
 use super::codec::BlockDecompressor;
 use super::decode::{Chunk, position};
@@ -13,15 +13,15 @@ use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use bytes::{Buf, Bytes};
 
-/// Iterator over a chunk's commits: a merge of its sections by csn. Ends after the first error.
+/// Iterator over a chunk's commits. Ends after the first error.
 pub struct Commits<'c> {
     chunk: &'c Chunk,
     sections: [SectionReader<'c>; 3],
-    /// The csn to yield next; `None` at the end.
+    /// Csn of the next commit; `None` at the end.
     next: Option<Csn>,
-    /// Commit time of the commit yielded last; the chunk's first time before that.
+    /// Commit time of the last commit yielded; the chunk's first time before that.
     time: CommitTime,
-    /// History hash after the commit yielded last; the one before the chunk before that.
+    /// History hash after the last commit yielded; the hash before the chunk before that.
     hash: HistoryHash,
 }
 
@@ -36,7 +36,7 @@ impl<'c> Commits<'c> {
         }
     }
 
-    /// History hash before the commit that comes next; after the last commit at the end.
+    /// Returns the history hash before the next commit, or after the last one at the end.
     #[must_use]
     pub fn hash(&self) -> HistoryHash {
         self.hash
@@ -93,7 +93,7 @@ impl Commits<'_> {
         Ok(commit)
     }
 
-    /// The time every section that has the commit gives it.
+    /// Returns the commit time, on which every section that has the commit must agree.
     fn agreed_time(&mut self, csn: Csn) -> Result<CommitTime> {
         let mut agreed: Option<CommitTime> = None;
         let mut later: Option<Csn> = None;
@@ -137,16 +137,16 @@ impl Commits<'_> {
     }
 }
 
-/// Where an entry stands in history.
+/// Csn and commit time of an entry.
 #[derive(Clone, Copy)]
 struct Place {
     csn: Csn,
     time: CommitTime,
 }
 
-/// An entry taken out of a section.
+/// An entry that was taken from a section.
 struct Entry {
-    /// 0 outside `wal`.
+    /// Number of RocksDB operations; 0 outside `wal`.
     disk_ops: u32,
     payload: Bytes,
 }
@@ -158,13 +158,13 @@ struct SectionReader<'c> {
     decompressor: BlockDecompressor,
     /// Blocks begun so far.
     blocks_begun: usize,
-    /// Raw bytes of the blocks not begun.
+    /// Raw bytes of the blocks that have not begun.
     raw_left: u64,
-    /// What is left of the current block.
+    /// The rest of the current block.
     block: Bytes,
     /// Head of the entry whose payload comes next.
     peeked: Option<(Place, EntryHead)>,
-    /// Lowest csn the next entry can have, and the time of the entry before.
+    /// Lowest csn that the next entry can have, and the time of the entry before.
     at: Place,
 }
 
@@ -182,7 +182,7 @@ impl<'c> SectionReader<'c> {
         }
     }
 
-    /// The next entry's place; `None` at the section's end.
+    /// Returns csn and time of the next entry, or `None` at the section's end.
     fn peek(&mut self) -> Result<Option<Place>> {
         if self.peeked.is_none() {
             self.peeked = self.read_head()?;
@@ -190,7 +190,7 @@ impl<'c> SectionReader<'c> {
         Ok(self.peeked.map(|(place, _)| place))
     }
 
-    /// The next entry if it is that of `csn`.
+    /// Returns the next entry if its csn is `csn`. The caller must have called [`SectionReader::peek`].
     fn take(&mut self, csn: Csn) -> Result<Option<Entry>> {
         let Some((_, head)) = self.peeked.take_if(|(place, _)| place.csn == csn) else { return Ok(None) };
         Ok(Some(Entry { disk_ops: head.disk_ops, payload: self.read_payload(head.payload_len)? }))
@@ -217,7 +217,7 @@ impl<'c> SectionReader<'c> {
         Ok(Some((Place { csn, time }, head)))
     }
 
-    /// For a head that goes on in the next block. Heads are short, so what is copied over is, too.
+    /// Joins the next block to a head that continues there. Heads are short, so that little is copied.
     fn join_next_block(&mut self) -> Result<()> {
         let mut joined = self.block.to_vec();
         if !self.begin_block()? {
@@ -236,7 +236,7 @@ impl<'c> SectionReader<'c> {
         if len > left {
             return Err(self.corrupt(format!("a payload of {len} bytes, but {left} are left in the section")));
         }
-        // Not reserved up front: the length is a claim until the blocks have been decompressed.
+        // Not reserved at once: the length is only a claim until the blocks are decompressed.
         let mut payload = Vec::new();
         while (payload.len() as u64) < len {
             if self.block.is_empty() && !self.begin_block()? {
@@ -249,7 +249,7 @@ impl<'c> SectionReader<'c> {
         Ok(Bytes::from(payload))
     }
 
-    /// Makes the next block the current one; false if there is none.
+    /// Makes the next block the current one. Returns false if there is none.
     fn begin_block(&mut self) -> Result<bool> {
         let Some(block) = self.chunk.blocks(self.kind).get(self.blocks_begun) else { return Ok(false) };
         self.blocks_begun += 1;

@@ -1,8 +1,6 @@
-//! Opening a chunk: from bytes to blocks known to be what was written.
+//! Opens a chunk: turns bytes into blocks that are known to be undamaged.
 //!
-//! Guarantees: [`Chunk::open`] has checked every length and every CRC before a byte is decompressed.
-//!
-//! Does not decompress: that is [`Commits`].
+//! Guarantees: [`Chunk::open`] checks every length and every CRC. It decompresses nothing: [`Commits`] does that.
 
 use super::codec::Codec;
 use super::commits::Commits;
@@ -12,14 +10,14 @@ use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::ops::Range;
 
-/// A chunk whose bytes are known to be what was written.
+/// A chunk whose bytes are known to be undamaged.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     bytes: Bytes,
     header: ChunkHeader,
-    /// By [`SectionKind::index`].
+    /// Blocks of each section, by [`SectionKind::index`].
     blocks: [Vec<Block>; 3],
-    /// Names the object in errors.
+    /// Name of the object in errors.
     what: String,
 }
 
@@ -28,15 +26,16 @@ pub struct Chunk {
 pub(super) struct Block {
     pub codec: Codec,
     pub raw_len: usize,
-    /// Where the stored bytes lie, from the chunk's start.
+    /// Range of the stored bytes, from the chunk's start.
     pub stored: Range<usize>,
 }
 
 impl Chunk {
-    /// Checks header, lengths and every CRC of a whole chunk; `what` names the object in errors.
+    /// Checks the header, the lengths and every CRC of a whole chunk; `what` names the object in errors.
     ///
     /// # Errors
-    /// `Version` if it was written by a newer walferry; `Corrupt`, with the place, for everything else.
+    /// [`Error::Version`] if the chunk has another version than this build reads; [`Error::Corrupt`] with the place
+    /// for everything else.
     pub fn open(bytes: Bytes, what: &str) -> Result<Self> {
         let header = ChunkHeader::decode(&bytes, what)?;
         let (expected, found) = (header.total_len(), bytes.len() as u64);
@@ -58,7 +57,7 @@ impl Chunk {
         Ok(Self { bytes, header, blocks, what: what.to_owned() })
     }
 
-    /// What the encoder made; it has no name yet but its range.
+    /// Makes a chunk of the encoder's output. Errors name it by its epoch and range.
     pub(super) fn encoded(bytes: Bytes, header: ChunkHeader, blocks: [Vec<Block>; 3]) -> Self {
         let what = format!("chunk {}-{} of epoch {}", header.first, header.last, header.epoch);
         Self { bytes, header, blocks, what }
@@ -72,19 +71,19 @@ impl Chunk {
         &self.what
     }
 
-    /// The header.
+    /// Returns the header.
     #[must_use]
     pub fn header(&self) -> &ChunkHeader {
         &self.header
     }
 
-    /// The chunk as it is stored and sent.
+    /// Returns the bytes of the chunk, as they are stored and sent.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The commits in csn order, each under the chunk's epoch.
+    /// Returns an iterator over the commits in csn order, each under the chunk's epoch.
     #[must_use]
     pub fn commits(&self) -> Commits<'_> {
         Commits::new(self)
@@ -99,12 +98,12 @@ impl Chunk {
     }
 }
 
-/// Names a block in errors.
+/// Returns the name of a block in errors.
 pub(super) fn position(kind: SectionKind, block: usize) -> String {
     format!("{} section, block {block}", kind.name())
 }
 
-/// Finds the section's blocks and checks lengths and CRCs; `begin` is where the section lies in the chunk.
+/// Finds the section's blocks and checks lengths and CRCs. `begin` is the section's offset in the chunk.
 fn check_section(bytes: &[u8], begin: usize, section: &Section, kind: SectionKind, what: &str) -> Result<Vec<Block>> {
     let mut blocks = Vec::new();
     let mut crc = crc32fast::Hasher::new();

@@ -1,10 +1,10 @@
-//! From commits to a chunk's bytes.
+//! Encodes commits into a chunk's bytes.
 //!
-//! Guarantees: encoding cannot fail; what the caller must provide (dense csns, times that never decrease, payloads
-//! that agree with their operation count) is asserted. Beside the output, memory is bounded by one block however large
-//! a commit is.
+//! Guarantees: encoding cannot fail. The caller's duties (dense csns, times that never decrease, payloads that agree
+//! with their operation count) are asserted. Beside the output, memory is bounded by one block, however large a commit
+//! is.
 //!
-//! Does not choose which commits make a chunk.
+//! Not here: the choice of the commits that form a chunk.
 
 use super::codec::{BlockCompressor, Profile};
 use super::decode::{Block, Chunk};
@@ -15,37 +15,38 @@ use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::record::CommitRecord;
 use bytes::Bytes;
 
-/// Output reserved up front, unless there is a large commit; it grows from there.
+/// Bytes of output reserved at the beginning, unless there is a large commit. The output grows if it needs more.
 const OUTPUT_BYTES_RESERVED_MAX: usize = 1 << 20;
-/// Effects from which on all of the output is reserved: to grow it would hold it twice for a moment. What is not used
-/// of it takes no memory.
+/// Bytes of output from which on all of it is reserved at the beginning: growing it would need twice its memory for a
+/// moment. Reserved pages that are not used take no memory.
 const LARGE_BYTES_MIN: usize = 4 * RAW_BYTES_MAX;
 
-/// How a chunk hangs together with what it was cut from.
+/// How a chunk continues its history and the WAL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ChunkLink {
-    /// The lineage the chunk belongs to.
+    /// The lineage to which the chunk belongs.
     pub epoch: Epoch,
-    /// First RocksDB sequence the commits came from; 0 when unknown.
+    /// First RocksDB sequence of the commits; 0 if unknown.
     pub wal_first: WalSeq,
-    /// Last RocksDB sequence the commits came from; 0 when unknown.
+    /// Last RocksDB sequence of the commits; 0 if unknown.
     pub wal_last: WalSeq,
     /// History hash before the first commit.
     pub hash_before: HistoryHash,
 }
 
-/// Makes chunks. Keep one for a stream of chunks: buffers, contexts and what was learned about the data are reused.
+/// Encodes chunks. Keep one encoder for a stream of chunks: it reuses buffers, contexts, and its knowledge of which
+/// data compresses.
 pub struct Encoder {
-    /// One for each of [`SectionKind::ALL`].
+    /// One compressor for each of [`SectionKind::ALL`].
     compressors: [BlockCompressor; 3],
-    /// Raw bytes of the block being filled.
+    /// Raw bytes of the block that is being filled.
     raw: Vec<u8>,
-    /// Where blocks are compressed to.
+    /// Output buffer of the compressors.
     scratch: Vec<u8>,
 }
 
 impl Encoder {
-    /// An encoder that knows nothing of the data yet.
+    /// Makes an encoder that has no knowledge of the data.
     #[must_use]
     pub fn new(profile: Profile) -> Self {
         Self {
@@ -55,7 +56,7 @@ impl Encoder {
         }
     }
 
-    /// One chunk of all the commits. The iterator is cloned: once for the header, once for each section.
+    /// Encodes all the commits as one chunk. The iterator is cloned: once for the header, once for each section.
     ///
     /// # Panics
     /// If there is no commit, csns are not dense, times decrease, `disk_ops` and `disk` contradict each other, the WAL
@@ -116,14 +117,14 @@ impl Encoder {
     }
 }
 
-/// What the header says about the commits.
+/// Header fields that follow from the commits.
 pub(super) struct Span {
     pub first: Csn,
     pub last: Csn,
     pub first_time: CommitTime,
     pub last_time: CommitTime,
     pub hash_after: HistoryHash,
-    /// Of all engines.
+    /// Bytes of the effects on all engines.
     pub effect_bytes: usize,
 }
 
@@ -157,26 +158,26 @@ impl Span {
     }
 }
 
-/// Writes one section's blocks behind `out`.
+/// Appends one section's blocks to `out`.
 pub(super) struct SectionWriter<'e> {
     kind: SectionKind,
     compressor: &'e mut BlockCompressor,
-    /// Block being filled; empty between sections.
+    /// Raw bytes of the block that is being filled; empty between sections.
     raw: &'e mut Vec<u8>,
     scratch: &'e mut Vec<u8>,
     out: &'e mut Vec<u8>,
-    /// Lowest csn the next entry can have.
+    /// Lowest csn that the next entry can have.
     next: Csn,
     /// Commit time of the last entry.
     time: CommitTime,
     section: Section,
     blocks: Vec<Block>,
-    /// Over the block headers written.
+    /// CRC over the block headers written so far.
     crc: crc32fast::Hasher,
 }
 
 impl SectionWriter<'_> {
-    /// Writes the commit's entry if it belongs into this section. A commit without effects belongs into `wal`.
+    /// Writes the commit's entry if the commit belongs into this section. A commit without effects belongs into `wal`.
     fn push_commit(&mut self, commit: &CommitRecord) {
         let payload = match self.kind {
             SectionKind::Wal if commit.touches_memory() && !commit.touches_disk() => return,
@@ -194,7 +195,7 @@ impl SectionWriter<'_> {
         };
         self.next = commit.csn.next();
         self.time = commit.time;
-        // An entry that fits a block is not split, so that decoding it copies nothing.
+        // An entry that fits into one block is not split, so that decoding the entry copies nothing.
         if self.raw.len() + EntryHead::ENCODED_LEN_MAX + payload.len() > BLOCK_RAW_BYTES_MAX {
             self.end_block();
         }

@@ -1,18 +1,19 @@
-//! What stands before each payload inside a section's raw bytes: the one place that writes and reads it.
+//! The head of each entry in a section's raw bytes: the one place that writes and reads it.
 //!
-//! Guarantees: positions are stored relative to the entry before, so that no section can name a csn twice or go back.
+//! Guarantees: csn and time are stored relative to the entry before, so that no section can name a csn twice or go
+//! back.
 
 use super::header::SectionKind;
 use crate::varint;
 
-/// One entry's head; its payload follows.
+/// The head of an entry; the payload follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct EntryHead {
-    /// Csns passed over since the entry before (or since the chunk's first csn).
+    /// Number of csns skipped since the entry before, or since the chunk's first csn.
     pub csn_skip: u64,
-    /// Microseconds since the entry before (or since the chunk's first commit time).
+    /// Microseconds since the entry before, or since the chunk's first commit time.
     pub time_delta: u64,
-    /// Number of RocksDB operations in the payload. Stored in the `wal` section only, 0 elsewhere.
+    /// Number of RocksDB operations in the payload. Stored in the `wal` section only; 0 elsewhere.
     pub disk_ops: u32,
     /// Bytes of the payload.
     pub payload_len: u64,
@@ -31,7 +32,8 @@ impl EntryHead {
         varint::put(out, self.payload_len);
     }
 
-    /// The head at the start of `bytes` and its length; `None` if `bytes` ends inside it; else what is wrong with it.
+    /// Decodes the head at the start of `bytes`, and returns it with its length; `None` if `bytes` ends inside the
+    /// head. The error says what is wrong with the head.
     pub fn decode(kind: SectionKind, bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
         let mut rest = bytes;
         let Some(csn_skip) = take(&mut rest)? else { return Ok(None) };

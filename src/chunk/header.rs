@@ -1,9 +1,9 @@
 //! The bytes of a chunk's header and of a block's header: the one place that writes and reads them.
 //!
 //! Guarantees: a header that decodes is consistent in itself (ranges ordered, lengths possible, sections adjacent,
-//! reserved bytes zero) and encodes to the same bytes again.
+//! reserved bytes zero) and encodes to the same bytes.
 //!
-//! Does not look at what follows the header: that is [`super::Chunk::open`].
+//! The bytes after the header are checked by [`super::Chunk::open`].
 
 use super::BLOCK_RAW_BYTES_MAX;
 use super::codec::Codec;
@@ -15,7 +15,7 @@ const MAGIC: [u8; 8] = *b"WFCHUNK\n";
 /// Version of the format that this build writes and reads.
 const VERSION: u16 = 3;
 
-/// Offsets in the header. Magic and version stay where they are in every version.
+/// Offsets in the header. Magic and version have the same place in every version of the format.
 mod at {
     pub const MAGIC: usize = 0;
     pub const VERSION: usize = 8;
@@ -54,7 +54,7 @@ mod in_block {
     pub const LEN: usize = 13;
 }
 
-/// Which log a section's effects come from.
+/// The log from which a section's effects come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SectionKind {
     /// RocksDB operations.
@@ -69,13 +69,13 @@ impl SectionKind {
     /// All kinds, in the order in which their sections lie in a chunk.
     pub const ALL: [Self; 3] = [Self::Wal, Self::List, Self::Zset];
 
-    /// Place in [`Self::ALL`] and in [`ChunkHeader::sections`].
+    /// Returns the index in [`Self::ALL`] and in [`ChunkHeader::sections`].
     #[must_use]
     pub fn index(self) -> usize {
         self as usize
     }
 
-    /// Name used in messages.
+    /// Returns the name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -90,7 +90,7 @@ impl SectionKind {
     }
 }
 
-/// One section as the header describes it. All zero for a section without entries.
+/// The description of one section in the header. All zero for a section without entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Section {
     /// Number of blocks.
@@ -104,7 +104,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// What is impossible about the lengths, whatever the blocks hold.
+    /// Returns why the lengths are impossible, whatever the blocks hold; `None` if they are possible.
     fn fault(&self) -> Option<String> {
         let blocks = u64::from(self.blocks);
         if blocks == 0 {
@@ -119,10 +119,10 @@ impl Section {
     }
 }
 
-/// Everything known about a chunk without reading its sections.
+/// The header of a chunk: everything that is known without reading its sections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChunkHeader {
-    /// The lineage the chunk belongs to; its commits may have been made under an older epoch.
+    /// The lineage to which the chunk belongs. Its commits may have been made in an older epoch.
     pub epoch: Epoch,
     /// First csn in the chunk; at least 1.
     pub first: Csn,
@@ -132,9 +132,9 @@ pub struct ChunkHeader {
     pub first_time: CommitTime,
     /// Commit time of `last`.
     pub last_time: CommitTime,
-    /// First RocksDB sequence the commits came from; 0 when unknown, as in a merged chunk.
+    /// First RocksDB sequence of the commits; 0 if unknown, as in a merged chunk.
     pub wal_first: WalSeq,
-    /// Last RocksDB sequence the commits came from; 0 when unknown, as in a merged chunk.
+    /// Last RocksDB sequence of the commits; 0 if unknown, as in a merged chunk.
     pub wal_last: WalSeq,
     /// History hash before `first`: the chunk continues only a history with this hash at `first - 1`.
     pub hash_before: HistoryHash,
@@ -145,10 +145,10 @@ pub struct ChunkHeader {
 }
 
 impl ChunkHeader {
-    /// Bytes of a header; the sections begin here.
+    /// Bytes of a header; the first section begins at this offset.
     pub const ENCODED_LEN: usize = at::END;
 
-    /// The header as stored, its CRC last.
+    /// Returns the header as it is stored, with its CRC at the end.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
         let mut out = [0; Self::ENCODED_LEN];
@@ -177,10 +177,11 @@ impl ChunkHeader {
         out
     }
 
-    /// Reads the header at the start of `bytes`, which may go on after it; `what` names the object in errors.
+    /// Decodes the header at the start of `bytes`, which may continue after it; `what` names the object in errors.
     ///
     /// # Errors
-    /// `Version` if the chunk was written by a newer walferry, `Corrupt` for everything else that is not a header.
+    /// [`Error::Version`] if the chunk has another version than this build reads, [`Error::Corrupt`] for everything
+    /// else that is not a header.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let corrupt = |detail: String| Error::corrupt(what, "header", detail);
         let truncated = || corrupt(format!("truncated: {} of {} bytes are there", bytes.len(), Self::ENCODED_LEN));
@@ -204,7 +205,7 @@ impl ChunkHeader {
         let header = Self::fields(bytes);
         match header.fault() {
             Some(detail) => Err(corrupt(detail)),
-            // Catches at once what has only one right value: flags, section kinds and offsets, reserved bytes.
+            // Checks all fields that have only one valid value: flags, section kinds and offsets, reserved bytes.
             None if header.encode()[..] != bytes[..Self::ENCODED_LEN] => {
                 Err(corrupt("flags, section kinds, offsets or reserved bytes are not those of the version".to_owned()))
             }
@@ -236,7 +237,7 @@ impl ChunkHeader {
         }
     }
 
-    /// What is inconsistent in the fields; the encoder asserts the same of what it writes.
+    /// Returns what is inconsistent in the fields, or `None`. The encoder asserts the same of its output.
     pub(super) fn fault(&self) -> Option<String> {
         if self.first == Csn::ZERO || self.first > self.last || self.last == Csn(u64::MAX) {
             return Some(format!("{} to {} is not a csn range", self.first, self.last));
@@ -257,43 +258,43 @@ impl ChunkHeader {
         stored.is_none().then(|| "the sections' stored lengths add up to more than 64 bits".to_owned())
     }
 
-    /// Number of commits.
+    /// Returns the number of commits.
     #[must_use]
     pub fn commit_count(&self) -> u64 {
         self.last.since(self.first) + 1
     }
 
-    /// Bytes of the chunk, header included.
+    /// Returns the bytes of the chunk, header included.
     #[must_use]
     pub fn total_len(&self) -> u64 {
         Self::ENCODED_LEN as u64 + self.stored_len()
     }
 
-    /// Whether these bytes can be a whole chunk: they begin with a header and are as long as it says.
+    /// Reports whether these bytes can be a whole chunk: they begin with a header and have the length that it states.
     #[must_use]
     pub fn is_of(bytes: &Bytes) -> bool {
         Self::decode(bytes, "").is_ok_and(|header| header.total_len() == bytes.len() as u64)
     }
 
-    /// Bytes of the sections before compression.
+    /// Returns the bytes of the sections before compression.
     #[must_use]
     pub fn raw_len(&self) -> u64 {
         self.sections.iter().map(|s| s.raw_len).sum()
     }
 
-    /// Bytes of the sections in the chunk.
+    /// Returns the bytes of the sections in the chunk.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         self.sections.iter().map(|s| s.stored_len).sum()
     }
 
-    /// The section of a kind.
+    /// Returns the section of a kind.
     #[must_use]
     pub fn section(&self, kind: SectionKind) -> &Section {
         &self.sections[kind.index()]
     }
 
-    /// Where a section begins, from the chunk's start.
+    /// Returns the offset of a section from the chunk's start.
     #[must_use]
     pub fn section_offset(&self, kind: SectionKind) -> u64 {
         let before = &self.sections[..kind.index()];
@@ -301,14 +302,14 @@ impl ChunkHeader {
     }
 }
 
-/// What stands before each block's stored bytes.
+/// The header before each block's stored bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BlockHeader {
-    /// How the stored bytes are compressed.
+    /// Compression of the stored bytes.
     pub codec: Codec,
     /// Bytes after decompression: 1 to [`BLOCK_RAW_BYTES_MAX`].
     pub raw_len: u32,
-    /// Bytes that follow: equal to `raw_len` for [`Codec::Raw`], else less.
+    /// Bytes that follow: equal to `raw_len` for [`Codec::Raw`], otherwise less.
     pub stored_len: u32,
     /// CRC32 of the stored bytes.
     pub crc: u32,
@@ -326,7 +327,7 @@ impl BlockHeader {
         out
     }
 
-    /// The header in exactly [`Self::ENCODED_LEN`] bytes, or what is wrong with it.
+    /// Decodes the header from exactly [`Self::ENCODED_LEN`] bytes. The error says what is wrong with the header.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let byte = bytes[in_block::CODEC];
         let header = Self {
@@ -351,7 +352,7 @@ fn put<const N: usize>(out: &mut [u8], at: usize, value: [u8; N]) {
     out[at..at + N].copy_from_slice(&value);
 }
 
-/// Callers have checked the length of `bytes`.
+/// Returns `N` bytes at an offset. The caller has checked the length of `bytes`.
 fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("a slice of N bytes is an array of N bytes")
 }

@@ -19,7 +19,7 @@ const BLOCK_HEADER_LEN: usize = 13;
 const LINK: ChunkLink =
     ChunkLink { epoch: Epoch(3), wal_first: WalSeq(100), wal_last: WalSeq(140), hash_before: HistoryHash(0xfeed_beef) };
 
-/// The effects of one commit, without its place in history.
+/// The effects of one commit, without its csn, time and history hash.
 #[derive(Clone, Debug, Default)]
 struct Effects {
     time_delta: u64,
@@ -48,7 +48,7 @@ fn commits_from(first: u64, first_time: u64, effects: Vec<Effects>) -> Vec<Commi
     commits
 }
 
-/// Bytes that do not compress, the same ones for the same seed.
+/// Returns bytes that do not compress; the same seed gives the same bytes.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -64,7 +64,7 @@ fn json(len: usize) -> Vec<u8> {
     (0..).flat_map(|i: u32| format!("{{\"user\":{i},\"name\":\"n{}\"}}", i % 7).into_bytes()).take(len).collect()
 }
 
-/// All section combinations, a commit without effects, commits at the same time.
+/// Returns commits of all section combinations, one without effects, and some with equal times.
 fn small_commits() -> Vec<CommitRecord> {
     let some = |yes: bool, text: &[u8]| if yes { text.repeat(3) } else { Vec::new() };
     let effects = |bits: u64| Effects {
@@ -96,7 +96,7 @@ fn table_entry(kind: SectionKind) -> usize {
     SECTION_TABLE_AT + kind.index() * 36
 }
 
-/// Codec bytes of a section's blocks.
+/// Returns the codec bytes of a section's blocks.
 fn codecs(bytes: &[u8], kind: SectionKind) -> Vec<u8> {
     let mut at = u64_at(bytes, table_entry(kind) + 28) as usize;
     let end = at + u64_at(bytes, table_entry(kind) + 20) as usize;
@@ -108,7 +108,7 @@ fn codecs(bytes: &[u8], kind: SectionKind) -> Vec<u8> {
     found
 }
 
-/// Makes every CRC and section offset right again, as far as the lengths lead to the blocks.
+/// Computes every CRC and section offset anew, as far as the lengths lead to the blocks.
 fn refit_crcs(bytes: &mut [u8]) {
     if bytes.len() < HEADER_LEN {
         return;
@@ -135,8 +135,8 @@ fn refit_crcs(bytes: &mut [u8]) {
     bytes[HEADER_CRC_AT..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// A chunk of csns 1 to `last` at times 10 to `last_time`, valid in all lengths and CRCs, whose sections' raw bytes are
-/// what the test gives, block by block.
+/// Makes a chunk of csns 1 to `last` at times 10 to `last_time`. All lengths and CRCs are valid; `sections` gives the
+/// raw bytes of the sections, block by block.
 fn forge(last: u64, last_time: u64, sections: [&[&[u8]]; 3]) -> Vec<u8> {
     let mut encoder = Encoder::new(Profile::default());
     let span = Span {
@@ -170,7 +170,7 @@ fn forge(last: u64, last_time: u64, sections: [&[&[u8]]; 3]) -> Vec<u8> {
     };
     out[..HEADER_LEN].copy_from_slice(&header.encode());
     let chunk = Chunk::open(Bytes::from(out.clone()), "forged").ok();
-    // The error of the last commit names the hash that the header lacks.
+    // The error of the last commit names the hash that the header must have.
     let error = chunk.and_then(|chunk| chunk.commits().find_map(Result::err)).map(|error| error.to_string());
     if let Some((_, found)) = error.as_deref().and_then(|error| error.split_once("hash of its commits is ")) {
         let header = ChunkHeader { hash_after: found[..16].parse().unwrap(), ..header };
@@ -379,7 +379,7 @@ fn flags_and_reserved_bytes_must_be_zero() {
 
 #[test]
 fn sections_that_contradict_each_other_are_refused() {
-    // wal entries: skip, time, ops, length, payload; the others: skip, time, length, payload.
+    // Entries in wal: skip, time, ops, length, payload. Entries in list and zset: skip, time, length, payload.
     let wal: &[u8] = &[0, 0, 1, 1, b'w', 0, 5, 1, 1, b'w'];
     assert_eq!(decode(forge(2, 15, [&[wal], &[&[1, 5, 1, b'l']], &[]])).unwrap().len(), 2);
     let cases: [(&str, [&[&[u8]]; 3]); 8] = [
@@ -414,7 +414,7 @@ fn an_entry_may_be_cut_anywhere() {
 
 #[test]
 fn a_claimed_length_allocates_nothing() {
-    // Allocating any of these would abort the test.
+    // Allocating any of these lengths would abort the test.
     let huge_payload: &[u8] = &[0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f, b'w'];
     let message = refusal(forge(1, 10, [&[huge_payload], &[], &[]]));
     assert!(message.contains("but 1 are left in the section"), "{message}");
@@ -434,7 +434,7 @@ fn a_claimed_length_allocates_nothing() {
 
 #[test]
 fn a_bomb_is_decompressed_block_by_block_and_no_further_than_it_makes_sense() {
-    // As wal entries, zeroes are commits without effects; the second is beyond the header's only csn.
+    // As wal entries, zeroes are commits without effects. The second one is beyond the header's only csn.
     let zeroes: &[u8] = &[0; BLOCK_RAW_BYTES_MAX];
     let bomb = forge(1, 10, [&[zeroes; 64], &[], &[]]);
     assert!(bomb.len() < 16 << 10);
@@ -533,7 +533,7 @@ fn fixture_path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chunk-v3.chunk")
 }
 
-/// What the fixture holds: every section combination that matters, every codec, a payload over two blocks.
+/// Returns the commits of the fixture: every section combination that matters, every codec, a payload over two blocks.
 fn fixture_commits() -> Vec<CommitRecord> {
     let wide = vec![0; BLOCK_RAW_BYTES_MAX + 40];
     let effects = vec![
@@ -546,7 +546,7 @@ fn fixture_commits() -> Vec<CommitRecord> {
     commits_from(7, 1_790_000_000_123_456, effects)
 }
 
-/// Setting `WALFERRY_WRITE_FIXTURES` writes the fixture first. A released version's fixture is never rewritten.
+/// If `WALFERRY_WRITE_FIXTURES` is set, the fixture is written first. A released version's fixture is never rewritten.
 #[test]
 fn version_3_can_be_read() {
     if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
@@ -564,7 +564,7 @@ fn version_3_can_be_read() {
     assert!(chunk.commits().collect::<Result<Vec<_>>>().unwrap() == fixture_commits());
 }
 
-/// Goal: a chunk whose commits are not those that its header's hashes tell is refused.
+/// Goal: a chunk whose commits do not match the hashes in its header is refused.
 #[test]
 fn a_chunk_of_other_commits_than_its_header_tells_is_refused() {
     let chunk = encode(&small_commits());

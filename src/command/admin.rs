@@ -7,7 +7,8 @@ use super::{Ctx, Done, Fail, errors, glob};
 use crate::config::Config;
 use crate::error::Error;
 
-/// Redis settings that clients and benchmarks ask for, with what they mean here.
+/// Redis settings that walferry does not have but clients and benchmarks ask for, with the value that describes
+/// walferry.
 const REDIS_SETTINGS: [(&str, &str); 4] =
     [("appendonly", "yes"), ("databases", "1"), ("save", ""), ("cluster-enabled", "no")];
 
@@ -122,7 +123,7 @@ pub fn bgsave(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE]: the logs are synced in any case.
+/// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE]. The logs are synced with every option.
 pub fn shutdown(ctx: &mut Ctx<'_>, args: Args<'_>, _: &mut Out) -> Done {
     let known = [&b"nosave"[..], b"save", b"now", b"force"];
     if args.from(1).iter().any(|option| !known.contains(&&option.to_ascii_lowercase()[..])) {
@@ -132,7 +133,7 @@ pub fn shutdown(ctx: &mut Ctx<'_>, args: Args<'_>, _: &mut Out) -> Done {
     Ok(())
 }
 
-/// REPLICAOF NO ONE: the only form, because a replica's primary is chosen at its start.
+/// REPLICAOF NO ONE. Other forms are refused, because a replica's primary is chosen when the replica starts.
 pub fn replicaof(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     if !args[1].eq_ignore_ascii_case(b"NO") || !args[2].eq_ignore_ascii_case(b"ONE") {
         return Err("ERR only REPLICAOF NO ONE is possible while running; a replica is started with: walferry replica --primary HOST:REPLPORT".into());

@@ -1,8 +1,8 @@
 //! DBSIZE and KEYS: commands that look at every key.
 //!
-//! Guarantees: they answer for one moment of all engines, and never hold up a writer or another client: where keys are
-//! many, they run on a thread of their own over a state that was fixed in microseconds.
-//! Inside MULTI they cannot wait for that: there KEYS is refused where keys are many, and DBSIZE tells the last count.
+//! Guarantees: they answer for one moment of all engines, and never hold up a writer or another client. Where keys are
+//! many, they run on a thread of their own over a snapshot that was cut in microseconds. Commands inside MULTI cannot
+//! wait for that thread: there KEYS is refused where keys are many, and DBSIZE returns the last count.
 
 use super::args::Args;
 use super::host::Task;
@@ -20,15 +20,16 @@ use bytes::BytesMut;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// Keys up to which a command looks at them itself.
+/// Largest number of keys that a command visits on the thread that serves its client.
 const FEW_KEYS: usize = 1000;
-/// How long it may take for that.
+/// Longest time for such a visit.
 const FEW_KEYS_TIME: Duration = Duration::from_millis(5);
 
 const TOO_MANY_FOR_EXEC: &str = "ERR KEYS inside MULTI would hold up other clients: there are more than 1000 keys. Send it outside of \
                                  the transaction, or use SCAN";
 
-/// Shows the keys on disk to `visit`, if they are few; whether they are.
+/// Calls `visit` with the keys on disk if they are few. Returns false if they are not, or if the visit takes too long;
+/// some keys were visited then.
 fn visit_few(keys: &Keyspace<'_>, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<bool> {
     let mut left = FEW_KEYS;
     let walked = keys.walk(&[0, 0], Instant::now() + FEW_KEYS_TIME, |met| {
@@ -42,7 +43,7 @@ fn visit_few(keys: &Keyspace<'_>, mut visit: impl FnMut(&[u8], &[u8]) -> Result<
     Ok(walked == Walked::End)
 }
 
-/// The number of keys on disk, expired ones that are not deleted yet among them; `None` if they are many.
+/// Returns the number of keys on disk, including expired keys that are not deleted yet; `None` if they are many.
 pub fn count_few(keys: &Keyspace<'_>) -> Result<Option<u64>> {
     let mut count = 0;
     let are_few = visit_few(keys, |_, _| {
@@ -119,11 +120,11 @@ impl<'l> Listing<'l> {
     }
 }
 
-/// The reply of KEYS, encoded; takes as long as there are many keys.
+/// Returns the encoded reply of KEYS. Takes time in proportion to the number of keys.
 pub fn list(committer: &Committer, pattern: &[u8]) -> Result<BytesMut> {
     let disk = committer.disk();
     let (mut cursor, lists, zsets) = {
-        // With everything written that was executed: one moment of all engines.
+        // `lock_logs` writes all executed commits, so that all engines are cut at one moment.
         let mut turn = committer.lock_logs();
         let memory = &turn.writer().memory;
         (disk.walk_all(Family::Default), memory.lists.cut(), memory.zsets.cut())
@@ -143,7 +144,8 @@ pub fn list(committer: &Committer, pattern: &[u8]) -> Result<BytesMut> {
     Ok(std::mem::take(out.buffer_mut()))
 }
 
-/// The number of keys on disk, expired ones that are not deleted yet among them; takes as long as they are many.
+/// Returns the number of keys on disk, including expired keys that are not deleted yet. Takes time in proportion to the
+/// number of keys.
 pub fn count_on_disk(disk: &Disk) -> Result<u64> {
     let mut cursor = disk.walk_all(Family::Default);
     cursor.seek_to_first();

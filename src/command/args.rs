@@ -1,18 +1,18 @@
-//! The arguments of one request, the command's name included: [`Args`] is a view of bytes that lie elsewhere (the read
-//! buffer, as a rule), [`OwnedArgs`] keeps a request beyond its buffer (MULTI queues those).
+//! The arguments of one request, including the command's name. [`Args`] is a view of bytes that lie elsewhere, usually
+//! in the read buffer. [`OwnedArgs`] keeps a request beyond its buffer; MULTI queues those.
 //!
-//! Guarantees: a view is `Copy` and never allocates; the arguments of an owned request lie in one allocation.
-//! Not done here: parsing, arity checks, meaning.
+//! Guarantees: a view is `Copy` and never allocates; the arguments of an owned request lie in one allocation. Parsing,
+//! arity checks and the meaning of arguments are not done here.
 
 use std::fmt;
 use std::ops::Index;
 
-/// Where one argument lies in the bytes it was found in.
+/// Place of one argument in the bytes that hold it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
-    /// Position of its first byte.
+    /// Offset of the first byte.
     pub start: usize,
-    /// Position after its last byte.
+    /// Offset behind the last byte.
     pub end: usize,
 }
 
@@ -24,45 +24,45 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// The view of the `spans` of `bytes`. A span outside `bytes` panics when it is read, not here.
+    /// Makes the view of `spans` in `bytes`. A span outside `bytes` panics when it is read, not here.
     #[must_use]
     pub fn new(bytes: &'a [u8], spans: &'a [Span]) -> Self {
         Self { bytes, spans }
     }
 
-    /// Number of arguments, the name included.
+    /// Returns the number of arguments, including the name.
     #[must_use]
     pub fn len(self) -> usize {
         self.spans.len()
     }
 
-    /// Whether there is no argument.
+    /// Reports whether there is no argument.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.spans.is_empty()
     }
 
-    /// Argument `index`, living as long as the bytes do (`args[index]` lives only as long as the view). Panics beyond
-    /// the last: the arity was checked before.
+    /// Returns argument `index`, which lives as long as the bytes (`args[index]` lives only as long as the view).
+    /// Panics beyond the last argument; the caller has checked the arity.
     #[must_use]
     pub fn get(self, index: usize) -> &'a [u8] {
         let span = self.spans[index];
         &self.bytes[span.start..span.end]
     }
 
-    /// Argument `index`, or `None` beyond the last.
+    /// Returns argument `index`, or `None` beyond the last.
     #[must_use]
     pub fn try_get(self, index: usize) -> Option<&'a [u8]> {
         self.spans.get(index).map(|span| &self.bytes[span.start..span.end])
     }
 
-    /// The arguments from `first` on; none if there are not as many.
+    /// Returns the arguments from `first` on; none if there are fewer than `first`.
     #[must_use]
     pub fn from(self, first: usize) -> Self {
         Self { bytes: self.bytes, spans: self.spans.get(first..).unwrap_or_default() }
     }
 
-    /// The arguments in order.
+    /// Returns the arguments in order.
     pub fn iter(self) -> impl ExactSizeIterator<Item = &'a [u8]> + DoubleEndedIterator + Clone + use<'a> {
         let Self { bytes, spans } = self;
         spans.iter().map(move |span| &bytes[span.start..span.end])
@@ -83,7 +83,7 @@ impl fmt::Debug for Args<'_> {
     }
 }
 
-/// A request's arguments with their bytes.
+/// A request's arguments together with their bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OwnedArgs {
     bytes: Vec<u8>,
@@ -91,13 +91,13 @@ pub struct OwnedArgs {
 }
 
 impl OwnedArgs {
-    /// The view commands take.
+    /// Returns the view that commands take.
     #[must_use]
     pub fn as_args(&self) -> Args<'_> {
         Args::new(&self.bytes, &self.spans)
     }
 
-    /// Bytes of the arguments, names included, for limits on what may be queued.
+    /// Returns the bytes of all arguments, including the name, for limits on queued requests.
     #[must_use]
     pub fn byte_len(&self) -> usize {
         self.bytes.len()

@@ -1,4 +1,4 @@
-//! One client's state: what its requests leave behind on the connection.
+//! State of one client that lasts from request to request.
 
 use super::args::OwnedArgs;
 use super::host::Task;
@@ -9,70 +9,71 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Bytes of commands MULTI may queue.
+/// Largest number of bytes of the commands that MULTI queues.
 pub const QUEUE_BYTES_MAX: usize = 1 << 30;
 
-/// A client.
+/// State of one client.
 #[derive(Debug)]
 pub struct Client {
     /// Number of the connection.
     pub id: u64,
-    /// Peer address.
+    /// Address of the client.
     pub addr: String,
-    /// Local address.
+    /// Address of the server that the client connected to.
     pub local_addr: String,
-    /// CLIENT SETNAME.
+    /// Name set with CLIENT SETNAME; empty if there is none.
     pub name: String,
-    /// Protocol of its replies.
+    /// Protocol version of the replies.
     pub protocol: Protocol,
-    /// Whether it has authenticated, or need not.
+    /// Whether the client has authenticated or need not.
     pub is_authenticated: bool,
-    /// When it connected, ms since the Unix epoch.
+    /// Time of the connection in milliseconds since the Unix epoch.
     pub connected_ms: u64,
-    /// Its last command's name.
+    /// Name of the last command.
     pub last_command: &'static str,
-    /// Commands queued since MULTI; `None` outside of one.
+    /// Commands queued since MULTI; `None` outside a transaction.
     pub queue: Option<Queue>,
-    /// Set once a watched key was touched; `None` if nothing is watched.
+    /// Flag that a change of a watched key sets; `None` if no key is watched.
     pub watched: Option<Touched>,
-    /// What the connection must await before the next request.
+    /// Task that the connection must await before the next request.
     pub task: Option<Task>,
-    /// A read that waits for commits; its reply is not written yet.
+    /// Read that waits for commits. Its reply is not written yet.
     pub blocked: Option<Blocked>,
-    /// Whether EXEC is running this client's commands: nothing blocks there.
+    /// Whether EXEC is running this client's commands. No command blocks then.
     pub is_in_exec: bool,
-    /// Whether the connection is to be closed after its replies were sent.
+    /// Whether the connection must be closed after its replies were sent.
     pub closes: bool,
 }
 
 /// A read that waits for commits.
 #[derive(Debug)]
 pub struct Blocked {
-    /// The request to run again, with everything resolved that depends on when it was asked.
+    /// The request to run after each commit. Arguments that depend on the time of the first run are replaced by their
+    /// values.
     pub request: OwnedArgs,
-    /// How long it may wait; none: for ever.
+    /// Longest time to wait; `None` means without limit.
     pub timeout: Option<Duration>,
 }
 
 /// Commands queued by MULTI.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// In order.
+    /// The commands in order.
     pub commands: Vec<(&'static Command, OwnedArgs)>,
-    /// Bytes of all of them.
+    /// Bytes of all queued arguments.
     pub bytes: usize,
-    /// Bytes of the rows that their arguments become.
+    /// Bytes of the rows that the arguments of the writes can become.
     pub row_bytes: usize,
-    /// Whether one was refused, so that EXEC aborts.
+    /// Whether a command was refused, so that EXEC aborts.
     pub is_broken: bool,
-    /// Whether any of them writes.
+    /// Whether any of the commands writes.
     pub has_writes: bool,
-    /// Whether any of them may make what is stored larger.
+    /// Whether any of the commands may enlarge the stored data.
     pub grows: bool,
 }
 
 impl Client {
-    /// A client that just connected.
+    /// Makes a client that has just connected.
     #[must_use]
     pub fn new(id: u64, addr: String, local_addr: String, needs_password: bool) -> Self {
         Self {
@@ -93,18 +94,18 @@ impl Client {
         }
     }
 
-    /// The flag that this client's WATCH hands to the keyspace.
+    /// Returns the flag that this client's WATCH passes to the keyspace.
     pub fn watch_flag(&mut self) -> Touched {
         Arc::clone(self.watched.get_or_insert_with(|| Arc::new(AtomicBool::new(false))))
     }
 
-    /// Whether a watched key was touched since WATCH.
+    /// Reports whether a watched key was changed since WATCH.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.watched.as_ref().is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
-    /// What CLIENT INFO and CLIENT LIST show of it.
+    /// Returns what CLIENT INFO and CLIENT LIST show of this client.
     #[must_use]
     pub fn card(&self) -> ClientCard {
         ClientCard {
@@ -121,31 +122,32 @@ impl Client {
     }
 }
 
-/// A client as others see it.
+/// A client as CLIENT INFO and CLIENT LIST show it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientCard {
     /// Number of the connection.
     pub id: u64,
-    /// Peer address.
+    /// Address of the client.
     pub addr: String,
-    /// Local address.
+    /// Address of the server that the client connected to.
     pub local_addr: String,
-    /// CLIENT SETNAME.
+    /// Name set with CLIENT SETNAME; empty if there is none.
     pub name: String,
-    /// 2 or 3.
+    /// Protocol version: 2 or 3.
     pub resp: u8,
-    /// When it connected, ms since the Unix epoch.
+    /// Time of the connection in milliseconds since the Unix epoch.
     pub connected_ms: u64,
-    /// When it last asked for something, ms since the Unix epoch.
+    /// Time of the last request in milliseconds since the Unix epoch.
     pub seen_ms: u64,
-    /// Its last command's name.
+    /// Name of the last command.
     pub last_command: &'static str,
-    /// Commands queued since MULTI.
+    /// Number of commands queued since MULTI; `None` outside a transaction.
     pub queued: Option<usize>,
 }
 
 impl ClientCard {
-    /// The line of CLIENT INFO and CLIENT LIST, with Redis' field names; what walferry does not keep shows as 0.
+    /// Returns the line of CLIENT INFO and CLIENT LIST, with Redis' field names. Fields that walferry does not keep are
+    /// 0.
     #[must_use]
     pub fn line(&self) -> String {
         let seconds_since = |ms: u64| crate::clock::now_millis().saturating_sub(ms) / 1000;

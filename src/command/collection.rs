@@ -1,4 +1,5 @@
-//! What hashes and sets have in common: finding them, walking them, and which of a request's names they hold.
+//! What hashes and sets have in common: finding them, walking them, selecting the requested names that they hold, and
+//! removing elements.
 
 use super::{Done, Fail, errors};
 use crate::engine::keyspace::{Found, Keyspace};
@@ -6,17 +7,17 @@ use crate::engine::meta::{Collection, DiskType};
 use crate::engine::wear::RENEWED_BYTES_MAX;
 use hashbrown::HashSet;
 
-/// The collection of a kind at a key; `None` if there is no such key, an error if it holds something else.
+/// Returns the collection of a kind at a key; `None` if there is no such key, an error if the key holds another type.
 pub fn find(keys: &Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
     of_kind(&keys.find(key)?, kind)
 }
 
-/// As [`find`], for a command that changes it.
+/// Does what [`find`] does, for a command that changes the key.
 pub fn find_to_change(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
     of_kind(&keys.find_to_change(key)?, kind)
 }
 
-/// As [`find_to_change`]; a new, empty one, not yet stored, if there is no such key.
+/// Does what [`find_to_change`] does. If there is no such key, returns a new, empty collection that is not stored yet.
 pub fn find_or_new(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Collection, Fail> {
     let found = find_to_change(keys, key, kind)?;
     Ok(found.unwrap_or_else(|| Collection::new(kind, keys.new_generation())))
@@ -30,7 +31,7 @@ fn of_kind(found: &Found, kind: DiskType) -> Result<Option<Collection>, Fail> {
     }
 }
 
-/// Walks the elements with their values in byte order, from the name `from` (inclusive) on, until `visit` returns
+/// Walks the elements and their values in byte order, beginning at the name `from` (inclusive), until `visit` returns
 /// false.
 pub fn walk(
     keys: &Keyspace<'_>,
@@ -48,18 +49,18 @@ pub fn walk(
     Ok(())
 }
 
-/// Whether a name must be an element already, or must not.
+/// Whether a name must be an element of the collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Membership {
-    /// It is one.
+    /// The name must be an element.
     Present,
-    /// It is none.
+    /// The name must not be an element.
     Absent,
 }
 
-/// The names of a request that are elements, or those that are not, each once.
+/// Returns the names that are elements, or those that are not, each once.
 ///
-/// They are all looked up before anything is changed, because a command that fails must have had no effect.
+/// All names are looked up before anything is changed, because a command that fails must have no effect.
 pub fn select<'n>(
     keys: &Keyspace<'_>,
     key: &[u8],
@@ -81,10 +82,10 @@ pub fn select<'n>(
     Ok(selected)
 }
 
-/// Deletes these elements, each of which is there, and stores what the collection is then.
+/// Deletes the elements with these names, all of which must exist, and stores the changed collection.
 ///
-/// A collection that lost many elements is written anew without them: so that whoever walks it does not pass by their
-/// deletions each time.
+/// A collection that lost many elements is written anew under another generation, so that later walks do not pass the
+/// deleted rows each time.
 pub fn remove<'n>(
     keys: &mut Keyspace<'_>,
     key: &[u8],
@@ -108,10 +109,10 @@ pub fn remove<'n>(
     Ok(keys.put_collection(key, &left)?)
 }
 
-/// An element's name and value.
+/// Name and value of an element.
 type NamedValue = (Vec<u8>, Vec<u8>);
 
-/// The elements with other names; `None` if they take much room.
+/// Returns the elements with other names; `None` if they take more than [`RENEWED_BYTES_MAX`].
 fn all_but<'n>(
     keys: &Keyspace<'_>,
     key: &[u8],

@@ -1,7 +1,8 @@
-//! Cursors of HSCAN and SSCAN: numbers that stand for the name at which an iteration goes on.
+//! Cursors of HSCAN and SSCAN, and of SCAN within a slot of very many keys: numbers that stand for the name at which an
+//! iteration continues.
 //!
-//! Guarantees: the table is bounded; the cursors given out last are in it. One that was dropped, or given out before a
-//! restart, is unknown: numbers start at the time of the start, so that they are not given out twice.
+//! Guarantees: the table is bounded and holds the newest cursors. A cursor that was dropped, or was given out before a
+//! restart, is unknown: numbers begin at the time of the process' start, so that none is given out twice.
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -10,7 +11,7 @@ use std::sync::LazyLock;
 
 /// Cursors kept.
 const CURSORS_MAX: usize = 4096;
-/// Bytes of names kept, unless a single one is longer.
+/// Bytes of names kept, unless a single name is longer.
 const NAME_BYTES_MAX: usize = 16 << 20;
 
 static CURSORS: LazyLock<Mutex<Cursors>> =
@@ -20,7 +21,7 @@ static CURSORS: LazyLock<Mutex<Cursors>> =
 #[derive(Default)]
 struct Cursors {
     names: HashMap<u64, Vec<u8>>,
-    /// Their numbers, oldest first.
+    /// Numbers of the cursors, oldest first.
     order: VecDeque<u64>,
     /// Bytes of all names.
     bytes: usize,
@@ -28,7 +29,7 @@ struct Cursors {
 }
 
 impl Cursors {
-    /// The first one gets the number `first`, or 1.
+    /// Makes an empty table whose first cursor gets the number `first`, or 1 if that is 0.
     fn starting_at(first: u64) -> Self {
         Self { next: first.max(1), ..Self::default() }
     }
@@ -47,12 +48,12 @@ impl Cursors {
     }
 }
 
-/// A cursor, never 0, for an iteration that goes on at `name`.
+/// Returns a new cursor, never 0, for an iteration that continues at `name`.
 pub fn keep(name: Vec<u8>) -> u64 {
     CURSORS.lock().keep(name)
 }
 
-/// The name at which a cursor's iteration goes on; `None` if the cursor is unknown.
+/// Returns the name at which a cursor's iteration continues; `None` if the cursor is unknown.
 pub fn find(cursor: u64) -> Option<Vec<u8>> {
     CURSORS.lock().names.get(&cursor).cloned()
 }

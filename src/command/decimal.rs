@@ -1,25 +1,26 @@
 //! The sum of two decimal texts, as INCRBYFLOAT and HINCRBYFLOAT store and reply it.
 //!
-//! Redis adds in 80-bit floats and prints 17 decimals of them, which gives 46489 + 81.55 = 46570.55000000000000071. Here
-//! the texts are added as the decimals they are, so that the sum is 46570.55.
+//! Redis adds in 80-bit floats and prints 17 decimals, which gives 46489 + 81.55 = 46570.55000000000000071. This module
+//! adds the texts as decimals, so that the sum is 46570.55.
 //!
 //! Guarantees: the sum is exact if both texts have at most [`DECIMALS_MAX`] decimals and the digits fit an `i128` (21
-//! before the point always do); otherwise it is a double's. It has no exponent, no trailing zeros and no negative zero.
+//! digits before the point always do); otherwise the sum is that of two doubles. The text has no exponent, no trailing
+//! zeros and no negative zero.
 
 use super::number::{format_incrbyfloat, parse_f64};
 
-/// Decimals a sum may have, as in Redis.
+/// Largest number of decimals of a sum, as in Redis.
 const DECIMALS_MAX: u32 = 17;
 
 /// `units` divided by 10^`decimals`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Decimal {
     units: i128,
-    /// At most [`DECIMALS_MAX`].
+    /// Number of decimals, at most [`DECIMALS_MAX`].
     decimals: u32,
 }
 
-/// Text of the sum of two numbers that `parse_f64` reads; `None` if it is not finite.
+/// Returns the text of the sum of two numbers in the form that `parse_f64` reads; `None` if the sum is not finite.
 #[must_use]
 pub fn sum(left: &[u8], right: &[u8]) -> Option<String> {
     if let (Some(left), Some(right)) = (parse(left), parse(right))
@@ -31,8 +32,8 @@ pub fn sum(left: &[u8], right: &[u8]) -> Option<String> {
     sum.is_finite().then(|| format_incrbyfloat(sum))
 }
 
-/// Reads an optional sign, digits with at most one point, and an optional exponent; `None` if that is not all, or if it
-/// cannot be held exactly.
+/// Reads an optional sign, digits with at most one point, and an optional exponent. Returns `None` for any other text,
+/// or if the number cannot be held exactly.
 fn parse(text: &[u8]) -> Option<Decimal> {
     let (is_negative, text) = match text {
         [b'-', rest @ ..] => (true, rest),

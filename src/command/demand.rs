@@ -1,8 +1,9 @@
-//! How large the effects of a request can be, as far as that shows before it runs: what has to be at hand for it.
+//! How large the effects of a request can be, as far as that shows before the request runs, and what must be reserved
+//! for it.
 //!
-//! Most requests are known to be small by their arguments, and nothing is asked of them. The effects of the others are
-//! bounded while they are gathered (`max-commit-bytes`); those that could go beyond it after they have changed a list or
-//! a sorted set are made in a way that can be taken back.
+//! The arguments of most requests show that their effects are small, and such requests need nothing. The effects of
+//! other requests are bounded while they are gathered (`max-commit-bytes`). A request that could exceed the bound after
+//! it has changed a list or a sorted set runs in a way that can be taken back.
 
 use super::args::Args;
 use super::client::Queue;
@@ -11,27 +12,28 @@ use crate::commit::turn::WriterGuard;
 use crate::config::{COMMIT_BYTES_MAX, COMMIT_BYTES_MIN};
 use crate::engine::keyspace::{Access, Found, Keyspace};
 
-/// Effects of a request up to which nothing is asked of it.
+/// Bytes of effects up to which a request needs no reservation.
 const SMALL_BYTES_MAX: usize = COMMIT_BYTES_MIN as usize;
 
-/// What a row takes beside the user's key and an element, at most: slot, generation, lengths, metadata.
+/// Largest number of bytes of a row beside the user's key and the element: slot, generation, lengths, metadata.
 const ROW_OVERHEAD_BYTES: usize = 64;
-/// A key may be deleted where it was, and its expiry be forgotten, before it is set anew; what a transaction set it may
-/// delete.
+/// Largest number of effects for one row. Before a key is set, its old value may be deleted and its expiry be
+/// forgotten; a transaction may delete what it has set.
 const EFFECTS_PER_ROW: usize = 4;
 
-/// What has to be at hand for a request that writes.
+/// What must be ready for a request that writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
-    /// What [`crate::commit::turn::WriterGuard::reserve`] is to be asked for.
+    /// Bytes to ask [`crate::commit::turn::WriterGuard::reserve`] for.
     pub room_bytes: usize,
-    /// Whether its effects are bounded while they are gathered.
+    /// Whether the effects are bounded while they are gathered.
     pub is_bounded: bool,
-    /// Whether it must be possible to take back whatever it does.
+    /// Whether it must be possible to take the effects back.
     pub can_be_taken_back: bool,
 }
 
-/// Bytes of the rows that a command's arguments become: each can be one that repeats the key.
+/// Returns the bytes of the rows that a command's arguments can become. Each argument may become a row that repeats the
+/// key.
 #[must_use]
 pub fn row_bytes(args: Args<'_>) -> usize {
     rows_of(args, byte_len(args))
@@ -51,7 +53,7 @@ fn is_large(row_bytes: usize) -> bool {
 }
 
 impl Demand {
-    /// Of one command.
+    /// Returns the demand of one command.
     pub fn of_command(command: &Command, args: Args<'_>, turn: &mut WriterGuard<'_>) -> Self {
         let bytes = byte_len(args);
         let rows = rows_of(args, bytes);
@@ -59,14 +61,15 @@ impl Demand {
             let room_bytes = room(bytes, rows, reaches_memory(command, args, &turn.keyspace(0)));
             return Self { room_bytes, is_bounded: true, can_be_taken_back: true };
         }
-        // These ask for room before their first effect. Those that are quick as a rule are not made slower.
+        // Other commands ask for room before their first effect. The commands that are usually quick are left out,
+        // because this would slow them down.
         let is_bounded = command.has(Flag::Copies) || command.has(Flag::Multiplies);
         let can_be_taken_back =
             command.has(Flag::Multiplies) && !command.has(Flag::Fast) && !command.has(Flag::DenyOom);
         Self { room_bytes: bytes, is_bounded, can_be_taken_back }
     }
 
-    /// Of the commands that MULTI has queued.
+    /// Returns the demand of the commands that MULTI has queued.
     pub fn of_queue(queue: &Queue, turn: &mut WriterGuard<'_>, now_ms: u64) -> Access<Self> {
         let keys = turn.keyspace(now_ms);
         let mut rows = queue.row_bytes;
@@ -94,12 +97,13 @@ impl Demand {
     }
 }
 
-/// Room for the op-log frame of a large request. If the memory engines take part, it holds all effects.
+/// Returns the room for the op-log frame of a large request. If the memory engines take part, the frame holds all
+/// effects.
 fn room(bytes: usize, row_bytes: usize, reaches_memory: bool) -> usize {
     if reaches_memory { bytes.max(row_bytes.min(COMMIT_BYTES_MAX as usize) / 2) } else { 0 }
 }
 
-/// Whether a command may change the memory engines.
+/// Reports whether a command may change the memory engines.
 fn reaches_memory(command: &Command, args: Args<'_>, keys: &Keyspace<'_>) -> bool {
     let is_in_memory = |key: &[u8]| {
         keys.memory().is_ok_and(|memory| memory.lists.get(key).is_some() || memory.zsets.get(key).is_some())

@@ -1,7 +1,7 @@
 //! Redis' error texts, each with its code, as clients and their test suites compare them (Redis 7.0).
 //!
-//! Guarantees: the constants are what redis-server sends, without the leading `-` and the line end. Texts built from
-//! what a client sent show at most [`PREVIEW_BYTES_MAX`] bytes of it, and bytes that are not UTF-8 as U+FFFD.
+//! Guarantees: a constant is the text that redis-server sends, without the leading `-` and the line end. Texts that
+//! repeat a client's input show at most [`PREVIEW_BYTES_MAX`] bytes of it, and bytes that are not UTF-8 as U+FFFD.
 
 use crate::command::args::Args;
 
@@ -17,13 +17,13 @@ pub const NOT_A_FLOAT: &str = "ERR value is not a valid float";
 pub const HASH_NOT_AN_INTEGER: &str = "ERR hash value is not an integer";
 /// A hash field's value is not a number (HINCRBYFLOAT).
 pub const HASH_NOT_A_FLOAT: &str = "ERR hash value is not a float";
-/// INCRBY or HINCRBY would leave the range of 64 bits.
+/// The result of INCRBY or HINCRBY would leave the range of 64 bits.
 pub const OVERFLOW: &str = "ERR increment or decrement would overflow";
 /// DECRBY by the smallest 64-bit integer.
 pub const DECREMENT_OVERFLOW: &str = "ERR decrement would overflow";
-/// INCRBYFLOAT's result is not finite.
+/// The result of INCRBYFLOAT is not finite.
 pub const NOT_FINITE: &str = "ERR increment would produce NaN or Infinity";
-/// HINCRBYFLOAT's increment is not finite.
+/// The increment of HINCRBYFLOAT is not finite.
 pub const INCREMENT_NOT_FINITE: &str = "ERR value is NaN or Infinity";
 /// A sorted set's score would be inf - inf.
 pub const SCORE_NOT_A_NUMBER: &str = "ERR resulting score is not a number (NaN)";
@@ -33,9 +33,9 @@ pub const MIN_MAX_NOT_A_FLOAT: &str = "ERR min or max is not a float";
 pub const MIN_MAX_NOT_A_STRING: &str = "ERR min or max not valid string range item";
 /// A count is negative.
 pub const NOT_POSITIVE: &str = "ERR value is out of range, must be positive";
-/// LSET beyond the list.
+/// LSET with an index outside the list.
 pub const INDEX_OUT_OF_RANGE: &str = "ERR index out of range";
-/// SETRANGE before the start.
+/// SETRANGE with a negative offset.
 pub const OFFSET_OUT_OF_RANGE: &str = "ERR offset is out of range";
 /// A string would grow beyond `proto-max-bulk-len`.
 pub const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
@@ -51,7 +51,7 @@ pub const XX_AND_NX: &str = "ERR XX and NX options at the same time are not comp
 pub const GT_LT_NX: &str = "ERR GT, LT, and/or NX options at the same time are not compatible";
 /// A command that takes `numkeys` got 0 of them.
 pub const NUMKEYS_NOT_POSITIVE: &str = "ERR numkeys should be greater than 0";
-/// A stream id that cannot be read.
+/// A stream id cannot be read.
 pub const INVALID_STREAM_ID: &str = "ERR Invalid stream ID specified as stream command argument";
 /// XADD with an id not above the stream's last.
 pub const STREAM_ID_TOO_SMALL: &str =
@@ -74,13 +74,13 @@ pub const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 /// EXEC after a command was refused while queueing.
 pub const EXEC_ABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
-/// A write that would grow the memory engines beyond `maxmemory`.
+/// A write would grow the memory engines beyond `maxmemory`.
 pub const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 /// A write on a replica.
 pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
-/// A replica without a primary that must not serve old data.
+/// A replica has no primary and must not serve old data.
 pub const MASTER_DOWN: &str = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
-/// Fewer replicas than `min-replicas-to-write`.
+/// There are fewer replicas than `min-replicas-to-write`.
 pub const NO_REPLICAS: &str = "NOREPLICAS Not enough good replicas to write.";
 /// A command before AUTH.
 pub const NO_AUTH: &str = "NOAUTH Authentication required.";
@@ -94,9 +94,9 @@ pub const WRONG_PASS: &str = "WRONGPASS invalid username-password pair or user i
 pub const NO_PROTO: &str = "NOPROTO unsupported protocol version";
 /// HELLO with a protocol that is no number.
 pub const PROTO_NOT_AN_INTEGER: &str = "ERR Protocol version is not an integer or out of range";
-/// The data set is still being loaded.
+/// The data set is being loaded.
 pub const LOADING: &str = "LOADING Redis is loading the dataset in memory";
-/// One connection too many.
+/// A connection beyond `maxclients`.
 pub const MAX_CLIENTS: &str = "ERR max number of clients reached";
 /// A blocked client was woken because the node's role changed.
 pub const UNBLOCKED: &str =
@@ -105,19 +105,20 @@ pub const UNBLOCKED: &str =
 /// Bytes of a name, and of all arguments together, that an error text repeats.
 pub const PREVIEW_BYTES_MAX: usize = 128;
 
-/// `command` in lower case, a subcommand after `|`: `get`, `object|encoding`.
+/// Makes the error for a wrong number of arguments. `command` is in lower case, with a subcommand after `|`: `get`,
+/// `object|encoding`.
 #[must_use]
 pub fn wrong_arity(command: &str) -> String {
     format!("ERR wrong number of arguments for '{command}' command")
 }
 
-/// An expiry that is not positive or too far away. `command` in lower case.
+/// Makes the error for an expiry that is not positive or too far in the future. `command` is in lower case.
 #[must_use]
 pub fn invalid_expire(command: &str) -> String {
     format!("ERR invalid expire time in '{command}' command")
 }
 
-/// A command or transaction would have more than `max-commit-bytes` of effects.
+/// Makes the error for a command or transaction whose effects exceed `max-commit-bytes`.
 #[must_use]
 pub fn commit_too_large(bytes_max: u64) -> String {
     format!(
@@ -127,7 +128,7 @@ pub fn commit_too_large(bytes_max: u64) -> String {
     )
 }
 
-/// No command has the name `request[0]`; the name and the first arguments are repeated.
+/// Makes the error for an unknown command `request[0]`. The text repeats the name and the first arguments.
 #[must_use]
 pub fn unknown_command(request: Args<'_>) -> String {
     let mut preview = Vec::new();
@@ -148,14 +149,14 @@ pub fn unknown_command(request: Args<'_>) -> String {
     )
 }
 
-/// `command` (upper case) has no such subcommand.
+/// Makes the error for an unknown subcommand of `command`, which is in upper case.
 #[must_use]
 pub fn unknown_subcommand(command: &str, subcommand: &[u8]) -> String {
     let name = String::from_utf8_lossy(head(subcommand, PREVIEW_BYTES_MAX));
     format!("ERR unknown subcommand '{name}'. Try {command} HELP.")
 }
 
-/// No consumer group `group` at `key`.
+/// Makes the error for a consumer group `group` that does not exist at `key`.
 #[must_use]
 pub fn no_group(key: &[u8], group: &[u8]) -> String {
     format!(
@@ -165,7 +166,7 @@ pub fn no_group(key: &[u8], group: &[u8]) -> String {
     )
 }
 
-/// What C's `%.*s` prints of `bytes`: up to the first NUL, at most `len_max`.
+/// Returns the part of `bytes` that C's `%.*s` prints: up to the first NUL, and at most `len_max` bytes.
 fn head(bytes: &[u8], len_max: usize) -> &[u8] {
     let bytes = &bytes[..bytes.len().min(len_max)];
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()

@@ -1,22 +1,23 @@
-//! Times at which keys expire: how commands give them, set them and tell them.
+//! Expiry of keys: how commands give, set and show the times at which keys expire.
 //!
-//! Guarantees: an expiry is an effect with its absolute time; a key that is to expire in the past is deleted at once.
+//! Guarantees: the effect of an expiry carries its absolute time; a key that gets an expiry in the past is deleted at
+//! once.
 
 use super::args::Args;
 use super::number::parse_i64;
 use super::reply::Out;
 use super::{Ctx, Done, Fail, errors};
 
-/// How a command gives an expiry: in which unit, and from when on.
+/// How a command gives an expiry: the unit, and whether it is relative to the present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expiry {
     unit_ms: i64,
     is_relative: bool,
 }
 
-/// Seconds from now.
+/// Seconds from the present.
 pub const EX: Expiry = Expiry { unit_ms: 1000, is_relative: true };
-/// Milliseconds from now.
+/// Milliseconds from the present.
 pub const PX: Expiry = Expiry { unit_ms: 1, is_relative: true };
 /// Seconds since the Unix epoch.
 pub const EXAT: Expiry = Expiry { unit_ms: 1000, is_relative: false };
@@ -24,13 +25,13 @@ pub const EXAT: Expiry = Expiry { unit_ms: 1000, is_relative: false };
 pub const PXAT: Expiry = Expiry { unit_ms: 1, is_relative: false };
 
 impl Expiry {
-    /// What an option of SET stands for.
+    /// Returns the form of expiry that an option of SET stands for.
     pub fn of_option(option: &[u8]) -> Option<Self> {
         let named = [("EX", EX), ("PX", PX), ("EXAT", EXAT), ("PXAT", PXAT)];
         named.into_iter().find(|(name, _)| option.eq_ignore_ascii_case(name.as_bytes())).map(|(_, expiry)| expiry)
     }
 
-    /// Milliseconds since the Unix epoch of a time given as text; negative before it.
+    /// Converts a time given as text to milliseconds since the Unix epoch; negative for a time before it.
     fn absolute(self, text: &[u8], command: &str, now_ms: u64) -> Result<i64, Fail> {
         let given = parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?;
         let base = if self.is_relative { now_ms as i64 } else { 0 };
@@ -38,7 +39,7 @@ impl Expiry {
         at_ms.ok_or_else(|| errors::invalid_expire(command).into())
     }
 
-    /// As the SET family takes it: a time that was given as 0 or less is an error.
+    /// Converts a time as the SET family does: a given time of 0 or less is an error.
     pub fn deadline(self, text: &[u8], command: &str, now_ms: u64) -> Result<u64, Fail> {
         let at_ms = self.absolute(text, command, now_ms)?;
         if parse_i64(text).is_none_or(|given| given <= 0) {
@@ -50,16 +51,16 @@ impl Expiry {
 
 // ---- setting ----
 
-/// When EXPIRE and its like change an expiry.
+/// Conditions under which EXPIRE and similar commands change an expiry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Conditions {
-    /// NX: there is none.
+    /// NX: the key has no expiry.
     none: bool,
-    /// XX: there is one.
+    /// XX: the key has an expiry.
     some: bool,
-    /// GT: the new one is later.
+    /// GT: the new expiry is later.
     later: bool,
-    /// LT: the new one is earlier.
+    /// LT: the new expiry is earlier.
     earlier: bool,
 }
 
@@ -85,7 +86,8 @@ impl Conditions {
         Ok(conditions)
     }
 
-    /// Whether the expiry may go from `old_ms` (0: none, which counts as infinitely late) to `new_ms`.
+    /// Reports whether the expiry may change from `old_ms` to `new_ms`. An `old_ms` of 0 means no expiry, which counts
+    /// as infinitely late.
     fn allow(self, old_ms: u64, new_ms: i64) -> bool {
         let old = i64::try_from(old_ms).ok().filter(|&old| old != 0);
         (!self.none || old.is_none())
@@ -142,9 +144,9 @@ pub fn persist(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-// ---- telling ----
+// ---- showing ----
 
-/// Writes a time made of the key's expiry; -1 if it has none, -2 if there is no such key.
+/// Writes a time computed from the key's expiry; -1 if the key has no expiry, -2 if there is no such key.
 fn tell(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out, time: impl FnOnce(u64) -> u64) -> Done {
     let found = ctx.keys.find(&args[1])?;
     match found.expire_ms() {

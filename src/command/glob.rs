@@ -1,13 +1,14 @@
-//! Redis' glob patterns on bytes: `*`, `?`, `[a-z]`, `[^a-z]`, and `\` before a byte that means itself.
+//! Redis' glob patterns on bytes: `*`, `?`, `[a-z]`, `[^a-z]`, and `\` before a byte that stands for itself.
 //!
-//! Guarantees: the same answers as redis-server's, its odd corners included (a class that is not closed ends with the
-//! pattern, `[z-a]` is `[a-z]`); at most pattern length times text length steps, whatever the pattern.
+//! Guarantees: the answers are those of redis-server, including its odd cases (a class that is not closed ends with the
+//! pattern, `[z-a]` is `[a-z]`). A match takes at most pattern length times text length steps, whatever the pattern.
 
-/// Whether `pattern` matches all of `text`.
+/// Reports whether `pattern` matches all of `text`.
 #[must_use]
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
-    // Where to go on if the bytes after the last `*` do not match: what an earlier `*` takes can stay as it is.
+    // Place to continue at if the bytes after the last `*` do not match. The bytes that earlier `*`s took never need to
+    // change.
     let mut retry = None;
     while let Some(&byte) = text.get(seen) {
         if pattern.get(at) == Some(&b'*') {
@@ -30,13 +31,14 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// Whether `pattern` matches whatever it is given.
+/// Reports whether `pattern` matches every text.
 #[must_use]
 pub fn matches_all(pattern: &[u8]) -> bool {
     pattern == b"*"
 }
 
-/// What is left of the pattern after its first element, which is no `*`, matched `byte`; `None` if it does not match.
+/// Matches `byte` with the first element of the pattern, which is not `*`. Returns the rest of the pattern, or `None`
+/// if the byte does not match.
 fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     let (&first, rest) = pattern.split_first()?;
     let (is_match, rest) = match first {
@@ -48,7 +50,7 @@ fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     is_match.then_some(rest)
 }
 
-/// Whether the class whose content starts `pattern` has `byte`, and what follows the class.
+/// Reports whether the class whose content starts `pattern` contains `byte`, and returns the pattern behind the class.
 fn match_class(mut pattern: &[u8], byte: u8) -> (bool, &[u8]) {
     let is_negated = pattern.first() == Some(&b'^');
     if is_negated {

@@ -1,7 +1,7 @@
 //! Hashes: fields with values, each field an element on disk.
 //!
-//! Guarantees: a field that is set is written even if it had that value; HGETALL and its like see one moment of the
-//! hash. A hash without fields does not exist.
+//! Guarantees: setting a field writes it even if the value does not change; HGETALL and similar commands see one moment
+//! of the hash. A hash without fields does not exist.
 
 use super::args::Args;
 use super::collection::{self, Membership};
@@ -42,7 +42,7 @@ pub fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, fields) = (args.get(1), args.from(2));
     if fields.len() > 1 {
-        // Several reads show one moment only under the lock.
+        // Only under the lock do several reads see one moment.
         ctx.keys.memory()?;
     }
     let hash = find(&ctx.keys, key)?;
@@ -69,7 +69,7 @@ pub fn hlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// Writes a part of each field and returns how many there are.
+/// Calls `write` with each field and its value, and returns the number of fields.
 fn write_all(ctx: &Ctx<'_>, key: &[u8], mut write: impl FnMut(&[u8], &[u8])) -> Result<usize, Fail> {
     let mut fields = 0;
     if let Some(hash) = find(&ctx.keys, key)? {
@@ -111,7 +111,7 @@ pub fn hvals(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 // ---- changing ----
 
-/// Stores the metadata if fields were added, else only marks the watchers.
+/// Stores the metadata if fields were added; otherwise only marks the watchers of the key.
 fn grow(keys: &mut Keyspace<'_>, key: &[u8], hash: &Collection, added: u64) -> Done {
     if added == 0 {
         keys.touch(key);
@@ -120,7 +120,7 @@ fn grow(keys: &mut Keyspace<'_>, key: &[u8], hash: &Collection, added: u64) -> D
     Ok(keys.put_collection(key, &Collection { count: hash.count + added, ..*hash })?)
 }
 
-/// Sets the fields of HSET and HMSET and returns how many are new.
+/// Sets the fields of HSET and HMSET, and returns how many of them are new.
 fn set_fields(ctx: &mut Ctx<'_>, args: Args<'_>, command: &str) -> Result<u64, Fail> {
     let (key, pairs) = (args.get(1), args.from(2));
     if !pairs.len().is_multiple_of(2) {

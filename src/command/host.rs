@@ -1,4 +1,4 @@
-//! What commands ask of the node around them. Implemented by the primary's and the replica's wiring.
+//! The interface of the node that runs the commands. Primary and replica share one implementation.
 
 use super::client::ClientCard;
 use crate::config::{Config, Consistency};
@@ -11,20 +11,20 @@ use bytes::BytesMut;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
-/// A request that takes time: the connection awaits it after the commits before it were written.
+/// A request that takes time. The connection awaits it after all earlier commits were written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Task {
-    /// Answers with the number of keys of all engines.
+    /// Replies with the number of keys of all engines.
     CountKeys,
-    /// Answers with the names of all keys that match a pattern.
+    /// Replies with the names of all keys that match a pattern.
     ListKeys(Vec<u8>),
-    /// Answers once everything committed so far is in the archive.
+    /// Replies when everything committed before the request is in the archive.
     ArchiveFlush,
-    /// Publishes a base and answers with its csn.
+    /// Publishes a base and replies with its csn.
     Snapshot(Consistency),
-    /// Names the state of now, by a commit of its own, and answers with its csn.
+    /// Names the present state by a commit of its own, and replies with the csn of that commit.
     Mark(PlainName),
-    /// Takes a mark away.
+    /// Removes a mark.
     Unmark(PlainName),
     /// Makes this replica a primary under a new epoch.
     Promote(Insistence),
@@ -35,128 +35,129 @@ pub enum Task {
 /// What an operator allows a promotion to leave behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Insistence {
-    /// The line of this epoch may be abandoned: its commits that this node does not have are on no line afterwards.
+    /// Epoch whose line may be abandoned. Commits of that line which this node does not have are on no line afterwards.
     pub abandon_epoch: Option<Epoch>,
-    /// The primary's archive need not be followed, although this node has none.
+    /// Whether a node without an archive may be promoted although its primary has one.
     pub without_archive: bool,
 }
 
 impl Task {
-    /// Whether the task goes on although the client that asked for it has left. The others can be dropped at any point.
+    /// Reports whether the task continues when its client has left. Other tasks can be dropped at any point.
     #[must_use]
     pub fn outlives_client(&self) -> bool {
         matches!(self, Self::Promote(_) | Self::Shutdown)
     }
 }
 
-/// What a task answers.
+/// Reply of a task.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TaskReply {
     /// `OK`.
     Ok,
     /// A csn.
     Csn(Csn),
-    /// A number of things.
+    /// A count, for example of keys.
     Count(u64),
-    /// A whole reply, the same in each protocol version.
+    /// A whole reply that is the same in each protocol version.
     Encoded(BytesMut),
     /// An error with a code of its own.
     Refused(String),
-    /// Nothing: the connection is closed.
+    /// No reply: the connection is closed.
     Close,
 }
 
-/// Watermarks as `WALFERRY CSN` tells them.
+/// Watermarks as `WALFERRY CSN` shows them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WatermarkReport {
     /// Generation of the writer.
     pub epoch: Epoch,
-    /// Last commit visible to readers.
+    /// Last commit that readers see.
     pub committed: Csn,
-    /// Last commit synced in both logs.
+    /// Last commit that is synced in both logs.
     pub durable: Csn,
-    /// Last commit confirmed in the archive.
+    /// Last commit that is confirmed in the archive.
     pub archived: Csn,
 }
 
-/// A mark as `WALFERRY MARKS` tells it.
+/// A mark as `WALFERRY MARKS` shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MarkCard {
-    /// Its name.
+    /// Name of the mark.
     pub name: PlainName,
-    /// Its commit.
+    /// Position of the mark's commit.
     pub at: Position,
-    /// Whether a restore finds it: `yes`, `not yet`, `no archive`, or why it never will.
+    /// Whether a restore finds the mark: `yes`, `not yet`, `no archive`, or the reason why it never will.
     pub archived: String,
 }
 
-/// A section of INFO: its title and its fields in order.
+/// A section of INFO: the title, and the fields in order.
 pub type InfoSection = (&'static str, Vec<(String, String)>);
 
-/// The node around the commands.
+/// The node that runs the commands.
 pub trait Host: Send + Sync {
-    /// Settings in force.
+    /// Returns the settings in force.
     fn config(&self) -> Guard<Arc<Config>>;
 
-    /// CONFIG SET: all pairs, or none and an error.
+    /// CONFIG SET: changes all pairs, or none and returns an error.
     fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()>;
 
-    /// How far commits have got.
+    /// Returns the watermarks.
     fn progress(&self) -> WatermarkReport;
 
-    /// Sections of INFO, in Redis' order.
+    /// Returns the sections of INFO, in Redis' order.
     fn info(&self) -> Vec<InfoSection>;
 
-    /// Marks of this node's history, by name.
+    /// Returns the marks of this node's history, ordered by name.
     fn marks(&self) -> Result<Vec<MarkCard>>;
 
-    /// ROLE: on a primary the replicas as (address, port, acknowledged csn), on a replica its primary.
+    /// ROLE: returns the node's role in the replication.
     fn role(&self) -> Role;
 
-    /// CLIENT LIST.
+    /// CLIENT LIST: returns the connected clients.
     fn clients(&self) -> Vec<ClientCard>;
 
-    /// BGSAVE: starts a base in the background; an error if one is under way or there is nowhere to put it.
+    /// BGSAVE: starts a base in the background. Returns an error if one is under way or there is no place to put it.
     fn start_snapshot(&self) -> Result<()>;
 
-    /// LASTSAVE: Unix time in seconds of the last base or memory image.
+    /// LASTSAVE: returns the Unix time in seconds of the last base or memory image.
     fn last_save(&self) -> u64;
 
-    /// Number of keys of the disk engines as it was counted last, or about; without waiting.
+    /// Returns the number of keys of the disk engines by the last count, or an approximation, without waiting.
     fn known_key_count(&self) -> u64;
 
-    /// Whether the memory engines hold as much as `maxmemory` allows.
+    /// Reports whether the memory engines hold as much as `maxmemory` allows.
     fn is_memory_full(&self) -> bool;
 
     /// Counts one executed command.
     fn count_command(&self);
 
-    /// Returns once the archive holds a commit (`archive-ack`), or when it cannot be known any more.
+    /// Returns when the archive holds the commit at `csn` (`archive-ack`). Returns an error if there is no archive or
+    /// uploading has ended.
     fn archive_acknowledged(&self, csn: Csn) -> BoxFuture<'_, Result<()>>;
 
-    /// Does what takes time.
+    /// Runs a task.
     fn run(&self, task: Task) -> BoxFuture<'_, Result<TaskReply>>;
 }
 
-/// What this node is in the replication.
+/// Role of this node in the replication.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// A primary and its replicas.
+    /// The node is a primary.
     Primary {
         /// Last commit.
         committed: Csn,
-        /// Address, port for clients and acknowledged csn of each replica.
+        /// Address, client port and acknowledged csn of each replica.
         replicas: Vec<(String, u16, Csn)>,
     },
-    /// A replica.
+    /// The node is a replica.
     Replica {
-        /// Its primary's host.
+        /// Host of the primary.
         host: String,
-        /// Its primary's replication port.
+        /// Replication port of the primary.
         port: u16,
-        /// Redis' word for the link's state: connect, connecting, sync, connected.
+        /// State of the link in Redis' words: connect, connecting, sync, connected.
         state: &'static str,
-        /// Last commit applied.
+        /// Last commit that was applied.
         applied: Csn,
     },
 }

@@ -1,15 +1,15 @@
-//! Positions in ordered values as clients give them: from 0 on, or back from -1, the last.
+//! Positions in ordered values as clients give them: 0 is the first, -1 the last.
 
 use std::ops::Range;
 
-/// The position an index means in a value of `len`; `None` if there is nothing.
+/// Returns the position that an index means in a value of length `len`; `None` if there is no element.
 #[must_use]
 pub fn at(index: i64, len: u64) -> Option<u64> {
     let position = if index < 0 { len.checked_sub(index.unsigned_abs())? } else { index.unsigned_abs() };
     (position < len).then_some(position)
 }
 
-/// The positions from `start` to `stop`, both inclusive, that a value of `len` has.
+/// Returns the positions from `start` to `stop`, both inclusive, that exist in a value of length `len`.
 #[must_use]
 pub fn range(start: i64, stop: i64, len: u64) -> Range<u64> {
     let start = if start < 0 { len.saturating_sub(start.unsigned_abs()) } else { start.unsigned_abs().min(len) };
@@ -21,7 +21,7 @@ pub fn range(start: i64, stop: i64, len: u64) -> Range<u64> {
 mod tests {
     use super::*;
 
-    /// Redis' own arithmetic.
+    /// Computes the range with Redis' own arithmetic.
     fn expected(mut start: i64, mut stop: i64, len: i64) -> Vec<u64> {
         start = if start < 0 { (start + len).max(0) } else { start };
         stop = if stop < 0 { stop + len } else { stop.min(len - 1) };

@@ -1,4 +1,4 @@
-//! Keys of any type: whether they are there, what they hold, and their end.
+//! Commands on keys of any type: existence, type and deletion. Further ones are re-exported.
 
 pub use super::all_keys::{dbsize, keys};
 pub use super::expire::{expire, expireat, expiretime, persist, pexpire, pexpireat, pexpiretime, pttl, ttl};
@@ -24,7 +24,7 @@ pub fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn exists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
     if keys.len() > 1 {
-        // Several reads show one moment only under the lock.
+        // Only under the lock do several reads see one moment.
         ctx.keys.memory()?;
     }
     let mut found = 0;

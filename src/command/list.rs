@@ -1,9 +1,8 @@
 //! Lists: elements by position, in memory.
 //!
-//! Guarantees: an effect carries elements, counts and positions as this command found them, so that it needs no search
-//! when it is applied again; a list without elements does not exist. An expired list that a command would only have
-//! taken from is left to the expiry cycle.
-//! Not done: blocking pops.
+//! Guarantees: an effect carries the elements, counts and positions that the command found, so that applying the effect
+//! needs no search. A list without elements does not exist. An expired list is left to the expiry cycle by a command
+//! that would only remove elements from it. Blocking pops are not supported.
 
 use super::args::Args;
 use super::number::parse_i64;
@@ -43,7 +42,7 @@ impl End {
     }
 }
 
-/// The list at a key; `None` if there is no such key.
+/// Returns the list at a key; `None` if there is no such key.
 fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k List>, Fail> {
     let list = keys.list(key)?;
     if list.is_none() && !keys.find(key)?.is_absent() {
@@ -52,7 +51,7 @@ fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k List>, Fail
     Ok(list)
 }
 
-/// Length of the list at a key that is about to be pushed to; an expired key is deleted.
+/// Returns the length of the list at a key that is about to be pushed to. Deletes the key if it has expired.
 fn len_to_change(keys: &mut Keyspace<'_>, key: &[u8]) -> Result<u64, Fail> {
     if let Some(list) = keys.list(key)? {
         return Ok(list.len());
@@ -169,7 +168,7 @@ pub fn lset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-// ---- taking ----
+// ---- removing ----
 
 /// LPOP key [count]
 pub fn lpop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
@@ -252,7 +251,7 @@ pub fn ltrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 // ---- moving ----
 
-/// What the ops of a move take beside keys and element, at most.
+/// Largest number of bytes that the ops of LMOVE take beside keys and element.
 const PLACE_BYTES: usize = 64;
 
 /// An end of the list at a key.
@@ -280,12 +279,12 @@ fn move_element(ctx: &mut Ctx<'_>, from: &Place<'_>, to: &Place<'_>, out: &mut O
     };
     let (len, at) = (list.len(), if from.end == End::Left { 0 } else { list.len() - 1 });
     let element = list.get(at).expect("a list has elements").to_vec();
-    // Before an expired list is deleted for it.
+    // Room is checked first, because the next step may delete an expired key.
     ctx.keys.require_room(from.key.len() + to.key.len() + element.len() + PLACE_BYTES)?;
     len_to_change(&mut ctx.keys, to.key)?;
     let stays = from.key == to.key && (from.end == to.end || len == 1);
     if !stays {
-        // The push comes first: a list that is rotated is never empty on the way and keeps its expiry.
+        // The push comes before the pop, so that a list that is rotated is never empty in between and keeps its expiry.
         ctx.keys.change_list(to.key, |ops| to.end.push(ops, to.key, std::iter::once(&element[..])))?;
         ctx.keys.change_list(from.key, |ops| from.end.pop(ops, from.key, 1))?;
     }

@@ -1,4 +1,4 @@
-//! Lists through sessions: replies, and what is a commit.
+//! Lists through sessions: the replies, and which requests are a commit.
 
 use crate::command::tests::Node;
 

@@ -1,9 +1,9 @@
 //! Stage 2, meaning: what a request does and how its reply is written.
 //!
-//! `table` names every command; one file per family holds what they do; `session` runs requests in turn, takes the
-//! writer lock when it is needed and makes one commit of each command or EXEC.
+//! `table` names every command. Each family of commands has one file. `session` runs requests in turn, takes the writer
+//! lock when a request needs it, and makes one commit of each command or EXEC.
 //!
-//! A command first reads and checks, then makes its effects: one that fails has made none.
+//! A command reads and checks first and makes its effects afterwards, so that a command that fails has made none.
 
 pub mod ahead;
 pub mod all_keys;
@@ -45,14 +45,14 @@ use host::Host;
 use reply::Out;
 use std::borrow::Cow;
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Fail {
-    /// An error reply: code, blank, message.
+    /// The error reply: code, blank, message.
     Reply(Cow<'static, str>),
-    /// It must run again under the writer lock.
+    /// The command must run a second time under the writer lock.
     NeedsLock,
-    /// Its effects would go beyond `max-commit-bytes`.
+    /// The effects would exceed `max-commit-bytes`.
     TooLarge,
     /// The database failed.
     Failed(Error),
@@ -86,20 +86,20 @@ impl From<String> for Fail {
     }
 }
 
-/// Result of a command; what it has to say is in the [`Out`].
+/// Result of a command. The reply is in the [`Out`].
 pub type Done = Result<(), Fail>;
 
-/// What a command works on.
+/// The surroundings of a command.
 pub struct Ctx<'a> {
     /// The keys of all engines.
     pub keys: Keyspace<'a>,
-    /// Who asks.
+    /// The client that sent the command.
     pub client: &'a mut Client,
-    /// The node around it.
+    /// The node that runs the command.
     pub host: &'a dyn Host,
 }
 
-/// A command's function. Argument 0 is the command's name; the arity was checked.
+/// A command's function. Argument 0 is the command's name; the caller has checked the arity.
 pub type Run = fn(&mut Ctx<'_>, Args<'_>, &mut Out) -> Done;
 
 #[cfg(test)]

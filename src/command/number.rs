@@ -1,13 +1,14 @@
-//! Numbers as Redis reads and writes them, byte for byte as Redis 7.0 does.
+//! Numbers as Redis 7.0 reads and writes them, byte for byte.
 //!
-//! Guarantees: [`parse_i64`] accepts exactly the texts an integer is written as; [`parse_f64`] accepts what `strtod`
-//! does except NaN, blanks, and numbers that overflow or vanish; [`format_double`] equals `%.17g`. Nothing here panics
-//! on any text.
-//! Not done here: the 80-bit arithmetic behind Redis' INCRBYFLOAT; see [`format_incrbyfloat`].
+//! Guarantees: [`parse_i64`] accepts exactly the texts that an integer is written as. [`parse_f64`] accepts the texts
+//! that `strtod` accepts, except NaN, blanks, and numbers that overflow or underflow to zero. [`format_double`] equals
+//! `%.17g`. No text causes a panic. Redis' INCRBYFLOAT computes in 80-bit floats; this module does not, see
+//! [`format_incrbyfloat`].
 
 use std::io::Write;
 
-/// Reads an integer as Redis' `string2ll` does: an optional `-`, no `+`, no leading zero, no blank, in the range of i64.
+/// Reads an integer as Redis' `string2ll` does: an optional `-`, no `+`, no leading zero, no blank, in the range of
+/// i64.
 #[must_use]
 pub fn parse_i64(text: &[u8]) -> Option<i64> {
     const DIGITS_MAX: usize = 19;
@@ -31,8 +32,8 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
 }
 
 /// Reads a floating point number as Redis' `string2d` does: decimal or hexadecimal (`0x1p-2`), `inf` and `infinity` in
-/// any case with an optional sign. `None` for NaN, blanks, and what is too large for a double or too small to be
-/// told from zero.
+/// any case, with an optional sign. Returns `None` for NaN, for blanks, and for a number that is too large for a double
+/// or too small to differ from zero.
 #[must_use]
 pub fn parse_f64(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
@@ -53,7 +54,7 @@ pub fn parse_f64(text: &[u8]) -> Option<f64> {
     accepted.then_some(value)
 }
 
-/// Reads what follows `0x`: hexadecimal digits with at most one point, then an optional binary exponent.
+/// Reads the text behind `0x`: hexadecimal digits with at most one point, then an optional binary exponent.
 fn parse_hex(text: &str) -> Option<f64> {
     let (digits, exponent) = match text.split_once(['p', 'P']) {
         Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
@@ -74,7 +75,8 @@ fn parse_hex(text: &str) -> Option<f64> {
             significand = significand << 4 | digit;
             scale -= if in_fraction { 4 } else { 0 };
         } else {
-            // Digits beyond the 64th bit only decide the rounding: whether any of them is set is all that counts.
+            // Digits beyond the 64th bit only decide the rounding, for which it matters only whether any of them is not
+            // zero.
             significand |= u64::from(digit != 0);
             scale += if in_fraction { 0 } else { 4 };
         }
@@ -82,7 +84,8 @@ fn parse_hex(text: &str) -> Option<f64> {
     if digits_seen { scale_to_f64(significand, scale) } else { None }
 }
 
-/// `significand * 2^scale` rounded half to even; `None` if that overflows, or vanishes although not zero.
+/// Returns `significand * 2^scale`, rounded half to even. Returns `None` if the result overflows, or if it underflows
+/// to zero although the significand is not zero.
 fn scale_to_f64(significand: u64, scale: i64) -> Option<f64> {
     const EXPONENT_MIN: i64 = -1022;
     const EXPONENT_MAX: i64 = 1023;
@@ -99,23 +102,23 @@ fn scale_to_f64(significand: u64, scale: i64) -> Option<f64> {
     }
     let (kept, rest, half) = (bits >> dropped, bits & ((1 << dropped) - 1), 1_u128 << (dropped - 1));
     let rounded = (kept + u128::from(rest > half || (rest == half && kept & 1 == 1))) as u64;
-    // The leading bit of a normal significand adds one to the exponent field, and so does a carry out of the rounding.
+    // The leading bit of a normal significand adds one to the exponent field, and so does a carry of the rounding.
     let biased = (exponent.max(EXPONENT_MIN) - EXPONENT_MIN) as u64;
     let value = f64::from_bits((biased << MANTISSA_BITS) + rounded);
     (value.is_finite() && value != 0.0).then_some(value)
 }
 
-/// Room for the text of one double, for [`format_double`].
+/// Buffer for the text of one double, for [`format_double`].
 pub struct DoubleText {
     integer: itoa::Buffer,
     bytes: [u8; DOUBLE_TEXT_BYTES_MAX],
 }
 
-/// Longest text is `-4.9406564584124654e-324`; the rest is slack.
+/// Bytes of the buffer. The longest text is `-4.9406564584124654e-324`; the rest is slack.
 const DOUBLE_TEXT_BYTES_MAX: usize = 32;
-/// Significant digits Redis prints.
+/// Significant digits that Redis prints.
 const DIGITS: i32 = 17;
-/// Below this, an integer has at most [`DIGITS`] digits and needs no exponent.
+/// An integer below this has at most [`DIGITS`] digits and needs no exponent.
 const PLAIN_INTEGER_END: f64 = 1e17;
 
 impl Default for DoubleText {
@@ -124,8 +127,8 @@ impl Default for DoubleText {
     }
 }
 
-/// Text of `value` as Redis 7.0 replies it (`%.17g`): 17 significant digits, trailing zeros cut, an exponent below 1e-4
-/// and from 1e17 on; `inf`, `-inf`, `nan`.
+/// Returns the text of `value` as Redis 7.0 replies it (`%.17g`): 17 significant digits without trailing zeros, with an
+/// exponent below 1e-4 and from 1e17 on; `inf`, `-inf`, `nan`.
 pub fn format_double(value: f64, text: &mut DoubleText) -> &str {
     if value.is_nan() {
         return "nan";
@@ -145,7 +148,7 @@ pub fn format_double(value: f64, text: &mut DoubleText) -> &str {
     std::str::from_utf8(&text.bytes[..len]).expect("digits are ASCII")
 }
 
-/// Writes a finite `value` that is not zero as C's `%.17g`.
+/// Writes `value`, which is finite and not zero, as C's `%.17g` does.
 fn write_general(value: f64, to: &mut impl Write) -> std::io::Result<()> {
     let mut scientific = [0_u8; DOUBLE_TEXT_BYTES_MAX];
     let mut rest = &mut scientific[..];
@@ -177,12 +180,12 @@ fn write_general(value: f64, to: &mut impl Write) -> std::io::Result<()> {
     write!(to, "{first}{whole}.{fraction}")
 }
 
-/// Text that INCRBYFLOAT and HINCRBYFLOAT store and reply for a finite `value`: never an exponent, at most 17 decimals,
-/// no trailing zeros, no negative zero.
+/// Returns the text that INCRBYFLOAT and HINCRBYFLOAT store and reply for a finite `value` that decimal addition cannot
+/// give: no exponent, at most 17 decimals, no trailing zeros, no negative zero.
 ///
-/// Redis computes in 80-bit floats and prints 17 decimals of them; here a double is written with the fewest digits that
-/// identify it. The texts agree for small sums of few decimals (10.5 + 0.1 is 10.6) and differ from about the 16th digit
-/// on: Redis has 0.3 for 0.1 + 0.2, and 46570.55000000000000071 where this writes 46570.55.
+/// Redis computes in 80-bit floats and prints 17 decimals; this function writes a double with the fewest digits that
+/// identify it. The texts agree for small sums of few decimals (10.5 + 0.1 is 10.6) and differ from about the 16th
+/// digit on: for 0.1 + 0.2 Redis writes 0.3, and it writes 46570.55000000000000071 where this function writes 46570.55.
 #[must_use]
 pub fn format_incrbyfloat(value: f64) -> String {
     const DECIMALS_MAX: usize = 17;

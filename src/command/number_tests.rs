@@ -1,9 +1,9 @@
-//! The tables are what redis-server 7.0.15 answered.
+//! The tables hold the answers of redis-server 7.0.15.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Score given to ZADD, and what ZSCORE then replied (of a sorted set too large for Redis' compact encoding).
+/// Scores given to ZADD, and the replies of ZSCORE (for a sorted set too large for Redis' compact encoding).
 const SCORES: &[(&str, &str)] = &[
     ("0", "0"),
     ("-0", "-0"),
@@ -73,7 +73,7 @@ const SCORES: &[(&str, &str)] = &[
     ("1E5", "100000"),
 ];
 
-/// Scores ZADD refused with "value is not a valid float".
+/// Scores that ZADD refused with "value is not a valid float".
 const NOT_SCORES: &[&str] = &[
     "",
     " 1",
@@ -129,7 +129,7 @@ fn doubles_from_bytes_that_are_no_text_are_refused() {
     }
 }
 
-/// Hexadecimal digits beyond the 64th bit round as the exact number does.
+/// Goal: hexadecimal digits beyond the 64th bit round as the exact number does.
 #[test]
 fn long_hexadecimal_numbers_round_half_to_even() {
     assert_eq!(parse_f64(b"0x10000000000000800000"), Some(f64::from_bits(0x44b0_0000_0000_0000)));
@@ -140,7 +140,7 @@ fn long_hexadecimal_numbers_round_half_to_even() {
     assert_eq!(parse_f64(b"0x0.fffffffffffff8p-1022"), Some(f64::MIN_POSITIVE));
 }
 
-/// Value INCRBYFLOAT found or was given, and what it stored.
+/// Goal: the text that INCRBYFLOAT stores for a value has no exponent.
 #[test]
 fn incrbyfloat_texts_have_no_exponent() {
     let table: &[(f64, &str)] = &[

@@ -1,9 +1,9 @@
 //! RENAME and RENAMENX.
 //!
-//! Guarantees: a key moves whole, with its expiry, in one commit. In memory that is one op. On disk the key's name is
-//! part of every element's, so a collection is copied element by element to a new generation: that takes as long as the
-//! collection is large, and holds it in memory until the commit is written. One that is larger than `max-commit-bytes`
-//! cannot be renamed.
+//! Guarantees: a key is renamed whole, with its expiry, in one commit. In memory the rename is one op. On disk the
+//! key's name is part of each element's row, so a collection is copied element by element to a new generation: this
+//! takes time in proportion to the size of the collection, and holds the collection in memory until the commit is
+//! written. A collection that is larger than `max-commit-bytes` cannot be renamed.
 
 use super::args::Args;
 use super::collection::walk;
@@ -35,7 +35,8 @@ pub fn renamenx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// What the source holds. An expired one is left to the expiry cycle: a command that fails has no effect.
+/// Returns what the source holds. An expired source is left to the expiry cycle, because a command that fails has no
+/// effect.
 fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found, Fail> {
     let found = keys.find(key)?;
     if found.is_absent() {
@@ -45,7 +46,7 @@ fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found, Fail> {
 }
 
 fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8]) -> Done {
-    // Before the target is deleted.
+    // Elements are read and room is checked before the target is deleted, so that a refusal leaves the target in place.
     let elements = match source {
         Found::Collection(collection) => Some(Elements::of(keys, from, collection, to)?),
         Found::String(value) => {
@@ -82,16 +83,16 @@ fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8]) -> 
     Ok(keys.delete(from, source)?)
 }
 
-/// What a collection holds, on its way to another name.
+/// Elements of a collection, for storing them under another name.
 enum Elements {
-    /// Of a hash or set: names and values.
+    /// Names and values of a hash or set.
     Named(Vec<(Vec<u8>, Vec<u8>)>),
-    /// Of a stream: ids and fields.
+    /// Ids and fields of a stream.
     Entries(Vec<(StreamId, Vec<u8>)>),
 }
 
 impl Elements {
-    /// Refused if the copies under the name `to` are more than one commit may have.
+    /// Reads the elements. Returns an error if their copies under the name `to` exceed the bound of one commit.
     fn of(keys: &Keyspace<'_>, key: &[u8], collection: &Collection, to: &[u8]) -> Result<Self, Fail> {
         let mut copied = 0;
         let mut takes = |bytes: usize| {
@@ -118,7 +119,7 @@ impl Elements {
         Ok(Self::Named(named))
     }
 
-    /// Makes a key, which must be absent, such a collection, with the expiry of the original.
+    /// Stores the elements as a collection at a key, which must be absent, with the expiry of the original.
     fn put(&self, keys: &mut Keyspace<'_>, key: &[u8], original: &Collection) -> Done {
         let generation = keys.new_generation();
         match self {

@@ -1,22 +1,21 @@
 //! Writes replies in RESP2 or RESP3 straight into the connection's write buffer.
 //!
-//! Guarantees: what RESP2 has no type for becomes what redis-server sends a RESP2 client in its place; a simple string
-//! or an error stays on one line whatever it is made of; a command that fails half-way is rolled back with
-//! [`Out::mark`] and [`Out::truncate`].
-//! Not done here: sockets and limits on the size of the buffer. That an aggregate is followed by as many replies as it
-//! announced is up to the caller.
+//! Guarantees: a value for which RESP2 has no type is written as redis-server writes it for a RESP2 client; a simple
+//! string or an error stays on one line whatever bytes it holds; the partial reply of a command that fails is rolled
+//! back with [`Out::mark`] and [`Out::truncate`]. The size of the buffer is not limited here, and the caller must write
+//! as many replies behind an aggregate as it announced.
 
 use crate::command::number::{DoubleText, format_double};
 use bytes::BytesMut;
 use std::fmt::{Display, Write};
 
-/// Protocol version of a connection; HELLO changes it.
+/// Protocol version of a connection. HELLO changes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Protocol {
-    /// The version every connection starts with.
+    /// The version that every connection starts with.
     #[default]
     Resp2,
-    /// Adds types for null, doubles, booleans, maps, sets and pushes.
+    /// The version with types for null, doubles, booleans, maps, sets and pushes.
     Resp3,
 }
 
@@ -24,12 +23,12 @@ pub enum Protocol {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark(usize);
 
-/// An aggregate whose length is not known yet. Inner ones are ended before outer ones.
+/// An aggregate whose length is not known yet. Inner aggregates must be ended before outer ones.
 #[derive(Debug)]
 #[must_use = "the aggregate's header is written when it is ended"]
 pub struct Deferred(usize);
 
-/// The reply side of a connection: its protocol version and the bytes not yet sent.
+/// The reply side of a connection: its protocol version and the bytes that were not sent.
 #[derive(Debug, Default)]
 pub struct Out {
     buffer: BytesMut,
@@ -37,47 +36,47 @@ pub struct Out {
 }
 
 impl Out {
-    /// An empty buffer.
+    /// Makes an empty buffer.
     #[must_use]
     pub fn new(protocol: Protocol) -> Self {
         Self { buffer: BytesMut::new(), protocol }
     }
 
-    /// Protocol version of the replies written from now on.
+    /// Returns the protocol version of the next replies.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Changes the protocol version of the replies written from now on.
+    /// Changes the protocol version of the next replies.
     pub fn set_protocol(&mut self, protocol: Protocol) {
         self.protocol = protocol;
     }
 
-    /// Bytes not yet sent.
+    /// Returns the number of bytes that were not sent.
     #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether there is nothing to send.
+    /// Reports whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The bytes not yet sent.
+    /// Returns the bytes that were not sent.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// The buffer itself, for the connection that sends it and takes away what was sent.
+    /// Returns the buffer itself, for the connection, which sends the bytes and removes them.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// The position reached, to roll back to.
+    /// Returns the present end of the buffer as a position to roll back to.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark(self.buffer.len())
@@ -89,28 +88,28 @@ impl Out {
         self.buffer.truncate(mark.0);
     }
 
-    /// `+OK`.
+    /// Writes `+OK`.
     pub fn ok(&mut self) {
         self.buffer.extend_from_slice(b"+OK\r\n");
     }
 
-    /// A short text without structure, such as `QUEUED` or the name of a type.
+    /// Writes a short text without structure, such as `QUEUED` or the name of a type.
     pub fn simple(&mut self, text: &str) {
         self.line(b'+', text);
     }
 
-    /// An error: its code in capitals, a blank, the message.
+    /// Writes an error: its code in capitals, a blank, the message.
     pub fn error(&mut self, message: &str) {
         self.line(b'-', message);
     }
 
-    /// An integer.
+    /// Writes an integer.
     pub fn int(&mut self, value: i64) {
         let mut digits = itoa::Buffer::new();
         self.header(b':', digits.format(value));
     }
 
-    /// A number of things: an integer, or a [`Self::big_number`] where 63 bits do not hold it.
+    /// Writes a count: as an integer, or as a [`Self::big_number`] if 63 bits cannot hold it.
     pub fn count(&mut self, value: u64) {
         match i64::try_from(value) {
             Ok(value) => self.int(value),
@@ -118,7 +117,7 @@ impl Out {
         }
     }
 
-    /// An integer of any size, in decimal; a bulk string in RESP2.
+    /// Writes an integer of any size, given in decimal; a bulk string in RESP2.
     pub fn big_number(&mut self, digits: &str) {
         match self.protocol {
             Protocol::Resp2 => self.bulk(digits.as_bytes()),
@@ -126,14 +125,14 @@ impl Out {
         }
     }
 
-    /// A binary-safe string.
+    /// Writes a binary-safe string.
     pub fn bulk(&mut self, value: &[u8]) {
         self.length(b'$', value.len());
         self.buffer.extend_from_slice(value);
         self.buffer.extend_from_slice(b"\r\n");
     }
 
-    /// The text of `value` as a bulk string, without an allocation of its own.
+    /// Writes the text of `value` as a bulk string, without an allocation for the text.
     pub fn bulk_fmt(&mut self, value: impl Display) {
         let start = self.buffer.len();
         write!(self.buffer, "{value}").expect("a BytesMut grows as needed");
@@ -142,7 +141,7 @@ impl Out {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
-    /// No value where a string, a number or anything single is expected.
+    /// Writes the absence of a single value, such as a string or a number.
     pub fn null(&mut self) {
         self.buffer.extend_from_slice(match self.protocol {
             Protocol::Resp2 => b"$-1\r\n",
@@ -150,7 +149,7 @@ impl Out {
         });
     }
 
-    /// No value where an array is expected.
+    /// Writes the absence of an array.
     pub fn null_array(&mut self) {
         self.buffer.extend_from_slice(match self.protocol {
             Protocol::Resp2 => b"*-1\r\n",
@@ -158,12 +157,12 @@ impl Out {
         });
     }
 
-    /// `items` replies follow.
+    /// Begins an array: `items` replies follow.
     pub fn array(&mut self, items: usize) {
         self.length(b'*', items);
     }
 
-    /// `pairs` keys follow, each with its value; a flat array of twice as many in RESP2.
+    /// Begins a map: `pairs` keys follow, each with its value. In RESP2 it is a flat array of twice as many items.
     pub fn map(&mut self, pairs: usize) {
         match self.protocol {
             Protocol::Resp2 => self.length(b'*', pairs * 2),
@@ -171,17 +170,17 @@ impl Out {
         }
     }
 
-    /// `items` distinct replies follow in no particular order; an array in RESP2.
+    /// Begins a set: `items` distinct replies follow in no particular order. In RESP2 it is an array.
     pub fn set(&mut self, items: usize) {
         self.length(if self.protocol == Protocol::Resp3 { b'~' } else { b'*' }, items);
     }
 
-    /// `items` replies follow that answer no request (published messages); an array in RESP2.
+    /// Begins a push: `items` replies follow that answer no request (published messages). In RESP2 it is an array.
     pub fn push(&mut self, items: usize) {
         self.length(if self.protocol == Protocol::Resp3 { b'>' } else { b'*' }, items);
     }
 
-    /// A floating point number, see [`format_double`]; a bulk string in RESP2.
+    /// Writes a floating point number, see [`format_double`]; a bulk string in RESP2.
     pub fn double(&mut self, value: f64) {
         let mut text = DoubleText::default();
         let text = format_double(value, &mut text);
@@ -191,7 +190,7 @@ impl Out {
         }
     }
 
-    /// A boolean; 1 or 0 in RESP2.
+    /// Writes a boolean; 1 or 0 in RESP2.
     pub fn bool(&mut self, value: bool) {
         match self.protocol {
             Protocol::Resp2 => self.int(value.into()),
@@ -199,7 +198,7 @@ impl Out {
         }
     }
 
-    /// A text for people (INFO and the like), marked as plain text; a bulk string in RESP2.
+    /// Writes a text for people (INFO and the like), marked as plain text; a bulk string in RESP2.
     pub fn verbatim(&mut self, text: &[u8]) {
         const FORMAT: &[u8] = b"txt:";
         if self.protocol == Protocol::Resp2 {
@@ -211,17 +210,18 @@ impl Out {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
-    /// Begins an array, or a map, whose length is known only at its end.
+    /// Begins an array or a map whose length is known only at its end.
     pub fn begin_array(&mut self) -> Deferred {
         Deferred(self.buffer.len())
     }
 
-    /// Ends what [`Self::begin_array`] began: `items` replies were written since. Costs one move of them.
+    /// Ends the array that [`Self::begin_array`] began, behind which `items` replies were written. Moves their bytes
+    /// once.
     pub fn end_array(&mut self, begun: Deferred, items: usize) {
         self.insert_length(begun.0, b'*', items);
     }
 
-    /// Ends what [`Self::begin_array`] began as a map of `pairs`, as [`Self::map`] would have announced it.
+    /// Ends the map that [`Self::begin_array`] began. The length is announced as [`Self::map`] does.
     pub fn end_map(&mut self, begun: Deferred, pairs: usize) {
         match self.protocol {
             Protocol::Resp2 => self.insert_length(begun.0, b'*', pairs * 2),
@@ -229,7 +229,7 @@ impl Out {
         }
     }
 
-    /// A line of `text`: line ends around it are dropped, within it they become blanks.
+    /// Writes `text` as one line: line ends around the text are dropped, those within it become blanks.
     fn line(&mut self, kind: u8, text: &str) {
         let text = text.trim_matches(['\r', '\n']).as_bytes();
         self.buffer.reserve(text.len() + 3);
@@ -256,7 +256,7 @@ impl Out {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
-    /// Puts a length header before what was written since `start`.
+    /// Inserts a length header before the bytes that were written since `start`.
     fn insert_length(&mut self, start: usize, kind: u8, length: usize) {
         let end = self.buffer.len();
         assert!(start <= end, "a reply was begun in bytes that are gone");
@@ -269,7 +269,7 @@ impl Out {
 mod tests {
     use super::*;
 
-    /// What `write` produces in RESP2 and in RESP3.
+    /// Returns the bytes that `write` produces in RESP2 and in RESP3.
     fn both(write: impl Fn(&mut Out)) -> (String, String) {
         let text = |protocol| {
             let mut out = Out::new(protocol);
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(both(write), (resp2.to_owned(), resp3.to_owned()));
     }
 
-    /// The types as redis-server 7.0.15 sends them for DEBUG PROTOCOL.
+    /// Goal: each type has the form that redis-server 7.0.15 sends for DEBUG PROTOCOL.
     #[test]
     fn every_type_has_the_form_redis_sends() {
         check(|out| out.ok(), "+OK|", "+OK|");

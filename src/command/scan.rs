@@ -1,10 +1,12 @@
 //! SCAN, HSCAN, SSCAN: iterations in steps.
 //!
-//! Guarantees: what is there during a whole iteration is returned; expired keys are not. SCAN's cursor is the place in a
-//! fixed order of disk slots, list shards and sorted set shards, each visited as a whole, but for a slot of very many keys:
-//! within it, and in a large hash or set, an iteration goes by name, and its cursors are kept in a bounded table. A step of
-//! SCAN ends early where it takes long, so that it holds nobody up. A small collection comes in one step.
-//! Not done: a key that moves from one engine to another during an iteration (SET over a list) may be missed.
+//! Guarantees: a key or element that exists during a whole iteration is returned; an expired key is not. SCAN's cursor
+//! is a place in a fixed order of disk slots, list shards and sorted set shards. Each slot or shard is visited as a
+//! whole, except a slot of very many keys: within such a slot, and in a large hash or set, an iteration goes by name,
+//! and its cursors are kept in a bounded table. A step of SCAN that takes long ends early, so that it does not hold up
+//! other clients. A small collection is returned in one step.
+//!
+//! Limit: a key that changes its engine during an iteration (SET over a list) may be missed.
 
 use super::args::{Args, OwnedArgs};
 use super::collection;
@@ -21,25 +23,25 @@ use crate::engine::walk::Walked;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// Elements up to which a collection is returned in one step.
+/// Number of elements up to which a collection is returned in one step.
 const SMALL_ELEMENTS_MAX: u64 = 512;
-/// Elements or keys of a step, unless COUNT says otherwise.
+/// Elements or keys of a step if the request has no COUNT.
 const COUNT: u64 = 10;
-/// Keys of a step of SCAN at most, whatever COUNT says.
+/// Largest number of keys of a step of SCAN, whatever COUNT says.
 const KEYS_MAX: u64 = 1000;
-/// Keys of one slot that a step of SCAN visits beyond those that were asked for.
+/// Keys of one slot that a step of SCAN visits beyond the requested ones before it stops within the slot.
 const SLOT_KEYS_MAX: u64 = 1000;
-/// A step of SCAN that found few keys ends after this time.
+/// Longest time that a step of SCAN walks the disk slots.
 const STEP_TIME: Duration = Duration::from_millis(2);
 
-/// Cursor of the first list shard; below it stand the disk slots.
+/// Cursor of the first list shard. The cursors below it are those of the disk slots.
 const LISTS: u64 = SLOTS as u64;
 /// Cursor of the first sorted set shard.
 const ZSETS: u64 = LISTS + SHARDS as u64;
-/// Above all these. Cursors beyond are kept in the table.
+/// Cursor behind all slots and shards. Cursors above it are kept in the table.
 const END: u64 = ZSETS + SHARDS as u64;
 
-/// What an iteration is asked for beside its cursor.
+/// The options of an iteration's step.
 struct Options<'a> {
     pattern: Option<&'a [u8]>,
     count: u64,
@@ -47,7 +49,7 @@ struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// TYPE is SCAN's only.
+    /// Reads the options. Only SCAN takes TYPE.
     fn parse(args: Args<'a>, takes_type: bool) -> Result<Self, Fail> {
         let mut options = Self { pattern: None, count: COUNT, kind: None };
         let mut rest = args.iter();
@@ -118,7 +120,7 @@ pub fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// One step of SCAN under way.
+/// A step of SCAN while it runs.
 struct Step<'a, 'k> {
     keys: &'a Keyspace<'k>,
     options: Options<'a>,
@@ -136,8 +138,8 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Visits slots from a place on, a slot's number or a key's stored name, until enough keys were seen; the cursor to go on
-    /// from.
+    /// Visits slots from a place on until enough keys were seen. The place is a slot's number or a key's stored name.
+    /// Returns the cursor to continue at.
     fn visit_slots(&mut self, from: &[u8]) -> Result<u64, Fail> {
         let (mut last_slot, mut next) = (None, LISTS);
         let walked = self.keys.walk(from, Instant::now() + STEP_TIME, |met| {
@@ -161,7 +163,7 @@ impl Step<'_, '_> {
         })
     }
 
-    /// Visits whole shards from `first` on until enough keys were seen; the shard to go on from.
+    /// Visits whole shards from `first` on until enough keys were seen. Returns the shard to continue at.
     fn visit_shards<V: Value>(&mut self, shards: &Dictionary<V>, first: u64, kind: &str) -> u64 {
         let wanted = usize::try_from(self.options.count - self.seen).unwrap_or(usize::MAX);
         let (next, keys) = shards.scan(first, wanted);

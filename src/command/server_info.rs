@@ -46,7 +46,7 @@ pub fn reset(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// SELECT index: there is one database.
+/// SELECT index. There is only the database 0.
 pub fn select(_: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     match parse_i64(&args[1]) {
         Some(0) => out.ok(),
@@ -236,7 +236,7 @@ fn write_info(command: &Command, out: &mut Out) {
     out.set(flags.len());
     flags.iter().for_each(|flag| out.simple(flag));
     [first, last, step].into_iter().for_each(|position| out.int(position.into()));
-    // ACL categories, tips, key specifications and subcommands: none are kept.
+    // The last four fields are ACL categories, tips, key specifications and subcommands, which walferry does not keep.
     out.set(0);
     (0..3).for_each(|_| out.array(0));
 }

@@ -1,8 +1,8 @@
 //! Runs a client's requests in turn, a pipeline's worth under one turn of the writer lock.
 //!
-//! Guarantees: one command, or one EXEC, is one commit, or none if it had no effect; a request that fails has no effect;
-//! replies of a group whose logs could not be written are replaced by errors before anyone sees them, and those of the
-//! groups before it are not.
+//! Guarantees: one command, or one EXEC, is one commit, or none if it had no effect; a request that fails has no
+//! effect. If the logs of a group could not be written, errors replace the replies that wait for that group before they
+//! are sent; the replies of earlier groups stay.
 
 use super::ahead;
 use super::args::Args;
@@ -21,7 +21,7 @@ use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
 use crate::error::Error;
 
-/// A pipeline's worth of requests under way.
+/// A session: a pipeline's worth of a client's requests while the requests run.
 pub struct Session<'s> {
     committer: &'s Committer,
     host: &'s dyn Host,
@@ -30,34 +30,34 @@ pub struct Session<'s> {
     turn: Option<WriterGuard<'s>>,
     /// The replies of this turn.
     replies: Replies,
-    /// The newest group that a commit of this session is in.
+    /// The newest group that holds a commit of this session.
     wrote: Option<GroupNumber>,
-    /// The last commit of this session, written or on its way.
+    /// The last commit of this session, written or in an open group.
     last: Option<Csn>,
-    /// The clocks as they were read last; none if much time may have passed since. Requests that came in together and are
-    /// quick share one reading.
+    /// The last reading of the clocks; `None` if much time may have passed since. Requests that arrived together and
+    /// are quick share one reading.
     now: Option<Reading>,
 }
 
-/// What must be so before a session's replies may be sent.
+/// Conditions for sending a session's replies.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// They wait for a group that may not be written yet.
+    /// Replies that wait for a group that may not be written yet.
     pub open: Option<OpenReplies>,
-    /// The last commit they depend on.
+    /// The last commit that the replies depend on.
     pub depends_on: Option<Csn>,
-    /// When the requests ran, in microseconds since the Unix epoch.
+    /// Time at which the requests ran, in microseconds since the Unix epoch.
     pub now_us: u64,
 }
 
-/// Replies in a row that wait for one group.
+/// Consecutive replies that wait for the same group.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     group: GroupNumber,
-    /// Where the first of them starts.
+    /// Start of the first of these replies.
     mark: Mark,
     replies: usize,
-    /// The session's last commit up to their end.
+    /// The session's last commit at the end of these replies.
     last: Option<Csn>,
 }
 
@@ -89,14 +89,15 @@ pub struct OpenReplies {
 }
 
 impl OpenReplies {
-    /// Some of the groups could not be written: errors take the place of the replies that wait for these. Returns the
-    /// last commit that the other replies depend on.
+    /// Replaces with errors the replies whose groups could not be written. Returns the last commit that the remaining
+    /// replies depend on.
     pub fn fail(self, groups: &Groups, error: &Error, out: &mut Out) -> Option<Csn> {
         let Self { group, replies: Replies { before, earlier, newest } } = self;
         let mut last = before;
         let mut failed = 0;
         for run in earlier.into_iter().chain(newest) {
-            // A reply that only read waits for what was written before it.
+            // A read at the end of the turn may be counted for a later group than the last one with a commit. It waits
+            // for that last one.
             let is_written = matches!(groups.outcome(run.group.min(group)), Some(Ok(())));
             if failed == 0 && is_written {
                 last = run.last;
@@ -115,26 +116,26 @@ impl OpenReplies {
 }
 
 impl<'s> Session<'s> {
-    /// Begins; nothing is locked yet.
+    /// Begins a session. The lock is not taken yet.
     pub fn new(committer: &'s Committer, host: &'s dyn Host, client: &'s mut Client, out: &'s mut Out) -> Self {
         let (turn, wrote, last) = (None, None, None);
         Self { committer, host, client, out, turn, replies: Replies::default(), wrote, last, now: None }
     }
 
-    /// Fetches what requests that came in together and run next are about to read.
+    /// Fetches the rows that the next requests, which arrived together, are about to read.
     pub fn expect<'r>(&mut self, requests: impl Iterator<Item = Call<'r>> + Clone) {
         ahead::fetch_rows(self.committer.disk(), requests.clone());
         let keys: Vec<_> = requests.filter_map(ahead::key_in_memory).collect();
         if keys.len() > 1 {
-            // They need it anyway.
+            // The requests need the lock anyway.
             self.take_turn();
             let turn = self.turn.as_mut().expect("taken above");
             turn.keyspace(0).fetch_in_memory(keys.into_iter());
         }
     }
 
-    /// Runs one request and writes its reply. True if the connection must do something before the next one: await the
-    /// client's task or what it is blocked on, or close.
+    /// Runs one request and writes its reply. Returns true if the connection must act before the next request: await
+    /// the client's task or the blocked read, or close.
     pub fn run(&mut self, call: Call<'_>) -> bool {
         let Call { command, args } = call;
         self.host.count_command();
@@ -147,7 +148,8 @@ impl<'s> Session<'s> {
             return true;
         }
         if command.is_some_and(|command| command.has(Flag::Admin)) {
-            // What it tells or starts includes the requests before it.
+            // The commits of earlier requests are written first, because an admin command shows or starts something
+            // that includes them.
             self.write();
         }
         let mark = self.out.mark();
@@ -169,20 +171,20 @@ impl<'s> Session<'s> {
         self.client.task.is_some() || self.client.blocked.is_some() || self.client.closes
     }
 
-    /// Whether the client has authenticated, or need not.
+    /// Reports whether the client has authenticated or need not.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.client.is_authenticated
     }
 
-    /// Bytes of replies not yet sent.
+    /// Returns the bytes of replies that were not sent.
     #[must_use]
     pub fn reply_bytes(&self) -> usize {
         self.out.len()
     }
 
-    /// Gives up the lock. What was committed stays in the open group, which many connections share: somebody must write
-    /// it before the replies are sent.
+    /// Ends the session and releases the lock. Its commits stay in the open group, which many connections share: the
+    /// group must be written before the replies are sent.
     pub fn finish(mut self) -> Outcome {
         let now_us = self.now.unwrap_or_else(Reading::now).wall_us;
         Outcome { open: self.end_turn(), depends_on: self.last, now_us }
@@ -225,12 +227,12 @@ impl<'s> Session<'s> {
         if self.turn.is_none() {
             self.turn = Some(self.committer.lock_writer());
             self.replies.before = self.last;
-            // The lock may have been waited for.
+            // Taking the lock may have taken time, so the clocks must be read anew.
             self.now = None;
         }
     }
 
-    /// What can be said against a request before it is looked at closer.
+    /// Checks what can be checked before a request is queued or run.
     fn admit(&self, command: Option<&'static Command>, args: Args<'_>) -> Result<&'static Command, Fail> {
         let command = command.ok_or_else(|| errors::unknown_command(args))?;
         if !command.accepts_len(args.len()) {
@@ -243,7 +245,7 @@ impl<'s> Session<'s> {
         Ok(command)
     }
 
-    /// A request refused inside MULTI breaks the transaction; a refused EXEC ends it.
+    /// Handles a refused request: inside MULTI it breaks the transaction, and a refused EXEC ends it.
     fn reject(&mut self, command: Option<&Command>, fail: Fail) -> Fail {
         let is_exec = command.is_some_and(|command| command.has(Flag::Exec));
         match (&mut self.client.queue, fail) {
@@ -262,7 +264,7 @@ impl<'s> Session<'s> {
     }
 
     fn execute(&mut self, command: &'static Command, args: Args<'_>) -> Done {
-        // After a failed log write only reads under the lock show the engines at one commit.
+        // After a failed log write, only reads under the lock show all engines at one commit.
         let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
         if self.turn.is_none() && !is_locked {
             let now_ms = self.clock().wall_us / 1000;
@@ -318,7 +320,8 @@ impl<'s> Session<'s> {
         if let Err(fail) = &done
             && turn.has_effects()
         {
-            // Only a failing database can do this; what it did so far cannot be taken back, so nothing more is written.
+            // Only a failing database can cause this. The effects made so far cannot be taken back, so the node stops
+            // writing.
             turn.abandon(&format!("{} failed after it had an effect: {fail:?}", command.name));
         }
         if let Some(csn) = turn.commit_at(now) {
@@ -346,8 +349,8 @@ impl<'s> Session<'s> {
     }
 }
 
-/// Whether a request is a line of an HTTP request that can carry commands in its body. Redis closes such connections,
-/// too: a browser would send the rest of them.
+/// Reports whether a request is a line of an HTTP request whose body could carry commands. Redis closes such
+/// connections, too, because a browser would send the rest of the request.
 fn is_http(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }

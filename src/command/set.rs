@@ -1,10 +1,12 @@
 //! Sets: members, each an element without a value on disk.
 //!
-//! Guarantees: SMEMBERS sees one moment of the set; SPOP's effect is the removal of the members it chose. A set without
-//! members does not exist.
-//! Not done: uniform choice from large sets. SPOP chooses uniformly from at least [`CHOICE_MIN`] members, the whole set
-//! if it has no more, else those that follow, in byte order, the ones taken last: a walk to a random member of a
-//! million would take a second, and a walk from the first one would meet all deletions that were not compacted yet.
+//! Guarantees: SMEMBERS sees one moment of the set; SPOP's effect is the removal of the members that it chose. A set
+//! without members does not exist.
+//!
+//! Limit: the choice from large sets is not uniform. SPOP chooses uniformly from at least [`CHOICE_MIN`] members: from
+//! the whole set if it has no more, otherwise from the members that follow, in byte order, those popped last. A walk to
+//! a random one of a million members would take a second, and a walk from the first member would pass all deleted rows
+//! that were not compacted yet.
 
 use super::args::{Args, OwnedArgs};
 use super::collection::{self, Membership};
@@ -16,11 +18,11 @@ use crate::engine::meta::{Collection, DiskType};
 use parking_lot::Mutex;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// Members that SPOP chooses from, unless the set has less.
+/// Members that SPOP chooses from, unless the set has fewer.
 const CHOICE_MIN: u64 = 128;
 /// Places that are remembered for all sets together.
 const PLACES: usize = 256;
-/// Longest name that is remembered as a place.
+/// Bytes of the longest name that is remembered as a place.
 const PLACE_BYTES_MAX: usize = 1024;
 
 // ---- reading ----
@@ -122,13 +124,13 @@ pub fn spop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// For sets by hash of their key: the member at which SPOP stopped. Any bytes are a good place to go on from, so two
-/// sets may share one.
+/// The member at which SPOP stopped, indexed by a hash of the set's key. Any bytes are a valid place to continue at, so
+/// two sets may share an entry.
 static LAST_POPPED: Mutex<[Vec<u8>; PLACES]> = Mutex::new([const { Vec::new() }; PLACES]);
 
 /// Chooses `wanted` members, or all if the set has no more.
 fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Result<OwnedArgs, Fail> {
-    // What is chosen is deleted: no more is gathered than one commit may delete.
+    // The chosen members are deleted, so no more are gathered than one commit may delete.
     let fits = |chosen: &OwnedArgs| keys.require_room(chosen.byte_len()).is_ok();
     let mut choice = Choice {
         left: set.count.min(CHOICE_MIN.max(wanted.saturating_mul(2))),
@@ -143,7 +145,7 @@ fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Res
     let place = place_of(key);
     let from = LAST_POPPED.lock()[place].clone();
     collection::walk(keys, key, set, &from, |member, _| choice.goes_on_after(member) && fits(&choice.chosen))?;
-    // Fewer members are walked than there are, so that none is met again after the turn.
+    // The walk continues at the first member. It passes fewer members than the set has, so it meets none twice.
     if choice.wanted > 0 {
         collection::walk(keys, key, set, b"", |member, _| choice.goes_on_after(member) && fits(&choice.chosen))?;
     }
@@ -157,18 +159,18 @@ fn place_of(key: &[u8]) -> usize {
     usize::from(crate::engine::key::slot(key)) % PLACES
 }
 
-/// Chooses from a known number of members while they pass by, each as likely as any other.
+/// Chooses from a known number of members while they are walked, each with the same probability.
 struct Choice {
-    /// Members still to pass by.
+    /// Members that the walk has not passed yet.
     left: u64,
-    /// Members still to choose, at most `left`.
+    /// Members that are not chosen yet, at most `left`.
     wanted: u64,
     random: Random,
     chosen: OwnedArgs,
 }
 
 impl Choice {
-    /// Decides on a member; whether more are wanted.
+    /// Decides on a member. Reports whether more members are wanted.
     fn goes_on_after(&mut self, member: &[u8]) -> bool {
         if self.wanted > 0 {
             if self.random.below(self.left) < self.wanted {
@@ -189,7 +191,7 @@ impl Random {
         Self(RandomState::new().build_hasher().finish())
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,7 +1,8 @@
 //! Strings: a value inline in its key's metadata.
 //!
 //! Guarantees: a plain SET reads nothing; a value is never longer than `proto-max-bulk-len`; INCRBYFLOAT adds decimals,
-//! see `decimal`. Writers replace whatever the key held, expired or not, in one effect.
+//! see `decimal`. A command that sets a key unconditionally replaces whatever the key held, expired or not, in one
+//! effect.
 
 use super::args::Args;
 use super::expire::{self, Expiry};
@@ -11,7 +12,7 @@ use super::{Ctx, Done, Fail, decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
 use crate::engine::rows::FETCHED_TOGETHER;
 
-/// The string at a key; `None` if there is no such key, an error if it holds something else.
+/// Returns the string at a key; `None` if there is no such key, an error if the key holds another type.
 fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail> {
     match keys.find(key)? {
         Found::Absent => Ok(None),
@@ -39,7 +40,7 @@ pub fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
     if keys.len() > 1 {
-        // Several reads show one moment only under the lock.
+        // Only under the lock do several reads see one moment.
         ctx.keys.memory()?;
     }
     out.array(keys.len());
@@ -67,7 +68,7 @@ pub fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let end = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
     let value = find(&ctx.keys, &args[1])?;
     let value = value.as_deref().unwrap_or_default();
-    // Two negative positions the wrong way round are nothing even where both lie before the value.
+    // As in Redis, two negative positions in the wrong order give nothing even where both lie before the value.
     let is_reversed = start < 0 && end < 0 && start > end;
     let length = value.len() as i64;
     let from_front = |position: i64| if position < 0 { (length + position).max(0) } else { position };
@@ -79,7 +80,7 @@ pub fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 // ---- setting ----
 
-/// Whether the key must be there for SET, or must not.
+/// Whether SET requires the key to be absent or present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Condition {
     Absent,
@@ -161,7 +162,7 @@ pub fn set(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// Makes a key a string. If it is to expire in the past it is deleted: nobody could see it anyway.
+/// Makes a key a string. If the expiry lies in the past the key is deleted, because no client could see the value.
 fn store(keys: &mut Keyspace<'_>, key: &[u8], value: &[u8], expire_ms: u64) -> Done {
     if expire_ms == 0 || expire_ms > keys.now_ms {
         return Ok(keys.put_string(key, value, expire_ms)?);
@@ -170,7 +171,8 @@ fn store(keys: &mut Keyspace<'_>, key: &[u8], value: &[u8], expire_ms: u64) -> D
     Ok(keys.delete(key, &found)?)
 }
 
-/// As [`store`], for a key known to have expired at `old_expire_ms`.
+/// Does what [`store`] does for a key that is known to have the expiry `old_expire_ms` (0: none), which is removed if
+/// there is no new expiry.
 fn replace(keys: &mut Keyspace<'_>, key: &[u8], old_expire_ms: u64, value: &[u8], expire_ms: u64) -> Done {
     if expire_ms == 0 {
         keys.forget_expiry(key, old_expire_ms);
@@ -239,7 +241,7 @@ pub fn getdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 // ---- changing a part ----
 
-/// Refuses a value that would be longer than an argument may be.
+/// Refuses a value that would be longer than `proto-max-bulk-len`.
 fn check_length(ctx: &Ctx<'_>, bytes: usize, more: usize) -> Done {
     let bytes = (bytes as u64).saturating_add(more as u64);
     if bytes > ctx.host.config().proto_max_bulk_len.0 {
@@ -286,7 +288,7 @@ pub fn setrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// Adds to an integer; one that is not there counts as 0.
+/// Adds to an integer. An absent key counts as 0.
 fn add(ctx: &mut Ctx<'_>, key: &[u8], increment: i64, out: &mut Out) -> Done {
     let old = find(&ctx.keys, key)?;
     let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::NOT_AN_INTEGER)?;

@@ -1,4 +1,4 @@
-//! Every command: its name, how many arguments it takes, what it needs, and its function.
+//! The table of commands: name, number of arguments, flags, positions of keys, and function.
 
 use super::args::Args;
 use super::{Run, admin, hash, key, list, scan, server_info, set, stream, string, txn, walferry, zset};
@@ -9,31 +9,31 @@ use std::sync::LazyLock;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Flag {
-    /// It changes keys.
+    /// The command changes keys.
     Write = 1,
-    /// It may grow the memory engines: refused when they are full.
+    /// The command may grow the memory engines. It is refused when they are full.
     DenyOom = 2,
-    /// It reads keys only.
+    /// The command only reads keys.
     ReadOnly = 4,
-    /// It always needs the writer lock (reads of memory engines).
+    /// The command always needs the writer lock, as a read of the memory engines does.
     Locks = 8,
-    /// It runs at once inside MULTI instead of being queued.
+    /// Inside MULTI the command runs at once instead of being queued.
     Immediate = 16,
-    /// It needs no password.
+    /// The command needs no password.
     NoAuth = 32,
-    /// It runs what MULTI queued.
+    /// The command runs the queue of MULTI.
     Exec = 64,
-    /// It is for operators.
+    /// The command is for operators.
     Admin = 128,
-    /// It takes constant or logarithmic time.
+    /// The command takes constant or logarithmic time.
     Fast = 256,
-    /// As a rule it writes without a look at what was there.
+    /// The command usually writes without reading the old value.
     Blind = 512,
-    /// It makes what is stored smaller, now or later: taken when the disk has little room.
+    /// The command makes the stored data smaller, at once or later. It is allowed when the disk has little room.
     Frees = 1024,
-    /// Its effects hold the string that its key holds.
+    /// The effects of the command contain the string that its key holds.
     Copies = 2048,
-    /// Its effects can be as many or as large as what is stored, whatever its arguments say.
+    /// The effects of the command can be as many or as large as the stored data, whatever the arguments are.
     Multiplies = 4096,
 }
 
@@ -42,35 +42,35 @@ pub enum Flag {
 pub struct Command {
     /// Name in lower case.
     pub name: &'static str,
-    /// Number of arguments with the name; negative: at least as many.
+    /// Number of arguments, including the name. A negative number means at least so many.
     pub arity: i8,
     /// Sum of [`Flag`]s.
     pub flags: u16,
-    /// First key, last key (negative: from the end), step; 0: none. As COMMAND INFO tells it.
+    /// First key, last key (negative: counted from the end) and step, as COMMAND INFO shows them; all 0 without keys.
     pub keys: (i8, i8, i8),
-    /// Redis' name of its family.
+    /// Redis' name of the command's family.
     pub group: &'static str,
-    /// What it does, in a line.
+    /// What the command does, in one line.
     pub summary: &'static str,
-    /// What does it.
+    /// The function of the command.
     pub run: Run,
 }
 
 impl Command {
-    /// Whether a flag is set.
+    /// Reports whether a flag is set.
     #[must_use]
     pub fn has(&self, flag: Flag) -> bool {
         self.flags & flag as u16 != 0
     }
 
-    /// Whether it takes as many arguments, its name included.
+    /// Reports whether the command takes `len` arguments, including its name.
     #[must_use]
     pub fn accepts_len(&self, len: usize) -> bool {
         let arity = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { len >= arity } else { len == arity }
     }
 
-    /// The keys among its arguments.
+    /// Returns the keys among the arguments.
     pub fn keys_in<'r>(&self, args: Args<'r>) -> impl Iterator<Item = &'r [u8]> {
         let (first, last, step) = self.keys;
         let end =
@@ -80,7 +80,7 @@ impl Command {
     }
 }
 
-/// A request, and the command that it names, if there is one.
+/// A request, and the command that it names, if there is such a command.
 #[derive(Clone, Copy)]
 pub struct Call<'r> {
     /// The command.
@@ -90,13 +90,13 @@ pub struct Call<'r> {
 }
 
 impl<'r> Call<'r> {
-    /// Of a request.
+    /// Looks up the command of a request.
     #[must_use]
     pub fn of(args: Args<'r>) -> Self {
         Self { command: find(&args[0]), args }
     }
 
-    /// The first key, and the command, if that has keys.
+    /// Returns the command and its first key; `None` if the command has no keys.
     #[must_use]
     pub fn first_key(self) -> Option<(&'static Command, &'r [u8])> {
         let command = self.command.filter(|command| command.keys.0 == 1)?;
@@ -275,13 +275,13 @@ commands! {
     }
 }
 
-/// Longest command name.
+/// Bytes of the longest name that is looked up.
 const NAME_MAX: usize = 32;
 
 static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Command>> =
     LazyLock::new(|| COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect());
 
-/// The command of a name in any case.
+/// Returns the command with this name, in any case.
 #[must_use]
 pub fn find(name: &[u8]) -> Option<&'static Command> {
     let mut lower = [0; NAME_MAX];

@@ -1,4 +1,4 @@
-//! Transactions: MULTI queues, EXEC runs the queue as one commit, WATCH makes it conditional.
+//! Transactions: MULTI queues commands, EXEC runs the queue as one commit, WATCH makes the commit conditional.
 
 use super::args::{Args, OwnedArgs};
 use super::client::{Client, QUEUE_BYTES_MAX, Queue};
@@ -7,7 +7,7 @@ use super::table::{self, Command};
 use super::{Ctx, Done, Fail, demand, errors};
 use crate::engine::rows::FETCHED_TOGETHER;
 
-/// Commands that are more than their effects: they cannot wait in a queue.
+/// Commands that do more than make effects, and therefore cannot wait in a queue.
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
 
 /// Queues a command inside MULTI.
@@ -102,7 +102,7 @@ fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
                 out.truncate(mark);
                 out.error(&message);
             }
-            // The session gives up what the commands before did.
+            // The session takes back the effects of the earlier commands.
             Err(fail) => return Err(fail),
         }
     }

@@ -1,4 +1,4 @@
-//! WALFERRY: what Redis has no command for.
+//! WALFERRY: subcommands for functions that Redis has no command for.
 
 use super::args::Args;
 use super::host::{Insistence, MarkCard, Task};
@@ -77,7 +77,7 @@ pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// The options of WALFERRY PROMOTE.
+/// Reads the options of WALFERRY PROMOTE.
 fn insistence(args: Args<'_>) -> Result<Insistence, Fail> {
     let mut insistence = Insistence::default();
     let mut at = 2;

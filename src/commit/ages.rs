@@ -1,9 +1,9 @@
-//! How long ago commits were made, by a clock that nobody sets: what lags are told from.
+//! Tells how long ago commits were made. Lags are computed from these ages.
 //!
-//! Samples of commits and their moments, few enough to stay in memory however many commits there are. Guarantees: an age is
-//! never below the truth for commits since the oldest sample; it is above by at most [`RESOLUTION`] or a part in
-//! [`FINENESS`]. Of commits before the oldest sample nothing is known but that they are older: their age is that of the
-//! sample.
+//! Ages follow a clock that nobody can set. They are kept as samples of commits and the moments at which they were
+//! made, few enough for memory however many commits there are. Guarantees: for commits since the oldest sample, an age
+//! is never below the true one, and above it by at most [`RESOLUTION`] or a [`FINENESS`]th part. Commits before the
+//! oldest sample are only known to be older, and get the age of that sample.
 
 use crate::clock::Moment;
 use crate::csn::{CommitTime, Csn};
@@ -11,29 +11,30 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Time between two samples, at least.
+/// Shortest time between two samples.
 const RESOLUTION: Duration = Duration::from_millis(10);
-/// Between two samples of commits that are so many times older there need not be another.
+/// A sample is not needed if its neighbours lie closer together than their age divided by this number.
 const FINENESS: i64 = 32;
-/// Samples kept: [`FINENESS`] lets some 1,600 suffice for ten years.
+/// Limit of samples. With [`FINENESS`] some 1,600 samples cover ten years.
 pub const SAMPLES_MAX: usize = 4096;
 
-/// Says: this commit, and each one after it, was made at this moment or later.
+/// States that the commit `csn`, and each commit after it, was made at the moment `made` or later.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     csn: Csn,
     made: Moment,
 }
 
-/// When commits were made.
+/// Samples of the moments at which commits were made.
 #[derive(Debug, Default)]
 pub struct Ages {
-    /// By csn.
+    /// Ascending by csn.
     samples: Mutex<VecDeque<Sample>>,
 }
 
 impl Ages {
-    /// Notes when a commit was made, the next one of those noted.
+    /// Notes the moment at which a commit was made. Ignores a commit at or below the last sample, or made less than
+    /// `RESOLUTION` after it.
     pub fn note(&self, csn: Csn, made: Moment) {
         let mut samples = self.samples.lock();
         if samples.back().is_some_and(|last| csn <= last.csn || made.since(last.made) < RESOLUTION) {
@@ -45,8 +46,8 @@ impl Ages {
         }
     }
 
-    /// Notes when a commit was made that an earlier process or another node made: at `time`, if it is `now`. One of the
-    /// future was made at this moment, as far as that can be known.
+    /// Notes a commit that an earlier process or another node made at the commit time `time`; `now` is the present by
+    /// the same clock. A commit with a time in the future counts as made at the present moment.
     pub fn note_past(&self, csn: Csn, time: CommitTime, now: CommitTime) {
         if csn == Csn::ZERO {
             return;
@@ -55,20 +56,21 @@ impl Ages {
         let mut samples = self.samples.lock();
         let at = samples.partition_point(|sample| sample.csn < csn);
         if samples.get(at).is_none_or(|sample| sample.csn != csn) && samples.len() < SAMPLES_MAX {
-            // Times are not always in order, but no commit is younger than one that follows it.
+            // Commit times are not always in order, but no commit is younger than a commit that follows it.
             let made = samples.get(at).map_or(made, |next| made.min(next.made));
             samples.range_mut(..at).for_each(|before| before.made = before.made.min(made));
             samples.insert(at, Sample { csn, made });
         }
     }
 
-    /// The oldest commit whose moment is known.
+    /// Returns the oldest commit whose moment is known.
     #[must_use]
     pub fn known_from(&self) -> Option<Csn> {
         self.samples.lock().front().map(|sample| sample.csn)
     }
 
-    /// How long ago the commit after `csn` was made; zero if `committed` is the last one and not beyond it.
+    /// Returns how long ago the commit after `csn` was made; zero if `csn` is at or above `committed`, the last
+    /// commit.
     #[must_use]
     pub fn of_next(&self, csn: Csn, committed: Csn) -> Duration {
         if csn >= committed {
@@ -81,8 +83,9 @@ impl Ages {
     }
 }
 
-/// Removes samples of moments, in order, that tell little more than the one before them, given how long before the last they
-/// lie. At most [`SAMPLES_MAX`] stay, among them the first and the last. `micros` gives a sample's time.
+/// Removes samples that tell little more than their neighbours: those whose neighbours lie close together compared
+/// with their distance from the last sample. At most [`SAMPLES_MAX`] stay, among them the first and the last. `micros`
+/// returns a sample's moment in microseconds; samples are in ascending order.
 pub fn thin<T: Copy>(samples: &mut VecDeque<T>, micros: impl Fn(&T) -> i64) {
     let Some(last) = samples.back().map(&micros) else { return };
     let mut kept: VecDeque<T> = VecDeque::with_capacity(samples.len());
@@ -98,8 +101,8 @@ pub fn thin<T: Copy>(samples: &mut VecDeque<T>, micros: impl Fn(&T) -> i64) {
             kept.push_back(*sample);
         }
     }
-    // Only where the clock of another node, from which moments were reckoned, went astray. What goes is told from the
-    // sample before it, which is older.
+    // Needed only if the moments were computed from the clock of another node and that clock was wrong. A removed
+    // sample is replaced by the one before it, which is older, so that no age falls below the true one.
     while kept.len() > SAMPLES_MAX {
         kept.remove(1);
     }
@@ -112,19 +115,19 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1_000_000_000);
 
-    /// The moment so long after moment 0 that `NOW` is the present.
+    /// Returns the moment `time` after moment 0, where `NOW` after moment 0 is the present.
     fn at(time: Duration) -> Moment {
         Moment::now().before(NOW - time)
     }
 
-    /// Goal: whatever the rhythm of commits, years of them fit into the samples, and no age is below the truth or far
-    /// above it.
+    /// Goal: in whatever rhythm commits come, years of them fit into the samples, and no age is below the true one or
+    /// far above it.
     #[test]
     fn ages_are_never_below_the_truth_and_little_above_it() {
         let ages = Ages::default();
         let mut made = Vec::new();
         let mut time = Duration::ZERO;
-        // Bursts and pauses, ever denser towards now.
+        // Bursts and pauses that get shorter towards the present.
         let mut pause = Duration::from_secs(3600);
         while time + pause < NOW {
             for nth in 0..4 {

@@ -1,15 +1,21 @@
-//! The committer: one writer at a time turns effects into commits; one thread at a time writes both logs and publishes.
+//! The committer: one writer at a time turns effects into commits; one thread at a time writes both logs and publishes
+//! the commits.
 //!
 //! ```text
-//! turn    execute: memory engines change, effects gather in the open group     writer lock
-//! writer  seal: the group takes no more; its effects lie over the database     writer lock
-//! logs    write: op-log, then RocksDB, rows, watermarks, sink                  logs' lock; log_thread or a turn
-//! groups  settle: replies leave, the effects' overlay goes
+//! file    step     what happens                                                lock held
+//! turn    execute  memory engines change, effects gather in the open group     writer lock
+//! writer  seal     the open group is closed; its effects overlay the database  writer lock
+//! logs    write    op-log, then RocksDB, cached rows, watermarks, sink         logs' lock
+//! groups  settle   replies leave, the overlay of the group is removed          none
 //! ```
 //!
-//! Guarantees: csns are dense; groups are written in the order in which they were sealed; who holds the writer lock sees
-//! whole commits, written or not, and its replies wait for them; after a failed log write nothing is committed any more.
-//! What a reply may wait for beyond that is in `sync`.
+//! The write step runs on the log thread, or on a thread that holds a [`LogsGuard`] or calls
+//! [`Committer::write_soon`].
+//!
+//! Guarantees: csns are dense. Groups are written in the order in which they were sealed. A holder of the writer lock
+//! sees whole commits, whether they are written or not, and the replies of that holder wait until those commits are
+//! written. After a failed log write no commit is logged until a restart. [`super::sync`] says what replies wait for
+//! beyond the write.
 
 use super::ages::Ages;
 use super::gate::{Gate, RefusalReason};
@@ -35,11 +41,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of a group's effects up to which handing it to another thread would cost more than writing it (measured on two
-/// cores: fifty clients that send one command of 100 bytes at a time are served up to a fifth faster without).
+/// Bytes of a group's effects up to which [`Committer::write_soon`] writes the group on the calling thread. Handing a
+/// small group to another thread costs more than the write: on two cores, fifty clients that send one command of 100
+/// bytes at a time are served up to a fifth faster this way.
 const WRITTEN_AT_ONCE_BYTES_MAX: usize = 16 << 10;
 
-/// Commits written together, in the form in which they travel on.
+/// Commits that were written together, in the form in which the tail and the other stages take them.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// Whole commits in dense csn order; never empty.
@@ -51,58 +58,60 @@ pub struct Group {
 }
 
 impl Group {
-    /// Csn of its first commit.
+    /// Returns the csn of the group's first commit.
     #[must_use]
     pub fn first(&self) -> Csn {
         self.commits[0].csn
     }
 
-    /// Csn of its last commit.
+    /// Returns the csn of the group's last commit.
     #[must_use]
     pub fn last(&self) -> Csn {
         self.commits[self.commits.len() - 1].csn
     }
 }
 
-/// Takes each written group, in order, under the writer lock: must not block.
+/// Receives each written group, in csn order. The committer calls the sink under the logs' lock: the sink must not
+/// block.
 pub trait CommitSink: Send + Sync {
-    /// A group was written to both logs and published.
+    /// Takes a group that was written to both logs. The committed watermark is raised after this call.
     fn committed(&self, group: Group);
 }
 
-/// What a node's parts share about its state.
+/// Turns effects into commits, and holds the state of commits that the parts of a node share.
 pub struct Committer {
-    /// Taken before `writer` where both are.
+    /// Always locked before `writer` where both are locked.
     pub(super) logs: Mutex<Logs>,
     pub(super) writer: Mutex<Writer>,
     disk: Arc<Disk>,
-    /// Whether writes are taken.
+    /// Tells whether writes are taken, and if not, why.
     pub gate: Arc<Gate>,
-    /// How far commits have got.
+    /// The csns up to which commits are committed, durable and archived.
     pub watermarks: Arc<Watermarks>,
-    /// What makes them durable.
+    /// Makes commits durable.
     pub syncer: Arc<Syncer>,
-    /// When commits were made.
+    /// Moments at which commits were made, for lags.
     pub ages: Ages,
-    /// What the commit clock shows.
+    /// Shows the commit clock to readers that do not hold the writer lock.
     pub clock: ClockFace,
-    /// Which groups were written.
+    /// Tells which groups were written, for the replies that wait.
     pub groups: Groups,
     pub(super) queue: Arc<LogQueue>,
     pub(super) log_thread: LogThread,
-    /// Bytes that the op-log takes without a new segment.
+    /// Bytes of frames that fit into the op-log's active segment; updated whenever the logs' lock was used to write or
+    /// reserve.
     pub(super) log_room: AtomicUsize,
     positions: Mutex<PositionIndex>,
     sink: OnceLock<Arc<dyn CommitSink>>,
-    /// Keys in the memory engines, for reads that do not take the lock.
+    /// Keys in the memory engines, for reads that do not take the writer lock. Changed under the logs' lock.
     memory_keys: AtomicUsize,
-    /// Bytes the memory engines hold.
+    /// Bytes that the memory engines hold after the last published commit.
     memory_bytes: AtomicUsize,
     /// Position of the last commit that was published, for threads that do not hold the logs' lock.
     published: Mutex<Position>,
 }
 
-/// Size of the memory engines after a commit.
+/// Number of keys and bytes in the memory engines after a commit.
 #[derive(Clone, Copy)]
 pub(super) struct MemorySize {
     keys: usize,
@@ -115,22 +124,22 @@ impl MemorySize {
     }
 }
 
-/// The state a committer starts from.
+/// The recovered state from which a committer starts.
 pub struct Start {
     /// The open database.
     pub disk: Arc<Disk>,
-    /// The op-log, recovered.
+    /// The op-log after recovery.
     pub oplog: OpLog,
-    /// The memory engines at `position`.
+    /// The memory engines after the commit at `position`.
     pub memory: Memory,
-    /// The last commit.
+    /// Position of the last commit.
     pub position: Position,
-    /// Positions in the logs known so far, ascending; reading can begin at the first.
+    /// Known positions in the logs, ascending. Reading can begin at the first of them.
     pub known: Vec<LogPosition>,
 }
 
 impl Committer {
-    /// A committer that goes on after `start.position`.
+    /// Makes a committer whose next commit follows `start.position`.
     #[must_use]
     pub fn new(start: Start, gate: Arc<Gate>, syncer: impl FnOnce(&OpLog, &Arc<Watermarks>) -> Arc<Syncer>) -> Self {
         let Start { disk, oplog, memory, position, known } = start;
@@ -167,24 +176,25 @@ impl Committer {
         }
     }
 
-    /// Sets who gets each group. Once.
+    /// Sets the sink that receives each group. Panics if a sink was set before.
     pub fn attach(&self, sink: Arc<dyn CommitSink>) {
         assert!(self.sink.set(sink).is_ok(), "a committer has one sink");
     }
 
-    /// The database, for reads that take no lock.
+    /// Returns the database, for reads that take no lock.
     #[must_use]
     pub fn disk(&self) -> &Arc<Disk> {
         &self.disk
     }
 
-    /// Keys in the memory engines, for who does not hold the lock: never 0 while a published key is there.
+    /// Returns the number of keys in the memory engines, readable without the writer lock. The number is never 0 while
+    /// a published key is in the memory engines.
     #[must_use]
     pub fn memory_keys(&self) -> &AtomicUsize {
         &self.memory_keys
     }
 
-    /// Bytes the memory engines held at the last publication.
+    /// Returns the bytes that the memory engines held at the last publication.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
@@ -196,31 +206,32 @@ impl Committer {
         self.position().time
     }
 
-    /// Takes both locks with no group open and none on its way: those that are, are written first.
+    /// Takes both locks. Groups that are open or queued are written before this returns.
     pub fn lock_logs(&self) -> LogsGuard<'_> {
         let mut logs = self.logs.lock();
         self.write_queued(&mut logs);
         let guard = self.lock_writer();
-        // Under both locks nobody can hand over a group any more.
+        // Groups that were queued since the first call. While both locks are held, no group can be queued.
         self.write_queued(&mut logs);
         let mut turn = LogsGuard::new(guard, logs);
-        // If it cannot be written, those who wait for its replies learn it, and the gate is closed.
+        // If the write fails, the clients that wait for replies get the error, and the gate is closed.
         let _ = turn.write();
         turn
     }
 
-    /// Takes the writer lock to add to the open group, if there is one.
+    /// Takes the writer lock, to add commits to the open group or to begin one.
     pub fn lock_writer(&self) -> WriterGuard<'_> {
         WriterGuard::new(self)
     }
 
-    /// Writes the groups that are open or on their way.
+    /// Writes the open group and the queued groups before it.
     pub fn write_open_group(&self) {
         drop(self.lock_logs());
     }
 
-    /// Sees to it that the open group is written: a small one at once, a larger one by the thread that writes the logs,
-    /// now or when it has written the one before.
+    /// Arranges that the open group is written. This thread writes a small group. A larger one is handed to the log
+    /// thread at once, or stays open while an earlier group is being written; without a log thread, this thread writes
+    /// it.
     pub fn write_soon(&self) {
         let mut guard = self.lock_writer();
         guard.writer.forget_settled(&self.groups);
@@ -229,14 +240,15 @@ impl Committer {
         let is_handed_over = !is_small && guard.hand_over();
         let is_on_its_way = guard.writer.groups_on_their_way(&self.groups) > 0;
         let open = guard.leave_open();
-        // Whoever learns that the group before was settled calls again.
+        // A caller that learns that the earlier group is settled calls this function again.
         if open.is_some() && !is_handed_over && !is_on_its_way {
             self.write_open_group();
         }
     }
 
-    /// A position at or below `csn` from which the logs can be read. Below what is indexed it is the oldest one there is;
-    /// whether the logs really hold what follows `csn` shows in reading: [`Error::Gap`].
+    /// Returns a position at or below `csn` from which the logs can be read. Below the indexed positions this is the
+    /// oldest position of the WAL. Whether the logs really hold what follows `csn` shows only when they are read:
+    /// [`Error::Gap`].
     pub fn log_position(&self, csn: Csn) -> Result<LogPosition> {
         if let Some(known) = self.positions.lock().at_or_below(csn) {
             return Ok(known);
@@ -256,8 +268,8 @@ impl Committer {
         self.published.lock().epoch = epoch;
     }
 
-    /// History hash after a commit; none if the logs hold neither it nor their own end is there. May read a part of the
-    /// logs.
+    /// Returns the history hash after the commit `csn`, or `None` if `csn` is not the last commit and the logs do not
+    /// hold it. May read a part of the logs.
     pub fn history_hash(&self, csn: Csn) -> Result<Option<HistoryHash>> {
         let position = self.position();
         if csn == Csn::ZERO || csn == position.csn {
@@ -266,7 +278,7 @@ impl Committer {
         self.first_after(csn.prev()).map(|commit| commit.map(|commit| commit.hash))
     }
 
-    /// The commit that follows `after`, from the logs; none if they do not hold it.
+    /// Reads the commit that follows `after` from the logs. Returns `None` if the logs do not hold it.
     pub fn first_after(&self, after: Csn) -> Result<Option<CommitRecord>> {
         let from = LogPosition { csn: after, ..self.log_position(after)? };
         let (reader, end) = self.log_reader();
@@ -282,43 +294,44 @@ impl Committer {
         }
     }
 
-    /// A reader of both logs, and the position up to which they can be read now.
+    /// Returns a reader of both logs, and the position up to which both can be read at the time of the call.
     pub fn log_reader(&self) -> (LogReader, LogPosition) {
         let logs = self.logs.lock();
         let until = LogPosition { csn: logs.position.csn, wal_seq: logs.wal_seq };
         (LogReader::new(Arc::clone(&self.disk), logs.oplog.reader()), until)
     }
 
-    /// Removes op-log segments, WAL files and positions that hold nothing above `keep`.
+    /// Removes op-log segments, WAL files and indexed positions that hold nothing above `keep`. Returns the bytes
+    /// freed.
     pub fn purge_logs(&self, keep: LogPosition) -> Result<u64> {
         self.positions.lock().purge_until(keep.csn);
         let freed = self.logs.lock().oplog.purge_until(keep.csn)?;
         Ok(freed + crate::log::wal::purge(self.disk.wal_dir(), keep.wal_seq)?)
     }
 
-    /// Bytes of both logs on disk.
+    /// Returns the bytes of both logs on disk.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
         self.logs.lock().oplog.bytes() + crate::log::wal::bytes(self.disk.wal_dir())
     }
 
-    /// The op-log's next segment, if it is time to prepare it.
+    /// Returns the op-log's next segment if the segment should be prepared.
     #[must_use]
     pub fn wanted_segment(&self) -> Option<SpareSegment> {
         self.logs.lock().oplog.wants_spare()
     }
 
-    /// Takes over the durable watermark, for the op-log's next segment.
+    /// Tells the op-log the durable watermark, which the header of the next segment records.
     pub fn note_durable(&self) {
         self.logs.lock().oplog.note_durable(self.watermarks.durable.get());
     }
 
-    /// An error once nothing may be logged any more.
+    /// Returns an error if a log failed, so that nothing may be logged until a restart.
     pub(super) fn require_sound(&self) -> Result<()> {
         self.gate.reason(RefusalReason::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
-    /// Stops taking writes until a restart. The first reason is the one to tell.
+    /// Closes the gate until a restart. Later calls have no effect: operators are told the first reason.
     pub(super) fn fail_stop(&self, error: &Error) {
         if self.gate.stands(RefusalReason::Broken) {
             return;
@@ -338,26 +351,26 @@ impl Committer {
         self.log_room.store(logs.oplog.room(), Ordering::Release);
     }
 
-    /// Writes the oldest group that was handed over, if there is one.
+    /// Writes the oldest queued group, if there is one.
     pub(super) fn write_queued_group(&self) {
         let mut logs = self.logs.lock();
         if let Some(sealed) = self.queue.pop() {
-            // Whoever waits for it learns how it went.
+            // The clients that wait for this group learn the outcome from `groups`.
             let _ = self.write_sealed(&mut logs, sealed);
         }
         drop(logs);
-        // By another thread: this one has the next group to write meanwhile.
+        // The sync thread does the sync, so that this thread can write the next group.
         self.syncer.hand_over();
     }
 
-    /// Writes all groups that were handed over.
+    /// Writes all queued groups.
     pub(super) fn write_queued(&self, logs: &mut Logs) {
         while let Some(sealed) = self.queue.pop() {
             let _ = self.write_sealed(logs, sealed);
         }
     }
 
-    /// Writes a group's commits to both logs and publishes them; returns the last csn.
+    /// Writes a group's commits to both logs, publishes them and settles the group. Returns the last csn.
     pub(super) fn write_sealed(&self, logs: &mut Logs, mut sealed: SealedGroup) -> Result<Csn> {
         let (number, memory) = (sealed.number, sealed.memory);
         let superseded = std::mem::take(&mut sealed.superseded);
@@ -370,7 +383,7 @@ impl Committer {
         match &written {
             Ok(_) => self.groups.written(number),
             Err(error) => {
-                // What its clients are to do about it.
+                // The gate's reason tells clients what to do.
                 let reason = self.gate.reason(RefusalReason::Broken).unwrap_or_else(|| error.to_string());
                 self.groups.failed(number, &Error::Refused { reason });
             }
@@ -386,8 +399,8 @@ impl Committer {
         rows: Rows,
         memory: MemorySize,
     ) -> Result<Csn> {
-        // Raised before the disk engines change and lowered after: a reader that misses a key on disk while it moves
-        // between the engines must know that it may be in memory.
+        // The count is raised before the disk engines change and lowered afterwards: a reader that misses a key on
+        // disk while the key moves to memory must know that memory may hold the key.
         self.memory_keys.fetch_max(memory.keys, Ordering::AcqRel);
         let wal_before = logs.wal_seq;
         let logged = logs.write(&self.disk, &commits, superseded, rows).inspect_err(|error| self.fail_stop(error))?;
@@ -400,7 +413,8 @@ impl Committer {
             sink.committed(Group { commits, wal_before, wal_after });
         }
         *self.published.lock() = position;
-        // Whoever this wakes finds everything in its place.
+        // The watermark is raised last, so that a thread that it wakes finds the sink, the index and the counts up to
+        // date.
         self.watermarks.committed.raise(position.csn);
         let oplog = logs.oplog.active_file().filter(|_| logged.oplog_bytes > 0);
         self.syncer.written(position, oplog, logged.oplog_bytes, logged.wal);

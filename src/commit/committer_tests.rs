@@ -1,4 +1,4 @@
-//! Groups on their way through both logs, and what happens when a log fails.
+//! The path of groups through both logs, and the effect of a log that fails.
 
 use super::*;
 use crate::commit::groups::GroupNumber;
@@ -30,7 +30,7 @@ impl CommitSink for Sink {
 pub(in crate::commit) struct Rig {
     pub committer: Arc<Committer>,
     pub io: Arc<Faults>,
-    /// What recovery made of the directory.
+    /// Result of the recovery of the directory.
     pub recovered: Recovered,
     sink: Arc<Sink>,
     dir: Arc<tempfile::TempDir>,
@@ -41,7 +41,7 @@ impl Rig {
         Self::open(mode, Arc::default(), &Arc::new(tempfile::tempdir().unwrap())).unwrap()
     }
 
-    /// Recovers a directory, as a start does.
+    /// Recovers a directory, as the start of a node does.
     pub fn open(mode: AppendFsync, io: Arc<Faults>, dir: &Arc<tempfile::TempDir>) -> Result<Self> {
         let log_io: Arc<dyn Io> = Arc::<Faults>::clone(&io);
         let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
@@ -158,7 +158,7 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
     let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
 
-    // A replica applies each of them, and its log tells them, too.
+    // A replica applies each of the commits, and its logs hold the same commits.
     let replica = Rig::new(AppendFsync::No);
     replica.committer.lock_logs().apply(commits.clone().into()).unwrap();
     let (reader, until) = replica.committer.log_reader();
@@ -230,7 +230,8 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
     turn.commit();
     turn.write().unwrap();
     rig.io.fail(Step::SyncDir, Errno::IO);
-    // A file that has no name yet is made anew: that it could not be synced is no loss.
+    // The new file does not have a segment's name yet. It is created again later, so that its failed sync loses
+    // nothing.
     turn.reserve(1 << 20).unwrap_err();
     assert_eq!(rig.obstacle(), Some(RefusalReason::DiskFull));
     rig.io.heal();
@@ -323,7 +324,7 @@ fn purged_logs_are_known_not_to_reach_back() {
         if round == 3 {
             kept = turn.image_position().in_logs();
         }
-        // A segment of its own for each round.
+        // Begins a new segment in each round.
         turn.oplog().reserve(220 << 10).unwrap();
     }
     drop(turn);

@@ -1,6 +1,6 @@
-//! Both logs and the syncer with each step of the op-log failing in each way, in each durability mode: what was
-//! acknowledged is there after a reopen, what was refused had no effect or the node has stopped writing, no commit is
-//! torn, csns are dense.
+//! Each step of the op-log and of its syncs fails in each way, in each durability mode. Then every acknowledged commit
+//! is there after a reopen; a refused commit had no effect, or the node has stopped writing; no commit is torn; csns
+//! are dense.
 
 use super::tests::Rig;
 use super::*;
@@ -12,19 +12,19 @@ use crate::log::testing::{chained, on_both, on_list};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// Commits of a run: enough for the op-log to change segments.
+/// Commits of a run: enough for the op-log to begin a second segment.
 const COMMITS: u64 = 14;
-/// Bytes of each element that is pushed.
+/// Bytes of each pushed element.
 const ELEMENT_BYTES: usize = 24 << 10;
 
-/// On disk and in memory, on disk, in memory: what the commits do in turn.
+/// Kinds of commits in turn, as (on disk, in memory): both, disk only, memory only.
 const KINDS: [(bool, bool); 3] = [(true, true), (true, false), (false, true)];
 
-/// How far a run got.
+/// How many commits a run acknowledged and tried.
 #[derive(Default)]
 struct Told {
     acknowledged: u64,
-    /// The last commit that was written or failed on the way.
+    /// The last commit that was written, or that failed while it was written.
     attempted: u64,
 }
 
@@ -32,7 +32,7 @@ fn kind(csn: u64) -> (bool, bool) {
     KINDS[csn as usize % KINDS.len()]
 }
 
-/// Does what commit `csn` does; no two of them do the same.
+/// Makes the effects of commit `csn`; they differ for each csn.
 fn change(turn: &mut LogsGuard<'_>, csn: u64) {
     let (sets, pushes) = kind(csn);
     let mut keys = turn.keyspace(0);
@@ -47,7 +47,7 @@ fn change(turn: &mut LogsGuard<'_>, csn: u64) {
     turn.commit().unwrap();
 }
 
-/// What the engines hold: the string, and the numbers in the list.
+/// Returns the content of the engines: the string, and the numbers in the list.
 fn state(rig: &Rig) -> (Option<String>, Vec<u64>) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().trim().to_owned();
     let mut turn = rig.committer.lock_logs();
@@ -61,7 +61,7 @@ fn state(rig: &Rig) -> (Option<String>, Vec<u64>) {
     (string, list)
 }
 
-/// What they hold after the first `csn` commits.
+/// Returns the content that the engines must have after the first `csn` commits.
 fn expected(csn: u64) -> (Option<String>, Vec<u64>) {
     let string = (1..=csn).rev().find(|&csn| kind(csn).0).map(|csn| csn.to_string());
     (string, (1..=csn).filter(|&csn| kind(csn).1).collect())
@@ -72,7 +72,7 @@ fn acknowledged(rig: &Rig, csn: Csn) -> Result<()> {
     runtime.block_on(rig.committer.syncer.acknowledged(csn))
 }
 
-/// Commits as long as commits are taken.
+/// Makes commits until one is refused or all are made.
 fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
     let mut told = Told::default();
     let Ok(rig) = Rig::open(mode, Arc::clone(&case.io), dir) else { return told };
@@ -111,7 +111,8 @@ fn run(case: &Case, mode: AppendFsync, dir: &Arc<TempDir>) -> Told {
     told
 }
 
-/// A node that has stopped writing stays so whatever the disk does, says what to do, and raises no watermark any more.
+/// Checks that a node which has stopped writing does not start again when the disk heals, says what to do, and raises
+/// no watermark.
 fn check_broken(rig: &Rig, is_unsynced: bool) {
     rig.io.heal();
     rig.committer.look_for_room(rig.dir(), 0);
@@ -131,7 +132,7 @@ fn check_broken(rig: &Rig, is_unsynced: bool) {
     }
 }
 
-/// Opens the directory on files that do not fail and compares it with what was told.
+/// Opens the directory on files that do not fail and compares the content with `told`.
 fn check(dir: &Arc<TempDir>, told: &Told) {
     let rig = Rig::open(AppendFsync::No, Arc::default(), dir).unwrap();
     let csn = rig.recovered.position.csn.0;
@@ -161,26 +162,26 @@ fn each_step_under(mode: AppendFsync) {
     });
 }
 
-/// Goal: under `always` nothing acknowledged is lost, whichever step fails.
+/// Goal: under `always` no acknowledged commit is lost, whichever step fails.
 #[test]
 fn always_survives_every_failing_step() {
     each_step_under(AppendFsync::Always);
 }
 
-/// Goal: under `everysec` nothing acknowledged is lost, whichever step fails, as long as the machine stays up.
+/// Goal: under `everysec` no acknowledged commit is lost, whichever step fails, as long as the machine stays up.
 #[test]
 fn everysec_survives_every_failing_step() {
     each_step_under(AppendFsync::EverySec);
 }
 
-/// Goal: under `no` nothing acknowledged is lost, whichever step fails, as long as the machine stays up.
+/// Goal: under `no` no acknowledged commit is lost, whichever step fails, as long as the machine stays up.
 #[test]
 fn no_survives_every_failing_step() {
     each_step_under(AppendFsync::No);
 }
 
-/// Goal: a replica whose op-log cannot grow refuses a group before it has any effect, and goes on with the same group
-/// once there is room.
+/// Goal: a replica whose op-log cannot grow refuses a group before the group has any effect, and applies the same
+/// group once there is room.
 #[test]
 fn a_replica_without_room_applies_nothing_and_goes_on_later() {
     let rig = Rig::new(AppendFsync::No);
@@ -196,7 +197,7 @@ fn a_replica_without_room_applies_nothing_and_goes_on_later() {
     assert_eq!(rig.committer.lock_logs().apply(group).unwrap(), Csn(2));
 }
 
-/// Goal: a recovery that fails half-way loses nothing and can be made again, whichever step of it fails.
+/// Goal: a recovery that fails half-way loses nothing and can be repeated, whichever step of it fails.
 #[test]
 fn recovery_survives_every_failing_step() {
     each_step(&FAULTS, |case| {
@@ -210,7 +211,7 @@ fn recovery_survives_every_failing_step() {
         let mut turn = rig.committer.lock_logs();
         let before = turn.position().hash;
         let oplog = turn.oplog();
-        // A commit over both sides that RocksDB lacks, and one behind a hole, which is to be cut off.
+        // A cross-engine commit that RocksDB lacks, and a commit after a hole, which recovery must cut off.
         let mut redone = CommitRecord { csn: Csn(7), epoch: Epoch::ZERO, ..on_both(7) };
         crate::record::chain(before, [&mut redone]);
         oplog.append(&[redone, on_list(9)]).unwrap();
@@ -226,8 +227,8 @@ fn recovery_survives_every_failing_step() {
     });
 }
 
-/// Goal: a turn of several commits, as expiry makes it, that finds no room for a later one has written those before it;
-/// writes are taken again by themselves.
+/// Goal: if there is no room for a later one of several commits under one lock guard, as expiry makes them, the
+/// commits before it are written; writes are taken again once there is room.
 #[test]
 fn a_turn_that_runs_out_of_room_has_written_what_it_did() {
     for error in [Errno::NOSPC, Errno::IO] {
@@ -259,7 +260,8 @@ fn a_turn_that_runs_out_of_room_has_written_what_it_did() {
     }
 }
 
-/// Goal: what a command did that ended half-way, and in no commit, stops writes: it is in memory and would be lost.
+/// Goal: effects of a command that ended half-way, without a commit, stop writes: they are in memory and would be
+/// lost.
 #[test]
 fn effects_without_a_commit_stop_writes() {
     let rig = Rig::new(AppendFsync::No);
@@ -271,7 +273,7 @@ fn effects_without_a_commit_stop_writes() {
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
 }
 
-/// Goal: a group behind one that was lost is never logged.
+/// Goal: a group that follows a lost group is never logged.
 #[test]
 #[should_panic(expected = "dense csn order")]
 fn commits_behind_a_hole_are_not_logged() {

@@ -1,29 +1,29 @@
-//! Whether this node takes writes, and if not, why: the one answer that every write is checked against.
+//! The gate tells whether this node takes writes, and if not, why. Every write is checked against it.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Why writes are refused. The highest one that holds is told.
+/// Why writes are refused. If several reasons stand, clients are told the highest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RefusalReason {
-    /// The spool is full: the archive has not taken chunks for too long. Ends by itself.
+    /// The spool is full, because the archive has not taken chunks for too long. Ends when the archive takes chunks.
     SpoolFull,
-    /// The disk has less room than `min-free-bytes`. What frees space is taken. Ends by itself once there is space.
+    /// The disk has less room than `min-free-bytes`. Writes that free space are taken. Ends once there is space.
     DiskLow,
-    /// The disk has no room for the logs or for RocksDB. Ends by itself once there is space.
+    /// The disk has no room for the logs or for RocksDB. Ends once there is space.
     DiskFull,
     /// This node is a replica.
     Replica,
-    /// Uploading ended, for another reason than a newer epoch: nothing written would be archived until a restart.
+    /// Uploading ended for another reason than a newer epoch: nothing written would be archived until a restart.
     Unarchived,
-    /// A log could not be written or synced: what the disk holds is unknown until a restart.
+    /// A log could not be written or synced: the content of the disk is unknown until a restart.
     Broken,
-    /// A newer epoch exists: no restart ends that.
+    /// A newer epoch exists. A restart does not end this obstacle.
     Fenced,
 }
 
 impl RefusalReason {
-    /// Redis error code that a client gets.
+    /// Returns the Redis error code that a client gets.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -34,17 +34,17 @@ impl RefusalReason {
     }
 }
 
-/// The obstacles of one node.
+/// The obstacles that stand on one node, each with a text for operators and clients.
 #[derive(Debug, Default)]
 pub struct Gate {
-    /// Sorted by obstacle.
+    /// Sorted by obstacle, lowest first; each obstacle occurs once.
     obstacles: Mutex<Vec<(RefusalReason, String)>>,
-    /// Whether there is one: all that a write looks at while it is taken.
+    /// Whether `obstacles` holds any: the only field that a write reads while writes are taken.
     is_closed: AtomicBool,
 }
 
 impl Gate {
-    /// Refuses writes from now on, with this reason.
+    /// Adds an obstacle, so that writes are refused. `reason` replaces an earlier reason of the same obstacle.
     pub fn close(&self, obstacle: RefusalReason, reason: impl Into<String>) {
         self.change(|all| {
             all.retain(|(other, _)| *other != obstacle);
@@ -53,39 +53,39 @@ impl Gate {
         });
     }
 
-    /// Takes one obstacle away.
+    /// Removes one obstacle, if it stands.
     pub fn open(&self, obstacle: RefusalReason) {
         if self.stands(obstacle) {
             self.change(|all| all.retain(|(other, _)| *other != obstacle));
         }
     }
 
-    /// Why this obstacle stands; `None` if it does not.
+    /// Returns why this obstacle stands, or `None` if it does not.
     #[must_use]
     pub fn reason(&self, obstacle: RefusalReason) -> Option<String> {
         let obstacles = self.is_closed().then(|| self.obstacles.lock())?;
         obstacles.iter().find(|(other, _)| *other == obstacle).map(|(_, reason)| reason.clone())
     }
 
-    /// Whether this obstacle stands.
+    /// Reports whether this obstacle stands.
     #[must_use]
     pub fn stands(&self, obstacle: RefusalReason) -> bool {
         self.is_closed() && self.obstacles.lock().iter().any(|(other, _)| *other == obstacle)
     }
 
-    /// Whether what this node does in its archive could be somebody else's to do.
+    /// Reports whether this node must not change its archive, because another node may be responsible for the archive.
     #[must_use]
     pub fn leaves_archive_alone(&self) -> bool {
         self.stands(RefusalReason::Fenced) || self.stands(RefusalReason::Unarchived)
     }
 
-    /// Why writes are refused; `None` when they are taken.
+    /// Returns why writes are refused, or `None` if writes are taken.
     #[must_use]
     pub fn refusal(&self) -> Option<(RefusalReason, String)> {
         self.is_closed().then(|| self.obstacles.lock().last().cloned()).flatten()
     }
 
-    /// Why a write that frees space is refused; `None` when it is taken.
+    /// Returns why a write that frees space is refused, or `None` if such a write is taken.
     #[must_use]
     pub fn refusal_to_free(&self) -> Option<(RefusalReason, String)> {
         let obstacles = self.is_closed().then(|| self.obstacles.lock())?;

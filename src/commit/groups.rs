@@ -1,8 +1,8 @@
-//! Which groups of commits were written, for the replies that wait for one.
+//! Tells which groups of commits were written, for the replies that wait for a group.
 //!
-//! A group is filled by many connections in turn and written once: replies to all of them leave after that. Groups are
-//! numbered from 1 in the order in which they are written. Once one failed, all later ones fail: nothing is logged any
-//! more until a restart.
+//! Many connections fill a group one after the other, and the group is written once; the replies to all of them leave
+//! afterwards. Groups are numbered from 1 in the order in which they are written. Once a group has failed, all later
+//! groups fail, because nothing is logged until a restart.
 
 use crate::error::{Error, Result};
 use std::pin::pin;
@@ -10,68 +10,68 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// Number of a group.
+/// Number of a group, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct GroupNumber(pub u64);
 
 impl GroupNumber {
-    /// The group after this one.
+    /// Returns the number of the next group.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The group before this one.
+    /// Returns the number of the group before.
     #[must_use]
     pub fn prev(self) -> Self {
         Self(self.0 - 1)
     }
 }
 
-/// How far groups have got.
+/// Outcomes of groups.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// Number of the last group that was dealt with, written or failed.
+    /// Number of the last settled group: written or failed.
     settled: AtomicU64,
-    /// The first group that failed, and why.
+    /// The first group that failed, and the reason.
     failed: OnceLock<(GroupNumber, String)>,
     changed: Notify,
 }
 
 impl Groups {
-    /// A group was written.
+    /// Notes that a group was written.
     ///
     /// # Panics
-    /// If the group before it is not settled: its replies would leave with this one's.
+    /// If the group before it is not settled: the replies of that group would leave too early.
     pub(super) fn written(&self, group: GroupNumber) {
         let before = self.settled.swap(group.0, Ordering::AcqRel);
         assert_eq!(before + 1, group.0, "groups are settled one after the other");
         self.changed.notify_waiters();
     }
 
-    /// A group could not be written, so none after it will be.
+    /// Notes that a group could not be written. All later groups fail, too.
     pub(super) fn failed(&self, group: GroupNumber, error: &Error) {
         let _ = self.failed.set((group, error.to_string()));
         self.written(group);
     }
 
-    /// Whether a group could not be written: then none is written any more.
+    /// Reports whether a group could not be written. Then no later group is written.
     #[must_use]
     pub fn have_failed(&self) -> bool {
         self.failed.get().is_some()
     }
 
-    /// The last group that was dealt with, written or failed.
+    /// Returns the number of the last settled group: written or failed.
     #[must_use]
     pub fn settled_until(&self) -> GroupNumber {
         GroupNumber(self.settled.load(Ordering::Acquire))
     }
 
-    /// Returns once a group above `seen` was dealt with, and the last one that was. Cancel-safe.
+    /// Waits until a group above `seen` is settled, and returns the number of the last settled group. Cancel-safe.
     pub async fn settled_above(&self, seen: GroupNumber) -> GroupNumber {
         loop {
             let mut changed = pin!(self.changed.notified());
-            // Registered before the look, so that no change between the two is missed.
+            // The waiter is registered before the look, so that no change between the two is missed.
             changed.as_mut().enable();
             let settled = self.settled_until();
             if settled > seen {
@@ -81,7 +81,7 @@ impl Groups {
         }
     }
 
-    /// What became of a group; `None` if it is not settled.
+    /// Returns the outcome of a group, or `None` if the group is not settled.
     #[must_use]
     pub fn outcome(&self, group: GroupNumber) -> Option<Result<()>> {
         if self.settled_until() < group {

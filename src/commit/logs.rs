@@ -1,6 +1,7 @@
 //! Both logs, as groups are written to them: by one thread at a time, in csn order.
 //!
-//! Guarantees: csns are dense over all groups; a group's frames are in the op-log before its batch is in RocksDB's WAL.
+//! Guarantees: csns are dense over all groups. A group's frames are in the op-log before its batch is in RocksDB's
+//! WAL.
 
 use crate::csn::WalSeq;
 use crate::engine::disk::Disk;
@@ -14,22 +15,22 @@ use std::ops::Range;
 /// The state under the logs' lock.
 pub(super) struct Logs {
     pub oplog: OpLog,
-    /// The last commit written.
+    /// Position of the last commit written.
     pub position: Position,
-    /// End of the WAL.
+    /// Sequence at the end of the WAL.
     pub wal_seq: WalSeq,
 }
 
-/// What becomes of cached rows that commits change.
+/// How the row cache treats the rows that commits change.
 #[derive(Clone, Copy)]
 pub(super) enum Rows {
-    /// They are kept as they are now: who writes a key here is likely to read it here.
+    /// The new rows are cached: a client that writes a key on this node is likely to read it here.
     Store,
-    /// They are dropped: on a replica few rows are read.
+    /// The changed rows are dropped from the cache: few rows are read on a replica.
     Forget,
 }
 
-/// What a group brought into the logs.
+/// What the write of a group added to the logs.
 #[derive(Clone, Copy)]
 pub(super) struct Logged {
     pub oplog_bytes: usize,
@@ -38,11 +39,11 @@ pub(super) struct Logged {
 }
 
 impl Logs {
-    /// Writes commits that follow the last one. The op-log first: while it fails nothing has reached RocksDB, whose
-    /// write cannot be undone. `superseded`: see [`envelope::assemble`].
+    /// Writes commits that follow the last one. The op-log is written first: if that fails, nothing has reached
+    /// RocksDB, whose write cannot be undone. `superseded`: see [`envelope::assemble`].
     ///
     /// # Panics
-    /// If csns are not dense: a commit was lost on its way here, and nothing behind it may be acknowledged.
+    /// If csns are not dense: a commit was lost before the write, and nothing after it may be acknowledged.
     pub fn write(
         &mut self,
         disk: &Disk,

@@ -1,8 +1,8 @@
-//! Marks: states with a name, each a commit of its own.
+//! Marks: named restore points, each a commit of its own.
 //!
-//! A mark is a system key of the disk engines, so it is as durable as any commit, reaches every replica, is in every base
-//! from then on, and comes back with a restore. Guarantees: a name stands for one commit; FLUSHALL leaves marks; they do
-//! not count as keys. Does not: tell the archive (see the primary's mark keeper).
+//! A mark is a system key of the disk engines. So it is as durable as any commit, reaches every replica, is in every
+//! later base, and comes back with a restore. Guarantees: a name stands for one commit; FLUSHALL leaves marks in
+//! place; marks do not count as keys. The archive is told about marks by the primary's mark keeper, not here.
 
 use super::committer::Committer;
 use crate::csn::Csn;
@@ -12,17 +12,18 @@ use crate::error::{Error, Result};
 use crate::plain_name::PlainName;
 use crate::position::Position;
 
-/// A named state.
+/// A named restore point.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mark {
-    /// Its name.
+    /// The name, unique among the marks of a node.
     pub name: PlainName,
-    /// The mark's own commit: the state is that of everything before it. The hash is the one before that commit.
+    /// Position of the mark's own commit. The named state is the state before that commit, and the history hash is the
+    /// one before it.
     pub at: Position,
 }
 
 impl Committer {
-    /// All marks, by name.
+    /// Returns all marks, by name.
     pub fn marks(&self) -> Result<Vec<Mark>> {
         let mut cursor = self.disk().cursor(Family::Default, key::mark_range());
         cursor.seek_to_first();
@@ -37,13 +38,13 @@ impl Committer {
         Ok(marks)
     }
 
-    /// The mark of a name.
+    /// Returns the mark with this name, if there is one.
     pub fn find_mark(&self, name: &PlainName) -> Result<Option<Mark>> {
         let stored = self.disk().get(Family::Default, &key::mark(name.as_str()))?;
         stored.map(|value| Ok(Mark { name: name.clone(), at: Position::decode(&value)? })).transpose()
     }
 
-    /// Names the state of now. Blocking. [`Error::Refused`] if the name is taken.
+    /// Names the present state by a commit. Blocks. Returns [`Error::Refused`] if the name is taken.
     pub fn make_mark(&self, name: &PlainName) -> Result<Mark> {
         let mut turn = self.lock_logs();
         if let Some(Mark { at, .. }) = self.find_mark(name)? {
@@ -58,7 +59,7 @@ impl Committer {
         Ok(Mark { name: name.clone(), at })
     }
 
-    /// Takes a mark away by a commit; `None` if there is none of this name. Blocking.
+    /// Removes a mark by a commit, and returns the commit's csn; `None` if there is no mark with this name. Blocks.
     pub fn remove_mark(&self, name: &PlainName) -> Result<Option<Csn>> {
         let mut turn = self.lock_logs();
         if self.find_mark(name)?.is_none() {

@@ -1,7 +1,9 @@
-//! Stage 5: order and durability. The committer makes commits out of effects, one writer at a time; the syncer makes
-//! them durable; the groups tell whose replies may leave; the gate says whether writes are taken at all, the room whether
-//! the disk can take them; the ages tell how long ago commits were made. Marks are named commits; the sweep commits what
-//! expires.
+//! Stage 5: order and durability.
+//!
+//! - [`committer`] makes commits out of effects, one writer at a time; [`sync`] makes the commits durable.
+//! - [`groups`] tells which replies may leave; [`gate`] tells whether writes are taken.
+//! - [`room`] tells whether the disk can take writes; [`ages`] tells how long ago commits were made.
+//! - [`marks`] makes named commits; [`sweep`] deletes expired keys by commits.
 
 pub mod ages;
 pub mod committer;

@@ -1,8 +1,8 @@
-//! Whether the disk has room for writes: looked at many times a second, so that writes are refused before one of them
-//! fails half-way, which nothing but a restart could mend.
+//! Checks many times a second whether the disk has room for writes. Writes are refused before one of them can fail
+//! half-way: only a restart could repair a write that failed half-way.
 //!
-//! RocksDB stops writing when a flush finds no space, and goes on by itself once there is enough again; after any other
-//! error in the background it never does (its `ErrorHandler` and `SstFileManagerImpl::ClearError`).
+//! RocksDB stops writing when a flush finds no space, and resumes by itself once there is enough space. After any
+//! other background error it never resumes. Source: its `ErrorHandler` and `SstFileManagerImpl::ClearError`.
 
 use super::committer::Committer;
 use super::gate::RefusalReason;
@@ -15,26 +15,27 @@ use parking_lot::MutexGuard;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-/// Writes that were refused for want of room are taken again when this share of the limit is free beyond it.
+/// After writes were refused for want of room, they are taken again once the free bytes exceed the limit by this share
+/// of the limit.
 const MARGIN_DIVISOR: u64 = 4;
-/// Below this share of the limit what frees space is refused, too: logs and engines need the rest to stay sound.
+/// Below this share of the limit, writes that free space are refused, too: logs and engines need the rest to work.
 const LAST_DIVISOR: u64 = 4;
 
-/// What a look at the disk shows.
+/// Result of one look at the disk.
 #[derive(Debug)]
 enum Outlook {
-    /// Writes can be taken.
+    /// All writes can be taken.
     Room,
-    /// Only those that free space can: why, and what to do.
+    /// Only writes that free space can be taken. The text says why, and what to do.
     Low(String),
-    /// None can until there is more space: why, and what to do.
+    /// No write can be taken until there is more space. The text says why, and what to do.
     Full(String),
-    /// RocksDB gave up.
+    /// RocksDB has a background error that it does not recover from.
     Broken(Error),
 }
 
-/// Looks at RocksDB and at the file system of `dir`, of which `free_bytes_min` must stay free. `is_short`: whether the look
-/// before showed want of room.
+/// Looks at RocksDB and at the file system of `dir`, of which `free_bytes_min` must stay free. `is_short` tells
+/// whether the look before found too little room.
 fn look(dir: &Path, free_bytes_min: u64, is_short: bool, disk: &Disk) -> Outlook {
     let place = format!("the file system of {}", dir.display());
     match disk.background_error() {
@@ -48,12 +49,12 @@ fn look(dir: &Path, free_bytes_min: u64, is_short: bool, disk: &Disk) -> Outlook
     let margin = if is_short { free_bytes_min / MARGIN_DIVISOR } else { 0 };
     match free_bytes(dir) {
         Ok(free) => judge(free, free_bytes_min, margin, &place),
-        // A file system that does not tell is no reason to refuse anything.
+        // If the file system does not tell its free space, nothing is refused.
         Err(_) => Outlook::Room,
     }
 }
 
-/// What `free` bytes are enough for.
+/// Judges which writes `free` bytes allow.
 fn judge(free: u64, free_bytes_min: u64, margin: u64, place: &str) -> Outlook {
     let wanted = free_bytes_min.saturating_add(margin);
     if free >= wanted {
@@ -68,21 +69,21 @@ fn judge(free: u64, free_bytes_min: u64, margin: u64, place: &str) -> Outlook {
     Outlook::Low(format!("{found}. {taken}. {advice}"))
 }
 
-/// Bytes that a process without privileges could still write below `dir`.
+/// Returns the bytes that a process without privileges can write below `dir`.
 pub fn free_bytes(dir: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(dir).map_err(|error| Error::io("ask for the free space of", dir)(error.into()))?;
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
-/// Bytes that giving space back may take for a while: what is free above the share of `free_bytes_min` that stays for
-/// logs and engines.
+/// Returns the bytes that a task which reclaims space may use temporarily: the free bytes above the share of
+/// `free_bytes_min` that logs and engines need.
 pub fn room_to_reclaim(dir: &Path, free_bytes_min: u64) -> u64 {
     free_bytes(dir).unwrap_or_default().saturating_sub(free_bytes_min / LAST_DIVISOR)
 }
 
 impl Committer {
-    /// Refuses writes while the file system of `dir` has no room for them, and takes them again when it has; RocksDB and
-    /// the op-log must agree. To be called many times a second.
+    /// Refuses writes while the file system of `dir` has no room for them, and takes writes again once the file
+    /// system, RocksDB and the op-log have room. To be called many times a second.
     pub fn look_for_room(&self, dir: &Path, free_bytes_min: u64) {
         let (was_low, was_full) = (self.gate.stands(RefusalReason::DiskLow), self.gate.stands(RefusalReason::DiskFull));
         let outlook = look(dir, free_bytes_min, was_low || was_full, self.disk());
@@ -111,13 +112,13 @@ impl Committer {
         self.gate.close(obstacle, reason);
     }
 
-    /// An error while this obstacle stands.
+    /// Returns an error while this obstacle stands.
     fn require_open(&self, obstacle: RefusalReason) -> Result<()> {
         self.gate.reason(obstacle).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
-    /// Makes sure that the op-log takes `bytes` without a new segment. Never after a failed log write: where the segment
-    /// ends is unknown then, and another one must not follow.
+    /// Reserves `bytes` in the op-log's active segment; begins a new segment if they do not fit. Refuses after a
+    /// failed log write: then the end of the active segment is unknown, and no segment may follow.
     fn reserve(&self, logs: &mut Logs, bytes: usize) -> Result<()> {
         self.require_sound()?;
         let reserved = logs.oplog.reserve(bytes);
@@ -138,9 +139,9 @@ impl Committer {
 }
 
 impl WriterGuard<'_> {
-    /// Makes sure there is room for a command whose arguments have `bytes`, before it has any effect. Refused, and so is
-    /// every later one, until [`Committer::look_for_room`] finds room, or until a restart if the op-log is broken. The
-    /// lock may be let go meanwhile.
+    /// Reserves room for a command whose arguments have `bytes`, before the command has any effect. On an error this
+    /// command and all later ones are refused until [`Committer::look_for_room`] finds room, or until a restart if the
+    /// op-log is broken. The writer lock may be released and taken again meanwhile.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let committer = self.committer;
         committer.require_open(RefusalReason::DiskFull)?;
@@ -158,27 +159,29 @@ impl WriterGuard<'_> {
 }
 
 impl WriterGuard<'_> {
-    /// Makes sure there is room for what the next commit has gathered, which can be more than was reserved for its
-    /// arguments. An error: it must be taken back, or the write would fail half-way.
+    /// Reserves room for the effects of the next commit, which can take more than was reserved for its arguments.
+    /// After an error the effects must be taken back, or the write would fail half-way.
     pub fn reserve_gathered(&mut self) -> Result<()> {
         let committer = self.committer;
         let wanted = self.writer.log_bytes(0) + self.writer.gathered_frame_bytes();
         if wanted <= committer.log_room.load(Ordering::Acquire) {
             return Ok(());
         }
-        // Who holds the lock waits for nobody else's: while the logs are being written, they find out.
+        // A holder of the writer lock must not wait for the logs' lock. If another thread holds the logs' lock, the
+        // write of the group checks the room.
         committer.logs.try_lock().map_or(Ok(()), |mut logs| committer.reserve(&mut logs, wanted))
     }
 }
 
 impl LogsGuard<'_> {
-    /// As [`WriterGuard::reserve`]; both locks stay held.
+    /// Does the same as [`WriterGuard::reserve`], but keeps both locks.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let wanted = self.guard.writer.log_bytes(bytes);
         self.reserve_logs(wanted)
     }
 
-    /// Makes sure there is room for frames of `log_bytes` that may grow what the disk holds.
+    /// Reserves `log_bytes` for frames of commits that may take more space on disk. Refuses them while the disk is low
+    /// or full.
     pub(super) fn require_room(&mut self, log_bytes: usize) -> Result<()> {
         self.guard.committer.require_open(RefusalReason::DiskLow)?;
         self.reserve_logs(log_bytes)
@@ -196,8 +199,8 @@ mod tests {
     use super::*;
     use crate::engine::disk::DiskOptions;
 
-    /// Goal: the limit counts, and with a margin once it was reached; 0 switches it off; below a quarter of it nothing is
-    /// taken.
+    /// Goal: the limit holds, and with a margin once free space was short; a limit of 0 switches the check off; below
+    /// a quarter of the limit no write is taken.
     #[test]
     fn the_limit_has_a_margin_and_an_end() {
         let dir = tempfile::tempdir().unwrap();

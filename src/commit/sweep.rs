@@ -1,8 +1,9 @@
-//! The sweep of what has expired.
+//! The sweeper deletes expired keys.
 //!
-//! Guarantees: each expired key is deleted by a commit of its own. The writer lock is held for some keys at a time, and
-//! what they need of RocksDB was read before. Where more expires than a look deletes, the rest waits, hidden from readers,
-//! so that clients keep the processor; where it has waited long, a look deletes more.
+//! Guarantees: each expired key is deleted by a commit of its own. The writer lock is held for a limited number of
+//! keys at a time, and the rows that those keys need are read from RocksDB before. One look deletes a limited number
+//! of keys, so that clients keep the processor; the other expired keys wait, hidden from readers. If keys have waited
+//! long, a look deletes more of them.
 
 use super::committer::Committer;
 use super::groups::GroupNumber;
@@ -18,43 +19,44 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Keys, and entries of the index, that one look deals with: of 50 looks a second, 25,600.
+/// Keys in memory that one look deletes at most, and entries of the expiry index that it deals with. 50 looks a second
+/// make 25,600 of each.
 const KEYS_PER_LOOK: usize = 512;
-/// How many times more it deals with while what it finds was due long ago.
+/// Factor by which a look deals with more entries of the expiry index if the first of them is late.
 const LATE_FACTOR: usize = 4;
-/// What was due so long ago is late, in ms.
+/// Milliseconds after its due time from which an entry is late.
 const LATE_MS: u64 = 10_000;
-/// Keys dealt with under one turn of the writer lock, at most.
+/// Keys that are dealt with while the writer lock is held once, at most.
 const KEYS_PER_TURN: usize = 64;
-/// A turn of the writer lock takes no further key after this time.
+/// Time that the writer lock is held, after which no further entry of the expiry index is taken.
 const TURN_TIME: Duration = Duration::from_micros(300);
-/// Bytes of a key's deletion in the op-log, beside the key itself, at most.
+/// Bytes that a key's deletion takes in the op-log beside the key itself, at most.
 const DELETION_BYTES: usize = 64;
 
-/// Sweeps what one committer commits to.
+/// Deletes the expired keys of one committer.
 pub struct Sweeper {
     committer: Arc<Committer>,
     sweep: Option<Sweep>,
 }
 
-/// A sweep of the expiry index under way.
+/// A walk over the expiry index that is under way.
 struct Sweep {
-    /// Times between which entries are dealt with, in ms since the Unix epoch.
+    /// Expiry times of the entries to deal with, in milliseconds since the Unix epoch.
     range: Range<u64>,
-    /// The group that must be settled before RocksDB has all of them.
+    /// The group that must be settled before RocksDB holds all entries of `range`.
     group: Option<GroupNumber>,
-    /// The last entry that was dealt with.
+    /// The last entry that was dealt with; `None` at the beginning.
     after: Option<Entry>,
 }
 
 impl Sweeper {
-    /// Nothing is swept yet.
+    /// Makes a sweeper that has not looked yet.
     #[must_use]
     pub fn new(committer: Arc<Committer>) -> Self {
         Self { committer, sweep: None }
     }
 
-    /// Deletes what has expired by `now_ms`, or some of it.
+    /// Deletes keys that have expired by `now_ms`, up to the limit of one look.
     pub fn look(&mut self, now_ms: u64) -> Result<()> {
         self.sweep_memory(now_ms)?;
         let mut left = KEYS_PER_LOOK;
@@ -65,7 +67,7 @@ impl Sweeper {
                 return Ok(());
             }
             if sweep.group.is_some_and(|group| self.committer.groups.outcome(group).is_none()) {
-                // The next look finds it written.
+                // The group is not settled: the next look goes on once it is.
                 self.committer.write_soon();
                 return Ok(());
             }
@@ -119,10 +121,10 @@ fn begin(committer: &Committer, now_ms: u64) -> Sweep {
     Sweep { range, group: guard.leave_open(), after: None }
 }
 
-/// Deals with entries that are due, in several turns of the writer lock if they take long.
+/// Deals with entries that are due. Takes the writer lock several times if they take long.
 fn settle(committer: &Committer, now_ms: u64, mut entries: &[Entry], after: &mut Option<Entry>) -> Result<()> {
     for entry in entries {
-        // So that it is in the row cache by the time the lock is held.
+        // Brings the row into the row cache before the lock is taken.
         committer.disk().row(Family::Default, &key::meta(&entry.key), RowAccess::Unlocked)?;
     }
     while !entries.is_empty() {
@@ -137,7 +139,7 @@ fn settle(committer: &Committer, now_ms: u64, mut entries: &[Entry], after: &mut
     Ok(())
 }
 
-/// Deals with entries until the turn has lasted long enough; how many.
+/// Deals with entries until [`TURN_TIME`] has passed. Returns how many it dealt with.
 fn settle_some(guard: &mut WriterGuard<'_>, now_ms: u64, entries: &[Entry]) -> Result<usize> {
     let started = Instant::now();
     let mut settled = 0;
@@ -155,12 +157,12 @@ fn settle_some(guard: &mut WriterGuard<'_>, now_ms: u64, entries: &[Entry]) -> R
         }
         settled += 1;
     }
-    // What became of the others' entries.
+    // Entries whose keys had not expired change the expiry index only; the last of these changes are committed here.
     guard.commit();
     Ok(settled)
 }
 
-/// Lets the lock go; what was committed is on its way to the logs.
+/// Releases the writer lock and arranges that the commits are written.
 fn leave(committer: &Committer, mut guard: WriterGuard<'_>) {
     let is_full = guard.is_full() && !guard.hand_over();
     let _ = guard.leave_open();

@@ -1,4 +1,4 @@
-//! What expires, and what becomes of the expiry index meanwhile.
+//! Expired keys and the expiry index.
 
 use super::super::committer::tests::Rig;
 use super::*;
@@ -16,7 +16,7 @@ fn change(rig: &Rig, now_ms: u64, change: impl FnOnce(&mut Keyspace<'_>)) {
     leave(&rig.committer, guard);
 }
 
-/// Looks until a sweep finds nothing more.
+/// Lets the sweeper look until it finds no expired key.
 fn sweep(sweeper: &mut Sweeper, now_ms: u64) {
     for _ in 0..100 {
         sweeper.look(now_ms).unwrap();
@@ -60,7 +60,7 @@ fn delete(key: &str) -> impl FnOnce(&mut Keyspace<'_>) {
     }
 }
 
-/// Goal: what has expired is deleted, each key by a commit of its own, in all engines; the rest stays.
+/// Goal: expired keys are deleted in all engines, each by a commit of its own; other keys stay.
 #[test]
 fn expired_keys_are_deleted_one_by_one() {
     let rig = Rig::new(AppendFsync::No);
@@ -86,7 +86,8 @@ fn expired_keys_are_deleted_one_by_one() {
     assert_eq!(last(&rig), Csn(before.0 + 4), "once");
 }
 
-/// Goal: a key that is set or expired anew many times has one entry, and is deleted when it expires at last.
+/// Goal: a key that is set or expired anew many times has one entry in the index, and is deleted when it finally
+/// expires.
 #[test]
 fn a_key_that_is_set_anew_has_one_entry() {
     let rig = Rig::new(AppendFsync::No);
@@ -111,7 +112,8 @@ fn a_key_that_is_set_anew_has_one_entry() {
     assert_eq!((index(&rig), expire_ms(&rig, "set")), (Vec::new(), None));
 }
 
-/// Goal: a clock that is set back leaves no key behind, nor does a restart, which forgets where entries stand.
+/// Goal: neither a clock that is set back nor a restart, which forgets the known entries, leaves an expired key
+/// behind.
 #[test]
 fn nothing_is_left_behind_by_a_clock_set_back_or_a_restart() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
@@ -135,15 +137,15 @@ fn nothing_is_left_behind_by_a_clock_set_back_or_a_restart() {
     assert_eq!((expire_ms(&rig, "again"), index(&rig)), (None, Vec::new()));
 }
 
-/// What a client or the node does to one of a few keys.
+/// A step of a client or of the node; keys are few.
 #[derive(Clone, Debug)]
 enum Step {
     Set(u8, u64),
     Expire(u8, u64),
     Delete(u8),
-    /// Time passes, and a sweep looks.
+    /// Time passes, and the sweeper looks.
     Pass(u64),
-    /// What is remembered of entries goes.
+    /// The known entries of the index are forgotten.
     Forget,
 }
 
@@ -161,7 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Goal: whatever was done to keys, they are deleted once they have expired, and then the index is empty.
+    /// Goal: whatever steps come before, all keys are deleted once they have expired, and then the index is empty.
     #[test]
     fn all_that_expires_goes(steps in prop::collection::vec(step(), 1..60)) {
         let rig = Rig::new(AppendFsync::No);

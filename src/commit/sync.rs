@@ -1,10 +1,12 @@
-//! Durability: both logs are synced as `appendfsync` asks, and the durable watermark raised. Under `always` who served the
-//! clients of a group and wrote it syncs it, too, as long as that takes less than to wake the thread that does it otherwise.
+//! Durability: both logs are synced as `appendfsync` asks, and the durable watermark is raised.
 //!
-//! Guarantees: the durable watermark covers only commits whose logs were synced after they were written; a failed sync
-//! is never retried, because the page cache's state is unknown after it: writes are refused until a restart. Commits
-//! that arrive during a sync share the next one (group commit). A slow disk holds up nobody but those who wait for it,
-//! save once, when it shows that it has become slow.
+//! A sync thread does the syncs. Under `always` the thread that wrote a group also syncs it, as long as a sync takes
+//! no longer than waking the sync thread would.
+//!
+//! Guarantees: the durable watermark covers only commits whose logs were synced after they were written. A failed sync
+//! is never retried, because the state of the page cache is unknown after it: writes are refused until a restart.
+//! Commits that arrive during a sync share the next one (group commit). A slow sync delays only clients that wait for
+//! durability, except for the one sync at which the disk turns out to be slow.
 
 use super::gate::{Gate, RefusalReason};
 use crate::config::AppendFsync;
@@ -25,26 +27,28 @@ use tokio::sync::watch;
 /// How long `everysec` may leave commits unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a sync may take to be done by who wrote the group: about what it takes to have another thread do it, and
-/// far from what readers served by the same thread would feel.
+/// Longest time that a sync may have taken for the next one to be done by the thread that wrote the group; also the
+/// longest wait for a sync that is running. Waking another thread takes about as long, and readers that the same
+/// thread serves do not notice the delay.
 const AT_ONCE_MAX: Duration = Duration::from_micros(300);
 
-/// Pause between two looks whether a sync that was asked for is done.
+/// Pause of [`Syncer::sync_until`] between two looks at the durable watermark.
 const SYNC_POLL: Duration = Duration::from_millis(1);
 
-/// Bytes in the op-log after which it is synced although nothing else asks for it: a segment that is full is synced by
-/// the writer, who should find little to do.
+/// Unsynced bytes in the op-log at which it is synced in any mode. The writer itself syncs a full segment, and this
+/// limit keeps that sync short.
 const OPLOG_UNSYNCED_MAX: usize = 4 << 20;
 
-/// What was written since the last sync.
+/// Writes since the last sync.
 #[derive(Default)]
 struct Unsynced {
     position: Position,
-    /// The op-log's active segment, if frames were added.
+    /// The op-log's active segment, if frames were appended.
     oplog: Option<LogFile>,
     oplog_bytes: usize,
     wal: bool,
-    /// A sync is due whatever the mode: it has just changed, and somebody may wait as the one before promised.
+    /// Whether a sync is due in any mode: [`Syncer::sync_until`] asked for it, or the mode changed while a client may
+    /// wait for a sync that the mode before had promised.
     asked: bool,
     stop: bool,
 }
@@ -55,14 +59,15 @@ impl Unsynced {
     }
 }
 
-/// The sync thread and what it shares with the committer.
+/// The sync thread and the state that it shares with the committer.
 pub struct Syncer {
     mode: AtomicU8,
-    /// Held while a sync runs. How far the last one came; an error once one has failed.
+    /// Locked while a sync runs. Holds the position up to which the last sync came, or an error once a sync has
+    /// failed.
     synced: Mutex<Synced>,
-    /// Whether the last sync took no longer than [`AT_ONCE_MAX`].
+    /// Whether the last sync, and the last wait for a running one, took no longer than [`AT_ONCE_MAX`].
     is_quick: AtomicBool,
-    /// Taken after `synced` where both are.
+    /// Always locked after `synced` where both are locked.
     unsynced: Mutex<Unsynced>,
     wake: Condvar,
     disk: Arc<Disk>,
@@ -73,29 +78,29 @@ pub struct Syncer {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Up to where the durable mark tells, and since when.
+/// The csn that the durable mark holds, and when the mark was written.
 #[derive(Clone, Copy)]
 struct Marked {
     csn: Csn,
     at: Instant,
 }
 
-/// What the thread is to do.
+/// The tasks of the sync thread in one round.
 struct Due {
     sync: bool,
     mark: bool,
     stop: bool,
 }
 
-/// A sync failed: none is tried any more.
+/// A sync failed, and none is tried until a restart.
 #[derive(Clone, Copy)]
 struct SyncFailed;
 
-/// How far both logs are synced, by this process.
+/// Position up to which this process has synced both logs.
 type Synced = std::result::Result<Position, SyncFailed>;
 
 impl Syncer {
-    /// Starts the thread. `mark` tells the next start how far the logs were synced.
+    /// Starts the sync thread. `mark` tells the next start of the node how far the logs were synced.
     #[must_use]
     pub fn start(
         mode: AppendFsync,
@@ -124,7 +129,7 @@ impl Syncer {
         syncer
     }
 
-    /// The mode in force.
+    /// Returns the mode in force.
     #[must_use]
     pub fn mode(&self) -> AppendFsync {
         match self.mode.load(Ordering::Relaxed) {
@@ -134,7 +139,7 @@ impl Syncer {
         }
     }
 
-    /// Changes the mode.
+    /// Changes the mode and requests a sync.
     pub fn set_mode(&self, mode: AppendFsync) {
         let mut unsynced = self.unsynced.lock();
         self.mode.store(mode as u8, Ordering::Relaxed);
@@ -142,9 +147,9 @@ impl Syncer {
         self.wake.notify_all();
     }
 
-    /// Called by the committer for each group: both logs hold everything up to `position`. `oplog` is the active
-    /// segment if the group added frames to it, with so many bytes; `wal`: whether it wrote a batch. Once no lock is
-    /// held any more, [`Syncer::sync_soon`] or [`Syncer::hand_over`] follows.
+    /// Notes a written group; the committer calls this for each. Both logs hold all commits up to `position`. `oplog`
+    /// is the active segment if the group appended `oplog_bytes` of frames to it; `wal` tells whether the group wrote
+    /// a batch. Once the locks are released, [`Syncer::sync_soon`] or [`Syncer::hand_over`] must follow.
     pub fn written(&self, position: Position, oplog: Option<LogFile>, oplog_bytes: usize, wal: bool) {
         let mut unsynced = self.unsynced.lock();
         unsynced.position = position;
@@ -155,22 +160,22 @@ impl Syncer {
         }
     }
 
-    /// Sees to it that what was written is synced when the mode asks for it: under `always` at once if that is quick,
-    /// else by the thread.
+    /// Arranges that written groups are synced when the mode asks for it. Under `always` this thread syncs if syncs
+    /// are quick; otherwise the sync thread does.
     pub fn sync_soon(&self) {
         if self.mode() == AppendFsync::Always && self.is_quick.load(Ordering::Relaxed) {
             if let Some(mut synced) = self.synced.try_lock_for(AT_ONCE_MAX) {
-                // If it fails, those who wait for it learn it.
+                // If the sync fails, the clients that wait for it get the error.
                 let _ = self.sync_written(&mut synced);
                 return;
             }
-            // The sync that runs is not: nobody else is to wait for it here.
+            // Another sync has run for longer than a quick one: later callers leave syncs to the sync thread.
             self.is_quick.store(false, Ordering::Relaxed);
         }
         self.hand_over();
     }
 
-    /// The same, by the thread in any case.
+    /// Does the same as [`Syncer::sync_soon`], but leaves the sync to the sync thread in any case.
     pub fn hand_over(&self) {
         let is_always = self.mode() == AppendFsync::Always;
         let unsynced = self.unsynced.lock();
@@ -179,7 +184,8 @@ impl Syncer {
         }
     }
 
-    /// Syncs both logs whatever the mode, and returns once they are durable up to a commit that was written. Blocking.
+    /// Syncs both logs in any mode, and returns once they are durable up to `csn`, which must have been written.
+    /// Blocks. Returns [`Error::Refused`] if a sync has failed.
     pub fn sync_until(&self, csn: Csn) -> Result<()> {
         self.unsynced.lock().asked = true;
         self.wake.notify_all();
@@ -192,20 +198,21 @@ impl Syncer {
         Ok(())
     }
 
-    /// Returns when the reply to a commit may be sent. Cancel-safe.
+    /// Returns when the reply to a commit may be sent: at once, or under `always` once the commit is durable.
+    /// Cancel-safe.
     pub async fn acknowledged(&self, csn: Csn) -> Result<()> {
         if self.mode() != AppendFsync::Always || self.watermarks.durable.get() >= csn {
             return Ok(());
         }
         let mut failed = self.failed.subscribe();
         tokio::select! {
-            // Both arms only wait: cancelling loses nothing.
+            // Cancel-safe: both arms only wait.
             () = self.watermarks.durable.reached(csn) => Ok(()),
             _ = failed.wait_for(|failed| *failed) => Err(Error::Refused { reason: "the logs could not be synced: whether this write survives is unknown until a restart".into() }),
         }
     }
 
-    /// The highest csn that may be shipped: what the durability mode has acknowledged as safe.
+    /// Returns the highest csn that may be shipped: the durable watermark under `always`, else the committed one.
     #[must_use]
     pub fn shippable(&self) -> Csn {
         match self.mode() {
@@ -214,7 +221,7 @@ impl Syncer {
         }
     }
 
-    /// Syncs what is left and ends the thread.
+    /// Syncs all written commits and ends the thread.
     pub fn stop(&self) {
         self.unsynced.lock().stop = true;
         self.wake.notify_all();
@@ -244,7 +251,7 @@ impl Syncer {
         }
     }
 
-    /// Waits until the thread has something to do.
+    /// Waits until the sync thread has a task.
     fn wait_until_due(&self, marked: Marked) -> Due {
         let mut unsynced = self.unsynced.lock();
         let started = Instant::now();
@@ -266,7 +273,7 @@ impl Syncer {
         }
     }
 
-    /// Syncs what was written since the last sync; returns how far both logs are synced.
+    /// Syncs the writes since the last sync. Returns the position up to which both logs are synced.
     fn sync_written(&self, synced: &mut Synced) -> Synced {
         let position = (*synced)?;
         let work = {
@@ -291,7 +298,8 @@ impl Syncer {
         *synced
     }
 
-    /// The op-log before the WAL, unless replies wait for both and that takes long: then side by side.
+    /// Syncs the op-log before the WAL. Under `always`, if syncs are slow, both are synced side by side, because
+    /// replies wait for both.
     fn sync(&self, work: &Unsynced) -> Result<()> {
         let oplog = || work.oplog.as_ref().map_or(Ok(()), |file| self.io.sync_data(file));
         let wal = || if work.wal { self.disk.sync_wal() } else { Ok(()) };

@@ -1,11 +1,11 @@
-//! When commits are durable, in each mode, and what a failed sync does.
+//! When commits become durable in each mode, and the effect of a failed sync.
 
 use super::super::committer::tests::{Rig, change};
 use super::*;
 use crate::io::faults::{Faults, Step};
 use rustix::io::Errno;
 
-/// Far longer than anything here takes.
+/// Timeout, far longer than any wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn soon<T>(wait: impl Future<Output = T>) -> T {
@@ -117,7 +117,7 @@ async fn who_waits_for_a_mode_that_ends_is_not_forgotten() {
     for mode in [AppendFsync::EverySec, AppendFsync::No] {
         let rig = Rig::new(AppendFsync::No);
         let csn = commit(&rig, true, true);
-        // The wait begins under `always`, before the thread has seen that mode.
+        // The wait begins under `always`, before the sync thread has seen that mode.
         rig.committer.syncer.mode.store(AppendFsync::Always as u8, Ordering::Relaxed);
         let mut wait = std::pin::pin!(rig.committer.syncer.acknowledged(csn));
         assert!(futures::poll!(&mut wait).is_pending());

@@ -1,6 +1,7 @@
-//! The writer lock, held: by a client's session that adds to the open group, or by who needs both logs at rest as well.
+//! The lock guards of the committer. [`WriterGuard`] holds the writer lock: a client's session takes it to add commits
+//! to the open group. [`LogsGuard`] holds the writer lock and the logs' lock, so that no group is being written.
 //!
-//! Lock order: the logs before the writer.
+//! Lock order: the logs' lock before the writer lock.
 
 use super::committer::{Committer, MemorySize};
 use super::groups::GroupNumber;
@@ -21,20 +22,21 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Sealed groups that may wait for the logs; beyond them the open group grows.
+/// Sealed groups that may wait for the log thread. At this limit the open group grows instead.
 const SEALED_MAX: usize = 2;
-/// Commits of the open group from which on it is worth sealing while another is being written.
+/// Commits that the open group must hold to be sealed while another group is being written.
 const SEALED_EARLY_MIN: usize = 64;
 
-/// Why a command that ended with an error after it had an effect stops writes.
+/// Reason to stop writes when a command ends with an error after it had an effect.
 const HALF_WAY: &str = "a command ended half-way: what it did is in memory and in no log";
 
-/// The writer lock, held: for one command or for a pipeline's worth of them. Commits are collected in the open group,
-/// which is handed on with [`WriterGuard::leave_open`].
+/// The writer lock is held, for one command or for a pipeline's worth of commands. Commits gather in the open group.
+/// [`WriterGuard::leave_open`] releases the lock and leaves the group open for the next holder of the lock. A guard
+/// that is dropped with commits in the group, but without that call, stops writes until a restart.
 pub struct WriterGuard<'a> {
     pub(super) committer: &'a Committer,
     pub(super) writer: MutexGuard<'a, Writer>,
-    /// Whether the group is handed on when the turn ends.
+    /// Whether the open group stays open when the guard is dropped.
     leaves_open: bool,
 }
 
@@ -43,12 +45,13 @@ impl<'a> WriterGuard<'a> {
         Self { committer, writer: committer.writer.lock(), leaves_open: false }
     }
 
-    /// The state under the lock.
+    /// Returns the state under the lock.
     pub fn writer(&mut self) -> &mut Writer {
         &mut self.writer
     }
 
-    /// The keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock.
+    /// Returns the keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock, in
+    /// milliseconds since the Unix epoch.
     pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
         let Writer { memory, watches, expiries, wear, effects, undo, sealed, last, .. } = &mut *self.writer;
         let csn = last.next();
@@ -56,14 +59,16 @@ impl<'a> WriterGuard<'a> {
         Keyspace::changing(self.committer.disk(), now_ms, changing)
     }
 
-    /// Bounds the effects of the next commit. `can_be_taken_back`: whatever it does; else only what it does on disk.
+    /// Limits the effects of the next commit to `bytes_max`. If `can_be_taken_back`, all of its effects can be taken
+    /// back; otherwise only its effects on disk can.
     pub fn bound_commit(&mut self, bytes_max: usize, can_be_taken_back: bool) {
         self.writer.effects.bound(bytes_max);
         self.writer.undo = if can_be_taken_back { Undo::Armed } else { Undo::Off };
     }
 
-    /// Ends the bound of [`WriterGuard::bound_commit`]. If the effects went beyond it, or `is_given_up`, they are taken back,
-    /// and false is returned. Watchers of what was changed for a moment take it for a change.
+    /// Ends the limit that [`WriterGuard::bound_commit`] set. If the effects exceed the limit, or if `is_given_up`,
+    /// the effects are taken back and false is returned. A client that watches a key counts such a change as a change
+    /// of the key.
     pub fn end_bound(&mut self, is_given_up: bool) -> bool {
         let undo = std::mem::take(&mut self.writer.undo);
         if self.writer.effects.end_bound() && !is_given_up {
@@ -75,17 +80,17 @@ impl<'a> WriterGuard<'a> {
         false
     }
 
-    /// Ends a command or an EXEC: what it did since the last call becomes one commit. `None` if it did nothing.
+    /// Ends a command or an EXEC: its effects since the last call become one commit. Returns `None` if there are none.
     pub fn commit(&mut self) -> Option<Csn> {
         self.commit_at(Reading::now())
     }
 
-    /// The same, by clocks that were read a moment ago.
+    /// Does the same as [`WriterGuard::commit`], with clocks that the caller read a moment before.
     pub fn commit_at(&mut self, now: Reading) -> Option<Csn> {
         self.writer.commit(now)
     }
 
-    /// By how many microseconds the wall clock is ahead of the commit clock; negative if it is behind.
+    /// Returns by how many microseconds the wall clock is ahead of the commit clock; negative if it is behind.
     #[must_use]
     pub fn clock_lag_us(&self) -> i64 {
         self.writer.clock.lag_us(Reading::now())
@@ -96,31 +101,31 @@ impl<'a> WriterGuard<'a> {
         self.writer.clock.follow(Reading::now());
     }
 
-    /// Whether something was done since the last [`WriterGuard::commit`].
+    /// Reports whether there are effects since the last [`WriterGuard::commit`].
     #[must_use]
     pub fn has_effects(&self) -> bool {
         self.writer.committed_extent() != self.writer.effects.extent()
     }
 
-    /// Gives the open group up: its effects are in the memory engines and cannot be taken back, so nothing is written
-    /// until a restart.
+    /// Stops writes until a restart, because effects are in the memory engines that are in no log and cannot be taken
+    /// back.
     pub fn abandon(&mut self, reason: &str) {
         self.committer.fail_stop(&Error::Refused { reason: reason.to_owned() });
     }
 
-    /// Whether the open group is so large that it should be written before more is added.
+    /// Reports whether the open group is so large that it should be written before commits are added.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.writer.is_full()
     }
 
-    /// Number of the open group, or of the next one.
+    /// Returns the number of the open group, or of the next one if none is open.
     #[must_use]
     pub fn group(&self) -> GroupNumber {
         self.writer.group
     }
 
-    /// Hands the open group to the thread that writes the logs, if that is worth it now; false if it stays open.
+    /// Hands the open group to the log thread if the queue is short enough. Returns false if the group stays open.
     pub fn hand_over(&mut self) -> bool {
         let Self { committer, writer, .. } = self;
         writer.forget_settled(&committer.groups);
@@ -137,8 +142,9 @@ impl<'a> WriterGuard<'a> {
         true
     }
 
-    /// Ends the turn without writing. The number of the newest group that its replies must wait for, because they have
-    /// seen it or added to it: somebody has to see to its being written. `None` if there is none.
+    /// Releases the writer lock without writing the open group. Returns the number of the newest unsettled group, for
+    /// which the caller's replies must wait because the caller has seen its commits or added to it; `None` if all
+    /// groups are settled. The caller must arrange that this group is written.
     #[must_use]
     pub fn leave_open(mut self) -> Option<GroupNumber> {
         self.leaves_open = true;
@@ -160,16 +166,17 @@ impl Drop for WriterGuard<'_> {
     }
 }
 
-/// Both locks, held: no group is on its way when it begins. Commits that are not written with [`LogsGuard::write`] before it
-/// ends, because an error came between, are written then.
+/// Both locks are held, and at the beginning no group is open or queued. Commits are written with
+/// [`LogsGuard::write`]. Commits that are left when the guard is dropped, because an error came in between, are
+/// written then.
 pub struct LogsGuard<'a> {
     pub(super) guard: WriterGuard<'a>,
     pub(super) logs: MutexGuard<'a, Logs>,
-    /// Dropped after the locks.
+    /// Declared last, so that it is dropped after both locks are released.
     _syncs: SyncsSoon<'a>,
 }
 
-/// Has what was written synced, once the locks are free.
+/// Requests a sync of the written groups when dropped.
 struct SyncsSoon<'a>(&'a Committer);
 
 impl Drop for SyncsSoon<'_> {
@@ -198,25 +205,25 @@ impl<'a> LogsGuard<'a> {
         Self { guard, logs, _syncs }
     }
 
-    /// The op-log.
+    /// Returns the op-log.
     pub fn oplog(&mut self) -> &mut OpLog {
         &mut self.logs.oplog
     }
 
-    /// Position of the last commit written.
+    /// Returns the position of the last commit written.
     #[must_use]
     pub fn position(&self) -> Position {
         self.logs.position
     }
 
-    /// Where a memory image cut now stands in history. No group may be open.
+    /// Returns the position in history of a memory image that is cut during this guard. Panics if a group is open.
     #[must_use]
     pub fn image_position(&self) -> ImagePosition {
         assert!(self.guard.writer.pending.is_empty(), "an image is cut between groups");
         ImagePosition { position: self.logs.position, wal_seq: self.logs.wal_seq }
     }
 
-    /// From here on, commits carry this generation.
+    /// Sets the epoch that all later commits carry. Panics if a group is open.
     pub fn set_epoch(&mut self, epoch: Epoch) {
         assert!(self.guard.writer.pending.is_empty(), "an epoch starts between groups");
         self.logs.position.epoch = epoch;
@@ -224,8 +231,9 @@ impl<'a> LogsGuard<'a> {
         self.logs.oplog.set_epoch(epoch);
     }
 
-    /// Starts the commit clock: from here on this node makes commits. The first time of a new epoch may be below the last one
-    /// of the epoch before, if that lies more than [`clock::STEP_MIN`] in the future.
+    /// Starts the commit clock of a node that begins to make commits. Panics if a group is open. If `is_new_epoch` and
+    /// the last commit lies more than [`clock::STEP_MIN`] in the future, commit times begin again at the present time,
+    /// so that the first commit time of the new epoch is below the last of the epoch before.
     pub fn start_clock(&mut self, is_new_epoch: bool) {
         assert!(self.guard.writer.pending.is_empty(), "the clock starts between groups");
         let (now, clock) = (Reading::now(), &mut self.guard.writer.clock);
@@ -239,13 +247,14 @@ impl<'a> LogsGuard<'a> {
         }
     }
 
-    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
-    /// history hash of the commit before it: its own covers the effect.
+    /// Makes a commit whose effect contains the commit's own position. `effect` gets that position, but with the
+    /// history hash of the commit before: the hash of the commit itself covers the effect.
     pub fn commit_with(&mut self, effect: impl FnOnce(&mut Effects, Position)) -> Position {
         self.guard.writer.commit_with(self.logs.position, effect)
     }
 
-    /// Writes the group's commits to both logs and publishes them; returns the last csn, `None` if there are none.
+    /// Writes the open group's commits to both logs and publishes them. Returns the last csn, or `None` if there are
+    /// none.
     pub fn write(&mut self) -> Result<Option<Csn>> {
         let WriterGuard { committer, writer, .. } = &mut self.guard;
         let written = writer.seal().map(|sealed| committer.write_sealed(&mut self.logs, sealed)).transpose();
@@ -253,8 +262,9 @@ impl<'a> LogsGuard<'a> {
         written
     }
 
-    /// Applies commits made elsewhere (by the primary, or read from the archive): all engines, both logs. They must
-    /// follow the last commit without a gap. Without room for them they are refused before they have any effect.
+    /// Applies commits that were made elsewhere (by the primary, or read from the archive) to all engines and both
+    /// logs. The commits must follow the last commit without a gap. If there is no room for them, they are refused
+    /// before they have any effect. Panics if a group is open.
     pub fn apply(&mut self, commits: Arc<[CommitRecord]>) -> Result<Csn> {
         self.guard.committer.require_sound()?;
         assert!(self.guard.writer.pending.is_empty(), "commits are applied between groups");
@@ -290,7 +300,7 @@ impl Drop for LogsGuard<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             let ended_half_way = self.has_effects();
-            // If it fails, no more writes are taken.
+            // If the write fails, the gate is closed.
             let _ = self.write();
             if ended_half_way {
                 self.abandon(HALF_WAY);

@@ -1,7 +1,8 @@
-//! What the writer lock guards: the state that commands change, and the open group that they fill.
+//! The state under the writer lock: what commands change, and the open group to which they add commits.
 //!
-//! A group is filled, sealed and then written to the logs, while the next one is filled already. Until it is known to be
-//! settled its effects lie over the database's state, because that does not have them yet.
+//! A group is filled, sealed and written to the logs; the next group is filled while the sealed one is being written.
+//! Until a sealed group is settled, its effects overlay the database's state, because the database does not hold them
+//! yet.
 
 use super::committer::MemorySize;
 use super::groups::{GroupNumber, Groups};
@@ -20,44 +21,45 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Commits one group may hold before it is written.
+/// Commits that one group may hold before it is written.
 pub const GROUP_COMMITS_MAX: usize = 512;
-/// Bytes of effects one group may hold before it is written (one commit may be larger).
+/// Bytes of effects that one group may hold before it is written. One commit may be larger.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
-/// Room in the op-log kept for each group beyond its effects: what frames add to them.
+/// Bytes of the op-log that are reserved for each group beyond its effects: frames take more than the effects alone.
 pub(super) const OPLOG_SLACK: usize = 64 << 10;
 
 /// The state under the writer lock.
 pub struct Writer {
-    /// Lists and sorted sets, with everything that was executed.
+    /// Lists and sorted sets, after every executed command.
     pub memory: Memory,
-    /// Who watches which key.
+    /// The keys that clients watch.
     pub watches: WatchTable,
-    /// The index of the disk keys that expire.
+    /// The index of the disk keys that have an expiry time.
     pub expiries: ExpiryIndex,
-    /// What hashes and sets lost.
+    /// Counts of the elements that hashes and sets lost.
     pub wear: Wear,
     pub(super) effects: Effects,
-    /// Of the commit that is being made.
+    /// How the memory effects of the next commit can be taken back.
     pub(super) undo: Undo,
-    /// Effects of the groups before the open one that are not known to be settled, oldest first.
+    /// Effects of sealed groups that are not known to be settled, oldest first.
     pub(super) sealed: Vec<SealedEffects>,
-    /// Bytes that the op-log is to take of each of them.
+    /// For each of `sealed`, the bytes of effects that its op-log frames carry.
     pub(super) sealed_frames: VecDeque<usize>,
-    /// Bytes that the op-log is to take of the open group.
+    /// Bytes of effects that the op-log frames of the open group carry.
     open_frames: usize,
-    /// Commits of the open group. It may stay open while the lock changes hands: see [`super::turn::WriterGuard::leave_open`].
+    /// Commits of the open group. They may stay when the writer lock is released: see
+    /// [`super::turn::WriterGuard::leave_open`].
     pub(super) pending: Vec<PendingCommit>,
-    /// Number of the open group, or of the next one.
+    /// Number of the open group, or of the next one if none is open.
     pub(super) group: GroupNumber,
     /// The last csn that was given to a commit.
     pub(super) last: Csn,
     pub(super) clock: CommitClock,
-    /// When the first commit of the open group was made.
+    /// Moment at which the first commit of the open group was made.
     began: Moment,
 }
 
-/// A commit of the open group.
+/// A commit of the open group: its csn, its time, and the range of its effects in the group's effects.
 pub(super) struct PendingCommit {
     csn: Csn,
     time: CommitTime,
@@ -65,29 +67,29 @@ pub(super) struct PendingCommit {
     until: Extent,
 }
 
-/// Bytes of effects in a commit's op-log frame: all, if it touches the memory engines, else none.
+/// Returns the bytes of effects in a commit's op-log frame: all if the commit touches the memory engines, else 0.
 fn frame_bytes(from: Extent, until: Extent) -> usize {
     let ops = until.lists - from.lists + until.zsets - from.zsets;
     if ops > 0 { ops + until.disk - from.disk } else { 0 }
 }
 
-/// A group that takes no more commits, on its way to the logs.
+/// A group that takes no more commits and is to be written to the logs.
 pub(super) struct SealedGroup {
     pub number: GroupNumber,
-    /// When its first commit was made.
+    /// Moment at which the group's first commit was made.
     pub began: Moment,
     commits: Vec<PendingCommit>,
     disk: Bytes,
-    /// Where records of `disk` lie that later ones of it undo.
+    /// Ranges of the records in `disk` that later records in `disk` undo.
     pub superseded: Vec<Range<usize>>,
     lists: Bytes,
     zsets: Bytes,
-    /// The memory engines after it.
+    /// Size of the memory engines after the group.
     pub memory: MemorySize,
 }
 
 impl SealedGroup {
-    /// Its commits in the form in which they travel on. They follow the commit at `before` and carry its epoch.
+    /// Returns the group's commits as records. They follow the commit at `before` and carry its epoch.
     pub fn records(self, before: Position) -> Arc<[CommitRecord]> {
         let Self { commits, disk, lists, zsets, .. } = self;
         let mut hash = before.hash;
@@ -130,7 +132,7 @@ impl Writer {
         }
     }
 
-    /// Ends a command: what it did becomes one commit, made at `now`. `None` if it did nothing.
+    /// Ends a command: its effects become one commit, made at `now`. Returns `None` if there are none.
     pub(super) fn commit(&mut self, now: Reading) -> Option<Csn> {
         let from = self.committed_extent();
         let until = self.effects.extent();
@@ -144,7 +146,7 @@ impl Writer {
         Some(self.last)
     }
 
-    /// The time of the next commit.
+    /// Returns the time of the next commit.
     fn tick(&mut self, now: Reading) -> CommitTime {
         let time = self.clock.tick(now);
         if self.pending.is_empty() {
@@ -153,8 +155,8 @@ impl Writer {
         time
     }
 
-    /// Makes an effect that tells of its own commit: `effect` gets the position that the commit will have, but with the
-    /// history hash of the commit before it, which is at `before`.
+    /// Makes a commit whose effect contains the commit's own position. `effect` gets that position, but with the
+    /// history hash of the commit before, which is at `before`. Panics if a group is open.
     pub(super) fn commit_with(&mut self, before: Position, effect: impl FnOnce(&mut Effects, Position)) -> Position {
         let from = self.committed_extent();
         assert!(from == self.effects.extent(), "what was done before is another commit");
@@ -168,10 +170,11 @@ impl Writer {
         position
     }
 
-    /// Takes back what was done since the last commit.
+    /// Takes back the effects since the last commit. Returns an error if lists or sorted sets changed and `undo`
+    /// cannot take that back.
     pub(super) fn take_back(&mut self, undo: &Undo) -> Result<()> {
         let Self { memory, effects, expiries, pending, .. } = self;
-        // What is known of entries may be of those taken back.
+        // The index may know entries that are taken back here.
         expiries.clear();
         let until = pending.last().map(|commit| commit.until).unwrap_or_default();
         let (lists, zsets) = (&effects.lists[until.lists..], &effects.zsets[until.zsets..]);
@@ -185,12 +188,12 @@ impl Writer {
         effects.take_back(until)
     }
 
-    /// How far the effects reach that belong to commits.
+    /// Returns the extent of the effects that belong to commits.
     pub(super) fn committed_extent(&self) -> Extent {
         self.pending.last().map(|commit| commit.until).unwrap_or_default()
     }
 
-    /// Closes the open group; `None` if it is empty.
+    /// Seals the open group. Returns `None` if it is empty.
     pub(super) fn seal(&mut self) -> Option<SealedGroup> {
         if self.pending.is_empty() {
             return None;
@@ -212,8 +215,8 @@ impl Writer {
         Some(sealed)
     }
 
-    /// Lets go of the effects of written groups: the database has them. Those of a group that failed stay, so that reads
-    /// go on seeing its commits whole, as the memory engines show them.
+    /// Drops the effects of settled groups, because the database holds them. After a group has failed, the effects of
+    /// unsettled and failed groups stay, so that reads see their commits whole, as the memory engines show them.
     pub(super) fn forget_settled(&mut self, groups: &Groups) {
         if groups.have_failed() {
             return;
@@ -225,30 +228,30 @@ impl Writer {
         self.sealed_frames.drain(..settled);
     }
 
-    /// Groups before the open one that are not settled. Those whose effects are kept may be more: see
+    /// Returns the number of sealed groups that are not settled. `sealed` may hold the effects of more groups: see
     /// [`Writer::forget_settled`].
     pub(super) fn groups_on_their_way(&self, groups: &Groups) -> usize {
         self.group.prev().0.saturating_sub(groups.settled_until().0) as usize
     }
 
-    /// Number of the newest group that is open or not known to be settled.
+    /// Returns the number of the newest group that is open or not settled, or `None` if there is none.
     pub(super) fn newest_unsettled(&self, groups: &Groups) -> Option<GroupNumber> {
         let newest = if self.pending.is_empty() { self.group.prev() } else { self.group };
         (newest > groups.settled_until()).then_some(newest)
     }
 
-    /// Whether the open group should take no more.
+    /// Reports whether the open group should take no more commits.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() >= GROUP_COMMITS_MAX || self.effects.bytes() >= GROUP_BYTES_MAX
     }
 
-    /// Bytes of effects in the op-log frame of what was done since the last commit.
+    /// Returns the bytes of effects that an op-log frame of the effects since the last commit would carry.
     pub(super) fn gathered_frame_bytes(&self) -> usize {
         frame_bytes(self.committed_extent(), self.effects.extent())
     }
 
-    /// Bytes the op-log may be asked to take for what was executed and not written, and for a command whose arguments
-    /// have `bytes`.
+    /// Returns the most bytes that the op-log may have to take for the commits that are not written, and for a command
+    /// whose arguments have `bytes`.
     pub(super) fn log_bytes(&self, bytes: usize) -> usize {
         let sealed: usize = self.sealed_frames.iter().map(|bytes| bytes + OPLOG_SLACK).sum();
         sealed + self.open_frames + 2 * bytes + OPLOG_SLACK

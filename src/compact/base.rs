@@ -1,10 +1,10 @@
-//! Rebuilds a hybrid snapshot from a base and what follows it, and publishes it as the next base.
+//! Rebuilds a hybrid snapshot from a base and the chunks and runs after it, and publishes it as the next base.
 //!
-//! Restores into a scratch directory, opens it as a primary would and cuts a strict base there. Guarantees: as of any
-//! base, see [`crate::snapshot::publish`]; another publisher of the same csn is no conflict. What is shared: the SSTs of
-//! the base it began with are fetched as they are, and what follows lies in SSTs of its own, so that the new base
-//! uploads only those, until so many have gathered that RocksDB merges them (eight of a column family): then those that
-//! are rewritten are new.
+//! Restores into a scratch directory, opens the directory as a primary does, and cuts a strict base from it.
+//! Guarantees: those of every base, see [`crate::snapshot::publish`]; another publisher of the same csn causes no
+//! conflict. The new base shares the SST files of the old base: the restore fetches them unchanged and puts later
+//! effects into new SST files, and only the new files are uploaded. When RocksDB merges SST files (at eight files of a
+//! column family), the rewritten files are new too.
 
 use crate::archive::store::Archive;
 use crate::config::{Config, Consistency, Memory};
@@ -23,42 +23,42 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Size of an op-log segment in the scratch directory, where nothing is written to it.
+/// Size of an op-log segment in the scratch directory, in bytes; small because no commit is written there.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// What to rebuild.
+/// Options for rebuilding a base.
 #[derive(Clone)]
 pub struct Options {
-    /// The commit the base is to lie at.
+    /// The commit of the new base.
     pub target: Target,
-    /// The epoch whose line of history is followed; none: the newest.
+    /// The epoch whose line of history is followed; `None` for the newest epoch.
     pub epoch: Option<Epoch>,
-    /// A directory to restore into; it must be empty or not exist. What is made in it is left to the caller to remove.
+    /// The directory to restore into; must be empty or must not exist. The caller removes its content.
     pub dir: PathBuf,
-    /// For bulk transfers.
+    /// Reads and writes the files of the directory.
     pub io: Arc<dyn Io>,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub progress: ProgressSink,
 }
 
-/// What was rebuilt.
+/// The result of rebuilding a base.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct Report {
-    /// The commit the base lies at.
+    /// The csn of the base.
     pub csn: Csn,
-    /// The generation that made it.
+    /// The epoch that made this commit.
     pub epoch: Epoch,
-    /// Whether the base is new: else the archive had one there.
+    /// Whether this call published the base; false if the archive already held a base at this commit.
     pub is_new: bool,
-    /// Bytes that the archive did not have.
+    /// Bytes that the base added to the archive.
     pub bytes_new: u64,
-    /// Bytes of SSTs that it had.
+    /// Bytes of SST files that the archive already held.
     pub bytes_shared: u64,
-    /// Seconds for the restore.
+    /// Duration of the restore, in seconds.
     pub restore_seconds: f64,
 }
 
-/// Rebuilds and publishes a base.
+/// Rebuilds a base and publishes it.
 pub async fn rebuild(archive: &Archive, options: Options) -> Result<Report> {
     let Options { target, epoch, dir, io, progress } = options;
     let restoring = crate::restore::Options { dir: dir.clone(), target, epoch, io: Arc::clone(&io), progress };
@@ -76,7 +76,7 @@ pub async fn rebuild(archive: &Archive, options: Options) -> Result<Report> {
     .await?;
     let manifest = base.manifest();
     let (csn, epoch) = (manifest.csn, manifest.epoch);
-    // It was made of what is there.
+    // The archive's chunks already reach the base's csn, so the publisher need not wait for them.
     let published = Publisher::new(archive.clone()).publish(base, async { Ok(()) }).await?;
     let seconds = restored.seconds;
     Ok(Report {

@@ -1,4 +1,4 @@
-//! Merges the small chunks that a listing shows.
+//! Merges the small chunks of an archive's listing.
 
 use crate::archive::identity;
 use crate::archive::listing::Listing;
@@ -8,20 +8,20 @@ use crate::error::Result;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Merges what can be merged, in all epochs, and deletes what merges before this one left behind for `grace`.
+/// Merges all small chunks of all epochs, and deletes the chunks that earlier merges replaced at least `grace` ago.
 pub async fn merge(archive: &Archive, grace: Duration) -> Result<Round> {
     let rules = Rules { parts_min: 2, ..Rules::with_grace(grace) };
     merge_at(archive, rules, crate::clock::steady_millis()).await
 }
 
-/// The same by other rules, as if it were `now_ms`, milliseconds since the Unix epoch.
+/// Does the same as [`merge`] with other rules and with `now_ms` as the time, in milliseconds since the Unix epoch.
 pub async fn merge_at(archive: &Archive, rules: Rules, now_ms: u64) -> Result<Round> {
     identity::require(archive).await?;
     let ledger = Arc::new(Ledger::of(&Listing::read(archive).await?));
     let mut merger = Merger::new(archive.clone(), ledger);
     let mut sum = Round::default();
     loop {
-        // What was merged in one round may go in the next, if no grace period is wanted.
+        // Without a grace period, the next round deletes the chunks that this round replaced.
         let round = merger.round(rules, now_ms).await?;
         sum.add(round);
         if round.merged == 0 && round.deleted == 0 {

@@ -1,14 +1,16 @@
-//! Makes an archive cheaper to keep and quicker to restore, from what it holds, without a primary: `walferry compact`.
+//! Makes an archive cheaper to keep and quicker to restore, from the archive's own objects and without a primary:
+//! `walferry compact`.
 //!
 //! ```text
-//! chunks   merges small chunks, by one listing (the primary does it by what it knows)
+//! chunks   merges small chunks, from one listing (a primary knows its chunks without a listing)
 //! runs     builds compacted runs for whole hours, days or numbers of commits
 //! base     rebuilds a hybrid snapshot and publishes it as the next base
 //! ```
 //!
-//! Guarantees: nothing is taken away but chunks whose commits a wider one holds; whatever is cut off leaves what was
-//! there usable, and is gone on with the next time. Any number of them may run at once.
-//! Non-goals: deciding when; removing chunks that runs have taken the place of (retention does).
+//! Guarantees: the only objects that are removed are chunks whose commits a wider chunk holds. An interruption leaves
+//! the existing objects usable, and the next call continues the work. Several compactions may run at the same time.
+//!
+//! Non-goals: deciding when to compact; removing chunks that runs have replaced (retention does so).
 
 pub mod base;
 pub mod chunks;

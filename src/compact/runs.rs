@@ -1,10 +1,10 @@
 //! Builds compacted runs from chunks.
 //!
-//! Reads the memory part of a base, the memory parts of runs, and chunks. Needs memory for the lists and sorted sets as
-//! they were at the time, the keys and members one run touches, one sorted run (64 MiB) and the chunks in flight; on
-//! disk, in a scratch directory, the operations of one run. Guarantees: runs end where [`Grain`] says and at each base,
-//! so that a base has a run to go on with, and where an epoch begins at an earlier time; an hour is built when it is known to be over. It goes on after the newest run
-//! of the same grain.
+//! Reads the memory part of a base, the memory parts of runs, and chunks. Needs memory for the lists and sorted sets at
+//! the time of the run, the keys and members that one run touches, one sorted run (64 MiB) and the chunks in flight;
+//! and disk space in a scratch directory for the operations of one run. Guarantees: a run ends where [`Grain`] says; at
+//! each base, so that a run begins at every base; and where an epoch begins at an earlier time. An hour or a day is
+//! built only after a later commit proves that it is over. Building continues after the newest run of the same grain.
 
 use crate::archive::layout::RunName;
 use crate::archive::pins::PinRange;
@@ -31,35 +31,35 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Which runs to build.
+/// Options for building runs.
 #[derive(Clone)]
 pub struct Options {
-    /// Where they end.
+    /// Where runs end.
     pub grain: Grain,
-    /// No run goes beyond this.
+    /// No run extends beyond this target.
     pub until: Target,
-    /// The epoch whose line of history is compacted; none: the newest.
+    /// The epoch whose line of history is compacted; `None` for the newest epoch.
     pub epoch: Option<Epoch>,
-    /// A directory for files on their way, which exists; what is made in it is removed.
+    /// An existing directory for temporary files; everything created in the directory is removed.
     pub scratch: PathBuf,
-    /// For these files.
+    /// Reads and writes the temporary files.
     pub io: Arc<dyn Io>,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub progress: ProgressSink,
 }
 
-/// What was built.
+/// The result of building runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Report {
-    /// The runs, by csn.
+    /// The new runs, in csn order.
     pub runs: Vec<PublishedRun>,
-    /// Commits read.
+    /// Number of commits read.
     pub commits: u64,
-    /// The last commit in a run of this grain, these ones included.
+    /// The last commit in a run of this grain, including the new runs.
     pub compacted_until: Csn,
 }
 
-/// Builds the runs that are missing. A pin holds what they are built from.
+/// Builds the missing runs. A pin protects the objects that are read.
 pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
     let pin = ReaderPin::take(archive, "compact", PinRange::ALL).await;
     let mut report = Report::default();
@@ -77,7 +77,7 @@ pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
     built.map(|()| report)
 }
 
-/// Builds what is missing by a listing of now.
+/// Lists the archive and builds the missing runs.
 async fn go_on(archive: &Archive, options: &Options, report: &mut Report) -> Result<()> {
     let history = History::read(archive, options.epoch).await?;
     let until = match &options.until {
@@ -110,7 +110,7 @@ async fn go_on(archive: &Archive, options: &Options, report: &mut Report) -> Res
     Ok(())
 }
 
-/// The last commit in a run of this grain on the line; 0 if there is none.
+/// Returns the last commit in a run of this grain on the line; 0 if there is none.
 async fn compacted_until(history: &History, grain: Grain) -> Result<Csn> {
     let mut runs: Vec<RunName> =
         history.listing.whole_runs().filter(|run| history.lineage.contains_run(*run)).collect();
@@ -128,7 +128,7 @@ async fn compacted_until(history: &History, grain: Grain) -> Result<Csn> {
     Ok(Csn::ZERO)
 }
 
-/// States from which chunks lead on, behind what is done.
+/// Returns the csns at or after `done` from which chunks lead on and whose state can be restored.
 fn starts(history: &History, done: Csn) -> Vec<Csn> {
     let chunks = || history.listing.chunks.keys().copied();
     let leads_on = |start: &Csn| history.lineage.cover(chunks(), *start).reachable(*start) > *start;
@@ -171,23 +171,23 @@ async fn publish_all(history: &History, finished: Vec<LocalRun>, report: &mut Re
     Ok(())
 }
 
-/// Where building stands.
+/// The state of building one stretch.
 struct Work {
     scratch: PathBuf,
     io: Arc<dyn Io>,
     cluster: ClusterId,
     grain: Grain,
-    /// Csns of bases: runs end there, too.
+    /// Csns of bases; a run ends at each of them.
     bases: BTreeSet<Csn>,
     until: Csn,
-    /// The memory engines at `at`.
+    /// The memory engines after the commit `at`.
     state: Memory,
     at: Position,
     builder: Option<RunBuilder>,
 }
 
 impl Work {
-    /// Takes the next commits; gives the runs that are complete.
+    /// Adds the next commits; returns the completed runs.
     fn take(&mut self, commits: &[CommitRecord]) -> Result<Vec<LocalRun>> {
         let mut finished = Vec::new();
         let until = self.until;
@@ -212,7 +212,7 @@ impl Work {
         Ok(finished)
     }
 
-    /// The run that the last commit completes, if it does so without a commit after it.
+    /// Returns the last run if it is complete without a later commit.
     fn end(mut self) -> Result<Option<LocalRun>> {
         let is_full = match (self.grain, &self.builder) {
             (Grain::Commits(limit), Some(builder)) => builder.span().commits() >= limit,

@@ -1,5 +1,5 @@
-//! Compaction against the model: whatever is merged, built and removed, every point that can be restored is the state
-//! that its commits lead to, and every other one is refused.
+//! Compares compaction with a model: whatever is merged, built and removed, every csn that can be restored yields the
+//! state that its commits produce, and every other csn is refused.
 
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
@@ -23,7 +23,7 @@ use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Later than anything the stores of these tests have seen.
+/// A time later than that of every object in the stores of these tests.
 const LATE_MS: u64 = 4_000_000_000_000;
 const EAGER: Rules = Rules { parts_min: 2, settle: Duration::ZERO, grace: Duration::ZERO };
 
@@ -43,7 +43,7 @@ async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> Re
     Ok((report, read_state(dir.path()).0))
 }
 
-/// Restores to each of these csns, which must be reachable, and compares.
+/// Restores to each of these csns, which must be reachable, and compares the states with the model.
 async fn check(archive: &Archive, epoch: u32, commits: &[CommitRecord], csns: impl IntoIterator<Item = u64>) -> u64 {
     let mut runs = 0;
     for csn in csns {
@@ -60,7 +60,8 @@ async fn build_spans(archive: &Archive, grain: Grain, epoch: u32) -> Vec<(u64, u
     report.runs.iter().map(|run| (run.run.first.0, run.run.last.0)).collect()
 }
 
-/// Goal: random histories with a fork and a base, random chunks, random runs, merging, random removal of chunks.
+/// Goal: restored states are exact for random histories with a fork and a base, random chunks, random runs, merging,
+/// and random removal of chunks.
 #[tokio::test]
 async fn whatever_can_be_restored_is_exact() {
     for seed in 0..3 {
@@ -87,7 +88,8 @@ async fn whatever_can_be_restored_is_exact() {
         check(&archived.archive, 1, &first, (3..=36).step_by(11)).await;
         assert!(verify_archive(&archived.archive, silent()).await.unwrap().is_whole());
 
-        // The second history's chunks go, one after another; what runs and bases still reach is exact.
+        // The chunks of the second history are removed one after another; every csn that runs and bases reach stays
+        // exact.
         let history = History::read(&archived.archive, None).await.unwrap();
         for chunk in history.listing.chunks.keys() {
             archived.archive.delete(&ObjectName::Chunk(*chunk)).await.unwrap();
@@ -117,7 +119,8 @@ fn sizes(random: &mut StdRng, mut commits: usize) -> Vec<usize> {
     sizes
 }
 
-/// Every csn between, with runs and chunks there: a run is taken where it helps, and cut-off commits come from chunks.
+/// Goal: with runs and chunks present, every csn is exact; a run is used where it is quicker, and chunks provide the
+/// commits inside a run.
 #[tokio::test]
 async fn every_commit_stays_a_restore_point_beside_runs() {
     let archived = Archived::new().await;
@@ -139,13 +142,14 @@ async fn every_commit_stays_a_restore_point_beside_runs() {
     assert!(error.contains("csn 16 to 19 cannot be restored one by one") && error.contains("above: csn 20"), "{error}");
 }
 
-/// Runs of hours: complete ones only, gone on with when more commits are there, alike from two builders.
+/// Goal: runs of hours cover complete hours only, continue when later commits exist, and are identical from two
+/// builders.
 #[tokio::test]
 async fn hours_are_built_when_they_are_over() {
     let archived = Archived::new().await;
     let mut commits = wild(&[], 8, 30, Epoch(1));
     for (nth, commit) in commits.iter_mut().enumerate() {
-        // Ten commits an hour.
+        // Ten commits per hour.
         commit.time = CommitTime(1_790_000_000_000_000 / 3_600_000_000 * 3_600_000_000 + nth as u64 * 360_000_000);
     }
     let commits = chained(commits);
@@ -159,7 +163,7 @@ async fn hours_are_built_when_they_are_over() {
     check(&archived.archive, 1, &commits, [10, 20, 25]).await;
     archived.remove_chunk(1, 1, 7).await;
     archived.remove_chunk(1, 8, 15).await;
-    // Where only runs are left, the end of an hour is found by its time, and what lies in an hour is refused.
+    // Where only runs are left, a search by time finds the end of an hour, and a time inside an hour is refused.
     let history = History::read(&archived.archive, None).await.unwrap();
     let plan = async |time: CommitTime| history.plan(&Target::Before(time)).await.map(|planned| planned.plan.target.0);
     assert_eq!(plan(commits[9].time).await.unwrap(), 10);
@@ -172,7 +176,7 @@ async fn hours_are_built_when_they_are_over() {
     }
 }
 
-/// A run ends where an epoch began at an earlier time, and runs lead over it.
+/// Goal: a run ends where an epoch began at an earlier time, and restores over runs cross that point.
 #[tokio::test]
 async fn a_run_ends_where_the_clock_was_set_back() {
     let archived = Archived::new().await;
@@ -194,10 +198,11 @@ async fn a_run_ends_where_the_clock_was_set_back() {
     assert_eq!(plan(CommitTime(commits[27].time.0 + 1)).await.unwrap(), 28);
 }
 
-/// What is there instead of an object; none: nothing.
+/// The bytes that replace an object; `None` removes the object.
 type Spoil = fn(Vec<u8>) -> Option<Vec<u8>>;
 
-/// A damaged, incomplete or unknown run is passed over and told; without chunks it is an error that names it.
+/// Goal: a damaged, incomplete or unknown run is passed over and reported; without chunks, the restore fails with an
+/// error that names the run.
 #[tokio::test]
 async fn bad_runs_are_passed_over() {
     let commits = wild(&[], 9, 24, Epoch(1));
@@ -231,7 +236,7 @@ async fn bad_runs_are_passed_over() {
             Some(bytes) => archived.archive.put_verified(&name, bytes.into()).await.unwrap(),
             None => archived.archive.delete(&name).await.unwrap(),
         }
-        // Without these chunks, the run before and the run after are needed.
+        // Without these chunks, a restore needs the run before and the run after.
         archived.remove_chunk(1, 1, 6).await;
         archived.remove_chunk(1, 19, 24).await;
         let (report, state) = restored(&archived.archive, Target::At(Csn(24)), None).await.unwrap();
@@ -248,7 +253,7 @@ async fn bad_runs_are_passed_over() {
     }
 }
 
-/// Whatever request of the archive fails while runs are built, the next time they are complete and exact.
+/// Goal: whichever request of the archive fails while runs are built, the next call completes exact runs.
 #[tokio::test]
 async fn building_goes_on_after_a_crash_at_any_request() {
     let commits = wild(&[], 10, 18, Epoch(1));
@@ -278,7 +283,7 @@ async fn building_goes_on_after_a_crash_at_any_request() {
     }
 }
 
-/// A base rebuilt from a base, runs and chunks is a base like any other, and shares what did not change.
+/// Goal: a base rebuilt from a base, runs and chunks restores like any other base, and shares the unchanged files.
 #[tokio::test]
 async fn a_rebuilt_base_is_a_base() {
     let archived = Archived::new().await;

@@ -1,22 +1,22 @@
-//! Settings about bases: how consistent they are, and who publishes them.
+//! Settings of bases: their consistency, and the node that publishes them.
 
 use super::Setting;
 use std::fmt;
 use std::time::Duration;
 
-/// How far apart the engines' cuts of a base may lie.
+/// How far apart the engines of a base may be cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Consistency {
-    /// Every engine at one commit: what lies between the cuts is part of the base.
+    /// Every engine at one commit: the base contains the commits between its cuts.
     #[default]
     Strict,
-    /// At most so much commit time apart, else there is no base.
+    /// At most this much commit time between the cuts; a cut with more is refused.
     Bounded(Duration),
-    /// Any distance; completed later.
+    /// Any distance between the cuts; the base is completed later.
     Eventual,
 }
 
-/// The distance that `bounded` allows by itself.
+/// The bound of `bounded` without a time.
 pub const BOUND: Duration = Duration::from_millis(10);
 
 impl Setting for Consistency {
@@ -50,14 +50,14 @@ impl fmt::Display for Consistency {
     }
 }
 
-/// Which node publishes the bases that are due.
+/// Which node publishes the scheduled bases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SnapshotFrom {
     /// The primary.
     Primary,
-    /// A replica, and nobody while there is none that can.
+    /// A replica; no node publishes while no replica is able to.
     Replica,
-    /// A replica if there is one that can, else the primary.
+    /// A replica if one is able to publish, otherwise the primary.
     #[default]
     Auto,
 }

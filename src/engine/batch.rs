@@ -1,13 +1,14 @@
 //! The records inside a RocksDB write batch, built and parsed byte by byte.
 //!
-//! Why not the crate's own batch: it cannot carry LogData at a chosen place, its iterator shows neither LogData nor
-//! range deletes, and a malformed batch is detected only after it reached the WAL. Format: `db/write_batch.cc` of
-//! RocksDB 11.8. Only the record kinds walferry writes are accepted; every other tag is an error.
+//! The `rocksdb` crate's own batch does not serve: it cannot carry LogData at a chosen place, its iterator shows
+//! neither LogData nor range deletes, and a malformed batch is detected only after it reached the WAL. The format is
+//! that of `db/write_batch.cc` of RocksDB 11.8. Only the record kinds that walferry writes are accepted; every other
+//! tag is an error.
 
 use crate::engine::key::CSN_KEY;
 use crate::error::{Error, Result};
 
-/// Bytes before the first record of a write batch: sequence u64, count u32, little endian.
+/// Bytes before the first record of a write batch: sequence u64, count u32, little-endian.
 pub const HEADER_LEN: usize = 12;
 
 /// Column families, in the fixed order in which they were created.
@@ -23,10 +24,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// All families, by id.
+    /// All families, in the order of their ids.
     pub const ALL: [Self; 3] = [Self::Default, Self::Sub, Self::Stream];
 
-    /// RocksDB's name of the family.
+    /// Returns RocksDB's name of the family.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -62,7 +63,7 @@ pub enum Record<'a> {
     LogData(&'a [u8]),
 }
 
-/// Where a key and a value lie in the buffer that a put was appended to.
+/// Where the key and the value of a put or a delete lie in the buffer that the record was appended to.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
     /// Offset and length of the key.
@@ -86,7 +87,7 @@ pub fn push_delete(out: &mut Vec<u8>, family: Family, key: &[u8]) -> Placed {
     Placed { key, value: (out.len(), 0) }
 }
 
-/// Appends a range delete, `from` inclusive, `to` exclusive.
+/// Appends a range delete; `from` is inclusive, `to` exclusive.
 pub fn push_delete_range(out: &mut Vec<u8>, family: Family, from: &[u8], to: &[u8]) {
     push_tag(out, family, TAG_DELETE_RANGE, TAG_FAMILY_DELETE_RANGE);
     push_bytes(out, from);
@@ -120,7 +121,7 @@ fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) -> (usize, usize) {
     (at, bytes.len())
 }
 
-/// Walks the records of a batch (without its header). Ends after the first error.
+/// Iterator over the records of a batch without its header. The iterator ends after the first error.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     bytes: &'a [u8],
@@ -128,13 +129,13 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Records that start at the first byte of `bytes`.
+    /// Returns the records that start at the first byte of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    /// Offset of the next record.
+    /// Returns the offset of the next record.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.at
@@ -205,8 +206,9 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The disk effects of one commit, checked while they are read: they parse to the end, are exactly as many operations as
-/// announced, and hold nothing of what the envelope around them is made of. Ends after the first error.
+/// Iterator over the disk effects of one commit, which checks them: they parse to the end, are exactly as many
+/// operations as announced, and contain neither LogData nor the csn key, which belong to the envelope. The iterator
+/// ends after the first error.
 pub struct Operations<'a> {
     records: Records<'a>,
     announced: u32,
@@ -214,13 +216,13 @@ pub struct Operations<'a> {
 }
 
 impl<'a> Operations<'a> {
-    /// The operations in `records`; there must be `count`.
+    /// Returns the operations in `records`; there must be exactly `count`.
     #[must_use]
     pub fn new(records: &'a [u8], count: u32) -> Self {
         Self { records: Records::new(records), announced: count, found: 0 }
     }
 
-    /// Offset of the next operation.
+    /// Returns the offset of the next operation.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.records.offset()

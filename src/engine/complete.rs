@@ -1,27 +1,29 @@
-//! Which large hashes and sets have all their elements in the row cache: an element of theirs that is not there, does not
-//! exist, and RocksDB need not be asked. Those that were created since the start and grew beyond one buffer (see `whole`).
+//! Which large hashes and sets are complete, that is: have all their elements in the row cache. An element of a
+//! complete collection that is not in the cache does not exist, and RocksDB need not be asked. Only collections that
+//! outgrew their one buffer (see `whole`) while the process ran can be complete.
 //!
-//! Guarantees: a collection that is complete has each element's row in the cache. Whoever takes a row out of it says so
-//! here first.
+//! Guarantees: the row cache holds a row for each element of a complete collection. Code that takes a row out of the
+//! cache calls [`Complete::forget`] first.
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Collections known at a time.
+/// Number of collections known at a time.
 const COLLECTIONS_MAX: usize = 4096;
 
-/// The collections, by what their elements' keys start with.
+/// The known collections, by the common prefix of their elements' keys.
 #[derive(Default)]
 pub struct Complete {
-    /// Whether all elements have been brought in.
+    /// Value: whether all elements have been brought into the cache.
     collections: Mutex<HashMap<Box<[u8]>, bool>>,
-    /// Of them, for a look without the lock.
+    /// Number of entries of `collections`, readable without the lock.
     len: AtomicUsize,
 }
 
 impl Complete {
-    /// From here on the rows of a collection are being brought in.
+    /// Notes that the rows of a collection are being brought into the cache. If the table is full, another collection
+    /// is forgotten.
     pub fn begin(&self, prefix: &[u8]) {
         let mut collections = self.collections.lock();
         if collections.len() >= COLLECTIONS_MAX
@@ -33,20 +35,20 @@ impl Complete {
         self.note(&collections);
     }
 
-    /// All were brought in. The collection is complete unless one went meanwhile.
+    /// Notes that all rows were brought in. The collection is complete unless one of its rows left the cache meanwhile.
     pub fn finish(&self, prefix: &[u8]) {
         if let Some(is_complete) = self.collections.lock().get_mut(prefix) {
             *is_complete = true;
         }
     }
 
-    /// Whether a collection is complete.
+    /// Reports whether a collection is complete.
     #[must_use]
     pub fn holds(&self, prefix: &[u8]) -> bool {
         !self.is_empty() && self.collections.lock().get(prefix) == Some(&true)
     }
 
-    /// A row of a collection is about to go.
+    /// Forgets a collection: one of its rows is about to leave the cache.
     pub fn forget(&self, prefix: &[u8]) {
         if !self.is_empty() {
             let mut collections = self.collections.lock();
@@ -55,14 +57,14 @@ impl Complete {
         }
     }
 
-    /// All rows are about to go.
+    /// Forgets all collections: all rows are about to leave the cache.
     pub fn clear(&self) {
         let mut collections = self.collections.lock();
         collections.clear();
         self.note(&collections);
     }
 
-    /// Whether no collection is known.
+    /// Reports whether no collection is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len.load(Ordering::Acquire) == 0

@@ -1,7 +1,9 @@
-//! Deletions that RocksDB keeps: each walk over a range passes by those that lie in it, until a compaction drops them.
+//! The tombstones that RocksDB keeps: each walk over a range passes those that lie in it, until a compaction drops
+//! them.
 //!
-//! RocksDB compacts by bytes, and deletions have few: where little lives and much is deleted (a queue, locks), a walk would
-//! soon pass by thousands of deletions for each key that it finds. There a compaction costs little, because little lives.
+//! RocksDB starts compactions by bytes, and tombstones have few. Where few keys live and many are deleted (a queue,
+//! locks), a walk would soon pass thousands of tombstones for each key that it finds. A compaction costs little there,
+//! because few keys live.
 
 use super::batch::Family;
 use super::disk::Disk;
@@ -9,18 +11,18 @@ use crate::error::{Error, Result};
 use rocksdb::properties::{NUM_DELETES_ACTIVE_MEM_TABLE, NUM_DELETES_IMM_MEM_TABLES};
 use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
-/// So many deletions in a family are never too many.
+/// Up to this number, the tombstones of a family are never too many.
 const DELETIONS_MIN: u64 = 8 << 10;
-/// More than this many for each entry that lives are.
+/// Above the minimum, this many tombstones for each living entry are still acceptable.
 const DELETIONS_FACTOR: u64 = 2;
 
-/// Whether a family has too many deletions.
+/// Reports whether a family has too many tombstones.
 fn are_too_many(deletions: u64, living: u64) -> bool {
     deletions > DELETIONS_MIN.max(DELETIONS_FACTOR * living)
 }
 
 impl Disk {
-    /// The families that have too many deletions for what lives in them.
+    /// Returns the families that have too many tombstones for the number of their living entries.
     pub fn worn_families(&self) -> Result<Vec<Family>> {
         let in_memtables = Family::ALL.map(|family| {
             let number = |name| self.db().property_int_value_cf(self.family(family), name).ok().flatten().unwrap_or(0);
@@ -39,11 +41,12 @@ impl Disk {
         Ok(worn.map(|(family, ..)| family).collect())
     }
 
-    /// Compacts a family as a whole, so that its deletions go. Others are compacted meanwhile as always.
+    /// Compacts a whole family, so that its tombstones are dropped. Automatic compactions may run meanwhile.
     pub fn drop_deletions(&self, family: Family) {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
-        // Also what is in its place already: a file that is moved there as it is keeps its deletions.
+        // Also rewrites files that are at the bottommost level already, because a file that is only moved there keeps
+        // its tombstones.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         self.db().compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
     }

@@ -1,8 +1,8 @@
-//! The disk engines' home: one RocksDB with three column families, opened with the only option set that keeps its WAL
-//! shippable (see the rules for RocksDB in the design).
+//! The disk engines' home: one RocksDB with three column families. The database is opened with the only option set that
+//! keeps its WAL shippable (see the rules for RocksDB in the design).
 //!
-//! Guarantees: only the committer writes here, so that WAL order is csn order; elements of deleted collections are
-//! dropped by a compaction filter, never by time to live.
+//! Guarantees: only the committer writes to the database, so that WAL order is csn order. A compaction filter drops the
+//! elements of deleted collections; it never drops by time to live.
 
 use super::batch::Family;
 use super::key;
@@ -24,37 +24,38 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Ten years: RocksDB must archive WAL files and never purge them by itself; walferry's janitor does.
+/// Ten years: RocksDB must archive WAL files and never purge them by itself, because walferry's janitor purges them.
 const WAL_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
-/// One rarely written family must not pin all WAL files for ever.
+/// Bytes of the WAL at which RocksDB flushes the families that pin the oldest WAL files. Without a limit, one rarely
+/// written family would pin all WAL files.
 const TOTAL_WAL_BYTES_MAX: u64 = 256 << 20;
-/// Size of a memtable: small enough for the CPU's caches, because an insertion is a search in it.
+/// Bytes of a memtable. A memtable must fit into the CPU's caches, because each insertion searches it.
 const MEMTABLE_BYTES: usize = 4 << 20;
-/// Memtables that are flushed to one file.
+/// Number of memtables that are flushed together into one file.
 const MEMTABLES_MERGED: i32 = 4;
-/// Size of a memtable while the WAL is replayed, when each is flushed to a file of its own.
+/// Bytes of a memtable while the WAL is replayed. RocksDB then flushes each memtable to a file of its own.
 const MEMTABLE_REPLAY_BYTES: usize = MEMTABLES_MERGED as usize * MEMTABLE_BYTES;
-/// Part of a memtable that its filter takes.
+/// Size of a memtable's Bloom filter, as a fraction of the memtable.
 const MEMTABLE_FILTER_RATIO: f64 = 0.05;
-/// How many memtables may wait for their flush.
+/// Number of memtables that may exist at a time, most of them waiting for their flush.
 const MEMTABLES_MAX: i32 = 8 * MEMTABLES_MERGED;
-/// Bytes that a walk over all keys reads ahead.
+/// Bytes of read-ahead of a walk over all keys.
 const WALK_READ_AHEAD_BYTES: usize = 1 << 20;
-/// Files of level 0 that are merged at a time: as many as make half of level 1.
+/// Number of level-0 files that are compacted at a time: together they are half as large as level 1.
 const LEVEL_0_FILES: i32 = 8;
-/// Files of level 0 at which writes are slowed down.
+/// Number of level-0 files at which RocksDB slows writes down.
 const LEVEL_0_FILES_SLOW: i32 = 40;
-/// Files of level 0 at which writes wait.
+/// Number of level-0 files at which RocksDB stops writes.
 const LEVEL_0_FILES_MAX: i32 = 64;
 
-/// What the caller may choose about RocksDB.
+/// The settings of RocksDB that a caller may choose.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskOptions {
-    /// Bytes of the block cache.
+    /// Size of the block cache in bytes.
     pub cache_bytes: usize,
-    /// Bytes of the row cache.
+    /// Size of the row cache in bytes.
     pub row_cache_bytes: usize,
-    /// Whether compaction runs by itself; off while restoring and while reading a checkpoint.
+    /// Whether RocksDB starts compactions by itself. Off while restoring and while reading a checkpoint.
     pub compaction: bool,
 }
 
@@ -70,7 +71,7 @@ pub struct Disk {
     wal_dir: PathBuf,
     orphans: Arc<OrphanShared>,
     rows: RowCache,
-    /// Made once: RocksDB's options are an allocation each.
+    /// Made once, because each set of RocksDB options is an allocation.
     reading: ReadOptions,
 }
 
@@ -81,7 +82,7 @@ impl std::fmt::Debug for Disk {
 }
 
 impl Disk {
-    /// Opens or creates the database in `db_dir` with its WAL in `wal_dir`, replaying the WAL.
+    /// Opens or creates the database in `db_dir` with its WAL in `wal_dir`, and replays the WAL.
     pub fn open(db_dir: &Path, wal_dir: &Path, options: DiskOptions) -> Result<Self> {
         std::fs::create_dir_all(db_dir).map_err(Error::io("create", db_dir))?;
         std::fs::create_dir_all(wal_dir).map_err(Error::io("create", wal_dir))?;
@@ -109,25 +110,25 @@ impl Disk {
         Ok(disk)
     }
 
-    /// The database. Nothing but the committer may write through it.
+    /// Returns the database. Only the committer may write through it.
     #[must_use]
     pub fn db(&self) -> &DB {
         self.db.as_deref().expect("present until drop")
     }
 
-    /// Directory of the live WAL files; archived ones lie in `archive` below it.
+    /// Returns the directory of the live WAL files; archived WAL files lie in `archive` below it.
     #[must_use]
     pub fn wal_dir(&self) -> &Path {
         &self.wal_dir
     }
 
-    /// The handle of a family.
+    /// Returns the handle of a family.
     #[must_use]
     pub fn family(&self, family: Family) -> &ColumnFamily {
         self.db().cf_handle(family.name()).expect("all families are created at open")
     }
 
-    /// Reads one key.
+    /// Reads one key from the database.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
         let found = match family {
             Family::Default => self.db().get_pinned_opt(key, &self.reading),
@@ -136,7 +137,7 @@ impl Disk {
         found.map_err(Error::rocks("read a key"))
     }
 
-    /// Rows known without asking the database.
+    /// Returns the row cache.
     #[must_use]
     pub fn rows(&self) -> &RowCache {
         &self.rows
@@ -147,8 +148,8 @@ impl Disk {
         self.rows.read(family, key, access, || self.get(family, key))
     }
 
-    /// All elements of a small collection, whose keys start with `prefix`, through the row cache; `None` if they are too
-    /// many.
+    /// Reads all elements of a small collection, whose keys start with `prefix`, through the row cache; `None` if the
+    /// elements do not fit into one buffer.
     pub fn whole(&self, prefix: &[u8], access: RowAccess) -> Result<Option<Value>> {
         self.rows.read_whole(prefix, access, || {
             let mut elements = Vec::new();
@@ -165,7 +166,7 @@ impl Disk {
         })
     }
 
-    /// A cursor over a key range, not yet positioned. It sees one state of the database.
+    /// Returns a cursor over a key range, not yet positioned. The cursor sees one state of the database.
     #[must_use]
     pub fn cursor(&self, family: Family, range: Range<Vec<u8>>) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
@@ -173,7 +174,7 @@ impl Disk {
         self.db().raw_iterator_cf_opt(self.family(family), options)
     }
 
-    /// A cursor over all user keys of a family, for one walk over all of them: the block cache keeps what it has.
+    /// Returns a cursor for one walk over all user keys of a family. The walk does not fill the block cache.
     #[must_use]
     pub fn walk_all(&self, family: Family) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
@@ -183,30 +184,30 @@ impl Disk {
         self.db().raw_iterator_cf_opt(self.family(family), options)
     }
 
-    /// Writes one batch given as bytes, header included. `wal` off only while restoring.
+    /// Writes one batch given as bytes, header included. `wal` may be false only while restoring.
     ///
-    /// The bytes must have been built or validated by `batch`: RocksDB finds a malformed batch only after it logged it.
+    /// The bytes must have been built or validated by `batch`: RocksDB detects a malformed batch only after logging it.
     pub fn write(&self, batch: &[u8], wal: bool) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(!wal);
         self.db().write_opt(rocksdb::WriteBatch::from_data(batch), &options).map_err(Error::rocks("write a batch"))
     }
 
-    /// The same, with the WAL. The bytes are freed once RocksDB has its copy, before it takes them in: a large batch is
-    /// not held twice.
+    /// Writes one batch with the WAL, as [`Disk::write`] does. The bytes are freed once RocksDB has its own copy,
+    /// before RocksDB applies the copy, so that a large batch is not held twice.
     pub fn write_and_free(&self, batch: Vec<u8>) -> Result<()> {
         let copy = rocksdb::WriteBatch::from_data(&batch);
         drop(batch);
         self.db().write_opt(copy, &WriteOptions::default()).map_err(Error::rocks("write a batch"))
     }
 
-    /// Sequence of the last operation written.
+    /// Returns the sequence number of the last operation written.
     #[must_use]
     pub fn wal_seq(&self) -> WalSeq {
         WalSeq(self.db().latest_sequence_number())
     }
 
-    /// Makes everything written so far survive a power cut.
+    /// Syncs the WAL: everything written before the call survives a power cut.
     pub fn sync_wal(&self) -> Result<()> {
         self.db().flush_wal(true).map_err(Error::rocks("sync its WAL"))
     }
@@ -219,8 +220,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes over files made with [`run_options`], which do not overlap each other; they are newer than everything
-    /// written before. Only while restoring: what is ingested is in no WAL.
+    /// Ingests files made with [`run_options`], which must not overlap each other. Their content is newer than
+    /// everything written before. Allowed only while restoring, because ingested data is in no WAL.
     pub fn ingest(&self, family: Family, files: Vec<PathBuf>) -> Result<()> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
@@ -228,11 +229,11 @@ impl Disk {
         ingested.map_err(Error::rocks("ingest a sorted run"))
     }
 
-    /// Why flushes or compactions do not go on; `None` if they do. While there is such an error, RocksDB takes no writes or
-    /// soon will not.
+    /// Returns the error that stops flushes or compactions; `None` if there is none. While there is such an error,
+    /// RocksDB refuses writes or soon will.
     #[must_use]
     pub fn background_error(&self) -> Option<Error> {
-        // Told at once if there is an error; waiting for work under way is not wanted.
+        // RocksDB returns an existing error at once; the timeout (in µs) avoids waiting for work under way.
         let mut options = WaitForCompactOptions::default();
         options.set_timeout(1);
         let failed = self.db().wait_for_compact(&options).err()?;
@@ -240,20 +241,20 @@ impl Disk {
         (!is_none).then(|| Error::RocksDb { action: "flush or compact", source: failed })
     }
 
-    /// Number of keys of all engines here, about, in no time.
+    /// Returns an estimate of the number of keys of all disk engines. Does not read the database.
     #[must_use]
     pub fn estimated_keys(&self) -> u64 {
         self.db().property_int_value("rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
     }
 
-    /// Bytes that the indexes and filters of the SST files hold in memory, about.
+    /// Returns an estimate of the bytes that the indexes and filters of the SST files hold in memory.
     #[must_use]
     pub fn index_bytes(&self) -> u64 {
         let of = |family| self.db().property_int_value_cf(self.family(family), "rocksdb.estimate-table-readers-mem");
         Family::ALL.into_iter().filter_map(|family| of(family).ok().flatten()).sum()
     }
 
-    /// Bytes of the SST files.
+    /// Returns the bytes of the SST files.
     #[must_use]
     pub fn sst_bytes(&self) -> u64 {
         self.db().live_files().map_or(0, |files| files.iter().map(|file| file.size as u64).sum())
@@ -261,8 +262,8 @@ impl Disk {
 }
 
 impl Drop for Disk {
-    /// Closes the database on this thread: a compaction filter that holds the last reference would close it on
-    /// RocksDB's own compaction thread, which would then wait for itself.
+    /// Closes the database on this thread. Otherwise a compaction filter that holds the last reference would close the
+    /// database on RocksDB's own compaction thread, and that thread would wait for itself.
     fn drop(&mut self) {
         self.orphans.closing.store(true, Ordering::SeqCst);
         let mut db = self.db.take().expect("present until drop");
@@ -276,7 +277,8 @@ impl Drop for Disk {
 fn database_options(wal_dir: &Path) -> Options {
     let mut options = Options::default();
     if let Ok(mut environment) = Env::new() {
-        // Of all databases of the process. When compaction falls behind, writes wait, and it gets the processor.
+        // Applies to all databases of the process. When compaction falls behind, writes wait and leave the processor to
+        // it.
         environment.lower_thread_pool_cpu_priority();
     }
     options.create_if_missing(true);
@@ -290,7 +292,7 @@ fn database_options(wal_dir: &Path) -> Options {
     options.set_wal_bytes_per_sync(0);
     options.set_enable_pipelined_write(false);
     options.set_atomic_flush(false);
-    // One thread writes: what guards against others costs it time.
+    // Only one thread writes, so protection against concurrent writers would only cost time.
     options.set_allow_concurrent_memtable_write(false);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_max_background_jobs(2);
@@ -300,7 +302,7 @@ fn database_options(wal_dir: &Path) -> Options {
     options
 }
 
-/// How files of sorted runs are written: like those that a flush makes, in any family.
+/// Returns the options for files of sorted runs: the same as for the files of a flush, in any family.
 #[must_use]
 pub fn run_options() -> Options {
     let mut table = table_options();
@@ -322,11 +324,12 @@ fn table_options() -> BlockBasedOptions {
 fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &Arc<OrphanShared>) -> Options {
     let mut table = table_options();
     table.set_block_cache(cache);
-    // Not in the cache: a file's filter, 10 bits a key, takes a good part of one of its shards, so that a few of them drive
-    // each other out, and each look for a key that is not there would read megabytes.
+    // Indexes and filters stay outside the block cache. The filter of one file (10 bits per key) takes a good part of
+    // one shard of the cache, so a few filters would evict each other, and each lookup of an absent key would read
+    // megabytes.
     table.set_cache_index_and_filter_blocks(false);
-    // Most looks before a write find nothing (a new key, field or member): a filter spares the search in the memtables.
-    // The crate has no call for it.
+    // Most lookups before a write find nothing (a new key, field or member); a filter makes the search in the memtables
+    // unnecessary. The crate has no call for this option.
     let filtering = Options::default().get_options_from_string("memtable_whole_key_filtering=true");
     let mut options = filtering.expect("RocksDB knows this option");
     options.set_block_based_table_factory(&table);
@@ -346,11 +349,11 @@ fn family_options(family: Family, cache: &Cache, chosen: DiskOptions, orphans: &
     options
 }
 
-/// What the compaction filter needs of the database it runs in.
+/// State that the compaction filter shares with the database it runs in.
 #[derive(Default)]
 struct OrphanShared {
     db: OnceLock<Weak<DB>>,
-    /// Set before the database is closed: from then on nothing is looked up.
+    /// Set before the database is closed. Once set, the filter looks nothing up and keeps every element.
     closing: AtomicBool,
 }
 
@@ -370,18 +373,21 @@ impl CompactionFilterFactory for OrphanFilterFactory {
     }
 }
 
-/// Drops elements whose collection was deleted or created anew since.
+/// Drops elements whose collection was deleted, or was created anew after them.
 ///
-/// Sound because generations are unique and a collection's metadata is written in one batch with its elements: if the
-/// metadata is gone, or of a younger generation, by the time an element meets a compaction, nothing refers to it.
+/// This is sound because generations are unique and a collection's metadata is written in one batch with its elements:
+/// if the metadata is absent or has a younger generation when an element meets a compaction, nothing refers to the
+/// element.
 struct OrphanFilter {
     shared: Arc<OrphanShared>,
-    /// The metadata key looked up last and the generation that lives there, if any: elements come sorted by key.
+    /// The metadata key looked up last, and the living generation of that key, if any. One entry suffices because
+    /// elements come sorted by key.
     last: Option<(Vec<u8>, Option<u64>)>,
 }
 
 impl OrphanFilter {
-    /// Generation alive at a metadata key; the outer `None` means "unknown: keep".
+    /// Returns the living generation at a metadata key; the inner `None`: no collection lives there, the outer `None`:
+    /// unknown, keep the element.
     fn living_generation(&mut self, element: &key::Element<'_>) -> Option<Option<u64>> {
         let is_same =
             |meta: &[u8]| meta.len() == 2 + element.key.len() && meta[..2] == element.slot && meta[2..] == *element.key;
@@ -407,16 +413,17 @@ impl OrphanFilter {
     }
 }
 
-/// Tells elements of deleted collections.
+/// Recognizes elements of deleted collections.
 pub(super) struct Orphans(OrphanFilter);
 
 impl Orphans {
-    /// In this database.
+    /// Returns the recognizer for a database.
     pub fn of(disk: &Disk) -> Self {
         Self(OrphanFilter { shared: Arc::clone(&disk.orphans), last: None })
     }
 
-    /// Whether a key is that of an element whose collection was deleted or created anew since.
+    /// Reports whether `key` is the key of an element whose collection was deleted, or was created anew after the
+    /// element.
     pub fn has(&mut self, key: &[u8]) -> bool {
         self.0.is_orphan(key)
     }

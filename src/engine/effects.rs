@@ -1,8 +1,10 @@
-//! The effects of groups of commits on their way to the logs, and what they already mean to the reads of later commands.
+//! The effects of groups of commits on their way to the logs, and the overlay that shows them to the reads of later
+//! commands.
 //!
-//! Guarantees: effects are appended in execution order; a lookup sees the newest effect on a disk key; each record that a
-//! later one of its group undoes is known; a commit that is bounded gathers no more than its bound, and can be taken back.
-//! Memory ops are applied to the memory engines as they are recorded, so only disk effects need an overlay.
+//! Guarantees: effects are appended in execution order; a lookup sees the newest effect on a disk key. For each group
+//! it is known which records are superseded by a later record of the same key in the group. A bounded commit gathers no
+//! more effects than its bound, and can be taken back. Memory ops are applied to the memory engines when they are
+//! recorded, so only disk effects need an overlay.
 
 use super::batch::{self, Family, Placed, Record, Records};
 use super::key;
@@ -12,13 +14,13 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use std::ops::Range;
 
-/// What a record takes beside its key and its value, at most: tag, family and two lengths.
+/// Largest number of bytes that a record has beside its key and value: tag, family and two lengths.
 const RECORD_HEAD_MAX: usize = 1 + 1 + 5 + 5;
 
-/// What the group says about a disk key.
+/// The effect of a group on a disk key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Overlaid<'a> {
-    /// Nothing: the database's state holds.
+    /// No effect: the state of the database applies.
     Untouched,
     /// Deleted in this group.
     Deleted,
@@ -29,7 +31,7 @@ pub enum Overlaid<'a> {
 #[derive(Clone, Copy)]
 struct Entry {
     family: Family,
-    /// Offset of its record.
+    /// Offset of the record.
     start: usize,
     placed: Placed,
     deleted: bool,
@@ -41,11 +43,11 @@ impl Entry {
     }
 }
 
-/// What a group's disk operations mean to reads: of each key the newest one.
+/// Index over a group's disk operations: the newest operation on each key.
 #[derive(Default)]
 struct DiskIndex {
     newest: HashTable<Entry>,
-    /// Set by a deletion of all user keys: what the database holds below is gone for this group.
+    /// Whether the group deleted all user keys: the group then hides everything that the database holds.
     cleared: bool,
 }
 
@@ -74,7 +76,7 @@ impl DiskIndex {
             })
     }
 
-    /// Returns the entry that this one takes the place of.
+    /// Adds an entry. Returns the entry of the same key that it replaces.
     fn remember(&mut self, disk: &[u8], entry: Entry) -> Option<Entry> {
         let hash_of = |entry: &Entry| row_hash(entry.family, slice(disk, entry.placed.key));
         let same = |other: &Entry| {
@@ -94,7 +96,7 @@ impl DiskIndex {
         self.cleared = false;
     }
 
-    /// All user keys were deleted.
+    /// Notes that all user keys were deleted.
     fn clear(&mut self) {
         self.newest.clear();
         self.cleared = true;
@@ -111,26 +113,27 @@ pub struct Effects {
     /// RocksDB write batch records.
     disk: Vec<u8>,
     disk_ops: u32,
-    /// Where records lie whose key a later record sets or deletes.
+    /// Ranges of records whose key a later record sets or deletes. A deletion of all keys supersedes no record.
     superseded: Vec<Range<usize>>,
     /// Encoded list ops.
     pub lists: Vec<u8>,
     /// Encoded sorted set ops.
     pub zsets: Vec<u8>,
     index: DiskIndex,
-    /// An index that a sealed group no longer needs: its room is used again.
+    /// Empty index of a group that is done, kept so that its allocation is reused.
     spare_index: Option<DiskIndex>,
-    /// Bytes that all effects may have until the commit that is being made ends; none: it is known to be small.
+    /// Largest number of bytes that all effects together may reach until the current commit ends; `None`: no bound, the
+    /// commit is known to be small.
     bytes_max: Option<usize>,
-    /// Whether the commit has more effects than that. Nothing is appended then.
+    /// Whether the commit exceeded its bound. While true, no put, delete or memory op is recorded.
     is_over: bool,
 }
 
-/// The effects of a group that takes no more commits: on its way to the logs.
+/// The effects of a group on its way to the logs, which takes no more commits.
 pub struct SealedEffects {
     /// RocksDB write batch records.
     pub disk: Bytes,
-    /// Where records lie, in ascending order, whose key a later one of these records sets or deletes.
+    /// Ranges of records, ascending, whose key a later one of these records sets or deletes.
     pub superseded: Vec<Range<usize>>,
     /// Encoded list ops.
     pub lists: Bytes,
@@ -153,43 +156,44 @@ pub struct Extent {
 }
 
 impl Effects {
-    /// How far the effects reach now.
+    /// Returns the current lengths of the effects.
     #[must_use]
     pub fn extent(&self) -> Extent {
         Extent { disk: self.disk.len(), disk_ops: self.disk_ops, lists: self.lists.len(), zsets: self.zsets.len() }
     }
 
-    /// Bytes of all effects.
+    /// Returns the bytes of all effects.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.disk.len() + self.lists.len() + self.zsets.len()
     }
 
-    /// Bounds the commit that begins now, until [`Effects::end_bound`].
+    /// Bounds the effects of the commit that begins with this call to `bytes_max` bytes, until [`Effects::end_bound`].
     pub fn bound(&mut self, bytes_max: usize) {
         (self.bytes_max, self.is_over) = (Some(self.bytes() + bytes_max), false);
     }
 
-    /// Ends the commit's bound; false if its effects went beyond it: then they are not whole.
+    /// Ends the commit's bound; false if the commit exceeded it, so that its effects are incomplete.
     pub fn end_bound(&mut self) -> bool {
         self.bytes_max = None;
         !std::mem::take(&mut self.is_over)
     }
 
-    /// Whether more effects of `bytes` stay within the commit's bound.
+    /// Reports whether `bytes` more bytes of effects stay within the commit's bound.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         !self.is_over && self.bytes_max.is_none_or(|max| self.bytes() + bytes <= max)
     }
 
-    /// Whether effects of `bytes` are to be appended. Once some are not, none of the commit is.
+    /// Reports whether effects of `bytes` bytes may be appended. Once the answer is false, it is false for the rest of
+    /// the commit.
     fn takes(&mut self, bytes: usize) -> bool {
         self.is_over |= !self.has_room(bytes);
         !self.is_over
     }
 
-    /// To be called behind memory ops that were appended: false if they are beyond the commit's bound. Then they are
-    /// gone.
+    /// Must be called after memory ops were appended; `before` is the extent before them. False if the ops exceed the
+    /// commit's bound; then the ops are removed.
     pub fn takes_ops(&mut self, before: Extent) -> bool {
         if !self.takes(0) {
             self.lists.truncate(before.lists);
@@ -198,12 +202,12 @@ impl Effects {
         !self.is_over
     }
 
-    /// Takes back everything behind `extent`.
+    /// Removes all effects behind `extent`, and rebuilds the index from the remaining records.
     pub fn take_back(&mut self, extent: Extent) -> Result<()> {
         self.lists.truncate(extent.lists);
         self.zsets.truncate(extent.zsets);
         self.disk.truncate(extent.disk);
-        // What was taken back may have been large, and what is left is kept for long.
+        // The removed effects may have been large, and the remaining buffers live long.
         for gathered in [&mut self.disk, &mut self.lists, &mut self.zsets] {
             gathered.shrink_to_fit();
         }
@@ -273,20 +277,20 @@ impl Effects {
         self.index.clear();
     }
 
-    /// What the group says about a disk key.
+    /// Returns the effect of the open group on a disk key.
     #[must_use]
     pub fn lookup(&self, family: Family, key: &[u8]) -> Overlaid<'_> {
         self.index.lookup(&self.disk, row_hash(family, key), family, key)
     }
 
-    /// The keys of a range that the group gave a value last.
+    /// Returns the keys in a range whose newest effect in this group is a put.
     #[must_use]
     pub fn present_in_range(&self, family: Family, range: &Range<Vec<u8>>) -> Vec<Vec<u8>> {
         let all = self.index.in_range(&self.disk, family, range);
         all.filter(|(_, value)| value.is_some()).map(|(key, _)| key.to_vec()).collect()
     }
 
-    /// Takes the effects out; what follows belongs to the next group.
+    /// Takes the effects out. Effects recorded after this call belong to the next group.
     #[must_use]
     pub fn seal(&mut self) -> SealedEffects {
         self.disk_ops = 0;
@@ -301,7 +305,7 @@ impl Effects {
         }
     }
 
-    /// Takes back the room of effects that nobody needs any more.
+    /// Keeps the allocation of a sealed group that is done, for a later group.
     pub fn recycle(&mut self, sealed: SealedEffects) {
         let mut index = sealed.index;
         index.forget();
@@ -309,7 +313,8 @@ impl Effects {
     }
 }
 
-/// What is not in the database yet, as reads under the writer lock see it: the open group, and below it the sealed ones.
+/// The effects that are not in the database yet, as reads under the writer lock see them: the open group on top of the
+/// sealed groups.
 #[derive(Clone, Copy)]
 pub struct Overlay<'a> {
     /// The open group.
@@ -319,7 +324,7 @@ pub struct Overlay<'a> {
 }
 
 impl<'a> Overlay<'a> {
-    /// What the newest group that says anything about a disk key says.
+    /// Returns the effect of the newest group that touches a disk key.
     #[must_use]
     pub fn lookup(self, family: Family, key: &[u8]) -> Overlaid<'a> {
         let hash = row_hash(family, key);
@@ -328,23 +333,24 @@ impl<'a> Overlay<'a> {
         all.find(|found| *found != Overlaid::Untouched).unwrap_or(Overlaid::Untouched)
     }
 
-    /// Whether the database's state below the groups is gone.
+    /// Reports whether a group hides the state of the database by a deletion of all keys.
     #[must_use]
     pub fn is_cleared(self) -> bool {
         self.open.index.cleared || self.sealed.iter().any(|sealed| sealed.index.cleared)
     }
 
-    /// The groups' newest effects on the keys of a range, in key order; a deletion has no value.
+    /// Returns the newest effect on each changed key of a range, in key order; a deletion has no value.
     #[must_use]
     pub fn in_range(self, family: Family, range: &Range<Vec<u8>>) -> Vec<(&'a [u8], Option<&'a [u8]>)> {
-        // A group that clears hides those below it.
+        // A group that deletes all keys hides the groups below it.
         let first = self.sealed.iter().rposition(|sealed| sealed.index.cleared).unwrap_or(0);
         let below = if self.open.index.cleared { &[] } else { &self.sealed[first..] };
         let mut found: Vec<_> = self.open.index.in_range(&self.open.disk, family, range).collect();
         for sealed in below.iter().rev() {
             found.extend(sealed.index.in_range(&sealed.disk, family, range));
         }
-        // Stable: of one key's effects the newest group's comes first and stays.
+        // The sort is stable: the effect of the newest group comes first for each key, and the removal of duplicates
+        // keeps it.
         found.sort_by_key(|(key, _)| *key);
         found.dedup_by_key(|(key, _)| *key);
         found
@@ -401,7 +407,8 @@ mod tests {
         assert!(effects.seal().superseded.is_empty(), "another group");
     }
 
-    /// Goal: a commit that is taken back leaves the group as it was: bytes, lookups, ranges and what is superseded.
+    /// Goal: taking a commit back leaves the group as it was before the commit: bytes, lookups, ranges and superseded
+    /// records.
     #[test]
     fn a_commit_is_taken_back_and_the_ones_before_it_stay() {
         let gather = |has_third: bool| {

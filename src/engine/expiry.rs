@@ -1,15 +1,20 @@
-//! Expiry as an effect: the index of the disk keys that expire, and how what is due is deleted. Only a primary deletes; a
-//! replica hides what has expired until its primary's deletion arrives.
+//! Expiry as an effect: the index of the disk keys that expire, and the deletion of keys that are due. Only a primary
+//! deletes. A replica hides an expired key until its primary's deletion arrives.
+//!
+//! The index in RocksDB has entries (time, key). An entry is a hint: the key's metadata decides, and is read when the
+//! entry is due. Settling a due entry does one of three things:
 //!
 //! ```text
-//! entry    (time, key), in RocksDB; a hint: what holds is the key's metadata, which is looked at when the entry is due
-//! due      expired: key and entry go      expires later: the key is entered anew      else: the entry goes
+//! the key has expired       key and entry are deleted
+//! the key expires later     the entry is replaced by one at the later time
+//! else                      the entry is deleted
 //! ```
 //!
-//! Guarantees: a key that expires has an entry, and no entry is left behind a sweep. A key that is set or expired anew
-//! gets no further entry while it has one that is due in time, so that there is about one of each key.
-//! A sweep goes through the entries between two times once: whoever makes an entry while it runs makes it above them.
-//! So what a sweep costs follows from the entries that came due, and it needs no lock to find them.
+//! Guarantees: a key that expires has an entry, and a sweep leaves no entry behind in the range that it covers. A key
+//! whose value or expiry is set repeatedly gets no further entry while it has one that is due in time, so that there is
+//! about one entry for each key. A sweep covers the entries between two times once: while it runs, new entries are made
+//! only above those times. So the cost of a sweep follows from the number of entries that came due, and a sweep finds
+//! them without a lock.
 
 use super::batch::Family;
 use super::disk::Disk;
@@ -20,34 +25,34 @@ use super::placed::Placed;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
-/// What is kept in memory about the expiry index. Under the writer lock.
+/// State about the expiry index that is kept in memory, under the writer lock.
 #[derive(Default)]
 pub struct ExpiryIndex {
     placed: Placed,
-    /// Entries are made at or after this time, in ms since the Unix epoch.
+    /// New entries are made at or after this time, in ms since the Unix epoch.
     open_from_ms: u64,
-    /// No entry stands below this time; at most `open_from_ms`.
+    /// No entry lies below this time, in ms since the Unix epoch; at most `open_from_ms`.
     swept_until_ms: u64,
 }
 
-/// What becomes of a key's entry, each as a time in ms since the Unix epoch.
+/// Changes of a key's entry, each as a time in ms since the Unix epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Change {
-    /// An entry to make.
+    /// Time of an entry to make.
     pub put: Option<u64>,
-    /// An entry to remove; it may not be there.
+    /// Time of an entry to delete; the entry may not exist.
     pub delete: Option<u64>,
 }
 
 impl ExpiryIndex {
-    /// What to do about a key that expires at `expire_ms` from now on. `before_ms` is when it was to expire so far, 0 if
-    /// never; `None` if the caller did not look.
+    /// Returns the changes of the index that are needed when a key is set to expire at `expire_ms`. `before_ms` is the
+    /// key's expiry before that, 0 if it had none; `None` if the caller did not read the key.
     pub fn place(&mut self, key: &[u8], expire_ms: u64, before_ms: Option<u64>) -> Change {
         let at_ms = expire_ms.max(self.open_from_ms);
         let before_ms = before_ms.filter(|&before_ms| before_ms != 0);
         let delete = match (self.placed.get(key), before_ms) {
             (Some(placed_ms), _) if placed_ms <= at_ms => return Change::default(),
-            // Whatever entry it has, that one is due in time.
+            // The key's entry, whichever it is, is due at `before_ms` or earlier, which is in time.
             (None, Some(before_ms)) if before_ms <= expire_ms => return Change::default(),
             (placed_ms, before_ms) => placed_ms.or(before_ms),
         };
@@ -55,54 +60,56 @@ impl ExpiryIndex {
         Change { put: Some(at_ms), delete }
     }
 
-    /// The entry to remove of a key that expires no more; `expire_ms` is when it was to, 0 if never.
+    /// Returns the time of the entry to delete when a key stops expiring. `expire_ms` is the key's expiry before that,
+    /// 0 if it had none.
     pub fn forget(&mut self, key: &[u8], expire_ms: u64) -> Option<u64> {
         self.placed.take(key).or((expire_ms != 0).then_some(expire_ms))
     }
 
-    /// An entry is about to be removed.
+    /// Notes that an entry is about to be deleted.
     pub fn forget_entry(&mut self, entry: &Entry) {
         if self.placed.get(&entry.key) == Some(entry.at_ms) {
             self.placed.take(&entry.key);
         }
     }
 
-    /// All entries are about to be removed, or those that were noted last were never made.
+    /// Forgets all remembered entries. Called when all entries are about to be deleted, and when the entries noted last
+    /// were never made.
     pub fn clear(&mut self) {
         self.placed.clear();
     }
 
-    /// Entries may have been made and removed by somebody else.
+    /// Returns to the initial state, because entries may have been made and deleted without this struct: the sweeps
+    /// begin at time 0.
     pub fn reset(&mut self) {
         if self.open_from_ms > 0 {
             *self = Self::default();
         }
     }
 
-    /// Begins a sweep: the times between which all entries are due. They are in RocksDB once the groups that are open or on
-    /// their way now are settled.
+    /// Begins a sweep and returns the range of times whose entries are all due. The entries are in RocksDB once the
+    /// groups that are open or on their way to the logs at this call are settled.
     pub fn begin_sweep(&mut self, now_ms: u64) -> Range<u64> {
         self.open_from_ms = self.open_from_ms.max(now_ms.saturating_add(1));
         self.swept_until_ms..self.open_from_ms
     }
 
-    /// Ends a sweep: all entries below a time were dealt with.
+    /// Ends a sweep: all entries below `until_ms` were dealt with.
     pub fn end_sweep(&mut self, until_ms: u64) {
         self.swept_until_ms = until_ms.min(self.open_from_ms);
     }
 }
 
-/// An entry of the index. Once it is due it goes, and so does its key if that has expired; a key that expires later is
-/// entered anew.
+/// An entry of the index. [`Keyspace::settle_entry`] deals with an entry that is due.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// The time it stands under, in ms since the Unix epoch.
+    /// Time of the entry, in ms since the Unix epoch.
     pub at_ms: u64,
     /// The user key.
     pub key: Vec<u8>,
 }
 
-/// Up to `limit` entries of a sweep, those behind `after` if it is given. Without a lock.
+/// Reads up to `limit` entries of a sweep, from the first one behind `after` if `after` is given. Needs no lock.
 pub fn entries(disk: &Disk, sweep: &Range<u64>, after: Option<&Entry>, limit: usize) -> Result<Vec<Entry>> {
     let end = key::expiry(sweep.end, b"");
     let start = match after {
@@ -125,8 +132,9 @@ pub fn entries(disk: &Disk, sweep: &Range<u64>, after: Option<&Entry>, limit: us
 }
 
 impl Keyspace<'_> {
-    /// Sees to the expiry index for a disk key that expires at `expire_ms`, 0: never, from this commit on. `before_ms`: when
-    /// it was to expire so far; `None`: nobody looked.
+    /// Updates the expiry index for a disk key that expires at `expire_ms` from this commit on; does nothing for 0
+    /// (never). `before_ms` is the key's expiry before this commit, 0: never; `None` if the caller did not read the
+    /// key.
     pub(super) fn note_expiry(&mut self, key: &[u8], expire_ms: u64, before_ms: Option<u64>) {
         if expire_ms != 0 {
             let held = self.held();
@@ -140,7 +148,7 @@ impl Keyspace<'_> {
         }
     }
 
-    /// Removes a disk key's entry of the expiry index. `expire_ms`: when the key was to expire, 0: never.
+    /// Deletes a disk key's entry of the expiry index. `expire_ms` is the key's expiry before this commit, 0: never.
     pub fn forget_expiry(&mut self, key: &[u8], expire_ms: u64) {
         let held = self.held();
         if let Some(at_ms) = held.expiries.forget(key, expire_ms) {
@@ -148,8 +156,8 @@ impl Keyspace<'_> {
         }
     }
 
-    /// Deals with an entry of the expiry index that is due, see [`Entry`]; whether its key had expired. A failure
-    /// had no effect.
+    /// Deals with an entry of the expiry index that is due: deletes the key if it has expired, and replaces or deletes
+    /// the entry. Reports whether the key had expired. A call that fails has no effect.
     pub fn settle_entry(&mut self, entry: &Entry) -> Access<bool> {
         let found = self.look(&entry.key)?;
         let is_on_disk = matches!(found, Found::String(_) | Found::Collection(_));
@@ -169,7 +177,8 @@ impl Keyspace<'_> {
     }
 }
 
-/// Up to `limit` keys of the memory engines that were due at a time, the earliest first.
+/// Returns up to `limit` keys of the memory engines that are expired at `now_ms`: lists first, then sorted sets, each
+/// with the earliest expiry first.
 #[must_use]
 pub fn due_in_memory(memory: &Memory, now_ms: u64, limit: usize) -> Vec<Vec<u8>> {
     let lists = memory.lists.expired(now_ms, limit);

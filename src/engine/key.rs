@@ -1,18 +1,18 @@
 //! Layout of keys in RocksDB: the one place that formats and parses them.
 //!
-//! Every user key starts with its Redis Cluster slot as u16 big-endian, so that a slot range is one key range. Slots end
-//! at 16383; `0xFFFF` introduces the system keys, which sort last.
+//! Every user key starts with its Redis Cluster slot as u16 big-endian, so that a slot range is one key range. Slots
+//! end at 16383; `0xFFFF` introduces the system keys, which sort last.
 //!
 //! ```text
-//! default   slot u16 | key                                                  metadata, a string's value inline
-//! sub       slot u16 | key length u32 | key | generation u64 | field         hash field -> value, set member -> nothing
+//! default   slot u16 | key                                             metadata, a string's value inline
+//! sub       slot u16 | key length u32 | key | generation u64 | field   hash field -> value, set member -> nothing
 //! stream    slot u16 | key length u32 | key | generation u64 | ms u64 | seq u64
-//! default   0xFFFF | "csn"                                                  csn, time and epoch of the last commit
-//! default   0xFFFF | "x" | expiry ms u64 | key                              expiry index (a hint, checked when it is due)
-//! default   0xFFFF | "m" | name                                             a mark: csn, time and epoch of its own commit
+//! default   0xFFFF | "csn"                                             csn, time and epoch of the last commit
+//! default   0xFFFF | "x" | expiry ms u64 | key                         expiry index (a hint, checked when it is due)
+//! default   0xFFFF | "m" | name                                        a mark: csn, time and epoch of its own commit
 //! ```
 //!
-//! All integers here are big-endian, because they are ordered.
+//! All integers in keys are big-endian, so that byte order is numeric order.
 
 use std::ops::Range;
 
@@ -20,21 +20,22 @@ use std::ops::Range;
 pub const SLOTS: u16 = 16384;
 /// First two bytes of every system key.
 pub const SYSTEM: [u8; 2] = [0xFF, 0xFF];
-/// Key of the last commit's position, written last in every batch.
+/// Key of the last commit's position, written as the last record of every batch.
 pub const CSN_KEY: &[u8] = b"\xFF\xFFcsn";
-/// First bytes of the expiry index.
+/// First bytes of the keys of the expiry index.
 const EXPIRY_PREFIX: &[u8] = b"\xFF\xFFx";
-/// First bytes of the marks.
+/// First bytes of the keys of marks.
 const MARK_PREFIX: &[u8] = b"\xFF\xFFm";
 
-/// With tables for 16 bytes at a time: each command computes it once or twice.
+/// CRC16 with tables for 16 bytes at a time, because each command computes a slot once or twice.
 static CRC16: crc::Crc<u16, crc::Table<16>> = crc::Crc::<u16, crc::Table<16>>::new(&crc::CRC_16_XMODEM);
 
-/// Which creation of a collection its elements belong to: the csn of the commit that created it.
+/// Generation of a collection: the csn of the commit that created the collection. Elements carry the generation of the
+/// creation that they belong to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Generation(pub u64);
 
-/// Position of a stream entry.
+/// Id of a stream entry: its position in the stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct StreamId {
     /// Milliseconds part.
@@ -49,7 +50,7 @@ impl StreamId {
     /// The largest id.
     pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
 
-    /// The id that follows; `None` after `MAX`.
+    /// Returns the next larger id; `None` after `MAX`.
     #[must_use]
     pub fn next(self) -> Option<Self> {
         match self.seq.checked_add(1) {
@@ -58,7 +59,7 @@ impl StreamId {
         }
     }
 
-    /// The id before; `None` before `MIN`.
+    /// Returns the next smaller id; `None` before `MIN`.
     #[must_use]
     pub fn prev(self) -> Option<Self> {
         match self.seq.checked_sub(1) {
@@ -74,8 +75,8 @@ impl std::fmt::Display for StreamId {
     }
 }
 
-/// Redis Cluster slot of a key: CRC16 of the part between the first `{` and the next `}`, if there is one and it is not
-/// empty, else of the whole key.
+/// Returns the Redis Cluster slot of a key: CRC16 of the part between the first `{` and the next `}`, if there is such
+/// a part and it is not empty; else CRC16 of the whole key.
 #[must_use]
 pub fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|&b| b == b'{').and_then(|open| {
@@ -85,7 +86,7 @@ pub fn slot(key: &[u8]) -> u16 {
     CRC16.checksum(tag.unwrap_or(key)) % SLOTS
 }
 
-/// Key of a user key's metadata.
+/// Returns the key of a user key's metadata.
 #[must_use]
 pub fn meta(key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + key.len());
@@ -94,19 +95,19 @@ pub fn meta(key: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The user key in a metadata key; `None` for a system key.
+/// Returns the user key in a metadata key; `None` for a system key.
 #[must_use]
 pub fn user_key(meta: &[u8]) -> Option<&[u8]> {
     (meta.len() >= 2 && meta[..2] != SYSTEM).then(|| &meta[2..])
 }
 
-/// The slot in a metadata key; `None` for a system key.
+/// Returns the slot in a metadata key; `None` for a system key.
 #[must_use]
 pub fn slot_of_meta(meta: &[u8]) -> Option<u16> {
     meta.first_chunk().map(|slot| u16::from_be_bytes(*slot)).filter(|&slot| slot < SLOTS)
 }
 
-/// What the elements of one creation of a collection start with.
+/// Returns the common prefix of the keys of all elements of one creation of a collection.
 #[must_use]
 pub fn element_prefix(key: &[u8], generation: Generation) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + 4 + key.len() + 8 + 24);
@@ -117,7 +118,7 @@ pub fn element_prefix(key: &[u8], generation: Generation) -> Vec<u8> {
     out
 }
 
-/// Key of a hash field or a set member.
+/// Returns the key of a hash field or a set member.
 #[must_use]
 pub fn sub(key: &[u8], generation: Generation, field: &[u8]) -> Vec<u8> {
     let mut out = element_prefix(key, generation);
@@ -125,7 +126,7 @@ pub fn sub(key: &[u8], generation: Generation, field: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Key of a stream entry.
+/// Returns the key of a stream entry.
 #[must_use]
 pub fn stream(key: &[u8], generation: Generation, id: StreamId) -> Vec<u8> {
     let mut out = element_prefix(key, generation);
@@ -134,7 +135,7 @@ pub fn stream(key: &[u8], generation: Generation, id: StreamId) -> Vec<u8> {
     out
 }
 
-/// The range of all keys that start with `prefix`.
+/// Returns the range of all keys that start with `prefix`.
 #[must_use]
 pub fn prefix_range(prefix: Vec<u8>) -> Range<Vec<u8>> {
     let mut end = prefix.clone();
@@ -147,28 +148,28 @@ pub fn prefix_range(prefix: Vec<u8>) -> Range<Vec<u8>> {
     prefix..end
 }
 
-/// The range of all user keys of a family.
+/// Returns the range of all user keys of a family.
 #[must_use]
 pub fn user_range() -> Range<Vec<u8>> {
     vec![0, 0]..SYSTEM.to_vec()
 }
 
-/// An element key taken apart.
+/// The parts of an element key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Element<'a> {
-    /// Slot and user key as `meta` would give them start here: the slot's two bytes.
+    /// The two bytes of the slot. Slot and user key together are the metadata key.
     pub slot: [u8; 2],
     /// The user key.
     pub key: &'a [u8],
-    /// The creation it belongs to.
+    /// Generation of the creation that the element belongs to.
     pub generation: Generation,
-    /// All before `rest`: what the elements of that creation start with.
+    /// All bytes before `rest`: the common prefix of the elements of that creation.
     pub prefix: &'a [u8],
     /// Field, member, or the 16 bytes of a stream id.
     pub rest: &'a [u8],
 }
 
-/// Takes an element key apart; `None` if it is not one.
+/// Parses an element key; `None` if the bytes are no element key.
 #[must_use]
 pub fn parse_element(bytes: &[u8]) -> Option<Element<'_>> {
     let (slot, rest) = bytes.split_first_chunk::<2>()?;
@@ -179,14 +180,14 @@ pub fn parse_element(bytes: &[u8]) -> Option<Element<'_>> {
     Some(Element { slot: *slot, key, generation: Generation(u64::from_be_bytes(*generation)), prefix, rest })
 }
 
-/// The id in the tail of a stream entry's key.
+/// Returns the stream id in `rest` of a stream entry's key; `None` if `rest` is not 16 bytes long.
 #[must_use]
 pub fn parse_stream_id(rest: &[u8]) -> Option<StreamId> {
     let (ms, seq) = rest.split_first_chunk::<8>()?;
     Some(StreamId { ms: u64::from_be_bytes(*ms), seq: u64::from_be_bytes(seq.try_into().ok()?) })
 }
 
-/// Key in the expiry index.
+/// Returns the key of an entry of the expiry index.
 #[must_use]
 pub fn expiry(at_ms: u64, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(EXPIRY_PREFIX.len() + 8 + key.len());
@@ -196,32 +197,32 @@ pub fn expiry(at_ms: u64, key: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The range of the expiry index from `from_ms` up to and including `until_ms`.
+/// Returns the range of the expiry index from `from_ms` up to and including `until_ms`.
 #[must_use]
 pub fn expiry_range(from_ms: u64, until_ms: u64) -> Range<Vec<u8>> {
     expiry(from_ms, b"")..expiry(until_ms.saturating_add(1), b"")
 }
 
-/// Time and user key of an entry of the expiry index.
+/// Returns time and user key of an entry of the expiry index; `None` if the bytes are no such entry.
 #[must_use]
 pub fn parse_expiry(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (at, key) = bytes.strip_prefix(EXPIRY_PREFIX)?.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*at), key))
 }
 
-/// Key of a mark.
+/// Returns the key of a mark.
 #[must_use]
 pub fn mark(name: &str) -> Vec<u8> {
     [MARK_PREFIX, name.as_bytes()].concat()
 }
 
-/// The range of all marks.
+/// Returns the range of all marks.
 #[must_use]
 pub fn mark_range() -> Range<Vec<u8>> {
     prefix_range(MARK_PREFIX.to_vec())
 }
 
-/// Name in the key of a mark; `None` if it is not one.
+/// Returns the name in the key of a mark; `None` if the bytes are no key of a mark.
 #[must_use]
 pub fn parse_mark(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes.strip_prefix(MARK_PREFIX)?).ok()

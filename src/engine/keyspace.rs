@@ -1,10 +1,12 @@
 //! Who owns a key: one view over all engines for the commands.
 //!
-//! Guarantees: a key has one type and lives in one engine; giving it another type deletes it where it was. A key past
-//! its expiry is absent to every reader; a writer that meets one deletes it first, as an effect of its own commit.
+//! Guarantees: a key has one type and lives in one engine; giving a key another type deletes its old value in the old
+//! engine. A key past its expiry is absent to every reader; a writer that meets an expired key deletes the key first,
+//! as an effect of the writer's own commit.
 //!
-//! Two modes. Under the writer lock everything works. Without it, only disk keys can be read: what would need the
-//! memory engines ends in [`AccessError::NeedsLock`], and the caller runs the command again under the lock.
+//! A keyspace has two modes. Under the writer lock every call works. Without the lock only disk keys can be read: a
+//! call that would need the memory engines returns [`AccessError::NeedsLock`], and the caller runs the command a second
+//! time under the lock.
 
 use super::batch::Family;
 use super::disk::Disk;
@@ -25,7 +27,7 @@ use std::ops::{ControlFlow, Deref, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long to look whether there is a key before all of them are deleted.
+/// How long [`Keyspace::clear`] searches for a key on disk before it deletes all keys anyway.
 const EMPTINESS_TIME: Duration = Duration::from_millis(5);
 
 /// Why the keyspace could not answer.
@@ -33,7 +35,7 @@ const EMPTINESS_TIME: Duration = Duration::from_millis(5);
 pub enum AccessError {
     /// The answer needs the writer lock, which is not held.
     NeedsLock,
-    /// The commit would get larger than it may.
+    /// The commit would be larger than its bound.
     TooLarge,
     /// The database failed.
     Failed(Error),
@@ -45,34 +47,34 @@ impl From<Error> for AccessError {
     }
 }
 
-/// Result of a look at the keyspace.
+/// Result of an access to the keyspace.
 pub type Access<T> = std::result::Result<T, AccessError>;
 
-/// What a command changes, under the writer lock.
+/// The state that a command may change under the writer lock.
 pub struct Changing<'a> {
     /// The memory engines.
     pub memory: &'a mut Memory,
-    /// The open group's effects.
+    /// Effects of the open group.
     pub effects: &'a mut Effects,
-    /// What it takes to take back this command's changes of the memory engines.
+    /// What is needed to undo this command's changes of the memory engines.
     pub undo: &'a mut Undo,
-    /// Those of groups on their way to the logs, oldest first.
+    /// Effects of the groups on their way to the logs, oldest first.
     pub sealed: &'a [SealedEffects],
-    /// Who watches which key.
+    /// Which clients watch which key.
     pub watches: &'a mut WatchTable,
-    /// The index of the keys that expire.
+    /// The index of the disk keys that expire.
     pub expiries: &'a mut ExpiryIndex,
-    /// What collections lost.
+    /// Numbers of elements that were deleted from each collection.
     pub wear: &'a mut Wear,
-    /// The csn this command's commit will get.
+    /// The csn that the commit of this command gets.
     pub csn: Csn,
 }
 
-/// A string's value with what stands before it.
+/// A stored string: its metadata and its value. Dereferences to the value.
 pub struct StringValue {
     stored: Value,
     value_at: usize,
-    /// When it expires, in ms since the Unix epoch; 0: never.
+    /// When the string expires, in ms since the Unix epoch; 0: never.
     pub expire_ms: u64,
 }
 
@@ -92,20 +94,20 @@ pub enum Found {
     String(StringValue),
     /// A hash, set or stream.
     Collection(Collection),
-    /// A list that expires at this time (ms; 0: never). The list: [`Keyspace::list`].
+    /// A list that expires at this time (ms since the Unix epoch; 0: never). [`Keyspace::list`] returns the list.
     List(u64),
-    /// A sorted set that expires at this time (ms; 0: never). The set: [`Keyspace::zset`].
+    /// A sorted set that expires at this time (ms since the Unix epoch; 0: never). [`Keyspace::zset`] returns the set.
     Zset(u64),
 }
 
 impl Found {
-    /// Whether there is no such key.
+    /// Reports whether the key is absent.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 
-    /// When it expires, in ms since the Unix epoch; 0: never.
+    /// Returns when the key expires, in ms since the Unix epoch; 0: never.
     #[must_use]
     pub fn expire_ms(&self) -> u64 {
         match self {
@@ -116,7 +118,7 @@ impl Found {
         }
     }
 
-    /// Redis' name of the type.
+    /// Returns Redis' name of the type.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -135,14 +137,14 @@ impl Found {
 
 /// Elements of a collection, in byte order of their names.
 pub enum Elements<'a> {
-    /// As the database has them.
+    /// Elements read from the database, with the effects of groups laid over them.
     Scanned(Scan<'a>),
-    /// As the row cache has them, from an offset on.
+    /// Elements in one buffer of the row cache, and the offset of the next element in the buffer.
     Whole(Value, usize),
 }
 
 impl Elements<'_> {
-    /// Name and value of the next one; `None` at the end.
+    /// Returns name and value of the next element; `None` at the end.
     #[expect(clippy::should_implement_trait, reason = "what it returns borrows from the walk")]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         match self {
@@ -163,35 +165,36 @@ impl Elements<'_> {
 /// The keys of all engines, as one command sees them.
 pub struct Keyspace<'a> {
     disk: &'a Disk,
-    /// The command's clock: ms since the Unix epoch, the same for the whole command or EXEC.
+    /// The command's clock: ms since the Unix epoch, the same for a whole command or EXEC.
     pub now_ms: u64,
     changing: Option<Changing<'a>>,
     access: RowAccess,
-    /// Without the lock: how many keys the memory engines hold; none if they are not asked about.
+    /// Without the lock: the number of keys in the memory engines; `None` if the caller asks about the disk engines
+    /// alone.
     memory_keys: Option<&'a AtomicUsize>,
 }
 
 impl<'a> Keyspace<'a> {
-    /// Under the writer lock.
+    /// Returns the keyspace for a command under the writer lock.
     #[must_use]
     pub fn changing(disk: &'a Disk, now_ms: u64, changing: Changing<'a>) -> Self {
         Self { disk, now_ms, changing: Some(changing), access: RowAccess::Changing, memory_keys: None }
     }
 
-    /// Without the writer lock: disk keys only. `memory_keys` is how many keys the memory engines hold; none: the caller
-    /// asks about the disk engines alone.
+    /// Returns the keyspace for a command without the writer lock, which reads disk keys only. `memory_keys` is the
+    /// number of keys in the memory engines; `None` if the caller asks about the disk engines alone.
     #[must_use]
     pub fn reading(disk: &'a Disk, now_ms: u64, memory_keys: Option<&'a AtomicUsize>) -> Self {
         Self { disk, now_ms, changing: None, access: RowAccess::Unlocked, memory_keys }
     }
 
-    /// Says that the command under the writer lock only reads.
+    /// Declares that the command under the writer lock only reads.
     #[must_use]
     pub fn only_reading(self) -> Self {
         Self { access: RowAccess::Locked, ..self }
     }
 
-    /// The database.
+    /// Returns the database.
     pub(super) fn disk(&self) -> &'a Disk {
         self.disk
     }
@@ -200,12 +203,12 @@ impl<'a> Keyspace<'a> {
         self.changing.as_mut().expect("effects are made under the writer lock only")
     }
 
-    /// The memory engines.
+    /// Returns the memory engines. Without the writer lock: [`AccessError::NeedsLock`].
     pub fn memory(&self) -> Access<&Memory> {
         self.changing.as_ref().map(|changing| &*changing.memory).ok_or(AccessError::NeedsLock)
     }
 
-    /// Number of keys in the memory engines; 0 if the caller asks about the disk engines alone.
+    /// Returns the number of keys in the memory engines; 0 if the caller asks about the disk engines alone.
     #[must_use]
     pub fn memory_key_count(&self) -> usize {
         match &self.changing {
@@ -214,7 +217,7 @@ impl<'a> Keyspace<'a> {
         }
     }
 
-    /// Adds a watcher of a key. Under the lock.
+    /// Adds a watcher of a key. Without the writer lock: [`AccessError::NeedsLock`].
     pub fn watch(&mut self, key: &[u8], flag: &super::watch::Touched) -> Access<()> {
         self.changing.as_mut().map(|changing| changing.watches.watch(key, flag)).ok_or(AccessError::NeedsLock)
     }
@@ -233,7 +236,7 @@ impl<'a> Keyspace<'a> {
         self.get_or(family, disk_key, || self.disk.row(family, disk_key, self.access))
     }
 
-    /// A row as the groups have it, else by `stored`.
+    /// Returns a row as the open and the sealed groups have it; if they did not touch the row, the result of `stored`.
     fn get_or(
         &self,
         family: Family,
@@ -262,7 +265,8 @@ impl<'a> Keyspace<'a> {
                 Meta::String { value_at, expire_ms } => Found::String(StringValue { stored, value_at, expire_ms }),
                 Meta::Collection(collection) => Found::Collection(collection),
             }),
-            // Looked at after the miss: a key that moves to the memory engines is counted there before it leaves the disk.
+            // The count is read after the miss: a key that moves to the memory engines is counted there before it
+            // leaves the disk.
             None if self.memory_keys.is_some_and(|keys| keys.load(Ordering::Acquire) > 0) => {
                 Err(AccessError::NeedsLock)
             }
@@ -270,14 +274,14 @@ impl<'a> Keyspace<'a> {
         }
     }
 
-    /// Fetches the rows of keys that are about to be looked at.
+    /// Brings the rows of keys that are about to be read into the CPU's caches.
     pub fn fetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let metas: Vec<_> = keys.map(key::meta).collect();
         self.disk.rows().fetch(metas.iter().map(|meta| Sought::Row(Family::Default, meta)));
     }
 
-    /// Looks keys up in the memory engines together, as [`RowCache::fetch`](super::rows::RowCache::fetch) does with rows.
-    /// Under the lock.
+    /// Brings the entries of keys in the memory engines into the CPU's caches, as
+    /// [`RowCache::fetch`](super::rows::RowCache::fetch) does with rows. Does nothing without the writer lock.
     pub fn fetch_in_memory<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let Some(changing) = &self.changing else { return };
         for key in keys {
@@ -286,13 +290,14 @@ impl<'a> Keyspace<'a> {
         }
     }
 
-    /// What a key holds; an expired key is absent.
+    /// Returns what a key holds. An expired key is absent.
     pub fn find(&self, key: &[u8]) -> Access<Found> {
         let found = self.look(key)?;
         Ok(if self.is_expired(found.expire_ms()) { Found::Absent } else { found })
     }
 
-    /// As `find`, for a command that is about to write the key: an expired key is deleted as part of the commit.
+    /// Returns what a key holds, for a command that is about to write the key: an expired key is deleted as part of the
+    /// commit.
     pub fn find_to_change(&mut self, key: &[u8]) -> Access<Found> {
         let found = self.look(key)?;
         if self.is_expired(found.expire_ms()) {
@@ -302,19 +307,19 @@ impl<'a> Keyspace<'a> {
         Ok(found)
     }
 
-    /// The list at a key; `None` if there is none (or it has expired).
+    /// Returns the list at a key; `None` if the key holds no list or has expired.
     pub fn list(&self, key: &[u8]) -> Access<Option<&List>> {
         let entry = self.memory()?.lists.get(key);
         Ok(entry.filter(|entry| !self.is_expired(entry.expire_ms)).map(|entry| &entry.value))
     }
 
-    /// The sorted set at a key; `None` if there is none (or it has expired).
+    /// Returns the sorted set at a key; `None` if the key holds no sorted set or has expired.
     pub fn zset(&self, key: &[u8]) -> Access<Option<&Zset>> {
         let entry = self.memory()?.zsets.get(key);
         Ok(entry.filter(|entry| !self.is_expired(entry.expire_ms)).map(|entry| &entry.value))
     }
 
-    /// Value of a hash field; `Some` and empty for a set member.
+    /// Returns the value of a hash field; for a set member an empty value. `None` if there is no such element.
     pub fn element(&self, key: &[u8], collection: &Collection, field: &[u8]) -> Access<Option<Value>> {
         let stored_key = key::sub(key, collection.generation, field);
         Ok(self.get_or(Family::Sub, &stored_key, || {
@@ -328,7 +333,7 @@ impl<'a> Keyspace<'a> {
         })?)
     }
 
-    /// Fields of a hash or members of a set from `from` (inclusive) on, in byte order.
+    /// Returns the fields of a hash or the members of a set from `from` (inclusive) on, in byte order.
     pub fn elements(&self, key: &[u8], collection: &Collection, from: &[u8]) -> Access<Elements<'_>> {
         let generation = collection.generation;
         let prefix = key::element_prefix(key, generation);
@@ -341,7 +346,8 @@ impl<'a> Keyspace<'a> {
         Ok(Elements::Scanned(self.scan_of(key, generation, Family::Sub, range, Direction::Forward)?))
     }
 
-    /// All elements of a small collection; `None` if there may be too many.
+    /// Returns all elements of a small collection in one buffer (see `whole`); `None` if they may not fit into a
+    /// buffer.
     fn small(&self, prefix: &[u8], collection: &Collection) -> Result<Option<Value>> {
         let overlay = self.overlay();
         if !is_small(collection) || overlay.is_some_and(Overlay::is_cleared) {
@@ -355,7 +361,7 @@ impl<'a> Keyspace<'a> {
         }))
     }
 
-    /// Entries of a stream between two ids, both inclusive. Each scanned key must go through [`entry_id`].
+    /// Scans the entries of a stream between two ids, both inclusive. [`entry_id`] returns the id in a scanned key.
     pub fn entries(
         &self,
         key: &[u8],
@@ -368,13 +374,15 @@ impl<'a> Keyspace<'a> {
         self.scan_of(key, generation, Family::Stream, key::stream(key, generation, ids.start)..end, direction)
     }
 
-    /// A stream entry's stored fields.
+    /// Returns the stored fields of a stream entry.
     pub fn entry(&self, key: &[u8], generation: Generation, id: StreamId) -> Access<Option<Value>> {
         Ok(self.get(Family::Stream, &key::stream(key, generation, id))?)
     }
 
-    /// Without the lock a collection may be deleted, and its elements compacted away, between the look at its metadata
-    /// and the scan: the scan counts only if the same creation lives on when the scan's state was fixed.
+    /// Scans the elements of one creation of a collection. Without the lock, the collection may be deleted and its
+    /// elements compacted away after its metadata was read and before the scan fixes its state. So the scan is returned
+    /// only if the collection has the same generation after the scan fixed its state; else the result is
+    /// [`AccessError::NeedsLock`].
     fn scan_of(
         &self,
         key: &[u8],
@@ -398,7 +406,7 @@ impl<'a> Keyspace<'a> {
         }
     }
 
-    /// Metadata of all disk keys of a range of slots. Each scanned pair must go through [`scanned_key`].
+    /// Scans the metadata of all disk keys in a range of slots. [`scanned_key`] decodes a scanned pair.
     #[must_use]
     pub fn disk_keys(&self, slots: Range<u16>) -> Scan<'_> {
         let range = slots.start.to_be_bytes().to_vec()..slots.end.min(key::SLOTS).to_be_bytes().to_vec();
@@ -407,31 +415,32 @@ impl<'a> Keyspace<'a> {
 
     // ---- changing ----
 
-    /// An error if a command cannot have so many more bytes of effects. For commands whose effects are as large as what is
-    /// stored: they ask before they gather them.
+    /// Returns [`AccessError::TooLarge`] if the commit has no room for `bytes` more bytes of effects. A command whose
+    /// effects are as large as the stored value asks before it gathers them.
     pub fn require_room(&self, bytes: usize) -> Access<()> {
         let effects = self.changing.as_ref().map(|changing| &*changing.effects);
         if effects.is_none_or(|effects| effects.has_room(bytes)) { Ok(()) } else { Err(AccessError::TooLarge) }
     }
 
-    /// Whether the commit that is being made is too large already. Then it is not whole, and will be taken back.
+    /// Reports whether the commit that is being made exceeds its bound. Such a commit is incomplete and will be taken
+    /// back.
     #[must_use]
     pub fn is_over_bound(&self) -> bool {
         self.changing.as_ref().is_some_and(|changing| !changing.effects.has_room(0))
     }
 
-    /// Marks the watchers of a key: for effects that leave its metadata as it is.
+    /// Marks the watchers of a key. Needed for effects that do not change the key's metadata.
     pub fn touch(&mut self, key: &[u8]) {
         self.held().watches.touch(key);
     }
 
-    /// The generation of a collection created by this commit.
+    /// Returns the generation of a collection that this commit creates.
     #[must_use]
     pub fn new_generation(&mut self) -> Generation {
         Generation(self.held().csn.0)
     }
 
-    /// Deletes a key that holds `found`.
+    /// Deletes a key that holds `found`, with its entry of the expiry index.
     pub fn delete(&mut self, key: &[u8], found: &Found) -> Access<()> {
         self.delete_value(key, found)?;
         if matches!(found, Found::String(_) | Found::Collection(_)) {
@@ -440,7 +449,7 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Deletes what a key holds; its entry of the expiry index stays.
+    /// Deletes the value of a key that holds `found`. The key's entry of the expiry index stays.
     pub(super) fn delete_value(&mut self, key: &[u8], found: &Found) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
@@ -455,8 +464,9 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Elements of a collection that this very commit created cannot be told from those of the next creation in the
-    /// same commit by their generation, so they are deleted one by one.
+    /// Deletes the elements of a collection that this same commit created, one by one: if the commit creates the
+    /// collection a second time, both creations have the same generation, so the generation does not tell their
+    /// elements apart.
     fn drop_young_elements(&mut self, key: &[u8]) -> Access<()> {
         let held = self.held();
         let Overlaid::Value(stored) = held.effects.lookup(Family::Default, &key::meta(key)) else { return Ok(()) };
@@ -474,7 +484,7 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Deletes a key from the memory engines, if it is there: it is about to live on disk.
+    /// Deletes a key from the memory engines, if the key is there, because the key is about to live on disk.
     fn leave_memory(&mut self, key: &[u8]) -> Access<()> {
         if self.held().memory.lists.get(key).is_some() {
             self.change_list(key, |ops| ops.delete(key))?;
@@ -485,14 +495,15 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Makes a key a string, whatever it was. `expire_ms` in ms since the Unix epoch; 0: never.
+    /// Makes a key a string, whatever the key held before. `expire_ms` is in ms since the Unix epoch; 0: never.
     pub fn put_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64) -> Access<()> {
         self.store_string(key, value, expire_ms, None)
     }
 
-    /// `before_ms`: when the key was to expire so far, 0: never; `None`: nobody looked.
+    /// Stores a string. `before_ms` is the key's expiry before this commit, 0: never; `None` if the caller did not read
+    /// the key.
     fn store_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64, before_ms: Option<u64>) -> Access<()> {
-        // Before a list or a sorted set is deleted for it.
+        // Checked first, so that no list or sorted set is deleted for a string that does not fit.
         self.require_room(key.len() + value.len())?;
         self.leave_memory(key)?;
         self.drop_young_elements(key)?;
@@ -502,8 +513,8 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Stores a collection's metadata. Its key must be absent or hold that collection. A count of 0 deletes the key,
-    /// but for a stream, which may be empty.
+    /// Stores a collection's metadata. The key must be absent or hold that collection. A count of 0 deletes the key,
+    /// except for a stream, which may be empty.
     pub fn put_collection(&mut self, key: &[u8], collection: &Collection) -> Access<()> {
         if collection.count == 0 && collection.kind != DiskType::Stream {
             return self.delete(key, &Found::Collection(*collection));
@@ -523,8 +534,9 @@ impl<'a> Keyspace<'a> {
         self.held().effects.delete(Family::Sub, &key::sub(key, generation, field));
     }
 
-    /// Counts elements that are about to be deleted from a collection; whether those it keeps are worth writing anew, under
-    /// a new generation. Not if this commit created it: its elements would get the generation they have.
+    /// Counts elements that are about to be deleted from a collection. Reports whether the remaining elements should be
+    /// written anew under a new generation (see [`Wear`]). False for a collection that this commit created, because its
+    /// elements would get the same generation.
     pub fn is_worn_by(&mut self, key: &[u8], collection: &Collection, deleted: u64) -> bool {
         let held = self.held();
         let count = collection.count.saturating_sub(deleted);
@@ -541,7 +553,7 @@ impl<'a> Keyspace<'a> {
         self.held().effects.delete(Family::Stream, &key::stream(key, generation, id));
     }
 
-    /// Records list ops and applies them. `key` must be absent or hold a list.
+    /// Records list ops and applies them. The key must be absent or hold a list.
     pub fn change_list(&mut self, key: &[u8], encode: impl FnOnce(&mut ListEncoder<'_>)) -> Access<()> {
         let held = self.held();
         let before = held.effects.extent();
@@ -555,7 +567,7 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Records sorted set ops and applies them. `key` must be absent or hold a sorted set.
+    /// Records sorted set ops and applies them. The key must be absent or hold a sorted set.
     pub fn change_zset(&mut self, key: &[u8], encode: impl FnOnce(&mut ZsetEncoder<'_>)) -> Access<()> {
         let held = self.held();
         let before = held.effects.extent();
@@ -569,7 +581,7 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Sets when a key that holds `found` expires; 0: never.
+    /// Sets when a key that holds `found` expires, in ms since the Unix epoch; 0: never.
     pub fn set_expire(&mut self, key: &[u8], found: &Found, expire_ms: u64) -> Access<()> {
         match found {
             Found::Absent => return Ok(()),
@@ -588,7 +600,7 @@ impl<'a> Keyspace<'a> {
         Ok(())
     }
 
-    /// Deletes every key of every engine.
+    /// Deletes every key of every engine. Engines that are found empty get no effect.
     pub fn clear(&mut self) -> Access<()> {
         for watched in self.held().watches.watched() {
             if !self.find(&watched)?.is_absent() {
@@ -617,13 +629,13 @@ fn is_small(collection: &Collection) -> bool {
     collection.count <= WHOLE_ELEMENTS_MAX
 }
 
-/// Id in a key that [`Keyspace::entries`] scanned.
+/// Returns the id in a key that [`Keyspace::entries`] scanned.
 pub fn entry_id(scanned: &[u8]) -> Result<StreamId> {
     let id = key::parse_element(scanned).and_then(|element| key::parse_stream_id(element.rest));
     id.ok_or_else(|| Error::corrupt("stream entry key", "start", "does not parse"))
 }
 
-/// User key and metadata in a pair that [`Keyspace::disk_keys`] scanned.
+/// Returns the user key and the metadata in a pair that [`Keyspace::disk_keys`] scanned.
 pub fn scanned_key<'s>((stored_key, value): (&'s [u8], &[u8])) -> Result<(&'s [u8], Meta)> {
     let user_key =
         key::user_key(stored_key).ok_or_else(|| Error::corrupt("metadata key", "start", "is a system key"))?;

@@ -1,11 +1,11 @@
-//! Value of a metadata key: type, expiry, and what the type needs; a string's value stands inline.
+//! Value of a metadata key: type, expiry, and further fields by type; a string's value is stored inline.
 //!
 //! ```text
 //! type u8 (0 string, 1 hash, 2 set, 3 stream; bit 7: an expiry follows) | [expiry ms u64]
 //! string: value      hash, set: generation u64 | count u64
 //! stream: generation u64 | count u64 | last id: ms u64, seq u64 | first id: ms u64, seq u64
 //! ```
-//! Little endian.
+//! All integers are little-endian.
 
 use super::key::{Generation, StreamId};
 use crate::error::{Error, Result};
@@ -31,27 +31,27 @@ const EXPIRES: u8 = 0x80;
 pub struct Collection {
     /// Hash, set or stream.
     pub kind: DiskType,
-    /// When it expires, in ms since the Unix epoch; 0: never.
+    /// When the collection expires, in ms since the Unix epoch; 0: never.
     pub expire_ms: u64,
-    /// Which creation its elements belong to.
+    /// Generation of the collection's current creation.
     pub generation: Generation,
     /// Number of elements.
     pub count: u64,
-    /// Last id given out; streams only.
+    /// Last id given out. Streams only.
     pub last_id: StreamId,
-    /// No entry lies below; the first one's id if there is any. Streams only. Reading starts here, so that it need not
-    /// pass the deletions of entries trimmed before.
+    /// Lower bound of the ids of all entries: the first entry's id if there is an entry. Streams only. Reading starts
+    /// here, so that it does not pass the tombstones of entries that were trimmed.
     pub first_id: StreamId,
 }
 
 impl Collection {
-    /// A new, empty collection.
+    /// Returns an empty collection without expiry.
     #[must_use]
     pub fn new(kind: DiskType, generation: Generation) -> Self {
         Self { kind, expire_ms: 0, generation, count: 0, last_id: StreamId::MIN, first_id: StreamId::MIN }
     }
 
-    /// Its stored form.
+    /// Returns the stored form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(57);
@@ -77,7 +77,7 @@ fn push_head(out: &mut Vec<u8>, kind: DiskType, expire_ms: u64) {
     }
 }
 
-/// Stored form of a string.
+/// Returns the stored form of a string.
 #[must_use]
 pub fn encode_string(value: &[u8], expire_ms: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(9 + value.len());
@@ -93,7 +93,7 @@ pub enum Meta {
     String {
         /// Offset of the value.
         value_at: usize,
-        /// When it expires, in ms since the Unix epoch; 0: never.
+        /// When the string expires, in ms since the Unix epoch; 0: never.
         expire_ms: u64,
     },
     /// A collection.
@@ -101,13 +101,13 @@ pub enum Meta {
 }
 
 impl Meta {
-    /// Decodes a stored metadata value.
+    /// Decodes a stored metadata value; arbitrary bytes are an error.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         decode(bytes)
             .ok_or_else(|| Error::corrupt("key metadata", "value", format!("{} bytes that do not decode", bytes.len())))
     }
 
-    /// When the key expires, in ms since the Unix epoch; 0: never.
+    /// Returns when the key expires, in ms since the Unix epoch; 0: never.
     #[must_use]
     pub fn expire_ms(&self) -> u64 {
         match self {
@@ -116,7 +116,7 @@ impl Meta {
         }
     }
 
-    /// Whether the key has expired at `now_ms`.
+    /// Reports whether the key has expired at `now_ms`.
     #[must_use]
     pub fn is_expired(&self, now_ms: u64) -> bool {
         let at = self.expire_ms();

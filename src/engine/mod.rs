@@ -1,5 +1,5 @@
-//! Stage 3: state. Which engine holds a key, the disk engines in RocksDB, the memory engines, and the effects that change
-//! them.
+//! Stage 3: state. Decides which engine holds a key; holds the disk engines in RocksDB, the memory engines, and the
+//! effects that change both.
 
 pub mod batch;
 mod complete;

@@ -1,22 +1,23 @@
-//! Where keys stand in the expiry index, as far as it is remembered: so that a key which is set or expired anew many
-//! times gets one entry and not one each time.
+//! A bounded memory of the entries of the expiry index: the time under which a key stands there. With it, a key whose
+//! value or expiry is set many times gets one entry instead of one each time.
 //!
-//! Guarantees: what is found here is in the index, or in a group on its way there. Entries are bounded; those of keys
-//! that were not asked for longest go first, and whoever asks for one of them learns nothing.
+//! Guarantees: a remembered entry is in the index, or in a group on its way there. The number of remembered entries is
+//! bounded; the entries of keys that were not looked up for longest are forgotten first, and a lookup of a forgotten
+//! entry returns `None`.
 
 use super::hash::hash;
 use super::key;
 use super::memory::reclaim;
 use hashbrown::HashTable;
 
-/// Small tables, so that none takes long to grow under the writer lock.
+/// Number of tables. They are many and small, so that none takes long to grow under the writer lock.
 const SHARDS: usize = 256;
-/// Entries of a shard's newer half. All entries together take 70 MB at most.
+/// Largest number of entries in a shard's newer half. All entries together take 70 MB at most.
 const NEW_ENTRIES_MAX: usize = 4096;
-/// Bits of a time; a key that expires later is not remembered.
+/// Bits of a time; a key with a later expiry is not remembered.
 const MS_BITS: u32 = 48;
 
-/// A key, told from others by its hash and its slot.
+/// Identity of a key: its hash and its slot. The key itself is not stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Id {
     hash: u64,
@@ -36,7 +37,7 @@ impl Id {
 #[derive(Clone, Copy)]
 struct Entry {
     hash: u64,
-    /// The slot above the time.
+    /// The slot in the bits above the time, and the time in ms since the Unix epoch.
     slot_and_ms: u64,
 }
 
@@ -54,7 +55,7 @@ impl Entry {
     }
 }
 
-/// Entries in two halves: once the newer one is full, it becomes the older one, which is forgotten.
+/// Entries in two halves: when the newer half is full, it replaces the older half, which is forgotten.
 #[derive(Default)]
 struct Shard {
     newer: HashTable<Entry>,
@@ -89,7 +90,8 @@ impl Default for Placed {
 }
 
 impl Placed {
-    /// The time under which a key stands in the index, in ms since the Unix epoch; `None` if that is not known.
+    /// Returns the time under which a key stands in the index, in ms since the Unix epoch; `None` if it is not
+    /// remembered. The entry moves to the newer half.
     pub fn get(&mut self, key: &[u8]) -> Option<u64> {
         let id = Id::of(key);
         let shard = &mut self.shards[id.shard()];
@@ -101,7 +103,7 @@ impl Placed {
         Some(at_ms)
     }
 
-    /// A key was entered under a time.
+    /// Notes that a key's entry stands under a time.
     pub fn set(&mut self, key: &[u8], at_ms: u64) {
         let id = Id::of(key);
         let shard = &mut self.shards[id.shard()];
@@ -111,13 +113,13 @@ impl Placed {
         }
     }
 
-    /// A key's entry is about to be removed; where it stands.
+    /// Forgets a key's entry, which is about to be deleted, and returns its time if it was remembered.
     pub fn take(&mut self, key: &[u8]) -> Option<u64> {
         let id = Id::of(key);
         self.shards[id.shard()].take(id)
     }
 
-    /// Forgets all.
+    /// Forgets all entries.
     pub fn clear(&mut self) {
         let bytes = |half: &HashTable<Entry>| half.allocation_size();
         let held = self.shards.iter().map(|shard| bytes(&shard.newer) + bytes(&shard.older)).sum();

@@ -1,22 +1,25 @@
-//! Gives the disk space of deleted rows back.
+//! Frees the disk space of deleted rows.
 //!
-//! RocksDB keeps what was deleted until compactions meet the tombstones, and begins none on a disk that takes no more
-//! writes. This one goes through the files step by step. A compaction writes what is left before it removes what there
-//! was, so a step begins only if what it is estimated to write has room. Guarantees: nothing but deleted rows goes; what
-//! does not fit is left as it is. Not guaranteed: that an estimate is right; a compaction that finds no room after all
-//! leaves the files as they were, and RocksDB says so.
+//! RocksDB keeps deleted rows until compactions meet the tombstones, and starts no compaction on a disk that takes no
+//! more writes. `Disk::reclaim` therefore compacts the files step by step. A compaction writes the remaining rows
+//! before it removes the old files, so a step begins only if the disk has room for the bytes that the step is estimated
+//! to write.
+//!
+//! Guarantees: only deleted rows are removed; a step that does not fit is left out. Not guaranteed: that an estimate is
+//! right. A compaction that runs out of room leaves the files as they were, and RocksDB reports the error.
 
 use super::batch::Family;
 use super::disk::{Disk, Orphans};
 use crate::error::{Error, Result};
 use rocksdb::{CompactOptions, LiveFile};
 
-/// Keys from the first to the second, both included.
+/// The keys from the first to the second, both inclusive.
 type Span = (Vec<u8>, Vec<u8>);
 
 impl Disk {
-    /// Flushes the memtables and compacts what holds deleted rows, as long as `room`, which is asked before each step,
-    /// gives as many bytes as the step is estimated to write. Blocking, for as long as it takes.
+    /// Flushes the memtables and compacts the files that hold deleted rows, step by step. Calls `room` before each step
+    /// and skips the step if `room` returns fewer bytes than the step is estimated to write. Blocks until all steps are
+    /// done.
     pub fn reclaim(&self, room: impl Fn() -> u64) -> Result<()> {
         self.flush()?;
         let mut options = CompactOptions::default();
@@ -39,8 +42,8 @@ impl Disk {
         Ok(files.into_iter().filter(|file| file.column_family_name == family.name()).collect())
     }
 
-    /// Whether no row in a span is left. Elements of deleted collections count as deleted, as far as the ends of the span
-    /// show: those of one large collection fill whole files.
+    /// Reports whether no row in a span is left. Elements of deleted collections count as deleted if both the first and
+    /// the last key of the span belong to deleted collections: the elements of one large collection fill whole files.
     fn is_all_dead(&self, family: Family, first: &[u8], last: &[u8]) -> Result<bool> {
         let mut cursor = self.cursor(family, first.to_vec()..[last, &[0]].concat());
         cursor.seek_to_first();
@@ -54,7 +57,8 @@ impl Disk {
     }
 }
 
-/// The spans to go through: that of each file of the deepest level, or of all files if they overlap each other.
+/// Returns the spans to compact: the span of each file of the deepest level, or one span over all files if all lie in
+/// level 0, where files overlap each other.
 fn steps(files: &[LiveFile]) -> Vec<Span> {
     let span = |file: &LiveFile| file.start_key.clone().zip(file.end_key.clone());
     let deepest = files.iter().map(|file| file.level).max().unwrap_or_default();
@@ -75,8 +79,8 @@ fn overlapping(files: Vec<LiveFile>, first: &[u8], last: &[u8]) -> Vec<LiveFile>
     files.into_iter().filter(overlaps).collect()
 }
 
-/// Bytes that a compaction of these files writes, about: each tombstone takes one row with it. `None` if nothing in them
-/// was deleted.
+/// Estimates the bytes that a compaction of these files writes, on the assumption that each tombstone removes one row.
+/// `None` if the files hold no tombstone.
 fn estimate(files: &[LiveFile]) -> Option<u64> {
     let sum = |of: fn(&LiveFile) -> u64| files.iter().map(of).sum::<u64>();
     let (entries, deletions) = (sum(|file| file.num_entries), sum(|file| file.num_deletions));

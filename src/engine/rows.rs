@@ -1,16 +1,20 @@
 //! The row cache: rows of the disk engines (a key's metadata with a string's value, a hash field, a set member) as they
-//! were last read or written, and the knowledge that a row is not there. Of a small hash or set it keeps all elements in
-//! one buffer (see `whole`) instead of their rows: from its creation on, or once it was walked. Of one that outgrew its
-//! buffer it knows all rows until one has to go (see `complete`). And it knows which slots hold no keys (see `slots`).
+//! were last read or written, and the knowledge that a row does not exist.
 //!
-//! Guarantees: a row found here is what RocksDB holds now. A publication changes rows one by one while RocksDB changes
-//! at once, so who reads without the writer lock uses the cache only if no publication was under way meanwhile; what it
-//! read from RocksDB is kept only under the same condition. Who holds the writer lock need not care: the rows of a
-//! group on its way are found in its effects and never asked for here, and no further group can start. A buffer of
-//! elements may be asked for then, and show a part of what the group does: the effects lie over it and show all. Bytes
-//! are bounded; rows that are read again stay longest (second chance).
+//! The cache keeps all elements of a small hash or set in one buffer (see `whole`) instead of their rows, from the
+//! collection's creation on or once the collection was walked. Of a collection that outgrew its buffer, the cache knows
+//! all rows until it has to remove one (see `complete`). The cache also knows which slots hold no keys (see `slots`).
 //!
-//! A row's key and value lie in one allocation, and a hit costs three cache misses: that is why it is no general cache.
+//! Guarantees: a row that the cache returns is the row that RocksDB holds. A publication changes the cache row by row,
+//! while RocksDB changes at once. So a reader without the writer lock uses the cache only if no publication was under
+//! way during the lookup; a row read from RocksDB is kept under the same condition. A reader under the writer lock need
+//! not check for publications of rows: it finds the rows of a group on its way in the group's effects and does not ask
+//! the cache for them, and no further group can start. It may ask for a buffer of elements that shows a part of such a
+//! group's effects; the effects, laid over the buffer, complete it. The bytes of the cache are bounded; rows that are
+//! read repeatedly stay longest (second chance).
+//!
+//! The row cache is not built on a general cache: here a row's key and value lie in one allocation, so that a hit costs
+//! only three cache misses of the processor.
 
 use super::batch::{Family, Record, Records};
 use super::complete::Complete;
@@ -28,21 +32,22 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// Parts of the cache, each under a lock of its own; small, because a sweep goes through a whole one.
+/// Number of shards, each under its own lock. Shards are small, because a sweep visits a whole shard.
 const SHARDS: usize = 1024;
-/// Rows that are looked up at a time: as many as a CPU can fetch at once, and some.
+/// Number of rows that are looked up together: a little more than a CPU can fetch at once.
 pub const FETCHED_TOGETHER: usize = 16;
-/// A sweep makes this part of a shard free.
+/// A sweep frees `1 / SWEPT_PART` of a shard's bytes.
 const SWEPT_PART: usize = 8;
-/// A larger row is always read from RocksDB.
+/// Largest row that is cached, in bytes of key and value; a larger row is always read from RocksDB.
 const ROW_BYTES_MAX: usize = 16 << 10;
-/// What a row takes beside its bytes: its slot in a table that is not full, and what the allocator adds.
+/// Bytes that a row takes beside its key and value: its slot in a table that is not full, and the overhead of the
+/// allocator.
 const ROW_OVERHEAD_BYTES: usize = size_of::<Slot>() * 3 / 2 + 24;
 
-/// A stored row's value.
+/// A stored row's value, or a part of it. Dereferences to the value.
 #[derive(Clone, Debug)]
 pub struct Value {
-    /// The key, then the value.
+    /// The whole row; the value is `row[at..end]`.
     row: Arc<[u8]>,
     at: usize,
     end: usize,
@@ -50,7 +55,7 @@ pub struct Value {
 
 impl Value {
     fn new(key: &[u8], value: &[u8]) -> Self {
-        // One allocation, filled where it lies.
+        // One allocation, filled in place.
         let mut row: Arc<[u8]> = std::iter::repeat_n(0, key.len() + value.len()).collect();
         let bytes = Arc::get_mut(&mut row).expect("nobody else has it yet");
         bytes[..key.len()].copy_from_slice(key);
@@ -58,7 +63,7 @@ impl Value {
         Self { at: key.len(), end: row.len(), row }
     }
 
-    /// The value of an element, if this is the buffer of a small collection that has it.
+    /// Returns the value of an element, if this value is the buffer of a small collection that has the element.
     pub(super) fn element(mut self, name: &[u8]) -> Option<Self> {
         let value = whole::value_of(&self, name)?;
         (self.at, self.end) = (self.at + value.start, self.at + value.end);
@@ -87,26 +92,26 @@ pub enum RowAccess {
     Unlocked,
     /// Under the writer lock, by a command that only reads.
     Locked,
-    /// Under the writer lock, by a command that may write. That a row is not there is not kept: it is about to be
-    /// written, or its key to be kept in the memory engines.
+    /// Under the writer lock, by a command that may write. The absence of a row is not kept, because the command is
+    /// about to write the row or to keep its key in the memory engines.
     Changing,
 }
 
-/// What a slot holds.
+/// Kind of content of a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A row.
     Row(Family),
-    /// All elements of a small collection; its key is what theirs start with.
+    /// All elements of a small collection, under the common prefix of their keys.
     Whole,
 }
 
-/// What is looked for.
+/// Something to look up in the cache.
 #[derive(Clone, Copy)]
 pub enum Sought<'k> {
     /// A row, by its key.
     Row(Family, &'k [u8]),
-    /// All elements of a small collection, by what their keys start with.
+    /// All elements of a small collection, by the common prefix of their keys.
     Whole(&'k [u8]),
 }
 
@@ -127,7 +132,7 @@ struct Slot {
     at: u32,
     kind: Kind,
     is_there: bool,
-    /// Read since the last sweep.
+    /// Whether the slot was read since the last sweep.
     was_read: bool,
 }
 
@@ -144,7 +149,8 @@ impl Slot {
         self.row.len() + ROW_OVERHEAD_BYTES
     }
 
-    /// Before it goes while its row is still in RocksDB.
+    /// Forgets that the collection of this row is complete. Called before the slot is removed while RocksDB still holds
+    /// the row.
     fn leave(&self, complete: &Complete) {
         if self.kind == Kind::Row(Family::Sub)
             && self.is_there
@@ -156,7 +162,7 @@ impl Slot {
     }
 }
 
-/// What bounds a shard, and who is told of what has to go.
+/// Bounds of a shard, and the complete collections, which must be told of rows that are removed.
 struct Limit {
     bytes_max: usize,
     complete: Complete,
@@ -195,8 +201,8 @@ impl Shard {
         }
     }
 
-    /// Removes rows that were not read since the last sweep, from some place on, until `bytes_max` are left. In the
-    /// second round all of them count as not read.
+    /// Removes rows that were not read since the last sweep, starting at a position derived from `place`, until at most
+    /// `bytes_max` bytes are left. A second round treats all rows as not read.
     fn sweep(&mut self, place: u64, bytes_max: usize, complete: &Complete) {
         let Self { slots, bytes } = self;
         let mut skipped = place as usize % slots.len().max(1);
@@ -221,18 +227,18 @@ impl Shard {
     }
 }
 
-/// The cache.
+/// The row cache. See the module's documentation.
 pub struct RowCache {
     shards: Vec<Mutex<Shard>>,
-    /// Of each shard.
+    /// Applies to each shard.
     limit: Limit,
-    /// Odd while a publication is under way.
+    /// Count of begins and ends of publications: odd while a publication is under way.
     publications: AtomicU64,
     slots: Slots,
 }
 
 impl RowCache {
-    /// An empty cache of at most `bytes`.
+    /// Returns an empty cache of at most `bytes` bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
@@ -240,18 +246,18 @@ impl RowCache {
         Self { shards, limit, publications: AtomicU64::new(0), slots: Slots::default() }
     }
 
-    /// Which slots hold keys.
+    /// Returns which slots may hold keys.
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        // Bits that the shard's own table does not use.
+        // The shard number uses bits that the shard's own table does not use.
         &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
-    /// What is known of a row; the outer `None`: nothing.
+    /// Returns the known content; the outer `None`: nothing is known, the inner `None`: it is known to be absent.
     fn get(&self, hash: u64, kind: Kind, key: &[u8]) -> Option<Option<Value>> {
         let mut shard = self.shard(hash).lock();
         let slot = shard.find(hash, kind, key)?;
@@ -259,7 +265,7 @@ impl RowCache {
         Some(slot.is_there.then(|| slot.value()))
     }
 
-    /// Reads a row: from here, else by `read`, whose answer is kept.
+    /// Reads a row from the cache, else by `read`; the result of `read` is kept.
     pub fn read<V: Deref<Target = [u8]>>(
         &self,
         family: Family,
@@ -268,7 +274,8 @@ impl RowCache {
         read: impl FnOnce() -> Result<Option<V>>,
     ) -> Result<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
-        // What is being published while the lock is held is not asked for here.
+        // Under the writer lock a publication does not matter: its rows are in the group's effects and are not asked
+        // for here.
         let is_steady = || access != RowAccess::Unlocked || self.is_steady_since(before);
         let (hash, kind) = (row_hash(family, key), Kind::Row(family));
         if let Some(known) = self.get(hash, kind, key)
@@ -283,7 +290,7 @@ impl RowCache {
         let is_wanted = value.is_some() || access != RowAccess::Changing;
         if is_wanted && is_kept(family, key, value.as_deref().unwrap_or_default()) {
             let mut shard = self.shard(hash).lock();
-            // A publication that begins after this look waits for the shard and then has its say.
+            // A publication that begins after this check waits for the shard's lock and then overwrites the row.
             if is_steady() {
                 shard.put(hash, kind, key, value.as_deref(), &self.limit);
             }
@@ -291,22 +298,23 @@ impl RowCache {
         Ok(value.map(|value| Value::from(&*value)))
     }
 
-    /// Whether a row that is not here does not exist.
+    /// Reports whether the row belongs to a complete collection, so that its absence from the cache means that it does
+    /// not exist.
     fn is_of_complete(&self, family: Family, key: &[u8]) -> bool {
         family == Family::Sub
             && !self.limit.complete.is_empty()
             && key::parse_element(key).is_some_and(|element| self.limit.complete.holds(element.prefix))
     }
 
-    /// What is known of all elements of a small collection, whose keys start with `prefix`; the outer `None`: nothing,
-    /// the inner one: they are too many.
+    /// Returns what is known of all elements of a small collection, whose keys start with `prefix`. The outer `None`:
+    /// nothing is known; the inner `None`: the elements do not fit into a buffer.
     pub fn whole(&self, prefix: &[u8], access: RowAccess) -> Option<Option<Value>> {
         let before = self.publications.load(Ordering::Acquire);
         let known = self.get(whole_hash(prefix), Kind::Whole, prefix)?;
         (access != RowAccess::Unlocked || self.is_steady_since(before)).then_some(known)
     }
 
-    /// As [`RowCache::whole`], else by `read`, whose answer is kept.
+    /// Reads all elements as [`RowCache::whole`] does, else by `read`; the result of `read` is kept.
     pub fn read_whole(
         &self,
         prefix: &[u8],
@@ -320,10 +328,10 @@ impl RowCache {
         let elements = read()?;
         let hash = whole_hash(prefix);
         let mut shard = self.shard(hash).lock();
-        // Whoever reads: unlike a row, what is being published may be among them.
+        // Checked under the writer lock, too: unlike a single row, the elements may include a part of a publication.
         if self.is_steady_since(before) {
             if elements.is_some() {
-                // From here on what changes goes from the rows.
+                // Later changes go to the buffer and remove the rows, so the rows alone are no longer complete.
                 self.limit.complete.forget(prefix);
             }
             shard.put(hash, Kind::Whole, prefix, elements.as_deref(), &self.limit);
@@ -331,20 +339,21 @@ impl RowCache {
         Ok(elements.map(|elements| Value::from(&*elements)))
     }
 
-    /// Whether no publication was under way since the count of publications was `before`.
+    /// Reports whether no publication was under way since the count of publications was `before`.
     fn is_steady_since(&self, before: u64) -> bool {
         fence(Ordering::Acquire);
         before.is_multiple_of(2) && self.publications.load(Ordering::Relaxed) == before
     }
 
-    /// Begins a publication, which ends when it is dropped. One at a time, around RocksDB's write.
+    /// Begins a publication, which ends when the returned value is dropped. The caller holds one publication at a time,
+    /// around RocksDB's write.
     pub fn publish(&self) -> Publication<'_> {
         self.publications.fetch_add(1, Ordering::AcqRel);
         Publication { cache: self, is_marking: Cell::new(false) }
     }
 
-    /// Looks up rows together, so that the memory they lie in is fetched at the same time and not one by one: whoever asks
-    /// for them next finds them in the CPU's caches.
+    /// Looks up rows together, so that their memory is fetched in parallel instead of one by one. A following lookup of
+    /// these rows finds them in the CPU's caches.
     pub fn fetch<'k>(&self, rows: impl Iterator<Item = Sought<'k>>) {
         let mut rows = rows.map(Sought::hashed);
         let (mut wanted, mut locked) = (Vec::new(), Vec::new());
@@ -354,8 +363,8 @@ impl RowCache {
             if wanted.is_empty() {
                 return;
             }
-            // All locks first: taking one waits for what was looked up before. A shard that is locked already, here or by
-            // somebody else, is left out.
+            // All locks are taken before the first lookup, because taking a lock waits for the lookups before it. A
+            // shard that is locked already, by this thread or another, is skipped.
             locked.extend(wanted.iter().map(|&(hash, ..)| self.shard(hash).try_lock()));
             for (shard, &(hash, kind, key)) in locked.iter().zip(&wanted) {
                 if let Some(shard) = shard {
@@ -366,22 +375,23 @@ impl RowCache {
         }
     }
 
-    /// The metadata row of a key, if it is here, maybe while a publication changes it: for a guess.
+    /// Returns the metadata row of a key if the cache has it. The row may belong to a publication under way, so the
+    /// answer is only a guess.
     #[must_use]
     pub fn peek(&self, meta: &[u8]) -> Option<Value> {
         self.get(row_hash(Family::Default, meta), Kind::Row(Family::Default), meta)?
     }
 
-    /// Bytes held.
+    /// Returns the bytes of all shards.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().bytes).sum()
     }
 }
 
-/// Hash of a row's key.
+/// Returns the hash of a row's key in a family.
 pub(super) fn row_hash(family: Family, key: &[u8]) -> u64 {
-    // An odd factor: another hash for each family.
+    // An odd factor gives each family another hash of the same key.
     hash::hash(key) ^ (family as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
@@ -389,7 +399,8 @@ fn whole_hash(prefix: &[u8]) -> u64 {
     hash::hash(prefix) ^ (Family::ALL.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Stream entries are read in ranges, which the cache does not know; system keys are not read at all.
+/// Reports whether a row is cached. Stream entries are read in ranges, which the cache does not know; system keys are
+/// not read.
 fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
     key.len() + value.len() <= ROW_BYTES_MAX
         && match family {
@@ -399,18 +410,18 @@ fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
         }
 }
 
-/// A publication under way.
+/// A publication under way; dropping it ends the publication.
 pub struct Publication<'c> {
     cache: &'c RowCache,
-    /// Whether slots may be marked: from the first row on that is stored, so after RocksDB's write.
+    /// Whether slots may be marked: set by the first row that is stored or forgotten, which is after RocksDB's write.
     is_marking: Cell<bool>,
 }
 
-/// Collections created by one commit whose elements are kept from the first one on.
+/// Largest number of collections created by one commit whose elements are kept in buffers from the first element on.
 const CREATED_MAX: usize = 16;
 
 impl Publication<'_> {
-    /// Fetches the rows that are about to be stored.
+    /// Prefetches into the CPU's caches the rows that are about to be stored.
     pub fn fetch<'k>(&self, records: impl Iterator<Item = &'k [u8]>) {
         let changed = records.flat_map(Records::new).filter_map(|record| match record {
             Ok(Record::Put(family, key, _) | Record::Delete(family, key)) if family != Family::Stream => {
@@ -421,12 +432,12 @@ impl Publication<'_> {
         self.cache.fetch(changed);
     }
 
-    /// Keeps the rows that a commit's write batch records leave behind.
+    /// Stores the rows that a commit's write batch records set or delete.
     pub fn store(&self, csn: Csn, records: &[u8]) -> Result<()> {
-        // The collections that this commit created, as far as an element of theirs was met.
+        // Prefixes of the collections that this commit created, added when their first element is met.
         let mut created: Vec<&[u8]> = Vec::new();
         self.each(records, |family, key, value| {
-            // What is known of an element is in one place only.
+            // An element is either in a buffer or in a row, never in both.
             let is_in_whole = family == Family::Sub && self.store_in_whole(csn, &mut created, key, value);
             let (hash, kind) = (row_hash(family, key), Kind::Row(family));
             let mut shard = self.cache.shard(hash).lock();
@@ -441,7 +452,7 @@ impl Publication<'_> {
         })
     }
 
-    /// Forgets the rows that write batch records change.
+    /// Removes the rows that write batch records change.
     pub fn forget(&self, records: &[u8]) -> Result<()> {
         self.each(records, |family, key, _| {
             self.forget_complete(family, key);
@@ -454,7 +465,7 @@ impl Publication<'_> {
         })
     }
 
-    /// Before a row goes, or what is here of it is out of date.
+    /// Forgets that a row's collection is complete. Called before the row is removed.
     fn forget_complete(&self, family: Family, key: &[u8]) {
         let complete = &self.cache.limit.complete;
         if family == Family::Sub
@@ -469,7 +480,8 @@ impl Publication<'_> {
         self.cache.shard(hash).lock().remove(hash, kind, key);
     }
 
-    /// Changes an element in the buffer of its collection; false if there is none, or none any more.
+    /// Changes an element in the buffer of its collection. False if there is no buffer, or if the buffer got too large
+    /// and was given up. `created` collects the prefixes of the collections that the commit created.
     fn store_in_whole<'k>(&self, csn: Csn, created: &mut Vec<&'k [u8]>, key: &'k [u8], value: Option<&[u8]>) -> bool {
         let Some(element) = key::parse_element(key) else { return false };
         let (prefix, hash) = (element.prefix, whole_hash(element.prefix));
@@ -479,12 +491,13 @@ impl Publication<'_> {
             Some(slot) if slot.is_there => slot.value(),
             Some(_) => {
                 if value.is_none() {
-                    // It may be small again.
+                    // After a deletion the collection may fit into a buffer.
                     shard.remove(hash, Kind::Whole, prefix);
                 }
                 return false;
             }
-            // A collection's first element: it has no others. Those that follow find the buffer, unless it had to go.
+            // The first element of a collection that this commit created: there are no others. Its later elements find
+            // the buffer; if the buffer had to be removed, `created` prevents a second one, which would lack elements.
             None if element.generation == Generation(csn.0)
                 && created.len() < CREATED_MAX
                 && !created.contains(&prefix) =>
@@ -496,7 +509,7 @@ impl Publication<'_> {
         };
         let elements = whole::changed(&before, element.rest, value);
         if elements.is_some() {
-            // So that it can be changed where it lies.
+            // Releases the reference, so that the buffer can be changed in place.
             drop(before);
             shard.put(hash, Kind::Whole, prefix, elements.as_deref(), limit);
             return true;
@@ -507,7 +520,8 @@ impl Publication<'_> {
         false
     }
 
-    /// Takes the elements of a collection that outgrew its buffer into rows of their own: they are all that it has.
+    /// Stores the elements of a collection that outgrew its buffer as rows. They are all elements of the collection, so
+    /// it is complete.
     fn store_rows(&self, prefix: &[u8], elements: &[u8]) {
         let RowCache { limit, .. } = self.cache;
         limit.complete.begin(prefix);

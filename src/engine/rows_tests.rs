@@ -1,4 +1,4 @@
-//! What the row cache tells is what the database holds, and nothing is told that is not known.
+//! Goal: what the row cache returns is what the database holds, and it returns nothing that is not known.
 
 use super::super::batch::{HEADER_LEN, push_delete, push_delete_range, push_put};
 use super::super::disk::{Disk, DiskOptions};
@@ -82,7 +82,7 @@ fn bytes_are_bounded_and_rows_that_are_read_stay() {
     assert_eq!(cache.bytes(), 0);
 }
 
-/// Collection 0 lives on, 1 and 2 are created anew by each commit.
+/// Returns the prefix of a collection. Collection 0 keeps its generation; each commit creates collections 1 and 2 anew.
 fn prefix(collection: u8, csn: u64) -> Vec<u8> {
     key::element_prefix(&[b'a' + collection], Generation(if collection == 0 { 0 } else { csn }))
 }
@@ -91,7 +91,7 @@ fn element_key(prefix: &[u8], field: u8) -> Vec<u8> {
     [prefix, &[field]].concat()
 }
 
-/// Whether an element is known not to exist.
+/// Reports whether the cache knows that an element does not exist.
 fn is_known_absent(cache: &RowCache, prefix: &[u8], field: u8) -> bool {
     let mut was_read = false;
     let read = || {
@@ -136,7 +136,7 @@ fn of_a_collection_that_outgrew_its_buffer_absent_elements_are_known_until_a_row
     cache.read(Family::Sub, &element_key(&prefix, 5), RowAccess::Unlocked, read).unwrap();
     assert!(was_read, "rows change one by one");
     drop(publication);
-    // A row that is too large to be kept.
+    // A row that is too large for the cache.
     store(3, &[(6, ROW_BYTES_MAX)]);
     assert!(!is_known_absent(&cache, &prefix, 7));
 }
@@ -191,12 +191,12 @@ fn a_collection_is_complete_no_longer_than_its_rows_are_there() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whether a collection is known from its creation on, was walked, got too large, was small again or had to make
-    /// room: what is told of it is what the database holds.
+    /// Goal: what the cache returns for a collection is what the database holds, whether the collection is known from
+    /// its creation on, was walked, got too large, became small after that, or had to make room.
     #[test]
     fn the_elements_told_are_those_in_the_database(
-        // Of each commit the changes (which collection, which field, its value's length; none: it is deleted), and
-        // which collections are looked at.
+        // Each commit is a list of changes (collection, field, length of the value or `None` for a delete) and a bit
+        // set of the collections that are looked at.
         commits in prop::collection::vec(
             (prop::collection::vec((0..3u8, 0..6u8, prop::option::of(0..2000u16)), 1..12), any::<u8>()), 1..40),
         row_cache_bytes in prop::sample::select(vec![1 << 20, 16 << 20]),
@@ -234,7 +234,7 @@ proptest! {
                         whole::push(&mut elements, &stored_key[prefix.len()..], value).then_some(elements)
                     });
                 }
-                // That it is too large may be told for longer than it is so.
+                // The cache may report a collection as too large when it no longer is.
                 if looks & 0x80 != 0
                     && let Some(told) = disk.whole(&prefix, RowAccess::Unlocked).unwrap()
                 {

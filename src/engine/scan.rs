@@ -1,4 +1,5 @@
-//! Ordered walk over a range of disk keys, with the effects that are not in the database yet laid over its state.
+//! Ordered scan over a range of disk keys. Effects that are not in the database yet are laid over the state of the
+//! database.
 
 use super::batch::Family;
 use super::disk::Disk;
@@ -9,7 +10,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::vec::IntoIter;
 
-/// Which way a scan goes.
+/// Direction of a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     /// From the lowest key up.
@@ -18,23 +19,23 @@ pub enum Direction {
     Backward,
 }
 
-/// A key and the value the groups gave it; none: they deleted the key.
+/// A key and the value that the groups gave it; `None`: the groups deleted the key.
 pub(super) type Overlaid<'a> = (&'a [u8], Option<&'a [u8]>);
 
-/// A walk over a key range. It sees one state of the database.
+/// A scan over a key range. It sees one state of the database.
 pub struct Scan<'a> {
     cursor: DBRawIterator<'a>,
     /// The groups' effects in the range, in scan order; a deletion has no value.
     overlay: Peekable<IntoIter<Overlaid<'a>>>,
     direction: Direction,
-    /// Whether the database's state below the groups counts.
+    /// Whether rows of the database are visible, that is, no group deleted all keys.
     below: bool,
-    /// Whether the cursor stands on a key that was returned already.
+    /// Whether the cursor stands on a key that was returned or is hidden by the overlay.
     is_used: bool,
 }
 
 impl<'a> Scan<'a> {
-    /// A scan over `range` (start inclusive, end exclusive).
+    /// Returns a scan over `range` (start inclusive, end exclusive).
     #[must_use]
     pub fn new(
         disk: &'a Disk,
@@ -48,7 +49,8 @@ impl<'a> Scan<'a> {
         Self::over(disk.cursor(family, range), overlay, below, direction)
     }
 
-    /// A scan over a cursor's range, with what was found for it in the groups. `below`: whether the database's state counts.
+    /// Returns a scan over a cursor's range. `overlay` holds the groups' effects in the range, ascending; `below` says
+    /// whether rows of the database are visible.
     pub(super) fn over(
         mut cursor: DBRawIterator<'a>,
         mut overlay: Vec<Overlaid<'a>>,
@@ -64,7 +66,7 @@ impl<'a> Scan<'a> {
         Self { cursor, overlay: overlay.into_iter().peekable(), direction, below, is_used: false }
     }
 
-    /// The next key and its value; `None` at the end.
+    /// Returns the next key and its value; `None` at the end.
     #[expect(clippy::should_implement_trait, reason = "what it returns borrows from the scan")]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         loop {

@@ -1,22 +1,23 @@
-//! Which slots hold keys of the disk engines, as far as it is known: a walk over keys passes by the others, and with them
-//! by the deletions that RocksDB has there.
+//! Which slots may hold keys of the disk engines. A walk over keys skips the slots that are known to be empty, and with
+//! them the tombstones that RocksDB has there.
 //!
-//! Guarantees: a slot that counts as empty holds no key whose commit is settled. A put marks its slot once RocksDB has it;
-//! a walk that finds nothing in a slot may call it empty unless it was marked since before the walk's state was fixed.
+//! Guarantees: a slot that counts as empty holds no key whose commit is settled. A put marks its slot once RocksDB has
+//! the put. A walk that finds no key in a slot may call the slot empty, unless the slot was marked after the walk
+//! called [`Slots::look`], which precedes the fixing of the walk's state.
 
 use super::key::SLOTS;
 use parking_lot::{Mutex, MutexGuard};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering, fence};
 
-/// It holds no key.
+/// The slot holds no key.
 const EMPTY: u8 = 0;
-/// It may hold keys; a walk looks.
+/// The slot may hold keys; a walk is looking at it.
 const LOOKED_AT: u8 = 1;
-/// It may hold keys.
+/// The slot may hold keys.
 const USED: u8 = 2;
 
-/// What is known of each slot.
+/// The state of each slot.
 pub struct Slots {
     states: Vec<AtomicU8>,
     /// Held by the one walk that may call slots empty.
@@ -24,20 +25,20 @@ pub struct Slots {
 }
 
 impl Default for Slots {
-    /// Nothing is known.
+    /// Returns the state in which every slot may hold keys.
     fn default() -> Self {
         Self { states: (0..SLOTS).map(|_| AtomicU8::new(USED)).collect(), looking: Mutex::new(()) }
     }
 }
 
 impl Slots {
-    /// To be called after a batch was written and before the slots of its puts are marked.
+    /// Must be called after a batch was written and before the slots of its puts are marked.
     pub fn begin_marking(&self) {
-        // Either the walk sees the batch, or the mark sees the walk.
+        // Pairs with the fence in `look`: either the walk sees the batch, or the mark sees the walk.
         fence(Ordering::SeqCst);
     }
 
-    /// A key was put into a slot.
+    /// Notes that a key was put into a slot.
     pub fn mark(&self, slot: u16) {
         let state = &self.states[usize::from(slot)];
         if state.load(Ordering::Relaxed) != USED {
@@ -45,19 +46,19 @@ impl Slots {
         }
     }
 
-    /// The database is new: no slot holds a key.
+    /// Notes that the database is new: no slot holds a key.
     pub fn begin_empty(&self) {
         self.states.iter().for_each(|state| state.store(EMPTY, Ordering::SeqCst));
     }
 
-    /// Whether a slot may hold keys.
+    /// Reports whether a slot may hold keys.
     #[must_use]
     pub fn may_have_keys(&self, slot: u16) -> bool {
         self.states[usize::from(slot)].load(Ordering::Acquire) != EMPTY
     }
 
-    /// Begins a look at slots, before the state of the database is fixed in which it looks; `None` while another walk
-    /// looks at some.
+    /// Begins a look at slots. The caller must fix the state of the database that it reads after this call. `None`
+    /// while another walk holds a [`Look`].
     pub fn look(&self, slots: Range<u16>) -> Option<Look<'_>> {
         let _guard = self.looking.try_lock()?;
         for state in &self.states[usize::from(slots.start)..usize::from(slots.end)] {
@@ -68,14 +69,14 @@ impl Slots {
     }
 }
 
-/// A look at slots under way.
+/// A look at slots under way; dropping it lets another walk look.
 pub struct Look<'s> {
     slots: &'s Slots,
     _guard: MutexGuard<'s, ()>,
 }
 
 impl Look<'_> {
-    /// Nothing is in a slot.
+    /// Notes that the walk found no key in a slot. The slot counts as empty unless it was marked since the look began.
     pub fn found_empty(&self, slot: u16) {
         let state = &self.slots.states[usize::from(slot)];
         let _ = state.compare_exchange(LOOKED_AT, EMPTY, Ordering::SeqCst, Ordering::SeqCst);

@@ -1,10 +1,10 @@
-//! Sorted runs: the disk effects of many commits, gathered, sorted by key and written as SST files that RocksDB takes
-//! over whole. A restored directory is a new lineage that nobody reads yet, so its effects need not pass a memtable one
-//! by one; a compacted run of the archive is made of the same files.
+//! Sorted runs: the disk effects of many commits, gathered, sorted by key and written as SST files that RocksDB
+//! ingests. Nobody reads a directory while it is being restored, so its effects need not pass a memtable one by one. A
+//! compacted run of the archive consists of the same files.
 //!
-//! Guarantees: once a run is ingested, RocksDB holds what its operations lead to after everything written before; of the
-//! versions of a key inside a run only the last is written. A run's memory is bounded by [`RUN_BYTES_MAX`] and one
-//! commit. Does not write the csn key.
+//! Guarantees: after a run is ingested, RocksDB holds the state that the run's operations lead to when applied to
+//! everything written before. Of several versions of a key in a run, only the last is written. A run's memory is
+//! bounded by [`RUN_BYTES_MAX`] and one commit. The csn key is not written.
 
 use super::batch::{self, Family, HEADER_LEN, Operations, Record, Records};
 use super::disk::{Disk, run_options};
@@ -15,29 +15,29 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Bytes of operations and their index at which a run is full. Two runs exist at a time: one is gathered while the one
-/// before is written. Tiny in unit tests, so that their histories take many runs.
+/// Bytes of operations and their index at which a run is full. Two runs exist at a time: one is gathered while the
+/// previous one is written. The limit is tiny in unit tests, so that their histories take many runs.
 pub const RUN_BYTES_MAX: usize = if cfg!(test) { 400 } else { 64 << 20 };
-/// Operations of a family from which its files are sorted and written by several threads.
+/// Number of operations of a family at which several threads sort them and write the files.
 const PARALLEL_MIN: usize = if cfg!(test) { 4 } else { 10_000 };
-/// Threads that write files.
+/// Largest number of threads that write files.
 const WRITERS_MAX: usize = 4;
-/// Records that are brought into the processor's caches at a time.
+/// Number of records that are brought into the processor's caches together.
 const ENTRIES_AHEAD: usize = 16;
-/// Bytes that the processor reads at a time.
+/// Bytes of a cache line of the processor.
 const CACHE_LINE_BYTES: usize = 64;
 
-/// How puts and deletes stand in a file.
+/// How puts and deletes are represented in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// As they are.
+    /// As puts and deletes.
     Plain,
-    /// As puts of the tagged value, so that a database that gathers several runs keeps the deletes: [`TAG_PUT`] and the
-    /// value, or [`TAG_DELETE`].
+    /// As puts of a tagged value, so that a database that gathers several runs keeps the deletes. The value is
+    /// [`TAG_PUT`] followed by the value of a put, or [`TAG_DELETE`] alone.
     Tagged,
 }
 
-/// Tag of a value.
+/// Tag of a put.
 pub const TAG_PUT: u8 = 1;
 /// Tag of a delete.
 pub const TAG_DELETE: u8 = 0;
@@ -45,40 +45,41 @@ pub const TAG_DELETE: u8 = 0;
 /// A file of a sorted run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SortedFile {
-    /// The family it belongs to.
+    /// The family that the keys belong to.
     pub family: Family,
-    /// Where it lies.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Keys set in it.
+    /// Number of puts in the file.
     pub puts: u64,
-    /// Keys deleted in it.
+    /// Number of deletes in the file.
     pub deletes: u64,
 }
 
-/// Operations of successive commits.
+/// Operations of successive commits, gathered for sorting.
 #[derive(Default)]
 pub struct SortedRun {
-    /// Records of write batches, as they came.
+    /// Records of write batches, in the order of their arrival.
     records: Vec<u8>,
-    /// The puts and deletes in `records`, by family; none that a later range delete covers.
+    /// The puts and deletes in `records`, by family, without those that a later range delete covers.
     entries: [Vec<Entry>; 3],
-    /// Range deletes, as records: they concern what was written before this run and nothing in it.
+    /// Range deletes, as records. They apply to everything written before this run, and to nothing in it.
     ranges: Vec<u8>,
-    /// How many.
+    /// Number of range deletes.
     range_count: u32,
 }
 
 /// A put or a delete.
 #[derive(Clone, Copy)]
 struct Entry {
-    /// The key's first bytes, so that most comparisons end here.
+    /// The first 16 bytes of the key, so that most comparisons need not read the key.
     prefix: [u64; 2],
-    /// Where its record begins.
+    /// Offset of the record.
     at: u32,
 }
 
 impl SortedRun {
-    /// Takes a commit's operations and checks them: there must be `count`. After an error the run is of no use.
+    /// Adds a commit's operations and checks them: there must be exactly `count`. After an error the run must not be
+    /// used.
     pub fn push(&mut self, operations: &[u8], count: u32) -> Result<()> {
         let begin = self.records.len();
         self.records.extend_from_slice(operations);
@@ -106,37 +107,38 @@ impl SortedRun {
         self.range_count += 1;
     }
 
-    /// Bytes of operations and their index.
+    /// Returns the bytes of operations and their index.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let entries: usize = self.entries.iter().map(Vec::len).sum();
         self.records.len() + self.ranges.len() + entries * size_of::<Entry>()
     }
 
-    /// Whether it must be written before it takes more.
+    /// Reports whether the run must be written before it takes more operations.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.bytes() >= RUN_BYTES_MAX
     }
 
-    /// Whether there is nothing in it.
+    /// Reports whether the run has no operations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range_count == 0 && self.entries.iter().all(Vec::is_empty)
     }
 
-    /// The range deletes, as records. They concern what was written before this run and nothing in it.
+    /// Returns the range deletes, as records. They apply to everything written before this run, and to nothing in it.
     #[must_use]
     pub fn ranges(&self) -> &[u8] {
         &self.ranges
     }
 
-    /// Brings the run into RocksDB, by way of files in `scratch`; `nth` tells runs apart.
+    /// Ingests the run into RocksDB, by way of files in `scratch`. `nth` makes the file names of different runs
+    /// different.
     pub fn ingest(self, disk: &Disk, scratch: &Path, nth: u64) -> Result<()> {
         self.ingest_as(Form::Plain, disk, scratch, nth)
     }
 
-    /// As [`SortedRun::ingest`], in another form.
+    /// Ingests the run as [`SortedRun::ingest`] does, in the given form.
     pub fn ingest_as(mut self, form: Form, disk: &Disk, scratch: &Path, nth: u64) -> Result<()> {
         delete_ranges(disk, &self.ranges, self.range_count)?;
         for family in Family::ALL {
@@ -149,7 +151,8 @@ impl SortedRun {
         Ok(())
     }
 
-    /// Writes what the run holds of a family and lets go of it; `path` names the files, which do not overlap.
+    /// Writes the run's operations of one family and frees their index. `path` names the files, which do not overlap
+    /// each other.
     pub fn write(
         &mut self,
         family: Family,
@@ -161,7 +164,7 @@ impl SortedRun {
     }
 }
 
-/// Writes range deletes, given as `count` records.
+/// Writes range deletes to the database without the WAL, given as `count` records.
 pub fn delete_ranges(disk: &Disk, ranges: &[u8], count: u32) -> Result<()> {
     if count == 0 {
         return Ok(());
@@ -172,7 +175,7 @@ pub fn delete_ranges(disk: &Disk, ranges: &[u8], count: u32) -> Result<()> {
     disk.write(&batch, false)
 }
 
-/// Sixteen bytes from the front, as numbers that sort like them; a shorter key is filled up with zeros.
+/// Returns the first 16 bytes of a key as numbers that sort like the bytes; a shorter key is filled up with zeros.
 fn prefix(key: &[u8]) -> [u64; 2] {
     let mut bytes = [0; 16];
     let len = key.len().min(16);
@@ -193,7 +196,7 @@ fn key_of<'r>(records: &'r [u8], entry: &Entry) -> &'r [u8] {
     }
 }
 
-/// The entries sorted by key, of each key the one that came last.
+/// Returns the entries sorted by key, with only the last entry of each key.
 fn newest_by_key(records: &[u8], mut entries: Vec<Entry>) -> Vec<Entry> {
     let by_key =
         |a: &Entry, b: &Entry| a.prefix.cmp(&b.prefix).then_with(|| key_of(records, a).cmp(key_of(records, b)));
@@ -213,7 +216,7 @@ fn newest_by_key(records: &[u8], mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-/// Writes sorted entries as files, one after another by key.
+/// Writes sorted entries into one or several files, each with one range of keys.
 fn write_files(
     records: &[u8],
     entries: &[Entry],
@@ -231,8 +234,8 @@ fn write_files(
     })
 }
 
-/// Brings records into the processor's caches. In the order of their keys they lie anywhere in memory: one after another each
-/// would be waited for, these reads are under way together.
+/// Brings records into the processor's caches. In key order the records are scattered in memory: reading them one after
+/// another would wait for each, while these reads are under way together.
 fn read_ahead(records: &[u8], entries: &[Entry]) {
     let at = |entry: &Entry, offset| records.get(entry.at as usize + offset).copied().unwrap_or_default();
     let lines = entries.iter().map(|entry| at(entry, 0) ^ at(entry, CACHE_LINE_BYTES));
@@ -264,7 +267,7 @@ fn write_file(records: &[u8], entries: &[Entry], family: Family, form: Form, pat
     file.finish()
 }
 
-/// Writes one file.
+/// Writer of one sorted file.
 pub struct SortedFileWriter {
     writer: SstFileWriter<'static>,
     file: SortedFile,
@@ -272,7 +275,7 @@ pub struct SortedFileWriter {
 }
 
 impl SortedFileWriter {
-    /// A new file.
+    /// Creates a file at `path`.
     pub fn create(family: Family, path: PathBuf) -> Result<Self> {
         static OPTIONS: OnceLock<Options> = OnceLock::new();
         let writer = SstFileWriter::create(OPTIONS.get_or_init(run_options));
@@ -280,7 +283,7 @@ impl SortedFileWriter {
         Ok(Self { writer, file: SortedFile { family, path, puts: 0, deletes: 0 }, bytes: 0 })
     }
 
-    /// Adds a key, which lies behind the one before; no value: a delete.
+    /// Adds a key, which must be above the key before; `None` as value is a delete.
     pub fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         self.bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
         let written = match value {
@@ -296,13 +299,13 @@ impl SortedFileWriter {
         written.map_err(Error::rocks("write a sorted file"))
     }
 
-    /// Bytes of keys and values so far.
+    /// Returns the bytes of keys and values added so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Ends the file, which must not be empty.
+    /// Completes the file, which must not be empty.
     pub fn finish(mut self) -> Result<SortedFile> {
         self.writer.finish().map_err(Error::rocks("finish a sorted file"))?;
         Ok(self.file)

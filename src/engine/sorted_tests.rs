@@ -1,4 +1,4 @@
-//! Runs against the same operations written one by one.
+//! Goal: sorted runs lead to the same state as the same operations written one by one.
 
 use super::*;
 use crate::engine::batch::{push_delete, push_delete_range, push_put};
@@ -18,7 +18,8 @@ fn rows(disk: &Disk) -> [Rows; 3] {
         .map(|family| disk.db().iterator_cf(disk.family(family), IteratorMode::Start).map(Result::unwrap).collect())
 }
 
-/// Keys of all lengths around the prefix's, with zeros at their ends, few enough to be overwritten often.
+/// Returns a random key of 2 to 19 bytes, around the 16 bytes of a prefix, some with zeros at the end. Keys are few, so
+/// that they are overwritten often.
 fn key(random: &mut StdRng) -> Vec<u8> {
     let mut key = vec![0, random.random_range(0..3u8)];
     key.resize(random.random_range(2..20), random.random_range(0..2u8));
@@ -44,7 +45,8 @@ fn write(disk: &Disk, operations: &[u8], count: u32, wal: bool) {
     disk.write(&batch, wal).unwrap();
 }
 
-/// Runs, ordinary writes before and between them, and reopening: always the state that single writes lead to.
+/// Goal: runs, with ordinary writes before and between them and with reopening, always lead to the state that single
+/// writes lead to.
 #[test]
 fn runs_lead_where_single_writes_lead() {
     for seed in 0..8 {
@@ -86,7 +88,7 @@ fn runs_lead_where_single_writes_lead() {
     }
 }
 
-/// What RocksDB would find too late is found first.
+/// Goal: malformed operations are refused before RocksDB logs them.
 #[test]
 fn malformed_operations_are_refused() {
     let mut operations = Vec::new();

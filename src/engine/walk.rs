@@ -1,7 +1,7 @@
 //! Walks over the keys of the disk engines, slot by slot.
 //!
-//! Guarantees: slots that are known to be empty are passed by, so that a walk over few keys costs little however many were
-//! deleted; a walk that takes long ends between two slots and can go on there.
+//! Guarantees: slots that are known to be empty are skipped, so that a walk over few keys costs little however many
+//! keys were deleted. A walk that runs out of time ends between two slots and can be continued there.
 
 use super::batch::Family;
 use super::key::{self, SLOTS};
@@ -11,24 +11,25 @@ use crate::error::{Error, Result};
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
-/// Slots that are walked before the clock is looked at.
+/// Largest number of slots that are walked between two looks at the clock.
 const RUN_SLOTS_MAX: u16 = 1024;
-/// Slots without keys in a row that are walked, too: to pass by the deletions in them is cheaper than to begin anew.
+/// Largest number of empty slots in a row that are walked with the used slots around them: passing the tombstones in
+/// them is cheaper than a new scan.
 const UNUSED_SLOTS_MAX: u16 = 64;
 
 /// A key that a walk meets.
 #[derive(Clone, Copy)]
 pub struct Met<'w> {
-    /// Its slot.
+    /// The slot of the key.
     pub slot: u16,
-    /// Its name as it is stored: from here a walk can go on.
+    /// The stored key of the metadata; a walk can be continued from it.
     pub stored: &'w [u8],
-    /// Its metadata as it is stored.
+    /// The stored metadata.
     pub meta: &'w [u8],
 }
 
 impl<'w> Met<'w> {
-    /// The user key.
+    /// Returns the user key.
     #[must_use]
     pub fn key(&self) -> &'w [u8] {
         &self.stored[2..]
@@ -40,15 +41,16 @@ impl<'w> Met<'w> {
 pub enum Walked {
     /// There are no more keys.
     End,
-    /// The visitor had enough.
+    /// The visitor stopped the walk.
     Stopped,
-    /// The time was over; it goes on at this slot.
+    /// The deadline passed; the walk can be continued at this slot.
     OutOfTime(u16),
 }
 
 impl Keyspace<'_> {
-    /// Shows the keys from `from` on, a slot's number or a stored name, to `visit` until that breaks. A walk that is not
-    /// over by `deadline` ends soon after.
+    /// Calls `visit` for each key from `from` on until `visit` breaks. `from` is a slot number (two bytes, big-endian)
+    /// or a stored key. A walk that reaches `deadline` ends at the next slot where it looks at the clock; every call
+    /// walks at least one run of slots.
     pub fn walk(
         &self,
         from: &[u8],
@@ -79,7 +81,7 @@ impl Keyspace<'_> {
         Ok(Walked::End)
     }
 
-    /// Walks the slots of a run from a place in it on.
+    /// Walks the slots of a run from `from` on, which lies in the run.
     fn walk_run(
         &self,
         from: &[u8],
@@ -87,8 +89,8 @@ impl Keyspace<'_> {
         laid_over: &[Overlaid<'_>],
         visit: &mut impl FnMut(Met<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
-        // Of a slot that is entered in its middle nothing is learned, nor of one where groups that can still be taken back
-        // hide what is below them.
+        // The walk learns nothing about a slot that it enters in the middle, nor about slots in which groups that may
+        // still be taken back changed keys or hide the rows of the database.
         let below = self.overlay().is_none_or(|overlay| !overlay.is_cleared());
         let look = if below { self.disk().rows().slots().look(run.clone()) } else { None };
         let range = from.to_vec()..run.end.to_be_bytes().to_vec();
@@ -116,8 +118,8 @@ impl Keyspace<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The next slots that may hold keys, and those between them if they are few. `overlaid`: the slots of keys that groups
-    /// changed, ascending.
+    /// Returns the next run of slots: slots that may hold keys, and the empty slots between them if they are few.
+    /// `overlaid` lists the slots of keys that groups changed, ascending.
     fn used_run(&self, from: u16, overlaid: &[u16]) -> Option<Range<u16>> {
         let slots = self.disk().rows().slots();
         let mut overlaid = overlaid[overlaid.partition_point(|&slot| slot < from)..].iter().copied().peekable();

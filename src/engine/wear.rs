@@ -1,33 +1,34 @@
-//! How many elements were deleted of each hash and set, as far as it is known: a walk over what is left passes by those
-//! deletions for as long as RocksDB keeps them.
+//! Counts how many elements were deleted from each hash and set. A walk over the remaining elements passes the
+//! tombstones for as long as RocksDB keeps them.
 //!
-//! Guarantees: a collection that is not large and lost many times more elements than it has is called worn, so that its
-//! elements are worth writing anew, under a generation of their own. That adds a quarter to what deleting costs, at most.
+//! Guarantees: a collection counts as worn if it is not large and lost many times more elements than it has. Its
+//! elements are then worth writing anew under a new generation. Writing them anew adds at most a quarter to the cost of
+//! the deletions.
 
 use super::hash::hash;
 use super::key::Generation;
 use hashbrown::HashMap;
 
-/// Collections that are counted at a time.
+/// Largest number of collections that are counted at a time. Beyond it all counts are dropped.
 const COLLECTIONS_MAX: usize = 4096;
-/// Elements that a collection must have lost to be worn.
+/// Number of deletions below which a collection is never worn.
 const DELETIONS_MIN: u64 = 256;
-/// How many times more than it has.
+/// Number of deletions for each remaining element from which on a collection is worn.
 const DELETIONS_FACTOR: u64 = 4;
-/// Elements of a collection that is written anew, at most: the writer lock is held for that.
+/// Largest number of elements of a collection that is written anew. The writer lock is held for as long as this takes.
 pub const RENEWED_ELEMENTS_MAX: u64 = 512;
-/// Bytes of their names and values, at most.
+/// Largest number of bytes of the names and values of a collection that is written anew.
 pub const RENEWED_BYTES_MAX: usize = 512 << 10;
 
-/// Elements deleted since a collection's creation, or since it was counted first.
+/// Number of elements deleted from each collection since its creation, or since its first counted deletion.
 #[derive(Default)]
 pub struct Wear {
-    /// By the hash of the collection's key.
+    /// Generation and number of deletions, by the hash of the collection's key.
     deletions: HashMap<u64, (Generation, u64)>,
 }
 
 impl Wear {
-    /// Counts deletions from a collection that has `count` elements left; whether it is worn.
+    /// Counts deletions from a collection that has `count` elements left. Reports whether the collection is worn.
     pub fn note(&mut self, key: &[u8], generation: Generation, deleted: u64, count: u64) -> bool {
         if self.deletions.len() >= COLLECTIONS_MAX {
             self.deletions.clear();
@@ -39,7 +40,8 @@ impl Wear {
         *deletions += deleted;
         let is_worn = *deletions >= DELETIONS_MIN.max(DELETIONS_FACTOR * count) && count <= RENEWED_ELEMENTS_MAX;
         if is_worn {
-            // One that cannot be written anew is asked about again after as many.
+            // The count restarts. A collection that cannot be written anew is reported again after as many further
+            // deletions.
             *deletions = 0;
         }
         is_worn

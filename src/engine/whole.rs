@@ -1,21 +1,23 @@
-//! Small hashes and sets as the row cache keeps them: all elements in one buffer, in byte order of their names.
+//! The buffer in which the row cache keeps a small hash or set: all elements, in byte order of their names.
 //!
 //! ```text
-//! element    name length u16 | value length u16 | name | value        little endian; never stored
+//! element    name length u16 | value length u16 | name | value        little-endian; never stored
 //! ```
 //!
-//! Guarantees: each name is there once; a buffer is never larger than [`WHOLE_BYTES_MAX`], and who would make it so is told.
+//! Guarantees: each name occurs once. A buffer is never larger than [`WHOLE_BYTES_MAX`]; a function that would make it
+//! larger reports this instead.
 
 use std::ops::Range;
 
-/// A larger buffer is not kept: it is searched from its start, and copied by each change.
+/// Largest size of a buffer in bytes. The limit is small because a buffer is searched from its start and copied by each
+/// change.
 pub const WHOLE_BYTES_MAX: usize = 2 << 10;
-/// More elements have no room in it.
+/// Largest number of elements that can fit into a buffer.
 pub const WHOLE_ELEMENTS_MAX: u64 = (WHOLE_BYTES_MAX / HEAD_BYTES) as u64;
 
 const HEAD_BYTES: usize = 4;
 
-/// Adds an element behind all others; false if the buffer would get too large.
+/// Appends an element behind all others; false, and no change, if the buffer would get too large.
 pub fn push(whole: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     let fits = whole.len() + HEAD_BYTES + name.len() + value.len() <= WHOLE_BYTES_MAX;
     if fits {
@@ -27,7 +29,7 @@ pub fn push(whole: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     fits
 }
 
-/// Name and value of the element that starts at an offset, and where it ends; `None` behind the last one.
+/// Returns name, value and end offset of the element that starts at offset `at`; `None` behind the last element.
 #[must_use]
 pub fn element_at(whole: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
     let (head, rest) = whole.get(at..)?.split_first_chunk::<HEAD_BYTES>()?;
@@ -35,7 +37,8 @@ pub fn element_at(whole: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
     Some((&rest[..name], &rest[name..name + value], at + HEAD_BYTES + name + value))
 }
 
-/// Where the first element lies whose name is not below `name`; its end is the same if it has another name.
+/// Returns start and end of the first element whose name is not below `name`. If that element has another name, the end
+/// equals the start.
 fn find(whole: &[u8], name: &[u8]) -> (usize, usize) {
     let mut at = 0;
     while let Some((found, _, end)) = element_at(whole, at) {
@@ -48,20 +51,21 @@ fn find(whole: &[u8], name: &[u8]) -> (usize, usize) {
     (at, at)
 }
 
-/// Offset of the first element whose name is not below `name`.
+/// Returns the offset of the first element whose name is not below `name`.
 #[must_use]
 pub fn seek(whole: &[u8], name: &[u8]) -> usize {
     find(whole, name).0
 }
 
-/// Where the value of an element lies; `None` if there is no such element.
+/// Returns the range of an element's value; `None` if there is no such element.
 #[must_use]
 pub fn value_of(whole: &[u8], name: &[u8]) -> Option<Range<usize>> {
     let (start, end) = find(whole, name);
     (end > start).then(|| start + HEAD_BYTES + name.len()..end)
 }
 
-/// The buffer after an element was given a value, or none: then it is deleted. `None` if it gets too large.
+/// Returns a copy of the buffer in which the element has the given value, or is deleted if `value` is `None`. Returns
+/// `None` if the copy would get too large.
 #[must_use]
 pub fn changed(whole: &[u8], name: &[u8], value: Option<&[u8]>) -> Option<Vec<u8>> {
     let (start, end) = find(whole, name);

@@ -1,6 +1,7 @@
-//! Commits in an archive that lie on no line that is followed: told wherever an archive is looked at.
+//! Abandoned commits: archived commits that do not lie on the newest line. Every report about an archive names them.
 //!
-//! A promotion forks from its predecessor's history; what the predecessor archived beyond the fork is abandoned. Pure.
+//! A promotion forks from its predecessor's history. The commits that the predecessor archived beyond the fork are
+//! abandoned. Pure.
 
 use crate::archive::epochs::EpochRecord;
 use crate::archive::lineage::Lineage;
@@ -10,23 +11,23 @@ use crate::directory::EpochStart;
 use serde::Serialize;
 use std::fmt;
 
-/// Commits of one epoch that are left behind.
+/// Abandoned commits of one epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Abandoned {
-    /// The epoch that made them.
+    /// The epoch that made the commits.
     pub epoch: Epoch,
-    /// The first of them.
+    /// The first abandoned commit.
     pub from: Csn,
-    /// The last of them that the archive holds.
+    /// The last abandoned commit that the archive holds.
     pub until: Csn,
-    /// The node that made them.
+    /// The name of the node that made the commits.
     pub node: String,
-    /// When the archive received the last of them, by the store's clock.
+    /// When the archive received the last of the epoch's objects, by the object store's clock.
     pub received: CommitTime,
 }
 
 impl Abandoned {
-    /// The commits of an archive that do not lie on its newest line, by epoch.
+    /// Returns, per epoch, the commits of an archive that do not lie on its newest line.
     #[must_use]
     pub fn all(listing: &Listing) -> Vec<Self> {
         let Some(line) = Lineage::newest(&listing.epochs) else { return Vec::new() };
@@ -35,7 +36,7 @@ impl Abandoned {
         records.filter_map(|record| Self::of_epoch(listing, record, begin(record), Csn(u64::MAX))).collect()
     }
 
-    /// The commits of `line` that a node with the history `own` does not have, by epoch.
+    /// Returns, per epoch, the commits of `line` that a node with the history `own` does not have.
     #[must_use]
     pub fn of_line(listing: &Listing, line: &Lineage, own: &[EpochStart]) -> Vec<Self> {
         let theirs = line.starts();
@@ -48,7 +49,7 @@ impl Abandoned {
         records.filter_map(of).collect()
     }
 
-    /// What the archive holds of an epoch beyond `after` and up to `limit`; none if it holds nothing there.
+    /// Returns the epoch's archived commits after `after` up to `limit`; `None` if the archive holds none of them.
     fn of_epoch(listing: &Listing, record: &EpochRecord, after: Csn, limit: Csn) -> Option<Self> {
         let chunks = listing.chunks.iter().filter(|(chunk, _)| chunk.epoch == record.epoch);
         let chunks = chunks.map(|(chunk, stored)| (chunk.last, stored.time()));
@@ -62,7 +63,7 @@ impl Abandoned {
         (until > after).then(|| Self { epoch: record.epoch, from: after.next(), until, node, received })
     }
 
-    /// How many commits.
+    /// Returns the number of commits.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.until.since(self.from) + 1

@@ -1,4 +1,4 @@
-//! What an archive holds, in few figures: for metrics.
+//! The content of an archive in few figures, for metrics.
 
 use super::abandoned::Abandoned;
 use super::line::History;
@@ -7,25 +7,26 @@ use crate::archive::listing::Listing;
 use crate::clock;
 use crate::csn::{CommitTime, Csn};
 
-/// What a listing showed.
+/// The figures of one listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ArchiveFigures {
-    /// Objects, without the archive's small records.
+    /// Number of objects, without the archive's small records.
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of these objects.
     pub bytes: u64,
-    /// From here on every commit of the line can be restored, up to the archived watermark; none: nothing can be.
+    /// First commit of the newest restorable range: every commit of the line from here up to the archived watermark can
+    /// be restored. `None` if no commit can be restored.
     pub from: Option<Csn>,
-    /// Its time, if it could be read.
+    /// Commit time of `from`; `None` if no small read tells it.
     pub from_time: Option<CommitTime>,
     /// When the archive was listed, by this machine's clock.
     pub listed: CommitTime,
-    /// Commits that lie on no line that is followed.
+    /// Abandoned commits: archived commits that do not lie on the newest line.
     pub abandoned: Vec<Abandoned>,
 }
 
 impl ArchiveFigures {
-    /// Counts what a history's listing shows.
+    /// Computes the figures of a history's listing.
     pub async fn of(history: &History) -> Self {
         let from = history.reach().ranges.last().map(|range| range.from);
         let from_time = match from {
@@ -41,7 +42,7 @@ impl ArchiveFigures {
     }
 }
 
-/// Objects of a listing and their bytes.
+/// Returns the number of objects of a listing and their bytes.
 fn count(listing: &Listing) -> (u64, u64) {
     let own = listing.bases.values().chain(listing.runs.values());
     let bases = own.flat_map(|own| own.manifest.iter().chain(own.cuts.values()).chain(own.files.values()));

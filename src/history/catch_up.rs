@@ -1,8 +1,8 @@
-//! Commits for a replica that the primary can no longer serve from its own logs: out of the archive's chunks.
+//! Reads commits from the archive's chunks for a replica that the primary can no longer serve from its own logs.
 //!
-//! Guarantees: commits come in csn order without a gap, from one line of history, and continue the history that the
-//! reader begins with; an end means that the archive had
-//! nothing more when it was listed.
+//! Guarantees: commits are delivered in csn order without a gap, from one line of history, and continue the history
+//! after which the reader begins. The end of the stream means that the archive held no further commit when it was
+//! listed.
 
 use super::fetch::ChunkFetch;
 use super::line::{History, full_name};
@@ -20,32 +20,33 @@ use crate::error::{Error, Result};
 use crate::record::CommitRecord;
 use std::sync::Arc;
 
-/// A stream of commits, one chunk's at a time.
+/// A stream of commits that delivers the commits of one chunk at a time.
 pub struct CatchUp {
     archive: Archive,
     fetch: ChunkFetch,
     unpacker: Option<Unpacker>,
     until: Csn,
-    /// None if there is nothing to read, and at the end.
+    /// The reader pin; `None` if nothing is to be read, for a stream made by [`CatchUp::contiguous`], and after the
+    /// end.
     pin: Option<ReaderPin>,
 }
 
 impl CatchUp {
-    /// Lists the archive for what follows `after` on `lineage`. [`Error::Gap`] if the archive has later commits but not
-    /// the next: then only a bootstrap helps.
+    /// Lists the archive and begins a stream of the commits after `after` on `lineage`. Returns [`Error::Gap`] if the
+    /// archive has later commits but not the next one: the replica then needs a bootstrap.
     pub async fn open(archive: &Archive, lineage: &Lineage, after: impl Into<After>) -> Result<Self> {
         let mut listing = Listing::read(archive).await?;
         drop_torn(archive, &mut listing, lineage).await?;
         Self::over(archive, &listing, lineage, after.into()).await
     }
 
-    /// As [`CatchUp::open`], of a history already read.
+    /// Does the same as [`CatchUp::open`] with a history that was already read.
     pub async fn of(history: &History, after: impl Into<After>) -> Result<Self> {
         Self::over(&history.archive, &history.listing, &history.lineage, after.into()).await
     }
 
-    /// What follows `after` without a gap, of a listing already read: perhaps nothing, whatever there is behind a gap.
-    /// Nothing is pinned.
+    /// Begins a stream of the commits that follow `after` without a gap in a listing that was already read. The stream
+    /// is empty if the next commit is missing, even if later commits exist. Takes no pin.
     #[must_use]
     pub fn contiguous(archive: &Archive, listing: &Listing, lineage: &Lineage, after: impl Into<After>) -> Self {
         let after = after.into();
@@ -81,13 +82,13 @@ impl CatchUp {
         Ok(found)
     }
 
-    /// The last commit the archive can give; the one asked from if it has nothing newer.
+    /// Returns the last commit that the stream delivers; equal to the csn of `after` if the archive has nothing newer.
     #[must_use]
     pub fn until(&self) -> Csn {
         self.until
     }
 
-    /// The next commits, never an empty slice; `None` at the end. Not to be called again after an error.
+    /// Returns the next commits, never an empty slice, or `None` at the end. Must not be called after an error.
     pub async fn next(&mut self) -> Result<Option<Arc<[CommitRecord]>>> {
         let Some((step, fetched)) = self.fetch.next().await else {
             if let Some(pin) = self.pin.take() {

@@ -1,8 +1,9 @@
-//! Whether the objects of an archive tell one history on each line.
+//! Checks whether the objects of an archive tell one history on each line.
 //!
-//! Chunks, bases, runs, marks and epoch records each say which history hash a commit has. Guarantees: two objects of one
-//! line that say different hashes of one commit are found, whichever two they are; memory is bounded by the number of
-//! objects, because hashes are compared only where an object begins or ends. Pure.
+//! Chunks, bases, runs and epoch records each state the history hash after certain commits. Guarantees: if two objects
+//! of one line state different hashes of one commit, whichever two objects they are, the contradiction is found. Memory
+//! is bounded by the number of objects, because hashes are compared only at commits where an object begins or ends.
+//! Pure.
 
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
@@ -10,7 +11,7 @@ use crate::archive::listing::Listing;
 use crate::csn::{Csn, Epoch, HistoryHash};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Where hashes are compared.
+/// The history hashes that objects state, by commit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Continuity {
     /// Commits at which an object begins or ends.
@@ -18,7 +19,7 @@ pub(crate) struct Continuity {
     told: BTreeMap<Csn, Vec<Told>>,
 }
 
-/// What one object says.
+/// The history hash that one object states.
 #[derive(Clone, Debug)]
 struct Told {
     epoch: Epoch,
@@ -27,7 +28,7 @@ struct Told {
 }
 
 impl Continuity {
-    /// The boundaries of a listing's objects.
+    /// Collects the boundaries of a listing's objects and the hashes of its epoch records.
     pub fn of(listing: &Listing) -> Self {
         let chunks = listing.chunks.keys().flat_map(|chunk| [chunk.first.prev(), chunk.last]);
         let bases = listing.base_starts().flat_map(|start| [start.after, start.base.csn]);
@@ -35,19 +36,20 @@ impl Continuity {
         let forks = listing.epochs.records().map(|record| record.fork);
         let mut own = Self { boundaries: chunks.chain(bases).chain(runs).chain(forks).collect(), ..Self::default() };
         for record in listing.epochs.records().filter(|record| record.parent.is_some()) {
-            // The fork is the parent's commit.
+            // The commit at the fork belongs to the parent's epoch.
             let parent = record.parent.expect("only those with a parent");
             own.note(record.fork, parent, record.fork_hash, &ObjectName::Epoch(record.epoch));
         }
         own
     }
 
-    /// Notes that `object`, of the line of `epoch`, says that the history has the hash `hash` after commit `csn`.
+    /// Records that `object`, which lies on the line of `epoch`, states `hash` as the history hash after commit `csn`.
     pub fn note(&mut self, csn: Csn, epoch: Epoch, hash: HistoryHash, object: &ObjectName) {
         self.told.entry(csn).or_default().push(Told { epoch, hash, object: object.clone() });
     }
 
-    /// Objects that contradict another one of their line, and what is wrong; each object once.
+    /// Returns the objects that contradict another object of their line, or that state a history hash other than zero
+    /// before csn 1, each once and with a description.
     pub fn faults(&self, listing: &Listing) -> Vec<(ObjectName, String)> {
         let mut lines: HashMap<Epoch, Option<Lineage>> = HashMap::new();
         let mut faults = Vec::new();

@@ -1,7 +1,7 @@
-//! Objects from the archive, many at a time and in order.
+//! Fetches objects from the archive in parallel and delivers them in order.
 //!
-//! Guarantees: bounded memory; whatever is delivered as a base's file has the BLAKE3 that its manifest gives; an object
-//! that is not there is an error that names it. Failures that may pass were retried by [`Archive`].
+//! Guarantees: memory is bounded. A delivered file of a base has the BLAKE3 hash that the manifest states. A missing
+//! object is an error that names the object. Transient failures were already retried by [`Archive`].
 
 use super::line::{full_name, vanished};
 use super::plan::ChunkStep;
@@ -19,18 +19,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Chunks being fetched or waiting for their turn.
+/// Limit on the number of chunks that are being fetched or wait for delivery.
 pub const CHUNKS_IN_FLIGHT_MAX: usize = 32;
-/// Bytes of those chunks, unless a single one is larger.
+/// Limit on the bytes of these chunks; a single larger chunk is fetched alone.
 pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
-/// Files of a base being fetched at a time.
+/// Limit on the number of files of a base that are fetched at the same time.
 pub const FILES_IN_FLIGHT_MAX: usize = 8;
-/// Bytes asked for with one GET of a base's file.
+/// Bytes requested with one GET of a base's file.
 pub const PIECE_BYTES: u64 = 4 << 20;
-/// Pieces of one file in flight.
+/// Limit on the number of pieces of one file in flight.
 pub const PIECES_IN_FLIGHT_MAX: usize = 2;
 
-/// Chunks in the order of their steps.
+/// Fetches chunks ahead and delivers them in the order of their steps.
 pub struct ChunkFetch {
     archive: Archive,
     waiting: VecDeque<ChunkStep>,
@@ -39,14 +39,15 @@ pub struct ChunkFetch {
 }
 
 impl ChunkFetch {
-    /// A fetch of these steps' chunks. Begins with the first call of [`ChunkFetch::next`].
+    /// Creates a fetch of the chunks of `steps`. The first request is sent by the first call of [`ChunkFetch::next`].
     #[must_use]
     pub fn new(archive: &Archive, steps: impl IntoIterator<Item = ChunkStep>) -> Self {
         let waiting = steps.into_iter().collect();
         Self { archive: archive.clone(), waiting, flying: VecDeque::new(), flying_bytes: 0 }
     }
 
-    /// The next step and its chunk's bytes, or why they are not to be had; `None` after the last. Cancel-safe.
+    /// Returns the next step with the bytes of its chunk or the error of the fetch; `None` after the last step.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Option<(ChunkStep, Result<Bytes>)> {
         self.launch();
         let (step, task) = self.flying.front_mut()?;
@@ -81,21 +82,21 @@ impl Drop for ChunkFetch {
     }
 }
 
-/// A file of a base: where it is, where it goes, what it must be.
+/// One file to fetch: the object, the local path, and the expected length and hash.
 #[derive(Clone, Debug)]
 pub struct FileFetch {
-    /// The object.
+    /// The object to read.
     pub object: ObjectName,
-    /// The file to write.
+    /// The local file to write.
     pub path: PathBuf,
-    /// Its length.
+    /// Length of the file, in bytes.
     pub bytes: u64,
-    /// BLAKE3 of its content.
+    /// BLAKE3 hash of the file's content.
     pub blake3: blake3::Hash,
 }
 
-/// Fetches a base's files, in parallel; each is whole, durable and verified, or the whole is an error. `arrived` is
-/// told the bytes of each piece.
+/// Fetches files in parallel. On success every file is complete, durable and verified. Calls `arrived` with the number
+/// of bytes of each piece.
 pub async fn fetch_files(
     archive: &Archive,
     io: &Arc<dyn Io>,
@@ -106,7 +107,8 @@ pub async fn fetch_files(
     let fetch = |file| fetch_file(archive, Arc::clone(io), file, arrived, &gives_up);
     let mut fetching = stream::iter(files).map(fetch).buffer_unordered(FILES_IN_FLIGHT_MAX);
     let mut outcome = Ok(());
-    // After an error, too, to the end: nobody may write into the directory any more when this returns.
+    // The loop continues after an error until every fetch has ended, because no task may write into the directory after
+    // this function returns.
     while let Some(fetched) = fetching.next().await {
         if fetched.is_err() {
             gives_up.store(true, Ordering::Relaxed);
@@ -116,7 +118,7 @@ pub async fn fetch_files(
     outcome
 }
 
-/// Fetches one file; ends early, without an error, once the others have given up.
+/// Fetches one file. Returns early and without an error after another fetch has set `gives_up`.
 async fn fetch_file(
     archive: &Archive,
     io: Arc<dyn Io>,
@@ -134,7 +136,7 @@ async fn fetch_file(
     while let Some(piece) = pieces.next().await {
         arrived(piece.as_ref().map_or(0, |bytes| bytes.len() as u64));
         let failed = piece.is_err();
-        // A writer that has stopped listening has failed, and tells why below.
+        // The channel closes only if the writer failed; the writer returns its error below.
         if sender.send(piece).await.is_err() || failed || gives_up.load(Ordering::Relaxed) {
             break;
         }
@@ -159,7 +161,7 @@ fn write(io: &dyn Io, path: &std::path::Path, mut pieces: mpsc::Receiver<Result<
     Ok(hasher.finalize())
 }
 
-/// An object's first `len` bytes, in order, several GETs in flight.
+/// Reads an object's first `len` bytes in order, with several GETs in flight.
 pub(crate) fn pieces(
     archive: &Archive,
     name: &ObjectName,

@@ -1,4 +1,4 @@
-//! One line of history as an archive holds it: the material of plans, of catching up and of reports.
+//! One line of history in an archive's listing: the input of plans, of catching up and of reports.
 
 use super::reach::Reach;
 use crate::archive::identity;
@@ -15,21 +15,21 @@ use crate::snapshot::manifest::Manifest;
 use crate::snapshot::run::RunManifest;
 use bytes::Bytes;
 
-/// An archive's listing and the line of history that is followed through it.
+/// An archive's listing and the line of history that is followed in it.
 #[derive(Clone, Debug)]
 pub struct History {
-    /// Where the objects are.
+    /// The archive that holds the objects.
     pub archive: Archive,
-    /// Whose they are.
+    /// The cluster that owns the archive.
     pub cluster: ClusterId,
-    /// What was there when it was listed.
+    /// The objects that existed at the time of the listing.
     pub listing: Listing,
-    /// The line followed.
+    /// The line that is followed.
     pub lineage: Lineage,
 }
 
 impl History {
-    /// Lists the archive and follows the newest epoch, or `epoch` if one is given.
+    /// Lists the archive and follows the line of `epoch`, or of the newest epoch if `epoch` is `None`.
     pub async fn read(archive: &Archive, epoch: Option<Epoch>) -> Result<Self> {
         let cluster = identity::require(archive).await?;
         let listing = Listing::read(archive).await?;
@@ -41,19 +41,19 @@ impl History {
         Ok(Self { archive: archive.clone(), cluster, listing, lineage })
     }
 
-    /// What can be restored, if every base that has a manifest can be used.
+    /// Returns which commits can be restored if every base that has a manifest is usable.
     #[must_use]
     pub fn reach(&self) -> Reach {
         self.reach_of(|_| true)
     }
 
-    /// What can be restored with the usable ones among the line's bases.
+    /// Returns which commits can be restored with the usable bases of the line.
     #[must_use]
     pub fn reach_of(&self, is_usable: impl Fn(&BaseStart) -> bool) -> Reach {
         self.reach_with(is_usable, |_| true)
     }
 
-    /// The same with the usable ones among the runs, too.
+    /// Returns which commits can be restored with the usable bases and the usable runs of the line.
     #[must_use]
     pub fn reach_with(
         &self,
@@ -64,31 +64,31 @@ impl History {
         Reach::with_runs(&self.listing, &self.lineage, starts, is_run_usable)
     }
 
-    /// Up to which csn pruning has thinned this line.
+    /// Returns the csn up to which pruning has thinned this line.
     pub async fn thinned_until(&self) -> Result<Csn> {
         Ok(Thinned::listed(&self.archive, &self.listing).await?.until(&self.lineage))
     }
 
-    /// A base's manifest.
+    /// Reads a base's manifest.
     pub async fn manifest(&self, start: BaseStart) -> Result<Manifest> {
         read_manifest(&self.archive, self.cluster, start).await
     }
 
-    /// A run's manifest.
+    /// Reads a run's manifest.
     pub async fn run_manifest(&self, run: RunName) -> Result<RunManifest> {
         read_run_manifest(&self.archive, self.cluster, run).await
     }
 }
 
-/// The last commit of a line that chunks lead to without a gap from the line's beginning, and the history hash after it;
-/// none if the archive holds no such chunks.
+/// Returns the last commit of a line that chunks reach without a gap from the archive's first chunk on, and the history
+/// hash after it. Returns `None` if the archive holds no such chunks.
 pub async fn line_end(archive: &Archive, listing: &Listing, line: &Lineage) -> Result<Option<(Csn, HistoryHash)>> {
     let first = listing.chunks.keys().map(|chunk| chunk.first).min().unwrap_or_default();
     let coverage = line.cover(listing.chunks.keys().copied(), first.prev());
     let end = coverage.reachable(first.prev());
     let Some(part) = coverage.uses.iter().find(|part| part.use_until == end) else { return Ok(None) };
     if part.chunk.last != end {
-        // The line leaves the chunk's epoch there.
+        // The line leaves the chunk's epoch at this commit, so the record of the fork tells the hash.
         let fork = line.branches().iter().find(|branch| branch.from_exclusive == end);
         return Ok(fork.map(|branch| (end, branch.fork_hash)));
     }
@@ -99,7 +99,7 @@ pub async fn line_end(archive: &Archive, listing: &Listing, line: &Lineage) -> R
     Ok(Some((end, header.hash_after)))
 }
 
-/// A run's manifest, which must be that of this run of this cluster.
+/// Reads a run's manifest and checks that it describes this run of this cluster.
 pub(crate) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run: RunName) -> Result<RunManifest> {
     let name = ObjectName::RunManifest(run);
     let what = full_name(archive, &name);
@@ -114,7 +114,7 @@ pub(crate) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run
     archive.get_as(&name, decode).await?.ok_or_else(|| vanished(archive, &name))
 }
 
-/// A base's manifest, which must be that of this base of this cluster.
+/// Reads a base's manifest and checks that it describes this base of this cluster.
 pub(crate) async fn read_manifest(archive: &Archive, cluster: ClusterId, start: BaseStart) -> Result<Manifest> {
     let name = start.manifest();
     let what = full_name(archive, &name);
@@ -147,12 +147,12 @@ fn no_epoch(archive: &Archive, listing: &Listing, epoch: Option<Epoch>) -> Error
     }
 }
 
-/// An object's name for messages.
+/// Returns an object's full name, for messages.
 pub(crate) fn full_name(archive: &Archive, name: &ObjectName) -> String {
     format!("{}/{name}", archive.url())
 }
 
-/// A listed object that is not there when it is read.
+/// Builds the error for a listed object that does not exist when it is read.
 pub(crate) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
     Error::Vanished { what: full_name(archive, name) }
 }

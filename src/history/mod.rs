@@ -1,19 +1,19 @@
-//! Stage 10: reading history: what an archive holds, and the way to any commit of it.
+//! Stage 10: reads the history in an archive, and plans how to restore any of its commits.
 //!
 //! ```text
-//! target     what is asked for                    line       one line of history in an archive's listing
-//! reach      which commits can be restored; pure  times      the commit times of a line, read when asked for
-//! plan       base, chunks and runs to a commit;   route      the cheapest way over chunks and runs; pure
-//!            pure                                 resolve    target -> csn -> plan
-//! fetch      objects, many at a time and in order unpack     chunks -> commits, checked against each other
-//! catch_up   commits for a replica                torn       chunks whose upload was interrupted
-//! report     what an archive can restore          archive_figures  the same in few figures, for metrics
-//! abandoned  commits on no line that is followed  continuity whether objects tell one history
-//! reader_pin what a reader holds against removal
+//! target     the requested point of history        line       one line of history in an archive's listing
+//! reach      which commits can be restored; pure    times      the commit times of a line
+//! plan       base, chunks and runs to a csn; pure   route      the cheapest route over chunks and runs; pure
+//! fetch      objects, in parallel and in order      resolve    target -> csn -> plan
+//! unpack     chunks -> commits, checked             torn       chunks whose upload was interrupted
+//! catch_up   commits for a replica                  continuity checks that objects tell one history
+//! report     what an archive can restore            archive_figures  the archive's content in few figures, for metrics
+//! abandoned  commits that left the newest line      reader_pin the pin of a reader
 //! ```
 //!
-//! Guarantees: commits come out in csn order, without a gap and from one line; what cannot be had is an error that names
-//! it. Used by restore, copy, compact, retention and replicas. Does not change an archive, but for a reader's pin.
+//! Guarantees: commits are delivered in csn order, without a gap and from one line. A commit or an object that cannot
+//! be read causes an error that names it. Restore, copy, compact, retention and replicas use this stage. This stage
+//! writes nothing to an archive except a reader pin.
 
 pub mod abandoned;
 pub mod archive_figures;

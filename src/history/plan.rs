@@ -1,10 +1,11 @@
-//! Which objects bring a directory to a target: the base, the chunks, and what cannot be had.
+//! Plans which objects bring a directory to a target: a base, chunks and runs.
 //!
-//! Pure: from a listing, a line of history and a csn to a plan. Guarantees: a plan's chunks and runs carry every commit
-//! after its base (or after nothing) up to the target, once and in order, from this line of history only; among the
-//! usable bases the newest one that leads to the target is taken, because the least is left to do from it, and bases of
-//! one data set are about equal in size; none of which an engine is beyond the target. From there the quickest way is
-//! taken (see [`super::route`]). What cannot be planned is answered with the nearest commits that can.
+//! Pure: computes a plan from a listing, a line of history and a csn. Guarantees: the chunks and runs of a plan carry
+//! every commit after its base (or after the empty state) up to the target, once, in order and from this line of
+//! history only. The plan uses the newest usable base that leads to the target and of which no engine is beyond the
+//! target: the newest base leaves the least to replay, and the bases of one data set are about equal in size. From the
+//! base on, the plan takes the quickest route (see [`super::route`]). If the target cannot be reached, the answer names
+//! the nearest commits that can.
 
 use super::abandoned::Abandoned;
 use super::reach::{CsnRange, Reach};
@@ -17,110 +18,110 @@ use crate::snapshot::manifest::Manifest;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// What to read, and in which order, to get to a csn.
+/// The objects to read, and their order, to get to a csn.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Plan {
-    /// The commit to end at.
+    /// The csn of the resulting state.
     pub target: Csn,
-    /// The generation that made the target's commit.
+    /// The epoch that made the target's commit.
     pub epoch: Epoch,
-    /// The generation whose line of history is followed; `epoch` or a descendant of it.
+    /// The epoch whose line of history the plan follows: `epoch` or a descendant of it.
     pub leaf: Epoch,
-    /// What to start from; none: from nothing.
+    /// The base to start from; `None` to start from the empty state.
     #[serde(serialize_with = "as_text_or_null")]
     pub base: Option<BaseName>,
-    /// The commit after which the chunks begin: the base's, or, if its engines were cut at different commits, the lowest
-    /// of theirs; 0 without a base.
+    /// The chunks begin after this commit: the base's csn or, if its engines were cut at different commits, the lowest
+    /// of their csns; 0 without a base.
     pub after: Csn,
-    /// Bases nearer to the target that could not be used, and why.
+    /// Unusable bases between `after` and the target, each with the reason.
     pub skipped: Vec<SkippedBase>,
-    /// Runs that cannot be used, and why.
+    /// Unusable runs, each with the reason.
     pub skipped_runs: Vec<SkippedRun>,
-    /// In csn order, touching each other but where a run lies between.
+    /// Steps over chunks, in csn order and without a hole except where a run fills it.
     pub chunks: Vec<ChunkStep>,
-    /// In csn order.
+    /// Steps over runs, in csn order.
     pub runs: Vec<RunStep>,
-    /// Objects to fetch. SSTs are among them once [`Plan::complete`] knows them.
+    /// Number of objects to fetch; includes the SST files only after [`Plan::complete`].
     pub objects: u64,
-    /// Bytes of the base, known once [`Plan::complete`] was told; 0 before and without a base.
+    /// Bytes of the base, set by [`Plan::complete`]; 0 before that call and without a base.
     pub base_bytes: u64,
     /// Bytes of the chunks.
     pub log_bytes: u64,
     /// Bytes of the runs.
     pub run_bytes: u64,
-    /// Estimated milliseconds from the base to the target.
+    /// Estimated milliseconds to get from the base to the target.
     pub estimate_ms: u64,
-    /// What chunks alone are estimated to take; none: they do not lead there.
+    /// Estimated milliseconds over chunks alone; `None` if chunks alone do not reach the target.
     pub estimate_chunks_ms: Option<u64>,
-    /// Commits of other lines than this one that no newer line continues.
+    /// Archived commits that do not lie on the archive's newest line, except those of `leaf`.
     pub abandoned: Vec<Abandoned>,
-    /// Later commits of this line of history that cannot be restored because something before them is missing.
+    /// Later commits of this line that cannot be restored because these commits, or commits before them, are missing.
     pub lost: Vec<CsnRange>,
-    /// The line of history.
+    /// The line of history that the plan follows.
     #[serde(skip)]
     pub lineage: Lineage,
 }
 
-/// What to take from one chunk.
+/// The part of one chunk that a plan uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct ChunkStep {
     /// The chunk.
     #[serde(serialize_with = "as_text")]
     pub chunk: ChunkName,
-    /// First csn to take from it.
+    /// First csn to take from the chunk.
     pub use_from: Csn,
-    /// Last csn to take from it.
+    /// Last csn to take from the chunk.
     pub use_until: Csn,
-    /// Its length.
+    /// Stored length of the chunk, in bytes.
     pub bytes: u64,
 }
 
-/// A run to take over.
+/// A run that a plan uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct RunStep {
     /// The run.
     #[serde(serialize_with = "as_text")]
     pub run: RunName,
-    /// Bytes of its files.
+    /// Bytes of the run's files.
     pub bytes: u64,
-    /// Number of its files, without the manifest.
+    /// Number of the run's files, without the manifest.
     pub files: u64,
 }
 
-/// A run that was passed over.
+/// A run that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct SkippedRun {
     /// The run.
     #[serde(serialize_with = "as_text")]
     pub run: RunName,
-    /// What is wrong with it.
+    /// Why the run cannot be used.
     pub why: String,
 }
 
-/// A base that was passed over.
+/// A base that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct SkippedBase {
     /// The base.
     #[serde(serialize_with = "as_text")]
     pub base: BaseName,
-    /// The commit after which it needs chunks.
+    /// The base needs the chunks after this commit.
     pub after: Csn,
-    /// What is wrong with it.
+    /// Why the base cannot be used.
     pub why: String,
 }
 
-/// Why a csn cannot be had, and what can.
+/// Why a csn cannot be restored, and the nearest csns that can.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shortfall {
-    /// What stands in the way.
+    /// The reason.
     pub reason: String,
-    /// The nearest restorable commits below.
+    /// The nearest restorable commits below the csn.
     pub below: Option<CsnRange>,
-    /// The nearest restorable commits above.
+    /// The nearest restorable commits above the csn.
     pub above: Option<CsnRange>,
 }
 
-/// A name in its text form.
+/// Serializes a name in its text form.
 pub(crate) fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(name)
 }
@@ -133,7 +134,7 @@ fn as_text_or_null<T: fmt::Display, S: Serializer>(name: &Option<T>, to: S) -> R
 }
 
 impl SkippedBase {
-    /// Whether it is this one.
+    /// Reports whether this is the base `start`.
     #[must_use]
     pub fn is(&self, start: BaseStart) -> bool {
         (self.base, self.after) == (start.base, start.after)
@@ -141,7 +142,7 @@ impl SkippedBase {
 }
 
 impl Plan {
-    /// Adds what only the base's manifest tells.
+    /// Adds the figures that only the base's manifest tells.
     pub fn complete(&mut self, manifest: &Manifest) {
         assert_eq!(self.start(), Some(manifest.start()), "the manifest of the plan's own base");
         let own = manifest.memory.files.len() + manifest.completion.len() + manifest.disk.files.len();
@@ -149,36 +150,36 @@ impl Plan {
         self.base_bytes = manifest.bytes();
     }
 
-    /// The base and how it starts.
+    /// Returns the base and the commit after which it needs chunks; `None` without a base.
     #[must_use]
     pub fn start(&self) -> Option<BaseStart> {
         self.base.map(|base| BaseStart { base, after: self.after })
     }
 
-    /// Objects of chunks and runs.
+    /// Returns the number of objects of the chunks and runs.
     fn step_objects(&self) -> u64 {
         self.chunks.len() as u64 + self.runs.iter().map(|step| step.files + 1).sum::<u64>()
     }
 
-    /// Bytes to fetch.
+    /// Returns the number of bytes to fetch.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.base_bytes + self.log_bytes + self.run_bytes
     }
 
-    /// Commits from the base to the target.
+    /// Returns the number of commits from the base to the target.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.target.since(self.after)
     }
 }
 
-/// Plans the way to `target` on `lineage`. `skipped` are bases that turned out to be unusable.
+/// Plans a route to `target` on `lineage`, without the unusable bases in `skipped`.
 pub fn plan(listing: &Listing, lineage: &Lineage, target: Csn, skipped: &[SkippedBase]) -> Result<Plan, Shortfall> {
     plan_without(listing, lineage, target, skipped, &[])
 }
 
-/// The same without runs that turned out to be unusable.
+/// Does the same as [`plan`], also without the unusable runs in `skipped_runs`.
 pub fn plan_without(
     listing: &Listing,
     lineage: &Lineage,
@@ -226,7 +227,7 @@ pub fn plan_without(
     Ok(plan)
 }
 
-/// The uses up to `target`, with what the listing knows about their chunks. Stops at the first gap.
+/// Returns the uses up to `target` as steps with the sizes from the listing. Stops at the first gap.
 pub(crate) fn steps(listing: &Listing, coverage: &Coverage, target: Csn) -> Vec<ChunkStep> {
     let after = coverage.uses.first().map_or(target, |part| part.use_from.prev());
     steps_between(listing, coverage, after, coverage.reachable(target).min(target))

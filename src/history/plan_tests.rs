@@ -43,7 +43,7 @@ struct Case {
     bases: &'static [(u64, u32)],
     leaf: u32,
     target: u64,
-    /// Or a part of what is told instead.
+    /// A part of the expected error message, instead of a plan.
     plan: Result<Steps, &'static str>,
 }
 
@@ -199,20 +199,20 @@ fn a_base_of_two_cuts_is_a_start_for_what_lies_beyond_both() {
     assert_eq!(plan_to(&listing, 11, &[]), (Some(base(10, 1)), 10, 1, 11));
 }
 
-/// Whether a chunk of the line carries a commit.
+/// Reports whether a chunk of the line carries a commit.
 fn is_carried(listing: &Listing, lineage: &Lineage, csn: Csn) -> bool {
     listing.chunks.keys().any(|chunk| {
         chunk.first <= csn && csn <= chunk.last && lineage.until(chunk.epoch).is_some_and(|until| csn <= until)
     })
 }
 
-/// Whether a restore can start there and go on to a commit.
+/// Reports whether a restore can start at the base and continue to a commit.
 fn is_start_for(listing: &Listing, lineage: &Lineage, start: BaseStart, target: u64) -> bool {
     let all_carried = (start.after.0 + 1..=target).all(|csn| is_carried(listing, lineage, Csn(csn)));
     start.base.csn <= Csn(target) && lineage.contains(start.base) && all_carried
 }
 
-/// Which commits can be restored, by trying every start and every chunk.
+/// Returns the commits that can be restored, computed by trying every start and every chunk.
 fn restorable(listing: &Listing, lineage: &Lineage, until: u64) -> Vec<bool> {
     let carried = |csn: Csn| is_carried(listing, lineage, csn);
     let is_base = |csn: Csn| {

@@ -1,9 +1,9 @@
-//! Which commits of a line of history an archive can restore.
+//! Computes which commits of a line of history an archive can restore.
 //!
-//! Pure. A commit can be restored if a base lies at it; if chunks lead to it without a gap from one that can, or from
-//! the very first commit; or if a compacted run leads to it from one that can, or from nothing. So the restorable
-//! commits are ranges and, where chunks were replaced by runs, single points. A base whose engines were cut at different
-//! commits also needs the chunks between these.
+//! Pure. A commit can be restored in three cases: a base is at the commit; or chunks lead without a gap to the commit
+//! from a restorable commit or from the empty state before csn 1; or a compacted run leads to it from a restorable
+//! commit or from the empty state. So the restorable commits are ranges and, where runs replaced chunks, single
+//! commits. A base whose engines were cut at different commits also needs the chunks between these commits.
 
 use crate::archive::layout::RunName;
 use crate::archive::lineage::Lineage;
@@ -16,14 +16,14 @@ use std::fmt;
 /// Commits from one csn to another, both included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct CsnRange {
-    /// The first.
+    /// The first commit.
     pub from: Csn,
-    /// The last, at least the first.
+    /// The last commit; never before the first.
     pub until: Csn,
 }
 
 impl CsnRange {
-    /// Whether the commit is one of them.
+    /// Reports whether the range contains the commit.
     #[must_use]
     pub fn contains(&self, csn: Csn) -> bool {
         self.from <= csn && csn <= self.until
@@ -36,27 +36,27 @@ impl fmt::Display for CsnRange {
     }
 }
 
-/// What can be restored and what cannot.
+/// The commits that can be restored and those that cannot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reach {
-    /// Restorable commits, ascending, not touching each other.
+    /// Restorable commits; ascending ranges that do not touch each other.
     pub ranges: Vec<CsnRange>,
-    /// Commits that cannot be restored by themselves, because only a run that leads over them is there, ascending.
+    /// Commits that exist only as part of a run, so that they cannot be restored one by one; ascending.
     pub coarse: Vec<CsnRange>,
-    /// Commits above the first restorable one that are known to exist but are missing, ascending.
+    /// Commits above the first restorable one that are known to exist but are missing; ascending.
     pub gaps: Vec<CsnRange>,
-    /// The last commit known to exist; 0 if none is.
+    /// The last commit that is known to exist; 0 if there is none.
     pub known_until: Csn,
 }
 
 impl Reach {
-    /// What `bases` and the listed chunks and runs can restore. The bases must lie on the line; those that are listed and
-    /// not among them cannot be used, and still tell that their commits exist.
+    /// Computes what the given usable bases and the listed chunks and runs can restore. `bases` must lie on the line. A
+    /// listed base that is not among `bases` cannot be used, but proves that its commit exists.
     pub fn of(listing: &Listing, lineage: &Lineage, bases: impl Iterator<Item = BaseStart>) -> Self {
         Self::with_runs(listing, lineage, bases, |_| true)
     }
 
-    /// The same with the usable ones among the runs.
+    /// Does the same as [`Reach::of`], but uses only the runs for which `is_usable` returns true.
     pub fn with_runs(
         listing: &Listing,
         lineage: &Lineage,
@@ -74,7 +74,7 @@ impl Reach {
         let newest_chunk = stretches.last().map_or(Csn::ZERO, |stretch| stretch.until);
         let known_until = newest_chunk.max(newest_base.unwrap_or_default()).max(newest_run).max(fork);
         let runs: Vec<RunName> = on_line.into_iter().filter(is_usable).collect();
-        // History itself starts at nothing: from there, chunks and runs lead on.
+        // The empty state before csn 1 needs no base: chunks and runs that begin with csn 1 lead on from it.
         starts.extend(stretches.first().filter(|stretch| stretch.from == Csn(1)).map(|stretch| stretch.from));
         starts.extend(runs.iter().filter(|run| run.first == Csn(1)).map(|run| run.last));
         let mut ranges: Vec<CsnRange> = Vec::new();
@@ -98,7 +98,7 @@ impl Reach {
         Self { ranges, coarse, gaps, known_until }
     }
 
-    /// The gaps up to a csn and those above it; one that spans it is cut there.
+    /// Splits the gaps at a csn: returns the missing commits up to `csn` and those above it.
     #[must_use]
     pub fn gaps_until(&self, csn: Csn) -> (Vec<CsnRange>, Vec<CsnRange>) {
         let below = self.gaps.iter().map(|gap| CsnRange { until: gap.until.min(csn), ..*gap });
@@ -107,19 +107,19 @@ impl Reach {
         (below.filter(is_any).collect(), above.filter(is_any).collect())
     }
 
-    /// Whether the commit can be restored.
+    /// Reports whether the commit can be restored.
     #[must_use]
     pub fn contains(&self, csn: Csn) -> bool {
         self.ranges.iter().any(|range| range.contains(csn))
     }
 
-    /// The last commit that can be restored.
+    /// Returns the last commit that can be restored.
     #[must_use]
     pub fn latest(&self) -> Option<Csn> {
         self.ranges.last().map(|range| range.until)
     }
 
-    /// The restorable commits nearest to a csn that is not: below and above.
+    /// Returns the restorable ranges nearest to a csn that cannot be restored: below and above.
     #[must_use]
     pub fn around(&self, csn: Csn) -> (Option<CsnRange>, Option<CsnRange>) {
         let below = self.ranges.iter().rfind(|range| range.until < csn).copied();
@@ -127,13 +127,13 @@ impl Reach {
     }
 }
 
-/// Whether a base is one: whole, or with chunks, in these stretches, between its cuts.
+/// Reports whether a restore can start from a base: it is whole, or the stretches contain all commits between its cuts.
 pub(crate) fn leads(stretches: &[CsnRange], start: BaseStart) -> bool {
     let BaseStart { base, after } = start;
     after >= base.csn || stretches.iter().any(|stretch| stretch.contains(after.next()) && stretch.contains(base.csn))
 }
 
-/// The commits that chunks carry, in stretches without a gap.
+/// Returns the commits that chunks carry, as ranges without a gap.
 pub(crate) fn stretches(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
     let mut stretches: Vec<CsnRange> = Vec::new();
     for part in lineage.cover(listing.chunks.keys().copied(), Csn::ZERO).uses {
@@ -145,7 +145,7 @@ pub(crate) fn stretches(listing: &Listing, lineage: &Lineage) -> Vec<CsnRange> {
     stretches
 }
 
-/// What lies between the ranges and behind the last one.
+/// Returns the commits between the ranges and after the last range up to `known_until`.
 fn holes(ranges: &[CsnRange], known_until: Csn) -> Vec<CsnRange> {
     let starts = ranges.iter().skip(1).map(|range| range.from).chain([known_until.next()]);
     let holes =
@@ -153,7 +153,7 @@ fn holes(ranges: &[CsnRange], known_until: Csn) -> Vec<CsnRange> {
     holes.filter(|hole| hole.from <= hole.until).collect()
 }
 
-/// The same commits in ranges that neither overlap nor touch.
+/// Merges ranges that overlap or touch; the result covers the same commits in ascending order.
 fn merged(mut ranges: Vec<CsnRange>) -> Vec<CsnRange> {
     ranges.sort_unstable();
     let mut merged: Vec<CsnRange> = Vec::new();
@@ -166,7 +166,8 @@ fn merged(mut ranges: Vec<CsnRange>) -> Vec<CsnRange> {
     merged
 }
 
-/// The parts of the holes that are covered, and those that are not. Both inputs are ascending and apart.
+/// Splits the holes into the parts that `covered` contains and the parts that it does not. Both inputs must be
+/// ascending and must not overlap.
 fn split(holes: &[CsnRange], covered: &[CsnRange]) -> (Vec<CsnRange>, Vec<CsnRange>) {
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
     for hole in holes {

@@ -1,19 +1,19 @@
-//! What a reader holds in the archive while it works: a pin, or a remark that it has none.
+//! The pin that protects the archive's objects from removal while a reader works.
 //!
-//! Guarantees: a reader whose identity may not write is not kept from reading.
+//! Guarantees: a reader whose credentials do not permit writing can read without a pin.
 
 use crate::archive::pins::{Pin, PinRange};
 use crate::archive::store::Archive;
 
-/// A pin, if this identity may write one.
+/// A reader pin; empty if the pin could not be written, for example for want of permission.
 pub struct ReaderPin {
     pin: Option<Pin>,
-    /// Why there is no pin.
+    /// Why no pin was written; `None` if the pin exists.
     pub remark: Option<String>,
 }
 
 impl ReaderPin {
-    /// Takes a pin.
+    /// Writes a pin for `range`. If the write fails, logs a warning and returns a value with a remark instead of a pin.
     pub async fn take(archive: &Archive, purpose: &str, range: PinRange) -> Self {
         match Pin::take(archive, purpose, range).await {
             Ok(pin) => Self { pin: Some(pin), remark: None },
@@ -25,7 +25,8 @@ impl ReaderPin {
         }
     }
 
-    /// Changes what the pin holds. If that fails, it holds what it held.
+    /// Changes the range that the pin protects. If the change cannot be written, the pin protects the old range until
+    /// its next renewal, which tries the change again.
     pub async fn change(&self, range: PinRange) {
         if let Some(pin) = &self.pin
             && let Err(error) = pin.change(range).await
@@ -34,7 +35,7 @@ impl ReaderPin {
         }
     }
 
-    /// Ends the pin.
+    /// Removes the pin from the archive.
     pub async fn release(self) {
         if let Some(pin) = self.pin {
             pin.release().await;

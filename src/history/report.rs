@@ -1,4 +1,5 @@
-//! What an archive holds and what it can restore: `walferry snapshots`, `walferry status --archive`.
+//! The report about an archive's content and the commits that it can restore: `walferry snapshots`, `walferry status
+//! --archive`.
 
 use super::abandoned::Abandoned;
 use super::line::History;
@@ -17,93 +18,93 @@ use crate::snapshot::manifest::{CutRecord, Level, Manifest};
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
 
-/// Manifests being read at a time.
+/// Limit on the number of manifests that are read at the same time.
 const MANIFESTS_IN_FLIGHT_MAX: usize = 8;
 
-/// What an archive holds.
+/// The content of an archive, seen along one line of history.
 #[derive(Clone, Debug, Serialize)]
 pub struct SnapshotsReport {
-    /// Whose archive it is.
+    /// The cluster that owns the archive.
     pub cluster: ClusterId,
-    /// The epoch whose line of history `ranges` and `gaps` are about.
+    /// The epoch whose line of history `ranges` and `gaps` describe.
     pub epoch: Epoch,
-    /// All bases, by csn.
+    /// All bases, in csn order.
     pub bases: Vec<BaseReport>,
-    /// Restorable commits, ascending: any commit in a range can be restored.
+    /// Restorable commits, ascending: every commit in a range can be restored.
     pub ranges: Vec<RangeReport>,
-    /// Commits in whose place a run is: they cannot be restored one by one.
+    /// Commits that exist only as part of a run, so that they cannot be restored one by one.
     pub coarse: Vec<CsnRange>,
-    /// Commits after the first restorable one that are known to exist but are missing.
+    /// Commits after the first restorable one that are known to exist but are missing, without those in `thinned`.
     pub gaps: Vec<CsnRange>,
-    /// Such commits that the retention policy let go.
+    /// Missing commits that the retention policy removed.
     pub thinned: Vec<CsnRange>,
-    /// All marks, by name.
+    /// All marks, in the order of their names.
     pub marks: Vec<MarkReport>,
-    /// All compacted runs that are whole, by first csn.
+    /// All complete compacted runs, in the order of their first csn.
     pub runs: Vec<RunReport>,
     /// All epochs, oldest first.
     pub epochs: Vec<EpochRecord>,
-    /// Commits that lie on no line that is followed.
+    /// Abandoned commits: archived commits that do not lie on the newest line.
     pub abandoned: Vec<Abandoned>,
-    /// Number of chunks, of all epochs.
+    /// Number of chunks of all epochs.
     pub chunks: u64,
-    /// Bytes of chunks, of all epochs.
+    /// Bytes of the chunks of all epochs.
     pub chunk_bytes: u64,
-    /// Bytes of SSTs, which bases share.
+    /// Bytes of the SST files, which several bases may share.
     pub sst_bytes: u64,
 }
 
 /// A compacted run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct RunReport {
-    /// Its first commit.
+    /// The run's first commit.
     pub first: Csn,
-    /// Its last commit.
+    /// The run's last commit.
     pub last: Csn,
-    /// The generation that made that.
+    /// The epoch under which the run was built.
     pub epoch: Epoch,
-    /// Whether it lies on the reported line of history.
+    /// Whether the run lies on the reported line of history.
     pub is_on_line: bool,
-    /// Number of its files.
+    /// Number of the run's files.
     pub files: u64,
-    /// Bytes of its files.
+    /// Bytes of the run's files.
     pub bytes: u64,
 }
 
 /// A base.
 #[derive(Clone, Debug, Serialize)]
 pub struct BaseReport {
-    /// Its name.
+    /// The base's name.
     #[serde(serialize_with = "as_text")]
     pub name: BaseName,
-    /// The commit it lies at: no engine in it is beyond.
+    /// The csn of the base: no engine in the base has later commits.
     pub csn: Csn,
-    /// The commit after which it needs chunks: lower than its csn if its engines were cut at different commits.
+    /// The base needs the chunks after this commit; lower than `csn` if the engines were cut at different commits.
     pub after: Csn,
-    /// The history it was cut from.
+    /// The epoch of the history from which the base was cut.
     pub epoch: Epoch,
-    /// Whether it lies on the reported line of history.
+    /// Whether the base lies on the reported line of history.
     pub is_on_line: bool,
-    /// What its manifest tells; none if that cannot be read.
+    /// Facts from the base's manifest; `None` if the manifest cannot be read.
     pub content: Option<BaseContent>,
-    /// Why the manifest cannot be read.
+    /// Why the manifest cannot be read; `None` if it was read.
     pub problem: Option<String>,
 }
 
-/// What a manifest tells.
+/// Facts from a base's manifest.
 #[derive(Clone, Debug, Serialize)]
 pub struct BaseContent {
-    /// Time of the commit it lies at, microseconds since the Unix epoch.
+    /// Time of the base's commit, in microseconds since the Unix epoch.
     pub time: CommitTime,
-    /// How its engines' positions relate.
+    /// The relation between the positions of the base's engines.
     pub level: Level,
-    /// How it was cut and by whom.
+    /// How, when and by which node the base was cut.
     pub cut: CutRecord,
-    /// Bytes of its files.
+    /// Bytes of the base's files.
     pub bytes: u64,
-    /// Bytes the archive did not have before.
+    /// Bytes that this base added to the archive.
     pub bytes_new: u64,
-    /// Bytes of SSTs that an earlier base had brought.
+    /// Bytes of the SST files that an earlier base had already brought.
     pub bytes_shared: u64,
 }
 
@@ -123,17 +124,17 @@ impl From<&Manifest> for BaseContent {
 /// A mark.
 #[derive(Clone, Debug, Serialize)]
 pub struct MarkReport {
-    /// Its name.
+    /// The mark's name.
     pub name: String,
-    /// Its commit; none if the record cannot be read.
+    /// The mark's commit; `None` if the record cannot be read.
     pub csn: Option<Csn>,
-    /// The epoch that made it.
+    /// The epoch of the mark's commit; `None` if the record cannot be read.
     pub epoch: Option<Epoch>,
-    /// When, microseconds since the Unix epoch.
+    /// The mark's commit time, in microseconds since the Unix epoch; `None` if the record cannot be read.
     pub time: Option<CommitTime>,
-    /// Whether it lies on the reported line of history.
+    /// Whether the mark lies on the reported line of history.
     pub is_on_line: bool,
-    /// Why the record cannot be read.
+    /// Why the record cannot be read; `None` if it was read.
     pub problem: Option<String>,
 }
 
@@ -150,7 +151,7 @@ async fn read_marks(history: &History) -> Result<Vec<MarkReport>> {
                 is_on_line: mark.is_on(&history.lineage),
                 ..unread
             }),
-            // Taken away since it was listed.
+            // The mark was removed after the listing.
             Ok(None) => {}
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
                 reports.push(MarkReport { problem: Some(error.to_string()), ..unread });
@@ -161,16 +162,16 @@ async fn read_marks(history: &History) -> Result<Vec<MarkReport>> {
     Ok(reports)
 }
 
-/// Restorable commits.
+/// A range of restorable commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct RangeReport {
-    /// The first.
+    /// The first commit.
     pub from: Csn,
-    /// Its time, microseconds since the Unix epoch, if it could be read.
+    /// Commit time of `from`, in microseconds since the Unix epoch; `None` if no small read tells it.
     pub from_time: Option<CommitTime>,
-    /// The last.
+    /// The last commit.
     pub until: Csn,
-    /// Its time, likewise.
+    /// Commit time of `until`, in the same form as `from_time`.
     pub until_time: Option<CommitTime>,
 }
 
@@ -181,10 +182,10 @@ fn run_report(history: &History, run: RunName) -> RunReport {
     RunReport { first, last, epoch, is_on_line, files: files.len() as u64, bytes }
 }
 
-/// What the archive holds, seen from its newest epoch.
+/// Reports the content of the archive along the line of its newest epoch.
 pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
     let history = History::read(archive, None).await?;
-    // Of a base that was repaired, what it was before is no news.
+    // The report omits the earlier manifest of a base that was repaired.
     let is_superseded = |start: &BaseStart| !start.is_whole() && history.listing.bases[&start.base].manifest.is_some();
     let starts = history.listing.base_starts().filter(|start| !is_superseded(start));
     let reads = starts.map(|start| {
@@ -199,7 +200,7 @@ pub async fn snapshots(archive: &Archive) -> Result<SnapshotsReport> {
         let (content, problem) = match outcome {
             Ok(manifest) => (Some(BaseContent::from(&manifest)), None),
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => (None, Some(error.to_string())),
-            // Pruned since it was listed.
+            // The base was pruned after the listing.
             Err(Error::Vanished { .. }) => continue,
             Err(error) => return Err(error),
         };

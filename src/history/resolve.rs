@@ -1,5 +1,5 @@
-//! From what was asked for to a csn and a plan, with as little reading as that takes: the manifests of the base and the
-//! runs that are planned with, and for a time what [`super::times`] needs.
+//! Resolves a target to a csn and a plan with as few reads as possible: the manifests of the plan's base and runs, and
+//! for a time the reads that [`super::times`] needs.
 
 use super::line::History;
 use super::plan::{ChunkStep, Plan, RunStep, SkippedBase, SkippedRun, plan_without};
@@ -17,37 +17,37 @@ use crate::snapshot::run::RunManifest;
 use futures::stream::{self, StreamExt};
 use std::collections::VecDeque;
 
-/// Manifests of runs being read at a time.
+/// Limit on the number of run manifests that are read at the same time.
 const MANIFESTS_IN_FLIGHT_MAX: usize = 8;
 
-/// A plan and what it starts from.
+/// A plan and the manifests that it needs.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    /// What to do.
+    /// The base, chunks and runs that lead to the target.
     pub plan: Plan,
-    /// The base's manifest, if the plan has a base.
+    /// The base's manifest; `None` if the plan has no base.
     pub manifest: Option<Manifest>,
     /// The manifests of the plan's runs, in csn order.
     pub runs: Vec<RunManifest>,
 }
 
-/// Steps of one kind, with what they need.
+/// Successive steps of one kind.
 #[derive(Clone, Debug)]
 pub(crate) enum Leg {
-    /// Chunks that follow each other.
+    /// Chunks that follow each other without a gap.
     Chunks(Vec<ChunkStep>),
-    /// A run.
+    /// One run, by its manifest.
     Run(Box<RunManifest>),
 }
 
 impl Planned {
-    /// The steps behind the base, in csn order.
+    /// Returns the steps after the base, in csn order.
     pub(crate) fn legs(&self) -> VecDeque<Leg> {
         legs(&self.plan.chunks, &self.plan.runs, &self.runs)
     }
 }
 
-/// Steps in csn order, with the manifests of the runs among them.
+/// Merges chunk steps and run steps into csn order. `manifests` must contain the manifest of every run.
 pub(crate) fn legs(chunks: &[ChunkStep], runs: &[RunStep], manifests: &[RunManifest]) -> VecDeque<Leg> {
     let manifest = |step: RunStep| manifests.iter().find(|manifest| manifest.run() == step.run).cloned();
     let leg = |step: RunStep| Leg::Run(Box::new(manifest(step).expect("the manifests of a way's runs were read")));
@@ -67,7 +67,7 @@ pub(crate) fn legs(chunks: &[ChunkStep], runs: &[RunStep], manifests: &[RunManif
 }
 
 impl History {
-    /// The plan for a target. A base or a run whose manifest cannot be used is passed over.
+    /// Returns the plan for a target. Skips a base or a run whose manifest is damaged or of an unknown version.
     pub async fn plan(&self, target: &Target) -> Result<Planned> {
         let mut times = Times::of(self);
         let asked = match target {
@@ -103,7 +103,7 @@ impl History {
         }
     }
 
-    /// The manifests of runs; `None` if one cannot be used, which is then among the skipped ones.
+    /// Reads the manifests of runs. Returns `None` if a manifest is unusable, and then adds its run to `skipped`.
     pub(crate) async fn run_manifests(
         &self,
         runs: &[RunStep],
@@ -128,7 +128,7 @@ impl History {
         Ok(are_all_usable.then_some(manifests))
     }
 
-    /// The last commit that can be restored without these.
+    /// Returns the last commit that can be restored without the skipped bases and runs.
     fn latest(&self, skipped: &[SkippedBase], skipped_runs: &[SkippedRun]) -> Option<Csn> {
         let is_usable = |start: &BaseStart| skipped.iter().all(|skip| !skip.is(*start));
         let is_run_usable = |run: &RunName| skipped_runs.iter().all(|skip| skip.run != *run);
@@ -136,13 +136,13 @@ impl History {
     }
 }
 
-/// Whether what is there is not what it should be: something else may do instead.
+/// Reports whether an error means that the object itself is unusable, so that another object may replace it.
 pub(crate) fn is_unusable(error: &Error) -> bool {
     matches!(error, Error::Corrupt { .. } | Error::Version { .. })
 }
 
 impl History {
-    /// The commit of a mark, which must lie on this line.
+    /// Returns the commit of a mark, which must lie on this line.
     async fn find_mark(&self, name: &PlainName) -> Result<Csn> {
         let target = Target::Mark(name.clone()).to_string();
         let Some(mark) = marks::read(&self.archive, name).await? else {
@@ -169,7 +169,8 @@ impl History {
     }
 }
 
-/// "Latest" must not quietly mean "latest before a hole".
+/// Builds the error for commits that are missing before the newest one: "latest" must not silently mean "the last
+/// commit before the missing ones".
 fn latest_is_lost(lost: &CsnRange, reachable: Csn) -> Error {
     Error::Unreachable {
         target: Target::Latest.to_string(),

@@ -1,8 +1,9 @@
-//! The quickest way from one state to another over chunks and compacted runs.
+//! Computes the quickest route from one state to another over chunks and compacted runs.
 //!
-//! Pure: a shortest path. Its points are the two states and the ends of runs; between two points chunks lead if they
-//! hold every commit, and a run leads from its begin to its end. Guarantees: a route's steps carry the state from its
-//! begin to its end, in order and without a gap; the costs are estimates, the result is exact whichever way is taken.
+//! Pure: a shortest-path search. Its points are the two states and the ends of runs. Chunks connect two points if they
+//! hold every commit between them; a run connects the states before and after it. Guarantees: the steps of a route
+//! carry the state from its first to its last point, in order and without a gap. The costs are estimates; the resulting
+//! state is exact whichever route is taken.
 
 use super::plan::{ChunkStep, RunStep};
 use crate::archive::layout::RunName;
@@ -11,54 +12,55 @@ use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::Csn;
 use std::collections::{BTreeSet, HashMap};
 
-/// What replaying costs, in nanoseconds: estimates for 2 cores and a local archive, not yet fitted to a measurement;
-/// `walferry bench compact` shows what both ways take. For a commit:
+/// Estimated nanoseconds to replay one commit. All costs are estimates for 2 cores and a local archive and are not
+/// fitted to a measurement; `walferry bench compact` measures a restore over chunks and over runs.
 const COMMIT_NS: u64 = 1500;
-/// For a stored byte of a chunk: fetching, checking, decompressing, sorting, writing.
+/// Estimated nanoseconds to fetch, check, decompress, sort and write one stored byte of a chunk.
 const CHUNK_BYTE_NS: u64 = 10;
-/// For a chunk, beside its bytes; many requests are in flight.
+/// Estimated nanoseconds for a chunk in addition to its bytes; low because many requests are in flight.
 const CHUNK_NS: u64 = 200_000;
-/// What taking over a run costs. For a byte of its files: fetching, hashing, writing.
+/// Estimated nanoseconds to fetch, hash and write one byte of a run's files.
 const RUN_BYTE_NS: u64 = 6;
-/// For a file of a run, beside its bytes: its request and its ingestion. Nothing in unit tests, whose logs are tiny, so that
-/// they take runs.
+/// Estimated nanoseconds for a file of a run in addition to its bytes: one request and one ingestion. Zero in unit
+/// tests, so that routes over the tiny logs of the tests use runs.
 const RUN_FILE_NS: u64 = if cfg!(test) { 0 } else { 5_000_000 };
-/// For a run, beside its files.
+/// Estimated nanoseconds for a run in addition to its files. Zero in unit tests.
 const RUN_NS: u64 = if cfg!(test) { 0 } else { 10_000_000 };
 
-/// Where a route is to lead.
+/// The two states that a route connects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Way {
-    /// It begins with the state after this commit.
+    /// The route begins with the state after this commit.
     pub from: Csn,
-    /// Up to here only chunks may lead, because the disk engines hold the commits between already.
+    /// Only chunks may be used up to this csn, because the disk engines already hold the effects of the commits between
+    /// `from` and this csn.
     pub chunks_until: Csn,
-    /// It ends with the state after this commit.
+    /// The route ends with the state after this commit.
     pub target: Csn,
 }
 
 impl Way {
-    /// The way from a base.
+    /// Returns the way from the base `start` to `target`.
     #[must_use]
     pub fn from_base(start: BaseStart, target: Csn) -> Self {
         Self { from: start.after, chunks_until: start.base.csn, target }
     }
 }
 
-/// A way from one state to another.
+/// A route from one state to another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Route {
-    /// In csn order; what lies between two of them is a run.
+    /// The steps over chunks, in csn order; a run fills each hole between two steps.
     pub chunks: Vec<ChunkStep>,
-    /// In csn order.
+    /// The steps over runs, in csn order.
     pub runs: Vec<RunStep>,
-    /// How long it is estimated to take, in nanoseconds.
+    /// Estimated duration of the route, in nanoseconds.
     pub cost_ns: u64,
-    /// How long chunks alone are estimated to take; none: they do not lead there.
+    /// Estimated duration over chunks alone, in nanoseconds; `None` if chunks alone do not reach the target.
     pub chunks_cost_ns: Option<u64>,
 }
 
-/// The quickest route over the usable runs; none if there is none.
+/// Returns the quickest route over the chunks and the usable runs; `None` if there is none.
 pub fn route(listing: &Listing, lineage: &Lineage, way: Way, is_usable: impl Fn(&RunName) -> bool) -> Option<Route> {
     let Way { from, chunks_until, target } = way;
     let coverage = lineage.cover(listing.chunks.keys().copied(), from);
@@ -78,15 +80,15 @@ pub fn route(listing: &Listing, lineage: &Lineage, way: Way, is_usable: impl Fn(
     Some(route)
 }
 
-/// A part of a way.
+/// A part of a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Leg {
-    /// The commits after the first csn up to the second.
+    /// Chunks with the commits after the first csn up to the second.
     Chunks(Csn, Csn),
     Run(RunName),
 }
 
-/// The cheapest legs from `from` to `target`, and their cost; none if they do not hang together.
+/// Returns the cheapest legs from `from` to `target` and their cost; `None` if no sequence of legs connects the two.
 fn shortest(
     chunks: &Chunks<'_>,
     listing: &Listing,
@@ -99,7 +101,7 @@ fn shortest(
     let place: HashMap<Csn, usize> = points.iter().enumerate().map(|(at, point)| (*point, at)).collect();
     let mut by_end: HashMap<Csn, Vec<RunName>> = HashMap::new();
     runs.iter().for_each(|run| by_end.entry(run.last).or_default().push(*run));
-    // The cheapest way to each point, and its last leg.
+    // The cheapest cost to reach each point, and the last leg of that route.
     let mut best: Vec<Option<(u64, Option<Leg>)>> = vec![None; points.len()];
     best[0] = Some((0, None));
     for at in 1..points.len() {
@@ -123,7 +125,7 @@ fn shortest(
             Leg::Run(run) => run.first.prev(),
         };
         match (leg, legs.last_mut()) {
-            // Chunks to a point and on from it are one leg; legs are gathered from the end.
+            // Legs are collected from the end; two successive legs over chunks become one.
             (Leg::Chunks(after, until), Some(Leg::Chunks(next, _))) if until == *next => *next = after,
             _ => legs.push(leg),
         }
@@ -144,12 +146,12 @@ fn run_cost_ns(listing: &Listing, run: RunName) -> u64 {
     RUN_NS + step.files * RUN_FILE_NS + step.bytes * RUN_BYTE_NS
 }
 
-/// What chunks cover, and what replaying it costs up to any csn.
+/// The commits that chunks cover, and the cost of replaying them up to any csn.
 struct Chunks<'a> {
     uses: &'a [ChunkUse],
-    /// Before each use: csns covered and cost.
+    /// For each use: number of csns covered before it, and their cost.
     before: Vec<(u64, u64)>,
-    /// Cost of a commit of each use, its share of the chunk's bytes included.
+    /// Cost of one commit of each use, including its share of the chunk's bytes.
     commit_ns: Vec<u64>,
 }
 
@@ -168,7 +170,7 @@ impl<'a> Chunks<'a> {
         Self { uses: &coverage.uses, before, commit_ns }
     }
 
-    /// Csns covered up to `csn`, and what they cost.
+    /// Returns the number of csns covered up to `csn` and their cost.
     fn until(&self, csn: Csn) -> (u64, u64) {
         let Some(at) = self.uses.partition_point(|part| part.use_from <= csn).checked_sub(1) else { return (0, 0) };
         let part = &self.uses[at];
@@ -176,14 +178,14 @@ impl<'a> Chunks<'a> {
         (self.before[at].0 + used, self.before[at].1 + used * self.commit_ns[at])
     }
 
-    /// What the commits after `after` up to `until` cost; none if one is missing.
+    /// Returns the cost of the commits after `after` up to `until`; `None` if chunks do not cover all of them.
     fn cost_ns(&self, after: Csn, until: Csn) -> Option<u64> {
         let (begin, end) = (self.until(after), self.until(until));
         (end.0 - begin.0 == until.since(after)).then(|| end.1 - begin.1)
     }
 }
 
-/// The uses after `after` up to `until`, with what the listing knows about their chunks. Stops at the first gap.
+/// Returns the uses after `after` up to `until` as steps with the sizes from the listing. Stops at the first gap.
 pub(crate) fn steps_between(listing: &Listing, coverage: &Coverage, after: Csn, until: Csn) -> Vec<ChunkStep> {
     let mut steps: Vec<ChunkStep> = Vec::new();
     let mut next = after.next();

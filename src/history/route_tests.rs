@@ -1,4 +1,4 @@
-//! Routes against an oracle that tries everything.
+//! Compares routes with an oracle that tries every route.
 
 use super::*;
 use crate::archive::epochs::{EpochRecord, EpochTree};
@@ -15,7 +15,8 @@ fn stored(size: u64) -> Stored {
     Stored { size, modified: DateTime::default() }
 }
 
-/// A second epoch forks from the first after csn 15. Chunks as (epoch, first, last), runs as (epoch, first, last, bytes).
+/// A second epoch forks from the first after csn 15. Chunks as (epoch, first, last), runs as (epoch, first, last,
+/// bytes).
 fn listing(chunks: &[(u32, u64, u64)], runs: &[(u32, u64, u64, u64)]) -> Listing {
     let records = [
         EpochRecord::first(Epoch(1), "n".into(), CommitTime(0)),
@@ -87,7 +88,7 @@ proptest! {
     fn a_route_exists_exactly_where_something_leads(
         chunks in proptest::collection::vec((1..3u32, 1..28u64, 0..6u64), 0..12),
         runs in proptest::collection::vec((1..3u32, 1..28u64, 0..9u64, 0..3u64), 0..7),
-        // Csn, and commits between the cuts.
+        // Csn of the base, and number of commits between its cuts.
         bases in proptest::collection::vec((5..30u64, 0..4u64), 0..3),
         from in 0..12u64,
     ) {
@@ -100,7 +101,7 @@ proptest! {
         let led = |reached: &[bool], csn: u64| {
             runs.iter().any(|&(epoch, first, last, _)| last == csn && counts(epoch, last) && reached[first as usize - 1])
         };
-        // From one state.
+        // Routes that begin with the state `from`.
         let mut reached = vec![false; 41];
         reached[from as usize] = true;
         for csn in from + 1..=40 {
@@ -122,7 +123,7 @@ proptest! {
             }
             prop_assert_eq!(next, csn + 1);
         }
-        // From nothing and from bases.
+        // Routes that begin with the empty state or with a base.
         let mut reached = vec![false; 41];
         reached[0] = true;
         for csn in 1..=40 {

@@ -1,4 +1,4 @@
-//! What to restore to.
+//! The targets of a restore.
 
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
@@ -6,18 +6,18 @@ use crate::plain_name::PlainName;
 use std::fmt;
 use std::str::FromStr;
 
-/// A point in history as it is asked for.
+/// A point in history as the user states it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Target {
-    /// The last commit that can be restored; an error if the archive knows of later ones. A listing that leaves out the
-    /// newest chunks and nothing else cannot be told from an archive that ends there.
+    /// The last commit that can be restored; an error if the archive proves that later commits exist. A listing that
+    /// omits exactly the newest chunks looks the same as an archive that ends before them, and cannot be detected.
     #[default]
     Latest,
-    /// This commit.
+    /// The commit with this csn.
     At(Csn),
     /// The last commit at or before this time.
     Before(CommitTime),
-    /// The commit of this mark.
+    /// The commit of the mark with this name.
     Mark(PlainName),
 }
 

@@ -1,13 +1,13 @@
-//! Commit times of one line of history, read when they are asked for.
+//! Commit times of one line of history, read only when they are needed.
 //!
-//! A time is found by a binary search over the chunks' headers, each a small ranged GET, and at the end inside one
-//! chunk. Where chunks were replaced by runs, the runs' manifests tell the times of their first and last commits; so the
-//! end of an hour is found although its commits are no longer there one by one.
+//! A time is found by a binary search over the headers of the chunks, each read with a small ranged GET, and then by a
+//! search inside one chunk. Where runs replaced chunks, the manifests of the runs give the times of their first and
+//! last commits. So the end of an hour is found although the chunks of that hour no longer exist.
 //!
-//! Times never decrease but where an epoch began at an earlier time, because the times before it lay in the future. So
-//! history is searched epoch by epoch, the newest first: what is found is the last commit, in csn order, at or before the
-//! time asked for. A time that the clock showed twice is thus that of the later epoch. Guarantees: the answer is exact. A
-//! time whose commit may be among missing ones is refused, not guessed.
+//! Times never decrease within an epoch. They may decrease where an epoch begins, if the times before it lay in the
+//! future. Therefore the search goes epoch by epoch, the newest first, and returns the last commit in csn order at or
+//! before the requested time. A time that the clock reached twice is therefore the later epoch's. Guarantees: the
+//! answer is exact. If a missing commit may have the requested time, the answer is an error and never a guess.
 
 use super::line::{History, full_name, vanished};
 use super::plan::{Shortfall, SkippedBase};
@@ -26,12 +26,12 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-/// Commits whose times can be looked up: those of one chunk, the one a base lies at, or those only a run carries.
+/// A range of commits whose times can be looked up.
 #[derive(Clone, Copy)]
 enum Span {
     Chunk(ChunkUse),
     Base(Csn, CommitTime),
-    /// A run's commits from one csn to another: the others are in other spans.
+    /// The commits from one csn to another that only this run covers; other spans cover the run's other commits.
     Run(RunName, CsnRange),
 }
 
@@ -53,13 +53,13 @@ impl Span {
     }
 }
 
-/// Commit times of one line of history, read when they are asked for.
+/// Looks up commit times of one line of history and caches the headers and manifests that it reads.
 pub(crate) struct Times<'a> {
     history: &'a History,
     coverage: Coverage,
     headers: HashMap<ChunkName, ChunkHeader>,
     runs: HashMap<RunName, RunManifest>,
-    /// Runs whose manifests cannot be used.
+    /// Runs whose manifests are damaged or of an unknown version.
     bad_runs: HashSet<RunName>,
 }
 
@@ -69,12 +69,12 @@ impl<'a> Times<'a> {
         Self { history, coverage, headers: HashMap::new(), runs: HashMap::new(), bad_runs: HashSet::new() }
     }
 
-    /// The last commit at or before `time`.
+    /// Returns the last commit at or before `time`.
     pub async fn find(&mut self, time: CommitTime) -> Result<Csn> {
         loop {
             let bad_runs = self.bad_runs.len();
             match self.find_once(time).await {
-                // Without the run that turned out to be unusable, others may tell.
+                // Other runs may give the time without the run that turned out to be unusable.
                 Err(error) if is_unusable(&error) && self.bad_runs.len() > bad_runs => {}
                 outcome => return outcome,
             }
@@ -92,7 +92,7 @@ impl<'a> Times<'a> {
         Err(self.before_history(time, spans.first().copied()).await)
     }
 
-    /// Where spans lie within which times never decrease: those of each epoch.
+    /// Divides the spans into stretches, one per epoch, within which times never decrease.
     fn stretches(&self, spans: &[Span]) -> Vec<Range<usize>> {
         let forks = self.history.lineage.branches().iter().map(|branch| branch.from_exclusive);
         let mut starts: Vec<usize> =
@@ -102,8 +102,8 @@ impl<'a> Times<'a> {
         starts.windows(2).map(|pair| pair[0]..pair[1]).collect()
     }
 
-    /// An error if `time` may be that of a commit missing in front of the span `at`, which begins later: only if times began
-    /// anew there.
+    /// Returns an error if a commit that is missing before the span `at` may have the time `time`, although that span
+    /// begins later. This is possible only if times decreased there.
     async fn require_beginning(&mut self, spans: &[Span], at: usize, time: CommitTime) -> Result<()> {
         let Some(before) = at.checked_sub(1).map(|before| spans[before]) else { return Ok(()) };
         let missing = CsnRange { from: before.last().next(), until: spans[at].first().prev() };
@@ -113,9 +113,9 @@ impl<'a> Times<'a> {
         Err(self.one_of_missing(time, missing).await)
     }
 
-    /// The last commit at or before `time` of a stretch that begins at or before it.
+    /// Returns the last commit at or before `time` in a stretch whose first commit is at or before `time`.
     async fn find_in(&mut self, spans: &[Span], stretch: Range<usize>, time: CommitTime) -> Result<Csn> {
-        // Spans of the stretch with index below `low` begin at or before `time`.
+        // Invariant: the spans of the stretch with an index below `low` begin at or before `time`.
         let (mut low, mut high) = (1, stretch.len());
         while low < high {
             let middle = low + (high - low) / 2;
@@ -141,7 +141,7 @@ impl<'a> Times<'a> {
         Err(self.one_of_missing(time, missing).await)
     }
 
-    /// The refusal of a time that a missing commit may have.
+    /// Builds the error for a time that a missing commit may have.
     async fn one_of_missing(&mut self, time: CommitTime, missing: CsnRange) -> Error {
         let found = missing.from.prev();
         let reason =
@@ -150,7 +150,7 @@ impl<'a> Times<'a> {
         self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await
     }
 
-    /// The refusal of a time within commits that only a run carries.
+    /// Builds the error for a time within commits that only a run covers.
     async fn inside_a_run(&mut self, time: CommitTime, span: Span) -> Error {
         let reach = self.history.reach();
         let (below, above) = (reach.around(span.first()).0, reach.around(span.first()).1);
@@ -160,7 +160,8 @@ impl<'a> Times<'a> {
         self.unreachable(&Target::Before(time), Csn::ZERO, short, &[]).await
     }
 
-    /// The chunks' parts, between them the ends of runs, and the bases that neither reaches.
+    /// Returns the spans of the line in csn order: the used parts of chunks, the parts that only runs cover, and the
+    /// bases that no chunk and no run covers.
     async fn spans(&self) -> Result<Vec<Span>> {
         let mut spans: Vec<Span> = self.coverage.uses.iter().copied().map(Span::Chunk).collect();
         spans.extend(self.run_spans());
@@ -187,11 +188,12 @@ impl<'a> Times<'a> {
         Ok(spans)
     }
 
-    /// What runs tell of the commits that no chunk carries: a span for each commit that a run ends with.
+    /// Returns spans for the commits that no chunk carries. Each span ends with the last commit of a run or at the end
+    /// of the gap.
     fn run_spans(&self) -> Vec<Span> {
         let is_usable = |run: &RunName| self.history.lineage.contains_run(*run) && !self.bad_runs.contains(run);
         let mut runs: Vec<RunName> = self.history.listing.whole_runs().filter(is_usable).collect();
-        // Of those with one end, the shortest first.
+        // If several runs have the same last commit, the shortest comes first.
         runs.sort_by_key(|run| (run.last, Reverse(run.first)));
         let end = self.coverage.uses.last().map_or(Csn::ZERO, |part| part.use_until);
         let behind = Gap { after: end, before: Csn(u64::MAX) };
@@ -209,8 +211,8 @@ impl<'a> Times<'a> {
         spans
     }
 
-    /// Time of the first commit of one of these spans, which are of one epoch, or an earlier one that is not before the span's
-    /// predecessor begins.
+    /// Returns the time of the first commit of the span `at`. If a run does not tell that time, returns an earlier time
+    /// that is not before the first commit of the preceding span. All spans are of one epoch.
     async fn begin_of(&mut self, spans: &[Span], at: usize) -> Result<CommitTime> {
         let mut at = at;
         loop {
@@ -234,7 +236,7 @@ impl<'a> Times<'a> {
         }
     }
 
-    /// Time of a span's last commit, or a later one.
+    /// Returns the time of the last commit of a span or, for a part of a run, a time that is not earlier.
     async fn end_of(&mut self, span: Span) -> Result<CommitTime> {
         Ok(match span {
             Span::Chunk(part) => self.header(part.chunk).await?.last_time,
@@ -271,7 +273,8 @@ impl<'a> Times<'a> {
         Ok(&self.headers[&chunk])
     }
 
-    /// The span's last commit at or before `time`, which is not before the span's begin; none if only a run could tell.
+    /// Returns the span's last commit at or before `time`, which must not lie before the span's first commit. Returns
+    /// `None` if only a run covers the commits in question.
     async fn last_at_or_before(&mut self, span: Span, time: CommitTime) -> Result<Option<Csn>> {
         let part = match span {
             Span::Base(csn, _) => return Ok(Some(csn)),
@@ -314,7 +317,8 @@ impl<'a> Times<'a> {
         self.unreachable(&Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
     }
 
-    /// The shortfall as an error that names the nearest points, with their times where these are cheap to learn.
+    /// Converts a shortfall to an error that names the nearest restorable commits, with their times where one small
+    /// read tells them.
     pub async fn unreachable(&mut self, target: &Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
         let mut nearest = Vec::new();
         for (side, range) in [("below", short.below), ("above", short.above)] {
@@ -340,13 +344,13 @@ impl<'a> Times<'a> {
         }
     }
 
-    /// A csn, with its time if a header or a manifest tells it.
+    /// Returns the text of a csn, with its time if a header or a manifest tells it.
     async fn text_of(&mut self, csn: Csn) -> String {
         self.time_of(csn).await.map_or_else(|| csn.to_string(), |time| format!("{csn} ({time})"))
     }
 
-    /// The time of a commit, if a chunk begins or ends with it, a run ends with it or a base lies at it. A failure to read
-    /// is no time.
+    /// Returns the time of a commit if a chunk begins or ends with it, a run ends with it or a base is at it. Returns
+    /// `None` otherwise, and if the object cannot be read.
     pub async fn time_of(&mut self, csn: Csn) -> Option<CommitTime> {
         let part = self.coverage.uses.iter().find(|part| part.use_from <= csn && csn <= part.use_until).copied();
         if let Some(ChunkUse { chunk, .. }) = part

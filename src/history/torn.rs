@@ -1,8 +1,9 @@
-//! Chunks that a writer died over: their names are listed, and half of their bytes are there.
+//! Torn chunks: a chunk whose writer died during the upload may be listed with only a part of its bytes.
 //!
-//! A writer believes an upload only when it was confirmed. Who takes over from it (itself after a restart, or another
-//! node) sees names and lengths, so it looks at the few that may never have been confirmed: an uploader begins no chunk
-//! before the one [`UNCONFIRMED_MAX`] before it is confirmed. Readers do not: to them a torn chunk is damage to report.
+//! A writer relies on an upload only after the store confirmed it. The writer that takes over (the same node after a
+//! restart, or another node) sees only names and lengths, so it examines the few chunks that may never have been
+//! confirmed: an uploader starts a chunk only after the chunk [`UNCONFIRMED_MAX`] before it was confirmed. Readers do
+//! not drop torn chunks: for a reader a torn chunk is damage to report.
 
 use super::line::full_name;
 use crate::archive::layout::{ChunkName, ObjectName};
@@ -13,12 +14,14 @@ use crate::chunk::ChunkHeader;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 
-/// The newest chunks of an epoch that may not have been confirmed: what an uploader has in flight, with room to spare.
+/// Number of the newest chunks of an epoch that may be unconfirmed: an upper bound on the uploads that an uploader has
+/// in flight.
 const UNCONFIRMED_MAX: usize = 8;
-/// Epochs of a line whose writers may have died over a chunk that counts: the newest, and the one it took over from.
+/// Number of the newest epochs of a line that are examined: the last writer and its predecessor may have died during an
+/// upload.
 const EPOCHS_LOOKED_AT: usize = 2;
 
-/// Takes chunks out of a listing that are not as long as their headers say.
+/// Removes from a listing the chunks that are not as long as their headers state.
 pub async fn drop_torn(archive: &Archive, listing: &mut Listing, lineage: &Lineage) -> Result<()> {
     for branch in lineage.branches().iter().rev().take(EPOCHS_LOOKED_AT) {
         let of_epoch = listing.chunks.iter().rev().filter(|(chunk, _)| chunk.epoch == branch.epoch);
@@ -44,7 +47,7 @@ async fn is_whole(archive: &Archive, chunk: ChunkName, size: u64) -> Result<bool
     match ChunkHeader::decode(&bytes, &full_name(archive, &name)) {
         Ok(header) => Ok(header.total_len() == size),
         Err(Error::Corrupt { .. }) => Ok(false),
-        // Of a later version: not to be judged here.
+        // This version cannot judge the length of a chunk of a later version.
         Err(Error::Version { .. }) => Ok(true),
         Err(error) => Err(error),
     }

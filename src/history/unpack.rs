@@ -1,11 +1,12 @@
-//! From chunks to commits, checked against each other.
+//! Unpacks chunks into commits and checks the chunks against each other.
 //!
-//! Guarantees: the commits that come out are dense over all chunks, on one line of history, with times that
-//! decrease nowhere but between two chunks; each carries the epoch that made it, not the one that archived it. A chunk whose header contradicts its
-//! name is an error, and so is one that does not continue the history of the commit before it: it belongs to another
-//! history, and nothing of it comes out.
+//! Guarantees: the commits are dense over all chunks and lie on one line of history. Commit times never decrease within
+//! a chunk; between two chunks they may. Each commit carries the epoch that made it, which may differ from the epoch
+//! that archived it. A chunk whose header contradicts its name is an error. A chunk that does not continue the history
+//! of the preceding commit is also an error: the chunk belongs to another history, and none of its commits is
+//! delivered.
 //!
-//! Does not look into payloads.
+//! Does not inspect the commits' payloads.
 
 use super::plan::ChunkStep;
 use crate::archive::layout::ChunkName;
@@ -18,20 +19,20 @@ use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Commits for which room is made before they were seen.
+/// Upper limit on the number of commits for which memory is reserved before they are read.
 const COMMITS_RESERVED_MAX: u64 = 1 << 16;
 
-/// Where a stream of commits begins.
+/// The commit after which a stream of commits begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum After {
-    /// After a commit whose position is known: what follows must continue its history.
+    /// A commit whose position is known: the stream must continue its history.
     Position(Position),
-    /// After a commit whose history hash is not known here: the caller compares the first commit with its own history.
+    /// A commit whose history hash is not known here: the caller compares the first commit with its own history.
     Csn(Csn),
 }
 
 impl After {
-    /// The commit.
+    /// Returns the commit's csn.
     #[must_use]
     pub fn csn(self) -> Csn {
         match self {
@@ -53,14 +54,14 @@ impl From<Csn> for After {
     }
 }
 
-/// What one step gave.
+/// The commits of one step.
 #[derive(Clone, Debug)]
 pub struct Unpacked {
-    /// The chunk's name for messages.
+    /// The chunk's full name, for messages.
     pub what: Arc<str>,
-    /// Its commits that count, in csn order; never empty.
+    /// The commits in the step's range, in csn order; never empty.
     pub commits: Arc<Vec<CommitRecord>>,
-    /// Bytes of the chunk before compression.
+    /// Bytes of the whole chunk before compression.
     pub raw_bytes: u64,
 }
 
@@ -74,14 +75,14 @@ impl AsRef<[CommitRecord]> for Unpacked {
 #[derive(Clone, Debug)]
 pub struct Unpacker {
     lineage: Lineage,
-    /// The commit that must come next.
+    /// The commit with which the next step must begin.
     next: Csn,
-    /// History hash after the commit before; none if it is not known.
+    /// History hash after the commit before `next`; `None` if unknown.
     hash: Option<HistoryHash>,
 }
 
 impl Unpacker {
-    /// Goes on along `lineage` after a commit.
+    /// Creates an unpacker that begins after the commit `after` and follows `lineage`.
     #[must_use]
     pub fn new(lineage: Lineage, after: impl Into<After>) -> Self {
         let after = after.into();
@@ -92,11 +93,12 @@ impl Unpacker {
         Self { lineage, next: after.csn().next(), hash }
     }
 
-    /// The commits of a step's chunk; `what` names it in errors.
+    /// Returns the commits that `step` uses from its chunk; `what` names the chunk in errors.
     ///
     /// # Errors
-    /// [`Error::OtherHistory`] if the chunk does not continue the history of the commit before it, or a fork of the line
-    /// lies in it and the fork's record has another history hash.
+    /// [`Error::Gap`] if the step does not begin with the next commit. [`Error::OtherHistory`] if the chunk does not
+    /// continue the history of the preceding commit, or if a fork of the line lies in the chunk and the fork's record
+    /// has another history hash. [`Error::Corrupt`] or [`Error::Version`] if the chunk cannot be decoded.
     pub fn unpack(&mut self, step: ChunkStep, bytes: Bytes, what: &str) -> Result<Unpacked> {
         if step.use_from != self.next {
             return Err(Error::Gap {
@@ -132,7 +134,7 @@ impl Unpacker {
         Ok(Unpacked { what: what.into(), commits: Arc::new(commits), raw_bytes })
     }
 
-    /// The chunk `what` continues a history that has the hash `found` after the commit before the next one.
+    /// Checks that the hash `found`, which the chunk `what` states for the commit before `next`, is the known one.
     fn require_hash(&self, found: HistoryHash, what: &str) -> Result<()> {
         match self.hash {
             Some(expected) if expected != found => {
@@ -142,7 +144,7 @@ impl Unpacker {
         }
     }
 
-    /// Epochs that fork at one of these commits forked from this history and no other.
+    /// Checks that every epoch of the line that forks at one of these commits forked from this history.
     fn check_forks(&self, commits: &[CommitRecord]) -> Result<()> {
         for branch in self.lineage.branches() {
             let nth = branch.from_exclusive.0.checked_sub(commits[0].csn.0);
@@ -160,7 +162,7 @@ impl Unpacker {
     }
 }
 
-/// A chunk's header must say what its name says.
+/// Checks that a chunk's header states the epoch and the range of the chunk's name.
 pub(crate) fn check_name(chunk: &Chunk, name: ChunkName, what: &str) -> Result<()> {
     let header = chunk.header();
     if (header.epoch, header.first, header.last) == (name.epoch, name.first, name.last) {

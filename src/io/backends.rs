@@ -1,6 +1,7 @@
-//! Which backend serves what: the key `io-backend` turned into one backend for the logs and one for bulk use.
+//! Selects the backends: the key `io-backend` decides which backend serves the logs and which serves bulk use.
 //!
-//! A refused ring is never an error: the system calls do the same work. It is said once, here, and kept for INFO.
+//! A refused ring is never an error, because system calls do the same work. The refusal is logged once, and kept for
+//! INFO.
 
 use super::calibrate::{PerUse, calibrate};
 use super::{Io, StdIo, Uring};
@@ -13,12 +14,12 @@ use std::sync::Arc;
 /// Value of the key `io-backend`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Choice {
-    /// Measure on the data directory and take the faster one, for the logs and for bulk use separately.
+    /// Measures on the data directory and takes the faster backend, for the logs and for bulk use separately.
     #[default]
     Auto,
-    /// io_uring for both, as far as the system allows it.
+    /// Takes io_uring for both uses, as far as the system allows it.
     Uring,
-    /// System calls for both.
+    /// Takes system calls for both uses.
     Std,
 }
 
@@ -48,21 +49,21 @@ impl fmt::Display for Choice {
     }
 }
 
-/// The backends in use.
+/// The selected backends.
 #[derive(Clone, Debug)]
 pub struct Backends {
-    /// For log segments: small appends, each soon synced.
+    /// Backend for log segments: small appends, each followed by a sync.
     pub log: Arc<dyn Io>,
-    /// For images, chunks and bases: megabytes written or read in a row.
+    /// Backend for images, chunks and bases: megabytes that are written or read in sequence.
     pub bulk: Arc<dyn Io>,
-    /// "log=std bulk=uring".
+    /// Text for INFO, such as "log=std bulk=uring".
     pub description: String,
-    /// Why: the setting, the measured numbers, or how the ring was refused.
+    /// Reason of the selection: the setting, the measured numbers, or the refusal of the ring.
     pub reason: String,
 }
 
 impl Backends {
-    /// Chooses for the data directory `dir`, which must exist. `auto` takes about 100 ms there.
+    /// Selects the backends for the data directory `dir`, which must exist. `auto` takes about 100 ms.
     pub fn select(dir: &Path, choice: Choice) -> Result<Self> {
         let backends = match choice {
             Choice::Std => Self::std("io-backend is std".into()),
@@ -79,7 +80,7 @@ impl Backends {
         Ok(backends)
     }
 
-    /// System calls for both.
+    /// Returns system calls for both uses.
     fn std(reason: String) -> Self {
         Self::new(Arc::new(StdIo), Arc::new(StdIo), reason)
     }
@@ -96,8 +97,8 @@ impl Backends {
         Self::std(format!("io_uring refused: {refusal}"))
     }
 
-    /// `ring` for one of the uses in `uring`, a second ring for the other, so that a bulk transfer never stands before
-    /// an append in a queue.
+    /// Returns `ring` for the uses that `uring` names. If both uses get a ring, a second one is started, so that an
+    /// append never waits behind a bulk transfer in a queue.
     fn with_ring(dir: &Path, ring: Uring, uring: PerUse<bool>, mut reason: String) -> Self {
         let std = || Arc::new(StdIo) as Arc<dyn Io>;
         let (log, bulk) = match (uring.log, uring.bulk) {

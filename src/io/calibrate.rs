@@ -1,7 +1,8 @@
-//! `auto`: measures both backends on the data directory, with what the logs and the bulk users will do, and compares.
+//! `auto`: measures both backends on the data directory with the access patterns of the logs and of bulk use, and
+//! compares.
 //!
-//! Takes about [`TIME_MAX`] in all; on a slow disk one round of each backend is finished whatever it takes. A result
-//! says which backend is faster on this machine now, nothing more.
+//! This takes about [`TIME_MAX`] in all; on a slow disk one round of each backend is finished, however long it takes.
+//! The result only says which backend is faster on this machine at this moment.
 
 use super::{Io, UNFINISHED_SUFFIX, stream};
 use crate::error::{Error, Result};
@@ -10,25 +11,25 @@ use rustix::fs::{Advice, fadvise};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Time for both measurements, both backends.
+/// Time for both measurements of both backends.
 const TIME_MAX: Duration = Duration::from_millis(100);
 
-/// Part of [`TIME_MAX`] for the appends; the rest is for bulk.
+/// Part of [`TIME_MAX`] for the appends; the rest is for bulk transfers.
 const APPEND_TIME_MAX: Duration = Duration::from_millis(35);
 
 /// Bytes of one append: a group of a few dozen small commits.
 const APPEND_BYTES: usize = 4096;
 
-/// Most appends measured with each backend; the file is made for as many.
+/// Most appends that are measured with each backend; the file has room for as many.
 const APPENDS_MAX: usize = 64;
 
-/// Bytes of one bulk transfer, written and read back.
+/// Bytes of one bulk transfer, which are written and read back.
 const BULK_BYTES: usize = 2 * 1024 * 1024;
 
-/// Most bulk transfers measured with each backend.
+/// Most bulk transfers that are measured with each backend.
 const BULKS_MAX: usize = 8;
 
-/// What the ring's time may be, of the time of the system calls, to be preferred: it must win by more than the noise.
+/// The ring is preferred if its time is below this share of the system calls' time, so that noise does not decide.
 const PREFER_BELOW: f64 = 0.9;
 
 /// One value for each of the two uses.
@@ -38,15 +39,15 @@ pub(super) struct PerUse<T> {
     pub bulk: T,
 }
 
-/// Which use gets the ring, and why.
+/// Which uses get the ring, and why.
 #[derive(Debug)]
 pub(super) struct Verdict {
     pub uring: PerUse<bool>,
     pub reason: String,
 }
 
-/// Best times of one backend: `log` of an append and its sync, `bulk` of writing, syncing and reading [`BULK_BYTES`] that
-/// are not in the page cache. The best, because what else the machine does can only add to it.
+/// Best times of one backend. `log`: an append and its sync. `bulk`: [`BULK_BYTES`] written, synced, and read while
+/// they are not in the page cache. The best time counts, because other work on the machine can only add to it.
 type Times = PerUse<Duration>;
 
 /// Measures both backends in `dir` and decides.
@@ -60,7 +61,7 @@ pub(super) fn calibrate(dir: &Path, std: &dyn Io, uring: &dyn Io) -> Result<Verd
     Ok(decide(std_times, uring_times))
 }
 
-/// The appends, then the bulk transfers, on one file.
+/// Measures the appends, then the bulk transfers, on one file.
 fn measure(path: &Path, started: Instant, std: &dyn Io, uring: &dyn Io) -> Result<(Times, Times)> {
     let file = std.create(path)?;
     stream::write(std, &file, &mut stream::zeroes((APPENDS_MAX * APPEND_BYTES) as u64))?;
@@ -78,7 +79,8 @@ fn measure(path: &Path, started: Instant, std: &dyn Io, uring: &dyn Io) -> Resul
     let bulk = |io: &dyn Io| {
         stream::write(io, &file, &mut std::iter::once(Ok(content.clone())))?;
         io.sync_data(&file)?;
-        // Bases and chunks are read long after they were written. Only advice: if it is not taken, the read is a copy.
+        // Bases and chunks are read long after they were written. If the kernel ignores the advice, the read is a
+        // copy.
         fadvise(file.file(), 0, None, Advice::DontNeed)
             .map_err(|e| Error::io("drop from the cache", path)(e.into()))?;
         io.read_at(&file, 0, BULK_BYTES).map(drop)
@@ -87,7 +89,8 @@ fn measure(path: &Path, started: Instant, std: &dyn Io, uring: &dyn Io) -> Resul
     Ok((Times { log: log.0, bulk: bulk.0 }, Times { log: log.1, bulk: bulk.1 }))
 }
 
-/// Best times of `action` with the backends in turn: at least one round, at most `rounds_max`, none begun after `deadline`.
+/// Returns the best times of `action`, with the backends in turn: at least one round, at most `rounds_max`, none begun
+/// after `deadline`.
 fn alternate(
     mut action: impl FnMut(&dyn Io) -> Result<()>,
     std: &dyn Io,
@@ -110,7 +113,7 @@ fn alternate(
     Ok((std_best, uring_best))
 }
 
-/// Compares; a near tie goes to the system calls.
+/// Compares the times. A near tie goes to the system calls.
 fn decide(std: Times, uring: Times) -> Verdict {
     let wins = |std: Duration, uring: Duration| uring.as_secs_f64() < PREFER_BELOW * std.as_secs_f64();
     // The bulk transfer moves its bytes twice.
@@ -132,7 +135,7 @@ fn decide(std: Times, uring: Times) -> Verdict {
 mod tests {
     use super::*;
 
-    /// The two uses are decided separately, and the ring must win clearly.
+    /// Goal: the two uses are decided separately, and the ring must win clearly.
     #[test]
     fn the_ring_must_win_clearly() {
         let times = |log, bulk| Times { log: Duration::from_micros(log), bulk: Duration::from_micros(bulk) };

@@ -1,9 +1,9 @@
-//! Files whose steps fail on demand: for tests of what the logs, the spool and the images make of it.
+//! Files whose steps fail on demand, to test how the logs, the spool and the images handle failures.
 //!
-//! A step is one call of [`Io`] that changes something on a disk. The composed calls are made of steps, so that each of
-//! theirs can fail, too. [`each_step`] runs a scenario once for every step it has and every fault there is, so that
-//! nothing is sampled. A file whose sync failed is watched: syncing it again is a defect, because the second sync may
-//! succeed although pages are gone.
+//! A step is one call of [`Io`] that changes something on a disk. The composed calls consist of steps, so that each of
+//! their steps can fail, too. [`each_step`] runs a scenario once for every step and every fault: nothing is sampled.
+//! Syncing a file again after a failed sync is recorded as a defect, because the second sync may succeed although
+//! pages are lost.
 
 use super::{Io, LogFile, Pending, StdIo};
 use crate::error::{Error, Result};
@@ -31,14 +31,14 @@ pub(crate) enum Step {
     SyncDir,
 }
 
-/// What becomes of a step that fails.
+/// How much of a failing step takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {
-    /// Nothing of it happened.
+    /// The step has no effect.
     Undone,
-    /// Half of the bytes of a write got there; any other step did not happen.
+    /// A write stores half of its bytes; any other step has no effect.
     Torn,
-    /// It happened, and the error came all the same.
+    /// The step takes full effect, and returns an error all the same.
     Done,
 }
 
@@ -56,13 +56,13 @@ impl Fault {
         Self { error, fate, lasts }
     }
 
-    /// A full file system still removes.
+    /// Reports whether a step can fail in this way: a full file system can remove files.
     fn is_possible(self, step: Step) -> bool {
         self.error != Errno::NOSPC || step != Step::Remove
     }
 }
 
-/// The faults that every step is tried with.
+/// The faults with which every step is tried.
 pub(crate) const FAULTS: [Fault; 6] = [
     Fault::new(Errno::IO, Fate::Undone, false),
     Fault::new(Errno::IO, Fate::Torn, true),
@@ -75,9 +75,9 @@ pub(crate) const FAULTS: [Fault; 6] = [
 /// Which steps fail.
 #[derive(Clone, Copy, Debug)]
 enum Aim {
-    /// The one with this number, from 0 on; those behind it if the fault lasts.
+    /// The step with this number, from 0; also the later ones if the fault lasts.
     Nth(u64),
-    /// All of a kind, once so many more of them were carried out.
+    /// All steps of a kind, after this many more of them have succeeded.
     Every(Step, u64),
 }
 
@@ -86,58 +86,58 @@ struct State {
     aim: Option<(Aim, Fault)>,
     /// Steps so far.
     steps: u64,
-    /// Whether the step aimed at was there.
+    /// Whether a step of the aim was reached.
     is_reached: bool,
     /// The first step that failed.
     struck: Option<(Step, PathBuf)>,
     /// Device and inode of files whose sync failed.
     unsynced: HashSet<(u64, u64)>,
-    /// Files that were synced again after that.
+    /// Files that were synced again after a failed sync.
     synced_again: Vec<PathBuf>,
 }
 
-/// Plain files whose steps fail as told.
+/// A backend of plain files whose steps fail on demand.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(Mutex<State>);
 
 impl Faults {
-    /// Files of which the `nth` step fails.
+    /// Makes files of which the `nth` step fails.
     pub fn at(nth: u64, fault: Fault) -> Self {
         Self(Mutex::new(State { aim: Some((Aim::Nth(nth), fault)), ..State::default() }))
     }
 
-    /// From now on every step of a kind fails and does not happen.
+    /// Lets every later step of a kind fail without effect.
     pub fn fail(&self, step: Step, error: Errno) {
         self.fail_after(step, 0, error);
     }
 
-    /// The same, once `more` of them were carried out.
+    /// Lets the steps of a kind fail without effect after `more` of them have succeeded.
     pub fn fail_after(&self, step: Step, more: u64, error: Errno) {
         self.0.lock().aim = Some((Aim::Every(step, more), Fault::new(error, Fate::Undone, true)));
     }
 
-    /// From now on nothing fails.
+    /// Lets all later steps succeed.
     pub fn heal(&self) {
         self.0.lock().aim = None;
     }
 
-    /// Whether any step failed.
+    /// Reports whether any step failed.
     pub fn has_struck(&self) -> bool {
         self.0.lock().struck.is_some()
     }
 
-    /// What kind of step failed first.
+    /// Returns the kind of the step that failed first.
     pub fn struck(&self) -> Option<Step> {
         self.0.lock().struck.as_ref().map(|(step, _)| *step)
     }
 
-    /// Whether the first step that failed was a sync of a file whose name ends so.
+    /// Reports whether the first failed step was a sync of a file whose name ends with `suffix`.
     pub fn left_unsynced(&self, suffix: &str) -> bool {
         let struck = &self.0.lock().struck;
         matches!(struck, Some((Step::Sync, path)) if path.to_string_lossy().ends_with(suffix))
     }
 
-    /// Counts a step; tells how it fails if it does.
+    /// Counts a step. Returns how it fails, if it does.
     fn fault(&self, step: Step, path: &Path) -> Option<(Fate, Error)> {
         let mut state = self.0.lock();
         let number = state.steps;
@@ -162,7 +162,7 @@ impl Faults {
         Some((fault.fate, error))
     }
 
-    /// A step that happens, or does not, as a whole.
+    /// Runs a step that takes effect as a whole or not at all.
     fn whole<T>(&self, step: Step, path: &Path, run: impl FnOnce() -> Result<T>) -> Result<T> {
         match self.fault(step, path) {
             None => run(),
@@ -171,7 +171,7 @@ impl Faults {
         }
     }
 
-    /// A file made anew, or removed, is another one.
+    /// Forgets a failed sync of the file at `path`, because the file is created anew or removed.
     fn forget(&self, path: &Path) {
         if let Ok(meta) = std::fs::metadata(path) {
             self.0.lock().unsynced.remove(&id(&meta));
@@ -250,7 +250,8 @@ impl Io for Faults {
     }
 }
 
-/// A directory in memory, where there is such a place: thousands of cases need not wait for a disk.
+/// Makes a directory in memory if the system has such a file system, so that thousands of cases do not wait for a
+/// disk.
 pub(crate) fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -265,12 +266,12 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// The files, as those who use them want them.
+    /// Returns the files as a backend.
     pub fn io(&self) -> Arc<dyn Io> {
         Arc::<Faults>::clone(&self.io)
     }
 
-    /// Whether every step behind the first that failed does, too.
+    /// Reports whether a step has failed and all later ones fail, too.
     pub fn is_over(&self) -> bool {
         self.fault.lasts && self.io.has_struck()
     }
@@ -294,7 +295,7 @@ impl Drop for Case {
     }
 }
 
-/// Runs a scenario with each of its steps failing in each way of `faults`, until it has no such step any more.
+/// Runs a scenario with each of its steps failing in each way of `faults`.
 pub(crate) fn each_step(faults: &[Fault], scenario: impl Fn(&Case)) {
     for &fault in faults {
         let mut nth = 0;

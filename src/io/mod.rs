@@ -1,20 +1,20 @@
-//! Local files: the only code that touches log segments, memory images and spooled chunks on disk.
+//! Local files: the only code that accesses log segments, memory images and spooled chunks on disk.
 //!
-//! One trait, [`Io`], with two backends: [`StdIo`] (system calls on the calling thread) and [`Uring`] (an io_uring on a
+//! One trait, [`Io`], has two backends: [`StdIo`] (system calls on the calling thread) and [`Uring`] (an io_uring on a
 //! thread of its own). [`Backends::select`] picks one for the logs and one for bulk use; `auto` measures first.
 //!
-//! Guarantees, the same for both backends:
-//! - a write or a read is whole or it is an error; short transfers are continued;
-//! - a failed sync is never retried, and fails for good on that file: what the page cache holds afterwards is unknown;
-//! - [`Io::write_file`] and [`Io::create_zeroed`] make a file appear under its name only when it is whole and durable;
-//! - every error names the operation and the file.
+//! Guarantees of both backends:
+//! - A write or a read is whole, or there is an error; short transfers are continued.
+//! - A failed sync is never retried, and later syncs of that file fail: the content of the page cache is unknown.
+//! - [`Io::write_file`] and [`Io::create_zeroed`] make a file appear under its name only when it is whole and durable.
+//! - Every error names the operation and the file.
 //!
-//! The methods a backend must bring are the three that move bytes. All others have a body here, and the composed ones
-//! (`write_file`, `create_zeroed`, `read_file`) call nothing but the trait: a backend that injects faults overrides the
-//! single steps and thereby reaches every step of the composed ones.
+//! A backend must implement [`Io::name`], [`Io::start_write`], [`Io::start_read`] and [`Io::try_sync`]. All other
+//! methods have a body here. The composed ones (`write_file`, `create_zeroed`, `read_file`) call only methods of the
+//! trait: a backend that injects faults overrides the single steps, and so reaches every step of the composed ones.
 //!
-//! Not here: file formats, names, retention, locking of the data directory, RocksDB's own files. One process writes a
-//! directory, and one thread at a time writes a given path.
+//! Not here: file formats, names, retention, locking of the data directory, RocksDB's own files. One process writes to
+//! a directory, and one thread at a time writes to a given path.
 
 mod backends;
 mod calibrate;
@@ -41,66 +41,69 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Size of one request of a bulk transfer.
+/// Bytes of one request of a bulk transfer.
 pub const BULK_PIECE_BYTES: usize = 256 * 1024;
 
-/// Requests of one bulk transfer under way at a time: bounds its memory to 4 MiB beside the caller's own part.
+/// Requests of one bulk transfer that are under way at a time. Bounds its memory to 4 MiB beside the caller's own
+/// part.
 pub const BULK_IN_FLIGHT: usize = 16;
 
-/// Ending of a file that is still being written; what a crash leaves behind carries it.
+/// Suffix of a file that is being written. A file with this suffix after a crash is incomplete.
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
 
-/// An open file. Clones share the descriptor, which is closed with the last of them.
+/// An open file. Clones share the descriptor, which is closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct LogFile {
     file: Arc<File>,
     path: Arc<Path>,
-    /// Whether a sync failed. Held while one is under way: the kernel tells only one of two callers of a failure.
+    /// Whether a sync failed. Locked during a sync: the kernel reports a failure to only one of two concurrent
+    /// callers.
     sync_failed: Arc<Mutex<bool>>,
 }
 
 impl LogFile {
-    /// Wraps an open file; `path` is what messages call it.
+    /// Wraps an open file; `path` names the file in messages.
     #[must_use]
     pub fn new(file: File, path: &Path) -> Self {
         Self { file: Arc::new(file), path: path.into(), sync_failed: Arc::default() }
     }
 
-    /// The path it was opened under.
+    /// Returns the path under which the file was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The descriptor, for a backend.
+    /// Returns the descriptor, for a backend.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// The error of a failed operation on this file; costs nothing until there is one.
+    /// Returns the error of a failed operation on this file.
     fn failed(&self, action: &'static str, source: std::io::Error) -> Error {
         Error::io(action, &self.path)(source)
     }
 }
 
-/// File operations of the logs, the spool and the images. Blocking; for plain threads.
+/// File operations of the logs, the spool and the images. All of them block: they are for plain threads.
 pub trait Io: Send + Sync + fmt::Debug {
-    /// "std" or "uring": what INFO shows.
+    /// Returns "std" or "uring", as INFO shows it.
     fn name(&self) -> &'static str;
 
-    /// Begins to write all of `bytes` at `offset`. Writes under way at once must not overlap, and
-    /// [`sync_data`](Io::sync_data) covers only those that were waited for.
+    /// Begins to write all of `bytes` at `offset`. Writes that are under way at the same time must not overlap.
+    /// [`sync_data`](Io::sync_data) covers only writes that the caller has waited for.
     fn start_write(&self, file: &LogFile, offset: u64, bytes: Bytes) -> Pending<()>;
 
-    /// Begins to fill all of `buffer` from `offset` on; gives the buffer back. A file that ends before is an error.
+    /// Begins to fill all of `buffer` from `offset`, and returns the buffer. It is an error if the file ends before.
     fn start_read(&self, file: &LogFile, offset: u64, buffer: BytesMut) -> Pending<BytesMut>;
 
-    /// One fdatasync. For [`sync_data`](Io::sync_data) alone.
+    /// Does one fdatasync. To be called by [`sync_data`](Io::sync_data) only.
     fn try_sync(&self, file: &LogFile) -> Result<()>;
 
-    /// Makes the bytes written so far, and the length, durable. Once that failed it fails for good, whoever holds a clone
-    /// of the file: the kernel has dropped what it could not write, and would call the next sync a success.
+    /// Makes the bytes written before the call, and the file's length, durable. After one failure every later call
+    /// fails, on all clones of the file: the kernel has dropped the pages that it could not write, and would report
+    /// success for the next sync.
     fn sync_data(&self, file: &LogFile) -> Result<()> {
         let mut failed = file.sync_failed.lock();
         if *failed {
@@ -117,7 +120,7 @@ pub trait Io: Send + Sync + fmt::Debug {
         self.start_write(file, offset, bytes).wait()
     }
 
-    /// Reads exactly `len` bytes, in pieces of which several are under way.
+    /// Reads exactly `len` bytes, in several pieces at the same time.
     fn read_at(&self, file: &LogFile, offset: u64, len: usize) -> Result<Bytes> {
         stream::read(self, file, offset, len)
     }
@@ -134,7 +137,7 @@ pub trait Io: Send + Sync + fmt::Debug {
         Ok(LogFile::new(file, path))
     }
 
-    /// A new empty file, or the existing one emptied. Its name is durable after [`sync_dir`](Io::sync_dir).
+    /// Creates an empty file, or empties an existing one. Its name is durable after [`sync_dir`](Io::sync_dir).
     fn create(&self, path: &Path) -> Result<LogFile> {
         let file = OpenOptions::new()
             .read(true)
@@ -146,22 +149,22 @@ pub trait Io: Send + Sync + fmt::Debug {
         Ok(LogFile::new(file, path))
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     fn len(&self, file: &LogFile) -> Result<u64> {
         file.file().metadata().map(|meta| meta.len()).map_err(|e| file.failed("stat", e))
     }
 
-    /// Cuts or extends a file (with a hole); durable after [`sync_data`](Io::sync_data).
+    /// Cuts a file, or extends it with a hole. Durable after [`sync_data`](Io::sync_data).
     fn set_len(&self, file: &LogFile, len: u64) -> Result<()> {
         file.file().set_len(len).map_err(|e| file.failed("set the length of", e))
     }
 
-    /// Renames within a file system, replacing `to`; durable after [`sync_dir`](Io::sync_dir).
+    /// Renames within a file system, replacing `to`. Durable after [`sync_dir`](Io::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).map_err(Error::io("rename", from))
     }
 
-    /// Removes a file; durable after [`sync_dir`](Io::sync_dir).
+    /// Removes a file. Durable after [`sync_dir`](Io::sync_dir).
     fn remove(&self, path: &Path) -> Result<()> {
         fs::remove_file(path).map_err(Error::io("remove", path))
     }
@@ -171,13 +174,13 @@ pub trait Io: Send + Sync + fmt::Debug {
         File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io("sync directory", dir))
     }
 
-    /// A directory and the missing ones above it; the last name made durable.
+    /// Creates a directory and the missing ones above it. The name of `dir` itself is made durable.
     fn create_dir(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
         self.sync_dir(parent_of(dir))
     }
 
-    /// Names of all entries of a directory, unfinished files included, sorted.
+    /// Returns the names of all entries of a directory, unfinished files included, sorted.
     fn list_all(&self, dir: &Path) -> Result<Vec<OsString>> {
         let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
         let names: std::io::Result<Vec<_>> = entries.map(|entry| entry.map(|e| e.file_name())).collect();
@@ -186,14 +189,14 @@ pub trait Io: Send + Sync + fmt::Debug {
         Ok(names)
     }
 
-    /// Names of the finished entries of a directory, sorted.
+    /// Returns the names of the entries of a directory without unfinished files, sorted.
     fn list(&self, dir: &Path) -> Result<Vec<OsString>> {
         let mut names = self.list_all(dir)?;
         names.retain(|name| !is_unfinished(name));
         Ok(names)
     }
 
-    /// Removes what crashes left half written in a directory; returns how many files. For start-up.
+    /// Removes the unfinished files that crashes left in a directory. Returns their number. For start-up.
     fn remove_unfinished(&self, dir: &Path) -> Result<usize> {
         let names: Vec<_> = self.list_all(dir)?.into_iter().filter(|name| is_unfinished(name)).collect();
         for name in &names {
@@ -202,16 +205,17 @@ pub trait Io: Send + Sync + fmt::Debug {
         Ok(names.len())
     }
 
-    /// The whole content of a file.
+    /// Reads the whole content of a file.
     fn read_file(&self, path: &Path) -> Result<Bytes> {
         let file = self.open_read(path)?;
         let len = self.len(&file)?;
         self.read_at(&file, 0, len as usize)
     }
 
-    /// A file made of `parts`, whole and durable when it appears under `path`, replacing what was there: written under
-    /// an unfinished name, synced, renamed, directory synced. Returns its length. Parts may have any size; they are
-    /// taken one by one and regrouped, so that memory stays bounded. The first error removes the unfinished file.
+    /// Writes a file that consists of `parts`, replacing any file at `path`. The file is whole and durable when it
+    /// appears under `path`: it is written under an unfinished name, synced and renamed, and the directory is synced.
+    /// Returns its length. Parts may have any size; they are taken one by one and regrouped, so that memory stays
+    /// bounded. On an error the unfinished file is removed.
     fn write_file(&self, path: &Path, parts: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<u64> {
         let unfinished = unfinished_name(path);
         let renamed = self.create(&unfinished).and_then(|file| {
@@ -226,15 +230,15 @@ pub trait Io: Send + Sync + fmt::Debug {
                 Ok(len)
             }
             Err(error) => {
-                // The first error is the one to report; what stays behind is removed at the next start.
+                // The first error is the one to report. If the removal fails, the next start removes the file.
                 let _ = self.remove(&unfinished);
                 Err(error)
             }
         }
     }
 
-    /// A new durable file of `len` written zero bytes (no hole and no unwritten extent, so that syncing a later append
-    /// changes no file-system metadata). Fails if the path exists.
+    /// Creates a durable file of `len` written zero bytes. The file has no hole and no unwritten extent, so that
+    /// syncing a later append changes no file-system metadata. Fails if the path exists.
     fn create_zeroed(&self, path: &Path, len: u64) -> Result<LogFile> {
         match path.try_exists() {
             Ok(false) => {}
@@ -246,7 +250,7 @@ pub trait Io: Send + Sync + fmt::Debug {
     }
 }
 
-/// The name a file has while it is written.
+/// Returns the name that a file has while it is written.
 fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(UNFINISHED_SUFFIX);
@@ -257,7 +261,7 @@ fn is_unfinished(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(UNFINISHED_SUFFIX.as_bytes())
 }
 
-/// The directory that holds `path`'s name.
+/// Returns the directory that contains `path`.
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

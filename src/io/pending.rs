@@ -1,13 +1,13 @@
-//! A transfer that was begun: what [`Io::start_write`](super::Io::start_write) and
-//! [`Io::start_read`](super::Io::start_read) return. Dropping it does not stop the transfer; its buffer lives until the
-//! kernel is done with it.
+//! A transfer that has begun: the result of [`Io::start_write`](super::Io::start_write) and
+//! [`Io::start_read`](super::Io::start_read). Dropping it does not stop the transfer; the buffer lives until the
+//! kernel has finished with it.
 
 use super::LogFile;
 use crate::error::Result;
 use std::io;
 use std::sync::mpsc::Receiver;
 
-/// The outcome of a transfer, there already or still to come.
+/// The outcome of a transfer that is done or under way.
 #[must_use = "a transfer has happened only once it was waited for"]
 #[derive(Debug)]
 pub struct Pending<T>(State<T>);
@@ -19,17 +19,17 @@ enum State<T> {
 }
 
 impl<T> Pending<T> {
-    /// A transfer that is over, well or badly.
+    /// Makes the outcome of a transfer that is done, with success or an error.
     pub fn done(result: Result<T>) -> Self {
         Self(State::Done(result))
     }
 
-    /// A transfer whose outcome comes through `answer`.
+    /// Makes the outcome of a transfer that will be sent through `answer`.
     pub(super) fn under_way(answer: Receiver<io::Result<T>>, action: &'static str, file: LogFile) -> Self {
         Self(State::UnderWay { answer, action, file })
     }
 
-    /// Blocks until the transfer is over.
+    /// Blocks until the transfer is done.
     pub fn wait(self) -> Result<T> {
         match self.0 {
             State::Done(result) => result,

@@ -1,12 +1,12 @@
-//! The backend of plain system calls: pwrite, pread and fdatasync on the calling thread. Works everywhere; for one
-//! append and its sync it is the fastest there is, since it hands nothing to another thread.
+//! The backend of plain system calls: pwrite, pread and fdatasync on the calling thread. It works everywhere. For one
+//! append and its sync it is the fastest backend, because it hands nothing to another thread.
 
 use super::{Io, LogFile, Pending};
 use crate::error::Result;
 use bytes::{Bytes, BytesMut};
 use std::os::unix::fs::FileExt;
 
-/// System calls on the calling thread.
+/// The backend that makes system calls on the calling thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StdIo;
 

@@ -1,11 +1,11 @@
-//! Bulk transfers over any [`Io`]: equal pieces, several under way, bounded memory.
+//! Bulk transfers over any [`Io`]: equal pieces, several under way at a time, bounded memory.
 
 use super::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
 use crate::error::Result;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Reads exactly `len` bytes at `offset`. The pieces are parts of one buffer, so joining them copies nothing.
+/// Reads exactly `len` bytes at `offset`. The pieces are parts of one buffer, so that joining them copies nothing.
 pub(super) fn read<I: Io + ?Sized>(io: &I, file: &LogFile, offset: u64, len: usize) -> Result<Bytes> {
     let mut unread = BytesMut::zeroed(len);
     let mut at = offset;
@@ -25,8 +25,8 @@ pub(super) fn read<I: Io + ?Sized>(io: &I, file: &LogFile, offset: u64, len: usi
     }
 }
 
-/// Writes `parts` one after another from the start of `file`; returns how many bytes. On success every write was
-/// waited for.
+/// Writes `parts` one after another from the start of `file`. Returns the number of bytes. On success every write has
+/// been waited for.
 pub(super) fn write<I: Io + ?Sized>(
     io: &I,
     file: &LogFile,
@@ -57,7 +57,7 @@ pub(super) fn write<I: Io + ?Sized>(
     sink.finish()
 }
 
-/// The pieces of `len` zero bytes; all share one allocation.
+/// Returns the pieces of `len` zero bytes. All of them share one allocation.
 pub(super) fn zeroes(len: u64) -> impl Iterator<Item = Result<Bytes>> {
     let zeroes = Bytes::from(vec![0; BULK_PIECE_BYTES.min(len as usize)]);
     let mut left = len;
@@ -68,13 +68,13 @@ pub(super) fn zeroes(len: u64) -> impl Iterator<Item = Result<Bytes>> {
     })
 }
 
-/// The end of a file that is being written.
+/// Writes pieces to the end of a file.
 struct Sink<'a, I: ?Sized> {
     io: &'a I,
     file: &'a LogFile,
-    /// Where the next piece goes, in bytes.
+    /// Offset of the next piece, in bytes.
     at: u64,
-    /// Begun and not waited for, oldest first, at most [`BULK_IN_FLIGHT`].
+    /// Writes that have begun and were not waited for, oldest first; at most [`BULK_IN_FLIGHT`].
     in_flight: VecDeque<Pending<()>>,
 }
 

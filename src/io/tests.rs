@@ -1,4 +1,4 @@
-//! One suite over both backends, and what happens when single steps fail.
+//! One test suite over both backends, and the effect of single failing steps.
 
 use super::faults::{FAULTS, Step, each_step};
 use super::*;
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use std::os::unix::fs::FileExt;
 
-/// Runs a test of the suite with each backend; says so when the ring is refused here.
+/// Runs a test with each backend. Prints a message if the ring is refused on this machine.
 fn with_both(test: impl Fn(&dyn Io, &Path)) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     test(&StdIo, dir.path());
@@ -17,7 +17,7 @@ fn with_both(test: impl Fn(&dyn Io, &Path)) {
     }
 }
 
-/// Bytes that differ from piece to piece.
+/// Returns bytes that differ from piece to piece.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 251 + i % 251) as u8).collect()
 }
@@ -246,8 +246,8 @@ fn unfinished_files_are_not_listed_and_can_be_removed() {
     });
 }
 
-/// Goal: every step of an atomic write is reached through the trait. Whichever fails, the write fails, and the name shows
-/// the whole old or the whole new content; nothing unfinished stays behind, unless it cannot be removed.
+/// Goal: every step of an atomic write is reached through the trait. Whichever step fails, the write fails, and the
+/// name shows the whole old or the whole new content. No unfinished file stays, unless it cannot be removed.
 #[test]
 fn every_step_of_an_atomic_write_can_fail() {
     let content = pattern(BULK_PIECE_BYTES * 2 + 10);
@@ -270,7 +270,7 @@ fn every_step_of_an_atomic_write_can_fail() {
     });
 }
 
-/// Goal: a segment whose making failed does not exist, or it exists whole, so that a start can use what is there.
+/// Goal: a segment whose creation failed does not exist, or it is whole, so that a start can use the directory.
 #[test]
 fn a_failed_segment_is_whole_or_not_there() {
     each_step(&FAULTS, |case| {

@@ -1,12 +1,13 @@
-//! The io_uring backend: a `tokio-uring` runtime on a thread of its own, to which callers hand requests with the
-//! buffers they own. Can pay where many requests are under way; one append and its sync cost two hand-offs more than the
-//! system calls would. `auto` measures.
+//! The io_uring backend: a `tokio-uring` runtime on a thread of its own. Callers hand it requests together with the
+//! buffers they own. It can pay where many requests are under way; one append and its sync need two more hand-offs
+//! between threads than system calls do. `auto` measures.
 //!
-//! Guarantees: a buffer lives until the kernel is done with it, whatever the caller does; requests queued and under way
-//! are bounded; a caller is always answered, with an error if the thread has died. [`Uring::start`] has written, synced
-//! and read back a file in the data directory before it succeeds: containers refuse the ring in many ways.
+//! Guarantees: a buffer lives until the kernel has finished with it, whatever the caller does. The numbers of requests
+//! that wait and that are under way are bounded. A caller always gets an answer, which is an error if the thread has
+//! died. Before [`Uring::start`] succeeds, it has written, synced and read back a file in the data directory, because
+//! containers refuse the ring in many ways.
 //!
-//! Requests under way at once complete in any order.
+//! Requests that are under way at the same time complete in any order.
 
 use super::{Io, LogFile, Pending, UNFINISHED_SUFFIX};
 use crate::error::Result;
@@ -22,34 +23,34 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_uring::buf::BoundedBuf;
 
-/// Requests in the kernel at a time. Below the ring's size, because `tokio-uring` panics when a full ring cannot be
+/// Requests in the kernel at a time. Smaller than the ring, because `tokio-uring` panics when a full ring cannot be
 /// submitted.
 const IN_FLIGHT_MAX: usize = 64;
 
 /// Entries of the submission queue.
 const RING_ENTRIES: u32 = 128;
 
-/// Requests waiting for the thread; a caller blocks when there are more.
+/// Requests that may wait for the thread. A caller blocks when there are more.
 const QUEUE_MAX: usize = 64;
 
-/// How long the probe may take. `tokio-uring` ignores some submission errors and then waits for ever.
+/// Longest time for the probe. `tokio-uring` ignores some submission errors and then waits for ever.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes the probe writes.
+/// Bytes that the probe writes.
 const PROBE_BYTES: usize = 4096;
 
-/// A ring and its thread. Dropping it ends the thread once what is under way is done.
+/// A ring and its thread. Dropping it ends the thread once the requests under way are done.
 #[derive(Debug)]
 pub struct Uring {
-    /// `None` only while dropping.
+    /// `None` only during the drop.
     queue: Option<SyncSender<Request>>,
     /// Tells the thread to look into the queue.
     wake: Arc<Notify>,
-    /// `None` only while dropping.
+    /// `None` only during the drop.
     thread: Option<JoinHandle<()>>,
 }
 
-/// One operation on a descriptor of its own: `tokio-uring` closes what it is given.
+/// One operation, with a duplicate of the descriptor: `tokio-uring` closes the descriptor that it gets.
 #[derive(Debug)]
 struct Request {
     file: File,
@@ -64,7 +65,7 @@ enum Operation {
 }
 
 impl Uring {
-    /// Starts a ring and proves on a file in `dir` that it works. The error is why it is refused.
+    /// Starts a ring and proves with a file in `dir` that the ring works. The error is the reason of the refusal.
     pub fn start(dir: &Path) -> io::Result<Self> {
         let (queue, requests) = sync_channel(QUEUE_MAX);
         let (ready, probed) = sync_channel(1);
@@ -81,18 +82,19 @@ impl Uring {
         }
     }
 
-    /// Hands an operation to the thread. If it cannot be, the operation's answer channel closes unanswered.
+    /// Hands an operation to the thread. If the thread has ended, the operation's answer channel closes without an
+    /// answer.
     fn submit(&self, file: &LogFile, operation: Operation) -> io::Result<()> {
         let request = Request { file: file.file().try_clone()?, operation };
         if let Some(queue) = &self.queue {
-            // A closed queue drops the request and with it the answer channel: the waiter is told.
+            // A closed queue drops the request and with it the answer channel, so that the caller gets an error.
             let _ = queue.send(request);
             self.wake.notify_one();
         }
         Ok(())
     }
 
-    /// Submits what `operation` makes of the answer channel.
+    /// Submits the operation that `operation` makes with an answer channel.
     fn begin<T>(
         &self,
         action: &'static str,
@@ -133,15 +135,15 @@ impl Drop for Uring {
         self.queue = None;
         self.wake.notify_one();
         if let Some(thread) = self.thread.take() {
-            // It ended by itself or by a panic that its callers have been told of.
+            // The callers were told of a panic of the thread by their closed answer channels.
             let _ = thread.join();
         }
     }
 }
 
-/// Body of the thread: build the ring, probe, serve until the queue closes.
+/// Body of the thread: builds the ring, probes it, and serves requests until the queue closes.
 fn ring_thread(requests: &Receiver<Request>, wake: &Notify, probe_path: PathBuf, ready: &SyncSender<io::Result<()>>) {
-    // `tokio_uring::start` would panic where this returns the refusal.
+    // `tokio_uring::start` would panic on a refusal; this returns the error.
     let runtime = match tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES)) {
         Ok(runtime) => runtime,
         Err(refusal) => {
@@ -158,7 +160,7 @@ fn ring_thread(requests: &Receiver<Request>, wake: &Notify, probe_path: PathBuf,
     });
 }
 
-/// Runs requests as they come, up to [`IN_FLIGHT_MAX`] at once, until the queue closes and all are answered.
+/// Runs requests, up to [`IN_FLIGHT_MAX`] at the same time, until the queue closes and all are answered.
 async fn serve(requests: &Receiver<Request>, wake: &Notify) {
     let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     loop {
@@ -178,8 +180,8 @@ async fn serve(requests: &Receiver<Request>, wake: &Notify) {
     let _ = slots.acquire_many(IN_FLIGHT_MAX as u32).await;
 }
 
-/// Runs one request. `write_all_at` and `read_exact_at` compare each result with the length asked for and go on with
-/// the rest. An answer nobody waits for is dropped.
+/// Runs one request. `write_all_at` and `read_exact_at` continue short transfers. An answer for which nobody waits is
+/// dropped.
 async fn run(request: Request) {
     let file = tokio_uring::fs::File::from_std(request.file);
     match request.operation {
@@ -188,7 +190,7 @@ async fn run(request: Request) {
             let _ = answer.send(written);
         }
         Operation::Read { offset, buffer, answer } => {
-            // The slice keeps the kernel from using capacity beyond the length asked for.
+            // The slice keeps the kernel from using capacity beyond the requested length.
             let len = buffer.len();
             let (read, slice) = file.read_exact_at(buffer.slice(..len), offset).await;
             let _ = answer.send(read.map(|()| slice.into_inner()));
@@ -199,7 +201,7 @@ async fn run(request: Request) {
     }
 }
 
-/// Write, sync and read back through the ring.
+/// Writes, syncs and reads back a file through the ring.
 async fn probe(path: &Path) -> io::Result<()> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
     let probed = probe_file(tokio_uring::fs::File::from_std(file)).await;
@@ -219,7 +221,7 @@ async fn probe_file(file: tokio_uring::fs::File) -> io::Result<()> {
     }
 }
 
-/// Adds to a refusal what an operator needs.
+/// Adds a hint for operators to a refusal.
 fn explain(refusal: &io::Error) -> io::Error {
     let hint = match refusal.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::PERM) => "EPERM: seccomp profile of the container, or sysctl kernel.io_uring_disabled",

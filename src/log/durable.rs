@@ -1,8 +1,8 @@
-//! The durable mark: a small file that tells the next start how far the logs had been synced.
+//! The durable mark: a small file that tells the next start how far the logs were synced.
 //!
-//! Guarantees: what it tells was durable when it was written. It may lag (it is written without a sync of its own), so
-//! it can prove a loss but never the absence of one. Two slots are written in turn, each with its own CRC, so that a
-//! torn write leaves the older one.
+//! Guarantees: the mark names a position that was durable when the mark was written. The mark may lag, because it is
+//! written without a sync of its own: it can prove a loss, but never the absence of one. Two slots are written in
+//! turn, each with its own CRC, so that a torn write leaves the older slot.
 
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;
@@ -15,16 +15,16 @@ const SLOT_LEN: usize = 32;
 const MAGIC: [u8; 4] = *b"WFDM";
 const FILE: &str = "durable";
 
-/// How far the logs had been synced, and under which generation.
+/// How far the logs were synced, and in which epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Durable {
-    /// Highest csn known durable.
+    /// Highest csn known to be durable.
     pub csn: Csn,
-    /// Generation of the writer.
+    /// Epoch of the writer.
     pub epoch: Epoch,
 }
 
-/// The open mark file.
+/// The open file of the durable mark.
 #[derive(Debug)]
 pub struct DurableMark {
     io: Arc<dyn Io>,
@@ -33,7 +33,7 @@ pub struct DurableMark {
 }
 
 impl DurableMark {
-    /// Opens or creates the mark in `dir` and reads what it tells.
+    /// Opens or creates the mark in `dir`, and returns the newest position in it.
     pub fn open(io: Arc<dyn Io>, dir: &Path) -> Result<(Self, Durable)> {
         let path = dir.join(FILE);
         if !path.exists() {
@@ -41,7 +41,7 @@ impl DurableMark {
         }
         let bytes = io.read_file(&path)?;
         let slots = bytes.chunks(SLOT_LEN).map(decode);
-        // A generation that began below the one before it counts all the same.
+        // The epoch counts before the csn: a new epoch may begin at a lower csn than the one before reached.
         let rank = |durable: &Durable| (durable.epoch, durable.csn);
         let (newest, told) = slots.enumerate().fold((1, Durable::default()), |best, (nth, slot)| match slot {
             Some(slot) if rank(&slot) > rank(&best.1) => (nth as u64, slot),
@@ -51,7 +51,7 @@ impl DurableMark {
         Ok((Self { io, file, next_slot: 1 - newest.min(1) }, told))
     }
 
-    /// Tells that everything up to `durable` was synced.
+    /// Records that everything up to `durable` is synced.
     pub fn write(&mut self, durable: Durable) -> Result<()> {
         let mut slot = [0; SLOT_LEN];
         slot[..4].copy_from_slice(&MAGIC);
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(reopened(), Csn(9));
     }
 
-    /// Goal: whatever step fails, the mark tells something that was marked, and never less than two marks ago.
+    /// Goal: whichever step fails, the mark holds a position that was marked, and at worst the last but one.
     #[test]
     fn a_failing_step_leaves_a_mark_that_is_true() {
         each_step(&FAULTS, |case| {

@@ -1,9 +1,10 @@
-//! How commits stand in RocksDB's WAL: the batch envelope.
+//! The batch envelope: the form of commits in RocksDB's WAL.
 //!
-//! A write batch carries one or more commits. Each begins with LogData (the envelope: its position and, if it touches
-//! the memory engines too, their ops); the batch's last operation puts the system key `csn`. So a batch never counts
-//! zero operations, every checkpoint tells its own csn, and applying is exactly-once. An operation that a later one of
-//! the batch undoes is LogData, too: the log tells it, and the memtables are spared it. Bytes: `FORMAT.md`.
+//! A write batch carries one or more commits. Each commit begins with LogData, the envelope: its position and, if it
+//! touches the memory engines too, their ops. The last operation of the batch puts the system key `csn`. So a batch
+//! never counts zero operations, every checkpoint holds its own csn, and applying is exactly-once. An operation that a
+//! later one in the batch undoes is LogData, too: the log holds it, but the memtables need not. `FORMAT.md` gives the
+//! bytes.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family, HEADER_LEN, Record, Records};
@@ -16,17 +17,17 @@ use std::ops::Range;
 
 const MAGIC: [u8; 4] = *b"WFCM";
 const VERSION: u8 = 3;
-/// What LogData that is a superseded operation begins with.
+/// First bytes of LogData that is a superseded operation.
 const MAGIC_SUPERSEDED: [u8; 4] = *b"WFSO";
 /// Bytes of an envelope before the memory ops.
 const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4 + 4;
-/// Bytes that a superseded operation takes beside its own: tag, length and magic.
+/// Bytes that a superseded operation takes beyond its own, at most: tag, length and magic.
 const SUPERSEDED_HEAD_MAX: usize = 1 + 5 + 4;
 
-/// The write batch of those commits of a group that touch the disk engines; `None` if none does.
+/// Assembles the write batch of those commits of a group that touch the disk engines. Returns `None` if none does.
 ///
-/// `superseded` are the places, ascending, of records in all the commits' disk records one behind the other: of records
-/// whose key a later record puts or deletes.
+/// `superseded` gives the byte ranges, ascending, of records whose key a later record puts or deletes. The ranges
+/// count through the disk records of all commits, one after the other.
 #[must_use]
 pub fn assemble(commits: &[CommitRecord], superseded: &[Range<usize>]) -> Option<Vec<u8>> {
     let last = commits.iter().rfind(|commit| commit.touches_disk())?;
@@ -36,7 +37,7 @@ pub fn assemble(commits: &[CommitRecord], superseded: &[Range<usize>]) -> Option
     let mut operations = 0;
     let mut scratch = Vec::with_capacity(ENVELOPE_HEAD);
     let mut superseded = superseded.iter().peekable();
-    // Where the commit's records begin among all.
+    // Offset of the commit's records among those of all commits.
     let mut start = 0;
     for commit in commits.iter().filter(|commit| commit.touches_disk()) {
         let end = start + commit.disk.len();
@@ -62,7 +63,7 @@ pub fn assemble(commits: &[CommitRecord], superseded: &[Range<usize>]) -> Option
     Some(out)
 }
 
-/// Number of operations of an assembled batch: what it advances RocksDB's sequence by.
+/// Returns the number of operations of a batch, by which RocksDB's sequence advances.
 #[must_use]
 pub fn operations(batch: &[u8]) -> u32 {
     u32::from_le_bytes(batch[8..HEADER_LEN].try_into().expect("four bytes"))
@@ -85,7 +86,7 @@ fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
     out.extend_from_slice(&commit.zsets);
 }
 
-/// Takes a write batch from the WAL apart into its commits. Effects are slices of `batch`, but for disk records of a
+/// Splits a write batch from the WAL into its commits. Effects are slices of `batch`, except the disk records of a
 /// commit of which some are superseded.
 pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
     if batch.len() < HEADER_LEN {
@@ -98,9 +99,9 @@ pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
     let body = batch.slice(HEADER_LEN..);
     let mut commits: Vec<CommitRecord> = Vec::new();
     let mut records = Records::new(&body);
-    // Offset of the records of the commit being read, or of those behind its last superseded one.
+    // Offset of the commit's records, or of those after its last superseded record.
     let mut start = 0;
-    // Its records before that.
+    // The commit's records before `start`.
     let mut before: Vec<u8> = Vec::new();
     let mut found = 0;
     let mut position = None;
@@ -220,7 +221,7 @@ mod tests {
         }
     }
 
-    /// Where the records of some commits lie.
+    /// Returns the byte ranges of the records of some commits.
     fn places(commits: &[CommitRecord]) -> Vec<Range<usize>> {
         let all: Vec<u8> = commits.iter().flat_map(|commit| commit.disk.iter().copied()).collect();
         let mut records = Records::new(&all);
@@ -240,7 +241,7 @@ mod tests {
         ) {
             let commits: Vec<_> = groups.into_iter().enumerate().map(|(i, (puts, lists))| commit(i as u64 + 1, &puts, lists)).collect();
             let count: u32 = commits.iter().map(|c| c.disk_ops).sum();
-            // Which ones they are makes no difference here.
+            // `assemble` does not check that keys match, so any records will do.
             let places = places(&commits).into_iter().enumerate();
             let superseded: Vec<_> = places.filter(|(nth, _)| superseded & (1 << nth) != 0).map(|(_, place)| place).collect();
             let bytes = assemble(&commits, &superseded).unwrap();

@@ -1,6 +1,7 @@
-//! The formats of `FORMAT.md` against the bytes of each released version.
+//! Compares the formats of `FORMAT.md` with the bytes of each released version.
 //!
-//! Setting `WALFERRY_WRITE_FIXTURES` writes the fixtures first. A released version's fixture is never rewritten.
+//! If `WALFERRY_WRITE_FIXTURES` is set, the fixtures are written first. A released version's fixture is never
+//! rewritten.
 
 use super::envelope;
 use super::frame;
@@ -27,7 +28,7 @@ fn fixture(name: &str) -> Bytes {
     std::fs::read(fixture_path(name)).unwrap().into()
 }
 
-/// Reads a fixture; writes it first if asked to.
+/// Reads a fixture; writes it first if `WALFERRY_WRITE_FIXTURES` is set.
 fn fixture_of(name: &str, written: &[u8]) -> Bytes {
     if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
         std::fs::write(fixture_path(name), written).unwrap();
@@ -48,7 +49,7 @@ fn commit(csn: u64, lists: Vec<u8>, zsets: Vec<u8>, (disk_ops, disk): (u32, Vec<
     }
 }
 
-/// Every list op once, in an order in which each fits the state.
+/// Returns every list op once, in an order in which each fits the state.
 fn list_ops() -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut ops = ListEncoder(&mut bytes);
@@ -68,7 +69,7 @@ fn list_ops() -> Vec<u8> {
     bytes
 }
 
-/// Every sorted set op once, in an order in which each fits the state.
+/// Returns every sorted set op once, in an order in which each fits the state.
 fn zset_ops() -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut ops = ZsetEncoder(&mut bytes);
@@ -83,7 +84,7 @@ fn zset_ops() -> Vec<u8> {
     bytes
 }
 
-/// Every kind of key and metadata, and every kind of operation.
+/// Returns every kind of key and metadata, and every kind of operation.
 fn disk_operations() -> (u32, Vec<u8>) {
     let mut out = Vec::new();
     let hash = Collection { count: 1, expire_ms: EXPIRE_MS, ..Collection::new(DiskType::Hash, Generation(7)) };
@@ -106,7 +107,8 @@ fn disk_operations() -> (u32, Vec<u8>) {
     (12, out)
 }
 
-/// Memory only, cross-engine, and without effect; csn 10 is a commit of the disk engines alone.
+/// Returns commits with memory ops only, cross-engine, and without effects. Csn 10 is left out: it touches the disk
+/// only.
 fn segment_commits() -> Vec<CommitRecord> {
     let mut disk = Vec::new();
     batch::push_put(&mut disk, Family::Default, &key::meta(b"string"), &meta::encode_string(b"value", 0));

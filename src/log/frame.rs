@@ -1,7 +1,7 @@
-//! One op-log frame: a commit with memory ops, or a commit without any effect, as it stands in a segment.
+//! One op-log frame: the stored form of a commit with memory ops, or of a commit without any effect.
 //!
-//! Guarantees: a frame is accepted only if its CRC, its segment and its place in the csn chain fit, so that zeroes, the
-//! remains of a cut-off tail and a frame of another segment all read as "the log ends here". Bytes: `FORMAT.md`.
+//! Guarantees: a frame is accepted only if its CRC, its segment and its place in the csn chain match. So zeroes,
+//! remains of a cut-off tail, and frames of another segment all mark the end of the log. `FORMAT.md` gives the bytes.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, SegmentId};
 use crate::record::CommitRecord;
@@ -12,7 +12,7 @@ pub const PREFIX_LEN: usize = 8;
 /// Bytes of a frame's body before the ops.
 const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 4;
 
-/// Bytes a commit takes as a frame.
+/// Returns the bytes that a commit takes as a frame.
 #[must_use]
 pub fn encoded_len(commit: &CommitRecord) -> usize {
     PREFIX_LEN + HEAD_LEN + commit.effect_bytes()
@@ -46,15 +46,15 @@ pub fn encode(out: &mut Vec<u8>, segment: SegmentId, previous: Csn, commit: &Com
 /// A decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The commit. Its disk effects are there only if it is a cross-engine commit.
+    /// The commit. It has disk effects only if it is a cross-engine commit.
     pub commit: CommitRecord,
-    /// Csn of the frame before it in the op-log.
+    /// Csn of the frame before this one in the op-log.
     pub previous: Csn,
-    /// Bytes the frame takes in the segment.
+    /// Bytes of the frame in the segment.
     pub len: usize,
 }
 
-/// Reads the frame at the offset `start` of `bytes`; `None` if there is no valid one of this segment.
+/// Decodes the frame at the offset `start` of `bytes`. Returns `None` if there is no valid frame of this segment.
 #[must_use]
 pub fn decode(bytes: &Bytes, start: usize, segment: SegmentId) -> Option<Frame> {
     let (prefix, rest) = bytes.get(start..)?.split_first_chunk::<PREFIX_LEN>()?;

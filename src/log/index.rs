@@ -1,34 +1,37 @@
-//! Sparse index from csn to a position in both logs, in memory, so that catch-up need not read the WAL from its start.
+//! A sparse index in memory from csn to a position in both logs, so that catch-up need not read the WAL from its
+//! start.
 
 use super::reader::LogPosition;
 use crate::csn::Csn;
 use std::collections::VecDeque;
 
-/// Commits between two entries, at least.
+/// Least number of commits between two entries.
 const SPACING: u64 = 1024;
 
-/// Known positions, ascending.
+/// Known positions, in ascending order.
 #[derive(Debug, Default)]
 pub struct PositionIndex {
     entries: VecDeque<LogPosition>,
 }
 
 impl PositionIndex {
-    /// Notes a position at or above all noted before; kept if it is far enough from the last one.
+    /// Notes a position at or above all earlier ones. Keeps it only if it is at least `SPACING` commits after the
+    /// last entry.
     pub fn note(&mut self, position: LogPosition) {
         if self.entries.back().is_none_or(|last| position.csn.since(last.csn) >= SPACING) {
             self.entries.push_back(position);
         }
     }
 
-    /// The nearest known position at or below `csn`; `None` if the logs are not known to reach that far back.
+    /// Returns a log position for `csn` with the WAL sequence of the nearest entry at or below it; `None` if there is
+    /// no such entry.
     #[must_use]
     pub fn at_or_below(&self, csn: Csn) -> Option<LogPosition> {
         let behind = self.entries.partition_point(|entry| entry.csn <= csn);
         behind.checked_sub(1).map(|nth| LogPosition { csn, wal_seq: self.entries[nth].wal_seq })
     }
 
-    /// Forgets what lies below `csn`, but for the entry that covers it.
+    /// Removes the entries below `csn`, except the one that covers it.
     pub fn purge_until(&mut self, csn: Csn) {
         while self.entries.get(1).is_some_and(|second| second.csn <= csn) {
             self.entries.pop_front();

@@ -1,5 +1,6 @@
-//! Stage 4: the two logs. RocksDB's WAL (through the batch envelope) and the op-log of the memory engines; reading them
-//! back as one; what a start makes of them after a crash. Every byte: `FORMAT.md`.
+//! Stage 4: the two logs, RocksDB's WAL (through the batch envelope) and the op-log of the memory engines.
+//!
+//! The modules write both logs, read them as one, and recover from a crash at a start. `FORMAT.md` gives every byte.
 
 pub mod durable;
 pub mod envelope;

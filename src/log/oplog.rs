@@ -1,10 +1,10 @@
-//! The op-log: the memory engines' log, a directory of segments of which the last is active.
+//! The op-log: the log of the memory engines. It is a directory of segments, of which the last is active.
 //!
-//! Guarantees: frames are appended in csn order; a sealed segment was synced before the next one got its first frame,
+//! Guarantees: frames are appended in csn order. A sealed segment is synced before the next one gets its first frame,
 //! so that only the active segment can have a torn tail. Room is reserved before a command runs: a full disk refuses a
-//! write before it has any effect.
+//! write before the write has any effect.
 //!
-//! Not here: which commits belong in it (`commit`), what a lost tail means (`recovery`).
+//! Not here: which part of history belongs into the op-log (`commit`), and the meaning of a lost tail (`recovery`).
 
 use super::frame;
 use super::segment::{self, Frames, HEADER_LEN, Segment, SegmentHeader};
@@ -20,16 +20,16 @@ use std::sync::Arc;
 
 /// Name of the prepared file that becomes the next segment.
 const SPARE: &str = "spare";
-/// Name of a segment made in haste, because no spare one was ready or large enough.
+/// Name of a new segment while it is made, if no spare segment is ready or large enough.
 const FRESH: &str = "fresh";
-/// Zeroes written at a time when a tail is cut off.
+/// Bytes of zeroes that one write holds when a tail is cut off.
 const ZEROES: usize = 1 << 20;
 
 /// A sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sealed {
     id: SegmentId,
-    /// Csn of its last frame, or of the last one before it if it has none.
+    /// Csn of the segment's last frame, or of the last frame before the segment if it has none.
     last: Csn,
     bytes: u64,
 }
@@ -37,7 +37,7 @@ struct Sealed {
 struct Active {
     id: SegmentId,
     file: LogFile,
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     at: u64,
     capacity: u64,
 }
@@ -53,9 +53,10 @@ pub struct OpLog {
     last: Csn,
     next_id: SegmentId,
     epoch: Epoch,
-    /// Durable watermark as the committer last told it; goes into the next segment's header.
+    /// The durable watermark that the committer reported last; written into the next segment's header.
     durable: Csn,
-    /// A sync or a rename failed: what the disk holds is unknown, and nothing is appended any more.
+    /// Whether a sync or a rename has failed: then the content of the disk is unknown, and nothing is appended until a
+    /// restart.
     is_broken: bool,
 }
 
@@ -66,8 +67,8 @@ impl std::fmt::Debug for OpLog {
 }
 
 impl OpLog {
-    /// Opens the op-log of a directory, which is created if missing, and finds its end. The next segment will have
-    /// `segment_bytes`. Nothing is cut here: see [`OpLog::truncate_above`].
+    /// Opens the op-log in a directory, which is created if missing, and finds its end. New segments will have
+    /// `segment_bytes`. Nothing is cut off here: see [`OpLog::truncate_above`].
     pub fn open(io: Arc<dyn Io>, dir: &Path, segment_bytes: u64) -> Result<Self> {
         io.create_dir(dir)?;
         io.remove_unfinished(dir)?;
@@ -91,7 +92,8 @@ impl OpLog {
         Ok(log)
     }
 
-    /// Reads one segment at open and appends it to what is known. Takes and returns where the chain of frames ends.
+    /// Reads one segment at open and adds it to the known ones. `end` is where the chain of frames ended in the
+    /// segment before; returns where the chain ends in this one.
     fn admit(&mut self, id: SegmentId, is_last: bool, end: Option<ChainEnd>) -> Result<ChainEnd> {
         let segment = Segment::read(&*self.io, &self.dir, id)?;
         end.map_or(Ok(()), |end| end.joins(&self.dir, &segment))?;
@@ -109,62 +111,62 @@ impl OpLog {
         Ok(end)
     }
 
-    /// Csn of the last frame; `ZERO` if there is none.
+    /// Returns the csn of the last frame, or `ZERO` if there is none.
     #[must_use]
     pub fn last(&self) -> Csn {
         self.last
     }
 
-    /// The highest durable watermark the segment headers tell.
+    /// Returns the highest durable watermark in the segment headers, or reported since.
     #[must_use]
     pub fn durable_told(&self) -> Csn {
         self.durable
     }
 
-    /// Takes over the durable watermark, for the next segment's header.
+    /// Notes the durable watermark, for the next segment's header.
     pub fn note_durable(&mut self, durable: Csn) {
         self.durable = self.durable.max(durable);
     }
 
-    /// The generation that writes from here on, for the next segment's header.
+    /// Sets the epoch that the next segment's header gets.
     pub fn set_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
     }
 
-    /// Bytes of all segments that hold frames, the active one by what is used of it.
+    /// Returns the bytes of all segments; of the active segment only the bytes in use.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.sealed.iter().map(|s| s.bytes).sum::<u64>() + self.active.as_ref().map_or(0, |a| a.at)
     }
 
-    /// The file that a sync must reach; sealed ones were synced before.
+    /// Returns the active segment's file, which a sync must reach. Sealed segments are already synced.
     #[must_use]
     pub fn active_file(&self) -> Option<LogFile> {
         self.active.as_ref().map(|active| active.file.clone())
     }
 
-    /// A reader of this op-log, for other threads.
+    /// Returns a reader of this op-log, for other threads.
     #[must_use]
     pub fn reader(&self) -> OpLogReader {
         OpLogReader { io: Arc::clone(&self.io), dir: self.dir.clone() }
     }
 
-    /// Whether a sync failed, or something else left unknown what the disk holds: unlike a full disk, that does not end
-    /// before a restart.
+    /// Reports whether the content of the disk is unknown, because a sync failed, for example. Unlike a full disk,
+    /// this state lasts until a restart.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// Bytes of frames that fit without a new segment; 0 if nothing may be appended.
+    /// Returns the bytes of frames that fit into the active segment; 0 if nothing may be appended.
     #[must_use]
     pub fn room(&self) -> usize {
         let active = self.active.as_ref().filter(|_| !self.is_broken);
         active.map_or(0, |active| active.capacity.saturating_sub(active.at) as usize)
     }
 
-    /// Makes sure that frames of `bytes` fit without a new segment. An error means that nothing was written and
-    /// nothing may be: the disk is full or broken.
+    /// Makes sure that frames of `bytes` fit into the active segment; begins a new segment if they do not. On an error
+    /// nothing may be appended: the disk is full, or the op-log is broken.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.is_broken {
             return Err(Error::Refused {
@@ -177,19 +179,20 @@ impl OpLog {
         }
     }
 
-    /// Bytes of the frames that [`OpLog::append`] makes of these commits.
+    /// Returns the bytes of the frames that [`OpLog::append`] makes of these commits.
     #[must_use]
     pub fn frame_bytes(commits: &[CommitRecord]) -> usize {
         commits.iter().filter(|commit| belongs(commit)).map(frame::encoded_len).sum()
     }
 
-    /// Appends the frames of those commits of a group that belong in the op-log. They are in the OS afterwards. Returns
-    /// their bytes.
+    /// Appends frames of those commits of a group that belong into the op-log. Returns their bytes. After this the
+    /// frames are in the page cache, but not synced.
     pub fn append(&mut self, commits: &[CommitRecord]) -> Result<usize> {
         self.append_all(commits.iter().filter(|commit| belongs(commit)))
     }
 
-    /// Appends a frame that readers take instead of what the WAL says of the commit.
+    /// Appends a frame of a commit whether the commit belongs into the op-log or not. Readers take the commit from
+    /// this frame and not from the WAL.
     pub fn append_in_place(&mut self, commit: &CommitRecord) -> Result<()> {
         self.append_all(std::iter::once(commit)).map(drop)
     }
@@ -214,13 +217,14 @@ impl OpLog {
         Ok(bytes)
     }
 
-    /// Syncs what was appended.
+    /// Syncs the appended frames.
     pub fn sync(&mut self) -> Result<()> {
         let synced = self.active.as_ref().map_or(Ok(()), |active| self.io.sync_data(&active.file));
         self.or_broken(synced)
     }
 
-    /// Whether a good part of the active segment is used and no spare segment lies ready.
+    /// Returns the spare segment to prepare if more than a quarter of the active segment is used and no spare segment
+    /// is ready.
     #[must_use]
     pub fn wants_spare(&self) -> Option<SpareSegment> {
         let active = self.active.as_ref()?;
@@ -253,11 +257,11 @@ impl OpLog {
         let begun = self.io.sync_data(&file);
         self.or_broken(begun)?;
         let renamed = self.io.rename(file.path(), &path);
-        // A full disk renames nothing. After any other error the segment may count or not: then nothing may be appended to
-        // the one before.
+        // A full disk renames nothing. After any other error the new segment may or may not have its name; then
+        // nothing may be appended to the active segment.
         self.is_broken |= renamed.as_ref().is_err_and(|error| !error.is_want_of_space());
         renamed?;
-        // From here on the segment counts: appending to the one before would break the chain.
+        // The new segment has its name: a frame in the segment before would break the chain.
         let named = self.io.sync_dir(&self.dir).and_then(|()| self.io.open(&path));
         let file = self.or_broken(named)?;
         let next = Active { id, file, at: HEADER_LEN as u64, capacity: wanted };
@@ -268,13 +272,14 @@ impl OpLog {
         Ok(())
     }
 
-    /// A failed sync is never tried again: a second one may succeed although pages are gone.
+    /// Marks the op-log as broken if `outcome` is an error. A failed sync is never retried: a second one may succeed
+    /// although pages are lost.
     fn or_broken<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.is_broken |= outcome.is_err();
         outcome
     }
 
-    /// Cuts off every frame above `csn` and everything behind the last valid frame, durably.
+    /// Cuts off all frames above `csn` and everything after the last valid frame, durably.
     pub fn truncate_above(&mut self, csn: Csn) -> Result<()> {
         let mut ids = segment::list(&*self.io, &self.dir)?;
         while let Some(id) = ids.pop() {
@@ -301,7 +306,7 @@ impl OpLog {
         Ok(())
     }
 
-    /// Overwrites what is not zero from `from` to the segment's end.
+    /// Overwrites the bytes from `from` to the segment's end with zeroes, up to the last byte that is not zero.
     fn zero(&self, file: &LogFile, from: u64, segment: &Segment) -> Result<()> {
         let tail = segment.tail(from);
         let dirty = tail.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -313,7 +318,8 @@ impl OpLog {
         self.io.sync_data(file)
     }
 
-    /// Removes every segment, for a directory whose state was replaced from elsewhere.
+    /// Removes all segments, so that the next frame follows the commit `after`. For a directory whose state was
+    /// replaced from elsewhere.
     pub fn reset(&mut self, after: Csn) -> Result<()> {
         self.active = None;
         self.sealed.clear();
@@ -324,12 +330,12 @@ impl OpLog {
         self.io.sync_dir(&self.dir)
     }
 
-    /// Removes sealed segments that hold nothing above `csn`; returns how many bytes that freed.
+    /// Removes sealed segments that hold nothing above `csn`. Returns the bytes freed.
     pub fn purge_until(&mut self, csn: Csn) -> Result<u64> {
         let mut freed = 0;
         while let Some(oldest) = self.sealed.front().copied().filter(|oldest| oldest.last <= csn) {
             match self.io.remove(&segment::path(&self.dir, oldest.id)) {
-                // It was removed, although an error came the time before.
+                // An earlier removal returned an error but took effect.
                 Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
                 removed => removed?,
             }
@@ -340,18 +346,18 @@ impl OpLog {
     }
 }
 
-/// Where the chain of frames ends in a segment.
+/// End of the chain of frames in a segment.
 #[derive(Clone, Copy, Debug)]
 struct ChainEnd {
     id: SegmentId,
-    /// Offset behind the last frame.
+    /// Offset after the last frame.
     at: u64,
     /// Csn of the last frame.
     last: Csn,
 }
 
 impl ChainEnd {
-    /// Checks that the chain goes on in the next segment.
+    /// Checks that the chain continues in the next segment.
     fn joins(self, dir: &Path, next: &Segment) -> Result<()> {
         let previous = next.header.previous;
         if next.header.id != self.id.next() {
@@ -371,13 +377,14 @@ impl ChainEnd {
     }
 }
 
-/// Whether a commit has a frame: it touches a memory engine, or it has no effect at all (a no-op must stand somewhere).
+/// Reports whether a commit has a frame: it touches a memory engine, or it has no effect at all, because a no-op must
+/// be in one of the logs.
 #[must_use]
 pub fn belongs(commit: &CommitRecord) -> bool {
     commit.touches_memory() || !commit.touches_disk()
 }
 
-/// A segment to be prepared outside the writer lock.
+/// A segment that is prepared without any lock.
 #[derive(Debug)]
 pub struct SpareSegment {
     io: Arc<dyn Io>,
@@ -386,13 +393,13 @@ pub struct SpareSegment {
 }
 
 impl SpareSegment {
-    /// Writes the zeroes and makes them durable.
+    /// Writes the zeroes of the segment and makes the file durable.
     pub fn prepare(&self) -> Result<()> {
         self.io.create_zeroed(&self.path, self.bytes).map(drop)
     }
 }
 
-/// Reads the op-log's files while the writer goes on.
+/// Reads the op-log's files while the writer appends.
 #[derive(Clone, Debug)]
 pub struct OpLogReader {
     io: Arc<dyn Io>,
@@ -400,14 +407,14 @@ pub struct OpLogReader {
 }
 
 impl OpLogReader {
-    /// A reader of the op-log in `dir`.
+    /// Makes a reader of the op-log in `dir`.
     #[must_use]
     pub fn new(io: Arc<dyn Io>, dir: &Path) -> Self {
         Self { io, dir: dir.to_owned() }
     }
 
-    /// The commits above `after` up to and including `until`, which must have been appended before the call. The
-    /// segments are read one by one. `Gap` if frames right above `after` were purged.
+    /// Reads the commits above `after`, up to and including `until`, which must have been appended before the call.
+    /// Segments are read one by one. Returns [`Error::Gap`] if frames right above `after` were purged.
     pub fn commits(&self, after: Csn, until: Csn) -> Result<Commits> {
         let ids = segment::list(&*self.io, &self.dir)?;
         let mut commits = Commits { reader: self.clone(), ids: ids.into(), frames: None, after, until, end: None };
@@ -416,22 +423,22 @@ impl OpLogReader {
     }
 }
 
-/// Iterator over the commits of the op-log.
+/// Iterator over commits of the op-log.
 #[derive(Debug)]
 pub struct Commits {
     reader: OpLogReader,
-    /// Segments not read yet.
+    /// Segments that are not read yet.
     ids: VecDeque<SegmentId>,
-    /// What is left of the segment that is being read.
+    /// The rest of the segment that is being read.
     frames: Option<Frames>,
     after: Csn,
     until: Csn,
-    /// Where the segment read last ends; `None` before the first.
+    /// End of the chain in the segment that was read last; `None` before the first.
     end: Option<ChainEnd>,
 }
 
 impl Commits {
-    /// Drops the segments that end at or below `after`: those whose successor says so.
+    /// Drops the segments that end at or below `after`, by the header of the segment that follows each.
     fn skip_to_start(&mut self) -> Result<()> {
         while let Some(&second) = self.ids.get(1) {
             let path = segment::path(&self.reader.dir, second);
@@ -445,7 +452,7 @@ impl Commits {
         Ok(())
     }
 
-    /// The frames of the next segment; `None` behind the last one that is wanted.
+    /// Returns the frames of the next segment, or `None` if no later segment is wanted.
     fn open_next(&mut self) -> Result<Option<Frames>> {
         let Some(id) = self.ids.pop_front() else { return Ok(None) };
         let segment = Segment::read(&*self.reader.io, &self.reader.dir, id)?;

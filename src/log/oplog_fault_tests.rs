@@ -1,5 +1,5 @@
-//! The op-log with each step of it failing in each way: what was appended is there after a reopen, what was refused had no
-//! effect, and the end can always be found.
+//! Each step of the op-log fails in each way. Then every appended frame is there after a reopen, a refused append had
+//! no effect, and the end of the log can be found.
 
 use super::super::testing::on_list;
 use super::*;
@@ -9,20 +9,20 @@ use crate::io::faults::{Case, FAULTS, each_step, scratch};
 const SEGMENT_BYTES: u64 = 1024;
 /// Frames of a run: enough for several segments.
 const FRAMES: u64 = 36;
-/// Frames up to here are purged on the way.
+/// Csn up to which frames are purged during a run.
 const PURGED: u64 = 12;
-/// Does not fit into what is left of a segment.
+/// Bytes of a reservation that needs a new segment.
 const LARGE: usize = 1000;
 
-/// How far a run got.
+/// How many frames a run appended.
 #[derive(Default)]
 struct Told {
     appended: u64,
-    /// Whether the last append failed: its frame may be there or not.
+    /// Whether the last append failed, so that its frame may or may not be there.
     is_unsure: bool,
 }
 
-/// Fills an op-log as the committer does: room first, then the frame; the first append that fails is the last.
+/// Fills an op-log as the committer does: reserves room, then appends a frame. Ends at the first append that fails.
 fn fill(case: &Case, dir: &Path) -> Told {
     let mut told = Told::default();
     let Ok(mut log) = OpLog::open(case.io(), dir, SEGMENT_BYTES) else { return told };
@@ -55,14 +55,14 @@ fn fill(case: &Case, dir: &Path) -> Told {
     told
 }
 
-/// Csns of the frames there, from the first one that was not purged.
+/// Returns the csns of the frames in the log, from the first that was not purged.
 fn frames(log: &OpLog) -> Vec<u64> {
     let after = if log.last() > Csn(PURGED) { Csn(PURGED) } else { Csn::ZERO };
     let commits = log.reader().commits(after, Csn(u64::MAX)).unwrap();
     commits.map(|commit| commit.unwrap().csn.0).collect()
 }
 
-/// Goal: nothing appended is lost by a failing step, at whatever place, and nothing refused comes back.
+/// Goal: a failing step, at whatever place, loses no appended frame, and no refused frame appears later.
 #[test]
 fn frames_survive_every_failing_step() {
     each_step(&FAULTS, |case| {
@@ -72,7 +72,7 @@ fn frames_survive_every_failing_step() {
         let last = log.last().0;
         let unsure = u64::from(told.is_unsure);
         assert!((told.appended..=told.appended + unsure).contains(&last), "{} appended, {last} there", told.appended);
-        // As recovery does: what stands behind the end is cut off for good.
+        // Recovery does the same: it cuts off everything after the end for good.
         log.truncate_above(Csn(last)).unwrap();
         log.append(&[on_list(last + 1)]).unwrap();
         let first = if last >= PURGED { PURGED + 1 } else { 1 };
@@ -83,7 +83,7 @@ fn frames_survive_every_failing_step() {
     });
 }
 
-/// Goal: a cut that fails half-way can be made again, and nothing above it comes back.
+/// Goal: a cut that failed half-way can be repeated, and no frame above it comes back.
 #[test]
 fn a_cut_that_failed_is_made_again() {
     const CUT: u64 = 9;
@@ -104,7 +104,7 @@ fn a_cut_that_failed_is_made_again() {
     });
 }
 
-/// Goal: an op-log whose reset failed half-way can be reset again.
+/// Goal: a reset of the op-log that failed half-way can be repeated.
 #[test]
 fn a_reset_that_failed_is_made_again() {
     each_step(&FAULTS, |case| {

@@ -1,4 +1,4 @@
-//! Segments: made, filled, sealed, cut, purged, read; and what fails on the way.
+//! Segments are created, filled, sealed, cut, purged and read, also when steps fail.
 
 use super::super::testing::{no_op, on_both, on_disk, on_list};
 use super::*;
@@ -12,7 +12,7 @@ fn open(io: &Arc<Faults>, dir: &Path) -> OpLog {
     OpLog::open(Arc::<Faults>::clone(io), dir, SEGMENT_BYTES).unwrap()
 }
 
-/// An op-log with frames 1 to `last`, one by one.
+/// Returns an op-log with frames 1 to `last`, each appended on its own.
 fn filled(io: &Arc<Faults>, dir: &Path, last: u64) -> OpLog {
     let mut log = open(io, dir);
     for csn in 1..=last {
@@ -92,7 +92,7 @@ fn what_is_cut_off_never_comes_back() {
         drop(log);
         let mut log = open(&io, &dir);
         assert_eq!(log.last(), Csn(cut));
-        // As long as what was cut off, so that the old frames behind would fit.
+        // The frame is as long as the one that was cut off, so that the old frames after it would fit.
         log.append(&[on_list(cut + 1)]).unwrap();
         drop(log);
         assert_eq!(read(&open(&io, &dir), 0, u64::MAX).unwrap(), (1..=cut + 1).collect::<Vec<_>>());

@@ -1,8 +1,8 @@
-//! Both logs read as one: the commits of a range in dense csn order.
+//! Reads both logs as one: the commits of a range in dense csn order.
 //!
-//! Guarantees: every commit of the range once, whole, or an error that names the first one missing. A cross-engine
-//! commit stands in both logs, whole; it is taken from the op-log, because a recovery that lost commits may have left
-//! memory ops out of it there, and only there.
+//! Guarantees: every commit of the range comes once and whole, or there is an error that names the first missing one.
+//! A cross-engine commit is whole in both logs. The reader takes it from the op-log: a recovery that lost commits may
+//! have left out memory ops of the commit, and only the op-log records that.
 
 use super::oplog::{self, OpLogReader};
 use super::wal::WalCommits;
@@ -13,12 +13,12 @@ use crate::record::CommitRecord;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-/// A position in both logs: everything up to `csn` lies at or below `wal_seq` in the WAL.
+/// A position in both logs: the WAL holds all commits up to `csn` at or below `wal_seq`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogPosition {
-    /// A commit.
+    /// Csn of the last commit before the position.
     pub csn: Csn,
-    /// End of a WAL batch: reading behind it finds every commit above `csn`.
+    /// End of a WAL batch: reading after it finds every commit above `csn`.
     pub wal_seq: WalSeq,
 }
 
@@ -30,14 +30,14 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// A reader of these two logs.
+    /// Makes a reader of these two logs.
     #[must_use]
     pub fn new(disk: Arc<Disk>, oplog: OpLogReader) -> Self {
         Self { disk, oplog }
     }
 
-    /// The commits above `after` up to and including `until`, which must have been committed before the call.
-    /// `after.wal_seq` may lie lower than necessary.
+    /// Reads the commits above `after`, up to and including `until`, which must have been committed before the call.
+    /// `after.wal_seq` may be lower than necessary.
     pub fn commits(&self, after: LogPosition, until: LogPosition) -> Result<Merged> {
         let wal = WalCommits::new(&self.disk, after.wal_seq, until.wal_seq);
         Ok(Merged {
@@ -56,7 +56,7 @@ pub struct Merged {
     wal: Peekable<WalCommits>,
     oplog: Peekable<oplog::Commits>,
     last: Csn,
-    /// History hash after `last`; none before the first commit was read.
+    /// History hash after `last`; `None` before the first commit was read.
     hash: Option<HistoryHash>,
     until: Csn,
 }

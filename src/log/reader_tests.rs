@@ -1,4 +1,4 @@
-//! Both logs read as one, dense or not at all.
+//! Both logs are read as one, densely, or there is an error.
 
 use super::super::envelope;
 use super::super::oplog::OpLog;
@@ -8,7 +8,7 @@ use crate::engine::disk::DiskOptions;
 use crate::io::StdIo;
 use std::path::Path;
 
-/// Writes groups of commits to the logs they belong in; returns the end of the WAL after each.
+/// Writes groups of commits to the logs to which they belong. Returns the end of the WAL after each group.
 fn write(root: &Path, groups: &[Vec<CommitRecord>]) -> (LogReader, OpLog, Vec<WalSeq>) {
     let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
     let disk = Arc::new(Disk::open(&root.join("db"), &root.join("wal"), options).unwrap());
@@ -39,7 +39,7 @@ fn groups() -> Vec<Vec<CommitRecord>> {
     groups.iter().map(|group| all.by_ref().take(group.len()).collect()).collect()
 }
 
-/// Goal: logs that hold two histories are found out where the one becomes the other.
+/// Goal: if the logs hold two histories, the error names the first commit of the other history.
 #[test]
 fn a_commit_of_another_history_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ fn the_union_is_dense_whatever_log_holds_a_commit() {
     let end = *ends.last().unwrap();
     let all: Vec<_> = groups.concat();
     for after in 0..=11 {
-        // The end of the WAL before the commit's own group is always low enough, and so is its start.
+        // The end of the WAL before the commit's own group is always low enough, and so is the WAL's start.
         let group = groups.iter().position(|group| group.iter().any(|commit| commit.csn == Csn(after + 1)));
         let before = group.and_then(|group| group.checked_sub(1)).map_or(WalSeq::ZERO, |group| ends[group]);
         for wal_seq in [WalSeq::ZERO, before] {

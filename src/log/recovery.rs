@@ -1,10 +1,11 @@
-//! What a start makes of the two logs after a crash.
+//! Brings both logs and the engines to one state when a node starts after a crash.
 //!
-//! Let C be the largest csn such that every csn up to it stands in one of the logs. Guarantees: the engines end at the
-//! same csn; cross-engine commits up to it are whole on both sides; commits above it are gone from both sides, or, if
-//! RocksDB had gone beyond C already, the missing ones are fetched, else filled by no-op commits and reported as lost.
-//! Memory ops that build upon lost commits and do not fit without them are left out and reported, too. Commits that
-//! survived above a lost one get new history hashes: frames in the op-log tell them, and readers take those.
+//! Let C be the largest csn such that every csn up to it is in one of the logs. Guarantees: all engines end at the
+//! same csn. Cross-engine commits up to that csn are whole on both sides. Commits above C are removed from both sides;
+//! but if RocksDB is already beyond C, the missing commits are fetched, or filled with no-op commits and reported as
+//! lost. Memory ops that depend on lost commits and do not fit without them are left out and reported, too. Commits
+//! that survive above a lost one get new history hashes: frames in the op-log record them, and readers prefer those
+//! frames to the WAL.
 
 use super::envelope;
 use super::oplog::{self, OpLog};
@@ -24,68 +25,69 @@ use std::iter::Peekable;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Commits that are brought into the memory engines at a time.
+/// Number of commits that are applied to the memory engines at a time.
 const BATCH_COMMITS: usize = 1024;
 
-/// What recovery found and did.
+/// The outcome of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// The last commit of the recovered state.
+    /// Position of the last commit of the recovered state.
     pub position: Position,
-    /// End of the WAL.
+    /// Sequence at the end of the WAL.
     pub wal_seq: WalSeq,
-    /// Commits that belong in both logs, of which one lacked them and got them from the other.
+    /// Number of commits that one log lacked and got from the other.
     pub redone: u64,
-    /// Commits that stood in the op-log above C and were cut off.
+    /// Number of commits above C that were cut off.
     pub cut: u64,
-    /// Ranges of commits nobody had, filled by no-ops. Not empty: a new epoch must start.
+    /// Ranges of commits that could not be found anywhere and were filled with no-ops. If not empty, a new epoch must
+    /// start.
     pub lost: Vec<RangeInclusive<Csn>>,
-    /// Commits that survived only in RocksDB's log and of which memory ops were left out, because they build upon lost
-    /// commits. Not empty: a new epoch must start.
+    /// Commits that survived only in RocksDB's WAL and lost some of their memory ops, because those ops depend on lost
+    /// commits. If not empty, a new epoch must start.
     pub unfit: Vec<Csn>,
 }
 
-/// Where missing commits may be had: an archive or a replica of the same epoch.
+/// A source of missing commits: an archive or a replica of the same epoch.
 pub trait MissingCommits {
-    /// The commits of the range that can be had, in csn order; fewer, or none, if they cannot. None of them touches the
-    /// disk engines: what did stands in RocksDB.
+    /// Returns those commits of the range that the source has, in csn order; possibly none. None of them may touch the
+    /// disk engines: RocksDB holds those that do.
     fn fetch(&self, range: RangeInclusive<Csn>) -> Result<Vec<CommitRecord>>;
 }
 
-/// Position of the last commit in RocksDB.
+/// Returns the position of the last commit in RocksDB.
 pub fn disk_position(disk: &Disk) -> Result<Position> {
     disk.get(Family::Default, CSN_KEY)?.map_or(Ok(Position::default()), |value| Position::decode(&value))
 }
 
-/// A memory image's place in history.
+/// The position in history of a memory image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ImagePosition {
-    /// The last commit the image holds.
+    /// Position of the last commit that the image holds.
     pub position: Position,
-    /// End of the WAL when it was cut.
+    /// Sequence at the end of the WAL when the image was cut.
     pub wal_seq: WalSeq,
 }
 
 impl ImagePosition {
-    /// Where reading the logs goes on.
+    /// Returns the position from which the logs must be read to continue the image.
     #[must_use]
     pub fn in_logs(&self) -> LogPosition {
         LogPosition { csn: self.position.csn, wal_seq: self.wal_seq }
     }
 }
 
-/// What a start knows of losses before it.
+/// Losses of earlier recoveries, and the way to note new ones.
 pub struct Losses<'a> {
-    /// The last commit below those that an earlier recovery may have replaced since the last epoch began; none if there
-    /// are none.
+    /// The last commit before the first one that an earlier recovery may have replaced since the last epoch began;
+    /// `None` if none was replaced.
     pub intact_until: Option<Csn>,
-    /// Gets, before the first commit is replaced, the last commit below it: once a no-op stands in the log, nothing else
-    /// tells that a commit was lost.
+    /// Is called, before the first commit is replaced, with the last commit before it. Once a no-op is in the log,
+    /// nothing else tells that a commit was lost.
     pub note: &'a mut dyn FnMut(Csn) -> Result<()>,
 }
 
-/// Brings `memory`, loaded from an image cut at `image`, and both logs to one csn. [`Error::OtherHistory`] if the logs do
-/// not hold one history.
+/// Brings `memory`, which was loaded from an image cut at `image`, and both logs to one csn. Returns
+/// [`Error::OtherHistory`] if the logs do not hold one history.
 pub fn recover(
     disk: &Arc<Disk>,
     oplog: &mut OpLog,
@@ -145,7 +147,7 @@ pub fn recover(
         replay.apply_rest(Both::open(disk, replay.oplog, rest, survey.target)?, fetched, survey.target)?;
     }
     if replay.intact_until < survey.target {
-        // A power cut must not take the new hashes: the WAL tells others.
+        // A power cut must not lose the new hashes: the WAL holds other ones.
         replay.oplog.sync()?;
     }
     replay.correct_disk_position()?;
@@ -157,7 +159,7 @@ fn no_op(csn: Csn, after: Position) -> CommitRecord {
     CommitRecord { csn, epoch: after.epoch, time: after.time, ..CommitRecord::default() }
 }
 
-/// The parts of a range that were not fetched.
+/// Returns the parts of a range that were not fetched.
 fn without(range: RangeInclusive<Csn>, fetched: &BTreeMap<Csn, CommitRecord>) -> Vec<RangeInclusive<Csn>> {
     let mut parts: Vec<RangeInclusive<Csn>> = Vec::new();
     for csn in (range.start().0..=range.end().0).map(Csn).filter(|csn| !fetched.contains_key(csn)) {
@@ -169,7 +171,7 @@ fn without(range: RangeInclusive<Csn>, fetched: &BTreeMap<Csn, CommitRecord>) ->
     parts
 }
 
-/// Both logs side by side, without the demand that their union be dense.
+/// Both logs side by side. Their union may have gaps.
 struct Both {
     wal: Peekable<WalCommits>,
     oplog: Peekable<oplog::Commits>,
@@ -181,7 +183,8 @@ impl Both {
         Ok(Self { wal, oplog: oplog.reader().commits(from.position.csn, until)?.peekable() })
     }
 
-    /// The lowest commit that either log holds next; the op-log's if both hold it.
+    /// Returns the commit with the lowest csn that comes next in either log; the op-log's version if both logs hold
+    /// it.
     fn peek(&mut self) -> Result<Option<&CommitRecord>> {
         if self.wal.peek().is_some_and(Result::is_err) {
             return self.wal.next().transpose().map(|_| None);
@@ -197,7 +200,7 @@ impl Both {
         })
     }
 
-    /// Takes the commit that [`Both::peek`] shows out of both logs.
+    /// Removes the commit that [`Both::peek`] returns from both logs, and returns it.
     fn take(&mut self) -> Result<Option<CommitRecord>> {
         let Some(csn) = self.peek()?.map(|commit| commit.csn) else { return Ok(None) };
         let is_next = |head: Option<&Result<CommitRecord>>| matches!(head, Some(Ok(commit)) if commit.csn == csn);
@@ -207,18 +210,18 @@ impl Both {
     }
 }
 
-/// What the union of both logs holds beyond the commits that were applied.
+/// Result of reading both logs beyond the commits that were applied.
 struct Survey {
-    /// Where the engines will end: C, or RocksDB's csn if that lies beyond.
+    /// Csn at which the engines will end: C, or RocksDB's csn if that is higher.
     target: Csn,
-    /// Ranges between C and RocksDB's csn that stand in neither log.
+    /// Ranges between C and RocksDB's csn that neither log holds.
     missing: Vec<RangeInclusive<Csn>>,
-    /// Commits above the target, which will be cut off.
+    /// Number of commits above the target, which will be cut off.
     above: u64,
 }
 
 impl Survey {
-    /// Of what the logs hold above `after`.
+    /// Reads the commits in the logs above `after`.
     fn of(mut logs: Both, after: Csn, on_disk: Csn) -> Result<Self> {
         let mut survey = Self { target: after, missing: Vec::new(), above: 0 };
         while let Some(CommitRecord { csn, .. }) = logs.take()? {
@@ -235,7 +238,8 @@ impl Survey {
             }
         }
         if on_disk > survey.target {
-            // RocksDB's own position always stands in its WAL, unless WAL files below the image were asked for.
+            // The WAL holds RocksDB's last commit above every image that lacks it: the image's WAL position does not
+            // fit its csn.
             return Err(Error::Gap {
                 what: "RocksDB's WAL".into(),
                 expected: survey.target.next(),
@@ -246,7 +250,8 @@ impl Survey {
     }
 }
 
-/// Whether the op-log lacks the commit's frame, and RocksDB its batch, if they reach as far as these csns.
+/// Reports whether the op-log lacks the commit's frame, and whether RocksDB lacks its batch, given the last csn of
+/// each.
 fn lacks(commit: &CommitRecord, frames_until: Csn, batches_until: Csn) -> (bool, bool) {
     let lacks_frame = oplog::belongs(commit) && commit.csn > frames_until;
     (lacks_frame, commit.touches_disk() && commit.csn > batches_until)
@@ -256,24 +261,25 @@ struct Replay<'a> {
     disk: &'a Disk,
     oplog: &'a mut OpLog,
     memory: &'a mut Memory,
-    /// How far the op-log reaches, and RocksDB when it was opened.
+    /// Last csn in the op-log, and in RocksDB when it was opened.
     frames_until: Csn,
     batches_until: Csn,
-    /// Of the last commit that memory holds.
+    /// Position of the last commit that memory holds.
     position: Position,
     redone: u64,
     unfit: Vec<Csn>,
-    /// The last commit below the first one that is lost: above it history hashes are computed anew where they do not
-    /// continue.
+    /// The last commit before the first lost one. Above it, a history hash that does not continue the one before is
+    /// computed anew.
     intact_until: Csn,
-    /// What RocksDB's csn key said when it was opened.
+    /// The position in RocksDB's csn key when RocksDB was opened.
     on_disk: Position,
-    /// The commit at the csn of RocksDB's csn key, if its history hash is another one than the key says.
+    /// The commit at the csn of RocksDB's csn key, if its history hash differs from the one in the key.
     disk_tip: Option<CommitRecord>,
 }
 
 impl Replay<'_> {
-    /// Brings commits into memory up to the first one that is missing or that a log lacks. Nearly always, that is all.
+    /// Applies commits to memory, up to the first one that is missing or that a log lacks. Nearly always this is all
+    /// of them.
     fn apply_intact(&mut self, logs: &mut Both) -> Result<()> {
         let Self { memory, position, frames_until, batches_until, intact_until, on_disk, disk_tip, .. } = self;
         let mut take = || -> Result<Option<CommitRecord>> {
@@ -312,7 +318,7 @@ impl Replay<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Brings the commits up to `target` into the engines and into the logs that lack them.
+    /// Applies the commits up to `target` to the engines, and writes them into the logs that lack them.
     fn apply_rest(&mut self, mut logs: Both, mut fetched: BTreeMap<Csn, CommitRecord>, target: Csn) -> Result<()> {
         while self.position.csn < target {
             let csn = self.position.csn.next();
@@ -333,7 +339,7 @@ impl Replay<'_> {
         let (mut lacks_frame, lacks_batch) = lacks(&commit, self.frames_until, self.batches_until);
         self.redone += u64::from(commit.touches_disk() && (lacks_frame || lacks_batch));
         if lacks_frame {
-            // Frames that this commit builds upon may be gone together with its own.
+            // Earlier frames that this commit depends on may be lost together with its own.
             if !salvage::apply(self.memory, &mut commit)? {
                 self.unfit.push(commit.csn);
             }
@@ -342,7 +348,7 @@ impl Replay<'_> {
         }
         let hash = commit.hash_after(self.position.hash);
         if commit.csn > self.intact_until && commit.hash != hash {
-            // Its hash in the WAL is that of the history with the lost commits.
+            // The hash in the WAL is that of the history with the lost commits.
             (commit.hash, lacks_frame) = (hash, true);
         }
         commit.require_continues(self.position.hash, "a commit in the logs")?;
@@ -359,10 +365,10 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Writes RocksDB's last commit once more, under the history hash that it has since commits before it were lost.
-    /// Its operations are the last ones in RocksDB, so carrying them out again changes nothing.
+    /// Writes RocksDB's last commit again, with the history hash that it has since commits before it were lost. Its
+    /// operations are the last ones in RocksDB, so that repeating them changes nothing.
     fn correct_disk_position(&mut self) -> Result<()> {
-        // A commit that was redone meanwhile has set the key.
+        // A commit that was redone in RocksDB has already set the key.
         let Some(commit) = self.disk_tip.take().filter(|commit| commit.csn == self.batches_until) else {
             return Ok(());
         };

@@ -1,17 +1,18 @@
-//! What is left of a commit's memory ops when commits before it were lost.
+//! Applies as much of a commit's memory ops as fits when commits before it were lost.
 //!
-//! After a power cut RocksDB may hold a cross-engine commit whose predecessors in the op-log are gone. Its ops may then
-//! not fit the state: a pop from a list whose push was lost. Those are left out, from the state and from the commit as
-//! the logs tell it from then on; the others are carried out.
+//! After a power cut RocksDB may hold a cross-engine commit whose predecessors in the op-log are lost. Some of its ops
+//! may then not fit the state, such as a pop from a list whose push was lost. Those ops are left out, both from the
+//! state and from the commit in the logs; the other ops are applied.
 
 use crate::engine::memory::{ListOps, Memory, Op, ZsetOp, ZsetOps};
 use crate::error::Result;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 
-/// Applies those memory ops of `commit` that fit the state and takes the others out of it. Tells whether all did.
+/// Applies those memory ops of `commit` that fit the state, and removes the other ops from the commit. Returns whether
+/// all fitted.
 pub fn apply(memory: &mut Memory, commit: &mut CommitRecord) -> Result<bool> {
-    // Malformed bytes are an error as ever, before anything is applied.
+    // Malformed bytes are an error before any op is applied.
     ListOps::new(&commit.lists).try_for_each(|op| op.map(drop))?;
     ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop))?;
     let mut lists = Vec::new();
@@ -37,7 +38,7 @@ pub fn apply(memory: &mut Memory, commit: &mut CommitRecord) -> Result<bool> {
     Ok(fits)
 }
 
-/// Whether a removal finds every member: one that does not would stop half-way.
+/// Reports whether a removal finds every member: otherwise it would stop half-way.
 fn is_whole(memory: &Memory, op: &ZsetOp<'_>) -> bool {
     match op {
         ZsetOp::Remove { key, members } => {

@@ -1,7 +1,7 @@
-//! An op-log segment file: its name, its header and the walk over its frames.
+//! An op-log segment file: its name, its header, and the iteration over its frames.
 //!
-//! Guarantees: a segment is preallocated with written zeroes; its end is found by CRC and the csn chain, never by the
-//! file's size. Bytes: `FORMAT.md`.
+//! Guarantees: a segment is preallocated with written zeroes. Its end is found by CRC and by the csn chain, never by
+//! the file's size. `FORMAT.md` gives the bytes.
 
 use super::frame::{self, Frame};
 use crate::csn::{Csn, Epoch, SegmentId};
@@ -17,13 +17,13 @@ const MAGIC: [u8; 8] = *b"WFOPLOG\x1A";
 const VERSION: u32 = 2;
 const SUFFIX: &str = ".oplog";
 
-/// Path of a segment.
+/// Returns the path of a segment.
 #[must_use]
 pub fn path(dir: &Path, id: SegmentId) -> PathBuf {
     dir.join(format!("{}{SUFFIX}", id.padded()))
 }
 
-/// The segment a file name stands for; `None` for any other file.
+/// Returns the segment that a file name stands for, or `None` for any other file.
 #[must_use]
 pub fn parse_name(name: &OsStr) -> Option<SegmentId> {
     let digits = name.to_str()?.strip_suffix(SUFFIX)?;
@@ -31,19 +31,19 @@ pub fn parse_name(name: &OsStr) -> Option<SegmentId> {
     (id.padded() == digits).then_some(id)
 }
 
-/// Segments of a directory, oldest first.
+/// Lists the segments of a directory, oldest first.
 pub fn list(io: &dyn Io, dir: &Path) -> Result<Vec<SegmentId>> {
     let mut ids: Vec<_> = io.list(dir)?.iter().filter_map(|name| parse_name(name)).collect();
     ids.sort_unstable();
     Ok(ids)
 }
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
-    /// Its number.
+    /// Number of the segment, equal to the number in the file's name.
     pub id: SegmentId,
-    /// Generation of the writer that began it.
+    /// Epoch of the writer that began the segment.
     pub epoch: Epoch,
     /// Csn of the last frame before this segment; 0 if there was none.
     pub previous: Csn,
@@ -52,7 +52,7 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    /// The stored form.
+    /// Returns the stored form.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
@@ -67,7 +67,7 @@ impl SegmentHeader {
         out
     }
 
-    /// Reads the stored form; `what` names the file in errors.
+    /// Decodes the stored form; `what` names the file in errors.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let Some((head, _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
             return Err(Error::corrupt(what, "header", format!("{} bytes instead of {HEADER_LEN}", bytes.len())));
@@ -87,23 +87,23 @@ impl SegmentHeader {
     }
 }
 
-/// A segment read whole.
+/// A segment file, read as a whole.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Its header.
+    /// The decoded header.
     pub header: SegmentHeader,
     bytes: Bytes,
 }
 
 impl Segment {
-    /// Reads and checks a segment file.
+    /// Reads a segment file and checks its header.
     pub fn read(io: &dyn Io, dir: &Path, id: SegmentId) -> Result<Self> {
         let path = path(dir, id);
         let bytes = io.read_file(&path)?;
         Self::parse(bytes, id, &path.display().to_string())
     }
 
-    /// Takes the bytes of a segment; `what` names them in errors.
+    /// Checks the header in the bytes of a segment file; `what` names the file in errors.
     pub fn parse(bytes: Bytes, id: SegmentId, what: &str) -> Result<Self> {
         let header = SegmentHeader::decode(&bytes, what)?;
         if header.id != id {
@@ -112,48 +112,49 @@ impl Segment {
         Ok(Self { header, bytes })
     }
 
-    /// Bytes of the file.
+    /// Returns the bytes of the file.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The bytes from an offset to the end of the file.
+    /// Returns the bytes from an offset to the end of the file.
     #[must_use]
     pub fn tail(&self, from: u64) -> &[u8] {
         &self.bytes[(from as usize).min(self.bytes.len())..]
     }
 
-    /// The frames with their offsets, up to the end of the log.
+    /// Returns an iterator over the frames and their offsets, up to the end of the log.
     #[must_use]
     pub fn frames(&self) -> Frames {
         Frames { segment: self.clone(), at: HEADER_LEN, last: self.header.previous }
     }
 }
 
-/// Walks the frames of a segment.
+/// Iterator over the frames of a segment.
 #[derive(Debug)]
 pub struct Frames {
     segment: Segment,
     at: usize,
-    /// Csn of the frame before the next one.
+    /// Csn of the last frame returned, or of the last frame before the segment: the next frame must name it as its
+    /// predecessor.
     last: Csn,
 }
 
 impl Frames {
-    /// The segment's number.
+    /// Returns the segment's number.
     #[must_use]
     pub fn id(&self) -> SegmentId {
         self.segment.header.id
     }
 
-    /// Offset behind the last frame returned.
+    /// Returns the offset after the last frame returned.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.at as u64
     }
 
-    /// Csn of the last frame returned, or of the last one before the segment.
+    /// Returns the csn of the last frame returned, or of the last frame before the segment.
     #[must_use]
     pub fn last_csn(&self) -> Csn {
         self.last
@@ -161,7 +162,7 @@ impl Frames {
 }
 
 impl Iterator for Frames {
-    /// Offset of a frame and the frame.
+    /// Offset of a frame, and the frame.
     type Item = (u64, Frame);
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,4 +1,4 @@
-//! What the tests of the logs and of the committer share: commits of each kind.
+//! Commits of each kind, for the tests of the logs and of the committer.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
@@ -9,19 +9,19 @@ use crate::record::CommitRecord;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
-/// A commit without effects.
+/// Makes a commit without effects.
 pub(crate) fn no_op(csn: u64) -> CommitRecord {
     CommitRecord { csn: Csn(csn), epoch: Epoch(1), time: CommitTime(1000 + csn), ..CommitRecord::default() }
 }
 
-/// Pushes an element to a list.
+/// Makes a commit that pushes an element to a list.
 pub(crate) fn on_list(csn: u64) -> CommitRecord {
     let mut lists = Vec::new();
     ListEncoder(&mut lists).push_back(b"list", [format!("element {csn}").as_bytes()].into_iter());
     CommitRecord { lists: lists.into(), ..no_op(csn) }
 }
 
-/// Sets a string.
+/// Makes a commit that sets a string.
 pub(crate) fn on_disk(csn: u64) -> CommitRecord {
     let mut disk = Vec::new();
     let value = meta::encode_string(format!("value {csn}").as_bytes(), 0);
@@ -29,7 +29,7 @@ pub(crate) fn on_disk(csn: u64) -> CommitRecord {
     CommitRecord { disk: disk.into(), disk_ops: 1, ..no_op(csn) }
 }
 
-/// Of each commit that a test has chained, the history hash before it, by the one after it.
+/// For each commit that a test has chained, the history hash before it, by the history hash after it.
 static BEFORE: Mutex<BTreeMap<HistoryHash, HistoryHash>> = Mutex::new(BTreeMap::new());
 
 /// Sets the history hash of the commit that follows those in `before`.
@@ -39,12 +39,12 @@ pub(crate) fn chain_after(before: &[CommitRecord], commit: &mut CommitRecord) {
     BEFORE.lock().insert(commit.hash, hash);
 }
 
-/// The history hash before a commit that was chained.
+/// Returns the history hash before a commit that was chained.
 pub(crate) fn hash_before(commit: &CommitRecord) -> HistoryHash {
     BEFORE.lock()[&commit.hash]
 }
 
-/// Commits that follow each other, the first of them after none.
+/// Sets the history hashes of commits that follow each other from the start of a history.
 pub(crate) fn chained(commits: impl IntoIterator<Item = CommitRecord>) -> Vec<CommitRecord> {
     let mut chained = Vec::new();
     for mut commit in commits {
@@ -54,7 +54,7 @@ pub(crate) fn chained(commits: impl IntoIterator<Item = CommitRecord>) -> Vec<Co
     chained
 }
 
-/// Does both.
+/// Makes a cross-engine commit: it sets a string and pushes an element to a list.
 pub(crate) fn on_both(csn: u64) -> CommitRecord {
     CommitRecord { lists: on_list(csn).lists, ..on_disk(csn) }
 }

@@ -1,8 +1,8 @@
-//! Reading commits back out of RocksDB's WAL, and removing WAL files nobody needs any more.
+//! Reads commits from RocksDB's WAL, and removes WAL files that are not needed.
 //!
-//! Guarantees: commits come without a hole in RocksDB's sequence, or there is an error; RocksDB itself skips purged
-//! files silently and ends on an error as if at the tail. For catch-up and recovery only: each reader decodes the
-//! file it starts in from that file's beginning.
+//! Guarantees: commits come without a gap in RocksDB's sequence, or there is an error. RocksDB's own iterator skips
+//! purged files silently, and ends at an error as if at the end. For catch-up and recovery only: each reader decodes
+//! the file in which it starts from that file's beginning.
 
 use super::envelope;
 use crate::csn::{Csn, WalSeq};
@@ -17,13 +17,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Commits of the WAL with sequences in a range.
+/// Iterator over the commits of the WAL with sequences in a range.
 pub struct WalCommits {
     disk: Arc<Disk>,
     iterator: Option<rocksdb::DBWALIterator>,
-    /// Last sequence read.
+    /// Sequence at the end of the last batch read.
     at: WalSeq,
-    /// Sequence to read up to.
+    /// Sequence up to which to read, inclusive.
     until: WalSeq,
     read: VecDeque<CommitRecord>,
 }
@@ -35,8 +35,8 @@ impl std::fmt::Debug for WalCommits {
 }
 
 impl WalCommits {
-    /// The commits whose batches lie above `after` up to and including `until`. Both must be ends of batches, and
-    /// `until` must have been written before the call.
+    /// Reads the commits whose batches lie above `after`, up to and including `until`. Both must be ends of batches,
+    /// and `until` must have been written before the call.
     #[must_use]
     pub fn new(disk: &Arc<Disk>, after: WalSeq, until: WalSeq) -> Self {
         Self { disk: Arc::clone(disk), iterator: None, at: after, until, read: VecDeque::new() }
@@ -68,7 +68,8 @@ impl WalCommits {
         Ok(())
     }
 
-    /// The iterator cannot resume at the tail, so a new one is made; it must bring the next batch.
+    /// Makes a new iterator, because one that has reached the end cannot resume, and returns the next batch. Returns a
+    /// gap error if there is none.
     fn reopen(&mut self) -> Result<(WalSeq, Bytes)> {
         let mut iterator = self.disk.db().get_updates_since(self.at.0).map_err(Error::rocks("open its WAL"))?;
         let Some(batch) = next_batch(&mut iterator)? else {
@@ -80,14 +81,14 @@ impl WalCommits {
     }
 }
 
-/// The iterator's next batch with commits in it, and its sequence; `None` at the end and after an error.
+/// Returns the iterator's next batch that holds commits, and its sequence; `None` at the end and after an error.
 fn next_batch(iterator: &mut rocksdb::DBWALIterator) -> Result<Option<(WalSeq, Bytes)>> {
     for next in iterator {
         let (sequence, batch) = next.map_err(Error::rocks("read its WAL"))?;
         if batch.data().len() < HEADER_LEN {
             return Err(Error::corrupt("RocksDB's WAL", sequence, "batch without a header"));
         }
-        // RocksDB puts an empty batch at the start of the file it begins after one that ended torn.
+        // RocksDB begins a file with an empty batch if the file before ended torn.
         let is_empty = batch.data().len() == HEADER_LEN && envelope::operations(batch.data()) == 0;
         if !is_empty {
             return Ok(Some((WalSeq(sequence), Bytes::copy_from_slice(batch.data()))));
@@ -115,9 +116,10 @@ impl Iterator for WalCommits {
     }
 }
 
-/// A log file is blocks of this size, a block is records, what is left of it is zero (`db/log_format.h`).
+/// Bytes of a block. A log file consists of blocks, and a block of records; the rest of a block is zero. Source:
+/// RocksDB's `db/log_format.h`.
 const BLOCK: usize = 32 << 10;
-/// A record's head: crc u32, length u16, kind u8.
+/// Bytes of a record's head: crc u32, length u16, kind u8.
 const RECORD_HEAD: usize = 7;
 const RECORD_NONE: u8 = 0;
 const RECORD_FULL: u8 = 1;
@@ -130,15 +132,15 @@ struct WalFile {
     is_archived: bool,
 }
 
-/// Removes archived WAL files that hold nothing above `keep_after`; returns how many bytes that freed.
+/// Removes archived WAL files that hold nothing above `keep_after`. Returns the bytes freed.
 ///
-/// A file ends where the next one that holds anything begins; the last file is never removed.
+/// A file ends where the next file that holds a batch begins; so the last file is never removed.
 pub fn purge(wal_dir: &Path, keep_after: WalSeq) -> Result<u64> {
     let mut files = list(wal_dir, false)?;
     files.extend(list(&wal_dir.join("archive"), true)?);
     files.sort_by_key(|file| file.number);
     let mut freed = 0;
-    // Start of the oldest file behind the one looked at that holds anything.
+    // First sequence of the nearest later file that holds a batch.
     let mut next_start = None;
     let mut removable = Vec::new();
     for file in files.iter().rev() {
@@ -156,10 +158,10 @@ pub fn purge(wal_dir: &Path, keep_after: WalSeq) -> Result<u64> {
     Ok(freed)
 }
 
-/// The position right below the oldest batch that the WAL files still hold; `None` if they hold none.
+/// Returns the sequence just below the oldest batch in the WAL files, or `None` if they hold no batch.
 pub fn before_oldest(wal_dir: &Path) -> Result<Option<WalSeq>> {
     let mut oldest: Option<WalSeq> = None;
-    // The live files first: one that is archived meanwhile is found in the archive, too.
+    // Live files are listed first: a file that RocksDB archives in between is found in the archive, too.
     for file in list(wal_dir, false)?.into_iter().chain(list(&wal_dir.join("archive"), true)?) {
         let first = first_sequence(&file.path)?;
         oldest = [oldest, first].into_iter().flatten().min();
@@ -167,7 +169,7 @@ pub fn before_oldest(wal_dir: &Path) -> Result<Option<WalSeq>> {
     Ok(oldest.map(|first| WalSeq(first.0.saturating_sub(1))))
 }
 
-/// Bytes of all WAL files, archived ones included.
+/// Returns the bytes of all WAL files, archived ones included.
 #[must_use]
 pub fn bytes(wal_dir: &Path) -> u64 {
     let archived = list(&wal_dir.join("archive"), true).unwrap_or_default();
@@ -186,11 +188,11 @@ fn list(dir: &Path, is_archived: bool) -> Result<Vec<WalFile>> {
     Ok(paths.filter_map(|path| Some(WalFile { number: number(&path)?, path, is_archived })).collect())
 }
 
-/// Makes the files of a WAL that is not open durable.
+/// Syncs the files of a WAL that is not open.
 ///
-/// A process that was killed left what it had not synced in the page cache. RocksDB builds upon it when it opens: it
-/// flushes it into SST files, which are synced, and never syncs the file itself any more. A power cut would then leave
-/// a database that is ahead of its own log.
+/// A process that was killed leaves unsynced bytes in the page cache. When RocksDB opens, it flushes these bytes into
+/// SST files, which are synced, and does not sync the WAL file itself. A power cut would then leave a database that is
+/// ahead of its own log.
 pub fn sync(wal_dir: &Path) -> Result<()> {
     let files = list(wal_dir, false)?;
     for WalFile { path, .. } in &files {
@@ -202,21 +204,21 @@ pub fn sync(wal_dir: &Path) -> Result<()> {
     File::open(wal_dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory", wal_dir))
 }
 
-/// Makes the files end where RocksDB ended its recovery, at `end`; returns how many bytes that cut off. Only after an
-/// open, before anything is written.
+/// Cuts the files at `end`, where RocksDB ended its recovery. Returns the bytes cut off. To be called after an open,
+/// before anything is written.
 ///
-/// After a power cut a file may have a hole with whole batches behind it. RocksDB drops those, but leaves them in the
-/// file, where its reader would meet them before the new batches that were given their sequences.
+/// After a power cut a file may have a hole with whole batches after it. RocksDB drops those batches but leaves them
+/// in the file. Its reader would find them before the new batches that get the same sequences.
 pub fn cut_above(wal_dir: &Path, end: WalSeq) -> Result<u64> {
     let mut files = list(&wal_dir.join("archive"), true)?;
     files.extend(list(wal_dir, false)?);
     files.sort_by_key(|file| file.number);
-    // RocksDB has just begun the last one.
+    // RocksDB began the last file when it opened.
     files.pop();
     let mut dropped = 0;
     for WalFile { path, .. } in files.iter().rev() {
         let Some(offset) = first_above(path, end)? else {
-            // What lies before a file that holds something was recovered whole.
+            // A file before one that holds batches was recovered whole.
             if has_batches(path)? { break } else { continue }
         };
         let file = File::options().write(true).open(path).map_err(Error::io("open", path))?;
@@ -227,7 +229,7 @@ pub fn cut_above(wal_dir: &Path, end: WalSeq) -> Result<u64> {
     Ok(dropped)
 }
 
-/// Sequence of the first batch of a WAL file; `None` if it holds none (or was moved meanwhile).
+/// Returns the sequence of the first batch of a WAL file, or `None` if the file holds none or was moved in between.
 fn first_sequence(path: &Path) -> Result<Option<WalSeq>> {
     heads(path, |_, head| Some(head.sequence))
 }
@@ -236,19 +238,19 @@ fn has_batches(path: &Path) -> Result<bool> {
     Ok(heads(path, |_, head| (head.operations > 0).then_some(()))?.is_some())
 }
 
-/// Offset of the first batch above `end` in a file, whatever state the file is in.
+/// Returns the offset of the first batch above `end` in a file. The file may be damaged.
 fn first_above(path: &Path, end: WalSeq) -> Result<Option<u64>> {
     heads(path, |offset, head| (head.sequence > end && head.operations > 0).then_some(offset))
 }
 
-/// What a batch begins with.
+/// The first fields of a batch.
 struct BatchHead {
     sequence: WalSeq,
     operations: u32,
 }
 
-/// Looks at the batches of a WAL file with their offsets until one brings an answer. What does not parse is passed
-/// over up to the next block, as RocksDB does; checksums are not looked at. A file that is not there has no batches.
+/// Calls `answer` with the offset and the head of each batch of a WAL file until it returns a value. Bytes that do not
+/// parse are skipped up to the next block, as RocksDB does; checksums are not checked. A missing file has no batches.
 fn heads<T>(path: &Path, mut answer: impl FnMut(u64, BatchHead) -> Option<T>) -> Result<Option<T>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -256,7 +258,7 @@ fn heads<T>(path: &Path, mut answer: impl FnMut(u64, BatchHead) -> Option<T>) ->
         Err(error) => return Err(Error::io("open", path)(error)),
     };
     let mut block = Vec::with_capacity(BLOCK);
-    // Offset and first bytes of a batch whose head goes on in the next block.
+    // Offset and first bytes of a batch whose head continues in the next block.
     let mut begun: Option<(u64, Vec<u8>)> = None;
     for nth in 0_u64.. {
         block.clear();
@@ -286,7 +288,7 @@ fn heads<T>(path: &Path, mut answer: impl FnMut(u64, BatchHead) -> Option<T>) ->
     Ok(None)
 }
 
-/// Kind and payload of the log record at an offset of a block; `None` if there is none.
+/// Returns kind and payload of the log record at an offset of a block, or `None` if there is none.
 fn record_at(block: &[u8], at: usize) -> Option<(u8, &[u8])> {
     let (head, rest) = block.get(at..)?.split_first_chunk::<RECORD_HEAD>()?;
     let payload = rest.get(..usize::from(u16::from_le_bytes([head[4], head[5]])))?;

@@ -1,4 +1,4 @@
-//! RocksDB's WAL read back: over files and at the tail, with files gone, and with what a power cut leaves.
+//! RocksDB's WAL is read over several files and at its end, with missing files, and after a power cut.
 
 use super::super::testing::{on_both, on_disk};
 use super::*;
@@ -14,7 +14,7 @@ fn write(disk: &Disk, commits: &[CommitRecord]) -> WalSeq {
     disk.wal_seq()
 }
 
-/// Three files, each with three batches; where each file ends, and the commits.
+/// Makes three files with three batches each. Returns the end of each file, and the commits.
 fn three_files(root: &Path) -> (Vec<WalSeq>, Vec<CommitRecord>) {
     let (mut ends, mut commits) = (Vec::new(), Vec::new());
     for file in 0..3 {
@@ -72,7 +72,7 @@ fn purging_removes_only_files_that_hold_nothing_more() {
     assert_eq!((archived(), bytes(disk.wal_dir())), (2, before - freed));
     assert_eq!(read(&disk, ends[0], ends[2]).unwrap(), commits[6..]);
     assert!(matches!(read(&disk, WalSeq::ZERO, ends[2]), Err(Error::Gap { .. })));
-    // The last archived file stays as long as no younger one tells where it ends.
+    // The last archived file stays until a younger file tells where it ends.
     purge(disk.wal_dir(), ends[2]).unwrap();
     assert_eq!(archived(), 1);
     let end = write(&disk, &[on_disk(19)]);
@@ -95,7 +95,8 @@ fn a_file_gone_from_the_middle_is_a_gap() {
     assert_eq!(read(&disk, ends[1], ends[2]).unwrap(), commits[12..]);
 }
 
-/// A log file of batches of these sequences and lengths, each of one operation; `hole` blocks are left zero.
+/// Makes a log file of batches with these sequences and lengths, each of one operation. `hole` names a block that is
+/// left zero.
 fn log_file(batches: &[(u64, usize)], hole: Option<usize>) -> (Vec<u8>, Vec<u64>) {
     let (mut out, mut starts) = (Vec::new(), Vec::new());
     for &(sequence, length) in batches {
@@ -137,7 +138,8 @@ fn log_file(batches: &[(u64, usize)], hole: Option<usize>) -> (Vec<u8>, Vec<u64>
 fn the_first_batch_above_the_end_is_found_whatever_lies_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("000007.log");
-    // The batches end 0, 3 and 10 bytes before a block does: a head without room, and a head cut in two.
+    // The batches end 0, 3, 7 and 10 bytes before the end of a block: without room for a head, or with a head cut in
+    // two.
     for spare in [0, 3, 7, 10] {
         let lengths = [BLOCK - RECORD_HEAD - spare, 9000, 50_000, 300, 20_000, 40_000];
         let batches: Vec<_> = lengths.iter().zip(10..).map(|(&length, sequence)| (sequence, length)).collect();
@@ -148,7 +150,7 @@ fn the_first_batch_above_the_end_is_found_whatever_lies_before_it() {
         }
         assert_eq!(first_above(&path, WalSeq(15)).unwrap(), None);
         assert_eq!(first_sequence(&path).unwrap(), Some(WalSeq(10)));
-        // Only the first batch is whole; the next that is lies behind the hole.
+        // Only the first batch is whole; the next whole batch lies after the hole.
         let (bytes, starts) = log_file(&batches, Some(1));
         std::fs::write(&path, &bytes).unwrap();
         let first_behind = starts.iter().find(|&&start| start >= 2 * BLOCK as u64).unwrap();

@@ -1,8 +1,8 @@
-//! Publishes bases: when they are due, when somebody asks, on a primary and on a replica; repairs eventual ones.
+//! Publishes bases on schedule and on request, on a primary or a replica, and repairs eventual bases.
 //!
-//! Guarantees: one base at a time; none is ahead of the archive's chunks, so that a base is never of commits that a
-//! promotion leaves behind; an eventual base is repaired until it is strict, over restarts, too. A base that is not
-//! strict enough for what was asked leaves nothing behind.
+//! Guarantees: a node publishes one base at a time. No base is published before the archive's chunks reach its csn, so
+//! a base never holds commits that a promotion abandons. An eventual base is repaired until it is strict, even across
+//! restarts. A base that is less strict than requested leaves nothing behind.
 
 use super::node::Node;
 use super::schedule::{self, Able, Asked, Situation, Step};
@@ -28,42 +28,42 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedMutexGuard;
 
-/// How often the schedule tries to cut a bounded base whose cuts are too far apart.
+/// Limit on the attempts of the schedule to cut a bounded base whose engines' cuts lie too far apart.
 pub const BOUNDED_ATTEMPTS_MAX: u32 = 5;
-/// Pause after the first of these attempts; it doubles.
+/// Pause after the first of these attempts; the pause doubles after each attempt.
 const BOUNDED_PAUSE: Duration = Duration::from_secs(1);
-/// How long the files of a base wait for the archive's chunks to reach its csn.
+/// Limit on the time that a base waits for the archive's chunks to reach its csn.
 const COVERED_WITHIN: Duration = Duration::from_secs(600);
-/// How far behind its primary a replica may be to publish.
+/// A replica that lags further behind its primary than this does not publish bases.
 pub const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
-/// Pause after a base that could not be published, where only that ends the wish for it.
+/// Pause after a failed attempt while a base is requested.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
-/// How long whoever published an eventual base is left alone with its repair.
+/// Time that a primary leaves the repair of an eventual base to the replica that published it.
 const REPAIR_GRACE: Duration = Duration::from_secs(60);
 /// Longest pause between two attempts to repair a base.
 const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(3600);
 
-/// What is under way and owed about bases.
+/// Running and pending work on bases.
 #[derive(Default)]
 pub struct Bases {
-    /// What the uploads of bases share.
+    /// Limits the bandwidth of all uploads of bases together.
     pub bandwidth: Arc<Bandwidth>,
-    /// A replica: its primary wants a base from it that is not below this csn; 0: none.
+    /// On a replica: the primary wants a base at this csn or above; 0 if it wants none.
     wanted: AtomicU64,
-    /// A primary: the replica it asked.
+    /// On a primary: the replica that was asked for a base.
     asked: Mutex<Option<AskedSince>>,
     repairs: Mutex<BTreeMap<BaseStart, Owed>>,
     is_repairing: AtomicBool,
-    /// A base that is due is being published, or a replica's is being read.
+    /// Whether a due base is being published here, or the manifest of a replica's base is being read.
     is_at_work: AtomicBool,
-    /// Whether unrepaired bases of before the start were looked for.
+    /// Whether this process has searched for bases that were left without repair before its start.
     was_looked_for: AtomicBool,
 }
 
 struct AskedSince {
     node: String,
     wanted: Csn,
-    /// When it was asked or last seen at work.
+    /// When the replica was asked or last reported that it was publishing.
     since: Instant,
     failed: Vec<String>,
 }
@@ -72,24 +72,24 @@ struct AskedSince {
 #[derive(Clone, Copy)]
 struct Owed {
     not_before: Instant,
-    /// Pause after the next failure.
+    /// Pause after the next failed attempt.
     pause: Duration,
 }
 
 impl Bases {
-    /// Eventual bases that wait for their repair, as far as this node knows.
+    /// Returns the number of eventual bases that wait for repair, as far as this node knows.
     #[must_use]
     pub fn to_repair(&self) -> usize {
         self.repairs.lock().len()
     }
 
-    /// The replica that was asked for the base that is due; empty if none.
+    /// Returns the node name of the replica that was asked for the due base; empty if none.
     #[must_use]
     pub fn asked(&self) -> String {
         self.asked.lock().as_ref().map_or_else(String::new, |asked| asked.node.clone())
     }
 
-    /// The primary wants a base from this replica that is not below `csn`; 0: none.
+    /// Records that the primary wants a base from this replica at `csn` or above; 0 for none.
     pub fn want(&self, csn: Csn) {
         self.wanted.store(csn.0, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Bases {
 }
 
 impl Snapshots {
-    /// Cuts a base and publishes it; returns its csn.
+    /// Cuts a base and publishes it; returns its csn. Refused without an archive and on a fenced node.
     pub async fn publish(&self, node: &Arc<Node>, consistency: Consistency) -> Result<Csn> {
         let Some(archive) = node.archive.clone() else {
             let reason = "no archive is configured: there is nowhere to publish a base to".into();
@@ -112,7 +112,8 @@ impl Snapshots {
             return Err(Error::Refused { reason });
         }
         let base_tools = Arc::clone(&self.base_tools).lock_owned().await;
-        // Whoever stops waiting does not end it; whoever gives up before its turn comes has none.
+        // The base runs on its own task, so it continues if the caller stops waiting. A caller that is dropped before
+        // it acquires the lock starts no base.
         let node = Arc::clone(node);
         let publish = async move { node.snapshots.publish_from(base_tools, &node, &archive, consistency).await };
         let publishing = tokio::spawn(publish);
@@ -144,7 +145,7 @@ impl Snapshots {
         Ok(start.base.csn)
     }
 
-    /// Publishes the base that is due. A bounded one is tried several times.
+    /// Publishes the due base. Tries a bounded base several times.
     async fn publish_due(&self, node: &Arc<Node>) {
         let mut pause = BOUNDED_PAUSE;
         for _ in 0..BOUNDED_ATTEMPTS_MAX {
@@ -156,7 +157,7 @@ impl Snapshots {
         }
     }
 
-    /// Does what is due about bases; called once a second. `started`: when the node came up.
+    /// Starts due work on bases; called once a second. `started` is the time at which the node came up.
     pub fn look_at_bases(&self, node: &Arc<Node>, started: Instant) {
         let Some(archive) = node.archive.clone() else { return };
         let is_primary = !node.is_replica() && node.shipping.load().is_some();
@@ -174,7 +175,7 @@ impl Snapshots {
         }
     }
 
-    /// A replica publishes what its primary asked it for.
+    /// On a replica, publishes the base that the primary requested.
     fn look_at_request(&self, node: &Arc<Node>) {
         let wanted = Csn(self.bases.wanted.load(Ordering::Relaxed));
         let has_published = self.last().own.is_some_and(|own| own.base.csn >= wanted);
@@ -251,7 +252,7 @@ impl Snapshots {
         *self.bases.asked.lock() = asked;
     }
 
-    /// A replica that was asked may have connected anew since.
+    /// Repeats the request, because the replica may have reconnected since it was asked.
     fn repeat_request(&self, node: &Node) {
         let asked = self.bases.asked.lock().as_ref().map(|asked| (asked.node.clone(), asked.wanted));
         if let (Some(asked), Some(shipping)) = (asked, node.shipping.load().as_ref()) {
@@ -259,7 +260,7 @@ impl Snapshots {
         }
     }
 
-    /// Takes over what a replica published, if it is there: its manifest is read once.
+    /// Records a base that a replica published, after reading its manifest once.
     fn credit(&self, node: &Arc<Node>, archive: &Archive, replica: String) {
         let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
         let told = feeds.into_iter().find(|feed| feed.node == replica).map(|feed| feed.ack.publishing);
@@ -271,7 +272,7 @@ impl Snapshots {
             let cluster = node.identity().cluster;
             let mut found = read_manifest(&archive, cluster, start).await;
             if found.is_err() && !start.is_whole() {
-                // Somebody else was there first, with a better one.
+                // Another node may have published a strict base at this csn first.
                 found = read_manifest(&archive, cluster, BaseStart::whole(start.base)).await;
             }
             match found {
@@ -282,7 +283,7 @@ impl Snapshots {
                         node.snapshots.bases.owe_repair(start, REPAIR_GRACE);
                     }
                 }
-                // It stays due: the next look decides anew.
+                // The base stays due, and the next call decides what to do.
                 Err(error) => tracing::warn!(node = replica, %error, "the base a replica published cannot be read"),
             }
             node.snapshots.set_asked(&node, None);
@@ -290,7 +291,7 @@ impl Snapshots {
         });
     }
 
-    /// Once after the start, or after a promotion: eventual bases whose repair a crash interrupted.
+    /// Once after the start or after a promotion, finds eventual bases whose repair a crash interrupted.
     fn look_for_unrepaired(&self, node: &Arc<Node>, archive: &Archive) {
         if self.bases.was_looked_for.swap(true, Ordering::AcqRel) {
             return;
@@ -307,7 +308,7 @@ impl Snapshots {
         });
     }
 
-    /// Repairs an eventual base, if one is owed and no other is being repaired.
+    /// Starts the repair of an eventual base, if one is due and no other repair is running.
     fn repair_next(&self, node: &Arc<Node>, archive: &Archive) {
         let now = Instant::now();
         let due = self.bases.repairs.lock().iter().find(|(_, owed)| owed.not_before <= now).map(|(start, _)| *start);
@@ -340,7 +341,7 @@ impl Snapshots {
         }
     }
 
-    /// What this node tells its primary about bases.
+    /// Returns what this node reports to its primary about bases.
     #[must_use]
     pub fn publishing(&self, node: &Node) -> Publishing {
         let own = self.last().own;
@@ -354,12 +355,12 @@ impl Snapshots {
     }
 }
 
-/// The archive with the limit on what bases may take of the way there.
+/// Returns the archive with the bandwidth limit for bases.
 fn paced(node: &Node, archive: &Archive) -> Archive {
     archive.with_bandwidth(Arc::clone(&node.snapshots.bases.bandwidth))
 }
 
-/// Whether this replica would publish a base now.
+/// Reports whether this replica is ready to publish a base.
 fn is_willing(node: &Node) -> bool {
     let may = node.config().snapshot_from != crate::config::SnapshotFrom::Primary;
     let Some(link) = node.link().filter(|_| may && node.is_replica() && node.archive.is_some()) else { return false };
@@ -367,7 +368,7 @@ fn is_willing(node: &Node) -> bool {
     status.state == "connected" && Duration::from_millis(status.lag_ms) <= PUBLISHER_LAG_MAX
 }
 
-/// The connected replicas that would publish.
+/// Returns the connected replicas that can publish a base.
 fn able(node: &Node) -> Vec<Able> {
     let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
     let willing = feeds.into_iter().filter(|feed| feed.ack.publishing.is_willing || feed.ack.publishing.is_busy);
@@ -376,7 +377,7 @@ fn able(node: &Node) -> Vec<Able> {
         .collect()
 }
 
-/// Returns once the archive's chunks reach `csn`. A primary cuts them at once.
+/// Waits until the archive's chunks reach `csn`. A primary cuts the chunks at once.
 async fn covered(node: &Arc<Node>, csn: Csn) -> Result<()> {
     let wait = async {
         match node.shipping.load_full().filter(|shipping| shipping.has_archive()) {
@@ -398,7 +399,7 @@ async fn covered(node: &Arc<Node>, csn: Csn) -> Result<()> {
 }
 
 impl Snapshots {
-    /// Notes how an attempt to publish ended. `logged`: bytes of log when it began.
+    /// Records how an attempt to publish ended. `logged` is the number of log bytes when the attempt began.
     fn note(&self, logged: u64, outcome: &Result<(BaseStart, Option<Published>)>) {
         let mut last = self.last.lock();
         (last.ended, last.cut_bytes) = (Some(Instant::now()), logged);
@@ -414,7 +415,7 @@ impl Snapshots {
         }
     }
 
-    /// Notes what a replica published.
+    /// Records a base that a replica published.
     fn note_of_replica(&self, logged: u64, published: Published, replica: String) {
         let mut last = self.last.lock();
         (last.ended, last.cut_bytes) = (Some(Instant::now()), logged);

@@ -1,6 +1,6 @@
-//! What a node does beside serving. One thread has expired keys deleted, prepares op-log segments, writes memory images,
-//! asks for bases when they are due and looks whether the clock was set; another, which must never wait for any of that,
-//! looks for room on the disk.
+//! The background work of a node. One thread deletes expired keys, prepares op-log segments, writes memory images,
+//! requests due bases and checks the wall clock. Another thread, which must never wait for that work, checks the free
+//! disk space.
 
 use super::clock::ClockWatch;
 use super::node::Node;
@@ -13,19 +13,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Time between two looks whether keys have expired and whether the op-log needs a segment, and between two whether
-/// there is room on the disk.
+/// Pause between two checks for expired keys and for the next op-log segment, and between two checks of the free disk
+/// space.
 const LOOK: Duration = Duration::from_millis(20);
-/// Looks of one round.
+/// Number of these checks in one round.
 const LOOKS_PER_ROUND: u32 = 5;
-/// Rounds between two looks at the size of the logs, and at the deletions in RocksDB.
+/// Number of rounds between two checks of the logs, the wall clock and the deletions in RocksDB.
 const LOG_LOOK_ROUNDS: u64 = 10;
-/// Between two compactions that drop deletions lie so many times what the first one took.
+/// Minimum pause between two compactions that drop deletions, as a multiple of the duration of the first.
 const COMPACTION_PAUSE_FACTOR: u32 = 4;
 
-/// Starts the threads; they end when the node stops.
+/// Starts the threads, which end when the node stops.
 pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
-    // Before the first client is served.
+    // The first check runs before the first client is served.
     look_for_room(node);
     let runtime = tokio::runtime::Handle::current();
     let (chores, room) = (Arc::clone(node), Arc::clone(node));
@@ -68,11 +68,11 @@ struct Chores {
     sweeper: Sweeper,
     rounds: u64,
     started: Instant,
-    /// A compaction that drops deletions; when it ended, and how long it took.
+    /// A running compaction that drops deletions; returns its end and its duration.
     compaction: Option<JoinHandle<(Instant, Duration)>>,
-    /// The same of the last one that was guard.
+    /// End and duration of the last finished compaction.
     compacted: Option<(Instant, Duration)>,
-    /// What failed last, so that it is told once; empty if nothing fails.
+    /// The last error, so that the same error is logged once; empty if no chore fails.
     last_error: String,
     reclaiming: Reclaiming,
     clock: ClockWatch,
@@ -102,7 +102,7 @@ impl Chores {
         self.last_error = error;
     }
 
-    /// Makes the op-log's next segment, so that the writer need not.
+    /// Prepares the op-log's next segment, so that the writer need not create it.
     fn prepare_segment(&self) -> Result<()> {
         if self.node.committer.gate.stands(RefusalReason::DiskFull) {
             return Ok(());
@@ -123,7 +123,7 @@ impl Chores {
         Ok(())
     }
 
-    /// Has deletions dropped where they are too many, unless the disk has no room for that.
+    /// Starts to drop deletions from column families that hold too many, unless the disk is full or the node is broken.
     fn look_at_deletions(&mut self) -> Result<()> {
         let may_compact = self.compaction.as_ref().is_none_or(JoinHandle::is_finished)
             && self.compacted.is_none_or(|(ended, took)| ended.elapsed() > took * COMPACTION_PAUSE_FACTOR);
@@ -161,7 +161,7 @@ impl Chores {
         {
             let mut guard = node.committer.lock_writer();
             guard.writer().watches.sweep();
-            // Who left the group open writes it.
+            // The thread that left the group open writes it.
             let _ = guard.leave_open();
         }
         if node.snapshots.is_image_due(node) {

@@ -1,8 +1,8 @@
-//! What a primary makes of a wall clock that was set.
+//! How a primary reacts when the wall clock is set.
 //!
-//! Guarantees: no commit gets a time before that of the commit before it, but the first one of a new epoch; commit times
-//! follow a clock that was set by more than [`clock::STEP_MIN`] only if `accept-clock-step` says so. Which of the two is
-//! wrong, the clock or the times so far, only the operator knows.
+//! Guarantees: no commit has a time before that of the preceding commit, except the first commit of a new epoch. Commit
+//! times follow a clock that was set by more than [`clock::STEP_MIN`] only if `accept-clock-step` allows so, because
+//! only the operator knows whether the clock or the earlier times are wrong.
 
 use super::node::Node;
 use crate::clock::{self, is_step, now_micros};
@@ -11,8 +11,9 @@ use crate::csn::CommitTime;
 use crate::error::{Error, Result};
 use std::time::Duration;
 
-/// Whether commits that follow one made at `last` need a new epoch, because the times of the old one lie in the future.
-/// [`Error::FutureCommits`] if they do and the operator has not said that the clock, which shows `now`, is right.
+/// Reports whether commits after one made at `last` need a new epoch, because the times of the old epoch lie in the
+/// future. Returns [`Error::FutureCommits`] if they do and the operator has not confirmed that the clock, which shows
+/// `now`, is right.
 pub fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Result<bool> {
     let ahead = Duration::from_micros(last.0.saturating_sub(now.0));
     if ahead <= clock::STEP_MIN {
@@ -24,20 +25,20 @@ pub fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Res
     Ok(true)
 }
 
-/// The same of a node that is to take writes.
+/// Applies [`needs_epoch`] to a node before the node accepts writes.
 pub(super) fn node_needs_epoch(node: &Node) -> Result<bool> {
     needs_epoch(node.committer.committed_time(), CommitTime(now_micros()), node.config().accept_clock_step)
 }
 
-/// Looks from time to time whether the wall clock was set.
+/// Checks regularly whether the wall clock was set.
 #[derive(Default)]
 pub(super) struct ClockWatch {
-    /// Whether the wall clock is not followed at the moment.
+    /// Whether the wall clock was set and commit times do not follow it.
     is_held: bool,
 }
 
 impl ClockWatch {
-    /// Looks once. Says so when the wall clock was set, and when commit times follow it.
+    /// Checks once. Logs when the wall clock was set, and when commit times follow it.
     pub fn look(&mut self, node: &Node) {
         if node.is_replica() {
             self.is_held = false;
@@ -50,7 +51,7 @@ impl ClockWatch {
         if follows {
             guard.follow_wall_clock();
         }
-        // Who left the group open writes it.
+        // The thread that left the group open writes it.
         let _ = guard.leave_open();
         let is_held = is_set && !follows;
         if follows || is_held != self.is_held {

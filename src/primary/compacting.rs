@@ -1,10 +1,11 @@
-//! Builds compacted runs on a schedule (`compact-per`), on a primary or a replica; a primary does so in its second archive,
-//! too.
+//! Builds compacted runs on a schedule (`compact-per`), on a primary or a replica. A primary also builds them in its
+//! second archive.
 //!
-//! Guarantees: an hour or a day is built soon after it is over and a later commit shows that; whatever ends an attempt, the
-//! next one, by whichever node, goes on after the newest run. While nothing is written nothing is asked. A fenced node
-//! builds nothing. What came of it is shown by INFO and the metrics.
-//! Needs memory for the lists and sorted sets a second time while it builds.
+//! Guarantees: an hour or a day is built soon after it is over and a later commit proves its end. After a failed
+//! attempt, the next one continues after the newest run, on whichever node it runs. While nothing is written, no
+//! request is sent. A fenced node builds nothing. INFO and the metrics show the results.
+//!
+//! While building, the node needs memory for a second copy of the lists and sorted sets.
 
 use super::node::Node;
 use super::second_archive;
@@ -21,38 +22,39 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Time between two looks at the settings.
+/// Pause between two checks of the settings.
 const LOOK: Duration = Duration::from_millis(500);
-/// After the end of an hour, until the commit that shows it to be over is archived, if there is one soon.
+/// Time between the end of an hour or a day and the attempt to build it, so that a commit that proves the end can be
+/// archived.
 const SETTLE: Duration = Duration::from_secs(120);
-/// Pause after an attempt: what is committed is in the archive a little later.
+/// Pause after a successful attempt; later commits reach the archive with a delay.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Pause after a failure.
+/// Pause after a failed attempt.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// What compacting did since the start.
+/// The results of compacting since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Compacted {
-    /// Runs built.
+    /// Number of runs built.
     pub runs: u64,
-    /// Their bytes.
+    /// Bytes of these runs.
     pub bytes: u64,
-    /// The last commit in one, as of the last attempt.
+    /// The last commit in a run, as of the last successful attempt.
     pub until: Csn,
-    /// End of the last attempt, ms since the Unix epoch; 0: there was none.
+    /// When the last attempt ended, in milliseconds since the Unix epoch; 0 if there was none.
     pub ended_ms: u64,
-    /// Why it failed; none if it did not.
+    /// Why the last attempt failed; `None` if it succeeded.
     pub error: Option<String>,
 }
 
-/// When the last attempt was made.
+/// The circumstances of the last successful attempt.
 struct Attempt {
     grain: Grain,
-    /// Number of the hour or day it was made in.
+    /// Number of the hour or day in which the attempt was made.
     period: u64,
-    /// The last commit then.
+    /// The last commit when the attempt began.
     committed: Csn,
-    /// The last commit in a run after it.
+    /// The last commit in a run after the attempt.
     compacted: Csn,
 }
 
@@ -61,7 +63,7 @@ impl Attempt {
         Self { grain, period: period(grain, now_ms), committed, compacted }
     }
 
-    /// Whether the next one may find something that is over.
+    /// Reports whether a new attempt may find a complete hour, day or number of commits.
     fn is_outdated(&self, grain: Grain, now_ms: u64, committed: Csn) -> bool {
         let is_over = match grain {
             Grain::Commits(count) => committed.since(self.compacted) >= count,
@@ -71,7 +73,7 @@ impl Attempt {
     }
 }
 
-/// The number of the hour or day that has begun, and settled, at a time.
+/// Returns the number of the hour or day that contains `now_ms` minus [`SETTLE`].
 fn period(grain: Grain, now_ms: u64) -> u64 {
     let settled = Duration::from_millis(now_ms).saturating_sub(SETTLE);
     match grain {
@@ -81,7 +83,7 @@ fn period(grain: Grain, now_ms: u64) -> u64 {
     }
 }
 
-/// Starts the schedule; it ends with the node.
+/// Starts the schedule, which ends with the node.
 pub(super) fn start(node: &Arc<Node>) {
     if node.archive.is_some() {
         node.spawn_until_stop(run(Arc::downgrade(node)));
@@ -117,7 +119,8 @@ async fn run(node: Weak<Node>) {
     }
 }
 
-/// Builds what is due, in the archive and on a primary in the second one; gives the last commit in a run of the first.
+/// Builds the due runs in the archive and, on a primary, in the second archive. Returns the last commit in a run of the
+/// first.
 async fn compact(node: &Node, grain: Grain) -> Result<Csn> {
     let archive = node.archive.as_ref().expect("started only with one");
     let until = build(node, archive, grain).await?;
@@ -156,7 +159,7 @@ async fn build(node: &Node, archive: &Archive, grain: Grain) -> Result<Csn> {
     Ok(report.compacted_until)
 }
 
-/// Removes what a crash left.
+/// Removes the scratch directory, which an earlier crash may have left.
 fn clear(scratch: &Path) -> Result<()> {
     match std::fs::remove_dir_all(scratch) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", scratch)(error)),

@@ -1,7 +1,8 @@
-//! What a node can tell in figures: collected once, shown by INFO and as Prometheus metrics.
+//! The figures of a node: collected once, and shown by INFO and as Prometheus metrics.
 //!
-//! Guarantees: figures are truthful when nothing happens: what is archived has no age, and what is not known is left out.
-//! No lag is below the truth, however far behind somebody is and whatever is done to the clock.
+//! Guarantees: the figures stay true when nothing happens: archived commits have no age, and unknown figures are
+//! omitted. A reported lag is never less than the true lag, however far a replica or an archive is behind and however
+//! the clock is set.
 
 use super::node::Node;
 use super::pruning::LastPrune;
@@ -16,25 +17,25 @@ use crate::ship::feed::FeedStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How far commits have got, and what would be lost.
+/// The progress of commits, and the commits that a loss of this machine would cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Safety {
-    /// Last commit, and when it was made.
+    /// The last commit and its time.
     pub committed: (Csn, CommitTime),
-    /// Last commit that a power cut cannot take.
+    /// The last commit that a power cut cannot remove.
     pub durable: Csn,
-    /// How long ago the oldest commit beyond it was made, or longer; zero if there is none.
+    /// Time since the oldest commit after `durable` was made, or longer; zero if there is none.
     pub durable_lag: Duration,
-    /// Last commit that the archive holds without a gap.
+    /// The last commit that the archive holds without a gap.
     pub archived: Csn,
-    /// When that was made; none if it is not known.
+    /// Commit time of `archived`; `None` if unknown.
     pub archived_time: Option<CommitTime>,
-    /// How long ago the oldest commit beyond it was made, or longer: what would be lost with this machine; none without an
-    /// archive.
+    /// Time since the oldest commit after `archived` was made, or longer; commits of this period would be lost with
+    /// this machine. `None` without an archive.
     pub rpo: Option<Duration>,
-    /// Every commit from here to `archived` can be restored; none if nothing can be, or it is not known.
+    /// Every commit from here to `archived` can be restored; `None` if no commit can be restored or the csn is unknown.
     pub restorable_from: Option<Csn>,
-    /// Its time, if it is known.
+    /// Commit time of `restorable_from`; `None` if unknown.
     pub restorable_from_time: Option<CommitTime>,
 }
 
@@ -53,11 +54,11 @@ fn second_metrics(out: &mut Exposition, second: &SecondStatus, lag: f64) {
 }
 
 impl Node {
-    /// How far commits have got.
+    /// Collects the progress of commits.
     #[must_use]
     pub fn safety(&self) -> Safety {
         let watermarks = &self.committer.watermarks;
-        // In this order, so that none seems to be ahead of the one before.
+        // The watermarks are read in this order, so that none of them seems to exceed the next one.
         let (archived, durable) = (watermarks.archived.get(), watermarks.durable.get());
         let (committed, time) = (watermarks.committed.get(), self.committer.committed_time());
         let mut safety = Safety {
@@ -84,19 +85,21 @@ impl Node {
         safety
     }
 
-    /// By how many microseconds the system's clock is ahead of the commit clock; negative if it is behind. 0 on a replica.
+    /// Returns by how many microseconds the wall clock is ahead of the commit clock; negative if it is behind. 0 on a
+    /// replica.
     pub(super) fn clock_ahead_us(&self) -> i64 {
         let (wall, commits) = (clock::now_micros(), self.committer.clock.now().0);
         let apart = i64::try_from(wall.abs_diff(commits)).unwrap_or(i64::MAX);
         if wall >= commits { apart } else { -apart }
     }
 
-    /// How long ago the commit after `csn` was made, or longer; zero if there is none.
+    /// Returns the time since the commit after `csn` was made, or longer; zero if there is none.
     fn age_of_next(&self, csn: Csn, committed: Csn) -> Duration {
         self.committer.ages.of_next(csn, committed)
     }
 
-    /// How long ago the oldest commit was made that a replica has not applied, or longer; zero if there is none.
+    /// Returns the time since the oldest commit was made that a replica has not applied, or longer; zero if there is
+    /// none.
     pub(super) fn replica_lag(&self, feed: &FeedStatus) -> Duration {
         let (applied, committed) = (feed.ack.applied, self.committer.watermarks.committed.get());
         let age = self.age_of_next(applied, committed);
@@ -104,22 +107,24 @@ impl Node {
         if applied >= committed || is_known || feed.had_time == CommitTime::default() {
             return age;
         }
-        // What it lacks is older than anything known here, and younger than what it had.
+        // The missing commits are older than every commit with a known age, and younger than the last one that the
+        // replica had.
         age.max(Duration::from_micros(self.committer.clock.now().0.saturating_sub(feed.had_time.0)))
     }
 
-    /// How long ago the oldest commit was made that the archive lacks, or longer; zero if there is none.
+    /// Returns the time since the oldest commit was made that the archive lacks, or longer; zero if there is none.
     pub(super) fn archive_lag(&self) -> Duration {
         let archived = self.committer.watermarks.archived.get();
         self.age_of_next(archived, self.committer.watermarks.committed.get())
     }
 
-    /// The same of the second archive.
+    /// Returns the time since the oldest commit was made that the second archive lacks, or longer; zero if there is
+    /// none.
     pub(super) fn second_lag(&self, second: &SecondStatus) -> Duration {
         self.age_of_next(second.archived, self.committer.watermarks.committed.get())
     }
 
-    /// The metrics as Prometheus reads them.
+    /// Returns the metrics in the text format of Prometheus.
     #[must_use]
     pub fn metrics(&self) -> String {
         let mut out = Exposition::default();

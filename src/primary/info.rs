@@ -1,4 +1,4 @@
-//! INFO: Redis' sections and field names, and a section of walferry's own.
+//! INFO: Redis' sections and field names, and walferry's own section.
 
 use super::node::Node;
 use super::second_archive::SecondStatus;
@@ -10,7 +10,7 @@ use crate::directory::Identity;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// All sections, in Redis' order.
+/// Returns all sections, in Redis' order.
 pub fn sections(node: &Node) -> Vec<InfoSection> {
     vec![
         ("Server", server(node)),
@@ -56,14 +56,14 @@ fn clients(node: &Node) -> Fields {
     ])
 }
 
-/// Resident bytes of this process.
+/// Returns the resident bytes of this process.
 pub(super) fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
     pages * rustix::param::page_size() as u64
 }
 
-/// Bytes with a unit, as Redis writes them.
+/// Formats bytes with a unit, as Redis does.
 fn human(bytes: u64) -> String {
     let units = ["B", "K", "M", "G", "T"];
     let mut amount = bytes as f64;
@@ -75,8 +75,8 @@ fn human(bytes: u64) -> String {
     if nth == 0 { format!("{bytes}B") } else { format!("{amount:.2}{}", units[nth]) }
 }
 
-/// `used_memory` is what the allocator has given out, as in Redis: also to RocksDB, to caches and connections. `maxmemory`
-/// bounds `memory_engine_bytes` alone, because nothing else becomes less by deleting keys.
+/// Returns the memory section. `used_memory` is the size of all allocations, as in Redis, including those of RocksDB,
+/// caches and connections. `maxmemory` limits only `memory_engine_bytes`, because deleting keys reduces nothing else.
 fn memory(node: &Node) -> Fields {
     let engines = node.committer.memory_bytes() as u64;
     let rows = node.committer.disk().rows().bytes() as u64;
@@ -175,8 +175,8 @@ fn replication(node: &Node) -> Fields {
     all
 }
 
-/// Names this node's history as Redis' replication id does, in 40 digits: half of the cluster's number, then the
-/// incarnation and the number of the generation.
+/// Returns the name of this node's history in the form of Redis' replication id, 40 digits: half of the cluster's id,
+/// then the incarnation and the number of the epoch.
 fn replication_id(identity: &Identity) -> String {
     let (cluster, current) = (identity.cluster.to_string(), identity.current());
     format!("{}{}{:08x}", &cluster[..16], current.incarnation, current.epoch.0)
@@ -231,7 +231,7 @@ fn walferry(node: &Node) -> Fields {
     all
 }
 
-/// Archived commits that lie on no line of history; empty if there are none.
+/// Returns the archived commits that do not lie on the newest line; empty if there are none.
 fn abandoned(node: &Node) -> String {
     let archive_figures = node.archive_figures.lock();
     let told =
@@ -239,12 +239,13 @@ fn abandoned(node: &Node) -> String {
     told.collect::<Vec<_>>().join("; ")
 }
 
-/// Whole milliseconds; 0 only if it is nothing.
+/// Rounds up to whole milliseconds, so that only a zero lag yields 0.
 fn rounded_up_ms(lag: Duration) -> String {
     lag.as_micros().div_ceil(1000).to_string()
 }
 
-/// What can be restored, what would be lost, what it cost.
+/// Returns which commits can be restored, how much a loss of this machine would cost, and the counts of requests to the
+/// archive.
 fn safety(node: &Node) -> Fields {
     let safety = node.safety();
     let csn = |csn: Option<crate::csn::Csn>| csn.map_or_else(String::new, |csn| csn.to_string());
@@ -270,7 +271,7 @@ fn safety(node: &Node) -> Fields {
     ])
 }
 
-/// Which compacted runs are built, and what came of it since the start.
+/// Returns the setting and the results of building compacted runs since the start.
 fn compacting(node: &Node) -> Fields {
     let compacted = node.compacted.lock().clone();
     let per = node.config().compact_per;
@@ -284,7 +285,7 @@ fn compacting(node: &Node) -> Fields {
     ])
 }
 
-/// The schedule of prunes and how the last one ended.
+/// Returns the schedule of prunes and the result of the last one.
 fn pruning(node: &Node) -> Fields {
     let (config, last) = (node.config(), node.last_prune.lock().clone());
     fields([
@@ -340,7 +341,7 @@ fn archive(node: &Node) -> Fields {
     all
 }
 
-/// The last base, and what is owed about bases.
+/// Returns the last base and the pending work on bases.
 fn bases(node: &Node) -> Fields {
     let base = node.snapshots.last();
     let report = base.report.as_ref();

@@ -1,7 +1,8 @@
-//! The number of keys on disk: counted, because a write does not look whether its key was there.
+//! The number of keys on disk. The keys must be counted, because a write does not check whether its key existed.
 //!
-//! Guarantees: one count runs at a time, and whoever asked while it ran shares the next one. Whoever waits gets a count that
-//! has everything committed before, unless counting takes so long that an older one has to do.
+//! Guarantees: one count runs at a time, and all callers that ask during a count share the next one. A waiting caller
+//! receives a count that includes every commit before the call, unless counting takes so long that an older count must
+//! do.
 
 use crate::command::all_keys::count_on_disk;
 use crate::commit::committer::Committer;
@@ -11,16 +12,16 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A count that takes longer is used again for a while.
+/// A count that takes longer than this is reused for a while.
 const EXACT_COUNT_TIME_MAX: Duration = Duration::from_secs(5);
-/// It may be as old as this many times what it took.
+/// A reused count may be as old as its own duration multiplied by this factor.
 const AGE_FACTOR: u32 = 20;
 
 /// The last count.
 #[derive(Clone, Copy)]
 struct Counted {
     keys: u64,
-    /// It has all commits up to here.
+    /// The count includes every commit up to this csn.
     at: Csn,
     ended: Instant,
     took: Duration,
@@ -32,17 +33,18 @@ impl Counted {
     }
 }
 
-/// Counts.
+/// Counts the keys on disk and remembers the last count.
 #[derive(Default)]
 pub struct KeyCounter {
     counting: Mutex<()>,
     last: Mutex<Option<Counted>>,
-    /// Somebody asked for the last count since it was made.
+    /// Whether a newer count was requested since the last count began.
     is_wanted: AtomicBool,
 }
 
 impl KeyCounter {
-    /// Counts the keys on disk, or waits for a count: not on a thread that serves clients.
+    /// Counts the keys on disk, or waits for a running count. Blocks, so it must not be called on a thread that serves
+    /// clients.
     pub fn count(&self, committer: &Committer) -> Result<u64> {
         let asked = committer.watermarks.committed.get();
         let _one_at_a_time = self.counting.lock();
@@ -62,14 +64,14 @@ impl KeyCounter {
         Ok(keys)
     }
 
-    /// The last count, and asks for a newer one; RocksDB's estimate before the first.
+    /// Returns the last count, or RocksDB's estimate before the first count, and requests a newer count.
     pub fn known(&self, committer: &Committer) -> u64 {
         self.is_wanted.store(true, Ordering::Relaxed);
         self.last.lock().map_or_else(|| committer.disk().estimated_keys(), |last| last.keys)
     }
 
-    /// Whether a count should be started: somebody asked for a newer one than there is, and the last one is old enough for
-    /// what another costs.
+    /// Reports whether a count is to be started: a newer count was requested, commits were made since the last one, and
+    /// the last count is old enough in relation to its cost.
     pub fn is_due(&self, committer: &Committer) -> bool {
         self.is_wanted.load(Ordering::Relaxed)
             && !self.counting.is_locked()

@@ -1,8 +1,9 @@
-//! Brings marks into the archive once it can restore them.
+//! Writes the records of marks into the archive as soon as the archive can restore the marked commits.
 //!
-//! A mark is made as a commit; its record in the archive follows when the archive holds that commit. Guarantees: a record
-//! is written only when its commit can be restored; what a crash or a promotion left out is written by the next primary,
-//! from the marks in its own history. Costs one LIST of the marks at the start and nothing while no mark is made.
+//! A mark is made as a commit; its record is written when the archive holds that commit. Guarantees: a record is
+//! written only when its commit can be restored. If a crash or a promotion prevents a record, the next primary writes
+//! it from the marks in its own history. Costs one LIST of the marks at the start, and no request while no mark is
+//! made.
 
 use super::node::Node;
 use crate::archive::layout::{ObjectName, Section};
@@ -24,33 +25,33 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Pause after a failure of the archive, and between two looks whether a base was published.
+/// Pause after a failure of the archive, and between two checks whether a base was published.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// The marks of a primary with an archive.
+/// Keeps the marks of a primary's archive.
 pub struct MarkKeeper {
     archive: Archive,
-    /// Marks in the archive; without a record: not read yet.
+    /// The marks in the archive; the value is `None` until the record was read.
     known: Mutex<BTreeMap<PlainName, Option<MarkRecord>>>,
-    /// Above this csn, what is archived can be restored; up to it, the archive is asked.
+    /// Archived commits above this csn can be restored; for the others, the archive is read.
     trusted_after: AtomicU64,
     wake: Notify,
-    /// Held while a record is written or removed.
+    /// Locked while a record is written or removed.
     changing: tokio::sync::Mutex<()>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What is left to do after a round.
+/// The marks that a round could not write.
 #[derive(Default)]
 struct Left {
-    /// Marks wait until they are archived.
+    /// Whether marks wait until the archive holds their commits.
     waits_for_archive: bool,
-    /// Marks lie where the archive has a hole, which the next base ends.
+    /// Whether marks lie where the archive lacks commits, so that they wait for the next base.
     waits_for_base: bool,
 }
 
 impl MarkKeeper {
-    /// Starts keeping the node's marks.
+    /// Starts to keep the node's marks.
     pub(super) async fn start(node: &Arc<Node>, archive: &Archive, trusted_after: Csn) -> Result<Arc<Self>> {
         let found = archive.list(Section::Marks).await?;
         let names = found.objects.into_iter().filter_map(|object| match object.name {
@@ -70,7 +71,7 @@ impl MarkKeeper {
         Ok(keeper)
     }
 
-    /// Ends the keeping.
+    /// Stops the task.
     pub(super) fn stop(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
@@ -78,7 +79,7 @@ impl MarkKeeper {
     }
 
     async fn run(&self, node: Weak<Node>) {
-        // The last base at the last look into the archive.
+        // `LastBase::ended` at the last successful round; `None` before that round.
         let mut looked_at: Option<Option<Instant>> = None;
         let mut is_failing = false;
         loop {
@@ -101,7 +102,7 @@ impl MarkKeeper {
                     continue;
                 }
             };
-            // All arms only wait.
+            // Cancel-safe: all arms only wait.
             tokio::select! {
                 () = self.wake.notified() => {}
                 _ = archived.changed(), if left.waits_for_archive => {}
@@ -110,7 +111,7 @@ impl MarkKeeper {
         }
     }
 
-    /// Writes the records that are due. `may_look`: whether a look into the archive can show something new.
+    /// Writes the records that are due. `may_look` says whether reading the archive can show a change.
     async fn round(&self, node: &Node, may_look: bool) -> Result<Left> {
         let mut left = Left::default();
         if node.committer.gate.leaves_archive_alone() {
@@ -168,7 +169,7 @@ impl MarkKeeper {
         Ok(())
     }
 
-    /// Whether, and since when, a restore finds a mark.
+    /// Returns, as text, whether a restore can find a mark by its name.
     fn state(&self, mark: &Mark) -> String {
         match self.known.lock().get(&mark.name) {
             Some(Some(found)) if (found.csn, found.epoch) == (mark.at.csn, mark.at.epoch) => "yes".to_owned(),
@@ -181,7 +182,7 @@ impl MarkKeeper {
 }
 
 impl Node {
-    /// `WALFERRY MARK`: names the state of now.
+    /// `WALFERRY MARK`: commits a mark of this name, which names the state after its own commit.
     pub(super) async fn mark(&self, name: PlainName) -> Result<TaskReply> {
         if let Some(refused) = self.write_refusal() {
             return Ok(refused);
@@ -206,7 +207,8 @@ impl Node {
         Ok(TaskReply::Csn(made.at.csn))
     }
 
-    /// `WALFERRY UNMARK`: takes a mark away, in the archive first, so that what is left by a crash is whole.
+    /// `WALFERRY UNMARK`: removes a mark. Removes the archive's record first: after a crash in between, the mark still
+    /// exists and the next primary writes its record again.
     pub(super) async fn unmark(&self, name: PlainName) -> Result<TaskReply> {
         if let Some(refused) = self.write_refusal() {
             return Ok(refused);
@@ -234,7 +236,7 @@ impl Node {
         Ok(TaskReply::Ok)
     }
 
-    /// Returns when a commit is as safe as a reply to a write must be.
+    /// Waits until a commit is as safe as the reply to a write requires.
     async fn acknowledge(&self, csn: Csn) -> Result<()> {
         if self.committer.syncer.mode() == AppendFsync::Always {
             self.committer.syncer.acknowledged(csn).await?;
@@ -250,7 +252,7 @@ impl Node {
         Some(TaskReply::Refused(format!("{} {reason}", obstacle.code())))
     }
 
-    /// Marks of this node's history and whether the archive has them.
+    /// Returns the marks of this node's history and whether the archive has them.
     pub(super) fn mark_cards(&self) -> Result<Vec<MarkCard>> {
         let shipping = self.shipping.load();
         let keeper = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()).map(|side| &side.marks);

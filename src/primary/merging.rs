@@ -1,7 +1,7 @@
-//! The primary merges its small chunks in the background.
+//! Merges the primary's small chunks in the background.
 //!
-//! Guarantees: no LIST (the listing of the start and what was uploaded since are known); a store that fails costs
-//! nothing but the round; a fenced primary merges no more.
+//! Guarantees: merging sends no LIST, because the ledger holds the listing of the start and the later uploads. A
+//! failure of the store costs only the current round. A fenced primary merges nothing.
 
 use super::node::Node;
 use crate::archive::merge::{Ledger, Merger, Round, Rules};
@@ -14,26 +14,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Time between two looks whether a round is due.
+/// Pause between two checks whether a round is due.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Merges until it is dropped.
+/// The merging task; ends when this value is dropped.
 pub struct Merging {
     status: Arc<Mutex<MergeStatus>>,
     task: JoinHandle<()>,
 }
 
-/// What merging did since the start.
+/// The results of merging since the start.
 #[derive(Clone, Debug, Default)]
 pub struct MergeStatus {
-    /// Of all rounds together.
+    /// The sum of all rounds.
     pub sum: Round,
-    /// Why the last round failed; none if it did not.
+    /// Why the last round failed; `None` if it succeeded.
     pub last_error: Option<String>,
 }
 
 impl Merging {
-    /// Starts merging what the ledger knows of.
+    /// Starts to merge the chunks that the ledger knows.
     pub fn start(
         node: &Arc<Node>,
         archive: &Archive,
@@ -46,7 +46,7 @@ impl Merging {
         Self { status, task }
     }
 
-    /// What it did.
+    /// Returns the results so far.
     #[must_use]
     pub fn status(&self) -> MergeStatus {
         self.status.lock().clone()

@@ -1,8 +1,8 @@
 //! A running node: an open data directory that serves clients, as a primary or as a replica.
 //!
-//! It holds what the stages share and answers what commands ask of the node around them. What a primary does beyond
-//! serving (archive, feeds, expiry) is in [`super::shipping`] and [`super::chores`]; a replica's link is in the crate
-//! `walferry-replica` and shows itself through [`ReplicaLink`].
+//! Holds the state that the stages share, and answers the requests of commands to the node. The work of a primary
+//! beside serving (archive, feeds, expiry) is in [`super::shipping`] and [`super::chores`]. The link of a replica is in
+//! the crate `walferry-replica`; the node sees it through [`ReplicaLink`].
 
 use super::compacting::Compacted;
 use super::info;
@@ -39,34 +39,34 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// What a replica's link shows of itself.
+/// The state of a replica's link.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LinkStatus {
-    /// Its primary's host.
+    /// The primary's host.
     pub host: String,
-    /// Its primary's replication port.
+    /// The primary's replication port.
     pub port: u16,
-    /// Redis' word: connect, connecting, sync, connected.
+    /// The state in Redis' words: connect, connecting, sync, connected.
     pub state: &'static str,
-    /// The primary's last commit, as its last heartbeat told.
+    /// The primary's last commit, according to its last heartbeat.
     pub primary_csn: Csn,
-    /// When the primary was last heard; none since the start.
+    /// When the last message from the primary arrived; `None` if none arrived since the start.
     pub heard: Option<Moment>,
-    /// How long ago the oldest commit was made that may not be applied, in ms, never below the truth; 0 when it is known that
-    /// everything is applied.
+    /// Milliseconds since the oldest commit was made that may not be applied; never less than the true lag. 0 when all
+    /// commits are known to be applied.
     pub lag_ms: u64,
-    /// Where the commits come from at the moment: stream, archive or base.
+    /// The current source of commits: stream, archive or base.
     pub source: &'static str,
-    /// Why the link is down; empty if it is not.
+    /// Why the link is down; empty if it is up.
     pub last_error: String,
 }
 
-/// A replica's link, as the node sees it.
+/// A replica's link, as seen by the node.
 pub trait ReplicaLink: Send + Sync {
-    /// How it is doing.
+    /// Returns the state of the link.
     fn status(&self) -> LinkStatus;
 
-    /// Ends the link; everything received is applied when it returns.
+    /// Stops the link; everything received is applied when the future completes.
     fn stop(&self) -> BoxFuture<'_, ()>;
 
     /// Starts the link again after [`ReplicaLink::stop`].
@@ -78,56 +78,56 @@ pub trait ReplicaLink: Send + Sync {
 pub struct Stats {
     /// When the node came up.
     pub started: Instant,
-    /// Commands executed.
+    /// Number of commands executed.
     pub commands: AtomicU64,
 }
 
-/// A promotion under way, or its outcome, for all who wait for it.
+/// A running promotion or its outcome, shared by all callers that wait for it.
 type Promotion = Shared<BoxFuture<'static, Result<(), String>>>;
 
 /// A running node.
 pub struct Node {
     me: Weak<Node>,
     config: ArcSwap<Config>,
-    /// Its directory.
+    /// The data directory.
     pub dir: DataDir,
     _lock: DirLock,
     identity: Mutex<Identity>,
-    /// How its files are read and written.
+    /// The backends that read and write the directory's files.
     pub backends: Backends,
-    /// The commits' way.
+    /// Orders commits and writes them to the logs.
     pub committer: Arc<Committer>,
-    /// The newest commits.
+    /// The newest commits, in memory.
     pub tail: Arc<Tail>,
-    /// Where shipping reads commits.
+    /// The source from which shipping reads commits.
     pub source: CommitSource,
-    /// The archive, if one is configured.
+    /// The archive; `None` if none is configured.
     pub archive: Option<Archive>,
-    /// What a primary ships; none on a replica.
+    /// The shipping of a primary; `None` on a replica.
     pub shipping: ArcSwapOption<Shipping>,
     /// Bases and memory images.
     pub snapshots: Snapshots,
     is_replica: AtomicBool,
     primary_archives: AtomicBool,
-    /// The promotion that runs or ran last.
+    /// The running or last promotion.
     promotion: Mutex<Option<Promotion>>,
     link: OnceLock<Arc<dyn ReplicaLink>>,
     service: OnceLock<Arc<Service>>,
-    /// Counters.
+    /// Counters since the start.
     pub stats: Stats,
     stop: watch::Sender<bool>,
-    /// The number of keys on disk.
+    /// Counts the keys on disk.
     pub(super) key_counter: Arc<KeyCounter>,
-    /// What the archive held when this node listed it last.
+    /// The figures of the archive when this node last listed it.
     pub archive_figures: Mutex<Option<ArchiveFigures>>,
-    /// What compacting did since the start.
+    /// The results of compacting since the start.
     pub compacted: Mutex<Compacted>,
-    /// How the last scheduled prune ended.
+    /// The result of the last scheduled prune.
     pub last_prune: Mutex<LastPrune>,
 }
 
 impl Node {
-    /// A node over an open directory.
+    /// Creates a node over an open directory.
     #[must_use]
     pub fn new(config: Config, opened: Opened, archive: Option<Archive>, is_replica: bool) -> Arc<Self> {
         let tail = Arc::new(Tail::new(config.ring_bytes.0 as usize));
@@ -169,24 +169,24 @@ impl Node {
         })
     }
 
-    /// The node as what is shared.
+    /// Returns a shared reference to the node.
     #[must_use]
     pub fn arc(&self) -> Arc<Self> {
         self.me.upgrade().expect("a node calls itself while it lives")
     }
 
-    /// Sets a replica's link. Once.
+    /// Sets the replica's link; may be called once.
     pub fn set_link(&self, link: Arc<dyn ReplicaLink>) {
         assert!(self.link.set(link).is_ok(), "a node has one link");
     }
 
-    /// The replica's link; none on a node that started as a primary.
+    /// Returns the replica's link; `None` on a node that started as a primary.
     #[must_use]
     pub fn link(&self) -> Option<&Arc<dyn ReplicaLink>> {
         self.link.get()
     }
 
-    /// What its client connections share.
+    /// Returns the state that the node's client connections share.
     pub fn service(&self) -> Arc<Service> {
         let service = self.service.get_or_init(|| {
             let host: Arc<dyn Host> = self.arc();
@@ -200,19 +200,19 @@ impl Node {
         Arc::clone(service)
     }
 
-    /// Whether it is a replica now.
+    /// Reports whether the node is currently a replica.
     #[must_use]
     pub fn is_replica(&self) -> bool {
         self.is_replica.load(Ordering::Acquire)
     }
 
-    /// The identity as it is now.
+    /// Returns a copy of the current identity.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity.lock().clone()
     }
 
-    /// Changes the identity, durably.
+    /// Changes the identity durably.
     pub fn change_identity(&self, change: impl FnOnce(&mut Identity)) -> Result<()> {
         let mut identity = self.identity.lock();
         let mut changed = identity.clone();
@@ -224,8 +224,8 @@ impl Node {
         Ok(())
     }
 
-    /// Takes over the primary's history: a replica's commits are those of its primary's generations. Refused if its
-    /// commits were made by others.
+    /// Adopts the primary's history, because a replica's commits belong to the epochs of its primary. Refused if this
+    /// node's commits do not lie on that history.
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
         let committed = self.committer.watermarks.committed.get();
         if let Some(fault) = self.identity().fault_in(history, committed) {
@@ -233,15 +233,15 @@ impl Node {
         }
         self.change_identity(|identity| {
             identity.history = history.to_vec();
-            // It follows again, along a line that it lies on.
+            // The node follows a line again that contains its own position, so it is not fenced.
             identity.fenced_by = None;
         })?;
         self.committer.lock_logs().set_epoch(self.identity().epoch());
         Ok(())
     }
 
-    /// Goes on under the generation `start`, which is this node's: its current one, or one that begins after the last
-    /// commit that is what it was. Writes are not taken yet.
+    /// Continues under the epoch `start`: the node's current epoch, or a new one that forks after the node's last
+    /// commit that was not replaced. Does not accept writes yet.
     pub fn begin_epoch(&self, start: EpochStart) -> Result<()> {
         let mut turn = self.committer.lock_logs();
         let is_new = self.identity().current() != start;
@@ -258,7 +258,7 @@ impl Node {
         Ok(())
     }
 
-    /// Takes back [`Node::begin_epoch`] of a node that has committed nothing under the new generation: it is what it was.
+    /// Reverts [`Node::begin_epoch`] on a node that has committed nothing under the new epoch.
     pub fn leave_epoch(&self, before: &Identity) -> Result<()> {
         let mut turn = self.committer.lock_logs();
         self.change_identity(|identity| {
@@ -269,31 +269,31 @@ impl Node {
         Ok(())
     }
 
-    /// Whether the primary that this replica follows said last that it has an archive.
+    /// Reports whether the followed primary has an archive, according to its last message.
     #[must_use]
     pub fn primary_archives(&self) -> bool {
         self.primary_archives.load(Ordering::Acquire)
     }
 
-    /// Notes whether the primary that this replica follows has an archive.
+    /// Records whether the followed primary has an archive.
     pub fn note_primary_archives(&self, archives: bool) {
         self.primary_archives.store(archives, Ordering::Release);
     }
 
-    /// Makes this node a primary for its clients. What they write is shipped: shipping has started.
+    /// Makes this node a primary for its clients. Shipping must have started, so that every write is shipped.
     pub fn take_writes(&self) {
         self.is_replica.store(false, Ordering::Release);
         self.committer.gate.open(RefusalReason::Replica);
     }
 
-    /// Notes where this node listens for replicas.
+    /// Records the port on which this node listens for replicas.
     pub fn set_repl_port(&self, port: u16) {
         let mut config = Config::clone(&self.config.load());
         config.repl_port = Port(port);
         self.config.store(Arc::new(config));
     }
 
-    /// Somebody writes under a newer generation: this node must not any more.
+    /// Fences this node because another node has the newer epoch `newer`: writes are refused from then on.
     pub fn fence(&self, newer: Epoch, node: &str) {
         let own = self.identity().epoch();
         if !self.committer.gate.stands(RefusalReason::Fenced) {
@@ -307,13 +307,13 @@ impl Node {
         }
     }
 
-    /// Turns true when the node is to stop.
+    /// Returns a receiver that turns true when the node is to stop.
     #[must_use]
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
 
-    /// Runs a task beside serving until the node stops. To drop it anywhere must be as harmless as a crash.
+    /// Runs a task until the node stops. Dropping the task at any await point must be as harmless as a crash.
     pub fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut stopping = self.stopping();
         tokio::spawn(async move {
@@ -324,13 +324,13 @@ impl Node {
         });
     }
 
-    /// Asks the node to stop.
+    /// Requests the node to stop.
     pub fn request_stop(&self) {
         self.stop.send_replace(true);
     }
 
-    /// Keys of all engines as INFO tells them: where they are many, as they were counted last, because whoever asks must not
-    /// wait, nor make clients wait.
+    /// Returns the number of keys of all engines for INFO. If there are many keys on disk, returns their last count,
+    /// because INFO must neither wait nor delay clients.
     pub(super) fn told_key_count(&self) -> u64 {
         let keys = Keyspace::reading(self.committer.disk(), crate::clock::now_millis(), None);
         let on_disk = all_keys::count_few(&keys).ok().flatten().unwrap_or_else(|| self.known_key_count());
@@ -347,14 +347,14 @@ impl Node {
         let committer = Arc::clone(&self.committer);
         let listed = blocking(move || all_keys::list(&committer, &pattern)).await?;
         if self.committer.syncer.mode() == AppendFsync::Always {
-            // They may be from commits that are not synced yet.
+            // The listed keys may come from commits that are not synced yet.
             self.committer.syncer.acknowledged(self.committer.watermarks.committed.get()).await?;
         }
         Ok(listed)
     }
 
-    /// Makes this replica a primary. One promotion runs at a time, on a task of its own, so that a client who leaves does
-    /// not stop it half-way; who asks meanwhile waits for it and gets its outcome.
+    /// Makes this replica a primary. One promotion runs at a time, on its own task, so that a client that disconnects
+    /// does not interrupt it. Later callers wait for the running promotion and receive its outcome.
     async fn promote(&self, insistence: Insistence) -> Result<TaskReply> {
         let promotion = {
             let mut running = self.promotion.lock();
@@ -383,7 +383,7 @@ impl Node {
         if taken_over.is_err()
             && let Some(link) = self.link.get().filter(|_| self.is_replica())
         {
-            // Still a replica: it follows on, and can be promoted again.
+            // The node is still a replica: it follows its primary again and can be promoted later.
             link.resume().await;
         }
         taken_over
@@ -506,7 +506,7 @@ impl Host for Node {
     }
 }
 
-/// Runs what takes time on a thread of its own.
+/// Runs blocking work on a separate thread.
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(run).await;
     done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))

@@ -1,7 +1,8 @@
 //! Opens a data directory: locks it, recovers both logs and the memory engines, and starts the committer.
 //!
-//! Guarantees: a directory is opened by one process, of one cluster, at one csn over all engines; what a crash lost is
-//! reported by csn range; a directory that is known to have lost durable commits is not opened without them.
+//! Guarantees: one process has a directory open; all its engines are at one csn; and the directory belongs to one
+//! cluster. Commits that a crash lost are reported by csn range. A directory that is known to have lost durable commits
+//! does not open without them.
 
 use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
@@ -27,25 +28,26 @@ use std::sync::Arc;
 
 /// An open data directory.
 pub struct Opened {
-    /// Where it is.
+    /// The directory's paths.
     pub dir: DataDir,
-    /// Keeps others out.
+    /// The lock that keeps other processes out.
     pub lock: DirLock,
-    /// Whose it is, as it was when it was opened.
+    /// The identity at the end of opening.
     pub identity: Identity,
-    /// How its files are read and written.
+    /// The backends that read and write the directory's files.
     pub backends: Backends,
-    /// The commits' way.
+    /// Orders commits and writes them to the logs.
     pub committer: Arc<Committer>,
-    /// The image that memory was loaded from.
+    /// The position of the image from which memory was loaded.
     pub image: ImagePosition,
-    /// What recovery found.
+    /// The result of the recovery.
     pub recovered: Recovered,
-    /// The highest csn that was known to be durable here.
+    /// The highest csn that was recorded as durable in this directory.
     pub durable_told: Csn,
 }
 
-/// Locks a directory and reads whose it is; a new one becomes a directory of `cluster`, or of a new cluster.
+/// Locks a directory and reads its identity. An empty directory becomes a directory of `cluster`, or of a new cluster
+/// if `cluster` is `None`.
 pub fn claim_directory(
     root: &Path,
     role: LastRole,
@@ -78,7 +80,7 @@ pub fn claim_directory(
     Ok((dir, lock, identity))
 }
 
-/// Opens a claimed directory. Blocking; can take as long as it takes to read the logs since the last memory image.
+/// Opens a claimed directory. Blocking; takes the time to read the logs since the last memory image.
 pub fn open(
     dir: DataDir,
     lock: DirLock,
@@ -88,7 +90,7 @@ pub fn open(
 ) -> Result<Opened> {
     let may_have_lost_a_tail = identity.may_have_lost_a_tail();
     let place = dir.place()?;
-    // A copy may be older than what was written after it was made, and the original may go on.
+    // A copy may lack commits that the original wrote after it was copied, and the original may continue to write.
     let is_copied = identity.place.is_some_and(|before| before != place);
     if is_copied {
         tracing::warn!(dir = %dir.root().display(), "this data directory was copied since it was last open");
@@ -120,10 +122,10 @@ pub fn open(
     let losses = Losses { intact_until, note: &mut note };
     let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing, losses)?;
     report(&recovered, durable);
-    // An earlier start may have replaced commits and begun no epoch yet.
+    // An earlier start may have replaced commits without beginning an epoch.
     let has_holes = identity.intact_until.is_some() || !recovered.unfit.is_empty();
     let has_shrunk = durable > recovered.position.csn || may_have_lost_a_tail || is_copied;
-    // A replica that only lost its tail gets it again from its primary.
+    // A replica that lost only its tail receives the tail from its primary again.
     identity.may_lack_commits = has_holes || (has_shrunk && identity.role != LastRole::Replica);
     oplog.set_epoch(identity.epoch());
     let mut position = recovered.position;
@@ -142,7 +144,7 @@ pub fn open(
     Ok(Opened { dir, lock, identity, backends, committer, image, recovered, durable_told: durable })
 }
 
-/// The newest memory image, or empty engines.
+/// Loads the newest memory image, or returns empty engines if there is none.
 fn load_image(io: &dyn Io, dir: &Path) -> Result<(Memory, ImagePosition)> {
     io.create_dir(dir)?;
     io.remove_unfinished(dir)?;
@@ -171,7 +173,7 @@ fn report(recovered: &Recovered, durable: Csn) {
     }
 }
 
-/// Refuses to go on when commits that were durable here are gone and the archive did not have them either.
+/// Returns an error if commits that were durable here are missing and the archive did not have them either.
 pub fn require_durable(opened: &Opened, reached: Csn, archive: Option<&Archive>) -> Result<()> {
     if reached >= opened.durable_told {
         return Ok(());

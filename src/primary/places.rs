@@ -1,4 +1,4 @@
-//! Where a node's data and archives may lie.
+//! Rules for the locations of a node's data and archives.
 
 use crate::archive::config::ArchiveUrl;
 use crate::config::Config;
@@ -6,8 +6,8 @@ use crate::error::Result;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Refuses archives that lie in the data directory `root` or in each other, or the other way round. Before either of them
-/// is touched.
+/// Refuses an archive that lies in the data directory `root` or in the other archive, or that contains one of them.
+/// Called before any of the locations is touched.
 pub fn require_apart(root: &Path, config: &Config) -> Result<()> {
     let url = |text: &str| if text.is_empty() { Ok(None) } else { ArchiveUrl::from_str(text).map(Some) };
     let (first, second) = (url(&config.archive)?, url(&config.archive_2)?);

@@ -1,7 +1,8 @@
-//! Prunes the archive on a schedule (`prune-interval`), on a primary or a replica; a primary prunes its second one, too.
+//! Prunes the archive on a schedule (`prune-interval`), on a primary or a replica. A primary also prunes its second
+//! archive.
 //!
-//! Guarantees: one prune at a time on this node; a fenced node prunes nothing; what the last one did, or why it failed, is
-//! shown by INFO and the metrics.
+//! Guarantees: this node runs one prune at a time. A fenced node prunes nothing. INFO and the metrics show the result
+//! or the error of the last prune.
 
 use super::node::Node;
 use super::second_archive;
@@ -15,23 +16,23 @@ use crate::retention::{PruneOptions, prune};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Time between two looks at the settings.
+/// Pause between two checks of the settings.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How the last scheduled prune ended.
+/// The result of the last scheduled prune.
 #[derive(Clone, Debug, Default)]
 pub struct LastPrune {
-    /// Ms since the Unix epoch; 0: there was none.
+    /// When the prune ended, in milliseconds since the Unix epoch; 0 if there was none.
     pub ended_ms: u64,
-    /// Objects removed.
+    /// Number of objects removed.
     pub removed: u64,
-    /// Their bytes.
+    /// Bytes of these objects.
     pub bytes_removed: u64,
-    /// Why it failed, or could not remove everything; none if it did not.
+    /// Why the prune failed or could not remove every object; `None` if there was no error.
     pub error: Option<String>,
 }
 
-/// Starts the schedule; it ends with the node.
+/// Starts the schedule, which ends with the node.
 pub(super) fn start(node: &Arc<Node>) {
     if node.archive.is_some() {
         node.spawn_until_stop(run(Arc::downgrade(node)));
@@ -55,7 +56,7 @@ async fn run(node: Weak<Node>) {
     }
 }
 
-/// Ends what prunes left that ended with an earlier process of this node.
+/// Removes the pins of prunes that ended with an earlier process of this node.
 async fn end_left_behind(node: &Node) {
     let name = node.identity().node;
     let second = second_archive::kept_by(node).unwrap_or_default();
@@ -64,7 +65,7 @@ async fn end_left_behind(node: &Node) {
     }
 }
 
-/// Prunes the archive, and on a primary the second one.
+/// Prunes the archive and, on a primary, the second archive.
 async fn prune_once(node: &Node) {
     let Some(archive) = &node.archive else { return };
     let mut last = LastPrune::default();
@@ -81,7 +82,7 @@ async fn prune_once(node: &Node) {
     }
 }
 
-/// Prunes one archive and adds what came of it.
+/// Prunes one archive and adds the result to `last`.
 async fn prune_archive(node: &Node, archive: &Archive, last: &mut LastPrune) {
     let config = node.config();
     let node_name = Some(node.identity().node);

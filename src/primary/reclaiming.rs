@@ -1,5 +1,5 @@
-//! Gives space back while the disk has little of it: writes a memory image, so that the logs before it can go, and has
-//! deleted rows leave the files, so that what a client deletes to make room does make room.
+//! Frees disk space while the disk is low: writes a memory image, so that the logs before it can be purged, and removes
+//! deleted rows from RocksDB's files, so that deletions by clients free space.
 
 use super::node::Node;
 use crate::background;
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 /// Pause between two rounds.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// What was done about it.
+/// The state of reclaiming.
 #[derive(Default)]
 pub(super) struct Reclaiming {
-    /// The last commit at the last round: without a later one nothing was deleted since.
+    /// The last commit at the last round; without a later commit, nothing was deleted since.
     looked_at: Option<Csn>,
     round: Arc<Mutex<Round>>,
 }
@@ -31,7 +31,8 @@ enum Round {
 }
 
 impl Reclaiming {
-    /// Begins a round in the background if the disk has little room and something may have been deleted since the last.
+    /// Starts a round in the background if the disk is low and a commit since the last round may have deleted
+    /// something.
     pub fn look(&mut self, node: &Arc<Node>) {
         let committed = node.committer.watermarks.committed.get();
         if !node.committer.gate.stands(RefusalReason::DiskLow) || self.looked_at == Some(committed) {
@@ -56,7 +57,7 @@ impl Reclaiming {
 fn reclaim(node: &Node) {
     let room = || room::room_to_reclaim(node.dir.root(), node.config().min_free_bytes.0);
     let before = room();
-    // An image is as large as the engines at most.
+    // An image is at most as large as the memory engines.
     if (node.committer.memory_bytes() as u64) < before / 2 {
         node.snapshots.write_image(node);
     }

@@ -1,69 +1,70 @@
-//! Who publishes the base that is due. Pure: from what a primary knows to its next step.
+//! Decides which node publishes the base that is due. Pure: maps a primary's knowledge to its next step.
 //!
-//! The primary keeps the schedule. A replica that can is asked over its link, so that the primary need not cut, write and
-//! send; whether it did is seen from its acknowledgements, without a request to the archive. Guarantees: while the
-//! setting allows the primary, a base that is due is published although every replica fails.
+//! The primary keeps the schedule. It asks a suitable replica over the replica's link, so that the primary need not
+//! cut, write and send the base. The replica's acknowledgements show whether the base was published, without a request
+//! to the archive. Guarantees: if the setting allows the primary to publish, a due base is published even if every
+//! replica fails.
 
 use crate::config::SnapshotFrom;
 use crate::csn::Csn;
 use std::time::Duration;
 
-/// How long a replica that was asked may be neither at work nor done.
+/// Time within which a replica that was asked must start to publish.
 pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// What a primary knows.
+/// A primary's knowledge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Situation {
-    /// Who may publish.
+    /// The nodes that may publish, according to the settings.
     pub from: SnapshotFrom,
     /// Whether a base is due.
     pub is_due: bool,
-    /// Whether this node itself must publish one, because history has no start otherwise.
+    /// Whether this node itself must publish a base, because otherwise history has no start.
     pub is_requested: bool,
-    /// Replicas that are connected and could publish, by node.
+    /// The connected replicas that can publish.
     pub able: Vec<Able>,
     /// The replica that was asked.
     pub asked: Option<Asked>,
 }
 
-/// A replica that could publish.
+/// A replica that can publish.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Able {
-    /// Its node number.
+    /// The replica's node name.
     pub node: String,
-    /// Whether it is publishing.
+    /// Whether the replica is publishing.
     pub is_busy: bool,
-    /// Csn of the last base it published; 0 if none.
+    /// Csn of the last base that the replica published; 0 if none.
     pub published: Csn,
 }
 
 /// A replica that was asked for a base.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Asked {
-    /// Its node number.
+    /// The replica's node name.
     pub node: String,
-    /// The base must not be below this csn.
+    /// The base must be at this csn or above.
     pub wanted: Csn,
-    /// How long ago it was asked, or last seen at work.
+    /// Time since the replica was asked or last reported that it was publishing.
     pub idle: Duration,
-    /// Replicas that were asked for this base before and failed.
+    /// Replicas that failed after they were asked for this base.
     pub failed: Vec<String>,
 }
 
-/// What to do.
+/// The next step of a primary.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Nothing; also as long as a replica works.
+    /// Do nothing, for example while a replica publishes.
     Wait,
-    /// Publish.
+    /// Publish the base on this node.
     Publish,
-    /// Ask this replica.
+    /// Ask the replica with this node name.
     Ask(String),
-    /// The replica published what was asked for.
+    /// Record that the replica with this node name has published the requested base.
     Credit(String),
 }
 
-/// The next step.
+/// Returns the next step.
 #[must_use]
 pub fn next_step(situation: &Situation) -> Step {
     let Situation { from, is_due, is_requested, able, asked } = situation;
@@ -91,7 +92,7 @@ pub fn next_step(situation: &Situation) -> Step {
     match able.iter().find(|able| !has_failed(able)) {
         Some(replica) => Step::Ask(replica.node.clone()),
         None if *from == SnapshotFrom::Auto => Step::Publish,
-        // All were tried: begin again with the first.
+        // All replicas have failed, so the first one is asked again.
         None => able.first().map_or(Step::Wait, |replica| Step::Ask(replica.node.clone())),
     }
 }
@@ -153,7 +154,7 @@ mod tests {
         assert_eq!(step(SnapshotFrom::Auto, &both, asked("a", 30, &[])), ask("b"));
         assert_eq!(step(SnapshotFrom::Auto, &both, asked("b", 30, &["a"])), Step::Publish);
         assert_eq!(step(SnapshotFrom::Replica, &both, asked("b", 30, &["a"])), ask("a"));
-        // Its connection is gone.
+        // The replica has disconnected.
         assert_eq!(step(SnapshotFrom::Auto, &[able("b", false, 0)], asked("a", 0, &[])), ask("b"));
         assert_eq!(step(SnapshotFrom::Auto, &[], asked("a", 0, &[])), Step::Publish);
     }

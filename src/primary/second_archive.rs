@@ -1,10 +1,11 @@
-//! The second archive (`archive-2`): everything the first gets, with a watermark of its own.
+//! The second archive (`archive-2`): it receives everything that the first archive receives and has its own watermark.
 //!
-//! Guarantees: it holds nothing up: no write, no start, no upload to the first. Commits go into it without a gap, from the
-//! spool; if the spool no longer has what comes next (its backlog was dropped, or the archive is new), it gets a base and
-//! goes on behind it, and says so: the commits between are a gap that `walferry verify` shows and `walferry copy` closes.
-//! It is not the fence: its epoch records are those of the first archive, and another record under one of their names
-//! stops uploads to it, nothing else. Another cluster's archive is refused at the start.
+//! Guarantees: the second archive delays no write, no start and no upload to the first archive. The spool supplies its
+//! commits without a gap. If the spool no longer has the next commits (the backlog was dropped, or the archive is new),
+//! the second archive receives a base and continues after it, and the log says so. The commits in between are a gap
+//! that `walferry verify` shows and `walferry copy` closes. The second archive is not the fence: its epoch records are
+//! copies of the first archive's, and a different record under one of their names stops only the uploads to the second
+//! archive. A start refuses an archive of another cluster.
 
 use super::merging::Merging;
 use super::node::Node;
@@ -35,51 +36,51 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long a start waits for the archive's word whose it is.
+/// Retry policy of a start that asks the archive which cluster owns it.
 const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) };
-/// Pause after the first failure in a row to get in touch with it.
+/// Pause after the first of successive failures to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// Longest pause.
+/// Longest pause between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// How the second archive is doing.
+/// The state of the second archive.
 #[derive(Clone, Debug, Default)]
 pub struct SecondStatus {
-    /// connecting, base (it gets one before it goes on), streaming, stopped (until the next start).
+    /// One of: connecting; base (the archive must receive a base first); streaming; stopped (until the next start).
     pub state: &'static str,
-    /// Every commit up to here is in it, from its last base on; 0 as long as it was not asked.
+    /// The archive holds every commit up to this csn since its last base; 0 until the archive was read.
     pub archived: Csn,
-    /// Bytes of sealed chunks that wait for it.
+    /// Bytes of sealed chunks that wait for this archive.
     pub spool_bytes: u64,
-    /// Failures in a row.
+    /// Number of failures in a row.
     pub failures_in_row: u32,
     /// The last failure.
     pub last_error: Option<String>,
-    /// How often its backlog was dropped since the start.
+    /// How often the backlog was dropped since the start.
     pub drops: u64,
-    /// The last base it got since the start.
+    /// The last base that the archive received since the start.
     pub last_base: Option<Published>,
-    /// Why the last base did not get there; none if it did.
+    /// Why the last base could not be published; `None` if it was published.
     pub last_base_error: Option<String>,
 }
 
-/// The second archive of a primary.
+/// The uploads of a primary to its second archive.
 pub struct Second {
     spool: Arc<Spool>,
     status: Mutex<SecondStatus>,
-    /// While chunks are uploaded.
+    /// The uploader's status; `None` while no chunks are uploaded.
     uploader: Mutex<Option<watch::Receiver<UploaderStatus>>>,
-    /// Once the archive was reached.
+    /// Publishes bases; `None` until the archive was reached.
     publisher: tokio::sync::Mutex<Option<Publisher>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The second archive, on the primary that keeps it; `None` on a replica.
+/// Returns the second archive on a primary; `None` on a replica or without a configured one.
 pub(super) fn kept_by(node: &Node) -> Result<Option<Archive>> {
     if node.is_replica() { Ok(None) } else { open(&node.config()) }
 }
 
-/// The second archive as configured; `None` without one.
+/// Opens the configured second archive; `None` without one.
 pub(super) fn open(config: &Config) -> Result<Option<Archive>> {
     if config.archive_2.is_empty() {
         return Ok(None);
@@ -93,7 +94,7 @@ pub(super) fn open(config: &Config) -> Result<Option<Archive>> {
     Ok(Some(archive.with_keys(keys)))
 }
 
-/// The settings with those S3 settings that the second archive has of its own.
+/// Returns the settings with the second archive's own S3 settings in place of the first archive's.
 fn with_own_s3(config: &Config) -> Config {
     let or = |own: &str, first: &str| if own.is_empty() { first } else { own }.to_owned();
     Config {
@@ -105,8 +106,8 @@ fn with_own_s3(config: &Config) -> Config {
     }
 }
 
-/// Refuses a second archive that cannot be this cluster's; `cluster` is none if it is still to be made. One that does not
-/// answer is no reason not to start.
+/// Refuses a second archive that cannot belong to this cluster; `cluster` is `None` if the cluster does not exist yet.
+/// An archive that does not answer does not prevent the start.
 pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
     let wrong = |detail: &str| Err(Error::Config { key: "archive-2".to_owned(), detail: detail.to_owned() });
     if config.archive_2.is_empty() {
@@ -139,19 +140,19 @@ pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
     }
 }
 
-/// Whether it may work again without anybody doing anything to this process: not if it is somebody else's, or cannot be
-/// opened as it is configured. An answer of it that cannot be read passes like any other fault.
+/// Reports whether a failure may pass without an operator: not if the archive belongs to another cluster or cannot be
+/// opened as configured. An unreadable answer counts as a failure that may pass.
 fn passes(error: &Error) -> bool {
     !matches!(error, Error::Identity { .. } | Error::Config { .. } | Error::Fenced { .. })
 }
 
-/// Why a session with it ended.
+/// Why a session with the archive ended.
 enum Ended {
-    /// Its backlog was dropped: it gets a base and goes on.
+    /// The backlog was dropped: the archive receives a base, and a new session begins.
     Dropped,
-    /// It could not be reached, read or written; or it is not to be used at all.
+    /// The archive could not be reached, read or written, or must not be used.
     Failed(Error),
-    /// A chunk in the spool is damaged: only a restart cuts it anew.
+    /// A chunk in the spool is damaged; a restart cuts the chunk again from the logs.
     Damaged(Error),
 }
 
@@ -162,7 +163,7 @@ impl From<Error> for Ended {
 }
 
 impl Second {
-    /// Starts uploading what `spool` gets. `epochs` are the records of this node's line of history, root first.
+    /// Starts to upload the chunks of `spool`. `epochs` are the records of this node's line of history, root first.
     pub fn start(node: &Arc<Node>, spool: &Arc<Spool>, cutter: &Arc<Cutter>, epochs: Vec<EpochRecord>) -> Arc<Self> {
         let second = Arc::new(Self {
             spool: Arc::clone(spool),
@@ -176,7 +177,7 @@ impl Second {
         second
     }
 
-    /// How it is doing.
+    /// Returns the current state.
     #[must_use]
     pub fn status(&self) -> SecondStatus {
         let mut status = self.status.lock().clone();
@@ -191,7 +192,7 @@ impl Second {
         status
     }
 
-    /// Returns once it has a commit, or has trouble, or is not connected. Cancel-safe.
+    /// Waits until the archive holds a commit, its uploads fail or stop, or it is not connected. Cancel-safe.
     pub async fn settled(&self, csn: Csn) {
         let uploader = self.uploader.lock().clone();
         if let Some(mut uploader) = uploader {
@@ -202,21 +203,21 @@ impl Second {
         }
     }
 
-    /// Ends it; what is in the spool stays there for the next start.
+    /// Stops the uploads; chunks in the spool stay there for the next start.
     pub fn stop(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
     }
 
-    /// Whether it takes chunks at the moment.
+    /// Reports whether the archive currently accepts chunks.
     #[must_use]
     pub fn is_streaming(&self) -> bool {
         self.uploader.lock().as_ref().is_some_and(|uploader| uploader.borrow().failures_in_row == 0)
     }
 
-    /// Brings a base into it that the first archive got, too. One that does not take it has no need of it: it goes on
-    /// behind the base before.
+    /// Publishes a base that the first archive has received, too. If the second archive does not accept the base, it
+    /// needs no replacement: its chunks continue after the base before.
     pub async fn publish(&self, node: &Node, base: &LocalBase) {
         let mut publisher = self.publisher.lock().await;
         let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
@@ -232,7 +233,7 @@ impl Second {
         }
     }
 
-    /// Returns once its chunks reach `csn`; an error if it has trouble before.
+    /// Waits until the archive's chunks reach `csn`; returns an error if uploads fail before.
     async fn covered(&self, csn: Csn) -> Result<()> {
         self.settled(csn).await;
         let archived = self.status().archived;
@@ -304,7 +305,7 @@ impl Run {
         }
     }
 
-    /// Gets in touch and uploads, until something ends it.
+    /// Connects to the archive and uploads until an error or a dropped backlog ends the session.
     async fn session(&self, failed: &mut u32) -> Result<Infallible, Ended> {
         let (node, spool) = (&self.node, &self.second.spool);
         let config = node.config();
@@ -353,7 +354,7 @@ impl Run {
             status.failures_in_row = 0;
         });
         *failed = 0;
-        // Cancel-safe: what was in flight is found to be there, or is not counted.
+        // Cancel-safe: the next session finds an upload that was in flight in the archive, or does not count it.
         tokio::select! {
             error = uploader.run() => Err(match error {
                 Error::Corrupt { .. } => Ended::Damaged(error),
@@ -366,12 +367,12 @@ impl Run {
         }
     }
 
-    /// Cuts a base for it alone.
+    /// Cuts a base for this archive only.
     async fn give_base(&self) -> Result<()> {
         let (base, base_tools) = self.node.snapshots.cut_alone(&self.node).await?;
         let mut publisher = self.second.publisher.lock().await;
         let ready = publisher.as_mut().expect("made when the archive was reached");
-        // Its chunks begin behind the base.
+        // The archive's chunks begin after the base, so the base need not wait for them.
         let published = ready.publish_kept(&base, async { Ok(()) }).await;
         drop(publisher);
         let _ = tokio::task::spawn_blocking(move || drop(base)).await;
@@ -382,7 +383,8 @@ impl Run {
     }
 }
 
-/// Repairs the eventual bases in it. What fails is tried again with the next eventual base, or when it is reached anew.
+/// Repairs the eventual bases in the archive. A failed repair is tried again with the next eventual base or the next
+/// session.
 async fn repair_bases(node: &Node, archive: &Archive) {
     let identity = node.identity();
     let repaired = async {
@@ -396,7 +398,7 @@ async fn repair_bases(node: &Node, archive: &Archive) {
     }
 }
 
-/// Writes the first archive's epoch records into the second: what an epoch means must be the same in both.
+/// Writes the first archive's epoch records into the second, because an epoch must mean the same in both.
 async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
     for record in line {
         if let Claim::Taken(other) = epochs::claim(second, record).await? {

@@ -1,4 +1,4 @@
-//! What a start makes of a second archive, and what its epoch records must be.
+//! How a start treats a second archive, and the requirements on its epoch records.
 
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
@@ -49,7 +49,7 @@ async fn a_start_refuses_what_can_never_work() {
     refused(&wrong_key, Some(OWN), "`k2`").await;
     let no_key = Config { archive_2_key_file: String::new(), ..config.clone() };
     refused(&no_key, Some(OWN), "`k2`").await;
-    // Without keys of its own it has those of the first.
+    // Without its own keys, the second archive uses the keys of the first.
     let first_key = Config { archive_key_file: key_file(dir.path(), "k2"), ..no_key };
     check(&first_key, Some(OWN)).await.expect("the first archive's keys");
 }
@@ -71,7 +71,8 @@ async fn a_start_does_not_wait_for_it() {
     check(&config, Some(OWN)).await.expect("it may be there later");
 }
 
-/// However often it is cut off, each record is written once, root first; another's record is left alone.
+/// Goal: however often writing the records is interrupted, each record is written once, root first; another node's
+/// record is not changed.
 #[tokio::test]
 async fn epochs_are_those_of_the_first_archive() {
     let time = CommitTime(1);

@@ -1,8 +1,8 @@
-//! What a primary ships: cuts, uploads, feeds replicas.
+//! The shipping of a primary: cuts chunks, uploads them and feeds replicas.
 //!
-//! Guarantees: nothing is archived that does not continue the archive's history; an archive that cannot be read is never
-//! taken for an empty one; where cutting goes on is decided from what is in the spool and in the archive, and if the
-//! logs do not reach back that far a base is published at once, so that history goes on.
+//! Guarantees: only commits that continue the archive's history are archived. An archive that cannot be read is never
+//! treated as empty. The content of the spool and of the archive determines where cutting continues. If the logs do not
+//! reach back that far, the node publishes a base at once, so that history continues from there.
 
 use super::marks::MarkKeeper;
 use super::merging::Merging;
@@ -52,42 +52,42 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long a stop waits for the archive to take what was cut.
+/// Limit on the time that a stop waits for the archive to receive the cut chunks.
 const STOP_UPLOAD_MAX: Duration = Duration::from_secs(10);
 
 /// The archive side of a primary.
 pub struct ArchiveSide {
     /// Cuts chunks.
     pub cutter: Arc<Cutter>,
-    /// Holds them until they are archived.
+    /// Holds chunks until they are archived.
     pub spool: Arc<Spool>,
-    /// What the uploader does.
+    /// The status of the uploader.
     pub uploader: watch::Receiver<UploaderStatus>,
-    /// Turns true when uploading has ended and writes are refused because of it.
+    /// Turns true when uploading has ended and writes are therefore refused.
     ended: watch::Receiver<bool>,
-    /// Whether it looks at the fence before it acknowledges: as `archive-ack` says.
+    /// Whether the uploader checks the fence before each acknowledgement; follows `archive-ack`.
     fence_each_ack: Arc<AtomicBool>,
-    /// Merges what was uploaded.
+    /// Merges the uploaded chunks.
     pub merging: Merging,
-    /// The second archive, if one is configured.
+    /// The second archive; `None` if none is configured.
     pub second: Option<Arc<Second>>,
-    /// Brings marks into the archive.
+    /// Writes the records of marks.
     pub marks: Arc<MarkKeeper>,
-    /// Whether the logs did not reach back to the archive's end: what can be restored begins with the next base.
+    /// Whether the logs did not reach back to the archive's end, so that restorable history begins with the next base.
     pub began_with_hole: bool,
     task: JoinHandle<()>,
 }
 
-/// What a primary ships.
+/// The shipping of a primary.
 pub struct Shipping {
     node: Arc<Node>,
-    /// Connected replicas.
+    /// The connected replicas.
     pub feeds: Arc<Feeds>,
-    /// The archive side, if an archive is configured.
+    /// The archive side; `None` if no archive is configured.
     pub archive: Option<ArchiveSide>,
 }
 
-/// The archive's URL and how to reach it, as configured; `None` without one.
+/// Opens the configured archive with its keys; `None` if none is configured.
 pub fn open_archive(config: &Config, opening: Opening) -> Result<Option<Archive>> {
     if config.archive.is_empty() {
         return Ok(None);
@@ -96,7 +96,7 @@ pub fn open_archive(config: &Config, opening: Opening) -> Result<Option<Archive>
     open_url(config, &config.archive, opening).map(|archive| Some(archive.with_keys(keys)))
 }
 
-/// The archive at `url`, reached with the configured S3 settings, without keys.
+/// Opens the archive at `url` with the configured S3 settings and without keys.
 pub fn open_url(config: &Config, url: &str, opening: Opening) -> Result<Archive> {
     Archive::open(&ArchiveUrl::from_str(url)?, &s3_settings(config), opening)
 }
@@ -120,15 +120,16 @@ fn s3_settings(config: &Config) -> S3Settings {
     s3
 }
 
-/// Where stretches of this node's history that the archive holds without a gap end, ascending: the one from the first
-/// commit on, and those from each base or compacted run on. A run that leads on goes for the chunks whose place it has
-/// taken. Never empty. What pruning has let go is not among them: it is owed no more.
+/// Returns, ascending, the csns at which stretches end that the archive holds without a gap: the stretch from the first
+/// commit on, and the stretches from each base or compacted run on. Omits an end from which a run leads on, because the
+/// run replaces the following chunks, and an end in the thinned range, because pruned commits are not archived again.
+/// The last end is always included, so the result is never empty.
 async fn archived_stretches(archive: &Archive, listing: &Listing, lineage: &Lineage) -> Result<Vec<Csn>> {
     let bases: Vec<BaseStart> = listing.base_starts().filter(|start| lineage.contains(start.base)).collect();
     let starts: BTreeSet<(Csn, Csn)> =
         bases.iter().map(|start| (start.after, start.base.csn)).chain([<_>::default()]).collect();
     let by_chunks = starts.into_iter().map(|(after, csn)| (csn, archived_contiguously(listing, lineage, after)));
-    // A base of two cuts is one only with the chunks between them.
+    // A base with two cuts is usable only with the chunks between them.
     let by_chunks = by_chunks.filter(|(csn, end)| end >= csn).map(|(_, end)| end);
     let reach = Reach::of(listing, lineage, bases.iter().copied());
     let ends: BTreeSet<Csn> = by_chunks.chain(reach.ranges.iter().map(|range| range.until)).collect();
@@ -140,8 +141,7 @@ async fn archived_stretches(archive: &Archive, listing: &Listing, lineage: &Line
     Ok(ends.into_iter().filter(is_owed).collect())
 }
 
-/// What the archive holds, and the line of `epoch`, which this node has claimed. Chunks that a writer died over do not
-/// count.
+/// Lists the archive and returns the listing without torn chunks, and the line of `epoch`, which this node has claimed.
 pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Listing, Lineage)> {
     let mut listing = Listing::read(archive).await?;
     let lineage = Lineage::of(&listing.epochs, epoch).ok_or_else(|| Error::StoreContract {
@@ -152,20 +152,20 @@ pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Lis
     Ok((listing, lineage))
 }
 
-/// The last commit of this line of history that a listing can restore.
+/// Returns the last commit of this line of history that a listing can restore.
 pub(super) async fn archived_until(archive: &Archive, listing: &Listing, lineage: &Lineage) -> Result<Csn> {
     let stretches = archived_stretches(archive, listing, lineage).await?;
     Ok(stretches.last().copied().expect("there is one from the first commit on"))
 }
 
-/// The last commit that the archive holds of `lineage` without a gap behind `after`.
+/// Returns the last commit of `lineage` that chunks reach from `after` without a gap.
 fn archived_contiguously(listing: &Listing, lineage: &Lineage, after: Csn) -> Csn {
     lineage.cover(listing.chunks.keys().copied(), after).reachable(after)
 }
 
-/// Where a stretch ends that the archive holds behind a gap above `until`: it begins with a base, and chunks follow it,
-/// so that its writer may have called it archived. A base alone, or a chunk whose predecessors were still on their way,
-/// was never called so.
+/// Returns the end of an archived stretch behind a gap above `until`, if its writer may have reported the stretch as
+/// archived: it begins with a base, and chunks follow the base. A base alone, or a chunk whose predecessors were still
+/// being uploaded, was never reported as archived.
 fn archived_behind_a_gap(listing: &Listing, lineage: &Lineage, until: Csn) -> Option<Csn> {
     let bases = listing.base_starts().filter(|start| start.base.csn > until && lineage.contains(start.base));
     let ends = bases.map(|start| (start.base.csn, archived_contiguously(listing, lineage, start.after)));
@@ -188,13 +188,13 @@ impl Shipping {
         Ok(shipping)
     }
 
-    /// Whether chunks go to an archive.
+    /// Reports whether chunks go to an archive.
     #[must_use]
     pub fn has_archive(&self) -> bool {
         self.archive.is_some()
     }
 
-    /// Takes over changed settings.
+    /// Applies changed settings.
     pub fn reconfigure(&self, config: &Config) {
         if let Some(archive) = &self.archive {
             archive.cutter.set_interval(config.archive_interval);
@@ -203,20 +203,21 @@ impl Shipping {
         }
     }
 
-    /// Everything up to here may be purged from the logs as far as shipping is concerned.
+    /// Returns the log position up to which shipping no longer needs the logs; `None` without an archive.
     #[must_use]
     pub fn cut_until(&self) -> Option<LogPosition> {
         self.archive.as_ref().map(|archive| archive.cutter.status().position)
     }
 
-    /// Returns once the archive holds a commit.
+    /// Waits until the archive holds a commit. Returns an error if uploading has ended.
     pub async fn archived(&self, csn: Csn) -> Result<()> {
         let Some(archive) = &self.archive else {
             return Err(Error::Refused { reason: "no archive is configured".into() });
         };
-        // Not when the uploader says so: who is told would write again before that is refused.
+        // The uploader's own status turns earlier, before the gate refuses writes: a client told by it could write
+        // again.
         let mut ended = archive.ended.clone();
-        // Both arms only wait.
+        // Cancel-safe: both arms only wait.
         tokio::select! {
             () = self.node.committer.watermarks.archived.reached(csn) => Ok(()),
             _ = ended.wait_for(|ended| *ended) => {
@@ -234,7 +235,7 @@ impl Shipping {
         self.archived(csn).await
     }
 
-    /// Cuts what is left, gives the archive a while to take it, and stops.
+    /// Cuts the remaining commits, waits a limited time for the archive to receive the chunks, and stops.
     pub async fn stop(&self) {
         let Some(archive) = &self.archive else { return };
         let cutter = Arc::clone(&archive.cutter);
@@ -273,7 +274,8 @@ impl ArchiveSide {
                 found: format!("an archive that reaches csn {beyond} of the same epoch"),
             });
         }
-        // A base may have been published before the chunks below it: they are still owed if the logs hold them.
+        // A base may have been published before the chunks below it. These chunks are uploaded nevertheless if the logs
+        // hold their commits.
         let mut owed = None;
         for end in stretches {
             if owed.is_none() && tokio::task::block_in_place(|| node.source.reaches(end))? {
@@ -363,8 +365,8 @@ impl ArchiveSide {
     }
 }
 
-/// History hash after the archive's last commit, `archived`, at which cutting goes on: the one that the archive tells by
-/// its `end`, which must be this node's own, or, where no chunk ends there, the one that the logs tell.
+/// Returns the history hash after the commit `archived`, at which cutting continues: the hash that the archive states
+/// in `end`, which must equal this node's own, or, if no chunk ends there, the hash from the logs.
 fn archived_hash(
     node: &Node,
     archive: &Archive,
@@ -389,7 +391,7 @@ fn archived_hash(
     })
 }
 
-/// What clients are told after uploading ended for another reason than a newer epoch.
+/// Returns the message to clients after uploading ended for a reason other than a newer epoch.
 fn uploading_ended(error: &Error) -> String {
     let advice = match error {
         Error::Identity { .. } => "",
@@ -400,9 +402,9 @@ fn uploading_ended(error: &Error) -> String {
     format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
 }
 
-/// Applies what the archive holds of `lineage` without a gap beyond the committer's last commit; returns where that ends.
-/// [`Error::Gap`] if its writer may have called commits archived that lie behind a gap; [`Error::OtherHistory`] if the
-/// archive's commits do not continue the committer's.
+/// Applies the commits that the archive holds on `lineage` without a gap after the committer's last commit; returns the
+/// last one's csn. Returns [`Error::Gap`] if the archive's writer may have reported commits behind a gap as archived,
+/// and [`Error::OtherHistory`] if the archive's commits do not continue the committer's history.
 pub async fn fetch_tail(
     archive: &Archive,
     listing: &Listing,
@@ -428,13 +430,13 @@ pub async fn fetch_tail(
     Ok(committer.watermarks.committed.get())
 }
 
-/// Commits that recovery misses, looked for in the archive.
+/// Looks for commits in the archive that the recovery misses.
 pub struct ArchiveCommits {
-    /// Where.
+    /// The archive to read.
     pub archive: Archive,
-    /// Generation whose line of history they must lie on.
+    /// The epoch whose line of history contains the commits.
     pub epoch: Epoch,
-    /// Runs the requests; recovery itself blocks.
+    /// Runs the requests, because the recovery blocks.
     pub runtime: tokio::runtime::Handle,
 }
 
@@ -477,7 +479,8 @@ impl FeedHost for Node {
     fn newer_epoch<'a>(&'a self, hello: &'a Hello) -> BoxFuture<'a, Result<Refuse>> {
         async move {
             let own = self.identity().epoch();
-            // With a shared secret the replica has proven that it knows it; else the archive's record is the proof.
+            // With a shared secret, the replica has proven that it knows the secret; without one, the archive's record
+            // is the proof.
             let is_proven = match &self.archive {
                 _ if !self.secret().is_empty() => true,
                 Some(archive) => epochs::read_record(archive, hello.epoch)

@@ -1,9 +1,9 @@
-//! When memory images are written, how bases are cut and sent, and what may be purged afterwards. Publishing them is in
+//! Writes memory images, cuts bases and sends them to replicas, and purges the logs afterwards. Publishing bases is in
 //! [`super::bases`].
 //!
-//! Guarantees: one base at a time; logs are purged only below what an image, the cutter and (for replicas that were
-//! away) the image before it have covered. Images and purging wait for a base only while the base is cut, which no store
-//! and no peer can prolong: while a base is uploaded or sent, however slowly, they go on.
+//! Guarantees: one base at a time. Logs are purged only up to the commits that an image, the cutter and, for replicas
+//! that were away, the image before it have covered. Images and purging wait for a base only while the base is cut,
+//! which no store and no peer can prolong. They do not wait while a base is uploaded or sent.
 
 use super::bases::Bases;
 use super::node::Node;
@@ -30,60 +30,61 @@ use std::time::{Duration, Instant};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::OwnedMutexGuard;
 
-/// Pause after an image that failed: on a full disk it fails until somebody frees space.
+/// Pause after an image that failed: on a full disk, an image fails until space is freed.
 const IMAGE_RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// A replica that takes a base more slowly than this is given up.
+/// Sending a base is given up if the replica takes it more slowly than this.
 const BASE_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
-/// The node's images and bases.
+/// The memory images and bases of a node.
 pub struct Snapshots {
-    /// The newest image on disk, and the one before it.
+    /// The positions of the newest image on disk and of the image before it.
     images: Mutex<[ImagePosition; 2]>,
-    /// Bytes of the logs on disk that lie in front of the newest image; 0 before this process has written one.
+    /// Bytes of the logs on disk before the newest image; 0 before this process has written an image.
     logs_before_image: AtomicU64,
-    /// Held while a base is cut and published or sent.
+    /// Locked while a base is cut and published or sent.
     pub(super) base_tools: Arc<tokio::sync::Mutex<BaseTools>>,
     is_writing_image: AtomicBool,
-    /// Whether a base is being cut. A strict one reads the logs from its own memory image on, so they stay meanwhile.
+    /// Whether a base is being cut. A strict base reads the logs from its own memory image on, so they must not be
+    /// purged.
     is_cutting: AtomicBool,
-    /// When the last image failed; none if it did not.
+    /// When the last image failed; `None` if it succeeded.
     image_failed: Mutex<Option<Instant>>,
-    /// A base is wanted as soon as possible.
+    /// Whether a base was requested as soon as possible.
     pub(super) is_requested: AtomicBool,
     pub(super) last: Mutex<LastBase>,
-    /// Unix seconds of the last base or image.
+    /// Unix seconds of the last base or image; 0 if there was none since the start.
     pub(super) saved: AtomicU64,
-    /// What is under way and owed about bases.
+    /// Running and pending work on bases.
     pub bases: Bases,
 }
 
-/// What cutting and publishing keep between two bases; made when the first one is cut.
+/// The tools that successive bases share; created when the first base is cut.
 #[derive(Default)]
 pub(super) struct BaseTools {
-    /// Locked by whoever cuts, also when nobody waits for the result any more.
+    /// Locked by the thread that cuts a base, even if its caller has stopped waiting.
     cutter: Option<Arc<Mutex<BaseCutter>>>,
     pub(super) publisher: Option<Publisher>,
 }
 
-/// What is known of the last base.
+/// Facts about the last base.
 #[derive(Clone, Debug, Default)]
 pub struct LastBase {
-    /// What the last one published brought; none since the start.
+    /// The last published base; `None` if there was none since the start.
     pub report: Option<Published>,
-    /// The replica that published it; empty: this node.
+    /// The replica that published the base; empty if this node published it.
     pub publisher: String,
-    /// The last one that this node published, or would have if it had not been there.
+    /// The last base that this node published or found already published.
     pub own: Option<BaseStart>,
     /// When the last attempt ended.
     pub ended: Option<Instant>,
-    /// Why the last attempt failed; none if it did not.
+    /// Why the last attempt failed; `None` if it succeeded.
     pub error: Option<String>,
-    /// Raw chunk bytes cut when the last base was begun.
+    /// Raw chunk bytes that were cut for the archive when the last attempt began.
     pub cut_bytes: u64,
 }
 
 impl Snapshots {
-    /// Of a node whose memory was loaded from `image`.
+    /// Creates the state of a node whose memory was loaded from `image`.
     #[must_use]
     pub fn new(image: ImagePosition) -> Self {
         Self {
@@ -100,40 +101,40 @@ impl Snapshots {
         }
     }
 
-    /// Unix seconds of the last base or image; 0 if there was none since the start.
+    /// Returns the Unix seconds of the last base or image; 0 if there was none since the start.
     #[must_use]
     pub fn last_save(&self) -> u64 {
         self.saved.load(Ordering::Relaxed)
     }
 
-    /// What is known of the last base.
+    /// Returns the facts about the last base.
     #[must_use]
     pub fn last(&self) -> LastBase {
         self.last.lock().clone()
     }
 
-    /// Whether a base or an image is being written, or a base is on its way to an archive or a replica.
+    /// Reports whether an image is being written, or a base is being cut, published or sent.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.base_tools.try_lock().is_err() || self.is_writing_image.load(Ordering::Acquire)
     }
 
-    /// Whether an image must wait: another one is being written, or a base is being cut.
+    /// Reports whether an image must wait, because another image is being written or a base is being cut.
     fn must_image_wait(&self) -> bool {
         self.is_writing_image.load(Ordering::Acquire) || self.is_cutting.load(Ordering::Acquire)
     }
 
-    /// Wants a base as soon as possible.
+    /// Requests a base as soon as possible.
     pub fn request(&self) {
         self.is_requested.store(true, Ordering::Release);
     }
 
-    /// Whether a base was wanted and none was published since.
+    /// Reports whether a base was requested and none was published since.
     pub(super) fn is_requested(&self) -> bool {
         self.is_requested.load(Ordering::Acquire)
     }
 
-    /// BGSAVE: a base if this is a primary with an archive, else a memory image.
+    /// Starts a BGSAVE: a base on a primary with an archive, otherwise a memory image.
     pub fn start(&self, node: &Arc<Node>) -> Result<()> {
         let writes_image = node.archive.is_none() || node.is_replica();
         if if writes_image { self.must_image_wait() } else { self.is_busy() } {
@@ -150,14 +151,15 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Cuts a base for somebody else; no other is cut before the base_tools is dropped, which must be after the base.
+    /// Cuts a strict base for one recipient. No other base is cut until the lock guard is dropped, which must be after
+    /// the base.
     pub(super) async fn cut_alone(&self, node: &Arc<Node>) -> Result<(LocalBase, OwnedMutexGuard<BaseTools>)> {
         let mut base_tools = Arc::clone(&self.base_tools).lock_owned().await;
         let base = self.cut(node, &mut base_tools, Consistency::Strict).await?;
         Ok((base, base_tools))
     }
 
-    /// Cuts a base of what is committed now.
+    /// Cuts a base of the commits so far.
     pub(super) async fn cut(
         &self,
         node: &Arc<Node>,
@@ -181,8 +183,8 @@ impl Snapshots {
         tokio::task::spawn_blocking(cut).await.expect("cutting a base does not panic")
     }
 
-    /// Cuts a base and sends it over the connection of the replica that said `hello`. One that takes it too slowly is
-    /// given up, since no other base can be cut meanwhile.
+    /// Cuts a base and sends it over the connection of the replica that said `hello`. Gives up if the replica is too
+    /// slow, because no other base can be cut meanwhile.
     pub async fn send(&self, node: &Arc<Node>, hello: &Hello, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
         let cut = async {
             let mut base_tools = self.base_tools.lock().await;
@@ -201,7 +203,7 @@ impl Snapshots {
         }
     }
 
-    /// Writes a memory image, so that the next start need not read the logs before it, and purges what that frees.
+    /// Writes a memory image, so that the next start need not read the logs before the image, and purges these logs.
     pub fn write_image(&self, node: &Node) {
         if self.is_writing_image.swap(true, Ordering::AcqRel) {
             return;
@@ -217,9 +219,10 @@ impl Snapshots {
     fn try_write_image(&self, node: &Node) -> Result<()> {
         let MemorySnapshot { cut, at: image, .. } = MemorySnapshot::take(&node.committer)?;
         let logged = node.committer.log_bytes();
-        // An image must not survive a power cut that takes commits in it from the logs: they could never be shipped.
+        // After a power cut, an image must not hold commits that the logs lack: these commits could never be shipped.
         node.committer.syncer.sync_until(image.position.csn)?;
-        // RocksDB must hold durably what the image leaves out, before the logs in front of it may go.
+        // The image leaves out the disk engines, so RocksDB must be durable before the logs before the image are
+        // purged.
         node.committer.disk().flush()?;
         let bytes = background::run(|| local::write(&*node.backends.bulk, &node.dir.image(), &cut, image))?;
         local::purge(&*node.backends.bulk, &node.dir.image())?;
@@ -236,14 +239,14 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The newest image on disk.
+    /// Returns the position of the newest image on disk.
     #[must_use]
     pub fn newest_image(&self) -> ImagePosition {
         self.images.lock()[0]
     }
 
-    /// Whether so much was logged since the newest image that a restart would take long: as much as the image's own
-    /// data, which it reads in any case, so that images never cost more than the logs.
+    /// Reports whether an image is due: since the newest image at least `image_log_bytes`, and at least the size of the
+    /// memory engines, was logged. With the second limit, images never cost more than the logs.
     #[must_use]
     pub fn is_image_due(&self, node: &Node) -> bool {
         let has_new = node.committer.watermarks.committed.get() > self.newest_image().position.csn;
@@ -253,14 +256,14 @@ impl Snapshots {
         has_new && !is_paused && !self.must_image_wait() && logged >= due_at
     }
 
-    /// Bytes of log cut for the archive since the start; 0 if nothing is.
+    /// Returns the raw log bytes cut for the archive since the start; 0 without an archive.
     pub(super) fn logged_bytes(&self, node: &Node) -> u64 {
         let shipping = node.shipping.load();
         let side = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref());
         side.map_or(0, |side| side.cutter.status().raw_bytes)
     }
 
-    /// Whether a base is due by time or by what was cut since the last one.
+    /// Reports whether a base is due by time or by the bytes cut since the last base.
     #[must_use]
     pub fn is_base_due(&self, node: &Node, started: Instant) -> bool {
         let config = node.config();
@@ -274,7 +277,7 @@ impl Snapshots {
     }
 }
 
-/// Waits for a base to be cut, while heartbeats tell the replica that it is.
+/// Runs `work` while heartbeats keep the connection to the replica alive.
 async fn while_alive<T>(
     node: &Node,
     sender: &mut Sender<OwnedWriteHalf>,
@@ -284,7 +287,7 @@ async fn while_alive<T>(
     let mut work = std::pin::pin!(work);
     let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
     loop {
-        // Both arms only wait.
+        // Cancel-safe: both arms only wait.
         tokio::select! {
             done = &mut work => return Ok(done),
             _ = heartbeat.tick() => {}
@@ -320,7 +323,7 @@ async fn send_base(node: &Node, hello: &Hello, sender: &mut Sender<OwnedWriteHal
             deadline(peer, sender.send(&Message::BasePart(part))).await?;
         }
     }
-    // The manifest last, as in an archive.
+    // The manifest is sent last, as it is stored last in an archive.
     let manifest = base.manifest().encode();
     let name = base.manifest().start().manifest().to_string();
     deadline(peer, sender.send(&Message::BaseFile(BaseFile { name, bytes: manifest.len() as u64 }))).await?;
@@ -330,7 +333,8 @@ async fn send_base(node: &Node, hello: &Hello, sender: &mut Sender<OwnedWriteHal
     deadline(peer, sender.send(&Message::BaseEnd)).await
 }
 
-/// The first archive is done with the base: now the second one, if there is one, in the background. Then the base goes.
+/// Publishes the base to the second archive in the background, if there is one, and then removes the base's files.
+/// Called when the first archive no longer needs the base.
 pub(super) async fn hand_on(node: &Arc<Node>, base: LocalBase, base_tools: OwnedMutexGuard<BaseTools>) {
     let second = node.shipping.load().as_ref().and_then(|shipping| shipping.archive.as_ref()?.second.clone());
     let remove = async |base, base_tools| {
@@ -346,8 +350,9 @@ pub(super) async fn hand_on(node: &Arc<Node>, base: LocalBase, base_tools: Owned
     });
 }
 
-/// What shipping no longer needs of the logs; none if nothing is shipped. A replica keeps what its primary has not
-/// archived: after a promotion it has to.
+/// Returns the log position up to which shipping no longer needs the logs; `None` if nothing is shipped. A replica with
+/// an archive keeps the commits that its primary has not archived, because after a promotion the replica must archive
+/// them.
 fn shipped_until(node: &Node) -> Option<LogPosition> {
     match node.shipping.load().as_ref() {
         Some(shipping) => shipping.cut_until(),

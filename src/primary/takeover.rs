@@ -1,10 +1,10 @@
-//! How a node becomes the writer: claims an epoch and a start, in the archive if there is one.
+//! Makes a node the writer: the node claims an epoch and a start, in the archive if there is one.
 //!
-//! Guarantees: a node that goes on from a predecessor first follows the archive's newest line to its end, so that a commit
-//! the predecessor acknowledged as archived is not lost; the archive is read before the claim and again after it, because
-//! the predecessor may write until it sees the claim. A node whose own position does not lie on that line claims nothing
-//! unless it is told to abandon the line. Interrupted between any two steps it leaves epochs that were claimed and not
-//! started: their lines hold no commits and are not followed by anybody.
+//! Guarantees: a node that succeeds a predecessor first follows the archive's newest line to its end, so that no commit
+//! is lost that the predecessor acknowledged as archived. The node reads the archive before the claim and again after
+//! it, because the predecessor may write until it sees the claim. A node whose own position does not lie on that line
+//! claims nothing unless it is told to abandon the line. An interruption leaves epochs that were claimed but not
+//! started: their lines hold no commits, and no node follows them.
 
 use super::node::Node;
 use super::shipping::{self, Shipping};
@@ -25,8 +25,8 @@ use crate::ship::source::Continuity;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Makes a node that starts as a primary the writer: under its own epoch if it is the only one that can go on under it,
-/// else under a new one.
+/// Makes a node that starts as a primary the writer: under its own epoch if no other process can have continued that
+/// epoch, otherwise under a new one.
 pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
     let own = node.identity();
     let lies_ahead = super::clock::node_needs_epoch(node)?;
@@ -41,8 +41,8 @@ pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
     if !needs_epoch {
         return node.begin_epoch(own.current());
     }
-    // A restored directory ends where its operator wanted it to; what follows a commit that was replaced builds upon the
-    // one that was lost.
+    // A restored directory must not follow the archive beyond the commit that the operator chose. A directory with a
+    // replaced commit must not follow it either, because later commits in the archive build upon the lost one.
     let follows = own.role != LastRole::Restored && own.intact_until.is_none();
     let start = match &node.archive {
         Some(archive) if follows => claim_at_the_end(node, archive, Insistence::default()).await?,
@@ -53,7 +53,7 @@ pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
     begin_epoch(node, start).await
 }
 
-/// Turns a replica whose link has ended into a primary under a new epoch.
+/// Turns a replica whose link has stopped into a primary under a new epoch.
 pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
     let start = match &node.archive {
         Some(archive) => {
@@ -70,9 +70,9 @@ pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
     };
     let before = node.identity();
     begin_epoch(node, start).await?;
-    // Before the first write, so that none is taken that nothing would archive.
+    // Shipping starts before the first write is accepted, so that no write stays without archiving.
     if let Err(error) = Shipping::start(node).await {
-        // A replica again, of the history that it had: the epoch stays claimed, and holds no commits.
+        // The node is a replica with its previous history again. The epoch stays claimed and holds no commits.
         node.leave_epoch(&before)?;
         return Err(error);
     }
@@ -81,8 +81,8 @@ pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
     super::listen_for_replicas(node).await
 }
 
-/// Makes a new archive this cluster's, and writes the generations of this node's history into it, if it has several: where
-/// they fork, commit times may begin anew.
+/// Makes a new archive this cluster's. If this node's history has several epochs, also writes their records, because
+/// commit times may decrease where an epoch forks.
 async fn establish(archive: &Archive, own: &Identity) -> Result<()> {
     identity::establish(archive, own.cluster).await?;
     if own.history.len() == 1 || EpochTree::read(archive).await?.newest().is_some() {
@@ -99,7 +99,7 @@ async fn establish(archive: &Archive, own: &Identity) -> Result<()> {
     Ok(())
 }
 
-/// Begins an epoch that this node has claimed: from now on its line is the newest one.
+/// Begins an epoch that this node has claimed. From then on the epoch's line is the newest one.
 async fn begin_epoch(node: &Arc<Node>, start: EpochStart) -> Result<()> {
     if let Some(archive) = &node.archive {
         let first = WriterStart { epoch: start.epoch, number: 1, incarnation: Incarnation::draw()? };
@@ -111,14 +111,15 @@ async fn begin_epoch(node: &Arc<Node>, start: EpochStart) -> Result<()> {
     node.begin_epoch(start)
 }
 
-/// The epoch after this node's, without an archive to claim it in.
+/// Returns the epoch after this node's, without an archive to claim it in.
 fn next_epoch(node: &Node, own: Epoch) -> Result<EpochStart> {
     super::clock::node_needs_epoch(node)?;
     let fork = fork_of(node)?;
     EpochStart::draw(own.next(), fork.csn, fork.hash)
 }
 
-/// The position where this node's next epoch forks: its last commit, or the last one before those that were replaced.
+/// Returns the position where this node's next epoch forks: its last commit, or the last commit before the first
+/// replaced one.
 fn fork_of(node: &Node) -> Result<Position> {
     let position = node.committer.position();
     let fork = node.identity().fork_at(position.csn);
@@ -133,7 +134,7 @@ fn fork_of(node: &Node) -> Result<Position> {
     Ok(Position { csn: fork, hash, ..position })
 }
 
-/// Claims the next free epoch as the child of `parent`.
+/// Claims the next free epoch as a child of `parent`.
 async fn claim_next(node: &Node, archive: &Archive, parent: Option<Epoch>) -> Result<EpochStart> {
     let own = node.identity();
     let tree = EpochTree::read(archive).await?;
@@ -147,8 +148,8 @@ async fn claim_next(node: &Node, archive: &Archive, parent: Option<Epoch>) -> Re
     }
 }
 
-/// This node's epoch if it has a record in the archive. Without one nothing of its history was archived there, so a new
-/// epoch has no parent in this archive.
+/// Returns this node's epoch if it has a record in the archive. Without a record, no commit of its history was archived
+/// there, so a new epoch has no parent in this archive.
 async fn own_parent(archive: &Archive, node: &Node) -> Result<Option<Epoch>> {
     let own = node.identity().current();
     let tree = EpochTree::read(archive).await?;
@@ -157,7 +158,7 @@ async fn own_parent(archive: &Archive, node: &Node) -> Result<Option<Epoch>> {
 
 /// Claims the next epoch at the end of the archive's newest line.
 async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insistence) -> Result<EpochStart> {
-    // Epochs of this call whose fork turned out to be too early.
+    // Epochs that this call claimed with a fork that turned out to be too early.
     let mut discarded = BTreeSet::new();
     loop {
         let listing = Listing::read(archive).await?;
@@ -179,7 +180,7 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
         super::clock::node_needs_epoch(node)?;
         let start = claim_next(node, archive, parent).await?;
         discarded.insert(start.epoch);
-        // What the predecessor archived between the listing and the claim it may have acknowledged.
+        // Between the listing and the claim, the predecessor may have archived and acknowledged further commits.
         let listing = Listing::read(archive).await?;
         let Some(line) = newest_line(&listing, &discarded).filter(|line| Some(line.leaf()) == followed) else {
             if parent.is_none() && newest_line(&listing, &discarded).is_none() || insistence.abandon_epoch.is_some() {
@@ -199,22 +200,23 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
     }
 }
 
-/// The newest line without these epochs.
+/// Returns the newest line of the epochs that are not in `without`.
 fn newest_line(listing: &Listing, without: &BTreeSet<Epoch>) -> Option<Lineage> {
     let others = listing.epochs.without(without);
     Lineage::newest(&others)
 }
 
-/// Why a node does not stand at the end of a line.
+/// Why a node is not at the end of a line.
 enum Left {
-    /// Its own position does not lie on the line.
+    /// The node's position does not lie on the line.
     Elsewhere(String),
-    /// It could not be brought there.
+    /// An error interrupted following the line.
     Failed(Error),
 }
 
-/// Brings this node to the end of a line that its own position lies on; returns the epoch in which it stands there: that of
-/// the line, unless the line's writer archived nothing and the archive ends before that epoch.
+/// Brings this node to the end of a line that contains its position. Returns the epoch of the node's last commit there:
+/// the line's epoch, or an earlier one if the writer of the line archived nothing and the archive ends before that
+/// epoch.
 async fn follow_to_the_end(
     node: &Arc<Node>,
     archive: &Archive,
@@ -248,7 +250,7 @@ async fn follow_to_the_end(
     Ok(reached.epoch)
 }
 
-/// The refusal of a promotion that would leave acknowledged commits on no line.
+/// Builds the refusal of a promotion that would abandon commits.
 fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Abandoned]) -> Error {
     let told: Vec<String> = abandoned.iter().map(ToString::to_string).collect();
     let told = if told.is_empty() { "no archived commits yet".to_owned() } else { told.join("; ") };
@@ -262,7 +264,7 @@ fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Aban
     Error::Refused { reason }
 }
 
-/// Checks that the archive's record of this node's own epoch is this node's, and writes it if there is none.
+/// Checks that the archive's record of this node's epoch is this node's own, and writes the record if there is none.
 async fn claim_own_epoch(archive: &Archive, node: &Node) -> Result<()> {
     let own = node.identity();
     let (current, tree) = (own.current(), EpochTree::read(archive).await?);
@@ -283,13 +285,13 @@ async fn claim_own_epoch(archive: &Archive, node: &Node) -> Result<()> {
     }
 }
 
-/// Claims the next start under this node's own epoch. False if a start is there that this directory does not know of: then
-/// another process went on from a copy of it, or from what it was copied from.
+/// Claims the next start under this node's own epoch. Returns false if a start exists that this directory does not
+/// know: then another process has started from a copy of this directory, or from the original of this copy.
 async fn claim_start(archive: &Archive, node: &Node) -> Result<bool> {
     let own = node.identity();
     let epoch = own.epoch();
     let known = own.start.filter(|start| start.epoch == epoch);
-    // What was to be claimed last may not have been.
+    // The start that the identity names may not have been claimed yet, so it is claimed first.
     let first = WriterStart { epoch, number: 1, incarnation: Incarnation::draw()? };
     let mut next = known.unwrap_or(first);
     loop {
@@ -331,7 +333,7 @@ fn now() -> CommitTime {
     CommitTime(crate::clock::now_micros())
 }
 
-/// Whether, and as what, a directory may write to an archive: decided before anything is opened.
+/// Checks that a directory is not fenced, before anything is opened.
 pub fn check_fence(own: &Identity, tree: Option<&EpochTree>) -> Result<()> {
     if own.role == LastRole::Restored {
         return Ok(());
@@ -339,7 +341,7 @@ pub fn check_fence(own: &Identity, tree: Option<&EpochTree>) -> Result<()> {
     if let Some(fenced) = &own.fenced_by {
         return Err(Error::Fenced { own: own.epoch(), newer: fenced.epoch, node: fenced.node.clone() });
     }
-    // A replica's directory follows the newest line before it writes.
+    // The directory of a replica follows the newest line before it writes.
     match tree.and_then(EpochTree::newest_started).filter(|_| own.role == LastRole::Primary) {
         Some(newest) if newest.epoch > own.epoch() => {
             Err(Error::Fenced { own: own.epoch(), newer: newest.epoch, node: newest.node.clone() })

@@ -1,9 +1,10 @@
-//! Bringing the engines from a base, or from nothing, to the target.
+//! Brings the engines from a base, or from the empty state, to the target.
 //!
-//! The caller's thread unpacks chunks, one gathers their disk effects in sorted runs, one brings full runs into RocksDB,
-//! some change the memory engines; the two sides need nothing from each other until the end. Guarantees: nothing is
-//! written beyond the target; the csn key moves once, at the end; whatever fails leaves a directory that is to be thrown
-//! away. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each side and two runs.
+//! The caller's thread unpacks chunks. One thread gathers their disk effects into sorted runs, one ingests full sorted
+//! runs into RocksDB, and several change the memory engines. The disk side and the memory side do not wait for each
+//! other until the end. Guarantees: no effect beyond the target is written. The csn key in RocksDB is written once, at
+//! the end. After a failure the directory must be discarded. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each
+//! side and two sorted runs.
 
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
@@ -23,36 +24,37 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// Unpacked chunks that may wait for one side.
+/// Limit on the number of unpacked chunks that wait for one side.
 pub const CHUNKS_QUEUED_MAX: usize = 2;
 
-/// The engines of a directory that is being restored.
+/// The engines of a directory during a restore.
 pub struct Engines {
     /// RocksDB, opened without compaction.
     pub disk: Disk,
-    /// Lists and sorted sets.
+    /// The memory engines: lists and sorted sets.
     pub memory: Memory,
-    /// The last commit that every engine holds, and the last one that the memory engines hold.
+    /// The last commit that every engine holds; the memory engines hold no later commit.
     pub position: Position,
-    /// The last commit of which RocksDB holds the effects: above the position if it was cut later. It skips what it has.
+    /// RocksDB already holds the effects up to this csn, which lies above the position if RocksDB was cut later than
+    /// the memory engines. The disk side skips the commits up to this csn.
     pub disk_at: Csn,
-    /// A directory beside RocksDB's, for files on their way into it.
+    /// A directory beside RocksDB's, for files before their ingestion.
     pub scratch: PathBuf,
 }
 
-/// What was applied.
+/// Counts of applied chunks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Applied {
-    /// Chunks.
+    /// Number of chunks.
     pub chunks: u64,
-    /// Commits.
+    /// Number of commits.
     pub commits: u64,
-    /// Bytes of their chunks before compression, unused commits included.
+    /// Bytes of the chunks before compression, including commits that were not used.
     pub raw_bytes: u64,
 }
 
 impl Applied {
-    /// Adds what was applied later.
+    /// Adds the counts of a later call.
     pub fn add(&mut self, later: Self) {
         self.chunks += later.chunks;
         self.commits += later.commits;
@@ -64,16 +66,17 @@ impl Applied {
 pub struct Ended {
     /// What was applied.
     pub applied: Applied,
-    /// The step that could not be had or read, and why; the engines stand before it. None: all were applied.
+    /// The step that could not be fetched or read, and the error; the engines are before this step. `None` if all were
+    /// applied.
     pub failed: Option<(ChunkStep, Error)>,
 }
 
-/// A chunk to apply: its step, its name for messages, its bytes.
+/// A chunk to apply: its step, its name for messages, and its bytes.
 pub type Arrival = (ChunkStep, String, Bytes);
 
 impl Engines {
-    /// Applies chunks as `next` gives them, until it gives none, or one that cannot be had or read. `applied` is told each
-    /// chunk's stored bytes. After an error the engines are to be thrown away.
+    /// Applies the chunks that `next` returns. Ends when `next` returns `None` or a chunk that could not be fetched or
+    /// read. Passes each chunk's stored bytes to `applied`. After an error the engines must be discarded.
     pub fn apply(
         &mut self,
         unpacker: &mut Unpacker,
@@ -87,7 +90,7 @@ impl Engines {
             let disk_side = scope.spawn(move || write_all(disk, disk_at, scratch, &from_unpacker));
             let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
             let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
-            // A chunk that changes one side only is no work for the other.
+            // Each side receives only the chunks that change it.
             let send = |unpacked: &Unpacked| {
                 let commits = &unpacked.commits;
                 (!commits.iter().any(CommitRecord::touches_disk) || to_disk.send(unpacked.clone()).is_ok())
@@ -99,14 +102,14 @@ impl Engines {
                 is_taken
             });
             drop((to_disk, to_memory));
-            // A side that failed stops listening, so its error is the cause of whatever followed.
+            // A side that fails stops receiving, so its error is the cause of all later errors.
             join(disk_side)?;
             join(memory_side)?;
             Ok(outcome)
         })
     }
 
-    /// Makes RocksDB durable and whole at the position, whatever touched it last, and checks it.
+    /// Writes the position to RocksDB if necessary, makes RocksDB durable, and checks its position.
     pub fn finish(&mut self) -> Result<()> {
         if disk_position(&self.disk)? != self.position {
             let mut batch = vec![0; HEADER_LEN];
@@ -124,7 +127,7 @@ impl Engines {
     }
 }
 
-/// Applies the commits of a base's completion, which touch the memory engines only; gives the last one's csn.
+/// Applies the commits of a base's completion, which change the memory engines only; returns the csn of the last one.
 pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<CommitRecord>>, after: Csn) -> Result<Csn> {
     let mut last = after;
     for commit in commits {
@@ -139,7 +142,7 @@ pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<Commit
     Ok(last)
 }
 
-/// Unpacks until there is nothing more, something cannot be unpacked, or `take` refuses.
+/// Unpacks chunks until `next` returns `None`, a chunk cannot be unpacked, or `take` returns false.
 fn unpack_all(
     unpacker: &mut Unpacker,
     mut next: impl FnMut() -> Option<(ChunkStep, Result<Arrival>)>,
@@ -171,7 +174,7 @@ fn end_of(unpacked: &Unpacked) -> Position {
     Position::of(unpacked.commits.last().expect("a step has commits"))
 }
 
-/// Gathers runs of what lies above `disk_at` and has them ingested one after another.
+/// Gathers the effects above `disk_at` into sorted runs and ingests these one after another.
 fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result<()> {
     std::fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
     std::thread::scope(|scope| {
@@ -180,13 +183,13 @@ fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpack
             scope.spawn(move || full.into_iter().zip(0..).try_for_each(|(run, nth)| run.ingest(disk, scratch, nth)));
         let outcome = gather_all(chunks, disk_at, |run| to_rocksdb.send(run).is_ok());
         drop(to_rocksdb);
-        // As above: the later stage's error is the cause.
+        // The ingesting thread stops receiving when it fails, so its error is the cause.
         join(ingesting)?;
         outcome
     })
 }
 
-/// Gathers runs until there is nothing more or `take` refuses.
+/// Gathers sorted runs until `chunks` ends or `take` returns false.
 fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(SortedRun) -> bool) -> Result<()> {
     let mut run = SortedRun::default();
     for chunk in chunks {

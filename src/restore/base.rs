@@ -1,7 +1,7 @@
-//! A base's files, fetched and opened.
+//! Fetches and opens the files of a base.
 //!
-//! Guarantees: the engines that come out are all at the manifest's csn, or, of a base that is not strict, each at the csn
-//! the manifest tells; or there is an error.
+//! Guarantees: the opened engines are all at the manifest's csn; the engines of a base that is not strict are each at
+//! the csn that the manifest states. Everything else is an error.
 
 use super::apply::{Engines, complete};
 use super::progress::Meter;
@@ -24,10 +24,11 @@ use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Block cache while restoring: only opening reads.
+/// Size of the block cache during a restore, in bytes; small because only opening the files reads through the cache.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// Brings a base's files into the directory: RocksDB's where they belong, the others into the scratch directory.
+/// Fetches a base's files into the directory: RocksDB's files to their final place, the others to the scratch
+/// directory.
 pub(super) async fn fetch(
     archive: &Archive,
     io: &Arc<dyn Io>,
@@ -52,13 +53,13 @@ pub(super) async fn fetch(
     fetch_files(archive, io, files, &|bytes| meter.add(bytes)).await
 }
 
-/// Empty engines: before the first commit.
+/// Opens empty engines, which are before the first commit.
 pub(super) fn open_empty(dir: &DataDir) -> Result<Engines> {
     let (disk, memory, position) = (open_disk(dir)?, Memory::new(), Position::default());
     Ok(Engines { disk, memory, position, disk_at: position.csn, scratch: dir.base() })
 }
 
-/// Opens what [`fetch`] brought. `epoch` is the one that made the commit where the base starts. Blocking.
+/// Opens the files that [`fetch`] wrote. `epoch` made the commit at which the base starts. Blocking.
 pub(super) fn open(
     io: &dyn Io,
     dir: &DataDir,
@@ -83,16 +84,16 @@ pub(super) fn open(
     Ok(Engines { disk, memory, position, disk_at: manifest.csn, scratch: dir.base() })
 }
 
-/// What the memory engines of a base are compared with the manifest by.
+/// How the memory engines of a base are compared with the manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Compare {
-    /// The numbers of keys; the files' own hashes tell whether their bytes are right.
+    /// Compares the numbers of keys; the BLAKE3 hashes of the files already prove the bytes.
     Counts,
-    /// Every key, element, score and expiry, too, by the digests.
+    /// Also compares every key, element, score and expiry, by means of the digests.
     Digests,
 }
 
-/// The memory engines of a base, of a strict one at its csn. `parts` gives a file's bytes.
+/// Builds the memory engines of a base; those of a strict base are brought to the base's csn. `parts` reads a file.
 pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
     manifest: &Manifest,
     archive: &Archive,
@@ -155,7 +156,7 @@ fn named(archive: &Archive, base: BaseName, file: &FileRef) -> String {
     full_name(archive, &file.object(base))
 }
 
-/// A file's bytes, piece by piece.
+/// Returns a file's bytes, piece by piece.
 fn read_parts<'io>(io: &'io dyn Io, path: &Path, len: u64) -> impl Iterator<Item = Result<Bytes>> + Send + use<'io> {
     let mut file = Some(io.open_read(path));
     let mut at = 0;

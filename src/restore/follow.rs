@@ -1,8 +1,8 @@
-//! From the base to the target: the plan's chunks and runs, and ways around those that cannot be used.
+//! Brings the engines from the base to the target with the plan's chunks and runs, and routes around unusable objects.
 //!
-//! Guarantees: a run whose files are not what its manifest says, and a chunk that is damaged or no longer there (merged
-//! or pruned since it was listed), are passed over if anything else leads on from where the engines stand; what was
-//! passed over is told. Memory is bounded as [`Engines::apply`] and [`ChunkFetch`] bound it.
+//! Guarantees: a run whose files contradict its manifest, and a chunk that is damaged or has vanished (merged or pruned
+//! after the listing), is passed over if another route leads on from the engines' position. The report names every
+//! object that was passed over. The limits of [`Engines::apply`] and [`ChunkFetch`] bound the memory.
 
 use super::apply::{Applied, Arrival, Ended, Engines};
 use super::progress::{Meter, Phase};
@@ -23,18 +23,18 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// What was taken behind the base.
+/// The chunks and runs that were applied after the base.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub(super) struct Followed {
-    /// By chunks.
+    /// What was applied from chunks.
     pub applied: Applied,
-    /// Runs.
+    /// Number of runs.
     pub runs: u64,
-    /// Commits of these.
+    /// Number of commits that these runs cover.
     pub run_commits: u64,
-    /// Files of these.
+    /// Number of files of these runs.
     pub run_files: u64,
-    /// What was passed over, and why.
+    /// Objects that were passed over, with reasons.
     pub remarks: Vec<String>,
 }
 
@@ -45,13 +45,13 @@ struct Bad {
     runs: Vec<SkippedRun>,
 }
 
-/// What cannot be used.
+/// The object that ended a leg.
 enum Culprit {
     Chunk(ChunkName),
     Run(RunName),
 }
 
-/// Brings the engines from where they stand to the plan's target.
+/// Brings the engines from their position to the plan's target.
 pub(super) async fn follow(
     history: &History,
     planned: &Planned,
@@ -65,7 +65,7 @@ pub(super) async fn follow(
     let mut legs = planned.legs();
     let mut fetching: Option<RunFetch> = None;
     while let Some(leg) = legs.pop_front() {
-        // The next run is fetched while what comes before it is applied.
+        // Fetches the next run while the legs before it are applied.
         let begin = |manifest: &RunManifest| {
             RunFetch::begin(&history.archive, &options.io, &engines.scratch, manifest.clone(), Arc::clone(&meter))
         };
@@ -121,7 +121,7 @@ async fn take_run(run: RunFetch, mut engines: Engines, options: &Options, follow
     blocking(move || run.apply(&*io, &mut engines).map(|()| engines)).await
 }
 
-/// Fetches and applies chunks. The chunk that cannot be had or read ends it; the engines then stand before it.
+/// Fetches and applies chunks. Ends before the first chunk that cannot be fetched or read, and returns that chunk.
 async fn take_chunks(
     history: &History,
     steps: Vec<ChunkStep>,
@@ -143,7 +143,7 @@ async fn take_chunks(
             let failed = fetched.is_err();
             let arrival =
                 fetched.map(|bytes| (step, full_name(&history.archive, &ObjectName::Chunk(step.chunk)), bytes));
-            // An applier that has stopped listening has failed, and tells why.
+            // The channel closes only if the applier failed; the applier returns its error below.
             if arrivals.send((step, arrival)).await.is_err() || failed {
                 break;
             }
@@ -157,7 +157,7 @@ async fn take_chunks(
 }
 
 impl Bad {
-    /// The legs without what cannot be used, by a new listing; `None` if there is no such way.
+    /// Lists the archive again and returns legs that avoid all unusable objects; `None` if there is no such route.
     async fn way_around(
         &mut self,
         history: &History,

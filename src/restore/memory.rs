@@ -1,6 +1,7 @@
-//! The memory engines at a commit, without the disk engines: what building runs begins with.
+//! Builds the memory engines at a commit without the disk engines; building compacted runs begins with this state.
 //!
-//! Guarantees: everything read is verified; memory is bounded by the state and the chunks in flight.
+//! Guarantees: everything that is read is verified. Memory is bounded by the size of the state and of the chunks in
+//! flight.
 
 use super::base::{Compare, open_memory};
 use super::progress::Meter;
@@ -24,8 +25,8 @@ use futures::stream::{BoxStream, StreamExt};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// The memory engines after commit `csn`, and its position; empty ones before the first commit. `meter` is told the bytes
-/// read.
+/// Returns the memory engines after commit `csn` and the position there; for csn 0 they are empty. Reports the bytes
+/// that were read to `meter`.
 pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -> Result<(Memory, Position)> {
     if csn == Csn::ZERO {
         return Ok((Memory::new(), Position::default()));
@@ -80,7 +81,8 @@ async fn take_run(history: &History, manifest: &RunManifest, mut memory: Memory,
     Ok(memory)
 }
 
-/// The memory engines of a base, of a strict one at its csn, built from images and completion.
+/// Builds the memory engines of a base from its images and its completion; those of a strict base are brought to the
+/// base's csn.
 pub(super) async fn base_memory(
     archive: &Archive,
     manifest: &Manifest,
@@ -103,14 +105,14 @@ pub(super) async fn base_memory(
     .await
 }
 
-/// An object's bytes for a reader that blocks; a wrong hash is an error behind the last piece.
+/// The bytes of an object for a blocking reader. If the hash is wrong, the item after the last piece is an error.
 struct HashedParts {
-    /// The object, for messages.
+    /// The object's name, for messages.
     what: String,
     pieces: BoxStream<'static, Result<Bytes>>,
     runtime: Handle,
     meter: Arc<Meter>,
-    /// None once the end was reached.
+    /// `None` after the end was reached.
     hasher: Option<blake3::Hasher>,
     expected: blake3::Hash,
 }

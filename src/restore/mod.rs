@@ -1,24 +1,20 @@
-//! Stage 10: from the archive to a data directory, at any commit: plan, fetch, apply, verify.
+//! Stage 11: restores a data directory, or a part of one, from an archive at any commit.
 //!
 //! ```text
-//! target    what was asked for          reach     which commits can be had
-//! history   one line through a listing  plan      base and chunks; pure
-//! resolve   target -> csn -> plan       fetch     objects, many at a time
-//! route     the quickest way over       times     commit times          follow the plan, or a way around
-//!           chunks and runs; pure       runs      a run's files -> engines
-//! base      a base's files              unpack    chunks -> commits     apply  commits -> engines
-//! torn      chunks that a writer died over
-//! catch_up  commits for a replica       report    what the archive has  verify whether it is whole
-//! copy      into another archive         repair    completes an eventual base
-//! reader_pin the pin of a reader         archive_figures an archive in few figures
-//! abandoned commits on no line that is followed   continuity whether objects tell one history
+//! base      files of a base -> engines              follow    follows the plan, or a route around damaged objects
+//! runs      files of a run -> engines               apply     commits of chunks -> engines
+//! memory    the memory engines alone at a commit    progress  how far a restore or a verification is
+//! verify    checks a whole archive                  verify_runs  checks the compacted runs of an archive
+//! copy      copies a range into another archive     repair    completes an eventual base
 //! ```
 //!
-//! Guarantees: a directory that is handed over holds every effect of every commit up to its csn and none beyond; until
-//! then it carries a marker that keeps it from being opened. A directory that holds anything is refused before anything
-//! is fetched. Clocks play no part: expired keys are restored as they were. What is read is pinned, so that a prune spares
-//! it; an object that is gone all the same is planned around, a few times.
-//! Non-goals: choosing an epoch for new writes (the next primary does), pruning.
+//! Guarantees: a finished directory holds every effect of every commit up to its csn and no effect of a later commit.
+//! Until the directory is finished, a marker keeps it from being opened. A directory that is not empty is refused
+//! before anything is fetched. The restore does not depend on clocks: expired keys are restored unchanged. A pin
+//! protects the objects of the plan from a prune; if an object vanishes nevertheless, the restore plans again, at most
+//! three times.
+//!
+//! Non-goals: choosing an epoch for new writes (the next primary does so), pruning.
 
 mod apply;
 mod base;
@@ -60,104 +56,105 @@ use std::time::Instant;
 pub use copy::{CopyOptions, CopyReport, copy};
 pub use verify::{VerifyReport, verify_archive};
 
-/// Chunks that wait between fetching and unpacking, beside those in flight.
+/// Limit on the chunks that wait between fetching and unpacking, in addition to the chunks in flight.
 const ARRIVALS_MAX: usize = 1;
-/// How often a restore plans again because something that was listed was gone.
+/// Limit on how often a restore plans again because a listed object has vanished.
 pub(crate) const REPLANS_MAX: u32 = 3;
 
-/// What to restore, where to, and how.
+/// Options of a restore.
 #[derive(Clone)]
 pub struct Options {
-    /// The directory to make. It must be empty or not exist.
+    /// The directory to create; must be empty or must not exist.
     pub dir: PathBuf,
-    /// The commit to end at.
+    /// The last commit to restore.
     pub target: Target,
-    /// The epoch whose line of history is followed; none: the newest.
+    /// The epoch whose line of history is followed; `None` for the newest epoch.
     pub epoch: Option<Epoch>,
-    /// For bulk transfers.
+    /// Reads and writes the files of the directory.
     pub io: Arc<dyn Io>,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub progress: ProgressSink,
 }
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// What was planned, and done.
+    /// The plan that was carried out.
     pub plan: Plan,
-    /// The last commit of the directory.
+    /// The last commit in the directory.
     pub csn: Csn,
-    /// When it was made, microseconds since the Unix epoch.
+    /// Time of this commit, in microseconds since the Unix epoch.
     pub time: CommitTime,
-    /// The generation that made it.
+    /// The epoch that made this commit.
     pub epoch: Epoch,
     /// Bytes of the base's files.
     pub base_bytes: u64,
-    /// Bytes of the chunks.
+    /// Stored bytes of the plan's chunks.
     pub log_bytes_stored: u64,
-    /// Bytes of the chunks before compression.
+    /// Bytes of the applied chunks before compression.
     pub log_bytes_raw: u64,
-    /// Bytes of the runs.
+    /// Bytes of the plan's runs.
     pub run_bytes: u64,
-    /// Commits of chunks applied after the base.
+    /// Commits that were applied from chunks.
     pub commits: u64,
-    /// Commits of the runs that were taken over.
+    /// Commits that the applied runs cover.
     pub run_commits: u64,
-    /// What was passed over on the way, and why, and what was unusual and did no harm.
+    /// Objects that were passed over, with reasons, and unusual but harmless events.
     pub remarks: Vec<String>,
-    /// How long each phase took.
+    /// Duration of each phase.
     pub seconds: Seconds,
-    /// What the finished directory was checked for.
+    /// The checks of the finished directory.
     pub checks: Checks,
-    /// How often it was planned again because a prune had removed what was listed.
+    /// How often the restore planned again because a listed object had vanished.
     pub replans: u32,
 }
 
-/// Seconds of the phases.
+/// Duration of the phases, in seconds.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct Seconds {
-    /// Listing, resolving the target, planning.
+    /// Listing the archive, resolving the target and planning.
     pub plan: f64,
     /// Fetching and opening the base.
     pub base: f64,
     /// Fetching and applying chunks and runs.
     pub log: f64,
-    /// Flushing, checking, writing image and identity.
+    /// Flushing, checking, and writing the memory image and the identity.
     pub finish: f64,
 }
 
-/// What was found at the end; each of it was compared with what it must be.
+/// Figures of the finished directory; each was compared with its expected value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Checks {
-    /// The csn in RocksDB: the target.
+    /// The csn stored in RocksDB; equals the target.
     pub disk_csn: Csn,
-    /// The csn of the memory engines: the target.
+    /// The csn of the memory engines; equals the target.
     pub memory_csn: Csn,
-    /// Files of the base and of runs whose BLAKE3 is the manifest's.
+    /// Number of files of the base and of runs whose BLAKE3 hash equals the manifest's.
     pub files_verified: u64,
-    /// Runs taken over whole.
+    /// Number of runs that were applied.
     pub runs_verified: u64,
-    /// Chunks whose every CRC holds and that continue one history without a gap.
+    /// Number of chunks that were applied: every CRC is right, and the chunks continue one history without a gap.
     pub chunks_verified: u64,
-    /// Lists.
+    /// Number of lists.
     pub lists: u64,
-    /// Sorted sets.
+    /// Number of sorted sets.
     pub zsets: u64,
-    /// Bytes of RocksDB's files.
+    /// Bytes of RocksDB's SST files.
     pub sst_bytes: u64,
 }
 
-/// Restores an archive to a target.
+/// Restores the target of `options` from an archive into a new directory.
 pub async fn restore(archive: &Archive, options: Options) -> Result<Report> {
     build(archive, options, LastRole::Restored).await
 }
 
-/// Makes a replica's directory: the newest state the archive can give, even if it knows of later commits. On an error the
-/// directory is as empty as before, so that the next start begins anew.
+/// Creates a replica's directory with the newest state that the archive can restore, even if the archive proves that
+/// later commits exist. After an error the directory is as empty as before, so that the next start can begin from
+/// scratch.
 pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress: ProgressSink) -> Result<Report> {
     let options = Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, io, progress };
     let built = build(archive, options, LastRole::Replica).await;
-    // What was there before is somebody else's.
+    // An error of kind `NotEmpty` means that the directory held files of another origin, which must not be removed.
     if built.as_ref().is_err_and(|error| error.kind() != Kind::NotEmpty)
         && let Err(error) = DataDir::new(dir).abandon_restore()
     {
@@ -169,7 +166,7 @@ pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress:
 async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Report> {
     require_empty(&DataDir::new(&options.dir))?;
     let purpose = if role == LastRole::Replica { "bootstrap" } else { "restore" };
-    // What is needed is not known yet: everything is held while it is planned.
+    // Before the plan exists the needed objects are unknown, so the pin protects everything.
     let pin = ReaderPin::take(archive, purpose, PinRange::ALL).await;
     let outcome = build_held(archive, &options, role, &pin).await;
     let remark = pin.remark.clone();
@@ -180,7 +177,7 @@ async fn build(archive: &Archive, options: Options, role: LastRole) -> Result<Re
     })
 }
 
-/// Plans and fills the directory; plans again if something listed is gone.
+/// Plans and fills the directory; plans again if a listed object has vanished.
 async fn build_held(archive: &Archive, options: &Options, role: LastRole, pin: &ReaderPin) -> Result<Report> {
     let dir = DataDir::new(&options.dir);
     let mut wanted = (options.target.clone(), options.epoch);
@@ -190,7 +187,7 @@ async fn build_held(archive: &Archive, options: &Options, role: LastRole, pin: &
         let mut watch = Stopwatch::start();
         let filled = async {
             let (history, planned) = plan_for(archive, &wanted, role, options).await?;
-            // The same commit of the same line, whatever happens meanwhile.
+            // A later round must restore the same commit of the same line, even if the archive has changed.
             wanted = (Target::At(planned.plan.target), Some(planned.plan.leaf));
             pin.change(range_of(&planned)).await;
             let seconds = Seconds { plan: watch.lap(), ..Seconds::default() };
@@ -227,7 +224,8 @@ async fn plan_for(
 ) -> Result<(History, Planned)> {
     Meter::begin(&options.progress, Phase::Plan, 0);
     let history = History::read(archive, *epoch).await?;
-    // Uploads of a live primary arrive out of order: a replica starts before such a hole and reads on when it is filled.
+    // The uploads of a live primary arrive out of order, so chunks may be missing for a moment. A replica starts before
+    // the missing chunks and catches up from there.
     let latest = match (role, target) {
         (LastRole::Replica, Target::Latest) => history.reach().latest().map(Target::At),
         _ => None,
@@ -236,13 +234,13 @@ async fn plan_for(
     Ok((history, planned))
 }
 
-/// What a plan reads.
+/// Returns the range of history that a plan reads.
 fn range_of(planned: &Planned) -> PinRange {
     let plan = &planned.plan;
     PinRange { from: plan.after, until: plan.target, epoch: Some(plan.leaf) }
 }
 
-/// Carries a plan out in the locked directory.
+/// Carries out a plan in the locked directory.
 async fn fill(
     history: &History,
     planned: Planned,
@@ -304,7 +302,7 @@ fn require_empty(dir: &DataDir) -> Result<()> {
     Err(Error::NotEmpty { dir: dir.root().to_owned(), detail })
 }
 
-/// The engines to start from: the base's, or empty ones.
+/// Opens the engines to start from: the base's engines, or empty ones.
 async fn begin(history: &History, planned: &Planned, dir: &DataDir, options: &Options) -> Result<Engines> {
     let Some(manifest) = planned.manifest.clone() else {
         let dir = dir.clone();
@@ -320,7 +318,7 @@ async fn begin(history: &History, planned: &Planned, dir: &DataDir, options: &Op
     blocking(move || base::open(&*io, &dir, &manifest, &archive, epoch)).await
 }
 
-/// What the finished directory holds.
+/// The finished directory's position and figures.
 struct Ended {
     position: Position,
     lists: u64,
@@ -328,7 +326,7 @@ struct Ended {
     sst_bytes: u64,
 }
 
-/// Makes the directory whole and takes the marker away. Blocking.
+/// Checks and completes the directory, then removes the marker. Blocking.
 fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identity: &Identity) -> Result<Ended> {
     if engines.position.csn != target {
         let found = format!("the end at csn {}", engines.position.csn);
@@ -345,7 +343,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
         sst_bytes: disk.sst_bytes(),
     };
     drop(disk);
-    // Another thread frees what they held.
+    // Clearing hands the values to the thread that frees memory.
     memory.lists.clear();
     memory.zsets.clear();
     if dir.base().exists() {
@@ -362,12 +360,12 @@ fn identity_of(history: &History, plan: &Plan, role: LastRole) -> Result<Identit
     Ok(identity)
 }
 
-/// The generations that made the commits up to `csn`, the first one even if it made none. A replica, which goes on along
-/// the line, also has the one that begins right there.
+/// Returns the epochs that made the commits up to `csn`; the first epoch is included even if it made none. For a
+/// replica, which continues along the line, the result also includes an epoch that begins exactly at `csn`.
 fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> {
     let is_begun = |fork: Csn| if role == LastRole::Replica { fork <= csn } else { fork < csn };
     let branches = lineage.branches().iter();
-    // A branch that a later fork cuts off whole made none of these commits.
+    // A branch that a later fork cuts off completely made none of these commits.
     let made_any = branches.filter(|branch| branch.until_inclusive.is_none_or(|until| until > branch.from_exclusive));
     let starts = made_any.map(|branch| EpochStart {
         epoch: branch.epoch,
@@ -378,7 +376,7 @@ fn epochs_until(lineage: &Lineage, csn: Csn, role: LastRole) -> Vec<EpochStart> 
     starts.enumerate().filter(|(nth, start)| *nth == 0 || is_begun(start.fork)).map(|(_, start)| start).collect()
 }
 
-/// Measures phases one after another.
+/// Measures successive phases.
 struct Stopwatch(Instant);
 
 impl Stopwatch {
@@ -386,7 +384,7 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    /// Seconds since the start or the last lap.
+    /// Returns the seconds since the start or the last call.
     fn lap(&mut self) -> f64 {
         let lap = self.0.elapsed().as_secs_f64();
         self.0 = Instant::now();

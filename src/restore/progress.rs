@@ -1,10 +1,10 @@
-//! How far a restore or a verification is, for whoever shows it.
+//! The progress of a restore or of a verification, for display.
 
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is being done.
+/// The phase of the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -24,27 +24,27 @@ pub enum Phase {
     Runs,
 }
 
-/// A step forward.
+/// A report of progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
-    /// Of what.
+    /// The phase that advanced.
     pub phase: Phase,
-    /// Bytes done.
+    /// Bytes done in this phase.
     pub done: u64,
-    /// Bytes in all; 0 for a phase without a measure.
+    /// Bytes of the whole phase; 0 if the phase has no measure.
     pub total: u64,
 }
 
-/// Who is told. Called often, from any thread: must be quick.
+/// Receives the progress. Called often and from any thread, so it must return quickly.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
-/// A sink for those who do not want to know.
+/// Returns a sink that ignores all reports.
 #[must_use]
 pub fn silent() -> ProgressSink {
     Arc::new(|_| {})
 }
 
-/// Adds up one phase.
+/// Adds up the bytes of one phase and reports them.
 pub(crate) struct Meter {
     sink: ProgressSink,
     phase: Phase,

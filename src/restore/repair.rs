@@ -1,9 +1,9 @@
-//! Completes a base whose engines were cut at different commits, so that it needs no chunks any more.
+//! Completes a base whose engines were cut at different commits, so that restoring from the base needs no chunks.
 //!
-//! Guarantees: what was published is never changed: the commits between the cuts are stored beside the base's files under
-//! names of their content, then a strict manifest is created, which supersedes the one before. Interrupted at any step it
-//! leaves a base that can be restored from as before. Several nodes may repair one base at once; the first manifest stays.
-//! Holds about two chunks of commits in memory.
+//! Guarantees: published objects are never changed. The commits between the cuts are stored beside the base's files,
+//! under names derived from their content; then a strict manifest is created, which supersedes the earlier manifest. An
+//! interruption at any step leaves a base that can be restored from as before. Several nodes may repair one base at the
+//! same time; the first manifest wins. A repair holds about two chunks of commits in memory.
 
 use crate::archive::epochs::EpochTree;
 use crate::archive::layout::{BaseName, ObjectName};
@@ -26,7 +26,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Where the commits between the cuts came from.
+/// The origin of the commits between the cuts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// This node's logs.
@@ -35,22 +35,22 @@ pub enum Source {
     Archive,
 }
 
-/// What became of a base.
+/// The outcome of a repair.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Repair {
-    /// It is strict now.
+    /// This call made the base strict.
     Done {
-        /// Where the commits came from.
+        /// The origin of the commits.
         source: Source,
-        /// Bytes that were added.
+        /// Bytes that were added to the archive.
         bytes: u64,
     },
-    /// It was strict already: somebody else was there first.
+    /// The base was already strict: another node was first.
     Whole,
 }
 
-/// The bases on the line of `epoch` that are marked as needing repair and were not repaired. One LIST, and a GET for each
-/// base whose engines were cut at different commits.
+/// Returns the bases on the line of `epoch` that are marked for repair (level eventual) and were not repaired. Costs
+/// one LIST, and a GET or two for each base whose engines were cut at different commits.
 pub async fn unrepaired(archive: &Archive, cluster: ClusterId, epoch: Epoch) -> Result<Vec<BaseStart>> {
     let listing = Listing::read(archive).await?;
     let Some(lineage) = Lineage::of(&listing.epochs, epoch) else { return Ok(Vec::new()) };
@@ -72,8 +72,8 @@ pub async fn unrepaired(archive: &Archive, cluster: ClusterId, epoch: Epoch) -> 
     Ok(found)
 }
 
-/// Repairs a base. `logs`: a node that holds the commits up to the base's csn and may still have them in its logs;
-/// without one, or if they do not reach back, the archive's chunks are read.
+/// Repairs a base. `logs` is a node that has the commits up to the base's csn and may hold them in its logs. If `logs`
+/// is `None`, or if the logs do not reach back far enough, the repair reads the archive's chunks.
 pub async fn repair(
     archive: &Archive,
     cluster: ClusterId,
@@ -104,7 +104,7 @@ pub async fn repair(
     Ok(Repair::Done { source, bytes })
 }
 
-/// Whether a base has a strict manifest. A torn one is none.
+/// Reports whether a base has a complete strict manifest; a torn manifest does not count.
 async fn has_whole(archive: &Archive, base: BaseName) -> Result<bool> {
     let found = archive.get_sensible(&ObjectName::BaseManifest(base), |found| is_whole(found)).await?;
     Ok(found.is_some_and(|found| is_whole(&found)))
@@ -115,7 +115,7 @@ fn gap(start: BaseStart) -> Error {
     Error::Gap { what: "the logs".to_owned(), expected: start.after.next(), found }
 }
 
-/// Stores the commits between the cuts.
+/// Stores the commits between the cuts and returns references to the new files.
 async fn completion_of(archive: &Archive, manifest: &Manifest, mut commits: Commits) -> Result<Vec<FileRef>> {
     let start = manifest.start();
     let mut builder = CompletionBuilder::new(start.after, start.base.csn, start.base.epoch);
@@ -152,7 +152,7 @@ enum Commits {
 }
 
 impl Commits {
-    /// Reads both logs on a thread of its own, which waits when it is one slice ahead.
+    /// Reads both logs on a separate thread, at most one slice ahead.
     fn of_logs(committer: &Arc<Committer>, start: BaseStart) -> Self {
         let committer = Arc::clone(committer);
         let (slices, receiver) = mpsc::channel(1);
@@ -181,7 +181,7 @@ impl Commits {
     }
 }
 
-/// Gives the commits between the cuts in slices, until `take` refuses. Blocking.
+/// Passes the commits between the cuts to `take` in slices, until `take` returns false. Blocking.
 fn read_logs(committer: &Committer, start: BaseStart, take: impl Fn(Arc<[CommitRecord]>) -> bool) -> Result<()> {
     let BaseStart { base, after } = start;
     if committer.watermarks.committed.get() < base.csn {

@@ -1,7 +1,7 @@
-//! A run's files, fetched and taken over.
+//! Fetches the files of a run and applies them to the engines.
 //!
-//! Guarantees: nothing of a run touches the engines before all its files were fetched and verified; afterwards the
-//! engines are at its last commit, or there is an error and the directory is to be thrown away.
+//! Guarantees: the engines are changed only after all files of the run were fetched and verified. Afterwards the
+//! engines are at the run's last commit; after an error the directory must be discarded.
 
 use super::apply::Engines;
 use super::progress::Meter;
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// A run whose files are on their way, or there.
+/// A run whose files are being fetched or have arrived.
 pub(super) struct RunFetch {
     manifest: RunManifest,
     dir: PathBuf,
@@ -29,7 +29,7 @@ pub(super) struct RunFetch {
 }
 
 impl RunFetch {
-    /// Begins to fetch a run's files into a directory below `scratch`.
+    /// Starts to fetch a run's files into a directory below `scratch`.
     pub fn begin(
         archive: &Archive,
         io: &Arc<dyn Io>,
@@ -53,17 +53,17 @@ impl RunFetch {
         Self { manifest, dir, task }
     }
 
-    /// The run.
+    /// Returns the run's manifest.
     pub fn manifest(&self) -> &RunManifest {
         &self.manifest
     }
 
-    /// Waits until all files are there and verified.
+    /// Waits until all files have arrived and are verified.
     pub async fn arrived(&mut self) -> Result<()> {
         (&mut self.task).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    /// Brings the run into the engines and removes what is left of its files. Blocking.
+    /// Applies the run to the engines. Dropping `self` then removes the remaining files. Blocking.
     pub fn apply(self, io: &dyn Io, engines: &mut Engines) -> Result<()> {
         let Self { manifest, dir, .. } = &self;
         manifest.validate(engines.position)?;
@@ -82,7 +82,7 @@ impl RunFetch {
 impl Drop for RunFetch {
     fn drop(&mut self) {
         self.task.abort();
-        // What cannot be removed lies in the directory being restored, and goes with its scratch directory.
+        // A directory that cannot be removed lies in the scratch directory and is removed with it.
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -113,7 +113,7 @@ fn change(manifest: &RunManifest, dir: &Path, io: &dyn Io, memory: &mut Memory) 
     Ok(())
 }
 
-/// Applies one file of a run's memory part.
+/// Applies one file of a run's memory part to the memory engines.
 pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memory: &mut Memory) -> Result<()> {
     let chunk = Chunk::open(bytes, what)?;
     let header = chunk.header();

@@ -1,8 +1,8 @@
-//! Whether an archive is what was written: `walferry verify`.
+//! Verifies an archive: `walferry verify`.
 //!
-//! Reads every object. Guarantees: bounded memory beside one memory image (which is built to know that it can be);
-//! what is wrong is collected, not stopped at, but a store that fails ends it with an error: unread is not verified.
-//! Does not open RocksDB's files: their content is known by its hash.
+//! Reads every object. Guarantees: memory is bounded, except for one memory image, which is built to prove that it can
+//! be built. Problems are collected and do not stop the verification. A failure of the object store ends it with an
+//! error, because an unread object is not verified. Does not open RocksDB's files: the hash proves their content.
 
 use super::base::Compare;
 use super::memory::base_memory;
@@ -33,24 +33,25 @@ use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// What was checked and what is wrong.
+/// The objects that were read and the problems that were found.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct VerifyReport {
     /// Epoch records read.
     pub epochs: u64,
     /// Chunks read.
     pub chunks: u64,
-    /// Commits in them; what two chunks both hold counts twice.
+    /// Commits in the chunks; a commit in two chunks counts twice.
     pub commits: u64,
     /// Bytes of the chunks.
     pub chunk_bytes: u64,
-    /// Bases read. One that was repaired counts once.
+    /// Bases read; a repaired base counts once.
     pub bases: u64,
-    /// Files of the bases, shared ones once.
+    /// Files of the bases; a shared file counts once.
     pub base_files: u64,
     /// Bytes of these files.
     pub base_bytes: u64,
-    /// Bases without a manifest: being uploaded, or cut off in upload or removal. Nothing is restored from them.
+    /// Bases without a complete manifest: their upload or removal is in progress or was interrupted. No restore uses
+    /// them.
     pub bases_unfinished: u64,
     /// Compacted runs read.
     pub runs: u64,
@@ -58,49 +59,49 @@ pub struct VerifyReport {
     pub run_files: u64,
     /// Bytes of these files.
     pub run_bytes: u64,
-    /// Runs without a manifest, as with bases.
+    /// Runs without a complete manifest, for the same reasons as `bases_unfinished`.
     pub runs_unfinished: u64,
-    /// Objects under the prefix that are not the archive's.
+    /// Objects under the archive's prefix that do not belong to the archive.
     pub foreign: u64,
-    /// What is wrong; empty if the archive is whole.
+    /// Problems; empty if every object is whole.
     pub problems: Vec<Problem>,
-    /// What is unusual and, by itself, harmless: records that were cut off while they were written.
+    /// Unusual findings that are harmless by themselves: records whose upload was interrupted.
     pub remarks: Vec<Problem>,
-    /// Commits that lie on no line that is followed.
+    /// Abandoned commits: archived commits that do not lie on the newest line.
     pub abandoned: Vec<Abandoned>,
     /// Restorable commits of the newest line of history.
     pub ranges: Vec<CsnRange>,
-    /// Commits of it in whose place a run is: they cannot be restored one by one.
+    /// Commits of the newest line that exist only as part of a run, so that they cannot be restored one by one.
     pub coarse: Vec<CsnRange>,
-    /// Commits of it that are known to exist but are missing.
+    /// Commits of the newest line that are known to exist but are missing, without those in `thinned`.
     pub gaps: Vec<CsnRange>,
-    /// Commits of it that the retention policy let go.
+    /// Missing commits of the newest line that the retention policy removed.
     pub thinned: Vec<CsnRange>,
 }
 
-/// Something wrong with an object.
+/// A problem with one object.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Problem {
-    /// The object, below the archive's prefix.
+    /// The object's name below the archive's prefix.
     pub object: String,
     /// What was expected and what was found.
     pub what: String,
 }
 
 impl VerifyReport {
-    /// Whether nothing is wrong and nothing is missing.
+    /// Reports whether nothing is wrong and no commit is missing.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.problems.is_empty() && self.gaps.is_empty()
     }
 
-    /// Notes a record that nothing relies on, since it was cut off while it was written.
+    /// Adds a remark about a record whose upload was interrupted; no other object relies on such a record.
     pub(super) fn note_cut_off(&mut self, object: &ObjectName) {
         let what = "it was cut off while it was written, and does not count".to_owned();
         self.remarks.push(Problem { object: object.to_string(), what });
     }
 
-    /// Notes a problem; a failure of the store is passed on.
+    /// Adds an integrity error to the problems; returns every other error, such as a failure of the store.
     pub(super) fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
         match outcome {
             Err(error) if matches!(error.kind(), Kind::Integrity) => {
@@ -112,14 +113,14 @@ impl VerifyReport {
     }
 }
 
-/// Reads an archive and checks everything in it.
+/// Reads an archive and checks every object in it.
 pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result<VerifyReport> {
     let cluster = identity::require(archive).await?;
     let mut report = VerifyReport::default();
     let listing = match Listing::read(archive).await {
         Ok(listing) => listing,
         Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
-            // Without the tree of epochs nothing else has a meaning.
+            // Without the tree of epochs no other object can be judged.
             let what = format!("{error}; nothing else was checked");
             report.problems.push(Problem { object: "epochs".to_owned(), what });
             return Ok(report);
@@ -200,7 +201,8 @@ async fn check_chunks(
     Ok(())
 }
 
-/// Whether a chunk that was listed is gone because it was merged into a wider one. `newer` keeps the last listing.
+/// Reports whether a listed chunk no longer exists because it was merged into a wider chunk. `newer` caches the last
+/// listing.
 async fn was_merged(archive: &Archive, chunk: ChunkName, newer: &mut Vec<ChunkName>) -> Result<bool> {
     let is_wider = |wider: &ChunkName| {
         *wider != chunk && wider.epoch == chunk.epoch && wider.first <= chunk.first && chunk.last <= wider.last
@@ -221,14 +223,14 @@ pub(super) fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
     Error::corrupt(what, "name", format!("there is no record of epoch {epoch}"))
 }
 
-/// What a chunk turned out to be.
+/// The result of checking a chunk.
 pub(super) struct CheckedChunk {
     commits: u64,
-    /// Its history hashes after the commits asked for.
+    /// The history hashes after the requested commits that the chunk holds, and the hash before its first commit.
     hashes: Vec<(Csn, HistoryHash)>,
 }
 
-/// Checks a chunk in every respect; of the commits `boundaries` the history hashes are given.
+/// Checks a chunk in every respect and returns its history hashes after the commits in `boundaries`.
 pub(super) fn check_chunk(
     bytes: Bytes,
     name: ChunkName,
@@ -306,7 +308,7 @@ async fn check_bases(
     Ok(())
 }
 
-/// Reads an object and compares length and hash.
+/// Reads an object and compares its length and hash with the expected ones.
 pub(super) async fn check_file(
     archive: &Archive,
     listing: &Listing,
@@ -326,7 +328,7 @@ pub(super) async fn check_file(
     check_hash(&full_name(archive, object), hasher.finalize(), blake3)
 }
 
-/// Whether a file is there and has the length the manifest gives.
+/// Checks that an object is listed with the length that the manifest states.
 fn check_listed(archive: &Archive, listing: &Listing, object: &ObjectName, bytes: u64) -> Result<()> {
     let detail = match listing.stored(object) {
         None => "it is not there".to_owned(),
@@ -336,7 +338,7 @@ fn check_listed(archive: &Archive, listing: &Listing, object: &ObjectName, bytes
     Err(Error::corrupt(full_name(archive, object), "the object", detail))
 }
 
-/// Builds the memory engines from image and completion, as a restore does.
+/// Builds the memory engines from the memory image and the completion, as a restore does.
 async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest, meter: &Arc<Meter>) -> Result<()> {
     let base = manifest.base();
     for file in manifest.memory.files.iter().chain(&manifest.completion) {

@@ -1,4 +1,4 @@
-//! Whether the compacted runs of an archive are what was written.
+//! Verifies the compacted runs of an archive.
 
 use super::progress::{Meter, Phase, ProgressSink};
 use super::verify::{VerifyReport, check_file, unknown_epoch};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::history::continuity::Continuity;
 use crate::history::line::{full_name, read_run_manifest};
 
-/// Checks every run: its manifest, and its files' lengths and hashes.
+/// Checks the manifest of every run and the lengths and hashes of its files.
 pub(super) async fn check_runs(
     archive: &Archive,
     listing: &Listing,

@@ -1,7 +1,7 @@
-//! Whether everything promised can still be restored once a plan is carried out.
+//! Checks that every promise can be restored after a plan is carried out.
 //!
-//! Pure. Each promise that can be kept now is planned again, as a restore would plan it, over the listing that would
-//! remain.
+//! Pure. Each promise that can be restored before the prune is planned over the listing that would remain, as a
+//! restore would plan it.
 
 use super::material::Material;
 use super::plan::{PrunePlan, Removal, View, missing_file};
@@ -12,7 +12,7 @@ use crate::history::reach::Reach;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The listing without what begins after `csn`: as good for planning to it, and quicker.
+/// Returns the listing without objects that begin after `csn`: sufficient for a plan to `csn`, and faster.
 pub(super) fn up_to(listing: &Listing, csn: Csn) -> Listing {
     let chunks = listing.chunks.iter().filter(|(chunk, _)| chunk.first <= csn).map(|(chunk, stored)| (*chunk, *stored));
     let bases = listing.bases.iter().filter(|(base, _)| base.csn <= csn);
@@ -22,7 +22,7 @@ pub(super) fn up_to(listing: &Listing, csn: Csn) -> Listing {
     Listing { epochs: listing.epochs.clone(), chunks: chunks.collect(), bases, runs, ..Listing::default() }
 }
 
-/// The listing after a plan was carried out.
+/// Returns the listing after a plan was carried out.
 #[must_use]
 pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
     let mut left = listing.clone();
@@ -73,7 +73,7 @@ pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
     left
 }
 
-/// Plans every promised point again over what would remain. `Err`: what could not be restored any more.
+/// Plans every promised point over the listing that would remain. `Err` names a point that could not be restored.
 pub fn check(material: &Material, plan: &PrunePlan) -> Result<(), String> {
     let before = View::of(material, Duration::ZERO);
     let left = remaining(&material.listing, &plan.removals);

@@ -1,9 +1,9 @@
-//! What a prune decides from.
+//! Reads everything that a prune decides from.
 //!
-//! Guarantees: one LIST, and one small GET for each manifest, mark, pin and epoch record, and for each chunk that the
-//! store received before the fine window began. A chunk received later is within it whatever its header says, because
-//! commits are older than their upload. Where commits claim to be of the future, they are as old as their upload: a clock
-//! that was wrong once must not keep them for ever.
+//! Guarantees: reading costs one LIST, one small GET for each manifest, mark, pin and epoch record, and one for each
+//! chunk that the store received before the fine window began. A chunk received later lies within the fine window
+//! whatever its header says, because commits are older than their upload. Commits whose time lies in the future count
+//! as made when they were uploaded: otherwise a clock that was wrong once would keep them for ever.
 
 use super::timeline::Span;
 use crate::archive::identity;
@@ -26,38 +26,38 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 
-/// Small objects being read at a time.
+/// Largest number of small objects that are read in parallel.
 const READS_IN_FLIGHT_MAX: usize = 32;
 
-/// Everything a plan is made from.
+/// Everything a prune plan is made from.
 #[derive(Clone, Debug, Default)]
 pub struct Material {
-    /// What is there.
+    /// The objects of the archive.
     pub listing: Listing,
-    /// What manifests of bases tell, or why one cannot be read.
+    /// Facts from the manifests of bases, or the reason why a manifest cannot be read.
     pub facts: BTreeMap<BaseStart, Result<Facts, String>>,
-    /// What manifests of compacted runs tell, or why one cannot be read.
+    /// Facts from the manifests of compacted runs, or the reason why a manifest cannot be read.
     pub runs: BTreeMap<RunName, Result<Facts, String>>,
-    /// Manifests that were cut off while they were written, which are not in `listing`: their bases and runs are unfinished.
+    /// Manifests whose upload was cut off. They are not in `listing`, so their bases and runs count as unfinished.
     pub cut_off: Vec<(ObjectName, Stored)>,
-    /// Times of the chunks that lie before the fine window.
+    /// Times of the commits in the chunks that lie before the fine window.
     pub spans: BTreeMap<ChunkName, Span>,
-    /// Marks, or why one cannot be read.
+    /// The marks, or the reason why a mark cannot be read.
     pub marks: BTreeMap<PlainName, Result<MarkRecord, String>>,
-    /// Pins.
+    /// The pins.
     pub pins: Vec<ReadPin>,
-    /// How far history is thinned already.
+    /// How far history was thinned by earlier prunes.
     pub thinned: Thinned,
-    /// The time that windows and grace are counted from, microseconds since the Unix epoch.
+    /// The time from which windows and grace are counted, in microseconds since the Unix epoch.
     pub now: CommitTime,
 }
 
-/// What retention needs of a manifest.
+/// What retention needs from a manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
-    /// Time of the commit the base lies at, or the run ends with.
+    /// Commit time of the base's csn, or of the run's last commit.
     pub time: CommitTime,
-    /// Its objects and their lengths, without the manifest.
+    /// The objects of the base or run and their lengths in bytes, without the manifest.
     pub files: Vec<(ObjectName, u64)>,
 }
 
@@ -79,7 +79,7 @@ impl From<&RunManifest> for Facts {
 }
 
 impl Material {
-    /// Reads it as of `now`.
+    /// Reads the material as of `now`.
     pub async fn read(archive: &Archive, keep: &Keep, now: CommitTime) -> Result<Self> {
         let cluster = identity::require(archive).await?;
         let mut listing = Listing::read(archive).await?;
@@ -130,7 +130,7 @@ impl Material {
     }
 }
 
-/// The time of commits that an object holds, as far as it can be true at `now`.
+/// Returns the time of an object's commits: the upload time, where the commit time lies in the future of `now`.
 fn plausible(time: CommitTime, stored: Option<&Stored>, now: CommitTime) -> CommitTime {
     match stored {
         Some(stored) if time.0 > now.0.saturating_add(micros(STEP_MIN)) => time.min(stored.time()),
@@ -138,7 +138,8 @@ fn plausible(time: CommitTime, stored: Option<&Stored>, now: CommitTime) -> Comm
     }
 }
 
-/// A record that cannot be read is a fact; a failing store ends the reading; `None`: it is gone.
+/// Separates an unreadable record, which is a fact to plan with, from a failing store, which is an error. `None`: the
+/// record was removed.
 fn told<T>(found: Result<T>) -> Result<Option<Result<T, String>>> {
     match found {
         Ok(found) => Ok(Some(Ok(found))),
@@ -148,24 +149,25 @@ fn told<T>(found: Result<T>) -> Result<Option<Result<T, String>>> {
     }
 }
 
-/// Why a manifest that was listed is none: the files beside it are what is left, or what there is so far.
+/// Why a listed manifest cannot be used: its base or run is partly removed, or was never completed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unfinished {
-    /// Another prune has removed it meanwhile.
+    /// Another prune removed the manifest after it was listed.
     Gone,
-    /// Its upload was cut off.
+    /// The upload of the manifest was cut off.
     CutOff,
 }
 
 impl Unfinished {
-    /// Asks once more. The files beside a manifest that is none are removed, so one wrong answer must not be believed: what
-    /// is gone must not be there, and what was cut off must be as short as it was listed.
+    /// Asks the store a second time. The files beside an unusable manifest are removed, so one wrong reply must not be
+    /// believed: a manifest that is gone must not exist, and one that was cut off must be as short as listed.
+    /// [`Error::StoreContract`] if the replies differ.
     async fn confirm(self, archive: &Archive, name: &ObjectName, stored: &Stored) -> Result<()> {
         let is_so = match self {
             Self::Gone => archive.head(name).await?.is_none(),
             Self::CutOff => match archive.get(name).await {
                 Ok(body) => body.is_none_or(|body| body.len() as u64 == stored.size),
-                // What was cut off cannot be decrypted.
+                // A manifest that was cut off cannot be decrypted.
                 Err(error) if error.is_cut_off() => true,
                 Err(error) => return Err(error),
             },
@@ -178,10 +180,10 @@ impl Unfinished {
     }
 }
 
-/// What manifests tell by name, or why one cannot be read.
+/// Facts of the manifests by name, or the reason why a manifest cannot be read.
 type AllFacts<N> = BTreeMap<N, Result<Facts, String>>;
 
-/// What manifests tell, and which of them are none.
+/// Returns the facts of all manifests, and the manifests that cannot be used.
 async fn read_facts<N: Ord>(
     reads: Vec<impl Future<Output = (N, Result<Facts>)>>,
 ) -> Result<(AllFacts<N>, Vec<(N, Unfinished)>)> {
@@ -206,7 +208,7 @@ async fn read_marks(
 ) -> Result<BTreeMap<PlainName, Result<MarkRecord, String>>> {
     let mut marks = BTreeMap::new();
     for name in names {
-        // None: taken away since it was listed.
+        // `None`: the mark was removed after it was listed.
         let Some(found) = marks::read(archive, &name).await.transpose() else { continue };
         if let Some(found) = told(found)? {
             marks.insert(name, found);
@@ -247,8 +249,8 @@ async fn read_spans(
     Ok(spans)
 }
 
-/// When a chunk's commits were made. None: it is gone, or cannot be read: then it is kept as if it were young, because
-/// what it holds is for `verify` to say.
+/// Returns when a chunk's commits were made. `None` if the chunk is gone or cannot be read; an unreadable chunk is
+/// kept as if it lay in the fine window, because reporting damage is up to `verify`.
 async fn read_span(archive: &Archive, chunk: ChunkName) -> Result<Option<Span>> {
     let name = ObjectName::Chunk(chunk);
     let is_header = |bytes: &Bytes| ChunkHeader::decode(bytes, "").is_ok();

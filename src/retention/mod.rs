@@ -1,19 +1,19 @@
-//! What an archive keeps and what goes: retention.
+//! Retention: which objects of an archive stay, and which are removed.
 //!
 //! ```text
-//! material   what there is: listing, manifests, chunk times, marks, pins        I/O
-//! timeline   one line of history and what the policy promises of it            pure
-//! plan       promises -> what each needs                                       pure
-//! sweep      what stays -> what goes, and why                                  pure
-//! check      whether everything promised can be restored from what would remain pure
-//! prune      carries a plan out: references, then data; resumable              I/O
-//! report     what was planned and done, for people and for programs
+//! material   what the decision is made from: listing, manifests, chunk times, marks, pins    I/O
+//! timeline   one line of history, and what the policy promises of it                         pure
+//! plan       finds the objects that each promise needs                                       pure
+//! sweep      finds the objects to remove, with the reason for each                           pure
+//! check      checks that every promise can be restored from what would remain                pure
+//! prune      carries a plan out: references first, then data; resumable                      I/O
+//! report     what a prune planned and did, for operators and for programs
 //! ```
 //!
-//! Guarantees: before anything is removed, every promised point is planned again over what would remain, as a restore
-//! would; the newest base of the newest line and everything after it stays; marks stay; what a living pin names stays; what
-//! nothing refers to goes only after a grace period. A crash at any step leaves an archive in which everything promised
-//! can be restored, and the next prune goes on.
+//! Guarantees: before anything is removed, every promised point is planned over the objects that would remain, as a
+//! restore would plan it. The newest base of the newest line and everything after it stay. Marks stay. The commits of
+//! a valid pin stay. An object that nothing refers to is removed only after a grace period. A crash at any step leaves
+//! an archive in which every promise can be restored, and the next prune continues.
 
 pub mod check;
 pub mod material;

@@ -1,9 +1,9 @@
-//! From promises to what each needs, and so to what goes.
+//! Finds the objects that each promise needs, and from that the objects to remove.
 //!
-//! Pure. What stays: what any promise needs (as a restore plans it, over runs rather than over chunks that are beyond the
-//! fine window), what living pins name, what is too young to judge; the rest is for `sweep`, and `check` plans every
-//! promise again. A chunk whose commits a single wider chunk of its writer holds is replaced, and goes after the grace
-//! period even if its commits stay.
+//! Pure. These objects stay: what any promise needs (as a restore would plan it, with runs preferred to chunks beyond
+//! the fine window), what valid pins name, and what is too young to judge. `sweep` removes the rest, and `check` plans
+//! every promise over what would remain. A chunk whose commits all lie in one wider chunk of the same epoch is
+//! replaced: it is removed after the grace period even if its commits stay.
 
 use super::check::up_to;
 use super::material::{Facts, Material};
@@ -22,18 +22,18 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-/// Why an object goes.
+/// Why an object is removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Reason {
-    /// The policy no longer keeps its commits.
+    /// The policy does not keep the object's commits.
     BeyondPolicy,
     /// A wider chunk holds its commits.
     Replaced,
-    /// No manifest came for it, or none names it any more.
+    /// The object has no manifest, or no manifest names it.
     Orphan,
-    /// The pin is over.
+    /// The pin has expired.
     PinOver,
-    /// A later record says how far history is thinned.
+    /// A later record states how far history is thinned.
     Outdated,
 }
 
@@ -55,15 +55,15 @@ impl Serialize for Reason {
     }
 }
 
-/// An object that goes.
+/// An object to remove.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Removal {
     /// The object.
     #[serde(serialize_with = "as_text")]
     pub object: ObjectName,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
-    /// Why.
+    /// The reason.
     pub why: Reason,
 }
 
@@ -72,7 +72,7 @@ fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::
 }
 
 impl Removal {
-    /// Whether other objects are found through it: it goes first.
+    /// Reports whether other objects are found through this one. References are removed before data.
     #[must_use]
     pub fn is_reference(&self) -> bool {
         matches!(
@@ -82,20 +82,20 @@ impl Removal {
     }
 }
 
-/// What a prune is to do.
+/// What a prune is to remove, and what it promises.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PrunePlan {
-    /// What goes, references first.
+    /// The objects to remove, references first.
     pub removals: Vec<Removal>,
-    /// What stays restorable.
+    /// The commits that stay restorable.
     pub promises: Vec<Promise>,
-    /// How far history will be thinned.
+    /// How far history is thinned once the plan is carried out.
     pub thinned: Thinned,
-    /// What an operator should know.
+    /// Remarks for the operator.
     pub remarks: Vec<String>,
 }
 
-/// What stays, as it is found out.
+/// The objects that stay, collected promise by promise.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) chunks: HashSet<ChunkName>,
@@ -135,7 +135,7 @@ pub fn plan(material: &Material, keep: &Keep, grace: Duration) -> PrunePlan {
     PrunePlan { removals, promises, thinned, remarks }
 }
 
-/// Notes how far a line is thinned once the plan is carried out.
+/// Records how far a line is thinned once the plan is carried out.
 fn thin(thinned: &mut Thinned, timeline: &Timeline, keep: &Keep, now: CommitTime) {
     let Some(windows) = keep.windows() else { return };
     let start = CommitTime(now.0.saturating_sub(micros(windows.fine)));
@@ -148,20 +148,21 @@ fn thin(thinned: &mut Thinned, timeline: &Timeline, keep: &Keep, now: CommitTime
     }
 }
 
-/// The material, with what follows from it.
+/// The material with values derived from it.
 pub(super) struct View<'m> {
     pub(super) material: &'m Material,
     pub(super) listing: &'m Listing,
     grace_micros: u64,
-    /// Bases that nothing is restored from.
+    /// Bases that cannot be restored from.
     pub(super) skipped: Vec<SkippedBase>,
-    /// Runs that nothing is restored with.
+    /// Runs that cannot be used in a restore.
     pub(super) skipped_runs: Vec<SkippedRun>,
     newest: Option<Lineage>,
     pub(super) replaced: HashSet<ChunkName>,
     /// The listing without the replaced chunks.
     lean: Listing,
-    /// That without the chunks before the fine window, for points that runs lead to; none without runs.
+    /// `lean` without the chunks before the fine window, to plan restores over runs; `None` if the archive has no
+    /// whole run.
     coarse: Option<Listing>,
 }
 
@@ -200,15 +201,16 @@ impl<'m> View<'m> {
         view
     }
 
-    /// Whether an object is old enough to be judged by what refers to it.
+    /// Reports whether an object is old enough to be removed if nothing refers to it.
     pub(super) fn is_past_grace(&self, stored: &Stored) -> bool {
         stored.time().0.saturating_add(self.grace_micros) < self.material.now.0
     }
 
-    /// Chunks that one wider chunk of the same epoch, itself past the grace period, stands for.
+    /// Returns the chunks that one wider chunk of the same epoch replaces. The wider chunk must be past the grace
+    /// period.
     fn find_replaced(&self) -> HashSet<ChunkName> {
         let mut replaced = HashSet::new();
-        // In order of first csn, the wider one first: what a chunk before reaches over is inside it.
+        // Sorted by first csn, the wider chunk first: a chunk that ends within `widest` lies in it as a whole.
         let mut by_start: Vec<ChunkName> = self.listing.chunks.keys().copied().collect();
         by_start.sort_by_key(|chunk| (chunk.epoch, chunk.first, std::cmp::Reverse(chunk.last)));
         let mut widest: Option<ChunkName> = None;
@@ -225,7 +227,7 @@ impl<'m> View<'m> {
         replaced
     }
 
-    /// Whether a base can be restored from.
+    /// Reports whether a base can be restored from.
     pub(super) fn is_usable(&self, start: &BaseStart) -> bool {
         !self.skipped.iter().any(|skip| skip.is(*start))
     }
@@ -234,7 +236,7 @@ impl<'m> View<'m> {
         !self.skipped_runs.iter().any(|skip| skip.run == *run)
     }
 
-    /// The usable bases and runs of a line that commits of it can be restored by, as cheap points.
+    /// Returns the usable bases and ends of runs of a line: the restore points that need few or no chunks.
     fn restore_points(&self, lineage: &Lineage) -> Vec<RestorePoint> {
         let reach = self.reach(self.listing, lineage);
         let time =
@@ -254,7 +256,7 @@ impl<'m> View<'m> {
         points
     }
 
-    /// The newest line, and each epoch's own part beside it.
+    /// Returns the newest line, and every other epoch's line with the csn up to which it shares the newest line.
     fn timelines(&self) -> Vec<Timeline> {
         let Some(newest) = &self.newest else { return Vec::new() };
         let epochs = self.listing.epochs.records().map(|record| record.epoch);
@@ -270,7 +272,7 @@ impl<'m> View<'m> {
         let mut fine = false;
         let uses = lineage.cover(self.lean.chunks.keys().copied(), Csn::ZERO).uses;
         let pieces = uses.into_iter().map(|part| {
-            // Commit times never fall: behind what is fine, everything is.
+            // Commit times never decrease: after the first chunk in the fine window, all chunks are in it.
             fine |= !self.material.spans.contains_key(&part.chunk);
             let span = self.material.spans.get(&part.chunk).copied().filter(|_| !fine);
             Piece { chunk: part.chunk, from: part.use_from, until: part.use_until, span }
@@ -292,7 +294,7 @@ impl<'m> View<'m> {
         Lineage::of(&self.listing.epochs, leaf).expect("promises are made for known epochs")
     }
 
-    /// A promise for each mark that can be restored now.
+    /// Returns a promise for each mark whose line is known. Adds a remark for each mark that cannot be restored.
     fn marks(&self, remarks: &mut Vec<String>) -> Vec<Promise> {
         let mut promises = Vec::new();
         for (name, mark) in &self.material.marks {
@@ -316,7 +318,7 @@ impl<'m> View<'m> {
         promises
     }
 
-    /// Keeps what a promise needs.
+    /// Keeps the objects that a promise needs.
     fn keep_promise(&self, promise: &Promise, kept: &mut Kept) {
         let lineage = self.lineage(promise.leaf);
         let CsnRange { from, until } = promise.commits;
@@ -325,7 +327,8 @@ impl<'m> View<'m> {
             return;
         }
         let reach = self.reach(self.listing, &lineage);
-        // Where each stretch of it begins that can be restored: what leads there leads on.
+        // The range may fall into several restorable stretches. The objects that lead to the first commit of each are
+        // kept.
         let mut after = from.prev();
         for range in reach.ranges.iter().filter(|range| range.until >= from && range.from <= until) {
             let first = range.from.max(from);
@@ -336,7 +339,8 @@ impl<'m> View<'m> {
         self.keep_range(&lineage, CsnRange { from: after, until }, false, kept);
     }
 
-    /// Keeps what a restore to `csn` reads. Whether the chunk that holds that commit is part of it.
+    /// Keeps the objects that a restore to `csn` reads. Returns whether these include the chunk that holds that
+    /// commit.
     fn keep_point(&self, lineage: &Lineage, csn: Csn, kept: &mut Kept) -> bool {
         let is_at = |start: &BaseStart| {
             start.is_whole() && start.base.csn == csn && lineage.contains(start.base) && self.is_usable(start)
@@ -353,12 +357,12 @@ impl<'m> View<'m> {
         plan.chunks.last().is_some_and(|step| step.use_until == csn)
     }
 
-    /// A restore to `csn`, as it would be planned over a listing.
+    /// Plans a restore to `csn` over a listing.
     pub(super) fn plan_to(&self, listing: &Listing, lineage: &Lineage, csn: Csn) -> Result<Plan, Shortfall> {
         plan_without(&up_to(listing, csn), lineage, csn, &self.skipped, &self.skipped_runs)
     }
 
-    /// Keeps the bases of a range and the chunks with commits above its first.
+    /// Keeps the bases of a range, and the chunks with commits above the range's first csn.
     fn keep_range(&self, lineage: &Lineage, range: CsnRange, with_replaced: bool, kept: &mut Kept) {
         let on_line = |base: &BaseName| range.contains(base.csn) && lineage.contains(*base);
         kept.bases.extend(self.listing.base_starts().map(|start| start.base).filter(on_line));
@@ -370,8 +374,8 @@ impl<'m> View<'m> {
         kept.chunks.extend(chunks.filter(|chunk| with_replaced || !self.replaced.contains(chunk)));
     }
 
-    /// Keeps the bases and runs of the fine window, on whichever line: they make restores quicker. Everything, if there is no
-    /// policy.
+    /// Keeps the bases and runs of the fine window on all lines, because they make restores faster. Without a policy,
+    /// keeps all bases, runs and chunks that are not replaced.
     fn keep_young(&self, keep: &Keep, kept: &mut Kept) {
         let Some(windows) = keep.windows() else {
             kept.bases.extend(self.listing.base_starts().map(|start| start.base));
@@ -421,14 +425,14 @@ impl<'m> View<'m> {
     }
 }
 
-/// The last csn that a line has in common with another one.
+/// Returns the last csn that two lines have in common.
 fn shared_until(lineage: &Lineage, other: &Lineage) -> Csn {
     let in_common = lineage.branches().iter().zip(other.branches()).take_while(|(a, b)| a.epoch == b.epoch);
     let until = |branch: &crate::archive::epochs::Branch| branch.until_inclusive.unwrap_or(Csn(u64::MAX));
     in_common.last().map_or(Csn::ZERO, |(a, b)| until(a).min(until(b)))
 }
 
-/// What a manifest names and the listing lacks, if anything.
+/// Describes the first file that a manifest names and the listing lacks, or has with another length.
 pub(super) fn missing_file(listing: &Listing, facts: &Facts) -> Option<String> {
     facts.files.iter().find_map(|(object, bytes)| match listing.stored(object) {
         None => Some(format!("{object} is not there")),

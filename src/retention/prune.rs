@@ -1,9 +1,10 @@
 //! Carries a prune out.
 //!
-//! Order: its own pin, then the listing it decides from, then the check, then the record of what is thinned, then
-//! references, then data. Guarantees: nothing goes that the check did not pass; what a pin taken meanwhile names stays; a
-//! crash at any step leaves everything promised restorable, and the next prune goes on where this one ended; two prunes at
-//! once remove the same things. An identity that may not delete removes nothing and says so once.
+//! Order: take a pin for the prune; read the listing; plan and check; write the record of what is thinned; remove
+//! references; remove data. Guarantees: nothing is removed that the check did not pass. The commits of a pin taken
+//! during the prune stay. A crash at any step leaves every promise restorable, and the next prune continues. Two
+//! prunes at once remove the same objects. An identity without the right to delete removes nothing and reports it
+//! once.
 
 use super::check;
 use super::material::Material;
@@ -20,33 +21,33 @@ use crate::keep::Keep;
 use futures::{StreamExt, stream};
 use std::time::Duration;
 
-/// Objects removed between two looks at the pins.
+/// Number of objects removed between two readings of the pins.
 const REMOVALS_PER_LOOK: usize = 500;
-/// Removals on their way at once.
+/// Largest number of removals in parallel.
 const REMOVALS_IN_FLIGHT_MAX: usize = 8;
-/// How much this machine's clock and the store's may differ.
+/// Largest difference between this machine's clock and the store's clock.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
-/// What a prune is asked for.
+/// Options of a prune.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PruneOptions {
     /// The policy.
     pub keep: Keep,
-    /// How old something must be before it goes because nothing refers to it.
+    /// Least age at which an object that nothing refers to is removed.
     pub grace: Duration,
-    /// Whether anything is removed.
+    /// Whether objects are removed; otherwise the prune only shows what it would remove.
     pub confirm: bool,
-    /// The node that prunes by its schedule; none: a tool.
+    /// The node that prunes by its schedule; `None` for a tool.
     pub node: Option<String>,
 }
 
-/// Prunes an archive, or shows what that would do.
+/// Prunes an archive, or shows what a prune would remove.
 pub async fn prune(archive: &Archive, options: &PruneOptions) -> Result<PruneReport> {
     if !options.confirm {
         let (material, plan) = decide(archive, options).await?;
         return Ok(PruneReport::new(options.keep.to_string(), &material, &plan, false));
     }
-    // Before the listing: a publisher whose manifest the listing does not show will see this pin.
+    // The pin comes before the listing: a publisher whose manifest is not in the listing then sees the pin and waits.
     let pin = match &options.node {
         Some(node) => Pin::take_for_prunes_of(archive, node).await,
         None => Pin::take(archive, PRUNE, PinRange::NOTHING).await,
@@ -66,7 +67,7 @@ pub async fn prune(archive: &Archive, options: &PruneOptions) -> Result<PruneRep
     pruned
 }
 
-/// Reads, plans and checks.
+/// Reads the material, plans, and checks the plan.
 async fn decide(archive: &Archive, options: &PruneOptions) -> Result<(Material, PrunePlan)> {
     let material = Material::read(archive, &options.keep, CommitTime(clock::now_micros())).await?;
     let keep = options.keep.clone();
@@ -114,7 +115,7 @@ async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> R
     Ok(report)
 }
 
-/// A machine whose clock is wrong must not decide what is old.
+/// Checks this machine's clock against the store's, because a wrong clock must not decide what is old.
 fn check_clock(material: &Material, pin: &Pin) -> Result<()> {
     let ObjectName::Pin(name) = pin.name() else { unreachable!("a pin is a pin") };
     let Some(stored) = material.listing.pins.get(name) else { return Ok(()) };
@@ -134,7 +135,7 @@ fn pin_names(pins: &[ReadPin]) -> Vec<String> {
     pins.iter().map(|pin| pin.name.to_string()).collect()
 }
 
-/// What pins taken during the prune keep.
+/// Spares the objects that a pin taken during the prune names.
 struct Spared<'o> {
     material: Material,
     known: Vec<String>,
@@ -142,7 +143,7 @@ struct Spared<'o> {
 }
 
 impl Spared<'_> {
-    /// The batch without what new pins name.
+    /// Returns the batch without the objects that new pins name.
     async fn filter(&mut self, archive: &Archive, batch: &[Removal]) -> Result<Vec<Removal>> {
         let pins = pins::list(archive).await?;
         if pins.iter().all(|pin| self.known.contains(&pin.name.to_string())) {
@@ -161,9 +162,9 @@ impl Spared<'_> {
     }
 }
 
-/// Removes a batch; false if this identity may not.
+/// Removes a batch; returns false if this identity may not delete.
 async fn remove(archive: &Archive, batch: &[Removal], report: &mut PruneReport) -> Result<bool> {
-    // The first one alone: an identity that may not delete finds out by one request.
+    // The first object is removed alone, so that an identity without the right to delete learns it with one request.
     let (first, others) = batch.split_at(batch.len().min(1));
     for part in [first, others] {
         let delete = |removal: Removal| {

@@ -1,4 +1,4 @@
-//! What a prune planned and did.
+//! The report of a prune.
 
 use super::material::Material;
 use super::plan::{PrunePlan, Reason, Removal};
@@ -11,36 +11,36 @@ use std::collections::BTreeMap;
 /// What a prune planned and did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PruneReport {
-    /// The policy; empty keeps everything.
+    /// The policy; an empty policy keeps everything.
     pub keep: String,
-    /// When it was judged, microseconds since the Unix epoch.
+    /// The time for which the plan was made, in microseconds since the Unix epoch.
     pub now: CommitTime,
-    /// Whether anything was to be removed, or only shown.
+    /// Whether objects were to be removed, or only shown.
     pub is_confirmed: bool,
-    /// What was to go, in the order in which it goes.
+    /// The objects to remove, in the order of removal.
     pub removals: Vec<Removal>,
-    /// What stays restorable.
+    /// The commits that stay restorable.
     pub promises: Vec<Promise>,
-    /// Objects and bytes that are there, without what is to go.
+    /// Number of objects that stay.
     pub objects_kept: u64,
-    /// Their bytes.
+    /// Bytes of the objects that stay.
     pub bytes_kept: u64,
-    /// How many of `removals` are gone, from the first on.
+    /// How many of `removals` were removed, from the first on.
     pub removed: u64,
-    /// Their bytes.
+    /// Bytes of the removed objects.
     pub bytes_removed: u64,
-    /// Why this identity may not remove the rest; none if it may.
+    /// Why this identity may not remove the remaining objects; `None` if it may.
     pub denied: Option<String>,
-    /// What an operator should know.
+    /// Remarks for the operator.
     pub remarks: Vec<String>,
 }
 
-/// Objects of one kind that go for one reason.
+/// Objects of one kind that are removed for one reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Amount {
-    /// How many.
+    /// Number of objects.
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of the objects.
     pub bytes: u64,
 }
 
@@ -69,7 +69,7 @@ impl PruneReport {
         }
     }
 
-    /// What goes, by kind of object and reason.
+    /// Returns the objects to remove, counted by kind of object and reason.
     #[must_use]
     pub fn by_kind(&self) -> BTreeMap<(&'static str, Reason), Amount> {
         let mut amounts: BTreeMap<_, Amount> = BTreeMap::new();
@@ -81,7 +81,7 @@ impl PruneReport {
         amounts
     }
 
-    /// How many restore points are promised for each reason.
+    /// Returns the number of promises for each reason.
     #[must_use]
     pub fn promised(&self) -> BTreeMap<&Why, u64> {
         let mut counts = BTreeMap::new();
@@ -91,7 +91,7 @@ impl PruneReport {
         counts
     }
 
-    /// Bytes that are to go.
+    /// Returns the bytes of all objects to remove.
     #[must_use]
     pub fn bytes_to_remove(&self) -> u64 {
         self.removals.iter().map(|removal| removal.bytes).sum()

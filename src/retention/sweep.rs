@@ -1,7 +1,8 @@
-//! What goes, given what stays: chunks, runs, bases, SSTs that no remaining manifest names, pins that are over.
+//! Finds the objects to remove, given the objects that stay: chunks, runs, bases, SSTs that no remaining manifest
+//! names, and pins that have expired.
 //!
-//! Pure. What is younger than the grace period and belongs to nothing yet may belong to something tomorrow: a base that is
-//! being uploaded, an SST that a base will share. It stays.
+//! Pure. An object that is younger than the grace period and that nothing refers to may belong to a base that is being
+//! uploaded, or be an SST that such a base shares. Such an object stays.
 
 use super::material::Facts;
 use super::plan::{Kept, Reason, Removal, View};
@@ -22,16 +23,16 @@ fn all_files(
     objects.files.iter().map(move |(name, stored)| removal(file(name), stored, why))
 }
 
-/// SSTs that manifests which stay refer to.
+/// SSTs that remaining manifests refer to.
 #[derive(Default)]
 struct Referred<'m> {
     objects: HashSet<&'m ObjectName>,
-    /// A manifest that cannot be read may refer to any.
+    /// Whether a manifest cannot be read. Such a manifest may refer to any SST.
     is_unknown: bool,
 }
 
 impl<'m> View<'m> {
-    /// What goes, in no order.
+    /// Returns the objects to remove, in no particular order.
     pub(super) fn removals(&self, kept: &Kept, remarks: &mut Vec<String>) -> Vec<Removal> {
         let mut removals = self.chunk_removals(kept, remarks);
         let mut referred = Referred::default();
@@ -74,7 +75,7 @@ impl<'m> View<'m> {
         removals
     }
 
-    /// What goes of one base; notes what it refers to if it stays.
+    /// Returns the objects to remove of one base. If the base stays, adds the objects it refers to to `referred`.
     fn base_removals(
         &self,
         base: BaseName,
@@ -107,11 +108,11 @@ impl<'m> View<'m> {
         manifests.chain(all_files(objects, file, Reason::BeyondPolicy)).collect()
     }
 
-    /// What goes of one run.
+    /// Returns the objects to remove of one run.
     fn run_removals(&self, run: RunName, objects: &BaseObjects, kept: &Kept) -> Vec<Removal> {
         let file = |name: &PlainName| ObjectName::RunFile(run, name.clone());
         let Some(manifest) = &objects.manifest else { return self.abandoned(objects, file) };
-        // What a manifest that cannot be read names is for `verify` to say.
+        // The files of an unreadable manifest are unknown, so they stay; reporting the damage is up to `verify`.
         let Some(Ok(facts)) = self.material.runs.get(&run) else { return Vec::new() };
         if kept.runs.contains(&run) || !self.is_past_grace(manifest) {
             let own: HashSet<&ObjectName> = facts.files.iter().map(|(object, _)| object).collect();
@@ -121,13 +122,13 @@ impl<'m> View<'m> {
         std::iter::once(reference).chain(all_files(objects, file, Reason::BeyondPolicy)).collect()
     }
 
-    /// Files without a manifest, unless they may still get one.
+    /// Returns the files without a manifest once all are past the grace period, after which no manifest is expected.
     fn abandoned(&self, objects: &BaseObjects, file: impl Fn(&PlainName) -> ObjectName) -> Vec<Removal> {
         let is_abandoned = objects.files.values().all(|stored| self.is_past_grace(stored));
         if is_abandoned { all_files(objects, file, Reason::Orphan).collect() } else { Vec::new() }
     }
 
-    /// Files that no manifest beside them names.
+    /// Returns the files past the grace period that no manifest beside them names.
     fn strays(
         &self,
         objects: &BaseObjects,

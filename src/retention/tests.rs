@@ -1,4 +1,4 @@
-//! Policies and plans against a model that knows every commit ever made, and prunes against a store that fails.
+//! Tests policies and plans against a model that knows every commit ever made, and prunes against a store that fails.
 
 mod clock;
 mod crashes;
@@ -18,8 +18,8 @@ const WORLDS: u64 = 250;
 const STEPS: u64 = 14;
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Whatever happens, and however often it is pruned, everything the policy promises can be restored, and nothing else
-/// is left behind.
+/// Goal: whatever happens, and however often the archive is pruned, everything the policy promises can be restored,
+/// and no garbage stays.
 #[test]
 fn what_the_policy_promises_stays_and_nothing_else() {
     let base_seed: u64 = std::env::var("WALFERRY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
@@ -35,7 +35,7 @@ fn what_the_policy_promises_stays_and_nothing_else() {
             let planned = plan(&material, &keep, GRACE);
             check::check(&material, &planned).unwrap_or_else(|lost| panic!("seed {seed} step {step}: {lost}"));
             removed += planned.removals.len();
-            // A crash after any removal, too, leaves what is promised.
+            // After a crash behind any removal, too, the promises can be restored.
             let crash = random.random_range(0..=planned.removals.len());
             world.begin(&planned, crash);
             world.assert_promises(&keep, &format!("seed {seed} step {step} '{keep}' after {crash} removals"));
@@ -51,7 +51,7 @@ fn what_the_policy_promises_stays_and_nothing_else() {
     assert!(removed > 1000, "the worlds were pruned: {removed}");
 }
 
-/// Without a policy only what nothing refers to goes.
+/// Goal: without a policy only garbage is removed.
 #[test]
 fn without_a_policy_every_commit_stays() {
     let mut world = World::new(7);
@@ -68,7 +68,7 @@ fn without_a_policy_every_commit_stays() {
     assert_eq!(planned.thinned.until.len(), 0);
 }
 
-/// A plan that would lose something promised is refused by the check, whichever object it is.
+/// Goal: the check refuses any plan that would lose something promised, whichever object the plan removes.
 #[test]
 fn the_check_finds_any_removal_too_many() {
     let keep: Keep = "10s fine, every 4s 60s".parse().unwrap();
@@ -87,7 +87,7 @@ fn the_check_finds_any_removal_too_many() {
     assert!(found > 200, "{found}");
 }
 
-/// What a pin holds stays, whatever the policy, until the pin is over.
+/// Goal: what a pin names stays, whatever the policy, until the pin expires.
 #[test]
 fn a_pin_keeps_what_it_names() {
     let keep: Keep = "0s fine".parse().unwrap();
@@ -109,7 +109,8 @@ fn a_pin_keeps_what_it_names() {
     assert!(!world.is_restorable(from.next()), "nothing holds it any more");
 }
 
-/// SSTs go only when no manifest that stays names them, and none if a manifest cannot be read.
+/// Goal: an SST is removed only when no remaining manifest names it, and no SST is removed if a manifest is
+/// unreadable.
 #[test]
 fn ssts_outlive_the_bases_that_share_them() {
     let keep: Keep = "0s fine".parse().unwrap();

@@ -1,9 +1,9 @@
-//! One line of history as retention sees it, and what the policy promises of it.
+//! One line of history, and what the policy promises of it.
 //!
-//! Pure. Outside the fine window there are two kinds of restore points: cheap ones, which need no chunks to speak of
-//! (bases, and the ends of compacted runs, which need the runs that lead there), and any other commit, which needs the
-//! chunks that lead to it. A period is answered by the last base in it; if there is none, by the last end of a run; if
-//! there is none, by the last commit.
+//! Pure. Outside the fine window there are two kinds of restore points. The first kind needs few or no chunks: bases,
+//! and the ends of compacted runs, which need the runs that lead there. The second kind is any other commit, which
+//! needs the chunks that lead to it. A period is represented by the last base in it; without a base, by the last end
+//! of a run; without either, by the last commit.
 
 use crate::archive::layout::ChunkName;
 use crate::archive::lineage::Lineage;
@@ -15,18 +15,18 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Why something is promised.
+/// Why commits are promised.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Why {
     /// The policy keeps everything.
     Everything,
-    /// It lies within the fine window.
+    /// The commits lie within the fine window.
     Fine,
-    /// It is the state of a period.
+    /// The commit represents a period.
     Period(Period),
-    /// The newest base and everything after it.
+    /// The newest base and everything after it stay.
     Newest,
-    /// A mark names it.
+    /// A mark names the commit.
     Mark(PlainName),
 }
 
@@ -51,59 +51,59 @@ impl Serialize for Why {
 /// Commits that stay restorable.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct Promise {
-    /// The line of history they lie on, by the epoch it ends in.
+    /// The last epoch of the line on which the commits lie.
     pub leaf: Epoch,
-    /// From this one to that one, as far as they can be restored now.
+    /// The range of commits; the promise covers those that can be restored before the prune.
     pub commits: CsnRange,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
 /// When the commits of a chunk were made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
-    /// The first.
+    /// Time of the first commit.
     pub first: CommitTime,
-    /// The last.
+    /// Time of the last commit.
     pub last: CommitTime,
 }
 
-/// A stretch of commits that one chunk carries.
+/// A stretch of commits of one chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
     /// The chunk.
     pub chunk: ChunkName,
-    /// First commit that counts here.
+    /// First commit of the chunk that is used on this line.
     pub from: Csn,
-    /// Last commit that counts here.
+    /// Last commit of the chunk that is used on this line.
     pub until: Csn,
-    /// None: within the fine window.
+    /// Times of the chunk's commits; `None` within the fine window.
     pub span: Option<Span>,
 }
 
-/// A restore point that needs no chunks to speak of.
+/// A restore point that needs few or no chunks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RestorePoint {
-    /// Its commit.
+    /// Csn of the restored commit.
     pub csn: Csn,
-    /// When that was made.
+    /// Time of that commit.
     pub time: CommitTime,
-    /// Whether it is a base: else the end of a run.
+    /// Whether the point is a base; otherwise it is the end of a run.
     pub is_base: bool,
 }
 
-/// A line of history.
+/// One line of history, as retention sees it.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     /// The line.
     pub lineage: Lineage,
-    /// Commits up to here are another line's to care for; 0 on the newest line.
+    /// The last commit that the newest line has too and that is promised there; 0 on the newest line itself.
     pub after: Csn,
-    /// Whether it is the newest line.
+    /// Whether the line is the newest line of the archive.
     pub is_newest: bool,
-    /// Whether there is, or was before a prune, anything on it that is not on the newest line.
+    /// Whether the line has, or had before a prune, commits that are not on the newest line.
     pub has_own: bool,
-    /// Chunks' commits, by csn.
+    /// The stretches of commits in chunks, by csn.
     pub pieces: Vec<Piece>,
     /// Usable bases and ends of runs, by csn.
     pub restore_points: Vec<RestorePoint>,
@@ -114,7 +114,7 @@ impl Timeline {
         self.restore_points.iter().filter(|point| point.is_base)
     }
 
-    /// The last csn known.
+    /// Returns the last known csn.
     #[must_use]
     pub fn end(&self) -> Csn {
         let pieces = self.pieces.last().map(|piece| piece.until);
@@ -126,7 +126,7 @@ impl Timeline {
         Promise { leaf: self.lineage.leaf(), commits, why }
     }
 
-    /// What stays when everything stays.
+    /// Returns the promise that everything stays.
     #[must_use]
     pub fn everything(&self) -> Vec<Promise> {
         if self.end() <= self.after {
@@ -135,7 +135,8 @@ impl Timeline {
         vec![self.promise(self.after.next(), Csn(u64::MAX), Why::Everything)]
     }
 
-    /// The last commit before what is fine of this line's own; `None` if nothing of it is and it is not the newest.
+    /// Returns the last commit before the fine window. `None` if none of the line's own commits are in the window and
+    /// the line is not the newest.
     #[must_use]
     pub fn floor(&self, start: CommitTime) -> Option<Csn> {
         let mut own_pieces = self.pieces.iter().filter(|piece| piece.until > self.after);
@@ -148,7 +149,7 @@ impl Timeline {
         }
     }
 
-    /// What the policy promises of this line.
+    /// Returns what the policy promises of this line.
     #[must_use]
     pub fn promises(&self, windows: &Windows, now: CommitTime) -> Vec<Promise> {
         let start = CommitTime(now.0.saturating_sub(micros(windows.fine)));
@@ -177,11 +178,11 @@ impl Timeline {
         promises
     }
 
-    /// The commits that answer a tier's periods before the fine window, which begins at `start`.
+    /// Returns the commits that represent a tier's periods before the fine window, which begins at `start`.
     ///
-    /// On the newest line a period without commits is answered by the last one before it, even if that is older than the
-    /// tier reaches. On any other line only periods from its fork on count. What answers a period depends on the line alone,
-    /// so that it does not change when the line is left.
+    /// On the newest line, if the tier's first period has no commit, the last commit before it is returned, even if
+    /// that commit is older than the tier's span. On any other line only periods from the fork on count. The choice
+    /// depends on the line alone, so that it does not change when a promotion abandons the line.
     fn tier_points(
         &self,
         tier: &Tier,
@@ -192,12 +193,12 @@ impl Timeline {
         let period = tier.period;
         let first = period.of(CommitTime(now.0.saturating_sub(micros(tier.span))));
         let last = period.of(start);
-        // The last base of each period that has one, else the last end of a run.
+        // The last base of each period that has a base, otherwise the last end of a run.
         let ends = restore_points.iter().filter(|point| !point.is_base);
         let by_age = ends.chain(restore_points.iter().filter(|point| point.is_base));
         let by_period: BTreeMap<u64, Csn> = by_age.map(|point| (period.of(point.time), point.csn)).collect();
         let reached = |span: &Span| (period.of(span.first), period.of(span.last));
-        // What lies wholly before the fork is the same on the newest line, which cares for it.
+        // Periods that lie wholly before the fork are the same on the newest line, which promises them.
         let first = if self.is_newest { first } else { first.max(self.fork_period(period, restore_points, pieces)) };
         let one = |csn: &Csn| CsnRange { from: *csn, until: *csn };
         let mut points: Vec<CsnRange> = by_period.range(first..=last).map(|(_, csn)| one(csn)).collect();
@@ -207,7 +208,8 @@ impl Timeline {
         for (nth, (piece, span)) in pieces.iter().enumerate() {
             let (mut begins, ends) = reached(span);
             if piece.from > piece.chunk.first {
-                // Its chunk's first commits count from another one: when its own first was made is not known.
+                // The piece does not begin with its chunk's first commit, so the time of the piece's first commit is
+                // unknown.
                 begins = begins.max(reached_before).min(ends);
             }
             reached_before = ends;
@@ -222,7 +224,8 @@ impl Timeline {
                 continue;
             }
             let until = ends.min(next_begins - 1);
-            // Of a piece that reaches over several periods it is not known which commit ends which: all of it stays.
+            // In a piece over several periods it is unknown which commit is the last of a period, so the whole piece
+            // is kept.
             let point = CsnRange { from: if begins == ends { piece.until } else { piece.from }, until: piece.until };
             if until < first {
                 if before.is_none_or(|(number, _)| number < until) {
@@ -241,7 +244,8 @@ impl Timeline {
         points
     }
 
-    /// The period of the last known commit at or before the fork; the fork itself lies in it or behind it.
+    /// Returns the period of the last known commit at or before the fork. The fork lies in that period or in a later
+    /// one.
     fn fork_period(&self, period: Period, restore_points: &[RestorePoint], pieces: &[(Piece, Span)]) -> u64 {
         let base = restore_points.iter().rfind(|point| point.csn <= self.after).map(|point| period.of(point.time));
         let piece = pieces.iter().rfind(|(piece, _)| piece.from <= self.after).map(|(_, span)| period.of(span.first));

@@ -1,20 +1,21 @@
-//! Hosts and ports as operators write them: an IPv6 address stands in brackets before a port, and may anywhere.
+//! Hosts and ports as operators write them. An IPv6 address must stand in brackets before a port, and may stand in
+//! brackets anywhere.
 
-/// A host name or address without the brackets of an IPv6 address.
+/// Returns a host name or address without the brackets of an IPv6 address.
 #[must_use]
 pub fn bare_host(text: &str) -> &str {
     text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text)
 }
 
-/// A host and a port as they are written: `[::1]:6380`, `10.0.0.1:6380`, `primary:6380`.
+/// Joins a host and a port in their usual text form: `[::1]:6380`, `10.0.0.1:6380`, `primary:6380`.
 #[must_use]
 pub fn with_port(host: &str, port: u16) -> String {
     let host = bare_host(host);
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// The host, without brackets, and the port of `HOST:PORT`; `None` if it is none. An IPv6 address without brackets is not
-/// taken: where it ends cannot be told.
+/// Splits `HOST:PORT` into the host, without brackets, and the port. Returns `None` if the text has another form. An
+/// IPv6 address without brackets is refused, because the end of the address cannot be told from the port.
 #[must_use]
 pub fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;

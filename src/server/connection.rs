@@ -1,10 +1,11 @@
-//! One client's connection: reads requests, runs a pipeline's worth of them in a session, waits until their replies may
-//! be sent, and sends them.
+//! One client's connection. It reads requests, runs a pipeline's worth of them in a session, waits until their replies
+//! may be sent, and sends the replies.
 //!
-//! Guarantees: replies are in request order; a reply to a write leaves only when the durability mode allows; what a
-//! client may make this side hold is bounded, read buffer and replies alike. A client that leaves while it waits is
-//! noticed within half a second, whatever it waits for and however much it has sent ahead. A client that only closes its
-//! own direction of the connection looks the same: it gets the replies that are ready within that time.
+//! Guarantees: replies are in request order; the reply to a write is sent only when the durability mode allows; the
+//! memory that a client can make the server hold is bounded, for the read buffer and for the replies. A client that
+//! leaves while its request waits is noticed within half a second, whatever the request waits for and however much the
+//! client has sent ahead. A client that closes only its sending direction cannot be told from one that left: it gets
+//! the replies that are ready within that time.
 
 use super::frame::{Limits, Request};
 use super::listener::Registry;
@@ -33,63 +34,66 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bytes read from a socket at a time, at least.
+/// Size in bytes of the buffer that a socket is read into, and the least space that is reserved for further bytes of a
+/// request.
 const READ_BYTES: usize = 16 << 10;
-/// A larger empty buffer for requests is given up while a client is idle.
+/// Bytes of the largest empty request buffer that a connection keeps while its client is idle.
 const IDLE_BUFFER_BYTES: usize = 1 << 10;
-/// A larger buffer for requests is given up as soon as it is empty.
+/// Bytes of the largest request buffer that a connection keeps when the buffer is empty.
 const LARGE_BUFFER_BYTES: usize = 1 << 20;
-/// Replies held before they are sent although more requests are there.
+/// Bytes of replies at which the replies are sent although the read buffer holds more requests.
 const REPLY_BYTES_MAX: usize = 1 << 20;
-/// A larger empty buffer for replies is given up once they are sent.
+/// Bytes of the largest reply buffer that a connection keeps after the replies were sent.
 const REPLY_BUFFER_BYTES: usize = 64 << 10;
 
-/// Pause between two looks whether a client that waits has left.
+/// Pause between two checks whether a waiting client has left.
 const LEFT_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often requests that have just come in may put off that the open group is written (measured on two cores: under
-/// `always` fifty clients that send one command at a time are served a fifth faster; more gain nothing).
+/// How often newly arrived requests may delay the writing of the open group. Measured on two cores: with this value,
+/// fifty clients under `always` that send one command at a time are served a fifth faster; a higher value gains
+/// nothing.
 const GATHERED_ROUNDS_MAX: usize = 4;
 
-/// What connections share.
+/// What all connections share.
 pub struct Service {
-    /// The commits' way.
+    /// Orders the commits and writes them.
     pub committer: Arc<Committer>,
-    /// The node.
+    /// The node that the commands run on.
     pub host: Arc<dyn Host>,
-    /// Who is connected.
+    /// The connected clients.
     pub registry: Registry,
-    /// Where tasks run that commands ask for: never on a thread that serves clients.
+    /// Runtime of the tasks that commands start. Tasks never run on a thread that serves clients.
     pub runtime: Handle,
 }
 
-/// A thread that serves clients: its connections fill one group of commits in turn, and once all of them that had
-/// something to do have run, the group is written.
+/// A thread that serves clients. Its connections fill one group of commits in turn; the group is written when all
+/// connections that had requests have run.
 pub struct Lane {
     /// What all lanes share.
     pub service: Arc<Service>,
     left_open: Notify,
-    /// The connections that wait until a group is settled.
+    /// Connections that wait until a group is settled.
     waiting: Mutex<Waiting>,
-    /// What a connection reads goes here first, so that one that waits holds no buffer. Never held across an await.
+    /// Buffer that a connection reads into first, so that a waiting connection holds no buffer. Never locked across an
+    /// await.
     arrivals: Mutex<Box<[u8]>>,
-    /// The requests of the connection that runs. Never held across an await.
+    /// Requests of the connection that runs. Never locked across an await.
     requests: Mutex<Requests>,
 }
 
 /// Connections that wait until a group is settled.
 #[derive(Default)]
 struct Waiting {
-    /// How often all of them were woken.
+    /// Number of times that all waiting connections were woken.
     round: u64,
-    /// How many of these rounds were there to look whether a client has left.
+    /// Number of those rounds that [`Lane::look_for_left`] began.
     looks: u64,
-    /// Each at most once in a round.
+    /// Wakers of the waiting connections; each connection adds at most one in a round.
     wakers: Vec<Waker>,
 }
 
 impl Waiting {
-    /// Begins a new round: those who waited in the one before are to be woken.
+    /// Begins a new round: moves the wakers of the last round to `woken`, for the caller to wake.
     fn next_round(&mut self, woken: &mut Vec<Waker>) {
         self.round += 1;
         std::mem::swap(&mut self.wakers, woken);
@@ -97,7 +101,7 @@ impl Waiting {
 }
 
 impl Lane {
-    /// A lane without connections.
+    /// Makes a lane without connections.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
         Self {
@@ -109,8 +113,8 @@ impl Lane {
         }
     }
 
-    /// Sees to groups that connections leave open, for as long as the lane lives. A task that is woken runs behind those
-    /// that were ready before it: here, behind the connections whose requests came in together.
+    /// Has the groups written that connections leave open, for as long as the lane lives. The runtime runs a woken task
+    /// behind the tasks that were ready before it: here, behind the connections whose requests arrived together.
     pub async fn write_groups(&self) {
         loop {
             self.left_open.notified().await;
@@ -119,12 +123,12 @@ impl Lane {
         }
     }
 
-    /// Lets connections join the group whose requests come in while it is being filled: the more share it, the less
-    /// writing it, or even syncing it, costs each of them.
+    /// Waits while further connections join the open group. The more connections share a group, the less its writing
+    /// and syncing costs each of them.
     async fn gather(&self) {
         for _ in 0..GATHERED_ROUNDS_MAX {
             let waiting = self.waiting.lock().wakers.len();
-            // Behind what the system has to tell by now.
+            // After the yield, the connections have run whose requests the system has reported.
             tokio::task::yield_now().await;
             if self.waiting.lock().wakers.len() == waiting {
                 return;
@@ -132,8 +136,8 @@ impl Lane {
         }
     }
 
-    /// Wakes the connections whose groups were settled, for as long as the lane lives: whichever thread wrote them, it
-    /// has to wake each lane only once.
+    /// Wakes the waiting connections when groups are settled, for as long as the lane lives. The thread that wrote the
+    /// groups thus has to wake each lane only once.
     pub async fn follow_groups(&self) {
         let committer = &self.service.committer;
         let mut seen = committer.groups.settled_until();
@@ -146,8 +150,9 @@ impl Lane {
         }
     }
 
-    /// Has the connections that wait for a group look whether their clients have left, for as long as the lane lives. A
-    /// group is written in so little time, as a rule, that a timer for each would show.
+    /// Has the connections that wait for a group check whether their clients have left, for as long as the lane lives.
+    /// One timer for all connections is enough: a group is usually written so quickly that a timer for each connection
+    /// would cost measurable time.
     pub async fn look_for_left(&self) {
         let mut woken = Vec::new();
         loop {
@@ -161,19 +166,20 @@ impl Lane {
         }
     }
 
-    /// Returns when a group is settled, with an error inside if it could not be written; or with an error when the client
-    /// has left before. Cancel-safe.
+    /// Returns when `group` is settled; the inner result is an error if the group could not be written. Returns an
+    /// error if the client leaves before that. Cancel-safe.
     async fn settled(&self, group: GroupNumber, stream: &TcpStream) -> std::io::Result<Result<()>> {
-        // The round in which this connection waits, and the looks before its first.
+        // The round in which this connection waits, and the value of `looks` before its first round.
         let mut since: Option<(u64, u64)> = None;
         poll_fn(|cx| {
-            // Locked before the look, so that no change between the two is missed.
+            // The lock is taken before the outcome is read, so that no change between the two is missed.
             let mut waiting = self.waiting.lock();
             if let Some(outcome) = self.service.committer.groups.outcome(group) {
                 return Poll::Ready(Ok(outcome));
             }
             let (round, looks) = since.unwrap_or((0, waiting.looks));
-            // A whole interval has passed then: a client that closes its direction gets replies that take less.
+            // Two checks mean that a whole interval has passed. A client that closed only its sending direction gets
+            // the replies that take less.
             if waiting.looks > looks + 1 && has_left(stream) {
                 return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
             }
@@ -188,7 +194,7 @@ impl Lane {
 }
 
 /// Serves one client until it leaves or breaks the protocol. Cancel-safe: the connection is closed between two requests
-/// or while it waits; what it committed is in its group.
+/// or during a wait, and its commits are already in their group.
 pub async fn serve(stream: TcpStream, client: Client, lane: &Lane, limits: Limits, card: &Mutex<ClientCard>) {
     let out = Out::new(client.protocol);
     let mut connection =
@@ -211,21 +217,21 @@ struct Connection<'c> {
 
 /// Why a batch of requests ended.
 enum Batch {
-    /// More bytes are needed.
+    /// The next request is incomplete: at least so many bytes are missing.
     Incomplete(usize),
-    /// The replies are many, or a task must be awaited: go on with what is buffered afterwards.
+    /// The replies are many, or a task must be awaited. The requests left in the buffer run afterwards.
     Paused,
-    /// The client broke the protocol; its error reply is written.
+    /// The client broke the protocol, and the error reply is in the reply buffer.
     Broken,
 }
 
-/// How long a client may neither send nor take anything; none: for ever.
+/// Returns how long a client may neither send nor take any byte. `None` means without limit.
 fn idle_max(lane: &Lane) -> Option<Duration> {
     let seconds = lane.service.host.config().timeout.0;
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// What moves bytes, unless that takes longer than the client may be idle.
+/// Awaits `moves`, a read or a write of the socket. Returns an error if it takes longer than the client may be idle.
 async fn within(
     idle_max: Option<Duration>,
     moves: impl Future<Output = std::io::Result<usize>>,
@@ -234,7 +240,7 @@ async fn within(
     tokio::time::timeout(idle_max, moves).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-/// Returns at the deadline; never without one.
+/// Returns at the deadline. Without a deadline it never returns.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -242,12 +248,12 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Whether the client closed the connection, or its direction of it. Nothing is read, so what it sent ahead stays in the
-/// socket.
+/// Reports whether the client closed the connection or its sending direction. Nothing is read, so the bytes that the
+/// client sent ahead stay in the socket.
 fn has_left(stream: &TcpStream) -> bool {
     let mut looked_at = [PollFd::new(stream, PollFlags::RDHUP)];
     let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    // A look that fails shows nothing; the next one may.
+    // A failed poll says nothing about the client; the next one may.
     let looked = rustix::event::poll(&mut looked_at, Some(&Timespec::default()));
     looked.is_ok() && looked_at[0].revents().intersects(ends)
 }
@@ -262,9 +268,9 @@ async fn left(stream: &TcpStream) {
     }
 }
 
-/// What is waited for; an error if the client leaves before it comes.
+/// Awaits `waits` and returns its output. Returns an error if the client leaves first.
 async fn unless_left<T>(stream: &TcpStream, waits: impl Future<Output = T>) -> std::io::Result<T> {
-    // Both arms only wait.
+    // Cancel-safe: both arms only wait.
     tokio::select! {
         biased;
         done = waits => Ok(done),
@@ -272,7 +278,7 @@ async fn unless_left<T>(stream: &TcpStream, waits: impl Future<Output = T>) -> s
     }
 }
 
-/// Whether replies may be sent; if not, an error that takes their place was written, and the connection is to end.
+/// `Ok` if the replies may be sent. `Err` if an error reply has replaced the replies and the connection must end.
 type Acknowledged = std::result::Result<(), ()>;
 
 impl Connection<'_> {
@@ -314,7 +320,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Runs a task; an error if the client leaves before it is done. A task that is only waited for ends then, too.
+    /// Runs a task and returns its result. Returns an error if the client leaves first; a task that must not outlive
+    /// its client is aborted then.
     async fn run_task(&self, task: Task) -> std::io::Result<Result<TaskReply>> {
         let host = Arc::clone(&self.lane.service.host);
         let outlives_client = task.outlives_client();
@@ -327,7 +334,7 @@ impl Connection<'_> {
         Ok(done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() })))
     }
 
-    /// Runs the requests that are there.
+    /// Runs the complete requests in the read buffer.
     fn run_batch(&mut self) -> (Batch, Outcome) {
         let Self { client, lane, limits, input, request, out, .. } = self;
         let service = &lane.service;
@@ -367,27 +374,29 @@ impl Connection<'_> {
         }
         input.advance(consumed);
         if input.is_empty() && input.capacity() > LARGE_BUFFER_BYTES {
-            // Before what it held is written: a large request is not held twice.
+            // The buffer is freed before its requests are written to the logs, so that a large request is not in memory
+            // twice.
             *input = BytesMut::new();
         }
         self.update_card(outcome.now_us / 1000);
         (batch, outcome)
     }
 
-    /// Waits until the replies may be sent; an error if the client leaves before.
+    /// Waits until the replies may be sent. Returns an error if the client leaves first.
     async fn acknowledged(&mut self, outcome: Outcome) -> std::io::Result<Acknowledged> {
         let Service { committer, host, .. } = &*self.lane.service;
         let mut depends_on = outcome.depends_on;
         if let Some(open) = outcome.open {
             self.lane.left_open.notify_one();
             if let Err(error) = self.lane.settled(open.group, &self.stream).await? {
-                // The replies of the groups before are still to wait for what they promise.
+                // The replies that remain depend on earlier groups, and must wait for the durability that those groups
+                // promise.
                 depends_on = open.fail(&committer.groups, &error, &mut self.out);
             }
         }
         let mut acknowledged = Ok(());
         if committer.syncer.mode() == AppendFsync::Always && !self.out.is_empty() {
-            // A read may have seen a commit of another client that is not synced yet.
+            // A read may have seen a commit of another client that is not synced.
             let seen = committer.watermarks.committed.get();
             acknowledged = unless_left(&self.stream, committer.syncer.acknowledged(seen)).await?;
         }
@@ -400,16 +409,16 @@ impl Connection<'_> {
         }))
     }
 
-    /// Runs a blocked read again whenever something was committed, until it has something to say or its time is over;
-    /// false if the client left.
+    /// Runs a blocked read after each commit until the read has a reply or its timeout passes. Returns false if the
+    /// client left.
     async fn wait_for_commits(&mut self, mut blocked: Blocked) -> std::io::Result<bool> {
         self.send().await?;
         let deadline = blocked.timeout.map(|timeout| Instant::now() + timeout);
         let mut committed = self.lane.service.committer.watermarks.committed.subscribe();
-        // What was committed since the read ran counts, too.
+        // Commits made after the read ran and before the subscription count, too.
         committed.mark_changed();
         loop {
-            // All arms only wait.
+            // Cancel-safe: all arms only wait.
             tokio::select! {
                 _ = committed.changed() => {}
                 () = sleep_until(deadline) => {
@@ -436,7 +445,8 @@ impl Connection<'_> {
         session.finish()
     }
 
-    /// Sends the replies. Nothing is read meanwhile: a client that does not take its replies can ask for no more.
+    /// Sends the replies. Nothing is read in the meantime, so a client that does not take its replies cannot send more
+    /// requests.
     async fn send(&mut self) -> std::io::Result<()> {
         if !self.out.is_empty() {
             let mut sent = 0;
@@ -452,11 +462,11 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Reads more; false at the end of the stream.
+    /// Reads more bytes. Returns false at the end of the stream.
     async fn read(&mut self, needed: usize) -> std::io::Result<bool> {
         let Self { stream, input, lane, .. } = self;
         if !input.is_empty() {
-            // What is missing was only announced: memory grows with what has come.
+            // The missing bytes were only announced, so the reservation grows with the bytes that have arrived.
             input.reserve(needed.min(input.len()).max(READ_BYTES));
             return Ok(within(idle_max(lane), stream.read_buf(input)).await? > 0);
         }
@@ -479,8 +489,8 @@ impl Connection<'_> {
         card.last_command = self.client.last_command;
         card.queued = self.client.queue.as_ref().map(|queue| queue.commands.len());
         card.resp = if self.client.protocol == crate::command::reply::Protocol::Resp3 { 3 } else { 2 };
-        // Most clients have no name, and to compare nothing with nothing is slow: the C library's memcmp makes a masked
-        // load from where no memory is (measured: 0.15 us, a tenth of what a small command takes in user space).
+        // Most clients have no name, and comparing two empty names is slow: the C library's memcmp makes a masked load
+        // from an address without memory (measured: 0.15 us, a tenth of what a small command takes in user space).
         let has_name = !(card.name.is_empty() && self.client.name.is_empty());
         if has_name && card.name != self.client.name {
             card.name.clone_from(&self.client.name);

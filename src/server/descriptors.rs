@@ -1,12 +1,12 @@
-//! File descriptors: each client takes one, and what the engines, the logs and the feeds need must be left.
+//! File descriptors: each client takes one, and enough of them must be left for the engines, the logs and the feeds.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is kept for everything that is not a client: RocksDB's table files above all.
+/// File descriptors kept for everything but clients, mainly for RocksDB's table files.
 const RESERVED: u64 = 4_608;
 
-/// Raises this process' limit of open files as far as it may, and tells how many clients fit beside everything else.
-/// Where the limit is low, half of it is theirs.
+/// Raises this process' limit of open files as far as the system allows, and returns how many clients fit beside
+/// everything else. Where the limit is low, clients get half of it.
 #[must_use]
 pub fn clients_max() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -19,7 +19,7 @@ pub fn clients_max() -> u64 {
     limit - RESERVED.min(limit / 2)
 }
 
-/// [`clients_max`], telling the log if `wanted` clients are more than that.
+/// Returns [`clients_max`], and logs a warning if `wanted` clients are more than that.
 #[must_use]
 pub fn make_room(wanted: u64) -> u64 {
     let fitting = clients_max();

@@ -1,35 +1,36 @@
-//! Reads requests out of a connection's read buffer: arrays of bulk strings, and inline commands as typed by people.
+//! Parses the requests in a connection's read buffer: arrays of bulk strings, and inline commands as people type them.
 //!
-//! Guarantees: the same requests and errors however the input is split into reads; no byte of an incomplete request is
-//! looked at twice, so that a large value costs linear time; no allocation per argument; memory is never taken for a
-//! length that was only announced; arbitrary bytes give a request, an error or a wait, never a panic. Errors have
-//! Redis' words, after any of them the connection is to be closed.
-//! Not done here: sockets. As in Redis, the two bytes after a bulk string are skipped unread, and so is the byte after
-//! the CR of a length line. Unlike in Redis, a NUL in an inline command is a byte like others.
+//! Guarantees: the requests and errors do not depend on how the input is split into reads. No byte of an incomplete
+//! request is read twice, so that a large value costs linear time. An argument costs no allocation. Memory is never
+//! reserved for a length that was only announced. Arbitrary bytes give a request, an error or a wait, never a panic.
+//! Errors have Redis' wording; the caller closes the connection after any of them.
+//!
+//! This module does not touch sockets. As in Redis, the two bytes after a bulk string are skipped unread, and so is the
+//! byte after the CR of a length line. Unlike in Redis, a NUL byte in an inline command is a byte like any other.
 
 use crate::command::args::{Args, Span};
 use crate::command::number::parse_i64;
 use crate::server::inline::split_words;
 
-/// Redis' `proto-max-bulk-len`: 512 MiB.
+/// Bytes of one argument: Redis' `proto-max-bulk-len`, 512 MiB.
 pub const BULK_BYTES_MAX: usize = 512 << 20;
-/// Arguments of one request, the name included. Redis 6 has this limit, Redis 7 none.
+/// Arguments of one request, the name included. Redis 6 has this limit, Redis 7 has none.
 pub const ARGS_MAX: usize = 1 << 20;
-/// Redis' `PROTO_INLINE_MAX_SIZE`, for inline commands and length lines: 64 KiB.
+/// Bytes of an inline command or a length line: Redis' `PROTO_INLINE_MAX_SIZE`, 64 KiB.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
-/// Redis' `client-query-buffer-limit`: 1 GiB.
+/// Bytes of one request: Redis' `client-query-buffer-limit`, 1 GiB.
 pub const QUERY_BUFFER_BYTES_MAX: usize = 1 << 30;
 /// Arguments of one request before the client has authenticated, as in Redis.
 pub const UNAUTHENTICATED_ARGS_MAX: usize = 10;
 /// Bytes of one argument before the client has authenticated, as in Redis: 16 KiB.
 pub const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 << 10;
-/// Largest hint for a reservation: 1 MiB.
+/// Largest hint for a reservation, in bytes: 1 MiB.
 pub const RESERVE_BYTES_MAX: usize = 1 << 20;
 
-/// Arguments whose places a request keeps room for after a larger one.
+/// Spans that a request keeps allocated after a request with more arguments.
 const SPANS_KEPT_MAX: usize = 1024;
 
-/// What one request may be.
+/// Limits of one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Bytes of one argument.
@@ -38,11 +39,12 @@ pub struct Limits {
     pub args_max: usize,
     /// Bytes of an inline command, or of a line that announces a length.
     pub inline_bytes_max: usize,
-    /// Bytes of one request as sent.
+    /// Bytes of one request as the client sends it.
     pub query_buffer_bytes_max: usize,
     /// Upper bound of the hint in [`Parsed::Incomplete`].
     pub reserve_bytes_max: usize,
-    /// Whether the client has authenticated, or need not: who has not may make this side hold little.
+    /// Whether the client has authenticated or need not. Before authentication a client may make the server hold only
+    /// little memory.
     pub is_authenticated: bool,
 }
 
@@ -59,97 +61,99 @@ impl Default for Limits {
     }
 }
 
-/// What the buffer holds at its start.
+/// What the start of the buffer holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
-    /// Part of a request, or nothing.
+    /// A part of a request, or nothing.
     Incomplete {
-        /// At least so many bytes are missing; never more than [`Limits::reserve_bytes_max`], so that it can be
-        /// reserved as it is. Never 0.
+        /// The number of missing bytes is at least this. It is never 0 and never more than
+        /// [`Limits::reserve_bytes_max`], so that the caller can reserve that many bytes.
         needed: usize,
     },
-    /// An empty line or an empty array: to be dropped without a reply.
+    /// An empty line or an empty array, which the caller drops without a reply.
     Ignored {
-        /// Its bytes.
+        /// Bytes of the empty line or array.
         consumed: usize,
     },
-    /// A request with at least its name: [`Request::args`] shows it until the next call of [`parse`].
+    /// A request with at least its name. [`Request::args`] returns its arguments until the next call of [`parse`].
     Complete {
-        /// Its bytes.
+        /// Bytes of the request.
         consumed: usize,
     },
 }
 
-/// Why a connection cannot be understood any further. The text is the error reply.
+/// Why the rest of a connection's input cannot be parsed. The text is the error reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ProtocolError {
-    /// The number of arguments is not a number, or above [`Limits::args_max`].
+    /// The number of arguments is not a number, or is above [`Limits::args_max`].
     #[error("ERR Protocol error: invalid multibulk length")]
     MultibulkLength,
-    /// The length of an argument is not a number, negative, or above [`Limits::bulk_bytes_max`].
+    /// The length of an argument is not a number, is negative, or is above [`Limits::bulk_bytes_max`].
     #[error("ERR Protocol error: invalid bulk length")]
     BulkLength,
-    /// More than [`UNAUTHENTICATED_ARGS_MAX`] arguments.
+    /// The request has more than [`UNAUTHENTICATED_ARGS_MAX`] arguments and the client has not authenticated.
     #[error("ERR Protocol error: unauthenticated multibulk length")]
     UnauthenticatedMultibulkLength,
-    /// An argument of more than [`UNAUTHENTICATED_BULK_BYTES_MAX`].
+    /// An argument has more than [`UNAUTHENTICATED_BULK_BYTES_MAX`] bytes and the client has not authenticated.
     #[error("ERR Protocol error: unauthenticated bulk length")]
     UnauthenticatedBulkLength,
-    /// Something else than a bulk string in a request.
+    /// An element of the request is not a bulk string.
     #[error("ERR Protocol error: expected '$', got '{}'", char::from(*found))]
     NotABulk {
-        /// Its first byte.
+        /// First byte of the element.
         found: u8,
     },
-    /// No end of line within [`Limits::inline_bytes_max`].
+    /// An inline command has no end of line within [`Limits::inline_bytes_max`].
     #[error("ERR Protocol error: too big inline request")]
     InlineTooBig,
-    /// No end of the line with the number of arguments within [`Limits::inline_bytes_max`].
+    /// The line with the number of arguments has no end within [`Limits::inline_bytes_max`].
     #[error("ERR Protocol error: too big mbulk count string")]
     MultibulkCountTooBig,
-    /// No end of the line with an argument's length within [`Limits::inline_bytes_max`].
+    /// The line with an argument's length has no end within [`Limits::inline_bytes_max`].
     #[error("ERR Protocol error: too big bulk count string")]
     BulkCountTooBig,
-    /// An inline command with a quote that is not closed, or closed within a word.
+    /// An inline command has a quote that is not closed, or that is closed within a word.
     #[error("ERR Protocol error: unbalanced quotes in request")]
     UnbalancedQuotes,
-    /// The request is longer than [`Limits::query_buffer_bytes_max`]. Redis closes without a word here.
+    /// The request is longer than [`Limits::query_buffer_bytes_max`]. In this case Redis closes the connection without
+    /// a message.
     #[error("ERR Protocol error: request exceeds client-query-buffer-limit")]
     RequestTooBig,
 }
 
-/// How far a request was read.
+/// How much of a request was parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
-    /// Its first line is not complete.
+    /// The first line is not complete.
     #[default]
     First,
-    /// `missing` bulk strings are to come, the next one from its length line on.
+    /// `missing` bulk strings are not parsed; the length line of the next one comes first.
     BulkLength { missing: usize },
-    /// `missing` bulk strings are to come, of the next one the length is known.
+    /// `missing` bulk strings are not parsed; the length of the next one is known.
     Bulk { missing: usize, len: usize },
-    /// It is complete, or was given up: the next call starts anew.
+    /// The request is complete or was given up. The next call of [`parse`] begins a new one.
     Done,
 }
 
-/// One request: where its arguments lie, and how far an incomplete one was read. Reused for one request after the other.
+/// The state of one request: where its arguments lie, and how much of an incomplete request was parsed. One value is
+/// reused for request after request.
 #[derive(Debug, Default)]
 pub struct Request {
     spans: Vec<Span>,
-    /// Arguments of an inline command, whose escapes were resolved. Otherwise empty.
+    /// Arguments of an inline command after their escapes were resolved. Empty for other requests.
     unquoted: Vec<u8>,
     inline: bool,
     stage: Stage,
-    /// Position of the first byte that was not understood yet.
+    /// Offset of the first byte that was not parsed.
     at: usize,
-    /// There is no line end from `at` up to here.
+    /// The bytes from `at` to this offset hold no end of line.
     scanned: usize,
 }
 
-/// Reads one request from the start of `buffer`.
+/// Parses one request from the start of `buffer`.
 ///
-/// After `Incomplete`, `buffer` must start with the same bytes at the next call (more may follow); after `Ignored` and
-/// `Complete`, with what follows the consumed bytes.
+/// After `Incomplete`, the next call must pass a buffer that starts with the same bytes; more bytes may follow them.
+/// After `Ignored` and `Complete`, the next call must pass the bytes behind the consumed ones.
 pub fn parse(buffer: &[u8], limits: &Limits, request: &mut Request) -> Result<Parsed, ProtocolError> {
     if request.stage == Stage::Done {
         request.restart();
@@ -163,14 +167,14 @@ pub fn parse(buffer: &[u8], limits: &Limits, request: &mut Request) -> Result<Pa
 }
 
 impl Request {
-    /// The arguments of a complete request; `buffer` is the one it was parsed from.
+    /// Returns the arguments of a complete request. `buffer` must be the one that the request was parsed from.
     #[must_use]
     pub fn args<'a>(&'a self, buffer: &'a [u8]) -> Args<'a> {
         assert!(self.stage == Stage::Done, "the request is not complete");
         Args::new(if self.inline { &self.unquoted } else { buffer }, &self.spans)
     }
 
-    /// Gives up what a large request took, once it has run.
+    /// Frees the memory that a large request took. The caller does so after the request has run.
     pub fn release(&mut self) {
         if self.spans.capacity() > SPANS_KEPT_MAX {
             self.restart();
@@ -223,7 +227,7 @@ impl Request {
         }
     }
 
-    /// Reads the line `*<count>`; a count below 1 is an empty request.
+    /// Parses the line `*<count>`. A count below 1 means an empty request.
     fn args_count(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
         let Some(line) = self.length_line(buffer, limits, ProtocolError::MultibulkCountTooBig)? else {
             return Ok(None);
@@ -239,14 +243,14 @@ impl Request {
         Ok(Some(count))
     }
 
-    /// Reads the line `$<bytes>`.
+    /// Parses the line `$<bytes>`.
     fn bulk_len(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
         let Some(line) = self.length_line(buffer, limits, ProtocolError::BulkCountTooBig)? else {
             return Ok(None);
         };
         let digits = match line {
             [b'$', digits @ ..] => digits,
-            // An empty line shows its CR.
+            // An empty line is reported by its CR.
             other => return Err(ProtocolError::NotABulk { found: other.first().copied().unwrap_or(b'\r') }),
         };
         let len = parse_i64(digits).and_then(|len| usize::try_from(len).ok()).ok_or(ProtocolError::BulkLength)?;
@@ -262,7 +266,8 @@ impl Request {
         Ok(Some(len))
     }
 
-    /// Takes the line that starts at `at`, without its end; `None` while it is not complete.
+    /// Takes the line that starts at `at` and returns the line without its end. Returns `None` while the line is not
+    /// complete.
     fn length_line<'b>(
         &mut self,
         buffer: &'b [u8],

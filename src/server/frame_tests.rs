@@ -1,4 +1,5 @@
-//! The expected errors and words are what redis-server 7.0.15 answered, unless a limit of our own is tested.
+//! The expected errors and words are those of redis-server 7.0.15, except where a test covers a limit that Redis does
+//! not have.
 
 use super::*;
 use crate::command::args::OwnedArgs;
@@ -13,7 +14,8 @@ const SMALL: Limits = Limits {
     is_authenticated: true,
 };
 
-/// Requests of `input` when it arrives in reads of the given lengths (the last one is repeated), and how it ended.
+/// Parses `input` as if it arrived in reads of the given lengths (the last length is repeated). Returns the requests,
+/// and the number of bytes left over or the error.
 fn requests(input: &[u8], reads: &[usize], limits: &Limits) -> (Vec<OwnedArgs>, Result<usize, ProtocolError>) {
     let (mut request, mut buffer, mut found) = (Request::default(), Vec::new(), Vec::new());
     let mut unread = input;
@@ -40,7 +42,7 @@ fn requests(input: &[u8], reads: &[usize], limits: &Limits) -> (Vec<OwnedArgs>, 
     }
 }
 
-/// The only request of `input`, which it takes whole.
+/// Returns the arguments of the only request of `input`, which must take the whole input.
 fn only(input: &[u8]) -> Vec<Vec<u8>> {
     let (mut found, rest) = requests(input, &[], &Limits::default());
     assert_eq!((found.len(), rest), (1, Ok(0)), "{}", input.escape_ascii());
@@ -128,7 +130,7 @@ fn errors_have_the_words_of_redis() {
     for (input, message) in table {
         assert_eq!(error_of(input), format!("ERR Protocol error: {message}"));
     }
-    // The reply's writer turns the CR into the blank Redis shows.
+    // The writer of replies turns the CR into the blank that Redis shows.
     assert_eq!(error_of(b"*1\r\n\r\n"), "ERR Protocol error: expected '$', got '\r'");
 }
 
@@ -175,7 +177,7 @@ fn a_large_request_does_not_hold_its_memory_for_ever() {
     assert!(request.spans.capacity() < 5000);
 }
 
-/// The bytes of a value that was seen in part are not looked at again: they may change without being noticed.
+/// Goal: the bytes of an incomplete value are not read twice, so that a change of them goes unnoticed.
 #[test]
 fn an_incomplete_value_is_not_read_again() {
     let mut input = encode(&["SET".to_owned(), "k".to_owned(), "v".repeat(1000)]);
@@ -187,7 +189,7 @@ fn an_incomplete_value_is_not_read_again() {
     assert_eq!(request.args(&input).get(2), "v".repeat(1000).as_bytes());
 }
 
-/// Pieces of which inputs that come far are made.
+/// Pieces of which inputs are made that get far into the parser.
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let request = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..6).prop_map(|args| encode(&args));
     let noise = prop::collection::vec(

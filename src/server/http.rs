@@ -1,7 +1,7 @@
-//! Answers `GET /metrics`, and nothing else of HTTP.
+//! Answers `GET /metrics`. No other part of HTTP is served.
 //!
-//! Guarantees: bounded: so many connections at a time, so many bytes of a request, so long for one. Each connection is
-//! one request.
+//! Guarantees: the number of connections, the bytes of a request and the time for a request are bounded. Each
+//! connection serves one request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-/// Connections at a time; others wait to be accepted.
+/// Connections served at the same time. Further connections wait to be accepted.
 const CONNECTIONS_MAX: usize = 8;
-/// Longest request.
+/// Bytes of the longest request.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
-/// How long one request may take, from its first byte to the end of the answer.
+/// Time for one request, from the acceptance of its connection to the end of the answer.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Pause after the system refused to accept.
+/// Pause after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the text of an answer.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Serves until `stop` turns true.
+/// Serves requests until `stop` turns true.
 pub async fn serve(listener: TcpListener, render: Render, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-        // Both arms only wait.
+        // Cancel-safe: both arms only wait.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
@@ -36,7 +36,7 @@ pub async fn serve(listener: TcpListener, render: Render, mut stop: watch::Recei
             Ok((stream, _)) => {
                 let render = Arc::clone(&render);
                 tokio::spawn(async move {
-                    // A client that is slow or leaves gets no answer.
+                    // A client that is too slow, or that leaves, gets no answer.
                     let _ = timeout(REQUEST_DEADLINE, answer(stream, &render)).await;
                     drop(slot);
                 });

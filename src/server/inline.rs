@@ -1,15 +1,16 @@
-//! The words of an inline command, the form in which people type commands into a bare connection.
+//! Splits an inline command into words. People use this form when they type commands into a bare connection.
 //!
-//! Guarantees: Redis' rules for quotes and escapes; time linear in the line; arbitrary bytes never panic.
-//! Not done here: finding the line and bounding its length.
+//! Guarantees: Redis' rules for quotes and escapes; time linear in the length of the line; arbitrary bytes never cause
+//! a panic. The caller finds the line and bounds its length.
 
 use crate::command::args::Span;
 
-/// Splits `line` as Redis' `sdssplitargs` does: words between blanks; `"..."` knows the escapes `\xHH`, `\n`, `\r`,
-/// `\t`, `\b`, `\a` and takes any other escaped byte as it is; `'...'` knows only `\'`. A closing quote ends the word
-/// and must be followed by a blank or the end; `None` if not, or if there is none.
+/// Splits `line` as Redis' `sdssplitargs` does. Blanks separate words. `"..."` knows the escapes `\xHH`, `\n`, `\r`,
+/// `\t`, `\b`, `\a` and takes any other escaped byte as the byte itself; `'...'` knows only `\'`. A closing quote ends
+/// the word and must be followed by a blank or the end of the line. Returns `None` if a quote is not closed, or is
+/// closed within a word.
 ///
-/// The words' bytes are appended to `words`, their places to `spans`.
+/// Appends the bytes of the words to `words`, and the place of each word in `words` to `spans`.
 pub fn split_words(line: &[u8], words: &mut Vec<u8>, spans: &mut Vec<Span>) -> Option<()> {
     let mut rest = line;
     loop {
@@ -27,16 +28,18 @@ pub fn split_words(line: &[u8], words: &mut Vec<u8>, spans: &mut Vec<Span>) -> O
     }
 }
 
-/// C's `isspace`.
+/// Reports whether C's `isspace` accepts the byte.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
-/// Appends the word `rest` starts with to `words`; returns what follows it, `None` if its quotes are unbalanced.
+/// Appends the word that `rest` starts with to `words`. Returns the bytes behind the word, or `None` if its quotes are
+/// unbalanced.
 fn unquote_word<'l>(mut rest: &'l [u8], words: &mut Vec<u8>) -> Option<&'l [u8]> {
     loop {
         let after_quotes = match rest {
-            // Fewer bytes end a word than separate words: vertical tab and form feed belong to it.
+            // A vertical tab and a form feed separate words, but do not end a word: inside a word they belong to the
+            // word.
             [] | [b' ' | b'\n' | b'\r' | b'\t', ..] => return Some(rest),
             [b'"', tail @ ..] => unquote_double(tail, words)?,
             [b'\'', tail @ ..] => unquote_single(tail, words)?,
@@ -50,7 +53,8 @@ fn unquote_word<'l>(mut rest: &'l [u8], words: &mut Vec<u8>) -> Option<&'l [u8]>
     }
 }
 
-/// Appends what stands up to the closing double quote; returns what follows the quote.
+/// Appends the bytes up to the closing double quote to `words`. Returns the bytes behind the quote, or `None` without a
+/// closing quote.
 fn unquote_double<'l>(mut rest: &'l [u8], words: &mut Vec<u8>) -> Option<&'l [u8]> {
     let hex = |digit: u8| char::from(digit).to_digit(16);
     loop {
@@ -78,7 +82,8 @@ fn unquote_double<'l>(mut rest: &'l [u8], words: &mut Vec<u8>) -> Option<&'l [u8
     }
 }
 
-/// Appends what stands up to the closing single quote; returns what follows the quote.
+/// Appends the bytes up to the closing single quote to `words`. Returns the bytes behind the quote, or `None` without a
+/// closing quote.
 fn unquote_single<'l>(mut rest: &'l [u8], words: &mut Vec<u8>) -> Option<&'l [u8]> {
     loop {
         let (byte, tail) = match rest {

@@ -1,4 +1,4 @@
-//! Accepts client connections, up to a limit, and knows who is connected.
+//! Accepts client connections, up to a limit, and keeps the list of connected clients.
 
 use super::connection::{self, Lane, Service};
 use super::frame::Limits;
@@ -18,24 +18,24 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-/// Pause after the system refused to accept (no file descriptors left).
+/// Pause after the system refused to accept a connection, for example because no file descriptor was left.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Probes that stay without an answer until a client is given up.
+/// Unanswered keep-alive probes after which the kernel ends a client's connection.
 const KEEPALIVE_PROBES: u64 = 3;
 
-/// Who is connected, and how many were.
+/// The connected clients, and counters of accepted and refused connections.
 #[derive(Debug, Default)]
 pub struct Registry {
     clients: Mutex<BTreeMap<u64, Arc<Mutex<ClientCard>>>>,
     accepted: AtomicU64,
     rejected: AtomicU64,
-    /// Clients that there are file descriptors for; 0 until serving begins.
+    /// Number of clients that the process has file descriptors for; 0 until serving begins.
     fitting: AtomicU64,
-    /// Clients accepted and not gone; some of them may have yet to reach their lane.
+    /// Number of clients that were accepted and have not left. Some of them may not have reached their lane.
     seated: AtomicU64,
 }
 
-/// A client's place among `maxclients`, from its acceptance to its end.
+/// A client's place among `maxclients`, held from the client's acceptance to its end.
 struct Seat(Arc<Service>);
 
 impl Drop for Seat {
@@ -44,7 +44,7 @@ impl Drop for Seat {
     }
 }
 
-/// A client's entry in the registry, until it is dropped.
+/// A client's entry in the registry. Dropping the value removes the entry.
 struct Entered(Arc<Lane>, u64);
 
 impl Drop for Entered {
@@ -54,52 +54,53 @@ impl Drop for Entered {
     }
 }
 
-/// A client on its way to its lane.
+/// An accepted client that is sent to its lane.
 type Admitted = (std::net::TcpStream, Seat);
 
 impl Registry {
-    /// Every connected client, by number.
+    /// Returns the cards of all connected clients, ordered by client number.
     #[must_use]
     pub fn cards(&self) -> Vec<ClientCard> {
         self.clients.lock().values().map(|card| card.lock().clone()).collect()
     }
 
-    /// Connected clients.
+    /// Returns the number of connected clients.
     #[must_use]
     pub fn len(&self) -> usize {
         self.clients.lock().len()
     }
 
-    /// Whether nobody is connected.
+    /// Reports whether no client is connected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Connections accepted since the start.
+    /// Returns the number of connections accepted since the start.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Clients taken at a time: `maxclients`, or fewer if there are not as many file descriptors.
+    /// Returns the number of clients allowed at the same time: `maxclients`, or fewer if the process lacks file
+    /// descriptors.
     #[must_use]
     pub fn limit(&self, maxclients: u64) -> u64 {
         maxclients.min(self.fitting.load(Ordering::Relaxed))
     }
 
-    /// Connections refused because of the limit.
+    /// Returns the number of connections refused because of the limit.
     #[must_use]
     pub fn rejected(&self) -> u64 {
         self.rejected.load(Ordering::Relaxed)
     }
 }
 
-/// Connections that the system may hold for a listener that has yet to accept them; more than `net.core.somaxconn` are
-/// never held. When it is full a client's connect takes a second or more.
+/// Connections that the system may hold while the listener has not accepted them. The system never holds more than
+/// `net.core.somaxconn`. When the backlog is full, a client's connect takes a second or more.
 const LISTEN_BACKLOG: u32 = 4096;
 
-/// Binds a listening socket. `host`: a name or an address, one of IPv6 with or without brackets.
+/// Binds a listening socket. `host` is a name or an address; an IPv6 address may stand in brackets.
 pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
     let failed = |source| Error::Net { action: "listen on", peer: address::with_port(host, port), source };
     let mut last = std::io::ErrorKind::AddrNotAvailable.into();
@@ -119,16 +120,16 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(LISTEN_BACKLOG)
 }
 
-/// Connections that a lane has yet to take.
+/// Connections that may wait until a lane takes them.
 const ADMITTED_WAITING_MAX: usize = 128;
 
-/// Serves clients until `stop` turns true, on `threads` threads of its own.
+/// Serves clients until `stop` turns true. Starts `threads` threads for the clients, and at least one.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize, mut stop: watch::Receiver<bool>) {
     service.registry.fitting.store(descriptors::make_room(service.host.config().maxclients.0), Ordering::Relaxed);
     let lanes: Vec<_> = (0..threads.max(1)).map(|nth| start_lane(nth, &service, stop.clone())).collect();
     let mut next = lanes.iter().cycle();
     loop {
-        // Both arms only wait.
+        // Cancel-safe: both arms only wait.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
@@ -137,7 +138,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize,
             Ok((stream, _)) => {
                 let (lane, _) = next.next().expect("there is a lane at least");
                 if let (Some(seat), Ok(stream)) = (take_seat(&stream, &service), stream.into_std()) {
-                    // A lane that is gone is stopping.
+                    // Sending fails only if the lane has ended, which it does when the node stops.
                     let _ = lane.send((stream, seat)).await;
                 }
             }
@@ -154,7 +155,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize,
     }
 }
 
-/// Starts a thread that serves the connections sent to it; it ends when the node stops.
+/// Starts a thread that serves the connections sent to it. The thread ends when the node stops.
 fn start_lane(
     nth: usize,
     service: &Arc<Service>,
@@ -172,7 +173,7 @@ fn start_lane(
             tokio::spawn(async move { looking.look_for_left().await });
             let mut connections = JoinSet::new();
             loop {
-                // All arms only wait.
+                // Cancel-safe: all arms only wait.
                 tokio::select! {
                     stream = admitted.recv() => match stream {
                         Some((stream, seat)) => admit(stream, seat, &lane, &mut connections),
@@ -190,7 +191,8 @@ fn start_lane(
     (sender, thread.expect("threads can be started while the process comes up"))
 }
 
-/// A place for one more client; one that gets none is told so. Only the accepting task takes places.
+/// Returns a place for one more client. If there is none, the client gets an error reply. Only the accepting task takes
+/// places.
 fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
     let registry = &service.registry;
     if registry.seated.load(Ordering::Relaxed) < registry.limit(service.host.config().maxclients.0) {
@@ -204,8 +206,8 @@ fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
     None
 }
 
-/// Has the kernel end the connection when a client that is gone without a word does not answer for about twice
-/// `seconds`, as Redis does; 0: never.
+/// Has the kernel probe a silent client and end the connection of a client that vanished, about twice `seconds` after
+/// its last sign of life, as Redis does. With 0 the kernel never probes.
 fn keep_alive(stream: &TcpStream, seconds: u64) -> rustix::io::Result<()> {
     if seconds == 0 {
         return Ok(());
@@ -217,7 +219,7 @@ fn keep_alive(stream: &TcpStream, seconds: u64) -> rustix::io::Result<()> {
 }
 
 fn admit(stream: std::net::TcpStream, seat: Seat, lane: &Arc<Lane>, connections: &mut JoinSet<()>) {
-    // Each lane's runtime watches its own sockets.
+    // Each lane's runtime watches the lane's sockets, so the stream is registered on this thread.
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let registry = &lane.service.registry;
     let config = lane.service.host.config();

@@ -1,28 +1,28 @@
-//! The requests that are in a connection's read buffer, read some at a time: so that what they need can be looked up
-//! together before they run in turn.
+//! Reads a few requests at a time from a connection's read buffer, so that the rows that they need can be fetched
+//! together before the requests run in turn.
 
 use super::frame::{self, Limits, Parsed, ProtocolError, Request};
 use crate::command::ahead;
 use crate::command::table::{Call, Command};
 
-/// Why no more requests were read.
+/// Why reading stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// There may be more: these come first.
+    /// The array is full. The buffer may hold more requests; the requests that were read must run first.
     Full,
-    /// At least so many bytes are missing.
+    /// The next request is incomplete: at least so many bytes are missing.
     Incomplete(usize),
-    /// The client broke the protocol behind these.
+    /// The client broke the protocol behind the requests that were read.
     Broken(ProtocolError),
 }
 
-/// Requests that were read and have yet to run. Reused.
+/// Requests that were read and have not run. A lane reuses one value for all its connections.
 #[derive(Default)]
 pub struct Requests {
-    /// Of them `len` are in use.
+    /// Only the first `len` entries are in use.
     read: [Read; ahead::REQUESTS_MAX],
     len: usize,
-    /// Bytes that were read of the buffer, incomplete requests left out.
+    /// Bytes of the buffer that were read, without those of an incomplete request.
     end: usize,
 }
 
@@ -30,17 +30,17 @@ pub struct Requests {
 struct Read {
     request: Request,
     command: Option<&'static Command>,
-    /// Where it lies in the buffer.
+    /// Offset of the request's first byte in the buffer.
     start: usize,
     end: usize,
 }
 
 impl Requests {
-    /// Reads the requests at the start of `buffer` in place of those that were read before. `incomplete` keeps what is
-    /// known of the one behind them.
+    /// Reads the requests at the start of `buffer` and drops the requests of the last call. `incomplete` keeps the
+    /// parser's state of the incomplete request behind them.
     pub fn read(&mut self, buffer: &[u8], limits: &Limits, incomplete: &mut Request) -> End {
         (self.len, self.end) = (0, 0);
-        // What a client may send that has yet to authenticate is for the request before to decide.
+        // Before authentication, only one request is read: that request may decide which limits apply to the next one.
         let most = if limits.is_authenticated { self.read.len() } else { 1 };
         while self.len < most {
             match frame::parse(&buffer[self.end..], limits, incomplete) {
@@ -59,7 +59,7 @@ impl Requests {
         End::Full
     }
 
-    /// The requests and where each ends in `buffer`, the one they were read from.
+    /// Returns the requests, each with the offset of its end in `buffer`. `buffer` must be the one that was read.
     pub fn iter<'r>(&'r self, buffer: &'r [u8]) -> impl ExactSizeIterator<Item = (Call<'r>, usize)> + Clone {
         self.read[..self.len].iter().map(|read| {
             let args = read.request.args(&buffer[read.start..]);
@@ -67,20 +67,20 @@ impl Requests {
         })
     }
 
-    /// Bytes that were read, those of an incomplete request left out.
+    /// Returns the bytes that were read, without those of an incomplete request.
     #[must_use]
     pub fn end(&self) -> usize {
         self.end
     }
 
-    /// Gives up the requests behind the one that ends at `until`: they will be read again.
+    /// Drops the requests behind the one that ends at `until`. Those requests are read from the buffer a second time.
     pub fn unread(&self, until: usize, incomplete: &mut Request) {
         if until != self.end {
             *incomplete = Request::default();
         }
     }
 
-    /// Gives up the room of large requests.
+    /// Frees the memory that large requests took.
     pub fn release(&mut self) {
         self.read[..self.len].iter_mut().for_each(|read| read.request.release());
     }
@@ -96,7 +96,7 @@ mod tests {
         args.iter().map(<[u8]>::to_vec).collect()
     }
 
-    /// What `frame::parse` reads one by one, and the error it ends with.
+    /// Reads all requests with `frame::parse` one by one; returns them and the error at the end, if any.
     fn one_by_one(bytes: &[u8], limits: &Limits) -> (Vec<Vec<Vec<u8>>>, Option<ProtocolError>) {
         let (mut found, mut request, mut at) = (Vec::new(), Request::default(), 0);
         loop {

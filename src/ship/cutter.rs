@@ -1,8 +1,8 @@
-//! The cutter: turns commits into sealed chunks in the spool, one thread.
+//! The cutter: a thread that turns commits into sealed chunks in the spool.
 //!
-//! Guarantees: chunks follow each other without a gap; one is cut at 4 MiB raw or at `archive-interval`, whichever comes
-//! first; without commits nothing is cut. A full disk stops cutting and is tried again; it never stops a write by
-//! itself (the spool's limit does, and says so).
+//! Guarantees: chunks follow each other without a gap. A chunk is cut at 4 MiB raw or at `archive-interval`, whichever
+//! comes first. Without commits nothing is cut. On a full disk cutting fails and is retried; this alone never stops a
+//! write (the spool's limit does, and says so).
 
 use super::source::CommitSource;
 use super::spool::Spool;
@@ -18,21 +18,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Longest wait between two looks at whether to stop.
+/// Longest time between two checks whether the thread must stop.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Pause after a failure.
+/// Pause after a failure, before the next attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What was cut so far.
+/// How much was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CutterStatus {
-    /// Everything up to here is in sealed chunks, and where reading the logs goes on.
+    /// Log position up to which all commits are in sealed chunks, and from which the logs are read.
     pub position: LogPosition,
-    /// Chunks sealed since the start.
+    /// Number of chunks sealed since the start.
     pub chunks: u64,
-    /// Their raw bytes.
+    /// Raw bytes of the chunks sealed since the start.
     pub raw_bytes: u64,
-    /// Their stored bytes.
+    /// Stored bytes of the chunks sealed since the start.
     pub stored_bytes: u64,
 }
 
@@ -44,25 +44,25 @@ pub struct Cutter {
     status: Mutex<CutterStatus>,
     last_error: Mutex<Option<String>>,
     interval_ms: AtomicU64,
-    /// A flush was asked for: cut everything up to this csn without waiting for the interval.
+    /// Csn up to which a flush asks to cut without waiting for the interval.
     flush_until: AtomicU64,
     stops: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where a cutter begins.
+/// The point at which a cutter begins.
 #[derive(Clone, Copy, Debug)]
 pub struct CutFrom {
-    /// Last commit that is in a chunk already.
+    /// Log position of the last commit that is in a chunk.
     pub position: LogPosition,
-    /// History hash after that commit.
+    /// History hash after the commit at `position`.
     pub hash: HistoryHash,
-    /// The lineage chunks belong to.
+    /// The lineage to which the chunks belong.
     pub epoch: Epoch,
 }
 
 impl Cutter {
-    /// Starts cutting; `sealed` is notified for each chunk.
+    /// Starts the thread. `sealed` is notified for each chunk.
     #[must_use]
     pub fn start(
         source: CommitSource,
@@ -88,30 +88,30 @@ impl Cutter {
         cutter
     }
 
-    /// What was cut so far.
+    /// Returns how much was cut.
     #[must_use]
     pub fn status(&self) -> CutterStatus {
         *self.status.lock()
     }
 
-    /// Why cutting fails at the moment; `None` if it does not.
+    /// Returns why the last attempt to cut failed, or `None` if it succeeded.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }
 
-    /// Changes the age at which a chunk is cut although it is not full.
+    /// Changes the age at which a chunk is cut even if it is not full.
     pub fn set_interval(&self, interval: Duration) {
         self.interval_ms.store(interval.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Cuts everything up to `csn` without waiting for the interval.
+    /// Asks to cut everything up to `csn` without waiting for the interval. Does not wait for it.
     pub fn flush(&self, csn: Csn) {
         self.flush_until.fetch_max(csn.0, Ordering::AcqRel);
         self.source.tail().wake();
     }
 
-    /// Cuts what is left, then ends the thread.
+    /// Cuts all commits that may be shipped, then ends the thread.
     pub fn stop(&self) {
         self.stops.store(true, Ordering::Release);
         self.source.tail().wake();
@@ -155,7 +155,7 @@ impl Cutter {
         }
     }
 
-    /// Returns when a chunk is full, or old enough, or asked for.
+    /// Waits until a chunk is full, or old enough, or a flush or the stop asks for it.
     fn wait_for_a_chunk(&self) {
         let tail = self.source.tail();
         let position = self.status.lock().position.csn;
@@ -182,7 +182,7 @@ impl Cutter {
         }
     }
 
-    /// Cuts what is there; true if that was anything.
+    /// Cuts the commits that may be shipped. Returns whether there were any.
     fn cut(&self, encoder: &mut Encoder, link: &mut ChunkLink) -> Result<bool> {
         let position = self.status.lock().position;
         let slices = self.source.read(position)?;

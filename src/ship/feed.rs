@@ -1,9 +1,12 @@
-//! Feeds: one for each replica connected to this node.
+//! Feeds: one for each replica that is connected to this node.
 //!
-//! A feed cuts its own chunks out of what is committed since its last one: at once when the link is idle (latency), every
-//! few milliseconds when it is busy, full ones when it is behind (throughput). Guarantees: it has a cursor of its own, a deadline for each send and a bound on
-//! what is not acknowledged; it pins nothing and no write ever waits for it. A replica beyond the ring reads the logs
-//! through its feed; beyond the logs it is sent to the archive, or gets a base if there is none.
+//! A feed cuts chunks of its own from the commits since its last chunk: at once if the link is idle (latency), every
+//! few milliseconds if the link is busy, and full ones if the replica is behind (throughput).
+//!
+//! Guarantees: each feed has its own cursor, a deadline for each send, and a bound on unacknowledged bytes. It pins
+//! nothing, and no write waits for it. A replica that is behind the ring gets commits from the logs. A replica that is
+//! behind the logs is sent to the archive; if there is no archive, it is refused and told to start from an empty
+//! directory, to get a base.
 
 use super::source::{CommitSource, Continuity};
 use super::tail::Slice;
@@ -27,70 +30,71 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-/// How long one message may take to be sent.
+/// Longest time that the sending of one message, or of a piece of one, may take.
 pub const SEND_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a replica may take to introduce itself.
+/// Longest time until a replica must have introduced itself.
 const INTRODUCTION_DEADLINE: Duration = Duration::from_secs(5);
-/// Connections that have not introduced themselves yet: one more takes the place of the oldest.
+/// Connections that may be introducing themselves at a time. One more connection closes the oldest of them.
 const INTRODUCING_MAX: usize = 128;
-/// Time between two heartbeats: what an idle link tells is at most this old.
+/// Time between two heartbeats. On an idle link, the state that the replica knows of the primary is at most this old.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a replica may be silent: it acknowledges at least every heartbeat.
+/// Longest silence of a replica, which acknowledges at least every heartbeat.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Least time between two chunks while the link keeps up: what is committed meanwhile gathers, because a chunk costs both
-/// nodes as much as some dozens of commits. The first chunk after a pause goes at once.
+/// Shortest time between two chunks while the link keeps up. Commits gather in between, because a chunk costs both
+/// nodes as much as some dozens of commits. The first chunk after a pause is sent at once.
 const CHUNK_INTERVAL: Duration = Duration::from_millis(2);
-/// Bytes sent and not yet acknowledged.
+/// Limit of bytes that are sent and not acknowledged.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
-/// Effects of a chunk that is cut and encoded between two heartbeats, without more ado.
+/// Bytes of effects up to which a chunk is encoded on the feed's own task. Encoding such a chunk takes less time than
+/// passes between two heartbeats.
 const ENCODED_AT_ONCE_BYTES_MAX: usize = 2 * RAW_BYTES_MAX;
-/// Replicas connected at a time.
+/// Replicas that may be connected at a time.
 const FEEDS_MAX: usize = 32;
 
 /// A connected replica, for INFO, ROLE and WAIT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FeedStatus {
-    /// Its address.
+    /// IP address of the replica.
     pub address: String,
-    /// Its port for clients.
+    /// Port of the replica for clients.
     pub port: u16,
-    /// Its node number.
+    /// Node number of the replica.
     pub node: String,
-    /// Redis' word for its state: send_bulk while it gets a base, online after that.
+    /// State in Redis' words: `send_bulk` while the replica gets a base, `online` otherwise.
     pub state: &'static str,
     /// Last commit sent.
     pub sent: Csn,
-    /// What it acknowledged.
+    /// The replica's last acknowledgement.
     pub ack: Ack,
-    /// Time of the last commit that it had when it connected; 0 if it had none.
+    /// Time of the last commit that the replica had when it connected; 0 if it had none.
     pub had_time: CommitTime,
-    /// When it last spoke.
+    /// When the replica's last message arrived.
     pub seen: Moment,
     /// Bytes sent and not acknowledged.
     pub in_flight_bytes: usize,
-    /// A base that is not below this csn was asked for; 0: none.
+    /// Lowest csn of the base that the replica is asked to publish; 0 if none is asked for.
     pub wants_base: Csn,
 }
 
-/// What a feed asks of the node it runs on.
+/// The node on which a feed runs.
 pub trait FeedHost: Send + Sync {
-    /// The cluster.
+    /// Returns the cluster.
     fn cluster(&self) -> ClusterId;
 
-    /// Generations that made this node's commits.
+    /// Returns the epochs that made this node's commits, oldest first; never empty.
     fn history(&self) -> Vec<EpochStart>;
 
-    /// The archive's watermark; `None` without an archive.
+    /// Returns the archived watermark, or `None` without an archive.
     fn archived(&self) -> Option<Csn>;
 
-    /// The shared secret; empty if there is none.
+    /// Returns the shared secret, or an empty text if there is none.
     fn secret(&self) -> String;
 
-    /// A replica says that it has a newer generation than this node. If there is proof of it, this node stops taking
-    /// writes. Returns what the replica is told.
+    /// Handles a replica that says that its epoch is newer than this node's. If there is proof of the newer epoch, this
+    /// node stops taking writes. Returns the answer to the replica.
     fn newer_epoch<'a>(&'a self, hello: &'a Hello) -> BoxFuture<'a, Result<Refuse>>;
 
-    /// Sends a base; the replica that said `hello` bootstraps from it.
+    /// Sends a base, from which the replica that said `hello` bootstraps.
     fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>>;
 }
 
@@ -101,26 +105,26 @@ pub struct Feeds {
     committed: watch::Receiver<Csn>,
     durable: watch::Receiver<Csn>,
     feeds: Mutex<BTreeMap<u64, FeedStatus>>,
-    /// Connections that have not introduced themselves, oldest first; a notified one is to make room.
+    /// Connections that have not introduced themselves, oldest first. A connection that is notified must close.
     introducing: Mutex<VecDeque<(u64, Arc<Notify>)>>,
     next_id: AtomicU64,
 }
 
-/// What to do with a replica that introduced itself.
+/// How a replica that introduced itself is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Admission {
-    /// Send what follows its csn.
+    /// The feed sends the commits that follow the replica's csn.
     Resume,
-    /// It is empty and has no archive to start from.
+    /// The replica gets a base: it is empty and has no archive to start from.
     Base,
-    /// It says that it has a newer generation than this node.
+    /// The replica says that its epoch is newer than this node's.
     Newer,
-    /// It cannot be served.
+    /// The replica cannot be served.
     Refuse(Refuse),
 }
 
 impl Feeds {
-    /// Feeds over `source`; the watermarks wake them.
+    /// Makes the feeds over `source`. Changes of the watermarks `committed` and `durable` wake them.
     #[must_use]
     pub fn new(
         host: Arc<dyn FeedHost>,
@@ -139,13 +143,14 @@ impl Feeds {
         }
     }
 
-    /// The connected replicas.
+    /// Returns the connected replicas.
     #[must_use]
     pub fn status(&self) -> Vec<FeedStatus> {
         self.feeds.lock().values().cloned().collect()
     }
 
-    /// Asks one replica, by its node number, for a base that is not below a csn, and no other any more.
+    /// Asks one replica, by its node number, for a base that is not below a csn. All other requests end; `None` ends
+    /// all.
     pub fn ask_for_base(&self, asked: Option<(String, Csn)>) {
         for status in self.feeds.lock().values_mut() {
             let own = asked.as_ref().filter(|(node, _)| *node == status.node);
@@ -204,7 +209,7 @@ impl Feeds {
         feed.run(receiver).await
     }
 
-    /// Asks who is there.
+    /// Sends the challenge and waits for the replica's hello.
     async fn introduce(
         &self,
         receiver: &mut Receiver<OwnedReadHalf>,
@@ -230,7 +235,7 @@ impl Feeds {
                 None => Err(broken("closed the connection before it introduced itself".into())),
             }
         };
-        // The connection is closed whichever arm ends first, but for a hello.
+        // Cancel-safe: unless a hello came, the connection is closed, whichever arm ends first.
         let introduced = tokio::select! {
             introduced = timeout(INTRODUCTION_DEADLINE, exchange) => introduced.unwrap_or_else(|_| {
                 Err(broken(format!("did not introduce itself within {} s", INTRODUCTION_DEADLINE.as_secs())))
@@ -243,7 +248,7 @@ impl Feeds {
         introduced
     }
 
-    /// Makes a replica one of the connected ones if there is room for it.
+    /// Adds a replica to the connected ones, or refuses it if there is no room.
     fn enter(&self, id: u64, status: FeedStatus, admission: Admission) -> Admission {
         let mut feeds = self.feeds.lock();
         if feeds.len() >= FEEDS_MAX {
@@ -254,7 +259,7 @@ impl Feeds {
         admission
     }
 
-    /// Decides about a replica that introduced itself.
+    /// Decides how a replica that introduced itself is served. May read a part of the logs.
     pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Result<Admission> {
         let refuse = |is_final, reason: String| Ok(Admission::Refuse(Refuse { is_final, reason, newer_epoch: None }));
         if hello.version != wire::VERSION {
@@ -284,8 +289,8 @@ impl Feeds {
         self.admit_at(hello, &history)
     }
 
-    /// Whether the replica's last commit lies on this node's history: its history hash tells, or, where the logs no longer
-    /// reach back to it, the generations do until the archive's chunks tell.
+    /// Decides whether the replica's last commit lies on this node's history. The history hash tells. If the logs do
+    /// not reach back to that commit, the epochs decide, until the archive's chunks prove it.
     fn admit_at(&self, hello: &Hello, history: &[EpochStart]) -> Result<Admission> {
         let own = history.last().expect("a history is never empty").epoch;
         let continuity = self.source.compare(hello.csn, hello.hash)?;
@@ -338,7 +343,7 @@ fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
     }
 }
 
-/// Gives up a peer that takes too long.
+/// Waits for `what`, at most [`SEND_DEADLINE`]. After that the peer counts as silent, which is an error.
 pub async fn deadline<T>(peer: &str, what: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(SEND_DEADLINE, what).await {
         Ok(done) => done,
@@ -349,23 +354,23 @@ pub async fn deadline<T>(peer: &str, what: impl Future<Output = Result<T>>) -> R
     }
 }
 
-/// A replica being fed.
+/// The feed of one connected replica.
 struct Feed<'f> {
     feeds: &'f Feeds,
     id: u64,
     address: &'f str,
     sender: Sender<OwnedWriteHalf>,
-    /// Everything up to here was read for this replica.
+    /// Position up to which commits were sent to this replica.
     cursor: LogPosition,
     encoder: Encoder,
     link: ChunkLink,
-    /// Read and not sent.
+    /// Slices that were read and not sent.
     ready: VecDeque<Slice>,
-    /// When the replica last acknowledged anything.
+    /// When the last acknowledgement arrived.
     heard: Instant,
-    /// Last csn and bytes of each chunk sent and not acknowledged.
+    /// Last csn and bytes of each chunk that was sent and not acknowledged.
     in_flight: VecDeque<(Csn, usize)>,
-    /// When more may be read, once all that was read is sent.
+    /// When more commits may be read, once all slices in `ready` are sent.
     next_chunk_at: Instant,
 }
 
@@ -381,7 +386,7 @@ impl Feed<'_> {
             if may_send && self.send_chunk(&mut receiver).await? {
                 continue;
             }
-            // All arms only wait or read whole messages: cancelling any of them loses nothing.
+            // Cancel-safe: all arms wait, or read whole messages.
             tokio::select! {
                 message = receiver.receive() => match message? {
                     Some(message) => self.take(message)?,
@@ -404,8 +409,8 @@ impl Feed<'_> {
         self.in_flight.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Sends the next chunk; false if there is nothing to send. Acknowledgements are taken meanwhile, too: they are what
-    /// opens the window again.
+    /// Sends the next chunk. Returns false if there is nothing to send. Acknowledgements that arrive meanwhile are
+    /// taken, because they make room for more bytes in flight.
     async fn send_chunk(&mut self, receiver: &mut Receiver<OwnedReadHalf>) -> Result<bool> {
         if self.ready.is_empty() {
             let (source, cursor) = (self.feeds.source.clone(), self.cursor);
@@ -446,12 +451,12 @@ impl Feed<'_> {
         Ok(true)
     }
 
-    /// Does what may take long, while the replica is told that this node lives.
+    /// Runs work that may take long on another thread, and sends heartbeats meanwhile.
     async fn meanwhile_alive<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let mut work = tokio::task::spawn_blocking(work);
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         loop {
-            // Both arms only wait.
+            // Cancel-safe: both arms only wait.
             tokio::select! {
                 done = &mut work => return done.map_err(|_| Error::Refused { reason: "the node is stopping".into() }),
                 _ = heartbeat.tick() => self.send_heartbeat().await?,
@@ -467,7 +472,7 @@ impl Feed<'_> {
         Ok(())
     }
 
-    /// The logs no longer reach back to the replica.
+    /// Ends the feed of a replica that is behind the logs: sends it to the archive, or refuses it.
     async fn give_up(&mut self, error: Error) -> Result<bool> {
         let message = match self.feeds.host.archived() {
             Some(archived) => Message::GoToArchive(GoToArchive { archived }),

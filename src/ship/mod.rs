@@ -1,7 +1,8 @@
-//! Stage 7: movement. The tail keeps the newest commits in memory; the cutter turns commits into sealed chunks in the
-//! spool, from where `archive` uploads them; a feed sends each replica its own chunks.
+//! Stage 7: movement of commits. The tail keeps the newest commits in memory. The cutter turns commits into sealed
+//! chunks in the spool, from which `archive` uploads them. A feed sends each replica its own chunks.
 //!
-//! Everything here pulls from a position it owns. Nobody here can make a write wait, but for the spool's stated limit.
+//! Every reader here pulls from a position of its own. Nothing here makes a write wait, except the spool's stated
+//! limit.
 
 pub mod cutter;
 pub mod feed;

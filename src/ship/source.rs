@@ -1,7 +1,8 @@
-//! Where the cutter and the feeds get commits from: the ring, else the two logs.
+//! The source of commits for the cutter and the feeds: the ring, or the two logs if the ring does not reach back far
+//! enough.
 //!
-//! Guarantees: commits come in dense csn order and only as far as the durability mode has acknowledged them as safe;
-//! a position that neither the ring nor the logs reach is an error of kind gap, never a silent skip.
+//! Guarantees: commits come in dense csn order, and only as far as the durability mode allows to ship them. A position
+//! that neither the ring nor the logs reach is a gap error, never a silent skip.
 
 use super::tail::{Slice, Tail};
 use crate::chunk::RAW_BYTES_MAX;
@@ -12,19 +13,19 @@ use crate::log::reader::LogPosition;
 use crate::position::Position;
 use std::sync::Arc;
 
-/// Bytes read from the logs at a time: opening them costs a pass over the first WAL file.
+/// Bytes that are read from the logs at a time. Opening the logs costs a pass over the first WAL file.
 const LOG_READ_BYTES_MAX: usize = 8 * RAW_BYTES_MAX;
 
-/// How a position elsewhere relates to this node's history.
+/// Relation of a position on another node to this node's history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Continuity {
-    /// This node's history goes through it.
+    /// This node's history contains the position.
     Same,
     /// This node has other commits up to that csn.
     Other,
-    /// It lies beyond this node's last commit.
+    /// The position lies beyond this node's last commit.
     Ahead,
-    /// The logs no longer hold what follows it, so nothing tells.
+    /// The logs do not hold the commit after the position, so that its history hash cannot be checked.
     Unknown,
 }
 
@@ -36,43 +37,44 @@ pub struct CommitSource {
 }
 
 impl CommitSource {
-    /// A source over this node's ring and logs.
+    /// Makes a source over this node's ring and logs.
     #[must_use]
     pub fn new(committer: Arc<Committer>, tail: Arc<Tail>) -> Self {
         Self { committer, tail }
     }
 
-    /// The highest csn that may be shipped now.
+    /// Returns the highest csn that may be shipped at this moment.
     #[must_use]
     pub fn shippable(&self) -> Csn {
         self.committer.syncer.shippable()
     }
 
-    /// Position of this node's last commit.
+    /// Returns the position of this node's last commit.
     #[must_use]
     pub fn position(&self) -> Position {
         self.committer.position()
     }
 
-    /// The time that a commit made now would have.
+    /// Returns the time that a commit made at this moment would have.
     #[must_use]
     pub fn now(&self) -> CommitTime {
         self.committer.clock.now()
     }
 
-    /// The ring, for waiting.
+    /// Returns the ring, to wait for commits.
     #[must_use]
     pub fn tail(&self) -> &Tail {
         &self.tail
     }
 
-    /// Whether the ring holds what follows `after`: reading it takes no time then.
+    /// Reports whether the ring holds the commit after `after`, or no commit may be shipped after it: then a read does
+    /// not touch the logs.
     #[must_use]
     pub fn is_in_ring(&self, after: Csn) -> bool {
         after >= self.shippable() || self.tail.read(after, after.next(), 1).is_some()
     }
 
-    /// Whether the ring or the logs still hold what follows `after`. May read a part of the logs.
+    /// Reports whether the ring or the logs hold the commit after `after`. May read a part of the logs.
     pub fn reaches(&self, after: Csn) -> Result<bool> {
         if self.is_in_ring(after) {
             return Ok(true);
@@ -80,8 +82,8 @@ impl CommitSource {
         self.committer.first_after(after).map(|next| next.is_some())
     }
 
-    /// Whether this node's history went through the state after commit `csn` with this history hash. May read a part of
-    /// the logs.
+    /// Compares the state after commit `csn`, with this history hash, with this node's history. May read a part of the
+    /// logs.
     pub fn compare(&self, csn: Csn, hash: HistoryHash) -> Result<Continuity> {
         let position = self.committer.position();
         if csn > position.csn {
@@ -99,8 +101,8 @@ impl CommitSource {
         Ok(next.map_or(Continuity::Unknown, |next| same(next.hash_after(hash) == next.hash)))
     }
 
-    /// Commits that follow `after`, in slices of about one chunk each; none if there are none yet. `after.wal_seq` may
-    /// be lower than necessary. From the logs several slices come at once. Blocking.
+    /// Reads the commits that follow `after`, in slices of about one chunk each; the result is empty if there are
+    /// none. `after.wal_seq` may be lower than necessary. A read from the logs returns several slices at once. Blocks.
     pub fn read(&self, after: LogPosition) -> Result<Vec<Slice>> {
         let until = self.shippable();
         if after.csn >= until {
@@ -140,7 +142,7 @@ impl CommitSource {
             slices.push(slice);
         }
         for slice in &mut slices {
-            // The exact WAL range is not known here; a lower position finds the same commits.
+            // The exact WAL range of a slice is unknown here. A lower position finds the same commits.
             (slice.wal_before, slice.wal_after) = (from.wal_seq, from.wal_seq);
             if let Some(last) = slice.last() {
                 slice.wal_after = self.committer.log_position(last)?.wal_seq.max(from.wal_seq);

@@ -1,9 +1,9 @@
-//! The spool: sealed chunks on local disk until the archive has them. Bounded.
+//! The spool: sealed chunks on local disk until the archive has them. Its size is bounded.
 //!
-//! Guarantees: a chunk is there whole and durable, or not at all; chunks follow each other without a gap; a chunk is
-//! removed only after the archive confirmed it, or when it is cut anew. The newest one stays after its upload: it tells
-//! the next start where cutting goes on. Beyond its limit the spool closes the node's gate until there is room again. What
-//! it keeps for a second archive is in `spool/second.rs`.
+//! Guarantees: a chunk is in the spool whole and durable, or not at all. Chunks follow each other without a gap. A
+//! chunk is removed only after the archive confirmed it, or when its commits are cut again. The newest chunk stays
+//! after its upload, because the next start continues cutting after it. At its limit the spool closes the node's gate
+//! until there is room. What the spool keeps for a second archive is described in `spool/second.rs`.
 
 mod second;
 
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SUFFIX: &str = ".chunk";
-/// In its place in the name of a chunk that turned out to be damaged.
+/// Suffix that replaces `chunk` in the name of a damaged chunk's file.
 const DAMAGED: &str = "damaged";
 
 struct Entry {
@@ -39,23 +39,23 @@ struct Entry {
 
 #[derive(Default)]
 struct State {
-    /// By last csn.
+    /// Chunks by their last csn.
     chunks: BTreeMap<Csn, Entry>,
     archived: Csn,
-    /// Time of that commit; none if it is not known.
+    /// Time of the commit `archived`; `None` if it is not known.
     archived_time: Option<CommitTime>,
-    /// For the second archive.
+    /// What is kept for the second archive.
     kept: second::Kept,
 }
 
 impl State {
-    /// Bytes of chunks that wait for the archive.
+    /// Returns the bytes of the chunks that wait for the archive.
     fn waiting_bytes(&self) -> u64 {
         self.chunks.range(self.archived.next()..).map(|(_, entry)| entry.bytes).sum()
     }
 
-    /// The last commit that chunks reach without a gap from `after` on, each of which continues the history of the one
-    /// before it.
+    /// Returns the last commit that chunks reach from `after` without a gap, each chunk continuing the history of the
+    /// one before.
     fn continued(&self, after: Csn, headers: &BTreeMap<Csn, ChunkHeader>) -> Csn {
         let (mut reached, mut hash) = (after, None);
         for (last, entry) in self.chunks.range(after.next()..) {
@@ -81,14 +81,14 @@ impl State {
     }
 }
 
-/// What the spool holds.
+/// What waits in the spool for an archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SpoolStatus {
-    /// Chunks not archived yet.
+    /// Number of chunks that the archive does not have.
     pub chunks: usize,
-    /// Their bytes.
+    /// Bytes of the chunks that the archive does not have.
     pub bytes: u64,
-    /// Time of the last archived commit; none if none was archived since the start.
+    /// Time of the last archived commit; `None` if none was archived since the start.
     pub archived_time: Option<CommitTime>,
 }
 
@@ -103,13 +103,14 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`, of a node with this identity whose logs and archive are known to `watermarks`; gives the
-    /// header of the chunk that cutting goes on behind, if it does not go on where the archive ends.
+    /// Opens the spool in `dir`, for a node with this identity; `watermarks` tells how far its logs and its archive
+    /// reach. Returns the header of the chunk after which cutting continues, or `None` if the spool does not hold that
+    /// chunk: then cutting continues where the archive ends.
     ///
-    /// A chunk is durable before the commits in it need be: after a power cut it can hold commits that the logs lost.
-    /// Those are not this node's history any more, so such a chunk is removed. So is one behind a hole, where a damaged
-    /// chunk was, and one that does not continue the chunk before it: everything from there on is cut anew. `is_own` tells
-    /// whether this node's history went through a commit with a history hash.
+    /// A chunk can be durable before its commits are: after a power cut, a chunk may hold commits that the logs lost
+    /// and that are not part of this node's history. Such a chunk is removed. A chunk after a hole, where a damaged
+    /// chunk was, is removed, too, and so is a chunk that does not continue the one before; their commits are cut
+    /// again. `is_own` tells whether this node's history contains a commit with a given history hash.
     pub fn open(
         io: Arc<dyn Io>,
         dir: &Path,
@@ -171,7 +172,7 @@ impl Spool {
         Ok((spool, headers.remove(&reached)))
     }
 
-    /// The last commit that the spool's chunks reach without a gap from `after` on.
+    /// Returns the last commit that the spool's chunks reach from `after` without a gap.
     #[must_use]
     pub fn reachable(&self, after: Csn) -> Csn {
         self.state.lock().reachable(after)
@@ -195,13 +196,13 @@ impl Spool {
         Ok(())
     }
 
-    /// Changes the limit.
+    /// Changes the limit for the bytes that wait.
     pub fn set_bytes_max(&self, bytes_max: u64) {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
         self.check_limit();
     }
 
-    /// When the first and the last commit of each chunk were made.
+    /// Returns csn and commit time of the first and the last commit of each chunk.
     #[must_use]
     pub fn times(&self) -> Vec<(Csn, CommitTime)> {
         let state = self.state.lock();
@@ -209,14 +210,14 @@ impl Spool {
         state.chunks.values().flat_map(ends).collect()
     }
 
-    /// What waits for the archive.
+    /// Returns what waits for the archive.
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
         let state = self.state.lock();
         SpoolStatus { archived_time: state.archived_time, ..state.status_after(state.archived) }
     }
 
-    /// Removes what every archive has, but the newest chunk.
+    /// Removes the chunks that every archive has, except the newest chunk.
     fn remove_done(&self, state: &mut State) {
         let newest = state.chunks.keys().next_back().copied();
         let until = state.kept.after.map_or(state.archived, |after| after.min(state.archived));
@@ -255,7 +256,7 @@ fn file_name(name: ChunkName) -> String {
     format!("{}-{}-{}{SUFFIX}", name.epoch.padded(), name.first.padded(), name.last.padded())
 }
 
-/// The chunk a spool file's name stands for; `None` for any other file.
+/// Returns the chunk that a spool file's name stands for, or `None` for any other file.
 fn parse_name(file: &OsStr) -> Option<ChunkName> {
     let mut parts = file.to_str()?.strip_suffix(SUFFIX)?.split('-');
     let epoch = Epoch(parts.next()?.parse().ok()?);
@@ -274,7 +275,7 @@ fn read_header(io: &dyn Io, path: &Path, name: ChunkName) -> Result<ChunkHeader>
     Ok(header)
 }
 
-/// Takes a damaged chunk out of the way of the next start, which cuts anew what was in it.
+/// Renames a damaged chunk, so that the next start ignores it and cuts its commits again.
 fn set_aside(io: &dyn Io, path: &Path, error: &Error) {
     let aside = path.with_extension(DAMAGED);
     match io.rename(path, &aside) {
@@ -315,7 +316,7 @@ impl ChunkSource for Spool {
     }
 }
 
-/// How one chunk's bytes relate to another's.
+/// Compares one chunk's commits with another's.
 pub(super) fn comparison(own: &Bytes, found: &Bytes) -> Comparison {
     let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
     if own == found {

@@ -1,4 +1,4 @@
-//! The spool with each step of it failing in each way.
+//! Each step of the spool fails in each way.
 
 use super::*;
 use crate::chunk::{ChunkLink, Encoder, Profile};
@@ -9,9 +9,9 @@ use crate::io::faults::{Case, FAULTS, each_step, scratch};
 use crate::log::testing::{chained, hash_before, on_list};
 use crate::record::CommitRecord;
 
-/// Commits of a run; one more is there each time a chunk is cut.
+/// Commits of a run. One more commit exists each time a chunk is cut.
 const COMMITS: u64 = 8;
-/// Chunks are archived each time so many commits were made.
+/// Number of commits after which chunks are archived, each time.
 const ARCHIVED_EACH: u64 = 3;
 
 fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<ChunkHeader>)> {
@@ -21,22 +21,22 @@ fn open(io: Arc<dyn Io>, dir: &Path, archived: Csn) -> Result<(Spool, Option<Chu
     Spool::open(io, dir, 1 << 20, &identity, Arc::new(Gate::default()), watermarks, &|_, _| Ok(true))
 }
 
-/// A chunk of the commits above `after` up to `last`.
+/// Returns a chunk of the commits above `after`, up to `last`.
 fn cut(after: Csn, last: u64) -> Chunk {
     let commits = &chained((1..=last).map(on_list))[after.0 as usize..];
     let link = ChunkLink { epoch: Epoch(1), hash_before: hash_before(&commits[0]), ..ChunkLink::default() };
     Encoder::new(Profile::default()).encode(commits.iter(), link)
 }
 
-/// How far a run got.
+/// What a run sealed and archived.
 #[derive(Default)]
 struct Told {
     sealed: Csn,
     archived: Csn,
 }
 
-/// Seals and archives as the cutter and the uploader do: what could not be sealed is cut again together with what came
-/// since.
+/// Seals and archives as the cutter and the uploader do: commits that could not be sealed are cut again, together with
+/// later ones.
 fn run(case: &Case, dir: &Path) -> Told {
     let mut told = Told::default();
     let Ok((spool, _)) = open(case.io(), dir, Csn::ZERO) else { return told };
@@ -61,8 +61,8 @@ fn run(case: &Case, dir: &Path) -> Told {
     told
 }
 
-/// Goal: whichever step fails, a start finds every sealed chunk that the archive does not have, whole and without a gap,
-/// and nothing else is in the way of going on.
+/// Goal: whichever step fails, the next start finds every sealed chunk that the archive does not have, whole and
+/// without a gap, and the spool can continue.
 #[test]
 fn sealed_chunks_survive_every_failing_step() {
     each_step(&FAULTS, |case| {
@@ -101,7 +101,8 @@ fn seal_commits(spool: &Spool, epoch: u32, csns: std::ops::RangeInclusive<u64>) 
     spool.seal(&Encoder::new(Profile::default()).encode(commits.iter(), link)).unwrap();
 }
 
-/// What the logs lost is never uploaded: else the archived watermark would pass commits that took the same numbers.
+/// Goal: commits that the logs lost are never uploaded. Otherwise the archived watermark would pass new commits with
+/// the same csns.
 #[test]
 fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,8 +120,8 @@ fn chunks_beyond_the_logs_or_beyond_a_fork_are_removed() {
     assert_eq!(open_of(dir.path(), &identity, 29).0.reachable(Csn::ZERO), Csn(29));
 }
 
-/// Goal: a damaged chunk, found at a start or at its upload, is set aside, and cutting goes on in front of it: nothing
-/// behind the hole is ever taken for all there is.
+/// Goal: a damaged chunk, found at a start or at its upload, is set aside, and cutting continues before it. Chunks
+/// after the hole are never taken as complete history.
 #[test]
 fn a_damaged_chunk_and_what_is_behind_it_are_cut_anew() {
     let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).unwrap();

@@ -1,7 +1,7 @@
 //! The tail: the newest commits, in a bounded ring in memory.
 //!
-//! Guarantees: groups are in csn order without a hole; the oldest ones fall out when the ring is full, and a reader that
-//! was still there is told that it is behind.
+//! Guarantees: groups are in csn order without a gap. When the ring is full, the oldest groups are dropped, and a
+//! reader that needs them is told that the ring does not reach back so far.
 
 use crate::commit::committer::{CommitSink, Group};
 use crate::csn::{Csn, WalSeq};
@@ -10,28 +10,29 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What a commit takes in the ring beside its effects.
+/// Bytes that a commit counts in the ring beside its effects.
 const COMMIT_OVERHEAD_BYTES: usize = 128;
 
-/// Commits read for shipping, with the WAL range they came from.
+/// Commits that were read for shipping, with the WAL range from which they came.
 #[derive(Clone, Debug, Default)]
 pub struct Slice {
     /// Whole commits in dense csn order, with times that never decrease.
     pub commits: Vec<CommitRecord>,
-    /// The WAL's end before the first of them, or lower.
+    /// End of the WAL before the first of the commits, or a lower sequence.
     pub wal_before: WalSeq,
-    /// A position in the WAL at or below which all of them lie; reading behind it misses none that follow.
+    /// A WAL sequence from which reading misses no commit after the slice. It may be lower than the sequences of the
+    /// slice's last commits.
     pub wal_after: WalSeq,
 }
 
 impl Slice {
-    /// Csn of the last commit; `None` if there is none.
+    /// Returns the csn of the last commit, or `None` if there is none.
     #[must_use]
     pub fn last(&self) -> Option<Csn> {
         self.commits.last().map(|commit| commit.csn)
     }
 
-    /// Bytes of effects.
+    /// Returns the bytes of all effects.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.commits.iter().map(CommitRecord::effect_bytes).sum()
@@ -41,13 +42,13 @@ impl Slice {
 struct Ring {
     groups: VecDeque<(Group, usize)>,
     bytes: usize,
-    /// Bytes ever pushed.
+    /// Bytes pushed since the start.
     total: u64,
-    /// Total at which the waiting cutter wants to be woken.
+    /// Value of `total` at which the waiting cutter must be woken.
     wake_at: u64,
 }
 
-/// The ring.
+/// The ring of the newest commits.
 pub struct Tail {
     ring: Mutex<Ring>,
     grown: Condvar,
@@ -55,20 +56,20 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// An empty ring of at most `bytes_max` (a single larger group is kept all the same).
+    /// Makes an empty ring of at most `bytes_max`. A single group is kept even if it is larger.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         let ring = Ring { groups: VecDeque::new(), bytes: 0, total: 0, wake_at: u64::MAX };
         Self { ring: Mutex::new(ring), grown: Condvar::new(), bytes_max }
     }
 
-    /// Bytes ever pushed: for `wait`.
+    /// Returns the bytes pushed since the start, as [`Tail::wait`] counts them.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.ring.lock().total
     }
 
-    /// Waits until `total` bytes were ever pushed, or until the time is over; returns the total.
+    /// Waits until `total` bytes were pushed since the start, or until the time is over. Returns the bytes pushed.
     pub fn wait(&self, total: u64, at_most: Duration) -> u64 {
         let deadline = Instant::now() + at_most;
         let mut ring = self.ring.lock();
@@ -78,13 +79,14 @@ impl Tail {
         ring.total
     }
 
-    /// Ends a `wait` early.
+    /// Wakes the waiting thread.
     pub fn wake(&self) {
         self.grown.notify_all();
     }
 
-    /// Commits above `after`, up to `until`, until they have `bytes_max` or times begin anew; at least one if there is one. `None` if the
-    /// ring does not reach back to `after`.
+    /// Reads commits above `after`, up to `until`. Ends when they have `bytes_max`, or before a commit with an earlier
+    /// time than the one before it; returns at least one commit if there is one. Returns `None` if the ring does not
+    /// reach back to `after`.
     #[must_use]
     pub fn read(&self, after: Csn, until: Csn, bytes_max: usize) -> Option<Slice> {
         let ring = self.ring.lock();

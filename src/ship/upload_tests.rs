@@ -1,5 +1,5 @@
-//! The way of chunks into the archive, over a failover, with every fault at every request: the watermark never passes
-//! what is there, and in the end the archive holds one history without a gap.
+//! Chunks are uploaded into the archive, over a failover, with every fault at every request. The watermark never
+//! passes what the archive holds, and in the end the archive holds one history without a gap.
 
 use super::spool::comparison;
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
@@ -25,22 +25,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
-/// When a request that hangs is given up.
+/// Deadline of a request that hangs.
 const DEADLINE: Duration = Duration::from_millis(100);
-/// One fault never costs a step more attempts.
+/// Attempts that a step needs at most after one fault.
 const ATTEMPTS_MAX: usize = 4;
-/// Lives that are lived at the same time: most of them wait for a deadline.
+/// Lives that run at the same time: most of them wait for a deadline.
 const LIVES_AT_ONCE: usize = 32;
 /// The last commit that both epochs share.
 const FORK: u64 = 7;
 
-/// What both writers archive.
+/// The commits that both writers archive.
 struct Story {
     first: Vec<CommitRecord>,
     second: Vec<CommitRecord>,
 }
 
-/// Sealed chunks, and a look at the store behind the faults at each step of the watermark.
+/// A spool of sealed chunks. Checks the store without its faults at each step of the watermark.
 struct Spool {
     chunks: Vec<(SealedChunk, Bytes)>,
     truth: Archive,
@@ -48,7 +48,7 @@ struct Spool {
 }
 
 impl Spool {
-    /// Chunks of three commits each.
+    /// Makes chunks of three commits each.
     fn of(commits: &[CommitRecord], epoch: Epoch, truth: &Archive) -> Arc<Self> {
         let mut encoder = Encoder::new(Profile::default());
         let mut link = ChunkLink { epoch, hash_before: hash_before(&commits[0]), ..ChunkLink::default() };
@@ -122,7 +122,7 @@ fn settings() -> UploaderSettings {
 async fn upload(archive: &Archive, spool: &Arc<Spool>, epoch: Epoch) {
     let (from, last) = (*spool.archived.lock(), spool.chunks[spool.chunks.len() - 1].0.name.last);
     let (uploader, mut status) = Uploader::new(archive, Arc::clone(spool), epoch, from, settings());
-    // Either ends the upload; what is given up has nothing left to do.
+    // Cancel-safe: when one arm ends, the upload is over.
     tokio::select! {
         error = uploader.run() => panic!("uploading ended: {error}"),
         done = status.wait_for(|status| status.archived == last) => drop(done.expect("the uploader lives")),
@@ -130,7 +130,7 @@ async fn upload(archive: &Archive, spool: &Arc<Spool>, epoch: Epoch) {
     assert_eq!(*spool.archived.lock(), last);
 }
 
-/// The first writer of an archive, the claim of a second one, and what the second archives.
+/// Runs the first writer of an archive, the claim of a second writer, and the uploads of the second.
 async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
     let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None)
@@ -149,7 +149,7 @@ async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     claim(&archive, &record).await?;
     let late = Spool::of(&story.first, Epoch(1), &truth);
     let (fenced, _) = Uploader::new(&archive, late, Epoch(1), Csn::ZERO, settings());
-    // A store that denies the newer epoch's record fences nobody at that look; the next one tells.
+    // If the store denies the newer epoch's record, that fence check passes; the next one finds the record.
     let error = tokio::time::timeout(Duration::from_secs(30), fenced.run()).await;
     let error = error.expect("the next look tells");
     assert_eq!(error.kind(), Kind::Fenced, "{error}");
@@ -158,7 +158,7 @@ async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     Ok(())
 }
 
-/// The archive holds the second writer's history, and what it shares with the first one's.
+/// Checks that the archive holds the second writer's history, and the part that it shares with the first writer's.
 async fn assert_whole(truth: &Archive, story: &Story) {
     let history = History::read(truth, None).await.expect("history");
     let reach = history.reach();
@@ -171,8 +171,9 @@ async fn assert_whole(truth: &Archive, story: &Story) {
     assert_eq!(found, story.second);
 }
 
-/// Goal: whichever request of an archive's life meets whichever fault, nothing that the watermark has passed is
-/// missing, every step succeeds when it is repeated (unless the store tears a record that is its own fence), and the history in the archive is exactly what was committed.
+/// Goal: whichever request of an archive's life meets whichever fault, everything that the watermark has passed is
+/// there. Every step succeeds when it is repeated, unless the store tears a record that is its own fence. The history
+/// in the archive is exactly the committed one.
 #[tokio::test]
 async fn every_request_of_an_upload_meets_every_fault() {
     let first = history(21, 10, Epoch(1));
@@ -201,13 +202,14 @@ async fn every_request_of_an_upload_meets_every_fault() {
     assert!(met > requests * 5, "only {met} faults met one of {requests} requests");
 }
 
-/// Of a record that arrived only in part nobody can tell whose it is: it stays an error, and a loud one.
+/// Reports whether the error is about a torn record. Nobody can tell whose record it is: this stays a loud error.
 fn is_torn_record(error: &Error, fault: Fault) -> bool {
     let is_record = |what: &str| what.contains("/epochs/") || what.ends_with("/walferry.json");
     matches!(fault, Fault::Truncate | Fault::Tear) && matches!(error, Error::Corrupt { what, .. } if is_record(what))
 }
 
-/// Goal: of two uploads in a row and the look at what they left, each may go wrong in its own way.
+/// Goal: if two uploads in a row, and the check of what they left, each fail in a different way, the upload is only
+/// delayed.
 #[tokio::test]
 async fn pairs_of_faults_at_a_chunk_only_delay() {
     let first = history(23, 5, Epoch(1));
@@ -225,7 +227,7 @@ async fn pairs_of_faults_at_a_chunk_only_delay() {
     }
 }
 
-/// Goal: an upload that finds whole chunks of somebody else under its names ends, and says why.
+/// Goal: an upload that finds another writer's whole chunks under its names ends, and says why.
 #[tokio::test]
 async fn commits_of_another_writer_are_never_overwritten() {
     let store = FaultStore::default();

@@ -1,14 +1,15 @@
-//! The replication wire: messages between a primary's feed and a replica's link.
+//! The replication protocol: messages between a primary's feed and a replica's link.
 //!
 //! ```text
 //! length u32 | crc32 u32 | kind u8 | body        length and CRC cover kind and body; little endian
 //! ```
-//! Bodies of control messages are JSON (fields a peer does not know are ignored); a chunk and a part of a base are raw
-//! bytes. The primary speaks first.
+//! Bodies of control messages are JSON; fields that a peer does not know are ignored. A chunk and a part of a base are
+//! raw bytes. The primary speaks first.
 //!
-//! Guarantees: a message is whole or an error; a peer cannot make this side allocate more than about twice what it has
-//! sent; a message over its limit ends the connection. With a shared secret either side has to prove that it knows it;
-//! whoever can change bytes on the way is not kept out by that: there is no encryption yet.
+//! Guarantees: a message is whole, or there is an error. A peer cannot make this side allocate more than about twice
+//! the bytes that it has sent. A message over its limit ends the connection. With a shared secret, each side must
+//! prove that it knows the secret. This does not keep out an attacker who can change bytes on the way: the connection
+//! is not encrypted.
 
 use crate::chunk::RAW_BYTES_MAX;
 use crate::cluster::ClusterId;
@@ -25,87 +26,88 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Version of the protocol.
 pub const VERSION: u32 = 2;
-/// Longest chunk message: the largest commit with those that came before it, none of which compresses, and what sections,
-/// blocks and entries add to them (a block of 1 MiB has a head of a few bytes).
+/// Longest chunk message: the largest commit and the commits before it in the chunk, if nothing compresses, and what
+/// sections, blocks and entries add (a block of 1 MiB has a head of a few bytes).
 const CHUNK_BYTES_MAX: usize = COMMIT_BYTES_MAX as usize + 16 * RAW_BYTES_MAX;
 /// Longest control message.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
-/// Longest message that a replica has to send: who has proven nothing must not make a primary hold more.
+/// Longest message that a replica has to send. A peer that has proven nothing must not make a primary hold more.
 const FROM_REPLICA_BYTES_MAX: usize = 64 << 10;
 /// Longest part of a base's file.
 pub const PART_BYTES: usize = 4 << 20;
-/// Memory is reserved in steps while a message arrives: as much again as has arrived, within these bounds.
+/// Bounds of the steps in which memory is reserved while a message arrives: each step is as large as the bytes that
+/// have arrived, within these bounds.
 const RESERVE_STEP_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=1 << 20;
 const HEAD_LEN: usize = 8;
 /// Bytes of a message that are sent at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// First message, by the primary.
+/// The first message, sent by the primary.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Challenge {
     /// Version of the protocol.
     pub version: u32,
-    /// Random; the replica's proof covers it.
+    /// Random text; the replica's proof covers it.
     pub nonce: String,
 }
 
-/// Who the replica is and where it stands.
+/// The replica's answer to the challenge: its identity and its position.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of the protocol.
     pub version: u32,
-    /// Its cluster; none while it is empty.
+    /// Cluster of the replica; `None` while it is empty.
     pub cluster: Option<ClusterId>,
-    /// Its node number.
+    /// Node number of the replica.
     pub node: String,
-    /// The newest generation in its history.
+    /// The newest epoch in the replica's history.
     pub epoch: Epoch,
-    /// The incarnation of that generation.
+    /// Incarnation of that epoch.
     pub incarnation: Incarnation,
-    /// Its last commit; 0 if it is empty.
+    /// Csn of the replica's last commit; 0 if the replica is empty.
     pub csn: Csn,
-    /// History hash after its last commit.
+    /// History hash after the replica's last commit.
     pub hash: HistoryHash,
-    /// When its last commit was made; 0 if it is empty.
+    /// Time of the replica's last commit; 0 if the replica is empty.
     pub time: CommitTime,
-    /// Whether it reads the archive by itself.
+    /// Whether the replica reads the archive by itself.
     pub has_archive: bool,
-    /// Its port for clients.
+    /// Port of the replica for clients.
     pub port: u16,
-    /// Random; the primary's proof covers it.
+    /// Random text; the primary's proof covers it.
     #[serde(default)]
     pub nonce: String,
-    /// Keyed hash of the challenge under the shared secret; empty without one.
+    /// Keyed hash of the challenge under the shared secret; empty without a secret.
     pub proof: String,
 }
 
-/// The primary's answer: the stream goes on behind the replica's csn.
+/// An answer of the primary: the stream continues after the replica's csn.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Resume {
-    /// The cluster.
+    /// Cluster of the primary.
     pub cluster: ClusterId,
-    /// Generations that made the primary's commits.
+    /// Epochs that made the primary's commits.
     pub history: Vec<EpochStart>,
-    /// Keyed hash of the replica's nonce under the shared secret; empty without one.
+    /// Keyed hash of the replica's nonce under the shared secret; empty without a secret.
     #[serde(default)]
     pub proof: String,
 }
 
-/// The primary's answer: it no longer has what follows the replica's csn, the archive does.
+/// An answer of the primary: the archive has the commits after the replica's csn, but the primary does not.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GoToArchive {
-    /// How far the archive is complete.
+    /// Csn up to which the archive is complete.
     pub archived: Csn,
 }
 
-/// The primary's answer: a base follows.
+/// An answer of the primary: a base follows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BaseBegin {
-    /// The cluster.
+    /// Cluster of the primary.
     pub cluster: ClusterId,
-    /// Generations that made the primary's commits.
+    /// Epochs that made the primary's commits.
     pub history: Vec<EpochStart>,
-    /// Keyed hash of the replica's nonce under the shared secret; empty without one.
+    /// Keyed hash of the replica's nonce under the shared secret; empty without a secret.
     #[serde(default)]
     pub proof: String,
 }
@@ -113,73 +115,73 @@ pub struct BaseBegin {
 /// A file of the base begins; its parts follow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BaseFile {
-    /// Name the object would have in an archive.
+    /// Name that the object would have in an archive.
     pub name: String,
-    /// Its length.
+    /// Length of the file in bytes.
     pub bytes: u64,
 }
 
-/// Why the primary does not serve this replica.
+/// An answer of the primary: it does not serve this replica.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refuse {
-    /// Whether trying again later can help.
+    /// Whether no later attempt of the replica can succeed.
     pub is_final: bool,
-    /// What was expected, what was found, what to do.
+    /// Text for operators: what was expected, what was found, what to do.
     pub reason: String,
-    /// A newer generation the primary knows of, if that is why.
+    /// A newer epoch that the primary knows of, if that is the reason.
     pub newer_epoch: Option<Epoch>,
 }
 
-/// Where the primary stands; sent also when idle, so that lag is told truthfully.
+/// The primary's state. Sent also on an idle link, so that the replica knows its true lag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Its generation.
+    /// Epoch of the primary.
     pub epoch: Epoch,
-    /// Its last commit that may be shipped.
+    /// The primary's last commit that may be shipped.
     pub committed: Csn,
     /// The last commit that was sent over this connection.
     pub sent: Csn,
     /// History hash after `sent`, in the primary's history.
     pub hash: HistoryHash,
-    /// Whether it has an archive.
+    /// Whether the primary has an archive.
     pub archives: bool,
-    /// Its archive's watermark.
+    /// The primary's archived watermark; 0 without an archive.
     pub archived: Csn,
-    /// Its clock.
+    /// The primary's commit clock.
     pub time: CommitTime,
-    /// A base that is not below this csn is wanted from this replica; 0: none.
+    /// Lowest csn of the base that this replica is asked to publish; 0 if none is asked for.
     #[serde(default)]
     pub wants_base: Csn,
 }
 
-/// What a replica has to do with bases in the archive.
+/// Whether a replica publishes bases to the archive, and the last base it published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Publishing {
-    /// Whether it would publish one if it was asked.
+    /// Whether the replica would publish a base if it was asked.
     pub is_willing: bool,
-    /// Whether it is publishing one.
+    /// Whether the replica is publishing a base.
     pub is_busy: bool,
-    /// Csn of the last one it published; 0 if none.
+    /// Csn of the last base that the replica published; 0 if there is none.
     pub csn: Csn,
-    /// Its generation.
+    /// Epoch of the last published base.
     pub epoch: Epoch,
-    /// The commit after which a restore from it needs chunks.
+    /// The commit after which a restore from the last published base needs chunks.
     pub after: Csn,
 }
 
-/// Where the replica stands.
+/// An acknowledgement: how far the replica has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ack {
-    /// Its last commit visible to readers.
+    /// The replica's last commit that readers see.
     pub applied: Csn,
-    /// Its last commit synced.
+    /// The replica's last commit that is synced.
     pub durable: Csn,
-    /// What it has to do with bases.
+    /// State of the replica's bases in the archive.
     #[serde(default)]
     pub publishing: Publishing,
 }
 
-/// A message. Its debug form, which goes into errors, shows of raw bytes only how many there are.
+/// A message. Its debug form, which goes into errors, shows only the number of raw bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Message {
     /// See [`Challenge`].
@@ -194,11 +196,11 @@ pub enum Message {
     BaseBegin(BaseBegin),
     /// See [`BaseFile`].
     BaseFile(BaseFile),
-    /// Bytes of the file begun last.
+    /// A part of the file that the last [`BaseFile`] announced.
     BasePart(Bytes),
     /// The base is complete.
     BaseEnd,
-    /// A chunk, as in the archive.
+    /// A chunk, in the same form as in the archive.
     Chunk(Bytes),
     /// See [`Heartbeat`].
     Heartbeat(Heartbeat),
@@ -298,20 +300,21 @@ pub struct Sender<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Sender<W> {
-    /// Sends over `writer`; `peer` names it in errors.
+    /// Makes a sender over `writer`; `peer` names the peer in errors.
     pub fn new(writer: W, peer: &str) -> Self {
         Self { writer, peer: peer.to_owned() }
     }
 
-    /// Sends one message. Not cancel-safe: a cancelled send leaves a part of a message behind, so the connection must be
-    /// closed then.
+    /// Sends one message. Not cancel-safe: a cancelled send leaves a part of a message behind, so that the connection
+    /// must be closed.
     pub async fn send(&mut self, message: &Message) -> Result<()> {
         let mut sending = Sending::of(message);
         while self.send_piece(&mut sending).await? {}
         Ok(())
     }
 
-    /// Sends a piece of a message; false once all of it was sent. For a message that may take long. Not cancel-safe.
+    /// Sends a piece of a message, for messages that may take long. Returns false once all of it was sent. Not
+    /// cancel-safe.
     pub async fn send_piece(&mut self, sending: &mut Sending) -> Result<bool> {
         let Sending { head, body } = sending;
         let piece = body.split_to(body.len().min(PIECE_BYTES));
@@ -326,14 +329,14 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     }
 }
 
-/// What is left to send of a message.
+/// The rest of a message that is being sent.
 pub struct Sending {
     head: BytesMut,
     body: Bytes,
 }
 
 impl Sending {
-    /// All of a message.
+    /// Prepares a whole message.
     #[must_use]
     pub fn of(message: &Message) -> Self {
         let (kind, body) = message.parts();
@@ -353,31 +356,33 @@ pub struct Receiver<R> {
     reader: R,
     peer: String,
     buffer: BytesMut,
-    /// When the last bytes came.
+    /// When the last bytes arrived.
     heard: Instant,
-    /// Longest body taken, whatever the kind.
+    /// Longest body that is accepted, in bytes, for every kind of message.
     body_bytes_max: usize,
 }
 
 impl<R: AsyncRead + Unpin> Receiver<R> {
-    /// Receives from `reader`; `peer` names it in errors.
+    /// Makes a receiver over `reader`; `peer` names the peer in errors.
     pub fn new(reader: R, peer: &str) -> Self {
         let (peer, heard) = (peer.to_owned(), Instant::now());
         Self { reader, peer, buffer: BytesMut::new(), heard, body_bytes_max: usize::MAX }
     }
 
-    /// Receives what a replica sends.
+    /// Makes a receiver for a replica's messages, which are short.
     pub fn from_replica(reader: R, peer: &str) -> Self {
         Self { body_bytes_max: FROM_REPLICA_BYTES_MAX, ..Self::new(reader, peer) }
     }
 
-    /// How long nothing has come from the peer, as far as somebody received; a part of a message counts.
+    /// Returns how long no bytes have come from the peer. Parts of a message count. The time is right only while
+    /// somebody receives.
     #[must_use]
     pub fn silent_for(&self) -> Duration {
         self.heard.elapsed()
     }
 
-    /// The next message; `None` if the peer closed the connection between two. Cancel-safe: what has arrived stays.
+    /// Receives the next message. Returns `None` if the peer closed the connection between two messages. Cancel-safe:
+    /// bytes that have arrived are kept.
     pub async fn receive(&mut self) -> Result<Option<Message>> {
         loop {
             if let Some(message) = self.take_message()? {
@@ -402,7 +407,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         Error::Protocol { peer: self.peer.clone(), detail }
     }
 
-    /// Bytes of the message being received that are not there yet, as far as it is known.
+    /// Returns the bytes that are missing of the message being received; at least 4096.
     fn missing(&self) -> usize {
         let announced =
             self.buffer.first_chunk::<4>().map_or(HEAD_LEN, |len| HEAD_LEN + u32::from_le_bytes(*len) as usize);
@@ -425,7 +430,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
         let mut message = self.buffer.split_to(HEAD_LEN + length).split_off(HEAD_LEN).freeze();
         if length > PIECE_BYTES {
-            // What is left lies in the same memory, and would keep all of it.
+            // The rest lies in the same allocation as the message, and would keep all of it alive.
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
         if crc32fast::hash(&message) != crc {
@@ -436,7 +441,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 }
 
-/// A replica's proof of knowing the shared secret; empty if there is none.
+/// Returns a replica's proof that it knows the shared secret, or an empty text if there is no secret.
 #[must_use]
 pub fn proof(secret: &str, challenge: &Challenge, node: &str) -> String {
     if secret.is_empty() {
@@ -446,7 +451,7 @@ pub fn proof(secret: &str, challenge: &Challenge, node: &str) -> String {
     blake3::keyed_hash(&key, format!("{}\n{node}", challenge.nonce).as_bytes()).to_hex().to_string()
 }
 
-/// A primary's proof of knowing the shared secret; empty if there is none.
+/// Returns a primary's proof that it knows the shared secret, or an empty text if there is no secret.
 #[must_use]
 pub fn primary_proof(secret: &str, hello: &Hello, cluster: ClusterId) -> String {
     if secret.is_empty() {

@@ -1,4 +1,5 @@
-//! Cuts a base into a local directory: memory at csn M, RocksDB at csn R, and for a strict one the commits between them.
+//! Cuts a base into a local directory: the memory engines at csn M, RocksDB at csn R, and for a strict base the
+//! commits between M and R.
 //!
 //! ```text
 //! memory.image, or memory-<n>.image ...   the memory engines at M
@@ -6,10 +7,11 @@
 //! db/                                     RocksDB at R, without WAL
 //! ```
 //!
-//! Guarantees: writers wait only while the memory engines are cut, RocksDB is never behind them; nothing in a base can
-//! be lost by a power cut that the durability mode protects from. The directory is cleared before a base is cut, when it
-//! was used and when there is none, so that one base is there at a time; what a crash leaves is cleared by the next cut.
-//! Needs the logs from M on for a strict base: they must not be purged above the newest memory image while it is cut.
+//! Guarantees: writers wait only while the memory engines are cut; RocksDB is never cut before the memory engines; a
+//! base holds no commit that a power cut could lose although the durability mode protects from power cuts. The
+//! directory holds one base at a time: it is cleared before a cut, after a failed cut, and when the base is dropped;
+//! the next cut clears what a crash leaves. A strict base needs the logs from M on: the logs must not be purged above
+//! the newest memory image while the base is cut.
 
 use super::checkpoint::{self, SstHashes};
 use super::image::{Contents, ImageParts, Share};
@@ -33,13 +35,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Directory of RocksDB's files in a base that lies on a local disk.
+/// Name of the directory for RocksDB's files within a local base.
 const DB: &str = "db";
-/// Pause between two looks at the durable watermark.
+/// Pause between two checks of the durable watermark.
 const DURABLE_POLL: Duration = Duration::from_millis(1);
-/// Images that the memory engines are written to at the same time, at most.
+/// Largest number of images that the memory engines are written to in parallel.
 pub const IMAGES_MAX: usize = 4;
-/// Memory that an image should hold at least: below it a thread of its own does not pay. Little in unit tests, so that
+/// Least memory in bytes for each image: below this size another thread does not pay. Small in unit tests, so that
 /// their bases have several images.
 const IMAGE_MEMORY_MIN: usize = if cfg!(test) { 32 << 10 } else { 32 << 20 };
 
@@ -49,22 +51,22 @@ pub struct BaseCutter {
     dir: PathBuf,
     cluster: ClusterId,
     hashes: SstHashes,
-    /// Shared with the base that lies in `dir`.
+    /// Shared with the [`LocalBase`] in `dir`, if there is one.
     occupied: Arc<()>,
 }
 
-/// What a base is to be, and who cuts it.
+/// Which base to cut, and the node that cuts it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CutRequest {
     /// How far apart the engines may be cut.
     pub consistency: Consistency,
-    /// The node.
+    /// Name of the node.
     pub node: String,
-    /// What it is.
+    /// Role of the node.
     pub role: LastRole,
 }
 
-/// A base on the local disk; its files go when it is dropped.
+/// A base on the local disk; dropping it removes its files.
 #[derive(Debug)]
 pub struct LocalBase {
     dir: PathBuf,
@@ -77,30 +79,31 @@ pub struct LocalBase {
 /// One file of a base on the local disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalFile {
-    /// Its name in the manifest; no two files of a base have the same.
+    /// Name in the manifest, unique within the base.
     pub name: String,
-    /// Where it lies.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
-    /// Its object in the archive.
+    /// Name of the file's object in the archive.
     pub object: ObjectName,
 }
 
 impl BaseCutter {
-    /// For the node whose data directory is `dir`. Nothing is touched yet.
+    /// Creates the cutter of the node whose data directory is `dir`. Touches no file.
     #[must_use]
     pub fn new(io: Arc<dyn Io>, dir: &DataDir, cluster: ClusterId) -> Self {
         Self { io, dir: dir.base(), cluster, hashes: SstHashes::default(), occupied: Arc::new(()) }
     }
 
-    /// Cuts a base of what is committed now. Blocking: a flush of RocksDB and a pass over the memory engines. Refused
-    /// while the base before is still in use; [`Error::InconsistentTiming`] if the cuts are further apart than asked.
+    /// Cuts a base of all commits so far. Blocks for a flush of RocksDB and one pass over the memory engines. Errors:
+    /// [`Error::Refused`] while the previous base is in use; [`Error::InconsistentTiming`] if the cuts are further
+    /// apart than the request allows.
     pub fn cut(&mut self, committer: &Committer, request: &CutRequest) -> Result<LocalBase> {
         self.cut_between(committer, request, || {})
     }
 
-    /// As [`Self::cut`], with something done between the two cuts.
+    /// Cuts a base as [`Self::cut`] does, and calls `between` between the two cuts.
     pub(super) fn cut_between(
         &mut self,
         committer: &Committer,
@@ -113,7 +116,7 @@ impl BaseCutter {
         }
         clear(&self.dir)?;
         let base = self.cut_into_dir(committer, request, between);
-        // What a failed one takes of a full disk is needed for other things.
+        // A failed base must not occupy space on a disk that may be full.
         if base.is_err()
             && let Err(error) = clear(&self.dir)
         {
@@ -130,7 +133,8 @@ impl BaseCutter {
     ) -> Result<LocalBase> {
         let started = Instant::now();
         self.io.create_dir(&self.dir)?;
-        // What the checkpoint has to flush lies between the cuts: as little as possible.
+        // The checkpoint flushes what is unflushed, and that flush lies between the cuts: flushing first keeps the
+        // skew small.
         committer.disk().flush()?;
         let moment = MemorySnapshot::take(committer)?;
         let (cut_pause, at) = (moment.pause, moment.at);
@@ -191,7 +195,7 @@ fn clear(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes the images, several at a time, and lets go of the cut on this thread, which no writer waits for.
+/// Writes the images, several in parallel, and frees the memory snapshot on this thread, which no writer waits for.
 fn write_memory(io: &dyn Io, dir: &Path, moment: MemorySnapshot, given_up: &AtomicBool) -> Result<MemoryPart> {
     let images = images_for(moment.bytes);
     let moment = &moment;
@@ -220,7 +224,7 @@ fn write_memory(io: &dyn Io, dir: &Path, moment: MemorySnapshot, given_up: &Atom
     })
 }
 
-/// How many images to write `bytes` of memory to.
+/// Returns the number of images for `bytes` of memory.
 fn images_for(bytes: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (bytes / IMAGE_MEMORY_MIN).clamp(1, cores.min(IMAGES_MAX))
@@ -248,8 +252,8 @@ fn write_image(
     Ok((FileRef { name, bytes, blake3: hasher.finalize() }, image.contents()))
 }
 
-/// The checkpoint was taken after the memory engines were cut, so it must hold all disk effects up to that cut; it is
-/// at a lower csn if and only if there was none since.
+/// Checks the order of the two cuts. The checkpoint is made after the memory engines were cut, so it must hold all
+/// disk effects up to that cut; its csn is higher if and only if there were disk effects after the memory cut.
 fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
     if disk.wal_seq >= memory.wal_seq && (disk.wal_seq > memory.wal_seq) == (disk.csn > memory.csn) {
         return Ok(());
@@ -259,7 +263,7 @@ fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
     Err(Error::corrupt("RocksDB's checkpoint", "its end", detail))
 }
 
-/// What leaves this node must not be lost by it in a power cut.
+/// Waits until no power cut can make this node lose a commit of the base, because the base leaves the node.
 fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
     while committer.syncer.shippable() < csn {
         if committer.gate.stands(RefusalReason::Broken) {
@@ -272,25 +276,25 @@ fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
 }
 
 impl LocalBase {
-    /// What the base consists of. All its bytes count as new until it is published.
+    /// Returns the manifest. All bytes count as new until the base is published.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// How long writers waited for it.
+    /// Returns how long writers waited for the cut.
     #[must_use]
     pub fn cut_pause(&self) -> Duration {
         self.cut_pause
     }
 
-    /// How long ago its cut began.
+    /// Returns the time since the cut began.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Its SSTs and its other files.
+    /// Returns the SSTs of the base, and its other files.
     #[must_use]
     pub fn files(&self) -> (Vec<LocalFile>, Vec<LocalFile>) {
         let base = self.manifest.base();

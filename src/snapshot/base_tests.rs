@@ -1,4 +1,4 @@
-//! Bases on the local disk.
+//! Tests of bases on the local disk.
 
 use super::*;
 use crate::config::{AppendFsync, Consistency};
@@ -15,7 +15,7 @@ fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes + Sync {
     }
 }
 
-/// The base is what the commits up to its csn add up to, in every engine.
+/// Asserts that the base equals the state after the commits up to its csn, in every engine.
 fn assert_exact(rig: &Rig, base: &LocalBase) {
     let (memory, disk) = restore(base.manifest(), fetch(base));
     let (expected_memory, expected_disk) = rig.expected(base.manifest().csn);
@@ -33,7 +33,7 @@ fn a_base_cut_under_load_brings_every_engine_to_one_csn() {
         let manifest = base.manifest();
         assert_eq!(manifest.cluster, CLUSTER);
         assert_exact(&rig, &base);
-        // Whether the writer gets its turn between the two cuts is up to the system.
+        // The system decides whether the writer thread runs between the two cuts.
         let is_overtaken = manifest.disk.csn > manifest.memory.csn;
         assert_eq!(is_overtaken, !manifest.completion.is_empty());
         overtaken += usize::from(is_overtaken);
@@ -112,7 +112,8 @@ fn nothing_is_cut_after_a_failed_log_write() {
     assert!(refused.to_string().contains("after a failed log write"), "{refused}");
 }
 
-/// Goal: whichever step of cutting a base fails, the cut fails and leaves nothing on the disk, and the next one is exact.
+/// Goal: whichever step of cutting a base fails, the cut fails and leaves nothing on the disk, and the next cut is
+/// exact.
 #[test]
 fn a_base_is_exact_or_leaves_nothing_whichever_step_fails() {
     let rig = Rig::new(AppendFsync::EverySec);
@@ -144,7 +145,8 @@ fn a_completion_fails_with_any_of_its_steps() {
         }
     });
 }
-/// Each level is what it says, with commits between its cuts: strict at one csn, the others at the two that are told.
+/// Goal: with commits between the cuts, a strict base lies at one csn, and any other base at the two csns in its
+/// manifest.
 #[test]
 fn each_level_is_what_it_says() {
     for consistency in [Consistency::Strict, Consistency::Bounded(Duration::from_secs(60)), Consistency::Eventual] {
@@ -167,7 +169,7 @@ fn each_level_is_what_it_says() {
     }
 }
 
-/// Cuts that are further apart than allowed are no base, tell by how much, and leave nothing behind.
+/// Goal: cuts that are further apart than allowed give an error that states the distance, and leave no files.
 #[test]
 fn a_bound_that_is_not_kept_is_refused() {
     let mut rig = Rig::new(AppendFsync::EverySec);
@@ -182,8 +184,8 @@ fn a_bound_that_is_not_kept_is_refused() {
     assert_exact(&rig, &base);
 }
 
-/// A cut beside a large sorted set that is being written holds writers up for microseconds, and is let go of on the
-/// snapshot's thread.
+/// Goal: a cut beside a large sorted set that is being written delays writers by microseconds only, and is freed on
+/// the snapshot's thread.
 #[test]
 fn a_cut_beside_a_large_sorted_set_is_short() {
     const MEMBERS: u64 = 500_000;
@@ -213,7 +215,7 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
         let mut pauses: Vec<Duration> = (0..25)
             .map(|_| {
                 let moment = MemorySnapshot::take(&rig.committer).unwrap();
-                // Held while the writer goes on, as by an image that is being written.
+                // Held while the writer continues, as an image that is being written holds its cut.
                 assert_eq!(
                     moment.cut.zsets.iter().map(|(_, entry)| entry.value.iter_from(0).count()).sum::<usize>(),
                     MEMBERS as usize
@@ -227,7 +229,7 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
     });
 }
 
-/// A large memory goes into several images, written and read at the same time, that hold it together.
+/// Goal: a large memory is written to several images in parallel, and reading them in parallel restores all of it.
 #[test]
 fn a_large_memory_goes_into_several_images() {
     if std::thread::available_parallelism().map_or(1, usize::from) == 1 {

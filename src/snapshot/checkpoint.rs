@@ -1,7 +1,8 @@
-//! The disk engines' part of a base: a RocksDB checkpoint, made into a directory of SSTs and metadata without WAL.
+//! The disk engines' part of a base: a RocksDB checkpoint, turned into a directory of SSTs and metadata without WAL.
 //!
-//! Guarantees: the directory opens without its WAL and holds every commit up to the csn its system key tells. SSTs are
-//! hard links: making it costs a flush, not a copy; what was hashed for the base before is not read again.
+//! Guarantees: the directory opens without a WAL and holds every commit up to the csn in its system key. SSTs are hard
+//! links: a checkpoint costs a flush, not a copy. An SST that was hashed for the previous base is not read a second
+//! time.
 
 use super::manifest::{DbFile, DiskContents, DiskPart, FamilyContents};
 use crate::csn::WalSeq;
@@ -15,25 +16,26 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Block cache while a checkpoint is opened: nothing but its WAL is read.
+/// Block cache size in bytes while a checkpoint is opened. Small, because only the WAL is read.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// Content hashes of the SSTs of the last base, by what a hard link leaves alone.
+/// Content hashes of the SSTs of the last base, by file attributes that a hard link does not change.
 #[derive(Debug, Default)]
 pub struct SstHashes {
     known: HashMap<SstId, blake3::Hash>,
 }
 
-/// Inode, length, and time of the last change in seconds and nanoseconds.
+/// Inode, length in bytes, and time of the last modification in seconds and nanoseconds.
 type SstId = (u64, u64, i64, i64);
 
-/// Makes a checkpoint of `disk` in `dir`, which must not exist but be on the same file system.
+/// Makes a checkpoint of `disk` in `dir`, which must not exist and must be on the same file system.
 pub fn make(disk: &Disk, dir: &Path) -> Result<()> {
     let checkpoint = rocksdb::checkpoint::Checkpoint::new(disk.db()).map_err(Error::rocks("prepare a checkpoint"))?;
     checkpoint.create_checkpoint(dir).map_err(Error::rocks("make a checkpoint"))
 }
 
-/// Makes a new checkpoint ready for a base, and tells what it holds. The database it was made of is not touched.
+/// Prepares a new checkpoint for a base and returns its description. Does not touch the database that the checkpoint
+/// was made of.
 pub fn describe(dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
     let Absorbed { position, wal_seq, families } = absorb_wal(dir)?;
     remove_leftovers(dir)?;
@@ -43,21 +45,21 @@ pub fn describe(dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
     Ok(DiskPart { csn, time, epoch, hash, wal_seq, contents, files })
 }
 
-/// What a checkpoint holds once its WAL is absorbed.
+/// The position and content of a checkpoint after its WAL was flushed.
 struct Absorbed {
     position: Position,
     wal_seq: WalSeq,
     families: Vec<FamilyContents>,
 }
 
-/// Opens the checkpoint once, so that what its WAL holds (what was written during its flush) is flushed to SSTs too.
+/// Opens the checkpoint once, so that its WAL (the writes made during the checkpoint's flush) is flushed to SSTs too.
 fn absorb_wal(dir: &Path) -> Result<Absorbed> {
     let disk =
         Disk::open(dir, dir, DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() })?;
     Ok(Absorbed { position: disk_position(&disk)?, wal_seq: disk.wal_seq(), families: families(&disk)? })
 }
 
-/// What the SSTs hold, by family; their metadata tells.
+/// Returns counts of the SSTs' content by column family, from the SSTs' metadata.
 fn families(disk: &Disk) -> Result<Vec<FamilyContents>> {
     let files = disk.db().live_files().map_err(Error::rocks("list its files"))?;
     let of = |family: Family| {
@@ -72,14 +74,14 @@ fn families(disk: &Disk) -> Result<Vec<FamilyContents>> {
     Ok(Family::ALL.map(of).to_vec())
 }
 
-/// See [`DiskContents::digest`].
+/// Computes [`DiskContents::digest`].
 pub fn digest(files: &[DbFile]) -> blake3::Hash {
     let mut hashes: Vec<_> = files.iter().filter(|file| file.shared).map(|file| *file.blake3.as_bytes()).collect();
     hashes.sort_unstable();
     blake3::hash(hashes.as_flattened())
 }
 
-/// Removes what an open database leaves beside its state: WAL files, locks, informational logs.
+/// Removes the files that an opened database leaves beside its state: WAL files, lock files, informational logs.
 fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let entry = entry.map_err(Error::io("list", dir))?;
@@ -95,7 +97,7 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
 }
 
 impl SstHashes {
-    /// All files of the directory in name order, hashed.
+    /// Lists all files of the directory in name order, with their hashes.
     fn list(&mut self, dir: &Path) -> Result<Vec<DbFile>> {
         let mut current = HashMap::new();
         let mut files = Vec::new();

@@ -1,7 +1,8 @@
 //! The completion of a base: the commits between its two cuts, as chunks without disk effects.
 //!
-//! Guarantees: every commit above the memory image up to the base's csn, dense; applied to the image they bring the
-//! memory engines to exactly that csn. RocksDB holds their disk effects already. Holds one chunk's commits in memory.
+//! Guarantees: a completion holds every commit above the memory image up to the base's csn, without a gap. Applied to
+//! the image, the completion brings the memory engines to exactly that csn. RocksDB holds the disk effects of these
+//! commits already. Memory: the commits of one chunk.
 
 use super::manifest::FileRef;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
@@ -13,8 +14,8 @@ use crate::record::{self, CommitRecord};
 use bytes::Bytes;
 use std::path::Path;
 
-/// Writes the commits above `after` up to `until` into chunk files in `dir`; none if there are no commits. Every commit
-/// is put under `epoch`, the base's lineage.
+/// Writes the commits above `after` up to `until` into chunk files in `dir`, and returns the files: none if there are
+/// no commits. Every commit is written under `epoch`, the base's epoch.
 pub fn write(
     io: &dyn Io,
     dir: &Path,
@@ -39,7 +40,7 @@ pub fn write(
     Ok(files)
 }
 
-/// Makes chunk files of commits that come one by one.
+/// Makes chunk files from commits that are pushed one by one.
 pub struct CompletionBuilder {
     encoder: Encoder,
     link: ChunkLink,
@@ -47,14 +48,14 @@ pub struct CompletionBuilder {
     bytes: usize,
     /// The last commit taken.
     last: Csn,
-    /// The completion's own hash up to it.
+    /// The completion's own history hash up to `last`.
     hash: HistoryHash,
     /// The last commit to take.
     until: Csn,
 }
 
 impl CompletionBuilder {
-    /// For the commits above `after` up to `until`.
+    /// Creates a builder for the commits above `after` up to `until`.
     #[must_use]
     pub fn new(after: Csn, until: Csn, epoch: Epoch) -> Self {
         let link = ChunkLink { epoch, ..ChunkLink::default() };
@@ -69,14 +70,14 @@ impl CompletionBuilder {
         }
     }
 
-    /// Whether nothing is missing any more.
+    /// Reports whether every commit up to the last one was taken.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.last == self.until
     }
 
-    /// Takes the next commit; a chunk file and its content if one is done: it is full, or the commit begins an epoch with an
-    /// earlier time. What lies beyond the last one is left out.
+    /// Takes the next commit. Returns a chunk file and its content whenever a chunk ends: the chunk is full, or the
+    /// commit begins an epoch with an earlier time. Ignores commits beyond the last one.
     pub fn push(&mut self, commit: CommitRecord) -> Result<Option<(FileRef, Bytes)>> {
         if self.is_complete() {
             return Ok(None);
@@ -88,15 +89,15 @@ impl CompletionBuilder {
         let is_done = |before: &CommitRecord| self.bytes >= RAW_BYTES_MAX || commit.time < before.time;
         let done = self.commits.last().is_some_and(is_done).then(|| self.seal());
         let mut commit = CommitRecord { disk_ops: 0, disk: Bytes::new(), ..commit };
-        // Without its disk effects it is another commit: the hashes of a completion are its own.
+        // A commit without its disk effects has another hash, so a completion has a hash chain of its own.
         self.hash = record::chain(self.hash, [&mut commit]);
-        // A commit's own size counts too: without effects left, millions of them would make one chunk.
+        // The record's own size counts too: otherwise millions of commits without effects would end up in one chunk.
         self.bytes += size_of::<CommitRecord>() + commit.effect_bytes();
         self.commits.push(commit);
         Ok(done)
     }
 
-    /// The last chunk file; [`Error::Gap`] if commits are missing.
+    /// Returns the last chunk file, if any; [`Error::Gap`] if commits are missing.
     pub fn finish(mut self) -> Result<Option<(FileRef, Bytes)>> {
         if !self.is_complete() {
             return Err(self.gap("the end".to_owned()));

@@ -1,26 +1,27 @@
-//! A digest of a set of entries that does not depend on their order, so that two nodes with the same keys have the same
-//! one, however their dictionaries lie.
+//! A digest of a set of entries that does not depend on their order: two nodes with the same keys have the same
+//! digest, whatever the order in their dictionaries.
 //!
 //! An entry is a key with its type, its absolute expiry and its whole value, in the byte form of the memory image (see
-//! `FORMAT.md`). Its hash is BLAKE3; the digest is the sum of all hashes, taken as four little endian numbers of 64 bits
-//! that are added each by itself without carry. Guarantees: equal sets have equal digests; that two different sets meet
-//! by chance is as unlikely as for a hash of 256 bits. Non-goal: keeping off somebody who chooses entries to that end.
+//! `FORMAT.md`). The hash of an entry is BLAKE3. The digest is the sum of all hashes: each hash is read as four
+//! little-endian numbers of 64 bits, and each of the four is added separately, without carry between them. Guarantees:
+//! equal sets have equal digests; two different sets have the same digest by chance as rarely as with a hash of 256
+//! bits. Non-goal: resistance to somebody who chooses entries to produce equal digests.
 
 use std::ops::AddAssign;
 
-/// The sum so far. The digest of nothing is all zeros.
+/// The sum over the entries added so far. The digest of the empty set is all zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SetDigest([u64; 4]);
 
 impl SetDigest {
-    /// Adds an entry by its hash.
+    /// Adds an entry, given its hash.
     pub fn add(&mut self, entry: blake3::Hash) {
         *self += Self(std::array::from_fn(|at| {
             u64::from_le_bytes(entry.as_bytes()[at * 8..at * 8 + 8].try_into().expect("eight bytes"))
         }));
     }
 
-    /// As it is written down.
+    /// Returns the digest in its stored form: four little-endian numbers.
     #[must_use]
     pub fn hash(&self) -> blake3::Hash {
         let mut bytes = [0; 32];
@@ -30,23 +31,23 @@ impl SetDigest {
 }
 
 impl AddAssign for SetDigest {
-    /// Joins two sets that have no entry in common.
+    /// Adds the digest of a set that has no entry in common with this one.
     fn add_assign(&mut self, other: Self) {
         self.0.iter_mut().zip(other.0).for_each(|(lane, more)| *lane = lane.wrapping_add(more));
     }
 }
 
-/// Hashes entries that come in pieces, one after another.
+/// Hashes entries that come in pieces, one entry after another.
 #[derive(Default)]
 pub struct EntryHasher {
-    /// Of the entry in hand, if a piece of it was taken.
+    /// Hash state of the current entry; `None` before its first piece.
     open: Option<Box<blake3::Hasher>>,
-    /// Made once: a hasher is large.
+    /// A hasher for reuse between entries: a hasher is large, so it is allocated once.
     spare: Option<Box<blake3::Hasher>>,
 }
 
 impl EntryHasher {
-    /// Takes a piece of the entry in hand.
+    /// Adds a piece to the current entry.
     pub fn take(&mut self, piece: &[u8]) {
         if piece.is_empty() {
             return;
@@ -54,7 +55,7 @@ impl EntryHasher {
         self.open.get_or_insert_with(|| self.spare.take().unwrap_or_default()).update(piece);
     }
 
-    /// Ends the entry in hand with its last piece.
+    /// Ends the current entry with its last piece; returns the entry's hash.
     pub fn end(&mut self, piece: &[u8]) -> blake3::Hash {
         let Some(mut hasher) = self.open.take() else { return blake3::hash(piece) };
         hasher.update(piece);

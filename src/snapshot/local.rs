@@ -1,9 +1,8 @@
-//! The node's own memory images: what a restart begins with, so that it need not replay the whole op-log.
+//! The node's own memory images. A restart begins with the newest image, so that it need not replay the whole op-log.
 //!
-//! Guarantees: an image is whole and durable when it appears under its name, `<csn:020>.image`; older ones stay until
-//! they are purged. A damaged newest image is an error, never passed over in silence: the logs may have been purged up
-//! to it.
-//! Does not: decide when to write one, or purge the logs.
+//! Guarantees: an image is whole and durable when it appears under its name, `<csn:020>.image`; older images stay
+//! until they are purged. A damaged newest image is an error and is never skipped, because the logs may have been
+//! purged up to it. Non-goals: deciding when to write an image, and purging the logs.
 
 use super::image::{read_image_file, write_image};
 use crate::csn::Csn;
@@ -13,16 +12,16 @@ use crate::io::Io;
 use crate::log::recovery::ImagePosition;
 use std::path::{Path, PathBuf};
 
-/// Ending of an image's name.
+/// File name extension of an image.
 const SUFFIX: &str = ".image";
 
-/// Writes the image of `cut`, cut at `at`; returns its length.
+/// Writes `cut`, made at `at`, as an image into `dir`; returns the image's length in bytes.
 pub fn write(io: &dyn Io, dir: &Path, cut: &MemoryCut, at: ImagePosition) -> Result<u64> {
     io.create_dir(dir)?;
     write_image(io, &path(dir, at.position.csn), cut, at)
 }
 
-/// The newest image and what it holds; `None` if there is none.
+/// Reads the newest image; returns its content and position, or `None` if there is no image.
 pub fn newest(io: &dyn Io, dir: &Path) -> Result<Option<(Memory, ImagePosition)>> {
     let Some(csn) = list(io, dir)?.pop() else { return Ok(None) };
     let path = path(dir, csn);
@@ -34,7 +33,8 @@ pub fn newest(io: &dyn Io, dir: &Path) -> Result<Option<(Memory, ImagePosition)>
     Ok(Some((memory, at)))
 }
 
-/// Removes all images but the newest, and unfinished ones; returns how many. Not while one is being written.
+/// Removes all images but the newest, and unfinished files; returns the number of files removed. Must not run while an
+/// image is being written.
 pub fn purge(io: &dyn Io, dir: &Path) -> Result<usize> {
     let mut older = list(io, dir)?;
     if older.pop().is_none() {
@@ -52,7 +52,7 @@ fn path(dir: &Path, csn: Csn) -> PathBuf {
     dir.join(csn.padded() + SUFFIX)
 }
 
-/// Csns of the images, ascending. Other files are none of ours.
+/// Returns the csns of the images in `dir`, ascending. Ignores other files.
 fn list(io: &dyn Io, dir: &Path) -> Result<Vec<Csn>> {
     if !dir.try_exists().map_err(Error::io("look for", dir))? {
         return Ok(Vec::new());
@@ -108,8 +108,8 @@ mod tests {
         assert_eq!(purge(&StdIo, &dir).unwrap(), 0);
     }
 
-    /// Goal: whichever step of writing an image and purging the older ones fails, the newest one is whole, and the new one
-    /// if it was said to be written.
+    /// Goal: whichever step of writing an image and purging the older images fails, the newest image is whole, and the
+    /// new image exists if its write was reported as done.
     #[test]
     fn the_newest_image_is_whole_whichever_step_fails() {
         each_step(&FAULTS, |case| {

@@ -1,8 +1,9 @@
-//! The manifest of a base: what makes the files of a base one state, and what each of them must be.
+//! The manifest of a base: which files make up the base, what each file must contain, and which state they form
+//! together.
 //!
-//! Guarantees: a decoded manifest is the one that was encoded, to the bit (a BLAKE3 digest of its canonical JSON stands
-//! in it), its positions fit together, and every file name in it is plain: safe as an object name and as a path.
-//! Does not: read or write files; see `base` and `publish`.
+//! Guarantees: a decoded manifest equals the encoded one bit by bit (the manifest contains a BLAKE3 digest of its
+//! canonical JSON), its positions are consistent, and every file name in it is plain: safe as an object name and as a
+//! path. Non-goals: reading and writing files; see `base` and `publish`.
 
 use crate::archive::digested;
 use crate::archive::layout::{BaseName, ObjectName};
@@ -21,48 +22,49 @@ use std::fmt;
 /// Version of the manifest that this build writes and reads.
 pub const MANIFEST_FORMAT: u32 = 3;
 
-/// The largest manifest: it is created by a single request. Enough for some 60 000 SSTs.
+/// Largest size of an encoded manifest, in bytes: a single request creates the object. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
 
-/// Digits of its content hash in the object name of a file.
+/// Number of digits of the content hash in a file's object name.
 pub(super) const HASH_DIGITS: usize = 16;
 
-/// Longest file name: the object name adds a dash and digits.
+/// Longest file name in bytes: the object name appends a dash and [`HASH_DIGITS`] digits.
 pub(super) const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
 
-/// One base: a state of all engines.
+/// The manifest of one base: a state of all engines.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// See [`MANIFEST_FORMAT`].
     pub format: u32,
-    /// Whose state it is.
+    /// The cluster that the state belongs to.
     pub cluster: ClusterId,
-    /// Generation of the history it was cut from.
+    /// Epoch of the history that the base was cut from.
     pub epoch: Epoch,
-    /// The later one of the two cuts: the disk engines', since they are cut last. With the completion applied, every
-    /// engine is at this csn; without one, the memory engines need the commits from `memory.csn` on.
+    /// The later csn of the two cuts: the disk engines' csn where they are later, because they are cut last. With the
+    /// completion applied, every engine is at this csn; without a completion, the memory engines need the commits
+    /// above `memory.csn`.
     pub csn: Csn,
     /// Commit time of `csn`.
     pub time: CommitTime,
     /// History hash after `csn`.
     pub hash: HistoryHash,
-    /// How the engines' positions relate.
+    /// How the positions of the engines relate to each other.
     pub level: Level,
-    /// How it was cut.
+    /// How the base was cut, and by which node.
     pub cut: CutRecord,
     /// The memory engines.
     pub memory: MemoryPart,
     /// The disk engines.
     pub disk: DiskPart,
-    /// Chunk files, in csn order, that carry exactly the commits above `memory.csn` up to `csn` with their memory ops
-    /// only. Empty if the memory image is at `csn` already, or if the level is not strict.
+    /// Chunk files, in csn order, that carry exactly the commits above `memory.csn` up to `csn`, with memory ops only.
+    /// Empty if the memory image is at `csn` already, or if the level is not strict.
     pub completion: Vec<FileRef>,
-    /// Bytes that the archive did not have before.
+    /// Bytes of the base's files that the archive did not have before.
     pub bytes_new: u64,
-    /// Bytes of SSTs that an earlier base had brought.
+    /// Bytes of the SSTs that an earlier base had uploaded.
     pub bytes_shared: u64,
-    /// Milliseconds from the cut of the memory engines until the manifest was written.
+    /// Milliseconds from the start of the cut, before RocksDB's flush, until the manifest was encoded.
     pub took_ms: u64,
 }
 
@@ -73,9 +75,9 @@ pub struct Manifest {
 pub enum Level {
     /// The completion brings every engine to exactly one csn.
     Strict,
-    /// The engines are at different csns, with no more commit time between them than was allowed.
+    /// The engines are at different csns, with at most the allowed commit time between the cuts.
     Bounded,
-    /// The engines are at different csns. It needs repair: the completion is still to be made.
+    /// The engines are at different csns. The base needs repair: its completion does not exist yet.
     Eventual,
 }
 
@@ -89,23 +91,23 @@ impl fmt::Display for Level {
     }
 }
 
-/// How a base was cut, and by whom.
+/// How a base was cut, and by which node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CutRecord {
-    /// The level that was asked for. The manifest's own is strict all the same if nothing was committed between the
-    /// cuts, or once the base was repaired.
+    /// The level that was requested. The manifest's level is strict whatever was requested if nothing was committed
+    /// between the cuts, or once the base was repaired.
     pub asked: Level,
     /// Commits between the cuts.
     pub skew_commits: u64,
     /// Commit time between the cuts, in microseconds.
     pub skew_us: u64,
-    /// The most that was allowed, in microseconds; none unless the level asked for is bounded.
+    /// The largest skew that was allowed, in microseconds; `None` unless the requested level is bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_us: Option<u64>,
-    /// Node that cut it.
+    /// Name of the node that cut the base.
     pub node: String,
-    /// What that node was.
+    /// Role of that node at the time of the cut.
     pub role: LastRole,
 }
 
@@ -115,25 +117,25 @@ pub struct CutRecord {
 pub struct MemoryPart {
     /// The last commit in the image.
     pub csn: Csn,
-    /// Its commit time.
+    /// Commit time of `csn`.
     pub time: CommitTime,
-    /// History hash after it.
+    /// History hash after `csn`.
     pub hash: HistoryHash,
     /// Number of lists.
     pub lists: u64,
     /// Number of sorted sets.
     pub zsets: u64,
-    /// Digests of what the image files hold together.
+    /// Digests of the content of all image files together.
     pub digests: MemoryDigests,
-    /// Image files, each a whole image with keys of its own; never empty.
+    /// Image files, each a complete image of a disjoint set of keys; never empty.
     pub files: Vec<FileRef>,
 }
 
-/// What the image files of a base hold together.
+/// Counts and digests of the content of a base's image files together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryDigests {
-    /// List elements and members.
+    /// Number of list elements and sorted set members.
     pub elements: u64,
     /// Digest of all lists.
     #[serde(with = "hex")]
@@ -147,44 +149,44 @@ pub struct MemoryDigests {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskPart {
-    /// The last commit in RocksDB: the one its system key tells. Below `memory.csn` if what followed touched the memory
-    /// engines only.
+    /// The last commit in RocksDB, as its system key states. Below `memory.csn` if all later commits touched the
+    /// memory engines only.
     pub csn: Csn,
-    /// Its commit time.
+    /// Commit time of `csn`.
     pub time: CommitTime,
-    /// The generation that made it.
+    /// Epoch that made the commit.
     pub epoch: Epoch,
-    /// History hash after it.
+    /// History hash after `csn`.
     pub hash: HistoryHash,
-    /// RocksDB's last sequence.
+    /// RocksDB's last sequence number.
     pub wal_seq: WalSeq,
-    /// What its SSTs hold.
+    /// Digest and counts of the SSTs' content.
     pub contents: DiskContents,
     /// All files of RocksDB's directory.
     pub files: Vec<DbFile>,
 }
 
-/// What the SSTs of a base hold.
+/// Digest and counts of the content of a base's SSTs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskContents {
-    /// BLAKE3 of the sorted BLAKE3 hashes of all SSTs: the same bytes in the same files. A digest of keys and values would
-    /// take reading everything for each base, although few SSTs are new.
+    /// BLAKE3 of the sorted BLAKE3 hashes of all SSTs: equal for the same bytes in the same files. A digest of keys
+    /// and values would need every SST to be read for each base, although few SSTs are new.
     #[serde(with = "hex")]
     pub digest: blake3::Hash,
-    /// By column family.
+    /// Contents of each column family.
     pub families: Vec<FamilyContents>,
 }
 
-/// What the SSTs of one column family hold.
+/// Counts of the content of one column family's SSTs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamilyContents {
     /// Name of the column family.
     pub name: String,
-    /// Entries, older versions of a key and deletions included.
+    /// Number of entries, older versions of a key and deletions included.
     pub entries: u64,
-    /// Deletions among them.
+    /// Number of deletions among the entries.
     pub deletions: u64,
     /// Bytes of the SSTs.
     pub bytes: u64,
@@ -194,9 +196,9 @@ pub struct FamilyContents {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRef {
-    /// Name within the base: plain, and not the name of another file of it.
+    /// Name within the base: plain, and unique among the files of the base.
     pub name: String,
-    /// Length.
+    /// Length in bytes.
     pub bytes: u64,
     /// BLAKE3 of the content.
     #[serde(with = "hex")]
@@ -207,14 +209,15 @@ pub struct FileRef {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DbFile {
-    /// Name in RocksDB's directory; as in [`FileRef`].
+    /// Name in RocksDB's directory; the rules are those of [`FileRef::name`].
     pub name: String,
-    /// Length.
+    /// Length in bytes.
     pub bytes: u64,
     /// BLAKE3 of the content.
     #[serde(with = "hex")]
     pub blake3: blake3::Hash,
-    /// Whether it is an SST, which lies in the archive under its content hash for all bases, not in this base.
+    /// Whether the file is an SST. The archive stores an SST under its content hash for all bases, any other file
+    /// under this base.
     pub shared: bool,
 }
 
@@ -232,7 +235,7 @@ pub(super) mod hex {
 }
 
 impl FileRef {
-    /// The object that holds it.
+    /// Returns the name of the object that holds the file.
     #[must_use]
     pub fn object(&self, base: BaseName) -> ObjectName {
         own_object(base, &self.name, self.blake3)
@@ -240,35 +243,37 @@ impl FileRef {
 }
 
 impl DbFile {
-    /// The object that holds it.
+    /// Returns the name of the object that holds the file.
     #[must_use]
     pub fn object(&self, base: BaseName) -> ObjectName {
         if self.shared { ObjectName::Sst(self.blake3) } else { own_object(base, &self.name, self.blake3) }
     }
 }
 
-/// The object of a file that belongs to one base. Its name holds the beginning of the content hash: two nodes may cut
-/// a base at the same csn at the same time, and neither may overwrite what the other's manifest refers to.
+/// Returns the object name of a file that belongs to one base. The name holds the beginning of the content hash: two
+/// nodes may cut a base at the same csn at the same time, and neither may overwrite the files that the other's
+/// manifest refers to.
 fn own_object(base: BaseName, name: &str, content: blake3::Hash) -> ObjectName {
     let name = format!("{name}-{}", &content.to_hex()[..HASH_DIGITS]);
     ObjectName::BaseFile(base, name.parse().expect("a manifest has plain and short names only"))
 }
 
 impl Manifest {
-    /// Which base this is.
+    /// Returns the name of the base.
     #[must_use]
     pub fn base(&self) -> BaseName {
         BaseName { csn: self.csn, epoch: self.epoch }
     }
 
-    /// Where a restore from it starts.
+    /// Returns the base with the csn after which a restore from it needs chunks.
     #[must_use]
     pub fn start(&self) -> BaseStart {
         let after = if self.level == Level::Strict { self.csn } else { self.memory.csn };
         BaseStart { base: self.base(), after }
     }
 
-    /// The position that a restore from it goes on from; `epoch` is the one that made the commit there.
+    /// Returns the position at which a restore from this base continues; `epoch` is the epoch that made the commit
+    /// there.
     #[must_use]
     pub fn start_position(&self, epoch: Epoch) -> Position {
         match self.level {
@@ -280,7 +285,7 @@ impl Manifest {
         }
     }
 
-    /// This base with the commits between its cuts: strict.
+    /// Returns this base as a strict one, with the commits between its cuts in `completion`.
     #[must_use]
     pub fn completed(mut self, completion: Vec<FileRef>) -> Self {
         let bytes = completion.iter().map(|file| file.bytes).sum::<u64>();
@@ -289,34 +294,34 @@ impl Manifest {
         self
     }
 
-    /// Bytes of all its files.
+    /// Returns the bytes of all files of the base.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let own = self.memory.files.iter().chain(&self.completion).map(|file| file.bytes);
         own.chain(self.disk.files.iter().map(|file| file.bytes)).sum()
     }
 
-    /// Number of its files.
+    /// Returns the number of files of the base.
     #[must_use]
     pub fn file_count(&self) -> u64 {
         (self.memory.files.len() + self.completion.len() + self.disk.files.len()) as u64
     }
 
-    /// The stored form: JSON with the digest.
+    /// Returns the stored form: JSON with the digest.
     ///
     /// # Panics
-    /// If the manifest contradicts itself.
+    /// Panics if the manifest contradicts itself.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         digested::encode_consistent(self, self.fault())
     }
 
-    /// Reads the stored form; `what` names it in errors.
+    /// Decodes the stored form; `what` names the manifest in errors.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         digested::decode_consistent(bytes, what, MANIFEST_FORMAT, MANIFEST_BYTES_MAX, Self::fault)
     }
 
-    /// What contradicts itself, if anything does.
+    /// Describes the first contradiction within the manifest; `None` if there is none.
     fn fault(&self) -> Option<String> {
         let (memory, disk) = (&self.memory, &self.disk);
         if self.format != MANIFEST_FORMAT {

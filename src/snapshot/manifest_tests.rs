@@ -1,4 +1,4 @@
-//! Manifests: what is encoded is decoded, and nothing else is.
+//! Tests of manifests: an encoded manifest decodes to itself, and nothing else decodes.
 
 use super::*;
 use crate::error::Error;
@@ -61,7 +61,7 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        // Only the line feed behind the object is no part of it.
+        // Only the line feed after the JSON object is not part of the manifest.
         if bit / 8 + 1 < bytes.len() {
             assert!(Manifest::decode(&flipped, "m").is_err(), "bit {bit}");
         }
@@ -122,7 +122,7 @@ proptest! {
     }
 }
 
-/// Setting `WALFERRY_WRITE_FIXTURES` writes the fixture first.
+/// Goal: the fixture decodes. With `WALFERRY_WRITE_FIXTURES` set, the test writes the fixture first.
 #[test]
 fn the_fixture_is_read() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest-v3.json");
@@ -134,7 +134,7 @@ fn the_fixture_is_read() {
     assert_eq!(sample().encode(), bytes);
 }
 
-/// A base whose engines are at different csns starts at the lower one, and is strict once it is completed.
+/// Goal: a base whose engines are at different csns starts at the lower csn, and is strict once it is completed.
 #[test]
 fn an_eventual_base_is_completed() {
     let mut open = sample();

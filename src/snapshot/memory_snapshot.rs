@@ -1,7 +1,7 @@
-//! The memory engines cut at one commit: what images are made of.
+//! A cut of the memory engines at one commit, from which images are written.
 //!
-//! Guarantees: the cut holds exactly the commits up to its position. Writers wait for microseconds, however much there
-//! is. Holds what it shows in memory: drop it when it has been written.
+//! Guarantees: the cut holds exactly the commits up to its position. Writers wait for microseconds, whatever the size
+//! of the engines. The cut keeps the values that it shows in memory: drop it as soon as it is written.
 
 use crate::commit::committer::Committer;
 use crate::commit::gate::RefusalReason;
@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 
 /// The memory engines at one commit.
 pub struct MemorySnapshot {
-    /// What they held.
+    /// The content of the engines.
     pub cut: MemoryCut,
-    /// Bytes they held.
+    /// Bytes of memory that the engines held.
     pub bytes: usize,
-    /// After which commit.
+    /// Position of the last commit in the cut.
     pub at: ImagePosition,
     /// How long the writer lock was held.
     pub pause: Duration,
 }
 
 impl MemorySnapshot {
-    /// The memory engines now. Refused once a log write failed: they may hold effects then that no log has.
+    /// Cuts the memory engines at the last commit. [`Error::Refused`] after a failed log write: the engines may then
+    /// hold effects that are in no log.
     pub fn take(committer: &Committer) -> Result<Self> {
         let mut turn = committer.lock_logs();
         let locked = Instant::now();

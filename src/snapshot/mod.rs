@@ -1,21 +1,26 @@
-//! Stage 9: bases and compacted runs. A state of all engines, cut without stopping writes.
+//! Stage 9: bases and compacted runs. A base is the state of all engines, cut without stopping writes.
 //!
 //! ```text
-//! moment     the memory engines cut at one commit
-//! image      such a cut as a file;  local: the node's own ones, for restarts
-//! manifest   what a base consists of;  FORMAT.md: every byte of both
-//! digest     of a set of keys, whatever their order
-//! base       cuts a base into a local directory, of images, a checkpoint and a completion;  skew: how far apart
-//! completion the commits between the cuts
-//! publish    brings it into the archive
-//! delta      the net change of each engine between two commits
-//! run        such changes as files in the archive: compacted runs
+//! memory_snapshot  the memory engines, cut at one commit
+//! image            such a cut as a file
+//! local            the node's own memory images, for restarts
+//! manifest         what a base consists of
+//! digest           a digest of a set of keys that does not depend on their order
+//! base             cuts a base into a local directory: images, a checkpoint and a completion
+//! checkpoint       the disk engines' part of a base
+//! skew             how far apart the engines of a base were cut
+//! completion       the commits between the two cuts of a base
+//! publish          uploads a base into the archive
+//! delta            the net change of each engine between two commits
+//! run              compacted runs: such net changes as files in the archive
+//! FORMAT.md        every byte of the images and manifests
 //! ```
 //!
-//! A base is cut per engine: memory at csn M, under the writer lock and in microseconds; RocksDB, by a checkpoint, at
-//! the csn R that it tells itself. Then the image is written while writes go on. For a strict base the commits (M, R] are
-//! read back from the logs, so that restoring it brings every engine to one csn; for the other levels a restore gets them
-//! from chunks, and an eventual one is completed later (see `restore::repair`).
+//! A base is cut per engine. The memory engines are cut at csn M, under the writer lock and within microseconds.
+//! RocksDB is cut by a checkpoint at the csn R that the checkpoint itself states. The image is then written while
+//! writes continue. For a strict base the commits (M, R] are read back from the logs, so that a restore brings every
+//! engine to one csn. For a bounded or an eventual base a restore takes these commits from chunks; an eventual base is
+//! completed later (see `restore::repair`).
 
 pub mod base;
 pub(crate) mod checkpoint;

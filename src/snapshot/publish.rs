@@ -1,10 +1,10 @@
-//! Brings a local base into the archive.
+//! Uploads a local base into the archive.
 //!
-//! Guarantees: the manifest is written last, create-only, when every object it refers to was confirmed and the archive's
-//! chunks reach its csn; a crash at any step leaves nothing that counts as a base, only objects nothing refers to. A torn
-//! manifest is no base: it is written again. An SST the archive has is not sent again. Several nodes may publish at once,
-//! also at the same csn: files are named by their content, and of two manifests of one name the first stays.
-//! Does not: decide when, or remove older bases.
+//! Guarantees: the manifest is written last and create-only, once every object that it refers to was confirmed and the
+//! archive's chunks reach its csn. A crash at any step leaves nothing that counts as a base, only objects that nothing
+//! refers to. A torn manifest is no base: it is overwritten. An SST that the archive has is not sent a second time.
+//! Several nodes may publish at once, also at the same csn: files are named by their content, and of two manifests
+//! with one name the first stays. Non-goals: deciding when to publish, and removing older bases.
 
 use super::base::{LocalBase, LocalFile};
 use super::manifest::{Level, MANIFEST_BYTES_MAX, Manifest};
@@ -18,58 +18,60 @@ use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// Objects of a base on their way at once.
+/// Largest number of a base's objects that are uploaded in parallel.
 pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
 
 /// Publishes the bases of one node.
 #[derive(Debug)]
 pub struct Publisher {
     archive: Archive,
-    /// SSTs of the last base published: looked for only after the manifest is there.
+    /// SSTs of the last base published. These are not looked up in the archive before the manifest is written, only
+    /// after.
     known: HashSet<ObjectName>,
 }
 
-/// What publishing a base brought and cost.
+/// What publishing a base wrote, and its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Which base.
+    /// The base.
     pub base: BaseName,
-    /// The commit after which a restore from it needs chunks.
+    /// The commit after which a restore from the base needs chunks.
     pub after: Csn,
-    /// Its level.
+    /// The level of the base.
     pub level: Level,
-    /// Commit time between its cuts, in microseconds.
+    /// Commit time between the cuts of the base, in microseconds.
     pub skew_us: u64,
-    /// Commits between its cuts.
+    /// Number of commits between the cuts of the base.
     pub skew_commits: u64,
     /// Bytes sent, without the manifest.
     pub bytes_new: u64,
-    /// Bytes of SSTs that were there.
+    /// Bytes of SSTs that the archive had already.
     pub bytes_shared: u64,
-    /// Objects sent, with the manifest; 0 if another node sent them.
+    /// Number of objects sent, with the manifest; 0 if another node published the base.
     pub objects: u64,
     /// How long writers waited for the cut.
     pub cut_pause: Duration,
-    /// From the beginning of the cut to the confirmed manifest.
+    /// Time from the begin of the cut to the confirmed manifest.
     pub took: Duration,
 }
 
 impl Publisher {
-    /// Publishes into this archive.
+    /// Creates a publisher into `archive`.
     #[must_use]
     pub fn new(archive: Archive) -> Self {
         Self { archive, known: HashSet::new() }
     }
 
-    /// The archive.
+    /// Returns the archive.
     #[must_use]
     pub fn archive(&self) -> &Archive {
         &self.archive
     }
 
-    /// Publishes a base and removes it from the local disk, also if that fails; `None` if the archive has one at this csn
-    /// already that is as good. `covered` ends when the archive's chunks reach its csn: a base ahead of them could be of
-    /// commits that a promotion leaves behind. It is awaited when the files are there, before the manifest is written.
+    /// Publishes a base and removes it from the local disk, also if publishing fails. Returns `None` if the archive
+    /// has a base of this name that needs no more chunks than this one. `covered` completes when the archive's chunks
+    /// reach the base's csn: a base beyond the archive's chunks might hold commits that a promotion abandons.
+    /// `covered` is awaited once the files are uploaded, before the manifest is written.
     pub async fn publish(
         &mut self,
         base: LocalBase,
@@ -81,7 +83,7 @@ impl Publisher {
         outcome
     }
 
-    /// As [`Publisher::publish`], but leaves the base on the local disk: for an archive that is not the only one.
+    /// Publishes a base as [`Publisher::publish`] does, but leaves it on the local disk, for a further archive.
     pub async fn publish_kept(
         &mut self,
         base: &LocalBase,
@@ -105,8 +107,9 @@ impl Publisher {
         if !create_manifest(&self.archive, &manifest).await? {
             return Ok(None);
         }
-        // Before the manifest was there, the archive could be pruned of SSTs that only older bases referred to, and of what
-        // was sent so long ago that it seemed abandoned. A prune that has not seen the manifest is seen here.
+        // Before the manifest existed, a prune could remove SSTs that only older bases referred to, and uploaded files
+        // that were old enough to count as orphans. So this waits for every prune that may have listed the archive
+        // without the manifest, and then sends what is missing.
         pins::wait_for_prunes(&self.archive).await?;
         let all: Vec<LocalFile> = ssts.iter().chain(&own).cloned().collect();
         let lost = self.send_missing(&all, &HashSet::new()).await?;
@@ -119,7 +122,7 @@ impl Publisher {
         Ok(Some(published))
     }
 
-    /// Sends those files that are neither in `known` nor in the archive.
+    /// Sends the files that are neither in `known` nor in the archive.
     async fn send_missing(&self, files: &[LocalFile], known: &HashSet<ObjectName>) -> Result<Sent> {
         let unknown = files.iter().filter(|file| !known.contains(&file.object));
         send(unknown.map(|file| send_if_missing(self.archive.clone(), file.clone())).collect()).await
@@ -131,7 +134,8 @@ impl Publisher {
 }
 
 impl Published {
-    /// What a manifest tells of a base that was published.
+    /// Returns what the manifest says about a base that was published before or by another node; `objects` and
+    /// `cut_pause` are 0.
     #[must_use]
     pub fn of(manifest: &Manifest) -> Self {
         Self {
@@ -149,7 +153,7 @@ impl Published {
     }
 }
 
-/// Creates a manifest; false if another one has its name.
+/// Creates a manifest; returns false if another whole manifest has its name.
 pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> Result<bool> {
     let name = manifest.start().manifest();
     let body = manifest.encode();
@@ -161,16 +165,16 @@ pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> R
         return Ok(true);
     }
     match archive.get_sensible(&name, |found| is_whole(found)).await? {
-        // Ours, by an attempt whose answer was lost.
+        // An earlier attempt of this node created it, and the reply was lost.
         Some(found) if found == body => Ok(true),
-        // Another node's.
+        // Another node created it.
         Some(found) if is_whole(&found) => Ok(false),
-        // Of an earlier attempt only a part arrived: no base, and in the way of one.
+        // Only a part of an earlier attempt arrived: it is no base, and it blocks the name.
         _ => archive.put_verified(&name, body.into()).await.map(|()| true),
     }
 }
 
-/// Whether these bytes are a manifest. One of a later version is.
+/// Reports whether these bytes are a whole manifest. A manifest of a later version counts as whole.
 pub(crate) fn is_whole(manifest: &[u8]) -> bool {
     !matches!(Manifest::decode(manifest, "manifest"), Err(Error::Corrupt { .. }))
 }
@@ -188,7 +192,7 @@ async fn send_file(archive: Archive, file: LocalFile) -> Result<Sent> {
     Ok(Sent { objects: 1, bytes })
 }
 
-/// Runs the uploads, some at a time. The first error ends it.
+/// Runs the uploads, [`UPLOADS_IN_FLIGHT_MAX`] at a time. The first error stops the uploads.
 async fn send(uploads: Vec<impl Future<Output = Result<Sent>>>) -> Result<Sent> {
     let mut sum = Sent::default();
     let mut sending = stream::iter(uploads).buffer_unordered(UPLOADS_IN_FLIGHT_MAX);
@@ -199,7 +203,7 @@ async fn send(uploads: Vec<impl Future<Output = Result<Sent>>>) -> Result<Sent> 
     Ok(sum)
 }
 
-/// What was sent.
+/// Number and bytes of the objects sent.
 #[derive(Clone, Copy, Default)]
 struct Sent {
     objects: u64,

@@ -1,4 +1,4 @@
-//! Bases in the archive.
+//! Tests of bases in the archive.
 
 use super::*;
 use crate::archive::faults::{EVERY_FAULT, FaultStore};
@@ -9,7 +9,7 @@ use crate::snapshot::rig::{Rig, content, restore};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// When a request that hangs is given up.
+/// Time after which a request that hangs is given up.
 const DEADLINE: Duration = Duration::from_millis(100);
 
 fn archive(store: &FaultStore) -> Archive {
@@ -17,7 +17,7 @@ fn archive(store: &FaultStore) -> Archive {
     archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
 }
 
-/// The chunks are there.
+/// Reports that the archive's chunks reach the base.
 async fn covered() -> Result<()> {
     Ok(())
 }
@@ -27,7 +27,7 @@ async fn manifest(archive: &Archive, base: BaseName) -> Manifest {
     Manifest::decode(&bytes, "manifest").unwrap()
 }
 
-/// The base in the archive is what the commits up to its csn add up to.
+/// Asserts that the base in the archive equals the state after the commits up to its csn.
 async fn assert_exact(rig: &Rig, archive: &Archive, base: BaseName) {
     let manifest = manifest(archive, base).await;
     let own = manifest.memory.files.iter().chain(&manifest.completion).map(|file| (&file.name, file.object(base)));
@@ -53,7 +53,7 @@ async fn a_second_base_shares_the_ssts_of_the_first() {
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 400);
     let first = rig.cut_under_load(2);
-    // Spawned, because that is how a primary publishes: the future must be `Send`.
+    // A primary spawns the publishing task, so the future must be `Send`.
     let (first, mut publisher) =
         tokio::spawn(async move { (publisher.publish(first, covered()).await, publisher) }).await.unwrap();
     let first = first.unwrap().expect("published");
@@ -102,8 +102,8 @@ async fn a_base_at_the_same_csn_is_not_published_again() {
     assert_exact(&rig, &archive, first.base).await;
 }
 
-/// Goal: whichever request meets whichever fault, there is no base that is not whole; publishing says so if it did not
-/// succeed, and succeeds when it is repeated, whatever the attempt before left behind.
+/// Goal: whichever request meets whichever fault, no incomplete base appears; publishing reports an error if it
+/// failed, and a repetition succeeds, whatever the failed attempt left behind.
 #[tokio::test]
 async fn every_request_of_publishing_meets_every_fault() {
     let mut rig = Rig::new(AppendFsync::EverySec);
@@ -135,7 +135,7 @@ async fn every_request_of_publishing_meets_every_fault() {
     assert!(met > 60, "only {met} faults met a request");
 }
 
-/// Whether the base has a manifest; if so, everything that it names is there and is what it says.
+/// Reports whether the base has a manifest; if so, asserts that every file in the manifest exists and is correct.
 async fn assert_whole_if_there(truth: &Archive, base: BaseName, told: &str) -> bool {
     let bytes = truth.get(&ObjectName::BaseManifest(base)).await.unwrap();
     let Some(manifest) = bytes.and_then(|bytes| Manifest::decode(&bytes, "manifest").ok()) else { return false };
@@ -180,7 +180,7 @@ async fn a_publisher_waits_for_a_prune_that_has_not_seen_its_manifest() {
     while archive.head(&ObjectName::BaseManifest(name)).await.unwrap().is_none() {
         tokio::task::yield_now().await;
     }
-    // The prune listed before the manifest came: to it, these belong to nothing.
+    // The prune listed the archive before the manifest existed: these files look like orphans to the prune.
     for sst in ssts {
         archive.delete(&sst.object).await.unwrap();
     }
@@ -197,18 +197,18 @@ async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
     rig.write(1, 20);
     let base = rig.cut().unwrap();
     let first = Publisher::new(archive.clone()).publish(base, covered()).await.unwrap().expect("published");
-    // The other one had looked before the manifest was there.
+    // The second publisher looked for a manifest before the first one wrote it.
     let late = rig.cut().unwrap();
     let other = Publisher::new(archive.clone());
     other.send_all(&late.files().1).await.unwrap();
     let mut manifest = late.manifest().clone();
-    // Far from what the first one took, so that the two manifests differ.
+    // A very different duration, so that the two manifests differ.
     manifest.took_ms += 1_000_000;
     assert!(!create_manifest(&archive, &manifest).await.unwrap());
     assert_exact(&rig, &archive, first.base).await;
 }
 
-/// A base is no base before the archive's chunks reach its csn: files may be there, a manifest is not.
+/// Goal: before the archive's chunks reach the base's csn, its files may exist, but its manifest does not.
 #[tokio::test]
 async fn a_base_that_the_chunks_do_not_reach_is_not_published() {
     let archive = archive(&FaultStore::default());
@@ -225,13 +225,13 @@ async fn a_base_that_the_chunks_do_not_reach_is_not_published() {
     }
 }
 
-/// Two nodes that publish at one csn, one of them at another level: both manifests are of whole bases.
+/// Goal: two nodes publish bases of different levels at one csn, and both manifests refer to whole bases.
 #[tokio::test]
 async fn of_two_levels_at_one_csn_both_stay_whole() {
     let archive = archive(&FaultStore::default());
     let mut rig = Rig::new(AppendFsync::EverySec);
     rig.write(1, 20);
-    // One whose last commit is on disk, so that a strict one lies at the same csn.
+    // A base whose last commit is on disk, so that a strict base lies at the same csn.
     let open = (2..50).find_map(|seed| {
         let base = rig.cut_around(Consistency::Eventual, seed, 3).unwrap();
         (base.manifest().csn == rig.committer.watermarks.committed.get()).then_some(base)
@@ -245,7 +245,7 @@ async fn of_two_levels_at_one_csn_both_stay_whole() {
     let published = Publisher::new(archive.clone()).publish(strict, covered()).await.unwrap().expect("published");
     assert_eq!(published.level, Level::Strict);
     assert_exact(&rig, &archive, start.base).await;
-    // What needs chunks is no news beside what does not.
+    // A base that needs chunks is not published where a strict base exists.
     let again = rig.cut().unwrap();
     assert_eq!(Publisher::new(archive.clone()).publish(again, covered()).await.unwrap(), None);
     let listing = crate::archive::listing::Listing::read(&archive).await.unwrap();

@@ -1,4 +1,4 @@
-//! A node without clients, for tests: a real committer over real logs, random commits, and what they must add up to.
+//! A node without clients, for tests: a real committer over real logs, random commits, and the expected state.
 
 use super::base::{BaseCutter, CutRequest, LocalBase};
 use super::image;
@@ -33,10 +33,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// Every key of every family.
+/// The rows of all column families, by family and key.
 pub type DiskContent = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
-/// Remembers every commit.
+/// Records every commit.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<CommitRecord>>);
 
@@ -74,7 +74,8 @@ impl Rig {
         Self { cutter: BaseCutter::new(io, &dir, CLUSTER), root, committer, recorder }
     }
 
-    /// Writes `groups` groups of random commits: some on disk, some in memory, most on both sides.
+    /// Writes `groups` groups of random commits: some change the disk engines, some the memory engines, most change
+    /// both.
     pub fn write(&self, seed: u64, groups: usize) {
         write(&self.committer, &mut StdRng::seed_from_u64(seed), groups);
     }
@@ -94,14 +95,14 @@ impl Rig {
         self.cutter.cut(&self.committer, &request(Consistency::Strict))
     }
 
-    /// Cuts a base with groups of random commits between its cuts.
+    /// Cuts a base, and writes `groups` groups of random commits between its two cuts.
     pub fn cut_around(&mut self, consistency: Consistency, seed: u64, groups: usize) -> Result<LocalBase> {
         let committer = &self.committer;
         let between = || write(committer, &mut StdRng::seed_from_u64(seed), groups);
         self.cutter.cut_between(committer, &request(consistency), between)
     }
 
-    /// Every commit so far.
+    /// Returns every commit so far.
     pub fn commits(&self) -> Vec<CommitRecord> {
         self.recorder.0.lock().clone()
     }
@@ -123,7 +124,7 @@ impl Rig {
         })
     }
 
-    /// What the first `csn` commits add up to.
+    /// Returns the state after the first `csn` commits.
     pub fn expected(&self, csn: Csn) -> (Memory, DiskContent) {
         let dir = tempfile::tempdir().expect("tempdir");
         let disk = open(&dir.path().join("db"), &dir.path().join("wal"));
@@ -184,7 +185,7 @@ fn open(db: &Path, wal: &Path) -> Disk {
     Disk::open(db, wal, DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() }).expect("database")
 }
 
-/// What a memory holds, comparable: expiry and elements by key; scores by their bits.
+/// The content of the memory engines in comparable form: expiry and elements by key, scores as bits.
 pub type MemoryContent = BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, Option<u64>)>)>;
 
 pub fn content(memory: &Memory) -> MemoryContent {
@@ -215,8 +216,9 @@ pub fn disk_content(disk: &Disk) -> DiskContent {
     content
 }
 
-/// Checks every file of a base against the manifest and yields what it holds: of a strict one every engine at its csn,
-/// else the memory engines at their own cut. `fetch` brings the content of a file by its name in the manifest.
+/// Checks every file of a base against the manifest and returns the restored state: for a strict base every engine at
+/// the base's csn, otherwise the memory engines at their own cut. `fetch` returns the content of a file, given its
+/// name in the manifest.
 pub fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync) -> (Memory, DiskContent) {
     let checked = |name: &str, bytes: u64, blake3: blake3::Hash| {
         let content = fetch(name);

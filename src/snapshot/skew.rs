@@ -1,4 +1,4 @@
-//! How far apart the engines of a base were cut, and what level that makes it. Pure.
+//! How far apart the engines of a base were cut, and the level that follows from the distance. Pure.
 
 use super::base::CutRequest;
 use super::manifest::{CutRecord, DiskPart, Level};
@@ -7,27 +7,28 @@ use crate::error::{Error, Result};
 use crate::position::Position;
 use std::time::Duration;
 
-/// What lies between the cut of the memory engines and RocksDB's checkpoint.
+/// The distance between the cut of the memory engines and RocksDB's checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Skew {
-    /// Commits made between them.
+    /// Number of commits between the cuts.
     pub commits: u64,
-    /// Commit time between them, in microseconds.
+    /// Commit time between the cuts, in microseconds.
     pub us: u64,
 }
 
 impl Skew {
-    /// The skew between memory engines cut at `memory` and a checkpoint made after that.
+    /// Returns the skew between memory engines cut at `memory` and a checkpoint made after that cut.
     #[must_use]
     pub fn between(memory: Position, disk: &DiskPart) -> Self {
-        // A checkpoint at a lower csn lacks nothing: what followed touched the memory engines only.
+        // A checkpoint at a lower csn lacks nothing: all later commits touched the memory engines only.
         let commits = disk.csn.0.saturating_sub(memory.csn.0);
-        // Between them an epoch may have begun at an earlier time: then it is not known, and may be as much as this.
+        // An epoch that began between the cuts may begin at an earlier commit time. The true skew is then unknown, and
+        // the absolute difference serves as an estimate.
         let us = if commits == 0 { 0 } else { disk.time.0.abs_diff(memory.time.0) };
         Self { commits, us }
     }
 
-    /// Whether it is within what was asked for.
+    /// Checks the skew against the requested consistency; [`Error::InconsistentTiming`] if a bound is exceeded.
     pub fn check(self, consistency: Consistency) -> Result<()> {
         match consistency {
             Consistency::Bounded(allowed) if Duration::from_micros(self.us) > allowed => {
@@ -37,13 +38,14 @@ impl Skew {
         }
     }
 
-    /// The level of a base with it: without any, the base is strict whatever was asked for.
+    /// Returns the level of a base with this skew: strict if there are no commits between the cuts, else the requested
+    /// level.
     #[must_use]
     pub fn level(self, consistency: Consistency) -> Level {
         if self.commits == 0 { Level::Strict } else { level_asked(consistency) }
     }
 
-    /// As it stands in a manifest.
+    /// Returns the skew and the request in the form that a manifest stores.
     #[must_use]
     pub fn record(self, request: &CutRequest) -> CutRecord {
         CutRecord {

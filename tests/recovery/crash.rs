@@ -1,6 +1,7 @@
-//! Crashes of a closed data directory: where the records of its logs end, and copies in which they end earlier.
+//! Crashes of a closed data directory: finds the ends of the records in its logs, and makes copies in which the logs
+//! end earlier.
 //!
-//! Reads the bytes as `FORMAT.md` and RocksDB's `db/log_format.h` give them, without the code under test.
+//! Reads the bytes according to `FORMAT.md` and RocksDB's `db/log_format.h`, without the code under test.
 
 use std::fs;
 use std::ops::Range;
@@ -11,21 +12,21 @@ const SEGMENT_HEADER: usize = 64;
 const WAL_BLOCK: usize = 32 << 10;
 const WAL_RECORD_HEAD: usize = 7;
 
-/// One record of a log: a frame, or a write batch.
+/// One record of a log: an op-log frame or a write batch.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub file: PathBuf,
     pub bytes: Range<usize>,
-    /// The commits in it; none for the batch that RocksDB writes by itself.
+    /// Csns of the commits in the record; empty for the batch that RocksDB writes by itself.
     pub csns: Vec<Csn>,
 }
 
-/// Where a log ends after a crash.
+/// The end of a log after a crash.
 #[derive(Clone, Debug)]
 pub struct Cut {
     pub file: PathBuf,
     pub at: usize,
-    /// Records of the log that are whole.
+    /// Number of whole records.
     pub whole: usize,
 }
 
@@ -37,7 +38,7 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-/// Files of a directory with this ending, in the order of their names.
+/// Returns the files of a directory with this suffix, sorted by name.
 pub fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -46,7 +47,7 @@ pub fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The frames of the op-log.
+/// Returns the frames of the op-log.
 pub fn frames(root: &Path) -> Vec<Record> {
     let mut records = Vec::new();
     for file in files(&root.join("oplog"), "oplog") {
@@ -61,7 +62,7 @@ pub fn frames(root: &Path) -> Vec<Record> {
     records
 }
 
-/// The batches of the WAL files that are not archived.
+/// Returns the batches of the WAL files that are not archived.
 pub fn batches(root: &Path) -> Vec<Record> {
     let mut records = Vec::new();
     for file in files(&root.join("wal"), "log") {
@@ -89,13 +90,13 @@ pub fn batches(root: &Path) -> Vec<Record> {
     records
 }
 
-/// The csns of a batch's envelopes. No key and no value of these tests holds an envelope's magic.
+/// Returns the csns of a batch's envelopes. No key and no value in these tests contains an envelope's magic.
 fn csns(batch: &[u8]) -> Vec<Csn> {
     let is_envelope = |&at: &usize| batch[at..].starts_with(b"WFCM\x03");
     (0..batch.len()).filter(is_envelope).map(|at| Csn(long(batch, at + 10))).collect()
 }
 
-/// Cuts at the end of each of the last `last` records, before the first of them, and within every third.
+/// Returns cuts at the end of each of the last `last` records, before the first of them, and within every third.
 pub fn cuts(records: &[Record], last: usize) -> Vec<Cut> {
     let first = records.len().saturating_sub(last);
     let mut cuts = Vec::new();
@@ -106,7 +107,7 @@ pub fn cuts(records: &[Record], last: usize) -> Vec<Cut> {
             cuts.push(cut(record.bytes.start));
         }
         if nth % 3 == 0 {
-            // A record whose last bytes are zeros is whole without them: what follows it in the file is zeros, too.
+            // A record whose last bytes are zeros is whole without them, because zeros follow in the file.
             let content = &fs::read(&record.file).unwrap()[record.bytes.clone()];
             let last_told = content.iter().rposition(|&byte| byte != 0).unwrap();
             let within = [3, length / 2, last_told][nth / 3 % 3];
@@ -117,12 +118,12 @@ pub fn cuts(records: &[Record], last: usize) -> Vec<Cut> {
     cuts
 }
 
-/// Csns of the records that a cut leaves whole.
+/// Returns the csns of the records that a cut leaves whole.
 pub fn left(records: &[Record], whole: usize) -> impl Iterator<Item = Csn> {
     records[..whole].iter().flat_map(|record| record.csns.iter().copied())
 }
 
-/// Copies a data directory; the op-log is zero behind one cut, the WAL ends at the other.
+/// Copies a data directory; in the copy the op-log is zero after one cut, and the WAL ends at the other.
 pub fn crash(from: &Path, to: &Path, oplog: &Cut, wal: &Cut) {
     copy(from, to);
     let moved = |file: &Path| to.join(file.strip_prefix(from).unwrap());

@@ -1,4 +1,4 @@
-//! A small history: what each commit does, the state that follows from it, and a node that makes it.
+//! A small history: the actions of each commit, the resulting state, and a node that makes the commits.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -23,28 +23,28 @@ use walferry::log::oplog::OpLog;
 use walferry::log::recovery::{self, ImagePosition, Losses, MissingCommits, Recovered};
 use walferry::record::CommitRecord;
 
-/// So small that a dozen frames fill one.
+/// Segment size in bytes; so small that a dozen frames fill a segment.
 pub const SEGMENT_BYTES: u64 = 1536;
 
-/// One thing a commit does.
+/// One action of a commit.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// A string is set, whatever the key was.
+    /// Sets a string, whatever the key held.
     Set(&'static str, String),
-    /// A hash field is set.
+    /// Sets a hash field.
     Field(&'static str, String),
-    /// A list gets an element at its end; a string there is replaced.
+    /// Appends an element to a list; replaces a string.
     Push(&'static str, String),
-    /// A list loses its first element.
+    /// Removes the first element of a list.
     Pop(&'static str),
-    /// A member of a sorted set gets a score.
+    /// Sets the score of a sorted set's member.
     Score(&'static str, String, f64),
 }
 
-/// What a commit does, in order. Empty for a commit that was lost.
+/// The actions of a commit, in order. Empty for a lost commit.
 pub type Actions = Vec<Action>;
 
-/// What a key holds.
+/// The value of a key.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
     String(Vec<u8>),
@@ -56,7 +56,7 @@ pub enum Value {
 /// All keys of all engines.
 pub type State = BTreeMap<Vec<u8>, Value>;
 
-/// Carries a commit out on the model. What does not fit, because commits before it were lost, has no effect.
+/// Applies a commit to the model. An action that does not fit, because earlier commits were lost, has no effect.
 pub fn follow(state: &mut State, actions: &[Action]) {
     for action in actions {
         match action {
@@ -91,7 +91,7 @@ pub fn follow(state: &mut State, actions: &[Action]) {
     }
 }
 
-/// Whether these actions have effects on disk, and in memory, after the commits before them.
+/// Reports whether these actions have effects on disk, and in memory, after the state `before`.
 pub fn engines(before: &State, actions: &[Action]) -> (bool, bool) {
     let is_in_memory = |key: &str| matches!(before.get(key.as_bytes()), Some(Value::List(_) | Value::Zset(_)));
     let is_on_disk = |key: &str| matches!(before.get(key.as_bytes()), Some(Value::String(_) | Value::Hash(_)));
@@ -131,7 +131,7 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
     }
 }
 
-/// What the engines hold.
+/// Returns the content of the engines.
 pub fn observe(disk: &Disk, memory: &Memory) -> State {
     let mut state = State::new();
     let mut add = |key: &[u8], value| assert!(state.insert(key.to_vec(), value).is_none(), "{key:?} lives twice");
@@ -162,7 +162,7 @@ pub fn observe(disk: &Disk, memory: &Memory) -> State {
     state
 }
 
-/// Keeps the groups a committer wrote.
+/// Records the groups that a committer wrote.
 #[derive(Default)]
 pub struct Groups(Mutex<Vec<Group>>);
 
@@ -172,7 +172,7 @@ impl CommitSink for Groups {
     }
 }
 
-/// Both logs and the engines of a directory, recovered.
+/// The recovered logs and engines of a directory.
 pub struct Opened {
     pub disk: Arc<Disk>,
     pub oplog: OpLog,
@@ -180,7 +180,7 @@ pub struct Opened {
     pub recovered: Recovered,
 }
 
-/// A memory image: where it was cut, and the ops of the commits it holds.
+/// A memory image: its position, and the ops of its commits.
 #[derive(Clone, Default)]
 pub struct Image {
     pub at: ImagePosition,
@@ -197,7 +197,8 @@ pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) ->
         memory.apply_lists(&commit.lists)?;
         memory.apply_zsets(&commit.zsets)?;
     }
-    // As the identity of a data directory does. It is never taken back: the cuts also take what a recovery has synced.
+    // Kept in a file, as the identity of a data directory keeps it. The value never decreases, although the cuts of
+    // these tests also remove data that a recovery has synced.
     let intact = root.join("intact");
     let intact_until = std::fs::read_to_string(&intact).ok().map(|text| Csn(text.parse().unwrap()));
     let mut note = |csn: Csn| std::fs::write(&intact, csn.to_string()).map_err(Error::io("write", &intact));
@@ -213,7 +214,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Goes on after what was recovered.
+    /// Starts committing after the recovered position.
     pub fn start(root: &Path, opened: Opened, image: ImagePosition) -> Self {
         let io: Arc<dyn Io> = Arc::new(StdIo);
         let gate = Arc::new(Gate::default());
@@ -229,7 +230,7 @@ impl Node {
         Self { committer, groups }
     }
 
-    /// Makes one group of these commits; returns the last csn.
+    /// Writes these commits as one group; returns the last csn.
     pub fn commit(&self, commits: &[Actions]) -> Csn {
         let mut turn = self.committer.lock_logs();
         for actions in commits {
@@ -238,12 +239,12 @@ impl Node {
         turn.write().unwrap().expect("a group with effects")
     }
 
-    /// What the engines hold now.
+    /// Returns the content of the engines.
     pub fn observe(&self) -> State {
         observe(self.committer.disk(), &self.committer.lock_logs().writer().memory)
     }
 
-    /// Closes everything; returns the groups that were written.
+    /// Closes everything; returns the written groups.
     pub fn stop(self) -> Vec<Group> {
         self.committer.syncer.stop();
         drop(self.committer);
@@ -257,7 +258,7 @@ fn commit_one(turn: &mut LogsGuard<'_>, actions: &[Action]) {
     turn.commit().expect("a commit with effects");
 }
 
-/// Groups of commits in which every sequence of kinds (disk only, memory only, cross-engine) occurs.
+/// Returns groups of commits that contain every sequence of kinds (disk only, memory only, cross-engine).
 pub fn groups() -> Vec<Vec<Actions>> {
     let sizes = [1, 1, 3, 1, 2, 1, 1, 4, 1, 1, 2, 1, 5, 1, 1, 1, 2, 3, 1, 1, 1, 2, 1, 1];
     let mut nth = 0;
@@ -268,7 +269,7 @@ pub fn groups() -> Vec<Vec<Actions>> {
     sizes.iter().map(|&size| (0..size).map(|_| next()).collect()).collect()
 }
 
-/// What commit `nth` of the history does.
+/// Returns the actions of commit `nth`.
 pub fn actions(nth: usize) -> Actions {
     let text = |what: &str| format!("{what} {nth:03} {}", "x".repeat(nth * 7 % 50));
     let set = || Action::Set(["string a", "string b", "string c"][nth % 3], text("value"));
@@ -289,7 +290,7 @@ pub fn actions(nth: usize) -> Actions {
     }
 }
 
-/// The bytes of a commit's effects, for comparison.
+/// Returns the bytes of a commit's effects, for comparison.
 pub fn effects(commit: &CommitRecord) -> [Bytes; 3] {
     [commit.disk.clone(), commit.lists.clone(), commit.zsets.clone()]
 }

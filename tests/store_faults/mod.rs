@@ -1,4 +1,4 @@
-//! What the tests share: a primary whose way to the archive leads through the faulty proxy, and the truth behind it.
+//! Shared by the tests: a primary that reaches its archive through the faulty proxy, and direct access to the archive.
 
 mod reader;
 mod schedule;
@@ -16,21 +16,21 @@ use crate::support::workload::{Choice, Workload};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A primary, the proxy it archives through, and the archive as it really is.
+/// A primary, the proxy through which it archives, and the archive's true content.
 struct Rig {
-    /// Ends first.
+    /// The first field, so that the primary ends before the proxy.
     primary: Node,
     proxy: FaultyS3,
     /// The archive through the proxy.
     faulty: Archive,
-    /// The archive without it.
+    /// The archive without the proxy.
     direct: Archive,
     truth: Truth,
     root: TempDir,
 }
 
 impl Rig {
-    /// Starts on an empty directory and a new archive, while nothing goes wrong.
+    /// Starts on an empty directory and a new archive, without faults.
     #[track_caller]
     fn start(configure: impl FnOnce(Launch) -> Launch) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
@@ -45,9 +45,9 @@ impl Rig {
         self.root.path().join(name)
     }
 
-    /// Fails the test if the archived watermark is above what the store really holds; gives the watermark.
+    /// Fails the test if the archived watermark is above what the store holds; returns the watermark.
     ///
-    /// The watermark is read first: what it says must be there already.
+    /// The watermark is read first, because the commits up to it must be in the store at that moment already.
     #[track_caller]
     fn watermark_holds(&self, client: &mut Client) -> u64 {
         let told = client.watermarks();
@@ -56,7 +56,7 @@ impl Rig {
         told.archived
     }
 
-    /// Waits until everything committed is archived, looking at the watermark all the while.
+    /// Waits until everything committed is archived, and checks the watermark all the time.
     #[track_caller]
     fn drains(&self, client: &mut Client) {
         let committed = client.watermarks().committed;
@@ -65,7 +65,7 @@ impl Rig {
         });
     }
 
-    /// Archives everything.
+    /// Archives everything; returns the last archived csn.
     #[track_caller]
     fn flush(&self, client: &mut Client) -> u64 {
         integer(&client.ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH"))) as u64
@@ -88,7 +88,7 @@ fn write(history: &mut History, workload: &mut Workload, client: &mut Client, st
     (0..steps).for_each(|_| history.run(client, workload.next(Choice::Open)));
 }
 
-/// Fails the test unless a server holds what the model says.
+/// Fails the test unless the server's data equals the model.
 #[track_caller]
 fn holds(client: &mut Client, history: &History, what: &str) {
     assert_same(&history.model.dump(), &dump(client), what);

@@ -1,5 +1,5 @@
-//! Readers and a store that goes wrong: a right result, or an error with the right exit code; never a wrong result, and
-//! never one that is silently shorter.
+//! Readers of a faulty store: the result is right, or an error with the right exit code. A result is never wrong, and
+//! never silently shorter.
 
 use super::{Rig, holds, write};
 use crate::support::client::cmd;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// An archive with a base in its middle, and the history it holds. The primary has ended.
+/// Returns an archive with a base in its middle, and its history. The primary has ended.
 fn archived() -> (Rig, History) {
     let mut rig = Rig::start(|launch| launch);
     let mut workload = Workload::new(seed());
@@ -34,7 +34,8 @@ fn archived() -> (Rig, History) {
     (rig, history)
 }
 
-/// Restores through the proxy into a new directory. If that succeeds, the result must be the model of the csn it tells.
+/// Restores through the proxy into a new directory. If that succeeds, the result must equal the model at the reported
+/// csn.
 #[track_caller]
 fn restore(rig: &Rig, history: &History, name: &str, target: &str) -> (Finished, Option<u64>) {
     let dir = rig.dir(name);
@@ -51,8 +52,8 @@ fn restore(rig: &Rig, history: &History, name: &str, target: &str) -> (Finished,
     (finished, Some(csn))
 }
 
-/// What a restore meets, and how it ends. It asks by GET for walferry.json, lists, gets the record of epoch 1, asks for
-/// that of epoch 2, gets the base's manifest and files, then chunks.
+/// Faults of a restore, and its exit code. A restore reads walferry.json, lists, reads the record of epoch 1, asks for
+/// the record of epoch 2, reads the base's manifest and files, then the chunks; all reads are GETs.
 const OF_A_RESTORE: &[(Kind, &[Fault], i32)] = &[
     (Kind::Get, &[Fault::DropRequest; 3], 0),
     (Kind::Get, &[Fault::Status(500); 3], 0),
@@ -63,26 +64,26 @@ const OF_A_RESTORE: &[(Kind, &[Fault], i32)] = &[
     (Kind::List, &[Fault::Status(500); 3], 0),
     (Kind::List, &[Fault::CutBody; 3], 0),
     (Kind::List, &[Fault::DropRequest; 4], 6),
-    // To be told that there is no walferry.json means: no archive. That is said, with the bucket and prefix to check.
+    // A denied walferry.json means that there is no archive; the error names the bucket and prefix to check.
     (Kind::Get, &[Fault::Deny], 2),
-    // A record that is not what was stored is asked for again, and one that was listed and is denied, too.
+    // A damaged record is read a second time, and so is a record that was listed and is denied.
     (Kind::Get, &[Fault::FlipBit(700), Fault::Page, Fault::Empty], 0),
     (Kind::Get, &[Fault::FlipBit(700); 4], 4),
     (Kind::Get, &[Fault::None, Fault::Deny], 0),
     (Kind::Get, &[Fault::None, Fault::Deny, Fault::Deny, Fault::Deny, Fault::Deny], 4),
     (Kind::Get, &[Fault::None, Fault::FlipBit(900)], 0),
     (Kind::Get, &[Fault::None, Fault::FlipBit(900), Fault::FlipBit(900), Fault::FlipBit(900), Fault::FlipBit(900)], 4),
-    // A manifest that cannot be had or read: the way is longer, the result the same.
+    // Without a readable manifest the restore reads more chunks; the result is the same.
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::Deny], 0),
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::FlipBit(3001)], 0),
-    // Data that was listed and then not there: a prune may be under way, so the restore is planned again.
+    // Data that was listed and then missing may be removed by a prune, so the restore is planned a second time.
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::None, Fault::Deny], 0),
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::None, Fault::FlipBit(5)], 4),
     (Kind::Get, &[Fault::None, Fault::None, Fault::None, Fault::None, Fault::None, Fault::FlipBit(77)], 4),
 ];
 
-/// Goal: a restore through each fault ends with the whole history, or with the exit code that says what is wrong and a
-/// directory that is never opened.
+/// Goal: a restore through each fault ends with the whole history, or with the right exit code and a directory that no
+/// server opens.
 #[test]
 fn each_fault_of_a_restore_is_overcome_or_told() {
     let (rig, history) = archived();
@@ -102,7 +103,7 @@ fn each_fault_of_a_restore_is_overcome_or_told() {
     }
 }
 
-/// A restore that failed leaves nothing, or what no server opens.
+/// Asserts that a failed restore left nothing, or a directory that no server opens.
 #[track_caller]
 fn refuses_to_open(rig: &Rig, name: &str) {
     let dir = rig.dir(name);
@@ -116,14 +117,14 @@ fn refuses_to_open(rig: &Rig, name: &str) {
     }
 }
 
-/// Goal: a verification reports what it was told wrongly as damage, not as whole, and fails if it cannot read.
+/// Goal: verify reports wrong bytes as damage, never as whole, and fails if it cannot read.
 #[test]
 fn each_fault_of_a_verification_is_told() {
     let (rig, _) = archived();
     let before = rig.proxy.count(Kind::Get).requests;
     rig.faulty.tool("verify", &[]).expect(0);
     let requests = (rig.proxy.count(Kind::Get).requests - before) as usize;
-    // The first ones are walferry.json, the record of epoch 1, and the question for epoch 2.
+    // The first requests are for walferry.json, the record of epoch 1, and the record of epoch 2.
     for at in [3, requests / 2, requests - 1] {
         for (fault, code) in [(Fault::Deny, 4), (Fault::FlipBit(4321), 4), (Fault::CutBody, 0), (Fault::Status(503), 0)]
         {
@@ -142,9 +143,9 @@ fn each_fault_of_a_verification_is_told() {
     rig.faulty.tool("snapshots", &[]).expect(6).says("object store");
 }
 
-/// Goal: a listing that leaves out the newest chunks is all that a reader has: `latest` is what it shows, and the report
-/// says which commit that is; a commit beyond it is refused with what can be had. No hole and no line of history ever
-/// goes unnoticed: older chunks that are left out are missing, and an epoch that is left out is asked for by its name.
+/// Goal: with a listing that lacks the newest chunks, `latest` is the last listed commit, and the report states it; a
+/// target beyond it is refused with the restorable range. No gap and no line ever goes unnoticed: older chunks that
+/// are not listed are missing, and an epoch that is not listed is requested by its name.
 #[test]
 fn a_stale_listing_never_hides_a_hole() {
     let (rig, history) = archived();
@@ -159,12 +160,12 @@ fn a_stale_listing_never_hides_a_hole() {
     let (finished, _) = restore(&rig, &history, "beyond", &format!("csn:{}", history.csn()));
     finished.expect(3).says(&format!("csn {shown}"));
 
-    // Everything that came after the base, and the base itself: what is left is a beginning.
+    // The listing lacks the base and everything after it; what is listed is a prefix of the history.
     stale(rig.proxy.stored().len() - 8);
     let (finished, csn) = restore(&rig, &history, "many-missing", "latest");
     assert!(csn.is_some() || matches!(finished.code, Some(3 | 6)), "{finished:?}");
 
-    // Nothing at all is shown: the archive is not taken for an empty one.
+    // An empty listing is not taken for an empty archive.
     rig.proxy.always(&[Kind::List], Fault::Stale { newest: usize::MAX });
     let (finished, _) = restore(&rig, &history, "nothing-shown", "latest");
     finished.expect(6).says("stale");
@@ -173,7 +174,7 @@ fn a_stale_listing_never_hides_a_hole() {
     assert_eq!(rig.truth.list("chunks/"), chunks, "readers change nothing");
 }
 
-/// Goal: random faults at every request of a reader, over and over: each restore is right or an error of a known kind.
+/// Goal: with random faults at every request of a reader, each restore is right or an error of a known kind.
 #[test]
 fn random_faults_never_restore_something_wrong() {
     const ROUNDS: u64 = 8;
@@ -206,8 +207,8 @@ fn random_faults_never_restore_something_wrong() {
     eprintln!("{whole} of {ROUNDS} restores succeeded");
 }
 
-/// Goal: a replica that starts from the archive through a store that goes wrong either serves the right state or ends
-/// with a clear error; in the end it has everything.
+/// Goal: a replica that bootstraps through a faulty store serves the right state or ends with a clear error; in the
+/// end it has everything.
 #[test]
 fn a_replica_bootstraps_through_faults() {
     let rig = Rig::start(|launch| launch);

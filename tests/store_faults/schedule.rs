@@ -1,4 +1,4 @@
-//! Random faults under load, with a look at the invariants all the time.
+//! Random faults under load, with constant checks of the invariants.
 
 use super::Rig;
 use crate::support::client::{cmd, error_text};
@@ -13,15 +13,15 @@ use rand::{RngExt, SeedableRng};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Rounds, unless `WALFERRY_ROUNDS` says otherwise.
+/// Number of rounds; `WALFERRY_ROUNDS` overrides it.
 const ROUNDS: u64 = 4;
-/// How long the load of one round lasts.
+/// Duration of the load in one round.
 const ROUND: Duration = Duration::from_millis(2500);
-/// Keeps the load far below what fills both cores: faults need time, not commits.
+/// Pause that keeps the load far below what two cores can do: the faults need time, not commits.
 const PAUSE: Duration = Duration::from_millis(4);
-/// How long the store is away at a time.
+/// Duration of one outage.
 const OUTAGE: Duration = Duration::from_millis(400);
-/// Looks at the watermark for one restore up to it.
+/// Number of watermark checks per restore up to the watermark.
 const LOOKS_PER_RESTORE: u32 = 8;
 const RESTORES: usize = 4;
 
@@ -42,8 +42,8 @@ const FAULTS: [Fault; 14] = [
     Fault::CutBody,
 ];
 
-/// Goal: under load, with any mix of faults, outages, bases and kills, no client sees an error, the archived watermark is
-/// always something that can be restored, and when the faults end everything drains and agrees.
+/// Goal: under load, with any mix of faults, outages, bases and kills, no client sees an error, the commits up to the
+/// archived watermark can always be restored, and after the faults everything is archived and agrees.
 #[test]
 fn random_faults_under_load_hide_nothing() {
     let rounds = std::env::var("WALFERRY_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("WALFERRY_ROUNDS"));
@@ -75,7 +75,7 @@ fn random_faults_under_load_hide_nothing() {
     assert!(rig.proxy.faults() > 10 * rounds, "faults were met");
 }
 
-/// Load and faults together, then neither; gives what the writers' keys say then.
+/// Runs load and faults together, then heals the store; returns the state of the writers' keys.
 fn one_round(rig: &mut Rig, rng: &mut StdRng, before: &[Seen], csn_start: u64) -> Vec<Seen> {
     let count = rng.random_range(3..=FAULTS.len());
     let faults: Vec<Fault> = FAULTS.sample(rng, count).copied().collect();
@@ -125,7 +125,7 @@ fn one_round(rig: &mut Rig, rng: &mut StdRng, before: &[Seen], csn_start: u64) -
     seen
 }
 
-/// Compares the watermark with the truth until told to stop; now and then by a restore exactly up to it.
+/// Compares the watermark with the store until told to stop; sometimes restores exactly up to the watermark.
 fn keep_looking(rig: &Rig, stop: &AtomicBool) {
     let mut client = rig.primary.client();
     for look in 1_u32.. {
@@ -144,7 +144,7 @@ fn keep_looking(rig: &Rig, stop: &AtomicBool) {
     }
 }
 
-/// Publishes a base; it may fail, and then says why.
+/// Publishes a base; a failure must have a reason.
 fn cut_base(rig: &Rig) {
     let reply = rig.primary.client().call(&cmd!("WALFERRY", "SNAPSHOT", "STRICT"));
     if let Some(error) = error_text(&reply) {
@@ -152,7 +152,7 @@ fn cut_base(rig: &Rig) {
     }
 }
 
-/// The replica has what the primary has.
+/// Asserts that the replica equals the primary.
 #[track_caller]
 fn agrees(rig: &Rig, replica: &Node) {
     let (mut there, mut here) = (rig.primary.client(), replica.client());

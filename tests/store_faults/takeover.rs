@@ -1,4 +1,4 @@
-//! Promotion while the store goes wrong: one writer at every time, and no acknowledged commit is lost.
+//! Promotion with a faulty store: there is one writer at any time, and no acknowledged commit is lost.
 
 use super::{Rig, holds, write};
 use crate::support::archive::Archive;
@@ -11,7 +11,7 @@ use crate::support::tool::{Finished, walferry};
 use crate::support::workload::{Workload, seed};
 use std::time::Duration;
 
-/// A primary, a replica of it that reads and claims through the same proxy, and what was written.
+/// A primary, its replica, which reads and claims through the same proxy, and the history written.
 struct Pair {
     rig: Rig,
     replica: Node,
@@ -46,7 +46,7 @@ impl Pair {
         });
     }
 
-    /// The new primary continues the history, and the archive has it all.
+    /// Asserts that the new primary continues the history and that the archive has all of it.
     #[track_caller]
     fn goes_on(&mut self) {
         let mut client = self.replica.client();
@@ -60,7 +60,7 @@ impl Pair {
     }
 }
 
-/// Goal: faults that the claim's own repeats overcome are not seen at all.
+/// Goal: faults that the retries of a claim overcome have no visible effect.
 #[test]
 fn a_promotion_overcomes_faults_that_pass() {
     let mut pair = Pair::start();
@@ -75,8 +75,8 @@ fn a_promotion_overcomes_faults_that_pass() {
     pair.goes_on();
 }
 
-/// Goal: a promotion that fails says why and changes nothing for clients: the node stays a replica, follows its primary
-/// on, and can be promoted later, without a write in between that nothing would archive.
+/// Goal: a failed promotion reports the reason and changes nothing for clients: the node stays a replica, follows its
+/// primary, and can be promoted later, without a write in between that would not be archived.
 #[test]
 fn a_promotion_that_fails_leaves_a_replica_that_follows() {
     let mut pair = Pair::start();
@@ -86,7 +86,7 @@ fn a_promotion_that_fails_leaves_a_replica_that_follows() {
         ("the claim is never heard", Kind::Put, &[Fault::DropRequest; 4]),
     ];
     for (case, kind, faults) in attempts {
-        // The primary archives through the same proxy and must not use the faults up.
+        // The primary archives through the same proxy and must not consume the faults.
         pair.rig.drains(&mut pair.rig.primary.client());
         pair.rig.proxy.script(*kind, faults.iter().copied());
         let failed = pair.promote();
@@ -106,13 +106,13 @@ fn a_promotion_that_fails_leaves_a_replica_that_follows() {
     pair.goes_on();
 }
 
-/// Goal: a promotion that got its claim and then lost the store is not half a primary: it takes no write, and a second
-/// attempt makes it a whole one.
+/// Goal: a promotion that loses the store after its claim does not make half a primary: the node accepts no write, and
+/// a second attempt completes the promotion.
 #[test]
 fn a_promotion_cut_off_after_its_claim_takes_no_writes() {
     let mut pair = Pair::start();
     pair.rig.primary.kill();
-    // Listings: the tail before the claim, the epochs for the claim, the tail after it; then the start of shipping.
+    // Listings: the tail before the claim, the epochs for the claim, the tail after the claim, the start of shipping.
     for answered in [2, 3] {
         pair.rig.proxy.script(Kind::List, (0..answered).map(|_| Fault::None).chain([Fault::Status(503); 4]));
         let failed = pair.promote();
@@ -126,8 +126,8 @@ fn a_promotion_cut_off_after_its_claim_takes_no_writes() {
     pair.goes_on();
 }
 
-/// Goal: a replica that dies at any request of its promotion leaves an archive that restores everything acknowledged, and
-/// its next start and promotion go on without loss.
+/// Goal: a replica that is killed at any request of its promotion leaves an archive that restores everything
+/// acknowledged, and its next start and promotion lose nothing.
 #[test]
 fn a_promotion_killed_at_any_request_goes_on_at_the_next_start() {
     for kind in [Kind::Put, Kind::List] {
@@ -162,7 +162,7 @@ fn a_promotion_killed_at_any_request_goes_on_at_the_next_start() {
     }
 }
 
-/// Goal: a store that stops honouring create-only puts is refused for failover, with the reason.
+/// Goal: a store that ignores create-only puts is refused for failover, with the reason.
 #[test]
 fn a_store_that_pretends_is_refused_for_failover() {
     let pair = Pair::start();
@@ -172,8 +172,8 @@ fn a_store_that_pretends_is_refused_for_failover() {
     refused.says("object store");
 }
 
-/// Goal: a primary that was fenced while its listings were stale does not come back as a writer: the newer epoch's
-/// record is asked for by its name.
+/// Goal: a primary that was fenced while its listings were stale does not become a writer, because it requests the
+/// newer epoch's record by its name.
 #[test]
 fn a_fenced_primary_is_not_let_in_by_a_stale_listing() {
     let mut pair = Pair::start();
@@ -187,7 +187,7 @@ fn a_fenced_primary_is_not_let_in_by_a_stale_listing() {
     }
 }
 
-/// Goal: a replica whose primary archives nowhere takes over with an archive of its own: the archive begins with its
+/// Goal: a replica whose primary has no archive takes over with an archive of its own: the archive begins with the new
 /// epoch, which has no parent there, and holds the whole history.
 #[test]
 fn a_new_archive_begins_with_a_promotion() {

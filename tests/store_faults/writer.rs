@@ -1,4 +1,4 @@
-//! A primary and a store that goes wrong.
+//! A primary that writes to a faulty store.
 
 use super::{Rig, holds, write};
 use crate::support::archive::{Archive, files_below};
@@ -12,13 +12,13 @@ use redis::Value;
 use std::time::Duration;
 
 const MOMENT: Duration = Duration::from_millis(300);
-/// Steps of the random history in each case.
+/// Number of steps of the random history in each case.
 const STEPS: usize = 25;
-/// Requests in a row that meet the fault.
+/// Number of consecutive requests that meet the fault.
 const IN_A_ROW: usize = 2;
 const RESTORES: usize = 4;
 
-/// What an upload can meet. A chunk is a PUT and a HEAD; a GET if its name is taken.
+/// Faults of an upload. A chunk needs a PUT and a HEAD, and a GET if its name is taken.
 const OF_AN_UPLOAD: &[(Kind, Fault)] = &[
     (Kind::Put, Fault::DropRequest),
     (Kind::Put, Fault::LoseReply),
@@ -36,12 +36,12 @@ const OF_AN_UPLOAD: &[(Kind, Fault)] = &[
     (Kind::Head, Fault::Hang(MOMENT)),
 ];
 
-/// What reading a chunk can meet whose name is taken, because the answer to its upload was lost.
+/// Faults of reading a chunk whose name is taken because the reply to its upload was lost.
 const OF_A_COMPARISON: &[Fault] =
     &[Fault::Deny, Fault::FlipBit(999), Fault::CutBody, Fault::Status(500), Fault::Throttle { bytes_per_second: 4000 }];
 
-/// Goal: whatever an upload meets, clients notice nothing, the watermark is never ahead of the store, and when it is
-/// over the archive has everything, whole.
+/// Goal: whatever fault an upload meets, clients are not affected, the watermark is never ahead of the store, and
+/// afterwards the archive has everything, whole.
 #[test]
 fn each_fault_of_an_upload_only_delays() {
     let mut workload = Workload::new(seed());
@@ -74,7 +74,7 @@ fn each_fault_of_an_upload_only_delays() {
     rig.restores(&history, (0..RESTORES).map(|_| workload.rng().random_range(first..=last)).chain([last]));
 }
 
-/// Goal: with `archive-ack` a reply means that the store has the commit, whatever goes wrong on the way.
+/// Goal: with `archive-ack` a reply means that the store has the commit, whatever fault occurs.
 #[test]
 fn an_acknowledged_commit_is_in_the_store() {
     let rig = Rig::start(|launch| launch.set("archive-ack", "yes"));
@@ -101,8 +101,8 @@ fn an_acknowledged_commit_is_in_the_store() {
     rig.direct.tool("verify", &[]).expect(0);
 }
 
-/// What the requests of a base can meet one after another, and whether publishing it must succeed all the same. A base
-/// is looked for by GET, its files by HEAD; each object is a PUT and a HEAD, a large one several parts.
+/// Faults of successive requests of a base, and whether publishing must succeed nevertheless. A base is looked up by
+/// GET, its files by HEAD; each object needs a PUT and a HEAD, a large one a PUT for each part.
 const OF_A_BASE: &[(Kind, &[Fault], bool)] = &[
     (Kind::Put, &[Fault::DropRequest; 2], true),
     (Kind::Put, &[Fault::LoseReply; 2], true),
@@ -122,12 +122,12 @@ const OF_A_BASE: &[(Kind, &[Fault], bool)] = &[
     (Kind::Multipart, &[Fault::None, Fault::Pretend], false),
 ];
 
-/// Goal: a base is published whole, or the command says why not and there is none; the next attempt succeeds.
+/// Goal: a base is published whole, or the command reports why not and there is no base; the next attempt succeeds.
 #[test]
 fn each_fault_of_a_base_is_overcome_or_told() {
     let rig = Rig::start(|launch| launch.set("archive-interval", "60000"));
     let mut client = rig.primary.client();
-    // Incompressible and larger than a single PUT, so that the memory image goes in parts.
+    // Incompressible and larger than a single PUT, so that the memory image is uploaded in parts.
     let mut workload = Workload::new(seed());
     for _ in 0..18 {
         let element: Vec<u8> = (0..1 << 20).map(|_| workload.rng().random()).collect();
@@ -155,8 +155,8 @@ fn each_fault_of_a_base_is_overcome_or_told() {
     assert_eq!(report["bases"], OF_A_BASE.len(), "{report}");
 }
 
-/// Goal: while the store is away writes are taken until the spool is full; then they are refused with an error that says
-/// so, reads go on, and when the store is back everything goes on and nothing is lost, a restart meanwhile included.
+/// Goal: while the store is away, writes are accepted until the spool is full, then refused with an error that says
+/// so; reads work. Once the store is back, writes are accepted and nothing is lost, also with a restart in between.
 #[test]
 fn an_outage_fills_the_spool_and_passes() {
     const SPOOL_BYTES: usize = 200_000;
@@ -177,7 +177,7 @@ fn an_outage_fills_the_spool_and_passes() {
     assert!(!client.info()["archive_last_error"].is_empty(), "INFO tells why");
     let archived = rig.watermark_holds(&mut client);
 
-    // Killed in the outage: a primary does not come back while it cannot ask who else writes.
+    // Killed during the outage: a primary does not start while it cannot check for another writer.
     let ended = rig.primary.try_restart().expect_err("a store that cannot be reached is an error at the start");
     ended.expect(6).says("object store");
     rig.proxy.heal();
@@ -194,9 +194,9 @@ fn an_outage_fills_the_spool_and_passes() {
     assert_eq!(restored.client().ok(&cmd!("LLEN", "list")), Value::Int(written as i64 + 1));
 }
 
-/// Goal: answers of the store that are not what was stored are faults like any other. Whatever they answer, to the look for
-/// a newer epoch above all, archiving and writes go on when they end, by themselves; meanwhile INFO tells; with `archive-ack`
-/// nothing is acknowledged by them. A record of a newer epoch still fences.
+/// Goal: wrong replies of the store are temporary faults, also those to the check for a newer epoch. Once they end,
+/// archiving and writes resume by themselves; meanwhile INFO reports them, and with `archive-ack` they acknowledge
+/// nothing. A record of a newer epoch does fence.
 #[test]
 fn a_wrong_answer_passes_and_fences_nobody() {
     let rig = Rig::start(|launch| launch.set("fence-check-interval", "20").set("archive-2", &second()));
@@ -239,7 +239,8 @@ fn a_wrong_answer_passes_and_fences_nobody() {
     });
 }
 
-/// Goal: a record of the next epoch that is emptied for a while, as a claim that was cut off leaves it, ends nothing.
+/// Goal: a record of the next epoch that is empty for a while, as an interrupted claim leaves it, has no lasting
+/// effect.
 #[test]
 fn an_emptied_record_passes() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -267,7 +268,7 @@ fn an_emptied_record_passes() {
     });
 }
 
-/// A prefix of its own for a second archive on the same server.
+/// Returns a separate prefix on the same server, for a second archive.
 fn second() -> String {
     Archive::s3().url
 }

@@ -1,4 +1,4 @@
-//! Archives, and what can be restored from them.
+//! Archives, and the states restored from them.
 
 use super::client::{Client, Watermarks};
 use super::dump::{Dump, dump};
@@ -9,23 +9,23 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use tempfile::TempDir;
 
-/// Where an archive is and what a process needs to reach it.
+/// The URL of an archive, and the environment that a process needs to reach it.
 #[derive(Clone)]
 pub struct Archive {
-    /// For `--archive`.
+    /// The URL, for `--archive`.
     pub url: String,
-    /// Variables for every process that uses it.
+    /// Environment variables for every process that uses the archive.
     pub environment: Environment,
 }
 
 impl Archive {
-    /// An archive in a local directory, which is made.
+    /// Creates an archive in a local directory.
     pub fn directory(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).expect("a directory for the archive");
         Self { url: format!("file://{}", dir.display()), environment: Vec::new() }
     }
 
-    /// A new prefix on the S3 server of this test binary.
+    /// Returns a new prefix on the S3 server of this test binary.
     pub fn s3() -> Self {
         let weed = Weed::shared();
         Self { url: weed.new_url(), environment: weed.environment() }
@@ -39,7 +39,7 @@ impl Archive {
         walferry(&all, &self.environment)
     }
 
-    /// Runs a subcommand on this archive and sends it a signal as soon as `is_time`, as [`walferry_stopped`].
+    /// Runs a subcommand on this archive and sends it a signal once `is_time` holds, as [`walferry_stopped`] does.
     #[track_caller]
     pub fn tool_stopped(
         &self,
@@ -80,13 +80,13 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// A connection to it.
+    /// Opens a connection to the server.
     #[track_caller]
     pub fn client(&self) -> Client {
         self.node.client()
     }
 
-    /// Where it stands and what it holds.
+    /// Returns the server's watermarks and data.
     #[track_caller]
     pub fn state(&self) -> (Watermarks, Dump) {
         let mut client = self.node.client();
@@ -94,7 +94,7 @@ impl Restored {
     }
 }
 
-/// The files below a directory whose names end with `suffix`, sorted.
+/// Returns the files below a directory whose names end with `suffix`, sorted.
 pub fn files_below(dir: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_owned()];
@@ -112,7 +112,7 @@ pub fn files_below(dir: &Path, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// RFC 3339 in UTC with microseconds: the form `--to time:` takes.
+/// Formats a time as RFC 3339 in UTC with microseconds, which is the form that `--to time:` accepts.
 pub fn rfc3339(micros: u64) -> String {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);

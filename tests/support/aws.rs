@@ -1,5 +1,5 @@
-//! A server on the loopback interface that stands for what AWS offers a process: an empty S3 bucket, the metadata of an
-//! instance, and the credentials of a container. It tells with whose key S3 requests were signed.
+//! A server on the loopback interface in place of AWS: an empty S3 bucket, the metadata of an instance, and the
+//! credentials of a container. It reports which key signed the S3 requests.
 
 use super::http::{Message, read_request};
 use super::process::{Environment, wait_until};
@@ -8,12 +8,12 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Key id that the instance's role has.
+/// Key id of the instance's role.
 pub const INSTANCE_KEY: &str = "INSTANCEKEY";
-/// Key id that the container's role has.
+/// Key id of the container's role.
 pub const CONTAINER_KEY: &str = "CONTAINERKEY";
 
-/// Variables that would lead a process elsewhere.
+/// Environment variables that would lead a process to other servers.
 const UNSET: [&str; 9] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -28,13 +28,13 @@ const UNSET: [&str; 9] = [
 
 /// The server; it ends with the test binary.
 pub struct Aws {
-    /// Where it listens on the loopback interface.
+    /// Port on the loopback interface.
     pub port: u16,
     signed_by: Arc<Mutex<Vec<String>>>,
 }
 
 impl Aws {
-    /// Starts it.
+    /// Starts the server.
     pub fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("an address").port();
@@ -49,18 +49,19 @@ impl Aws {
         Self { port, signed_by }
     }
 
-    /// Variables that lead a process here and nowhere else, without keys; `home` has the shared files.
+    /// Returns environment variables that lead a process to this server only, without keys; `home` contains the shared
+    /// files.
     pub fn environment(&self, home: &str, more: &[(&str, &str)]) -> Environment {
         let url = format!("http://127.0.0.1:{}", self.port);
         let own =
             [("AWS_ENDPOINT_URL", &*url), ("AWS_METADATA_ENDPOINT", &url), ("AWS_ALLOW_HTTP", "true"), ("HOME", home)];
-        // Empty counts as not set, whatever the machine has.
+        // An empty variable counts as not set, whatever the machine's environment has.
         let unset = UNSET.map(|name| (name, ""));
         let all = unset.iter().chain(&own).chain(more);
         all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// The key id of the next S3 request, and forgets those before.
+    /// Returns the key id of the next S3 request, and forgets earlier requests.
     pub fn signed_by(&self) -> String {
         wait_until("an S3 request came", Duration::from_secs(10), || {
             let mut seen = self.signed_by.lock().unwrap();

@@ -1,7 +1,7 @@
-//! A thin synchronous RESP client: sends commands, gives back every reply as it came, errors included.
+//! A thin synchronous RESP client: sends commands and returns every reply unchanged, errors included.
 //!
-//! It does not retry, reconnect, or interpret. The bytes of the last reply are kept, so that two servers can be
-//! compared in what they put on the wire (a nil array and a nil string parse to the same value).
+//! The client does not retry, reconnect, or interpret. It keeps the bytes of the last reply, so that the wire formats
+//! of two servers can be compared (a nil array and a nil string parse to the same value).
 
 use redis::{Parser, RedisResult, Value};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The name and the arguments of one command.
 pub type Command = Vec<Vec<u8>>;
 
-/// How long a reply may take before the test fails: longer than any stall a test provokes on purpose.
+/// Time without a reply after which the test fails: longer than any stall that a test provokes on purpose.
 const REPLY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Builds a [`Command`] from anything that has a text form: `cmd!("SET", key, 1)`.
@@ -25,21 +25,21 @@ macro_rules! cmd {
 }
 pub(crate) use cmd;
 
-/// What `WALFERRY CSN` answers.
+/// The reply to `WALFERRY CSN`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Watermarks {
-    /// Generation of the writer.
+    /// Epoch of the writer.
     pub epoch: u64,
-    /// Last commit visible to clients; on a replica the last one applied.
+    /// Last commit visible to clients; on a replica the last applied commit.
     pub committed: u64,
-    /// Last commit a power cut cannot take away.
+    /// Last commit that a power cut cannot lose.
     pub durable: u64,
     /// Last commit the archive holds.
     pub archived: u64,
 }
 
 impl Watermarks {
-    /// Out of a reply to `WALFERRY CSN`.
+    /// Parses a reply to `WALFERRY CSN`.
     #[track_caller]
     pub fn of(reply: &Value) -> Self {
         let fields = fields(reply);
@@ -58,7 +58,7 @@ pub struct Client {
     parser: Parser,
 }
 
-/// A socket that keeps what was read from it.
+/// A socket that records the bytes read.
 struct Recording {
     socket: TcpStream,
     read: Vec<u8>,
@@ -66,7 +66,7 @@ struct Recording {
 
 impl Read for Recording {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A stop and a continuation of this process interrupt a read that has a deadline.
+        // Stopping and continuing this process interrupts a read that has a deadline.
         let length = loop {
             match self.socket.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -84,7 +84,7 @@ impl Client {
         Self::connect_within(port, REPLY_WITHIN)
     }
 
-    /// Connects to a server that may be stopped or starting: neither connecting nor a reply takes longer than this.
+    /// Connects to a server that may be stopped or starting; `patience` limits the connecting and each reply.
     pub fn connect_within(port: u16, patience: Duration) -> io::Result<Self> {
         let socket = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
         socket.set_nodelay(true)?;
@@ -98,18 +98,18 @@ impl Client {
         self.send_bytes(&bytes)
     }
 
-    /// Writes bytes that need not be a command.
+    /// Sends bytes that need not be a command.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.socket.write_all(bytes)
     }
 
-    /// Waits for one reply. An error reply is a value; `Err` means that the connection is gone.
+    /// Waits for one reply. An error reply is a value; `Err` means that the connection was closed.
     pub fn receive(&mut self) -> RedisResult<Value> {
         self.stream.read.clear();
         self.parser.parse_value(&mut self.stream)
     }
 
-    /// Reads until the server closes the connection; what came, or what came until the deadline.
+    /// Reads until the server closes the connection or the deadline passes; returns the bytes read.
     pub fn read_to_end(&mut self, within: Duration) -> Vec<u8> {
         let mut all = Vec::new();
         let _ = self.stream.socket.set_read_timeout(Some(within));
@@ -123,13 +123,13 @@ impl Client {
         self.receive()
     }
 
-    /// As [`Self::try_call`], failing the test when the connection is gone.
+    /// Does [`Self::try_call`], and fails the test if the connection was closed.
     #[track_caller]
     pub fn call(&mut self, command: &Command) -> Value {
         self.try_call(command).unwrap_or_else(|error| panic!("{} got no reply: {error}", show(command)))
     }
 
-    /// As [`Self::call`], failing the test when the reply is an error.
+    /// Does [`Self::call`], and fails the test if the reply is an error.
     #[track_caller]
     pub fn ok(&mut self, command: &Command) -> Value {
         let reply = self.call(command);
@@ -145,38 +145,38 @@ impl Client {
         commands.iter().map(|command| self.receive().unwrap_or_else(|error| lost(command, error))).collect()
     }
 
-    /// Runs commands inside MULTI/EXEC, written in one packet, and gives back EXEC's reply.
+    /// Runs commands inside MULTI/EXEC, sent in one packet, and returns EXEC's reply.
     #[track_caller]
     pub fn transaction(&mut self, commands: &[Command]) -> Value {
         let replies = self.pipeline(&framed(commands));
         replies.into_iter().next_back().expect("EXEC has a reply")
     }
 
-    /// The bytes read for the last reply; exact as long as replies are awaited one by one.
+    /// Returns the bytes read for the last reply; exact as long as replies are awaited one by one.
     pub fn last_bytes(&self) -> &[u8] {
         &self.stream.read
     }
 
-    /// The server's watermarks.
+    /// Returns the server's watermarks.
     #[track_caller]
     pub fn watermarks(&mut self) -> Watermarks {
         Watermarks::of(&self.ok(&cmd!("WALFERRY", "CSN")))
     }
 
-    /// The server's watermarks, if it answers without an error.
+    /// Returns the server's watermarks, or `None` if the server does not reply or replies with an error.
     pub fn try_watermarks(&mut self) -> Option<Watermarks> {
         let reply = self.try_call(&cmd!("WALFERRY", "CSN")).ok()?;
         error_text(&reply).is_none().then(|| Watermarks::of(&reply))
     }
 
-    /// The fields of INFO, all sections.
+    /// Returns the fields of all sections of INFO.
     #[track_caller]
     pub fn info(&mut self) -> BTreeMap<String, String> {
         info_fields(&self.ok(&cmd!("INFO")))
     }
 }
 
-/// The fields in a reply to INFO.
+/// Parses the fields of a reply to INFO.
 #[track_caller]
 pub fn info_fields(reply: &Value) -> BTreeMap<String, String> {
     let text = text(reply);
@@ -184,7 +184,7 @@ pub fn info_fields(reply: &Value) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// MULTI, the commands, EXEC.
+/// Returns the commands between MULTI and EXEC.
 pub fn framed(commands: &[Command]) -> Vec<Command> {
     let mut all = vec![cmd!("MULTI")];
     all.extend_from_slice(commands);
@@ -192,7 +192,7 @@ pub fn framed(commands: &[Command]) -> Vec<Command> {
     all
 }
 
-/// The text of an error reply, code first; `None` for any other reply.
+/// Returns the text of an error reply, code first; `None` for any other reply.
 pub fn error_text(reply: &Value) -> Option<String> {
     match reply {
         Value::ServerError(error) => match error.details() {
@@ -203,7 +203,7 @@ pub fn error_text(reply: &Value) -> Option<String> {
     }
 }
 
-/// The bytes of a string reply.
+/// Returns the bytes of a string reply.
 #[track_caller]
 pub fn bytes(reply: &Value) -> Vec<u8> {
     match reply {
@@ -214,13 +214,13 @@ pub fn bytes(reply: &Value) -> Vec<u8> {
     }
 }
 
-/// A string reply as text.
+/// Returns a string reply as text.
 #[track_caller]
 pub fn text(reply: &Value) -> String {
     String::from_utf8_lossy(&bytes(reply)).into_owned()
 }
 
-/// The number in an integer reply.
+/// Returns the number in an integer reply.
 #[track_caller]
 pub fn integer(reply: &Value) -> i64 {
     match reply {
@@ -229,7 +229,7 @@ pub fn integer(reply: &Value) -> i64 {
     }
 }
 
-/// The elements of an array or set reply; none for nil.
+/// Returns the elements of an array or set reply; none for nil.
 #[track_caller]
 pub fn elements(reply: &Value) -> &[Value] {
     match reply {
@@ -239,7 +239,7 @@ pub fn elements(reply: &Value) -> &[Value] {
     }
 }
 
-/// A flat array of names and values, or a map, by name.
+/// Returns the fields of a map, or of a flat array of names and values, by name.
 #[track_caller]
 pub fn fields(reply: &Value) -> BTreeMap<String, Value> {
     match reply {
@@ -248,7 +248,7 @@ pub fn fields(reply: &Value) -> BTreeMap<String, Value> {
     }
 }
 
-/// A command as it would be typed, long arguments cut.
+/// Formats a command as typed, with long arguments shortened.
 pub fn show(command: &[Vec<u8>]) -> String {
     let words: Vec<String> = command
         .iter()

@@ -1,7 +1,7 @@
-//! A wall clock that a test sets, for the processes that are started with it.
+//! A wall clock that a test sets, for the processes started with it.
 //!
-//! Needs `cc`. A small library, built once for each test binary, is preloaded into the process; see `clock.c`. Clocks that
-//! nobody sets, timers and the times of files are the machine's.
+//! Needs `cc`. A small library, built once for each test binary, is preloaded into the process; see `clock.c`. All
+//! other clocks, timers and the times of files are the machine's.
 
 use super::process::Environment;
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Ten years.
 pub const DECADE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// A clock; at first it shows the machine's time.
+/// A clock, which shows the machine's time until it is set.
 pub struct Clock {
     offset: PathBuf,
     _dir: TempDir,
@@ -35,7 +35,7 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 impl Clock {
-    /// A clock of its own.
+    /// Creates a clock.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let offset = dir.path().join("offset");
@@ -43,23 +43,23 @@ impl Clock {
         Self { offset, _dir: dir }
     }
 
-    /// Sets it so far ahead of the machine's clock, at once, for all processes that have it.
+    /// Sets the clock ahead of the machine's clock, at once, for all processes started with it.
     pub fn set_ahead(&self, ahead: Duration) {
         self.set(i64::try_from(ahead.as_nanos()).expect("less than three centuries"));
     }
 
-    /// Sets it so far behind the machine's clock.
+    /// Sets the clock behind the machine's clock.
     pub fn set_behind(&self, behind: Duration) {
         self.set(-i64::try_from(behind.as_nanos()).expect("less than three centuries"));
     }
 
-    /// In one write, which readers see whole.
+    /// Sets the offset in one write, which readers see as a whole.
     fn set(&self, nanoseconds: i64) {
         let file = std::fs::File::options().write(true).open(&self.offset).expect("the file is there");
         file.write_all_at(&nanoseconds.to_ne_bytes(), 0).expect("a number is written");
     }
 
-    /// What a process needs to have it.
+    /// Returns the environment that starts a process with this clock.
     pub fn environment(&self) -> Environment {
         let text = |path: &PathBuf| path.to_str().expect("a test directory has a UTF-8 name").to_owned();
         vec![("LD_PRELOAD".to_owned(), text(&LIBRARY)), ("WALFERRY_TEST_CLOCK".to_owned(), text(&self.offset))]

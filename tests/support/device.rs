@@ -1,4 +1,4 @@
-//! File systems of their own, on loop devices: they can be filled, and cut off from their power. It takes root.
+//! Separate file systems on loop devices, which can be filled or lose their power. Needs root.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What a test says where it may not mount anything.
+/// Message of a test that cannot mount a device.
 pub const SKIPPED: &str = "SKIPPED: no loop device can be mounted here (it takes root): nothing was checked";
 
-/// Bytes of ballast written at a time.
+/// Bytes of ballast per write.
 const BALLAST_PIECE: usize = 1 << 20;
 
 /// A mounted file system on a loop device, unmounted when dropped.
@@ -21,24 +21,24 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts an image; `None` where that is not allowed.
+    /// Mounts an image; `None` where mounting is not allowed.
     pub fn mount(image: &Path, dir: &Path) -> Option<Self> {
         std::fs::create_dir_all(dir).expect("a directory");
         let mounted = Self { image: image.to_owned(), dir: dir.to_owned() };
         run("mount", &["-o", "loop", text(image), text(dir)]).then_some(mounted)
     }
 
-    /// A new ext4 file system.
+    /// Creates and mounts a new ext4 file system.
     pub fn new(image: &Path, bytes: u64, dir: &Path) -> Option<Self> {
         let file = File::create(image).expect("an image file");
         file.set_len(bytes).expect("room for an image");
-        // Without the part kept for root, which the tests run as.
+        // Without the blocks reserved for root, because the tests run as root.
         let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", text(image)]);
         assert!(made, "mkfs.ext4 (package e2fsprogs) makes a file system");
         Self::mount(image, dir)
     }
 
-    /// Copies what has reached the device, at one moment: until two copies in a row are the same.
+    /// Copies the data that reached the device at one moment: copies until two copies in a row are equal.
     pub fn cut(&self, to: &Path) {
         let copy = || std::fs::read(&self.image).expect("the image can be read");
         let mut last = copy();
@@ -51,7 +51,7 @@ impl Mounted {
         }
     }
 
-    /// Fills the file system until not a byte is free.
+    /// Fills the file system until no byte is free.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).expect("a file for the ballast");
         for piece in [BALLAST_PIECE, 4096, 1] {
@@ -60,7 +60,7 @@ impl Mounted {
         let _ = ballast.sync_all();
     }
 
-    /// Frees what [`Self::fill`] took.
+    /// Frees the space that [`Self::fill`] took.
     pub fn empty(&self) {
         std::fs::remove_file(self.ballast()).expect("the ballast is there");
     }
@@ -76,14 +76,14 @@ impl Drop for Mounted {
     }
 }
 
-/// A temporary directory in memory, where there is such a place: for images of devices.
+/// Creates a temporary directory for images of devices, in memory if the machine has `/dev/shm`.
 pub fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     root.expect("a temporary directory")
 }
 
-/// Writes a file in which zeroes take no room.
+/// Writes a file in which blocks of zeroes take no space.
 fn write_sparse(path: &Path, content: &[u8]) {
     const BLOCK: usize = 64 << 10;
     let file = File::create(path).expect("a file for the copy");
@@ -101,7 +101,7 @@ fn run(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
-/// The machine came up again since: the directory must not take this for the boot that it was opened in.
+/// Makes a data directory forget the boot in which it was opened, as if the machine had rebooted since.
 pub fn forget_boot(dir: &Path) {
     let path = dir.join("walferry.json");
     let mut identity: serde_json::Value =

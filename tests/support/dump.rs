@@ -1,7 +1,7 @@
-//! Everything a server holds, in a form that can be compared: read through SCAN, the reads of each type, and the
-//! expiry of each key.
+//! All data of a server in comparable form, read with SCAN, the read commands of each type, and the expiry of each
+//! key.
 //!
-//! The reads are not one transaction: the caller stops the writers, or waits for a watermark, first.
+//! The reads are not one transaction: the caller first stops the writers, or waits for a watermark.
 
 use super::client::{Client, Command, bytes, cmd, elements, error_text, integer, text};
 use redis::Value;
@@ -12,19 +12,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Milliseconds and sequence number of a stream entry.
 pub type StreamId = (u64, u64);
 
-/// All keys of a server.
+/// All keys of a server with their content.
 pub type Dump = BTreeMap<Vec<u8>, Dumped>;
 
-/// What a key holds, and until when.
+/// The content of a key and its expiry.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Dumped {
     /// The value.
     pub content: Content,
-    /// Milliseconds since the Unix epoch; exact, or within [`EXPIRY_TOLERANCE_MS`] where it comes from PTTL.
+    /// Expiry in milliseconds since the Unix epoch; exact, or within [`EXPIRY_TOLERANCE_MS`] where it comes from PTTL.
     pub expires_at_ms: Option<u64>,
 }
 
-/// A value of any type; ordered where the order is part of the value.
+/// A value of any type; in a sequence where the order is part of the value.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Content {
     /// A string.
@@ -41,7 +41,7 @@ pub enum Content {
     Stream(Vec<(StreamId, Vec<Vec<u8>>)>),
 }
 
-/// Relative expiry starts at a moment only the server knows.
+/// Tolerance for relative expiries in milliseconds: they start at a moment that only the server knows.
 pub const EXPIRY_TOLERANCE_MS: u64 = 10_000;
 
 /// Milliseconds since the Unix epoch.
@@ -49,20 +49,20 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64
 }
 
-/// Reads the whole server.
+/// Reads all data of the server.
 #[track_caller]
 pub fn dump(client: &mut Client) -> Dump {
     let keys: Vec<Vec<u8>> = scan(client).into_iter().collect();
     let types: Vec<Command> = keys.iter().map(|key| cmd!("TYPE", key)).collect();
     let types: Vec<String> = client.pipeline(&types).iter().map(text).collect();
-    // What expired since the scan is not there.
+    // Keys that expired after the scan are left out.
     let (keys, types): (Vec<_>, Vec<_>) = keys.into_iter().zip(types).filter(|(_, kind)| kind != "none").unzip();
     let reads: Vec<Command> = keys.iter().zip(&types).map(|(key, kind)| read_command(key, kind)).collect();
     let values = client.pipeline(&reads);
     let expiries = expiries(client, &keys);
     keys.iter()
         .enumerate()
-        // Nor is what expired since its type was asked for: no value is empty, but a stream's.
+        // Keys that expired after the TYPE command are left out too: no value but a stream's is empty.
         .filter(|(index, _)| match &values[*index] {
             Value::Nil => false,
             Value::Array(elements) => !elements.is_empty() || types[*index] == "stream",
@@ -118,7 +118,7 @@ fn entry(reply: &Value) -> (StreamId, Vec<Vec<u8>>) {
     (stream_id(&bytes(id)).expect("a stream id"), elements(fields).iter().map(bytes).collect())
 }
 
-/// Reads `ms-seq`.
+/// Parses `ms-seq`.
 pub fn stream_id(text: &[u8]) -> Option<StreamId> {
     let (ms, seq) = std::str::from_utf8(text).ok()?.split_once('-')?;
     Some((ms.parse().ok()?, seq.parse().ok()?))
@@ -141,7 +141,7 @@ fn expiries(client: &mut Client, keys: &[Vec<u8>]) -> Vec<Option<u64>> {
     replies.iter().map(|reply| u64::try_from(integer(reply)).ok().map(|time| time + offset)).collect()
 }
 
-/// Fails the test unless both hold the same, naming the first keys that differ.
+/// Fails the test unless both dumps are equal, naming the first keys that differ.
 #[track_caller]
 pub fn assert_same(expected: &Dump, found: &Dump, what: &str) {
     if let Some(report) = difference(expected, found) {
@@ -149,7 +149,7 @@ pub fn assert_same(expected: &Dump, found: &Dump, what: &str) {
     }
 }
 
-/// The first keys that differ, in words; `None` if both hold the same.
+/// Describes the first keys that differ; `None` if both dumps are equal.
 pub fn difference(expected: &Dump, found: &Dump) -> Option<String> {
     let keys: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let different: Vec<_> = keys.into_iter().filter(|key| !same_key(expected.get(*key), found.get(*key))).collect();

@@ -1,9 +1,9 @@
-//! What a test did to a primary, commit by commit, so that any restore point can be compared with the model of
+//! Records what a test did to a primary, commit by commit, so that any restore point can be compared with the model of
 //! exactly that commit.
 //!
-//! Guarantees: every step's csn is checked: one for a change, none for a step without effect. After a process kill
-//! the commands in flight are resolved by the csn the primary recovered: everything replied is in it, and what is in
-//! it is a prefix of what was sent.
+//! Guarantees: the csn of every step is checked: one csn for a change, none for a step without effect. After a process
+//! kill, the csn that the primary recovered decides which commands in flight took effect: every acknowledged command,
+//! and a prefix of all commands sent.
 
 use super::client::{Client, Command, framed};
 use super::dump::{assert_same, dump, now_ms};
@@ -12,16 +12,16 @@ use super::process::Node;
 use redis::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment no commit was made in: everything up to `csn` was replied before, everything else sent after.
+/// A moment between two commits: everything up to `csn` was acknowledged before, everything later was sent after.
 #[derive(Clone, Copy, Debug)]
 pub struct Pause {
-    /// Last commit before it.
+    /// Last commit before the moment.
     pub csn: u64,
     /// Microseconds since the Unix epoch.
     pub at_us: u64,
 }
 
-/// All commits of one primary since a test took it over.
+/// All commits of one primary since a test began to record.
 pub struct History {
     /// The primary's csn before the first recorded commit.
     before: u64,
@@ -39,7 +39,7 @@ struct Commit {
     replied_us: u64,
 }
 
-/// Steps whose fate a process kill left open.
+/// Steps for which a process kill left open whether they took effect.
 pub struct Doubt {
     steps: Vec<Step>,
     replied: usize,
@@ -66,7 +66,7 @@ impl History {
         self.before
     }
 
-    /// Runs one step, waits for its reply, and checks what it did to the csn.
+    /// Runs one step, waits for its reply, and checks the csns that the step took.
     #[track_caller]
     pub fn run(&mut self, client: &mut Client, step: Step) {
         let (now_ms, sent_us) = (now_ms(), now_us());
@@ -86,7 +86,7 @@ impl History {
         }
     }
 
-    /// Runs steps of known effect in one pipeline and checks the csns they took together.
+    /// Runs steps of known effect in one pipeline, and checks the csns that they took together.
     #[track_caller]
     pub fn run_pipelined(&mut self, client: &mut Client, steps: Vec<Step>) {
         let (now_ms, sent_us) = (now_ms(), now_us());
@@ -123,7 +123,7 @@ impl History {
         Doubt { steps, replied, now_ms, sent_us }
     }
 
-    /// Takes the steps in doubt that the restarted primary has: a prefix with everything that was replied.
+    /// Adds the steps in doubt that the restarted primary has: a prefix that contains every acknowledged step.
     #[track_caller]
     pub fn resolve(&mut self, doubt: Doubt, client: &mut Client) {
         let csn = client.watermarks().committed;
@@ -145,7 +145,7 @@ impl History {
         assert_eq!(self.csn(), csn, "the restarted primary has more commits than were sent");
     }
 
-    /// The state after commit `csn`.
+    /// Returns the state after commit `csn`.
     pub fn model_at(&self, csn: u64) -> Model {
         let mut model = Model::default();
         for commit in &self.commits[..(csn - self.before) as usize] {
@@ -154,18 +154,18 @@ impl History {
         model
     }
 
-    /// The history of a primary that was restored to `csn`.
+    /// Returns the history of a primary that was restored to `csn`.
     pub fn until(&self, csn: u64) -> Self {
         let commits = self.commits[..(csn - self.before) as usize].to_vec();
         Self { before: self.before, commits, model: self.model_at(csn) }
     }
 
-    /// A time before which commit `csn` was not made, in microseconds since the Unix epoch.
+    /// Returns a time before commit `csn` was made, in microseconds since the Unix epoch.
     pub fn made_after_us(&self, csn: u64) -> u64 {
         self.commits[(csn - self.before) as usize - 1].sent_us
     }
 
-    /// Moments between commits, at least `width_us` away from any.
+    /// Returns the moments between commits that are at least `width_us` away from any commit.
     pub fn pauses(&self, width_us: u64) -> Vec<Pause> {
         let pairs = self.commits.windows(2).enumerate();
         pairs
@@ -178,7 +178,7 @@ impl History {
     }
 }
 
-/// The commands a step is sent as.
+/// Returns the commands that a step is sent as.
 fn wire(step: &Step) -> Vec<Command> {
     match step {
         Step::Single(command) => vec![command.clone()],

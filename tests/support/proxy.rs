@@ -1,6 +1,7 @@
-//! A man in the middle of a replica and its primary: passes messages on, changes them, or plays the primary itself.
+//! An intercepting proxy between a replica and its primary: forwards messages, changes them, or plays the primary
+//! itself.
 //!
-//! What goes from the replica to the primary is passed on as it is.
+//! Data from the replica to the primary is forwarded unchanged.
 
 use super::wire::Frame;
 use std::io::Write;
@@ -8,44 +9,44 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What the replica gets in place of a message.
+/// What the replica receives in place of a message.
 pub enum Sent {
     /// A message.
     Frame(Frame),
-    /// Bytes that need not be one.
+    /// Bytes that need not be a message.
     Bytes(Vec<u8>),
-    /// Nothing any more.
+    /// The end of the connection.
     Close,
 }
 
-/// Decides what becomes of each message from the primary.
+/// Returns what the replica receives for each message from the primary.
 pub type Tamper = Box<dyn FnMut(Frame) -> Vec<Sent> + Send>;
 
 /// Plays the primary on one connection.
 pub type Fake = Arc<dyn Fn(&TcpStream) + Send + Sync>;
 
-/// What happens to connections.
+/// How the proxy treats connections.
 pub enum Rule {
-    /// They reach the primary.
+    /// Connections reach the primary.
     Honest,
-    /// They reach the primary, but its messages are tampered with.
+    /// Connections reach the primary, and its messages are tampered with.
     Tamper(Tamper),
-    /// They do not reach it.
+    /// Connections do not reach the primary; the proxy plays it.
     Fake(Fake),
-    /// They are accepted, and then nothing happens.
+    /// Connections are accepted, and nothing is sent.
     Silent,
 }
 
 struct Shared {
     primary: u16,
     rule: Mutex<Rule>,
-    /// Both ends of all connections made under the rule.
+    /// Both ends of all connections made under the current rule.
     open: Mutex<Vec<TcpStream>>,
     accepted: AtomicU64,
     stops: AtomicBool,
 }
 
-/// The man in the middle; stops when dropped.
+/// The running proxy; stops when dropped.
 pub struct Proxy {
     /// Where the replica connects.
     pub port: u16,

@@ -1,8 +1,8 @@
-//! The reply table: scripts in a text form, run against two servers at once, reply by reply.
+//! The reply table: scripts in a text form, run against two servers, and compared reply by reply.
 //!
-//! A table is lines of commands; a blank line ends a case, and each case starts on empty servers with a new
-//! connection. A word is bytes up to a blank; `''` is the empty word; `\n`, `\r`, `\t`, `\s` (blank), `\\` and `\xNN`
-//! are escapes. The first character of a line may say how its replies are compared:
+//! A table consists of lines of commands; a blank line ends a case, and each case starts on empty servers with a new
+//! connection. A word ends at a blank; `''` is the empty word; `\n`, `\r`, `\t`, `\s` (blank), `\\` and `\xNN` are
+//! escapes. The first character of a line may say how its replies are compared:
 //!
 //! | mark | the replies must |
 //! |---|---|
@@ -44,10 +44,10 @@ pub struct Line {
 /// A script on empty servers.
 pub type Case = Vec<Line>;
 
-/// Numbers marked as near may be this far apart: two servers are asked one after the other.
+/// Largest difference of numbers marked as near, in milliseconds: the two servers are asked one after the other.
 const NEAR: u64 = 1500;
 
-/// Reads a table.
+/// Parses a table.
 pub fn parse(table: &str) -> Vec<Case> {
     let mut cases = vec![Case::new()];
     for line in table.lines().map(str::trim) {
@@ -99,8 +99,8 @@ fn unescape(word: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs a case on both servers and gives back the differences found, in words; empty if there are none.
-/// `greeting` is sent first on each connection (`HELLO 3`, or nothing).
+/// Runs a case on both servers and returns descriptions of the differences; empty if there are none. `greeting` is
+/// sent first on each connection (`HELLO 3`, or nothing).
 #[track_caller]
 pub fn run_case(case: &Case, oracle_port: u16, subject_port: u16, greeting: Option<&Command>) -> Vec<String> {
     let mut sides = [oracle_port, subject_port].map(|port| Client::connect(port).expect("the server accepts"));
@@ -128,7 +128,7 @@ pub fn run_case(case: &Case, oracle_port: u16, subject_port: u16, greeting: Opti
     differences
 }
 
-/// The whole of both servers after a case, over new connections.
+/// Compares all data of both servers after a case, over new connections.
 fn final_states_differ(case: &Case, oracle_port: u16, subject_port: u16) -> Option<String> {
     let [expected, found] =
         [oracle_port, subject_port].map(|port| dump(&mut Client::connect(port).expect("the server accepts")));
@@ -149,7 +149,7 @@ fn matches(compare: Compare, expected: &Value, found: &Value, sides: &[Client; 2
     }
 }
 
-/// The elements in groups of `width`, sorted by what they look like; of a SCAN reply, the elements it carries.
+/// Returns the elements in groups of `width`, sorted by their text; of a SCAN reply, the elements that it contains.
 fn sorted(reply: &Value, width: usize) -> Vec<String> {
     let mut groups: Vec<String> = match reply {
         Value::Map(pairs) => pairs.iter().map(|pair| format!("{pair:?}")).collect(),
@@ -191,7 +191,7 @@ fn script(case: &Case, last: usize) -> String {
     format!("> {}", lines.join("\n> "))
 }
 
-/// Fails the test if there are differences, showing all of them.
+/// Fails the test if there are differences, and shows up to 40 of them.
 #[track_caller]
 pub fn assert_none(differences: &[String], compared: usize) {
     assert!(compared > 0, "nothing was compared");

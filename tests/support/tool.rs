@@ -1,6 +1,6 @@
-//! Programs run to their end: the binary under test as a tool, and other people's clients.
+//! Programs that run to their end: the binary under test as a tool, and clients of other projects.
 //!
-//! Guarantees: input and output go through files, so that no pipe fills up; a program that does not end is killed.
+//! Guarantees: input and output go through files, so that no pipe can fill up; a program that does not end is killed.
 
 use super::process::{Environment, READY_WITHIN};
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::io::{Read, Seek, Write};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How a process ended and what it said.
+/// How a process ended, and its output.
 #[derive(Debug)]
 pub struct Finished {
     /// The exit code; `None` if a signal ended it.
@@ -20,13 +20,13 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Fails the test if the exit code is another one, or if the process panicked.
+    /// Fails the test if the exit code differs, or if the process panicked.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         self.expect_any(&[code])
     }
 
-    /// As [`Self::expect`], where more than one code is right.
+    /// Does [`Self::expect`] where more than one exit code is right.
     #[track_caller]
     pub fn expect_any(self, codes: &[i32]) -> Self {
         let fits = self.code.is_some_and(|code| codes.contains(&code));
@@ -36,7 +36,7 @@ impl Finished {
         self
     }
 
-    /// Fails the test if neither output has the words.
+    /// Fails the test unless standard output or standard error contains the words.
     #[track_caller]
     pub fn says(self, words: &str) -> Self {
         let Self { stdout, stderr, .. } = &self;
@@ -45,7 +45,7 @@ impl Finished {
         self
     }
 
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
@@ -59,8 +59,8 @@ pub fn walferry(arguments: &[&str], environment: &Environment) -> Finished {
     run(binary(environment).args(arguments), "")
 }
 
-/// Runs the binary under test as a tool and sends it a signal (KILL, INT) as soon as `is_time`, unless it ends before; its
-/// process id, and how it ended.
+/// Runs the binary under test as a tool and sends it a signal (KILL, INT) once `is_time` holds, unless it ends
+/// earlier. Returns its process id and how it ended.
 #[track_caller]
 pub fn walferry_stopped(
     arguments: &[&str],
@@ -111,14 +111,14 @@ pub fn run(command: &mut Command, input: &str) -> Finished {
     Finished { code: status.code(), stdout: read_back(&mut stdout), stderr: read_back(&mut stderr) }
 }
 
-/// The binary under test with variables set.
+/// Returns a command for the binary under test with environment variables set.
 pub fn binary(environment: &Environment) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }
 
-/// The binary under test with variables set, started by a shell that does something before.
+/// Returns a command for the binary under test, started by a shell that first runs `prelude`.
 pub fn prepared(prelude: &str, environment: &Environment) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_walferry")]);

@@ -1,4 +1,5 @@
-//! What an archive really holds: read from the S3 server itself, without the binary under test and without a signature.
+//! The true content of an archive: read from the S3 server itself, without the binary under test and without a
+//! signature.
 
 use super::archive::Archive;
 use super::http::{Message, read_response};
@@ -7,10 +8,10 @@ use std::io::BufReader;
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// How long the server may take to answer.
+/// Time limit for a reply of the server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// One archive, as the server has it.
+/// One archive, as the server stores it.
 #[derive(Clone)]
 pub struct Truth {
     s3_port: u16,
@@ -21,21 +22,21 @@ pub struct Truth {
 /// An object and its length.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Object {
-    /// Its name below the archive's prefix.
+    /// Name below the archive's prefix.
     pub name: String,
-    /// In bytes.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
 impl Truth {
-    /// The truth about an archive on the S3 server of this test binary.
+    /// Gives access to an archive on the S3 server of this test binary.
     pub fn of(archive: &Archive) -> Self {
         let path = archive.url.strip_prefix("s3://").expect("an archive on the S3 server");
         let (bucket, prefix) = path.split_once('/').expect("an archive with a prefix");
         Self { s3_port: Weed::shared().s3_port(), bucket: bucket.to_owned(), prefix: prefix.to_owned() }
     }
 
-    /// Everything below a directory of the archive, in name order.
+    /// Lists everything below a directory of the archive, in name order.
     #[track_caller]
     pub fn list(&self, directory: &str) -> Vec<Object> {
         let mut objects: Vec<Object> = Vec::new();
@@ -54,13 +55,13 @@ impl Truth {
         }
     }
 
-    /// The last commit of an epoch that chunks lead to without a gap, from the commit after `from`.
+    /// Returns the last commit of an epoch that chunks reach without a gap, from the commit after `from`.
     ///
-    /// By names, which are ranges of commits; that the chunks are whole is for restores to say.
+    /// Judged by the names, which state ranges of commits; restores check that the chunks are whole.
     #[track_caller]
     pub fn reaches(&self, epoch: u64, from: u64) -> u64 {
         let chunks = self.list(&format!("chunks/{epoch:08}/"));
-        // Fixed-width names in name order: by first commit.
+        // Fixed-width names in name order are sorted by first commit.
         chunks
             .iter()
             .map(|chunk| range_of(&chunk.name))
@@ -86,7 +87,7 @@ impl Truth {
     }
 }
 
-/// The commits a chunk's name tells of.
+/// Parses the range of commits in a chunk's name.
 fn range_of(name: &str) -> (u64, u64) {
     let range = name.rsplit('/').next().and_then(|file| file.strip_suffix(".chunk")?.split_once('-'));
     let (first, last) = range.unwrap_or_else(|| panic!("{name} is no chunk"));

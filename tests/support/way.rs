@@ -1,25 +1,25 @@
-//! A way to a server that can be closed: what a network that goes away looks like to a process.
+//! A forwarder to a server that can be closed, as a network that goes down.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Passes connections on to a loopback port while it is open.
+/// Forwards connections to a loopback port while it is open.
 pub struct Way {
-    /// Where it listens.
+    /// Port that it listens on.
     pub port: u16,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     is_open: AtomicBool,
-    /// Both ends of every connection passed on.
+    /// Both ends of every forwarded connection.
     connections: Mutex<Vec<TcpStream>>,
 }
 
 impl Way {
-    /// A closed way to `target`.
+    /// Creates a closed forwarder to `target`.
     pub fn to(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
@@ -27,19 +27,19 @@ impl Way {
         let own = Arc::clone(&shared);
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                // A connection that cannot be passed on is closed by dropping it.
+                // A connection that cannot be forwarded is closed by dropping it.
                 let _ = own.pass_on(connection, target);
             }
         });
         Self { port, shared }
     }
 
-    /// Lets connections through from now on.
+    /// Opens the forwarder.
     pub fn open(&self) {
         self.shared.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Ends every connection and lets none through.
+    /// Closes every connection and accepts none.
     pub fn close(&self) {
         self.shared.is_open.store(false, Ordering::SeqCst);
         for end in self.shared.connections.lock().unwrap().drain(..) {
@@ -52,7 +52,7 @@ impl Shared {
     fn pass_on(&self, client: TcpStream, target: u16) -> io::Result<()> {
         let server = TcpStream::connect(("127.0.0.1", target))?;
         let mut connections = self.connections.lock().unwrap();
-        // Asked with the list in hand: either closing sees the connection, or it sees the closing.
+        // Checked while the list is locked: either `close` sees this connection, or this check sees that it is closed.
         if !self.is_open.load(Ordering::SeqCst) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! A real S3 server for the tests: SeaweedFS' `weed server -s3`, one per test binary.
 //!
-//! Guarantees: it ends with the test binary, however that ends: a shell holds it and waits on a pipe only the test
-//! binary has open. Each archive gets a prefix of its own in one bucket.
+//! Guarantees: the server ends with the test binary, however the binary ends, because a shell that holds the server
+//! waits on a pipe that only the test binary has open. Each archive gets its own prefix in one bucket.
 
 use super::process::{Environment, free_port, wait_until};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUCKET: &str = "walferry-tests";
 const ACCESS_KEY: &str = "walferry";
 const SECRET_KEY: &str = "walferry-secret";
-/// Measured: 3 to 4 seconds on two cores.
+/// Time limit for the start, which takes 3 to 4 seconds on two cores.
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
 /// The running server.
@@ -27,24 +27,24 @@ pub struct Weed {
 }
 
 impl Weed {
-    /// The server of this test binary, started at the first call.
+    /// Returns the server of this test binary, which is started at the first call.
     #[track_caller]
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Weed> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    /// An archive URL nobody else has.
+    /// Returns a new archive URL.
     pub fn new_url(&self) -> String {
         format!("s3://{BUCKET}/test-{}", self.prefixes.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Where it listens on the loopback interface.
+    /// Returns the port on the loopback interface.
     pub fn s3_port(&self) -> u16 {
         self.s3_port
     }
 
-    /// What a process needs to reach the server.
+    /// Returns the environment that a process needs to reach the server.
     pub fn environment(&self) -> Environment {
         environment(self.s3_port)
     }
@@ -74,7 +74,7 @@ impl Weed {
     }
 }
 
-/// What a process needs to reach an S3 server on a loopback port.
+/// Returns the environment that a process needs to reach an S3 server on a loopback port.
 pub fn environment(s3_port: u16) -> Environment {
     let endpoint = format!("http://127.0.0.1:{s3_port}");
     [
@@ -88,7 +88,7 @@ pub fn environment(s3_port: u16) -> Environment {
     .to_vec()
 }
 
-/// Runs `weed` with the arguments after the directory, until standard input closes; then nothing of it stays.
+/// Runs `weed` with the arguments after the directory until standard input closes; then removes everything it left.
 const KEEPER: &str = r#"
 dir=$1; shift
 weed "$@" >"$dir/log" 2>&1 &
@@ -123,7 +123,8 @@ fn arguments(dir: &Path, s3_port: u16) -> Vec<String> {
     arguments
 }
 
-/// One identity for the processes under test; an anonymous one so that the bucket can be made without a signature.
+/// Returns one identity for the processes under test, and an anonymous one, which can create the bucket without
+/// signature.
 fn identities() -> String {
     let actions = ["Admin", "Read", "Write", "List", "Tagging"];
     serde_json::json!({"identities": [
@@ -133,7 +134,7 @@ fn identities() -> String {
     .to_string()
 }
 
-/// A PUT over plain HTTP; `None` unless the server answers 200 (or 409: the bucket is there already).
+/// Sends a PUT over plain HTTP; `None` unless the server replies 200 or 409, which means that the bucket exists.
 fn put(port: u16, path: &str, body: &str) -> Option<()> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(10))).ok()?;

@@ -1,4 +1,4 @@
-//! Replication messages read and written by hand, so that a test can be a peer, or stand between two.
+//! Replication messages read and written by hand, so that a test can be a peer, or an intercepting proxy.
 //!
 //! ```text
 //! length u32 | crc32 u32 | kind u8 | body        length and CRC cover kind and body; little endian
@@ -22,7 +22,7 @@ pub const HEARTBEAT: u8 = 10;
 pub const ACK: u8 = 11;
 pub const REFUSE: u8 = 12;
 
-/// Offsets in a chunk's header, by `src/chunk/FORMAT.md`.
+/// Offsets in a chunk's header, from `src/chunk/FORMAT.md`.
 pub mod chunk {
     pub const EPOCH: usize = 12;
     pub const FIRST: usize = 16;
@@ -38,25 +38,25 @@ const HEAD: usize = 8;
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
-    /// What it is.
+    /// The kind of message.
     pub kind: u8,
     /// JSON, or raw bytes.
     pub body: Vec<u8>,
 }
 
 impl Frame {
-    /// A control message.
+    /// Creates a control message.
     pub fn json(kind: u8, fields: &Value) -> Self {
         Self { kind, body: fields.to_string().into_bytes() }
     }
 
-    /// The fields of a control message.
+    /// Returns the fields of a control message.
     #[track_caller]
     pub fn fields(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a control message is JSON")
     }
 
-    /// The control message with some fields changed.
+    /// Returns the control message with some fields changed.
     pub fn with(&self, changes: Value) -> Self {
         let mut fields = self.fields();
         let Value::Object(changes) = changes else { panic!("fields to change are an object") };
@@ -64,7 +64,7 @@ impl Frame {
         Self::json(self.kind, &fields)
     }
 
-    /// The chunk with a header field changed and its CRC made to fit.
+    /// Returns the chunk with a header field changed and its CRC repaired.
     pub fn with_header(&self, at: usize, field: &[u8]) -> Self {
         let mut body = self.body.clone();
         body[at..at + field.len()].copy_from_slice(field);
@@ -73,7 +73,7 @@ impl Frame {
         Self { kind: self.kind, body }
     }
 
-    /// As it is sent.
+    /// Encodes the message.
     pub fn encode(&self) -> Vec<u8> {
         let mut content = vec![self.kind];
         content.extend_from_slice(&self.body);
@@ -83,12 +83,12 @@ impl Frame {
         out
     }
 
-    /// Sends it.
+    /// Sends the message.
     pub fn send(&self, mut to: &TcpStream) -> io::Result<()> {
         to.write_all(&self.encode())
     }
 
-    /// The next message; an error at the end of the connection.
+    /// Receives the next message; an error at the end of the connection.
     pub fn receive(mut from: &TcpStream) -> io::Result<Self> {
         let mut head = [0; HEAD];
         from.read_exact(&mut head)?;
@@ -100,7 +100,7 @@ impl Frame {
     }
 }
 
-/// A connection to a replication port, as a replica makes one.
+/// A connection to a replication port, as a replica opens it.
 pub struct FakeReplica {
     /// The connection.
     pub stream: TcpStream,
@@ -119,12 +119,12 @@ impl FakeReplica {
         Self { stream, challenge }
     }
 
-    /// Sends a message, if the primary still listens.
+    /// Sends a message; ignores an error.
     pub fn send(&self, frame: &Frame) {
         let _ = frame.send(&self.stream);
     }
 
-    /// Waits until the primary closes the connection; the last refusal it sent before, or an empty text.
+    /// Waits until the primary closes the connection; returns the last refusal, or an empty text.
     #[track_caller]
     pub fn refusal(&self) -> String {
         let mut reason = String::new();
@@ -153,7 +153,7 @@ impl FakeReplica {
     }
 }
 
-/// How an empty replica introduces itself.
+/// Returns the introduction of an empty replica.
 pub fn hello() -> Frame {
     Frame::json(
         HELLO,
@@ -164,7 +164,7 @@ pub fn hello() -> Frame {
     )
 }
 
-/// An acknowledgement.
+/// Returns an acknowledgement.
 pub fn ack(applied: u64, durable: u64) -> Frame {
     Frame::json(ACK, &json!({ "applied": applied, "durable": durable }))
 }

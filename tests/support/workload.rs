@@ -1,7 +1,7 @@
 //! Random mixed commands from a seed: all types over few keys, so that types collide and keys change their engine.
 //!
-//! What it makes is what the [`model`](super::model) understands: valid arity, expiries far in the future (or in the
-//! past, which deletes), numbers in quarters so that floats stay exact.
+//! The workload makes only what the [`model`](super::model) understands: valid arity, expiries far in the future (or
+//! in the past, which deletes), and numbers in quarters, so that floats stay exact.
 
 use super::client::{Command, cmd};
 use super::dump::now_ms;
@@ -9,7 +9,7 @@ use super::model::{Effect, Model, Step};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// The seed of this run: `WALFERRY_SEED`, else the clock. Printed, so that a failure can be replayed.
+/// Returns the seed of this run: `WALFERRY_SEED`, else the clock. Prints it, so that a failure can be replayed.
 pub fn seed() -> u64 {
     let seed = match std::env::var("WALFERRY_SEED") {
         Ok(text) => text.parse().expect("WALFERRY_SEED is a number"),
@@ -32,21 +32,22 @@ pub struct Workload {
     rng: StdRng,
     keys: Vec<Vec<u8>>,
     members: Vec<Vec<u8>>,
-    /// What absolute expiries count from, where the commands must not depend on when they are made or sent; none: now.
+    /// Base of absolute expiries in milliseconds since the Unix epoch, where commands must not depend on the present
+    /// time. `None`: the present time.
     fixed_now_ms: Option<u64>,
 }
 
-/// Whether steps may occur whose result the server chooses (SPOP, `XADD *`) or whose csn it may save.
+/// Whether steps may occur whose result the server chooses (SPOP, `XADD *`) or for which it may use no csn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// Anything; the reply tells what was chosen.
+    /// Any step; the reply shows what the server chose.
     Open,
     /// Only steps whose effect is known without a reply.
     Closed,
 }
 
 impl Workload {
-    /// The workload of a seed.
+    /// Creates the workload of a seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut keys: Vec<Vec<u8>> = (0..12).map(|number| format!("key:{number}").into_bytes()).collect();
@@ -58,8 +59,8 @@ impl Workload {
         Self { rng, keys, members, fixed_now_ms: None }
     }
 
-    /// The workload of one of several writers: every key begins with `prefix`, no command touches another one, and none
-    /// depends on the moment in which it is made or sent, since expiries count from `now_ms`.
+    /// Creates the workload of one of several writers: every key begins with `prefix`, no command touches another key,
+    /// and no command depends on the moment at which it is made or sent, because expiries count from `now_ms`.
     pub fn of_writer(seed: u64, prefix: &str, now_ms: u64) -> Self {
         let mut workload = Self::new(seed);
         workload.fixed_now_ms = Some(now_ms);
@@ -67,24 +68,24 @@ impl Workload {
         workload
     }
 
-    /// All keys that its commands touch.
+    /// Returns all keys that the commands touch.
     pub fn keys(&self) -> &[Vec<u8>] {
         &self.keys
     }
 
-    /// Commands over the same keys as another seed says; their effect is known without a reply.
+    /// Returns commands over the same keys from another seed; their effect is known without a reply.
     pub fn closed_commands(&self, seed: u64, count: usize) -> Vec<Command> {
         let (keys, members, rng) = (self.keys.clone(), self.members.clone(), StdRng::seed_from_u64(seed));
         let mut seeded = Self { rng, keys, members, ..*self };
         (0..count).map(|_| seeded.command(Choice::Closed)).collect()
     }
 
-    /// The generator's randomness, for choices that must replay with it.
+    /// Returns the random generator, for choices that must replay with the workload.
     pub fn rng(&mut self) -> &mut StdRng {
         &mut self.rng
     }
 
-    /// The next step.
+    /// Returns the next step.
     pub fn next(&mut self, choice: Choice) -> Step {
         if self.rng.random_bool(0.15) {
             let length = self.rng.random_range(1..6);
@@ -94,7 +95,7 @@ impl Workload {
         }
     }
 
-    /// The next step whose effect is known beforehand, csn included; `model` moves on by it.
+    /// Returns the next step whose effect is known beforehand, csn included; applies it to `model`.
     pub fn next_certain(&mut self, model: &mut Model) -> Step {
         loop {
             let step = self.next(Choice::Closed);
@@ -246,7 +247,7 @@ impl Workload {
         }
     }
 
-    /// A key that mostly holds what the family works on, so that collections grow; else any key.
+    /// Returns a key that mostly holds the family's type, so that collections grow; sometimes any key.
     fn key_for(&mut self, family: usize) -> Vec<u8> {
         if self.rng.random_bool(0.2) {
             return self.key();
@@ -263,7 +264,7 @@ impl Workload {
         self.members[self.rng.random_range(0..self.members.len())].clone()
     }
 
-    /// A small number, or bytes no number starts with; now and then larger than a block or a cache line.
+    /// Returns a small number, or bytes that do not begin a number; sometimes larger than a block or a cache line.
     fn value(&mut self) -> Vec<u8> {
         let length = match self.rng.random_range(0..40) {
             0..15 => return self.rng.random_range(-99..1000).to_string().into_bytes(),
@@ -284,7 +285,7 @@ impl Workload {
         }
     }
 
-    /// An expiry no test lives to see; two of them differ by more than the tolerance of the comparison.
+    /// Returns an expiry beyond any test; two of these differ by more than the tolerance of the comparison.
     fn seconds(&mut self) -> u64 {
         1_000_000 + 60 * self.rng.random_range(0..10_000)
     }
@@ -294,7 +295,7 @@ impl Workload {
     }
 }
 
-/// Whether a command sets an expiry that counts from the moment of its execution.
+/// Reports whether a command sets an expiry that counts from the moment of its execution.
 fn is_relative(command: &Command) -> bool {
     let by_name = ["SETEX", "EXPIRE", "PEXPIRE"].iter().any(|name| command[0] == name.as_bytes());
     by_name || (command[0] == b"SET" && command[3..].iter().any(|option| option == b"EX" || option == b"PX"))

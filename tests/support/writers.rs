@@ -1,4 +1,4 @@
-//! Writers whose keys tell exactly which of their commits are there: for tests that take the server away under load.
+//! Writers whose keys show exactly which of their commits exist, for tests that end the server under load.
 
 use super::client::{Client, Command, cmd, elements, framed, text};
 use redis::Value;
@@ -6,24 +6,25 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Connections that write at the same time.
+/// Number of connections that write at the same time.
 pub const WRITERS: usize = 6;
-/// Rounds that a writer sends in one pipeline.
+/// Number of rounds that a writer sends in one pipeline.
 const ROUNDS_IN_PIPELINE: u64 = 4;
 
-/// What one writer's keys say: how many of each of its commits are there.
+/// The commits of one writer that its keys show, counted by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
-    /// Transactions over all engines.
+    /// Number of transactions over all engines.
     pub transactions: u64,
-    /// INCRs, in RocksDB.
+    /// Number of INCRs, in RocksDB.
     pub counted: u64,
-    /// RPUSHes, in memory.
+    /// Number of RPUSHes, in memory.
     pub queued: u64,
 }
 
 impl Seen {
-    /// Commits of this writer: it sends transaction, count, queue in turn, and they are executed in turn.
+    /// Returns the number of commits: the writer sends transaction, INCR and RPUSH in turn, and they run in this
+    /// order.
     pub fn commits(self) -> u64 {
         let Self { transactions, counted, queued } = self;
         let in_turn = transactions >= counted && counted >= queued && queued + 1 >= transactions;
@@ -31,13 +32,13 @@ impl Seen {
         transactions + counted + queued
     }
 
-    /// Whether everything that `other` has is here.
+    /// Reports whether this contains everything in `other`.
     pub fn holds(self, other: Self) -> bool {
         self.transactions >= other.transactions && self.counted >= other.counted && self.queued >= other.queued
     }
 }
 
-/// One round of a writer: a commit over all engines, one in RocksDB, one in memory.
+/// Returns one round of a writer: a commit over all engines, one in RocksDB, one in memory.
 fn round(writer: usize, number: u64) -> Vec<Command> {
     let key = |name: &str| format!("{name}:{writer}");
     let mut commands = framed(&[
@@ -52,7 +53,7 @@ fn round(writer: usize, number: u64) -> Vec<Command> {
     commands
 }
 
-/// Reads what is there of every writer in one transaction; fails the test if a transaction is torn.
+/// Reads the commits of every writer in one transaction; fails the test if a transaction is torn.
 #[track_caller]
 pub fn look(client: &mut Client) -> Vec<Seen> {
     const READS: usize = 8;
@@ -83,7 +84,7 @@ pub fn look(client: &mut Client) -> Vec<Seen> {
     elements(&reply).chunks(READS).map(seen).collect()
 }
 
-/// Sends what the writers' last rounds lack, so that the next ones start whole.
+/// Sends the commands that the writers' last rounds lack, so that the next rounds begin whole.
 #[track_caller]
 pub fn complete(client: &mut Client, seen: &mut [Seen]) {
     for (writer, seen) in seen.iter_mut().enumerate() {
@@ -98,17 +99,17 @@ pub fn complete(client: &mut Client, seen: &mut [Seen]) {
     }
 }
 
-/// What one writer got replies to, and when.
+/// The acknowledged commits of one writer, with the time of each reply.
 #[derive(Default)]
 pub struct Replied(Mutex<Vec<(Instant, Seen)>>);
 
 impl Replied {
-    /// Everything so far.
+    /// Returns everything acknowledged so far.
     pub fn now(&self) -> Seen {
         self.0.lock().unwrap().last().map_or(Seen::default(), |(_, seen)| *seen)
     }
 
-    /// What was replied before a moment.
+    /// Returns everything acknowledged before a moment.
     pub fn before(&self, moment: Instant) -> Seen {
         let all = self.0.lock().unwrap();
         all.iter().rev().find(|(at, _)| *at < moment).map_or(Seen::default(), |(_, seen)| *seen)
@@ -120,7 +121,7 @@ pub fn write(node_port: u16, writer: usize, from: u64, replied: &Replied) {
     write_until(node_port, writer, from, replied, Duration::ZERO, &AtomicBool::new(false));
 }
 
-/// Sends rounds after `from` until it is told to stop or the connection ends, with a pause between two pipelines.
+/// Sends rounds after `from` until told to stop or the connection ends, with a pause between two pipelines.
 pub fn write_until(node_port: u16, writer: usize, from: u64, replied: &Replied, pause: Duration, stop: &AtomicBool) {
     let Ok(mut client) = Client::connect(node_port) else { return };
     let mut next = from + 1;
@@ -136,7 +137,7 @@ pub fn write_until(node_port: u16, writer: usize, from: u64, replied: &Replied, 
             let replies = round(writer, number).len();
             for nth in 0..replies {
                 let Ok(reply) = client.receive() else { return };
-                // The last three replies are those of EXEC, INCR and RPUSH.
+                // The last three replies are the replies to EXEC, INCR and RPUSH.
                 let counter = match replies - nth {
                     3 => &mut seen.transactions,
                     2 => &mut seen.counted,

@@ -1,4 +1,4 @@
-//! The archive as the tools open it.
+//! Opening the archive for the tools.
 
 use crate::exit::Failure;
 use std::path::Path;
@@ -11,7 +11,7 @@ use walferry::config::Config;
 use walferry::error::Error;
 use walferry::primary::shipping::open_archive;
 
-/// Which archive.
+/// Location and keys of an archive.
 #[derive(clap::Args)]
 pub struct ArchiveArgs {
     /// Archive: s3://bucket/prefix or file:///dir. S3 settings come from the AWS_* environment and ~/.aws
@@ -30,7 +30,7 @@ pub struct KeyArgs {
 }
 
 impl KeyArgs {
-    /// The keys that were given.
+    /// Returns the keys that were given, or `None` without any.
     pub fn ring(&self) -> Result<Option<KeyRing>, Failure> {
         Ok(KeyRing::configured(self.file()?, ARCHIVE_KEY_VARIABLE)?)
     }
@@ -40,8 +40,8 @@ impl KeyArgs {
     }
 }
 
-/// The key file that an option names; empty without the option. An option without a name is refused: a variable of a
-/// script that is not set leaves it, and the archive would be opened without keys.
+/// Returns the key file that an option names; empty without the option. An option with an empty name is refused: an
+/// unset variable in a script causes it, and the archive would be opened without keys.
 pub fn named_file<'o>(option: &str, file: Option<&'o str>) -> Result<&'o str, Failure> {
     match file {
         Some(file) if file.trim().is_empty() => {
@@ -53,12 +53,12 @@ pub fn named_file<'o>(option: &str, file: Option<&'o str>) -> Result<&'o str, Fa
 }
 
 impl ArchiveArgs {
-    /// Refuses a directory that a tool is to fill, if it lies in the archive or the archive in it.
+    /// Refuses a directory that a tool is going to fill if it lies in the archive's directory or contains it.
     pub fn require_apart(&self, dir: &Path, what: &str) -> Result<(), Failure> {
         Ok(ArchiveUrl::from_str(&self.archive)?.require_apart("archive", dir, what)?)
     }
 
-    /// Opens it for reading.
+    /// Opens the archive for reading.
     pub fn open(&self) -> Result<Archive, Failure> {
         open(&self.archive, &self.keys)
     }

@@ -1,4 +1,5 @@
-//! What neither a benchmark nor the demo leaves behind, also when a signal stops it: servers, their children, and their data.
+//! Cleanup after a benchmark or the demo, also when a signal stops it: servers, their children, and their data are
+//! removed.
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::process::CommandExt;
@@ -7,7 +8,7 @@ use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What is there now.
+/// Servers and directories that have to be removed.
 struct Left {
     servers: Vec<Pid>,
     directories: Vec<PathBuf>,
@@ -19,11 +20,11 @@ fn left() -> MutexGuard<'static, Left> {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A directory for the servers' data, removed when dropped.
+/// A directory for the servers' data. Dropping it removes the directory.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new one, in `parent` or the system's temporary directory.
+    /// Creates a directory in `parent` or in the system's temporary directory.
     pub fn create(parent: Option<&Path>) -> std::io::Result<Self> {
         let mut left = left();
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
@@ -32,7 +33,7 @@ impl Scratch {
         Ok(Self(dir))
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -45,7 +46,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A process that was killed may still create the file it was about to create: removing is tried again.
+/// Removes a directory. A killed process may still create a file at that moment, so the removal is retried.
 fn remove(dir: &Path) {
     for _ in 0..100 {
         match std::fs::remove_dir_all(dir) {
@@ -56,7 +57,7 @@ fn remove(dir: &Path) {
     eprintln!("walferry: cannot remove {}, remove it by hand", dir.display());
 }
 
-/// Starts a server as the leader of a process group of its own: redis-server has children that rewrite its files.
+/// Starts a server as the leader of its own process group, because redis-server has children that rewrite its files.
 pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
     let mut left = left();
     let child = command.process_group(0).spawn()?;
@@ -64,11 +65,11 @@ pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
     Ok(child)
 }
 
-/// Ends a server and its children as a crash would, unless it has ended already.
+/// Kills a server and its children, as a crash would, unless the server has already ended.
 pub fn end(child: &mut Child) {
     let mut left = left();
     let pid = Pid::from_child(child);
-    // A process that was not waited for keeps its number, so that no other group is meant.
+    // A process that was not waited for keeps its number, so the number cannot belong to another group.
     if matches!(child.try_wait(), Ok(None)) {
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = child.wait();
@@ -76,7 +77,8 @@ pub fn end(child: &mut Child) {
     left.servers.retain(|server| *server != pid);
 }
 
-/// Ends and removes everything. Whoever would start or create more waits for the end of the process.
+/// Kills all servers and removes all directories. The lock stays held, so that a thread that wants to start or create
+/// more waits until the process ends.
 pub fn end_all() {
     let left = left();
     for &server in &left.servers {

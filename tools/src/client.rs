@@ -9,23 +9,23 @@ use std::time::Duration;
 use walferry::error::Error;
 use walferry::server::address;
 
-/// How long connecting to one address may take.
+/// Longest time for connecting to one address.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long a reply may take.
+/// Longest wait for a reply.
 const REPLY_MAX: Duration = Duration::from_secs(600);
-/// Where nodes are that benchmarks and the demo start.
+/// Address of the nodes that benchmarks and the demo start.
 pub const LOOPBACK: &str = "127.0.0.1";
 /// Environment variable with a node's password.
 const PASSWORD_VARIABLE: &str = "WALFERRY_PASSWORD";
 
-/// Where a node is, but for its port, and what it demands.
+/// Options that say how to reach a node, except its port.
 #[derive(clap::Args)]
 pub struct ReachArgs {
     /// The node's host name or address, such as 10.0.0.1 or ::1
     #[arg(long, default_value = LOOPBACK)]
     host: String,
-    /// The node's password (its requirepass). Others on this machine can see it: rather use one of the other two ways
-    /// [default: that in WALFERRY_PASSWORD, else none]
+    /// The node's password (its requirepass). Other users of this machine can see it: --password-file and
+    /// WALFERRY_PASSWORD are safer [default: that in WALFERRY_PASSWORD, else none]
     #[arg(long, conflicts_with = "password_file")]
     password: Option<String>,
     /// File with the node's password on its first line
@@ -34,7 +34,7 @@ pub struct ReachArgs {
 }
 
 impl ReachArgs {
-    /// Connects to the node's port for clients, and gives the password if there is one.
+    /// Connects to the node's port for clients, and sends the password if there is one.
     pub fn connect(&self, port: u16) -> Result<Client, Failure> {
         let password = self.password()?;
         let mut client = Client::connect(&self.host, port)?;
@@ -67,15 +67,15 @@ fn wrong_password(peer: &str, detail: &str) -> Failure {
     Error::Config { key: "password".to_owned(), detail }.into()
 }
 
-/// One connection.
+/// A connection to a node.
 pub struct Client {
     stream: TcpStream,
     parser: Parser,
-    /// For messages.
+    /// Address of the node, for messages.
     peer: String,
 }
 
-/// Anything that went wrong, as text.
+/// A result whose error is a text.
 pub type Answer<T> = Result<T, String>;
 
 impl Client {
@@ -96,13 +96,13 @@ impl Client {
         Ok(Self { stream, parser: Parser::new(), peer })
     }
 
-    /// Gives the password, or finds out whether one is asked for; gives the node's refusal if it does not let this
-    /// connection in.
+    /// Sends the password, or finds out whether the node demands one. Returns the node's refusal if the node does not
+    /// accept this connection.
     fn authenticate(&mut self, password: Option<&str>) -> Answer<Option<String>> {
         let words = password.map_or(vec!["PING"], |password| vec!["AUTH", password]);
         let command = words.iter().map(|word| word.as_bytes().to_vec()).collect();
         Ok(match self.pipeline(&[command])?.pop() {
-            // A password for a node that has none does no harm.
+            // A password for a node that has none does no harm: any other reply counts as accepted.
             Some(Value::ServerError(error)) if matches!(error.code(), "NOAUTH" | "WRONGPASS") => {
                 Some(error.details().unwrap_or("It is not the right password.").to_owned())
             }
@@ -138,7 +138,7 @@ impl Client {
     }
 }
 
-/// A reply as text, for those that are strings or integers.
+/// Returns a reply as text; meant for strings and integers.
 pub fn text(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -149,7 +149,7 @@ pub fn text(value: &Value) -> String {
     }
 }
 
-/// The fields of an INFO reply, in order.
+/// Returns the fields of an INFO reply, in order.
 pub fn info_fields(info: &str) -> Vec<(String, String)> {
     let pairs = info.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.trim_end().split_once(':'));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()

@@ -1,4 +1,4 @@
-//! `walferry compact`: merges small chunks, builds compacted runs, rebuilds bases; from the archive alone.
+//! `walferry compact`: merges small chunks, builds compacted runs and rebuilds bases, from the archive alone.
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
@@ -25,10 +25,10 @@ use walferry::io::{Backends, Choice, Io, StdIo};
 pub struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
-    /// Merge small chunks; what earlier merges left is deleted once it has been superseded for --grace
+    /// Merge small chunks; delete the parts of earlier merges once they have been superseded for --grace
     #[arg(long)]
     merge: bool,
-    /// Seconds that merged chunks stay for readers with an older listing
+    /// Seconds for which the parts of merged chunks stay, for readers with an older listing
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     grace: u64,
     /// Build a run for each hour or day (UTC) that is over
@@ -40,13 +40,13 @@ pub struct Args {
     /// Restore to --until in a scratch directory and publish the result as a base
     #[arg(long)]
     base: bool,
-    /// latest, csn:N or time:RFC3339: no run goes beyond it, and a base lies at it
+    /// latest, csn:N or time:RFC3339: no run goes beyond this commit, and a base is built at it
     #[arg(long, default_value = "latest", value_name = "TARGET")]
     until: String,
     /// Follow this epoch's line of history instead of the newest one's
     #[arg(long, value_name = "N")]
     epoch: Option<u32>,
-    /// Directory for files on their way [default: the system's temporary directory]
+    /// Directory for temporary files [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
     /// Print JSON
@@ -54,7 +54,7 @@ pub struct Args {
     json: bool,
 }
 
-/// What was done.
+/// Result of the command; a step that was not requested is `None`.
 #[derive(Serialize)]
 struct Report {
     merge: Option<Round>,
@@ -62,7 +62,7 @@ struct Report {
     base: Option<base::Report>,
 }
 
-/// Compacts.
+/// Runs the requested steps and prints the report.
 pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(compact(&args, &archive))?;

@@ -1,4 +1,4 @@
-//! `walferry copy`: a self-contained, verified backup of a range of history, in another archive.
+//! `walferry copy`: copies a range of history to another archive, as a self-contained, verified backup.
 
 use crate::archive::{ArchiveArgs, named_file};
 use crate::exit::{Done, Failure};
@@ -16,7 +16,8 @@ use walferry::history::target::Target;
 use walferry::primary::shipping::open_url;
 use walferry::restore::{CopyOptions, CopyReport, copy};
 
-/// Copies a range of history into another archive; every object is checked, what is there already is left alone
+/// Copies a range of history into another archive; checks every object, and leaves objects alone that are already
+/// there
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
 pub struct Args {
@@ -52,7 +53,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Copies.
+/// Copies, and prints the report.
 pub fn run(args: Args) -> Done {
     let options = CopyOptions {
         from: args.from_csn.map(Csn),
@@ -67,7 +68,7 @@ pub fn run(args: Args) -> Done {
     Ok(())
 }
 
-/// The target with its keys. Encrypted data becomes clear only where that was asked for.
+/// Opens the target with its keys. Encrypted data is written in clear only with --to-clear.
 fn open_target(args: &Args) -> Result<Archive, Failure> {
     let file = named_file("to-archive-key-file", args.to_archive_key_file.as_deref())?;
     let keys = match args.to_clear {

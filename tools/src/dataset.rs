@@ -1,16 +1,16 @@
-//! Everything a node holds, read through its public commands: for comparing nodes.
+//! The whole data set of a node, read through its public commands, for comparing nodes.
 
 use crate::client::{Answer, Client, text};
 use redis::Value;
 use std::collections::BTreeMap;
 
-/// Keys asked for at a time.
+/// Number of keys requested at a time.
 const SCAN_COUNT: &str = "1000";
 
-/// Keys with their type and content in a canonical form.
+/// All keys, each with its type and content in a canonical form.
 pub type Dataset = BTreeMap<Vec<u8>, String>;
 
-/// Reads every key.
+/// Reads the type and content of every key.
 pub fn read(client: &mut Client) -> Answer<Dataset> {
     let mut dataset = Dataset::new();
     let mut cursor = "0".to_owned();
@@ -55,7 +55,7 @@ fn content_command(kind: &str, key: &[u8]) -> Vec<Vec<u8>> {
     command
 }
 
-/// Hashes and sets have no order of their own.
+/// Returns the content in a canonical form. Hashes and sets are sorted, because they have no order.
 fn canonical(kind: &str, content: Value) -> String {
     match (kind, content) {
         ("set", Value::Array(members)) => {
@@ -80,7 +80,7 @@ fn bytes(value: Value) -> Vec<u8> {
     }
 }
 
-/// The first key on which two data sets differ; `None` if they are equal.
+/// Returns the first key on which two data sets differ; `None` if they are equal.
 #[must_use]
 pub fn first_difference(a: &Dataset, b: &Dataset) -> Option<String> {
     let keys = a.keys().chain(b.keys());

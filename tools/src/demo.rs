@@ -1,4 +1,4 @@
-//! `walferry demo`: the whole story on this machine, in a temporary directory, with figures.
+//! `walferry demo`: demonstrates walferry on this machine, in a temporary directory, and prints figures.
 
 use crate::cleanup;
 use crate::client::{Answer, Client, LOOPBACK, info_fields, text};
@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Shows the whole story in a temporary directory: primary, replica, archive, crash, restore
+/// Demonstrates a primary, a replica, an archive, a crash and a restore, in a temporary directory
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
 pub struct Args {
@@ -25,16 +25,16 @@ pub struct Args {
     keep: bool,
 }
 
-/// Connections that write.
+/// Number of connections that write.
 const WRITERS: u64 = 4;
-/// Rounds of one pipeline; each round is a handful of commands over all engines.
+/// Rounds in one pipeline. Each round is a handful of commands over all engines.
 const ROUNDS_PER_PIPELINE: usize = 16;
-/// Keys of each type.
+/// Number of keys of each type.
 const KEYS: u32 = 2_000;
-/// How long a node may take to come up, or to reach a csn.
+/// Longest wait until a node answers or reaches a csn.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells the story.
+/// Runs the demonstration; fails if the data sets differ.
 pub fn run(args: Args) -> Done {
     let dir = tempfile::Builder::new().prefix("walferry-demo-").tempdir()?;
     let place = dir.path().to_owned();
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Done {
     if told? { Ok(()) } else { Err(Failure::Integrity("the data sets differ".into())) }
 }
 
-/// A node process, killed when it is dropped.
+/// A node process. Dropping it kills the process.
 struct Node {
     child: Child,
     port: u16,
@@ -61,7 +61,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Starts this very program as a node and waits until it answers.
+    /// Starts this program as a node and waits until the node answers.
     fn start(kind: &str, dir: &Path, port: u16, options: &[String]) -> Answer<Self> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let log = dir.with_extension("log");
@@ -213,7 +213,8 @@ struct Load {
     lag_ms: u64,
 }
 
-/// Writes all types and transactions across engines; returns how many write commands were answered.
+/// Writes all types and transactions across engines until `stop` is set; returns the number of answered write
+/// commands.
 fn write_until(stop: &AtomicBool, port: u16, seed: u64) -> Answer<u64> {
     let mut client = Client::connect(LOOPBACK, port)?;
     let mut random = StdRng::seed_from_u64(seed);
@@ -234,7 +235,7 @@ fn write_until(stop: &AtomicBool, port: u16, seed: u64) -> Answer<u64> {
     Ok(writes)
 }
 
-/// Ten writes, three of them in one transaction across engines.
+/// Returns one round: ten writes, three of them in one transaction across engines.
 fn round(random: &mut StdRng) -> Vec<Vec<Vec<u8>>> {
     let mut key = |kind: &str| format!("{kind}:{}", random.random_range(0..KEYS));
     let keys = [key("user"), key("cart"), key("tags"), key("queue"), key("board"), key("account"), key("events")];
@@ -258,7 +259,7 @@ fn round(random: &mut StdRng) -> Vec<Vec<Vec<u8>>> {
     lines.iter().map(|line| line.iter().map(|word| word.as_bytes().to_vec()).collect()).collect()
 }
 
-/// Restores, starts a node on the result, and reads everything.
+/// Restores to `target`, starts a node on the result, and reads its whole data set.
 fn restore(dir: &Path, archive: &str, target: &str) -> Answer<Dataset> {
     let to = dir.join(format!("restored-{}", target.replace(':', "-")));
     let program = std::env::current_exe().map_err(|error| error.to_string())?;

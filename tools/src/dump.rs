@@ -1,4 +1,4 @@
-//! `walferry dump`: a chunk, op-log segment, memory image or manifest, readable.
+//! `walferry dump`: shows a chunk, op-log segment, memory image or manifest as text.
 
 use crate::archive::KeyArgs;
 use crate::exit::{Done, Failure};
@@ -27,7 +27,7 @@ pub struct Args {
     keys: KeyArgs,
 }
 
-/// Shows the file; what it is follows from its name's ending.
+/// Shows the file. The extension of its name decides how it is read.
 pub fn run(args: Args) -> Done {
     let path = &args.file;
     match path.extension().and_then(OsStr::to_str) {
@@ -47,7 +47,7 @@ fn read(path: &Path) -> Result<bytes::Bytes> {
     std::fs::read(path).map(Into::into).map_err(walferry::error::Error::io("read", path))
 }
 
-/// The file's content; decrypted, if it is an object of an encrypted archive.
+/// Returns the file's content, decrypted if the file is an object of an encrypted archive.
 fn clear(path: &Path, keys: &KeyArgs) -> Result<bytes::Bytes, Failure> {
     let (bytes, what) = (read(path)?, path.display().to_string());
     match keys.ring()? {
@@ -65,7 +65,7 @@ fn clear(path: &Path, keys: &KeyArgs) -> Result<bytes::Bytes, Failure> {
     }
 }
 
-/// The name that the file has, or had, in its archive: the longest end of its path that is one.
+/// Returns the name that the file has, or had, in its archive: the longest end of its path that is an object name.
 fn object_name(path: &Path) -> Option<ObjectName> {
     let path = path.canonicalize().ok()?;
     let parts: Vec<&str> = path.iter().filter_map(OsStr::to_str).collect();

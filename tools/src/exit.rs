@@ -1,4 +1,4 @@
-//! Exit codes: what a script can act on.
+//! Exit codes, on which scripts can act.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,18 +8,18 @@ use walferry::error::{Error, Kind};
 pub const HELP: &str = "Exit codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, \
 6 store unreachable, 7 directory not empty, 8 this identity may not delete, 128 + N stopped by signal N";
 
-/// Why a subcommand failed.
+/// Reason why a subcommand failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The library's error.
+    /// An error of the library.
     Walferry(Error),
-    /// Something is wrong with what was checked; it was reported already.
+    /// A check found a defect, which the report already shows.
     Integrity(String),
-    /// What was asked for needs an identity that may delete.
+    /// The request needs an identity that may delete.
     Denied(String),
-    /// A signal, by its number.
+    /// A signal with this number stopped the process.
     Stopped(i32),
-    /// Anything else.
+    /// Any other error.
     Other(String),
 }
 
@@ -44,7 +44,7 @@ impl From<String> for Failure {
 /// Result of a subcommand.
 pub type Done = Result<(), Failure>;
 
-/// Prints a failure and turns it into the process' exit code.
+/// Prints a failure on stderr and returns the exit code of the process.
 pub fn report(done: Done) -> ExitCode {
     let (message, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
@@ -54,7 +54,7 @@ pub fn report(done: Done) -> ExitCode {
         Err(Failure::Stopped(signal)) => (format!("stopped by signal {signal}"), 128 + signal as u8),
         Err(Failure::Other(message)) => (message, 1),
     };
-    // A stderr that cannot be written must not turn the exit code into that of a panic.
+    // If stderr cannot be written, the exit code must not become that of a panic.
     let _ = writeln!(std::io::stderr(), "walferry: {message}");
     ExitCode::from(code)
 }

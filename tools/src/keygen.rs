@@ -1,4 +1,4 @@
-//! `walferry keygen`: a new key for an encrypted archive.
+//! `walferry keygen`: generates a key for an encrypted archive.
 
 use crate::exit::Done;
 use walferry::archive::crypt::keys::{Key, KeyId};
@@ -12,7 +12,7 @@ pub struct Args {
     id: Option<String>,
 }
 
-/// Prints.
+/// Generates a key and prints its line.
 pub fn run(args: Args) -> Done {
     let id = args.id.map(|id| id.parse::<KeyId>()).transpose()?;
     println!("{}", Key::generate(id)?.line());

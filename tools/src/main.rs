@@ -1,8 +1,8 @@
 //! The `walferry` command line: one file per subcommand.
 //!
-//! Output: results on stdout (JSON only, where `--json` was given), logs on stderr, a progress bar on a terminal. Exit
-//! codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, 6 store unreachable,
-//! 7 directory not empty, 8 this identity may not delete.
+//! Output: results on stdout (only JSON with `--json`), logs on stderr, a progress bar on a terminal. Exit codes: 0
+//! ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, 6 store unreachable, 7 directory
+//! not empty, 8 this identity may not delete, 128 + N stopped by signal N.
 
 mod archive;
 mod bench;
@@ -35,14 +35,14 @@ use runtime::run_blocking;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-/// Many small values of few sizes, allocated on one thread and freed on another: what jemalloc is made for. RocksDB uses
-/// it too, since it takes the place of the C library's `malloc`.
+/// jemalloc suits the load: many small values of few sizes, allocated on one thread and freed on another. RocksDB uses
+/// jemalloc, too, because it replaces the C library's `malloc`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Bytes that jemalloc has given out and not got back.
+/// Returns the bytes that jemalloc has allocated and not freed; `None` if jemalloc does not report them.
 fn allocated_bytes() -> Option<u64> {
-    // Its figures are those of the last epoch.
+    // jemalloc reports the figures of its last epoch, so a new epoch is begun first.
     tikv_jemalloc_ctl::epoch::advance().ok()?;
     tikv_jemalloc_ctl::stats::allocated::read().ok().map(|bytes| bytes as u64)
 }
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     exit::report(done)
 }
 
-/// Logs go to stderr; `WALFERRY_LOG` chooses what (tracing's filter syntax, default `info`).
+/// Starts logging to stderr. `WALFERRY_LOG` selects the messages (tracing's filter syntax, default `info`).
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WALFERRY_LOG").unwrap_or_else(|_| "info".into());
     let is_terminal = std::io::stderr().is_terminal();
@@ -109,7 +109,8 @@ fn start_logging() {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .with_target(false)
-        // It would tell stderr of a stderr that cannot be written (a log file on a full disk), and panic.
+        // Otherwise tracing would report a stderr that cannot be written (a log file on a full disk) on stderr, and
+        // panic.
         .log_internal_errors(false)
         .init();
 }

@@ -1,4 +1,4 @@
-//! `walferry mark`: gives the state of now a name to restore it by.
+//! `walferry mark`: gives the current state a name for a later restore.
 
 use crate::client::{ReachArgs, text};
 use crate::exit::Done;
@@ -16,7 +16,7 @@ pub struct Args {
     name: String,
 }
 
-/// Marks.
+/// Writes the mark and prints its csn.
 pub fn run(args: Args) -> Done {
     let mut client = args.node.connect(args.port)?;
     let csn = client.call(&["WALFERRY", "MARK", &args.name])?;

@@ -1,4 +1,4 @@
-//! What `primary` and `replica` have in common on the command line.
+//! The options that `primary` and `replica` share.
 
 use crate::archive::named_file;
 use crate::exit::Failure;
@@ -45,7 +45,8 @@ pub struct NodeArgs {
 }
 
 impl NodeArgs {
-    /// The settings in force: defaults, then the file, then `--set`, then the options with names of their own.
+    /// Returns the effective settings: defaults, then the file, then `--set`, then the options with names of their
+    /// own; later ones win.
     pub fn config(&self) -> Result<Config, Failure> {
         let mut config = Config::default();
         if let Some(path) = &self.config {
@@ -73,13 +74,13 @@ impl NodeArgs {
         if let Some(file) = &self.archive_key_file {
             config.archive_key_file = named_file("archive-key-file", Some(file))?.to_owned();
         }
-        // What only the library can judge is judged before anything is touched.
+        // Checked here, before the data directory is touched.
         Choice::from_str(&config.io_backend)?;
         Ok(config)
     }
 }
 
-/// Refuses a setting that names a key file by an empty text.
+/// Refuses a setting whose key file has an empty name.
 fn require_key_file(pair: &str) -> Result<(), Failure> {
     match pair.split_once('=') {
         Some((key, value)) if key.trim().ends_with("-key-file") => named_file(key.trim(), Some(value)).map(drop),
@@ -87,7 +88,7 @@ fn require_key_file(pair: &str) -> Result<(), Failure> {
     }
 }
 
-/// The configuration keys, for `--help`.
+/// Returns the list of configuration keys for `--help`.
 pub fn keys_help() -> String {
     let mut help =
         "Configuration keys (--set KEY=VALUE, or in --config FILE.toml; * may change while running, by CONFIG SET):\n"
@@ -104,7 +105,7 @@ pub fn keys_help() -> String {
     help + "\n" + crate::exit::HELP
 }
 
-/// Says that clients are served.
+/// Logs that the node serves clients.
 pub fn announce(node: &Arc<Node>) {
     let config = node.config();
     tracing::info!(bind = config.bind, port = config.port.0, archive = config.archive, "ready");

@@ -1,13 +1,14 @@
-//! What a panic means to a node: its end.
+//! A panic ends the process of a node.
 //!
-//! A thread that panics may hold commits that are in memory and in no log, or replies that others wait for; tokio catches
-//! the panics of its tasks, and whoever joins a thread may be somebody who never looks. A node that went on could
-//! acknowledge what is lost. So the process ends at once, as a kill would end it: that loses nothing acknowledged, and
-//! the next start recovers from the logs.
+//! A panicking thread may hold commits that are in memory and in no log, or replies that other threads wait for. tokio
+//! catches the panics of its tasks, and the result of joining a thread may never be checked. A node that continued
+//! could acknowledge lost commits. So the process ends at once, like a killed one: this loses nothing acknowledged,
+//! and the next start recovers from the logs.
 
 use std::panic::PanicHookInfo;
 
-/// From here on a panic on any thread is told on stderr and in the log, and aborts the process.
+/// Installs a panic hook: every later panic, on any thread, is reported on stderr and in the log, and aborts the
+/// process.
 pub fn end_the_process() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -35,10 +36,10 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
 
-    /// In the environment of a process that is to panic: where.
+    /// Environment variable that tells a child process of the test where to panic.
     const PLACE: &str = "WALFERRY_TEST_PANIC_PLACE";
 
-    /// What the processes run that [`every_panic_ends_the_process`] starts; nothing otherwise.
+    /// Panics in the processes that [`every_panic_ends_the_process`] starts; does nothing otherwise.
     #[test]
     fn panicking_process() {
         let Ok(place) = std::env::var(PLACE) else { return };
@@ -66,8 +67,8 @@ mod tests {
         std::process::exit(0);
     }
 
-    /// Goal: wherever a node panics, also where tokio or a join would swallow it, the process ends by an abort and says
-    /// why, on stderr and in the log.
+    /// Goal: wherever a node panics, also where tokio or a join would swallow the panic, the process ends by an abort
+    /// and reports the reason on stderr and in the log.
     #[test]
     fn every_panic_ends_the_process() {
         for place in ["a task", "a blocking task", "a thread", "a place that catches panics"] {

@@ -1,4 +1,4 @@
-//! `walferry primary`: serves clients, ships to replicas and to the archive.
+//! `walferry primary`: serves clients and ships to replicas and to the archive.
 
 use crate::exit::Done;
 use crate::node::{NodeArgs, keys_help};
@@ -13,7 +13,7 @@ pub struct Args {
     node: NodeArgs,
 }
 
-/// Runs until SIGTERM, SIGINT or SHUTDOWN.
+/// Runs the primary until SIGTERM, SIGINT or SHUTDOWN.
 pub fn run(args: Args) -> Done {
     panics::end_the_process();
     let config = args.node.config()?;

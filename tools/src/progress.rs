@@ -1,11 +1,11 @@
-//! Progress bars for what can take more than a second: on a terminal only.
+//! Progress bars for work that can take more than a second; only on a terminal.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use walferry::restore::progress::{Phase, Progress, ProgressSink, silent};
 
-/// A sink that draws one bar on stderr, or nothing if stderr is no terminal.
+/// Returns a sink that draws one bar on stderr, or draws nothing if stderr is no terminal.
 pub fn bar() -> ProgressSink {
     if !std::io::stderr().is_terminal() {
         return silent();

@@ -1,4 +1,4 @@
-//! `walferry promote`: a replica becomes a primary under a new epoch.
+//! `walferry promote`: turns a replica into a primary under a new epoch.
 
 use crate::client::ReachArgs;
 use crate::exit::Done;
@@ -12,8 +12,8 @@ pub struct Args {
     port: u16,
     #[command(flatten)]
     node: ReachArgs,
-    /// Promote although the replica does not lie on the archive's newest line, that of this epoch: what the archive holds
-    /// of it beyond the replica is then on no line of history
+    /// Promote although the replica is not on the archive's newest line, which ends in epoch N: commits of that line
+    /// that the replica does not have are then on no line of history
     #[arg(long, value_name = "N")]
     abandon_epoch: Option<u32>,
     /// Promote although the primary has an archive and the replica has none
@@ -21,7 +21,7 @@ pub struct Args {
     without_archive: bool,
 }
 
-/// Promotes.
+/// Promotes the replica and prints the old and the new epoch.
 pub fn run(args: Args) -> Done {
     let mut client = args.node.connect(args.port)?;
     let before = client.call(&["WALFERRY", "CSN"])?;

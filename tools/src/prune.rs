@@ -1,4 +1,4 @@
-//! `walferry prune`: what the retention policy lets go, shown or removed.
+//! `walferry prune`: shows or removes the objects that the retention policy does not keep.
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
@@ -9,22 +9,23 @@ use walferry::config::Config;
 use walferry::keep::Keep;
 use walferry::retention::{PruneOptions, PruneReport, prune};
 
-/// Shows what the retention policy lets go, why, and how many bytes; removes it with --confirm
+/// Shows which objects the retention policy does not keep, why, and how many bytes; removes them with --confirm
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
 pub struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
-    /// The policy, such as '7d fine, hourly 30d, daily 1y'; without one, only what nothing refers to goes
+    /// The policy, such as '7d fine, hourly 30d, daily 1y'; without one, only objects that nothing refers to are
+    /// removed
     #[arg(long, value_name = "POLICY", default_value = "")]
     keep: String,
-    /// Age before which nothing is taken for abandoned
+    /// Age before which nothing counts as abandoned
     #[arg(long, value_name = "TIME", default_value = "24h")]
     grace: String,
-    /// Only show (the default)
+    /// Only show what would be removed (the default)
     #[arg(long, conflicts_with = "confirm")]
     dry_run: bool,
-    /// Remove it
+    /// Remove these objects
     #[arg(long)]
     confirm: bool,
     /// Print JSON, every object by name
@@ -32,7 +33,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Prunes, or shows what that would do.
+/// Prunes, or shows what a prune would remove.
 pub fn run(args: Args) -> Done {
     let (keep, grace) = (Keep::from_str(&args.keep)?, time(&args.grace)?);
     let options = PruneOptions { keep, grace, confirm: args.confirm, node: None };
@@ -48,7 +49,7 @@ pub fn run(args: Args) -> Done {
     }
 }
 
-/// A time as the configuration takes it.
+/// Parses a time in the format of the configuration.
 fn time(text: &str) -> Result<Duration, Failure> {
     let mut config = Config::default();
     config.set("prune-grace", text)?;

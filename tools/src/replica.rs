@@ -17,7 +17,7 @@ pub struct Args {
     primary: String,
 }
 
-/// Runs until SIGTERM, SIGINT or SHUTDOWN.
+/// Runs the replica until SIGTERM, SIGINT or SHUTDOWN.
 pub fn run(args: Args) -> Done {
     panics::end_the_process();
     let config = args.node.config()?;

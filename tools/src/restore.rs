@@ -1,4 +1,4 @@
-//! `walferry restore`: a data directory at any commit of the past, from the archive alone.
+//! `walferry restore`: makes a data directory at any commit of the past, from the archive alone.
 
 use crate::archive::ArchiveArgs;
 use crate::exit::Done;
@@ -37,7 +37,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Plans, and unless it is a dry run, restores.
+/// Plans, and restores unless `--dry-run` is given.
 pub fn run(args: Args) -> Done {
     let target = Target::from_str(&args.to)?;
     let epoch = args.epoch.map(Epoch);
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Done {
     })
 }
 
-/// The faster backend for the file system of the target's parent, which exists.
+/// Returns the faster I/O backend for the file system of the target's nearest existing ancestor.
 fn bulk_io(dir: &Path) -> Arc<dyn Io> {
     let parent = dir.ancestors().skip(1).find(|parent| parent.is_dir()).unwrap_or(Path::new("."));
     Backends::select(parent, Choice::Auto).map_or_else(|_| Arc::new(StdIo) as Arc<dyn Io>, |backends| backends.bulk)

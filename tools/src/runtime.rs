@@ -1,5 +1,5 @@
-//! Runs what nodes and tools do. SIGTERM and SIGINT end every command, also one that is process 1 of a container, where a
-//! signal without a handler does nothing. A tool that is stopped by a signal leaves no pin behind.
+//! Runs nodes and tools. SIGTERM and SIGINT end every command, also as process 1 of a container, where a signal
+//! without a handler does nothing. A tool that a signal stops leaves no pin behind.
 
 use crate::exit::{Done, Failure};
 use crate::node::announce;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use walferry::archive::pins;
 use walferry::primary::node::Node;
 
-/// A runtime for a node or a tool.
+/// Returns a runtime for a node or a tool.
 pub fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_multi_thread().enable_all().build()?)
 }
@@ -22,12 +22,12 @@ struct Stops {
 }
 
 impl Stops {
-    /// From here on they do nothing by themselves.
+    /// Replaces the default action of the signals: from this call on only [`Stops::next`] receives them.
     fn begin() -> std::io::Result<Self> {
         Ok(Self { terminated: signal(SignalKind::terminate())?, interrupted: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one. Cancel-safe.
+    /// Waits for the next signal. Cancel-safe.
     async fn next(&mut self) -> SignalKind {
         tokio::select! {
             _ = self.terminated.recv() => SignalKind::terminate(),
@@ -36,34 +36,35 @@ impl Stops {
     }
 }
 
-/// Runs what a tool does, until it is through or SIGINT or SIGTERM comes. Then nobody has to wait for what it pinned.
+/// Runs a tool until it is done or SIGINT or SIGTERM comes. On a signal the pins of the tool are removed, so that no
+/// prune has to wait for their expiry.
 pub fn run_tool<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let mut stops = Stops::begin()?;
-        // The arm that is not taken is dropped before the one that is goes on.
+        // `select!` drops the other arm's future before the chosen arm's body runs.
         tokio::select! {
             done = work => done.map_err(Into::into),
             signal = stops.next() => Err(stopped_by(signal).await),
         }
     });
-    // What blocks ends with the process.
+    // Blocking work ends with the process.
     runtime.shutdown_background();
     done
 }
 
-/// Runs a tool that blocks, until it is through or SIGINT or SIGTERM comes.
+/// Runs a blocking tool until it is done or SIGINT or SIGTERM comes.
 pub fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     run_tool(async { tokio::task::spawn_blocking(work).await.map_err(std::io::Error::from)? })
 }
 
-/// What a node calls once clients are served.
+/// Callback that a node calls once it serves clients.
 pub type Ready = Box<dyn FnOnce(&Arc<Node>) + Send>;
 
-/// Runs a node. SIGTERM and SIGINT stop it in good order once clients are served; before that, while it recovers or
-/// bootstraps, they end it at once, which is as harmless as a crash.
+/// Runs a node. SIGTERM and SIGINT stop the node cleanly once it serves clients. Before that, while the node recovers
+/// or bootstraps, they end it at once, which is as harmless as a crash.
 pub fn run_node<F>(serve: impl FnOnce(Ready) -> F) -> Done
 where
     F: Future<Output = walferry::error::Result<()>>,
@@ -78,8 +79,8 @@ where
         })));
         let mut node: Option<Arc<Node>> = None;
         loop {
-            // In this order, so that a signal finds the node that is ready. All arms are cancel-safe: what is not taken
-            // stays, and serving goes on where it was.
+            // The order lets a signal find a node that is ready. All arms are cancel-safe: an untaken value stays in
+            // its channel, and `serving` continues where it was.
             tokio::select! {
                 biased;
                 done = &mut serving => return done.map_err(Failure::from),
@@ -95,7 +96,7 @@ where
         }
     });
     if matches!(done, Err(Failure::Stopped(_))) {
-        // What blocks ends with the process.
+        // Blocking work ends with the process.
         runtime.shutdown_background();
     }
     done

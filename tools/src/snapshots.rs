@@ -1,4 +1,4 @@
-//! `walferry snapshots`: bases, and what can be restored.
+//! `walferry snapshots`: lists the bases and the restorable ranges of an archive.
 
 use crate::archive::ArchiveArgs;
 use crate::exit::Done;
@@ -19,7 +19,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Lists.
+/// Reads the archive and prints the report.
 pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(snapshots(&archive))?;
@@ -27,7 +27,8 @@ pub fn run(args: Args) -> Done {
     Ok(())
 }
 
-/// A base's level, how it came to it, how far apart its engines were cut, and who cut it.
+/// Describes a base: its level and the level that was requested, the skew between the cuts of its engines, and the
+/// node that cut it.
 fn level(base: &BaseReport, content: &BaseContent) -> String {
     let cut = &content.cut;
     let mut text = content.level.to_string();

@@ -1,4 +1,4 @@
-//! `walferry status`: how a running node, or an archive, is doing.
+//! `walferry status`: shows the state of a running node or of an archive.
 
 use crate::client::{ReachArgs, info_fields, text};
 use crate::exit::Done;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use walferry::clock;
 use walferry::history::report::snapshots;
 
-/// Shows how a node or an archive is doing
+/// Shows the state of a node or an archive
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP, group(clap::ArgGroup::new("what").required(true).args(["port", "archive"])))]
 pub struct Args {
@@ -27,7 +27,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Shows.
+/// Prints the state of the node or of the archive.
 pub fn run(args: Args) -> Done {
     if let Some(url) = &args.archive {
         let archive = archive::open(url, &args.keys)?;
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Done {
     Ok(())
 }
 
-/// Fields of INFO, by name.
+/// Fields of an INFO reply, by name.
 struct Info<'i>(HashMap<&'i str, &'i str>);
 
 impl Info<'_> {
@@ -61,7 +61,7 @@ impl Info<'_> {
     }
 }
 
-/// The fields an operator looks for first, in words: a subject and what is to be said of it.
+/// Returns the fields that an operator looks for first, in words: a subject and a statement.
 fn in_words(fields: &[(String, String)]) -> Vec<(&'static str, String)> {
     let info = Info(fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
     let is_primary = info.get("role") == "master";
@@ -95,7 +95,7 @@ fn in_words(fields: &[(String, String)]) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// What a primary says of its archive.
+/// Returns what a primary reports about its archive, in words.
 fn archive_in_words(info: &Info<'_>) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     lines.push(match info.get("restorable_from_csn") {

@@ -1,4 +1,4 @@
-//! `walferry verify`: every chunk and base of an archive, checked.
+//! `walferry verify`: checks every chunk and base of an archive.
 
 use crate::archive::ArchiveArgs;
 use crate::exit::{Done, Failure};
@@ -17,7 +17,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Checks.
+/// Checks the archive and prints the report; fails if there is a problem or a gap.
 pub fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(verify_archive(&archive, progress::bar()))?;

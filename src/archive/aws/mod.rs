@@ -1,13 +1,13 @@
-//! Finds S3 credentials, region and endpoint where no setting gives them.
+//! Finds S3 credentials, region and endpoint if no setting gives them.
 //!
 //! ```text
-//! AWS_* environment, where an empty variable is one that is not set
+//! AWS_* environment; an empty variable counts as not set
 //! a profile of the shared AWS files        profile
 //! a web identity (AWS_WEB_IDENTITY_TOKEN_FILE), the container's role, the instance's role: object_store
 //! ```
 //!
-//! Guarantees: the first of these that has something gives it; whatever cannot be used is refused with its name before any
-//! request is sent; if no credentials are found, the error names every place that was looked at.
+//! Guarantees: the first of these sources that has a value provides it; an unusable value is refused with its name
+//! before any request is sent; if no credentials are found, the error names every source that was tried.
 
 mod profile;
 
@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use url::Url;
 
-/// How long keys of a profile are used before the file is looked at again: tools replace temporary keys there.
+/// Age at which the keys of a profile are read from the file again, because tools replace temporary keys there.
 const KEYS_READ_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// Variables with a URL of a server.
+/// Variables that hold the URL of a server.
 const URL_VARIABLES: [&str; 6] = [
     "AWS_ENDPOINT",
     "AWS_ENDPOINT_URL",
@@ -34,16 +34,16 @@ const URL_VARIABLES: [&str; 6] = [
     "AWS_METADATA_ENDPOINT",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
-/// Variables whose value goes into each request as it is.
+/// Variables whose value is sent unchanged in each request.
 const PLAIN_VARIABLES: [&str; 5] =
     ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"];
 
-/// The variables of the environment that count for S3. None is empty.
+/// The environment variables that matter for S3. No value is empty.
 #[derive(Clone, Default)]
 pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The variables of this process.
+    /// Returns the variables of this process.
     pub fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -51,18 +51,18 @@ impl Environment {
         Self::of(std::env::vars_os().filter_map(text))
     }
 
-    /// Keeps those of `variables` that count.
+    /// Keeps the relevant ones of `variables`.
     pub fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let counts = |name: &str, value: &str| (name.starts_with("AWS_") || name == "HOME") && !value.trim().is_empty();
         Self(variables.into_iter().filter(|(name, value)| counts(name, value)).collect())
     }
 
-    /// A variable, if it is set.
+    /// Returns the value of a variable, if it is set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// A builder with everything in it that `object_store` knows; what cannot be used is refused.
+    /// Returns a builder with all variables that `object_store` knows; refuses an unusable value.
     pub fn builder(&self) -> Result<AmazonS3Builder> {
         for name in URL_VARIABLES {
             self.get(name).map_or(Ok(()), |value| require_url(name, value))?;
@@ -83,7 +83,7 @@ impl Environment {
         Ok(settings.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value)))
     }
 
-    /// The variable that alone makes S3 settings unusable, if one does.
+    /// Returns the variable that alone makes the S3 settings unusable, if there is one.
     pub fn culprit(&self) -> Option<&str> {
         let is_unusable = |name: &str, value: &str| {
             let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else { return false };
@@ -94,17 +94,17 @@ impl Environment {
     }
 }
 
-/// The place that gives credentials to a client that has none of its own.
+/// Source of credentials for a client that has no explicit ones.
 #[derive(Default)]
 pub(super) struct Source {
-    /// A provider over the shared files; none: `object_store` looks for a role.
+    /// A provider that reads the shared files. `None`: `object_store` looks for a role.
     pub provider: Option<AwsCredentialProvider>,
-    /// Every place, in order, for the message if none has any.
+    /// Every source, in order, for the message if none has credentials.
     pub looked_at: Option<String>,
 }
 
-/// Lays a profile of the shared files under `builder`, and tells where credentials come from. `has_keys`: settings give
-/// them already.
+/// Fills what `builder` lacks from a profile of the shared files, and returns the source of credentials. `has_keys` is
+/// true if settings give the credentials.
 pub(super) fn complete(
     mut builder: AmazonS3Builder,
     environment: &Environment,
@@ -119,7 +119,7 @@ pub(super) fn complete(
     let refused = |detail: String| wrong("AWS credentials", detail);
     let profile = match files.read() {
         Ok(profile) => profile,
-        // The keys are there, and the region has a default.
+        // The keys are given, and the region has a default.
         Err(_) if has_keys => return Ok((builder, Source::default())),
         Err(detail) => return Err(refused(detail)),
     };
@@ -157,7 +157,7 @@ fn skips_signature(builder: &AmazonS3Builder) -> bool {
     builder.get_config_value(&AmazonS3ConfigKey::SkipSignature).is_some_and(|value| value == "true")
 }
 
-/// The places that are looked at for credentials when neither a setting nor a profile has any. The order is that of
+/// Returns the sources that are tried for credentials if neither a setting nor a profile has any. The order is that of
 /// [`AmazonS3Builder::build`].
 fn looked_at(builder: &AmazonS3Builder, environment: &Environment, files: &SharedFiles) -> String {
     let value = |key| builder.get_config_value(&key);
@@ -190,10 +190,10 @@ fn wrong(name: &str, detail: String) -> Error {
     Error::Config { key: name.to_owned(), detail }
 }
 
-/// Refuses what is no http or https URL of a server.
+/// Refuses a text that is not the http or https URL of a server.
 pub(super) fn require_url(name: &str, text: &str) -> Result<()> {
     let example = "write it as http://host:9000 or https://host";
-    // It is shown below.
+    // Text before an `@` may be a secret, and the message below would show it.
     if text.contains('@') {
         return Err(wrong(
             name,
@@ -212,7 +212,7 @@ pub(super) fn require_url(name: &str, text: &str) -> Result<()> {
     Err(wrong(name, format!("`{}` is no URL of a server: {fault}; {example}", text.escape_debug())))
 }
 
-/// Refuses what cannot stand in a request. The value is not shown: it may be a secret.
+/// Refuses a value that cannot be part of a request. The message does not show the value, because it may be a secret.
 pub(super) fn require_plain(name: &str, value: &str) -> Result<()> {
     if is_plain(value) {
         return Ok(());
@@ -231,7 +231,7 @@ fn failed(detail: String) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source: detail.into() }
 }
 
-/// Credentials of a profile, read again now and then.
+/// Credentials of a profile, read again after [`KEYS_READ_AGAIN_AFTER`].
 #[derive(Debug)]
 struct ProfileCredentials {
     files: SharedFiles,
@@ -251,7 +251,7 @@ impl ProfileCredentials {
             (Ok(Some(keys)), _) => {
                 Arc::new(AwsCredential { key_id: keys.id, secret_key: keys.secret, token: keys.token })
             }
-            // Somebody is writing the file, perhaps.
+            // Another process may be writing the file, so the keys read before are kept.
             (_, Some((_, before))) => Arc::clone(before),
             (Ok(None), None) => return Err(failed(format!("{} holds no keys, which it did at the start", self.files))),
             (Err(detail), None) => return Err(failed(format!("{}: {detail}", self.files))),
@@ -273,12 +273,12 @@ impl CredentialProvider for ProfileCredentials {
     }
 }
 
-/// Credentials of a role. If there are none, the error names every place that was looked at.
+/// Credentials of a role. If there are none, the error names every source that was tried.
 #[derive(Debug)]
 pub(super) struct RoleCredentials {
-    /// Who asks for them.
+    /// Provider that requests the credentials.
     pub inner: AwsCredentialProvider,
-    /// The places.
+    /// The sources that were tried, for the message.
     pub looked_at: String,
 }
 

@@ -1,22 +1,22 @@
-//! The files that AWS tools share: `~/.aws/credentials` and `~/.aws/config`.
+//! The configuration files that AWS tools share: `~/.aws/credentials` and `~/.aws/config`.
 //!
-//! Guarantees: a profile's values are those of its section in the config file with those in the credentials file laid over
-//! them; a file that is not there is no error; keys are never shown.
+//! Guarantees: a profile's values are those of its section in the config file, overridden by those in the credentials
+//! file; a missing file is no error; keys are never shown.
 
 use super::{Environment, is_plain};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The profile that counts where none is named.
+/// The profile that is used if none is named.
 const DEFAULT_PROFILE: &str = "default";
 
-/// Ways to credentials that a profile may name and that are not gone: they take another request, another program or a
-/// person.
+/// Settings of a profile that lead to credentials in ways that are not supported: through a further request, another
+/// program, or a person.
 const OTHER_WAYS: [&str; 5] =
     ["credential_process", "source_profile", "credential_source", "sso_session", "sso_start_url"];
 
-/// Where a profile is looked for.
+/// The profile and the files in which it is searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedFiles {
     credentials: Option<PathBuf>,
@@ -26,15 +26,15 @@ pub struct SharedFiles {
     is_named: bool,
 }
 
-/// What was found of a profile.
+/// The values found for a profile.
 #[derive(Default)]
 pub struct Profile {
     values: BTreeMap<String, String>,
-    /// Whether one of the files has it.
+    /// Whether one of the files has a section for the profile.
     is_there: bool,
 }
 
-/// Keys of a profile as they stand in the files.
+/// Keys of a profile as they are in the files.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProfileKeys {
     /// Key id.
@@ -52,7 +52,7 @@ impl fmt::Debug for ProfileKeys {
 }
 
 impl SharedFiles {
-    /// Where this environment says that they are.
+    /// Returns the locations of the files according to this environment.
     pub fn of(environment: &Environment) -> Self {
         let home = environment.get("HOME").map(PathBuf::from);
         let path = |variable: &str, name: &str| match environment.get(variable) {
@@ -71,10 +71,11 @@ impl SharedFiles {
         }
     }
 
-    /// Reads the profile. An error, in words, if it was named and is not there, or a file cannot be read.
+    /// Reads the profile. Returns an error text if the profile was named and does not exist, or if a file cannot be
+    /// read.
     pub fn read(&self) -> Result<Profile, String> {
         let mut profile = Profile::default();
-        // In the config file a section of another profile than the default one has a word before its name.
+        // In the config file, the section of every profile but the default one has the word `profile` before the name.
         for (path, prefix) in [(&self.config, "profile "), (&self.credentials, "")] {
             let Some(text) = path.as_deref().map(text_of).transpose()?.flatten() else { continue };
             let is_it = |section: &str| {
@@ -97,7 +98,7 @@ impl SharedFiles {
     }
 }
 
-/// The profile and the files, for messages.
+/// Shows the profile and the files, for messages.
 impl fmt::Display for SharedFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |path: &Option<PathBuf>| match path {
@@ -110,12 +111,13 @@ impl fmt::Display for SharedFiles {
 }
 
 impl Profile {
-    /// A value that is not a secret.
+    /// Returns a value of the profile, if it is set and not empty.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.values.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Its keys; `None` if it has none. An error, in words, if they cannot be used or only another way leads to some.
+    /// Returns the keys of the profile; `None` if it has none. Returns an error text if the keys are unusable, or if
+    /// the profile names only an unsupported way to credentials.
     pub fn keys(&self) -> Result<Option<ProfileKeys>, String> {
         let keys = (self.get("aws_access_key_id"), self.get("aws_secret_access_key"));
         let token = self.get("aws_session_token");
@@ -139,7 +141,7 @@ impl Profile {
     }
 }
 
-/// A file's text; `None` if it is not there.
+/// Returns the text of a file; `None` if there is no such file.
 fn text_of(path: &Path) -> Result<Option<String>, String> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -148,8 +150,8 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
     }
 }
 
-/// Section, key and value of every line; a line that begins a section has neither key nor value. Lines that are indented
-/// belong to a setting of several lines and are passed over.
+/// Returns section, key and value of every line; a line that begins a section has neither key nor value. Indented
+/// lines belong to a setting of several lines and are skipped.
 fn entries(text: &str) -> impl Iterator<Item = (String, Option<String>, String)> + '_ {
     let mut section = String::new();
     text.lines().filter_map(move |line| {

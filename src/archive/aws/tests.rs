@@ -1,4 +1,4 @@
-//! What is taken from where, and what is refused by name.
+//! The order of the sources, and the refusal of unusable values by name.
 
 use super::*;
 use std::path::Path;
@@ -107,7 +107,7 @@ fn a_profile_that_was_named_must_be_there() {
     }
 }
 
-/// Goal: without any credentials the error names every place that was looked at.
+/// Goal: without any credentials the error names every source that was tried.
 #[tokio::test]
 async fn no_credentials_is_an_error_that_names_the_places() {
     #[derive(Debug)]

@@ -1,10 +1,10 @@
-//! One object's segments, encrypted and decrypted.
+//! Encryption and decryption of one object's segments.
 //!
-//! AES-256-GCM of AWS-LC, which the TLS side of the object store brings along: the fastest there is on the CPUs walferry
-//! runs on, and looked after. The key is the object's own, derived with BLAKE3 from the archive's key and a random salt of
-//! 256 bits; so a nonce can simply count the segments, and no two segments ever share key and nonce. Each tag also covers
-//! the header and the object's name, and the nonce tells which segment is the last (the STREAM construction of Hoang,
-//! Reyhanitabar, Rogaway and Vizar, 2015).
+//! The cipher is AES-256-GCM of AWS-LC. The TLS library of the object store client already depends on AWS-LC, which is
+//! maintained and the fastest implementation on the CPUs walferry runs on. Each object has its own key, derived with
+//! BLAKE3 from the archive's key and a random salt of 256 bits. So the nonce can simply count the segments, and no two
+//! segments ever share key and nonce. Each tag also covers the header and the object's name, and the nonce marks the
+//! last segment (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizar, 2015).
 
 use super::format::{HEADER_BYTES, ObjectHeader, SALT_BYTES, SEGMENT_BYTES, TAG_BYTES, plain_len, segments};
 use super::keys::{KEY_BYTES, Key, KeyRing, random};
@@ -17,12 +17,12 @@ const OBJECT_KEY_CONTEXT: &str = "walferry archive object key v1";
 /// The cipher of one object.
 pub(super) struct ObjectCipher {
     key: LessSafeKey,
-    /// Header, then the object's name.
+    /// Data that every tag covers: the header, then the object's name.
     covered: Vec<u8>,
 }
 
 impl ObjectCipher {
-    /// Of a new object.
+    /// Creates the cipher of a new object.
     pub fn create(keys: &KeyRing, name: &str) -> Result<Self> {
         let key = keys.first();
         let mut salt = [0; SALT_BYTES];
@@ -31,7 +31,7 @@ impl ObjectCipher {
         Ok(Self::of(key, &header, name))
     }
 
-    /// Of an object with this header. `what` names it in errors.
+    /// Creates the cipher of an object with this header. `what` names the object in errors.
     pub fn open(keys: &KeyRing, header: &ObjectHeader, name: &str, what: &str) -> Result<Self> {
         let refused = |detail: String| Error::Identity { what: what.to_owned(), detail };
         let key = keys.get(&header.key).ok_or_else(|| {
@@ -60,12 +60,12 @@ impl ObjectCipher {
         Self { key: LessSafeKey::new(key), covered: [&header.encode(), name.as_bytes()].concat() }
     }
 
-    /// The encoded header.
+    /// Returns the encoded header.
     pub fn header(&self) -> &[u8] {
         &self.covered[..HEADER_BYTES]
     }
 
-    /// Appends a segment, encrypted.
+    /// Encrypts a segment and appends it to `out`.
     pub fn seal_into(&self, at: Segment, plain: &[u8], out: &mut Vec<u8>) {
         debug_assert!(plain.len() <= SEGMENT_BYTES);
         let start = out.len();
@@ -74,7 +74,7 @@ impl ObjectCipher {
         out.extend_from_slice(tag.expect("a segment is far below the cipher's limit").as_ref());
     }
 
-    /// Appends a segment, decrypted. `what` names the object in errors.
+    /// Decrypts a segment and appends it to `out`. `what` names the object in errors.
     pub fn open_into(&self, at: Segment, stored: &[u8], out: &mut Vec<u8>, what: &str) -> Result<()> {
         let altered = || {
             let detail = "the tag is wrong: it was altered, or is another object than its name says";
@@ -87,7 +87,7 @@ impl ObjectCipher {
         self.key.open_separate_gather(at.nonce(), covered, sealed, tag, &mut out[start..]).map_err(|_| altered())
     }
 
-    /// Decrypts neighbouring segments, from number `first` on, of an object with `total` segments.
+    /// Decrypts adjacent segments, from number `first` on, of an object with `total` segments.
     pub fn open_run(&self, first: u64, total: u64, stored: &[u8], what: &str) -> Result<Vec<u8>> {
         let mut plain = Vec::with_capacity(stored.len());
         for (number, segment) in (first..).zip(stored.chunks(SEGMENT_BYTES + TAG_BYTES)) {
@@ -97,12 +97,12 @@ impl ObjectCipher {
     }
 }
 
-/// Which segment of an object.
+/// Position of a segment in its object.
 #[derive(Clone, Copy)]
 pub(super) struct Segment {
     /// Counted from 0.
     pub number: u64,
-    /// Whether the object ends with it.
+    /// Whether this is the last segment of the object.
     pub is_last: bool,
 }
 
@@ -115,22 +115,23 @@ impl Segment {
     }
 }
 
-/// Encrypts an object whose bytes come one after the other.
+/// Encrypts an object whose bytes arrive one piece after the other.
 pub(super) struct Sealer {
     cipher: ObjectCipher,
     number: u64,
-    /// Plain bytes not encrypted yet, at most one segment: whether it is the last shows only when more comes.
+    /// Plain bytes that are not encrypted yet, at most one segment: whether this segment is the last becomes known
+    /// only when more bytes arrive.
     pending: Vec<u8>,
 }
 
 impl Sealer {
-    /// Begins an object: its header goes to `out`.
+    /// Begins an object: appends its header to `out`.
     pub fn begin(cipher: ObjectCipher, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(cipher.header());
         Self { cipher, number: 0, pending: Vec::new() }
     }
 
-    /// Takes the next bytes; appends what is complete.
+    /// Takes the next bytes and appends every complete segment.
     pub fn push(&mut self, mut plain: &[u8], out: &mut Vec<u8>) {
         while !plain.is_empty() {
             if self.pending.is_empty() && plain.len() > SEGMENT_BYTES {
@@ -150,7 +151,7 @@ impl Sealer {
         }
     }
 
-    /// Ends the object.
+    /// Ends the object: appends the last segment.
     pub fn finish(mut self, out: &mut Vec<u8>) {
         let last = std::mem::take(&mut self.pending);
         self.seal(&last, true, out);

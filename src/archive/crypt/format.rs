@@ -1,18 +1,18 @@
-//! An encrypted object's bytes: its header, and where a plain byte lies in the stored ones.
+//! The bytes of an encrypted object: its header, and the position of a plain byte among the stored ones.
 //!
 //! ```text
 //! header (88) | segment 0: 65536 bytes, tag (16) | segment 1 | ... | last segment: 1 to 65536 bytes, tag
 //! ```
 //!
-//! Pure. The lengths follow from each other; the last segment is empty only in an empty object.
+//! Pure. Stored length and plain length determine each other. The last segment is empty only in an empty object.
 
 use super::keys::{FINGERPRINT_BYTES, KEY_ID_BYTES_MAX, KeyId};
 use crate::error::{Error, Result};
 use std::ops::Range;
 
-/// "WFCRYPT" and a line feed.
+/// Magic bytes: "WFCRYPT" and a line feed.
 pub(super) const MAGIC: [u8; 8] = *b"WFCRYPT\n";
-/// The version this build writes, and the newest it reads.
+/// The version that this build writes, and the newest version that it reads.
 pub(super) const VERSION: u16 = 1;
 /// Bytes of the header.
 pub(super) const HEADER_BYTES: usize = 88;
@@ -20,7 +20,7 @@ pub(super) const HEADER_BYTES: usize = 88;
 pub(super) const SEGMENT_BYTES: usize = 64 << 10;
 /// Bytes of a segment's tag.
 pub(super) const TAG_BYTES: usize = 16;
-/// Bytes of the random number of an object.
+/// Bytes of an object's salt.
 pub(super) const SALT_BYTES: usize = 32;
 
 const HEADER: u64 = HEADER_BYTES as u64;
@@ -28,17 +28,18 @@ const SEGMENT: u64 = SEGMENT_BYTES as u64;
 const TAG: u64 = TAG_BYTES as u64;
 const STORED_SEGMENT: u64 = SEGMENT + TAG;
 
-/// Longest object: far beyond what any store takes, and no sum of lengths overflows below it.
+/// Upper bound of an object's stored length: far beyond the limit of any store, and low enough that no sum of lengths
+/// overflows.
 const STORED_BYTES_MAX: u64 = 1 << 62;
 
-/// What stands in front of an encrypted object.
+/// The header in front of an encrypted object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ObjectHeader {
     /// Name of the key.
     pub key: KeyId,
-    /// Fingerprint of the key, so that another key of the same name is told from damage.
+    /// Fingerprint of the key: distinguishes another key of the same name from damage.
     pub fingerprint: [u8; FINGERPRINT_BYTES],
-    /// Random, of this object alone: makes its key.
+    /// Random number of this object, from which its own key is derived.
     pub salt: [u8; SALT_BYTES],
 }
 
@@ -56,7 +57,7 @@ impl ObjectHeader {
         bytes
     }
 
-    /// Reads the header at the beginning of `bytes`, which begin with [`MAGIC`]; `what` names the object.
+    /// Decodes the header at the beginning of `bytes`, which must begin with [`MAGIC`]; `what` names the object.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let corrupt = |at: &str, detail: &str| Error::corrupt(what, at, detail);
         if !bytes.starts_with(&MAGIC) {
@@ -88,35 +89,35 @@ impl ObjectHeader {
     }
 }
 
-/// Segments of an object with so many plain bytes.
+/// Returns the number of segments of an object with so many plain bytes.
 pub(super) fn segments(plain: u64) -> u64 {
     plain.div_ceil(SEGMENT).max(1)
 }
 
-/// Plain bytes of an object with so many stored ones; `None` if no object has that many.
+/// Returns the plain length of an object with so many stored bytes; `None` if no encrypted object has this length.
 pub(super) fn plain_len(stored: u64) -> Option<u64> {
     let body = stored.checked_sub(HEADER + TAG).filter(|_| stored <= STORED_BYTES_MAX)?;
     let plain = body - body / STORED_SEGMENT * TAG;
     (stored_len(plain) == stored).then_some(plain)
 }
 
-/// Stored bytes of an object with so many plain ones.
+/// Returns the stored length of an object with so many plain bytes.
 pub(super) fn stored_len(plain: u64) -> u64 {
     HEADER + plain + segments(plain) * TAG
 }
 
-/// The segments that hold these plain bytes, which are not none.
+/// Returns the segments that hold these plain bytes. The range must not be empty.
 pub(super) fn segments_of(plain: &Range<u64>) -> Range<u64> {
     plain.start / SEGMENT..plain.end.div_ceil(SEGMENT)
 }
 
-/// Where those segments begin and end in the stored bytes; the object may end before.
+/// Returns the stored range of these segments. The object may end before the end of this range.
 pub(super) fn stored_range(segments: &Range<u64>) -> Range<u64> {
     let at = |segment: u64| segment.saturating_mul(STORED_SEGMENT).saturating_add(HEADER);
     at(segments.start)..at(segments.end)
 }
 
-/// Where a segment's plain bytes begin.
+/// Returns the position of a segment's first plain byte.
 pub(super) fn plain_start(segment: u64) -> u64 {
     segment * SEGMENT
 }

@@ -1,7 +1,7 @@
 //! The keys of an archive.
 //!
-//! Guarantees: the first key of a ring encrypts what is written, every one decrypts what was written with it; a key is
-//! never shown, and a wrong line is named by its number only.
+//! Guarantees: the first key of a ring encrypts new objects, and every key decrypts the objects that it encrypted; a
+//! key is never shown, and an error names a wrong line only by its number.
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -9,11 +9,11 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Environment variable with the archive's keys, where no key file is named.
+/// Environment variable with the archive's keys, used if no key file is named.
 pub const ARCHIVE_KEY_VARIABLE: &str = "WALFERRY_ARCHIVE_KEY";
-/// The same for the second archive.
+/// Environment variable with the keys of the second archive, used if no key file is named for it.
 pub const ARCHIVE_2_KEY_VARIABLE: &str = "WALFERRY_ARCHIVE_2_KEY";
-/// The same for the archive that `walferry copy` writes.
+/// Environment variable with the keys of the archive that `walferry copy` writes, used if no key file is named for it.
 pub const TO_ARCHIVE_KEY_VARIABLE: &str = "WALFERRY_TO_ARCHIVE_KEY";
 
 /// Bytes of a key.
@@ -27,7 +27,7 @@ const FINGERPRINT_CONTEXT: &str = "walferry archive key fingerprint v1";
 const LINE: &str = "a line is an ID of 1 to 32 letters, digits, '.', '_', '-', a space, and 64 hexadecimal digits; \
                     `walferry keygen` prints one";
 
-/// Name of a key: stands in the header of every object it encrypted.
+/// Name of a key. The header of every object contains the name of its key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyId(String);
 
@@ -53,7 +53,7 @@ impl fmt::Display for KeyId {
 /// A secret with a name.
 #[derive(Clone)]
 pub struct Key {
-    /// Its name.
+    /// Name of the key.
     pub id: KeyId,
     secret: [u8; KEY_BYTES],
 }
@@ -65,7 +65,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// A new one, from the system's random numbers. Without an ID it gets a random one.
+    /// Generates a key from the system's random numbers. Without an ID, the key gets a random one.
     pub fn generate(id: Option<KeyId>) -> Result<Self> {
         let mut secret = [0; KEY_BYTES];
         random(&mut secret)?;
@@ -80,14 +80,14 @@ impl Key {
         Ok(Self { id, secret })
     }
 
-    /// The line of a key file. The only place that shows a secret.
+    /// Returns the key's line for a key file. No other function shows the secret.
     #[must_use]
     pub fn line(&self) -> String {
         let digits: String = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{} {digits}", self.id)
     }
 
-    /// Tells two keys of one name apart, and gives neither away.
+    /// Returns bytes that distinguish two keys of the same name and reveal neither.
     pub(super) fn fingerprint(&self) -> [u8; FINGERPRINT_BYTES] {
         let hash = blake3::derive_key(FINGERPRINT_CONTEXT, &self.secret);
         std::array::from_fn(|nth| hash[nth])
@@ -117,15 +117,15 @@ pub(super) fn random(buffer: &mut [u8]) -> Result<()> {
         .map_err(|_| Error::Refused { reason: "the system gives no random numbers: nothing can be encrypted".into() })
 }
 
-/// The keys an archive is opened with; clones share them. Never empty, no two of one name.
+/// The keys with which an archive is opened; clones share them. Never empty; no two keys have the same name.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
     keys: Arc<[Key]>,
 }
 
 impl KeyRing {
-    /// The keys in the lines of `text`; `what` names it in errors. Empty lines and those that begin with `#` are
-    /// passed over.
+    /// Parses the keys in the lines of `text`; `what` names the text in errors. Empty lines and lines that begin with
+    /// `#` are skipped.
     pub fn parse(text: &str, what: &str) -> Result<Self> {
         let wrong = |detail: String| Error::Config { key: what.to_owned(), detail };
         let mut keys: Vec<Key> = Vec::new();
@@ -145,9 +145,9 @@ impl KeyRing {
         Ok(Self { keys: keys.into() })
     }
 
-    /// The keys that were configured: those in `file`, or if that is empty, in the environment variable (one or more,
-    /// separated by line feeds or commas); `None` if neither is set. A variable that is set and empty is an error: whoever
-    /// set it wants encryption.
+    /// Returns the configured keys: those in `file`, or, if `file` is empty, those in the environment variable (one or
+    /// more, separated by line feeds or commas); `None` if neither is set. A variable that is set but empty is an
+    /// error, because it shows that encryption is wanted.
     pub fn configured(file: &str, variable: &str) -> Result<Option<Self>> {
         if !file.is_empty() {
             let path = Path::new(file);
@@ -171,7 +171,7 @@ impl KeyRing {
         }
     }
 
-    /// The key for what is written.
+    /// Returns the key that encrypts new objects.
     pub(super) fn first(&self) -> &Key {
         &self.keys[0]
     }
@@ -180,7 +180,7 @@ impl KeyRing {
         self.keys.iter().find(|key| key.id == *id)
     }
 
-    /// The names, for messages.
+    /// Returns the names of the keys, for messages.
     #[must_use]
     pub fn names(&self) -> String {
         let names: Vec<String> = self.keys.iter().map(|key| format!("`{}`", key.id)).collect();

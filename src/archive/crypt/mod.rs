@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! keys     the keys of an archive: the first encrypts, all decrypt
-//! format   an encrypted object's header, and which stored bytes hold which plain ones; pure
+//! format   an encrypted object's header, and which stored bytes hold which plain bytes; pure
 //! cipher   segments of 64 KiB, each with a tag
-//! store    the object store that does it, over any other;  upload: the same in parts
+//! store    the object store that encrypts, over any other store;  upload: multipart uploads
 //! ```
 //!
-//! Guarantees: whoever has the bucket but no key reads nothing but names, lengths and times; what was altered, truncated,
-//! extended, or put under another name is an error. The plain lengths, ranges and conditional puts of an archive are those
-//! of the store below. Nothing outside this directory knows of it but [`super::store::Archive`].
-//! Non-goals: names and lengths stay visible, and so do the lengths of ranges read; an older whole object put back under
-//! its own name is not noticed here (epochs, csns and digests inside do that); local files (spool, data directory) are not
-//! encrypted; keys are not hidden from whoever can read this process' memory.
+//! Guarantees: without a key, an attacker who can read the bucket learns only names, lengths and times; an object that
+//! was altered, truncated, extended or put under another name is an error. The plain lengths, the ranges and the
+//! conditional puts of an archive behave as in the underlying store. Callers of [`super::store::Archive`] see only
+//! plain objects; the keys are all that they provide.
+//! Non-goals: names, lengths of objects and lengths of read ranges stay visible. An older version of a whole object,
+//! put back under its own name, is not detected here (epochs, csns and digests inside the objects detect it). Local
+//! files (spool, data directory) are not encrypted. Keys are not hidden from an attacker who can read the memory of
+//! this process.
 
 mod cipher;
 mod format;
@@ -30,13 +32,14 @@ use crate::error::{Error, Result};
 use bytes::Bytes;
 use format::ObjectHeader;
 
-/// Whether these are the first bytes of an encrypted object.
+/// Reports whether these are the first bytes of an encrypted object.
 #[must_use]
 pub fn is_encrypted(begin: &[u8]) -> bool {
     begin.starts_with(&format::MAGIC)
 }
 
-/// Refuses an encrypted object that was read without keys; `begin` are its first bytes, `what` names it.
+/// Refuses an encrypted object that was read without keys. `begin` are the object's first bytes, `what` names the
+/// object.
 pub fn require_clear(begin: &[u8], what: &str) -> Result<()> {
     if !is_encrypted(begin) {
         return Ok(());
@@ -53,7 +56,8 @@ pub fn require_clear(begin: &[u8], what: &str) -> Result<()> {
     })
 }
 
-/// Decrypts a whole object outside its archive, as a file copied from there; `name` is the name it had.
+/// Decrypts a whole object outside its archive, such as a file copied from the bucket; `name` is the object's name in
+/// the archive.
 pub fn decrypt(stored: &[u8], name: &ObjectName, keys: &KeyRing, what: &str) -> Result<Bytes> {
     cipher::open_whole(stored, &name.to_string(), keys, what)
 }

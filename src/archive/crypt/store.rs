@@ -1,11 +1,11 @@
-//! The object store that encrypts: a wrapper over any other.
+//! An object store that encrypts: a wrapper over any other object store.
 //!
-//! Guarantees: lengths and ranges are those of the plain objects; conditional puts and e_tags are the store's below. An
-//! error of this side travels as the [`Error`] it is, inside [`object_store::Error::Generic`]; the archive unpacks it.
-//! A plain length is computed from the stored one and so is the store's word, as the length of any object is; bytes that
-//! are read are authentic.
-//! Cost: 88 bytes an object and 16 for each 64 KiB; a ranged read moves whole segments and, unless it begins in the first
-//! one, needs the header, which is remembered for [`HEADERS_REMEMBERED_MAX`] objects.
+//! Guarantees: lengths and ranges are those of the plain objects; conditional puts and e_tags are those of the
+//! underlying store. An error of this module travels as an [`Error`] inside [`object_store::Error::Generic`], and the
+//! archive unpacks it. A plain length is computed from the stored length, so it is only as trustworthy as the store;
+//! bytes that are read are authentic.
+//! Cost: 88 bytes for an object and 16 for each 64 KiB. A ranged read moves whole segments. Unless the range begins in
+//! the first segment, the read also needs the header, which is cached for [`HEADERS_REMEMBERED_MAX`] objects.
 
 use super::cipher::{ObjectCipher, Sealer, open_whole};
 use super::format::{self, HEADER_BYTES, ObjectHeader};
@@ -28,38 +28,38 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// Headers of objects read last, kept for reads of their later ranges.
+/// Number of headers of recently read objects that are cached for reads of later ranges.
 pub const HEADERS_REMEMBERED_MAX: usize = 256;
 
-/// Bodies from this length on are encrypted and decrypted on a thread that may block.
+/// Length in bytes from which a body is encrypted and decrypted on a thread that may block.
 const BLOCKING_BYTES: usize = 256 << 10;
 
-/// The length told for an object whose stored length no encrypted object has: equal to none that was ever written.
+/// Length reported for an object whose stored length no encrypted object has. No real object has this length.
 const NO_LENGTH: u64 = u64::MAX;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// Encrypts what goes into a store and decrypts what comes out of it.
+/// Encrypts the objects that are put into a store and decrypts the objects that are read from it.
 #[derive(Clone)]
 pub struct CryptStore {
     inner: Arc<dyn ObjectStore>,
     side: Arc<Side>,
 }
 
-/// What the requests of one store share.
+/// State that the requests of one store share.
 struct Side {
     keys: KeyRing,
-    /// Prefix of all names, without slashes at either end: not part of the names that are authenticated, so that an
-    /// archive may be moved as a whole.
+    /// Prefix of all names, without slashes at either end. The authenticated names do not contain the prefix, so that
+    /// an archive can be moved as a whole.
     prefix: String,
-    /// For messages.
+    /// URL of the archive, for messages.
     url: String,
-    /// Location, e_tag and header; the one read last is behind.
+    /// Cached headers with location and e_tag, in the order in which they were read; the newest is at the back.
     headers: Mutex<VecDeque<(Path, String, ObjectHeader)>>,
 }
 
 impl CryptStore {
-    /// Over `inner`, whose objects lie below `prefix`; `url` is what messages call it.
+    /// Wraps `inner`, whose objects lie below `prefix`; messages call the store `url`.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, keys: KeyRing, prefix: &str, url: &str) -> Self {
         let side = Side { keys, prefix: prefix.to_owned(), url: url.to_owned(), headers: Mutex::default() };
@@ -87,7 +87,7 @@ async fn on_any_thread<T: Send + 'static>(
 }
 
 impl Side {
-    /// The name that is authenticated.
+    /// Returns the part of the name that is authenticated.
     fn name<'a>(&self, location: &'a Path) -> &'a str {
         let full = location.as_ref();
         let below = match self.prefix.as_str() {
@@ -101,8 +101,8 @@ impl Side {
         format!("{}/{name}", self.url)
     }
 
-    /// The header in an object's first bytes. A clear identity makes a clear archive; any other object that is not
-    /// encrypted does not belong into this one.
+    /// Decodes the header in an object's first bytes. If the identity is not encrypted, the whole archive is not; any
+    /// other unencrypted object does not belong to this archive.
     fn header(&self, begin: &[u8], name: &str) -> Result<ObjectHeader> {
         let what = self.what(name);
         if super::is_encrypted(begin) {
@@ -163,18 +163,18 @@ impl Side {
     }
 }
 
-/// `meta` as it is to be seen from outside.
+/// Returns `meta` with the plain length; `otherwise` gives the length for an object that is not encrypted.
 fn plain_meta(meta: ObjectMeta, otherwise: impl Fn(u64) -> u64) -> ObjectMeta {
     let size = format::plain_len(meta.size).unwrap_or_else(|| otherwise(meta.size));
     ObjectMeta { size, ..meta }
 }
 
-/// In a listing, what is no encrypted object keeps its length: it may be foreign.
+/// Returns the metadata for a listing. An object that is not encrypted keeps its length, because it may be foreign.
 fn listed(meta: ObjectMeta) -> ObjectMeta {
     plain_meta(meta, |stored| stored)
 }
 
-/// The body of an answer; a transfer that was cut off is told from an object that is too short.
+/// Returns the body of an answer. A transfer that was cut off gives another error than an object that is too short.
 async fn body(answer: GetResult) -> Result<Bytes> {
     let expected = answer.range.end - answer.range.start;
     let bytes = answer.bytes().await?;
@@ -184,7 +184,7 @@ async fn body(answer: GetResult) -> Result<Bytes> {
     Err(failure(format!("the body ended after {} of {expected} bytes", bytes.len())))
 }
 
-/// An answer whose plain body is made of the stored one when it is read.
+/// Returns an answer whose plain body is decrypted from the stored one only when it is read.
 fn lazily<F>(inner: GetResult, meta: ObjectMeta, range: Range<u64>, open: impl FnOnce(GetResult) -> F) -> GetResult
 where
     F: Future<Output = Result<Bytes>> + Send + 'static,
@@ -224,7 +224,8 @@ impl CryptStore {
         Ok(lazily(inner, meta, range, |inner| async move { store.open_part(location, inner, wanted).await }))
     }
 
-    /// The plain bytes `range` out of an answer that holds their segments, and the header if the first is among them.
+    /// Returns the plain bytes `range` from an answer that holds their segments, and also the header if the first
+    /// segment is among them.
     async fn open_part(&self, location: Path, answer: GetResult, range: Range<u64>) -> Result<Bytes> {
         let meta = answer.meta.clone();
         let mut stored = body(answer).await?;
@@ -260,7 +261,8 @@ impl CryptStore {
         .await
     }
 
-    /// The header of the object whose later part was read; it must still be the same object.
+    /// Reads the header of an object of which a later part was read. The object must not have been replaced in
+    /// between.
     async fn fetch_header(&self, location: &Path, part: &ObjectMeta) -> Result<ObjectHeader> {
         let range = Some(GetRange::Bounded(0..HEADER_BYTES as u64));
         let answer = self.inner.get_opts(location, GetOptions { range, ..GetOptions::default() }).await?;
@@ -323,7 +325,7 @@ impl ObjectStore for CryptStore {
             if let GetRange::Bounded(wanted) = range {
                 return self.get_part(location, options, wanted).await;
             }
-            // Where it begins depends on the plain length.
+            // The beginning of the range depends on the plain length.
             let head = self.get_whole(location, GetOptions { head: true, ..options.clone() }).await?;
             let wanted = range.as_range(head.meta.size).map_err(|error| failure(error.to_string()))?;
             if wanted.is_empty() {
@@ -355,7 +357,7 @@ impl ObjectStore for CryptStore {
         })
     }
 
-    /// Not to be had: an object's name is part of what is authenticated.
+    /// Always fails: an encrypted object cannot be copied, because its name is authenticated.
     fn copy_opts<'s, 'f, 't, 'a>(&'s self, from: &'f Path, _: &'t Path, _: CopyOptions) -> Answer<'a, ()>
     where
         's: 'a,

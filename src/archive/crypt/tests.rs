@@ -1,4 +1,4 @@
-//! The encrypting store against a plain one, and against everybody who meddles with its objects.
+//! The encrypting store compared with a plain one, and against attackers who alter its objects.
 
 use super::format::{HEADER_BYTES, SEGMENT_BYTES, TAG_BYTES, plain_len, segments, stored_len};
 use super::keys::{Key, KeyRing};
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 const SEGMENT: u64 = SEGMENT_BYTES as u64;
 
-/// Keys that are the same in every run.
+/// Returns keys that are the same in every run.
 fn ring(names: &[&str]) -> KeyRing {
     let line = |name: &&str| format!("{name} {}", blake3::hash(name.as_bytes()).to_hex());
     KeyRing::parse(&names.iter().map(line).collect::<Vec<_>>().join("\n"), "test").expect("keys")
@@ -53,7 +53,7 @@ async fn put_raw(store: &InMemory, name: &ObjectName, bytes: Bytes) {
     store.put(&Path::from(format!("p/{name}")), bytes.into()).await.expect("put");
 }
 
-/// Lengths around every border.
+/// Returns lengths around every segment border.
 fn lengths() -> Vec<u64> {
     let around = |n: u64| [n.saturating_sub(1), n, n + 1];
     [around(1), around(SEGMENT), around(2 * SEGMENT), around(3 * SEGMENT + 7)].concat()
@@ -102,7 +102,8 @@ async fn the_same_object_twice_shares_no_byte_string() {
     assert_ne!(seen[0][HEADER_BYTES..], seen[1][HEADER_BYTES..], "segments");
 }
 
-/// Every bit of a small object, and of a large one all bits around the borders of its segments.
+/// Goal: every flipped bit of a small object is found, and in a large object every flipped bit around the borders of
+/// its segments.
 #[tokio::test]
 async fn every_flipped_bit_is_found() {
     let keys = ring(&["k"]);
@@ -132,7 +133,7 @@ async fn every_flipped_bit_is_found() {
     }
 }
 
-/// Whole segments removed, doubled and exchanged: each has a valid tag of its own.
+/// Goal: removed, doubled and exchanged segments are found, although each has a valid tag of its own.
 #[tokio::test]
 async fn segments_that_were_moved_are_found() {
     let store = Arc::new(InMemory::new());
@@ -157,7 +158,7 @@ async fn segments_that_were_moved_are_found() {
         let error = archive.get(&name).await.expect_err("meddled with");
         assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     }
-    // A range that ends where the object was cut off is found, too: the last segment says that it is not the last.
+    // Cutting the object at the end of a range is found, too: the last segment there is not marked as the last.
     put_raw(&store, &name, whole[..3].concat().into()).await;
     let last = archive.get_range(&name, SEGMENT + 1..2 * SEGMENT).await;
     assert!(matches!(last, Err(Error::Corrupt { .. })), "{last:?}");
@@ -181,7 +182,7 @@ async fn objects_cannot_be_swapped() {
     }
 }
 
-/// The archive is moved to another prefix by copying its objects.
+/// Goal: an archive can be moved to another prefix by copying its objects.
 #[tokio::test]
 async fn an_archive_can_be_moved_as_a_whole() {
     let store = Arc::new(InMemory::new());
@@ -240,7 +241,7 @@ async fn clear_and_encrypted_are_never_mixed() {
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.to_string().contains("is not encrypted") && error.to_string().contains("`k`"), "{error}");
     }
-    // A clear object in an encrypted archive was put there by somebody else.
+    // A clear object in an encrypted archive was written without the key.
     put_raw(&store, &mark("a"), noise(200)).await;
     for read in [keyed.get(&mark("a")).await, keyed.get_range(&mark("a"), 1..7).await] {
         assert!(matches!(read, Err(Error::Corrupt { .. })), "{read:?}");
@@ -261,7 +262,7 @@ async fn a_body_that_was_cut_off_in_transfer_is_read_again() {
     assert_eq!(part, noise(2 * SEGMENT)[SEGMENT_BYTES..SEGMENT_BYTES + 4]);
 }
 
-/// The header that is remembered is that of the object read now, not of the one it replaced.
+/// Goal: a cached header is used only for the object it came from, not for one that replaced this object.
 #[tokio::test]
 async fn an_object_replaced_between_two_reads_is_read_anew() {
     let store = Arc::new(InMemory::new());
@@ -276,7 +277,7 @@ async fn an_object_replaced_between_two_reads_is_read_anew() {
     }
 }
 
-/// All parts but the last are equally long, as Cloudflare R2 demands, and at least 5 MiB, as S3 demands.
+/// Goal: all parts but the last are equally long, as Cloudflare R2 demands, and at least 5 MiB, as S3 demands.
 #[tokio::test]
 async fn parts_are_encrypted_one_after_the_other() {
     let (store, keys) = (Arc::new(InMemory::new()), ring(&["k"]));
@@ -325,7 +326,8 @@ fn a_generated_key_is_a_line_of_a_key_file_and_never_shown_otherwise() {
     assert_eq!(Key::generate(Some("mine".parse().expect("id"))).expect("key").id.to_string(), "mine");
 }
 
-/// Setting `WALFERRY_WRITE_FIXTURES` writes the fixture first. A released version's fixture is never rewritten.
+/// Goal: the fixture of version 1 can be read. If `WALFERRY_WRITE_FIXTURES` is set, the test writes the fixture first.
+/// A released version's fixture is never rewritten.
 #[test]
 fn an_object_of_version_1_is_read_for_ever() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -349,7 +351,7 @@ fn an_object_of_version_1_is_read_for_ever() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Ranges read as from a plain store, or fail as there, whatever is remembered of the object.
+    /// Goal: a range reads or fails as in a plain store, whether or not the object's header is cached.
     #[test]
     fn ranges_are_those_of_a_plain_store(
         len in prop_oneof![0..200_u64, SEGMENT - 2..SEGMENT + 3, 0..4 * SEGMENT],
@@ -382,7 +384,7 @@ proptest! {
         prop_assert!(cipher::open_whole(&bytes, "n", &ring(&["k"]), "o").is_err());
     }
 
-    /// Whatever pieces an object is given in, it is the same segments.
+    /// Goal: the pieces in which an object arrives do not change its segments.
     #[test]
     fn pieces_do_not_matter(cuts in prop::collection::vec(0..3 * SEGMENT, 0..6), len in 0..3 * SEGMENT) {
         let (keys, body) = (ring(&["k"]), noise(len));
@@ -401,7 +403,7 @@ proptest! {
     }
 }
 
-/// What a read gives; `None` for any error.
+/// Reads an object; `None` for any error.
 async fn read(store: &dyn ObjectStore, path: &Path, options: GetOptions) -> Option<(Bytes, std::ops::Range<u64>, u64)> {
     let answer = store.get_opts(path, options).await.ok()?;
     let (range, size) = (answer.range.clone(), answer.meta.size);

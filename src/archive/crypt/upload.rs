@@ -1,7 +1,8 @@
-//! An encrypted object uploaded in parts.
+//! Multipart upload of an encrypted object.
 //!
-//! Guarantees: all parts but the last have the same length, as some stores demand; beside the parts in flight at most two
-//! parts' bytes are held. An object is complete only with its last segment, which [`MultipartUpload::complete`] sends.
+//! Guarantees: all parts but the last have the same length, as some stores demand; besides the parts in flight, at
+//! most the bytes of two parts are held in memory. An object is complete only with its last segment, which
+//! [`MultipartUpload::complete`] sends.
 
 use super::cipher::Sealer;
 use crate::archive::put::PART_BYTES;
@@ -13,22 +14,22 @@ use std::pin::Pin;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// Encrypts what is given to it in parts.
+/// Encrypts the parts that it is given and uploads the result in parts.
 pub(super) struct CryptUpload {
     inner: Box<dyn MultipartUpload>,
-    /// None once the object ended.
+    /// `None` once the object has ended.
     sealer: Option<Sealer>,
-    /// Encrypted, not sent yet.
+    /// Encrypted bytes that are not sent yet.
     ready: Vec<u8>,
 }
 
 impl CryptUpload {
-    /// Over an upload that was begun; `ready` holds what `sealer` gave so far.
+    /// Wraps an upload that was begun; `ready` holds the bytes that `sealer` has produced so far.
     pub fn new(inner: Box<dyn MultipartUpload>, sealer: Sealer, ready: Vec<u8>) -> Self {
         Self { inner, sealer: Some(sealer), ready }
     }
 
-    /// Hands on every full part that is ready.
+    /// Sends every full part that is ready.
     fn send_ready(&mut self) -> Vec<UploadPart> {
         let mut sending = Vec::new();
         while self.ready.len() >= PART_BYTES as usize {

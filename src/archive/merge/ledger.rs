@@ -1,7 +1,7 @@
-//! Which chunks are in the archive, as far as this process knows.
+//! The chunks in the archive that this process knows of.
 //!
-//! Guarantees: bounded; a chunk is in it only after it was confirmed or listed. Knowing less than is there is harmless:
-//! what is forgotten stays unmerged until `walferry compact` lists the archive.
+//! Guarantees: the ledger is bounded; it contains a chunk only after the chunk was confirmed or listed. An incomplete
+//! ledger is harmless: a forgotten chunk stays unmerged until `walferry compact` lists the archive.
 
 use crate::archive::layout::ChunkName;
 use crate::archive::listing::Listing;
@@ -14,32 +14,33 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Chunks remembered: more than two days of one chunk a second. The lowest csns are forgotten first.
+/// Largest number of chunks in a ledger: more than two days of one chunk a second. The chunks with the lowest epoch
+/// and csns are forgotten first.
 const KNOWN_MAX: usize = 200_000;
 
-/// Part of the raw bytes of a full chunk from which on nothing is added to it.
+/// Percentage of a full chunk's raw bytes from which a chunk counts as full.
 const FULL_PERCENT: u64 = 90;
 
-/// What is known of a chunk.
+/// Known facts about a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
-    /// Since when it is there: milliseconds since the Unix epoch, by this process' clock or, if it was listed, by the
-    /// store's.
+    /// Time since which the chunk is there, in milliseconds since the Unix epoch: by this process' clock or, if the
+    /// chunk was listed, by the store's clock.
     pub since_ms: u64,
-    /// Whether it is not to be merged: it is full, or could not be read.
+    /// Whether the chunk is excluded from merging, because it is full or could not be read.
     pub is_closed: bool,
 }
 
-/// Known chunks.
+/// The known chunks.
 #[derive(Debug, Default)]
 pub struct Ledger {
     chunks: Mutex<BTreeMap<ChunkName, Known>>,
 }
 
 impl Ledger {
-    /// Knows what a listing found.
+    /// Creates a ledger with the chunks of a listing.
     #[must_use]
     pub fn of(listing: &Listing) -> Self {
         let ledger = Self::default();
@@ -50,7 +51,7 @@ impl Ledger {
         ledger
     }
 
-    /// Notes a chunk that is there.
+    /// Adds a chunk that is in the archive.
     pub fn note(&self, name: ChunkName, known: Known) {
         let mut chunks = self.chunks.lock();
         chunks.insert(name, known);
@@ -59,40 +60,41 @@ impl Ledger {
         }
     }
 
-    /// Forgets a chunk.
+    /// Removes a chunk from the ledger.
     pub fn forget(&self, name: &ChunkName) {
         self.chunks.lock().remove(name);
     }
 
-    /// Notes that a chunk is not to be merged.
+    /// Excludes a chunk from merging.
     pub fn close(&self, name: &ChunkName) {
         if let Some(known) = self.chunks.lock().get_mut(name) {
             known.is_closed = true;
         }
     }
 
-    /// All that is known, by epoch and csn.
+    /// Returns all known chunks, by epoch and csn.
     #[must_use]
     pub fn chunks(&self) -> BTreeMap<ChunkName, Known> {
         self.chunks.lock().clone()
     }
 }
 
-/// Whether a chunk with so many raw bytes takes no more.
+/// Reports whether a chunk with so many raw bytes counts as full.
 pub(super) fn is_full(raw_bytes: u64) -> bool {
     raw_bytes * 100 >= RAW_BYTES_MAX as u64 * FULL_PERCENT
 }
 
-/// A source of sealed chunks that notes in a ledger what was archived of it.
+/// A source of sealed chunks that records in a ledger which of them were archived.
 pub struct LedgerSource<S> {
     inner: Arc<S>,
     ledger: Arc<Ledger>,
-    /// Read for their upload and not confirmed yet, by last csn; as many as the uploader has in flight.
+    /// Chunks that were read for their upload and are not confirmed yet, by last csn; at most as many as the uploader
+    /// has in flight.
     reading: Mutex<BTreeMap<Csn, (ChunkName, Known)>>,
 }
 
 impl<S: ChunkSource> LedgerSource<S> {
-    /// Passes everything on to `inner`.
+    /// Wraps `inner`, to which every call is passed on.
     pub fn new(inner: Arc<S>, ledger: Arc<Ledger>) -> Self {
         Self { inner, ledger, reading: Mutex::default() }
     }

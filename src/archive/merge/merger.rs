@@ -1,7 +1,7 @@
-//! Reads, merges, uploads, and deletes what was merged.
+//! Reads and merges chunks, uploads the merged chunks, and deletes their parts.
 //!
-//! Guarantees: memory is bounded by one chunk's commits and [`READS_IN_FLIGHT_MAX`] parts; whatever ends a round, the
-//! next one goes on. A part that cannot be read is left as it is, and named in the log.
+//! Guarantees: memory is bounded by the commits of one chunk and by [`READS_IN_FLIGHT_MAX`] parts; whatever ends a
+//! round, the next round continues. A part that cannot be read is left as it is and named in the log.
 
 use super::ledger::{Known, Ledger, is_full};
 use super::plan::{MergePlan, Rules, Superseded, plan};
@@ -16,36 +16,37 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Parts being read or deleted at a time.
+/// Largest number of parts being read or deleted at a time.
 pub const READS_IN_FLIGHT_MAX: usize = 8;
 
-/// Commits of a merged chunk, at most: without effects, millions of them would fit by their bytes.
+/// Largest number of commits in a merged chunk. Without this limit, millions of commits without effects would fit.
 const COMMITS_MAX: usize = 1 << 17;
 
-/// Merged parts that wait for their deletion, at most; of more, the oldest are left to the next listing.
+/// Largest number of merged parts that wait for their deletion. Beyond it the oldest parts are left to the next
+/// listing.
 const RETIRED_MAX: usize = 200_000;
 
-/// What a round did.
+/// Result of a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Round {
-    /// Chunks made.
+    /// Merged chunks that were made.
     pub merged: u64,
-    /// Chunks they were made of.
+    /// Chunks from which the merged chunks were made.
     pub parts: u64,
-    /// Bytes of these.
+    /// Stored bytes of these parts.
     pub bytes_before: u64,
-    /// Bytes of the chunks made.
+    /// Stored bytes of the merged chunks.
     pub bytes_after: u64,
     /// Chunks deleted because a wider one holds their commits.
     pub deleted: u64,
     /// Chunks that wait for the end of the grace period.
     pub waiting: u64,
-    /// Chunks that could not be read or do not hold what a wider one holds: left as they are.
+    /// Chunks that could not be read, or whose commits differ from those of a wider chunk; they are left as they are.
     pub damaged: u64,
 }
 
 impl Round {
-    /// Adds another round's work; what waits is that round's.
+    /// Adds the result of a later round. The number of waiting chunks is that of the later round.
     pub fn add(&mut self, other: Self) {
         self.merged += other.merged;
         self.parts += other.parts;
@@ -65,11 +66,11 @@ pub struct Merger {
     retired: VecDeque<Retired>,
 }
 
-/// A merged chunk and its parts, which go after the grace period.
+/// A merged chunk and its parts, which are deleted after the grace period.
 struct Retired {
     wider: ChunkName,
     bytes: u64,
-    /// Milliseconds since the Unix epoch when it was made.
+    /// Time at which the merged chunk was made, in milliseconds since the Unix epoch.
     made_ms: u64,
     parts: Vec<ChunkName>,
 }
@@ -77,7 +78,7 @@ struct Retired {
 /// A chunk and its commits.
 type Part = (Chunk, Vec<CommitRecord>);
 
-/// Adjacent parts that were read.
+/// Adjacent parts that have been read.
 #[derive(Default)]
 struct Batch {
     names: Vec<ChunkName>,
@@ -88,19 +89,19 @@ struct Batch {
 }
 
 impl Merger {
-    /// Of the chunks in the ledger.
+    /// Creates a merger for the chunks in the ledger.
     #[must_use]
     pub fn new(archive: Archive, ledger: Arc<Ledger>) -> Self {
         Self { archive, ledger, encoder: Encoder::new(Profile::default()), retired: VecDeque::new() }
     }
 
-    /// What a round at `now_ms` (milliseconds since the Unix epoch) would begin with.
+    /// Returns the plan of a round at `now_ms` (milliseconds since the Unix epoch).
     #[must_use]
     pub fn plan(&self, rules: Rules, now_ms: u64) -> MergePlan {
         plan(&self.ledger.chunks(), rules, now_ms)
     }
 
-    /// Merges what there is to merge and deletes what has waited long enough.
+    /// Runs one round: merges the planned groups and deletes the chunks that have waited for the grace period.
     pub async fn round(&mut self, rules: Rules, now_ms: u64) -> Result<Round> {
         let MergePlan { groups, superseded } = self.plan(rules, now_ms);
         let mut round = Round::default();
@@ -126,7 +127,7 @@ impl Merger {
                 continue;
             };
             if !batch.has_room_for(&part.0, part.1.len()) {
-                // Cut because it is full: what there is makes a chunk, however few its parts are.
+                // The batch is sealed because it is full, so two parts suffice.
                 self.seal(std::mem::take(&mut batch), 2, now_ms, round).await?;
             }
             batch.push(name, part);
@@ -134,14 +135,15 @@ impl Merger {
         self.seal(batch, rules.parts_min, now_ms, round).await
     }
 
-    /// What was read under a name, as a part of this batch or the next; `None` if it is not to be merged.
+    /// Returns the chunk read under a name as a part of this batch or of the next one; `None` if it is not to be
+    /// merged.
     fn part_of(&self, name: ChunkName, found: Option<Bytes>, batch: &Batch, round: &mut Round) -> Option<Part> {
         let Some(bytes) = found else {
-            // Somebody else was faster.
+            // Another merger was faster.
             self.ledger.forget(&name);
             return None;
         };
-        // One large commit may compress well: it is not worth its memory.
+        // A single large commit may compress well, but merging it is not worth the memory.
         if ChunkHeader::decode(&bytes, "").is_ok_and(|header| header.raw_len() > RAW_BYTES_MAX as u64) {
             self.ledger.close(&name);
             return None;
@@ -161,7 +163,7 @@ impl Merger {
         round.damaged += 1;
     }
 
-    /// Uploads a batch as one chunk, unless it has too few parts.
+    /// Uploads a batch as one chunk, unless the batch has too few parts.
     async fn seal(&mut self, batch: Batch, parts_min: usize, now_ms: u64, round: &mut Round) -> Result<()> {
         if batch.names.len() < parts_min.max(2) {
             if let [only] = &batch.names[..]
@@ -193,8 +195,8 @@ impl Merger {
         Ok(())
     }
 
-    /// Stores a merged chunk, or finds that it is there: another merger's work, or this one's before a crash or a lost
-    /// reply. Gives its length; `None` if other commits lie under its name.
+    /// Stores a merged chunk, or finds that it is already there: from another merger, or from this one before a crash
+    /// or a lost reply. Returns the stored length; `None` if other commits lie under the chunk's name.
     async fn store(&self, name: ChunkName, chunk: &Chunk, batch: &Batch) -> Result<Option<u64>> {
         let (object, bytes) = (ObjectName::Chunk(name), chunk.bytes().len() as u64);
         if self.archive.put_new(&object, chunk.bytes().clone()).await? == Creation::Created {
@@ -208,7 +210,7 @@ impl Merger {
         let found_bytes = found.len() as u64;
         match open(found, name) {
             Ok((_, commits)) => Ok((commits == batch.commits).then_some(found_bytes)),
-            // Readers prefer the wider chunk, so one that cannot be read must not stay.
+            // Readers prefer the wider chunk, so an unreadable one must not stay.
             Err(error) => {
                 tracing::warn!(chunk = %name, %error, "a merged chunk is broken; it is made anew from its parts");
                 self.archive.put_verified(&object, chunk.bytes().clone()).await?;
@@ -223,7 +225,7 @@ impl Merger {
         while let Some(retired) =
             self.retired.front().filter(|retired| retired.made_ms.saturating_add(grace_ms) <= now_ms)
         {
-            // Whoever removed the wider chunk since, a merger or a prune, has its own reasons for its parts.
+            // If another merger or a prune has removed or replaced the wider chunk, the parts are left alone.
             if self.archive.head(&ObjectName::Chunk(retired.wider)).await? == Some(retired.bytes) {
                 round.deleted += delete(&self.archive, &retired.parts).await?;
             }
@@ -232,7 +234,7 @@ impl Merger {
         Ok(())
     }
 
-    /// Deletes chunks that a listing showed beside a wider one, if that holds their commits.
+    /// Deletes chunks that a listing showed beside a wider chunk, if the wider chunk holds their commits.
     async fn remove_superseded(&mut self, found: Superseded, now_ms: u64, round: &mut Round) -> Result<()> {
         let Superseded { wider, parts } = found;
         let (_, bytes) = read(self.archive.clone(), wider).await;
@@ -265,7 +267,7 @@ impl Merger {
         Ok(())
     }
 
-    /// Makes a wider chunk that cannot be read anew, if its parts are there.
+    /// Replaces an unreadable wider chunk by one made from its parts, if the parts are there.
     async fn repair(&mut self, wider: ChunkName, parts: &[ChunkName], now_ms: u64, round: &mut Round) -> Result<()> {
         let mut batch = Batch::default();
         let mut next = wider.first;
@@ -294,7 +296,7 @@ impl Batch {
                 && self.commits.len() + commits <= COMMITS_MAX)
     }
 
-    /// Whether a chunk's commits follow those of the batch, in time and in history.
+    /// Checks that a chunk's commits follow those of the batch, in time and in history.
     fn require_continues(&self, name: ChunkName, commits: &[CommitRecord]) -> Result<()> {
         let Some((last, first)) = self.commits.last().zip(commits.first()) else { return Ok(()) };
         if last.time > first.time {
@@ -316,12 +318,12 @@ impl Batch {
 }
 
 async fn read(archive: Archive, name: ChunkName) -> (ChunkName, Result<Option<Bytes>>) {
-    // What is read is judged for good, so one wrong answer must not be believed.
+    // One wrong answer must not decide: a chunk that was found damaged is excluded from later rounds.
     let found = archive.get_sensible(&ObjectName::Chunk(name), |bytes| open_chunk(bytes.clone(), name).is_ok()).await;
     (name, found)
 }
 
-/// A chunk, checked against its name; its commits are not read yet.
+/// Opens a chunk and checks it against its name. The commits are not read.
 fn open_chunk(bytes: Bytes, name: ChunkName) -> Result<Chunk> {
     let what = name.to_string();
     let chunk = Chunk::open(bytes, &what)?;
@@ -333,7 +335,7 @@ fn open_chunk(bytes: Bytes, name: ChunkName) -> Result<Chunk> {
     Ok(chunk)
 }
 
-/// A chunk and its commits, checked against its name.
+/// Opens a chunk, checks it against its name and reads its commits.
 fn open(bytes: Bytes, name: ChunkName) -> Result<Part> {
     let chunk = open_chunk(bytes, name)?;
     let commits = chunk.commits().collect::<Result<Vec<CommitRecord>>>()?;

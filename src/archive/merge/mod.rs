@@ -1,17 +1,17 @@
-//! Merging small chunks into full ones, without losing a commit and without pulling away what a reader needs.
+//! Merges small chunks into full ones, without losing a commit and without removing a chunk that a reader needs.
 //!
 //! ```text
-//! ledger   which chunks are there, as far as this process knows: no LIST in steady state
-//! plan     which adjacent ones to merge, and which are there twice; pure
-//! merger   reads, encodes again, uploads under the wider name, and after a grace period deletes the narrower ones
+//! ledger   the chunks in the archive that this process knows of: no LIST in steady state
+//! plan     which adjacent chunks to merge, and which chunks a wider one covers; pure
+//! merger   reads, encodes, uploads under the wider name, and deletes the narrower chunks after a grace period
 //! ```
 //!
-//! Guarantees: a merged chunk holds exactly the commits of its parts, of one epoch, without a gap, and carries the chain
-//! of header CRCs on. A part is deleted only when a wider chunk was found to hold its commits, had been there for the
-//! grace period, and is there at this moment; as each deletion is justified by a strictly wider chunk, any number of
-//! mergers, crashed ones too, leave every commit behind. A chunk and its parts may be there together:
-//! [`super::lineage::Lineage::cover`] prefers the wider one.
-//! Non-goals: chunks of different epochs, deciding when (the primary and `walferry compact` do).
+//! Guarantees: a merged chunk holds exactly the commits of its parts, of one epoch, without a gap, and in one history:
+//! each part continues the history hash of the part before it. A part is deleted only if a wider chunk was found to
+//! hold its commits, has been there for the grace period, and is there at the moment of the deletion. As every
+//! deletion is justified by a strictly wider chunk, any number of mergers, including crashed ones, preserve every
+//! commit. A chunk and its parts may be there together: [`super::lineage::Lineage::cover`] prefers the wider one.
+//! Non-goals: merging chunks of different epochs; deciding when to merge (the primary and `walferry compact` decide).
 
 mod ledger;
 mod merger;

@@ -1,7 +1,7 @@
-//! Which chunks to merge and which are there twice. Pure.
+//! Decides which chunks to merge and which chunks a wider one covers. Pure.
 //!
-//! Guarantees: a group is adjacent chunks of one epoch, each small, settled and not closed; no chunk is in two groups; a
-//! superseded chunk lies within a strictly wider one of its epoch.
+//! Guarantees: a group consists of adjacent chunks of one epoch, each of them small, settled and not closed; no chunk
+//! is in two groups; a superseded chunk lies within a strictly wider one of its epoch.
 
 use super::ledger::Known;
 use crate::archive::layout::ChunkName;
@@ -10,18 +10,18 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Stored bytes up to which a chunk is small.
+/// Stored bytes up to which a chunk counts as small.
 const SMALL_BYTES_MAX: u64 = 512 << 10;
 
-/// What is merged, and when.
+/// Rules for merging.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
-    /// Fewer adjacent chunks are left alone, at least 2: so that a primary that archives little does not upload the same
-    /// commits again at each round.
+    /// Smallest number of adjacent chunks that are merged, at least 2. It keeps a primary that archives little from
+    /// uploading the same commits again in each round.
     pub parts_min: usize,
-    /// A younger chunk is left alone: its writer may be at work around it.
+    /// Age from which a chunk may be merged. The writer of a younger chunk may still be uploading adjacent chunks.
     pub settle: Duration,
-    /// How long a merged chunk and its parts are there together, for readers with an old listing.
+    /// Time for which a merged chunk and its parts are there together, for readers with an old listing.
     pub grace: Duration,
 }
 
@@ -32,7 +32,7 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// The usual rules with another grace period. Nothing needs longer to settle than parts have to stay.
+    /// Returns the default rules with another grace period. The settle time is at most the grace period.
     #[must_use]
     pub fn with_grace(grace: Duration) -> Self {
         let usual = Self::default();
@@ -40,30 +40,30 @@ impl Rules {
     }
 }
 
-/// What is to be done.
+/// What a round has to do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MergePlan {
-    /// Chunks to merge, as adjacent parts; the merger may cut a group where a chunk would get too large.
+    /// Groups of adjacent chunks to merge. The merger may split a group if the merged chunk would become too large.
     pub groups: Vec<Vec<ChunkName>>,
-    /// Chunks that can go.
+    /// Chunks that can be deleted.
     pub superseded: Vec<Superseded>,
 }
 
-/// Chunks within a wider one that has been there for the grace period.
+/// Chunks within a wider chunk that has been there for the grace period.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Superseded {
-    /// The wider one.
+    /// The wider chunk.
     pub wider: ChunkName,
-    /// What lies in it, by csn.
+    /// The chunks within the wider one, by csn.
     pub parts: Vec<ChunkName>,
 }
 
-/// What is to be done about these chunks at `now_ms`, milliseconds since the Unix epoch.
+/// Plans what to do about these chunks at `now_ms`, in milliseconds since the Unix epoch.
 #[must_use]
 pub fn plan(chunks: &BTreeMap<ChunkName, Known>, rules: Rules, now_ms: u64) -> MergePlan {
     let mut plan = MergePlan::default();
     let mut ordered: Vec<(ChunkName, Known)> = chunks.iter().map(|(name, known)| (*name, *known)).collect();
-    // A chunk stands behind every other one it lies in.
+    // This order puts a chunk behind every other chunk that contains it.
     ordered.sort_by_key(|(name, _)| (name.epoch, name.first, Reverse(name.last)));
     let is_past = |since_ms: u64, pause: Duration| {
         since_ms.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)) <= now_ms
@@ -93,7 +93,7 @@ pub fn plan(chunks: &BTreeMap<ChunkName, Known>, rules: Rules, now_ms: u64) -> M
     plan
 }
 
-/// A group that is being gathered.
+/// A group under construction.
 #[derive(Default)]
 struct Group {
     parts: Vec<ChunkName>,

@@ -1,4 +1,4 @@
-//! Merging: nothing is lost, whatever fails and whoever else is at work.
+//! Merging: no commit is lost, whichever request fails and whichever other mergers are at work.
 
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
@@ -109,7 +109,7 @@ proptest! {
     }
 }
 
-/// Commits of a few bytes, or of `bytes` each.
+/// Returns commits of a few bytes, or of `bytes` each.
 fn commits(first: u64, count: u64, bytes: usize) -> Vec<CommitRecord> {
     let commit = |csn: u64| {
         let mut disk = Vec::new();
@@ -127,7 +127,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// An archive of chunks of these numbers of commits.
+    /// Creates an archive of chunks with these numbers of commits.
     async fn new(sizes: &[usize], bytes: usize) -> Self {
         let store = FaultStore::default();
         let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
@@ -146,7 +146,7 @@ impl Rig {
         rig
     }
 
-    /// What is there, known since time 0, as a merger that has just listed it.
+    /// Returns a merger that has just listed the archive; every chunk is known since time 0.
     async fn listed(&self) -> Merger {
         let ledger = Ledger::default();
         for (name, known) in self.chunks().await {
@@ -173,7 +173,7 @@ impl Rig {
         Chunk::open(bytes, "chunk").unwrap()
     }
 
-    /// Every commit is there, in every chunk that should hold it, and each chunk follows one that ends before it.
+    /// Asserts that every chunk holds the commits of its name and that the chunks together hold every commit.
     async fn check(&self) {
         let names: Vec<ChunkName> = self.chunks().await.into_keys().collect();
         let mut covered = vec![false; self.commits.len() + 1];
@@ -187,7 +187,7 @@ impl Rig {
     }
 }
 
-/// Parts stay for the grace period and go after it; the chain goes through merged chunks, also twice merged ones.
+/// Goal: parts stay for the grace period and are deleted after it.
 #[tokio::test]
 async fn merged_chunks_take_the_place_of_their_parts() {
     let rig = Rig::new(&[2, 3, 1, 1, 4, 2, 2], 10).await;
@@ -202,7 +202,7 @@ async fn merged_chunks_take_the_place_of_their_parts() {
     rig.check().await;
 }
 
-/// A chunk takes no more than the raw bytes of a full one; what is full is left alone from then on.
+/// Goal: a merged chunk has at most the raw bytes of a full chunk, and a full chunk is not merged again.
 #[tokio::test]
 async fn merged_chunks_are_full_at_most() {
     let rig = Rig::new(&[1; 30], 400_000).await;
@@ -220,8 +220,8 @@ async fn merged_chunks_are_full_at_most() {
     assert_eq!(merger.plan(RULES, 4 * HOUR_MS), MergePlan::default());
 }
 
-/// Whatever request fails, is carried out without an answer, or lies: nothing is lost, and the next merger, which knows
-/// only a listing, ends with the same chunks.
+/// Goal: if any request fails, takes effect without an answer, or lies, no commit is lost, and the next merger, which
+/// knows only a listing, ends with the same chunks.
 #[tokio::test]
 async fn a_crash_at_any_request_is_harmless() {
     for fault in [Fault::Fail, Fault::LoseReply, Fault::Vanish, Fault::Truncate] {
@@ -231,7 +231,7 @@ async fn a_crash_at_any_request_is_harmless() {
             let mut merger = rig.listed().await;
             rig.store.script_puts(script().skip(at.min(at / 2)));
             rig.store.script_gets(script());
-            // As far as it comes; then the process is gone.
+            // The merger stops where it fails, as if its process had died.
             let _ = merger.round(RULES, 0).await;
             let _ = merger.round(RULES, 2 * HOUR_MS).await;
             rig.store.heal();
@@ -242,15 +242,15 @@ async fn a_crash_at_any_request_is_harmless() {
             for now_ms in [0, 2 * HOUR_MS, 4 * HOUR_MS] {
                 rig.listed().await.round(RULES, now_ms).await.unwrap();
             }
-            // A put that stored half of the bytes is made good from the parts, which are still there.
+            // A put that stored half of the bytes is repaired from the parts, which are still there.
             rig.check().await;
             assert_eq!(rig.names().await, [(1, 15)], "{fault:?} at {at}");
         }
     }
 }
 
-/// A chunk that is damaged, or holds other commits than the wider one, is never merged and never deleted, nor are its
-/// neighbours taken together over it.
+/// Goal: a chunk that is damaged, or that holds other commits than the wider chunk, is never merged and never deleted,
+/// and no merged chunk spans it.
 #[tokio::test]
 async fn damage_is_left_alone() {
     let rig = Rig::new(&[2, 2, 2, 2, 2], 10).await;
@@ -269,12 +269,12 @@ async fn damage_is_left_alone() {
         .encode(foreign[..2].iter(), ChunkLink { epoch: Epoch(1), ..ChunkLink::default() });
     rig.archive.put_verified(&ObjectName::Chunk(name(1, 7, 8)), chunk.bytes().clone()).await.unwrap();
     let round = rig.listed().await.round(RULES, 2 * HOUR_MS).await.unwrap();
-    // The damaged one is met again, as this merger does not know it.
+    // This merger does not know the damaged chunk yet, so it reports the chunk again.
     assert_eq!((round.deleted, round.damaged), (0, 2));
     assert_eq!(rig.names().await, [(1, 4), (5, 6), (7, 8), (7, 10)]);
 }
 
-/// Two mergers with different views, interleaved in every way, never take away the last copy of a commit.
+/// Goal: two mergers with different views, interleaved in every way, never delete the last copy of a commit.
 #[tokio::test]
 async fn two_mergers_at_once_are_harmless() {
     for order in 0..64_u32 {
@@ -295,7 +295,7 @@ async fn two_mergers_at_once_are_harmless() {
     }
 }
 
-/// A wider chunk that somebody removed meanwhile does not cost the parts.
+/// Goal: if another process removed the wider chunk, the parts are kept.
 #[tokio::test]
 async fn parts_stay_if_the_wider_chunk_is_gone() {
     let rig = Rig::new(&[2, 3], 10).await;
@@ -325,7 +325,7 @@ impl ChunkSource for Sealed {
     }
 }
 
-/// A chunk is known once it is archived, not when it is read for its upload.
+/// Goal: a chunk enters the ledger when it is archived, not when it is read for its upload.
 #[test]
 fn what_was_archived_is_known() {
     let chunk = |first: u64, last: u64| (name(1, first, last), Bytes::from(vec![0; 10 * last as usize]));
@@ -342,7 +342,7 @@ fn what_was_archived_is_known() {
     assert_eq!(ledger.chunks().len(), 2);
 }
 
-/// A listing tells names, lengths and ages.
+/// Goal: the ledger of a listing has the names, lengths and ages of the chunks.
 #[test]
 fn a_listing_is_known() {
     let modified = chrono::DateTime::from_timestamp_millis(1234).unwrap();

@@ -24,7 +24,8 @@ pub fn xadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         return Err(errors::STREAM_ID_ZERO.into());
     }
 
-    // From here on a stream that was absent, or has expired, cannot fail any more.
+    // All arguments are checked before this line, because an expired stream is deleted here. For an absent or expired
+    // stream no later step fails.
     let found = expect_stream(&ctx.keys.find_to_change(key)?)?;
     let mut stream = match found {
         Some(stream) => stream,

@@ -1,17 +1,17 @@
-//! A stream entry's stored form: its fields and their values.
+//! The stored form of a stream entry: its fields and their values.
 //!
 //! ```text
 //! pairs varint | { length varint, field; length varint, value } for each pair
 //! ```
 //! Varints: [`crate::varint`].
 //!
-//! Guarantees: decoding allocates nothing; bytes that were not encoded here are an error.
+//! Guarantees: decoding allocates nothing; bytes in another form are an error.
 
 use super::super::reply::Out;
 use crate::error::{Error, Result};
 use crate::varint;
 
-/// Encodes fields and values, which take turns.
+/// Encodes fields and values, which alternate.
 pub fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> Vec<u8> {
     // Two bytes hold the length of any string below 16 KiB.
     let bytes = strings.clone().map(|string| 2 + string.len()).sum::<usize>();
@@ -76,7 +76,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(stored in vec(any::<u8>(), 0..64)) {
             let mut out = Out::default();
             let _ = write(&stored, &mut out);
-            // A string takes a byte at least and is written with at most six more.
+            // A string takes at least one byte and is written with at most six more.
             prop_assert!(out.len() <= 32 + 7 * stored.len());
         }
     }

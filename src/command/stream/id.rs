@@ -4,19 +4,19 @@ use super::super::reply::Out;
 use super::super::{Fail, errors};
 use crate::engine::key::StreamId;
 
-/// The id XADD is given.
+/// The id that XADD is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NewId {
-    /// `*`: the clock's.
+    /// `*`: the id comes from the clock.
     Auto,
-    /// `ms-*`: the next one in this millisecond.
+    /// `ms-*`: the next id in this millisecond.
     NextIn(u64),
-    /// This one.
+    /// Exactly this id.
     Exactly(StreamId),
 }
 
 impl NewId {
-    /// Reads an id; one without a sequence part has the sequence 0.
+    /// Reads an id. Without a sequence part the sequence is 0.
     pub fn parse(text: &[u8]) -> Result<Self, Fail> {
         if text == b"*" {
             return Ok(Self::Auto);
@@ -27,7 +27,7 @@ impl NewId {
         }
     }
 
-    /// The id to give out after `last`.
+    /// Returns the id to give out after `last`.
     pub fn after(self, last: StreamId, now_ms: u64) -> Result<StreamId, Fail> {
         const EXHAUSTED: &str = "ERR The stream has exhausted the last possible ID, unable to add more items";
         let next = last.next().ok_or(EXHAUSTED)?;
@@ -45,7 +45,7 @@ impl NewId {
     }
 }
 
-/// Reads `ms-seq`, or `ms` with this sequence.
+/// Reads `ms-seq`, or `ms`, which gets the sequence `missing_seq`.
 pub fn parse(text: &[u8], missing_seq: u64) -> Result<StreamId, Fail> {
     let parts = match text.iter().position(|&byte| byte == b'-') {
         Some(dash) => parse_part(&text[..dash]).zip(parse_part(&text[dash + 1..])),
@@ -59,7 +59,7 @@ fn parse_part(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Reads the lower bound of a range: `-`, `+`, an id, or an id after `(` that is not in the range itself.
+/// Reads the lower bound of a range: `-`, `+`, an id, or `(` and an id, which is then outside the range.
 pub fn parse_start(text: &[u8]) -> Result<StreamId, Fail> {
     match text {
         [b'(', id @ ..] => Ok(parse(id, 0)?.next().ok_or("ERR invalid start ID for the interval")?),
@@ -67,7 +67,7 @@ pub fn parse_start(text: &[u8]) -> Result<StreamId, Fail> {
     }
 }
 
-/// Reads the upper bound of a range. An id without a sequence part means all of its millisecond.
+/// Reads the upper bound of a range. An id without a sequence part means the whole millisecond.
 pub fn parse_end(text: &[u8]) -> Result<StreamId, Fail> {
     match text {
         [b'(', id @ ..] => Ok(parse(id, u64::MAX)?.prev().ok_or("ERR invalid end ID for the interval")?),
@@ -85,7 +85,7 @@ fn parse_bound(text: &[u8], missing_seq: u64) -> Result<StreamId, Fail> {
 
 /// Writes an id as a bulk string.
 pub fn write(out: &mut Out, id: StreamId) {
-    /// Two numbers of 20 digits and a dash.
+    /// Bytes of two numbers of 20 digits and a dash.
     const TEXT_BYTES_MAX: usize = 41;
     let mut text = [b'-'; TEXT_BYTES_MAX];
     let mut digits = itoa::Buffer::new();

@@ -1,8 +1,8 @@
 //! Streams: entries by id, on disk.
 //!
-//! Guarantees: an entry's id is above every id the stream ever gave out; trimming costs what it deletes, however much was
-//! deleted before; an emptied stream stays and keeps its last id.
-//! Not done: consumer groups.
+//! Guarantees: an entry's id is above every id that the stream ever gave out. Trimming costs time in proportion to the
+//! entries that it deletes, however many were deleted before. An emptied stream stays and keeps its last id. Consumer
+//! groups are not supported.
 
 mod add;
 mod entry;
@@ -24,7 +24,7 @@ use crate::engine::keyspace::{Found, Keyspace, entry_id};
 use crate::engine::meta::{Collection, DiskType};
 use crate::engine::scan::Direction;
 
-/// The stream that was found; `None` if there is no such key.
+/// Returns the stream that was found; `None` if there is no such key, an error if the key holds another type.
 fn expect_stream(found: &Found) -> Result<Option<Collection>, Fail> {
     match found {
         Found::Absent => Ok(None),
@@ -70,7 +70,7 @@ pub fn xdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// Id of the first entry; the last id given out if there is none.
+/// Returns the id of the first entry; the last id given out if there is no entry.
 fn first_entry(keys: &Keyspace<'_>, key: &[u8], stream: &Collection) -> Result<StreamId, Fail> {
     let mut scan = keys.entries(key, stream.generation, stream.first_id..StreamId::MAX, Direction::Forward)?;
     Ok(match scan.next()? {

@@ -40,7 +40,7 @@ fn list(ctx: &mut Ctx<'_>, args: Args<'_>, direction: Direction, out: &mut Out) 
     Ok(())
 }
 
-/// Reads COUNT, the last one if there are several; a negative one is 0.
+/// Reads COUNT; the last one counts if there are several. A negative COUNT is 0.
 fn parse_count(options: Args<'_>) -> Result<Option<u64>, Fail> {
     let mut count = None;
     for option in (0..options.len()).step_by(2) {
@@ -51,17 +51,17 @@ fn parse_count(options: Args<'_>) -> Result<Option<u64>, Fail> {
     Ok(count)
 }
 
-/// Entries to list.
+/// The entries to list.
 pub struct Request {
     /// First and last id, both inclusive.
     pub ids: Range<StreamId>,
-    /// Which way.
+    /// Direction of the listing.
     pub direction: Direction,
-    /// How many at most; `None`: all.
+    /// Largest number of entries; `None` means all.
     pub count: Option<u64>,
 }
 
-/// Writes entries, each as an array of its id and its fields; yields how many.
+/// Writes entries, each as an array of its id and its fields. Returns the number of entries.
 pub fn write_entries(
     keys: &Keyspace<'_>,
     key: &[u8],

@@ -54,14 +54,14 @@ pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// The request with `$` replaced by the id it stood for when it was asked.
+/// Returns the request with each `$` replaced by the id that it stood for at the first run.
 fn again(args: Args<'_>, keys: usize, resolved: &[StreamId]) -> OwnedArgs {
     let mut request: OwnedArgs = args.iter().take(args.len() - keys).collect();
     request.extend(resolved.iter().map(StreamId::to_string));
     request
 }
 
-/// Writes a stream's name and its entries after an id; nothing, and false, if there are none.
+/// Writes a stream's name and its entries after an id. Writes nothing and returns false if there are none.
 fn write_stream(
     ctx: &Ctx<'_>,
     key: &[u8],
@@ -87,13 +87,13 @@ fn write_stream(
     Ok(true)
 }
 
-/// What XREAD is asked for.
+/// The options of XREAD.
 struct Options<'a> {
-    /// Entries of each stream, at most.
+    /// Largest number of entries of each stream.
     count: Option<u64>,
-    /// Whether to wait if there is nothing, and for how long (none: for ever).
+    /// Whether to wait if there are no entries, and for how long (inner `None`: without limit).
     block: Option<Option<Duration>>,
-    /// Keys, then as many ids.
+    /// The keys, then as many ids.
     streams: Args<'a>,
 }
 
@@ -126,7 +126,7 @@ fn parse(args: Args<'_>) -> Result<Options<'_>, Fail> {
     Err(errors::SYNTAX.into())
 }
 
-/// Milliseconds to wait; 0 is for ever.
+/// Reads the milliseconds to wait; 0 means without limit.
 fn parse_timeout(text: &[u8]) -> Result<Option<Duration>, Fail> {
     match parse_i64(text).ok_or(TIMEOUT_NOT_AN_INTEGER)? {
         0 => Ok(None),
@@ -134,7 +134,7 @@ fn parse_timeout(text: &[u8]) -> Result<Option<Duration>, Fail> {
     }
 }
 
-/// The id after which to read; `$` is the last one given out.
+/// Reads the id after which to read; `$` is the last id given out.
 fn parse_after(text: &[u8], stream: Option<&Collection>) -> Result<StreamId, Fail> {
     match text {
         b"$" => Ok(stream.map_or(StreamId::MIN, |stream| stream.last_id)),

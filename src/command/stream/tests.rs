@@ -1,4 +1,4 @@
-//! Streams through sessions: replies in both protocols, trimming, and what is a commit.
+//! Streams through sessions: replies in both protocols, trimming, and which requests are a commit.
 
 use crate::command::tests::Node;
 use crate::engine::key::StreamId;
@@ -7,7 +7,7 @@ use crate::engine::keyspace::Found;
 const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value|";
 const TOO_SMALL: &str = "-ERR The ID specified in XADD is equal or smaller than the target stream top item|";
 
-/// Count and first id of the stream `s`.
+/// Returns the count and the first id of the stream `s`.
 fn shape(node: &Node) -> (u64, StreamId) {
     let mut turn = node.committer().lock_logs();
     let Found::Collection(stream) = turn.keyspace(0).find(b"s").unwrap() else { panic!("s is no stream") };

@@ -1,7 +1,7 @@
-//! Trimming: XTRIM and the options it shares with XADD.
+//! Trimming: XTRIM and the options that XTRIM shares with XADD.
 //!
-//! Approximate trimming (`~`) never deletes more than exact trimming would. It waits until [`SLACK_ENTRIES`] are in
-//! excess, so that a stream that is trimmed by each XADD is searched once in as many; and it stops after
+//! Approximate trimming (`~`) never deletes more than exact trimming would. By MAXLEN, it waits until [`SLACK_ENTRIES`]
+//! are in excess, so that a stream that each XADD trims is searched only once in so many. It stops after
 //! [`LIMIT_ENTRIES`], unless LIMIT says otherwise.
 
 use super::super::args::Args;
@@ -14,9 +14,9 @@ use crate::engine::keyspace::{Keyspace, entry_id};
 use crate::engine::meta::Collection;
 use crate::engine::scan::Direction;
 
-/// Entries above MAXLEN that approximate trimming leaves (Redis' `stream-node-max-entries`).
+/// Entries in excess of MAXLEN at which approximate trimming begins (Redis' `stream-node-max-entries`).
 const SLACK_ENTRIES: u64 = 100;
-/// Entries that approximate trimming deletes at most (Redis': 100 nodes).
+/// Largest number of entries that approximate trimming deletes without LIMIT (in Redis: 100 nodes).
 const LIMIT_ENTRIES: u64 = 100 * SLACK_ENTRIES;
 
 const TWO_STRATEGIES: &str = "ERR syntax error, MAXLEN and MINID options at the same time are not compatible";
@@ -29,9 +29,9 @@ const NO_STRATEGY: &str = "ERR syntax error, XTRIM must be called with a trimmin
 /// Which entries stay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Keep {
-    /// MAXLEN: the last ones.
+    /// MAXLEN: the last ones, this many.
     Last(u64),
-    /// MINID: those not below this id.
+    /// MINID: those with this id or a higher one.
     From(StreamId),
 }
 
@@ -40,17 +40,17 @@ enum Keep {
 pub struct Trim {
     keep: Keep,
     is_approximate: bool,
-    /// Entries to delete at most.
+    /// Largest number of entries to delete.
     limit: u64,
 }
 
-/// The options of XADD and XTRIM as they are written.
+/// The options of XADD and XTRIM as the client wrote them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     keep: Option<Keep>,
     is_approximate: bool,
     limit: Option<u64>,
-    /// Whether XADD makes a stream that is not there.
+    /// Whether XADD creates a stream that does not exist.
     pub makes_stream: bool,
 }
 
@@ -77,7 +77,7 @@ pub fn xtrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 impl Options {
-    /// Reads the options from argument 2 on; yields the position of the first argument that is none.
+    /// Reads the options from argument 2 on. Returns them and the position of the first argument that is not an option.
     pub fn parse(args: Args<'_>, takes_nomkstream: bool) -> Result<(Self, usize), Fail> {
         let mut options = Self { keep: None, is_approximate: false, limit: None, makes_stream: true };
         let mut at = 2;
@@ -100,7 +100,7 @@ impl Options {
         Ok((options, at))
     }
 
-    /// Reads MAXLEN or MINID at `at`; yields the position after it.
+    /// Reads MAXLEN or MINID at `at`. Returns the position behind it.
     fn parse_strategy(&mut self, args: Args<'_>, at: usize) -> Result<usize, Fail> {
         if self.keep.is_some() {
             return Err(TWO_STRATEGIES.into());
@@ -117,7 +117,7 @@ impl Options {
         Ok(value_at + 1)
     }
 
-    /// What they ask for; `None` if it is no trimming.
+    /// Checks the options and returns what to trim; `None` if they do not ask for trimming.
     pub fn trim(&self) -> Result<Option<Trim>, Fail> {
         if self.keep.is_none() && self.limit.is_some_and(|limit| limit > 0) {
             return Err(LIMIT_OF_NOTHING.into());
@@ -139,7 +139,7 @@ fn integer(text: &[u8]) -> Result<i64, Fail> {
 }
 
 impl Trim {
-    /// How many entries of a stream may go, and below which id.
+    /// Returns how many entries of a stream may be deleted, and the id below which they must lie.
     fn bounds(&self, stream: &Collection) -> (u64, StreamId) {
         match self.keep {
             Keep::Last(len) => {
@@ -152,7 +152,7 @@ impl Trim {
         }
     }
 
-    /// Deletes entries; yields how many. `stream` is brought up to date but not stored.
+    /// Deletes entries and returns their number. `stream` is updated but not stored.
     pub fn apply(&self, keys: &mut Keyspace<'_>, key: &[u8], stream: &mut Collection) -> Result<u64, Fail> {
         let (count_max, below) = self.bounds(stream);
         if count_max == 0 {

@@ -1,4 +1,4 @@
-//! Requests whose effects are more than one commit may have, and replies whose group could not be written.
+//! Requests whose effects exceed the bound of one commit, and replies whose group could not be written.
 
 use super::Node;
 use super::rig::words;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 const REFUSED: &str = "nothing was changed: that would have more effects than max-commit-bytes allows";
 
-/// A node whose commits may have a mebibyte of effects.
+/// Makes a node whose commits may have one mebibyte of effects.
 fn bounded() -> Node {
     let mut config = Config::default();
     config.set("max-commit-bytes", "1mb").unwrap();
@@ -23,7 +23,7 @@ fn args<const N: usize>(args: [&[u8]; N]) -> OwnedArgs {
     args.into_iter().collect()
 }
 
-/// Everything there is, in some order that stays.
+/// Returns all keys and values in a fixed order.
 fn content(node: &mut Node) -> String {
     let mut keys: Vec<String> = node.run("KEYS *").split('|').skip(2).step_by(2).map(str::to_owned).collect();
     keys.sort();
@@ -42,7 +42,7 @@ fn content(node: &mut Node) -> String {
     all
 }
 
-/// Fails the test unless the request is refused and leaves no trace.
+/// Fails the test unless the request is refused and has no effect.
 #[track_caller]
 fn assert_refused(node: &mut Node, request: &OwnedArgs) {
     let (before, last) = (content(node), node.last());
@@ -54,8 +54,8 @@ fn assert_refused(node: &mut Node, request: &OwnedArgs) {
     assert!(node.committer().gate.refusal().is_none(), "{name}: writes are taken");
 }
 
-/// Goal: each command whose effects can get larger than its arguments, or are as large, is refused whole beyond the
-/// bound, and taken below it.
+/// Goal: each command whose effects can be larger than its arguments, or as large, is refused whole beyond the bound,
+/// and taken below it.
 #[test]
 fn a_command_beyond_the_bound_has_no_effect() {
     let mut node = bounded();
@@ -95,7 +95,7 @@ fn a_command_beyond_the_bound_has_no_effect() {
     assert_eq!(node.pipeline(&[args([b"DEL", &key])]), ":1|", "to delete all of it is one effect");
 }
 
-/// Goal: a command that goes beyond the bound after it has deleted what it replaces has not deleted it.
+/// Goal: a command that exceeds the bound after it deleted the value that it replaces leaves that value in place.
 #[test]
 fn what_a_large_command_replaces_stays() {
     let mut node = bounded();
@@ -117,8 +117,8 @@ fn what_a_large_command_replaces_stays() {
     node.check(&[("RPUSH list c", ":3|"), ("RENAME hash list", "+OK|"), ("TYPE list", "+hash|")]);
 }
 
-/// Goal: an EXEC that goes beyond the bound has no effect, whatever its commands did before that to lists, sorted sets and
-/// what is on disk; groups that are open stay whole.
+/// Goal: an EXEC that exceeds the bound has no effect, whatever its commands did before to lists, sorted sets and rows
+/// on disk; open groups stay whole.
 #[test]
 fn a_transaction_beyond_the_bound_has_no_effect() {
     let mut node = bounded();
@@ -164,7 +164,7 @@ fn a_transaction_beyond_the_bound_has_no_effect() {
         requests.extend(changes[..cut].iter().map(|request| words(request)));
         requests.extend([words(&set_half), words("APPEND large x"), words("RPUSH list last"), words("EXEC")]);
         let last = node.last();
-        // The pipeline's first and last commits share a group with what is taken back.
+        // The pipeline's first and last commits share a group with the effects that are taken back.
         let own: Vec<OwnedArgs> = [words("SET string changed EX 50")]
             .into_iter()
             .chain(requests)
@@ -183,12 +183,12 @@ fn a_transaction_beyond_the_bound_has_no_effect() {
     assert_eq!(reply, "*4|:4|$1|a|:1|$1|m|", "one below the bound is taken");
 }
 
-/// A push of more than a group may hold: it is written in mid-pipeline.
+/// Makes a push that is larger than a group may be, so that it is written in mid-pipeline.
 fn large_push(key: &str) -> OwnedArgs {
     ["RPUSH".to_owned(), key.to_owned(), "v".repeat(1 << 20)].into_iter().collect()
 }
 
-/// A node on files that fail, with room in its op-log.
+/// Makes a node whose files fail, with room reserved in its op-log.
 fn failing() -> (Node, Arc<Faults>) {
     let io = Arc::new(Faults::default());
     let own: Arc<dyn Io> = Arc::<Faults>::clone(&io);
@@ -197,8 +197,8 @@ fn failing() -> (Node, Arc<Faults>) {
     (node, io)
 }
 
-/// Goal: when a log write fails in mid-pipeline, the replies of the groups before it stand and wait for their own last
-/// commit; nobody waits for a commit that will never be.
+/// Goal: when a log write fails in mid-pipeline, the replies of the earlier groups stand and wait for their own last
+/// commit; no reply waits for a commit that never happens.
 #[test]
 fn replies_of_written_groups_outlive_a_failed_one() {
     let (mut node, io) = failing();
@@ -215,7 +215,8 @@ fn replies_of_written_groups_outlive_a_failed_one() {
     assert!(replies.starts_with("-MISCONF") && depends_on.is_none(), "{replies}");
 }
 
-/// Goal: the same where the groups are still on their way when the pipeline has run.
+/// Goal: the replies of earlier groups stand, and wait for their own last commit, also where the groups are not written
+/// yet when the pipeline has run.
 #[test]
 fn replies_of_groups_on_their_way_share_the_fate_of_their_own_group() {
     let (mut node, io) = failing();
@@ -229,7 +230,7 @@ fn replies_of_groups_on_their_way_share_the_fate_of_their_own_group() {
     assert_eq!(depends_on, Some(Csn(2)));
 }
 
-/// Goal: a command whose effects turn out to need more room than its arguments told is refused whole when the disk is full,
+/// Goal: a command whose effects need more room than its arguments showed is refused whole when the disk is full,
 /// instead of stopping writes for good.
 #[test]
 fn what_has_no_room_once_it_is_gathered_has_no_effect() {
@@ -238,7 +239,7 @@ fn what_has_no_room_once_it_is_gathered_has_no_effect() {
     let hash: OwnedArgs = ["HSET".to_owned(), "hash".to_owned(), "f".to_owned(), value].into_iter().collect();
     assert_eq!(node.pipeline(&[hash, words("RPUSH list a")]), ":1|:1|");
     io.fail(Step::Create, Errno::NOSPC);
-    // Over a list it is a commit of both engines: its frame holds the whole hash. Twice is more than there is room for.
+    // A rename over a list is a commit of both engines, so its frame holds the whole hash. Two such commits do not fit.
     node.check(&[("RENAME hash list", "+OK|"), ("RPUSH other b", ":1|")]);
     let refusal = node.run("RENAME list other");
     assert!(refusal.starts_with("-MISCONF") && refusal.contains("the op-log cannot grow"), "{refusal}");

@@ -64,7 +64,7 @@ fn sets() {
     node.check(&[("SADD s a", ":1|"), ("SMEMBERS s", "~1|$1|a|"), ("SPOP s 1", "~1|$1|a|"), ("SMEMBERS s", "~0|")]);
 }
 
-/// Large sets are popped in steps that go around: everything comes out once.
+/// Goal: popping a large set in steps that go around returns each member once.
 #[test]
 fn a_large_set_is_popped_empty() {
     let mut node = Node::new();
@@ -85,8 +85,8 @@ fn a_large_set_is_popped_empty() {
     node.check(&[("EXISTS s", ":0|")]);
 }
 
-/// Goal: a hash or set that lost many times more elements than it has is written anew under another generation, and reads
-/// the same, also within one EXEC and after it was created in the same one.
+/// Goal: a hash or set that lost many times more elements than it has is written anew under another generation, and
+/// reads the same, also within one EXEC and after the EXEC that created it.
 #[test]
 fn what_lost_most_of_its_elements_is_written_anew() {
     let mut node = Node::new();

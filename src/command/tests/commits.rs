@@ -1,4 +1,4 @@
-//! What is one commit, what is none, and what transactions and watchers see.
+//! Which requests are one commit and which are none, and what transactions and watchers see.
 
 use super::Node;
 use super::rig::words;
@@ -39,7 +39,7 @@ fn what_changes_nothing_is_no_commit() {
     assert_eq!(node.last().since(before), 3);
 }
 
-/// The commands of one transaction see what those before them did, although nothing is in the database yet.
+/// Goal: the commands of a transaction see the effects of the earlier ones, although nothing is in the database yet.
 #[test]
 fn a_transaction_sees_its_own_effects() {
     let mut node = Node::new();
@@ -68,7 +68,7 @@ fn a_transaction_sees_its_own_effects() {
     assert_eq!(node.pipeline(&pipeline), "+OK|:2|:1|:1|*2|$1|q|$1|1|:1|*0|");
 }
 
-/// Every change of a key is seen by who watches it, those that leave its metadata alone included.
+/// Goal: watchers see each change of a key, including changes that do not touch its metadata.
 #[test]
 fn watchers_see_every_change() {
     let mut node = Node::new();
@@ -92,7 +92,7 @@ fn watchers_see_every_change() {
     }
 }
 
-/// Goal: an EXEC that is refused for want of room ends its transaction, like any other EXEC.
+/// Goal: an EXEC that is refused for lack of room ends its transaction, like any other EXEC.
 #[test]
 fn a_refused_exec_ends_its_transaction() {
     let mut node = Node::new();

@@ -36,7 +36,7 @@ fn expiry_has_conditions() {
     ]);
 }
 
-/// A key that has expired is absent to every command, and is no obstacle to a key of another type.
+/// Goal: an expired key is absent to every command, and does not hinder a key of another type.
 #[test]
 fn expired_keys_are_not_there() {
     let mut node = Node::new();

@@ -1,7 +1,7 @@
 //! Commands against a database in a temporary directory, through sessions as connections run them.
 //!
-//! What is compared with a real redis-server is in the end-to-end suite; here is what needs the inside: commits counted,
-//! effects within one EXEC, expiry by a clock that need not pass.
+//! The end-to-end suite compares commands with a real redis-server. The tests here need access to the inside: they
+//! count commits, look at effects within one EXEC, and let keys expire by a clock that they set.
 
 mod bounds;
 mod collections;

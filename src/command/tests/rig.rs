@@ -28,19 +28,19 @@ use tempfile::TempDir;
 pub struct Node {
     committer: Option<Arc<Committer>>,
     host: TestHost,
-    /// Who runs the requests.
+    /// The client that runs the requests.
     pub client: Client,
-    /// Where the database lies.
+    /// Directory of the database.
     pub dir: TempDir,
 }
 
 impl Node {
-    /// An empty database.
+    /// Makes a node with an empty database.
     pub fn new() -> Self {
         Self::with(Arc::new(StdIo), Config::default())
     }
 
-    /// An empty database on these files, with these settings.
+    /// Makes a node with an empty database on these files and with these settings.
     pub fn with(io: Arc<dyn Io>, config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -62,7 +62,7 @@ impl Node {
         Self { committer: Some(Arc::new(committer)), host: TestHost(Arc::new(config)), client, dir }
     }
 
-    /// The committer.
+    /// Returns the committer.
     pub fn committer(&self) -> &Arc<Committer> {
         self.committer.as_ref().expect("present until drop")
     }
@@ -75,17 +75,17 @@ impl Node {
         turn.write().unwrap();
     }
 
-    /// The last commit.
+    /// Returns the last commit.
     pub fn last(&self) -> Csn {
         self.committer().lock_logs().position().csn
     }
 
-    /// Runs requests as one pipeline. The replies with line ends shown as `|`.
+    /// Runs requests as one pipeline. Returns the replies with line ends shown as `|`.
     pub fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
         self.pipeline_of_commits(requests).0
     }
 
-    /// The same, and the last commit that the replies depend on.
+    /// Does what [`Self::pipeline`] does. Returns also the last commit that the replies depend on.
     pub fn pipeline_of_commits(&mut self, requests: &[OwnedArgs]) -> (String, Option<Csn>) {
         let committer = self.committer.as_ref().expect("present until drop");
         let mut out = Out::new(self.client.protocol);
@@ -105,19 +105,19 @@ impl Node {
         (replies, depends_on)
     }
 
-    /// Runs one request, its words separated by blanks; `""` is an empty one.
+    /// Runs one request, whose words are separated by blanks; `""` is an empty word.
     pub fn run(&mut self, request: &str) -> String {
         self.pipeline(&[words(request)])
     }
 
-    /// Checks the replies to requests, run one by one.
+    /// Runs requests one by one and checks their replies.
     pub fn check(&mut self, exchanges: &[(&str, &str)]) {
         for (request, reply) in exchanges {
             assert_eq!(self.run(request), *reply, "{request}");
         }
     }
 
-    /// Runs requests as one transaction. The reply of EXEC.
+    /// Runs requests as one transaction. Returns the reply of EXEC.
     pub fn transaction(&mut self, requests: &[&str]) -> String {
         self.run("MULTI");
         for request in requests {

@@ -11,7 +11,7 @@ fn items(reply: &str) -> (String, Vec<String>) {
     (bulks.next().unwrap(), bulks.collect())
 }
 
-/// Goes through a whole iteration; what it returned, sorted.
+/// Runs a whole iteration. Returns the number of its steps and the sorted items.
 fn iterate(node: &mut Node, command: impl Fn(&str) -> String) -> (usize, Vec<String>) {
     let (mut cursor, mut steps, mut all) = ("0".to_owned(), 0, Vec::new());
     loop {
@@ -88,7 +88,7 @@ fn elements_are_scanned_in_steps() {
     assert_eq!((steps, all), (14, members));
 }
 
-/// Goal: a slot of very many keys comes in steps, each key once, although it has one number.
+/// Goal: SCAN returns a slot of very many keys in steps, each key once, although the slot has one number.
 #[test]
 fn a_slot_of_many_keys_is_scanned_in_steps() {
     let mut node = Node::new();
@@ -101,8 +101,8 @@ fn a_slot_of_many_keys_is_scanned_in_steps() {
     assert_eq!(all, names);
 }
 
-/// Goal: slots without keys are passed by once a walk saw that they have none, and not after a key came into one, however
-/// it came.
+/// Goal: slots without keys are skipped after a walk saw that they are empty, and are not skipped after a key came into
+/// them, however it came.
 #[test]
 fn slots_without_keys_are_known() {
     let mut node = Node::new();
@@ -120,7 +120,7 @@ fn slots_without_keys_are_known() {
     let before = node.last();
     assert_eq!(node.run("FLUSHALL"), "+OK|");
     assert_eq!(node.last(), before, "nothing is there to delete");
-    // In one pipeline SCAN sees what is not written yet.
+    // In one pipeline SCAN sees effects that are not written yet.
     let requests = ["SET b 1", "SCAN 0", "DEL b", "SCAN 0"].map(super::rig::words);
     assert_eq!(node.pipeline(&requests), "+OK|*2|$1|0|*1|$1|b|:1|*2|$1|0|*0|");
     node.check(&[("SADD b m", ":1|"), ("KEYS *", "*1|$1|b|"), ("FLUSHALL", "+OK|"), ("SCAN 0", "*2|$1|0|*0|")]);
@@ -128,7 +128,7 @@ fn slots_without_keys_are_known() {
     assert_eq!(slots(&node), [slot(b"b")]);
 }
 
-/// Goal: where keys are many, DBSIZE and KEYS are left to a task; inside EXEC they cannot be.
+/// Goal: where keys are many, DBSIZE and KEYS become a task; inside EXEC they cannot.
 #[test]
 fn commands_over_many_keys_are_tasks() {
     let mut node = Node::new();

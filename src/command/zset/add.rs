@@ -12,7 +12,7 @@ const ONE_INCREMENT: &str = "ERR INCR option supports a single increment-element
 /// ZADD's options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Options {
-    /// NX: members that are there keep their score.
+    /// NX: existing members keep their score.
     is_add_only: bool,
     /// XX: no member is added.
     is_update_only: bool,
@@ -22,25 +22,25 @@ struct Options {
     only_shrinks: bool,
     /// CH: the reply counts changed scores, too.
     counts_changes: bool,
-    /// INCR: the score is added to the one that is there, and the reply is the sum.
+    /// INCR: the given score is added to the old one, and the reply is the sum.
     increments: bool,
 }
 
-/// What becomes of a member.
+/// What happens to a member.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Outcome {
     /// The options forbid a change.
     Forbidden,
-    /// It has this score already.
+    /// The member has this score already.
     Kept(f64),
-    /// It gets another score.
+    /// The member gets this score in place of another one.
     Changed(f64),
-    /// It is added.
+    /// The member is added with this score.
     Added(f64),
 }
 
 impl Outcome {
-    /// The score the member has afterwards; `None` if the options forbade a change.
+    /// Returns the score that the member has afterwards; `None` if the options forbid a change.
     fn score(self) -> Option<f64> {
         match self {
             Self::Forbidden => None,
@@ -48,7 +48,7 @@ impl Outcome {
         }
     }
 
-    /// The score to store; `None` if nothing changes.
+    /// Returns the score to store; `None` if nothing changes.
     fn stores(self) -> Option<f64> {
         match self {
             Self::Forbidden | Self::Kept(_) => None,
@@ -58,7 +58,7 @@ impl Outcome {
 }
 
 impl Options {
-    /// Reads the options; yields the position of the first score.
+    /// Reads the options. Returns them and the position of the first score.
     fn parse(args: Args<'_>) -> Result<(Self, usize), Fail> {
         let mut options = Self::default();
         let mut at = 2;
@@ -103,7 +103,8 @@ impl Options {
         Ok(())
     }
 
-    /// What becomes of a member that has the score `old`, or is not there, when it is given this score.
+    /// Decides what happens to a member that is given a score. `old` is the member's score, or `None` if the member is
+    /// absent.
     fn decide(self, old: Option<f64>, given: f64) -> Result<Outcome, Fail> {
         let Some(old) = old else {
             return Ok(if self.is_update_only { Outcome::Forbidden } else { Outcome::Added(given) });
@@ -125,7 +126,7 @@ impl Options {
         })
     }
 
-    /// Whether ZADD's reply counts this.
+    /// Reports whether the reply of ZADD counts an outcome.
     fn counts(self, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Added(_) => true,
@@ -168,12 +169,12 @@ fn write_sum(out: &mut Out, outcome: Outcome) {
     }
 }
 
-/// Reads a score; -0 is 0.
+/// Reads a score. The score -0 becomes 0.
 fn parse_score(text: &[u8]) -> Result<f64, Fail> {
     Ok(parse_f64(text).ok_or(errors::NOT_A_FLOAT)? + 0.0)
 }
 
-/// Makes sure that a key is a sorted set or absent; an expired key is deleted.
+/// Checks that a key without a sorted set is absent. Deletes the key if it has expired.
 fn make_room(keys: &mut Keyspace<'_>, key: &[u8]) -> Done {
     if !keys.find_to_change(key)?.is_absent() {
         return Err(errors::WRONG_TYPE.into());
@@ -198,7 +199,7 @@ fn set_one(keys: &mut Keyspace<'_>, key: &[u8], options: Options, pair: Args<'_>
     Ok(outcome)
 }
 
-/// Sets members in turn, a later pair seeing what an earlier one did; yields what ZADD replies.
+/// Sets members in turn; a later pair sees the result of an earlier one. Returns the number that ZADD replies.
 fn set_many(keys: &mut Keyspace<'_>, key: &[u8], options: Options, pairs: Args<'_>) -> Result<u64, Fail> {
     let count = pairs.len() / 2;
     let given: Vec<f64> = (0..count).map(|pair| parse_score(&pairs[pair * 2])).collect::<Result<_, _>>()?;

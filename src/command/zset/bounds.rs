@@ -1,4 +1,4 @@
-//! Bounds of score ranges and lexical ranges, and the ranks that lie between them.
+//! Bounds of score ranges and lexical ranges, and the ranks between them.
 
 use super::super::number::parse_f64;
 use super::super::{Fail, errors};
@@ -16,18 +16,18 @@ pub struct ScoreRange {
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct ScoreBound {
     score: f64,
-    /// Whether the score itself is outside.
+    /// Whether the score itself is outside the range.
     is_open: bool,
 }
 
 impl ScoreRange {
-    /// Reads both bounds: a number, `(` before it if the bound is open.
+    /// Reads both bounds: each a number, with `(` before it if the bound is open.
     pub fn parse(min: &[u8], max: &[u8]) -> Result<Self, Fail> {
         let range = ScoreBound::parse(min).zip(ScoreBound::parse(max)).map(|(min, max)| Self { min, max });
         Ok(range.ok_or(errors::MIN_MAX_NOT_A_FLOAT)?)
     }
 
-    /// Ranks of the members in the range.
+    /// Returns the ranks of the members in the range.
     pub fn ranks(&self, zset: &Zset) -> Range<u64> {
         let start = zset.rank_of_score(self.min.score, if self.min.is_open { Edge::After } else { Edge::Before });
         let end = zset.rank_of_score(self.max.score, if self.max.is_open { Edge::Before } else { Edge::After });
@@ -42,8 +42,8 @@ impl ScoreBound {
     }
 }
 
-/// Bounds are read by C's `strtod`: blanks before the number are skipped, nothing is 0, and what is too large is
-/// infinite.
+/// Reads a bound as C's `strtod` does: blanks before the number are skipped, an empty text is 0, and a number that is
+/// too large is infinite.
 fn parse_score(text: &[u8]) -> Option<f64> {
     let text = text.trim_ascii_start();
     if text.is_empty() {
@@ -66,20 +66,20 @@ enum LexBound<'a> {
     Lowest,
     /// Above every member.
     Highest,
-    /// The member belongs to the range.
+    /// A bound that belongs to the range.
     Closed(&'a [u8]),
-    /// The member is outside.
+    /// A bound that is outside the range.
     Open(&'a [u8]),
 }
 
 impl<'a> LexRange<'a> {
-    /// Reads both bounds: `-`, `+`, or `[` or `(` before a member.
+    /// Reads both bounds: each `-`, `+`, or a member with `[` or `(` before it.
     pub fn parse(min: &'a [u8], max: &'a [u8]) -> Result<Self, Fail> {
         let range = LexBound::parse(min).zip(LexBound::parse(max)).map(|(min, max)| Self { min, max });
         Ok(range.ok_or(errors::MIN_MAX_NOT_A_STRING)?)
     }
 
-    /// Ranks of the members in the range.
+    /// Returns the ranks of the members in the range.
     pub fn ranks(&self, zset: &Zset) -> Range<u64> {
         let start = self.min.rank(zset, Edge::Before);
         let end = self.max.rank(zset, Edge::After);
@@ -98,7 +98,7 @@ impl<'a> LexBound<'a> {
         }
     }
 
-    /// Number of members below the bound; `closed` is the side of a member that belongs to the range.
+    /// Returns the number of members below the bound. `closed` is the edge of a member at which a closed bound lies.
     fn rank(self, zset: &Zset, closed: Edge) -> u64 {
         let open = if closed == Edge::Before { Edge::After } else { Edge::Before };
         match self {

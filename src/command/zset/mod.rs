@@ -1,9 +1,11 @@
 //! Sorted sets: members with scores, in memory, ordered by score and then by the member's bytes.
 //!
-//! Guarantees: an effect carries final scores, members that are there, or ranks, so that it needs no arithmetic and no
-//! search when it is applied again; pairs that change nothing are not in it. A set without members does not exist. The
-//! score -0 is 0. An expired set that a command would only have taken from is left to the expiry cycle.
-//! As in Redis, what a lexical range means in a set whose scores differ is not specified.
+//! Guarantees: an effect carries final scores, existing members, or ranks, so that applying the effect needs no
+//! arithmetic and no search; pairs that change nothing are not part of an effect. A sorted set without members does not
+//! exist. The score -0 is 0. An expired sorted set is left to the expiry cycle by a command that would only remove
+//! members from it.
+//!
+//! As in Redis, a lexical range has no specified meaning in a set whose scores differ.
 
 mod add;
 mod bounds;
@@ -22,7 +24,7 @@ use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::Zset;
 use std::ops::Range;
 
-/// The sorted set at a key; `None` if there is no such key.
+/// Returns the sorted set at a key; `None` if there is no such key.
 fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k Zset>, Fail> {
     let zset = keys.zset(key)?;
     if zset.is_none() && !keys.find(key)?.is_absent() {
@@ -35,14 +37,14 @@ fn integer(text: &[u8]) -> Result<i64, Fail> {
     Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
 }
 
-/// Which way members are listed.
+/// Order in which members are listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Order {
     Ascending,
     Descending,
 }
 
-/// How members are written.
+/// Form in which members are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Form {
     /// Members only.
@@ -53,7 +55,7 @@ enum Form {
     Paired,
 }
 
-/// Writes the members at these ranks, which must be there.
+/// Writes the members at these ranks, which must exist.
 fn write_members(out: &mut Out, zset: &Zset, ranks: Range<u64>, order: Order, form: Form) {
     let count = (ranks.end - ranks.start) as usize;
     let nests = form == Form::Paired && out.protocol() == Protocol::Resp3;

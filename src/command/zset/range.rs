@@ -1,4 +1,4 @@
-//! Ranges of sorted sets: by rank, score or bytes, either way, with a limit.
+//! Ranges of sorted sets: by rank, score or bytes, in either order, with a limit.
 
 use super::super::args::Args;
 use super::super::reply::Out;
@@ -44,7 +44,7 @@ pub fn zcount(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// What the bounds are bounds of.
+/// What the bounds of a range mean.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum By {
     Rank,
@@ -52,14 +52,15 @@ enum By {
     Lex,
 }
 
-/// What a command's name says already, so that no option may.
+/// What the name of a command fixes, so that no option may set it.
 #[derive(Clone, Copy)]
 struct Fixed {
     by: Option<By>,
     order: Option<Order>,
 }
 
-/// Members to choose from, in ascending order but for ranks, which count from where the listing begins.
+/// The members to choose from. Bounds of scores and members are in ascending order; ranks count from the beginning of
+/// the listing.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Span<'a> {
     Ranks { start: i64, stop: i64 },
@@ -74,7 +75,7 @@ struct Request<'a> {
     order: Order,
     /// Members to skip; negative: all of them.
     offset: i64,
-    /// Members to list at most; negative: no limit.
+    /// Largest number of members to list; negative: no limit.
     limit: i64,
     form: Form,
 }
@@ -121,7 +122,7 @@ impl<'a> Request<'a> {
         Ok(Self { span: Span::parse(args.get(2), args.get(3), by, order)?, order, offset, limit, form })
     }
 
-    /// The ranks to list, in ascending order.
+    /// Returns the ranks to list, in ascending order.
     fn ranks(&self, zset: &Zset) -> Range<u64> {
         let found = match self.span {
             Span::Ranks { start, stop } => {
@@ -145,7 +146,7 @@ impl<'a> Request<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// Reads the bounds as given: a descending range of scores or members begins with the upper one.
+    /// Reads the bounds as the client gave them: a descending range of scores or members begins with the upper bound.
     fn parse(first: &'a [u8], second: &'a [u8], by: By, order: Order) -> Result<Self, Fail> {
         let (min, max) = if order == Order::Ascending { (first, second) } else { (second, first) };
         Ok(match by {

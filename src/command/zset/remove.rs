@@ -62,7 +62,7 @@ pub fn zpopmax(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, Order::Descending, out)
 }
 
-/// Takes members from where a listing in this order begins.
+/// Removes members from the beginning of a listing in this order and writes them.
 fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, order: Order, out: &mut Out) -> Done {
     if args.len() > 3 {
         return Err(errors::SYNTAX.into());

@@ -1,4 +1,4 @@
-//! Sorted sets through sessions: replies in both protocols, and what is a commit.
+//! Sorted sets through sessions: replies in both protocols, and which requests are a commit.
 
 use crate::command::tests::Node;
 

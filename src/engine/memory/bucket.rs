@@ -1,29 +1,31 @@
-//! A leaf of a sorted set's index: members and scores found by hash.
+//! A leaf of a sorted set's index: members and scores, found by hash.
 //!
-//! The tree orders members by one half of the hash first; inside a leaf a small hash table finds them by the other.
+//! The tree orders members by one half of the hash first; inside a leaf, a small hash table finds members by the other
+//! half.
 //!
-//! Guarantees: members of equal hash lie in one leaf, however many there are. Non-goal: an order inside the leaf.
+//! Guarantees: members of equal hash lie in one leaf, however many they are. Non-goal: an order inside the leaf.
 
 use super::small_bytes::SmallBytes;
 use super::tree::Leaf;
 use crate::engine::hash::hash;
 use hashbrown::HashTable;
 
-/// Members in a leaf, at most, unless all have one hash: a table of 64 places is full then.
+/// Largest number of members in a leaf, unless all have the same hash. A table of 64 places is full at this number.
 const BUCKET_MEMBERS: usize = 56;
 
-/// Where the tree puts a hash: its table uses the lowest bits and the highest.
+/// Returns the tree's key for a hash. The halves are swapped, because a leaf's table uses the lowest and the highest
+/// bits of the hash.
 pub fn place(hash: u64) -> u64 {
     hash.rotate_left(32)
 }
 
-/// Members and scores whose places are neighbours.
+/// Members with neighbouring keys of the tree, and their scores.
 #[derive(Clone, Default)]
 pub struct Bucket {
     table: HashTable<(SmallBytes, f64)>,
 }
 
-/// About the middle of ascending places, but not between equal ones; `None` if all are equal.
+/// Returns an index near the middle of ascending places that separates no equal places; `None` if all places are equal.
 fn cut_between(places: &[u64]) -> Option<usize> {
     let half = places.len() / 2;
     let differs = |at: &usize| places[*at] != places[*at - 1];
@@ -35,7 +37,7 @@ fn rehash((member, _): &(SmallBytes, f64)) -> u64 {
 }
 
 impl Bucket {
-    /// A leaf of these members with their hashes, no two alike.
+    /// Returns a leaf of these members with their hashes; no member may occur twice.
     pub fn of(members: impl ExactSizeIterator<Item = (u64, SmallBytes, f64)>) -> Self {
         let mut table = HashTable::with_capacity(members.len());
         for (hash, member, score) in members {
@@ -44,23 +46,23 @@ impl Bucket {
         Self { table }
     }
 
-    /// Score of a member.
+    /// Returns the score of a member.
     pub fn get(&self, hash: u64, member: &[u8]) -> Option<f64> {
         self.table.find(hash, |(found, _)| **found == *member).map(|(_, score)| *score)
     }
 
-    /// Score of a member, to be changed.
+    /// Returns the score of a member, for changing it.
     pub fn get_mut(&mut self, hash: u64, member: &[u8]) -> Option<&mut f64> {
         self.table.find_mut(hash, |(found, _)| **found == *member).map(|(_, score)| score)
     }
 
-    /// Adds a member that is not there; yields the leaf that must follow if this one overflows.
+    /// Adds a member that is not in the leaf. Returns the leaf that must follow this one if it overflows.
     pub fn add(&mut self, hash: u64, member: SmallBytes, score: f64) -> Vec<Self> {
         self.table.insert_unique(hash, (member, score), rehash);
         if self.table.len() > BUCKET_MEMBERS { self.split() } else { Vec::new() }
     }
 
-    /// Takes a member out; yields its score.
+    /// Removes a member and returns its score.
     pub fn take(&mut self, hash: u64, member: &[u8]) -> Option<f64> {
         let found = self.table.find_entry(hash, |(found, _)| **found == *member).ok()?;
         Some(found.remove().0.1)
@@ -71,7 +73,7 @@ impl Bucket {
         self.table.iter()
     }
 
-    /// Gives the upper half by place to a new leaf, but never separates equal places.
+    /// Moves the upper half by place to a new leaf, but never separates equal places.
     fn split(&mut self) -> Vec<Self> {
         let mut places: Vec<u64> = self.table.iter().map(|member| place(rehash(member))).collect();
         places.sort_unstable();

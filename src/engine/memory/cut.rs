@@ -1,6 +1,6 @@
-//! The content of a dictionary at one moment, read by another thread while the writer goes on.
+//! The content of a dictionary at one moment, readable by another thread while the writer continues.
 //!
-//! Guarantees: never changes. Holds what it shows in memory: drop it when it has been read.
+//! Guarantees: a cut never changes. A cut keeps its content in memory, so it should be dropped once it has been read.
 
 use super::dictionary::{Entry, Value};
 use super::part::{Group, Hashed};
@@ -18,30 +18,31 @@ impl<V: Value> Cut<V> {
         Self { groups, len }
     }
 
-    /// Number of keys.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no key.
+    /// Reports whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The entry of a key, expired or not.
+    /// Returns the entry of a key, expired or not.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&Entry<V>> {
         Hashed::of(key).find_in(&self.groups)
     }
 
-    /// All keys and entries, in no order.
+    /// Iterates over all keys and entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry<V>)> {
         entries(&self.groups)
     }
 
-    /// One of `shares` parts, about equally many keys each: together all of them, no key in two.
+    /// Iterates over the keys and entries of share number `share` of `shares`. The shares have about equally many keys;
+    /// each key is in exactly one share.
     pub fn iter_share(&self, share: usize, shares: usize) -> impl Iterator<Item = (&[u8], &Entry<V>)> {
         assert!(share < shares, "share {share} of {shares}");
         let bound = |share: usize| self.groups.len() * share / shares;
@@ -49,7 +50,7 @@ impl<V: Value> Cut<V> {
     }
 }
 
-/// All keys and entries of these groups.
+/// Iterates over all keys and entries of `groups`.
 pub(super) fn entries<V: Value>(groups: &[Arc<Group<V>>]) -> impl Iterator<Item = (&[u8], &Entry<V>)> + Clone {
     let shards = groups.iter().flat_map(|group| group.0.iter().flatten());
     shards.flat_map(|shard| shard.iter()).map(|slot| (&*slot.key, &slot.entry))

@@ -1,21 +1,21 @@
-//! Keys and their values in many small shards, cut in microseconds.
+//! Keys and their values in many small shards, of which a cut is taken in microseconds.
 //!
-//! Shards lie in groups, groups in parts; shards and groups are shared with cuts. A cut clones the groups' pointers
-//! only, so its cost does not depend on the number of keys; afterwards the first change in a group copies its pointers
-//! to shards, and the first change in a shard copies that shard's table: pointers to keys and values, never what they
-//! hold.
+//! Shards lie in groups, groups in parts. Cuts share the shards and groups. A cut clones only the pointers to groups,
+//! so its cost does not depend on the number of keys. After a cut, the first change in a group copies the group's
+//! pointers to shards, and the first change in a shard copies the shard's table, which holds pointers to keys and
+//! values, but not their content.
 //!
-//! Guarantees: a cut never changes; a key stays in its shard for as long as the process lives; `memory_bytes` is exact
-//! up to the allocator's rounding, at any time, in O(1); large values are dropped off the writer's thread.
+//! Guarantees: a cut never changes. A key stays in its shard for as long as the process lives. `memory_bytes` is exact
+//! up to the allocator's rounding, at any time, in O(1). Large values are dropped on another thread than the writer's.
 //! Non-goals: hiding expired keys (the caller knows the time), locks.
 
 use super::cut::Cut;
 use super::part::{Hashed, PARTS, Part, SHARDS};
 use super::small_bytes::SmallBytes;
 
-/// What a dictionary can hold: cheap to clone, because a shard's copy clones it.
+/// A value that a dictionary can hold. Cloning it must be cheap, because the copy of a shard clones its values.
 pub trait Value: Clone + Send + Sync + 'static {
-    /// Heap bytes held; O(1).
+    /// Returns the heap bytes held; O(1).
     fn memory_bytes(&self) -> usize;
 }
 
@@ -24,7 +24,7 @@ pub trait Value: Clone + Send + Sync + 'static {
 pub struct Entry<V> {
     /// The value.
     pub value: V,
-    /// Milliseconds since the Unix epoch from which on the key is expired; 0 = never.
+    /// Milliseconds since the Unix epoch from which on the key is expired; 0: never.
     pub expire_ms: u64,
 }
 
@@ -40,31 +40,31 @@ impl<V: Value> Default for Dictionary<V> {
 }
 
 impl<V: Value> Dictionary<V> {
-    /// An empty dictionary.
+    /// Returns an empty dictionary.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Number of keys.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.parts.iter().map(Part::len).sum()
     }
 
-    /// Whether there is no key.
+    /// Reports whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.iter().all(Part::is_empty)
     }
 
-    /// Heap bytes of keys, values, tables and expiries; O(1). What only cuts still hold is not counted.
+    /// Returns the heap bytes of keys, values, tables and expiries; O(1). Memory that only cuts hold is not counted.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.parts.iter().map(Part::memory_bytes).sum()
     }
 
-    /// The entry of a key, expired or not.
+    /// Returns the entry of a key, expired or not.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&Entry<V>> {
         let key = Hashed::of(key);
@@ -77,7 +77,7 @@ impl<V: Value> Dictionary<V> {
         part.update(key, change)
     }
 
-    /// Changes the value of a key, which is added with the default value and no expiry if it is not there.
+    /// Changes the value of a key. A key that does not exist is added first, with the default value and no expiry.
     pub fn update_or_default<R>(&mut self, key: &[u8], change: impl FnOnce(&mut V) -> R) -> R
     where
         V: Default,
@@ -86,25 +86,26 @@ impl<V: Value> Dictionary<V> {
         part.update_or_default(key, change)
     }
 
-    /// Gives a key a value and an expiry, whatever it had.
+    /// Sets the value and the expiry of a key, whether or not the key exists.
     pub fn insert(&mut self, key: &[u8], entry: Entry<V>) {
         let (part, key) = self.part_of(key);
         part.insert(key, entry);
     }
 
-    /// Takes a key and its entry out. The caller drops it, large or not; see [`Dictionary::delete`].
+    /// Removes a key and returns its entry. The caller drops the entry on its own thread; for large values see
+    /// [`Dictionary::delete`].
     pub fn remove(&mut self, key: &[u8]) -> Option<Entry<V>> {
         let (part, key) = self.part_of(key);
         part.remove(key)
     }
 
-    /// Removes a key and drops its value, a large one elsewhere; false if there is no such key.
+    /// Removes a key and drops its value, a large value on another thread; false if there is no such key.
     pub fn delete(&mut self, key: &[u8]) -> bool {
         let (part, key) = self.part_of(key);
         part.delete(key)
     }
 
-    /// Moves an entry to another key, whose entry is dropped; false if there is no such key.
+    /// Moves an entry to another key, whose former entry is dropped; false if there is no key `from`.
     pub fn rename(&mut self, from: &[u8], to: &[u8]) -> bool {
         let Some(entry) = self.remove(from) else { return false };
         self.insert(to, entry);
@@ -116,13 +117,13 @@ impl<V: Value> Dictionary<V> {
         self.parts.iter_mut().for_each(Part::clear);
     }
 
-    /// All keys and entries, in no order.
+    /// Iterates over all keys and entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry<V>)> {
         self.parts.iter().flat_map(|part| super::cut::entries(part.groups()))
     }
 
-    /// Keys of whole shards from `cursor` on, until there are at least `count`; and the cursor to go on from, 0 at the
-    /// end. A key that is there from the first call to the last is returned exactly once.
+    /// Returns the cursor to continue from (0 at the end), and the keys of whole shards from `cursor` on, until there
+    /// are at least `count` keys. A key that exists from the first call to the last one is returned exactly once.
     #[must_use]
     pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<SmallBytes>) {
         let mut keys = Vec::new();
@@ -135,7 +136,7 @@ impl<V: Value> Dictionary<V> {
         (if at < SHARDS { at as u64 } else { 0 }, keys)
     }
 
-    /// Up to `limit` keys whose expiry is not after `now_ms`, the earliest first.
+    /// Returns up to `limit` keys whose expiry is not after `now_ms`, the earliest first.
     #[must_use]
     pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<SmallBytes> {
         let due = self.parts.iter().map(|part| part.expiries().take_while(|(at, _)| *at <= now_ms).peekable());
@@ -147,18 +148,18 @@ impl<V: Value> Dictionary<V> {
         std::iter::from_fn(earliest).take(limit).map(|(_, key)| key.clone()).collect()
     }
 
-    /// The content as it is now, for another thread.
+    /// Returns a cut of the current content, which another thread may read.
     #[must_use]
     pub fn cut(&self) -> Cut<V> {
         Cut::new(self.parts.iter().flat_map(|part| part.groups().iter().cloned()).collect(), self.len())
     }
 
-    /// Each part, by its number.
+    /// Returns all parts, by number.
     pub(super) fn parts_mut(&mut self) -> &mut [Part<V>; PARTS] {
         &mut self.parts
     }
 
-    /// The part that has a key, or would have it.
+    /// Returns the part to which a key belongs, whether or not the key exists.
     pub(super) fn part_of<'k>(&mut self, key: &'k [u8]) -> (&mut Part<V>, Hashed<'k>) {
         let key = Hashed::of(key);
         (&mut self.parts[key.part()], key)
@@ -167,13 +168,13 @@ impl<V: Value> Dictionary<V> {
 
 #[cfg(test)]
 impl<V: Value> Dictionary<V> {
-    /// Sets the expiry of a key, 0 = never; false if there is no such key.
+    /// Sets the expiry of a key, 0: never; false if there is no such key.
     pub fn set_expire(&mut self, key: &[u8], expire_ms: u64) -> bool {
         let (part, key) = self.part_of(key);
         part.set_expire(key, expire_ms)
     }
 
-    /// Panics unless the counters are what a recount finds.
+    /// Panics if a counter differs from a recount.
     pub fn check(&self) {
         self.parts.iter().for_each(Part::check);
         assert_eq!(self.len(), self.iter().count());

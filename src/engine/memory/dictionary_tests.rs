@@ -1,4 +1,4 @@
-//! Dictionaries against a B-tree map, with cuts taken on the way that must not change.
+//! Goal: a dictionary behaves like a B-tree map, and cuts taken on the way never change.
 
 use super::*;
 use proptest::collection::vec;
@@ -30,7 +30,7 @@ enum Step {
 }
 
 fn name(number: u16) -> Vec<u8> {
-    // Every third is too long to lie beside its value.
+    // Every third key is too long to lie beside its value.
     let width = if number.is_multiple_of(3) { 40 } else { 1 };
     format!("key:{number:0width$}").into_bytes()
 }

@@ -1,7 +1,8 @@
 //! A list: byte strings by position, in packed leaves of a counted tree.
 //!
 //! Guarantees: reaching, pushing, inserting or removing an element costs O(log n); a clone costs O(1) and never
-//! changes. A list that fits one leaf is that leaf. Non-goal: finding an element by its bytes; that is a walk.
+//! changes. A list that fits into one leaf consists of that leaf. Non-goal: finding an element by its bytes; that needs
+//! a walk.
 
 use super::packed::{LEAF_BYTES, Packed};
 use super::tree::{Leaf, Ordered, Tree};
@@ -14,25 +15,25 @@ pub struct List {
 }
 
 impl List {
-    /// An empty list.
+    /// Returns an empty list.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.tree.len()
     }
 
-    /// Whether there is no element.
+    /// Reports whether there is no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Heap bytes held, allocator overhead included; O(1).
+    /// Returns the heap bytes held, allocator overhead included; O(1).
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.tree.bytes()
@@ -50,17 +51,17 @@ impl List {
         self.tree.edit_last(|leaf| ((), leaf.push_back(element, spare)));
     }
 
-    /// Takes the first element.
+    /// Removes and returns the first element.
     pub fn pop_front(&mut self) -> Option<Vec<u8>> {
         self.remove(0)
     }
 
-    /// Takes the last element.
+    /// Removes and returns the last element.
     pub fn pop_back(&mut self) -> Option<Vec<u8>> {
         self.remove(self.len().checked_sub(1)?)
     }
 
-    /// The element at `index`.
+    /// Returns the element at `index`.
     #[must_use]
     pub fn get(&self, index: u64) -> Option<&[u8]> {
         (index < self.len()).then(|| {
@@ -69,7 +70,7 @@ impl List {
         })
     }
 
-    /// Replaces the element at `index`; false if there is none.
+    /// Replaces the element at `index`; false if there is no such element.
     pub fn set(&mut self, index: u64, element: &[u8]) -> bool {
         let there = index < self.len();
         if there {
@@ -78,7 +79,7 @@ impl List {
         there
     }
 
-    /// Adds an element before the one at `index`, which is at most the length; false if it is more.
+    /// Adds an element before the one at `index`, or at the end if `index` is the length; false if `index` is larger.
     pub fn insert(&mut self, index: u64, element: &[u8]) -> bool {
         match index {
             0 => self.push_front(element),
@@ -89,7 +90,7 @@ impl List {
         true
     }
 
-    /// Takes the element at `index`.
+    /// Removes and returns the element at `index`.
     pub fn remove(&mut self, index: u64) -> Option<Vec<u8>> {
         (index < self.len()).then(|| {
             self.tree.edit_at(index, |leaf, offset| {
@@ -100,42 +101,45 @@ impl List {
         })
     }
 
-    /// Removes the elements at these positions, which must be there. Whole leaves go unread.
+    /// Removes the elements at these positions, which must exist. Leaves that are removed whole are not read.
     pub fn remove_range(&mut self, range: Range<u64>) {
         self.tree.remove_range(range);
     }
 
-    /// Removes all but the elements at these positions, which must be there.
+    /// Removes all elements except those at these positions, which must exist.
     pub fn keep(&mut self, range: Range<u64>) {
         assert!(range.start <= range.end && range.end <= self.len(), "positions {range:?} of {}", self.len());
         self.tree.remove_range(range.end..self.len());
         self.tree.remove_range(0..range.start);
     }
 
-    /// The elements from `index` to the end.
+    /// Iterates over the elements from `index` to the end.
     #[must_use]
     pub fn iter_from(&self, index: u64) -> Iter<'_> {
         Iter { tree: &self.tree, next: index.min(self.len()), leaf: None }
     }
 
-    /// The elements from `index` down to the first. An index behind the last means the last.
+    /// Iterates over the elements from `index` down to the first. An index behind the last element means the last
+    /// element.
     #[must_use]
     pub fn iter_back_from(&self, index: u64) -> IterBack<'_> {
         IterBack { tree: &self.tree, left: index.saturating_add(1).min(self.len()), leaf: None }
     }
 
-    /// Room a new leaf at an end is given: a full leaf's in a long list, little in a short one.
+    /// Returns the bytes of room for a new leaf at an end of the list: a full leaf in a long list, little in a short
+    /// one.
     fn spare_bytes(&self) -> usize {
         (self.tree.bytes() / 8).clamp(64, LEAF_BYTES)
     }
 }
 
-/// Elements in list order.
+/// Iterator over elements in list order.
 pub struct Iter<'a> {
     tree: &'a Tree<Packed>,
     /// Position of the next element.
     next: u64,
-    /// Where it lies: its leaf, its byte position there, and how many elements that leaf has from there on.
+    /// The leaf of the next element, the element's byte position in the leaf, and the number of elements of the leaf
+    /// from there on. `None`: the leaf must be looked up.
     leaf: Option<(&'a Packed, usize, usize)>,
 }
 
@@ -164,13 +168,13 @@ impl<'a> Iterator for Iter<'a> {
 
 impl ExactSizeIterator for Iter<'_> {}
 
-/// Elements against list order.
+/// Iterator over elements in reverse list order.
 pub struct IterBack<'a> {
     tree: &'a Tree<Packed>,
-    /// Number of elements still to come.
+    /// Number of remaining elements.
     left: u64,
-    /// Where the next one lies: its leaf, the byte position of its end there, and how many elements that leaf has up
-    /// to there.
+    /// The leaf of the next element, the byte position of the element's end in the leaf, and the number of elements of
+    /// the leaf up to there. `None`: the leaf must be looked up.
     leaf: Option<(&'a Packed, usize, usize)>,
 }
 
@@ -197,7 +201,7 @@ impl ExactSizeIterator for IterBack<'_> {}
 
 #[cfg(test)]
 impl List {
-    /// Panics unless the inner structure holds.
+    /// Panics if an invariant of the tree is violated.
     pub fn check(&self) {
         self.tree.check();
     }

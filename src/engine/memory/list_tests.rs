@@ -1,4 +1,4 @@
-//! Lists against a plain vector, with clones taken on the way that must not change.
+//! Goal: a list behaves like a plain vector, and clones taken on the way never change.
 
 use super::*;
 use proptest::collection::vec;
@@ -12,7 +12,7 @@ enum Step {
     PopBack,
     Set(usize, Vec<u8>),
     Insert(usize, Vec<u8>),
-    /// The same place again and again.
+    /// Inserts repeatedly at the same place.
     InsertMany(usize, Vec<u8>, usize),
     Remove(usize),
     RemoveRange(usize, usize),
@@ -21,7 +21,7 @@ enum Step {
     Cut,
 }
 
-/// Elements around every size at which a leaf or a varint behaves differently.
+/// Returns elements around every size at which a leaf or a varint behaves differently.
 fn element() -> impl Strategy<Value = Vec<u8>> {
     let len = prop_oneof![
         8 => 0..12usize,
@@ -167,7 +167,7 @@ fn small_elements_cost_little_more_than_their_bytes() {
             let element = format!("element-{n:04}");
             if front { list.push_front(element.as_bytes()) } else { list.push_back(element.as_bytes()) }
         }
-        // A listpack needs two bytes beside each of these.
+        // A Redis listpack needs two bytes beside each of these elements.
         let listpack: usize = list.iter_from(0).map(|element| element.len() + 2).sum();
         assert!(list.memory_bytes() * 10 < listpack * 13, "{} for {listpack}", list.memory_bytes());
     }

@@ -1,20 +1,24 @@
 //! The memory engines: lists and sorted sets, held in memory and changed by ops.
 //!
 //! ```text
-//! op          effects as bytes: encode, validate, apply
-//! replay      the ops of a log, applied on several threads
-//! dictionary  keys and their values;  part: a share of them, in shards;  cut: the content at one moment
-//! list, zset  the values;  tree: the counted B+tree below both;  packed, run, bucket: its leaves
+//! op                       effects as bytes: encode, validate, apply
+//! replay                   applies the ops of a log on several threads
+//! dictionary               keys and their values
+//! part, cut                a share of a dictionary's keys, in shards; a dictionary's content at one moment
+//! list, zset               the values
+//! tree                     the counted B+tree of lists and of large sorted sets
+//! packed, run, bucket      the leaves of such trees
 //! zset_small, zset_large   the two forms of a sorted set
-//! compact     keys and members;  zset_builder: a whole sorted set at once
-//! reclaim     drops what is large on another thread
-//! undo        takes back what was applied since a cut
+//! small_bytes              keys and members
+//! zset_builder             builds a whole sorted set at once
+//! reclaim                  drops large values on another thread
+//! undo                     takes back the ops that were applied since a cut
 //! ```
 //!
-//! Guarantees: a cut is taken in microseconds, never changes and is read by another thread while the writer goes on;
-//! a change copies at most the nodes on its path, never a whole value. Everything else is used by one thread at a
-//! time, under the writer lock, but for a replay, whose threads share the parts out. Non-goal: knowing which keys other
-//! engines hold; a key is in one dictionary at most, and that is the caller's to keep.
+//! Guarantees: taking a cut costs microseconds; a cut never changes and can be read by another thread while the writer
+//! continues. A change copies at most the nodes on its path, never a whole value. Everything else is used by one thread
+//! at a time, under the writer lock, except for a replay, whose threads each change their own parts. Non-goal: knowing
+//! which keys other engines hold. A key must be in at most one dictionary; the caller ensures this.
 
 mod bucket;
 mod cut;
@@ -59,7 +63,8 @@ impl dictionary::Value for Zset {
     }
 }
 
-/// Checks encoded list and sorted set ops to their last item; whether they fit a state shows when they are applied.
+/// Checks encoded list and sorted set ops down to their last item. Whether the ops fit a state is checked when they are
+/// applied.
 pub fn validate(lists: &[u8], zsets: &[u8]) -> Result<()> {
     ListOps::new(lists).try_for_each(|op| op.map(drop))?;
     ZsetOps::new(zsets).try_for_each(|op| op.map(drop))
@@ -75,50 +80,50 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// No keys.
+    /// Returns engines without keys.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Applies encoded list ops. Malformed bytes change nothing; an op that does not fit the state is an error that
-    /// leaves those before it applied: the state has diverged from its history and is to be given up.
+    /// Applies encoded list ops. Malformed bytes are an error and change nothing. An op that does not fit the state is
+    /// an error, too, and the ops before it stay applied: the state has diverged from its history and must be given up.
     pub fn apply_lists(&mut self, ops: &[u8]) -> Result<()> {
         ListOps::new(ops).try_for_each(|op| op.map(drop))?;
         ListOps::new(ops).try_for_each(|op| op?.apply(&mut self.lists))
     }
 
-    /// Applies encoded sorted set ops, as [`Memory::apply_lists`] does list ops.
+    /// Applies encoded sorted set ops, with the same errors as [`Memory::apply_lists`].
     pub fn apply_zsets(&mut self, ops: &[u8]) -> Result<()> {
         ZsetOps::new(ops).try_for_each(|op| op.map(drop))?;
         ZsetOps::new(ops).try_for_each(|op| op?.apply(&mut self.zsets))
     }
 
-    /// Applies a commit's ops, as [`Memory::apply_lists`] does.
+    /// Applies a commit's ops, with the same errors as [`Memory::apply_lists`].
     pub fn apply(&mut self, commit: &CommitRecord) -> Result<()> {
         self.apply_lists(&commit.lists)?;
         self.apply_zsets(&commit.zsets)
     }
 
-    /// Heap bytes of both engines; O(1).
+    /// Returns the heap bytes of both engines; O(1).
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.lists.memory_bytes() + self.zsets.memory_bytes()
     }
 
-    /// Number of keys in both engines.
+    /// Returns the number of keys in both engines.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lists.len() + self.zsets.len()
     }
 
-    /// Whether no engine has a key.
+    /// Reports whether no engine has a key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Both engines as they are now, for another thread.
+    /// Returns a cut of both engines, which another thread may read.
     #[must_use]
     pub fn cut(&self) -> MemoryCut {
         MemoryCut { lists: self.lists.cut(), zsets: self.zsets.cut() }

@@ -1,14 +1,15 @@
-//! Ops: effects on the memory engines as bytes. The primary applies what it encodes; logs, chunks and replicas carry
-//! the same bytes.
+//! Ops: effects on the memory engines as bytes. The primary applies the ops that it encodes; logs, chunks and replicas
+//! carry the same bytes.
 //!
-//! An encoded buffer is ops one after another; each is {tag: u8, fields}. Fields are: integers as varints (LEB128, at
-//! most ten bytes), byte strings as {length: varint, bytes}, scores as the eight little-endian bytes of the f64, and
-//! sequences as {count: varint, at least 1; items}. Indexes in a sequence are stored as the difference to the index
-//! before; all but the first difference are positive. The tags and fields of each op stand in [`list`] and [`zset`].
+//! An encoded buffer is a sequence of ops; each op is {tag: u8, fields}. Fields are encoded as follows: integers as
+//! varints (LEB128, at most ten bytes), byte strings as {length: varint, bytes}, scores as the eight little-endian
+//! bytes of the f64, and sequences as {count: varint, at least 1; items}. An index in a sequence is stored as the
+//! difference to the index before it; all differences but the first are positive. The tags and fields of each op are
+//! listed in [`list`] and [`zset`].
 //!
-//! Guarantees: decoding borrows and allocates nothing; a decoded op is valid down to its last item. Arbitrary bytes
-//! are an error, never a panic. Applying an op that does not fit the state is an error as well: the state has diverged
-//! from its history and is to be given up.
+//! Guarantees: decoding borrows and allocates nothing; a decoded op is valid down to its last item. Arbitrary bytes are
+//! an error, never a panic. Applying an op that does not fit the state is an error, too: the state has diverged from
+//! its history and must be given up.
 
 pub mod list;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::varint;
 use std::marker::PhantomData;
 
-/// What an op is about.
+/// The keys that an op changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the tables of the ops have them")]
 pub enum Scope<'a> {
@@ -35,18 +36,18 @@ pub enum Scope<'a> {
 
 /// An op of one memory engine.
 pub trait Op<'a> {
-    /// What the engine's keys have.
+    /// Type of the values in the engine's dictionary.
     type Value: Value;
-    /// For messages: what it is.
+    /// Name of the kind of op, for messages.
     const WHAT: &'static str;
 
-    /// What it is about.
+    /// Returns the keys that the op changes.
     fn scope(&self) -> Scope<'a>;
 
-    /// Carries an op on one key out, in the part that has the key. An op that does not fit the state is an error.
+    /// Applies an op on one key, in the part to which the key belongs. An op that does not fit the state is an error.
     fn apply_to_key(&self, part: &mut Part<Self::Value>, key: Hashed<'a>) -> Result<()>;
 
-    /// Carries the op out. An op that does not fit the state is an error.
+    /// Applies the op. An op that does not fit the state is an error.
     fn apply(&self, keys: &mut Dictionary<Self::Value>) -> Result<()> {
         match self.scope() {
             Scope::Key(key) => {
@@ -62,10 +63,10 @@ pub trait Op<'a> {
     }
 }
 
-/// What a sequence can be of.
+/// An item of a [`Sequence`].
 pub trait SequenceItem<'a>: Sized {
-    /// Takes an item from the front of `rest`; `None` if it is malformed. `last` starts at 0 and is the item's own to
-    /// keep something in for the next.
+    /// Takes an item from the front of `rest`; `None` if the item is malformed. `last` starts at 0 in each sequence; an
+    /// item may store a value in it for the next item.
     fn take(rest: &mut &'a [u8], last: &mut u64) -> Option<Self>;
 }
 
@@ -85,7 +86,7 @@ impl<'a> SequenceItem<'a> for (&'a [u8], f64) {
     }
 }
 
-/// Indexes are at most `u64::MAX` - 1, so that an index has a next; a sequence keeps its last one plus 1 in `last`.
+/// An index is at most `u64::MAX - 1`, so that every index has a successor. `last` holds the previous index plus 1.
 impl<'a> SequenceItem<'a> for u64 {
     fn take(rest: &mut &'a [u8], last: &mut u64) -> Option<Self> {
         let difference = varint::take(rest).ok()?;
@@ -96,7 +97,7 @@ impl<'a> SequenceItem<'a> for u64 {
     }
 }
 
-/// Items of an op, still encoded and known to be valid; at least one.
+/// Items of an op, encoded and known to be valid; at least one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sequence<'a, T> {
     count: u64,
@@ -105,25 +106,25 @@ pub struct Sequence<'a, T> {
 }
 
 impl<'a, T: SequenceItem<'a>> Sequence<'a, T> {
-    /// Number of items.
+    /// Returns the number of items.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a sequence is never empty")]
     pub fn len(&self) -> u64 {
         self.count
     }
 
-    /// The items, in order.
+    /// Iterates over the items, in order.
     #[must_use]
     pub fn iter(&self) -> SequenceIter<'a, T> {
         SequenceIter { rest: self.bytes, last: 0, items: PhantomData }
     }
 }
 
-/// Items of a [`Sequence`].
+/// Iterator over the items of a [`Sequence`].
 #[derive(Clone)]
 pub struct SequenceIter<'a, T> {
     rest: &'a [u8],
-    /// See [`SequenceItem::take`].
+    /// The state that [`SequenceItem::take`] passes from item to item.
     last: u64,
     items: PhantomData<T>,
 }
@@ -148,13 +149,13 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Begins an op on a key.
+/// Appends the tag and the key of an op.
 fn put_head(out: &mut Vec<u8>, tag: u8, key: &[u8]) {
     out.push(tag);
     put_bytes(out, key);
 }
 
-/// Appends a sequence. Panics if it is empty: such an op has no effect and must not be made.
+/// Appends a sequence. Panics if the sequence is empty: such an op has no effect and must not be made.
 fn put_sequence<I: ExactSizeIterator>(out: &mut Vec<u8>, items: I, mut put: impl FnMut(&mut Vec<u8>, I::Item)) {
     assert!(items.len() > 0, "an op needs an item");
     varint::put(out, items.len() as u64);
@@ -164,7 +165,7 @@ fn put_sequence<I: ExactSizeIterator>(out: &mut Vec<u8>, items: I, mut put: impl
 /// Reads the fields of ops.
 #[derive(Clone)]
 struct Reader<'a> {
-    /// For messages: what is read.
+    /// Name of the bytes that are read, for messages.
     what: &'static str,
     all: &'a [u8],
     rest: &'a [u8],
@@ -183,7 +184,7 @@ impl<'a> Reader<'a> {
         Error::corrupt(self.what, format!("byte {}", self.offset()), detail)
     }
 
-    /// The tag of the next op; `None` at the end.
+    /// Returns the tag of the next op; `None` at the end.
     fn tag(&mut self) -> Option<u8> {
         let (tag, rest) = self.rest.split_first()?;
         self.rest = rest;
@@ -198,7 +199,7 @@ impl<'a> Reader<'a> {
         take_bytes(&mut self.rest).ok_or_else(|| self.error("expected a byte string that ends within the ops"))
     }
 
-    /// An amount of something to be taken away.
+    /// Reads a count of at least 1.
     fn amount(&mut self) -> Result<u64> {
         match self.varint()? {
             0 => Err(self.error("expected a count of at least 1")),
@@ -206,7 +207,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Half-open positions, as start and stop.
+    /// Reads a half-open range of positions, as start and stop.
     fn range(&mut self) -> Result<(u64, u64)> {
         let (start, stop) = (self.varint()?, self.varint()?);
         if start > stop {
@@ -218,7 +219,7 @@ impl<'a> Reader<'a> {
     fn sequence<T: SequenceItem<'a>>(&mut self) -> Result<Sequence<'a, T>> {
         let count = self.amount()?;
         let (from, mut last) = (self.rest, 0);
-        // Every item takes a byte at least, so the walk ends with the input whatever the count says.
+        // Every item takes at least one byte, so the loop ends with the input whatever the count is.
         for at in 0..count {
             if T::take(&mut self.rest, &mut last).is_none() {
                 return Err(self.error(format!("item {at} of {count} is malformed or missing")));
@@ -228,7 +229,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// For ops on a key as a whole: an error unless it was there.
+/// Returns an error unless the key was there; for ops on a key as a whole.
 fn there(what: &'static str, there: bool, key: &[u8]) -> Result<()> {
     if there { Ok(()) } else { Err(missing(what, key)) }
 }
@@ -237,7 +238,7 @@ pub(super) fn missing(what: &'static str, key: &[u8]) -> Error {
     divergence(what, key, "there is no such key")
 }
 
-/// An op that does not fit the state it is applied to.
+/// Returns the error for an op that does not fit the state to which it is applied.
 fn divergence(what: &'static str, key: &[u8], detail: impl Into<String>) -> Error {
     let key = format!("key \"{}\"", key.escape_ascii());
     Error::corrupt(what, key, format!("the op does not fit the state: {}", detail.into()))

@@ -1,4 +1,4 @@
-//! Ops: what is encoded is decoded and has its effect, and arbitrary bytes are an error.
+//! Goal: what is encoded is decoded and has its effect, and arbitrary bytes are an error.
 
 use super::*;
 use crate::engine::memory::Memory;
@@ -65,7 +65,7 @@ fn encode_list(step: &ListStep) -> Bytes {
 
 type ListModel = std::collections::BTreeMap<Bytes, (Vec<Bytes>, u64)>;
 
-/// Carries the op out on the model; `None`, and no change, if it does not fit.
+/// Applies the op to the model; `None`, and no change, if the op does not fit.
 fn model_list(model: &mut ListModel, step: &ListStep) -> Option<()> {
     let touched = match step {
         ListStep::Push(front, k, elements) => {
@@ -245,7 +245,7 @@ fn ops_read_back_as_they_were_written() {
     assert!(pairs.iter().eq([(&b"m"[..], -0.5), (b"", f64::INFINITY)]));
 }
 
-/// The bytes of each op are a format that logs and archives hold: they must not change unnoticed.
+/// Goal: the bytes of each op stay as documented, because logs and archives hold them.
 #[test]
 fn the_bytes_of_an_op_are_as_documented() {
     let mut out = Vec::new();

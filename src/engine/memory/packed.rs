@@ -3,18 +3,18 @@
 //! An element is {length: varint, bytes, length: the varint's bytes reversed}. Free space is kept at the end that
 //! grows, so that pushing and popping at either end move nothing.
 //!
-//! Guarantees: at most [`LEAF_BYTES`] and [`LEAF_ELEMENTS`], but a larger element is held alone. Non-goal: shrinking
-//! integers or compressing; elements are handed out as they lie here.
+//! Guarantees: a leaf holds at most [`LEAF_BYTES`] and [`LEAF_ELEMENTS`]; an element that is larger than that is alone
+//! in its leaf. Non-goals: shrinking integers, compression; elements are returned as slices of the buffer.
 
 use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
-/// Encoded bytes in a leaf, at most, unless one element alone has more.
+/// Largest number of encoded bytes in a leaf, unless a single element is larger.
 pub const LEAF_BYTES: usize = 4096;
-/// Elements in a leaf, at most: what bounds the walk to an offset.
+/// Largest number of elements in a leaf. This bounds the walk to an element.
 pub const LEAF_ELEMENTS: usize = 128;
 
-/// What an allocator adds to an allocation.
+/// Bytes that an allocator adds to an allocation.
 const ALLOCATION_BYTES: usize = 8;
 
 /// Elements in list order.
@@ -26,17 +26,17 @@ pub struct Packed {
     count: u32,
 }
 
-/// Length of a varint.
+/// Returns the number of bytes of a varint.
 fn varint_len(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-/// Encoded size of an element of `len` bytes.
+/// Returns the encoded size of an element of `len` bytes.
 pub fn encoded_len(len: usize) -> usize {
     len + 2 * varint_len(len)
 }
 
-/// Writes an element into a slot of exactly its encoded size.
+/// Writes an element into `slot`, which has exactly the encoded size of the element.
 fn write(slot: &mut [u8], element: &[u8]) {
     let width = varint_len(element.len());
     let end = slot.len() - 1;
@@ -51,18 +51,19 @@ fn write(slot: &mut [u8], element: &[u8]) {
     slot[width..width + element.len()].copy_from_slice(element);
 }
 
-/// A byte position as it is kept.
+/// Returns a byte position in its stored form.
 fn position(at: usize) -> u32 {
     u32::try_from(at).expect("an element is far below 4 GiB")
 }
 
 impl Packed {
-    /// Encoded bytes of all elements.
+    /// Returns the encoded bytes of all elements.
     fn live(&self) -> usize {
         self.buf.len() - self.start as usize
     }
 
-    /// Byte position of the element at offset `index`; of the end, for the number of elements.
+    /// Returns the byte position of the element at offset `index`, or the end of the buffer if `index` is the number of
+    /// elements.
     pub fn seek(&self, index: usize) -> usize {
         debug_assert!(index <= self.count as usize);
         if index <= self.count as usize / 2 {
@@ -72,7 +73,7 @@ impl Packed {
         }
     }
 
-    /// The element that begins at byte `at`, and where the next begins.
+    /// Returns the element that begins at byte `at`, and the position where the next element begins.
     #[inline]
     pub fn read(&self, at: usize) -> (&[u8], usize) {
         let (mut len, mut width, mut more) = (0, 0, true);
@@ -85,7 +86,7 @@ impl Packed {
         (&self.buf[from..from + len], from + len + width)
     }
 
-    /// The element that ends before byte `end`, and where it begins.
+    /// Returns the element that ends before byte `end`, and the position where the element begins.
     #[inline]
     pub fn read_back(&self, end: usize) -> (&[u8], usize) {
         let (mut len, mut width, mut more) = (0, 0, true);
@@ -98,13 +99,14 @@ impl Packed {
         (&self.buf[to - len..to], to - len - width)
     }
 
-    /// The element at an offset that is there.
+    /// Returns the element at offset `index`, which must exist.
     pub fn get(&self, index: usize) -> &[u8] {
         self.read(self.seek(index)).0
     }
 
-    /// Adds an element at the end. If it does not fit, it goes to a leaf of its own, which is given room for as much
-    /// as this leaf holds, but not for more than `spare` bytes.
+    /// Adds an element at the end. An element that does not fit goes to a new leaf, which is returned and must follow
+    /// this one. The new leaf has room for as many bytes as this leaf holds, but for at most `spare` bytes unless the
+    /// element needs more.
     pub fn push_back(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
         let need = encoded_len(element.len());
         if self.has_room(need) {
@@ -118,8 +120,8 @@ impl Packed {
         vec![next]
     }
 
-    /// Adds an element at the front. If it does not fit, this leaf becomes the new element's, with room as in
-    /// [`Packed::push_back`], and the former content follows.
+    /// Adds an element at the front. If the element does not fit, this leaf becomes a new leaf with the element, with
+    /// room as in [`Packed::push_back`], and the former content is returned as the leaf that must follow.
     pub fn push_front(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
         let need = encoded_len(element.len());
         if self.has_room(need) {
@@ -133,14 +135,14 @@ impl Packed {
         vec![std::mem::replace(self, first)]
     }
 
-    /// Adds an element before the one at `index`; yields the leaves that must follow if it overflows.
+    /// Adds an element before the one at `index`. Returns the leaves that must follow this one if it overflows.
     pub fn insert(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
         let need = encoded_len(element.len());
         if self.has_room(need) {
             self.insert_at(self.seek(index), element, need);
             return Vec::new();
         }
-        // Halves, so that inserting at one place again and again does not leave a trail of tiny leaves.
+        // Splitting into halves ensures that repeated insertions at one place leave no trail of tiny leaves.
         let half = self.count as usize / 2;
         let alone = need > LEAF_BYTES / 2;
         let cut = if alone || half == 0 { index } else { half };
@@ -159,7 +161,7 @@ impl Packed {
         self.followed_by([right])
     }
 
-    /// Replaces the element at `index`; yields the leaves that must follow if it overflows.
+    /// Replaces the element at `index`. Returns the leaves that must follow this one if it overflows.
     pub fn replace(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
         let at = self.seek(index);
         let old = self.read(at).0.len();
@@ -172,7 +174,8 @@ impl Packed {
         self.insert(index, element)
     }
 
-    /// This leaf and those after it, without the empty ones: the first of them becomes this one.
+    /// Removes the empty leaves from this leaf and `rest`. The first remaining leaf becomes this one; the others are
+    /// returned.
     fn followed_by<const N: usize>(&mut self, rest: [Self; N]) -> Vec<Self> {
         let mut leaves: Vec<Self> = rest.into_iter().filter(|leaf| leaf.count > 0).collect();
         if self.count == 0 && !leaves.is_empty() {
@@ -185,24 +188,26 @@ impl Packed {
         self.count == 0 || self.holds_another(need)
     }
 
-    /// Whether an element of this encoded size fits within the bounds.
+    /// Reports whether an element of the encoded size `need` fits within the limits of a leaf.
     pub fn holds_another(&self, need: usize) -> bool {
         self.holds_more(need) && (self.count as usize) < LEAF_ELEMENTS
     }
 
-    /// Whether elements may become so many bytes longer.
+    /// Reports whether the encoded elements may grow by `need` bytes.
     pub fn holds_more(&self, need: usize) -> bool {
         self.live() + need <= LEAF_BYTES
     }
 
-    /// Buffer size for `total` bytes that are likely to become more: a quarter more, but not beyond a full leaf.
+    /// Returns the buffer size for `total` bytes that are likely to grow: a quarter more, but at most `bound` unless
+    /// `total` is more.
     fn roomy(total: usize, bound: usize) -> usize {
         total.max((total + total / 4 + 8).min(bound))
     }
 
     fn extend_back(&mut self, element: &[u8], need: usize) {
         if self.buf.capacity() - self.buf.len() < need {
-            // A leaf popped at its front is used as a queue: slack beyond a full leaf spares it a move per push.
+            // A leaf whose front was popped is used as a queue. Free space beyond a full leaf saves such a leaf a move
+            // for each push.
             let bound = if self.start > 0 { LEAF_BYTES * 5 / 4 } else { LEAF_BYTES };
             self.buf.drain(..self.start as usize);
             self.start = 0;
@@ -241,7 +246,7 @@ impl Packed {
         self.count += 1;
     }
 
-    /// Takes the elements from `index` on.
+    /// Removes the elements from `index` on and returns them as a leaf.
     fn split_off(&mut self, index: usize) -> Self {
         let at = self.seek(index);
         let right = Self { buf: self.buf[at..].to_vec(), start: 0, count: self.count - index as u32 };
@@ -251,7 +256,7 @@ impl Packed {
         right
     }
 
-    /// Gives back free space worth the move: this leaf has stopped growing.
+    /// Frees unused space if that is worth a copy: this leaf has stopped growing.
     fn seal(&mut self) {
         let live = self.live();
         if self.buf.capacity() - live > live / 8 {

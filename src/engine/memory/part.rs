@@ -1,6 +1,6 @@
-//! A part of a dictionary: the keys of some of its shards, and all that is kept about them.
+//! A part of a dictionary: the keys of some of its shards, with their values, expiries and counters.
 //!
-//! Guarantees: no part needs anything from another one, so that threads can change several at a time.
+//! Guarantees: no part depends on another one, so that several threads can each change a part at the same time.
 
 use super::dictionary::{Entry, Value};
 use super::reclaim;
@@ -10,21 +10,21 @@ use hashbrown::HashTable;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Parts of a dictionary.
+/// Number of parts of a dictionary.
 pub const PARTS: usize = 8;
 const GROUPS_PER_PART: usize = 16;
 const SHARDS_PER_GROUP: usize = 128;
 const SHARDS_PER_PART: usize = GROUPS_PER_PART * SHARDS_PER_GROUP;
 
-/// Number of shards of a dictionary; the first cursor that `Dictionary::scan` never returns.
+/// Number of shards of a dictionary, and the smallest cursor that `Dictionary::scan` never returns.
 pub const SHARDS: usize = PARTS * SHARDS_PER_PART;
 
-/// Heap bytes of an expiry in its index, at the usual fill of a B-tree's nodes.
+/// Heap bytes of an expiry in its index, at the usual fill of the nodes of a B-tree.
 const EXPIRY_BYTES: usize = 48;
 /// Heap bytes of a shard beside its table.
 const SHARD_BYTES: usize = 16 + 8 + size_of::<HashTable<()>>();
 
-/// A key on its way to its entry.
+/// A key with its hash.
 #[derive(Clone, Copy)]
 pub struct Hashed<'k> {
     key: &'k [u8],
@@ -32,31 +32,32 @@ pub struct Hashed<'k> {
 }
 
 impl<'k> Hashed<'k> {
-    /// Of a key.
+    /// Hashes a key.
     #[must_use]
     pub fn of(key: &'k [u8]) -> Self {
         Self { key, hash: hash(key) }
     }
 
-    /// The key.
+    /// Returns the key.
     #[must_use]
     pub fn key(&self) -> &'k [u8] {
         self.key
     }
 
-    /// Number of the part that has the key.
+    /// Returns the number of the part to which the key belongs.
     #[must_use]
     pub fn part(&self) -> usize {
         self.shard() / SHARDS_PER_PART
     }
 
-    /// The key's entry in all groups of a dictionary.
+    /// Returns the key's entry; `groups` must be all groups of a dictionary, in order.
     pub(super) fn find_in<V>(self, groups: &[Arc<Group<V>>]) -> Option<&Entry<V>> {
         let shard = groups[self.shard() / SHARDS_PER_GROUP].0[self.shard() % SHARDS_PER_GROUP].as_ref()?;
         shard.find(self.hash, |slot| *slot.key == *self.key).map(|slot| &slot.entry)
     }
 
-    /// Of the key's shard, from bits that the shard's table uses neither for its buckets nor for its tags.
+    /// Returns the number of the key's shard. It is made of bits of the hash that the shard's table uses neither for
+    /// its buckets nor for its tags.
     fn shard(&self) -> usize {
         (self.hash >> 32) as usize % SHARDS
     }
@@ -80,7 +81,7 @@ fn shard_bytes<V>(shard: &Shard<V>) -> usize {
     SHARD_BYTES + shard.allocation_size()
 }
 
-/// Shards by number; `None` has no key.
+/// Shards by number; `None`: the shard has no key.
 #[derive(Clone)]
 pub(super) struct Group<V>(pub(super) [Option<Arc<Shard<V>>>; SHARDS_PER_GROUP]);
 
@@ -93,7 +94,7 @@ impl<V> Default for Group<V> {
 /// Keys and values of one part.
 pub struct Part<V: Value> {
     groups: Vec<Arc<Group<V>>>,
-    /// (expiry in milliseconds, key) of every key that expires.
+    /// Expiry (in ms since the Unix epoch) and key of every key that expires.
     expiries: BTreeSet<(u64, SmallBytes)>,
     /// Number of keys.
     len: usize,
@@ -109,29 +110,29 @@ impl<V: Value> Default for Part<V> {
 }
 
 impl<V: Value> Part<V> {
-    /// Number of keys.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no key.
+    /// Reports whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Heap bytes of keys, values, tables and expiries; O(1). What only cuts still hold is not counted.
+    /// Returns the heap bytes of keys, values, tables and expiries; O(1). Memory that only cuts hold is not counted.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.bytes + self.expiries.len() * EXPIRY_BYTES
     }
 
-    /// The entry of a key, expired or not.
+    /// Returns the entry of a key, expired or not.
     #[must_use]
     pub fn get(&self, key: Hashed<'_>) -> Option<&Entry<V>> {
         if self.len == 0 {
-            // Commands ask here about keys of other engines, too: that needs no look into the shards.
+            // Commands also ask here about keys of other engines. An empty part answers without a lookup in its shards.
             return None;
         }
         let shard = self.shard(key.shard())?;
@@ -143,7 +144,7 @@ impl<V: Value> Part<V> {
         self.try_update(key, change).ok()
     }
 
-    /// Changes the value of a key, which is added with the default value and no expiry if it is not there.
+    /// Changes the value of a key. A key that does not exist is added first, with the default value and no expiry.
     pub fn update_or_default<R>(&mut self, key: Hashed<'_>, change: impl FnOnce(&mut V) -> R) -> R
     where
         V: Default,
@@ -156,13 +157,14 @@ impl<V: Value> Part<V> {
         })
     }
 
-    /// Gives a key a value and an expiry, whatever it had.
+    /// Sets the value and the expiry of a key, whether or not the key exists.
     pub fn insert(&mut self, key: Hashed<'_>, entry: Entry<V>) {
         self.delete(key);
         self.add(key, entry);
     }
 
-    /// Takes a key and its entry out. The caller drops it, large or not; see [`Part::delete`].
+    /// Removes a key and returns its entry. The caller drops the entry on its own thread; for large values see
+    /// [`Part::delete`].
     pub fn remove(&mut self, key: Hashed<'_>) -> Option<Entry<V>> {
         let place = self.place_mut(key);
         let shard = Arc::make_mut(place.as_mut()?);
@@ -181,7 +183,7 @@ impl<V: Value> Part<V> {
         Some(slot.entry)
     }
 
-    /// Removes a key and drops its value, a large one elsewhere; false if there is no such key.
+    /// Removes a key and drops its value, a large value on another thread; false if there is no such key.
     pub fn delete(&mut self, key: Hashed<'_>) -> bool {
         let Some(entry) = self.remove(key) else { return false };
         let bytes = entry.value.memory_bytes();
@@ -189,7 +191,7 @@ impl<V: Value> Part<V> {
         true
     }
 
-    /// Sets the expiry of a key, 0 = never; false if there is no such key.
+    /// Sets the expiry of a key, 0: never; false if there is no such key.
     pub fn set_expire(&mut self, key: Hashed<'_>, expire_ms: u64) -> bool {
         let Some(slot) = self.slot_mut(key) else { return false };
         let old = std::mem::replace(&mut slot.entry.expire_ms, expire_ms);
@@ -214,18 +216,19 @@ impl<V: Value> Part<V> {
         &self.groups
     }
 
-    /// (Expiry, key) of every key that expires, the earliest first.
+    /// Iterates over expiry and key of every key that expires, the earliest first.
     pub(super) fn expiries(&self) -> impl Iterator<Item = &(u64, SmallBytes)> {
         self.expiries.iter()
     }
 
-    /// A shard of the dictionary that lies in this part.
+    /// Returns a shard, given its number in the dictionary; the shard must belong to this part. `None`: the shard has
+    /// no key.
     pub(super) fn shard(&self, shard: usize) -> Option<&Shard<V>> {
         let (group, at) = place(shard);
         self.groups[group].0[at].as_deref()
     }
 
-    /// Adds a key that is not there.
+    /// Adds a key that does not exist.
     fn add(&mut self, key: Hashed<'_>, entry: Entry<V>) {
         let name = SmallBytes::from(key.key);
         if entry.expire_ms != 0 {
@@ -242,7 +245,7 @@ impl<V: Value> Part<V> {
         self.len += 1;
     }
 
-    /// Changes the value of a key; gives `change` back if there is no such key.
+    /// Changes the value of a key; returns `change` as the error if there is no such key.
     fn try_update<R, F: FnOnce(&mut V) -> R>(&mut self, key: Hashed<'_>, change: F) -> Result<R, F> {
         let Some(slot) = self.slot_mut(key) else { return Err(change) };
         let value = &mut slot.entry.value;
@@ -258,21 +261,21 @@ impl<V: Value> Part<V> {
         shard.find_mut(key.hash, |slot| *slot.key == *key.key)
     }
 
-    /// Where a key's shard hangs, in a group that no cut shares.
+    /// Returns the pointer to a key's shard, in a group that no cut shares (a shared group is copied first).
     fn place_mut(&mut self, key: Hashed<'_>) -> &mut Option<Arc<Shard<V>>> {
         let (group, at) = place(key.shard());
         &mut Arc::make_mut(&mut self.groups[group]).0[at]
     }
 }
 
-/// A shard's group within its part, and its place in the group.
+/// Returns the number of a shard's group in its part, and the shard's number in the group.
 fn place(shard: usize) -> (usize, usize) {
     (shard / SHARDS_PER_GROUP % GROUPS_PER_PART, shard % SHARDS_PER_GROUP)
 }
 
 #[cfg(test)]
 impl<V: Value> Part<V> {
-    /// Panics unless the counters are what a recount finds.
+    /// Panics if a counter or the index of expiries differs from a recount.
     pub fn check(&self) {
         let shards = || self.groups.iter().flat_map(|group| group.0.iter().flatten());
         let slots = || shards().flat_map(|shard| shard.iter());

@@ -1,7 +1,7 @@
-//! Applying a log's commits on several threads: each sees all ops and changes the keys in parts of its own.
+//! Applies a log's commits on several threads: each thread sees all ops and changes the keys in its own parts.
 //!
-//! Guarantees: the outcome is that of applying the commits one by one. The first op that does not fit the state is an
-//! error; the engines are to be given up then.
+//! Guarantees: the outcome is the same as that of applying the commits one by one. If an op does not fit the state, the
+//! first such op is returned as an error, and the engines must be given up.
 
 use super::dictionary::{Dictionary, Entry, Value};
 use super::op::{ListOps, Op, Scope, ZsetOps, missing};
@@ -17,17 +17,17 @@ use std::num::NonZero;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-/// Batches that may wait for a thread.
+/// Number of batches that may wait for a thread.
 const BATCHES_QUEUED_MAX: usize = 2;
 
 /// An op that does not fit the state.
 #[derive(Debug)]
 pub struct Misfit<B> {
-    /// The batch that it stands in.
+    /// The batch that contains the op.
     pub batch: B,
-    /// Its commit.
+    /// The csn of the op's commit.
     pub csn: Csn,
-    /// What is wrong.
+    /// The error of the op.
     pub error: Error,
 }
 
@@ -64,7 +64,7 @@ where
     })
 }
 
-/// What one thread changes.
+/// The parts that one thread changes.
 struct Worker<'m> {
     lists: Share<'m, List>,
     zsets: Share<'m, Zset>,
@@ -82,7 +82,8 @@ impl Drop for Worker<'_> {
 }
 
 impl Worker<'_> {
-    /// Applies its share of all batches, or up to an op that does not fit, its own or another worker's.
+    /// Applies this worker's share of all batches. Ends early at an op that does not fit, in its own share or in that
+    /// of another worker.
     fn run<B: AsRef<[CommitRecord]> + Clone>(mut self, batches: &Receiver<B>) -> Option<Misfit<B>> {
         for batch in batches {
             for commit in batch.as_ref() {
@@ -101,11 +102,11 @@ impl Worker<'_> {
     }
 }
 
-/// Why a worker ends before the log does.
+/// Why a worker ends before the end of the log.
 enum Stop {
-    /// An op does not fit.
+    /// An op does not fit the state.
     Misfit(Error),
-    /// Another thread ended that should have handed an entry over.
+    /// Another thread ended before it handed an entry over.
     Abandoned,
 }
 
@@ -115,17 +116,17 @@ impl From<Error> for Stop {
     }
 }
 
-/// One engine's parts that one thread changes.
+/// The parts of one engine that one thread changes.
 struct Share<'m, V: Value> {
-    /// By number; `None` is another thread's.
+    /// The parts by number; `None`: the part belongs to another thread.
     parts: [Option<&'m mut Part<V>>; PARTS],
     handover: &'m Handover<V>,
-    /// Renames behind it: a rename has the same number for all threads, as each sees all ops.
+    /// Number of renames applied so far. As each thread sees all ops, a rename has the same number on all threads.
     renames: u64,
 }
 
 impl<'m, V: Value> Share<'m, V> {
-    /// The shares of all threads.
+    /// Returns the shares of all threads.
     fn all(threads: usize, keys: &'m mut Dictionary<V>, handover: &'m Handover<V>) -> impl Iterator<Item = Self> {
         let mut parts = keys.parts_mut().each_mut().map(Some);
         (0..threads).map(move |own| Self {
@@ -135,7 +136,7 @@ impl<'m, V: Value> Share<'m, V> {
         })
     }
 
-    /// Carries the op out as far as it is about the thread's own keys.
+    /// Applies the op to the keys in this thread's parts.
     fn apply<'a, O: Op<'a, Value = V>>(&mut self, op: &O) -> Result<(), Stop> {
         match op.scope() {
             Scope::Key(key) => {
@@ -170,16 +171,16 @@ impl<'m, V: Value> Share<'m, V> {
     }
 }
 
-/// Entries on their way from one thread's keys to another's. They are few: all are of batches that are queued.
+/// Entries on their way from one thread's parts to another's. They are few, because all belong to queued batches.
 struct Handover<V> {
     given: Mutex<Given<V>>,
     changed: Condvar,
 }
 
 struct Given<V> {
-    /// By number of the rename.
+    /// The entries, by number of the rename.
     entries: BTreeMap<u64, Entry<V>>,
-    /// No thread ended before it had this many renames behind it.
+    /// Every thread that ended early had applied at least this many renames.
     until: u64,
 }
 
@@ -195,7 +196,7 @@ impl<V> Handover<V> {
         self.changed.notify_all();
     }
 
-    /// Waits for the entry; `None` if the thread that would give it may have ended.
+    /// Waits for the entry of a rename; `None` if the thread that would give the entry may have ended.
     fn take(&self, rename: u64) -> Option<Entry<V>> {
         let mut given = self.given.lock();
         loop {
@@ -209,7 +210,7 @@ impl<V> Handover<V> {
         }
     }
 
-    /// A thread ends early, with this many renames behind it.
+    /// Notes that a thread ends early, after `renames` renames.
     fn end(&self, renames: u64) {
         let mut given = self.given.lock();
         given.until = given.until.min(renames);

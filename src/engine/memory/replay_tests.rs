@@ -1,4 +1,4 @@
-//! A replay on any number of threads against ops applied one by one.
+//! Goal: a replay on any number of threads has the outcome of applying the ops one by one.
 
 use super::super::ListEncoder;
 use super::super::op::random;
@@ -47,7 +47,7 @@ fn the_outcome_is_that_of_one_op_after_another() {
             })
             .collect();
         for threads in [1, 2, 3, PARTS] {
-            // The second replay begins with what the first one left.
+            // The second replay begins with the state that the first one left.
             let (mut memory, (first, second)) = (Memory::new(), commits.split_at(seed as usize));
             replay_on(threads, &mut memory, batches(first, 7)).unwrap();
             replay_on(threads, &mut memory, batches(second, 100)).unwrap();
@@ -62,7 +62,7 @@ fn an_op_that_does_not_fit_ends_all_threads_and_is_told() {
     let mut commits: Vec<_> =
         (0..20).map(|csn| commit(csn, |mut ops| ops.push_back(&key(csn), [&b"e"[..]].into_iter()))).collect();
     commits.extend((20..40).map(|csn| commit(csn, |mut ops| ops.rename(&key(csn), b"other"))));
-    // All keys are gone: whichever thread has the first one must not be waited for.
+    // All keys are gone: a thread must not wait for the thread that had the first key.
     commits.extend((40..1000).map(|csn| commit(csn, |mut ops| ops.rename(&key(csn), &key(csn + 1)))));
     for threads in 1..=PARTS {
         let misfit = replay_on(threads, &mut Memory::new(), batches(&commits, 3)).unwrap_err();

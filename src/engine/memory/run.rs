@@ -1,20 +1,20 @@
-//! A leaf of items in ascending order: what sorted sets keep.
+//! A leaf of items in ascending order. The order of a large sorted set is a tree of such leaves.
 //!
-//! Guarantees: items are strictly ascending; at most [`RUN_ITEMS`]. Non-goal: knowing how items compare; callers bring
-//! the offset, found with a predicate.
+//! Guarantees: items are strictly ascending, and at most [`RUN_ITEMS`]. Non-goal: comparing items; callers find an
+//! offset with a predicate and pass it.
 
 use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
-/// Items in a leaf, at most.
+/// Largest number of items in a leaf.
 pub const RUN_ITEMS: usize = 64;
 
-/// What an allocator adds to an allocation.
+/// Bytes that an allocator adds to an allocation.
 const ALLOCATION_BYTES: usize = 8;
 
 /// An item of a [`Run`].
 pub trait Item: Clone + Send + Sync + 'static {
-    /// Heap bytes this item accounts for, beside its own size.
+    /// Returns the heap bytes that this item accounts for, beside its own size.
     fn owned_bytes(&self) -> usize;
 }
 
@@ -33,23 +33,23 @@ impl<I> Default for Run<I> {
 }
 
 impl<I: Item> Run<I> {
-    /// A leaf of these items: ascending, at most [`RUN_ITEMS`].
+    /// Returns a leaf of these items, which must be ascending and at most [`RUN_ITEMS`].
     pub fn of(items: Vec<I>) -> Self {
         let owned = items.iter().map(Item::owned_bytes).sum();
         Self { items, owned }
     }
 
-    /// The items, ascending.
+    /// Returns the items, ascending.
     pub fn items(&self) -> &[I] {
         &self.items
     }
 
-    /// Number of items for which `below` holds (a prefix).
+    /// Returns the number of items for which `below` holds; these must be a prefix of the items.
     pub fn partition_point(&self, below: impl Fn(&I) -> bool) -> usize {
         self.items.partition_point(below)
     }
 
-    /// Adds an item at `offset`; yields the leaf that must follow if it overflows.
+    /// Adds an item at `offset`. Returns the leaf that must follow this one if it overflows.
     pub fn insert(&mut self, offset: usize, item: I) -> Vec<Self> {
         if self.items.len() < RUN_ITEMS {
             self.owned += item.owned_bytes();
@@ -60,7 +60,8 @@ impl<I: Item> Run<I> {
             self.items.insert(offset, item);
             return Vec::new();
         }
-        // Items that arrive in order leave full leaves behind; others split into halves.
+        // Items that arrive in ascending order leave leaves behind that are almost full; other insertions split a leaf
+        // in halves.
         let cut = if offset == RUN_ITEMS { RUN_ITEMS * 7 / 8 } else { RUN_ITEMS / 2 };
         let mut right = Self::of(self.items.split_off(cut));
         self.owned -= right.owned;
@@ -72,7 +73,7 @@ impl<I: Item> Run<I> {
         vec![right]
     }
 
-    /// Takes the item at `offset`.
+    /// Removes and returns the item at `offset`.
     pub fn take(&mut self, offset: usize) -> I {
         let item = self.items.remove(offset);
         self.owned -= item.owned_bytes();
@@ -82,7 +83,7 @@ impl<I: Item> Run<I> {
 
 #[cfg(test)]
 impl<I: Item> Run<I> {
-    /// Panics unless the sum of owned bytes is right; yields the items.
+    /// Panics if the sum of owned bytes is wrong; returns the items.
     pub fn check(&self) -> &[I] {
         assert_eq!(self.owned, self.items.iter().map(Item::owned_bytes).sum::<usize>());
         &self.items

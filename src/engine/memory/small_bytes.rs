@@ -1,17 +1,17 @@
-//! A key or a member: a byte string that costs no allocation when it is short.
+//! A key or a member: a byte string that needs no allocation when it is short.
 //!
-//! Guarantees: compares as its bytes do; a clone costs O(1). Short ones lie beside what they name, so that finding one
-//! does not cost another cache miss.
+//! Guarantees: a `SmallBytes` compares as its bytes do; a clone costs O(1). A short key or member lies beside its value
+//! or score, so that finding it costs no further cache miss.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Bytes held without an allocation, at most: what makes a `SmallBytes` 24 bytes.
+/// Largest number of bytes held without an allocation, chosen so that a `SmallBytes` has 24 bytes.
 pub const INLINE_BYTES: usize = 22;
 
-/// Heap bytes of a longer one beside its own: the counters of the `Arc`, and what an allocator adds.
+/// Heap bytes of a longer string beside its bytes: the counters of the `Arc`, and the overhead of the allocator.
 const SHARED_BYTES: usize = 16 + 8;
 
 /// An immutable byte string. Dereferences to its bytes.
@@ -25,7 +25,7 @@ enum Form {
 }
 
 impl SmallBytes {
-    /// Heap bytes held.
+    /// Returns the heap bytes held.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         match &self.0 {

@@ -1,37 +1,38 @@
-//! A counted B+tree with shared nodes: elements in an order, found by position or by key in O(log n).
+//! A counted B+tree with shared nodes: ordered elements, found by position or by key in O(log n).
 //!
-//! Guarantees: a clone costs O(1) and never changes; while it lives, a change copies only the nodes on its path,
-//! otherwise it happens in place. All leaves are equally deep, no node below the root is empty. `bytes` is what the
-//! tree holds on the heap, kept up to date by every change.
-//! Non-goals: strict minimum fill. A removal merges sparse neighbours where they fit, so the height is bounded by
-//! the largest size the tree has had.
+//! Guarantees: a clone costs O(1) and never changes. While a clone lives, a change copies only the nodes on its path
+//! that are shared; other nodes are changed in place. All leaves are equally deep, and no node below the root is empty.
+//! Every change keeps `bytes`, the heap bytes of the tree, up to date.
+//!
+//! Non-goal: a strict minimum fill. A removal merges sparse neighbours where they fit into one node, so the height is
+//! bounded by the largest size that the tree has had.
 
 use super::reclaim;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Children of an inner node, at most.
+/// Largest number of children of an inner node.
 const FANOUT: usize = 32;
 
-/// What an allocator adds to an allocation, and the two counters of an `Arc`.
+/// Bytes that an allocator adds to an allocation, and the two counters of an `Arc`.
 const ARC_BYTES: usize = 8 + 16;
 
-/// A run of elements, small enough to be copied whole.
+/// A leaf of a tree: a sequence of elements, small enough to be copied whole.
 pub trait Leaf: Clone + Default + Send + Sync + 'static {
-    /// What elements are found by; `()` where they only have a position.
+    /// Key by which elements are found; `()` if they only have a position.
     type Key: Clone + Send + Sync;
 
-    /// Number of elements.
+    /// Returns the number of elements.
     fn len(&self) -> usize;
-    /// Heap bytes owned.
+    /// Returns the heap bytes owned.
     fn bytes(&self) -> usize;
-    /// Key of the first element of a leaf that has one.
+    /// Returns the key of the first element. The leaf must not be empty.
     fn low(&self) -> Self::Key;
-    /// Whether the leaf should be merged with a neighbour.
+    /// Reports whether the leaf should be merged with a neighbour.
     fn is_sparse(&self) -> bool;
-    /// Whether this leaf and the one right of it make one leaf with room to spare.
+    /// Reports whether this leaf and its right neighbour fit into one leaf with room to spare.
     fn fits(&self, right: &Self) -> bool;
-    /// Takes over the elements of the leaf right of it.
+    /// Appends the elements of the right neighbour.
     fn append(&mut self, right: Self);
 }
 
@@ -41,8 +42,8 @@ pub trait Ordered: Leaf {
     fn remove(&mut self, range: Range<usize>);
 }
 
-/// What an edit of a leaf yields: a result, and the leaves that must follow it because it overflowed. An overflowing
-/// leaf, and each that follows it, keeps at least one element.
+/// Result of an edit of a leaf, and the leaves that must follow the leaf because it overflowed. An overflowing leaf,
+/// and each leaf that follows it, keeps at least one element.
 pub type Edited<L, R> = (R, Vec<L>);
 
 /// A counted B+tree over leaves of type `L`.
@@ -54,16 +55,16 @@ pub struct Tree<L: Leaf> {
 #[derive(Clone)]
 struct Subtree<L: Leaf> {
     node: Arc<Node<L>>,
-    /// Elements below.
+    /// Number of elements below.
     count: u64,
-    /// Heap bytes of `node` and of everything below.
+    /// Heap bytes of `node` and of all nodes below.
     bytes: usize,
 }
 
 #[derive(Clone)]
 struct Child<L: Leaf> {
-    /// Not above the first key of `tree`, above every key left of it. Means nothing in the first child of a node,
-    /// where smaller keys may have arrived since.
+    /// Lower bound: at most the first key of `tree`, and above every key left of `tree`. Not valid in the first child
+    /// of a node, because smaller keys may have been inserted there.
     low: L::Key,
     tree: Subtree<L>,
 }
@@ -81,7 +82,7 @@ impl<L: Leaf> Default for Tree<L> {
 }
 
 impl<L: Leaf> Tree<L> {
-    /// A tree of these leaves, none of which is empty.
+    /// Returns a tree of these leaves, none of which may be empty.
     pub fn of(leaves: impl Iterator<Item = L>) -> Self {
         let mut level: Vec<_> = leaves.map(|leaf| Child { low: leaf.low(), tree: Subtree::leaf(leaf) }).collect();
         while level.len() > 1 {
@@ -98,25 +99,26 @@ impl<L: Leaf> Tree<L> {
         level.pop().map_or_else(Self::default, |only| Self { root: only.tree })
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> u64 {
         self.root.count
     }
 
-    /// Heap bytes held.
+    /// Returns the heap bytes held.
     pub fn bytes(&self) -> usize {
         self.root.bytes
     }
 
-    /// The leaf that holds `position`, and the offset in it. A position behind the last is in the last leaf.
+    /// Returns the leaf that holds `position`, and the offset in the leaf. A position behind the last element is in the
+    /// last leaf.
     pub fn at(&self, position: u64) -> (&L, usize) {
         let mut offset = position;
         let leaf = self.root.descend(|children| pick_at(children, &mut offset));
         (leaf, offset as usize)
     }
 
-    /// The leaf whose keys straddle the end of the keys for which `upto` holds (a prefix of all keys), and the number
-    /// of elements left of that leaf.
+    /// Returns the leaf that contains the end of the keys for which `upto` holds, and the number of elements left of
+    /// that leaf. The keys for which `upto` holds must be a prefix of all keys.
     pub fn by(&self, upto: impl Fn(&L::Key) -> bool) -> (&L, u64) {
         let mut before = 0;
         let leaf = self.root.descend(|children| {
@@ -137,12 +139,12 @@ impl<L: Leaf> Tree<L> {
         self.edit(|children| children.len() - 1, change)
     }
 
-    /// Changes the leaf that [`Tree::by`] finds.
+    /// Changes the leaf that [`Tree::by`] returns.
     pub fn edit_by<R>(&mut self, upto: impl Fn(&L::Key) -> bool, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
         self.edit(|children| pick_by(children, &upto), change)
     }
 
-    /// Changes the leaf that [`Tree::at`] finds; `change` is given the offset in it.
+    /// Changes the leaf that [`Tree::at`] returns; `change` gets the offset in the leaf.
     pub fn edit_at<R>(&mut self, position: u64, change: impl FnOnce(&mut L, usize) -> Edited<L, R>) -> R {
         let offset = std::cell::Cell::new(position);
         let pick = |children: &[Child<L>]| {
@@ -160,7 +162,7 @@ impl<L: Leaf> Tree<L> {
         reclaim::dispose(std::mem::take(self), bytes);
     }
 
-    /// Removes the elements at these positions, which must be there. Whole subtrees go in one piece.
+    /// Removes the elements at these positions, which must exist. Whole subtrees are removed in one piece.
     pub fn remove_range(&mut self, range: Range<u64>)
     where
         L: Ordered,
@@ -199,7 +201,7 @@ impl<L: Leaf> Tree<L> {
         result
     }
 
-    /// Takes away inner nodes that have a single child or none from the top.
+    /// Removes inner nodes with at most one child from the top of the tree.
     fn collapse(&mut self) {
         while let Node::Inner(children) = &*self.root.node {
             match children.as_slice() {
@@ -262,7 +264,7 @@ impl<L: Leaf> Subtree<L> {
         }
     }
 
-    /// Changes one leaf and keeps counts and shape; yields the siblings that must follow this subtree.
+    /// Changes one leaf and updates counts and shape. Returns the siblings that must follow this subtree.
     fn edit<R>(
         &mut self,
         pick: &mut impl FnMut(&[Child<L>]) -> usize,
@@ -297,7 +299,7 @@ impl<L: Leaf> Subtree<L> {
         }
     }
 
-    /// Removes a part of the elements, never all. What goes as a whole is moved to `removed`.
+    /// Removes some of the elements, never all. Children that are removed whole are moved to `removed`.
     fn remove_range(&mut self, range: Range<u64>, removed: &mut Vec<Child<L>>)
     where
         L: Ordered,
@@ -353,7 +355,7 @@ impl<L: Leaf> Subtree<L> {
         }
     }
 
-    /// Takes over the right neighbour, which is equally deep.
+    /// Appends the right neighbour, which must be equally deep.
     fn append(&mut self, right: Child<L>) {
         match (Arc::make_mut(&mut self.node), Arc::unwrap_or_clone(right.tree.node)) {
             (Node::Leaf(left), Node::Leaf(leaf)) => {
@@ -362,7 +364,7 @@ impl<L: Leaf> Subtree<L> {
                 self.bytes = Self::NODE_BYTES + left.bytes();
             }
             (Node::Inner(left), Node::Inner(mut children)) => {
-                // The first child stops being the first: from here on its own bound counts.
+                // The first child is no longer the first of its node, so its lower bound must be valid.
                 if let Some(first) = children.first_mut() {
                     first.low = right.low;
                 }
@@ -374,8 +376,8 @@ impl<L: Leaf> Subtree<L> {
     }
 }
 
-/// Removes the child at `at` if it is empty, merges it with a neighbour if it is sparse and they fit. Tells whether it
-/// did either, so that totals are out of date.
+/// Removes the child at `at` if it is empty, or merges it with a neighbour if it is sparse and both fit into one node.
+/// Reports whether it did either; then the totals of the node are out of date.
 fn settle<L: Leaf>(children: &mut Vec<Child<L>>, at: usize) -> bool {
     let Some(child) = children.get(at) else { return false };
     if child.tree.count == 0 {
@@ -395,7 +397,7 @@ fn settle<L: Leaf>(children: &mut Vec<Child<L>>, at: usize) -> bool {
     true
 }
 
-/// The right half of a node that has too many children.
+/// Splits a node that has too many children and returns its right half.
 fn split_overfull<L: Leaf>(children: &mut Vec<Child<L>>) -> Option<Child<L>> {
     if children.len() <= FANOUT {
         return None;
@@ -407,7 +409,7 @@ fn split_overfull<L: Leaf>(children: &mut Vec<Child<L>>) -> Option<Child<L>> {
 
 #[cfg(test)]
 impl<L: Leaf> Tree<L> {
-    /// Bytes of the nodes that are not shared with another tree.
+    /// Returns the bytes of the nodes that are not shared with another tree.
     pub fn bytes_apart_from(&self, other: &Self) -> usize {
         let (mut own, mut shared) = (Vec::new(), Vec::new());
         self.root.nodes(&mut own);
@@ -416,7 +418,7 @@ impl<L: Leaf> Tree<L> {
         own.into_iter().filter(|(at, _)| !shared.contains(at)).map(|(_, bytes)| bytes).sum()
     }
 
-    /// Panics unless counts, bytes, depth and fill are what they must be; yields the leaves in order.
+    /// Panics unless counts, bytes, depth and fill are right; returns the leaves in order.
     pub fn check(&self) -> Vec<&L> {
         let mut leaves = Vec::new();
         let (count, bytes, _) = self.root.check(&mut leaves);
@@ -428,7 +430,7 @@ impl<L: Leaf> Tree<L> {
 
 #[cfg(test)]
 impl<L: Leaf> Subtree<L> {
-    /// Where each node lies and its own bytes.
+    /// Collects the address of each node and the node's own bytes.
     fn nodes(&self, found: &mut Vec<(*const Node<L>, usize)>) {
         let own = match &*self.node {
             Node::Leaf(leaf) => leaf.bytes(),

@@ -1,8 +1,8 @@
-//! Taking back what a commit has done to the memory engines before it is known whether there will be a commit.
+//! Undo of a commit's changes of the memory engines, for the time before it is known whether the commit will happen.
 //!
-//! Ops do not tell what was there before them, so the content at the commit's start is kept as a cut: taking one costs
-//! microseconds, and the first change of each shard afterwards copies its table. Hence only for commits that may have to
-//! be taken back.
+//! Ops do not tell what was there before them, so the content at the commit's start is kept as a cut. Taking a cut
+//! costs microseconds, and the first change of each shard after the cut copies the shard's table. Hence only commits
+//! that may have to be taken back use an undo.
 
 use super::cut::Cut;
 use super::dictionary::{Dictionary, Value};
@@ -13,17 +13,17 @@ use crate::error::Result;
 /// Whether the commit that is being made can be taken back.
 #[derive(Default)]
 pub enum Undo {
-    /// It cannot.
+    /// The commit cannot be taken back.
     #[default]
     Off,
-    /// It can; it has not changed the memory engines.
+    /// The commit can be taken back; it has not changed the memory engines yet.
     Armed,
-    /// It can: as the memory engines were before it.
+    /// The commit can be taken back: the cut holds the memory engines as they were before the commit.
     Cut(MemoryCut),
 }
 
 impl Undo {
-    /// To be called before each change.
+    /// Takes the cut before the first change. Must be called before each change of the memory engines.
     pub fn before_change(&mut self, memory: &Memory) {
         if matches!(self, Self::Armed) {
             *self = Self::Cut(memory.cut());
@@ -32,7 +32,7 @@ impl Undo {
 }
 
 impl Memory {
-    /// Takes back these encoded ops, which were all that was applied since the cut was made.
+    /// Takes back encoded ops, which must be all ops that were applied since the cut was made.
     pub fn take_back(&mut self, cut: &MemoryCut, lists: &[u8], zsets: &[u8]) -> Result<()> {
         for op in ListOps::new(lists) {
             self.lists.take_back(op?.scope(), &cut.lists);
@@ -73,7 +73,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    /// Keys and what they hold, in the order of the keys.
+    /// Returns all keys with their expiries and values, sorted.
     fn content(memory: &Memory) -> Vec<String> {
         let lists = memory
             .lists
@@ -88,7 +88,7 @@ mod tests {
         all
     }
 
-    /// Goal: whatever ops were applied since a cut, taking them back leaves content, expiries and counters as they were.
+    /// Goal: taking back any ops that were applied since a cut restores content, expiries and counters.
     #[test]
     fn what_was_applied_since_a_cut_is_taken_back() {
         for seed in 0..300 {
@@ -113,7 +113,7 @@ mod tests {
             memory.lists.check();
             memory.zsets.check();
             assert_eq!(memory.lists.expired(9, 99), due, "seed {seed}");
-            // Tables that grew meanwhile may stay so.
+            // Tables that grew since the cut may keep their size.
             assert!(memory.memory_bytes() >= bytes / 2, "seed {seed}");
         }
     }

@@ -1,28 +1,29 @@
 //! A sorted set: members with scores, ordered by score and then by the member's bytes.
 //!
 //! ```text
-//! small  few members, packed into one buffer      (zset_small)
-//! large  a tree in order, an index by member      (zset_large)
+//! small  few members, packed into one buffer                      (zset_small)
+//! large  a tree in the set's order, and an index by member        (zset_large)
 //! ```
 //!
-//! A set is small until it does not fit, and again when it has shrunk well below that.
+//! A set is small until it no longer fits into one buffer. A large set becomes small once it has shrunk well below that
+//! size.
 //!
-//! Guarantees: score, rank, insertion and removal cost O(log n), or a walk over a small set; a clone costs O(1) and never
-//! changes; -0.0 is stored as 0.0. A NaN score is a defect of the caller.
+//! Guarantees: score, rank, insertion and removal cost O(log n), or a walk over a small set. A clone costs O(1) and
+//! never changes. -0.0 is stored as 0.0. Passing a NaN score is a defect of the caller.
 
 use super::zset_large::{LargeIter, LargeZset};
 use super::zset_small::{Full, SmallIter, SmallZset, compare};
 use std::ops::Range;
 
-/// Members at which a large set is made small again, if it fits.
+/// Number of members at which a large set becomes small, if it fits.
 const SMALL_AGAIN_MEMBERS: u64 = 32;
 
-/// Which side of a bound is meant.
+/// Side of a bound on which members equal to the bound lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Edge {
-    /// What equals the bound lies above.
+    /// Members equal to the bound lie above it.
     Before,
-    /// What equals the bound lies below.
+    /// Members equal to the bound lie below it.
     After,
 }
 
@@ -43,7 +44,7 @@ impl Default for Zset {
 }
 
 impl Zset {
-    /// An empty set.
+    /// Returns an empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -57,7 +58,7 @@ impl Zset {
         Self(Form::Large(large))
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     #[must_use]
     pub fn len(&self) -> u64 {
         match &self.0 {
@@ -66,13 +67,13 @@ impl Zset {
         }
     }
 
-    /// Whether there is no member.
+    /// Reports whether there is no member.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Heap bytes held, allocator overhead included; O(1).
+    /// Returns the heap bytes held, allocator overhead included; O(1).
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         match &self.0 {
@@ -81,7 +82,7 @@ impl Zset {
         }
     }
 
-    /// Score of a member.
+    /// Returns the score of a member.
     #[must_use]
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         match &self.0 {
@@ -90,7 +91,8 @@ impl Zset {
         }
     }
 
-    /// Gives a member a score, adding it if it is not there; yields the score it had.
+    /// Sets the score of a member, adding the member if it does not exist. Returns the former score. Panics if `score`
+    /// is NaN.
     pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
         assert!(!score.is_nan(), "NaN is no score");
         let score = score + 0.0;
@@ -112,7 +114,7 @@ impl Zset {
         self.0 = Form::Large(large);
     }
 
-    /// Makes a large set small that has shrunk.
+    /// Makes a large set small if it has shrunk enough.
     fn settle(&mut self) {
         if let Form::Large(large) = &self.0
             && large.len() <= SMALL_AGAIN_MEMBERS
@@ -122,7 +124,7 @@ impl Zset {
         }
     }
 
-    /// Removes a member; yields the score it had.
+    /// Removes a member and returns its former score.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
         match &mut self.0 {
             Form::Small(small) => small.remove(member),
@@ -134,14 +136,14 @@ impl Zset {
         }
     }
 
-    /// Number of members before this one in the order.
+    /// Returns the number of members before this one in the order; `None` if the member does not exist.
     #[must_use]
     pub fn rank(&self, member: &[u8]) -> Option<u64> {
         let score = self.score(member)?;
         Some(self.count_below(|found| compare(found, (member, score)).is_lt()))
     }
 
-    /// Number of members with a score below the bound.
+    /// Returns the number of members with a score below the bound.
     #[must_use]
     pub fn rank_of_score(&self, score: f64, edge: Edge) -> u64 {
         match edge {
@@ -150,7 +152,7 @@ impl Zset {
         }
     }
 
-    /// Number of members whose bytes are below the bound, in a set whose scores are all equal.
+    /// Returns the number of members whose bytes are below the bound. All scores of the set must be equal.
     #[must_use]
     pub fn rank_of_lex(&self, member: &[u8], edge: Edge) -> u64 {
         match edge {
@@ -166,7 +168,7 @@ impl Zset {
         }
     }
 
-    /// Removes the members at these ranks, which may reach beyond the last; yields how many there were.
+    /// Removes the members at these ranks and returns their number. The range may reach beyond the last rank.
     pub fn remove_ranks(&mut self, ranks: Range<u64>) -> u64 {
         let ranks = ranks.start.min(self.len())..ranks.end.min(self.len());
         if ranks.is_empty() {
@@ -183,13 +185,13 @@ impl Zset {
         gone
     }
 
-    /// Members and scores from a rank upwards.
+    /// Iterates over members and scores from a rank upwards.
     #[must_use]
     pub fn iter_from(&self, rank: u64) -> impl ExactSizeIterator<Item = (&[u8], f64)> + Send {
         self.iter(rank.min(self.len())..self.len())
     }
 
-    /// Members and scores from a rank down to the first. A rank behind the last means the last.
+    /// Iterates over members and scores from a rank down to the first. A rank behind the last means the last.
     #[must_use]
     pub fn iter_back_from(&self, rank: u64) -> impl ExactSizeIterator<Item = (&[u8], f64)> + Send {
         self.iter(0..rank.saturating_add(1).min(self.len())).rev()
@@ -203,7 +205,7 @@ impl Zset {
     }
 }
 
-/// An iterator over a set of either form.
+/// Iterator over a set of either form.
 enum Either<S, L> {
     Small(S),
     Large(L),
@@ -241,7 +243,7 @@ impl<I, S: Iterator<Item = I>, L: Iterator<Item = I>> ExactSizeIterator for Eith
 
 #[cfg(test)]
 impl Zset {
-    /// Bytes that are not shared with another set.
+    /// Returns the bytes that are not shared with another set.
     pub fn bytes_apart_from(&self, other: &Self) -> usize {
         match (&self.0, &other.0) {
             (Form::Small(own), Form::Small(other)) => own.bytes_apart_from(other),
@@ -250,7 +252,7 @@ impl Zset {
         }
     }
 
-    /// Panics unless the inner structure holds.
+    /// Panics if an invariant of the set's form is violated.
     pub fn check(&self) {
         match &self.0 {
             Form::Small(small) => small.check(),

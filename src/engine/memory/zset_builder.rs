@@ -1,8 +1,8 @@
-//! A sorted set made at once of members that come in its order, as an image holds them: leaves are filled one after
-//! the other instead of being found and split.
+//! Builds a sorted set at once from members that arrive in the set's order, as an image holds them: leaves are filled
+//! one after another instead of being searched and split.
 //!
-//! Guarantees: the set is as if its members had been inserted; members out of order or there twice are found. Holds 40
-//! bytes a member beside the set until it is finished.
+//! Guarantees: the set equals one into which the members were inserted; members that are out of order or occur twice
+//! are detected. The builder holds 40 bytes for each member beside the set until it is finished.
 
 use super::bucket::{Bucket, place};
 use super::run::{RUN_ITEMS, Run};
@@ -13,22 +13,23 @@ use super::zset_large::{Index, LargeZset, Scored};
 use super::zset_small::SmallZset;
 use crate::engine::hash::hash;
 
-/// Members of a leaf, in the order and in the index: room for some more, as a set has that grew by itself.
+/// Number of members that are put into a leaf of the order or of the index. Both leave room for some more members, like
+/// the leaves of a set that grew by insertions.
 const LEAF_MEMBERS: usize = RUN_ITEMS * 7 / 8;
 const BUCKET_MEMBERS: usize = RUN_ITEMS * 5 / 8;
 
-/// The members so far.
+/// The members that were added so far.
 #[derive(Default)]
 pub struct ZsetBuilder {
     full: Vec<Run<Scored>>,
-    /// The leaf being filled; empty only before the first member.
+    /// The leaf that is being filled; empty only before the first member.
     items: Vec<Scored>,
     /// Hash, member and score of each member.
     hashed: Vec<(u64, SmallBytes, f64)>,
 }
 
 impl ZsetBuilder {
-    /// Adds the next member; false if it does not lie behind the one before, or the score is NaN.
+    /// Adds the next member; false if the member is not above the one before it, or the score is NaN.
     #[must_use]
     pub fn push(&mut self, member: &[u8], score: f64) -> bool {
         let score = score + 0.0;
@@ -45,7 +46,7 @@ impl ZsetBuilder {
         true
     }
 
-    /// The set; `None` if a member was there twice, with different scores.
+    /// Returns the set; `None` if a member occurred twice, with different scores.
     #[must_use]
     pub fn finish(mut self) -> Option<Zset> {
         self.hashed.sort_unstable_by(|a, b| (place(a.0), &a.1).cmp(&(place(b.0), &b.1)));
@@ -62,12 +63,12 @@ impl ZsetBuilder {
     }
 }
 
-/// The index of members sorted by place.
+/// Returns the index of members, which must be sorted by place.
 fn index(hashed: &[(u64, SmallBytes, f64)]) -> Index {
     let mut rest = hashed;
     Tree::of(std::iter::from_fn(move || {
         let (last, _, _) = rest.get(BUCKET_MEMBERS.min(rest.len()).checked_sub(1)?)?;
-        // Members of equal place lie in one leaf.
+        // Members of equal place must lie in one leaf.
         let (own, later) = rest.split_at(rest.partition_point(|(hash, _, _)| place(*hash) <= place(*last)));
         rest = later;
         Some(Bucket::of(own.iter().cloned()))

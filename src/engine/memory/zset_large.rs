@@ -1,4 +1,5 @@
-//! A sorted set of any size: a counted tree in its order, and an index, the same tree ordered by the member's hash.
+//! A sorted set of any size: a counted tree in the set's order, and an index, which is a counted tree ordered by the
+//! member's hash.
 //!
 //! Guarantees: score, rank, insertion and removal cost O(log n); a clone costs O(1) and never changes.
 
@@ -11,11 +12,11 @@ use crate::engine::hash::hash;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-/// A member in the order.
+/// A member and its score, as an item of the order.
 #[derive(Clone)]
 pub(super) struct Scored {
     pub(super) score: f64,
-    /// Accounted for here, although a long one is shared with the index.
+    /// The member. Its heap bytes are accounted for here, although a long member is shared with the index.
     pub(super) member: SmallBytes,
 }
 
@@ -45,28 +46,28 @@ pub(super) struct LargeZset {
 }
 
 impl LargeZset {
-    /// A set of this order; the index agrees with it.
+    /// Returns a set of this order and this index, which must agree with each other.
     pub fn assembled(order: Tree<Run<Scored>>, index: Index) -> Self {
         Self { order, index }
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub fn len(&self) -> u64 {
         self.order.len()
     }
 
-    /// Heap bytes held, allocator overhead included; O(1).
+    /// Returns the heap bytes held, allocator overhead included; O(1).
     pub fn memory_bytes(&self) -> usize {
         self.order.bytes() + self.index.bytes()
     }
 
-    /// Score of a member.
+    /// Returns the score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         let hash = hash(member);
         self.index.by(|low| *low <= place(hash)).0.get(hash, member)
     }
 
-    /// Gives a member a score, adding it if it is not there; yields the score it had.
+    /// Sets the score of a member, adding the member if it does not exist. Returns the former score.
     pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
         let (shared, old) = match upsert(&mut self.index, member, score) {
             Upserted::Added(shared) => (shared, None),
@@ -83,14 +84,14 @@ impl LargeZset {
         old
     }
 
-    /// Removes a member; yields the score it had.
+    /// Removes a member and returns its former score.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
         let old = unindex(&mut self.index, member)?;
         self.unlink(member, old);
         Some(old)
     }
 
-    /// Removes the members at these ranks, which are there.
+    /// Removes the members at these ranks, which must exist.
     pub fn remove_ranks(&mut self, ranks: Range<u64>) {
         if ranks == (0..self.len()) {
             self.index.clear();
@@ -104,19 +105,19 @@ impl LargeZset {
         self.order.remove_range(ranks);
     }
 
-    /// Members and scores at these ranks, which are there.
+    /// Iterates over members and scores at these ranks, which must exist.
     pub fn iter(&self, ranks: Range<u64>) -> LargeIter<'_> {
         LargeIter { order: &self.order, ranks, front: [].iter(), back: [].iter() }
     }
 
-    /// Number of members for which `is_below` holds: a prefix.
+    /// Returns the number of members for which `is_below` holds; these must be a prefix.
     pub fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         let below = |item: &Scored| is_below((&item.member, item.score));
         let (run, before) = self.order.by(below);
         before + run.partition_point(below) as u64
     }
 
-    /// Takes a member that is there out of the order.
+    /// Removes a member, which must exist, from the order.
     fn unlink(&mut self, member: &[u8], score: f64) -> SmallBytes {
         self.order.edit_by(
             |low| low.cmp(score, member).is_le(),
@@ -130,15 +131,15 @@ impl LargeZset {
     }
 }
 
-/// What became of a member in the index.
+/// Outcome of an [`upsert`] of a member.
 enum Upserted {
-    /// It was added; the index shares it with the order.
+    /// The member was added; the index shares these bytes with the order.
     Added(SmallBytes),
-    /// It has the score now, and had this one.
+    /// The member existed, and this was its former score.
     Had(f64),
 }
 
-/// Sets the score of a member, or adds it.
+/// Sets the score of a member in the index, adding the member if it does not exist.
 fn upsert(index: &mut Index, member: &[u8], score: f64) -> Upserted {
     let hash = hash(member);
     index.edit_by(
@@ -154,20 +155,20 @@ fn upsert(index: &mut Index, member: &[u8], score: f64) -> Upserted {
     )
 }
 
-/// Takes a member out of the index; yields its score.
+/// Removes a member from the index and returns its score.
 fn unindex(index: &mut Index, member: &[u8]) -> Option<f64> {
     let hash = hash(member);
     index.edit_by(|low| *low <= place(hash), |bucket| (bucket.take(hash, member), Vec::new()))
 }
 
-/// Members and scores, from both ends.
+/// Iterator over members and scores, from both ends.
 pub(super) struct LargeIter<'a> {
     order: &'a Tree<Run<Scored>>,
-    /// What is left.
+    /// The ranks that remain.
     ranks: Range<u64>,
-    /// What follows in the leaf of the next member; empty if the leaf is still to be found.
+    /// Remaining items in the leaf of the next member; empty if the leaf must be looked up.
     front: std::slice::Iter<'a, Scored>,
-    /// Likewise from the back.
+    /// Remaining items in the leaf of the next member from the back; empty if the leaf must be looked up.
     back: std::slice::Iter<'a, Scored>,
 }
 
@@ -201,12 +202,12 @@ impl DoubleEndedIterator for LargeIter<'_> {
 
 #[cfg(test)]
 impl LargeZset {
-    /// Bytes that are not shared with another set.
+    /// Returns the bytes that are not shared with another set.
     pub fn bytes_apart_from(&self, other: &Self) -> usize {
         self.order.bytes_apart_from(&other.order) + self.index.bytes_apart_from(&other.index)
     }
 
-    /// Panics unless order and index agree and the inner structure holds.
+    /// Panics unless order and index agree and the invariants of both trees hold.
     pub fn check(&self) {
         let ordered: Vec<_> = self.order.check().into_iter().flat_map(Run::check).collect();
         assert!(ordered.windows(2).all(|pair| pair[0].cmp(pair[1].score, &pair[1].member).is_lt()));

@@ -1,10 +1,10 @@
-//! A sorted set of few members, packed into one buffer in its order: what a leaf of a list is, with scores.
+//! A sorted set of few members, packed into one buffer in the set's order: the same as a leaf of a list, with scores.
 //!
 //! An entry is {width: 1 byte, score: width bytes, member}. A score that is a whole number takes 1, 2 or 4 bytes (two's
-//! complement, little endian) if it fits, any other one 8 (IEEE 754).
+//! complement, little-endian) if it fits; any other score takes 8 bytes (IEEE 754).
 //!
-//! Guarantees: everything costs a walk over [`LEAF_ELEMENTS`](super::packed::LEAF_ELEMENTS) entries at most, in [`LEAF_BYTES`]; a clone costs O(1) and
-//! never changes. Non-goal: holding a set that does not fit.
+//! Guarantees: every operation costs at most a walk over [`LEAF_ELEMENTS`](super::packed::LEAF_ELEMENTS) entries in
+//! [`LEAF_BYTES`]; a clone costs O(1) and never changes. Non-goal: holding a set that does not fit.
 
 use super::packed::{LEAF_BYTES, Packed, encoded_len};
 use super::tree::{Leaf, Ordered};
@@ -12,26 +12,27 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What an `Arc` adds to the leaf, and an allocator to that.
+/// Heap bytes of a shared leaf beside its buffer: the counters of the `Arc`, the leaf itself, and the overhead of the
+/// allocator.
 const SHARED_BYTES: usize = 16 + size_of::<Packed>() + 8;
-/// Bytes of the widest score and its width.
+/// Bytes of the widest score, its width included.
 const SCORE_BYTES_MAX: usize = 9;
 
 /// Members with scores, ordered by score and then by the member's bytes.
 #[derive(Clone, Default)]
 pub(super) struct SmallZset {
-    /// None: no members.
+    /// The packed entries; `None`: no members.
     entries: Option<Arc<Packed>>,
 }
 
-/// It does not fit: the set must take another form first.
+/// The members do not fit: the set must take the large form first.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// A score as it is stored: width, then so many bytes.
+/// Returns the stored form of a score, {width, score}, and its number of bytes.
 fn encode(score: f64) -> ([u8; SCORE_BYTES_MAX], usize) {
     let mut to = [0; SCORE_BYTES_MAX];
-    // Saturating, so that only what comes back as it was fits.
+    // The cast saturates, so that a score which does not fit differs from the result.
     let whole = score as i32;
     let width = match whole {
         _ if f64::from(whole) != score => 8,
@@ -47,7 +48,7 @@ fn encode(score: f64) -> ([u8; SCORE_BYTES_MAX], usize) {
     (to, width + 1)
 }
 
-/// Member and score of an entry.
+/// Returns member and score of an entry.
 #[inline]
 fn decode(entry: &[u8]) -> (&[u8], f64) {
     let (score, member) = entry[1..].split_at(entry[0] as usize);
@@ -60,13 +61,13 @@ fn decode(entry: &[u8]) -> (&[u8], f64) {
     (member, score)
 }
 
-/// How two members are ordered.
+/// Compares two members by score and then by their bytes.
 pub(super) fn compare((member, score): (&[u8], f64), (other, its_score): (&[u8], f64)) -> Ordering {
     score.total_cmp(&its_score).then_with(|| member.cmp(other))
 }
 
 impl SmallZset {
-    /// A set of these members, which come in order; [`Full`] if there are too many.
+    /// Returns a set of these members, which must be in order; [`Full`] if they do not fit.
     pub fn of<'a>(members: impl IntoIterator<Item = (&'a [u8], f64)>) -> Result<Self, Full> {
         let mut packed = Packed::default();
         for (member, score) in members {
@@ -84,12 +85,12 @@ impl SmallZset {
         self.entries.as_ref().map_or(0, |entries| entries.len() as u64)
     }
 
-    /// Heap bytes held, allocator overhead included.
+    /// Returns the heap bytes held, allocator overhead included.
     pub fn memory_bytes(&self) -> usize {
         self.entries.as_ref().map_or(0, |entries| SHARED_BYTES + entries.bytes())
     }
 
-    /// Score of a member.
+    /// Returns the score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         self.find(member).map(|(_, score)| score)
     }
@@ -99,7 +100,8 @@ impl SmallZset {
         members.find(|(_, (found, _))| *found == member).map(|(at, (_, score))| (at, score))
     }
 
-    /// Gives a member a score, adding it if it is not there; yields the score it had. If it does not fit, nothing changes.
+    /// Sets the score of a member, adding the member if it does not exist. Returns the former score. Returns [`Full`],
+    /// and changes nothing, if the member does not fit.
     pub fn insert(&mut self, member: &[u8], score: f64) -> Result<Option<f64>, Full> {
         let old = self.find(member);
         if let Some((_, old)) = old.filter(|(_, old)| *old == score) {
@@ -110,7 +112,7 @@ impl SmallZset {
         let fits = match (&self.entries, old) {
             (None, _) => need <= LEAF_BYTES,
             (Some(entries), None) => entries.holds_another(need),
-            // In place of the old one, which was shorter by so much at most.
+            // The new entry replaces the old one, which is shorter by at most this: 7 bytes of score and 2 of lengths.
             (Some(entries), Some(_)) => entries.holds_more(SCORE_BYTES_MAX),
         };
         if !fits {
@@ -126,14 +128,14 @@ impl SmallZset {
         Ok(old.map(|(_, score)| score))
     }
 
-    /// Removes a member; yields the score it had.
+    /// Removes a member and returns its former score.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
         let (at, score) = self.find(member)?;
         self.remove_ranks(at..at + 1);
         Some(score)
     }
 
-    /// Removes the members at these ranks, which are there.
+    /// Removes the members at these ranks, which must exist.
     pub fn remove_ranks(&mut self, ranks: Range<usize>) {
         let Some(entries) = &mut self.entries else { return };
         if ranks.len() == entries.len() {
@@ -143,12 +145,12 @@ impl SmallZset {
         }
     }
 
-    /// Number of members for which `is_below` holds: a prefix.
+    /// Returns the number of members for which `is_below` holds; these must be a prefix.
     pub fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         self.entries.as_ref().map_or(0, |entries| below(entries, is_below) as u64)
     }
 
-    /// Members and scores at these ranks, which are there.
+    /// Iterates over members and scores at these ranks, which must exist.
     pub fn iter(&self, ranks: Range<u64>) -> SmallIter<'_> {
         let Some(entries) = &self.entries else { return SmallIter::default() };
         let [front, back] = [ranks.start, ranks.end].map(|rank| entries.seek(rank as usize));
@@ -174,13 +176,13 @@ fn below(entries: &Packed, is_below: impl Fn((&[u8], f64)) -> bool) -> usize {
     (0..entries.len()).take_while(is_below).count()
 }
 
-/// Members and scores, from both ends.
+/// Iterator over members and scores, from both ends.
 #[derive(Default)]
 pub(super) struct SmallIter<'a> {
     entries: Option<&'a Packed>,
-    /// Where the next entry begins.
+    /// Byte position where the next entry begins.
     front: usize,
-    /// Where the next one from the back ends.
+    /// Byte position where the next entry from the back ends.
     back: usize,
     left: usize,
 }
@@ -212,14 +214,14 @@ impl DoubleEndedIterator for SmallIter<'_> {
 
 #[cfg(test)]
 impl SmallZset {
-    /// Bytes that are not shared with another set.
+    /// Returns the bytes that are not shared with another set.
     pub fn bytes_apart_from(&self, other: &Self) -> usize {
         let is_shared =
             self.entries.as_ref().zip(other.entries.as_ref()).is_some_and(|(own, other)| Arc::ptr_eq(own, other));
         if is_shared { 0 } else { self.memory_bytes() }
     }
 
-    /// Panics unless its members are in order.
+    /// Panics unless the members are in order and within the limits of a leaf.
     pub fn check(&self) {
         let members: Vec<_> = self.iter(0..self.len()).collect();
         assert!(members.windows(2).all(|pair| compare(pair[0], pair[1]).is_lt()));

@@ -1,4 +1,4 @@
-//! Sorted sets against a sorted vector, with clones taken on the way that must not change.
+//! Goal: a sorted set behaves like a sorted vector, and clones taken on the way never change.
 
 use super::*;
 use proptest::collection::vec;
@@ -10,7 +10,7 @@ type Model = BTreeMap<Vec<u8>, f64>;
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u16, f64),
-    /// Many members in one score, or in ascending ones.
+    /// Inserts many members, with one score or with ascending scores.
     InsertMany(u16, u16, bool),
     Remove(u16),
     RemoveMany(u16, u16),
@@ -19,7 +19,7 @@ enum Step {
 }
 
 fn member(number: u16) -> Vec<u8> {
-    // Every third is too long to lie beside its score.
+    // Every third member is too long to lie beside its score.
     let width = if number.is_multiple_of(3) { 40 } else { 1 };
     format!("m{number:0width$}").into_bytes()
 }
@@ -175,10 +175,11 @@ fn a_large_set_is_changed_while_a_clone_lives() {
     assert!(zset.is_empty() && zset.memory_bytes() < 256);
 }
 
-/// What a cut costs is in proportion to what is written afterwards, not to the set.
+/// Goal: the cost of a cut is in proportion to what is written after it, not to the size of the set.
 #[test]
 fn writing_beside_a_clone_copies_what_is_touched() {
-    /// Three paths (out of the order, into it, the index), each of a leaf and a few inner nodes.
+    /// Largest number of bytes that a write may copy: three paths (out of the order, into the order, the index), each
+    /// of a leaf and a few inner nodes.
     const BYTES_PER_WRITE_MAX: usize = 40_000;
     let mut zset = Zset::new();
     for number in 0..300_000_u32 {

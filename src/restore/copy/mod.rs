@@ -1,18 +1,20 @@
-//! From one archive into another: a self-contained backup of a range of history, `walferry copy`.
+//! Copies a range of history from one archive into another, as a self-contained backup: `walferry copy`.
 //!
 //! ```text
 //! plan      which bases, chunks and epoch records; pure
-//! transfer  brings them over, each checked on its way
+//! transfer  copies and checks them
 //! ```
 //!
-//! Guarantees: what is stored in the target was checked while it was copied (chunks to the last op, files of bases by
-//! their BLAKE3); data goes before what refers to it, the records of the epochs last, so that a copy that was cut off is
-//! nothing anybody restores from, and goes on when it is started again: what is there already is not sent again. Nothing
-//! of the target is replaced, and another cluster's archive, or one in which history went another way, is refused. At the
-//! end the range can be restored from the target: that is looked at.
-//! Memory: some chunks and some pieces of files, whatever the size of the archive.
-//! Non-goals: chunks that carry nothing of the range's line of history, bases of other branches, unfinished bases.
-//! What the plan names is pinned while it is copied, so that a prune spares it.
+//! Guarantees: every object is checked while it is copied (chunks down to the last op, files of bases by their BLAKE3
+//! hashes). An object is stored before the objects that refer to it, and the records of the epochs last, so no restore
+//! uses an interrupted copy. A copy that is started again sends only the missing objects. No object of the target is
+//! replaced. The archive of another cluster, or an archive with another history, is refused. At the end the copy checks
+//! that the range can be restored from the target. A pin protects the objects of the plan from a prune while they are
+//! copied.
+//!
+//! Memory: a few chunks and a few pieces of files, independent of the size of the archive.
+//!
+//! Non-goals: chunks without commits of the range's line of history, bases of other branches, unfinished bases.
 
 mod plan;
 mod transfer;
@@ -37,62 +39,63 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Manifests being read at a time.
+/// Limit on the number of manifests that are read at the same time.
 const MANIFESTS_IN_FLIGHT_MAX: usize = 8;
 
-/// What to copy, and how.
+/// Options of a copy.
 #[derive(Clone)]
 pub struct CopyOptions {
-    /// First commit that must be restorable from the copy; none: the first that leads to `until` without a gap.
+    /// First commit that must be restorable from the copy; `None` for the first one that leads to `until` without a
+    /// gap.
     pub from: Option<Csn>,
-    /// The last one.
+    /// Last commit that must be restorable from the copy.
     pub until: Target,
-    /// The epoch whose line of history is followed; none: the newest.
+    /// The epoch whose line of history is followed; `None` for the newest epoch.
     pub epoch: Option<Epoch>,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub progress: ProgressSink,
 }
 
-/// What a copy did.
+/// The result of a copy.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct CopyReport {
-    /// Whose archives they are.
+    /// The cluster that owns both archives.
     pub cluster: ClusterId,
     /// The newest epoch in the copied line of history.
     pub epoch: Epoch,
     /// First and last commit that can be restored from the copy.
     #[serde(flatten)]
     pub range: CsnRange,
-    /// Bases copied, or there already.
+    /// Number of bases in the range that the target holds after the copy.
     pub bases: u64,
-    /// Bases within the range that are of no use, and why: not copied.
+    /// Unusable bases within the range, which are not copied, each with the reason.
     pub skipped: Vec<SkippedBase>,
-    /// What was sent.
+    /// Objects that were sent.
     pub copied: Moved,
-    /// What was there already.
+    /// Objects that the target already held.
     pub present: Moved,
-    /// Named restore points that are in the target now.
+    /// Number of marks of the range that the target holds after the copy.
     pub marks: u64,
-    /// How long it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// Objects that make up an archive.
+/// Counts of objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Moved {
-    /// Chunks.
+    /// Number of chunks.
     pub chunks: u64,
-    /// Their bytes.
+    /// Bytes of the chunks.
     pub chunk_bytes: u64,
-    /// Files of bases, without the manifests.
+    /// Number of files of bases, without the manifests.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of these files.
     pub file_bytes: u64,
 }
 
-/// Copies a range of history.
+/// Copies a range of history from one archive into another.
 pub async fn copy(from: &Archive, to: &Archive, options: CopyOptions) -> Result<CopyReport> {
-    // What is needed is not known yet: everything is held while it is planned.
+    // Before the plan exists the needed objects are unknown, so the pin protects everything.
     let pin = ReaderPin::take(from, "copy", PinRange::ALL).await;
     let outcome = copy_held(from, to, options, &pin).await;
     pin.release().await;
@@ -117,7 +120,7 @@ async fn copy_held(from: &Archive, to: &Archive, options: CopyOptions, pin: &Rea
     Ok(report)
 }
 
-/// The manifests of the line's bases up to `until`, and the bases that cannot be used.
+/// Reads the manifests of the line's bases; returns the usable manifests and the unusable bases.
 async fn manifests(history: &History, until: Csn) -> Result<(BTreeMap<BaseStart, Manifest>, Vec<SkippedBase>)> {
     let on_line = history.listing.base_starts().filter(|start| history.lineage.contains(start.base));
     let reads = on_line.map(|start| async move { (start, history.manifest(start).await) });

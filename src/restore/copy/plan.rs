@@ -1,7 +1,7 @@
-//! Which objects make a range of history restorable elsewhere.
+//! Plans which objects make a range of history restorable from another archive.
 //!
-//! Pure. Guarantees: every commit of the range can be restored from the plan's objects alone, and nothing of what they
-//! name is missing among them; a range that cannot be had as a whole is refused with the one that can.
+//! Pure. Guarantees: every commit of the range can be restored from the plan's objects alone, and every object that
+//! they refer to is among them. If the range is incomplete, the error states the range that is complete.
 
 use crate::archive::epochs::EpochRecord;
 use crate::archive::lineage::Lineage;
@@ -11,21 +11,23 @@ use crate::csn::{Csn, Epoch};
 use crate::history::plan::ChunkStep;
 use crate::history::reach::{CsnRange, Reach, leads, stretches};
 
-/// What to copy.
+/// The objects to copy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CopyPlan {
-    /// Commits that can be restored from the copy. It ends where the chunk ends that holds the last one asked for.
+    /// Commits that can be restored from the copy. Ends with the chunk that holds the last requested commit, or later,
+    /// at a fork.
     pub range: CsnRange,
-    /// The base the range begins with, unless it begins with the first commit, and the line's later ones within it.
+    /// The base that the range begins with, unless the range begins with the first commit; and the line's later bases
+    /// in the range.
     pub bases: Vec<BaseStart>,
-    /// In csn order. Whole chunks are copied, whatever part of them counts.
+    /// Chunks in csn order; whole chunks are copied, even if only a part counts.
     pub chunks: Vec<ChunkStep>,
     /// The records of the line's epochs, root first.
     pub epochs: Vec<EpochRecord>,
 }
 
 impl CopyPlan {
-    /// What it reads.
+    /// Returns the range of history that the copy reads.
     #[must_use]
     pub fn pin(&self) -> PinRange {
         let chunks = self.chunks.first().map(|step| step.use_from.prev());
@@ -38,16 +40,18 @@ impl CopyPlan {
     }
 }
 
-/// A range that cannot be copied as a whole.
+/// A range that cannot be copied completely.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Incomplete {
-    /// What was asked for.
+    /// The requested commits.
     pub asked: CsnRange,
-    /// The commits around its end that can be restored without a gap between them.
+    /// The restorable commits without a gap around the end of the requested range; `None` if the end cannot be
+    /// restored.
     pub possible: Option<CsnRange>,
 }
 
-/// Plans the copy of `lineage`'s commits `from` (none: from the first on that leads to the end without a gap) `until`.
+/// Plans the copy of `lineage`'s commits from `from` up to `until`. If `from` is `None`, the copy begins with the first
+/// commit that leads to `until` without a gap.
 pub fn plan(
     listing: &Listing,
     lineage: &Lineage,
@@ -57,7 +61,7 @@ pub fn plan(
 ) -> Result<CopyPlan, Incomplete> {
     let bases: Vec<BaseStart> =
         listing.base_starts().filter(|start| lineage.contains(start.base) && is_usable(start)).collect();
-    // Runs are not copied: what only they lead to cannot be.
+    // Runs are not copied, so commits that only runs reach are out of reach for the copy.
     let reach = Reach::with_runs(listing, lineage, bases.iter().copied(), |_| false);
     let stretches = stretches(listing, lineage);
     let possible = reach.ranges.iter().copied().find(|range| range.contains(until));
@@ -75,7 +79,7 @@ pub fn plan(
         let chunks = chunks(listing, lineage, after, until);
         let newest = bases.iter().map(|start| start.base.epoch).chain(chunks.iter().map(|step| step.chunk.epoch)).max();
         leaf = newest.map_or(leaf, |newest| newest.max(leaf));
-        // The record of the newest epoch says that history goes on to its fork: so the copy must.
+        // The record of the newest epoch states that history continues to its fork, so the copy must reach the fork.
         let fork = fork_of(lineage, leaf);
         if fork > until && possible.contains(fork) {
             until = fork;
@@ -93,7 +97,7 @@ fn fork_of(lineage: &Lineage, epoch: Epoch) -> Csn {
     branch.map_or(Csn::ZERO, |branch| branch.from_exclusive)
 }
 
-/// The line's chunks that hold commits after `after`, up to the one that holds `until`.
+/// Returns the line's chunks with commits after `after`, up to the chunk that holds `until`.
 fn chunks(listing: &Listing, lineage: &Lineage, after: Csn, until: Csn) -> Vec<ChunkStep> {
     let uses = lineage.cover(listing.chunks.keys().copied(), after).uses;
     let wanted = uses.into_iter().filter(|part| part.use_from <= until);

@@ -1,4 +1,4 @@
-//! Brings a plan's objects into the target.
+//! Copies a plan's objects into the target archive.
 
 use super::{CopyPlan, CopyReport, Moved};
 use crate::archive::epochs::{self, Claim};
@@ -25,19 +25,19 @@ use bytes::Bytes;
 use futures::stream::{self, FuturesOrdered, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Chunks being stored at a time.
+/// Limit on the number of chunks that are being stored at the same time.
 const CHUNKS_STORED_MAX: usize = 4;
 
-/// One copy under way.
+/// The state of one copy.
 struct Transfer<'a> {
     from: &'a Archive,
     to: &'a Archive,
-    /// What is in the target already.
+    /// The target's objects: the listing at the start, and the SST files stored since.
     there: Listing,
     report: CopyReport,
 }
 
-/// Copies all of a plan, in the order that leaves no reference without its object.
+/// Copies all objects of a plan, each before the objects that refer to it.
 pub(super) async fn run(
     history: &History,
     to: &Archive,
@@ -75,10 +75,10 @@ pub(super) async fn run(
     Ok(transfer.report)
 }
 
-/// Makes an empty target the cluster's; refuses another cluster's.
+/// Makes an empty target the cluster's archive; refuses an archive of another cluster.
 async fn claim_target(to: &Archive, cluster: ClusterId) -> Result<()> {
     let found = match identity::read(to).await {
-        // No such bucket: establishing says what is missing, or creates it.
+        // The bucket does not exist: `establish` creates it or reports the reason.
         Err(Error::Store { source: object_store::Error::NotFound { .. }, .. }) => None,
         found => found?,
     };
@@ -93,7 +93,7 @@ async fn claim_target(to: &Archive, cluster: ClusterId) -> Result<()> {
     }
 }
 
-/// An archive that a primary continued from a copy is no place for a copy any more.
+/// Refuses a target with an epoch that the source does not have, such as a copy that a primary has continued.
 fn require_same_history(to: &Archive, there: &Listing, here: &Listing) -> Result<()> {
     for record in there.epochs.records() {
         if here.epochs.get(record.epoch) != Some(record) {
@@ -126,7 +126,7 @@ impl Transfer<'_> {
         let own = own.map(|file| (file.object(base), file.bytes, file.blake3));
         let disk = manifest.disk.files.iter().map(|file| (file.object(base), file.bytes, file.blake3));
         let all: Vec<_> = disk.chain(own).collect();
-        // A base with a manifest has its files: they were there before it.
+        // A manifest is stored after the files of its base, so the files exist.
         let is_whole = self.has_manifest(&start);
         let (present, missing): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(object, bytes, _)| is_whole || self.is_there(object, *bytes));
@@ -144,10 +144,10 @@ impl Transfer<'_> {
         });
         stream::iter(copies).buffer_unordered(FILES_IN_FLIGHT_MAX).try_collect::<()>().await?;
         if !is_whole {
-            // Another copy may have been faster: its manifest is of the same base.
+            // If another copy has already stored the manifest, that manifest describes the same base.
             self.to.put_new(&start.manifest(), manifest.encode().into()).await?;
         }
-        // SSTs of this base are those of the next.
+        // The next base may share these SST files.
         for (object, bytes, _) in missing {
             if let ObjectName::Sst(hash) = object {
                 let stored = Stored { size: bytes, modified: Default::default() };
@@ -179,10 +179,10 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// The marks that can be restored from the copy.
+    /// Copies the marks that can be restored from the copy.
     async fn copy_marks(&mut self, history: &History, plan: &CopyPlan) -> Result<()> {
         for name in history.listing.marks.keys() {
-            // None: taken away since it was listed.
+            // `None`: the mark was removed after the listing.
             let Some(mark) = marks::read(self.from, name).await? else { continue };
             if !mark.is_on(&history.lineage) || !plan.range.contains(mark.csn) {
                 continue;
@@ -197,7 +197,7 @@ impl Transfer<'_> {
     }
 }
 
-/// Checks a chunk in every respect and stores it, unless a chunk with the same commits is there.
+/// Checks a chunk in every respect and stores it, unless the target holds a chunk with the same commits.
 async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes) -> Result<()> {
     let name = ObjectName::Chunk(step.chunk);
     let (what, checked) = (full_name(from, &name), bytes.clone());
@@ -225,7 +225,7 @@ async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes
     .await
 }
 
-/// The whole range can be restored from the target now.
+/// Checks that the whole range can be restored from the target.
 pub(super) async fn require_restorable(to: &Archive, plan: &CopyPlan) -> Result<()> {
     let listing = Listing::read(to).await?;
     let leaf = plan.epochs.last().and_then(|record| Lineage::of(&listing.epochs, record.epoch));

@@ -1,4 +1,4 @@
-//! Copies of archives: what can be restored from them, and what becomes of a copy that was cut off.
+//! Copies of archives: which commits can be restored from a copy, and how an interrupted copy behaves.
 
 use super::super::copy::{CopyOptions, CopyReport, Incomplete, copy, plan};
 use super::super::progress::silent;
@@ -54,7 +54,7 @@ async fn one_line(archive: Archive) -> (Archived, Vec<CommitRecord>) {
     (archived, commits)
 }
 
-/// Verified, and the commits of the range are restored exactly: its ends and every fifth between them.
+/// Verifies the copy and restores commits of its range exactly: the first, the last and every fifth between them.
 async fn assert_holds(archive: &Archive, commits: &[CommitRecord], range: CsnRange, epoch: Option<Epoch>) {
     let report = verify_archive(archive, silent()).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
@@ -64,7 +64,7 @@ async fn assert_holds(archive: &Archive, commits: &[CommitRecord], range: CsnRan
     }
 }
 
-/// A whole archive and parts of it, between clear and encrypted ones.
+/// Goal: copies of a whole archive and of parts restore exactly, between unencrypted and encrypted archives.
 #[tokio::test]
 async fn a_copy_restores_every_commit_of_its_range() {
     let source = || Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None);
@@ -78,7 +78,7 @@ async fn a_copy_restores_every_commit_of_its_range() {
         assert_holds(&to, &commits, report.range, None).await;
     }
     let (archived, commits) = one_line(source()).await;
-    // From, until, first chunk's first csn, bases, end of the range.
+    // From, until, first csn of the first chunk, number of bases, end of the range.
     for (from, until, first, bases, end) in
         [(10, 14, 7, 1, 18), (9, 9, 0, 1, 9), (3, 4, 1, 0, 6), (15, 25, 7, 2, 30), (21, 24, 19, 1, 24)]
     {
@@ -99,7 +99,7 @@ async fn a_copy_restores_every_commit_of_its_range() {
     }
 }
 
-/// A base whose engines were cut at different commits goes along with the chunks between its cuts.
+/// Goal: a base whose engines were cut at different commits is copied together with the chunks between its cuts.
 #[tokio::test]
 async fn a_base_of_two_cuts_is_copied_with_its_chunks() {
     let (archived, commits) = one_line(Archived::new().await.archive).await;
@@ -117,7 +117,8 @@ async fn a_base_of_two_cuts_is_copied_with_its_chunks() {
     }
 }
 
-/// A line through three epochs, where a chunk of a later one begins before its fork; and a branch that was left.
+/// Goal: the copy of a line through three epochs is exact, where a chunk of a later epoch begins before its fork and
+/// one branch is abandoned.
 #[tokio::test]
 async fn a_copy_follows_one_line_of_history() {
     let first = history(22, 20, Epoch(1));
@@ -141,13 +142,13 @@ async fn a_copy_follows_one_line_of_history() {
     let report = copied(&archived.archive, &to, (None, 9), Some(1)).await.unwrap();
     assert_eq!((report.epoch, report.range.until), (Epoch(1), Csn(9)));
     assert_holds(&to, &first, report.range, Some(Epoch(1))).await;
-    // The rest of the other line follows into the same target.
+    // The rest of the other line is copied into the same target.
     let report = copied(&archived.archive, &to, (None, 30), None).await.unwrap();
     assert_eq!((report.epoch, report.present.chunks, report.copied.chunks), (Epoch(3), 1, 3));
     assert_holds(&to, &third, report.range, None).await;
 }
 
-/// What is there is not sent again, and later commits follow.
+/// Goal: objects that the target holds are not sent twice, and later commits are added.
 #[tokio::test]
 async fn a_copy_is_continued() {
     let (archived, commits) = one_line(target()).await;
@@ -157,14 +158,15 @@ async fn a_copy_is_continued() {
     let before = puts(&to);
     let again = copied(from, &to, (None, 14), None).await.unwrap();
     assert_eq!((again.copied.chunks, again.copied.files, again.present.chunks), (0, 0, 3));
-    // No more than the epoch's record, which was refused.
+    // The target holds only the epoch's record, whose copying was refused.
     assert!(puts(&to) - before < 500);
     let more = copied(from, &to, (None, 30), None).await.unwrap();
     assert_eq!((more.copied.chunks, more.present.chunks, more.bases), (2, 3, 2));
     assert_holds(&to, &commits, more.range, None).await;
 }
 
-/// Cut off at each request, a copy is nothing that is restored from, or whole; started again, it is whole.
+/// Goal: a copy that is interrupted at any request is either complete or not used by any restore; started again, it
+/// becomes complete.
 #[tokio::test]
 async fn a_copy_cut_off_anywhere_goes_on() {
     let (archived, commits) = one_line(target()).await;
@@ -177,7 +179,7 @@ async fn a_copy_cut_off_anywhere_goes_on() {
         let outcome = copied(&archived.archive, &hasty, (None, 30), None).await;
         store.heal();
         if outcome.is_err() && restored(&to, Target::Latest, None).await.is_ok() {
-            // Only the probe of the claim, which comes last, can be missing.
+            // Only the probe of the claim, which is the last request, may be missing.
             assert_eq!(names(&to).await, names(&archived.archive).await, "step {step}");
         }
         let report = copied(&archived.archive, &to, (None, 30), None).await.unwrap();
@@ -192,7 +194,7 @@ async fn a_copy_cut_off_anywhere_goes_on() {
     assert!(whole);
 }
 
-/// Damage in the source ends the copy and does not get into the target.
+/// Goal: damage in the source ends the copy and does not reach the target.
 #[tokio::test]
 async fn damage_is_not_copied() {
     let (archived, _) = one_line(target()).await;
@@ -205,7 +207,7 @@ async fn damage_is_not_copied() {
         let to = Archive::over(Arc::new(InMemory::new()), "memory:///c".to_owned(), "", None);
         let outcome = copied(&archived.archive, &to, (None, 30), None).await;
         match name {
-            // The base is passed over: history is whole without it.
+            // The damaged base is passed over: the history is complete without it.
             ObjectName::BaseManifest(base) => {
                 let report = outcome.unwrap();
                 assert_eq!((report.bases, report.skipped.len()), (1, 1));
@@ -222,7 +224,7 @@ async fn damage_is_not_copied() {
     }
 }
 
-/// Other clusters' archives, and archives that went another way, are left alone.
+/// Goal: archives of other clusters and archives with another history are not changed.
 #[tokio::test]
 async fn a_target_that_is_no_copy_is_refused() {
     let (archived, _) = one_line(target()).await;
@@ -242,7 +244,7 @@ async fn a_target_that_is_no_copy_is_refused() {
     epochs::claim(&to, &EpochRecord::first(Epoch(1), "other".into(), CommitTime(5))).await.unwrap();
     refused(&to, "node other's").await;
 
-    // A primary went on from an earlier copy.
+    // A primary has continued an earlier copy.
     let to = fresh();
     copied(&archived.archive, &to, (None, 30), None).await.unwrap();
     let next = EpochRecord::forked(Epoch(2), Epoch(1), (Csn(30), HistoryHash(7)), "restored".into(), CommitTime(5));
@@ -259,7 +261,8 @@ async fn a_target_that_is_no_copy_is_refused() {
     assert_ne!(Some(found), archived.archive.get(&name).await.unwrap());
 }
 
-/// A range with a hole in it is refused with the one that can be had; a base across the hole begins another.
+/// Goal: a range with missing commits is refused with the range that is complete; a base after the missing commits
+/// begins another range.
 #[tokio::test]
 async fn a_range_with_a_hole_is_refused() {
     let (archived, commits) = one_line(target()).await;

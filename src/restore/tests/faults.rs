@@ -1,5 +1,5 @@
-//! Readers and a store that lies: with every fault at every request of a restore, of a verification and of a replica's
-//! catching up, the result is right, or it is an error of a kind that tells what to do.
+//! Readers and an object store that lies: with every fault at every request of a restore, of a verification and of a
+//! replica's catch-up, the result is either right or an error of a kind that tells the caller what to do.
 
 use super::support::{Archived, State, history, read_state};
 use super::*;
@@ -12,13 +12,13 @@ use progress::silent;
 use std::time::Duration;
 
 const COMMITS: u64 = 14;
-/// The chunks' commits; the last chunk is the object stored last.
+/// Number of commits of each chunk; the last chunk is the object stored last.
 const SIZES: [usize; 4] = [3, 4, 5, 2];
-/// Where the newest base lies: chunks follow it.
+/// Csn of the newest base; chunks follow it.
 const BASE: u64 = 9;
-/// The request of a verification that asks for the epoch after the newest: what is not there can be denied.
+/// Number of the verification's request for the epoch after the newest; the denial of a missing object is no lie.
 const NEXT_EPOCH: usize = 3;
-/// When a request that hangs is given up.
+/// Time after which a request that hangs is given up.
 const DEADLINE: Duration = Duration::from_millis(200);
 
 struct Fixture {
@@ -40,16 +40,16 @@ impl Fixture {
         Self { store, archive, commits }
     }
 
-    /// Where the history ends for somebody to whom the objects stored last are not shown.
+    /// Returns the last csn that a reader sees if the store hides the objects stored last.
     fn end_without(&self, newest: usize) -> u64 {
         let hidden: usize = SIZES.iter().rev().take(newest).sum();
         COMMITS - hidden as u64
     }
 }
 
-/// Goal: a restore through a lying store ends exactly where it says and holds exactly those commits, or it is an error
-/// and leaves a directory that nobody opens. It ends early only if the store leaves the newest chunks out of its
-/// listing, which nothing else in the archive can contradict.
+/// Goal: a restore through a lying store ends exactly at the csn that it reports and holds exactly those commits, or
+/// fails and leaves a directory that cannot be opened. The restore ends early only if the store omits the newest chunks
+/// from its listing, which no other object in the archive can contradict.
 #[tokio::test]
 async fn every_request_of_a_restore_meets_every_fault() {
     let fixture = Fixture::new().await;
@@ -71,7 +71,7 @@ async fn every_request_of_a_restore_meets_every_fault() {
                     assert_eq!(position.csn, report.csn, "{told}");
                     assert!(state == State::after(&fixture.commits[..report.csn.0 as usize]), "{told}: a wrong state");
                     let end = match fault {
-                        // The restore's pin was stored last.
+                        // The restore's pin is the object stored last.
                         Fault::Stale(newest) if is_met => fixture.end_without(newest - 1),
                         _ => COMMITS,
                     };
@@ -85,7 +85,7 @@ async fn every_request_of_a_restore_meets_every_fault() {
 }
 
 fn assert_told(error: &Error, dir: &Path, told: &str) {
-    // To be denied walferry.json means: no archive.
+    // If the store denies walferry.json, there is no archive.
     let is_clear = matches!(error.kind(), Kind::Integrity | Kind::Store | Kind::Unreachable)
         || matches!(error, Error::Identity { detail, .. } if detail.contains("walferry.json"));
     assert!(is_clear, "{told}: {error}");
@@ -93,8 +93,8 @@ fn assert_told(error: &Error, dir: &Path, told: &str) {
     assert!(dir.is_empty().unwrap() || dir.identity().is_err(), "{told}: a directory that can be opened");
 }
 
-/// Goal: a verification through a lying store never calls the archive whole on wrong evidence; what it says of an
-/// archive it read rightly is right.
+/// Goal: a verification through a lying store never reports the archive as whole on false evidence; its report about an
+/// archive that it read correctly is right.
 #[tokio::test]
 async fn every_request_of_a_verification_meets_every_fault() {
     let fixture = Fixture::new().await;
@@ -121,7 +121,7 @@ async fn every_request_of_a_verification_meets_every_fault() {
     }
 }
 
-/// Goal: what a replica is given is always the next commits of its history, never others and never with a hole.
+/// Goal: a replica always receives the next commits of its history, never others and never with a gap.
 #[tokio::test]
 async fn every_request_of_a_catch_up_meets_every_fault() {
     let fixture = Fixture::new().await;
@@ -150,7 +150,7 @@ async fn catch_up(archive: &Archive, found: &mut Vec<CommitRecord>) -> Result<()
     Ok(())
 }
 
-/// Goal: a listing that misses the newest epoch is not believed, because a line of history chosen by it is another one.
+/// Goal: a listing without the newest epoch is not trusted, because it would select another line of history.
 #[tokio::test]
 async fn a_listing_that_misses_an_epoch_is_not_followed() {
     let store = FaultStore::default();
@@ -161,21 +161,21 @@ async fn a_listing_that_misses_an_epoch_is_not_followed() {
     archived.chunks(1, &commits, &[4, 5]).await;
     archived.epoch(2, Some((1, &commits[5]))).await;
     let dir = tempfile::tempdir().unwrap();
-    // What confirms the restore's pin, walferry.json, the listing; the pin was stored last.
+    // The confirmation of the restore's pin, walferry.json, and the listing; the pin is the object stored last.
     store.script_gets([Fault::None, Fault::None, Fault::Stale(2)]);
     let report = restore(&archive, options(dir.path(), Target::Latest)).await.unwrap();
     assert_eq!((report.csn, report.plan.leaf), (Csn(6), Epoch(2)), "the listing was asked for again");
 
     let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
     let dir = tempfile::tempdir().unwrap();
-    // As before; the pin of the restore before was stored later than the epoch, too.
+    // The same requests; the pin of the earlier restore was also stored later than the epoch.
     store.script_gets([Fault::None, Fault::None, Fault::Stale(3)]);
     let error = restore(&archive, options(dir.path(), Target::Latest)).await.expect_err("the wrong line of history");
     assert!(matches!(&error, Error::StoreContract { detail, .. } if detail.contains("stale")), "{error}");
 }
 
-/// Goal: a chunk that its writer died over does not count for who takes over, and its commits are not skipped; for a
-/// reader it is damage.
+/// Goal: a torn chunk does not count for the writer that takes over, and its commits are not skipped; a reader reports
+/// it as damage.
 #[tokio::test]
 async fn a_torn_chunk_does_not_count_for_a_successor() {
     let store = FaultStore::default();
@@ -198,7 +198,7 @@ async fn a_torn_chunk_does_not_count_for_a_successor() {
     }
 }
 
-/// Goal: a base that cannot be used still tells that its commits exist: "latest" does not quietly mean "before it".
+/// Goal: an unusable base still proves that its commits exist: "latest" does not silently mean "before that base".
 #[tokio::test]
 async fn latest_is_refused_where_only_an_unusable_base_reaches() {
     let store = FaultStore::default();

@@ -1,5 +1,5 @@
-//! Bases whose engines were cut at different commits: restored exactly, repaired, and model-checked together with strict
-//! ones, over stores that fail.
+//! Bases whose engines were cut at different commits: they are restored exactly, repaired, and compared with a model
+//! together with strict bases, over stores that fail.
 
 use super::support::{Archived, State, base, go_on, history};
 use super::*;
@@ -17,10 +17,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
-/// The base at csn 18 of a history of 30 commits, its memory engines at 12.
+/// A history of 30 commits with a base at csn 18 whose memory engines were cut at csn 12.
 const OPEN: BaseStart = BaseStart { base: BaseName { csn: Csn(18), epoch: Epoch(1) }, after: Csn(12) };
 
-/// When a request that hangs is given up.
+/// Time after which a request that hangs is given up.
 const DEADLINE: Duration = Duration::from_millis(200);
 
 fn over(store: &FaultStore) -> Archive {
@@ -42,7 +42,8 @@ async fn assert_restorable(archived: &Archived, commits: &[CommitRecord], csn: u
     report
 }
 
-/// Each engine replays from its own cut: beyond both, every commit is restored exactly; between them, from elsewhere.
+/// Goal: each engine replays from its own cut: after the later cut every commit is restored exactly from the base;
+/// commits between the cuts are restored from other objects.
 #[tokio::test]
 async fn a_base_of_two_cuts_restores_exactly_beyond_both() {
     for level in [Level::Bounded, Level::Eventual] {
@@ -59,7 +60,7 @@ async fn a_base_of_two_cuts_restores_exactly_beyond_both() {
     }
 }
 
-/// Without the chunks between its cuts such a base is no start, and what it hides is told.
+/// Goal: without the chunks between its cuts, such a base is no start, and the unreachable commits are reported.
 #[tokio::test]
 async fn a_base_of_two_cuts_needs_the_chunks_between_them() {
     let (archived, commits) = archived_over(&FaultStore::default(), Level::Eventual).await;
@@ -74,7 +75,7 @@ async fn a_base_of_two_cuts_needs_the_chunks_between_them() {
     assert_restorable(&archived, &commits, 24).await;
 }
 
-/// A base of two cuts beyond a fork is of another history.
+/// Goal: a base with one cut beyond a fork belongs to another history.
 #[tokio::test]
 async fn a_base_of_two_cuts_beyond_a_fork_is_left_behind() {
     let (archived, commits) = archived_over(&FaultStore::default(), Level::Eventual).await;
@@ -89,7 +90,7 @@ async fn a_base_of_two_cuts_beyond_a_fork_is_left_behind() {
     assert_eq!((report.plan.start(), state), (Some(OPEN), State::after(&commits[..20])));
 }
 
-/// A repaired base is strict: it needs no chunks any more, and what it was before is superseded.
+/// Goal: a repaired base is strict: it needs no chunks, and supersedes its earlier form.
 #[tokio::test]
 async fn a_repaired_base_needs_no_chunks() {
     let (archived, commits) = archived_over(&FaultStore::default(), Level::Eventual).await;
@@ -113,7 +114,7 @@ async fn a_repaired_base_needs_no_chunks() {
     assert!(verify_archive(&archived.archive, silent()).await.unwrap().is_whole());
 }
 
-/// A bounded base is what was asked for: nobody repairs it by himself.
+/// Goal: a bounded base is as requested, so no node repairs it without being asked.
 #[tokio::test]
 async fn a_bounded_base_is_not_marked_for_repair() {
     let (archived, _) = archived_over(&FaultStore::default(), Level::Bounded).await;
@@ -122,7 +123,8 @@ async fn a_bounded_base_is_not_marked_for_repair() {
     assert_eq!((told.bases[0].after, told.bases[0].content.as_ref().unwrap().level), (Csn(12), Level::Bounded));
 }
 
-/// Whichever request meets whichever fault, a repair leaves a base that restores as before, and the next one ends it.
+/// Goal: whichever request meets whichever fault, a repair leaves a base that restores as before, and the next repair
+/// completes it.
 #[tokio::test]
 async fn every_request_of_a_repair_meets_every_fault() {
     let mut met = 0;
@@ -150,7 +152,7 @@ async fn every_request_of_a_repair_meets_every_fault() {
     assert!(met > 50, "only {met} faults met a request");
 }
 
-/// Two repairers at once: one manifest, and it is whole.
+/// Goal: two repairs at the same time produce one manifest, and the base is whole.
 #[tokio::test]
 async fn of_two_repairers_the_first_manifest_stays() {
     let (archived, commits) = archived_over(&FaultStore::default(), Level::Eventual).await;
@@ -165,7 +167,7 @@ async fn of_two_repairers_the_first_manifest_stays() {
     assert_eq!(report.plan.chunks, []);
 }
 
-/// A digest that is not that of what was stored is found, also where every byte has its right hash.
+/// Goal: a digest that differs from the stored content is found, even if every file has the right hash.
 #[tokio::test]
 async fn a_wrong_digest_is_found_by_verify() {
     let (archived, _) = archived_over(&FaultStore::default(), Level::Eventual).await;
@@ -178,8 +180,8 @@ async fn a_wrong_digest_is_found_by_verify() {
     assert!(problem.what.contains("by their digests"), "{problem:?}");
 }
 
-/// Random histories with bases of all levels at random moments, commits between their cuts, failing uploads and
-/// interrupted repairs from logs and chunks: whatever base a restore starts from, it equals the model.
+/// Goal: for random histories with bases of all levels at random moments, commits between their cuts, failing uploads,
+/// and interrupted repairs from logs and chunks, a restore from any base equals the model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restores_from_bases_of_all_levels_equal_the_model() {
     let seed: u64 = std::env::var("WALFERRY_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
@@ -219,7 +221,8 @@ async fn model_round(seed: u64) {
         chunk_new(&archived, &rig, &mut chunked, &mut random).await;
         let start = base.manifest().start();
         if random.random_bool(0.4) {
-            // A store that keeps half of a manifest leaves damage that `verify` reports: see the tests of publishing.
+            // A store that keeps half of a manifest leaves damage that `verify` reports; the tests of publishing cover
+            // that case.
             let fault = [Fault::Fail, Fault::LoseReply][random.random_range(0..2)];
             store.script_puts(std::iter::repeat_n(Fault::None, random.random_range(0..14)).chain([fault]));
         }
@@ -249,7 +252,7 @@ async fn model_round(seed: u64) {
     assert!(verify_archive(&archive, silent()).await.unwrap().is_whole());
 }
 
-/// Archives what was committed since `chunked`, in one chunk or two.
+/// Archives the commits since `chunked`, in one chunk or two.
 async fn chunk_new(archived: &Archived, rig: &Rig, chunked: &mut usize, random: &mut StdRng) {
     let commits = rig.commits();
     let new = &commits[*chunked..];
@@ -263,7 +266,7 @@ async fn chunk_new(archived: &Archived, rig: &Rig, chunked: &mut usize, random: 
     *chunked = commits.len();
 }
 
-/// Repairs about half of the bases, from logs or chunks, some after an interrupted attempt.
+/// Repairs about half of the bases from logs or chunks, some after an interrupted attempt.
 async fn repair_some(store: &FaultStore, archive: &Archive, rig: &Rig, open: Vec<BaseStart>, random: &mut StdRng) {
     for start in open {
         if random.random_bool(0.5) {

@@ -1,4 +1,4 @@
-//! Restores end to end: histories of random commits, archived by hand, restored and compared with what the commits do.
+//! Restores end to end: histories of random commits, archived by the tests, restored, and compared with a model.
 
 mod copy;
 mod faults;
@@ -25,7 +25,7 @@ fn options(dir: &Path, target: Target) -> Options {
     Options { dir: dir.to_owned(), target, epoch: None, io, progress: silent() }
 }
 
-/// Restores into a fresh directory; gives the report and what the directory holds.
+/// Restores into a fresh directory; returns the report and the content of the directory.
 async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> Result<(Report, State, Identity)> {
     let dir = tempfile::tempdir().unwrap();
     let report = restore(archive, Options { epoch, ..options(dir.path(), target) }).await?;
@@ -37,7 +37,7 @@ async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> Re
     Ok((report, state, identity))
 }
 
-/// Every commit of a history is restored exactly, from nothing and from bases.
+/// Goal: every commit of a history is restored exactly, from the empty state and from bases.
 #[tokio::test]
 async fn every_commit_is_a_restore_point() {
     let commits = history(1, 30, Epoch(1));
@@ -62,7 +62,8 @@ async fn every_commit_is_a_restore_point() {
     }
 }
 
-/// A target is looked up along the newest epoch, or along the one asked for; what lies on no path is never read.
+/// Goal: a target is looked up on the line of the newest epoch or of the requested epoch; objects that are not on the
+/// plan's route are never read.
 #[tokio::test]
 async fn a_restore_follows_one_line_of_history() {
     let archived = Archived::new().await;
@@ -96,7 +97,7 @@ async fn a_restore_follows_one_line_of_history() {
     assert!(error.to_string().contains("epochs 1, 2, 3"), "{error}");
 }
 
-/// A time means the last commit at or before it, wherever it falls.
+/// Goal: a time means the last commit at or before it, for every position of the time between commits.
 #[tokio::test]
 async fn a_time_means_the_last_commit_at_or_before_it() {
     let commits = history(4, 25, Epoch(1));
@@ -116,7 +117,7 @@ async fn a_time_means_the_last_commit_at_or_before_it() {
     assert!(told.contains(&commits[0].time.rfc3339()) && told.contains(&commits[24].time.rfc3339()), "{told}");
 }
 
-/// A time in a pruned history or near a gap is exact or refused.
+/// Goal: the answer for a time in a pruned history or near a gap is exact or an error.
 #[tokio::test]
 async fn a_time_near_missing_commits_is_exact_or_refused() {
     let commits = history(5, 25, Epoch(1));
@@ -131,7 +132,8 @@ async fn a_time_near_missing_commits_is_exact_or_refused() {
     let time_of = |csn: usize| commits[csn - 1].time;
     for csn in [5, 6, 9, 15, 16, 25] {
         let found = history.plan(&Target::Before(time_of(csn))).await;
-        // Commit 10 may share its time with 11, which is missing; the others are followed by one that is there.
+        // Commit 10 may have the same time as commit 11, which is missing; the other commits are followed by a present
+        // one.
         let expected = commits.iter().rfind(|commit| commit.time <= time_of(csn)).unwrap().csn;
         assert_eq!(found.unwrap().plan.target, expected, "csn {csn}");
     }
@@ -144,7 +146,8 @@ async fn a_time_near_missing_commits_is_exact_or_refused() {
     assert!(told.contains("11 to 14") && told.contains(&time_of(10).rfc3339()), "{told}");
 }
 
-/// What a missing chunk hides is unreachable, `latest` is not quietly the last before it, and a replica starts there.
+/// Goal: commits that a missing chunk makes unreachable are refused, `latest` does not silently mean the last commit
+/// before them, and a replica starts there.
 #[tokio::test]
 async fn a_missing_chunk_is_told_with_the_nearest_points() {
     let commits = history(6, 20, Epoch(1));
@@ -164,7 +167,7 @@ async fn a_missing_chunk_is_told_with_the_nearest_points() {
     assert_eq!(report.plan.lost, [CsnRange { from: Csn(7), until: Csn(20) }]);
 }
 
-/// A damaged chunk names itself, and what it leaves behind is never opened.
+/// Goal: the error about a damaged chunk names the chunk, and the unfinished directory is never opened.
 #[tokio::test]
 async fn damage_is_found_and_leaves_the_marker() {
     let commits = history(7, 20, Epoch(1));
@@ -182,7 +185,7 @@ async fn damage_is_found_and_leaves_the_marker() {
     assert_eq!(error.kind(), Kind::NotEmpty);
 }
 
-/// A chunk of another history, which somebody else wrote under this epoch, is never mixed in, and verify names it.
+/// Goal: a chunk of another history that another writer stored under this epoch is never mixed in, and verify names it.
 #[tokio::test]
 async fn a_chunk_of_another_history_is_never_mixed_in() {
     let commits = history(7, 18, Epoch(1));
@@ -199,7 +202,7 @@ async fn a_chunk_of_another_history_is_never_mixed_in() {
     assert_eq!(error.kind(), Kind::Integrity);
 }
 
-/// A chunk under another chunk's name is refused.
+/// Goal: a chunk under another chunk's name is refused.
 #[tokio::test]
 async fn a_chunk_under_a_wrong_name_is_refused() {
     let commits = history(8, 12, Epoch(1));
@@ -215,7 +218,8 @@ async fn a_chunk_under_a_wrong_name_is_refused() {
     assert_eq!(report.problems.len(), 1, "{report:?}");
 }
 
-/// A directory that holds anything is refused before the archive is asked, an unreachable target before it is made.
+/// Goal: a directory that is not empty is refused before the archive is read; an unreachable target is refused before
+/// the directory is created.
 #[tokio::test]
 async fn nothing_is_touched_in_vain() {
     let archived = Archived::new().await;
@@ -231,7 +235,7 @@ async fn nothing_is_touched_in_vain() {
     assert!(!fresh.exists());
 }
 
-/// A base whose manifest is damaged is passed over, one whose file is damaged is an error that names the file.
+/// Goal: a base with a damaged manifest is passed over; a base with a damaged file causes an error that names the file.
 #[tokio::test]
 async fn damaged_bases_are_passed_over_or_named() {
     let commits = history(9, 20, Epoch(1));
@@ -250,7 +254,7 @@ async fn damaged_bases_are_passed_over_or_named() {
     assert!(matches!(&error, Error::Corrupt { what, .. } if what.ends_with(&image.to_string())), "{error}");
 }
 
-/// A replica starts from the archive's newest state and reads on from there.
+/// Goal: a replica starts from the archive's newest state and catches up from there.
 #[tokio::test]
 async fn a_replica_bootstraps_and_catches_up() {
     let commits = history(10, 30, Epoch(1));
@@ -289,7 +293,7 @@ async fn a_replica_bootstraps_and_catches_up() {
     assert!(matches!(error, Error::Gap { expected: Csn(3), .. }), "{error}");
 }
 
-/// The base of a cluster without a commit is a state like any other.
+/// Goal: the base of a cluster without a commit is restored like any other.
 #[tokio::test]
 async fn a_replica_of_an_empty_cluster_bootstraps() {
     let archived = Archived::new().await;
@@ -304,7 +308,7 @@ async fn a_replica_of_an_empty_cluster_bootstraps() {
     }
 }
 
-/// Verification finds any damaged or missing object and names it.
+/// Goal: verification finds every damaged or missing object and names it.
 #[tokio::test]
 async fn verification_finds_every_damage() {
     let commits = history(11, 20, Epoch(1));
@@ -327,8 +331,8 @@ async fn verification_finds_every_damage() {
         assert!(is_named, "{name}: {report:?}");
         archived.archive.delete(&name).await.unwrap();
         let report = verify().await;
-        // A base without a manifest is unfinished; a history that begins later was pruned, one that ends earlier is
-        // shorter: nothing tells that there was more.
+        // A base without a manifest is unfinished. A history that begins later was pruned. A history that ends earlier
+        // is shorter: no object proves that later commits existed.
         let is_lawful = match name {
             ObjectName::BaseManifest(_) => report.bases_unfinished == 1,
             ObjectName::Chunk(chunk) => chunk.first == Csn(1) || chunk.last == Csn(20),
@@ -340,7 +344,7 @@ async fn verification_finds_every_damage() {
     assert!(verify().await.is_whole());
 }
 
-/// The report tells bases, restorable ranges with their times, and gaps.
+/// Goal: the report shows bases, restorable ranges with their times, and gaps.
 #[tokio::test]
 async fn the_report_tells_what_can_be_restored() {
     let commits = history(12, 20, Epoch(1));
@@ -362,8 +366,8 @@ async fn the_report_tells_what_can_be_restored() {
     assert_eq!(json["bases"][0]["name"], name.to_string());
 }
 
-/// Chunks that were merged, and their parts deleted, after a restore had listed them: it lists again and goes on from
-/// where it stands.
+/// Goal: if chunks are merged and deleted after a restore has listed them, the restore lists again and continues from
+/// its position.
 #[tokio::test]
 async fn chunks_that_were_merged_meanwhile_are_found_again() {
     let commits = history(13, 24, Epoch(1));

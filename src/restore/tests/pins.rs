@@ -1,4 +1,4 @@
-//! Restores beside prunes: pins, objects that vanish, identities that may not write.
+//! Restores during prunes: pins, objects that vanish, identities without the permission to write.
 
 use super::support::{Archived, State, base, history};
 use super::{options, restored};
@@ -24,7 +24,7 @@ async fn archived(store: &FaultStore) -> (Archived, Vec<crate::record::CommitRec
     (archived, commits)
 }
 
-/// Whatever GET says "not there", the restore is planned again and ends at the same commit.
+/// Goal: whichever GET reports a missing object, the restore plans again and ends at the same commit.
 #[tokio::test]
 async fn an_object_that_vanishes_is_planned_around() {
     let store = FaultStore::default();
@@ -42,7 +42,7 @@ async fn an_object_that_vanishes_is_planned_around() {
                 assert_eq!((report.csn, state), (Csn(24), State::after(&commits)), "step {step}");
                 replanned += u64::from(report.replans == 1);
             }
-            // The archive's own records and what confirms a pin: no plan can do without.
+            // The archive's own records and the confirmation of a pin: every plan needs them.
             Err(error) => assert!(!matches!(error, Error::Vanished { .. }), "step {step}: {error}"),
         }
         assert!(archived.archive.list(Section::Pins).await.unwrap().objects.is_empty(), "the pin is released");
@@ -50,7 +50,7 @@ async fn an_object_that_vanishes_is_planned_around() {
     assert!(replanned > 5, "manifest, files and chunks: {replanned}");
 }
 
-/// What stays away is one clear error, and the directory is never opened.
+/// Goal: an object that stays missing causes one clear error, and the directory is never opened.
 #[tokio::test]
 async fn an_object_that_stays_away_is_an_error_that_names_it() {
     let store = FaultStore::default();
@@ -63,7 +63,7 @@ async fn an_object_that_stays_away_is_an_error_that_names_it() {
     assert_eq!((report.replans, report.remarks.len()), (0, 0));
 }
 
-/// An identity that may not write restores all the same, and says what that means.
+/// Goal: an identity without the permission to write can restore, and the report states the consequence.
 #[tokio::test]
 async fn a_reader_that_may_not_write_goes_on_with_a_remark() {
     let store = FaultStore::default();
@@ -75,7 +75,7 @@ async fn a_reader_that_may_not_write_goes_on_with_a_remark() {
     assert_eq!(report.time, commits[19].time);
 }
 
-/// A pin is there while a replica catches up, names what is read, and goes at the end.
+/// Goal: while a replica catches up, a pin exists and names the range that is read; the pin is removed at the end.
 #[tokio::test]
 async fn catching_up_is_pinned() {
     let store = FaultStore::default();
@@ -91,7 +91,7 @@ async fn catching_up_is_pinned() {
     assert!(pins::list(&archived.archive).await.unwrap().is_empty(), "nothing to read, nothing to pin");
 }
 
-/// A mark is restored by name; one on a branch that was left says which epoch it needs.
+/// Goal: a mark is restored by name; the error about a mark on an abandoned branch names the epoch to request.
 #[tokio::test]
 async fn marks_are_restored_by_name() {
     let archived = Archived::new().await;

@@ -1,4 +1,4 @@
-//! Random histories, the state they lead to, and archives made of them by hand.
+//! Random histories, the states that they produce, and archives that tests build from them.
 
 use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
@@ -38,12 +38,12 @@ use std::sync::atomic::Ordering;
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 
-/// `count` random commits from the first on.
+/// Returns `count` random commits, beginning with csn 1.
 pub fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
     go_on(&[], seed, count, epoch)
 }
 
-/// `before` and `count` random commits after it.
+/// Returns `before` followed by `count` random commits.
 pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
     let lists = |random: &mut StdRng, memory: &mut Memory| {
         let ops = list_ops(random, memory);
@@ -58,14 +58,14 @@ pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Ve
     extended(before, (seed, count, epoch), 4, lists, zsets)
 }
 
-/// `before` and `count` commits after it of every kind of op, up to some minutes apart.
+/// Returns `before` followed by `count` commits with every kind of op, up to some minutes apart.
 pub fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
     let lists = |random: &mut StdRng, memory: &mut Memory| random_ops::lists(random, memory).into();
     let zsets = |random: &mut StdRng, memory: &mut Memory| random_ops::zsets(random, memory).into();
     extended(before, (seed, count, epoch), 400_000_000, lists, zsets)
 }
 
-/// Commits at most `apart` microseconds apart; `lists` and `zsets` make ops and carry them out.
+/// Returns commits at most `apart` microseconds apart; `lists` and `zsets` make ops and apply them.
 fn extended(
     before: &[CommitRecord],
     (seed, count, epoch): (u64, u64, Epoch),
@@ -82,9 +82,9 @@ fn extended(
         time += random.random_range(0..apart);
         let csn = Csn(commits.len() as u64 + 1);
         let mut commit = CommitRecord { csn, epoch, time: CommitTime(time), ..CommitRecord::default() };
-        // Of eight commits one has no effect at all, the others touch one engine or several.
+        // Of eight commits, one has no effect; the others change one engine or several.
         let kinds: u8 = random.random_range(0..8);
-        // A base can lie where the disk engines end: at each third commit.
+        // A base can be cut where the disk engines end: at each third commit.
         if kinds & 1 != 0 || csn.0.is_multiple_of(3) {
             (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
         }
@@ -149,10 +149,10 @@ fn zset_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
     ops.into()
 }
 
-/// A value's expiry and its elements.
+/// The expiry and the elements of a value.
 type Elements<T> = (u64, Vec<T>);
 
-/// What commits lead to, in a form that can be compared.
+/// The state that commits produce, in a comparable form.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct State {
     disk: BTreeMap<(Family, Vec<u8>), Vec<u8>>,
@@ -161,7 +161,7 @@ pub struct State {
 }
 
 impl State {
-    /// The state after these commits, applied one by one.
+    /// Returns the state after these commits, applied one by one.
     pub fn after(commits: &[CommitRecord]) -> Self {
         let mut state = Self::default();
         for record in commits.iter().flat_map(|commit| Records::new(&commit.disk)) {
@@ -199,7 +199,7 @@ fn memory_after(commits: &[CommitRecord]) -> Memory {
     memory
 }
 
-/// What a data directory holds, and where it stands by both of its halves.
+/// The content of a data directory, and the positions of its disk half and its memory half.
 pub fn read_state(dir: &Path) -> (State, Position) {
     let dir = DataDir::new(dir);
     let disk = Disk::open(&dir.db(), &dir.wal(), DiskOptions::default()).unwrap();
@@ -220,7 +220,7 @@ pub fn read_state(dir: &Path) -> (State, Position) {
     (state, position)
 }
 
-/// Name of a base.
+/// Returns the name of a base.
 pub fn base(csn: u64, epoch: u32) -> BaseName {
     BaseName { csn: Csn(csn), epoch: Epoch(epoch) }
 }
@@ -235,13 +235,13 @@ impl Archived {
         Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None)).await
     }
 
-    /// An archive of the tests' cluster in this one, which is empty.
+    /// Creates an archive of the tests' cluster in this empty store.
     pub async fn over(archive: Archive) -> Self {
         identity::establish(&archive, CLUSTER).await.unwrap();
         Self { archive }
     }
 
-    /// The archive that a store holds already.
+    /// Opens the archive that a store already holds.
     pub fn around(store: Arc<dyn ObjectStore>) -> Self {
         let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
         Self { archive: archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() }) }
@@ -251,7 +251,7 @@ impl Archived {
         self.archive.traffic().gets.load(Ordering::Relaxed)
     }
 
-    /// Claims an epoch; `from` is its parent and the commit at the fork.
+    /// Claims an epoch; `from` is the parent and the commit at the fork.
     pub async fn epoch(&self, epoch: u32, from: Option<(u32, &CommitRecord)>) {
         let (node, time) = ("n".to_owned(), CommitTime(1));
         let record = match from {
@@ -261,13 +261,13 @@ impl Archived {
         epochs::claim(&self.archive, &record).await.unwrap();
     }
 
-    /// Archives commits as chunks of these numbers of commits, each continuing the one before.
+    /// Archives commits as chunks with these numbers of commits, each continuing the one before.
     pub async fn chunks(&self, epoch: u32, commits: &[CommitRecord], sizes: &[usize]) {
         let before = commits.first().map_or(HistoryHash::ZERO, hash_before);
         self.chunks_after(before, epoch, commits, sizes).await;
     }
 
-    /// The same, of commits that follow one after which the history has the hash `hash_before`.
+    /// Does the same for commits that follow a commit with the history hash `hash_before`.
     pub async fn chunks_after(
         &self,
         hash_before: HistoryHash,
@@ -294,7 +294,7 @@ impl Archived {
         self.base_as(commits, epoch, memory_csn, csn, Level::Strict).await;
     }
 
-    /// Archives a base of a level, its memory engines in two images.
+    /// Archives a base of a level, with the memory engines in two images.
     pub async fn base_as(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64, level: Level) {
         let name = base(csn, epoch);
         let (disk, files) = disk_part(&commits[..csn as usize]);
@@ -385,19 +385,19 @@ impl Archived {
         self.archive.put_verified(name, content.into()).await.unwrap();
     }
 
-    /// All objects.
+    /// Returns the names of all objects.
     pub async fn names(&self) -> Vec<ObjectName> {
         self.archive.list(Section::All).await.unwrap().objects.into_iter().map(|object| object.name).collect()
     }
 
-    /// The file of a base whose name begins so.
+    /// Returns the file of a base whose name begins with this text.
     pub async fn base_file(&self, base: BaseName, begin: &str) -> ObjectName {
         let is_it = |name: &ObjectName| matches!(name, ObjectName::BaseFile(of, file) if *of == base && file.as_str().starts_with(begin));
         self.names().await.into_iter().find(is_it).expect("the base has such a file")
     }
 }
 
-/// A checkpoint after these commits, and its files' contents.
+/// Makes a checkpoint after these commits; returns the contents of its files.
 fn disk_part(commits: &[CommitRecord]) -> (DiskPart, Vec<Bytes>) {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), DiskOptions::default()).unwrap();

@@ -1,18 +1,18 @@
-//! Times over epochs that began at an earlier time than the one before ended at.
+//! Times over epochs that began at an earlier time than the end of the epoch before.
 
 use super::support::{Archived, State, go_on};
 use super::*;
 
-/// The last commits made `back` microseconds earlier.
+/// Returns the commits with the last ones made `back` microseconds earlier.
 fn set_back(mut commits: Vec<CommitRecord>, from: usize, back: u64) -> Vec<CommitRecord> {
     commits[from..].iter_mut().for_each(|commit| commit.time.0 -= back);
     crate::log::testing::chained(commits)
 }
 
-/// An hour, by which the clock was set back.
+/// One hour, by which the clock was set back.
 const HOUR: u64 = 3_600_000_000;
 
-/// Three epochs: 1 to 12, 13 to 20 an hour before, 21 to 30 five microseconds before the end of the second.
+/// Three epochs: csn 1 to 12, 13 to 20 an hour earlier, and 21 to 30 five microseconds before the end of the second.
 fn set_twice() -> Vec<CommitRecord> {
     let first = history(4, 12, Epoch(1));
     let second = set_back(go_on(&first, 5, 8, Epoch(2)), 12, HOUR);
@@ -25,13 +25,13 @@ async fn archived(commits: &[CommitRecord]) -> Archived {
     archived.epoch(2, Some((1, &commits[11]))).await;
     archived.epoch(3, Some((2, &commits[19]))).await;
     archived.chunks(1, &commits[..10], &[4, 6]).await;
-    // What the first epoch had not archived, up to where times begin anew.
+    // The first epoch did not archive its commits up to the point where times decrease.
     archived.chunks(2, &commits[10..19], &[2, 3, 4]).await;
     archived.chunks(3, &commits[19..], &[1, 3, 7]).await;
     archived
 }
 
-/// A time means the last commit, in csn order, at or before it, on both sides of where the clock was set back.
+/// Goal: a time means the last commit, in csn order, at or before it, before and after the clock was set back.
 #[tokio::test]
 async fn a_time_is_found_on_both_sides_of_a_clock_that_was_set_back() {
     let commits = set_twice();
@@ -48,7 +48,7 @@ async fn a_time_is_found_on_both_sides_of_a_clock_that_was_set_back() {
     }
 }
 
-/// Every commit is restored as it was, with and without bases, wherever times begin anew.
+/// Goal: every commit is restored exactly, with and without bases, wherever times decrease.
 #[tokio::test]
 async fn every_commit_around_a_clock_that_was_set_back_is_a_restore_point() {
     let commits = set_twice();
@@ -59,14 +59,14 @@ async fn every_commit_around_a_clock_that_was_set_back_is_a_restore_point() {
             assert_eq!(state, State::after(&commits[..csn as usize]), "csn {csn}");
             assert_eq!(report.time, commits[csn as usize - 1].time);
         }
-        // Its engines were cut on both sides.
+        // The base's engines were cut before and after the clock was set back.
         archived.base(&commits, 2, 10, 15).await;
     }
     let report = verify_archive(&archived.archive, silent()).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
 }
 
-/// Where the first commits of the later epoch are missing, a time that may be theirs is refused.
+/// Goal: where the first commits of the later epoch are missing, a time that one of them may have is refused.
 #[tokio::test]
 async fn a_time_that_a_missing_commit_after_the_clock_was_set_back_may_have_is_refused() {
     let commits = set_twice();

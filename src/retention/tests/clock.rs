@@ -1,4 +1,4 @@
-//! Commits of a clock that was years ahead: they do not stay for ever.
+//! Commits whose times come from a clock that was years ahead: they are not kept for ever.
 
 use crate::archive::layout::{ChunkName, ObjectName};
 use crate::clock::now_micros;
@@ -10,10 +10,10 @@ use crate::retention::material::Material;
 use crate::retention::plan::{Reason, plan};
 use std::time::Duration;
 
-/// By how much the clock was ahead: ten years.
+/// How far the clock was ahead, in microseconds: ten years.
 const AHEAD: u64 = 10 * 365 * 86_400_000_000;
 
-/// Goal: what was made by a clock that was ahead goes when what was made at the same time by a right one would go.
+/// Goal: commits with times in the future are removed when correctly timed commits uploaded at the same time would be.
 #[tokio::test]
 async fn commits_of_the_future_are_as_old_as_their_upload() {
     let mut first = history(7, 12, Epoch(1));

@@ -1,5 +1,5 @@
-//! Prunes of a real archive in memory: a crash at each step, a reader, a second prune and a publisher at each step, an
-//! identity that may not delete.
+//! Prunes of a real archive in memory: with a crash at each step, with a reader, a second prune or a publisher at each
+//! step, and by an identity that may not delete.
 
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ObjectName, RunName, Section};
@@ -24,7 +24,8 @@ struct Case {
     second: Vec<CommitRecord>,
 }
 
-/// Two epochs, three bases, one of them on the branch that was left, one abandoned; a mark; chunks from the first commit.
+/// Returns an archive with chunks from the first commit on, two epochs, a mark, and three bases: one lies on the
+/// abandoned branch. A fourth base has a file and no manifest.
 async fn case() -> Case {
     let store = FaultStore::default();
     let archived = Archived::over(Archived::around(Arc::new(store.clone())).archive).await;
@@ -57,7 +58,7 @@ async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> cr
 }
 
 impl Case {
-    /// The same archive once more.
+    /// Returns a copy of the case with its own archive.
     fn fork(&self) -> Self {
         let store = self.store.fork();
         let archived = Archived::around(Arc::new(store.clone()));
@@ -69,12 +70,12 @@ impl Case {
     }
 
     async fn prune(&self) -> crate::error::Result<PruneReport> {
-        // What is stored within this microsecond is as old as what was before.
+        // An object stored in the same microsecond would not be older than the grace period of zero.
         tokio::time::sleep(Duration::from_millis(1)).await;
         prune(self.archive(), &options(true)).await
     }
 
-    /// The newest base and everything after it, and the mark.
+    /// Asserts that the mark, the newest base and everything after it can be restored.
     async fn assert_promised(&self, when: &str) {
         for csn in [24, 26, 30] {
             let state = restored(self.archive(), Target::At(Csn(csn)), None).await;
@@ -87,7 +88,7 @@ impl Case {
     }
 }
 
-/// A prune does what the dry run before it told, and what is left is whole.
+/// Goal: a prune does what its dry run reported, and what remains is whole.
 #[tokio::test]
 async fn a_prune_does_what_its_dry_run_tells() {
     let case = case().await;
@@ -99,7 +100,7 @@ async fn a_prune_does_what_its_dry_run_tells() {
     assert_eq!(done.removals, told.removals);
     assert_eq!((done.removed as usize, done.bytes_removed), (told.removals.len(), told.bytes_to_remove()));
     let names = case.archived.names().await;
-    // One record was added: how far history is thinned.
+    // The prune added one record: how far history is thinned.
     assert_eq!(names.len(), before - told.removals.len() + 1);
     assert!(!names.contains(&ObjectName::BaseManifest(base(21, 1))), "the branch that was left is gone");
     assert!(names.contains(&ObjectName::BaseManifest(base(6, 1))), "the mark needs it");
@@ -112,7 +113,7 @@ async fn a_prune_does_what_its_dry_run_tells() {
     assert!(restored(case.archive(), Target::At(Csn(20)), None).await.is_err());
 }
 
-/// Goal: a base and a run whose manifest was cut off while it was written are unfinished ones: no damage, and garbage.
+/// Goal: a base and a run whose manifest was cut off during its upload count as unfinished: no damage, but removable.
 #[tokio::test]
 async fn what_was_cut_off_is_swept() {
     let case = case().await;
@@ -137,7 +138,7 @@ async fn what_was_cut_off_is_swept() {
     case.assert_promised("swept").await;
 }
 
-/// A crash before or after each single removal leaves what is promised, and the next prune ends it.
+/// Goal: after a crash before or after any removal, every promise can be restored, and the next prune finishes.
 #[tokio::test]
 async fn a_crash_at_each_removal_loses_nothing() {
     let whole = case().await;
@@ -150,7 +151,7 @@ async fn a_crash_at_each_removal_loses_nothing() {
             let error = case.prune().await.unwrap_err().to_string();
             assert!(error.contains("injected"), "{error}");
             case.store.heal();
-            // Restores at every step cost time: some steps stand for all.
+            // Restores at every step would take long, so every eighth step stands for the others.
             if step % 8 == 0 {
                 case.assert_promised(&format!("{fault:?} at removal {step}")).await;
             }
@@ -163,7 +164,7 @@ async fn a_crash_at_each_removal_loses_nothing() {
     }
 }
 
-/// At each removal of a prune another prune runs to its end, and a restore from what is promised.
+/// Goal: at any removal of a prune, a second prune can run to its end, and every promise can be restored.
 #[tokio::test]
 async fn two_prunes_and_a_restore_at_once() {
     let whole = case().await;
@@ -189,7 +190,7 @@ async fn two_prunes_and_a_restore_at_once() {
     }
 }
 
-/// What a pin taken in the middle of a prune names stays from then on.
+/// Goal: what a pin names stays until the pin is released.
 #[tokio::test]
 async fn a_pin_before_the_prune_keeps_what_it_names() {
     let case = case().await;
@@ -206,7 +207,7 @@ async fn a_pin_before_the_prune_keeps_what_it_names() {
     case.assert_promised("unpinned").await;
 }
 
-/// An identity that may not delete removes nothing, says so, and sends one request to find out.
+/// Goal: an identity that may not delete removes nothing, reports so, and learns it with one request.
 #[tokio::test]
 async fn an_identity_that_may_not_delete_only_reports() {
     let case = case().await;
@@ -216,7 +217,7 @@ async fn an_identity_that_may_not_delete_only_reports() {
     let report = case.prune().await.unwrap();
     assert_eq!(report.removed, 0);
     assert!(report.denied.as_ref().is_some_and(|why| why.contains("may not delete")), "{:?}", report.denied);
-    // One object, and its own pin.
+    // The prune tried to delete one object and its own pin.
     assert_eq!(case.archive().traffic().deletes.load(Ordering::Relaxed) - deletes, 2);
     let left = case.archived.names().await;
     assert!(names.iter().all(|name| left.contains(name)));

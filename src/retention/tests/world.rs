@@ -1,7 +1,7 @@
-//! A cluster's life as retention sees it, and a model that knows every commit ever made.
+//! The life of a cluster as retention sees it, and a model that knows every commit ever made.
 //!
-//! Times are in steps of a second. The model's own notion of "restorable" is as plain as can be: a base and then every
-//! commit, one by one, or a run from a commit that can be.
+//! Times are in steps of a second. The model's definition of "restorable" is deliberately plain: a base and then every
+//! commit, one by one, or a run that begins after a restorable commit.
 
 use crate::archive::epochs::{EpochRecord, EpochTree};
 use crate::archive::identity::ARCHIVE_FORMAT;
@@ -29,7 +29,8 @@ const BIRTH: u64 = 1_790_000_000 * SECOND;
 pub struct World {
     now: u64,
     epochs: Vec<EpochRecord>,
-    /// Each line's commits by its epoch: who made them and when. Commit n is at n - 1.
+    /// The commits of each line, by the line's last epoch: the epoch that made each commit, and its time in
+    /// microseconds. Commit n is at index n - 1.
     lines: BTreeMap<Epoch, Vec<(Epoch, u64)>>,
     listing: Listing,
     facts: BTreeMap<BaseStart, Result<Facts, String>>,
@@ -84,7 +85,7 @@ impl World {
         self.now += micros(time);
     }
 
-    /// Some commits, archived as one chunk.
+    /// Writes `count` commits and archives them as one chunk.
     fn write(&mut self, count: u64) {
         let (epoch, began) = (self.newest(), self.now);
         let line = self.lines.get_mut(&epoch).expect("the newest line");
@@ -101,12 +102,12 @@ impl World {
         self.spans.insert(chunk, Span { first, last });
     }
 
-    /// A base at the last commit; it shares an SST with the one before.
+    /// Publishes a base at the last commit; the base shares an SST with the previous one.
     pub fn publish_base(&mut self) {
         self.publish(0);
     }
 
-    /// A base with so many commits between its cuts.
+    /// Publishes a base with `skew` commits between its cuts.
     fn publish(&mut self, skew: u64) {
         let (epoch, csn) = (self.newest(), Csn(self.line().len() as u64));
         let (made_by, time) = *self.line().last().expect("commits");
@@ -130,7 +131,7 @@ impl World {
         self.facts.insert(start, Ok(Facts { time: CommitTime(time), files }));
     }
 
-    /// A compacted run up to the last commit, behind the one before or from the first commit on.
+    /// Builds a compacted run up to the last commit, from the end of the previous run or from the first commit on.
     fn compact(&mut self) {
         let (lineage, last) = (self.lineage(self.newest()), Csn(self.line().len() as u64));
         let on_line = self.runs.keys().filter(|run| lineage.contains_run(**run)).map(|run| run.last);
@@ -155,7 +156,7 @@ impl World {
         })
     }
 
-    /// Two neighbouring chunks of one epoch become one.
+    /// Merges two neighbouring chunks of one epoch.
     fn merge(&mut self, random: &mut StdRng) {
         let chunks: Vec<ChunkName> = self.listing.chunks.keys().copied().collect();
         let pairs: Vec<_> = chunks
@@ -172,7 +173,7 @@ impl World {
         self.spans.insert(wide, span);
     }
 
-    /// A restore to an earlier commit, or a promotion: a new epoch.
+    /// Begins a new epoch at an earlier commit, as a restore or a promotion does.
     fn fork(&mut self, random: &mut StdRng) {
         let parent = self.newest();
         let restorable: Vec<u64> = (1..=self.line().len() as u64).filter(|csn| self.is_restorable(Csn(*csn))).collect();
@@ -229,13 +230,13 @@ impl World {
         (Csn(from), Csn(until))
     }
 
-    /// Commits and nothing special.
+    /// Writes a few commits, without any other event.
     pub fn live_quietly(&mut self, random: &mut StdRng) {
         self.write(random.random_range(1..6));
         self.now += random.random_range(0..4) * SECOND;
     }
 
-    /// A while of everything.
+    /// Writes commits, followed by one random event.
     pub fn live(&mut self, random: &mut StdRng) {
         for _ in 0..random.random_range(1..5) {
             self.live_quietly(random);
@@ -285,7 +286,7 @@ impl World {
         }
     }
 
-    /// Begins to carry a plan out: its first `crash` removals.
+    /// Begins to carry a plan out: makes its first `crash` removals.
     pub fn begin(&mut self, planned: &PrunePlan, crash: usize) {
         self.thinned = planned.thinned.clone();
         self.remove(&planned.removals[..crash]);
@@ -308,7 +309,7 @@ impl World {
         self.restorable(self.newest()).contains(&csn)
     }
 
-    /// Every commit of a line that a base and then every single commit lead to, or a run.
+    /// Returns the restorable commits of a line: those reached by a base and then every single commit, or by a run.
     fn restorable(&self, leaf: Epoch) -> BTreeSet<Csn> {
         let lineage = self.lineage(leaf);
         let line = &self.lines[&leaf];
@@ -357,7 +358,7 @@ impl World {
         self.facts.values().chain(self.runs.values()).all(|facts| self.is_whole(facts))
     }
 
-    /// Everything the policy promises, by the words of the policy.
+    /// Asserts that everything that the wording of the policy promises is restorable.
     pub fn assert_promises(&self, keep: &Keep, when: &str) {
         assert!(self.bases_are_whole() || when.contains("after"), "{when}: a base lacks a file");
         let newest = self.newest();
@@ -404,7 +405,7 @@ impl World {
         }
     }
 
-    /// The last commit that a line has in common with the newest one.
+    /// Returns the last commit that a line has in common with the newest line.
     fn shared(&self, leaf: Epoch) -> u64 {
         let (line, newest) = (&self.lines[&leaf], self.line());
         line.iter().zip(newest).take_while(|(a, b)| a == b).count() as u64
@@ -416,7 +417,7 @@ impl World {
         (material, planned)
     }
 
-    /// Each chunk that stays is needed, unless another one may have taken its place.
+    /// Asserts that each remaining chunk is needed, unless another object may replace it.
     pub fn assert_no_garbage(&self, keep: &Keep, grace: Duration, when: &str) {
         let limit = self.now - micros(grace) - 1;
         let is_old = |stored: &Stored| (stored.modified.timestamp_micros() as u64) < limit;
@@ -424,9 +425,10 @@ impl World {
         let overlaps = |a: &ChunkName, b: &ChunkName| a.epoch == b.epoch && a.first <= b.last && b.first <= a.last;
         for chunk in self.listing.chunks.keys() {
             let is_alone = self.listing.chunks.keys().filter(|other| overlaps(chunk, other)).count() == 1;
-            // A base at its only commit makes a chunk superfluous, but for who follows the log.
+            // A base at the chunk's only commit makes the chunk needless for a restore, but not for a replica that
+            // follows the log.
             let is_doubled = chunk.first == chunk.last && self.facts.keys().any(|start| start.base.csn == chunk.last);
-            // Runs, and chunks between the cuts of a base, may make two ways to one commit.
+            // Runs, and chunks between the cuts of a base, may give two ways to one commit.
             let is_plain = self.runs.is_empty() && self.facts.keys().all(BaseStart::is_whole);
             if is_alone && !is_doubled && is_plain {
                 planned.removals = vec![removal(ObjectName::Chunk(*chunk))];
@@ -448,7 +450,7 @@ impl World {
         }
     }
 
-    /// How many of the remaining chunks and manifests the check would not let go.
+    /// Returns how many of the remaining chunks and manifests the check refuses to remove.
     pub fn removals_that_lose(&self, keep: &Keep, grace: Duration) -> usize {
         let chunks = self.listing.chunks.keys().map(|chunk| ObjectName::Chunk(*chunk));
         let bases = self.facts.keys().map(BaseStart::manifest);

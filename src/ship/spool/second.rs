@@ -1,8 +1,8 @@
 //! What the spool keeps for the second archive.
 //!
-//! Guarantees: a chunk stays until both archives have it. Chunks that only the second one lacks may take
-//! `spool-max-bytes`; beyond that its backlog is dropped, never a write refused. What follows a dropped chunk is not
-//! given out until whoever uploads has begun anew: no gap goes unnoticed.
+//! Guarantees: a chunk stays until both archives have it. Chunks that only the second archive lacks may take
+//! `spool-max-bytes`. Beyond that limit its backlog is dropped, and no write is refused. Chunks after a dropped one
+//! are not given out until the uploader of the second archive resumes or restarts, so that no gap goes unnoticed.
 
 use super::{Spool, SpoolStatus, State};
 use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
@@ -13,25 +13,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, watch};
 
-/// What is kept for the second archive. Without one, nothing.
+/// State of the second archive in the spool. Empty without a second archive.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// Everything the spool gets after this csn is kept; none without a second archive, and after a drop.
+    /// All chunks after this csn are kept; `None` without a second archive, and after a drop.
     pub after: Option<Csn>,
     /// Notified for each sealed chunk.
     pub wake: Option<Arc<Notify>>,
-    /// How often a backlog was dropped.
+    /// Number of times that a backlog was dropped.
     pub drops: watch::Sender<u64>,
 }
 
 impl State {
-    /// Bytes of chunks that the first archive has and the second one lacks.
+    /// Returns the bytes of the chunks that the first archive has and the second one lacks.
     fn kept_bytes(&self) -> u64 {
         let Some(after) = self.kept.after.filter(|after| *after < self.archived) else { return 0 };
         self.chunks.range(after.next()..=self.archived).map(|(_, entry)| entry.bytes).sum()
     }
 
-    /// The last commit that the chunks reach without a gap from `after` on.
+    /// Returns the last commit that the chunks reach from `after` without a gap.
     pub(super) fn reachable(&self, after: Csn) -> Csn {
         self.chunks.values().fold(after, |reached, entry| {
             if entry.name.first <= reached.next() { reached.max(entry.name.last) } else { reached }
@@ -40,16 +40,16 @@ impl State {
 }
 
 impl Spool {
-    /// Keeps everything that is there, and what will follow `cut`, the last commit cut so far: how far the second
-    /// archive got is not known yet.
+    /// Keeps all chunks in the spool, and all after `cut`, the last commit cut. To be called while it is not known how
+    /// far the second archive has come.
     pub fn keep_for_second(&self, cut: Csn) {
         let mut state = self.state.lock();
         let oldest = state.chunks.values().next().map_or(cut, |entry| entry.name.first.prev());
         state.kept.after = Some(oldest.min(cut));
     }
 
-    /// The second archive has every commit up to `archived`. Whether the spool has what follows, up to the last commit
-    /// cut so far (`cut` or later); if so, it is kept.
+    /// Tells that the second archive has every commit up to `archived`. Reports whether the spool holds all commits
+    /// after that, up to the last one cut (`cut` or later); if so, they are kept.
     pub fn resume_second(&self, archived: Csn, cut: Csn) -> bool {
         let mut state = self.state.lock();
         let end = state.chunks.keys().next_back().map_or(cut, |last| cut.max(*last));
@@ -61,8 +61,8 @@ impl Spool {
         resumes
     }
 
-    /// The second archive begins anew, with a base of a later commit than any cut so far (`cut` or later): keeps every
-    /// chunk from now on and gives the commit that they follow.
+    /// Restarts the second archive, which begins with a base of a later commit than the last one cut (`cut` or later).
+    /// Keeps every later chunk and returns the commit that they follow.
     pub fn restart_second(&self, cut: Csn) -> Csn {
         let mut state = self.state.lock();
         let from = state.chunks.keys().next_back().map_or(cut, |last| cut.max(*last));
@@ -71,18 +71,18 @@ impl Spool {
         from
     }
 
-    /// What to notify when a chunk was sealed.
+    /// Sets what is notified when a chunk was sealed.
     pub fn wake_second(&self, wake: Arc<Notify>) {
         self.state.lock().kept.wake = Some(wake);
     }
 
-    /// How often the backlog was dropped; changes when it is.
+    /// Returns a receiver of the number of drops of the backlog.
     #[must_use]
     pub fn second_drops(&self) -> watch::Receiver<u64> {
         self.state.lock().kept.drops.subscribe()
     }
 
-    /// What waits for the second archive.
+    /// Returns what waits for the second archive.
     #[must_use]
     pub fn second_status(&self) -> SpoolStatus {
         let state = self.state.lock();
@@ -90,7 +90,7 @@ impl Spool {
         state.status_after(after)
     }
 
-    /// Drops the backlog if it is too large. Called with nothing locked.
+    /// Drops the backlog of the second archive if it is too large. The caller must not hold the spool's lock.
     pub(super) fn limit_second(&self) {
         let mut state = self.state.lock();
         let (kept, limit) = (state.kept_bytes(), self.bytes_max.load(Ordering::Relaxed));
@@ -110,13 +110,13 @@ impl Spool {
     }
 }
 
-/// The spool as the second archive's uploader sees it.
+/// The spool as the source of the second archive's uploader.
 pub struct SecondSource(pub Arc<Spool>);
 
 impl ChunkSource for SecondSource {
     fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
         let state = self.0.state.lock();
-        // After a drop something is missing in front of whatever is there.
+        // After a drop there is a gap before every chunk in the spool.
         state.kept.after?;
         let (_, entry) = state.chunks.range(after.next()..).next()?;
         Some(SealedChunk { name: entry.name })

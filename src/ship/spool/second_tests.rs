@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Commits in one chunk.
 const COMMITS: u64 = 10;
 
-/// Chunk number `nth`, from 0.
+/// Returns chunk number `nth`, from 0.
 fn chunk(nth: u64) -> Chunk {
     let commit =
         |csn| CommitRecord { csn: Csn(csn), epoch: Epoch(1), time: CommitTime(csn), ..CommitRecord::default() };
@@ -34,7 +34,7 @@ struct Rig {
     dir: tempfile::TempDir,
 }
 
-/// A spool that takes `limit` chunks.
+/// Makes a spool that takes `limit` chunks.
 fn rig(limit: u64) -> Rig {
     let dir = tempfile::tempdir().expect("tempdir");
     let gate = Arc::new(Gate::default());
@@ -47,7 +47,7 @@ fn open(dir: &Path, limit: u64, gate: &Arc<Gate>, archived: Csn) -> Arc<Spool> {
     let watermarks = Arc::new(Watermarks::starting_at(Csn(1000)));
     watermarks.archived.raise(archived);
     let bytes = chunk(0).bytes().len() as u64;
-    // Chunks are not all equally long.
+    // Half a chunk less, because chunks are not all equally long.
     let limit = limit * bytes - bytes / 2;
     let identity = Identity::new(ClusterId([7; 16]), LastRole::Primary).expect("an identity");
     let (spool, _) =
@@ -61,7 +61,7 @@ impl Rig {
         chunks.for_each(|nth| self.spool.seal(&chunk(nth)).expect("seal"));
     }
 
-    /// First csns of the chunks on disk.
+    /// Returns the first csns of the chunks on disk.
     fn files(&self) -> Vec<u64> {
         let names = StdIo.list(self.dir.path()).expect("list");
         let mut firsts: Vec<u64> = names.iter().filter_map(|name| Some(parse_name(name)?.first.0)).collect();
@@ -113,7 +113,7 @@ fn the_first_archive_closes_it_and_costs_the_second_nothing() {
     assert_eq!(*rig.spool.second_drops().borrow(), 0);
     rig.spool.archived(Csn(30));
     assert!(!rig.gate.stands(RefusalReason::SpoolFull));
-    // What the second alone lacks has reached the limit.
+    // The chunks that only the second archive lacks have reached the limit.
     assert_eq!(*rig.spool.second_drops().borrow(), 1);
     assert_eq!(rig.files(), [31, 41]);
 }

@@ -1,7 +1,7 @@
-//! The change of the disk engines: of each key the last put or delete, and the range deletes before them.
+//! The net change of the disk engines: the last put or delete of each key, and the range deletes, which apply first.
 //!
-//! Guarantees: memory is bounded by one sorted run. What does not fit is gathered in a scratch database, whose files
-//! are merged when the delta is written. Range deletes are kept once each: what they left behind is among the puts.
+//! Guarantees: memory is bounded by one sorted run. Full sorted runs move to a scratch database, whose files are merged
+//! when the delta is written. Each range delete is kept once: rows written after a range delete are among the puts.
 
 use super::{EngineDelta, Span};
 use crate::chunk::SectionKind;
@@ -15,59 +15,60 @@ use crate::record::CommitRecord;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Bytes of keys and values in one file. Tiny in unit tests, so that their deltas take several.
+/// Largest number of bytes of keys and values in one file. Tiny in unit tests, so that their deltas need several
+/// files.
 const FILE_BYTES_MAX: u64 = if cfg!(test) { 300 } else { 64 << 20 };
 
-/// Block cache of the scratch database, which is read once.
+/// Block cache size in bytes of the scratch database. Small, because the database is read once.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// The keys of a family from one (inclusive) to another (exclusive), deleted.
+/// A deleted range of keys in one family, from `from` (inclusive) to `to` (exclusive).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct RangeDelete {
-    /// The family.
+    /// The column family.
     pub family: Family,
-    /// The first key.
+    /// The first deleted key.
     pub from: Vec<u8>,
-    /// The first key that stays.
+    /// The end of the range: the first key that is not deleted.
     pub to: Vec<u8>,
 }
 
-/// The written change of the disk engines.
+/// The net change of the disk engines, written to files.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DiskFiles {
-    /// To be deleted first.
+    /// Ranges to delete first.
     pub ranges: Vec<RangeDelete>,
-    /// Then to be ingested; the files of a family do not overlap.
+    /// Files to ingest after that; the files of one family do not overlap.
     pub files: Vec<SortedFile>,
 }
 
-/// See the module's text.
+/// The net change of the disk engines; see the module's text.
 pub struct DiskDelta {
     span: Span,
     run: SortedRun,
     ranges: BTreeSet<RangeDelete>,
-    /// For the scratch database; made when it is needed.
+    /// Directory of the scratch database, which is created when it is needed.
     scratch: PathBuf,
     spill: Option<Spill>,
     operations: u64,
     bytes: u64,
 }
 
-/// The runs that were full.
+/// The scratch database that holds the full sorted runs.
 struct Spill {
     disk: Disk,
     runs: u64,
 }
 
 impl DiskDelta {
-    /// Of no commit yet. `scratch` is a directory that nobody else uses and that need not exist.
+    /// Begins an empty delta after `after`. `scratch` is a directory for this delta only; it need not exist.
     #[must_use]
     pub fn begin(after: Position, scratch: PathBuf) -> Self {
         let (span, run) = (Span::begin(after), SortedRun::default());
         Self { span, run, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
     }
 
-    /// Writes the change as files in `dir`, which exists, and removes the scratch directory.
+    /// Writes the change as files into `dir`, which must exist, and removes the scratch directory.
     pub fn write(mut self, dir: &Path) -> Result<DiskFiles> {
         let mut files = Vec::new();
         self.note_ranges()?;
@@ -96,7 +97,7 @@ impl DiskDelta {
         Ok(())
     }
 
-    /// Moves the run into the scratch database.
+    /// Moves the sorted run into the scratch database.
     fn spill(&mut self) -> Result<()> {
         self.note_ranges()?;
         let spill = match &mut self.spill {
@@ -148,7 +149,7 @@ fn file_path(dir: &Path, family: Family, nth: usize) -> PathBuf {
     dir.join(format!("{}-{nth:06}.sst", family.name()))
 }
 
-/// Writes a family of the scratch database as files.
+/// Writes one family of the scratch database to files in `dir`.
 fn merge(disk: &Disk, family: Family, dir: &Path, files: &mut Vec<SortedFile>) -> Result<()> {
     let mut cursor = disk.db().raw_iterator_cf(disk.family(family));
     cursor.seek_to_first();

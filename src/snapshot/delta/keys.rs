@@ -1,26 +1,27 @@
-//! What happened to the keys of a memory engine between two commits.
+//! Records what happened to the keys of a memory engine between two commits.
 //!
-//! Guarantees: what a key holds is either what changed since the begin or, if nothing of what was there then counts (it
-//! was deleted, renamed, or would cost less as a whole), that it is to be written whole; a flush forgets what was before.
+//! Guarantees: for each touched key there is either the change since the beginning, or a note that the key is to be
+//! written whole, because its old content is irrelevant (the key was deleted or renamed) or because the whole content
+//! is smaller. A flush discards all earlier records.
 
 use super::{OP_BYTES, OpSink};
 use crate::error::Result;
 use std::collections::HashMap;
 
-/// What happened to a key.
+/// What happened to a key since the beginning.
 pub(super) enum Change<C> {
-    /// It was there at the begin and is still.
+    /// The key existed at the beginning and was not deleted since.
     Since(C),
-    /// Nothing of what was there at the begin counts.
+    /// The key's content at the beginning is irrelevant; the key is to be written whole.
     Whole {
-        /// Whether there was such a key.
+        /// Whether the key existed at the beginning, or after the last flush.
         was_there: bool,
     },
 }
 
-/// The keys that were touched.
+/// The touched keys.
 pub(super) struct Keys<C> {
-    /// Whether all keys were deleted: what was there at the begin is gone, `touched` begin after that.
+    /// Whether all keys were deleted by a flush: `touched` then holds only changes after the flush.
     cleared: bool,
     touched: HashMap<Box<[u8]>, Change<C>>,
 }
@@ -32,19 +33,20 @@ impl<C> Default for Keys<C> {
 }
 
 impl<C> Keys<C> {
-    /// All keys were deleted.
+    /// Records a flush: all keys were deleted.
     pub fn clear(&mut self) {
         self.cleared = true;
         self.touched.clear();
     }
 
-    /// What happened to a key so far; if nothing did: `since`, none of which means that it is not there.
+    /// Returns the record of a key. Creates it if there is none, with the change from `since`; `None` from `since`
+    /// means that the key does not exist before this op.
     pub fn touch(&mut self, key: &[u8], since: impl FnOnce() -> Option<C>) -> &mut Change<C> {
         let begin = || since().map_or(Change::Whole { was_there: false }, Change::Since);
         self.touched.entry(key.into()).or_insert_with(begin)
     }
 
-    /// Nothing of what was there under a key counts any more; `is_there`: whether there is something now.
+    /// Records that the earlier content of a key is irrelevant; `is_there` says whether the key exists before this op.
     pub fn become_whole(&mut self, key: &[u8], is_there: bool) {
         let was_there = match self.touched.get(key) {
             Some(Change::Whole { .. }) => return,
@@ -54,7 +56,7 @@ impl<C> Keys<C> {
         self.touched.insert(key.into(), Change::Whole { was_there });
     }
 
-    /// A key whose last element went is gone.
+    /// Records that a key was deleted together with its last element.
     pub fn note_gone(&mut self, key: &[u8]) {
         if let Some(change @ Change::Since(_)) = self.touched.get_mut(key) {
             *change = Change::Whole { was_there: true };
@@ -69,7 +71,7 @@ impl<C> Keys<C> {
         self.touched.iter().map(|(key, change)| (&**key, change))
     }
 
-    /// Writes the ops of all keys, in the order of these; `clear` writes that of a flush, `write` those of a key.
+    /// Writes the ops of all keys in key order. `clear` encodes the op of a flush, `write` encodes the ops of one key.
     pub fn write(
         &self,
         sink: &mut OpSink<'_>,
@@ -90,7 +92,7 @@ impl<C> Keys<C> {
     }
 }
 
-/// Hands ops on when they get long.
+/// Passes the ops to `sink` once they reach [`OP_BYTES`].
 pub(super) fn hand_on(ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
     if ops.len() >= OP_BYTES { sink(&std::mem::take(ops)) } else { Ok(()) }
 }

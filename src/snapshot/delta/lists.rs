@@ -1,8 +1,8 @@
-//! The change of the lists: of each list its ops, or its whole content where they grow larger than that.
+//! The net change of the lists: the ops of each list, or the whole content where the ops are larger.
 //!
-//! A queue that millions of elements went through costs what is left in it; a long list with some pushes costs the
-//! pushes. Guarantees: the ops written fit the state at the begin; those of different keys do not depend on each other
-//! (a renamed list is written whole).
+//! A queue that millions of elements passed through costs only its remaining elements; a long list with a few pushes
+//! costs only the pushes. Guarantees: the written ops fit the state at the beginning; ops of different keys are
+//! independent of each other (a renamed list is written whole).
 
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
@@ -12,24 +12,25 @@ use crate::error::Result;
 use crate::position::Position;
 use crate::record::CommitRecord;
 
-/// Bytes of ops a list may have although it is smaller.
+/// Bytes by which the ops of a list may exceed the list's size before the list is written whole.
 const OPS_SLACK: usize = 64;
 
-/// See the module's text.
+/// The net change of the lists; see the module's text.
 pub struct ListDelta {
     span: Span,
-    /// Of lists that were there at the begin and are still: encoded ops.
+    /// The touched lists. The change of a list that existed at the beginning and was not deleted since is its encoded
+    /// ops.
     keys: Keys<Vec<u8>>,
 }
 
 impl ListDelta {
-    /// Of no commit yet.
+    /// Begins an empty delta after `after`.
     #[must_use]
     pub fn begin(after: Position) -> Self {
         Self { span: Span::begin(after), keys: Keys::default() }
     }
 
-    /// Writes ops that lead from the state at the begin to `state`, the one at the end.
+    /// Writes the ops that lead from the state at the beginning to `state`, which must be the state at the end.
     pub fn write(&self, state: &Memory, sink: &mut OpSink<'_>) -> Result<()> {
         self.keys.write(
             sink,
@@ -49,7 +50,7 @@ impl ListDelta {
         )
     }
 
-    /// Notes an op before it is carried out; `encoded` is the op itself.
+    /// Records an op before it is applied; `encoded` is the same op in encoded form.
     fn note(&mut self, op: &ListOp<'_>, encoded: &[u8], lists: &Dictionary<List>) {
         match *op {
             ListOp::Clear => self.keys.clear(),
@@ -111,7 +112,7 @@ impl EngineDelta for ListDelta {
     }
 }
 
-/// The key an op is on, or that it takes away; empty for a clear.
+/// Returns the key that an op changes or removes; empty for a clear.
 fn key_of<'a>(op: &ListOp<'a>) -> &'a [u8] {
     match op.scope() {
         Scope::Key(key) | Scope::Rename { from: key, .. } => key,
@@ -119,7 +120,7 @@ fn key_of<'a>(op: &ListOp<'a>) -> &'a [u8] {
     }
 }
 
-/// Writes a list's content and expiry behind `ops`, handing these on when they get long.
+/// Encodes a list's content and expiry into `ops`, and passes the ops to `sink` when they get long.
 fn write_whole(lists: &Dictionary<List>, key: &[u8], ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
     let Some(entry) = lists.get(key) else { return Ok(()) };
     let (mut elements, mut bytes) = (Vec::new(), 0);

@@ -1,16 +1,18 @@
-//! Deltas: the net change of one engine between two commits, so that state at the end = state at the begin + delta.
+//! Deltas: the net change of one engine between two commits, so that the state at the end equals the state at the
+//! beginning with the delta applied.
 //!
 //! ```text
-//! disk    RocksDB: sorted by key, of each key the last operation; range deletes apart
-//! lists   their op-log, or a list's whole content where that is smaller
-//! zsets   of each member the last score, however often it changed, or a set's whole content
-//! keys    what these two have in common
+//! disk    RocksDB: the last operation on each key, sorted by key; range deletes are kept separately
+//! lists   the ops of a list, or its whole content where that is smaller
+//! zsets   the last score of each changed member, or the whole content of a sorted set
+//! keys    shared by lists and zsets: what happened to each key
 //! ```
 //!
-//! A delta is gathered while the state is brought forward: ops are relative to the state (a rank, an index), so only who
-//! has the state knows which key or member they mean. Guarantees: every op kind is covered, a key that was deleted and
-//! made anew, renamed, expired or flushed included; what a delta of a memory engine holds is bounded by the state it
-//! leads to and the keys it touched, not by the number of ops. Non-goals: files and names, see [`super::run`].
+//! A delta is gathered while the commits are applied to the state: ops are relative to the state (a rank, an index),
+//! so the state is needed to find the key or member that an op changes. Guarantees: every kind of op is covered, also
+//! for a key that was deleted and created a second time, renamed, expired or flushed. The size of a memory engine's
+//! delta is bounded by the state at the end and by the touched keys, not by the number of ops. Non-goals: files and
+//! names, see [`super::run`].
 
 mod disk;
 mod keys;
@@ -30,53 +32,54 @@ use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::record::CommitRecord;
 
-/// Bytes of elements or members in one op of a key that is written whole.
+/// Largest number of bytes of elements or members in one op where a key is written whole.
 const OP_BYTES: usize = 64 << 10;
 
-/// The change of one engine.
+/// The net change of one engine.
 pub trait EngineDelta {
-    /// Which log the changes come from.
+    /// Returns the kind of log that the changes come from.
     fn kind(&self) -> SectionKind;
 
-    /// Between which commits.
+    /// Returns the range of commits that the delta covers.
     fn span(&self) -> &Span;
 
-    /// Takes the next commit's effects on this engine, and carries them out in `state`, which must be that before the
-    /// commit. The disk engines have no state here.
+    /// Takes the next commit's effects on this engine and applies them to `state`, which must be the state before the
+    /// commit. The disk engines ignore `state`.
     fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()>;
 
-    /// Keys it changes, at most: for the disk engines stored rows, each change counted until the delta is written.
+    /// Returns an upper bound of the number of changed keys. For the disk engines this is the number of operations on
+    /// stored rows, where several operations on one row count separately.
     fn keys(&self) -> u64;
 
-    /// Bytes it takes up, about, uncompressed; `state` is that at its end.
+    /// Returns the approximate uncompressed size of the delta in bytes; `state` is the state at its end.
     fn estimated_bytes(&self, state: &Memory) -> u64;
 
-    /// Whether it can be applied to a state at this position: exactly to the one it begins with.
+    /// Checks that the delta can be applied to a state at position `at`: only to the state at which the delta begins.
     fn validate(&self, at: Position) -> Result<()> {
         self.span().validate(at, self.kind().name())
     }
 }
 
-/// Takes encoded ops, whole ones, in the order in which they are to be applied.
+/// Receives encoded ops, always complete ones, in the order in which they must be applied.
 pub type OpSink<'s> = dyn FnMut(&[u8]) -> Result<()> + 's;
 
-/// The commits a delta is of.
+/// The range of commits that a delta covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
-    /// The state it begins with: after this commit.
+    /// Position of the state that the delta begins with: the last commit before the delta.
     pub after: Position,
-    /// The last commit in it; `after` before the first.
+    /// Position of the last commit in the delta; equal to `after` before the first commit.
     pub until: Position,
 }
 
 impl Span {
-    /// Of no commit yet, after `after`.
+    /// Creates an empty span that begins after `after`.
     #[must_use]
     pub fn begin(after: Position) -> Self {
         Self { after, until: after }
     }
 
-    /// Adds the next commit.
+    /// Adds the next commit; [`Error::Gap`] if the commit does not continue the span.
     fn advance(&mut self, commit: &CommitRecord) -> Result<()> {
         if commit.csn != self.until.csn.next() {
             let found = format!("csn {}", commit.csn);
@@ -96,9 +99,9 @@ impl Span {
         self.until.csn.since(self.after.csn)
     }
 
-    /// Whether a state at `at` is the one it begins with.
+    /// Checks that `at` is the position at which the span begins.
     fn validate(&self, at: Position, what: &str) -> Result<()> {
-        // Before the first commit there is no generation.
+        // Before the first commit a position has no epoch.
         let is_same = at.csn == self.after.csn && (at.epoch == self.after.epoch || at.csn == Csn::ZERO);
         if is_same {
             return Ok(());

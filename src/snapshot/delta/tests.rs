@@ -1,4 +1,4 @@
-//! Deltas against the replay of every op.
+//! Tests of deltas against the replay of every op.
 
 use super::*;
 use crate::csn::{CommitTime, Epoch, HistoryHash};
@@ -31,7 +31,7 @@ fn written(delta: &dyn Fn(&Memory, &mut OpSink<'_>) -> Result<()>, state: &Memor
     all
 }
 
-/// Random commits from csn 1 on; what each leads to.
+/// Returns random commits from csn 1 on.
 fn history(seed: u64, count: u64) -> Vec<CommitRecord> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut memory = Memory::new();
@@ -80,7 +80,7 @@ proptest! {
     }
 }
 
-/// Many changes of one member collapse; what ends where it began costs nothing.
+/// Goal: many changes of one member collapse into one, and a member that ends with its first score costs nothing.
 #[test]
 fn changes_of_one_member_are_one() {
     let mut state = Memory::new();
@@ -105,7 +105,8 @@ fn changes_of_one_member_are_one() {
     assert!(written(&|state, sink| delta.write(state, sink), &state).is_empty());
 }
 
-/// A queue costs what is in it, a long list what was done to it, and a long one that is written whole comes in parts.
+/// Goal: a queue costs its content, a long list its changes, and a long list that is written whole is split into
+/// parts.
 #[test]
 fn a_list_costs_the_smaller_of_ops_and_content() {
     let mut state = Memory::new();
@@ -185,7 +186,7 @@ fn disk_commit(random: &mut StdRng, csn: u64) -> CommitRecord {
     CommitRecord { disk_ops: count, disk: disk.into(), ..commit(csn) }
 }
 
-/// The disk engines' delta, whether it fits a sorted run or takes many, leads where single writes lead.
+/// Goal: the disk engines' delta leads to the same state as single writes, with one sorted run and with many.
 #[test]
 fn a_disk_delta_leads_where_single_writes_lead() {
     for (seed, count) in [(1, 3), (2, 8), (3, 60), (4, 200), (5, 400)] {

@@ -1,7 +1,9 @@
-//! The change of the sorted sets: of each member its last score, of each key its last expiry, or a set's whole content.
+//! The net change of the sorted sets: the last score of each changed member and the last expiry of each key, or the
+//! whole content of a set.
 //!
-//! Guarantees: many changes of one member become one or, if they end where they began, none. The ops written fit the
-//! state at the begin; those of different keys do not depend on each other (a renamed set is written whole).
+//! Guarantees: many changes of one member become one change, or none if the member ends with the score that it had at
+//! the beginning. The written ops fit the state at the beginning; ops of different keys are independent of each other
+//! (a renamed set is written whole).
 
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
@@ -12,31 +14,31 @@ use crate::position::Position;
 use crate::record::CommitRecord;
 use std::collections::HashMap;
 
-/// Members that may be remembered of a set although it is smaller.
+/// Number of touched members up to which even a small set keeps its changes instead of being written whole.
 const MEMBERS_SLACK: u64 = 8;
 
-/// What changed of a set that was there at the begin and is still.
+/// Changes of a set that existed at the beginning and was not deleted since.
 struct Members {
-    /// Its expiry at the begin.
+    /// Expiry of the set at the beginning, in milliseconds since the Unix epoch; 0 if it had none.
     expire_ms: u64,
-    /// Members that were touched, and the score each had at the begin; none: it was not there.
+    /// The touched members, and the score of each at the beginning; `None` if the member did not exist then.
     before: HashMap<Box<[u8]>, Option<f64>>,
 }
 
-/// See the module's text.
+/// The net change of the sorted sets; see the module's text.
 pub struct ZsetDelta {
     span: Span,
     keys: Keys<Members>,
 }
 
 impl ZsetDelta {
-    /// Of no commit yet.
+    /// Begins an empty delta after `after`.
     #[must_use]
     pub fn begin(after: Position) -> Self {
         Self { span: Span::begin(after), keys: Keys::default() }
     }
 
-    /// Writes ops that lead from the state at the begin to `state`, the one at the end.
+    /// Writes the ops that lead from the state at the beginning to `state`, which must be the state at the end.
     pub fn write(&self, state: &Memory, sink: &mut OpSink<'_>) -> Result<()> {
         self.keys.write(
             sink,
@@ -54,7 +56,7 @@ impl ZsetDelta {
         )
     }
 
-    /// Notes an op before it is carried out.
+    /// Records an op before it is applied.
     fn note(&mut self, op: &ZsetOp<'_>, zsets: &Dictionary<Zset>) {
         match *op {
             ZsetOp::Clear => self.keys.clear(),
@@ -127,7 +129,7 @@ impl EngineDelta for ZsetDelta {
     }
 }
 
-/// The key an op is on, or that it takes away; empty for a clear.
+/// Returns the key that an op changes or removes; empty for a clear.
 fn key_of<'a>(op: &ZsetOp<'a>) -> &'a [u8] {
     match op.scope() {
         Scope::Key(key) | Scope::Rename { from: key, .. } => key,
@@ -135,7 +137,7 @@ fn key_of<'a>(op: &ZsetOp<'a>) -> &'a [u8] {
     }
 }
 
-/// Writes what became of the members that were touched, and of the expiry.
+/// Writes the changes of the touched members and of the expiry.
 fn write_members(
     key: &[u8],
     Members { expire_ms, before }: &Members,
@@ -154,7 +156,8 @@ fn write_members(
     }
     set.sort_unstable_by_key(|(member, _)| *member);
     removed.sort_unstable();
-    // What is added first: a set that becomes empty in between would be gone, with its expiry.
+    // Members are added before others are removed: a set that becomes empty in between would be deleted with its
+    // expiry.
     for part in parts(&set, |(member, _)| member.len()) {
         ZsetEncoder(ops).set(key, part.iter().copied());
         hand_on(ops, sink)?;
@@ -169,7 +172,7 @@ fn write_members(
     Ok(())
 }
 
-/// Writes a set's content and expiry, if it is there.
+/// Writes a set's content and expiry, if the set exists.
 fn write_whole(key: &[u8], entry: Option<&Entry<Zset>>, ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
     let Some(entry) = entry else { return Ok(()) };
     let (mut pairs, mut bytes) = (Vec::new(), 0);
@@ -191,7 +194,7 @@ fn write_whole(key: &[u8], entry: Option<&Entry<Zset>>, ops: &mut Vec<u8>, sink:
     Ok(())
 }
 
-/// Slices of about [`OP_BYTES`].
+/// Splits `items` into slices of about [`OP_BYTES`] each.
 fn parts<T>(items: &[T], bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
     let mut rest = items;
     std::iter::from_fn(move || {

@@ -1,6 +1,6 @@
-//! From an image's bytes to the memory engines: one thread unpacks blocks, the caller's builds the values.
+//! Decodes an image into the memory engines: one thread unpacks blocks, the caller's thread builds the values.
 //!
-//! Guarantees: a value is put into the engines only when it is whole; what no writer makes is refused.
+//! Guarantees: a value is put into the engines only when it is complete; input that no writer produces is refused.
 
 use super::unpack::{Source, Unpacked, unpack};
 use super::{ENGINE_LIST, ENGINE_ZSET, HEADER_LEN, decode_header, word32, word64};
@@ -15,13 +15,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// Decompressed blocks that wait for the builder, at most.
+/// Largest number of decompressed blocks that wait for the builder.
 const BLOCKS_AHEAD_MAX: usize = 4;
 
-/// Images of one cut read at a time, each with two threads.
+/// Largest number of images of one cut that are read at a time, each with two threads.
 const IMAGES_READ_MAX: usize = 4;
 
-/// Reads the image at `path`.
+/// Reads the image at `path`; returns its content and position.
 pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePosition)> {
     let file = io.open_read(path)?;
     let left = io.len(&file)?;
@@ -29,14 +29,15 @@ pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePositio
     read_image(parts, &path.display().to_string())
 }
 
-/// Reads an image whose bytes come in `parts` of any size; `what` names it in errors.
+/// Reads an image whose bytes come in `parts` of any size; `what` names the image in errors.
 pub fn read_image(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str) -> Result<(Memory, ImagePosition)> {
     let memory = Mutex::default();
     let at = read_into(parts, what, &memory)?;
     Ok((memory.into_inner(), at))
 }
 
-/// Reads several images of one cut, with keys of their own each, some at a time. `open` gives an image's bytes.
+/// Reads several images of one cut, which have disjoint keys, up to four at a time. `open` returns the bytes of an
+/// image, given its number; `what` returns its name for errors.
 pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
     count: usize,
     what: impl Fn(usize) -> String + Sync,
@@ -60,7 +61,7 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
             if nth >= count {
                 return Ok(());
             }
-            // After a failure no other image is begun.
+            // After a failure no further image is begun.
             read_one(nth).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
         }
     };
@@ -73,7 +74,7 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
     Ok((memory.into_inner(), position.into_inner().expect("an image was read")))
 }
 
-/// Reads an image and puts what it holds into `memory`.
+/// Reads an image and puts its values into `memory`.
 fn read_into(
     parts: impl Iterator<Item = Result<Bytes>> + Send,
     what: &str,
@@ -90,13 +91,13 @@ fn read_into(
     Ok(position)
 }
 
-/// Reads a file ahead, piece by piece.
+/// Reads a file piece by piece, with read-ahead.
 struct FileParts<'a> {
     io: &'a dyn Io,
     file: LogFile,
-    /// Where the next read begins.
+    /// Offset in the file at which the next read begins.
     at: u64,
-    /// Bytes not asked for yet.
+    /// Bytes that no read was started for yet.
     left: u64,
     in_flight: VecDeque<Pending<BytesMut>>,
 }
@@ -115,17 +116,17 @@ impl Iterator for FileParts<'_> {
     }
 }
 
-/// The raw bytes of all blocks, one after another.
+/// The raw bytes of all blocks, in order.
 struct Raw<'a> {
     blocks: Receiver<Result<Unpacked>>,
     block: Bytes,
     /// Offset of the block in the image.
     block_at: u64,
-    /// Where in the block the next byte lies.
+    /// Offset in the block of the next byte.
     at: usize,
-    /// A byte string over several blocks, put together.
+    /// Buffer in which a byte string that lies over several blocks is joined.
     joined: Vec<u8>,
-    /// What the footer tells, once it came.
+    /// The counts in the footer: lists, sorted sets, elements; `None` before the footer was read.
     end: Option<[u64; 3]>,
     what: &'a str,
 }
@@ -139,7 +140,7 @@ impl<'a> Raw<'a> {
         Error::corrupt(self.what, format!("raw byte {} of the block at byte {}", self.at, self.block_at), detail)
     }
 
-    /// Goes on to the next block when this one is used up; false at the end of the image.
+    /// Moves to the next block when the current one is used up; returns false at the end of the image.
     fn advance(&mut self) -> Result<bool> {
         while self.at == self.block.len() && self.end.is_none() {
             let next = self.blocks.recv().unwrap_or_else(|_| Err(self.corrupt("reading it ended without a footer")))?;
@@ -154,7 +155,7 @@ impl<'a> Raw<'a> {
         Ok(self.end.is_none())
     }
 
-    /// Fixed fields, which never lie over two blocks.
+    /// Reads fixed fields, which never lie over two blocks.
     fn fields<const N: usize>(&mut self) -> Result<[u8; N]> {
         if self.at == self.block.len() && !self.advance()? {
             return Err(self.corrupt("the image ends inside a value"));
@@ -167,7 +168,7 @@ impl<'a> Raw<'a> {
         Ok(fields)
     }
 
-    /// A byte string of `len` bytes.
+    /// Reads a byte string of `len` bytes.
     fn bytes(&mut self, len: u32) -> Result<&[u8]> {
         let len = len as usize;
         if self.block.len() - self.at >= len {
@@ -187,12 +188,12 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// Puts the values into the engines.
+/// Builds the values and puts them into the engines.
 struct Builder<'a> {
     blocks: Raw<'a>,
-    /// Locked for one key at a time: other images may be read into it, too.
+    /// Locked for one key at a time, because other threads may read images into it too.
     memory: &'a Mutex<Memory>,
-    /// Lists, sorted sets and elements so far.
+    /// Numbers of lists, sorted sets and elements so far.
     counts: [u64; 3],
 }
 
@@ -234,7 +235,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// False if the key is there already.
+    /// Inserts a value under `key`; returns false if the key exists already.
     fn insert(&self, key: &[u8], insert: impl FnOnce(&mut Memory)) -> bool {
         let mut memory = self.memory.lock();
         let is_new = memory.lists.get(key).is_none() && memory.zsets.get(key).is_none();

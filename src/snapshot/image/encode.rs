@@ -1,7 +1,7 @@
-//! From a cut of the memory engines to an image's bytes.
+//! Encodes a cut of the memory engines as the bytes of an image.
 //!
-//! Guarantees: writing cannot fail but for the file; a value is walked, never copied as a whole. While it is walked it
-//! is hashed, too, if the digests are wanted.
+//! Guarantees: only writing to the file can fail; a value is iterated over, never copied as a whole. Where digests are
+//! wanted, the entries are hashed in the same pass.
 
 use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
 use super::{ENGINE_LIST, ENGINE_ZSET, chain, encode_header};
@@ -14,38 +14,39 @@ use bytes::Bytes;
 use std::ops::AddAssign;
 use std::path::Path;
 
-/// Images are written often and mostly read by the next start.
+/// Compression level: low, because images are written often, and most are read only by the next start.
 const ZSTD_LEVEL: i32 = 1;
-/// A compressed block must not exceed this share of its raw bytes.
+/// Largest size of a compressed block, in percent of its raw bytes; a block that compresses less is stored raw.
 const STORED_PERCENT_MAX: usize = 95;
-/// Longest fixed-size part of an entry or an element; it is never split over blocks.
+/// Bytes of the longest fixed-size part of an entry or an element, which is never split over two blocks.
 const HEAD_LEN_MAX: usize = 21;
 
-/// Writes the image of `cut`, cut at `at`, whole and durable, to `path`; returns its length.
+/// Writes the image of `cut`, made at `at`, to `path`, whole and durable; returns the image's length in bytes.
 pub fn write_image(io: &dyn Io, path: &Path, cut: &MemoryCut, at: ImagePosition) -> Result<u64> {
     io.write_file(path, &mut image_parts(cut, at).map(Ok))
 }
 
-/// The bytes of the image of `cut`, cut at `at`, in order, made as they are taken. Nobody asks for digests.
+/// Returns the bytes of the image of `cut`, made at `at`, in order. Each part is encoded when it is taken. Computes no
+/// digests.
 pub fn image_parts(cut: &MemoryCut, at: ImagePosition) -> impl Iterator<Item = Bytes> {
     ImageParts::of(Raw::new(pieces(cut, Share::ALL), None), at)
 }
 
-/// Which of several images a cut is written to together, with keys of its own each.
+/// One image of several that a cut is written to; each image has a disjoint set of keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Share {
-    /// Which one, from 0 on.
+    /// Number of this image, from 0 on.
     pub nth: usize,
-    /// How many there are.
+    /// Number of images.
     pub of: usize,
 }
 
 impl Share {
-    /// A cut in one image.
+    /// The only image of a cut.
     pub const ALL: Self = Self { nth: 0, of: 1 };
 }
 
-/// What an image holds.
+/// Counts and digests of an image's content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
     /// Number of lists.
@@ -54,9 +55,9 @@ pub struct Contents {
     pub zsets: u64,
     /// Number of elements and members.
     pub elements: u64,
-    /// Digest of the lists.
+    /// Digest of all lists; zero if no digests were computed.
     pub list_digest: SetDigest,
-    /// Digest of the sorted sets.
+    /// Digest of all sorted sets; zero if no digests were computed.
     pub zset_digest: SetDigest,
 }
 
@@ -71,7 +72,7 @@ impl AddAssign for Contents {
 }
 
 impl Contents {
-    /// What the memory engines hold. As long as it takes to write an image without compressing it.
+    /// Computes the counts and digests of a cut. Takes as long as writing an image without compression.
     #[must_use]
     pub fn of(cut: &MemoryCut) -> Self {
         let mut raw = Raw::new(pieces(cut, Share::ALL), Some(EntryHasher::default()));
@@ -93,7 +94,7 @@ impl Contents {
     }
 }
 
-/// A part of an entry: a few bytes of fixed fields, then a byte string of any length.
+/// A part of an entry: a few bytes of fixed fields, followed by a byte string of any length.
 enum Piece<'a> {
     Key { engine: u8, expire_ms: u64, count: u64, key: &'a [u8] },
     Element(&'a [u8]),
@@ -116,7 +117,7 @@ fn pieces(cut: &MemoryCut, Share { nth, of }: Share) -> Pieces<'_> {
     Box::new(lists.chain(zsets))
 }
 
-/// Appends the fixed fields; returns the byte string that follows them.
+/// Appends the fixed fields of `piece` to `out`; returns the byte string that follows the fields.
 fn put_head<'a>(out: &mut Vec<u8>, piece: &Piece<'a>) -> &'a [u8] {
     let bytes = match *piece {
         Piece::Key { engine, expire_ms, count, key } => {
@@ -136,18 +137,18 @@ fn put_head<'a>(out: &mut Vec<u8>, piece: &Piece<'a>) -> &'a [u8] {
     bytes
 }
 
-/// Raw bytes, a block's worth at a time, and what they hold.
+/// Produces the raw bytes of one block at a time, and counts and hashes the entries.
 struct Raw<'a> {
     pieces: Pieces<'a>,
-    /// What is left of a byte string that did not fit the block before.
+    /// The part of the last byte string that did not fit into the previous block.
     rest: &'a [u8],
-    /// The block's raw bytes.
+    /// The raw bytes of the current block.
     bytes: Vec<u8>,
-    /// Where the entry in hand begins in them, or goes on.
+    /// Offset in `bytes` at which the current entry begins, or continues from the previous block.
     entry_at: usize,
-    /// Engine of the entry in hand; none before the first and after the last.
+    /// Engine of the current entry; `None` before the first entry and after the last.
     engine: Option<u8>,
-    /// None: the digests stay those of nothing.
+    /// `None`: the entries are not hashed, and the digests stay zero.
     hasher: Option<EntryHasher>,
     contents: Contents,
 }
@@ -165,7 +166,7 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// Fills the block, as far as there is anything left.
+    /// Fills the block; leaves it empty if nothing is left.
     fn fill(&mut self) {
         self.bytes.clear();
         self.entry_at = 0;
@@ -204,21 +205,21 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// The parts of an image: header, blocks and footer, one at a time.
+/// Iterates over the parts of an image: the header, then the blocks, then the footer.
 pub struct ImageParts<'a> {
-    /// Until it was taken.
+    /// The header; `None` once it was taken.
     header: Option<[u8; HEADER_LEN]>,
     raw: Raw<'a>,
-    /// Where blocks are compressed to.
+    /// Output buffer of the compression.
     stored: Vec<u8>,
     zstd: zstd::bulk::Compressor<'static>,
-    /// CRC of the header or block before.
+    /// CRC of the previous header or block.
     crc: u32,
     is_over: bool,
 }
 
 impl<'a> ImageParts<'a> {
-    /// The parts of one image of a cut, taken at `at`.
+    /// Creates the parts of one image of `cut`, which was made at `at`.
     #[must_use]
     pub fn new(cut: &'a MemoryCut, at: ImagePosition, share: Share) -> Self {
         Self::of(Raw::new(pieces(cut, share), Some(EntryHasher::default())), at)
@@ -236,7 +237,7 @@ impl<'a> ImageParts<'a> {
         }
     }
 
-    /// What the image holds; complete once the last part was taken.
+    /// Returns the counts and digests of the image; complete once the last part was taken.
     #[must_use]
     pub fn contents(&self) -> Contents {
         self.raw.contents
@@ -244,7 +245,7 @@ impl<'a> ImageParts<'a> {
 
     fn block(&mut self) -> Bytes {
         let raw = &self.raw.bytes;
-        // A block that zstd cannot compress is stored raw.
+        // A block that zstd fails to compress is stored raw.
         let compressed = self.zstd.compress_to_buffer(raw, &mut self.stored).ok();
         let (codec, stored) = match compressed.filter(|len| len * 100 <= raw.len() * STORED_PERCENT_MAX) {
             Some(len) => (CODEC_ZSTD, &self.stored[..len]),

@@ -1,11 +1,11 @@
-//! The memory image: lists and sorted sets at one csn, as a file. `../FORMAT.md` gives every byte.
+//! The memory image: lists and sorted sets at one csn, as a file. `../FORMAT.md` documents every byte.
 //!
-//! Guarantees: an image that reads is the one that was written, whole (a chain of CRCs from the header over every block
-//! to the footer: a flipped bit, a lost or moved block and a missing end are found); arbitrary bytes give an error,
-//! never a panic, and memory grows only with elements that were really there. Writing holds one block beside the cut;
-//! reading holds, beside what it builds, a few blocks, the element in hand and 40 bytes for each member of the sorted
-//! set in hand.
-//! Does not: decide when to cut, or name files; see `local` and `base`.
+//! Guarantees: an image that can be read is the image that was written, as a whole. A chain of CRCs runs from the
+//! header over every block to the footer, so that a flipped bit, a lost or moved block and a missing end are detected.
+//! Arbitrary bytes give an error, never a panic, and memory grows only with elements that are present in the input.
+//! Writing holds one block in memory beside the cut. Reading holds, beside the values it builds, a few blocks, the
+//! current element, and 40 bytes for each member of the current sorted set. Non-goals: deciding when to cut, and
+//! naming files; see `local` and `base`.
 
 mod decode;
 mod encode;
@@ -21,29 +21,29 @@ use crate::error::{Error, Result};
 use crate::log::recovery::ImagePosition;
 use crate::position::Position;
 
-/// Version of the image that this build writes, and the newest it reads.
+/// Version of the image format that this build writes, and the only one that it reads.
 pub const IMAGE_VERSION: u16 = 2;
 
-/// Most raw bytes of one block; part of the format. It bounds what one block can make a reader allocate.
+/// Largest number of raw bytes in one block; part of the format. Bounds what one block can make a reader allocate.
 pub const BLOCK_RAW_BYTES_MAX: usize = 1 << 20;
 
 const MAGIC: [u8; 8] = *b"WFIMAGE\n";
 const HEADER_LEN: usize = 52;
-/// Codec, raw length, stored length, CRC.
+/// Bytes of a block header: codec, raw length, stored length, CRC.
 const BLOCK_HEADER_LEN: usize = 13;
-/// Marker, three counts, CRC.
+/// Bytes of the footer: marker, three counts, CRC.
 const FOOTER_LEN: usize = 29;
 
-/// What stands before a block: how it is stored; or that no block follows.
+/// The first byte of a block says how the block is stored; [`FOOTER`] in its place says that no block follows.
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const FOOTER: u8 = 0xff;
 
-/// What an entry is.
+/// The first byte of an entry: the engine that the entry belongs to.
 const ENGINE_LIST: u8 = 1;
 const ENGINE_ZSET: u8 = 2;
 
-/// The header of an image cut at `at`.
+/// Encodes the header of an image cut at `at`.
 fn encode_header(at: ImagePosition) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
     out[..8].copy_from_slice(&MAGIC);
@@ -58,7 +58,7 @@ fn encode_header(at: ImagePosition) -> [u8; HEADER_LEN] {
     out
 }
 
-/// Where an image with this header was cut, and the header's CRC, with which the chain begins.
+/// Decodes a header; returns the position of the cut and the header's CRC, with which the chain begins.
 fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition, u32)> {
     let corrupt = |detail: String| Error::corrupt(what, "byte 0", detail);
     if bytes[..8] != MAGIC {
@@ -81,7 +81,7 @@ fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition,
     Ok((ImagePosition { position, wal_seq: WalSeq(word64(bytes, 32)) }, crc))
 }
 
-/// The CRC of `parts`, continuing the chain from the CRC before.
+/// Returns the CRC of `parts`, continued from the previous CRC of the chain.
 fn chain(previous: u32, parts: [&[u8]; 2]) -> u32 {
     let mut crc = crc32fast::Hasher::new_with_initial(previous);
     parts.into_iter().for_each(|part| crc.update(part));

@@ -1,4 +1,4 @@
-//! Images: what is written is read, and nothing else is.
+//! Tests of images: a written image reads back, and nothing else can be read.
 
 use super::*;
 use crate::engine::memory::{Entry, List, Memory, Zset};
@@ -138,7 +138,7 @@ fn a_lost_or_moved_block_is_found() {
     assert!(read_image(moved.into_iter().map(Ok), "image").is_err());
 }
 
-/// An image of one raw block, with every CRC right.
+/// Returns an image of one raw block, with correct CRCs.
 fn forged(raw: &[u8], counts: [u64; 3]) -> Bytes {
     let mut image = encode_header(position()).to_vec();
     let mut crc = word32(&image, HEADER_LEN - 4);
@@ -198,7 +198,8 @@ fn another_version_is_named() {
     assert!(matches!(error, Error::Version { found: 3, known: 2, .. }), "{error}");
 }
 
-/// Setting `WALFERRY_WRITE_FIXTURES` writes the fixture first. A released version's fixture is never rewritten.
+/// Goal: the fixture reads. With `WALFERRY_WRITE_FIXTURES` set, the test writes it first. A released version's fixture
+/// is never rewritten.
 #[test]
 fn the_fixture_of_version_2_is_read() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image-v2.image");

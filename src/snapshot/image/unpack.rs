@@ -1,6 +1,6 @@
-//! From an image's bytes to the raw bytes of its blocks.
+//! Unpacks the bytes of an image into the raw bytes of its blocks.
 //!
-//! Guarantees: the CRC of a block is checked before it is decompressed; after the footer there is nothing.
+//! Guarantees: the CRC of a block is checked before the block is decompressed; bytes after the footer are an error.
 
 use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN};
 use super::{chain, word32, word64};
@@ -8,18 +8,18 @@ use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use std::sync::mpsc::SyncSender;
 
-/// The image's bytes, taken in order.
+/// Reads the bytes of an image in order.
 pub(super) struct Source<'a, P> {
     parts: P,
-    /// What is left of the part taken last.
+    /// The unread rest of the last part.
     part: Bytes,
-    /// Offset of the next byte.
+    /// Offset of the next byte in the image.
     at: u64,
     what: &'a str,
 }
 
 impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
-    /// The bytes of `parts`; `what` names them in errors.
+    /// Creates a source over the bytes of `parts`; `what` names the image in errors.
     pub fn new(parts: P, what: &'a str) -> Self {
         Self { parts, part: Bytes::new(), at: 0, what }
     }
@@ -28,7 +28,7 @@ impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
         Error::corrupt(self.what, format!("byte {}", self.at), detail)
     }
 
-    /// Makes `part` hold something unless the image is at its end.
+    /// Takes the next part if `part` is empty; leaves `part` empty at the end of the image.
     fn refill(&mut self) -> Result<()> {
         while self.part.is_empty() {
             let Some(next) = self.parts.next() else { return Ok(()) };
@@ -37,7 +37,7 @@ impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
         Ok(())
     }
 
-    /// The next `len` bytes, at most a block's.
+    /// Returns the next `len` bytes; `len` is at most the length of a block.
     pub fn take(&mut self, len: usize) -> Result<Bytes> {
         self.refill()?;
         let taken = if self.part.len() >= len {
@@ -61,15 +61,16 @@ impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
     }
 }
 
-/// What comes out of unpacking.
+/// One result of unpacking.
 pub(super) enum Unpacked {
     /// Offset and raw bytes of a block.
     Block(u64, Bytes),
-    /// Offset of the footer and the counts it tells: lists, sorted sets, elements.
+    /// Offset of the footer and the counts in it: lists, sorted sets, elements.
     End(u64, [u64; 3]),
 }
 
-/// Checks and decompresses block after block, up to the footer or the first error. Ends early if nobody listens.
+/// Checks and decompresses block after block, up to the footer or the first error. Ends early if the receiver is
+/// dropped.
 pub(super) fn unpack<P: Iterator<Item = Result<Bytes>>>(
     mut source: Source<'_, P>,
     mut crc: u32,

@@ -1,8 +1,8 @@
-//! Makes the files of one run.
+//! Builds the files of one compacted run.
 //!
-//! Guarantees: the files lie in a directory of their own, which goes when the run is dropped. Memory: one sorted run of
-//! disk effects, the keys and members of lists and sorted sets that were touched, one part of ops; the state itself is
-//! the caller's.
+//! Guarantees: the files lie in a directory of their own, which is removed when the run is dropped. Memory: one sorted
+//! run of disk effects, the touched keys and members of lists and sorted sets, and one part of ops; the caller holds
+//! the state itself.
 
 use super::manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 use crate::archive::layout::ObjectName;
@@ -31,18 +31,18 @@ pub struct RunBuilder {
     zsets: ZsetDelta,
     first_time: CommitTime,
     raw_bytes: u64,
-    /// The last field: what is open in it is closed before it goes.
+    /// The last field, so that files in the directory are closed before the directory is removed.
     dir: Scratch,
 }
 
-/// A run on the local disk; its files go when it is dropped.
+/// A compacted run on the local disk; dropping it removes its files.
 pub struct LocalRun {
     dir: Scratch,
     manifest: RunManifest,
 }
 
 impl RunBuilder {
-    /// Of no commit yet, after `after`. `dir` is made; it must not exist.
+    /// Begins an empty run after `after`. Creates the directory `dir`, which must not exist.
     pub fn begin(dir: PathBuf, cluster: ClusterId, grain: Grain, after: Position) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         let disk = DiskDelta::begin(after, dir.join("spill"));
@@ -51,13 +51,13 @@ impl RunBuilder {
         Ok(Self { dir, cluster, grain, disk, lists, zsets, first_time: CommitTime::default(), raw_bytes: 0 })
     }
 
-    /// The commits so far.
+    /// Returns the range of commits so far.
     #[must_use]
     pub fn span(&self) -> &Span {
         self.disk.span()
     }
 
-    /// Takes the next commit, and brings `state`, the memory engines before it, forward.
+    /// Takes the next commit and applies it to `state`, which must hold the memory engines before the commit.
     pub fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()> {
         if self.span().commits() == 0 {
             self.first_time = commit.time;
@@ -69,7 +69,7 @@ impl RunBuilder {
         Ok(())
     }
 
-    /// Writes the files; `state` is that after the last commit. There must be a commit.
+    /// Writes the files; `state` must be the state after the last commit. The run must have at least one commit.
     pub fn finish(self, io: &Arc<dyn Io>, state: &Memory) -> Result<LocalRun> {
         let Self { dir, cluster, grain, disk, lists, zsets, first_time, raw_bytes } = self;
         let span = *disk.span();
@@ -112,13 +112,13 @@ impl RunBuilder {
 }
 
 impl LocalRun {
-    /// What it consists of.
+    /// Returns the manifest of the run.
     #[must_use]
     pub fn manifest(&self) -> &RunManifest {
         &self.manifest
     }
 
-    /// Its files and their objects.
+    /// Returns the path and the object name of each file of the run.
     pub fn files(&self) -> impl Iterator<Item = (PathBuf, ObjectName)> {
         let disk = self.manifest.disk.iter().map(|file| &file.name);
         let names = disk.chain(self.manifest.memory.iter().map(|file| &file.name));
@@ -136,13 +136,13 @@ fn hashed(file: &SortedFile) -> Result<RunFile> {
     Ok(RunFile { family: file.family.name().to_owned(), name, bytes, blake3: hasher.finalize() })
 }
 
-/// The memory part so far.
+/// The files of the memory part, while they are written.
 struct Parts<'a> {
     io: &'a dyn Io,
     dir: &'a Path,
     at: Position,
     encoder: Encoder,
-    /// List ops and sorted set ops of the file being filled.
+    /// List ops and sorted set ops of the current file.
     ops: (Vec<u8>, Vec<u8>),
     files: Vec<FileRef>,
 }
@@ -182,7 +182,7 @@ impl Parts<'_> {
     }
 }
 
-/// A directory that goes when it is dropped.
+/// A directory that is removed when the value is dropped.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {

@@ -1,7 +1,7 @@
-//! The manifest of a run.
+//! The manifest of a compacted run.
 //!
-//! Guarantees: a decoded manifest is the one that was encoded, to the bit (the digest as in a base's), its positions fit
-//! together, and every file name in it is plain.
+//! Guarantees: a decoded manifest equals the encoded one bit by bit (it contains a digest, as the manifest of a base
+//! does), its positions are consistent, and every file name in it is plain.
 
 use crate::archive::digested;
 use crate::archive::layout::{ObjectName, RunName};
@@ -20,15 +20,15 @@ use std::collections::HashSet;
 /// Version of the manifest that this build writes and reads.
 pub const RUN_FORMAT: u32 = 2;
 
-/// One run.
+/// The manifest of one compacted run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunManifest {
     /// See [`RUN_FORMAT`].
     pub format: u32,
-    /// Whose commits they are.
+    /// The cluster that the commits belong to.
     pub cluster: ClusterId,
-    /// Generation that made the last commit.
+    /// Epoch that made the last commit.
     pub epoch: Epoch,
     /// The first commit; the run applies to the state before it.
     pub first: Csn,
@@ -42,27 +42,28 @@ pub struct RunManifest {
     pub hash_before: HistoryHash,
     /// History hash after the last commit.
     pub hash_after: HistoryHash,
-    /// Why it ends where it ends.
+    /// The reason why the run ends at `last`.
     pub grain: Grain,
-    /// Bytes of effects of its commits, uncompressed: what it saves.
+    /// Uncompressed bytes of the effects of the run's commits, which a restore over the run need not replay.
     pub raw_bytes: u64,
-    /// Rows it sets in RocksDB.
+    /// Number of rows that the run sets in RocksDB.
     pub puts: u64,
-    /// Rows it deletes there, beside the ranges.
+    /// Number of rows that the run deletes in RocksDB, without those in `ranges`.
     pub deletes: u64,
-    /// Lists it changes.
+    /// Number of lists that the run touches: an upper bound of the lists that it changes.
     pub lists: u64,
-    /// Sorted sets it changes.
+    /// Number of sorted sets that the run touches: an upper bound of the sorted sets that it changes.
     pub zsets: u64,
-    /// To be deleted before the files are ingested.
+    /// Ranges of rows to delete before the files are ingested.
     pub ranges: Vec<RunRange>,
-    /// SST files; those of a family do not overlap.
+    /// SST files; the files of one family do not overlap.
     pub disk: Vec<RunFile>,
-    /// Chunk files, to be applied in order: each holds one commit, under the csn `last`, with list and sorted set ops.
+    /// Chunk files, to be applied in order. Each file holds one commit with list and sorted set ops, under the csn
+    /// `last`.
     pub memory: Vec<FileRef>,
 }
 
-/// Rows from one key (inclusive) to another (exclusive).
+/// A range of rows to delete, from `from` (inclusive) to `to` (exclusive).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunRange {
@@ -70,7 +71,7 @@ pub struct RunRange {
     pub family: String,
     /// Hexadecimal digits of the first key.
     pub from: String,
-    /// Hexadecimal digits of the key behind the last.
+    /// Hexadecimal digits of the end of the range, which is not deleted.
     pub to: String,
 }
 
@@ -80,9 +81,9 @@ pub struct RunRange {
 pub struct RunFile {
     /// The column family.
     pub family: String,
-    /// Name within the run: plain, and not the name of another file of it.
+    /// Name within the run: plain, and unique among the files of the run.
     pub name: String,
-    /// Length.
+    /// Length in bytes.
     pub bytes: u64,
     /// BLAKE3 of the content.
     #[serde(with = "hex")]
@@ -90,14 +91,14 @@ pub struct RunFile {
 }
 
 impl RunRange {
-    /// The stored form.
+    /// Returns the stored form of a range.
     #[must_use]
     pub fn of(range: &RangeDelete) -> Self {
         let digits = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect();
         Self { family: range.family.name().to_owned(), from: digits(&range.from), to: digits(&range.to) }
     }
 
-    /// The range; `None` if it is none.
+    /// Decodes the range; `None` if the family is unknown or a key is not hexadecimal.
     #[must_use]
     pub fn range(&self) -> Option<RangeDelete> {
         let byte = |at: usize, text: &str| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
@@ -110,18 +111,19 @@ fn family(name: &str) -> Option<Family> {
     Family::ALL.into_iter().find(|family| family.name() == name)
 }
 
-/// The object of a file of a run. As with bases, its name holds the beginning of the content hash: two nodes may build a
-/// run at the same time, and neither may overwrite what the other's manifest refers to.
+/// Returns the object name of a file of a run. As with bases, the name holds the beginning of the content hash: two
+/// nodes may build the same run at the same time, and neither may overwrite the files that the other's manifest refers
+/// to.
 fn object(run: RunName, name: &str, content: blake3::Hash) -> ObjectName {
     let name = format!("{name}-{}", &content.to_hex()[..HASH_DIGITS]);
     ObjectName::RunFile(run, name.parse().expect("a manifest has plain and short names only"))
 }
 
 impl RunFile {
-    /// The family its rows belong to.
+    /// Returns the column family of the file's rows.
     ///
     /// # Panics
-    /// If it is not from a manifest that was decoded or encoded.
+    /// Panics if the file is not from a manifest that was decoded or encoded.
     #[must_use]
     pub fn family(&self) -> Family {
         family(&self.family).expect("a manifest names families that exist")
@@ -129,19 +131,21 @@ impl RunFile {
 }
 
 impl RunManifest {
-    /// Which run this is.
+    /// Returns the name of the run.
     #[must_use]
     pub fn run(&self) -> RunName {
         RunName { first: self.first, last: self.last, epoch: self.epoch }
     }
 
-    /// Where a state is once the run was applied.
+    /// Returns the position of a state after the run was applied.
     #[must_use]
     pub fn position(&self) -> Position {
         Position { csn: self.last, time: self.last_time, epoch: self.epoch, hash: self.hash_after }
     }
 
-    /// Whether it can be applied to a state at this position: exactly to the one before its first commit.
+    /// Checks that the run can be applied to a state at position `at`: only to the state before its first commit.
+    /// Errors: [`Error::OtherHistory`] if the history hash differs, [`Error::Gap`] if the csn or the time does not
+    /// fit.
     pub fn validate(&self, at: Position) -> Result<()> {
         // An epoch may begin at an earlier time.
         let is_in_order = at.time <= self.first_time || at.epoch < self.epoch;
@@ -156,27 +160,27 @@ impl RunManifest {
         Err(Error::Gap { what, expected: self.first.prev(), found })
     }
 
-    /// The objects of its files with their lengths and hashes: of [`RunManifest::disk`], then of
-    /// [`RunManifest::memory`].
+    /// Returns the objects of the run's files with their lengths and hashes: first those of [`RunManifest::disk`],
+    /// then those of [`RunManifest::memory`].
     pub fn objects(&self) -> impl Iterator<Item = (ObjectName, u64, blake3::Hash)> {
         let disk = self.disk.iter().map(|file| (&file.name, file.bytes, file.blake3));
         let all = disk.chain(self.memory.iter().map(|file| (&file.name, file.bytes, file.blake3)));
         all.map(|(name, bytes, blake3)| (object(self.run(), name, blake3), bytes, blake3))
     }
 
-    /// Number of its files.
+    /// Returns the number of files of the run.
     #[must_use]
     pub fn files(&self) -> u64 {
         (self.disk.len() + self.memory.len()) as u64
     }
 
-    /// Bytes of its files.
+    /// Returns the bytes of all files of the run.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.disk.iter().map(|file| file.bytes).chain(self.memory.iter().map(|file| file.bytes)).sum()
     }
 
-    /// The range deletes as records of a write batch, and how many.
+    /// Returns the range deletes as records of a write batch, and the number of records.
     #[must_use]
     pub fn range_records(&self) -> (Vec<u8>, u32) {
         let mut records = Vec::new();
@@ -187,21 +191,21 @@ impl RunManifest {
         (records, self.ranges.len() as u32)
     }
 
-    /// The stored form: JSON with the digest.
+    /// Returns the stored form: JSON with the digest.
     ///
     /// # Panics
-    /// If the manifest contradicts itself.
+    /// Panics if the manifest contradicts itself.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         digested::encode_consistent(self, self.fault())
     }
 
-    /// Reads the stored form; `what` names it in errors.
+    /// Decodes the stored form; `what` names the manifest in errors.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         digested::decode_consistent(bytes, what, RUN_FORMAT, MANIFEST_BYTES_MAX, Self::fault)
     }
 
-    /// What contradicts itself, if anything does.
+    /// Describes the first contradiction within the manifest; `None` if there is none.
     fn fault(&self) -> Option<String> {
         if self.format != RUN_FORMAT {
             return Some(format!("format {}", self.format));

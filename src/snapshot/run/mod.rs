@@ -1,16 +1,17 @@
-//! Compacted runs: the net change of a range of commits in every engine, as files that a restore takes over instead of
-//! replaying the commits. `../FORMAT.md` gives the content.
+//! Compacted runs: the net change of a range of commits in every engine, as files that a restore applies instead of
+//! replaying the commits. `../FORMAT.md` documents the content.
 //!
 //! ```text
-//! manifest   what a run consists of, and how it changes a state
-//! builder    makes the files of one, from commits and the state before them
-//! publish    brings them into the archive, the manifest last
+//! manifest   what a run consists of, and which state it applies to
+//! builder    makes the files of a run, from commits and the state before them
+//! publish    uploads the files into the archive, the manifest last
 //! ```
 //!
-//! Guarantees: the state after `last` is the state after `first` - 1 with the run applied, in every engine. The commits
-//! in between cannot be restored from a run; that takes their chunks. The memory part holds, for each key, ops or its
-//! whole content, whichever is smaller (see [`super::delta`]): images of all changed keys would rewrite a set of ten
-//! million members for one of them, op-logs would hold every element that ever went through a queue.
+//! Guarantees: the state after `last` is the state after `first` - 1 with the run applied, in every engine. The
+//! commits in between cannot be restored from a run; they need their chunks. The memory part holds, for each key, ops
+//! or the whole content, whichever is smaller (see [`super::delta`]). Images of all changed keys would rewrite a
+//! sorted set of ten million members for one changed member; op-logs would hold every element that ever passed through
+//! a queue.
 
 mod builder;
 mod manifest;

@@ -1,7 +1,8 @@
-//! Brings a local run into the archive.
+//! Uploads a local compacted run into the archive.
 //!
-//! Guarantees: the manifest is written last, create-only, when every file it refers to was confirmed; a crash at any
-//! step leaves nothing that counts as a run. One that is there and damaged is replaced. Two builders of the same run never overwrite each other's files.
+//! Guarantees: the manifest is written last and create-only, once every file that it refers to was confirmed. A crash
+//! at any step leaves nothing that counts as a run. A damaged manifest in the archive is replaced. Two builders of the
+//! same run never overwrite each other's files.
 
 use super::builder::LocalRun;
 use super::manifest::RunManifest;
@@ -14,19 +15,19 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Serialize, Serializer};
 
-/// What publishing a run brought.
+/// The outcome of publishing a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct PublishedRun {
-    /// Which run.
+    /// The run.
     #[serde(serialize_with = "as_text")]
     pub run: RunName,
-    /// Number of its files.
+    /// Number of the run's files.
     pub files: u64,
-    /// Bytes of its files.
+    /// Bytes of the run's files.
     pub bytes: u64,
-    /// Bytes of the effects of its commits, uncompressed.
+    /// Uncompressed bytes of the effects of the run's commits.
     pub raw_bytes: u64,
-    /// Whether it is new: else somebody else had published it.
+    /// Whether this call published the run; false if the archive had it already.
     pub is_new: bool,
 }
 
@@ -34,7 +35,7 @@ fn as_text<S: Serializer>(run: &RunName, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(run)
 }
 
-/// Publishes a run.
+/// Publishes a compacted run, unless the archive has it already.
 pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun> {
     let manifest = local.manifest();
     let name = ObjectName::RunManifest(manifest.run());
@@ -62,7 +63,7 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
     let uploads: Vec<_> = uploads.collect();
     stream::iter(uploads).buffer_unordered(UPLOADS_IN_FLIGHT_MAX).try_collect::<Vec<u64>>().await?;
     if let Some(Err(error)) = found {
-        // Nobody can use it, so nobody loses anything.
+        // No reader can use a damaged manifest, so replacing it loses nothing.
         tracing::warn!(run = %published.run, %error, "the manifest of a run is damaged and is replaced");
         archive.put_verified(&name, body.into()).await?;
         published.is_new = true;
@@ -70,7 +71,7 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
     }
     published.is_new = match archive.put_new(&name, body.clone().into()).await? {
         Creation::Created => true,
-        // Another node's; or this one's, by an attempt whose answer was lost.
+        // Another node created it, or an earlier attempt of this node whose reply was lost.
         Creation::Exists => archive.get(&name).await?.is_some_and(|found| found == body),
     };
     tracing::info!(run = %published.run, bytes = published.bytes, raw = published.raw_bytes, "run published");

@@ -1,4 +1,4 @@
-//! Runs as files, and what is refused.
+//! Tests of compacted runs as files, and of what is refused.
 
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
@@ -30,7 +30,7 @@ fn commit(csn: u64) -> CommitRecord {
     CommitRecord { csn, epoch, time, disk_ops: 2, disk, lists, ..CommitRecord::default() }
 }
 
-/// A run of csn 5 to 9.
+/// Builds a run of csn 5 to 9.
 fn local(dir: &Path) -> LocalRun {
     let after = Position { csn: Csn(4), time: CommitTime(1004), epoch: Epoch(1), hash: HistoryHash(4) };
     let mut builder = RunBuilder::begin(dir.join("run"), CLUSTER, Grain::Hour, after).unwrap();
@@ -105,7 +105,8 @@ proptest! {
     }
 }
 
-/// Whatever request fails or lies, there is a manifest only if all files are there; the next attempt ends well.
+/// Goal: whichever request fails or loses its reply, a manifest exists only if all files exist; the next attempt
+/// succeeds.
 #[tokio::test]
 async fn a_crash_at_any_request_leaves_no_half_run() {
     for fault in [Fault::Fail, Fault::LoseReply, Fault::Vanish, Fault::Truncate] {
@@ -135,7 +136,7 @@ async fn a_crash_at_any_request_leaves_no_half_run() {
     }
 }
 
-/// The second of two builders of one run leaves the first one's as it is.
+/// Goal: the second of two builders of one run leaves the first builder's files unchanged.
 #[tokio::test]
 async fn two_builders_do_not_conflict() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -1,4 +1,4 @@
-//! Chunks: from the primary, the spool and the archive.
+//! Chunks, which come from the primary, the spool and the archive.
 
 use super::{Target, put, u32_at, u64_at};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ pub const TARGET: Target = Target { name: "chunk", decode, check, repair, seeds 
 
 const PROFILES: [Profile; 2] = [Profile::Link, Profile::Archive { zstd_level: 1 }];
 
-/// Offsets of `src/chunk/FORMAT.md`.
+/// Offsets from `src/chunk/FORMAT.md`.
 const HASH_AFTER: usize = 72;
 const SECTIONS: usize = 80;
 const SECTION_LEN: usize = 36;
@@ -51,7 +51,7 @@ fn check(data: &[u8]) {
     }
 }
 
-/// Block CRCs, then the section table made from the blocks that are there, then the header's CRC.
+/// Repairs the block CRCs, the section table according to the blocks present, and the header's CRC.
 #[expect(clippy::ptr_arg, reason = "the repairs of other targets change the length")]
 fn repair(data: &mut Vec<u8>) {
     if data.len() < ChunkHeader::ENCODED_LEN {
@@ -81,13 +81,14 @@ fn repair(data: &mut Vec<u8>) {
     }
 }
 
-/// The header's CRC.
+/// Repairs the header's CRC.
 fn seal(data: &mut [u8]) {
     let crc = crc32fast::hash(&data[..HEADER_CRC]);
     put(data, HEADER_CRC, &crc.to_le_bytes());
 }
 
-/// The history hash after the last commit, if the commits can be read and the header says another one. The error names it.
+/// Returns the history hash after the last commit, if the commits decode and the header has another hash; the error
+/// text contains the right one.
 fn hash_after(data: &[u8]) -> Option<u64> {
     let chunk = Chunk::open(Bytes::copy_from_slice(data), "fuzz").ok()?;
     let error = chunk.commits().find_map(Result::err)?.to_string();
@@ -95,7 +96,7 @@ fn hash_after(data: &[u8]) -> Option<u64> {
     u64::from_str_radix(found.get(..16)?, 16).ok()
 }
 
-/// Number of blocks, their raw bytes, and the CRC of their heads.
+/// Repairs the blocks of a section; returns their number, their raw bytes, and the CRC of their heads.
 fn repair_blocks(section: &mut [u8]) -> (u32, u64, u32) {
     let (mut blocks, mut raw, mut at) = (0, 0, 0);
     let mut heads = crc32fast::Hasher::new();

@@ -1,4 +1,4 @@
-//! Memory images: from the disk, from a base.
+//! Memory images, which come from the local disk and from bases.
 
 use super::{Target, put, u32_at};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use walferry::snapshot::image::{BLOCK_RAW_BYTES_MAX, image_parts, read_image};
 
 pub const TARGET: Target = Target { name: "image", decode, check, repair, seeds };
 
-/// Lengths of `src/snapshot/FORMAT.md`.
+/// Lengths from `src/snapshot/FORMAT.md`.
 const HEADER: usize = 52;
 const BLOCK_HEAD: usize = 13;
 const FOOTER: u8 = 0xff;
@@ -29,7 +29,7 @@ fn decode(data: &[u8]) -> usize {
     raw
 }
 
-/// Expiry and elements (of sorted sets with the bits of their scores) by engine and key.
+/// Expiry and elements by engine and key; elements of sorted sets with the bits of their scores.
 type Content = BTreeMap<(char, Vec<u8>), (u64, Vec<(Vec<u8>, u64)>)>;
 
 fn content(memory: &Memory) -> Content {
@@ -52,7 +52,7 @@ fn check(data: &[u8]) {
     assert!(position == at && content(&read) == content(&memory), "an image changed on its way");
 }
 
-/// Calls `block` with each block's head and stored bytes; where the last one ends.
+/// Calls `block` with each block's head and stored bytes; returns the end of the last block.
 fn each_block(data: &[u8], mut block: impl FnMut(&[u8], &[u8])) -> usize {
     let mut at = HEADER;
     while at + BLOCK_HEAD <= data.len() && data[at] != FOOTER {
@@ -64,7 +64,7 @@ fn each_block(data: &[u8], mut block: impl FnMut(&[u8], &[u8])) -> usize {
     at
 }
 
-/// The chain of CRCs from the header to the footer.
+/// Repairs the chain of CRCs from the header to the footer.
 fn repair(data: &mut Vec<u8>) {
     if data.len() < HEADER {
         return;

@@ -1,9 +1,9 @@
-//! Fuzz targets: for each decoder of bytes that come from a peer, a disk or an object store, what to feed it and what
-//! must hold. `../fuzz_targets` runs them under cargo-fuzz; `../../fuzzing.rs` runs them in CI, over the corpus beside
-//! this and mutations of it, and counts what they allocate.
+//! Fuzz targets: for each decoder of bytes from a peer, a disk or an object store, its input and the properties that
+//! must hold. `../fuzz_targets` runs the targets under cargo-fuzz. `../../fuzzing.rs` runs them in CI over the corpus
+//! beside this directory and mutations of it, and counts their allocations.
 //!
-//! A decoder must not panic on any bytes, must not hold more memory than its input justifies, and what it accepts must
-//! be what its encoder makes.
+//! A decoder must not panic on any bytes, must not hold more memory than its input justifies, and must accept only
+//! what its encoder produces.
 
 pub mod chunk;
 pub mod image;
@@ -19,14 +19,15 @@ pub mod wire;
 pub struct Target {
     /// Name of the cargo-fuzz target and of the directory in the corpus.
     pub name: &'static str,
-    /// Only decodes. Returns for how many bytes, beside its own, the input justifies memory: what it decompresses to.
+    /// Decodes only. Returns the number of decompressed bytes, for which the input justifies memory beside its own
+    /// length.
     pub decode: fn(&[u8]) -> usize,
-    /// Decodes, and panics if what was accepted is not what the encoder makes.
+    /// Decodes, and panics if the accepted value is not what the encoder produces.
     pub check: fn(&[u8]),
-    /// Makes the checksums fit the bytes they cover, as far as these have the shape: behind a checksum that is wrong
-    /// no decoder looks at anything.
+    /// Repairs the checksums, as far as the bytes have the right shape: a decoder reads nothing behind a wrong
+    /// checksum.
     pub repair: fn(&mut Vec<u8>),
-    /// What the encoder makes, to begin with.
+    /// Returns inputs that the encoder produces, as a beginning.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
@@ -44,7 +45,7 @@ pub const ALL: [&Target; 9] = [
 ];
 
 impl Target {
-    /// Checks the input as it is, and with its checksums made to fit.
+    /// Checks the input unchanged, and with repaired checksums.
     pub fn check_both(&self, data: &[u8]) {
         (self.check)(data);
         let mut repaired = data.to_vec();
@@ -55,7 +56,7 @@ impl Target {
     }
 }
 
-/// For formats without a checksum.
+/// Repairs nothing: for formats without a checksum.
 pub(crate) fn nothing_to_repair(_: &mut Vec<u8>) {}
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -70,7 +71,7 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
-/// Commits over all engines, for seeds: `bulk` bytes of values that compress or not.
+/// Returns commits over all engines for seeds, with `bulk` bytes of values that compress or not.
 pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::CommitRecord> {
     use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash};
     use walferry::engine::batch::{self, Family};

@@ -1,4 +1,4 @@
-//! Manifests of bases and compacted runs: from an archive, from a primary that sends a base.
+//! Manifests of bases and compacted runs, which come from an archive, or from a primary that sends a base.
 
 use super::Target;
 use serde_json::Value;
@@ -28,7 +28,7 @@ fn check(data: &[u8]) {
     }
 }
 
-/// The digest over all other fields.
+/// Repairs the digest over all other fields.
 fn repair(data: &mut Vec<u8>) {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(data) else { return };
     fields.remove("digest");

@@ -1,11 +1,11 @@
-//! List and sorted set ops: what chunks and logs carry, applied to a state.
+//! List and sorted set ops, which chunks and logs carry, applied to a state.
 
 use super::{Target, nothing_to_repair};
 use walferry::engine::memory::{self, ListEncoder, Memory, ZsetEncoder};
 
 pub const TARGET: Target = Target { name: "memory_ops", decode, check, repair: nothing_to_repair, seeds };
 
-/// The first byte tells how many of the others are list ops.
+/// Splits the input into list ops and sorted set ops; the first byte is the length of the list ops.
 fn split(data: &[u8]) -> (&[u8], &[u8]) {
     let Some((&len, ops)) = data.split_first() else { return (&[], &[]) };
     ops.split_at(usize::from(len).min(ops.len()))

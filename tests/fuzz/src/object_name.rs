@@ -1,4 +1,4 @@
-//! Object names: from listings, and from a primary that sends a base; a name becomes a path.
+//! Object names, which come from listings and from a primary that sends a base; a name becomes a path.
 
 use super::{Target, nothing_to_repair};
 use walferry::archive::layout::ObjectName;

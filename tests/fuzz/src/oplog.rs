@@ -1,4 +1,4 @@
-//! Op-log segments and the frames in them: from the disk.
+//! Op-log segments and their frames, which come from the local disk.
 
 use super::{Target, put, u32_at, u64_at};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use walferry::log::segment::{HEADER_LEN, Segment, SegmentHeader};
 
 pub const TARGET: Target = Target { name: "oplog", decode, check, repair, seeds };
 
-/// Offsets of `src/log/FORMAT.md`.
+/// Offsets from `src/log/FORMAT.md`.
 const SEGMENT_ID: usize = 12;
 const FRAME_PREFIX: usize = 8;
 const FRAME_HEAD: usize = 56;
@@ -40,7 +40,7 @@ fn check(data: &[u8]) {
     }
 }
 
-/// Each frame's place in the segment and its CRC, and the header's CRC.
+/// Repairs each frame's position in the segment and its CRC, and the header's CRC.
 #[expect(clippy::ptr_arg, reason = "the repairs of other targets change the length")]
 fn repair(data: &mut Vec<u8>) {
     if data.len() < HEADER_LEN {

@@ -1,4 +1,4 @@
-//! RESP requests: from clients that may be anybody.
+//! RESP requests, which come from arbitrary clients.
 
 use super::{Target, nothing_to_repair};
 use walferry::command::args::{Args, OwnedArgs};
@@ -15,14 +15,14 @@ const SMALL: Limits = Limits {
     is_authenticated: true,
 };
 
-/// The first byte chooses the limits and in how large steps the others arrive.
+/// Returns the limits, the size of the steps in which the input arrives, and the input; the first byte chooses both.
 fn setting(data: &[u8]) -> (Limits, usize, &[u8]) {
     let Some((&setting, input)) = data.split_first() else { return (SMALL, 1, &[]) };
     let limits = if setting & 1 == 0 { Limits::default() } else { SMALL };
     (Limits { is_authenticated: setting & 2 == 0, ..limits }, usize::from(setting >> 2) + 1, input)
 }
 
-/// Reads requests from input that arrives in steps; how it ended.
+/// Reads requests from input that arrives in steps; returns how the reading ended.
 fn each_request(
     input: &[u8],
     limits: &Limits,

@@ -1,4 +1,4 @@
-//! Write batches with their envelopes: from RocksDB's WAL.
+//! Write batches with their envelopes, which come from RocksDB's WAL.
 
 use super::Target;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use walferry::record::CommitRecord;
 
 pub const TARGET: Target = Target { name: "wal_batch", decode, check, repair, seeds };
 
-/// Offsets in an envelope, by `src/log/FORMAT.md`.
+/// Offsets in an envelope, from `src/log/FORMAT.md`.
 const ENVELOPE_MAGIC: &[u8] = b"WFCM";
 const EPOCH: usize = 6;
 const CSN: usize = 10;
@@ -40,7 +40,7 @@ fn check(data: &[u8]) {
     }
 }
 
-/// The csn key at the end says what the last envelope does.
+/// Repairs the csn key at the end, which must agree with the last envelope.
 fn repair(data: &mut Vec<u8>) {
     let Some(body) = data.get(HEADER_LEN..) else { return };
     let heads = Records::new(body).filter_map(|record| match record {

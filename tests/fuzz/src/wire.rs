@@ -1,4 +1,4 @@
-//! Replication messages: from a peer that may be anybody.
+//! Replication messages, which come from arbitrary peers.
 
 use super::{Target, put, u32_at};
 use bytes::Bytes;
@@ -13,10 +13,10 @@ use walferry::ship::wire::{
 
 pub const TARGET: Target = Target { name: "wire", decode, check, repair, seeds };
 
-/// Length and CRC before a message's kind.
+/// Bytes of length and CRC before a message's kind.
 const HEAD: usize = 8;
 
-/// The messages up to the end or the first error. Bytes are always there, so no future waits.
+/// Reads the messages up to the end or the first error. All bytes are present, so no future has to wait.
 fn each_message(mut receiver: Receiver<&[u8]>, mut take: impl FnMut(Message)) {
     while let Ok(Some(message)) = receiver.receive().now_or_never().expect("bytes are there") {
         take(message);
@@ -51,7 +51,7 @@ fn check(data: &[u8]) {
     assert!(read == messages, "messages changed on their way");
 }
 
-/// Lengths that fit what is there, and CRCs.
+/// Repairs the lengths according to the bytes present, and the CRCs.
 #[expect(clippy::ptr_arg, reason = "the repairs of other targets change the length")]
 fn repair(data: &mut Vec<u8>) {
     let mut at = 0;

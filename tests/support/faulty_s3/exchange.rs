@@ -1,4 +1,4 @@
-//! One request and its answer, with the fault it meets.
+//! One request and its reply, with the fault that the request meets.
 
 use super::Shared;
 use super::faults::{Fault, Kind};
@@ -7,14 +7,14 @@ use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// How long the real server may take.
+/// Time limit for the real server.
 const BACKEND_WITHIN: Duration = Duration::from_secs(60);
-/// Pieces a second in which a throttled answer is sent.
+/// Number of pieces per second in which a throttled reply is sent.
 const PIECES_PER_SECOND: u32 = 20;
-/// What a store answers for an object it pretends to have stored.
+/// ETag in the reply to an upload that is not stored.
 const PRETENDED_ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 
-/// What a proxy shows a person when it cannot reach the store, under the status 200.
+/// The page that a proxy sends with status 200 when it cannot reach the store.
 const PAGE: &str = "<html><body>The service is being restarted</body></html>";
 
 /// A request of a client.
@@ -26,7 +26,7 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Answers the request, or ends the connection with an error.
+    /// Replies to the request, or closes the connection with an error.
     pub fn run(&self, fault: Fault) -> io::Result<()> {
         match fault {
             Fault::None => self.answer(&self.forward()?),
@@ -59,13 +59,13 @@ impl Exchange<'_> {
     fn answer(&self, response: &Message) -> io::Result<()> {
         let mut client = self.client;
         match self.kind {
-            // Its headers tell of a body that is not sent.
+            // The headers announce a body that is not sent.
             Kind::Head => client.write_all(&response.head()),
             _ => response.send(&mut client),
         }
     }
 
-    /// Has the real server carry the request out.
+    /// Forwards the request to the real server.
     fn forward(&self) -> io::Result<Message> {
         let response = self.ask(self.request)?;
         self.note_stored(&response);
@@ -79,14 +79,14 @@ impl Exchange<'_> {
         Ok(backend)
     }
 
-    /// A connection of its own for each request: one that the server closed in the meantime must not look like a fault.
+    /// Each request uses a new connection: a connection that the server closed meanwhile must not look like a fault.
     fn ask(&self, request: &Message) -> io::Result<Message> {
         let mut backend = self.connect()?;
         request.send(&mut backend)?;
         read_response(&mut BufReader::new(backend), request.word(0))
     }
 
-    /// Remembers what was stored, for stale listings. Pins of readers come and go and do not count.
+    /// Records stored objects for stale listings. Pins of readers are temporary and do not count.
     fn note_stored(&self, response: &Message) {
         let (path, query) = self.request.word(1).split_once('?').unwrap_or((self.request.word(1), ""));
         let stores = self.kind == Kind::Put || self.kind == Kind::Multipart && query.contains("uploadId=");
@@ -104,7 +104,7 @@ impl Exchange<'_> {
         backend.write_all(&self.request.body[..self.request.body.len() / 2])
     }
 
-    /// Stores half of the body in a request of its own, without a signature: the client's covers the whole.
+    /// Stores half of the body with a separate unsigned request, because the client's signature covers the whole body.
     fn store_half(&self) -> io::Result<Message> {
         let half = self.request.body[..self.request.body.len() / 2].to_vec();
         let mut lines = vec![self.request.lines[0].clone(), "Host: 127.0.0.1".to_owned()];
@@ -186,7 +186,7 @@ fn refusal(status: u16, code: &str, retry_after_s: Option<u32>) -> Message {
     response
 }
 
-/// Success, with headers as an object has them.
+/// Returns a success with the headers of an object.
 fn answered_with(body: &str) -> Message {
     let lines =
         ["HTTP/1.1 200 OK", "Content-Type: text/html", "ETag: \"0\"", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT"];
@@ -195,7 +195,7 @@ fn answered_with(body: &str) -> Message {
     response
 }
 
-/// One wrong bit in a body, if there is one and it is the object's.
+/// Flips one bit of the body, if the response is a success and has a body.
 fn flipped(mut response: Message, bit: usize) -> Message {
     if response.word(1).starts_with('2') && !response.body.is_empty() {
         let bit = bit % (response.body.len() * 8);

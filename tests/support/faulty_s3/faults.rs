@@ -1,4 +1,4 @@
-//! What can go wrong with a request, and which request it happens to.
+//! The faults of requests, and the choice of the request that meets each fault.
 
 use crate::support::http::Message;
 use rand::rngs::StdRng;
@@ -6,10 +6,10 @@ use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Random wrong bits lie below: anywhere in what a test stores.
+/// Upper bound of random bit positions, larger than any object that a test stores.
 const BITS_MAX: usize = 1 << 24;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// PUT of a whole object.
@@ -29,15 +29,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 7] =
         [Self::Put, Self::Part, Self::Multipart, Self::Get, Self::Head, Self::List, Self::Delete];
     /// Requests that store something.
     pub const WRITES: [Self; 3] = [Self::Put, Self::Part, Self::Multipart];
-    /// Requests that tell what is stored.
+    /// Requests that read what is stored.
     pub const READS: [Self; 3] = [Self::Get, Self::Head, Self::List];
 
-    /// What this request is.
+    /// Returns the kind of a request.
     pub fn of(request: &Message) -> Self {
         let (path, query) = request.word(1).split_once('?').unwrap_or((request.word(1), ""));
         let is_bucket = path.trim_matches('/').split('/').count() == 1;
@@ -53,58 +53,59 @@ impl Kind {
     }
 }
 
-/// What goes wrong with one request.
+/// A fault that a request meets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// The connection ends; the store never hears of the request.
+    /// The connection is closed; the store does not receive the request.
     DropRequest,
-    /// The store carries it out; the connection ends before the answer.
+    /// The store carries the request out; the connection is closed before the reply.
     LoseReply,
-    /// The store never hears of it; this status is answered.
+    /// The store does not receive the request; the reply has this status.
     Status(u16),
-    /// As 503 SlowDown, with the header Retry-After.
+    /// Replies 503 SlowDown with the header Retry-After.
     SlowDown {
-        /// Its value.
+        /// Value of Retry-After in seconds.
         retry_after_s: u32,
     },
-    /// Nothing happens for so long, then the connection ends. [`FaultyS3::heal`](super::FaultyS3::heal) ends it earlier.
+    /// No reply for this long, then the connection is closed. [`FaultyS3::heal`](super::FaultyS3::heal) closes it
+    /// earlier.
     Hang(Duration),
-    /// It is carried out after a pause.
+    /// The request is carried out after a pause.
     Slow(Duration),
-    /// The answer trickles.
+    /// The reply arrives slowly.
     Throttle {
-        /// How fast.
+        /// Speed of the reply.
         bytes_per_second: u32,
     },
-    /// An upload: the connection to the store ends in the middle of the body, then the client's.
+    /// Upload: the connection to the store is closed in the middle of the body, then the client's connection.
     CutUpload,
-    /// An upload: half of the body is stored, and success is reported for it.
+    /// Upload: half of the body is stored, and success is reported.
     StoreHalf,
-    /// An upload: half of the body is stored, and the answer is lost.
+    /// Upload: half of the body is stored, and the reply is lost.
     StoreHalfLoseReply,
-    /// An upload: success is reported, nothing is stored.
+    /// Upload: success is reported, and nothing is stored.
     Pretend,
-    /// A read: what is there is said not to be there.
+    /// Read: an existing object is reported as not found.
     Deny,
-    /// GET: one bit of the body is wrong: this one, counted from the first, and again from there after the last.
+    /// GET: one bit of the body is flipped: the bit at this position, modulo the number of bits.
     FlipBit(usize),
-    /// GET or LIST: 200, and the page of a proxy instead of the body.
+    /// GET or LIST: status 200, with the page of a proxy as body.
     Page,
-    /// GET or LIST: 200, and no body.
+    /// GET or LIST: status 200 without a body.
     Empty,
-    /// GET or LIST: the connection ends in the middle of the body.
+    /// GET or LIST: the connection is closed in the middle of the body.
     CutBody,
-    /// LIST: the objects stored last through this proxy are left out.
+    /// LIST: the last objects stored through this proxy are left out.
     Stale {
-        /// How many of them.
+        /// Number of objects left out.
         newest: usize,
     },
 }
 
 impl Fault {
-    /// Whether it can happen to a request of this kind.
+    /// Reports whether the fault can meet a request of this kind.
     pub fn fits(self, kind: Kind) -> bool {
         match self {
             Self::CutUpload | Self::StoreHalf | Self::StoreHalfLoseReply => matches!(kind, Kind::Put | Kind::Part),
@@ -118,21 +119,22 @@ impl Fault {
     }
 }
 
-/// Random faults: each request of a kind meets one with a chance.
+/// Random faults: each request meets a fault with a given probability.
 #[derive(Clone, Debug)]
 pub struct Mix {
-    /// Request `n` of a kind meets the same fault for the same seed, whatever requests of other kinds come between.
+    /// Seed. Request `n` of a kind meets the same fault for the same seed, whatever requests of other kinds come
+    /// between.
     pub seed: u64,
-    /// Of a hundred requests, so many meet a fault.
+    /// Percentage of requests that meet a fault.
     pub percent: u32,
-    /// The faults; of those that fit a kind, each is as likely as the others. Which bit is wrong is random, too.
+    /// The faults; those that fit a kind are equally likely. The position of a flipped bit is random too.
     pub faults: Vec<Fault>,
 }
 
-/// Decides what happens to each request.
+/// Chooses the fault of each request.
 #[derive(Default)]
 pub struct Schedule {
-    /// Comes before everything else.
+    /// Whether the store is down, which takes precedence over everything else.
     pub is_down: bool,
     scripts: BTreeMap<Kind, VecDeque<Fault>>,
     standing: BTreeMap<Kind, Fault>,
@@ -140,7 +142,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The fault of the next request of a kind: the script's, else the standing one, else a random one.
+    /// Returns the fault of the next request of a kind: from the script, else the standing fault, else a random one.
     pub fn next(&mut self, kind: Kind) -> Fault {
         if self.is_down {
             return Fault::DropRequest;
@@ -164,19 +166,19 @@ impl Schedule {
         }
     }
 
-    /// Appends to the script of a kind.
+    /// Appends faults to the script of a kind.
     pub fn script(&mut self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().inspect(|fault| assert!(fault.fits(kind), "{fault:?} cannot meet a {kind:?}"));
         self.scripts.entry(kind).or_default().extend(faults);
     }
 
-    /// What happens to every request of a kind that no script is for.
+    /// Sets the fault of every request of a kind that no script covers.
     pub fn stand(&mut self, kind: Kind, fault: Fault) {
         assert!(fault.fits(kind), "{fault:?} cannot meet a {kind:?}");
         self.standing.insert(kind, fault);
     }
 
-    /// Random faults where neither script nor standing fault says otherwise.
+    /// Sets random faults for requests without a script and without a standing fault.
     pub fn set_mix(&mut self, mix: Mix) {
         self.mix = Some((mix, BTreeMap::new()));
     }

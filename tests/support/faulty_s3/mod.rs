@@ -1,12 +1,13 @@
-//! An S3 server that goes wrong on request: a proxy in front of the real one, for processes under test.
+//! An S3 server with faults on request: a proxy in front of the real server, for processes under test.
 //!
 //! ```text
-//! faults   what can go wrong, and with which request      exchange   one request with its fault
+//! faults     the faults, and the choice of the request that meets each
+//! exchange   one request with its fault
 //! ```
 //!
-//! Requests are signed by the client for the proxy's own host and port and passed on unchanged, so the real server
-//! accepts them as they are. What the proxy itself stores (half an object) it stores as the anonymous identity that
-//! [`Weed`](super::weed::Weed) has. Everything can be changed while requests are under way.
+//! The client signs requests for the proxy's own host and port. The proxy forwards requests unchanged, so the real
+//! server accepts them. What the proxy itself stores (half an object) is stored as the anonymous identity of
+//! [`Weed`](super::weed::Weed). All settings can be changed while requests are in progress.
 
 mod exchange;
 mod faults;
@@ -24,45 +25,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// A client connection without a request for so long is closed.
+/// Time without a request after which a client connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
-/// What happened to the requests of one kind.
+/// Counts of the requests of one kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Count {
-    /// Requests that came.
+    /// Number of requests.
     pub requests: u64,
-    /// How many of them met a fault.
+    /// Number of requests that met a fault.
     pub faults: u64,
 }
 
-/// What the connections share.
+/// State shared by the connections.
 struct Shared {
     backend_port: u16,
     schedule: Mutex<Schedule>,
     counts: Mutex<BTreeMap<Kind, Count>>,
-    /// Keys of the objects other than pins stored through this proxy, in the order in which the store had them.
+    /// Keys of the objects other than pins stored through this proxy, in the order in which they were stored.
     stored: Mutex<Vec<String>>,
-    /// Grows with each [`FaultyS3::heal`]; what hangs looks at it.
+    /// Incremented by each [`FaultyS3::heal`]; hanging requests wait for it.
     healed: Mutex<u64>,
     healing: Condvar,
     stops: AtomicBool,
 }
 
-/// The running proxy; it ends when this is dropped.
+/// The running proxy; stops when dropped.
 pub struct FaultyS3 {
     port: u16,
     shared: Arc<Shared>,
 }
 
 impl FaultyS3 {
-    /// A proxy in front of the S3 server of this test binary; at first nothing goes wrong.
+    /// Starts a proxy in front of the S3 server of this test binary, without faults.
     #[track_caller]
     pub fn start() -> Self {
         Self::in_front_of(weed::Weed::shared().s3_port())
     }
 
-    /// A proxy in front of an S3 server on a loopback port.
+    /// Starts a proxy in front of an S3 server on a loopback port.
     #[track_caller]
     pub fn in_front_of(backend_port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
@@ -81,57 +82,57 @@ impl FaultyS3 {
         Self { port, shared }
     }
 
-    /// The same archive, reached through the proxy.
+    /// Returns the same archive, reached through the proxy.
     pub fn to(&self, direct: &Archive) -> Archive {
         Archive { url: direct.url.clone(), environment: self.environment() }
     }
 
-    /// What a process needs to reach the store through the proxy.
+    /// Returns the environment that a process needs to reach the store through the proxy.
     pub fn environment(&self) -> Environment {
         weed::environment(self.port)
     }
 
-    /// The next requests of a kind meet these faults, one each.
+    /// Appends faults for the next requests of a kind, one for each request.
     #[track_caller]
     pub fn script(&self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
         self.shared.schedule.lock().unwrap().script(kind, faults);
     }
 
-    /// From now on every request of these kinds meets this fault, where no script says otherwise.
+    /// Sets the fault of every following request of these kinds that no script covers.
     #[track_caller]
     pub fn always(&self, kinds: &[Kind], fault: Fault) {
         let mut schedule = self.shared.schedule.lock().unwrap();
         kinds.iter().for_each(|kind| schedule.stand(*kind, fault));
     }
 
-    /// Random faults from now on.
+    /// Sets random faults for the following requests.
     pub fn mix(&self, mix: Mix) {
         self.shared.schedule.lock().unwrap().set_mix(mix);
     }
 
-    /// Takes the store away, or gives it back: every connection ends as soon as it is used.
+    /// Takes the store down or up; while it is down, every connection is closed at its first use.
     pub fn set_down(&self, is_down: bool) {
         self.shared.schedule.lock().unwrap().is_down = is_down;
     }
 
-    /// Nothing goes wrong any more; what hangs ends now.
+    /// Removes all faults and ends hanging requests.
     pub fn heal(&self) {
         *self.shared.schedule.lock().unwrap() = Schedule::default();
         *self.shared.healed.lock().unwrap() += 1;
         self.shared.healing.notify_all();
     }
 
-    /// How many requests of a kind came, and how many met a fault.
+    /// Returns the counts of a kind of request.
     pub fn count(&self, kind: Kind) -> Count {
         self.shared.counts.lock().unwrap().get(&kind).copied().unwrap_or_default()
     }
 
-    /// Requests of all kinds that met a fault.
+    /// Returns the number of requests of all kinds that met a fault.
     pub fn faults(&self) -> u64 {
         Kind::ALL.iter().map(|kind| self.count(*kind).faults).sum()
     }
 
-    /// Keys of the objects other than pins stored through this proxy, bucket included, oldest first.
+    /// Returns the keys of the objects other than pins stored through this proxy, bucket included, oldest first.
     pub fn stored(&self) -> Vec<String> {
         self.shared.stored.lock().unwrap().clone()
     }
@@ -141,7 +142,7 @@ impl Drop for FaultyS3 {
     fn drop(&mut self) {
         self.shared.stops.store(true, Ordering::SeqCst);
         self.heal();
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
@@ -156,7 +157,7 @@ impl Shared {
         fault
     }
 
-    /// Waits so long, or until the next [`FaultyS3::heal`].
+    /// Waits for this long, or until the next [`FaultyS3::heal`].
     fn hang(&self, at_most: Duration) {
         let healed = self.healed.lock().unwrap();
         let before = *healed;
@@ -170,7 +171,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let shared = Arc::clone(shared);
-        // What fails on the way to the client or to the store ends the connection: that is all a client can see.
+        // Any I/O error closes the connection, which is all that a client can see.
         std::thread::spawn(move || drop(serve(client, &shared)));
     }
 }

@@ -1,9 +1,9 @@
-//! A small model of a Redis keyspace, written to be obviously right: the standard library's collections, every
-//! command a few lines, no performance.
+//! A small model of a Redis keyspace, written to be obviously right: the standard library's collections, a few lines
+//! per command, no optimization.
 //!
-//! It understands the writes the [`workload`](super::workload) makes, in upper case and with valid arity. Expiry is
-//! absolute and never happens on its own: the workload sets expiries far in the future. What a server chooses (which
-//! member SPOP takes, the id of `XADD *`) is taken from its reply.
+//! The model understands the writes that the [`workload`](super::workload) makes, in upper case and with valid arity.
+//! Expiry is absolute and never happens by itself: the workload sets expiries far in the future. Where the server
+//! chooses a result (the member of SPOP, the id of `XADD *`), the model takes the result from the reply.
 
 mod collections;
 mod sorted;
@@ -14,16 +14,16 @@ use super::dump::{Content, Dump, Dumped, StreamId};
 use redis::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a step did to the keyspace.
+/// The effect of a step on the keyspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// The server must answer with an error; nothing changed.
+    /// The server must reply with an error; nothing changed.
     Refused,
-    /// Nothing was to be done: takes no csn.
+    /// The step had nothing to do: it takes no csn.
     Nothing,
-    /// A write that left everything as it was (`SET` of the same value): whether it takes a csn is the server's choice.
+    /// A write that changed nothing (`SET` of the same value): the server may use a csn for it or not.
     Rewrote,
-    /// The state changed: takes exactly one csn.
+    /// The state changed: the step takes exactly one csn.
     Changed,
 }
 
@@ -64,7 +64,7 @@ struct Stream {
     last: StreamId,
 }
 
-/// The server answers with an error.
+/// The server must reply with an error.
 struct Refused;
 
 /// Whether the command counts as a write.
@@ -83,7 +83,7 @@ impl From<bool> for Wrote {
 }
 
 impl Model {
-    /// Applies one command. `reply` is needed only by the commands whose result the server chooses.
+    /// Applies one command. `reply` is needed only for commands whose result the server chooses.
     #[track_caller]
     pub fn apply(&mut self, command: &Command, now_ms: u64, reply: Option<&Value>) -> Effect {
         let before = self.keys.clone();
@@ -98,8 +98,8 @@ impl Model {
         }
     }
 
-    /// Applies a step and gives its effect as one commit. With a reply, fails the test unless exactly the commands
-    /// the model refuses were refused.
+    /// Applies a step and returns its effect as one commit. With a reply, fails the test unless exactly the commands
+    /// that the model refuses were refused.
     #[track_caller]
     pub fn apply_step(&mut self, step: &Step, now_ms: u64, reply: Option<&Value>) -> Effect {
         match step {
@@ -137,7 +137,7 @@ impl Model {
         effect
     }
 
-    /// The keyspace in comparable form.
+    /// Returns the keyspace in comparable form.
     pub fn dump(&self) -> Dump {
         self.keys.iter().map(|(key, entry)| (key.clone(), entry.dumped())).collect()
     }
@@ -200,7 +200,7 @@ impl Model {
         self.keys.insert(key.to_vec(), Entry { value, expires_at_ms });
     }
 
-    /// A collection that became empty is no key any more (a stream stays).
+    /// Removes a key whose collection became empty (a stream stays).
     fn drop_if_empty(&mut self, key: &[u8]) {
         let empty = self.keys.get(key).is_some_and(|entry| match &entry.value {
             Stored::Hash(hash) => hash.is_empty(),
@@ -229,7 +229,7 @@ impl Entry {
     }
 }
 
-/// Access to a key as one type: `existing` refuses another type, `made` also makes what is missing.
+/// Access to a key as one type: `existing` refuses another type, `made` also creates a missing key.
 macro_rules! typed {
     ($existing:ident, $made:ident, $variant:ident, $type:ty) => {
         impl Model {
@@ -258,7 +258,7 @@ typed!(list, made_list, List, Vec<Vec<u8>>);
 typed!(zset, made_zset, Zset, BTreeMap<Vec<u8>, f64>);
 typed!(stream, made_stream, Stream, Stream);
 
-/// Redis' integers: no sign but '-', no leading zeroes, no blanks.
+/// Parses an integer as Redis does: no sign but '-', no leading zeroes, no blanks.
 fn integer(text: &[u8]) -> Result<i64, Refused> {
     let number: i64 = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Refused)?;
     if number.to_string().as_bytes() == text { Ok(number) } else { Err(Refused) }
@@ -268,7 +268,7 @@ fn float(text: &[u8]) -> Result<f64, Refused> {
     std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Refused)
 }
 
-/// A start and a stop as Redis reads them, cut to `0..length`; empty if they select nothing.
+/// Converts a start and a stop as Redis reads them to a range within `0..length`; empty if they select nothing.
 fn range(start: i64, stop: i64, length: usize) -> std::ops::Range<usize> {
     let length = length as i64;
     let from_end = |index: i64| if index < 0 { index + length } else { index };

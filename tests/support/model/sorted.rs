@@ -6,7 +6,7 @@ use super::{Model, Outcome, Refused, Stream, Wrote, float, integer, range};
 use redis::Value;
 use std::collections::BTreeMap;
 
-/// Members by score, then by their bytes.
+/// Returns the members sorted by score, then by their bytes.
 pub(super) fn in_rank_order(zset: &BTreeMap<Vec<u8>, f64>) -> Vec<(Vec<u8>, f64)> {
     let mut ranked: Vec<_> = zset.iter().map(|(member, score)| (member.clone(), *score)).collect();
     ranked.sort_by(|one, other| one.1.total_cmp(&other.1).then_with(|| one.0.cmp(&other.0)));
@@ -148,7 +148,7 @@ impl Stream {
     }
 }
 
-/// The id of a new entry: `*` is what the server answered, `ms-*` and `ms-seq` must come after the last one.
+/// Returns the id of a new entry: for `*` the server's reply; `ms-*` and `ms-seq` must be greater than the last id.
 fn next_id(asked: &[u8], last: StreamId, reply: Option<&Value>) -> Result<StreamId, Refused> {
     let id = if asked == b"*" {
         let answered = bytes(reply.expect("the server chooses the id"));

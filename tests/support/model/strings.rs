@@ -1,4 +1,4 @@
-//! Strings, and the commands that replace a key of any type by one.
+//! Strings, and the commands that replace a key of any type by a string.
 
 use super::{Model, Outcome, Refused, Stored, Wrote, float, integer};
 

@@ -1,4 +1,4 @@
-//! What must hold when a round is over and all is well again.
+//! The checks after a round, when all faults are healed.
 
 use super::super::archive::rfc3339;
 use super::super::dump::{Dump, assert_same, dump};
@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// Resident bytes of a node whose caches have the limits of a simulation: several times of what was seen.
+/// Largest resident memory in bytes of a node with the simulation's cache limits: several times the observed value.
 const RESIDENT_BYTES_MAX: u64 = 1 << 30;
-/// Open files of a node: several times of what was seen.
+/// Largest number of open files of a node: several times the observed value.
 const FILES_MAX: usize = 600;
 
-/// What a restore brought.
+/// The result of a restore.
 struct Restored {
     csn: u64,
     epoch: u64,
@@ -24,7 +24,7 @@ struct Restored {
 }
 
 impl Simulation {
-    /// Everything that is checked after a round.
+    /// Runs the checks after a round.
     pub(super) fn check(&mut self, round: &Round, old: Option<&OldBranch>) {
         self.primary_holds_the_lines();
         let quiet = self.note_quiet();
@@ -42,7 +42,7 @@ impl Simulation {
         self.processes_are_well();
     }
 
-    /// What is checked at the end of a simulation.
+    /// Runs the checks at the end of a simulation.
     pub(super) fn check_to_the_end(&mut self) {
         self.check_restore(Restore::Latest);
         self.archive_is_sound();
@@ -76,8 +76,8 @@ impl Simulation {
         }
     }
 
-    /// Waits until a replica has everything. One whose history diverged has commits that no longer exist: it gets an
-    /// empty directory, as its message asks.
+    /// Waits until a replica has every commit. A replica whose history diverged has commits that no longer exist, and
+    /// gets an empty directory, as its message requests.
     fn await_replica(&mut self, number: usize, csn: u64) {
         let name = self.cluster.machines[number].name.clone();
         wait_until(&format!("{name} has csn {csn}"), SETTLED_WITHIN, || {
@@ -94,14 +94,14 @@ impl Simulation {
                 return None;
             }
             let at = machine.client()?.try_watermarks()?;
-            // Before it has met its new primary, a replica of the old one may have more.
+            // Before a replica has connected to its new primary, it may have more commits of the old primary.
             let epoch = self.chronicle.now().epoch;
             assert!(at.committed <= csn || at.epoch < epoch, "{name} is ahead of its primary: {at:?}");
             (at.committed == csn && at.epoch == epoch).then_some(())
         });
     }
 
-    /// Without load nothing lags, and INFO says so.
+    /// Asserts that without load nothing lags, and that INFO says so.
     fn figures_are_true(&mut self, csn: u64) {
         let expect = |info: &BTreeMap<String, String>, fields: &[(&str, &str)]| {
             fields.iter().all(|(name, value)| info.get(*name).is_some_and(|found| found == value))
@@ -137,7 +137,7 @@ impl Simulation {
         }
     }
 
-    /// What the primary calls archived, under load, can be restored at once.
+    /// Asserts that the commits up to the archived watermark can be restored at once, under load.
     pub(super) fn check_archived_watermark(&mut self, accounts: &[Mutex<Account>]) {
         let Some(at) = self.cluster.primary().client().and_then(|mut client| client.try_watermarks()) else { return };
         if at.archived <= self.first_csn {
@@ -178,8 +178,8 @@ impl Simulation {
         }
     }
 
-    /// The epoch that a promotion or a power cut ended can still be restored to its end. That may lie before the fork:
-    /// what it had not archived, the next epoch archives.
+    /// Asserts that an epoch which a promotion or a power cut ended can be restored to its end. This end may lie
+    /// before the fork, because the next epoch archives what the old one had not archived.
     fn old_branch_is_restorable(&self, old: &OldBranch) {
         let restored = self.restore(&["--epoch", &old.era.epoch.to_string(), "--to", "latest"]);
         let csn = restored.csn;
@@ -217,7 +217,7 @@ impl Simulation {
         self.cluster.store.direct.tool("verify", &[]).expect(0);
     }
 
-    /// The last csn that an epoch shares with an earlier one it descends from, as the archive has it.
+    /// Returns the last csn that an epoch shares with an earlier epoch it descends from, according to the archive.
     pub(super) fn fork_since(&self, earlier: u64, epoch: u64) -> u64 {
         let report = self.snapshots();
         let records = report["epochs"].as_array().expect("epochs");

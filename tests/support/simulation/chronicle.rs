@@ -1,8 +1,8 @@
-//! What the newest line of history must hold at any csn.
+//! The content that the newest line of history must have at any csn.
 //!
-//! History is a row of eras: one begins with each new epoch. Within an era every commit is a step of a writer's line or
-//! the deletion of a mayfly, so that `csn = offset + positions + deletions`; a server that stands at `csn` must
-//! hold a prefix of each writer's line, and the prefixes must add up.
+//! History is a sequence of eras; each epoch begins an era. Within an era every commit is a step of a writer's line or
+//! the deletion of a mayfly, so that `csn = offset + positions + deletions`. A server at `csn` must hold a prefix of
+//! each writer's line, and the lengths of the prefixes must add up.
 
 use super::super::dump::Dump;
 use super::line::{Kind, Line, foreign_keys};
@@ -11,13 +11,13 @@ use std::ops::RangeInclusive;
 /// The commits under one epoch.
 #[derive(Clone)]
 pub struct Era {
-    /// Its epoch.
+    /// The epoch.
     pub epoch: u64,
-    /// The last commit it shares with the era before.
+    /// The last commit that the era shares with the previous era.
     pub fork: u64,
-    /// Commits that are no writer's: csn minus positions and deletions.
+    /// Number of commits that no writer made: csn minus positions and deletions.
     pub offset: i64,
-    /// Of each writer.
+    /// The line of each writer.
     pub lines: Vec<Line>,
 }
 
@@ -26,22 +26,22 @@ pub struct Era {
 pub struct Quiet {
     /// The last commit.
     pub csn: u64,
-    /// Microseconds since the Unix epoch, after that commit and before the next.
+    /// A time in microseconds since the Unix epoch, after that commit and before the next.
     pub at_us: u64,
 }
 
 /// The newest line of history.
 pub struct Chronicle {
-    /// Oldest first; never empty.
+    /// The eras, oldest first; never empty.
     pub eras: Vec<Era>,
     /// Ends of rounds that lie on the newest line of history.
     pub quiets: Vec<Quiet>,
-    /// Commits that are not known exactly: a power cut took some of them.
+    /// Ranges of commits whose content is not known exactly, because a power cut took some of them.
     pub hazy: Vec<RangeInclusive<u64>>,
 }
 
 impl Era {
-    /// Positions of all writers in a dump; the first difference between the dump and the lines, if there is one.
+    /// Returns the positions of all writers in a dump, or the first difference between the dump and the lines.
     pub fn find(&self, found: &Dump) -> Result<Vec<u64>, String> {
         let foreign = foreign_keys(found, self.lines.len());
         if !foreign.is_empty() {
@@ -50,19 +50,19 @@ impl Era {
         self.lines.iter().map(|line| line.find_in(found)).collect()
     }
 
-    /// Positions written by writers whose keys expire: each brings one deletion.
+    /// Returns the number of positions of writers whose keys expire; each such position leads to one deletion.
     pub fn mayflies(&self, positions: &[u64]) -> u64 {
         let is_mayfly = |(line, position): (&Line, &u64)| if line.kind == Kind::Mayfly { *position } else { 0 };
         self.lines.iter().zip(positions).map(is_mayfly).sum()
     }
 
-    /// The csn with these positions, once every mayfly is deleted.
+    /// Returns the csn for these positions, once every mayfly is deleted.
     pub fn settled_csn(&self, positions: &[u64]) -> u64 {
         let made = positions.iter().sum::<u64>() + self.mayflies(positions);
         self.offset.checked_add_unsigned(made).and_then(|csn| csn.try_into().ok()).expect("a csn is not negative")
     }
 
-    /// Judges what was found at a csn.
+    /// Judges a dump that was read at a csn.
     pub fn judge(&self, csn: u64, found: &Dump) -> Result<(), String> {
         let positions = self.find(found)?;
         let (most, mayflies) = (self.settled_csn(&positions), self.mayflies(&positions));
@@ -77,28 +77,28 @@ impl Era {
 }
 
 impl Chronicle {
-    /// The era now.
+    /// Returns the current era.
     pub fn now(&self) -> &Era {
         self.eras.last().expect("a chronicle is never empty")
     }
 
-    /// The era now, to be changed.
+    /// Returns the current era for changes.
     pub fn now_mut(&mut self) -> &mut Era {
         self.eras.last_mut().expect("a chronicle is never empty")
     }
 
-    /// Begins an era. What is known of csns beyond its fork is not on the newest line of history any more.
+    /// Begins an era, and forgets the quiet moments beyond its fork, which are not on the newest line.
     pub fn begin(&mut self, era: Era) {
         self.quiets.retain(|quiet| quiet.csn <= era.fork);
         self.eras.push(era);
     }
 
-    /// The era that a csn of the newest line of history belongs to.
+    /// Returns the era of a csn on the newest line.
     pub fn era_of(&self, csn: u64) -> &Era {
         self.eras.iter().rev().find(|era| era.fork <= csn).unwrap_or(&self.eras[0])
     }
 
-    /// Judges what was found at a csn of the newest line of history; `false` if nothing exact is known there.
+    /// Judges a dump that was read at a csn of the newest line; returns `false` if its content is not known exactly.
     pub fn judge(&self, csn: u64, found: &Dump) -> Result<bool, String> {
         if self.hazy.iter().any(|range| range.contains(&csn)) {
             return Ok(false);

@@ -1,6 +1,6 @@
-//! All machines of a simulation, the network between them and their archive: what can be done to them.
+//! All machines of a simulation, the network between them and their archive, and the actions on them.
 //!
-//! What is done to a machine never waits for its server to answer; [`Cluster::heal`] does.
+//! An action on a machine never waits for its server to answer; [`Cluster::heal`] does.
 
 use super::super::client::{Client, cmd};
 use super::super::clock::Clock;
@@ -17,12 +17,12 @@ use std::process::Command as Program;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Size of a machine's device.
+/// Size of a machine's device in bytes.
 const DEVICE_BYTES: u64 = 512 << 20;
-/// `spool-max-bytes` while it is small, and otherwise.
+/// The small and the large value of `spool-max-bytes`.
 const SPOOL_BYTES: (&str, &str) = ("64kb", "64mb");
 
-/// Settings of every node: small limits, so that every limit is met; frequent chores, so that each happens often.
+/// Settings of every node: small limits, so that every limit is reached, and frequent chores, so that each runs often.
 const SETTINGS: [(&str, &str); 9] = [
     ("oplog-segment-bytes", "1mb"),
     ("image-log-bytes", "8mb"),
@@ -35,26 +35,26 @@ const SETTINGS: [(&str, &str); 9] = [
     ("snapshot-max-log-bytes", "48mb"),
 ];
 
-/// All machines.
+/// All machines of a simulation with their archive.
 pub struct Cluster {
     /// The archive.
     pub store: Store,
-    /// All of them.
+    /// The machines, by number.
     pub machines: Vec<Machine>,
     /// Number of the machine with the primary.
     pub primary: usize,
-    /// A replica that is down until it is promoted, by its machine's number.
+    /// Number of the machine of a replica that is down until it is promoted.
     pub left_out: Option<usize>,
-    /// Of each machine.
+    /// The clock of each machine.
     clocks: Vec<Clock>,
-    /// Connections that wait for something nobody needs to know.
+    /// Connections that wait for a reply that no check needs.
     waiting: Vec<Client>,
-    // Last: the machines are unmounted before it goes.
+    // The last field, so that the machines are unmounted before the directory is removed.
     root: TempDir,
 }
 
 impl Cluster {
-    /// A primary with its replicas, all of them empty and ready.
+    /// Starts a primary and its replicas, all of them empty and ready.
     pub fn start(plan: &Plan) -> Self {
         let root = scratch();
         let store = Store::new(plan, &root);
@@ -83,24 +83,24 @@ impl Cluster {
         cluster
     }
 
-    /// Everything that all nodes are started with.
+    /// Adds the settings with which all nodes are started.
     fn equipped(&self, launch: Launch, number: usize) -> Launch {
         let log = self.root.path().join(format!("machine{number}.log"));
         let launch = launch.archive(&self.store.of_node(number)).log_to(&log).clock(&self.clocks[number]);
         SETTINGS.iter().fold(launch, |launch, (key, value)| launch.set(key, value))
     }
 
-    /// The machine with the primary.
+    /// Returns the machine with the primary.
     pub fn primary(&mut self) -> &mut Machine {
         &mut self.machines[self.primary]
     }
 
-    /// Numbers of the machines with replicas.
+    /// Returns the numbers of the machines with replicas.
     pub fn replicas(&self) -> Vec<usize> {
         (0..self.machines.len()).filter(|number| *number != self.primary).collect()
     }
 
-    /// A connection to the primary, which is known to be well.
+    /// Connects to the primary, which is expected to answer.
     #[track_caller]
     pub fn client(&mut self) -> Client {
         self.primary().node.client()
@@ -113,12 +113,12 @@ impl Cluster {
         }
     }
 
-    /// Whether the primary's machine can lose its power, or its disk be filled.
+    /// Reports whether the primary's machine has a device, so that its power can be cut and its disk filled.
     pub fn has_devices(&self) -> bool {
         self.machines[self.primary].device.is_some()
     }
 
-    /// Does one thing of a plan.
+    /// Carries out one action of a plan.
     pub fn act(&mut self, act: Act) {
         let target = match act {
             Act::Start(who) => Some(self.number(who)),
@@ -182,7 +182,7 @@ impl Cluster {
         let _ = primary.tell(&cmd!("CONFIG", "SET", key, value));
     }
 
-    /// Takes the settings that a round begins with.
+    /// Applies the settings with which a round begins.
     pub fn prepare(&mut self, fsync: Fsync, archive_ack: bool) {
         let archive_ack = if archive_ack { "yes" } else { "no" };
         let settings =
@@ -211,8 +211,8 @@ impl Cluster {
         }
     }
 
-    /// Ends all disturbances and waits until every server answers, but for those of outcasts; a primary that must be
-    /// restarted is. Tells which replicas refuse to start because their history diverged.
+    /// Ends all disturbances and waits until every server answers, except for the outcasts' servers. Restarts a
+    /// primary that needs a restart. Returns the replicas that refuse to start because their history diverged.
     pub fn heal(&mut self, outcasts: &[usize]) -> Vec<usize> {
         self.store.set(None);
         self.free_disk();
@@ -230,7 +230,7 @@ impl Cluster {
         replicas.filter(|number| self.machines[*number].bring_up() == Start::Diverged).collect()
     }
 
-    /// The primary's machine loses its power and comes up again: only what had reached the device is there.
+    /// Cuts the power of the primary's machine and starts it: only data that had reached the device remains.
     pub fn cut_power(&mut self) {
         let (number, root) = (self.primary, self.root.path().to_owned());
         let machine = &mut self.machines[number];
@@ -248,7 +248,7 @@ impl Cluster {
         machine.start();
     }
 
-    /// Copies the primary's directory as it is at this moment.
+    /// Copies the primary's directory at this moment.
     pub fn copy_primary(&mut self) {
         let to = self.root.path().join("copy");
         let machine = self.primary();
@@ -261,7 +261,7 @@ impl Cluster {
         }
     }
 
-    /// The copy that [`Cluster::copy_primary`] made takes the place of the primary, which is killed.
+    /// Kills the primary and puts the copy of [`Cluster::copy_primary`] in its place.
     pub fn put_copy_in_place(&mut self) {
         let from = self.root.path().join("copy");
         let machine = self.primary();
@@ -271,8 +271,8 @@ impl Cluster {
         machine.start();
     }
 
-    /// Stops the primary and starts it, and then a copy of its directory in its place: that is the primary from here on,
-    /// and the original is kept out.
+    /// Stops and starts the primary, then starts a copy of its directory in its place. The copy becomes the primary,
+    /// and the original must be kept from writing.
     pub fn start_a_clone(&mut self) {
         let number = self.primary;
         let original = self.machines[number].home.join("original");
@@ -294,14 +294,14 @@ impl Cluster {
         std::fs::remove_dir_all(&original).expect("a directory can be removed");
     }
 
-    /// Promotes a replica, by its machine's number. The old primary is left as it is.
+    /// Promotes the replica on machine `number`. Leaves the old primary unchanged.
     pub fn promote(&mut self, number: usize) {
         promote_at(self.machines[number].node.launch.port).expect(0);
         self.lead(number);
     }
 
-    /// Promotes all replicas at once. The last one to begin an epoch is the primary; the machines of those that began one
-    /// before it are told.
+    /// Promotes all replicas at once. The last one to begin an epoch becomes the primary; returns the machines of the
+    /// replicas that began an earlier epoch.
     pub fn promote_all(&mut self) -> Vec<usize> {
         let (was, replicas) = (self.primary, self.replicas());
         let ports: Vec<u16> = replicas.iter().map(|number| self.machines[*number].node.launch.port).collect();
@@ -322,20 +322,20 @@ impl Cluster {
         masters
     }
 
-    /// A replica that was promoted is the primary from here on.
+    /// Makes a promoted replica the primary of the simulation.
     fn lead(&mut self, number: usize) {
         self.primary = number;
         let repl_port = self.client().info()["repl_port"].parse().expect("a port");
         for machine in &self.machines {
             machine.network.lead_to(repl_port);
         }
-        // From here on it is started as what it is.
+        // Later starts launch this machine as a primary.
         let machine = &self.machines[number];
         let launch = Launch::primary_on(&machine.data(), machine.node.launch.port, repl_port);
         self.machines[number].node.launch = self.equipped(launch, number);
     }
 
-    /// Makes an empty replica of a machine that has lost its part in history.
+    /// Makes an empty replica on a machine whose data left the newest line.
     pub fn rejoin(&mut self, number: usize) {
         self.machines[number].wipe();
         let machine = &self.machines[number];
@@ -350,7 +350,7 @@ fn promote_at(port: u16) -> Finished {
     walferry(&["promote", "--port", &port.to_string()], &Vec::new())
 }
 
-/// As `cp -a` does.
+/// Copies a directory as `cp -a` does.
 fn copy(from: &Path, to: &Path) {
     let copied = Program::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.is_ok_and(|status| status.success()), "{} is copied to {}", from.display(), to.display());

@@ -1,11 +1,11 @@
-//! One writer's commits as a line of positions: what it writes at a position is a pure function of the line's seed, and
-//! the state after any position is known.
+//! One writer's commits as a line of positions: the step at a position is a pure function of the line's seed, and the
+//! state after any position is known.
 //!
-//! Every step is one commit and leaves its position in the server: in a string (`disk`), in a sorted set (`memory`), or,
-//! if it is a commit over all engines, in both and in a pair of its own that must never differ. So a dump of any server
-//! tells how far each writer's line is there, and the rest of the writer's keys must be exactly what the line says: among
-//! them are sums over all steps, so that a step left out shows whatever came after it.
-//! When commits after a position were lost, the line forks there: what is written instead is different.
+//! Every step is one commit and stores its position in the server: in a string (`disk`) or in a sorted set (`memory`).
+//! A commit over all engines stores it in both, and in a pair of its own that must never differ. So a dump of any
+//! server shows the position of each writer, and the rest of the writer's keys must equal what the line predicts. Some
+//! keys hold sums over all steps, so that a missing step is detected whatever came after it. When commits after a
+//! position were lost, the line forks there: later steps are different.
 
 use super::super::client::{Client, Command, cmd, elements, text};
 use super::super::dump::{Content, Dump};
@@ -17,24 +17,24 @@ use redis::Value;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Positions between two states that are kept.
+/// Number of positions between two stored states.
 const CHECKPOINT_EVERY: u64 = 256;
-/// What absolute expiries count from: 2100, so that none comes to pass.
+/// Base of absolute expiries in milliseconds since the Unix epoch: the year 2100, so that none of them expires.
 const FAR_FUTURE_MS: u64 = 4_102_444_800_000;
-/// Keys of the mayflies: short-lived ones, each written once.
+/// Prefix of mayfly keys: short-lived keys, each written once.
 const MAYFLY: &str = "fly:";
-/// Bytes of most large values. The machines keep what the archive or a replica lacks, on small devices, and how many
-/// commits a round makes is up to the computer.
+/// Bytes of most large values. The machines keep what the archive or a replica lacks on small devices, and the speed of
+/// the computer determines the number of commits in a round.
 const LARGE: Range<usize> = 50_000..200_000;
 /// Bytes of a value that does not fit into a chunk.
 const LARGER_THAN_A_CHUNK: usize = 5 << 20;
 
-/// What a writer writes.
+/// The kind of a writer's commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Commands over all types.
     Mixed,
-    /// Keys that expire within seconds; the deletion of each is one more commit.
+    /// Keys that expire within seconds; the deletion of each key is one more commit.
     Mayfly,
 }
 
@@ -43,43 +43,43 @@ pub enum Kind {
 pub struct Line {
     /// Number of the writer.
     pub writer: usize,
-    /// What it writes.
+    /// The kind of its commands.
     pub kind: Kind,
     seed: u64,
-    /// The position that the line forked from its parent; its own steps come after.
+    /// The position at which the line forked from its parent; its own steps come after this position.
     pub start: u64,
-    /// Whether its first step takes away everything that was there.
+    /// Whether the first step deletes everything that the writer's keys held.
     begins_anew: bool,
     workload: Arc<Workload>,
-    /// The state at `start` and after each [`CHECKPOINT_EVERY`] steps.
+    /// The state at `start` and after every [`CHECKPOINT_EVERY`] steps.
     checkpoints: Vec<Arc<Model>>,
 }
 
 impl Line {
-    /// The line of a writer from the beginning.
+    /// Creates the line of a writer.
     pub fn new(writer: usize, kind: Kind, seed: u64) -> Self {
         let workload = Arc::new(Workload::of_writer(seed ^ writer as u64, &prefix(writer), FAR_FUTURE_MS));
         Self { writer, kind, seed, start: 0, begins_anew: false, workload, checkpoints: vec![Arc::default()] }
     }
 
-    /// A line that shares everything up to a position with this one, and nothing after it.
+    /// Returns a line that shares everything up to a position with this line, and nothing after it.
     pub fn fork(&self, at: u64, seed: u64) -> Self {
         let checkpoints = vec![Arc::new(self.model_at(at))];
         Self { seed, start: at, begins_anew: false, checkpoints, ..self.clone() }
     }
 
-    /// A line that first takes away whatever the writer's keys hold.
+    /// Returns a line that first deletes the writer's keys.
     pub fn anew(&self, after: u64, seed: u64) -> Self {
         Self { seed, start: after, begins_anew: true, checkpoints: vec![Arc::default()], ..self.clone() }
     }
 
-    /// What is written at a position.
+    /// Returns the step at a position.
     pub fn step(&self, position: u64) -> Step {
         let mut rng = StdRng::seed_from_u64(mixed(&[self.seed, self.writer as u64, position]));
         let key = |name: &str| format!("{}{name}", prefix(self.writer));
         let on_disk = cmd!("SET", key("disk"), position);
         let in_memory = cmd!("ZADD", key("memory"), position, "at");
-        // A sum over all steps of several commands: one that is left out shows for ever.
+        // A sum over all steps, from several commands: a missing step is visible for ever.
         let share = line_share(self.seed, position);
         let (sum_on_disk, sum_in_memory) =
             (cmd!("INCRBY", key("sum"), share), cmd!("ZINCRBY", key("sums"), share, "of"));
@@ -127,7 +127,7 @@ impl Line {
         }
     }
 
-    /// Deletes every key that a line may have written.
+    /// Returns commands that delete every key that a line may have written.
     fn clearing(&self, on_disk: Command, in_memory: Command) -> Vec<Command> {
         let own = ["cross", "crossed", "sum", "sums", "large", "hash", "log", "queue", "disk", "memory"];
         let mut keys = cmd!("DEL");
@@ -136,7 +136,7 @@ impl Line {
         vec![keys, on_disk, in_memory]
     }
 
-    /// The state after the step at a position.
+    /// Returns the state after the step at a position.
     pub fn model_at(&self, position: u64) -> Model {
         assert!(position >= self.start, "position {position} lies before this line, which starts at {}", self.start);
         let nth = ((position - self.start) / CHECKPOINT_EVERY).min(self.checkpoints.len() as u64 - 1);
@@ -147,14 +147,14 @@ impl Line {
         model
     }
 
-    /// Keeps the state after a position, where one is to be kept.
+    /// Stores the state after a position, if the position is one of every [`CHECKPOINT_EVERY`].
     pub fn keep(&mut self, position: u64, model: &Model) {
         if position == self.start + CHECKPOINT_EVERY * self.checkpoints.len() as u64 {
             self.checkpoints.push(Arc::new(model.clone()));
         }
     }
 
-    /// Compares what a server holds of this writer with the line: the position, or what is wrong.
+    /// Compares a server's keys of this writer with the line; returns the position, or the first difference.
     pub fn find_in(&self, all: &Dump) -> Result<u64, String> {
         let is_own = |key: &[u8]| key.starts_with(prefix(self.writer).as_bytes());
         let own: Dump =
@@ -177,23 +177,23 @@ impl Line {
     }
 }
 
-/// What all keys of a writer begin with.
+/// Returns the prefix of all keys of a writer.
 pub fn prefix(writer: usize) -> String {
     format!("w{writer}:")
 }
 
-/// Keys of a dump that belong to no writer.
+/// Returns the keys of a dump that belong to no writer.
 pub fn foreign_keys(all: &Dump, writers: usize) -> Vec<String> {
     let is_known = |key: &&Vec<u8>| (0..writers).any(|writer| key.starts_with(prefix(writer).as_bytes()));
     all.keys().filter(|key| !is_known(key)).map(|key| key.escape_ascii().to_string()).collect()
 }
 
-/// Moves a model on by a step; with a reply, checks what was refused.
+/// Applies a step to a model; with a reply, checks which commands were refused.
 pub fn apply(model: &mut Model, step: &Step, reply: Option<&Value>) {
     model.apply_step(step, FAR_FUTURE_MS, reply);
 }
 
-/// The commands that read a writer's position and its pair.
+/// Returns the commands that read a writer's position and its pair.
 pub fn reads(writer: usize) -> Vec<Command> {
     let key = |name: &str| format!("{}{name}", prefix(writer));
     vec![
@@ -204,7 +204,7 @@ pub fn reads(writer: usize) -> Vec<Command> {
     ]
 }
 
-/// What [`reads`] found: the position, or how a transaction is torn.
+/// Returns the position in the replies to [`reads`], or a description of a torn transaction.
 pub fn position_read(replies: &[Value]) -> Result<u64, String> {
     let number = |reply: &Value| match reply {
         Value::Nil => Ok(0),
@@ -223,7 +223,7 @@ pub fn position_read(replies: &[Value]) -> Result<u64, String> {
     Ok(numbers[0].max(numbers[1]))
 }
 
-/// Where each writer stands on a server, read in one transaction.
+/// Reads the position of each writer on a server in one transaction.
 pub fn positions(client: &mut Client, writers: usize) -> Result<Vec<u64>, String> {
     let commands: Vec<Command> = (0..writers).flat_map(reads).collect();
     let reply = client.transaction(&commands);
@@ -243,12 +243,12 @@ fn position_in(own: &Dump, prefix: &str) -> u64 {
     on_disk.unwrap_or(0).max(in_memory.unwrap_or(0))
 }
 
-/// What a step adds to its writer's sums.
+/// Returns the number that a step adds to its writer's sums.
 fn line_share(seed: u64, position: u64) -> u64 {
     mixed(&[seed, position]) % (1 << 20)
 }
 
-/// A key of one of three types that expires soon.
+/// Returns commands that write a key of one of three types with a short expiry.
 fn mayfly(rng: &mut StdRng, key: &str) -> Vec<Command> {
     let expires = cmd!("PEXPIRE", key, rng.random_range(50..1_500));
     match rng.random_range(0..3) {
@@ -258,12 +258,12 @@ fn mayfly(rng: &mut StdRng, key: &str) -> Vec<Command> {
     }
 }
 
-/// Half of it compresses well.
+/// Returns a value of which half compresses well.
 fn large_value(rng: &mut StdRng, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|nth| if nth % 64 < 32 { b'x' } else { rng.random() }).collect()
 }
 
-/// One number out of several.
+/// Mixes several numbers into one.
 pub fn mixed(numbers: &[u64]) -> u64 {
     let mix = |state: u64, number: &u64| {
         // The finalizer of SplitMix64.

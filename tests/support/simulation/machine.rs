@@ -1,7 +1,7 @@
 //! One machine of a simulation: its server, its disk and its part of the network.
 //!
-//! Each machine has a file system of its own on a loop device where mounting is allowed, else a directory. What is done to
-//! a machine does not wait for its server to answer; [`Machine::bring_up`] does.
+//! Each machine has its own file system on a loop device where mounting is allowed, otherwise a directory. An action
+//! on a machine does not wait for its server to answer; [`Machine::bring_up`] does.
 
 use super::super::client::{Client, Command, cmd, error_text, info_fields};
 use super::super::device::Mounted;
@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a server that may be stopped or starting is waited for.
+/// Time limit for a reply of a server that may be stopped or starting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a start ended.
@@ -22,34 +22,35 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum Start {
     /// The server answers.
     Serves,
-    /// A replica that has commits which its primary does not have refuses to serve.
+    /// The server refuses to serve: it is a replica with commits that its primary lacks.
     Diverged,
 }
 
 /// One machine.
 pub struct Machine {
-    /// For messages.
+    /// Name of the machine in messages.
     pub name: String,
-    /// The server on it.
+    /// The server on the machine.
     pub node: Node,
-    /// The network between the primary and this machine, when it is a replica.
+    /// The network between the primary and this machine, while it is a replica.
     pub network: Network,
-    /// Where its files are.
+    /// Directory of the machine's files.
     pub home: PathBuf,
-    /// What is mounted there, if mounting is allowed.
+    /// The device mounted at `home`; `None` where mounting is not allowed.
     pub device: Option<Mounted>,
-    /// Whether its server is stopped by SIGSTOP.
+    /// Whether the server is stopped by SIGSTOP.
     pub is_frozen: bool,
-    /// Whether its server was asked to end.
+    /// Whether the server was asked to end.
     is_stopping: bool,
-    /// Its directory has not served yet: a replica that is interrupted while it bootstraps starts anew.
+    /// Whether the directory was never served: a replica that is interrupted during its bootstrap starts with an empty
+    /// one.
     pub is_new: bool,
-    /// It was started while the archive was bad: it may have refused to serve.
+    /// Whether the server was started while the archive was bad, so that it may have refused to serve.
     pub is_excused: bool,
 }
 
 impl Machine {
-    /// A machine whose server runs and has nothing yet.
+    /// Creates a machine whose server runs without data.
     pub fn new(number: usize, node: Node, network: Network, home: PathBuf, device: Option<Mounted>) -> Self {
         let [is_frozen, is_stopping, is_new, is_excused] = [false; 4];
         Self {
@@ -65,23 +66,23 @@ impl Machine {
         }
     }
 
-    /// A connection to its server, if that answers soon.
+    /// Connects to the server, if it answers within [`PATIENCE`].
     pub fn client(&self) -> Option<Client> {
         if self.is_frozen { None } else { Client::connect_within(self.node.launch.port, PATIENCE).ok() }
     }
 
-    /// Sends a command, if the server answers soon.
+    /// Sends a command, if the server answers within [`PATIENCE`].
     pub fn tell(&self, command: &Command) -> Option<Value> {
         self.client()?.try_call(command).ok()
     }
 
-    /// INFO, if the server answers soon.
+    /// Returns INFO, if the server answers within [`PATIENCE`].
     pub fn info(&self) -> Option<BTreeMap<String, String>> {
         let reply = self.tell(&cmd!("INFO"))?;
         error_text(&reply).is_none().then(|| info_fields(&reply))
     }
 
-    /// Starts a primary that was killed before somebody else was promoted: it must not write.
+    /// Starts a primary that was killed before another node was promoted, and asserts that it does not write.
     pub fn assert_kept_out(&mut self) {
         match self.node.try_restart() {
             Err(ended) => drop(ended.expect(5)),
@@ -89,23 +90,23 @@ impl Machine {
         }
     }
 
-    /// Whether the server refuses writes because a newer epoch exists.
+    /// Reports whether the server refuses writes because a newer epoch exists.
     pub fn is_fenced(&self) -> bool {
         self.info().is_some_and(|info| info["writes_refused"].starts_with("FENCED"))
     }
 
-    /// Whether the server refuses writes until it is restarted.
+    /// Reports whether the server refuses writes until it is restarted.
     pub fn needs_restart(&self) -> bool {
         self.info().is_some_and(|info| info["writes_refused"].contains("until a restart"))
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.node.kill();
         (self.is_frozen, self.is_stopping) = (false, false);
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub fn freeze(&mut self) {
         if self.node.is_running() {
             self.node.signal("STOP");
@@ -113,14 +114,14 @@ impl Machine {
         }
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn thaw(&mut self) {
         if std::mem::take(&mut self.is_frozen) {
             self.node.signal("CONT");
         }
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn stop(&mut self) {
         self.thaw();
         if self.node.is_running() {
@@ -129,7 +130,7 @@ impl Machine {
         }
     }
 
-    /// Starts its server, unless that runs.
+    /// Starts the server, unless it runs.
     pub fn start(&mut self) {
         self.await_orderly_end();
         if !self.node.is_running() {
@@ -137,8 +138,8 @@ impl Machine {
         }
     }
 
-    /// Starts its server, unless that runs, and waits until it answers. What could not reach the archive is started
-    /// again.
+    /// Starts the server, unless it runs, and waits until it answers. Restarts a server that could not reach the
+    /// archive.
     pub fn bring_up(&mut self) -> Start {
         self.thaw();
         self.start();
@@ -155,7 +156,7 @@ impl Machine {
         })
     }
 
-    /// Starts a server again that ended for a reason that may have passed.
+    /// Restarts a server that ended for a reason that may have passed.
     fn try_again(&mut self, ended: &Finished) {
         if self.is_new {
             self.wipe();
@@ -172,7 +173,7 @@ impl Machine {
         if std::mem::take(&mut self.is_stopping) {
             let name = &self.name;
             let ended = wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || self.node.ended());
-            // A server that was still starting may also find that it cannot.
+            // A server that was starting may also end because it cannot start.
             assert!(
                 matches!(ended.code, Some(0 | 6) | None),
                 "{name} ended with {:?} after SIGTERM\n{}",
@@ -187,12 +188,12 @@ impl Machine {
         self.node.launch = self.node.launch.clone().set(key, value);
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     pub fn data(&self) -> PathBuf {
         self.home.join("data")
     }
 
-    /// The file that fills the disk.
+    /// Returns the path of the file that fills the disk.
     pub fn ballast(&self) -> PathBuf {
         self.home.join("ballast")
     }

@@ -1,17 +1,21 @@
-//! A whole installation under load while everything that can go wrong does, as planned from a seed.
+//! A whole installation under load with every kind of fault, as planned from a seed.
 //!
 //! ```text
-//! plan       what will happen: rounds of load, disturbances and a finale; pure
-//! line       what each writer writes at which position, and the state after it; pure
-//! chronicle  what the newest line of history must hold at any csn; pure
-//! cluster    all machines: what can be done to them                     machine  one server, its disk, its network
-//! store      the archive, with a proxy for each node                    network  the TCP proxy between two nodes
-//! writer     threads that write, and what each was promised             watch    threads that look at one server
-//! run        a plan's execution, round by round                         checks   what must hold when all is well again
+//! plan       the planned events: rounds of load, disturbances and a finale; pure
+//! line       the step of each writer at each position, and the state after it; pure
+//! chronicle  the content that the newest line of history must have at any csn; pure
+//! cluster    all machines, and the actions on them
+//! machine    one server, its disk, its network
+//! store      the archive, with a proxy for each node
+//! network    the TCP proxy between two nodes
+//! writer     threads that write, and the acknowledgements of each
+//! watch      threads that read from one server all the time
+//! run        executes a plan, round by round
+//! checks     the checks after all faults are healed
 //! ```
 //!
-//! Guarantees: the plan depends on the seed only. How threads and processes interleave does not, so a replay meets the
-//! same disturbances under the same load, not the same schedule.
+//! Guarantees: the plan depends on the seed only. The interleaving of threads and processes does not follow from the
+//! seed, so a replay has the same disturbances under the same load, but not the same schedule.
 
 mod checks;
 mod chronicle;

@@ -1,6 +1,7 @@
-//! The network between the primary and one replica: a TCP proxy that can be cut, silenced, slowed, or made to flip bits.
+//! The network between the primary and one replica: a TCP proxy that can be cut, silenced, delayed, or made to flip
+//! bits.
 //!
-//! Bytes that wait while it is silent are passed on afterwards, as a network's queues do.
+//! Bytes that arrive while the network is silent are delivered afterwards, as a network's queues deliver them.
 
 use super::plan::LinkFault;
 use rand::rngs::StdRng;
@@ -12,9 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How soon a change is noticed.
+/// Longest time until a change of the fault takes effect.
 const LOOK: Duration = Duration::from_millis(20);
-/// Of so many reads, one meets a flipped bit while the network corrupts.
+/// While the network corrupts data, one in this many reads has a flipped bit.
 const READS_PER_FLIP: u32 = 20;
 
 struct Shared {
@@ -35,7 +36,7 @@ impl Shared {
     }
 }
 
-/// The running proxy.
+/// The running proxy; stops when dropped.
 pub struct Network {
     /// Where the replica connects.
     pub port: u16,
@@ -44,7 +45,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network to the primary that listens for replicas on `target`.
+    /// Starts a network to the primary whose replication port is `target`.
     pub fn to(target: u16, seed: u64) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
@@ -55,12 +56,12 @@ impl Network {
         Self { port, shared, acceptor: Some(acceptor) }
     }
 
-    /// Leads to another primary from now on; what is connected stays.
+    /// Leads new connections to another primary; existing connections stay.
     pub fn lead_to(&self, target: u16) {
         self.shared.target.store(target, Ordering::SeqCst);
     }
 
-    /// Goes bad, or well again.
+    /// Sets or removes the fault.
     pub fn set(&self, fault: Option<LinkFault>) {
         *self.shared.fault.lock().unwrap() = fault;
     }
@@ -95,7 +96,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Passes bytes on until one side ends or the network is cut.
+/// Forwards bytes until one side ends or the network is cut.
 fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, mut rng: StdRng) {
     let mut buffer = vec![0; 64 << 10];
     let _ = (from.set_read_timeout(Some(LOOK)), to.set_nodelay(true));

@@ -1,14 +1,14 @@
-//! What a simulation will do, drawn from its seed: pure, so that a seed replays it.
+//! The plan of a simulation, drawn from its seed: pure, so that a seed replays it.
 //!
-//! A simulation is a row of rounds. In each, writers put load on the primary while disturbances come and go at planned
-//! moments; the round ends with its finale, after which everything is healed and everything is checked.
+//! A simulation is a sequence of rounds. In each round writers put load on the primary, while disturbances begin and
+//! end at planned moments. The round ends with its finale; then every fault is healed and everything is checked.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::fmt;
 use std::time::Duration;
 
-/// When replies are sent: `appendfsync`.
+/// The setting `appendfsync`: when replies are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fsync {
     /// After both logs were synced.
@@ -30,107 +30,107 @@ impl Fsync {
     }
 }
 
-/// A node, by its part at that moment.
+/// A node, by its role at that moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Who {
-    /// The one that takes writes.
+    /// The primary.
     Primary,
     /// A replica, by number.
     Replica(usize),
 }
 
-/// What the network between the primary and one replica does.
+/// A fault of the network between the primary and one replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkFault {
     /// Connections are closed and refused.
     Cut,
     /// Connections stay open and nothing passes.
     Silent,
-    /// Bytes arrive this much later.
+    /// Bytes are delayed by this much.
     Delay(Duration),
-    /// Now and then a bit is flipped.
+    /// Sometimes a bit is flipped.
     Corrupt,
 }
 
-/// What the archive does.
+/// A fault of the archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArchiveFault {
-    /// It answers nothing.
+    /// The archive does not answer.
     Down,
     /// Requests fail in bursts.
     Errors,
-    /// It answers late.
+    /// The archive answers late.
     Slow,
-    /// It reports successes that are none, and returns wrong bytes.
+    /// The archive reports success for failed requests and returns wrong bytes.
     Lies,
 }
 
-/// How a wall clock is set wrong.
+/// A wrong setting of a wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Jump {
-    /// It shows a time to come.
+    /// The clock is ahead by this much.
     Ahead(Duration),
-    /// It shows a time gone by.
+    /// The clock is behind by this much.
     Behind(Duration),
 }
 
-/// One thing that happens under load.
+/// One event under load.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Act {
     /// SIGKILL.
     Kill(Who),
     /// SIGTERM.
     Stop(Who),
-    /// Starts what was killed or stopped, perhaps with another `appendfsync`.
+    /// Starts a killed or stopped server, perhaps with another `appendfsync`.
     Start(Who),
     /// SIGSTOP.
     Freeze(Who),
     /// SIGCONT.
     Thaw(Who),
-    /// Takes a replica's directory away and starts it on an empty one.
+    /// Removes a replica's directory and starts the replica on an empty one.
     Replace(usize),
     /// CONFIG SET `appendfsync`.
     Fsync(Fsync),
     /// CONFIG SET `archive-interval`.
     Interval(Duration),
-    /// CONFIG SET `spool-max-bytes`: the least, so that writes are refused when the archive lags.
+    /// CONFIG SET `spool-max-bytes` to the smallest value, so that writes are refused when the archive lags.
     SmallSpool,
-    /// CONFIG SET `spool-max-bytes` as it was.
+    /// CONFIG SET `spool-max-bytes` to its normal value.
     LargeSpool,
     /// BGSAVE, on a replica or the primary.
     Save(Who),
     /// `WALFERRY SNAPSHOT STRICT`, without waiting for it.
     Snapshot,
-    /// The network to a replica goes bad.
+    /// The network to a replica gets a fault.
     Link(usize, LinkFault),
-    /// The network to a replica is good again.
+    /// The network to a replica is healed.
     LinkHeals(usize),
-    /// The archive goes bad.
+    /// The archive gets a fault.
     Archive(ArchiveFault),
-    /// The archive is good again.
+    /// The archive is healed.
     ArchiveHeals,
     /// The archive answers one node late.
     SlowArchiveOf(Who),
-    /// The primary's wall clock is set: so far ahead, or behind.
+    /// The primary's wall clock is set ahead or behind.
     Clock(Jump),
-    /// The primary's wall clock is right again.
+    /// The primary's wall clock is set right.
     ClockHeals,
-    /// What the primary calls archived is restored at once.
+    /// The commits up to the archived watermark are restored at once.
     RestoreArchived,
-    /// The primary's disk is filled up.
+    /// The primary's disk is filled.
     FillDisk,
-    /// The ballast is taken away.
+    /// The ballast that fills the disk is removed.
     FreeDisk,
 }
 
-/// What becomes of the old primary when a replica is promoted.
+/// What happens to the old primary when a replica is promoted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Old {
-    /// It is killed before.
+    /// It is killed before the promotion.
     Killed,
-    /// It stands still during the promotion and goes on afterwards.
+    /// It is stopped by SIGSTOP during the promotion and continued afterwards.
     Frozen,
-    /// It goes on, with its clients.
+    /// It keeps running, with its clients.
     Running,
 }
 
@@ -141,101 +141,101 @@ pub enum Finale {
     Calm,
     /// The primary and all replicas are killed at once.
     KillAll,
-    /// A replica becomes the primary; the old one's machine comes back as an empty replica.
+    /// A replica becomes the primary; the old primary's machine becomes an empty replica.
     Promote(Old),
-    /// All replicas are promoted at once: the last one to begin an epoch is the primary.
+    /// All replicas are promoted at once; the last one to begin an epoch is the primary.
     PromoteAll(Old),
-    /// A replica is promoted, and after it one that was down since the load began and has heard of nothing.
+    /// A replica is promoted, and then a second one that was down since the load began and knows of no promotion.
     PromoteInTurn,
-    /// The primary stops. It is started, and a copy of its directory, too.
+    /// The primary is stopped and started, and then a copy of its directory is started too.
     Clone,
-    /// The primary is killed, and a copy of its directory from the midst of the load takes its place.
+    /// The primary is killed, and a copy of its directory that was made under load takes its place.
     OlderCopy,
-    /// The primary's machine loses its power.
+    /// The power of the primary's machine is cut.
     PowerCut,
 }
 
-/// A restore that a round ends with.
+/// A restore at the end of a round.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Restore {
-    /// At this part of all csns there are, of 1.
+    /// To a csn, given as a fraction of all csns.
     At(f64),
-    /// At the time of an earlier round's end, by this part of all rounds.
+    /// To the time at the end of an earlier round, given as a fraction of all rounds.
     Time(f64),
-    /// The last commit.
+    /// To the last commit.
     Latest,
 }
 
-/// A time in a round's load and what happens then.
+/// An event and its time in a round's load.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Moment {
-    /// Since the load began.
+    /// Time since the load began.
     pub at: Duration,
-    /// What happens.
+    /// The event.
     pub act: Act,
 }
 
 /// One round.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Round {
-    /// Counted from 0.
+    /// Number of the round, from 0 on.
     pub number: usize,
-    /// The mode that the round begins with.
+    /// The `appendfsync` with which the round begins.
     pub fsync: Fsync,
     /// Whether replies wait for the archive.
     pub archive_ack: bool,
-    /// How long the writers write.
+    /// Duration of the load.
     pub load: Duration,
-    /// What happens meanwhile, by time.
+    /// The events under load, by time.
     pub moments: Vec<Moment>,
-    /// How it ends.
+    /// How the load ends.
     pub finale: Finale,
-    /// What is restored when all is well again.
+    /// The restores after all faults are healed.
     pub restores: Vec<Restore>,
-    /// Whether the whole archive is verified then.
+    /// Whether the whole archive is verified after all faults are healed.
     pub verify: bool,
 }
 
 impl Round {
-    /// Whether this can happen to a client in this round: its connection ends.
+    /// Reports whether a client's connection may end in this round.
     pub fn disconnects(&self) -> bool {
         let ends = |moment: &Moment| matches!(moment.act, Act::Kill(Who::Primary) | Act::Stop(Who::Primary));
         self.finale != Finale::Calm || self.fills_disk() || self.moments.iter().any(ends)
     }
 
-    /// Whether a write may be refused for a while, and taken again later.
+    /// Reports whether writes may be refused for a while in this round.
     pub fn refuses(&self) -> bool {
         self.fills_disk() || self.moments.iter().any(|moment| moment.act == Act::SmallSpool)
     }
 
-    /// Whether the primary's disk is filled up.
+    /// Reports whether the primary's disk is filled in this round.
     pub fn fills_disk(&self) -> bool {
         self.moments.iter().any(|moment| moment.act == Act::FillDisk)
     }
 }
 
-/// A simulation.
+/// The plan of a simulation.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// What everything is drawn from.
+    /// The seed from which everything is drawn.
     pub seed: u64,
-    /// Replicas of the primary.
+    /// Number of replicas.
     pub replicas: usize,
-    /// Whether the archive is on S3; else it is a directory.
+    /// Whether the archive is on S3; otherwise it is a directory.
     pub on_s3: bool,
 }
 
-/// The shortest and the longest load of a round.
+/// Range of a round's load in milliseconds.
 const LOAD_MS: std::ops::Range<u64> = 1_500..5_000;
 
 impl Plan {
-    /// The simulation of a seed.
+    /// Draws the plan of a seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         Self { seed, replicas: rng.random_range(1..=2), on_s3: rng.random_bool(0.5) }
     }
 
-    /// One of its rounds.
+    /// Draws one of its rounds.
     pub fn round(&self, number: usize) -> Round {
         let seed = self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = Draw { rng: StdRng::seed_from_u64(seed), plan: *self };
@@ -247,7 +247,7 @@ impl Plan {
             let from = load.mul_f64(draw.rng.random_range(0.05..0.8));
             let until = from + load.mul_f64(draw.rng.random_range(0.05..0.5));
             let (begin, end) = draw.disturbance();
-            // A promise about power cuts is a promise about one mode.
+            // A promise about power cuts holds for one mode, so the mode must not change in the round.
             if finale == Finale::PowerCut && matches!(begin, Act::Fsync(_)) {
                 continue;
             }
@@ -255,7 +255,8 @@ impl Plan {
             moments.extend(end.map(|act| Moment { at: until, act }));
         }
         let is_steady = |moment: &Moment| !matches!(moment.act, Act::Start(Who::Primary) | Act::FillDisk);
-        // A primary that starts by a wrong clock makes commits that no start by the right one continues.
+        // A primary that starts with a wrong clock makes commits that a start with the right clock refuses to
+        // continue.
         if finale == Finale::Calm && moments.iter().all(is_steady) && draw.rng.random_bool(0.3) {
             moments.push(Moment { at: load.mul_f64(0.2), act: Act::Clock(draw.jump()) });
             moments.push(Moment { at: load.mul_f64(0.7), act: Act::ClockHeals });
@@ -311,7 +312,7 @@ impl Draw {
         self.rng.random_range(0..self.plan.replicas)
     }
 
-    /// Something that begins and, if it lasts, ends.
+    /// Draws an event and, if it lasts, the event that ends it.
     fn disturbance(&mut self) -> (Act, Option<Act>) {
         let who = self.who();
         match self.rng.random_range(0..100) {
@@ -335,7 +336,8 @@ impl Draw {
         }
     }
 
-    /// Keys that are set while the clock is ahead live as much longer.
+    /// Draws a clock setting. A clock is ahead by a few seconds only, because keys whose expiry is set meanwhile live
+    /// longer by the same amount.
     fn jump(&mut self) -> Jump {
         let behind = [20, 3_600, 86_400, 10 * 365 * 86_400][self.rng.random_range(0..4)];
         let (ahead, behind) = (Duration::from_secs(10), Duration::from_secs(behind));

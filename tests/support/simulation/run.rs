@@ -1,4 +1,4 @@
-//! Executes a plan: load and disturbances, the finale, and what becomes of history by it.
+//! Executes a plan: load and disturbances, the finale, and its effect on history.
 
 use super::super::client::{cmd, integer};
 use super::super::dump::dump;
@@ -15,49 +15,48 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Writers of mixed commands.
+/// Number of writers of mixed commands.
 const MIXED_WRITERS: usize = 4;
-/// All writers: one more writes keys that expire.
+/// Number of all writers: one more writes keys that expire.
 pub const WRITERS: usize = MIXED_WRITERS + 1;
-/// What `everysec` may lose by a power cut: a second, and what a busy machine adds to it.
+/// Longest time that `everysec` may lose by a power cut: one second, and the delays of a busy machine.
 const LOST_MAX: Duration = Duration::from_secs(3);
-/// A history that nobody writes to and that has stood still for so long does not go on by itself: longer than any
-/// mayfly lives.
+/// Time without a commit after which a history without writers counts as ended: longer than any mayfly lives.
 const STILL: Duration = Duration::from_millis(2_500);
 
-/// A simulation under way.
+/// A running simulation.
 pub struct Simulation {
     pub(super) plan: Plan,
     pub(super) cluster: Cluster,
     pub(super) chronicle: Chronicle,
     pub(super) accounts: Vec<Mutex<Account>>,
-    /// Last commit before the first one of a writer.
+    /// The last commit before a writer's first commit.
     pub(super) first_csn: u64,
 }
 
-/// The line of history that a promotion ended.
+/// The branch of history that a promotion or a power cut ended.
 pub struct OldBranch {
-    /// It, with what was written to it.
+    /// The era of the branch, with the steps written to it.
     pub era: Era,
-    /// The last commit that was known to be archived.
+    /// The last commit known to be archived.
     pub archived: u64,
 }
 
-/// What a round's finale did.
+/// The result of a round's finale.
 struct Outcome {
-    /// The epoch before.
+    /// The epoch before the finale.
     epoch: u64,
-    /// The last commit that was known to be archived.
+    /// The last commit known to be archived.
     archived: u64,
-    /// The last commit that may not be lost: archived, or applied by the replica that was promoted.
+    /// The last commit that must not be lost: archived, or applied by the promoted replica.
     safe_csn: u64,
-    /// Positions that may not be lost.
+    /// Positions that must not be lost.
     safe_positions: Vec<u64>,
-    /// The machines whose part in history has ended.
+    /// Machines whose data is not on the newest line.
     outcasts: Vec<usize>,
 }
 
-/// Runs the simulation of a seed for a time; fails the test at the first thing that is not as promised.
+/// Runs the simulation of a seed for a time; fails the test at the first broken promise.
 pub fn simulate(seed: u64, time: Duration) {
     let started = Instant::now();
     let plan = Plan::new(seed);
@@ -116,7 +115,7 @@ impl Simulation {
         self.check(round, old.as_ref());
     }
 
-    /// The load and what happens during it.
+    /// Runs the load of a round with its events.
     fn disturb(&mut self, round: &Round, accounts: &[Mutex<Account>]) {
         let started = Instant::now();
         if round.finale == Finale::PromoteInTurn {
@@ -143,7 +142,7 @@ impl Simulation {
         std::thread::sleep(round.load.saturating_sub(started.elapsed()));
     }
 
-    /// The finale. When it returns the writers are told to stop, and every server is up again.
+    /// Runs the finale. Afterwards the writers were told to stop, and every server runs.
     fn finish(&mut self, round: &Round, stage: &Stage, accounts: &[Mutex<Account>], before: &[u64]) -> Outcome {
         let epoch = self.chronicle.now().epoch;
         let replied =
@@ -203,8 +202,9 @@ impl Simulation {
         outcome
     }
 
-    /// Promotes replicas; returns what the old primary had archived, if it could be asked, and what the new one had
-    /// applied: neither may be lost. And the machines whose part in history has ended.
+    /// Promotes replicas. Returns the old primary's archived watermark, if it could be asked; the csn that the new
+    /// primary had applied; and the machines whose data is not on the newest line. Commits up to either csn must not
+    /// be lost.
     fn promote(&mut self, stage: &Stage, finale: Finale) -> (Option<u64>, u64, Vec<usize>) {
         let (was, chosen) = (self.cluster.primary, self.cluster.replicas());
         let left_out = self.cluster.left_out.take();
@@ -258,11 +258,11 @@ impl Simulation {
         }
     }
 
-    /// What the finale made of history: if a new epoch began, a new era.
+    /// Records the finale's effect on history: a new era, if a new epoch began.
     fn settle_history(&mut self, round: &Round, outcome: &Outcome) -> Option<OldBranch> {
         let epoch = self.cluster.client().watermarks().epoch;
         let is_new = epoch > outcome.epoch;
-        // A power cut after an orderly end loses nothing.
+        // A power cut after an orderly stop loses nothing.
         let fits = match round.finale {
             Finale::PowerCut => epoch >= outcome.epoch,
             Finale::KillAll | Finale::Calm => epoch == outcome.epoch,
@@ -304,7 +304,7 @@ impl Simulation {
         Some(OldBranch { era: old, archived: outcome.archived })
     }
 
-    /// Begins an era on what the primary holds. After a loss the lines begin anew where what is left is no prefix.
+    /// Begins an era on the primary's data. After a loss, lines whose remaining data is no prefix begin anew.
     fn begin_era(&mut self, old: &Era, epoch: u64, fork: u64, is_lossy: bool) {
         let mut client = self.cluster.client();
         let (csn, found) = (client.watermarks().committed, dump(&mut client));
@@ -334,8 +334,8 @@ impl Simulation {
         self.accounts = lines.into_iter().zip(positions).map(account).collect();
     }
 
-    /// Takes away what all writers' keys hold, by the first step of new lines. What stands from the fork up to there is
-    /// not known exactly.
+    /// Deletes all writers' keys with the first step of new lines. The content from the fork up to these steps is not
+    /// known exactly.
     fn begin_lines_anew(&mut self, seed: u64, fork: u64) -> (Vec<Line>, Vec<u64>, i64) {
         let lines: Vec<Line> = self
             .accounts
@@ -359,7 +359,8 @@ impl Simulation {
         (era.lines, positions, era.offset)
     }
 
-    /// Waits until every mayfly was deleted; returns all positions. Fails the test if commits are missing or too many.
+    /// Waits until every mayfly is deleted; returns all positions. Fails the test if there are too few or too many
+    /// commits.
     pub(super) fn await_settled(&mut self, era: &Era) -> Vec<u64> {
         let mut client = self.cluster.client();
         let positions = line::positions(&mut client, WRITERS).unwrap_or_else(|torn| panic!("the primary: {torn}"));
@@ -374,7 +375,7 @@ impl Simulation {
         positions
     }
 
-    /// Waits until the primary's history stands still.
+    /// Waits until the primary's history does not change; returns its last csn.
     fn await_stillness(&mut self) -> u64 {
         let mut client = self.cluster.client();
         let mut last = (client.watermarks().committed, Instant::now());
@@ -387,7 +388,7 @@ impl Simulation {
         })
     }
 
-    /// Brings what is known of the era up to date with what its writers sent.
+    /// Copies the writers' lines into the current era.
     fn note_lines(&mut self) {
         let lines = self.accounts.iter().map(|account| account.lock().unwrap().line.clone()).collect();
         self.chronicle.now_mut().lines = lines;
@@ -397,7 +398,7 @@ impl Simulation {
         line::positions(&mut self.cluster.client(), WRITERS).unwrap_or_else(|torn| panic!("the primary: {torn}"))
     }
 
-    /// Notes a moment without load; everything committed is in the archive then.
+    /// Records a moment without load, at which everything committed is in the archive.
     pub(super) fn note_quiet(&mut self) -> Quiet {
         let mut client = self.cluster.client();
         let csn = client.watermarks().committed;

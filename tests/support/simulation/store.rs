@@ -1,4 +1,4 @@
-//! The archive of a simulation: a directory or a real S3 server, and for each node a proxy that can spoil its answers.
+//! The archive of a simulation: a directory or a real S3 server, with a proxy for each node that can inject faults.
 
 use super::super::archive::Archive;
 use super::super::faulty_s3::{Fault, FaultyS3, Mix};
@@ -6,14 +6,14 @@ use super::plan::{ArchiveFault, Plan};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// The archive, as the nodes reach it and as it is.
+/// The archive, directly and through the nodes' proxies.
 pub struct Store {
-    /// As it is: for checks.
+    /// The archive without a proxy, for checks.
     pub direct: Archive,
-    /// In between, for each node, if it is on S3.
+    /// The proxy of each node; empty if the archive is a directory.
     proxies: Vec<FaultyS3>,
     seed: u64,
-    /// Whether it is slow, down or wrong at this moment.
+    /// Whether the archive is slow, down or wrong at this moment.
     pub is_bad: bool,
 }
 
@@ -25,12 +25,12 @@ impl Store {
         Self { direct, proxies, seed: plan.seed, is_bad: false }
     }
 
-    /// The archive as the node of machine `number` reaches it.
+    /// Returns the archive as the node of machine `number` reaches it.
     pub fn of_node(&self, number: usize) -> Archive {
         self.proxies.get(number).map_or_else(|| self.direct.clone(), |proxy| proxy.to(&self.direct))
     }
 
-    /// The archive becomes slow for one node.
+    /// Makes the archive slow for one node.
     pub fn slow_down_for(&mut self, number: usize) {
         let faults = [300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec();
         if let Some(proxy) = self.proxies.get(number) {
@@ -39,7 +39,7 @@ impl Store {
         }
     }
 
-    /// The archive goes bad, or becomes well again. A directory never goes bad.
+    /// Sets or removes a fault of the archive. A directory never has faults.
     pub fn set(&mut self, fault: Option<ArchiveFault>) {
         self.is_bad = fault.is_some() && !self.proxies.is_empty();
         self.seed = self.seed.wrapping_add(1);
@@ -61,7 +61,7 @@ impl Store {
                 )
             }
             Some(ArchiveFault::Slow) => (60, [50, 300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec()),
-            // What a store answers about an epoch's record decides who may write: it may not lie about that for ever.
+            // The store's replies about an epoch's record decide which node may write, so these must not stay wrong.
             Some(ArchiveFault::Lies) => {
                 (30, vec![Fault::Pretend, Fault::StoreHalf, Fault::StoreHalfLoseReply, Fault::FlipBit(977)])
             }

@@ -1,5 +1,5 @@
-//! Looks at one server all the time, whatever happens to it: no transaction is ever seen torn, no watermark beyond
-//! another, and what one connection saw is never taken back.
+//! Reads from one server all the time, whatever happens to it: no transaction is ever torn, neither the durable nor the
+//! archived watermark exceeds the committed one, and nothing that one connection saw is ever taken back.
 
 use super::super::client::{Client, Watermarks, elements, framed};
 use super::line;
@@ -7,9 +7,9 @@ use redis::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Time between two looks, and between two attempts to connect.
+/// Time between two reads, and between two attempts to connect.
 const LOOK: Duration = Duration::from_millis(20);
-/// A server that does not answer for so long is asked anew.
+/// Time without a reply after which a new connection is made.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Watches the server on a port until told to stop.
@@ -22,7 +22,7 @@ pub fn watch(name: &str, port: u16, writers: usize, stop: &AtomicBool) {
     }
 }
 
-/// Returns when the server does not answer.
+/// Watches over one connection; returns when the server does not answer.
 fn watch_connection(name: &str, mut client: Client, writers: usize, stop: &AtomicBool) {
     let mut last: Option<(Watermarks, Vec<u64>)> = None;
     while !stop.load(Ordering::Relaxed) {
@@ -44,7 +44,7 @@ fn watch_connection(name: &str, mut client: Client, writers: usize, stop: &Atomi
     }
 }
 
-/// Every writer's position and pair, read in one transaction; `None` if the server does not answer, or answers with an
+/// Reads every writer's position and pair in one transaction; `None` if the server does not reply, or replies with an
 /// error, as it does while it starts.
 fn read_all(client: &mut Client, writers: usize) -> Option<Vec<Value>> {
     let commands = framed(&(0..writers).flat_map(line::reads).collect::<Vec<_>>());

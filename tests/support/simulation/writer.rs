@@ -1,4 +1,4 @@
-//! Threads that write their lines to the primary, and what each was promised.
+//! Threads that write their lines to the primary, and the acknowledgements of each.
 
 use super::super::client::{Client, Command, elements, error_text, framed};
 use super::super::model::Step;
@@ -9,34 +9,34 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Steps that a writer sends in one pipeline, at most.
+/// Largest number of steps that a writer sends in one pipeline.
 const PIPELINE_MAX: u64 = 8;
-/// Pause of a writer whose connection ended or whose write was refused.
+/// Pause of a writer after its connection ended or a write was refused.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long replies are remembered one by one.
+/// How long the times of replies are remembered.
 const REMEMBERED: Duration = Duration::from_secs(30);
-/// Between two steps of the writer whose keys expire.
+/// Pause between two steps of the writer whose keys expire.
 const MAYFLY_PAUSE: Duration = Duration::from_millis(15);
 
-/// A writer's line and how far it got.
+/// A writer's line and its progress.
 pub struct Account {
-    /// What it writes.
+    /// The line that the writer writes.
     pub line: Line,
     /// The last position sent.
     pub sent: u64,
-    /// The last position that a reply came for.
+    /// The last position with a reply.
     pub replied: u64,
-    /// Moments and positions of the latest replies.
+    /// Times and positions of the latest replies.
     replies: VecDeque<(Instant, u64)>,
 }
 
 impl Account {
-    /// Of a line whose steps up to `position` are there.
+    /// Creates the account of a line whose steps up to `position` are in the server.
     pub fn new(line: Line, position: u64) -> Self {
         Self { line, sent: position, replied: position, replies: VecDeque::new() }
     }
 
-    /// The last position replied before a moment, if a reply then is remembered; else `earlier`.
+    /// Returns the last position with a reply before a moment, if it is remembered; otherwise `earlier`.
     pub fn replied_before(&self, moment: Instant, earlier: u64) -> u64 {
         let before = self.replies.iter().rev().find(|(at, _)| *at < moment);
         before.map_or(earlier, |(_, position)| *position)
@@ -60,15 +60,15 @@ impl Account {
     }
 }
 
-/// What the writers of a round share.
+/// State shared by the writers of a round.
 pub struct Stage {
     /// The primary's port for clients.
     pub port: u16,
-    /// Tells them to stop.
+    /// Tells the writers to stop.
     pub stop: AtomicBool,
-    /// Whether their connections may end.
+    /// Whether the writers' connections may end.
     pub may_disconnect: bool,
-    /// Whether writes may be refused for a while, and taken again.
+    /// Whether writes may be refused for a while.
     pub may_refuse: bool,
     /// Whether the primary may be fenced.
     pub may_fence: AtomicBool,
@@ -148,7 +148,7 @@ fn session(stage: &Stage, account: &Mutex<Account>, client: &mut Client) -> Ende
     Ended::Stopped
 }
 
-/// Where this writer stands on the server.
+/// Returns this writer's position on the server.
 fn stands_at(client: &mut Client, writer: usize) -> Result<u64, Ended> {
     if client.send(&framed(&line::reads(writer))).is_err() {
         return Err(Ended::Disconnected);
@@ -157,7 +157,7 @@ fn stands_at(client: &mut Client, writer: usize) -> Result<u64, Ended> {
     Ok(line::position_read(elements(&reply)).unwrap_or_else(|torn| panic!("the primary: {torn}")))
 }
 
-/// The steps to send next, noted as sent. One at a time where a refused step may be followed by one that is taken.
+/// Returns the next steps and records them as sent. Returns one step where an accepted step may follow a refused one.
 fn next_steps(stage: &Stage, account: &Mutex<Account>, after: u64) -> Vec<Step> {
     let mut account = account.lock().unwrap();
     let is_alone = stage.may_refuse || account.line.kind == Kind::Mayfly;
@@ -167,8 +167,8 @@ fn next_steps(stage: &Stage, account: &Mutex<Account>, after: u64) -> Vec<Step> 
     steps
 }
 
-/// The last of a step's replies. An error in place of any of them may be followed by the end of the connection: when
-/// the primary cannot keep its promise, one error stands for all that it was going to reply.
+/// Returns the last of a step's replies. After an error the connection may end: when the primary cannot keep its
+/// promise, one error stands for all outstanding replies.
 fn reply_to(client: &mut Client, step: &Step) -> Result<Value, Ended> {
     let (mut last, mut refused) = (Value::Nil, None);
     for _ in 0..wire(step).len() {
@@ -181,7 +181,8 @@ fn reply_to(client: &mut Client, step: &Step) -> Result<Value, Ended> {
     refused.map_or(Ok(last), |error| Err(Ended::Refused(error)))
 }
 
-/// A refusal that comes after the commands were queued is told by EXEC in words of its own, as by Redis.
+/// Returns the cause of a refusal: EXEC adds words of its own to a refusal after the commands were queued, as in
+/// Redis.
 fn cause(error: String) -> String {
     error.replacen("EXECABORT Transaction discarded because of: ", "", 1)
 }

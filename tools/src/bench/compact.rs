@@ -1,8 +1,8 @@
-//! `bench compact`: what merged chunks and compacted runs save: objects and requests of a quiet day, size and restore
-//! time of a long log.
+//! `bench compact`: the savings of merged chunks and compacted runs: objects and requests of a quiet day, size and
+//! restore time of a long log.
 //!
-//! The archives are made here, not by servers: a log of hours is there in minutes. Nothing else is simulated but the
-//! clock of the quiet day.
+//! The benchmark writes the archives itself, without servers, so that a log of hours is ready in minutes. Only the
+//! clock of the quiet day is simulated.
 
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::{Common, serve};
@@ -51,18 +51,18 @@ pub struct Args {
     day: u64,
 }
 
-/// Time of the first commit, microseconds since the Unix epoch.
+/// Time of the first commit, in microseconds since the Unix epoch.
 const BEGIN_MICROS: u64 = 1_790_000_000_000_000;
-/// Time between two rounds of merging, in seconds: the primary's default.
+/// Seconds between two rounds of merging: the primary's default.
 const MERGE_SECONDS: u64 = 600;
-/// Sorted sets of the log.
+/// Number of sorted sets in the log.
 const BOARDS: u64 = 100;
-/// Members of each.
+/// Number of possible members of each sorted set.
 const PLAYERS: u64 = 1000;
-/// Queues of the log.
+/// Number of queues in the log.
 const QUEUES: u64 = 50;
 
-/// Measures.
+/// Runs both measurements and returns the report.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("compact");
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     Ok((report, common.clone()))
 }
 
-/// A day with one small commit a second, merged as a primary does it.
+/// Measures a day with one small commit a second, merged as a primary merges.
 async fn quiet_day(args: &Args) -> Result<Section, Failure> {
     let mut section = Section {
         title: format!("A quiet day: {} chunks of one commit", args.day),
@@ -114,7 +114,7 @@ async fn quiet_day(args: &Args) -> Result<Section, Failure> {
     Ok(section)
 }
 
-/// A log restored from its chunks, and from runs.
+/// Measures the restore of a log from its chunks and from runs.
 async fn long_log(args: &Args) -> Result<Section, Failure> {
     let scratch = args.common.scratch()?;
     let dir = scratch.path().join("archive");
@@ -176,7 +176,7 @@ fn name_of(chunk: &Chunk) -> ChunkName {
     ChunkName { epoch: Epoch(1), first: chunk.header().first, last: chunk.header().last }
 }
 
-/// Writes the log as full chunks; gives their number, their bytes, and the bytes of effects in them.
+/// Writes the log as full chunks; returns the number of chunks, their bytes, and the bytes of effects in them.
 async fn write_log(args: &Args, archive: &Archive) -> Result<(u64, u64, u64), Failure> {
     let (mut log, mut encoder) = (Log::new(args), Encoder::new(Profile::default()));
     let (mut pending, mut bytes) = (Vec::new(), 0);
@@ -213,13 +213,13 @@ async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Runs
     Ok(seconds)
 }
 
-/// The commits of the log, the same ones each time.
+/// Generator of the log's commits, which are the same in each run.
 struct Log {
     random: StdRng,
     csn: Csn,
     keys: u64,
     value_bytes: usize,
-    /// Elements in each queue.
+    /// Number of elements in each queue.
     queues: Vec<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! The report as one HTML file: tables and charts drawn as SVG, nothing to be fetched.
+//! The report as one HTML file: tables, and charts drawn as SVG. The file loads nothing else.
 
 use super::report::{Chart, Kind, Point, Report, Section, Series};
 use std::fmt::Write;
@@ -16,7 +16,7 @@ const VALUES: f64 = 190.0;
 const BAR: f64 = 16.0;
 const LINE_HEIGHT: f64 = 260.0;
 
-/// The page.
+/// Returns the HTML page of a report.
 pub fn page(report: &Report) -> String {
     let title = format!("walferry bench {}", report.bench);
     let mut out = format!(
@@ -72,7 +72,7 @@ fn legend(out: &mut String, chart: &Chart, y: f64) {
     }
 }
 
-/// A group of bars for each label; a thin line shows the least and the greatest run.
+/// Draws a group of bars for each label; a thin line spans the smallest and the largest run.
 fn bars(out: &mut String, chart: &Chart) {
     let scale = (WIDTH - LABELS - VALUES) / values(chart).map(|point| point.max).fold(f64::MIN_POSITIVE, f64::max);
     let groups = chart.series.iter().map(|series| series.points.len()).max().unwrap_or(0);

@@ -1,8 +1,8 @@
 //! The load generator: one thread, many connections, a closed loop like redis-benchmark's.
 //!
-//! Requests are built once; before a batch is sent only its numbers are overwritten. Replies are counted, not
-//! understood. Latency is taken from the first byte of a batch written to the last byte of its replies read.
-//! Whether it is the bottleneck is seen from [`Outcome::own_cpu_part`]: well below 1 it is not.
+//! Requests are built once; before a batch is sent, only its numbers are overwritten. Replies are counted, not parsed
+//! in full. Latency is the time from writing a batch's first byte to reading the last byte of its replies. If
+//! [`Outcome::own_cpu_part`] is well below 1, the generator is not the bottleneck.
 
 use super::workload::{DIGITS, Distribution, Number, Part, Workload};
 use crate::client::Answer;
@@ -16,59 +16,59 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How a load is put on a server.
+/// Parameters of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Connections.
+    /// Number of connections.
     pub clients: usize,
     /// Operations sent at once on a connection.
     pub pipeline: usize,
-    /// Distinct keys.
+    /// Number of distinct keys.
     pub keys: u64,
     /// How keys are chosen.
     pub distribution: Distribution,
     /// Bytes of a value.
     pub value_bytes: usize,
-    /// Operations a second; 0: as many as the server takes.
+    /// Operations per second; 0: as many as the server takes.
     pub rate: u64,
 }
 
-/// When a load ends.
+/// Condition that ends a load.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
-    /// After a time.
+    /// The load ends after this time.
     Elapsed(Duration),
-    /// After so many operations.
+    /// The load ends after so many operations.
     Operations(u64),
 }
 
-/// What came of a load.
+/// Result of a load.
 pub struct Outcome {
-    /// Operations answered.
+    /// Number of answered operations.
     pub operations: u64,
     /// Time from the first request to the last reply.
     pub elapsed: Duration,
-    /// Microseconds from a batch's first byte to its last reply.
+    /// Latencies of batches, in microseconds from a batch's first byte to its last reply.
     pub latency_us: Histogram<u64>,
-    /// CPU time of this generator by elapsed time.
+    /// CPU time of this generator divided by the elapsed time.
     pub own_cpu_part: f64,
-    /// Operations answered in each second.
+    /// Operations answered in each second since the start.
     pub by_second: Vec<u64>,
 }
 
 impl Outcome {
-    /// Operations a second.
+    /// Returns the answered operations per second.
     pub fn rate(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// A quantile of the latency in milliseconds.
+    /// Returns a quantile of the latency, in milliseconds.
     pub fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency_us.value_at_quantile(quantile) as f64 / 1000.0
     }
 }
 
-/// Puts a load on the server at a loopback port.
+/// Runs a load on the server at a loopback port.
 pub fn run(port: u16, workload: &Workload, shape: Shape, until: Until, seed: u64) -> Answer<Outcome> {
     Generator::new(port, workload, shape, seed)?.run(until)
 }
@@ -84,13 +84,13 @@ struct Generator {
 
 struct Connection {
     socket: TcpStream,
-    /// A batch of requests.
+    /// The bytes of one batch of requests.
     requests: Vec<u8>,
-    /// Where numbers stand in it, which ones, and in which of its operations.
+    /// For each number in the batch: its position, its kind, and its operation in the batch.
     holes: Vec<(usize, Number, u64)>,
-    /// Operations sent on it.
+    /// Number of operations sent on the connection.
     sent: u64,
-    /// Bytes of the batch already written.
+    /// Bytes of the current batch that are already written.
     written: usize,
     started: Instant,
     replies: Replies,
@@ -198,12 +198,12 @@ impl Generator {
         Ok(Outcome { operations, elapsed, latency_us, own_cpu_part, by_second })
     }
 
-    /// Whether the rate allows another batch now.
+    /// Reports whether the rate allows another batch at this moment.
     fn may_send(&self, started: Instant) -> bool {
         self.shape.rate == 0 || (self.sent as f64) < started.elapsed().as_secs_f64() * self.shape.rate as f64
     }
 
-    /// Fills the numbers of a connection's batch in and starts to send it.
+    /// Fills in the numbers of a connection's batch and starts to send the batch.
     fn begin(&mut self, nth: usize) -> Answer<()> {
         self.sent += self.shape.pipeline as u64;
         let Self { connections, random, zipf, shape, .. } = self;
@@ -239,7 +239,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what is there; true once the batch is answered.
+    /// Reads the available bytes; returns true once the batch is answered.
     fn read(&mut self) -> Answer<bool> {
         let mut buffer = [0; 64 << 10];
         while !self.is_idle {
@@ -264,13 +264,13 @@ impl Connection {
 /// Counts replies in a stream of bytes.
 #[derive(Default)]
 struct Replies {
-    /// Whole replies counted since it was set to 0.
+    /// Whole replies since this count was last set to 0.
     complete: usize,
-    /// Elements of the current reply still to come; 0 between replies.
+    /// Elements of the current reply that are missing; 0 between replies.
     elements: u64,
-    /// Bytes of a bulk string still to come, its line end included.
+    /// Bytes of a bulk string that are missing, including its line end.
     bulk: u64,
-    /// A header line that is not complete.
+    /// Beginning of a header line that is not complete.
     line: Vec<u8>,
 }
 
@@ -338,9 +338,9 @@ fn put_digits(out: &mut [u8], mut number: u64) {
     }
 }
 
-/// CPU seconds this thread has used.
+/// Returns the CPU seconds that this thread has used.
 fn thread_cpu() -> f64 {
-    // The first number is the time on a CPU in nanoseconds.
+    // The first number is the time on a CPU, in nanoseconds.
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     stat.split(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }

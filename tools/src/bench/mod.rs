@@ -1,4 +1,4 @@
-//! `walferry bench`: walferry and redis-server side by side, on this machine, with the same load in alternating runs.
+//! `walferry bench`: measures walferry and redis-server on this machine with the same load, in alternating runs.
 
 mod compact;
 mod html;
@@ -41,7 +41,7 @@ enum Bench {
     Compact(compact::Args),
 }
 
-/// What every benchmark can be told.
+/// Options of every benchmark.
 #[derive(clap::Args, Clone)]
 struct Common {
     /// Directory for the reports bench-NAME.json and bench-NAME.html
@@ -73,11 +73,11 @@ struct Common {
     seconds: u64,
 }
 
-/// Operations in one pipeline when a server is filled.
+/// Operations in one pipeline while a server is filled.
 const FILLING_PIPELINE: usize = 64;
 
 impl Common {
-    /// A directory for the servers' data, removed when dropped.
+    /// Creates a directory for the servers' data, which is removed when dropped.
     fn scratch(&self) -> Result<Scratch, Failure> {
         Ok(Scratch::create(self.data.as_deref())?)
     }
@@ -97,7 +97,7 @@ impl Common {
         Until::Elapsed(Duration::from_secs(self.seconds))
     }
 
-    /// The programs to measure: redis-server only where it is installed.
+    /// Returns the programs to measure: redis-server only if it is installed.
     fn programs(&self) -> Vec<Program> {
         if server::has_redis() {
             return vec![Program::Redis, Program::Walferry];
@@ -117,14 +117,14 @@ impl Common {
         Report::new(bench, pairs.map(|(name, value)| (name.to_owned(), value)).to_vec())
     }
 
-    /// Puts `operations` of a workload on a server as fast as it goes.
+    /// Runs `operations` of a workload on a server at full speed.
     fn fill(&self, port: u16, workload: Workload, operations: u64) -> Result<load::Outcome, String> {
         let shape = Shape { distribution: Distribution::Uniform, ..self.shape(FILLING_PIPELINE) };
         load::run(port, &workload, shape, Until::Operations(operations), 1)
     }
 }
 
-/// Measures.
+/// Runs the benchmark and writes its report.
 pub fn run(args: Args) -> Done {
     let measured = run_blocking(|| measure(args.bench));
     if matches!(measured, Err(Failure::Stopped(_))) {

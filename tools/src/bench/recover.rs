@@ -1,4 +1,4 @@
-//! `bench recover`: how long a restart takes after SIGKILL.
+//! `bench recover`: the duration of a restart after SIGKILL.
 
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::server::Launch;
@@ -18,7 +18,7 @@ pub struct Args {
     tests: Vec<String>,
 }
 
-/// Measures.
+/// Runs all tests and returns the report.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("recover");

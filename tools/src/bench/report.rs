@@ -1,53 +1,53 @@
-//! What a benchmark found: tables and charts, as text, JSON and HTML.
+//! The findings of a benchmark: tables and charts, as text, JSON and HTML.
 
 use super::server;
 use serde::Serialize;
 use std::path::Path;
 
-/// Everything one run of `walferry bench` found.
+/// The findings of one run of `walferry bench`.
 #[derive(Serialize)]
 pub struct Report {
-    /// The subcommand.
+    /// Name of the subcommand.
     pub bench: &'static str,
-    /// When it began, RFC 3339.
+    /// Time at which the benchmark began, RFC 3339.
     pub started: String,
     /// The command line.
     pub command: Vec<String>,
-    /// Machine, versions, configuration: name and value.
+    /// Machine, versions and configuration, as name and value.
     pub environment: Vec<(String, String)>,
-    /// The findings.
+    /// The findings, in the order of the page.
     pub sections: Vec<Section>,
 }
 
-/// Findings that belong together.
+/// A table with its notes and charts.
 #[derive(Serialize, Default)]
 pub struct Section {
-    /// Its heading.
+    /// Heading of the section.
     pub title: String,
-    /// What a reader must know about the figures.
+    /// Notes that a reader needs to understand the figures.
     pub notes: Vec<String>,
     /// Names of the columns.
     pub columns: Vec<String>,
-    /// Rows of text, as many cells as columns.
+    /// Rows of cells; each row has as many cells as there are columns.
     pub rows: Vec<Vec<String>>,
-    /// The figures drawn.
+    /// Charts of the figures.
     pub charts: Vec<Chart>,
 }
 
 /// A chart.
 #[derive(Serialize)]
 pub struct Chart {
-    /// What it shows.
+    /// Title of the chart.
     pub title: String,
-    /// Unit of its values.
+    /// Unit of the values.
     pub unit: String,
-    /// How it is drawn.
+    /// Form of the chart.
     pub kind: Kind,
-    /// What is drawn.
+    /// The series drawn.
     pub series: Vec<Series>,
 }
 
-/// How a chart is drawn.
+/// Form of a chart.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -57,48 +57,48 @@ pub enum Kind {
     Line,
 }
 
-/// Values of one thing measured.
+/// The values of one measured quantity.
 #[derive(Serialize)]
 pub struct Series {
-    /// Its name.
+    /// Name in the legend.
     pub name: String,
-    /// Its points.
+    /// Points of the series, in order.
     pub points: Vec<Point>,
 }
 
-/// One value.
+/// One value of a chart.
 #[derive(Serialize, Clone)]
 pub struct Point {
     /// Label of a bar; empty on a line.
     pub label: String,
-    /// Place on a line's axis, in seconds; 0 for a bar.
+    /// Position on a line's axis, in seconds; 0 for a bar.
     pub x: f64,
-    /// The value: a median, where there are several runs.
+    /// The value; the median if there are several runs.
     pub y: f64,
-    /// The least of the runs.
+    /// The smallest value of the runs.
     pub min: f64,
-    /// The greatest of the runs.
+    /// The largest value of the runs.
     pub max: f64,
 }
 
 impl Point {
-    /// A bar.
+    /// Makes a bar from the values of several runs.
     pub fn bar(label: impl Into<String>, runs: &Runs) -> Self {
         Self { label: label.into(), x: 0.0, y: runs.median(), min: runs.min(), max: runs.max() }
     }
 
-    /// A point of a line.
+    /// Makes a point of a line.
     pub fn at(x: f64, y: f64) -> Self {
         Self { label: String::new(), x, y, min: y, max: y }
     }
 }
 
-/// A figure measured several times.
+/// A figure measured several times, in the order of the runs.
 #[derive(Clone, Default)]
 pub struct Runs(pub Vec<f64>);
 
 impl Runs {
-    /// The middle one; 0 if there are none.
+    /// Returns the median; 0 without any run.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -109,29 +109,29 @@ impl Runs {
         }
     }
 
-    /// The least one.
+    /// Returns the smallest value; 0 without any run.
     pub fn min(&self) -> f64 {
         self.0.iter().copied().reduce(f64::min).unwrap_or(0.0)
     }
 
-    /// The greatest one.
+    /// Returns the largest value; 0 without any run.
     pub fn max(&self) -> f64 {
         self.0.iter().copied().reduce(f64::max).unwrap_or(0.0)
     }
 
-    /// Median, least and greatest, with so many decimals.
+    /// Formats median, smallest and largest value with so many decimals.
     pub fn show(&self, decimals: usize) -> String {
         format!("{:.decimals$} ({:.decimals$}-{:.decimals$})", self.median(), self.min(), self.max())
     }
 
-    /// Quotients of the runs made in turn.
+    /// Returns the quotients of the runs with the same number; 0 for a divisor of 0.
     pub fn ratio(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| if *b == 0.0 { 0.0 } else { a / b }).collect())
     }
 }
 
 impl Report {
-    /// A report without findings yet.
+    /// Creates a report without findings.
     pub fn new(bench: &'static str, configuration: Vec<(String, String)>) -> Self {
         let mut environment = machine();
         environment.extend(configuration);
@@ -169,7 +169,7 @@ impl Report {
     }
 }
 
-/// Machine and versions.
+/// Describes the machine and the versions.
 fn machine() -> Vec<(String, String)> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

@@ -1,4 +1,4 @@
-//! `bench restore`: how fast a log and a base are restored; redis-server loading the same data beside it.
+//! `bench restore`: the speed of restoring a log and a base, compared with redis-server loading the same data.
 
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::server::{Launch, Program};
@@ -23,11 +23,11 @@ pub struct Args {
     threads: Vec<u64>,
 }
 
-/// The logs: what they are for, and the load that makes them.
+/// The logs: their names in the report, and the workloads that produce them.
 const LOGS: [(&str, &str); 4] =
     [("disk only", "SET"), ("memory only", "LPUSH-keys"), ("mixed", "EXEC"), ("many tiny commits", "INCR")];
 
-/// Measures.
+/// Measures all logs and returns the report.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("restore");
@@ -137,7 +137,7 @@ fn redis(args: &Args, test: Workload) -> Result<Vec<Measured>, Failure> {
     let common = &args.common;
     let scratch = common.scratch()?;
     let launch = Launch::primary(Program::Redis, &scratch.path().join("redis"), &common.appendfsync)?;
-    // A rewritten file would hold the state, not the commands.
+    // A rewritten file would hold the state instead of the commands.
     let (mut server, _) = launch.with(&["--auto-aof-rewrite-percentage", "0"]).start()?;
     common.fill(server.launch.port, test, args.operations)?;
     let mut aof = Runs::default();

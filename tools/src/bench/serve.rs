@@ -1,4 +1,4 @@
-//! `bench serve`: throughput and latency of commands and mixes, by pipeline.
+//! `bench serve`: throughput and latency of commands and mixes, for each pipeline length.
 
 use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
 use super::server::{Launch, Program, Server};
@@ -7,19 +7,20 @@ use super::{Common, FILLING_PIPELINE, load, steady, workload};
 use crate::exit::Failure;
 use std::process::Command;
 
-/// Throughput and latency of each command, and of mixes as users have them
+/// Throughput and latency of each command, and of mixes of typical use
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     common: Common,
-    /// Commands, mixes and patterns, comma separated, or `commands`, `mixes`, `patterns`, `all` [default: all, with --steady
-    /// patterns]
+    /// Commands, mixes and patterns, comma separated, or `commands`, `mixes`, `patterns`, `all` [default: all, with
+    /// --steady patterns]
     #[arg(long)]
     tests: Option<String>,
     /// Operations sent at once on a connection, comma separated
     #[arg(long, default_value = "1,16,64", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pipeline: Vec<u64>,
-    /// Runs each test once, for --seconds, against walferry alone, and fails if one ends slower than .9 of how it began
+    /// Runs each test once, for --seconds, against walferry alone, and fails if its last rate is below 0.9 of its
+    /// first
     #[arg(long)]
     steady: bool,
     /// Also runs redis-benchmark's SET and GET against both servers, to check this load generator
@@ -27,7 +28,7 @@ pub struct Args {
     check: bool,
 }
 
-/// What one server showed under one load, over all runs.
+/// Figures of one server under one load, over all runs.
 #[derive(Default)]
 struct Figures {
     rate: Runs,
@@ -39,7 +40,7 @@ struct Figures {
     own_cpu: Runs,
 }
 
-/// Measures.
+/// Runs all tests and returns the report.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let tests = chosen(args.tests.as_deref().unwrap_or(if args.steady { "patterns" } else { "all" }))?;
@@ -151,7 +152,7 @@ fn section(
     Ok(section)
 }
 
-/// Adds a point to the series of a name.
+/// Adds a point to the series with this name, which is created if missing.
 pub fn add(all: &mut Vec<Series>, name: &str, point: Point) {
     match all.iter_mut().find(|series| series.name == name) {
         Some(series) => series.points.push(point),
@@ -159,7 +160,7 @@ pub fn add(all: &mut Vec<Series>, name: &str, point: Point) {
     }
 }
 
-/// Runs one test on all servers in turn, as often as asked.
+/// Runs one test on all servers in turn, for the requested number of alternations.
 fn measure(
     common: &Common,
     servers: &[(Program, Server)],
@@ -173,7 +174,7 @@ fn measure(
             if let Some(preparation) = workload::find(test.prepared_by)
                 && (run == 0 || test.name.contains("POP"))
             {
-                // Three times as many as there are keys leave few of them out.
+                // With three times as many operations as keys, few keys are left out.
                 common.fill(port, preparation, 3 * common.keys)?;
             }
             let cpu_before = server.cpu_seconds();
@@ -189,13 +190,13 @@ fn measure(
         }
     }
     for (_, server) in servers {
-        // The next test starts from an empty server, so that the order of tests does not matter.
+        // The next test starts with an empty server, so that the order of the tests does not matter.
         server.client()?.call(&["FLUSHALL"])?;
     }
     Ok(all)
 }
 
-/// The same load by redis-benchmark and by this generator, in turn.
+/// Runs the same load by redis-benchmark and by this generator, in turn.
 fn check(common: &Common, servers: &[(Program, Server)], pipeline: usize) -> Result<Section, Failure> {
     let mut section = Section {
         title: format!("Load generator against redis-benchmark, pipeline {pipeline}"),
@@ -230,7 +231,7 @@ fn redis_benchmark(common: &Common, port: u16, name: &str, pipeline: usize, requ
         .output()
         .map_err(|error| Failure::Other(format!("cannot run redis-benchmark: {error}")))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // "test","rps",... and a line for the test.
+    // The output is a header that begins with "test","rps" and a line for the test.
     let rate = text.lines().last().and_then(|line| line.split(',').nth(1)?.trim_matches('"').parse().ok());
     rate.ok_or_else(|| Failure::Other(format!("redis-benchmark said: {text}")))
 }

@@ -1,4 +1,4 @@
-//! Servers under measurement: this program and redis-server, on free loopback ports, stopped when dropped.
+//! Servers under measurement: this program and redis-server, on free loopback ports. A server is stopped when dropped.
 
 use crate::cleanup;
 use crate::client::{Answer, Client, LOOPBACK, info_fields, text};
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to come up, or to end.
+/// Longest wait until a server serves, or has ended.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Pause between two looks whether it has.
+/// Pause between two checks during such a wait.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Which program a server is.
+/// Program of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
-    /// This one.
+    /// This program.
     Walferry,
     /// Debian's redis-server.
     Redis,
 }
 
 impl Program {
-    /// Name in reports.
+    /// Returns the program's name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Walferry => "walferry",
@@ -31,12 +31,12 @@ impl Program {
     }
 }
 
-/// Whether redis-server is there to be compared with.
+/// Reports whether redis-server is installed.
 pub fn has_redis() -> bool {
     Command::new("redis-server").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// How a server is started.
+/// Program, arguments and directory with which a server is started.
 #[derive(Clone, Debug)]
 pub struct Launch {
     program: Program,
@@ -49,7 +49,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// A primary, or a redis-server with its append-only file, that syncs as `appendfsync` says.
+    /// Prepares a primary, or a redis-server with an append-only file; `appendfsync` says when the logs are synced.
     pub fn primary(program: Program, dir: &Path, appendfsync: &str) -> Answer<Self> {
         let [port, repl_port] = free_ports()?;
         let mut launch = Self { program, arguments: Vec::new(), dir: dir.to_owned(), port, repl_port };
@@ -61,14 +61,14 @@ impl Launch {
             Program::Redis => {
                 launch.add(&["--port", &port.to_string(), "--appendonly", "yes", "--appendfsync", appendfsync]);
                 launch.add(&["--save", "", "--dir", &dir.display().to_string()]);
-                // A replica that comes would wait five seconds for others.
+                // Without this option redis would wait five seconds for further replicas when one connects.
                 launch.add(&["--repl-diskless-sync-delay", "0"]);
             }
         }
         Ok(launch)
     }
 
-    /// A replica of a server.
+    /// Prepares a replica of a server.
     pub fn replica_of(primary: &Self, dir: &Path) -> Answer<Self> {
         let [port, repl_port] = free_ports()?;
         let mut launch = Self { program: primary.program, arguments: Vec::new(), dir: dir.to_owned(), port, repl_port };
@@ -90,14 +90,14 @@ impl Launch {
         self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
     }
 
-    /// Adds arguments.
+    /// Appends arguments.
     #[must_use]
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.add(arguments);
         self
     }
 
-    /// Starts the server and waits until it serves. How long that took is its start-up time.
+    /// Starts the server and waits until it serves; also returns this start-up time.
     pub fn start(self) -> Answer<(Server, Duration)> {
         let failed = |error: std::io::Error| format!("cannot start {}: {error}", self.program.name());
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
@@ -114,7 +114,7 @@ impl Launch {
         let child = cleanup::spawn(&mut command);
         let mut server = Server { child: child.map_err(failed)?, launch: self };
         while started.elapsed() < PATIENCE {
-            // Redis answers PING with an error while it loads.
+            // Redis answers PING with an error while it loads its data.
             if Client::connect(LOOPBACK, server.launch.port).and_then(|mut client| client.call(&["PING"])).is_ok() {
                 return Ok((server, started.elapsed()));
             }
@@ -131,7 +131,7 @@ impl Launch {
 /// A running server.
 pub struct Server {
     child: Child,
-    /// How it was started.
+    /// The launch that started the server.
     pub launch: Launch,
 }
 
@@ -142,24 +142,24 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// A new connection.
+    /// Opens a connection to the server.
     pub fn client(&self) -> Answer<Client> {
         Client::connect(LOOPBACK, self.launch.port)
     }
 
-    /// A field of INFO; empty if it is not there.
+    /// Returns a field of INFO; empty if the field is missing.
     pub fn info(&self, field: &str) -> Answer<String> {
         let info = text(&self.client()?.call(&["INFO"])?);
         let value = info_fields(&info).into_iter().find(|(name, _)| name == field);
         Ok(value.map(|(_, value)| value).unwrap_or_default())
     }
 
-    /// A field of INFO as a number; 0 if it is not there.
+    /// Returns a field of INFO as a number; 0 if the field is missing.
     pub fn number(&self, field: &str) -> Answer<f64> {
         Ok(self.info(field)?.parse().unwrap_or(0.0))
     }
 
-    /// CPU seconds of the process, all threads.
+    /// Returns the CPU seconds of the process, over all threads.
     pub fn cpu_seconds(&self) -> f64 {
         let stat = self.proc("stat");
         let after_name: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
@@ -167,14 +167,14 @@ impl Server {
         (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
     }
 
-    /// The most memory the process had, in bytes.
+    /// Returns the peak memory of the process, in bytes.
     pub fn peak_rss_bytes(&self) -> u64 {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) << 10
     }
 
-    /// Forgets the peak so far.
+    /// Resets the peak memory to the current value.
     pub fn reset_peak_rss(&self) {
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
@@ -183,22 +183,23 @@ impl Server {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
     }
 
-    /// Bytes of its directory.
+    /// Returns the bytes of the server's directory.
     pub fn disk_bytes(&self) -> u64 {
         bytes_below(&self.launch.dir)
     }
 
-    /// Ends it as a crash would: SIGKILL. How it was started, to start it again.
+    /// Ends the server with SIGKILL, like a crash; returns the launch for a restart.
     pub fn kill(self) -> Launch {
-        // Being dropped ends it so.
+        // Dropping the server kills it.
         self.launch.clone()
     }
 
-    /// Ends it in good order. How it was started, to start it again.
+    /// Ends the server cleanly; returns the launch for a restart.
     pub fn stop(mut self) -> Answer<Launch> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            // The connection ends before a reply comes, unless redis writes its first append-only file: then it refuses.
+            // The connection ends before a reply comes. Only redis replies, with a refusal, while it writes its first
+            // append-only file.
             let _ = self.client().and_then(|mut client| client.call(&["SHUTDOWN"]));
             let ended = self.child.try_wait();
             if ended.map_err(|error| format!("cannot wait for {}: {error}", self.launch.program.name()))?.is_some() {
@@ -210,7 +211,7 @@ impl Server {
     }
 }
 
-/// Bytes of all files below a directory.
+/// Returns the bytes of all files below a directory.
 pub fn bytes_below(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {

@@ -1,4 +1,4 @@
-//! `bench ship`: what replicas and archives cost the primary, and how far they lag.
+//! `bench ship`: the cost of replicas and archives for the primary, and the lag of both.
 
 use super::load::{self, Shape, Until};
 use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
@@ -25,12 +25,12 @@ pub struct Args {
     s3: Option<String>,
 }
 
-/// Time between two looks at the lag.
+/// Pause between two samples of the lag.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a replica may take to have everything.
+/// Longest wait until a replica has everything.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What is attached to a primary.
+/// What is attached to a primary: a replica, an archive, both or neither.
 #[derive(Clone)]
 struct Attached {
     name: String,
@@ -39,11 +39,11 @@ struct Attached {
     archive: Option<String>,
 }
 
-/// What a run showed.
+/// Figures of one run.
 struct Shown {
     rate: f64,
     seconds: f64,
-    /// Seconds into the run and lag in ms.
+    /// Samples: seconds since the start of the run, and lag in milliseconds.
     lag: Vec<(f64, f64)>,
     drain_seconds: f64,
     archive_lag_ms: Vec<f64>,
@@ -53,13 +53,13 @@ struct Shown {
 }
 
 impl Shown {
-    /// Operations a second until the replica had them.
+    /// Returns the operations per second, over the time until the replica had all of them.
     fn replicated_rate(&self) -> f64 {
         self.rate * self.seconds / (self.seconds + self.drain_seconds)
     }
 }
 
-/// Measures.
+/// Measures all alternatives and returns the report.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("ship");
@@ -89,7 +89,8 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     Ok((report, common.clone()))
 }
 
-/// Runs all alternatives in turn, as often as asked; `limits` are operations a second for each, none: full speed.
+/// Runs all alternatives in turn, for the requested number of alternations. `limits` are the operations per second of
+/// each alternative; empty: full speed.
 fn measure_all(args: &Args, alternatives: &[Attached], limits: &[u64]) -> Result<(Section, Vec<f64>), Failure> {
     let common = &args.common;
     let mut shown: Vec<Vec<Shown>> = alternatives.iter().map(|_| Vec::new()).collect();
@@ -160,13 +161,13 @@ fn quantile_of(values: impl Iterator<Item = f64>, quantile: f64) -> f64 {
     sorted.get((last as f64 * quantile).round() as usize).copied().unwrap_or(0.0)
 }
 
-/// Starts a primary in `dir`, which no other run has.
+/// Starts a primary in `dir`, which only this run uses.
 fn primary_of(args: &Args, attached: &Attached, dir: &Path) -> Result<Server, Failure> {
     let launch = Launch::primary(attached.program, &dir.join("primary"), &args.common.appendfsync)?;
     let launch = match attached.archive.as_deref() {
         None => launch,
         Some("file") => launch.with(&["--archive", &format!("file://{}", dir.join("archive").display())]),
-        // Each run has a prefix of its own: an archive belongs to one cluster.
+        // Each run has its own prefix, because an archive belongs to one cluster.
         Some(url) => {
             let name = dir.file_name().expect("a directory of a run has a name").display();
             launch.with(&["--archive", &format!("{url}/{name}")])
@@ -221,7 +222,7 @@ fn measure(args: &Args, attached: &Attached, dir: &Path, rate: u64, run: u64) ->
     Ok(Shown { rate, seconds, lag, drain_seconds, archive_lag_ms, chunks, stored, raw })
 }
 
-/// Waits until the replica has everything.
+/// Waits until the replica has everything; returns the time that it took.
 fn caught_up(primary: &Server, replica: &Server) -> Result<Duration, Failure> {
     let started = Instant::now();
     let position = |server: &Server, is_primary: bool| {
@@ -237,7 +238,7 @@ fn caught_up(primary: &Server, replica: &Server) -> Result<Duration, Failure> {
     Err(Failure::Other(format!("the replica did not catch up within {} s", PATIENCE.as_secs())))
 }
 
-/// A replica that was stopped while the primary took a load: how long until it has everything.
+/// Measures a replica that was stopped while the primary took a load: the time until the replica has everything.
 fn away(args: &Args) -> Result<Section, Failure> {
     let common = &args.common;
     let mut section = Section {

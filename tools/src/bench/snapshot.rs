@@ -1,4 +1,5 @@
-//! `bench snapshot`: what a base costs the writers while it is cut and written; redis' BGSAVE beside it.
+//! `bench snapshot`: the cost of a base for the writers while the base is cut and written, compared with redis'
+//! BGSAVE.
 
 use super::load::{self, Shape, Until};
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
@@ -15,19 +16,19 @@ pub struct Args {
     /// Operations that fill the server first: a third strings, a third lists, a third sorted sets
     #[arg(long, default_value_t = 6_000_000)]
     fill: u64,
-    /// Operations a second while it is measured
+    /// Operations a second during the measurement
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
-    /// Fill one sorted set with so many members instead, and add members to it while it is measured
+    /// Fill one sorted set with so many members instead, and add members to this set during the measurement
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     zset_members: u64,
 }
 
-/// Random members below this are new ones, as good as always.
+/// Random members are chosen below this number, so almost every member is new.
 const NEW_MEMBERS: u64 = 999_999_999_999;
 
 impl Args {
-    /// What is measured around the base.
+    /// Returns the name of the workload that is measured around the base.
     fn workload(&self) -> &'static str {
         if self.zset_members > 0 { "ZADD-members" } else { "EXEC" }
     }
@@ -50,10 +51,10 @@ impl Args {
     }
 }
 
-/// Time between two looks whether a base is done.
+/// Pause between two checks whether a base is done.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Latency in one phase, over the runs.
+/// Latencies in one phase, over all runs.
 #[derive(Default)]
 struct Phase {
     p50: Runs,
@@ -69,7 +70,7 @@ impl Phase {
     }
 }
 
-/// Measures.
+/// Measures all servers and returns the report.
 pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("snapshot");
@@ -152,7 +153,7 @@ fn load_for(args: &Args, server: &Server, seconds: u64, seed: u64) -> Result<loa
     Ok(load::run(server.launch.port, &test, args.shape(), Until::Elapsed(Duration::from_secs(seconds)), seed + 1)?)
 }
 
-/// Load while a base is made; how many seconds it took.
+/// Runs the load while a base is made; also returns the seconds that the base took.
 fn during(args: &Args, server: &Server, program: Program, seed: u64) -> Result<(load::Outcome, f64), Failure> {
     std::thread::scope(|scope| {
         let base = scope.spawn(|| -> Result<f64, Failure> {
@@ -162,7 +163,7 @@ fn during(args: &Args, server: &Server, program: Program, seed: u64) -> Result<(
                     server.client()?.call(&["WALFERRY", "SNAPSHOT", "STRICT"])?;
                 }
                 Program::Redis => {
-                    // It refuses a BGSAVE while it rewrites its AOF.
+                    // Redis refuses a BGSAVE while it rewrites its AOF.
                     while server.number("aof_rewrite_in_progress")? > 0.0 {
                         std::thread::sleep(LOOK);
                     }

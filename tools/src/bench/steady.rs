@@ -1,5 +1,5 @@
-//! `bench serve --steady`: whether a server is as fast at the end of a long run as at its beginning. What was removed must
-//! not slow down what follows.
+//! `bench serve --steady`: tests whether a server is as fast at the end of a long run as at its beginning. Removed
+//! elements must not slow down later commands.
 
 use super::Common;
 use super::load::{self, Outcome, Shape, Until};
@@ -11,14 +11,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Seconds at the beginning and at the end that are compared, of a run that is long enough.
+/// Seconds at the beginning and at the end that are compared, if the run is long enough.
 const WINDOW_SECONDS: usize = 60;
-/// Otherwise this part of it.
+/// In a shorter run, the windows are the run's length divided by this number.
 const WINDOW_PART: usize = 4;
-/// The least ratio of the last window's rate to the first one's.
+/// Lowest accepted ratio of the last window's rate to the first window's.
 const RATIO_MIN: f64 = 0.9;
 
-/// Runs each test on a server of its own.
+/// Runs each test on a server of its own; fails if one is not steady.
 pub fn run(common: &Common, tests: &[Workload], pipelines: &[u64]) -> Result<Report, Failure> {
     let window = WINDOW_SECONDS.min(common.seconds as usize / WINDOW_PART).max(1);
     let mut report = common.report("serve");
@@ -42,7 +42,7 @@ pub fn run(common: &Common, tests: &[Workload], pipelines: &[u64]) -> Result<Rep
             let server = launch.start()?.0;
             let shape = common.shape(pipeline as usize);
             let (outcome, cpu) = measure(&server, test, shape, common.until())?;
-            // What is answered after the last whole second is left out.
+            // Replies after the last whole second are left out.
             let whole = &outcome.by_second[..outcome.by_second.len().min(common.seconds as usize)];
             let rate = |seconds: &[u64]| seconds.iter().sum::<u64>() as f64 / seconds.len().max(1) as f64;
             let (begin, end) = (0..window.min(whole.len()), whole.len().saturating_sub(window)..whole.len());
@@ -77,7 +77,7 @@ pub fn run(common: &Common, tests: &[Workload], pipelines: &[u64]) -> Result<Rep
     Err(Failure::Other(format!("not steady: {}", slower.join("; "))))
 }
 
-/// Runs a test; with the server's CPU seconds at the start of each second.
+/// Runs a test; also returns the server's CPU seconds at the start of each second.
 fn measure(server: &Server, test: &Workload, shape: Shape, until: Until) -> Result<(Outcome, Vec<f64>), Failure> {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {

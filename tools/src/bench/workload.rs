@@ -1,50 +1,50 @@
-//! What the load consists of: each command as a template, and mixes as users have them.
+//! The workloads: each command as a template, and mixes of typical use.
 
 use clap::ValueEnum;
 
-/// Digits of a random number in a request.
+/// Digits of a number in a request.
 pub const DIGITS: usize = 12;
 
 /// How keys are chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Distribution {
-    /// Each key as often as any other.
+    /// Every key is equally likely.
     Uniform,
-    /// A few keys very often: Zipf's law, exponent 0.99.
+    /// A few keys are very frequent: Zipf's law, exponent 0.99.
     Zipfian,
 }
 
 /// A piece of a request.
 pub enum Part {
-    /// Bytes as they are.
+    /// Fixed bytes.
     Bytes(Vec<u8>),
     /// A number of [`DIGITS`] digits.
     Number(Number),
 }
 
-/// A number in a request, chosen when it is sent.
+/// A number in a request, chosen when the request is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Number {
-    /// A key's.
+    /// A random key number.
     Key,
-    /// Any below this.
+    /// A random number below this limit.
     Below(u64),
-    /// That of the connection.
+    /// The number of the connection.
     Client,
-    /// How many operations the connection sent before this one, less these; 0 if that is less.
+    /// The number of operations that the connection sent before this one, minus this amount, but at least 0.
     Sent(u64),
 }
 
-/// A command or a mix.
+/// A command, a mix or a pattern.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
     /// Name on the command line and in reports.
     pub name: &'static str,
-    /// One operation: commands separated by `;`. `{key}` is a random key number, `{member}` one below [`MEMBERS`],
-    /// `{value}` a value, `{small}` 16 bytes, `{client}` the connection's number, `{n}` the operation's on it, `{n-100}` that
-    /// of an earlier one.
+    /// Template of one operation: commands separated by `;`. `{key}` is a random key number, `{member}` a random
+    /// number below [`MEMBERS`], `{value}` a value, `{small}` a value of 16 bytes, `{client}` the number of the
+    /// connection, `{n}` the number of the operation on the connection, `{n-100}` the number of an earlier operation.
     template: &'static str,
-    /// Name of the workload that fills the server before this one is measured; empty: none.
+    /// Name of the workload that fills the server before this one is measured; empty if there is none.
     pub prepared_by: &'static str,
 }
 
@@ -81,7 +81,7 @@ pub const COMMANDS: &[Workload] = &[
     workload("EXEC", "MULTI;SET key:{key} {value};LPUSH list:{key} {small};ZADD zset:{key} {member} m;EXEC", ""),
 ];
 
-/// Mixes as users have them.
+/// Mixes of typical use.
 pub const MIXES: &[Workload] = &[
     workload("session", "GET session:{key};SET session:{key} {value} EX 1800;GET session:{key};GET session:{key}", ""),
     workload("queue", "LPUSH jobs:{key} {value};RPOP jobs:{key}", ""),
@@ -95,7 +95,7 @@ pub const MIXES: &[Workload] = &[
     ),
 ];
 
-/// Patterns that make and remove much, so that a server may get slower the longer they run.
+/// Patterns that create and remove many elements, so that a server may slow down the longer they run.
 pub const PATTERNS: &[Workload] = &[
     workload("sessions", "SET session:{key} {value} EX 5;GET session:{key};EXPIRE session:{key} 5", ""),
     workload("expiring", "SET s:{key} {value} EX 10", ""),
@@ -118,25 +118,25 @@ pub const PATTERNS: &[Workload] = &[
     workload("set-delete-scan", "SET k:{client}:{n} {value};DEL k:{client}:{n-100};SCAN 0 COUNT 10", ""),
 ];
 
-/// What only prepares others.
+/// Workloads that only prepare others.
 const PREPARATIONS: &[Workload] = &[
     workload("user", "HSET user:{key} name {small} mail {small} city {small}", ""),
     workload("ZADD-members", "ZADD zset {member} m:{key}", ""),
 ];
 
-/// The workload of a name, in any case.
+/// Returns the workload with this name; case does not matter.
 pub fn find(name: &str) -> Option<Workload> {
     let mut all = COMMANDS.iter().chain(MIXES).chain(PATTERNS).chain(PREPARATIONS);
     all.find(|workload| workload.name.eq_ignore_ascii_case(name)).copied()
 }
 
 impl Workload {
-    /// Replies of one operation.
+    /// Returns the number of replies to one operation.
     pub fn replies(self) -> usize {
         self.template.split(';').count()
     }
 
-    /// One operation as RESP, in pieces.
+    /// Returns one operation as RESP, in pieces.
     pub fn parts(self, value_bytes: usize) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut bytes = Vec::new();
@@ -167,7 +167,7 @@ fn number(name: &str) -> Number {
 
 fn push_word(parts: &mut Vec<Part>, bytes: &mut Vec<u8>, word: &str, value_bytes: usize) {
     let value = |length: usize| -> Vec<u8> {
-        // As compressible as small JSON documents are.
+        // This text compresses like small JSON documents.
         b"{\"id\":48213,\"name\":\"Ada\",\"city\":\"Reykjavik\"},".iter().copied().cycle().take(length).collect()
     };
     match word {
@@ -181,7 +181,7 @@ fn push_word(parts: &mut Vec<Part>, bytes: &mut Vec<u8>, word: &str, value_bytes
             let numbers = texts.len() / 2;
             let length = texts.iter().step_by(2).map(|text| text.len()).sum::<usize>() + numbers * DIGITS;
             bytes.extend_from_slice(format!("${length}\r\n").as_bytes());
-            // Texts and, between them, names of numbers.
+            // Each pair is a text and, except at the end, the name of the number after it.
             for pair in texts.chunks(2) {
                 bytes.extend_from_slice(pair[0].as_bytes());
                 if let Some(name) = pair.get(1) {

@@ -1,4 +1,4 @@
-//! List ops: tags, fields, and what each does.
+//! List ops: tags, fields, and effects.
 //!
 //! | tag | op | fields after the tag |
 //! |---|---|---|
@@ -9,13 +9,14 @@
 //! | 5 | set | key, index, value |
 //! | 6 | insert | key, index of the element before which to insert, or the length; value |
 //! | 7 | remove | key, indexes, ascending, in the list before the op |
-//! | 8 | keep | key, start, stop: what is not in this half-open range goes |
+//! | 8 | keep | key, start, stop: elements outside this half-open range are removed |
 //! | 9 | delete | key |
-//! | 10 | expire | key, milliseconds since the Unix epoch, 0 = never |
-//! | 11 | rename | from, to: what was under `to` goes |
+//! | 10 | expire | key, milliseconds since the Unix epoch, 0: never |
+//! | 11 | rename | from, to: the former list at `to` is removed |
 //! | 12 | clear | |
 //!
-//! A push makes the key if it is not there; every other op needs it. A key whose list becomes empty goes.
+//! A push creates the key if it does not exist; every other op on a key needs the key. A key whose list becomes empty
+//! is removed.
 
 use super::{Op, Reader, Scope, Sequence};
 use super::{divergence, missing, put_bytes, put_head, put_sequence, there};
@@ -24,7 +25,7 @@ use crate::engine::memory::part::{Hashed, Part};
 use crate::error::Result;
 use crate::varint;
 
-/// For messages.
+/// Name of an op in messages.
 const OP: &str = "list op";
 
 const PUSH_FRONT: u8 = 1;
@@ -40,7 +41,7 @@ const EXPIRE: u8 = 10;
 const RENAME: u8 = 11;
 const CLEAR: u8 = 12;
 
-/// One effect on the lists. Fields are as in the table above.
+/// One effect on the lists. The fields are listed in the table above.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[expect(missing_docs, reason = "the table above has them")]
 pub enum ListOp<'a> {
@@ -62,43 +63,44 @@ pub enum ListOp<'a> {
 pub struct ListEncoder<'o>(pub &'o mut Vec<u8>);
 
 impl ListEncoder<'_> {
-    /// Pushes each element in turn to the front. At least one.
+    /// Pushes each element in turn to the front. There must be at least one element.
     pub fn push_front<'e>(&mut self, key: &[u8], elements: impl ExactSizeIterator<Item = &'e [u8]>) {
         put_head(self.0, PUSH_FRONT, key);
         put_sequence(self.0, elements, put_bytes);
     }
 
-    /// Pushes each element in turn to the back. At least one.
+    /// Pushes each element in turn to the back. There must be at least one element.
     pub fn push_back<'e>(&mut self, key: &[u8], elements: impl ExactSizeIterator<Item = &'e [u8]>) {
         put_head(self.0, PUSH_BACK, key);
         put_sequence(self.0, elements, put_bytes);
     }
 
-    /// Removes the first `count` elements, at least one.
+    /// Removes the first `count` elements; `count` is at least 1.
     pub fn pop_front(&mut self, key: &[u8], count: u64) {
         self.pop(POP_FRONT, key, count);
     }
 
-    /// Removes the last `count` elements, at least one.
+    /// Removes the last `count` elements; `count` is at least 1.
     pub fn pop_back(&mut self, key: &[u8], count: u64) {
         self.pop(POP_BACK, key, count);
     }
 
-    /// Replaces an element.
+    /// Replaces the element at `index`.
     pub fn set(&mut self, key: &[u8], index: u64, value: &[u8]) {
         put_head(self.0, SET, key);
         varint::put(self.0, index);
         put_bytes(self.0, value);
     }
 
-    /// Adds an element before the one at `index`, or at the end.
+    /// Adds an element before the one at `index`, or at the end if `index` is the length.
     pub fn insert(&mut self, key: &[u8], index: u64, value: &[u8]) {
         put_head(self.0, INSERT, key);
         varint::put(self.0, index);
         put_bytes(self.0, value);
     }
 
-    /// Removes the elements at these indexes, strictly ascending, counted before the op. At least one.
+    /// Removes the elements at these indexes, which refer to the list before the op. The indexes must be strictly
+    /// ascending and at least one.
     pub fn remove(&mut self, key: &[u8], indexes: impl ExactSizeIterator<Item = u64>) {
         put_head(self.0, REMOVE, key);
         let mut last = None;
@@ -110,7 +112,7 @@ impl ListEncoder<'_> {
         });
     }
 
-    /// Removes all elements that are not in this half-open range.
+    /// Removes all elements outside this half-open range.
     pub fn keep(&mut self, key: &[u8], start: u64, stop: u64) {
         assert!(start <= stop, "a range from {start} to {stop}");
         put_head(self.0, KEEP, key);
@@ -123,7 +125,7 @@ impl ListEncoder<'_> {
         put_head(self.0, DELETE, key);
     }
 
-    /// Sets the expiry of a key; 0 = never.
+    /// Sets the expiry of a key, in ms since the Unix epoch; 0: never.
     pub fn expire(&mut self, key: &[u8], at_ms: u64) {
         put_head(self.0, EXPIRE, key);
         varint::put(self.0, at_ms);
@@ -147,18 +149,18 @@ impl ListEncoder<'_> {
     }
 }
 
-/// Decodes ops one by one. Ends after an error.
+/// Decodes ops one by one. The iterator ends after an error.
 #[derive(Clone)]
 pub struct ListOps<'a>(Reader<'a>);
 
 impl<'a> ListOps<'a> {
-    /// Begins at the first op.
+    /// Returns an iterator that begins at the first op.
     #[must_use]
     pub fn new(ops: &'a [u8]) -> Self {
         Self(Reader::new("list ops", ops))
     }
 
-    /// Offset of the next op.
+    /// Returns the offset of the next op.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.0.offset()
@@ -225,7 +227,7 @@ impl<'a> Op<'a> for ListOp<'a> {
         }
     }
 
-    /// What does not fit changes nothing.
+    /// An op that does not fit changes nothing.
     fn apply_to_key(&self, part: &mut Part<List>, at: Hashed<'a>) -> Result<()> {
         match *self {
             Self::PushFront { elements, .. } => {
@@ -275,7 +277,7 @@ fn remove(list: &mut List, key: &[u8], indexes: &Sequence<'_, u64>) -> Result<()
     Ok(())
 }
 
-/// Changes a list that must be there, and removes its key if it is empty afterwards.
+/// Changes a list, which must exist, and removes its key if the list is empty afterwards.
 fn change(part: &mut Part<List>, key: Hashed<'_>, change: impl FnOnce(&mut List) -> Result<()>) -> Result<()> {
     let outcome = part.update(key, |list| change(list).map(|()| list.is_empty()));
     if outcome.ok_or_else(|| missing(OP, key.key()))?? {

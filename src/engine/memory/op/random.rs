@@ -1,4 +1,5 @@
-//! Random ops that fit a state, of every kind, for tests. Few keys and members, so that they meet often.
+//! Random ops of every kind that fit a state, for tests. There are few keys and members, so that ops often meet the
+//! same ones.
 
 use super::{ListEncoder, ZsetEncoder};
 use crate::engine::memory::Memory;
@@ -8,7 +9,7 @@ use rand::rngs::StdRng;
 const KEYS: u8 = 4;
 const MEMBERS: u8 = 9;
 
-/// Some list ops, one after another, carried out in `memory`.
+/// Returns some list ops, which are applied to `memory` one after another.
 pub fn lists(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..random.random_range(1..4) {
@@ -20,7 +21,7 @@ pub fn lists(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
     all
 }
 
-/// Some sorted set ops, likewise.
+/// Returns some sorted set ops, which are applied to `memory` one after another.
 pub fn zsets(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..random.random_range(1..4) {

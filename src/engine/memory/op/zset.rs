@@ -1,16 +1,17 @@
-//! Sorted set ops: tags, fields, and what each does.
+//! Sorted set ops: tags, fields, and effects.
 //!
 //! | tag | op | fields after the tag |
 //! |---|---|---|
-//! | 1 | set | key, pairs of member and score: adds or changes each; no score is NaN |
+//! | 1 | set | key, pairs of member and score: adds or changes each member; no score is NaN |
 //! | 2 | remove | key, members |
-//! | 3 | remove ranks | key, start, stop: what is in this half-open range goes |
+//! | 3 | remove ranks | key, start, stop: members in this half-open range are removed |
 //! | 4 | delete | key |
-//! | 5 | expire | key, milliseconds since the Unix epoch, 0 = never |
-//! | 6 | rename | from, to: what was under `to` goes |
+//! | 5 | expire | key, milliseconds since the Unix epoch, 0: never |
+//! | 6 | rename | from, to: the former set at `to` is removed |
 //! | 7 | clear | |
 //!
-//! A set op makes the key if it is not there; every other op needs it. A key whose set becomes empty goes.
+//! A set op creates the key if it does not exist; every other op on a key needs the key. A key whose set becomes empty
+//! is removed.
 
 use super::{Op, Reader, Scope, Sequence};
 use super::{divergence, missing, put_bytes, put_head, put_sequence, there};
@@ -19,7 +20,7 @@ use crate::engine::memory::part::{Hashed, Part};
 use crate::error::{Error, Result};
 use crate::varint;
 
-/// For messages.
+/// Name of an op in messages.
 const OP: &str = "zset op";
 
 const SET: u8 = 1;
@@ -30,7 +31,7 @@ const EXPIRE: u8 = 5;
 const RENAME: u8 = 6;
 const CLEAR: u8 = 7;
 
-/// One effect on the sorted sets. Fields are as in the table above.
+/// One effect on the sorted sets. The fields are listed in the table above.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[expect(missing_docs, reason = "the table above has them")]
 pub enum ZsetOp<'a> {
@@ -47,7 +48,7 @@ pub enum ZsetOp<'a> {
 pub struct ZsetEncoder<'o>(pub &'o mut Vec<u8>);
 
 impl ZsetEncoder<'_> {
-    /// Gives each member its score. At least one; none is NaN.
+    /// Gives each member its score. There must be at least one member; no score may be NaN.
     pub fn set<'e>(&mut self, key: &[u8], pairs: impl ExactSizeIterator<Item = (&'e [u8], f64)>) {
         put_head(self.0, SET, key);
         put_sequence(self.0, pairs, |out, (member, score)| {
@@ -57,7 +58,7 @@ impl ZsetEncoder<'_> {
         });
     }
 
-    /// Removes these members. At least one; all are there, none is named twice.
+    /// Removes these members. There must be at least one; all must exist, and none may be named twice.
     pub fn remove<'e>(&mut self, key: &[u8], members: impl ExactSizeIterator<Item = &'e [u8]>) {
         put_head(self.0, REMOVE, key);
         put_sequence(self.0, members, put_bytes);
@@ -76,7 +77,7 @@ impl ZsetEncoder<'_> {
         put_head(self.0, DELETE, key);
     }
 
-    /// Sets the expiry of a key; 0 = never.
+    /// Sets the expiry of a key, in ms since the Unix epoch; 0: never.
     pub fn expire(&mut self, key: &[u8], at_ms: u64) {
         put_head(self.0, EXPIRE, key);
         varint::put(self.0, at_ms);
@@ -94,18 +95,18 @@ impl ZsetEncoder<'_> {
     }
 }
 
-/// Decodes ops one by one. Ends after an error.
+/// Decodes ops one by one. The iterator ends after an error.
 #[derive(Clone)]
 pub struct ZsetOps<'a>(Reader<'a>);
 
 impl<'a> ZsetOps<'a> {
-    /// Begins at the first op.
+    /// Returns an iterator that begins at the first op.
     #[must_use]
     pub fn new(ops: &'a [u8]) -> Self {
         Self(Reader::new("zset ops", ops))
     }
 
-    /// Offset of the next op.
+    /// Returns the offset of the next op.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.0.offset()
@@ -194,7 +195,7 @@ impl<'a> Op<'a> for ZsetOp<'a> {
     }
 }
 
-/// Changes a set that must be there, and removes its key if it is empty afterwards.
+/// Changes a set, which must exist, and removes its key if the set is empty afterwards.
 fn change(part: &mut Part<Zset>, key: Hashed<'_>, change: impl FnOnce(&mut Zset) -> Result<()>) -> Result<()> {
     let outcome = part.update(key, |zset| change(zset).map(|()| zset.is_empty()));
     if outcome.ok_or_else(|| missing(OP, key.key()))?? {

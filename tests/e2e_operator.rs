@@ -414,3 +414,28 @@ fn used_memory_counts_what_the_process_holds() {
     assert!(number("memory_engine_bytes") >= engines + (100 << 10));
     assert_eq!(number("used_memory_dataset"), number("memory_engine_bytes") + number("row_cache_bytes"));
 }
+
+/// Goal: a tool whose reader is gone ends without a message, with the exit code of a process that SIGPIPE ended; the
+/// vocabulary and the help of each subcommand are printed, and an unknown topic is a usage error.
+#[test]
+fn help_is_printed_and_a_reader_may_leave() {
+    const SIGPIPE_CODE: i32 = 128 + 13;
+    let mut tool = binary(&Vec::new())
+        .args(["help", "concepts"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(tool.stdout.take());
+    let ended = tool.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(SIGPIPE_CODE));
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+
+    walferry(&["help", "concepts"], &Vec::new())
+        .expect(OK)
+        .says("history hash")
+        .says("committed >= durable >= archived");
+    walferry(&["help"], &Vec::new()).expect(OK).says("Usage: walferry").says("restore");
+    walferry(&["help", "restore"], &Vec::new()).expect(OK).says("--to");
+    walferry(&["help", "unheard-of"], &Vec::new()).expect(USAGE).says("there is no subcommand");
+}

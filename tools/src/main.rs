@@ -76,6 +76,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    panics::end_without_reader();
     let cli = Cli::parse();
     start_logging();
     walferry::allocator::ask_with(allocated_bytes);

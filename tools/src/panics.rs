@@ -18,6 +18,22 @@ pub fn end_the_process() {
     }));
 }
 
+/// Ends the process without a message, with the exit code of a process that SIGPIPE ended, where a panic means only that
+/// the reader of stdout is gone (`walferry status | head`). Every other panic is told as before.
+pub fn end_without_reader() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload();
+        let reason = payload.downcast_ref::<String>().map(String::as_str);
+        if reason
+            .is_some_and(|reason| reason.starts_with("failed printing to stdout") && reason.contains("Broken pipe"))
+        {
+            std::process::exit(128 + rustix::process::Signal::PIPE.as_raw());
+        }
+        tell(panic);
+    }));
+}
+
 fn log(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let payload = panic.payload();

@@ -5,6 +5,7 @@
 
 use crate::csn::{Csn, Epoch};
 use crate::plain_name::PlainName;
+use serde::Serializer;
 use std::fmt;
 
 const MANIFEST: &str = "manifest.json";
@@ -209,6 +210,11 @@ impl Section {
             Self::Thinned => "thinned".to_owned(),
         }
     }
+}
+
+/// Serializes a name in its text form.
+pub(crate) fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(name)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Guarantees: a block is stored compressed only if that saves at least 5 %. Data that does not compress costs one
 //! attempt in [`SKIP_BLOCKS`] blocks. Decompression yields exactly the stated length, or an error.
 
-use super::header::SectionKind;
+use super::kind::SectionKind;
 use bytes::Bytes;
 
 /// Level of zstd for the `wal` section, unless configured otherwise.

@@ -7,7 +7,7 @@
 use super::codec::BlockDecompressor;
 use super::decode::{Chunk, position};
 use super::entry::EntryHead;
-use super::header::SectionKind;
+use super::kind::SectionKind;
 use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
@@ -25,8 +25,16 @@ pub struct Commits<'c> {
     hash: HistoryHash,
 }
 
+impl Chunk {
+    /// Returns an iterator over the commits in csn order, each under the chunk's epoch.
+    #[must_use]
+    pub fn commits(&self) -> Commits<'_> {
+        Commits::new(self)
+    }
+}
+
 impl<'c> Commits<'c> {
-    pub(super) fn new(chunk: &'c Chunk) -> Self {
+    fn new(chunk: &'c Chunk) -> Self {
         Self {
             chunk,
             sections: SectionKind::ALL.map(|kind| SectionReader::new(chunk, kind)),

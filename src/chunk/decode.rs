@@ -1,10 +1,10 @@
 //! Opens a chunk: turns bytes into blocks that are known to be undamaged.
 //!
-//! Guarantees: [`Chunk::open`] checks every length and every CRC. It decompresses nothing: [`Commits`] does that.
+//! Guarantees: [`Chunk::open`] checks every length and every CRC. It decompresses nothing: reading the commits does that.
 
 use super::codec::Codec;
-use super::commits::Commits;
-use super::header::{BlockHeader, ChunkHeader, Section, SectionKind};
+use super::header::{BlockHeader, ChunkHeader, Section};
+use super::kind::SectionKind;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -81,12 +81,6 @@ impl Chunk {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
-    }
-
-    /// Returns an iterator over the commits in csn order, each under the chunk's epoch.
-    #[must_use]
-    pub fn commits(&self) -> Commits<'_> {
-        Commits::new(self)
     }
 
     pub(super) fn corrupt(&self, position: impl ToString, detail: impl Into<String>) -> Error {

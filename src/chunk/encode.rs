@@ -9,7 +9,8 @@
 use super::codec::{BlockCompressor, Profile};
 use super::decode::{Block, Chunk};
 use super::entry::EntryHead;
-use super::header::{BlockHeader, ChunkHeader, Section, SectionKind};
+use super::header::{BlockHeader, ChunkHeader, Section};
+use super::kind::SectionKind;
 use super::{BLOCK_RAW_BYTES_MAX, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::record::CommitRecord;

@@ -3,7 +3,7 @@
 //! Guarantees: csn and time are stored relative to the entry before, so that no section can name a csn twice or go
 //! back.
 
-use super::header::SectionKind;
+use super::kind::SectionKind;
 use crate::varint;
 
 /// The head of an entry; the payload follows.

@@ -7,6 +7,7 @@
 
 use super::BLOCK_RAW_BYTES_MAX;
 use super::codec::Codec;
+use super::kind::SectionKind;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -52,42 +53,6 @@ mod in_block {
     pub const STORED_LEN: usize = 5;
     pub const CRC: usize = 9;
     pub const LEN: usize = 13;
-}
-
-/// The log from which a section's effects come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SectionKind {
-    /// RocksDB operations.
-    Wal,
-    /// List ops.
-    List,
-    /// Sorted set ops.
-    Zset,
-}
-
-impl SectionKind {
-    /// All kinds, in the order in which their sections lie in a chunk.
-    pub const ALL: [Self; 3] = [Self::Wal, Self::List, Self::Zset];
-
-    /// Returns the index in [`Self::ALL`] and in [`ChunkHeader::sections`].
-    #[must_use]
-    pub fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Returns the name in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Wal => "wal",
-            Self::List => "list",
-            Self::Zset => "zset",
-        }
-    }
-
-    fn byte(self) -> u8 {
-        self as u8 + 1
-    }
 }
 
 /// The description of one section in the header. All zero for a section without entries.

@@ -22,6 +22,7 @@ mod decode;
 mod encode;
 mod entry;
 mod header;
+mod kind;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,8 @@ pub use codec::{Profile, ZSTD_LEVEL_DEFAULT};
 pub use commits::Commits;
 pub use decode::Chunk;
 pub use encode::{ChunkLink, Encoder};
-pub use header::{ChunkHeader, Section, SectionKind};
+pub use header::{ChunkHeader, Section};
+pub use kind::SectionKind;
 
 /// Bytes of effects at which a chunk is cut. A single commit may be larger: commits are never split over chunks.
 pub const RAW_BYTES_MAX: usize = 4 << 20;

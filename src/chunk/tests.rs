@@ -2,7 +2,7 @@
 //! must notice when the code's constants move.
 
 use super::encode::Span;
-use super::header::SectionKind;
+use super::kind::SectionKind;
 use super::*;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};

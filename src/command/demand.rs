@@ -8,7 +8,7 @@
 use super::args::Args;
 use super::client::Queue;
 use super::table::{Command, Flag};
-use crate::commit::turn::WriterGuard;
+use crate::commit::guards::WriterGuard;
 use crate::config::{COMMIT_BYTES_MAX, COMMIT_BYTES_MIN};
 use crate::engine::keyspace::{Access, Found, Keyspace};
 
@@ -24,7 +24,7 @@ const EFFECTS_PER_ROW: usize = 4;
 /// What must be ready for a request that writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
-    /// Bytes to ask [`crate::commit::turn::WriterGuard::reserve`] for.
+    /// Bytes to ask [`crate::commit::guards::WriterGuard::reserve`] for.
     pub room_bytes: usize,
     /// Whether the effects are bounded while they are gathered.
     pub is_bounded: bool,

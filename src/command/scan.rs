@@ -16,7 +16,7 @@ use super::{Ctx, Done, Fail, cursor, errors, glob};
 use crate::engine::key::SLOTS;
 use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::memory::Dictionary;
-use crate::engine::memory::dictionary::Value;
+use crate::engine::memory::Value;
 use crate::engine::memory::part::SHARDS;
 use crate::engine::meta::{DiskType, Meta};
 use crate::engine::walk::Walked;

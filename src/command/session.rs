@@ -16,7 +16,7 @@ use super::{Ctx, Done, Fail, txn};
 use crate::clock::Reading;
 use crate::commit::committer::Committer;
 use crate::commit::groups::{GroupNumber, Groups};
-use crate::commit::turn::WriterGuard;
+use crate::commit::guards::WriterGuard;
 use crate::csn::Csn;
 use crate::engine::keyspace::Keyspace;
 use crate::error::Error;

@@ -20,11 +20,10 @@
 use super::ages::Ages;
 use super::gate::{Gate, RefusalReason};
 use super::groups::Groups;
-use super::log_thread::{LogQueue, LogThread};
+use super::log_queue::{LogQueue, LogThread};
 use super::logs::{Logs, Rows};
 use super::sync::Syncer;
-use super::turn::{LogsGuard, WriterGuard};
-use super::writer::{SealedGroup, Writer};
+use super::writer::{MemorySize, SealedGroup, Writer};
 use crate::clock::{ClockFace, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
@@ -40,11 +39,6 @@ use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-
-/// Bytes of a group's effects up to which [`Committer::write_soon`] writes the group on the calling thread. Handing a
-/// small group to another thread costs more than the write: on two cores, fifty clients that send one command of 100
-/// bytes at a time are served up to a fifth faster this way.
-const WRITTEN_AT_ONCE_BYTES_MAX: usize = 16 << 10;
 
 /// Commits that were written together, in the form in which the tail and the other stages take them.
 #[derive(Clone, Debug)]
@@ -109,19 +103,6 @@ pub struct Committer {
     memory_bytes: AtomicUsize,
     /// Position of the last commit that was published, for threads that do not hold the logs' lock.
     published: Mutex<Position>,
-}
-
-/// Number of keys and bytes in the memory engines after a commit.
-#[derive(Clone, Copy)]
-pub(super) struct MemorySize {
-    keys: usize,
-    bytes: usize,
-}
-
-impl MemorySize {
-    pub fn of(memory: &Memory) -> Self {
-        Self { keys: memory.len(), bytes: memory.memory_bytes() }
-    }
 }
 
 /// The recovered state from which a committer starts.
@@ -204,46 +185,6 @@ impl Committer {
     #[must_use]
     pub fn committed_time(&self) -> CommitTime {
         self.position().time
-    }
-
-    /// Takes both locks. Groups that are open or queued are written before this returns.
-    pub fn lock_logs(&self) -> LogsGuard<'_> {
-        let mut logs = self.logs.lock();
-        self.write_queued(&mut logs);
-        let guard = self.lock_writer();
-        // Groups that were queued since the first call. While both locks are held, no group can be queued.
-        self.write_queued(&mut logs);
-        let mut turn = LogsGuard::new(guard, logs);
-        // If the write fails, the clients that wait for replies get the error, and the gate is closed.
-        let _ = turn.write();
-        turn
-    }
-
-    /// Takes the writer lock, to add commits to the open group or to begin one.
-    pub fn lock_writer(&self) -> WriterGuard<'_> {
-        WriterGuard::new(self)
-    }
-
-    /// Writes the open group and the queued groups before it.
-    pub fn write_open_group(&self) {
-        drop(self.lock_logs());
-    }
-
-    /// Arranges that the open group is written. This thread writes a small group. A larger one is handed to the log
-    /// thread at once, or stays open while an earlier group is being written; without a log thread, this thread writes
-    /// it.
-    pub fn write_soon(&self) {
-        let mut guard = self.lock_writer();
-        guard.writer.forget_settled(&self.groups);
-        let is_first = guard.writer.groups_on_their_way(&self.groups) == 0;
-        let is_small = is_first && guard.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
-        let is_handed_over = !is_small && guard.hand_over();
-        let is_on_its_way = guard.writer.groups_on_their_way(&self.groups) > 0;
-        let open = guard.leave_open();
-        // A caller that learns that the earlier group is settled calls this function again.
-        if open.is_some() && !is_handed_over && !is_on_its_way {
-            self.write_open_group();
-        }
     }
 
     /// Returns a position at or below `csn` from which the logs can be read. Below the indexed positions this is the

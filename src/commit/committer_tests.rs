@@ -1,5 +1,6 @@
 //! The path of groups through both logs, and the effect of a log that fails.
 
+use super::super::guards::{LogsGuard, WriterGuard};
 use super::*;
 use crate::commit::groups::GroupNumber;
 use crate::config::AppendFsync;

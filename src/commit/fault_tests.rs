@@ -2,6 +2,7 @@
 //! is there after a reopen; a refused commit had no effect, or the node has stopped writing; no commit is torn; csns
 //! are dense.
 
+use super::super::guards::LogsGuard;
 use super::tests::Rig;
 use super::*;
 use crate::config::AppendFsync;

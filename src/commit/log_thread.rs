@@ -5,56 +5,8 @@
 //! thread (in tests, or before a node is up) the threads that execute commands write the groups themselves.
 
 use super::committer::Committer;
-use super::writer::SealedGroup;
-use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
+use super::log_queue::LogQueue;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
-
-/// Sealed groups that wait for the log thread, oldest first.
-#[derive(Default)]
-pub(super) struct LogQueue {
-    state: Mutex<State>,
-    grown: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    groups: VecDeque<SealedGroup>,
-    /// Whether a log thread takes the groups.
-    has_thread: bool,
-}
-
-impl LogQueue {
-    /// Adds a group. The caller holds the writer lock, so that groups come in order.
-    pub fn push(&self, group: SealedGroup) {
-        self.state.lock().groups.push_back(group);
-        self.grown.notify_one();
-    }
-
-    /// Takes the oldest group. The caller holds the logs' lock, so that groups are written in order.
-    pub fn pop(&self) -> Option<SealedGroup> {
-        self.state.lock().groups.pop_front()
-    }
-
-    /// Reports whether groups may be added, because a thread takes them.
-    pub fn has_thread(&self) -> bool {
-        self.state.lock().has_thread
-    }
-
-    /// Waits until there is a group. Returns false once the thread must end.
-    fn wait(&self) -> bool {
-        let mut state = self.state.lock();
-        while state.has_thread && state.groups.is_empty() {
-            self.grown.wait(&mut state);
-        }
-        state.has_thread
-    }
-}
-
-/// The log thread, while it runs.
-#[derive(Default)]
-pub(super) struct LogThread(Mutex<Option<JoinHandle<()>>>);
 
 impl Committer {
     /// Starts the log thread. To be called once.

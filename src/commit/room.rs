@@ -6,8 +6,8 @@
 
 use super::committer::Committer;
 use super::gate::RefusalReason;
+use super::guards::{LogsGuard, WriterGuard};
 use super::logs::Logs;
-use super::turn::{LogsGuard, WriterGuard};
 use super::writer::OPLOG_SLACK;
 use crate::engine::disk::Disk;
 use crate::error::{Error, Result};

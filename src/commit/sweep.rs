@@ -7,9 +7,10 @@
 
 use super::committer::Committer;
 use super::groups::GroupNumber;
-use super::turn::WriterGuard;
+use super::guards::WriterGuard;
 use crate::engine::batch::Family;
-use crate::engine::expiry::{self, Entry};
+use crate::engine::expiry;
+use crate::engine::expiry_index::Entry;
 use crate::engine::key;
 use crate::engine::keyspace::AccessError;
 use crate::engine::rows::RowAccess;

@@ -4,12 +4,11 @@
 //! Until a sealed group is settled, its effects overlay the database's state, because the database does not hold them
 //! yet.
 
-use super::committer::MemorySize;
 use super::groups::{GroupNumber, Groups};
 use crate::clock::{CommitClock, Moment, Reading};
 use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
-use crate::engine::expiry::ExpiryIndex;
+use crate::engine::expiry_index::ExpiryIndex;
 use crate::engine::memory::{Memory, Undo};
 use crate::engine::watch::WatchTable;
 use crate::engine::wear::Wear;
@@ -27,6 +26,19 @@ pub const GROUP_COMMITS_MAX: usize = 512;
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the op-log that are reserved for each group beyond its effects: frames take more than the effects alone.
 pub(super) const OPLOG_SLACK: usize = 64 << 10;
+
+/// Number of keys and bytes in the memory engines after a commit.
+#[derive(Clone, Copy)]
+pub(super) struct MemorySize {
+    pub keys: usize,
+    pub bytes: usize,
+}
+
+impl MemorySize {
+    pub fn of(memory: &Memory) -> Self {
+        Self { keys: memory.len(), bytes: memory.memory_bytes() }
+    }
+}
 
 /// The state under the writer lock.
 pub struct Writer {
@@ -48,7 +60,7 @@ pub struct Writer {
     /// Bytes of effects that the op-log frames of the open group carry.
     open_frames: usize,
     /// Commits of the open group. They may stay when the writer lock is released: see
-    /// [`super::turn::WriterGuard::leave_open`].
+    /// [`super::guards::WriterGuard::leave_open`].
     pub(super) pending: Vec<PendingCommit>,
     /// Number of the open group, or of the next one if none is open.
     pub(super) group: GroupNumber,

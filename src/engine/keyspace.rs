@@ -11,24 +11,19 @@
 use super::batch::Family;
 use super::disk::Disk;
 use super::effects::{Effects, Overlaid, Overlay, SealedEffects};
-use super::expiry::ExpiryIndex;
+use super::expiry_index::ExpiryIndex;
 use super::key::{self, Generation, StreamId};
 use super::memory::{List, ListEncoder, ListOps, Memory, Op, Undo, Zset, ZsetEncoder, ZsetOps};
 use super::meta::{self, Collection, DiskType, Meta};
 use super::rows::{RowAccess, Sought, Value};
 use super::scan::{Direction, Scan};
-use super::walk::Walked;
 use super::watch::WatchTable;
 use super::wear::Wear;
 use super::whole::{self, WHOLE_ELEMENTS_MAX};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
-use std::ops::{ControlFlow, Deref, Range};
+use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-/// How long [`Keyspace::clear`] searches for a key on disk before it deletes all keys anyway.
-const EMPTINESS_TIME: Duration = Duration::from_millis(5);
 
 /// Why the keyspace could not answer.
 #[derive(Debug)]
@@ -597,30 +592,6 @@ impl<'a> Keyspace<'a> {
             self.forget_expiry(key, found.expire_ms());
         }
         self.touch(key);
-        Ok(())
-    }
-
-    /// Deletes every key of every engine. Engines that are found empty get no effect.
-    pub fn clear(&mut self) -> Access<()> {
-        for watched in self.held().watches.watched() {
-            if !self.find(&watched)?.is_absent() {
-                self.touch(&watched);
-            }
-        }
-        let deadline = Instant::now() + EMPTINESS_TIME;
-        let walked = self.walk(&[0, 0], deadline, |_| Ok(ControlFlow::Break(())))?;
-        let is_disk_empty = walked == Walked::End;
-        let held = self.held();
-        if !is_disk_empty {
-            held.effects.clear();
-            held.expiries.clear();
-        }
-        if !held.memory.lists.is_empty() {
-            self.change_list(b"", |ops| ops.clear())?;
-        }
-        if !self.held().memory.zsets.is_empty() {
-            self.change_zset(b"", |ops| ops.clear())?;
-        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod deletions;
 pub mod disk;
 pub mod effects;
 pub mod expiry;
+pub mod expiry_index;
 mod hash;
 pub mod key;
 pub mod keyspace;

@@ -5,17 +5,20 @@
 
 use super::batch::Family;
 use super::key::{self, SLOTS};
-use super::keyspace::Keyspace;
+use super::keyspace::{Access, Keyspace};
 use super::scan::{Direction, Overlaid, Scan};
 use crate::error::{Error, Result};
 use std::ops::{ControlFlow, Range};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Largest number of slots that are walked between two looks at the clock.
 const RUN_SLOTS_MAX: u16 = 1024;
 /// Largest number of empty slots in a row that are walked with the used slots around them: passing the tombstones in
 /// them is cheaper than a new scan.
 const UNUSED_SLOTS_MAX: u16 = 64;
+
+/// How long [`Keyspace::clear`] searches for a key on disk before it deletes all keys anyway.
+const EMPTINESS_TIME: Duration = Duration::from_millis(5);
 
 /// A key that a walk meets.
 #[derive(Clone, Copy)]
@@ -48,6 +51,30 @@ pub enum Walked {
 }
 
 impl Keyspace<'_> {
+    /// Deletes every key of every engine. Engines that are found empty get no effect.
+    pub fn clear(&mut self) -> Access<()> {
+        for watched in self.held().watches.watched() {
+            if !self.find(&watched)?.is_absent() {
+                self.touch(&watched);
+            }
+        }
+        let deadline = Instant::now() + EMPTINESS_TIME;
+        let walked = self.walk(&[0, 0], deadline, |_| Ok(ControlFlow::Break(())))?;
+        let is_disk_empty = walked == Walked::End;
+        let held = self.held();
+        if !is_disk_empty {
+            held.effects.clear();
+            held.expiries.clear();
+        }
+        if !held.memory.lists.is_empty() {
+            self.change_list(b"", |ops| ops.clear())?;
+        }
+        if !self.held().memory.zsets.is_empty() {
+            self.change_zset(b"", |ops| ops.clear())?;
+        }
+        Ok(())
+    }
+
     /// Calls `visit` for each key from `from` on until `visit` breaks. `from` is a slot number (two bytes, big-endian)
     /// or a stored key. A walk that reaches `deadline` ends at the next slot where it looks at the clock; every call
     /// walks at least one run of slots.

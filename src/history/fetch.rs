@@ -4,7 +4,7 @@
 //! object is an error that names the object. Transient failures were already retried by [`Archive`].
 
 use super::line::{full_name, vanished};
-use super::plan::ChunkStep;
+use super::step::ChunkStep;
 use crate::archive::layout::ObjectName;
 use crate::archive::store::Archive;
 use crate::chunk::ChunkHeader;

@@ -156,3 +156,8 @@ pub(crate) fn full_name(archive: &Archive, name: &ObjectName) -> String {
 pub(crate) fn vanished(archive: &Archive, name: &ObjectName) -> Error {
     Error::Vanished { what: full_name(archive, name) }
 }
+
+/// Reports whether an error means that the object itself is unusable, so that another object may replace it.
+pub(crate) fn is_unusable(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. } | Error::Version { .. })
+}

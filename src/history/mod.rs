@@ -27,6 +27,7 @@ pub mod reader_pin;
 pub mod report;
 pub mod resolve;
 pub mod route;
+pub mod step;
 pub mod target;
 pub mod times;
 pub mod torn;

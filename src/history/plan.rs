@@ -10,7 +10,8 @@
 use super::abandoned::Abandoned;
 use super::reach::{CsnRange, Reach};
 use super::route::{Way, route, steps_between};
-use crate::archive::layout::{BaseName, ChunkName, RunName};
+use super::step::{ChunkStep, RunStep};
+use crate::archive::layout::{BaseName, RunName, as_text};
 use crate::archive::lineage::{Coverage, Lineage};
 use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::{Csn, Epoch};
@@ -62,32 +63,6 @@ pub struct Plan {
     pub lineage: Lineage,
 }
 
-/// The part of one chunk that a plan uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct ChunkStep {
-    /// The chunk.
-    #[serde(serialize_with = "as_text")]
-    pub chunk: ChunkName,
-    /// First csn to take from the chunk.
-    pub use_from: Csn,
-    /// Last csn to take from the chunk.
-    pub use_until: Csn,
-    /// Stored length of the chunk, in bytes.
-    pub bytes: u64,
-}
-
-/// A run that a plan uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct RunStep {
-    /// The run.
-    #[serde(serialize_with = "as_text")]
-    pub run: RunName,
-    /// Bytes of the run's files.
-    pub bytes: u64,
-    /// Number of the run's files, without the manifest.
-    pub files: u64,
-}
-
 /// A run that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct SkippedRun {
@@ -119,11 +94,6 @@ pub struct Shortfall {
     pub below: Option<CsnRange>,
     /// The nearest restorable commits above the csn.
     pub above: Option<CsnRange>,
-}
-
-/// Serializes a name in its text form.
-pub(crate) fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(name)
 }
 
 fn as_text_or_null<T: fmt::Display, S: Serializer>(name: &Option<T>, to: S) -> Result<S::Ok, S::Error> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::archive::epochs::{EpochRecord, EpochTree};
+use crate::archive::layout::ChunkName;
 use crate::archive::listing::{BaseObjects, Stored};
 use crate::csn::{CommitTime, HistoryHash};
 use chrono::DateTime;

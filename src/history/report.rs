@@ -3,11 +3,10 @@
 
 use super::abandoned::Abandoned;
 use super::line::History;
-use super::plan::as_text;
 use super::reach::CsnRange;
 use super::times::Times;
 use crate::archive::epochs::EpochRecord;
-use crate::archive::layout::{BaseName, RunName};
+use crate::archive::layout::{BaseName, RunName, as_text};
 use crate::archive::listing::BaseStart;
 use crate::archive::marks;
 use crate::archive::store::Archive;

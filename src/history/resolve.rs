@@ -1,9 +1,10 @@
 //! Resolves a target to a csn and a plan with as few reads as possible: the manifests of the plan's base and runs, and
 //! for a time the reads that [`super::times`] needs.
 
-use super::line::History;
-use super::plan::{ChunkStep, Plan, RunStep, SkippedBase, SkippedRun, plan_without};
+use super::line::{History, is_unusable};
+use super::plan::{Plan, SkippedBase, SkippedRun, plan_without};
 use super::reach::CsnRange;
+use super::step::{ChunkStep, RunStep};
 use super::target::Target;
 use super::times::Times;
 use crate::archive::layout::RunName;
@@ -134,11 +135,6 @@ impl History {
         let is_run_usable = |run: &RunName| skipped_runs.iter().all(|skip| skip.run != *run);
         self.reach_with(is_usable, is_run_usable).latest()
     }
-}
-
-/// Reports whether an error means that the object itself is unusable, so that another object may replace it.
-pub(crate) fn is_unusable(error: &Error) -> bool {
-    matches!(error, Error::Corrupt { .. } | Error::Version { .. })
 }
 
 impl History {

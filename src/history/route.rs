@@ -5,7 +5,7 @@
 //! carry the state from its first to its last point, in order and without a gap. The costs are estimates; the resulting
 //! state is exact whichever route is taken.
 
-use super::plan::{ChunkStep, RunStep};
+use super::step::{ChunkStep, RunStep};
 use crate::archive::layout::RunName;
 use crate::archive::lineage::{ChunkUse, Coverage, Lineage};
 use crate::archive::listing::{BaseStart, Listing};

@@ -9,10 +9,10 @@
 //! before the requested time. A time that the clock reached twice is therefore the later epoch's. Guarantees: the
 //! answer is exact. If a missing commit may have the requested time, the answer is an error and never a guess.
 
+use super::line::is_unusable;
 use super::line::{History, full_name, vanished};
 use super::plan::{Shortfall, SkippedBase};
 use super::reach::CsnRange;
-use super::resolve::is_unusable;
 use super::target::Target;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName};
 use crate::archive::lineage::{ChunkUse, Coverage, Gap};

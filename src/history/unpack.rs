@@ -8,7 +8,7 @@
 //!
 //! Does not inspect the commits' payloads.
 
-use super::plan::ChunkStep;
+use super::step::ChunkStep;
 use crate::archive::layout::ChunkName;
 use crate::archive::lineage::Lineage;
 use crate::chunk::Chunk;

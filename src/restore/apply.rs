@@ -13,7 +13,7 @@ use crate::engine::key::CSN_KEY;
 use crate::engine::memory::{self, Memory};
 use crate::engine::sorted::SortedRun;
 use crate::error::{Error, Result};
-use crate::history::plan::ChunkStep;
+use crate::history::step::ChunkStep;
 use crate::history::unpack::{Unpacked, Unpacker};
 use crate::log::recovery::disk_position;
 use crate::position::Position;

@@ -8,7 +8,7 @@
 use super::check::up_to;
 use super::material::{Facts, Material};
 use super::timeline::{Piece, Promise, RestorePoint, Timeline, Why};
-use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName};
+use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName, as_text};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::pins::PinRange;
@@ -65,10 +65,6 @@ pub struct Removal {
     pub bytes: u64,
     /// The reason.
     pub why: Reason,
-}
-
-fn as_text<T: fmt::Display, S: Serializer>(name: &T, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(name)
 }
 
 impl Removal {

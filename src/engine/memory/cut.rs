@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a cut never changes. A cut keeps its content in memory, so it should be dropped once it has been read.
 
-use super::dictionary::{Entry, Value};
+use super::entry::{Entry, Value};
 use super::part::{Group, Hashed};
 use std::sync::Arc;
 

@@ -10,23 +10,9 @@
 //! Non-goals: hiding expired keys (the caller knows the time), locks.
 
 use super::cut::Cut;
+use super::entry::{Entry, Value};
 use super::part::{Hashed, PARTS, Part, SHARDS};
 use super::small_bytes::SmallBytes;
-
-/// A value that a dictionary can hold. Cloning it must be cheap, because the copy of a shard clones its values.
-pub trait Value: Clone + Send + Sync + 'static {
-    /// Returns the heap bytes held; O(1).
-    fn memory_bytes(&self) -> usize;
-}
-
-/// A value and its expiry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry<V> {
-    /// The value.
-    pub value: V,
-    /// Milliseconds since the Unix epoch from which on the key is expired; 0: never.
-    pub expire_ms: u64,
-}
 
 /// Keys and values of one memory engine.
 pub struct Dictionary<V: Value> {

@@ -23,6 +23,7 @@
 mod bucket;
 mod cut;
 pub mod dictionary;
+mod entry;
 pub mod list;
 pub mod op;
 mod packed;
@@ -39,7 +40,8 @@ mod zset_large;
 mod zset_small;
 
 pub use cut::Cut;
-pub use dictionary::{Dictionary, Entry};
+pub use dictionary::Dictionary;
+pub use entry::{Entry, Value};
 pub use list::List;
 pub use op::{ListEncoder, ListOp, ListOps, Op, Scope, ZsetEncoder, ZsetOp, ZsetOps};
 pub use replay::{Misfit, replay};
@@ -51,13 +53,13 @@ pub use zset_builder::ZsetBuilder;
 use crate::error::Result;
 use crate::record::CommitRecord;
 
-impl dictionary::Value for List {
+impl Value for List {
     fn memory_bytes(&self) -> usize {
         self.memory_bytes()
     }
 }
 
-impl dictionary::Value for Zset {
+impl Value for Zset {
     fn memory_bytes(&self) -> usize {
         self.memory_bytes()
     }

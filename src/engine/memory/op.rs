@@ -19,7 +19,8 @@ pub mod zset;
 pub use list::{ListEncoder, ListOp, ListOps};
 pub use zset::{ZsetEncoder, ZsetOp, ZsetOps};
 
-use super::dictionary::{Dictionary, Value};
+use super::dictionary::Dictionary;
+use super::entry::Value;
 use super::part::{Hashed, Part};
 use crate::error::{Error, Result};
 use crate::varint;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: no part depends on another one, so that several threads can each change a part at the same time.
 
-use super::dictionary::{Entry, Value};
+use super::entry::{Entry, Value};
 use super::reclaim;
 use super::small_bytes::SmallBytes;
 use crate::engine::hash::hash;

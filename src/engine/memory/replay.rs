@@ -3,7 +3,8 @@
 //! Guarantees: the outcome is the same as that of applying the commits one by one. If an op does not fit the state, the
 //! first such op is returned as an error, and the engines must be given up.
 
-use super::dictionary::{Dictionary, Entry, Value};
+use super::dictionary::Dictionary;
+use super::entry::{Entry, Value};
 use super::op::{ListOps, Op, Scope, ZsetOps, missing};
 use super::part::{Hashed, PARTS, Part};
 use super::{List, Memory, Zset};

@@ -5,7 +5,8 @@
 //! that may have to be taken back use an undo.
 
 use super::cut::Cut;
-use super::dictionary::{Dictionary, Value};
+use super::dictionary::Dictionary;
+use super::entry::Value;
 use super::op::{ListOps, Op, Scope, ZsetOps};
 use super::{Memory, MemoryCut};
 use crate::error::Result;

@@ -8,8 +8,8 @@ use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::pins::PinRange;
 use crate::csn::{Csn, Epoch};
-use crate::history::plan::ChunkStep;
 use crate::history::reach::{CsnRange, Reach, leads, stretches};
+use crate::history::step::ChunkStep;
 
 /// The objects to copy.
 #[derive(Clone, PartialEq, Eq, Debug)]

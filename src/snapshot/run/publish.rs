@@ -6,14 +6,14 @@
 
 use super::builder::LocalRun;
 use super::manifest::RunManifest;
-use crate::archive::layout::{ObjectName, RunName};
+use crate::archive::layout::{ObjectName, RunName, as_text};
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::MANIFEST_BYTES_MAX;
 use crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// The outcome of publishing a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -29,10 +29,6 @@ pub struct PublishedRun {
     pub raw_bytes: u64,
     /// Whether this call published the run; false if the archive had it already.
     pub is_new: bool,
-}
-
-fn as_text<S: Serializer>(run: &RunName, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(run)
 }
 
 /// Publishes a compacted run, unless the archive has it already.

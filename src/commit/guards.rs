@@ -3,10 +3,10 @@
 //!
 //! Lock order: the logs' lock before the writer lock.
 
-use super::committer::{Committer, MemorySize};
+use super::committer::Committer;
 use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
-use super::writer::Writer;
+use super::writer::{MemorySize, Writer};
 use crate::clock::{self, Moment, Reading, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::effects::Effects;
@@ -29,6 +29,53 @@ const SEALED_EARLY_MIN: usize = 64;
 
 /// Reason to stop writes when a command ends with an error after it had an effect.
 const HALF_WAY: &str = "a command ended half-way: what it did is in memory and in no log";
+
+/// Bytes of a group's effects up to which [`Committer::write_soon`] writes the group on the calling thread. Handing a
+/// small group to another thread costs more than the write: on two cores, fifty clients that send one command of 100
+/// bytes at a time are served up to a fifth faster this way.
+const WRITTEN_AT_ONCE_BYTES_MAX: usize = 16 << 10;
+
+impl Committer {
+    /// Takes both locks. Groups that are open or queued are written before this returns.
+    pub fn lock_logs(&self) -> LogsGuard<'_> {
+        let mut logs = self.logs.lock();
+        self.write_queued(&mut logs);
+        let guard = self.lock_writer();
+        // Groups that were queued since the first call. While both locks are held, no group can be queued.
+        self.write_queued(&mut logs);
+        let mut guard = LogsGuard::new(guard, logs);
+        // If the write fails, the clients that wait for replies get the error, and the gate is closed.
+        let _ = guard.write();
+        guard
+    }
+
+    /// Takes the writer lock, to add commits to the open group or to begin one.
+    pub fn lock_writer(&self) -> WriterGuard<'_> {
+        WriterGuard::new(self)
+    }
+
+    /// Writes the open group and the queued groups before it.
+    pub fn write_open_group(&self) {
+        drop(self.lock_logs());
+    }
+
+    /// Arranges that the open group is written. This thread writes a small group. A larger one is handed to the log
+    /// thread at once, or stays open while an earlier group is being written; without a log thread, this thread writes
+    /// it.
+    pub fn write_soon(&self) {
+        let mut guard = self.lock_writer();
+        guard.writer.forget_settled(&self.groups);
+        let is_first = guard.writer.groups_on_their_way(&self.groups) == 0;
+        let is_small = is_first && guard.writer.effects.bytes() <= WRITTEN_AT_ONCE_BYTES_MAX;
+        let is_handed_over = !is_small && guard.hand_over();
+        let is_on_its_way = guard.writer.groups_on_their_way(&self.groups) > 0;
+        let open = guard.leave_open();
+        // A caller that learns that the earlier group is settled calls this function again.
+        if open.is_some() && !is_handed_over && !is_on_its_way {
+            self.write_open_group();
+        }
+    }
+}
 
 /// The writer lock is held, for one command or for a pipeline's worth of commands. Commits gather in the open group.
 /// [`WriterGuard::leave_open`] releases the lock and leaves the group open for the next holder of the lock. A guard

@@ -259,8 +259,8 @@ async fn a_torn_upload_is_replaced() {
         (vec![Fault::Tear], vec![]),
         (vec![Fault::Tear, Fault::Tear], vec![]),
         // The first two GETs check the fence; the next ones read the chunk.
-        (vec![Fault::LoseReply], vec![Fault::None, Fault::WrongBit(9)]),
         (vec![Fault::LoseReply], vec![Fault::None, Fault::None, Fault::WrongBit(9)]),
+        (vec![Fault::LoseReply], vec![Fault::None, Fault::None, Fault::None, Fault::WrongBit(9)]),
     ] {
         let bench = bench(Spool::default(), calm());
         bench.spool.seal(1);
@@ -348,7 +348,7 @@ async fn what_was_encrypted_anew_is_still_ours() {
     // The first two GETs check the fence. The first attempt for the second chunk takes effect and its answer is lost.
     store.script_puts([Fault::None, Fault::LoseReply]);
     for _ in 0..2 {
-        store.script_gets([Fault::None, Fault::Truncate]);
+        store.script_gets([Fault::None, Fault::None, Fault::Truncate]);
         let (uploader, mut status) = Uploader::new(&archive, Arc::clone(&spool), EPOCH, Csn::ZERO, calm());
         let task = tokio::spawn(async move { uploader.run().await });
         let waiting = status.wait_for(|status| status.archived == Csn(40) || status.stopped.is_some());

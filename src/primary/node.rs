@@ -296,15 +296,16 @@ impl Node {
     /// Fences this node because another node has the newer epoch `newer`: writes are refused from then on.
     pub fn fence(&self, newer: Epoch, node: &str) {
         let own = self.identity().epoch();
+        // Written down first: a client that was told of the fence finds the node fenced after a kill, too.
+        let fenced_by = Some(FencedBy { epoch: newer, node: node.to_owned() });
+        if let Err(error) = self.change_identity(|identity| identity.fenced_by = fenced_by) {
+            tracing::error!(%error, "that this node is fenced could not be written down; do not start it as a primary");
+        }
         if !self.committer.gate.stands(RefusalReason::Fenced) {
             tracing::error!(own = own.0, newer = newer.0, node, "fenced: a newer epoch exists");
         }
         let reason = Error::Fenced { own, newer, node: node.to_owned() };
         self.committer.gate.close(RefusalReason::Fenced, reason.to_string());
-        let fenced_by = Some(FencedBy { epoch: newer, node: node.to_owned() });
-        if let Err(error) = self.change_identity(|identity| identity.fenced_by = fenced_by) {
-            tracing::error!(%error, "that this node is fenced could not be written down; do not start it as a primary");
-        }
     }
 
     /// Returns a receiver that turns true when the node is to stop.

@@ -147,7 +147,7 @@ impl Simulation {
         assert_eq!(restored.csn, at.archived);
         let mut era = self.chronicle.now().clone();
         era.lines = accounts.iter().map(|account| account.lock().unwrap().line.clone()).collect();
-        if at.archived > era.fork {
+        if at.archived > era.begin {
             let judged = era.judge(at.archived, &restored.found);
             judged.unwrap_or_else(|difference| panic!("the archived watermark, csn {}: {difference}", at.archived));
         }
@@ -193,7 +193,7 @@ impl Simulation {
                 told.unwrap_or_else(|| panic!("csn {} to {csn} are abandoned, and not told: {report}", fork + 1));
             assert_eq!((told["from"].as_u64(), told["until"].as_u64()), (Some(fork + 1), Some(csn)), "{told}");
         }
-        let judged = if csn > old.era.fork {
+        let judged = if csn > old.era.begin {
             old.era.judge(csn, &restored.found)
         } else {
             self.chronicle.judge(csn, &restored.found).map(drop)

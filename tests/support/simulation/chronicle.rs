@@ -15,6 +15,9 @@ pub struct Era {
     pub epoch: u64,
     /// The last commit that the era shares with the previous era.
     pub fork: u64,
+    /// The commit at which the lines begin: at or after the fork. The commits between are those of the previous era's
+    /// lines, although they belong to this epoch.
+    pub begin: u64,
     /// Number of commits that no writer made: csn minus positions and deletions.
     pub offset: i64,
     /// The line of each writer.
@@ -95,7 +98,7 @@ impl Chronicle {
 
     /// Returns the era of a csn on the newest line.
     pub fn era_of(&self, csn: u64) -> &Era {
-        self.eras.iter().rev().find(|era| era.fork <= csn).unwrap_or(&self.eras[0])
+        self.eras.iter().rev().find(|era| era.begin <= csn).unwrap_or(&self.eras[0])
     }
 
     /// Judges a dump that was read at a csn of the newest line; returns `false` if its content is not known exactly.

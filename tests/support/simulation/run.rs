@@ -82,7 +82,7 @@ impl Simulation {
         let kind = |writer| if writer < MIXED_WRITERS { Kind::Mixed } else { Kind::Mayfly };
         let lines: Vec<Line> = (0..WRITERS).map(|writer| Line::new(writer, kind(writer), plan.seed)).collect();
         let accounts = lines.iter().map(|line| Mutex::new(Account::new(line.clone(), 0))).collect();
-        let era = Era { epoch: at.epoch, fork: at.committed, offset: at.committed as i64, lines };
+        let era = Era { epoch: at.epoch, fork: at.committed, begin: at.committed, offset: at.committed as i64, lines };
         let chronicle = Chronicle { eras: vec![era], quiets: Vec::new(), hazy: Vec::new() };
         Self { plan, cluster, chronicle, accounts, first_csn: at.committed }
     }
@@ -329,7 +329,7 @@ impl Simulation {
                 self.begin_lines_anew(seed, fork)
             }
         };
-        self.chronicle.begin(Era { epoch, fork, offset, lines: lines.clone() });
+        self.chronicle.begin(Era { epoch, fork, begin: csn.max(fork), offset, lines: lines.clone() });
         let account = |(line, at): (Line, u64)| Mutex::new(Account::new(line, at));
         self.accounts = lines.into_iter().zip(positions).map(account).collect();
     }
@@ -354,7 +354,7 @@ impl Simulation {
         let csn = self.await_stillness();
         let positions: Vec<u64> = lines.iter().map(|line| line.start + 1).collect();
         self.chronicle.hazy.push(fork + 1..=csn);
-        let mut era = Era { epoch: 0, fork: csn, offset: 0, lines };
+        let mut era = Era { epoch: 0, fork: csn, begin: csn, offset: 0, lines };
         era.offset = csn as i64 - era.settled_csn(&positions) as i64;
         (era.lines, positions, era.offset)
     }

@@ -1,4 +1,4 @@
-//! What the archive holds, read once: the input of restore plans, `snapshots`, `verify`, `status` and retention.
+//! A listing of the archive, read once: the input of restore plans, `snapshots`, `verify`, `status` and retention.
 //!
 //! Guarantees: a listing costs one LIST, one GET for each epoch record, and one GET for the next epoch's record, which
 //! detects a LIST answer that misses an epoch. Everything decided from a listing is a pure function (see

@@ -1,5 +1,5 @@
-//! What hashes and sets have in common: finding them, walking them, selecting the requested names that they hold, and
-//! removing elements.
+//! The operations that hashes and sets share: finding a collection, walking its elements, selecting requested names,
+//! and removing elements.
 
 use super::{Done, Fail, errors};
 use crate::engine::keyspace::{Found, Keyspace};

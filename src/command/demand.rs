@@ -21,7 +21,7 @@ const ROW_OVERHEAD_BYTES: usize = 64;
 /// forgotten; a transaction may delete what it has set.
 const EFFECTS_PER_ROW: usize = 4;
 
-/// What must be ready for a request that writes.
+/// The log room and the bound that a writing request needs before it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
     /// Bytes to ask [`crate::commit::guards::WriterGuard::reserve`] for.

@@ -32,7 +32,7 @@ pub enum Task {
     Shutdown,
 }
 
-/// What an operator allows a promotion to leave behind.
+/// The losses that an operator explicitly accepts for a promotion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Insistence {
     /// Epoch whose line may be abandoned. Commits of that line which this node does not have are on no line afterwards.

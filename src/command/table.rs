@@ -50,7 +50,7 @@ pub struct Command {
     pub keys: (i8, i8, i8),
     /// Redis' name of the command's family.
     pub group: &'static str,
-    /// What the command does, in one line.
+    /// One line that says what the command does.
     pub summary: &'static str,
     /// The function of the command.
     pub run: Run,

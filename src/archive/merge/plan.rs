@@ -40,7 +40,7 @@ impl Rules {
     }
 }
 
-/// What a round has to do.
+/// The work of one merge round.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MergePlan {
     /// Groups of adjacent chunks to merge. The merger may split a group if the merged chunk would become too large.

@@ -26,7 +26,7 @@ struct Options {
     increments: bool,
 }
 
-/// What happens to a member.
+/// The effect of a request on one member.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Outcome {
     /// The options forbid a change.

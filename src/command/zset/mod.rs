@@ -5,7 +5,7 @@
 //! exist. The score -0 is 0. An expired sorted set is left to the expiry cycle by a command that would only remove
 //! members from it.
 //!
-//! As in Redis, a lexical range has no specified meaning in a set whose scores differ.
+//! Lexical ranges are defined only for sets whose members all have the same score, as in Redis.
 
 mod add;
 mod bounds;

@@ -44,7 +44,7 @@ pub fn zcount(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     Ok(())
 }
 
-/// What the bounds of a range mean.
+/// The order that the bounds of a range refer to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum By {
     Rank,

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod effects;
 pub mod expiry;
 pub mod expiry_index;
+mod found;
 mod hash;
 pub mod key;
 pub mod keyspace;

@@ -20,18 +20,27 @@
 //! at a time, under the writer lock, except for a replay, whose threads each change their own parts. Non-goal: knowing
 //! which keys other engines hold. A key must be in at most one dictionary; the caller ensures this.
 
+mod block;
 mod bucket;
 mod cut;
+mod elements;
 pub mod dictionary;
 mod entry;
 pub mod list;
 pub mod op;
+mod integers;
+pub mod keys;
 mod packed;
+mod pairs;
+mod pairs_tree;
 pub mod part;
 pub(super) mod reclaim;
 mod replay;
 mod run;
+mod slot;
 mod small_bytes;
+mod string;
+mod text;
 mod tree;
 mod undo;
 pub mod zset;

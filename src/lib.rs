@@ -21,12 +21,13 @@
 //!
 //! The base modules lie below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`],
 //! [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`], [`varint`], [`threads`],
-//! [`background`], [`allocator`], and [`io`], the only code that touches log files. Above the stages lie [`primary`],
-//! which wires them and is the only module that knows all others, and [`compact`], which makes an archive cheaper,
-//! either without a primary or on a node's schedule.
+//! [`background`], [`allocator`], and [`io`], the only code that touches log files. Above the stages lie [`compact`],
+//! which makes an archive cheaper, [`node`], which wires the stages into a running node of either role, and
+//! [`primary`], what only a primary does. What only a replica does is the crate `walferry-replica`.
 //!
 //! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot, history, restore,
-//! retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` build on this one.
+//! retention < server, ship, compact < node < primary. The crates `walferry-replica` (on top of [`node`], beside
+//! [`primary`]) and `walferry-cli` build on this one.
 
 pub mod allocator;
 pub mod archive;
@@ -50,6 +51,7 @@ pub mod keep;
 mod life_cycle_tests;
 pub mod log;
 pub mod metrics;
+pub mod node;
 pub mod plain_name;
 pub mod position;
 pub mod primary;

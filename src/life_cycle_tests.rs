@@ -11,7 +11,7 @@ use crate::archive::marks::{self, MarkRecord};
 use crate::archive::merge::Rules;
 use crate::archive::store::Archive;
 use crate::clock;
-use crate::compact::{base, chunks, runs};
+use crate::compact::{chunks, runs};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Result};
 use crate::grain::Grain;
@@ -20,6 +20,7 @@ use crate::history::reach::Reach;
 use crate::history::target::Target;
 use crate::io::StdIo;
 use crate::keep::{Keep, Period, micros};
+use crate::node::rebuild;
 use crate::position::Position;
 use crate::record::CommitRecord;
 use crate::restore::progress::silent;
@@ -187,7 +188,7 @@ impl Life {
         let (dir, io, progress) = (scratch.path().to_owned(), Arc::new(StdIo), silent());
         match act.clone() {
             Act::Rebuild(csn) => {
-                base::rebuild(&archive, base::Options { target: Target::At(csn), epoch: None, dir, io, progress })
+                rebuild::rebuild(&archive, rebuild::Options { target: Target::At(csn), epoch: None, dir, io, progress })
                     .await
                     .map(drop)
             }

@@ -21,6 +21,7 @@ pub mod lineage;
 pub mod listing;
 pub mod marks;
 pub mod merge;
+pub mod opening;
 pub mod pins;
 pub mod put;
 pub mod retry_policy;

@@ -14,6 +14,7 @@ use crate::history::line::History;
 use crate::history::target::Target;
 use crate::io::StdIo;
 use crate::log::testing::chained;
+use crate::node::rebuild;
 use crate::record::CommitRecord;
 use crate::restore::progress::silent;
 use crate::restore::tests::support::{Archived, State, base as base_name, read_state, wild};
@@ -295,8 +296,8 @@ async fn a_rebuilt_base_is_a_base() {
     let rebuild = async |csn: u64| {
         let dir = tempfile::tempdir().unwrap();
         let (target, epoch, io, progress) = (Target::At(Csn(csn)), None, Arc::new(StdIo), silent());
-        let options = base::Options { target, epoch, dir: dir.path().join("base"), io, progress };
-        base::rebuild(&archived.archive, options).await.unwrap()
+        let options = rebuild::Options { target, epoch, dir: dir.path().join("base"), io, progress };
+        rebuild::rebuild(&archived.archive, options).await.unwrap()
     };
     let report = rebuild(22).await;
     assert!(report.is_new && report.csn == Csn(22) && report.epoch == Epoch(1), "{report:?}");

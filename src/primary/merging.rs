@@ -3,53 +3,51 @@
 //! Guarantees: merging sends no LIST, because the ledger holds the listing of the start and the later uploads. A
 //! failure of the store costs only the current round. A fenced primary merges nothing.
 
-use super::node::Node;
-use crate::archive::merge::{Ledger, Merger, Round, Rules};
+use crate::archive::merge::{Ledger, Merger, Rules};
 use crate::archive::store::Archive;
 use crate::archive::uploader::UploaderStatus;
-use crate::command::host::Host;
+use crate::node::core::Core;
+use crate::node::every::every;
+use crate::node::roles::MergeStatus;
 use parking_lot::Mutex;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Pause between two checks whether a round is due.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// The merging task; ends when this value is dropped.
 pub struct Merging {
-    status: Arc<Mutex<MergeStatus>>,
+    rounds: Arc<Rounds>,
     task: JoinHandle<()>,
 }
 
-/// The results of merging since the start.
-#[derive(Clone, Debug, Default)]
-pub struct MergeStatus {
-    /// The sum of all rounds.
-    pub sum: Round,
-    /// Why the last round failed; `None` if it succeeded.
-    pub last_error: Option<String>,
+/// The rounds of merging.
+struct Rounds {
+    core: Arc<Core>,
+    merger: tokio::sync::Mutex<Merger>,
+    uploader: watch::Receiver<UploaderStatus>,
+    status: Mutex<MergeStatus>,
 }
 
 impl Merging {
     /// Starts to merge the chunks that the ledger knows.
     pub fn start(
-        node: &Arc<Node>,
+        core: &Arc<Core>,
         archive: &Archive,
         ledger: Arc<Ledger>,
         uploader: watch::Receiver<UploaderStatus>,
     ) -> Self {
-        let status: Arc<Mutex<MergeStatus>> = Arc::default();
-        let merger = Merger::new(archive.clone(), ledger);
-        let task = tokio::spawn(merge(Arc::downgrade(node), merger, uploader, Arc::clone(&status)));
-        Self { status, task }
+        let merger = tokio::sync::Mutex::new(Merger::new(archive.clone(), ledger));
+        let rounds = Arc::new(Rounds { core: Arc::clone(core), merger, uploader, status: Mutex::default() });
+        let merge = |rounds: Arc<Rounds>| async move { rounds.merge().await };
+        let task = tokio::spawn(every(Arc::downgrade(&rounds), Rounds::interval, merge));
+        Self { rounds, task }
     }
 
     /// Returns the results so far.
     #[must_use]
     pub fn status(&self) -> MergeStatus {
-        self.status.lock().clone()
+        self.rounds.status.lock().clone()
     }
 }
 
@@ -59,26 +57,18 @@ impl Drop for Merging {
     }
 }
 
-async fn merge(
-    node: Weak<Node>,
-    mut merger: Merger,
-    uploader: watch::Receiver<UploaderStatus>,
-    status: Arc<Mutex<MergeStatus>>,
-) {
-    let mut last = Instant::now();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let Some(config) = node.upgrade().map(|node| node.config()) else { return };
-        if config.merge_interval.is_zero() || last.elapsed() < config.merge_interval {
-            continue;
-        }
-        if uploader.borrow().stopped.is_some() {
-            return;
-        }
-        let rules = Rules::with_grace(config.merge_grace);
-        let round = merger.round(rules, crate::clock::steady_millis()).await;
-        last = Instant::now();
-        let mut status = status.lock();
+impl Rounds {
+    /// Returns the time between two rounds; `None` without merging, or if uploading has ended.
+    fn interval(&self) -> Option<Duration> {
+        let interval = self.core.config().merge_interval;
+        Some(interval).filter(|interval| !interval.is_zero() && self.uploader.borrow().stopped.is_none())
+    }
+
+    /// Merges once.
+    async fn merge(&self) {
+        let rules = Rules::with_grace(self.core.config().merge_grace);
+        let round = self.merger.lock().await.round(rules, crate::clock::steady_millis()).await;
+        let mut status = self.status.lock();
         match round {
             Ok(round) => {
                 status.sum.add(round);

@@ -61,7 +61,7 @@ pub struct Service {
     /// The node that the commands run on.
     pub host: Arc<dyn Host>,
     /// The connected clients.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// Runtime of the tasks that commands start. Tasks never run on a thread that serves clients.
     pub runtime: Handle,
 }

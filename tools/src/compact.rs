@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use walferry::archive::merge::Round;
 use walferry::archive::store::Archive;
-use walferry::compact::{base, chunks, runs};
+use walferry::compact::{chunks, runs};
 use walferry::csn::Epoch;
 use walferry::grain::Grain;
 use walferry::history::target::Target;
 use walferry::io::{Backends, Choice, Io, StdIo};
+use walferry::node::rebuild;
 
 /// Merges small chunks, builds compacted runs and rebuilds bases, from the archive alone
 ///
@@ -59,7 +60,7 @@ pub struct Args {
 struct Report {
     merge: Option<Round>,
     runs: Option<runs::Report>,
-    base: Option<base::Report>,
+    base: Option<rebuild::Report>,
 }
 
 /// Runs the requested steps and prints the report.
@@ -98,8 +99,8 @@ async fn compact(args: &Args, archive: &Archive) -> Result<Report, Failure> {
     }
     if args.base {
         let dir = scratch.path().join("base");
-        let options = base::Options { target: until, epoch, dir, io, progress: progress::bar() };
-        report.base = Some(base::rebuild(archive, options).await?);
+        let options = rebuild::Options { target: until, epoch, dir, io, progress: progress::bar() };
+        report.base = Some(rebuild::rebuild(archive, options).await?);
     }
     Ok(report)
 }

@@ -1,11 +1,12 @@
 //! Rebuilds a hybrid snapshot from a base and the chunks and runs after it, and publishes it as the next base.
 //!
-//! Restores into a scratch directory, opens the directory as a primary does, and cuts a strict base from it.
+//! Restores into a scratch directory, opens the directory as a node does, and cuts a strict base from it.
 //! Guarantees: those of every base, see [`crate::snapshot::publish`]; another publisher of the same csn causes no
 //! conflict. The new base shares the SST files of the old base: the restore fetches them unchanged and puts later
 //! effects into new SST files, and only the new files are uploaded. When RocksDB merges SST files (at eight files of a
 //! column family), the rewritten files are new too.
 
+use super::open::{claim_directory, open};
 use crate::archive::store::Archive;
 use crate::config::{Config, Consistency, Memory};
 use crate::csn::{Csn, Epoch};
@@ -13,7 +14,6 @@ use crate::directory::LastRole;
 use crate::error::Result;
 use crate::history::target::Target;
 use crate::io::Io;
-use crate::primary::open::{claim_directory, open};
 use crate::restore::progress::ProgressSink;
 use crate::restore::restore;
 use crate::snapshot::base::{BaseCutter, CutRequest};

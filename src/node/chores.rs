@@ -1,11 +1,12 @@
-//! The background work of a node. One thread deletes expired keys, prepares op-log segments, writes memory images,
-//! requests due bases and checks the wall clock. Another thread, which must never wait for that work, checks the free
+//! The background work of a node. One thread deletes expired keys, prepares op-log segments, writes memory images and
+//! checks the wall clock. Another thread, which must never wait for that work, checks the free
 //! disk space.
 
 use super::clock::ClockWatch;
-use super::node::Node;
+use super::core::Core;
+use super::key_count::KeyCounter;
 use super::reclaiming::Reclaiming;
-use crate::command::host::Host;
+use super::snapshots::Snapshots;
 use crate::commit::gate::RefusalReason;
 use crate::commit::sweep::Sweeper;
 use crate::error::Result;
@@ -24,18 +25,18 @@ const LOG_LOOK_ROUNDS: u64 = 10;
 const COMPACTION_PAUSE_FACTOR: u32 = 4;
 
 /// Starts the threads, which end when the node stops.
-pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
+pub fn start(core: &Arc<Core>, snapshots: &Arc<Snapshots>, key_counter: &Arc<KeyCounter>) -> [JoinHandle<()>; 2] {
     // The first check runs before the first client is served.
-    look_for_room(node);
-    let runtime = tokio::runtime::Handle::current();
-    let (chores, room) = (Arc::clone(node), Arc::clone(node));
+    look_for_room(core);
+    let (core, room) = (Arc::clone(core), Arc::clone(core));
+    let (snapshots, key_counter) = (Arc::clone(snapshots), Arc::clone(key_counter));
     let do_chores = move || {
-        let _entered = runtime.enter();
         let mut chores = Chores {
-            sweeper: Sweeper::new(Arc::clone(&chores.committer)),
-            node: chores,
+            sweeper: Sweeper::new(Arc::clone(&core.committer)),
+            core,
+            snapshots,
+            key_counter,
             rounds: 0,
-            started: Instant::now(),
             compaction: None,
             compacted: None,
             last_error: String::new(),
@@ -59,15 +60,16 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
     thread.expect("threads can be started while the process comes up")
 }
 
-fn look_for_room(node: &Node) {
-    node.committer.look_for_room(node.dir.root(), node.config().min_free_bytes.0);
+fn look_for_room(core: &Core) {
+    core.committer.look_for_room(core.dir.root(), core.config().min_free_bytes.0);
 }
 
 struct Chores {
-    node: Arc<Node>,
+    core: Arc<Core>,
+    snapshots: Arc<Snapshots>,
+    key_counter: Arc<KeyCounter>,
     sweeper: Sweeper,
     rounds: u64,
-    started: Instant,
     /// A running compaction that drops deletions; returns its end and its duration.
     compaction: Option<JoinHandle<(Instant, Duration)>>,
     /// End and duration of the last finished compaction.
@@ -80,7 +82,7 @@ struct Chores {
 
 impl Chores {
     fn run(&mut self) {
-        let stopping = self.node.stopping();
+        let stopping = self.core.stopping();
         while !*stopping.borrow() {
             let mut done = Ok(());
             for _ in 0..LOOKS_PER_ROUND {
@@ -104,20 +106,20 @@ impl Chores {
 
     /// Prepares the op-log's next segment, so that the writer need not create it.
     fn prepare_segment(&self) -> Result<()> {
-        if self.node.committer.gate.stands(RefusalReason::DiskFull) {
+        if self.core.committer.gate.stands(RefusalReason::DiskFull) {
             return Ok(());
         }
-        self.node.committer.wanted_segment().map_or(Ok(()), |spare| spare.prepare())
+        self.core.committer.wanted_segment().map_or(Ok(()), |spare| spare.prepare())
     }
 
     fn round(&mut self) -> Result<()> {
-        if self.node.key_counter.is_due(&self.node.committer) {
-            let node = Arc::clone(&self.node);
-            std::thread::spawn(move || node.key_counter.count(&node.committer));
+        if self.key_counter.is_due() {
+            let key_counter = Arc::clone(&self.key_counter);
+            std::thread::spawn(move || key_counter.count());
         }
         if self.rounds.is_multiple_of(LOG_LOOK_ROUNDS) {
             self.look_at_logs();
-            self.clock.look(&self.node);
+            self.clock.look(&self.core);
             self.look_at_deletions()?;
         }
         Ok(())
@@ -127,7 +129,7 @@ impl Chores {
     fn look_at_deletions(&mut self) -> Result<()> {
         let may_compact = self.compaction.as_ref().is_none_or(JoinHandle::is_finished)
             && self.compacted.is_none_or(|(ended, took)| ended.elapsed() > took * COMPACTION_PAUSE_FACTOR);
-        let committer = &self.node.committer;
+        let committer = &self.core.committer;
         if !may_compact
             || committer.gate.stands(RefusalReason::DiskFull)
             || committer.gate.stands(RefusalReason::Broken)
@@ -151,24 +153,23 @@ impl Chores {
     }
 
     fn expire(&mut self) -> Result<()> {
-        let takes_writes = self.node.committer.gate.refusal_to_free().is_none();
+        let takes_writes = self.core.committer.gate.refusal_to_free().is_none();
         if takes_writes { self.sweeper.look(crate::clock::now_millis()) } else { Ok(()) }
     }
 
     fn look_at_logs(&mut self) {
-        let node = &self.node;
-        node.committer.note_durable();
+        let core = &self.core;
+        core.committer.note_durable();
         {
-            let mut guard = node.committer.lock_writer();
+            let mut guard = core.committer.lock_writer();
             guard.writer().watches.sweep();
             // The thread that left the group open writes it.
             let _ = guard.leave_open();
         }
-        if node.snapshots.is_image_due(node) {
-            let node = Arc::clone(node);
-            std::thread::spawn(move || node.snapshots.write_image(&node));
+        if self.snapshots.is_image_due() {
+            let snapshots = Arc::clone(&self.snapshots);
+            std::thread::spawn(move || snapshots.write_image());
         }
-        node.snapshots.look_at_bases(node, self.started);
-        self.reclaiming.look(node);
+        self.reclaiming.look(core, &self.snapshots);
     }
 }

@@ -7,23 +7,21 @@
 //!
 //! While building, the node needs memory for a second copy of the lists and sorted sets.
 
-use super::node::Node;
-use super::second_archive;
+use super::core::Core;
+use super::every::every;
 use crate::archive::store::Archive;
 use crate::clock;
-use crate::command::host::Host;
 use crate::compact::runs::{self, Options};
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::history::target::Target;
 use crate::restore::progress;
+use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Pause between two checks of the settings.
-const LOOK: Duration = Duration::from_millis(500);
 /// Time between the end of an hour or a day and the attempt to build it, so that a commit that proves the end can be
 /// archived.
 const SETTLE: Duration = Duration::from_secs(120);
@@ -83,32 +81,62 @@ fn period(grain: Grain, now_ms: u64) -> u64 {
     }
 }
 
-/// Starts the schedule, which ends with the node.
-pub(super) fn start(node: &Arc<Node>) {
-    if node.archive.is_some() {
-        node.spawn_until_stop(run(Arc::downgrade(node)));
-    }
+/// Builds compacted runs on a schedule.
+pub struct Compacting {
+    core: Arc<Core>,
+    /// The last successful attempt; `None` before the first.
+    last: Mutex<Option<Attempt>>,
+    status: Mutex<Compacted>,
 }
 
-async fn run(node: Weak<Node>) {
-    let mut last: Option<Attempt> = None;
-    let mut not_before = Instant::now();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let Some(node) = node.upgrade() else { return };
-        let Some(grain) = node.config().compact_per else { continue };
-        let (now_ms, committed) = (clock::now_millis(), node.committer.watermarks.committed.get());
-        let is_due = last.as_ref().is_none_or(|last| last.is_outdated(grain, now_ms, committed));
-        if !is_due || Instant::now() < not_before || node.committer.gate.leaves_archive_alone() {
-            continue;
+impl Compacting {
+    /// Creates the state of a node that has built nothing.
+    #[must_use]
+    pub fn new(core: Arc<Core>) -> Arc<Self> {
+        Arc::new(Self { core, last: Mutex::default(), status: Mutex::default() })
+    }
+
+    /// Starts the schedule, which ends with the node.
+    pub(super) fn start_schedule(self: &Arc<Self>) {
+        if self.core.archive.is_some() {
+            let attempt = |compacting: Arc<Self>| async move { compacting.attempt().await };
+            self.core.spawn_until_stop(every(Arc::downgrade(self), Self::pause, attempt));
         }
-        let compacted = compact(&node, grain).await;
-        not_before = Instant::now() + if compacted.is_ok() { PAUSE } else { RETRY };
-        let mut told = node.compacted.lock();
+    }
+
+    /// Returns the results of compacting since the start.
+    #[must_use]
+    pub fn status(&self) -> Compacted {
+        self.status.lock().clone()
+    }
+
+    /// Returns the pause between the end of the last attempt and the next attempt; `None` while an attempt would find
+    /// nothing to build or must not be made.
+    fn pause(&self) -> Option<Duration> {
+        let grain = self.core.config().compact_per?;
+        let committed = self.core.committer.watermarks.committed.get();
+        let is_due =
+            self.last.lock().as_ref().is_none_or(|last| last.is_outdated(grain, clock::now_millis(), committed));
+        if !is_due || self.core.committer.gate.leaves_archive_alone() {
+            return None;
+        }
+        let status = self.status.lock();
+        Some(match (status.ended_ms, &status.error) {
+            (0, _) => Duration::ZERO,
+            (_, None) => PAUSE,
+            (_, Some(_)) => RETRY,
+        })
+    }
+
+    async fn attempt(&self) {
+        let Some(grain) = self.core.config().compact_per else { return };
+        let (now_ms, committed) = (clock::now_millis(), self.core.committer.watermarks.committed.get());
+        let compacted = self.compact(grain).await;
+        let mut told = self.status.lock();
         told.ended_ms = clock::now_millis();
         match compacted {
             Ok(until) => {
-                last = Some(Attempt::made(grain, now_ms, committed, until));
+                *self.last.lock() = Some(Attempt::made(grain, now_ms, committed, until));
                 (told.until, told.error) = (until, None);
             }
             Err(error) => {
@@ -117,46 +145,47 @@ async fn run(node: Weak<Node>) {
             }
         }
     }
-}
 
-/// Builds the due runs in the archive and, on a primary, in the second archive. Returns the last commit in a run of the
-/// first.
-async fn compact(node: &Node, grain: Grain) -> Result<Csn> {
-    let archive = node.archive.as_ref().expect("started only with one");
-    let until = build(node, archive, grain).await?;
-    if let Some(second) = second_archive::kept_by(node)? {
-        build(node, &second, grain).await?;
+    /// Builds the due runs in the archive and, on a primary, in the second archive. Returns the last commit in a run of
+    /// the first.
+    async fn compact(&self, grain: Grain) -> Result<Csn> {
+        let archive = self.core.archive.as_ref().expect("started only with one");
+        let until = self.build(archive, grain).await?;
+        if let Some(second) = self.core.second_archive()? {
+            self.build(&second, grain).await?;
+        }
+        Ok(until)
     }
-    Ok(until)
-}
 
-async fn build(node: &Node, archive: &Archive, grain: Grain) -> Result<Csn> {
-    let scratch = node.dir.run();
-    clear(&scratch)?;
-    std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
-    let report = runs::build(
-        archive,
-        Options {
-            grain,
-            until: Target::Latest,
-            epoch: Some(node.identity().epoch()),
-            scratch: scratch.clone(),
-            io: Arc::clone(&node.backends.bulk),
-            progress: progress::silent(),
-        },
-    )
-    .await;
-    clear(&scratch)?;
-    let report = report?;
-    let mut compacted = node.compacted.lock();
-    compacted.runs += report.runs.len() as u64;
-    compacted.bytes += report.runs.iter().map(|run| run.bytes).sum::<u64>();
-    drop(compacted);
-    if !report.runs.is_empty() {
-        let (count, until) = (report.runs.len(), report.compacted_until.0);
-        tracing::info!(archive = archive.url(), runs = count, until, "compacted runs were built");
+    async fn build(&self, archive: &Archive, grain: Grain) -> Result<Csn> {
+        let core = &self.core;
+        let scratch = core.dir.run();
+        clear(&scratch)?;
+        std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
+        let report = runs::build(
+            archive,
+            Options {
+                grain,
+                until: Target::Latest,
+                epoch: Some(core.epoch()),
+                scratch: scratch.clone(),
+                io: Arc::clone(&core.backends.bulk),
+                progress: progress::silent(),
+            },
+        )
+        .await;
+        clear(&scratch)?;
+        let report = report?;
+        let mut compacted = self.status.lock();
+        compacted.runs += report.runs.len() as u64;
+        compacted.bytes += report.runs.iter().map(|run| run.bytes).sum::<u64>();
+        drop(compacted);
+        if !report.runs.is_empty() {
+            let (count, until) = (report.runs.len(), report.compacted_until.0);
+            tracing::info!(archive = archive.url(), runs = count, until, "compacted runs were built");
+        }
+        Ok(report.compacted_until)
     }
-    Ok(report.compacted_until)
 }
 
 /// Removes the scratch directory, which an earlier crash may have left.

@@ -1,10 +1,11 @@
 //! INFO: Redis' sections and field names, and walferry's own section.
 
-use super::node::Node;
-use super::second_archive::SecondStatus;
+use super::roles::{ArchivingStatus, SecondStatus};
+use super::running::Node;
+use super::safety::{Safety, age_of_next, clock_ahead_us, replica_lag};
 use crate::allocator;
 use crate::clock::Moment;
-use crate::command::host::{Host, InfoSection};
+use crate::command::host::InfoSection;
 use crate::commit::room;
 use crate::directory::Identity;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,7 @@ fn fields<const N: usize>(pairs: [(&str, String); N]) -> Fields {
 }
 
 fn server(node: &Node) -> Fields {
-    let uptime = node.stats.started.elapsed().as_secs();
+    let uptime = node.core.started.elapsed().as_secs();
     fields([
         ("redis_version", crate::command::server_info::REDIS_VERSION.to_owned()),
         ("walferry_version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -40,18 +41,18 @@ fn server(node: &Node) -> Fields {
         ("os", format!("Linux {}", rustix::system::uname().release().to_string_lossy())),
         ("arch_bits", usize::BITS.to_string()),
         ("process_id", std::process::id().to_string()),
-        ("run_id", node.identity().node),
-        ("tcp_port", node.config().port.0.to_string()),
+        ("run_id", node.core.identity().node),
+        ("tcp_port", node.core.config().port.0.to_string()),
         ("uptime_in_seconds", uptime.to_string()),
         ("uptime_in_days", (uptime / 86_400).to_string()),
     ])
 }
 
 fn clients(node: &Node) -> Fields {
-    let registry = &node.service().registry;
+    let registry = &node.registry;
     fields([
         ("connected_clients", registry.len().to_string()),
-        ("maxclients", registry.limit(node.config().maxclients.0).to_string()),
+        ("maxclients", registry.limit(node.core.config().maxclients.0).to_string()),
         ("blocked_clients", "0".to_owned()),
     ])
 }
@@ -78,11 +79,11 @@ fn human(bytes: u64) -> String {
 /// Returns the memory section. `used_memory` is the size of all allocations, as in Redis, including those of RocksDB,
 /// caches and connections. `maxmemory` limits only `memory_engine_bytes`, because deleting keys reduces nothing else.
 fn memory(node: &Node) -> Fields {
-    let engines = node.committer.memory_bytes() as u64;
-    let rows = node.committer.disk().rows().bytes() as u64;
+    let engines = node.core.committer.memory_bytes() as u64;
+    let rows = node.core.committer.disk().rows().bytes() as u64;
     let (dataset, resident) = (engines + rows, resident_bytes());
     let used = allocator::allocated_bytes().unwrap_or(resident).max(dataset);
-    let maxmemory = node.config().maxmemory.0;
+    let maxmemory = node.core.config().maxmemory.0;
     fields([
         ("used_memory", used.to_string()),
         ("used_memory_human", human(used)),
@@ -99,7 +100,7 @@ fn memory(node: &Node) -> Fields {
 }
 
 fn persistence(node: &Node) -> Fields {
-    let last = node.snapshots.last();
+    let last = node.bases.last();
     fields([
         ("loading", "0".to_owned()),
         ("rdb_bgsave_in_progress", u8::from(node.snapshots.is_busy()).to_string()),
@@ -108,31 +109,31 @@ fn persistence(node: &Node) -> Fields {
         ("aof_enabled", "1".to_owned()),
         (
             "aof_last_write_status",
-            if node.committer.gate.stands(crate::commit::gate::RefusalReason::Broken) { "err" } else { "ok" }
+            if node.core.committer.gate.stands(crate::commit::gate::RefusalReason::Broken) { "err" } else { "ok" }
                 .to_owned(),
         ),
-        ("log_bytes", node.committer.log_bytes().to_string()),
-        ("disk_free_bytes", room::free_bytes(node.dir.root()).unwrap_or_default().to_string()),
+        ("log_bytes", node.core.committer.log_bytes().to_string()),
+        ("disk_free_bytes", room::free_bytes(node.core.dir.root()).unwrap_or_default().to_string()),
         ("image_csn", node.snapshots.newest_image().position.csn.to_string()),
     ])
 }
 
 fn stats(node: &Node) -> Fields {
-    let registry = &node.service().registry;
+    let registry = &node.registry;
     fields([
         ("total_connections_received", registry.accepted().to_string()),
-        ("total_commands_processed", node.stats.commands.load(Ordering::Relaxed).to_string()),
+        ("total_commands_processed", node.commands.load(Ordering::Relaxed).to_string()),
         ("rejected_connections", registry.rejected().to_string()),
     ])
 }
 
 fn replication(node: &Node) -> Fields {
-    let committed = node.committer.watermarks.committed.get();
+    let committed = node.core.committer.watermarks.committed.get();
     let mut all = Vec::new();
-    match node.link().filter(|_| node.is_replica()) {
+    match node.core.link().filter(|_| node.core.is_replica()) {
         Some(link) => {
             let status = link.status();
-            let heard = status.heard.map_or_else(|| node.stats.started.elapsed(), Moment::elapsed);
+            let heard = status.heard.map_or_else(|| node.core.started.elapsed(), Moment::elapsed);
             all.extend(fields([
                 ("role", "slave".to_owned()),
                 ("master_host", status.host),
@@ -151,7 +152,7 @@ fn replication(node: &Node) -> Fields {
         }
         None => all.extend(fields([("role", "master".to_owned())])),
     }
-    let feeds = node.shipping.load().as_ref().map_or_else(Vec::new, |shipping| shipping.feeds.status());
+    let feeds = node.core.feeds();
     all.push(("connected_slaves".to_owned(), feeds.len().to_string()));
     for (nth, feed) in feeds.iter().enumerate() {
         let line = format!(
@@ -162,14 +163,14 @@ fn replication(node: &Node) -> Fields {
             feed.ack.applied,
             feed.seen.elapsed().as_secs(),
             committed.since(feed.ack.applied),
-            rounded_up_ms(node.replica_lag(feed)),
+            rounded_up_ms(replica_lag(&node.core, feed)),
             feed.in_flight_bytes,
             feed.ack.durable
         );
         all.push((format!("slave{nth}"), line));
     }
     all.extend(fields([
-        ("master_replid", replication_id(&node.identity())),
+        ("master_replid", replication_id(&node.core.identity())),
         ("master_repl_offset", committed.to_string()),
     ]));
     all
@@ -195,7 +196,7 @@ fn cpu() -> Fields {
 }
 
 fn keyspace(node: &Node) -> Fields {
-    let keys = node.told_key_count();
+    let keys = node.key_counter.told();
     if keys == 0 {
         return Vec::new();
     }
@@ -203,37 +204,37 @@ fn keyspace(node: &Node) -> Fields {
 }
 
 fn walferry(node: &Node) -> Fields {
-    let progress = node.progress();
-    let identity = node.identity();
+    let watermarks = &node.core.committer.watermarks;
+    let identity = node.core.identity();
     let mut all = fields([
         ("cluster_id", identity.cluster.to_string()),
         ("node_id", identity.node.clone()),
-        ("epoch", progress.epoch.to_string()),
-        ("epoch_incarnation", node.identity().current().incarnation.to_string()),
-        ("committed_csn", progress.committed.to_string()),
-        ("history_hash", node.committer.position().hash.to_string()),
-        ("durable_csn", progress.durable.to_string()),
-        ("archived_csn", progress.archived.to_string()),
-        ("clock_ahead_ms", (node.clock_ahead_us() / 1000).to_string()),
-        ("appendfsync", node.committer.syncer.mode().to_string()),
-        ("repl_port", node.config().repl_port.0.to_string()),
+        ("epoch", identity.epoch().to_string()),
+        ("epoch_incarnation", node.core.identity().current().incarnation.to_string()),
+        ("committed_csn", watermarks.committed.get().to_string()),
+        ("history_hash", node.core.committer.position().hash.to_string()),
+        ("durable_csn", watermarks.durable.get().to_string()),
+        ("archived_csn", watermarks.archived.get().to_string()),
+        ("clock_ahead_ms", (clock_ahead_us(&node.core) / 1000).to_string()),
+        ("appendfsync", node.core.committer.syncer.mode().to_string()),
+        ("repl_port", node.core.config().repl_port.0.to_string()),
     ]);
-    let refusal = node.committer.gate.refusal();
+    let refusal = node.core.committer.gate.refusal();
     let reason = refusal.map(|(obstacle, reason)| format!("{} {reason}", obstacle.code()));
     all.push(("writes_refused".to_owned(), reason.unwrap_or_default()));
     all.extend(archive(node));
     all.extend(compacting(node));
     all.extend(pruning(node));
     all.extend(fields([
-        ("io_backend", node.backends.description.clone()),
-        ("io_backend_reason", node.backends.reason.clone()),
+        ("io_backend", node.core.backends.description.clone()),
+        ("io_backend_reason", node.core.backends.reason.clone()),
     ]));
     all
 }
 
 /// Returns the archived commits that do not lie on the newest line; empty if there are none.
 fn abandoned(node: &Node) -> String {
-    let archive_figures = node.archive_figures.lock();
+    let archive_figures = node.core.archive_figures.lock();
     let told =
         archive_figures.iter().flat_map(|archive_figures| archive_figures.abandoned.iter().map(ToString::to_string));
     told.collect::<Vec<_>>().join("; ")
@@ -246,11 +247,11 @@ fn rounded_up_ms(lag: Duration) -> String {
 
 /// Returns which commits can be restored, how much a loss of this machine would cost, and the counts of requests to the
 /// archive.
-fn safety(node: &Node) -> Fields {
-    let safety = node.safety();
+fn safety(node: &Node, archiving: &ArchivingStatus) -> Fields {
+    let safety = Safety::of(&node.core, &node.bases, Some(archiving));
     let csn = |csn: Option<crate::csn::Csn>| csn.map_or_else(String::new, |csn| csn.to_string());
     let time = |time: Option<crate::csn::CommitTime>| time.map_or_else(String::new, |time| time.to_string());
-    let traffic = node.archive.as_ref().map(crate::archive::store::Archive::traffic);
+    let traffic = node.core.archive.as_ref().map(crate::archive::store::Archive::traffic);
     let count = |counter: fn(&crate::archive::traffic::Traffic) -> &std::sync::atomic::AtomicU64| {
         traffic.map_or(0, |traffic| counter(traffic).load(Ordering::Relaxed)).to_string()
     };
@@ -273,8 +274,8 @@ fn safety(node: &Node) -> Fields {
 
 /// Returns the setting and the results of building compacted runs since the start.
 fn compacting(node: &Node) -> Fields {
-    let compacted = node.compacted.lock().clone();
-    let per = node.config().compact_per;
+    let compacted = node.compacting.status();
+    let per = node.core.config().compact_per;
     fields([
         ("compact_per", per.map_or_else(String::new, |grain| grain.to_string())),
         ("compact_runs", compacted.runs.to_string()),
@@ -287,7 +288,7 @@ fn compacting(node: &Node) -> Fields {
 
 /// Returns the schedule of prunes and the result of the last one.
 fn pruning(node: &Node) -> Fields {
-    let (config, last) = (node.config(), node.last_prune.lock().clone());
+    let (config, last) = (node.core.config(), node.pruning.last());
     fields([
         ("keep", config.keep.to_string()),
         ("prune_interval_ms", config.prune_interval.as_millis().to_string()),
@@ -299,24 +300,20 @@ fn pruning(node: &Node) -> Fields {
 }
 
 fn archive(node: &Node) -> Fields {
-    let Some(archive) = &node.archive else {
+    let Some(archive) = &node.core.archive else {
         return fields([("archive", String::new()), ("archive_lag_ms", "0".to_owned())]);
     };
     let mut all = fields([("archive", archive.url().to_owned())]);
-    let shipping = node.shipping.load();
-    let Some(side) = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()) else {
+    let Some(archiving) = node.core.primary().and_then(|primary| primary.archiving()) else {
         all.extend(fields([("archive_lag_ms", "0".to_owned())]));
         all.extend(bases(node));
         return all;
     };
-    let (spool, cutter, uploader) = (side.spool.status(), side.cutter.status(), side.uploader.borrow().clone());
-    let merges = side.merging.status();
+    let restorable = safety(node, &archiving);
+    let ArchivingStatus { spool, cutter, cutter_error, uploader, merging: merges, second, .. } = archiving;
     all.extend(fields([
-        ("archive_lag_ms", rounded_up_ms(node.archive_lag())),
-        (
-            "archive_last_error",
-            uploader.stopped.or(uploader.last_error).or(side.cutter.last_error()).unwrap_or_default(),
-        ),
+        ("archive_lag_ms", rounded_up_ms(age_of_next(&node.core, node.core.committer.watermarks.archived.get()))),
+        ("archive_last_error", uploader.stopped.or(uploader.last_error).or(cutter_error).unwrap_or_default()),
         ("archive_failures_in_row", uploader.failures_in_row.to_string()),
         ("cut_csn", cutter.position.csn.to_string()),
         ("chunks_cut", cutter.chunks.to_string()),
@@ -332,18 +329,17 @@ fn archive(node: &Node) -> Fields {
         ("merge_last_error", merges.last_error.unwrap_or_default()),
     ]));
     all.extend(bases(node));
-    all.extend(safety(node));
-    if let Some(second) = &side.second {
-        let status = second.status();
-        let lag = node.second_lag(&status);
-        all.extend(archive_2(&node.config().archive_2, status, lag));
+    all.extend(restorable);
+    if let Some(second) = second {
+        let lag = age_of_next(&node.core, second.archived);
+        all.extend(archive_2(&node.core.config().archive_2, second, lag));
     }
     all
 }
 
 /// Returns the last base and the pending work on bases.
 fn bases(node: &Node) -> Fields {
-    let base = node.snapshots.last();
+    let base = node.bases.last();
     let report = base.report.as_ref();
     fields([
         ("last_base_csn", report.map_or(0, |report| report.base.csn.0).to_string()),
@@ -356,8 +352,8 @@ fn bases(node: &Node) -> Fields {
         ("last_base_took_ms", report.map_or(0, |report| report.took.as_millis()).to_string()),
         ("last_base_replica", base.publisher),
         ("last_base_error", base.error.unwrap_or_default()),
-        ("base_asked_of_replica", node.snapshots.bases.asked()),
-        ("bases_to_repair", node.snapshots.bases.to_repair().to_string()),
+        ("base_asked_of_replica", node.bases.asked()),
+        ("bases_to_repair", node.bases.repairs.waiting().to_string()),
     ])
 }
 

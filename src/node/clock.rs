@@ -4,9 +4,8 @@
 //! times follow a clock that was set by more than [`clock::STEP_MIN`] only if `accept-clock-step` allows so, because
 //! only the operator knows whether the clock or the earlier times are wrong.
 
-use super::node::Node;
+use super::core::Core;
 use crate::clock::{self, is_step, now_micros};
-use crate::command::host::Host;
 use crate::csn::CommitTime;
 use crate::error::{Error, Result};
 use std::time::Duration;
@@ -26,8 +25,8 @@ pub fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Res
 }
 
 /// Applies [`needs_epoch`] to a node before the node accepts writes.
-pub(super) fn node_needs_epoch(node: &Node) -> Result<bool> {
-    needs_epoch(node.committer.committed_time(), CommitTime(now_micros()), node.config().accept_clock_step)
+pub fn node_needs_epoch(core: &Core) -> Result<bool> {
+    needs_epoch(core.committer.committed_time(), CommitTime(now_micros()), core.config().accept_clock_step)
 }
 
 /// Checks regularly whether the wall clock was set.
@@ -39,15 +38,15 @@ pub(super) struct ClockWatch {
 
 impl ClockWatch {
     /// Checks once. Logs when the wall clock was set, and when commit times follow it.
-    pub fn look(&mut self, node: &Node) {
-        if node.is_replica() {
+    pub fn look(&mut self, core: &Core) {
+        if core.is_replica() {
             self.is_held = false;
             return;
         }
-        let mut guard = node.committer.lock_writer();
+        let mut guard = core.committer.lock_writer();
         let apart_us = guard.clock_lag_us();
         let is_set = is_step(apart_us);
-        let follows = is_set && apart_us > 0 && node.config().accept_clock_step;
+        let follows = is_set && apart_us > 0 && core.config().accept_clock_step;
         if follows {
             guard.follow_wall_clock();
         }

@@ -1,9 +1,9 @@
 //! Frees disk space while the disk is low: writes a memory image, so that the logs before it can be purged, and removes
 //! deleted rows from RocksDB's files, so that deletions by clients free space.
 
-use super::node::Node;
+use super::core::Core;
+use super::snapshots::Snapshots;
 use crate::background;
-use crate::command::host::Host;
 use crate::commit::gate::RefusalReason;
 use crate::commit::room;
 use crate::csn::Csn;
@@ -33,9 +33,9 @@ enum Round {
 impl Reclaiming {
     /// Starts a round in the background if the disk is low and a commit since the last round may have deleted
     /// something.
-    pub fn look(&mut self, node: &Arc<Node>) {
-        let committed = node.committer.watermarks.committed.get();
-        if !node.committer.gate.stands(RefusalReason::DiskLow) || self.looked_at == Some(committed) {
+    pub fn look(&mut self, core: &Arc<Core>, snapshots: &Arc<Snapshots>) {
+        let committed = core.committer.watermarks.committed.get();
+        if !core.committer.gate.stands(RefusalReason::DiskLow) || self.looked_at == Some(committed) {
             return;
         }
         let mut round = self.round.lock();
@@ -46,22 +46,22 @@ impl Reclaiming {
         }
         drop(round);
         self.looked_at = Some(committed);
-        let (node, round) = (Arc::clone(node), Arc::clone(&self.round));
+        let (core, snapshots, round) = (Arc::clone(core), Arc::clone(snapshots), Arc::clone(&self.round));
         std::thread::spawn(move || {
-            background::run(|| reclaim(&node));
+            background::run(|| reclaim(&core, &snapshots));
             *round.lock() = Round::Ended(Instant::now());
         });
     }
 }
 
-fn reclaim(node: &Node) {
-    let room = || room::room_to_reclaim(node.dir.root(), node.config().min_free_bytes.0);
+fn reclaim(core: &Core, snapshots: &Snapshots) {
+    let room = || room::room_to_reclaim(core.dir.root(), core.config().min_free_bytes.0);
     let before = room();
     // An image is at most as large as the memory engines.
-    if (node.committer.memory_bytes() as u64) < before / 2 {
-        node.snapshots.write_image(node);
+    if (core.committer.memory_bytes() as u64) < before / 2 {
+        snapshots.write_image();
     }
-    if let Err(error) = node.committer.disk().reclaim(room) {
+    if let Err(error) = core.committer.disk().reclaim(room) {
         tracing::warn!(%error, "the space of what was deleted could not be given back");
     }
     let freed = room().saturating_sub(before);

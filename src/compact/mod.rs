@@ -2,7 +2,8 @@
 //! `walferry compact`.
 //!
 //! ```text
-//! chunks   merges small chunks, from one listing (a primary knows its chunks without a listing)
+//! merge    merges small chunks
+//! chunks   merges the small chunks of one listing (a primary knows its chunks without a listing)
 //! runs     builds compacted runs for whole hours, days or numbers of commits
 //! base     rebuilds a hybrid snapshot and publishes it as the next base
 //! ```
@@ -14,6 +15,7 @@
 
 pub mod base;
 pub mod chunks;
+pub mod merge;
 pub mod runs;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,18 @@
 //! Merges the primary's small chunks in the background.
 //!
-//! Guarantees: merging sends no LIST, because the ledger holds the listing of the start and the later uploads. A
-//! failure of the store costs only the current round. A fenced primary merges nothing.
+//! Guarantees: merging sends no LIST of chunks, because the merger knows the listing of the start and the chunks that the
+//! uploader reports. A failure of the store costs only the current round. A fenced primary merges nothing.
 
 use super::node::Node;
-use crate::archive::merge::{Ledger, Merger, Round, Rules};
+use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
-use crate::archive::uploader::UploaderStatus;
+use crate::archive::uploader::{ArchivedChunk, UploaderStatus};
 use crate::command::host::Host;
+use crate::compact::merge::{Merger, Round, Rules};
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Pause between two checks whether a round is due.
@@ -33,16 +34,17 @@ pub struct MergeStatus {
 }
 
 impl Merging {
-    /// Starts to merge the chunks that the ledger knows.
+    /// Starts to merge the chunks of `listing` and those that the uploader reports as `archived`.
     pub fn start(
         node: &Arc<Node>,
         archive: &Archive,
-        ledger: Arc<Ledger>,
+        listing: &Listing,
+        archived: mpsc::Receiver<ArchivedChunk>,
         uploader: watch::Receiver<UploaderStatus>,
     ) -> Self {
         let status: Arc<Mutex<MergeStatus>> = Arc::default();
-        let merger = Merger::new(archive.clone(), ledger);
-        let task = tokio::spawn(merge(Arc::downgrade(node), merger, uploader, Arc::clone(&status)));
+        let merger = Merger::new(archive.clone(), listing);
+        let task = tokio::spawn(merge(Arc::downgrade(node), merger, archived, uploader, Arc::clone(&status)));
         Self { status, task }
     }
 
@@ -62,12 +64,16 @@ impl Drop for Merging {
 async fn merge(
     node: Weak<Node>,
     mut merger: Merger,
+    mut archived: mpsc::Receiver<ArchivedChunk>,
     uploader: watch::Receiver<UploaderStatus>,
     status: Arc<Mutex<MergeStatus>>,
 ) {
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
+        while let Ok(chunk) = archived.try_recv() {
+            merger.note_archived(chunk);
+        }
         let Some(config) = node.upgrade().map(|node| node.config()) else { return };
         if config.merge_interval.is_zero() || last.elapsed() < config.merge_interval {
             continue;

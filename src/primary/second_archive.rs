@@ -12,9 +12,8 @@ use super::node::Node;
 use super::shipping::{self, archived_until};
 use crate::archive::crypt::KeyRing;
 use crate::archive::crypt::keys::{ARCHIVE_2_KEY_VARIABLE, ARCHIVE_KEY_VARIABLE};
-use crate::archive::epochs::{self, Claim, EpochRecord};
+use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
-use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::retry_policy::{RetryPolicy, backoff};
 use crate::archive::store::{Archive, Opening};
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
@@ -37,7 +36,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Retry policy of a start that asks the archive which cluster owns it.
-const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) };
+const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT };
 /// Pause after the first of successive failures to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause between two attempts to connect.
@@ -340,10 +339,9 @@ impl Run {
         }
         let settings =
             UploaderSettings { fence_check_interval: config.fence_check_interval, ..UploaderSettings::default() };
-        let ledger = Arc::new(Ledger::of(&listing));
-        let source = Arc::new(LedgerSource::new(Arc::new(SecondSource(Arc::clone(spool))), Arc::clone(&ledger)));
-        let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
-        let _merging = Merging::start(node, &archive, ledger, status.clone());
+        let source = Arc::new(SecondSource(Arc::clone(spool)));
+        let (mut uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
+        let _merging = Merging::start(node, &archive, &listing, uploader.report_archived(), status.clone());
         spool.wake_second(uploader.wake());
         tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
         let (repairs, target) = (Arc::clone(node), archive.clone());
@@ -400,17 +398,13 @@ async fn repair_bases(node: &Node, archive: &Archive) {
 
 /// Writes the first archive's epoch records into the second, because an epoch must mean the same in both.
 async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
-    for record in line {
-        if let Claim::Taken(other) = epochs::claim(second, record).await? {
-            let detail = format!(
-                "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
-                 Give archive-2 another prefix",
-                other.epoch, other.node, record.node
-            );
-            return Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail });
-        }
-    }
-    Ok(())
+    let Some((record, other)) = epochs::claim_line(second, line).await? else { return Ok(()) };
+    let detail = format!(
+        "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. Give \
+         archive-2 another prefix",
+        other.epoch, other.node, record.node
+    );
+    Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail })
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use crate::archive::crypt::keys::ARCHIVE_KEY_VARIABLE;
 use crate::archive::epochs;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing};
-use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::store::{Archive, Opening};
 use crate::archive::thinned::Thinned;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
@@ -30,8 +29,9 @@ use crate::history::archive_figures::ArchiveFigures;
 use crate::history::catch_up::CatchUp;
 use crate::history::line::{History, line_end};
 use crate::history::reach::Reach;
+use crate::history::route::RouteCosts;
 use crate::history::torn::drop_torn;
-use crate::log::reader::LogPosition;
+use crate::log::reader::LogCursor;
 use crate::log::recovery::MissingCommits;
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -205,7 +205,7 @@ impl Shipping {
 
     /// Returns the log position up to which shipping no longer needs the logs; `None` without an archive.
     #[must_use]
-    pub fn cut_until(&self) -> Option<LogPosition> {
+    pub fn cut_until(&self) -> Option<LogCursor> {
         self.archive.as_ref().map(|archive| archive.cutter.status().position)
     }
 
@@ -261,9 +261,9 @@ impl ArchiveSide {
         let epoch = node.identity().epoch();
         let (listing, lineage) = read_listing(archive, epoch).await?;
         let stretches = archived_stretches(archive, &listing, &lineage).await?;
-        let ledger = Arc::new(Ledger::of(&listing));
         let end = line_end(archive, &listing, &lineage).await?;
-        let history = History { archive: archive.clone(), cluster: node.identity().cluster, listing, lineage };
+        let cluster = node.identity().cluster;
+        let history = History { archive: archive.clone(), cluster, listing, lineage, costs: RouteCosts::DEFAULT };
         *node.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
         let position = node.committer.position();
         let committed = position.csn;
@@ -308,15 +308,15 @@ impl ArchiveSide {
                 );
                 let Position { csn, hash, .. } = position;
                 let wal_seq = node.committer.disk().wal_seq();
-                CutFrom { position: LogPosition { csn, wal_seq }, hash, epoch }
+                CutFrom { position: LogCursor { csn, wal_seq }, hash, epoch }
             }
             Some(header) => {
-                let position = LogPosition { csn: header.last, wal_seq: header.wal_last };
+                let position = LogCursor { csn: header.last, wal_seq: header.wal_last };
                 CutFrom { position, hash: header.hash_after, epoch }
             }
             None => {
                 let hash = tokio::task::block_in_place(|| archived_hash(node, archive, archived, end))?;
-                CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, hash, epoch }
+                CutFrom { position: LogCursor { csn: archived, ..LogCursor::default() }, hash, epoch }
             }
         };
         let settings = UploaderSettings {
@@ -328,9 +328,8 @@ impl ArchiveSide {
         if line.is_some() {
             spool.keep_for_second(from.position.csn);
         }
-        let source = Arc::new(LedgerSource::new(Arc::clone(&spool), Arc::clone(&ledger)));
-        let (uploader, status) = Uploader::new(archive, source, epoch, archived, settings);
-        let merging = Merging::start(node, archive, ledger, status.clone());
+        let (mut uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
+        let merging = Merging::start(node, archive, &history.listing, uploader.report_archived(), status.clone());
         let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let (watched, (ends, ended)) = (Arc::clone(node), watch::channel(false));
@@ -412,7 +411,7 @@ pub async fn fetch_tail(
     committer: &Arc<Committer>,
 ) -> Result<Csn> {
     let position = committer.position();
-    let mut tail = CatchUp::contiguous(archive, listing, lineage, position);
+    let tail = CatchUp::contiguous(archive, listing, lineage, position);
     if let Some(end) = archived_behind_a_gap(listing, lineage, tail.until()) {
         let (what, expected) = (archive.url().to_owned(), tail.until().next());
         return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
@@ -424,9 +423,7 @@ pub async fn fetch_tail(
             "the archive holds commits that the logs lack: they are fetched"
         );
     }
-    while let Some(commits) = tail.next().await? {
-        tokio::task::block_in_place(|| committer.lock_logs().apply(commits))?;
-    }
+    tail.apply(committer, || false).await?;
     Ok(committer.watermarks.committed.get())
 }
 

@@ -14,8 +14,8 @@ use crate::config::Consistency;
 use crate::csn::{Csn, HistoryHash};
 use crate::directory::LastRole;
 use crate::error::{Error, Result};
-use crate::log::reader::LogPosition;
-use crate::log::recovery::ImagePosition;
+use crate::log::reader::LogCursor;
+use crate::log::recovery::CutPoint;
 use crate::ship::feed::{FeedHost, HEARTBEAT_INTERVAL, SEND_DEADLINE, deadline};
 use crate::ship::wire::{self, BaseBegin, BaseFile, Heartbeat, Hello, Message, PART_BYTES, Sender};
 use crate::snapshot::base::{BaseCutter, CutRequest, LocalBase};
@@ -38,7 +38,7 @@ const BASE_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// The memory images and bases of a node.
 pub struct Snapshots {
     /// The positions of the newest image on disk and of the image before it.
-    images: Mutex<[ImagePosition; 2]>,
+    images: Mutex<[CutPoint; 2]>,
     /// Bytes of the logs on disk before the newest image; 0 before this process has written an image.
     logs_before_image: AtomicU64,
     /// Locked while a base is cut and published or sent.
@@ -86,7 +86,7 @@ pub struct LastBase {
 impl Snapshots {
     /// Creates the state of a node whose memory was loaded from `image`.
     #[must_use]
-    pub fn new(image: ImagePosition) -> Self {
+    pub fn new(image: CutPoint) -> Self {
         Self {
             images: Mutex::new([image; 2]),
             logs_before_image: AtomicU64::new(0),
@@ -232,7 +232,7 @@ impl Snapshots {
             images[1]
         };
         self.saved.store(crate::clock::now_millis() / 1000, Ordering::Relaxed);
-        let keep = shipped_until(node).map_or(before.in_logs(), |shipped| lower(shipped, before.in_logs()));
+        let keep = shipped_until(node).map_or(before.log_cursor(), |shipped| lower(shipped, before.log_cursor()));
         let freed = node.committer.purge_logs(keep)?;
         self.logs_before_image.store(logged.saturating_sub(freed), Ordering::Relaxed);
         tracing::info!(csn = image.position.csn.0, bytes, freed, "memory image written");
@@ -241,7 +241,7 @@ impl Snapshots {
 
     /// Returns the position of the newest image on disk.
     #[must_use]
-    pub fn newest_image(&self) -> ImagePosition {
+    pub fn newest_image(&self) -> CutPoint {
         self.images.lock()[0]
     }
 
@@ -353,17 +353,17 @@ pub(super) async fn hand_on(node: &Arc<Node>, base: LocalBase, base_tools: Owned
 /// Returns the log position up to which shipping no longer needs the logs; `None` if nothing is shipped. A replica with
 /// an archive keeps the commits that its primary has not archived, because after a promotion the replica must archive
 /// them.
-fn shipped_until(node: &Node) -> Option<LogPosition> {
+fn shipped_until(node: &Node) -> Option<LogCursor> {
     match node.shipping.load().as_ref() {
         Some(shipping) => shipping.cut_until(),
         None if node.archive.is_some() => {
             let archived = node.committer.watermarks.archived.get();
-            Some(node.committer.log_position(archived).unwrap_or_default())
+            Some(node.committer.log_cursor(archived).unwrap_or_default())
         }
         None => None,
     }
 }
 
-fn lower(a: LogPosition, b: LogPosition) -> LogPosition {
-    LogPosition { csn: a.csn.min(b.csn), wal_seq: a.wal_seq.min(b.wal_seq) }
+fn lower(a: LogCursor, b: LogCursor) -> LogCursor {
+    LogCursor { csn: a.csn.min(b.csn), wal_seq: a.wal_seq.min(b.wal_seq) }
 }

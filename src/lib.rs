@@ -16,8 +16,10 @@
 //! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | each consumer pulls from a position that it owns |
 //! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
 //! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | engines at one csn, or each at a stated csn; writes go on |
-//! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names reachable targets |
-//! | 11 retention | [`retention`] | `PrunePlan` | nothing is removed that the policy promises to keep |
+//! | 9 compacted run | [`compacted_run`] | `RunManifest` | the state before a run, with the run applied, is the state after it |
+//! | 10 reading history | [`history`] | `Plan` | commits in order, without a gap, of one line |
+//! | 11 restore | [`restore`] | `Engines` | exactly the target, or an error that names reachable targets |
+//! | 12 retention | [`retention`] | `PrunePlan` | nothing is removed that the policy promises to keep |
 //!
 //! The base modules lie below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`],
 //! [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`], [`varint`], [`threads`],
@@ -25,9 +27,9 @@
 //! which makes an archive cheaper, [`node`], which wires the stages into a running node of either role, and
 //! [`primary`], what only a primary does. What only a replica does is the crate `walferry-replica`.
 //!
-//! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot, history, restore,
-//! retention < server, ship, compact < node < primary. The crates `walferry-replica` (on top of [`node`], beside
-//! [`primary`]) and `walferry-cli` build on this one.
+//! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot < compacted_run <
+//! history < restore, retention < server, ship, compact < node < primary. The crates `walferry-replica` (on top of
+//! [`node`], beside [`primary`]) and `walferry-cli` build on this one.
 
 pub mod allocator;
 pub mod archive;
@@ -38,6 +40,7 @@ pub mod cluster;
 pub mod command;
 pub mod commit;
 pub mod compact;
+pub mod compacted_run;
 pub mod config;
 pub mod csn;
 pub mod directory;

@@ -5,7 +5,7 @@
 //! synced.
 
 use crate::PrimaryAddress;
-use crate::follow::{Follower, apply_in_turns};
+use crate::follow::Follower;
 use crate::lag::Lag;
 use crate::probe;
 use futures::FutureExt;
@@ -357,18 +357,9 @@ impl Session {
             .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
         // The archive's commits continue this replica's history only if this replica's commits lie on that line.
         self.core.adopt_history(&lineage.starts())?;
-        let mut commits = CatchUp::open(&archive, &lineage, position).await?;
+        let commits = CatchUp::open(&archive, &lineage, position).await?;
         tracing::info!(after = after.0, until = commits.until().0, "catching up from the archive");
-        while let Some(next) = commits.next().await? {
-            let committer = Arc::clone(&self.core.committer);
-            tokio::task::spawn_blocking(move || apply_in_turns(&committer, next.to_vec()))
-                .await
-                .expect("applying does not panic")?;
-            if *self.stopping.borrow() {
-                return Ok(());
-            }
-        }
-        Ok(())
+        commits.apply(&self.core.committer, || *self.stopping.borrow()).await
     }
 }
 

@@ -29,7 +29,7 @@ pub const SINGLE_PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// as possible.
 pub const PART_BYTES: u64 = 5 * 1024 * 1024;
 
-/// Parts in flight of one upload. With [`crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX`] files, the upload of a base
+/// Parts in flight of one upload. With [`crate::snapshot::mover::UPLOADS_IN_FLIGHT_MAX`] files, the upload of a base
 /// holds at most 80 MiB.
 pub const PARTS_IN_FLIGHT_MAX: usize = 4;
 

@@ -268,7 +268,11 @@ async fn a_vanished_directory_is_not_an_empty_archive() {
 async fn a_failure_is_never_taken_for_not_there() {
     let store = FaultStore::default();
     store.set_down(true);
-    let archive = over(&store).with_patience(RetryPolicy { attempts: 2, deadline: Duration::from_secs(1) });
+    let archive = over(&store).with_patience(RetryPolicy {
+        attempts: 2,
+        deadline: Duration::from_secs(1),
+        ..RetryPolicy::DEFAULT
+    });
     let name = mark("m");
     assert!(archive.get(&name).await.is_err());
     assert!(archive.head(&name).await.is_err());

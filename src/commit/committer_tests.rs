@@ -10,7 +10,7 @@ use crate::engine::disk::DiskOptions;
 use crate::io::Io;
 use crate::io::faults::{Faults, Step};
 use crate::log::durable::DurableMark;
-use crate::log::recovery::{ImagePosition, Losses, Recovered, disk_position, recover};
+use crate::log::recovery::{CutPoint, Losses, Recovered, disk_position, recover};
 use crate::log::testing::{chained, on_both, on_disk, on_list};
 use rustix::io::Errno;
 use std::path::Path;
@@ -54,7 +54,7 @@ impl Rig {
             &disk,
             &mut oplog,
             &mut memory,
-            ImagePosition::default(),
+            CutPoint::default(),
             None,
             Losses { intact_until: None, note: &mut |_| Ok(()) },
         )?;
@@ -125,7 +125,7 @@ fn a_group_is_one_batch_and_its_csns_are_dense() {
     assert_eq!(rig.committer.watermarks.committed.get(), Csn(4));
     assert_eq!(rig.committer.memory_keys().load(Ordering::Acquire), 1);
     let (reader, until) = rig.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
 }
 
@@ -156,14 +156,14 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
     let commits: Vec<_> = groups.iter().flat_map(|group| group.commits.to_vec()).collect();
     assert_eq!(commits.iter().map(|commit| commit.disk_ops).sum::<u32>(), 30);
     let (reader, until) = rig.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
 
     // A replica applies each of the commits, and its logs hold the same commits.
     let replica = Rig::new(AppendFsync::No);
     replica.committer.lock_logs().apply(commits.clone().into()).unwrap();
     let (reader, until) = replica.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
     assert_eq!(replica.committer.disk().get(Family::Sub, b"row").unwrap().as_deref(), Some(&[2, 4][..]));
 }
@@ -282,7 +282,7 @@ fn applied_commits_keep_their_times_and_must_follow() {
     drop(turn);
     assert_eq!(own, Some(Csn(4)));
     let (reader, until) = rig.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read[..3], commits);
 }
 
@@ -316,14 +316,14 @@ fn an_epoch_begins_between_groups() {
 fn purged_logs_are_known_not_to_reach_back() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
-    let mut kept = LogPosition::default();
+    let mut kept = LogCursor::default();
     for round in 0..6 {
         for _ in 0..1024 {
             change(&mut turn, false, true);
         }
         turn.write().unwrap();
         if round == 3 {
-            kept = turn.image_position().in_logs();
+            kept = turn.cut_point().log_cursor();
         }
         // Begins a new segment in each round.
         turn.oplog().reserve(220 << 10).unwrap();
@@ -331,7 +331,7 @@ fn purged_logs_are_known_not_to_reach_back() {
     drop(turn);
     let first_after = |csn| {
         let (reader, until) = rig.committer.log_reader();
-        let mut commits = reader.commits(rig.committer.log_position(csn).unwrap(), until)?;
+        let mut commits = reader.commits(rig.committer.log_cursor(csn).unwrap(), until)?;
         commits.next().transpose()
     };
     assert_eq!(first_after(Csn(5)).unwrap().unwrap().csn, Csn(6));
@@ -340,7 +340,7 @@ fn purged_logs_are_known_not_to_reach_back() {
     assert!(freed > 0 && rig.committer.log_bytes() == before - freed);
     assert!(matches!(first_after(Csn(5)), Err(Error::Gap { .. })), "purged logs are a gap, never a silent skip");
     let (reader, until) = rig.committer.log_reader();
-    let after = rig.committer.log_position(kept.csn).unwrap();
+    let after = rig.committer.log_cursor(kept.csn).unwrap();
     assert_eq!(reader.commits(after, until).unwrap().map(Result::unwrap).count() as u64, until.csn.since(kept.csn));
 }
 
@@ -404,7 +404,7 @@ fn a_turn_writes_what_is_on_its_way_before_it_begins() {
         assert!(guard.leave_open().is_some());
         let turn = rig.committer.lock_logs();
         assert_eq!(turn.position().csn, Csn(2 * round));
-        assert_eq!(turn.image_position().position.csn, Csn(2 * round));
+        assert_eq!(turn.cut_point().position.csn, Csn(2 * round));
     }
     rig.committer.stop_log_thread();
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(399), "the last commit on disk");
@@ -449,5 +449,5 @@ fn a_command_that_needs_a_new_segment_gets_it_while_groups_are_on_their_way() {
     rig.committer.stop_log_thread();
     let (reader, until) = rig.committer.log_reader();
     assert_eq!(until.csn, Csn(20));
-    assert_eq!(reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).count(), 20);
+    assert_eq!(reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).count(), 20);
 }

@@ -146,7 +146,7 @@ fn check(dir: &Arc<TempDir>, told: &Told) {
     assert!(rig.recovered.lost.is_empty() && rig.recovered.unfit.is_empty());
     assert_eq!(state(&rig), expected(csn), "at csn {csn}");
     let (reader, until) = rig.committer.log_reader();
-    let commits = reader.commits(LogPosition::default(), until).unwrap().map(|commit| commit.unwrap().csn.0);
+    let commits = reader.commits(LogCursor::default(), until).unwrap().map(|commit| commit.unwrap().csn.0);
     assert_eq!(commits.collect::<Vec<_>>(), (1..=csn).collect::<Vec<_>>());
     let mut turn = rig.committer.lock_logs();
     turn.reserve(ELEMENT_BYTES).unwrap();

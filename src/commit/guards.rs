@@ -14,7 +14,7 @@ use crate::engine::keyspace::{Changing, Keyspace};
 use crate::engine::memory::Undo;
 use crate::error::{Error, Result};
 use crate::log::oplog::OpLog;
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use crate::position::Position;
 use crate::record::CommitRecord;
 use parking_lot::MutexGuard;
@@ -265,9 +265,9 @@ impl<'a> LogsGuard<'a> {
 
     /// Returns the position in history of a memory image that is cut during this guard. Panics if a group is open.
     #[must_use]
-    pub fn image_position(&self) -> ImagePosition {
+    pub fn cut_point(&self) -> CutPoint {
         assert!(self.guard.writer.pending.is_empty(), "an image is cut between groups");
-        ImagePosition { position: self.logs.position, wal_seq: self.logs.wal_seq }
+        CutPoint { position: self.logs.position, wal_seq: self.logs.wal_seq }
     }
 
     /// Sets the epoch that all later commits carry. Panics if a group is open.

@@ -2,7 +2,8 @@
 //! `walferry compact`. Rebuilding a base is in [`crate::node::rebuild`].
 //!
 //! ```text
-//! chunks   merges small chunks, from one listing (a primary knows its chunks without a listing)
+//! merge    merges small chunks
+//! chunks   merges the small chunks of one listing (a primary knows its chunks without a listing)
 //! runs     builds compacted runs for whole hours, days or numbers of commits
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! Non-goals: deciding when to compact; removing chunks that runs have replaced (retention does so).
 
 pub mod chunks;
+pub mod merge;
 pub mod runs;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::io::{Backends, Choice, Io};
 use crate::log::durable::DurableMark;
 use crate::log::oplog::OpLog;
-use crate::log::recovery::{self, ImagePosition, Losses, MissingCommits, Recovered};
+use crate::log::recovery::{self, CutPoint, Losses, MissingCommits, Recovered};
 use crate::log::wal;
 use crate::snapshot::local;
 use crate::threads::join;
@@ -39,7 +39,7 @@ pub struct Opened {
     /// Orders commits and writes them to the logs.
     pub committer: Arc<Committer>,
     /// The position of the image from which memory was loaded.
-    pub image: ImagePosition,
+    pub image: CutPoint,
     /// The result of the recovery.
     pub recovered: Recovered,
     /// The highest csn that was recorded as durable in this directory.
@@ -131,7 +131,7 @@ pub fn open(
     let mut position = recovered.position;
     position.epoch = identity.epoch();
     let gate = Arc::new(Gate::default());
-    let known = vec![image.in_logs()];
+    let known = vec![image.log_cursor()];
     let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known };
     let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
         Syncer::start(config.appendfsync, disk, Arc::clone(&backends.log), mark, Arc::clone(watermarks), gate)
@@ -145,10 +145,10 @@ pub fn open(
 }
 
 /// Loads the newest memory image, or returns empty engines if there is none.
-fn load_image(io: &dyn Io, dir: &Path) -> Result<(Memory, ImagePosition)> {
+fn load_image(io: &dyn Io, dir: &Path) -> Result<(Memory, CutPoint)> {
     io.create_dir(dir)?;
     io.remove_unfinished(dir)?;
-    Ok(local::newest(io, dir)?.unwrap_or_else(|| (Memory::new(), ImagePosition::default())))
+    Ok(local::newest(io, dir)?.unwrap_or_else(|| (Memory::new(), CutPoint::default())))
 }
 
 fn report(recovered: &Recovered, durable: Csn) {

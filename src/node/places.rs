@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Retry policy of a start that asks the archive which cluster owns it.
-pub const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) };
+pub const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT };
 
 /// Refuses an archive that lies in the data directory `root` or in the other archive, or that contains one of them.
 /// Called before any of the locations is touched.

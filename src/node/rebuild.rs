@@ -1,6 +1,8 @@
 //! Rebuilds a hybrid snapshot from a base and the chunks and runs after it, and publishes it as the next base.
 //!
-//! Restores into a scratch directory, opens the directory as a node does, and cuts a strict base from it.
+//! Restores into a scratch directory, opens the directory as a node does, and cuts a strict base from it. A base at a
+//! commit of the past, or in an archive without nodes, can be made in no other way: a primary on a restored directory
+//! begins an epoch, which fences the running primary, and BGSAVE cuts at its newest commit only.
 //! Guarantees: those of every base, see [`crate::snapshot::publish`]; another publisher of the same csn causes no
 //! conflict. The new base shares the SST files of the old base: the restore fetches them unchanged and puts later
 //! effects into new SST files, and only the new files are uploaded. When RocksDB merges SST files (at eight files of a
@@ -12,6 +14,7 @@ use crate::config::{Config, Consistency, Memory};
 use crate::csn::{Csn, Epoch};
 use crate::directory::LastRole;
 use crate::error::Result;
+use crate::history::route::RouteCosts;
 use crate::history::target::Target;
 use crate::io::Io;
 use crate::restore::progress::ProgressSink;
@@ -61,7 +64,14 @@ pub struct Report {
 /// Rebuilds a base and publishes it.
 pub async fn rebuild(archive: &Archive, options: Options) -> Result<Report> {
     let Options { target, epoch, dir, io, progress } = options;
-    let restoring = crate::restore::Options { dir: dir.clone(), target, epoch, io: Arc::clone(&io), progress };
+    let restoring = crate::restore::Options {
+        dir: dir.clone(),
+        target,
+        epoch,
+        costs: RouteCosts::DEFAULT,
+        io: Arc::clone(&io),
+        progress,
+    };
     let restored = restore(archive, restoring).await?;
     let base = blocking(move || {
         let (dir, lock, identity) = claim_directory(&dir, LastRole::Restored, None)?;

@@ -3,11 +3,11 @@
 //! Both roles are built on top of this module, by the crate `walferry-replica` and by [`crate::primary`]; a node knows
 //! them only through the two traits here. A replica that was promoted has both.
 
-use crate::archive::merge::Round;
 use crate::archive::uploader::UploaderStatus;
 use crate::clock::Moment;
 use crate::command::host::TaskReply;
 use crate::commit::marks::Mark;
+use crate::compact::merge::Round;
 use crate::config::Config;
 use crate::csn::Csn;
 use crate::error::Result;

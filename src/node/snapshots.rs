@@ -9,8 +9,8 @@ use crate::background;
 use crate::config::Consistency;
 use crate::directory::LastRole;
 use crate::error::Result;
-use crate::log::reader::LogPosition;
-use crate::log::recovery::ImagePosition;
+use crate::log::reader::LogCursor;
+use crate::log::recovery::CutPoint;
 use crate::snapshot::base::{BaseCutter, CutRequest, LocalBase};
 use crate::snapshot::local;
 use crate::snapshot::memory_snapshot::MemorySnapshot;
@@ -28,7 +28,7 @@ const IMAGE_RETRY_PAUSE: Duration = Duration::from_secs(10);
 pub struct Snapshots {
     core: Arc<Core>,
     /// The positions of the newest image on disk and of the image before it.
-    images: Mutex<[ImagePosition; 2]>,
+    images: Mutex<[CutPoint; 2]>,
     /// Bytes of the logs on disk before the newest image; 0 before this process has written an image.
     logs_before_image: AtomicU64,
     /// Locked while a base is cut and published or sent.
@@ -54,7 +54,7 @@ pub struct BaseTools {
 impl Snapshots {
     /// Creates the state of a node whose memory was loaded from `image`.
     #[must_use]
-    pub fn new(core: Arc<Core>, image: ImagePosition) -> Self {
+    pub fn new(core: Arc<Core>, image: CutPoint) -> Self {
         Self {
             core,
             images: Mutex::new([image; 2]),
@@ -151,7 +151,7 @@ impl Snapshots {
             images[1]
         };
         self.note_saved();
-        let keep = shipped_until(core).map_or(before.in_logs(), |shipped| lower(shipped, before.in_logs()));
+        let keep = shipped_until(core).map_or(before.log_cursor(), |shipped| lower(shipped, before.log_cursor()));
         let freed = core.committer.purge_logs(keep)?;
         self.logs_before_image.store(logged.saturating_sub(freed), Ordering::Relaxed);
         tracing::info!(csn = image.position.csn.0, bytes, freed, "memory image written");
@@ -160,7 +160,7 @@ impl Snapshots {
 
     /// Returns the position of the newest image on disk.
     #[must_use]
-    pub fn newest_image(&self) -> ImagePosition {
+    pub fn newest_image(&self) -> CutPoint {
         self.images.lock()[0]
     }
 
@@ -180,17 +180,17 @@ impl Snapshots {
 /// Returns the log position up to which shipping no longer needs the logs; `None` if nothing is shipped. A replica with
 /// an archive keeps the commits that its primary has not archived, because after a promotion the replica must archive
 /// them.
-fn shipped_until(core: &Core) -> Option<LogPosition> {
+fn shipped_until(core: &Core) -> Option<LogCursor> {
     match core.primary() {
         Some(primary) => primary.archiving().map(|archiving| archiving.cutter.position),
         None if core.archive.is_some() => {
             let archived = core.committer.watermarks.archived.get();
-            Some(core.committer.log_position(archived).unwrap_or_default())
+            Some(core.committer.log_cursor(archived).unwrap_or_default())
         }
         None => None,
     }
 }
 
-fn lower(a: LogPosition, b: LogPosition) -> LogPosition {
-    LogPosition { csn: a.csn.min(b.csn), wal_seq: a.wal_seq.min(b.wal_seq) }
+fn lower(a: LogCursor, b: LogCursor) -> LogCursor {
+    LogCursor { csn: a.csn.min(b.csn), wal_seq: a.wal_seq.min(b.wal_seq) }
 }

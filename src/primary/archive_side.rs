@@ -9,7 +9,6 @@ use super::marks::MarkKeeper;
 use super::merging::Merging;
 use super::second_archive::Second;
 use crate::archive::epochs;
-use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::store::Archive;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
 use crate::commit::gate::RefusalReason;
@@ -17,7 +16,8 @@ use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::{Error, Result};
 use crate::history::archive_figures::ArchiveFigures;
 use crate::history::line::{History, line_end};
-use crate::log::reader::LogPosition;
+use crate::history::route::RouteCosts;
+use crate::log::reader::LogCursor;
 use crate::node::bases::Bases;
 use crate::node::core::Core;
 use crate::position::Position;
@@ -57,9 +57,9 @@ impl ArchiveSide {
         let epoch = core.identity().epoch();
         let (listing, lineage) = read_listing(archive, epoch).await?;
         let stretches = archived_stretches(archive, &listing, &lineage).await?;
-        let ledger = Arc::new(Ledger::of(&listing));
         let end = line_end(archive, &listing, &lineage).await?;
-        let history = History { archive: archive.clone(), cluster: core.identity().cluster, listing, lineage };
+        let cluster = core.identity().cluster;
+        let history = History { archive: archive.clone(), cluster, listing, lineage, costs: RouteCosts::DEFAULT };
         *core.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
         let position = core.committer.position();
         let committed = position.csn;
@@ -104,15 +104,15 @@ impl ArchiveSide {
                 );
                 let Position { csn, hash, .. } = position;
                 let wal_seq = core.committer.disk().wal_seq();
-                CutFrom { position: LogPosition { csn, wal_seq }, hash, epoch }
+                CutFrom { position: LogCursor { csn, wal_seq }, hash, epoch }
             }
             Some(header) => {
-                let position = LogPosition { csn: header.last, wal_seq: header.wal_last };
+                let position = LogCursor { csn: header.last, wal_seq: header.wal_last };
                 CutFrom { position, hash: header.hash_after, epoch }
             }
             None => {
                 let hash = tokio::task::block_in_place(|| archived_hash(core, archive, archived, end))?;
-                CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, hash, epoch }
+                CutFrom { position: LogCursor { csn: archived, ..LogCursor::default() }, hash, epoch }
             }
         };
         let settings = UploaderSettings {
@@ -124,9 +124,8 @@ impl ArchiveSide {
         if line.is_some() {
             spool.keep_for_second(from.position.csn);
         }
-        let source = Arc::new(LedgerSource::new(Arc::clone(&spool), Arc::clone(&ledger)));
-        let (uploader, status) = Uploader::new(archive, source, epoch, archived, settings);
-        let merging = Merging::start(core, archive, ledger, status.clone());
+        let (mut uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
+        let merging = Merging::start(core, archive, &history.listing, uploader.report_archived(), status.clone());
         let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(core.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
         let (watched, (ends, ended)) = (Arc::clone(core), watch::channel(false));

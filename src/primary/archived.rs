@@ -78,7 +78,7 @@ pub async fn fetch_tail(
     committer: &Arc<Committer>,
 ) -> Result<Csn> {
     let position = committer.position();
-    let mut tail = CatchUp::contiguous(archive, listing, lineage, position);
+    let tail = CatchUp::contiguous(archive, listing, lineage, position);
     if let Some(end) = archived_behind_a_gap(listing, lineage, tail.until()) {
         let (what, expected) = (archive.url().to_owned(), tail.until().next());
         return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
@@ -90,8 +90,6 @@ pub async fn fetch_tail(
             "the archive holds commits that the logs lack: they are fetched"
         );
     }
-    while let Some(commits) = tail.next().await? {
-        tokio::task::block_in_place(|| committer.lock_logs().apply(commits))?;
-    }
+    tail.apply(committer, || false).await?;
     Ok(committer.watermarks.committed.get())
 }

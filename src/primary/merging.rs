@@ -1,24 +1,25 @@
 //! Merges the primary's small chunks in the background.
 //!
-//! Guarantees: merging sends no LIST, because the ledger holds the listing of the start and the later uploads. A
-//! failure of the store costs only the current round. A fenced primary merges nothing.
+//! Guarantees: merging sends no LIST of chunks, because the merger knows the listing of the start and the chunks that the
+//! uploader reports. A failure of the store costs only the current round. A fenced primary merges nothing.
 
-use crate::archive::merge::{Ledger, Merger, Rules};
+use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
-use crate::archive::uploader::UploaderStatus;
+use crate::archive::uploader::{ArchivedChunk, UploaderStatus};
+use crate::compact::merge::{Merger, Rules};
 use crate::node::core::Core;
 use crate::node::every::every;
 use crate::node::roles::MergeStatus;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// The merging task; ends when this value is dropped.
+/// The merging tasks; they end when this value is dropped.
 pub struct Merging {
     rounds: Arc<Rounds>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 /// The rounds of merging.
@@ -30,18 +31,20 @@ struct Rounds {
 }
 
 impl Merging {
-    /// Starts to merge the chunks that the ledger knows.
+    /// Starts to merge the chunks of `listing` and those that the uploader reports as `archived`.
     pub fn start(
         core: &Arc<Core>,
         archive: &Archive,
-        ledger: Arc<Ledger>,
+        listing: &Listing,
+        archived: mpsc::Receiver<ArchivedChunk>,
         uploader: watch::Receiver<UploaderStatus>,
     ) -> Self {
-        let merger = tokio::sync::Mutex::new(Merger::new(archive.clone(), ledger));
+        let merger = tokio::sync::Mutex::new(Merger::new(archive.clone(), listing));
         let rounds = Arc::new(Rounds { core: Arc::clone(core), merger, uploader, status: Mutex::default() });
         let merge = |rounds: Arc<Rounds>| async move { rounds.merge().await };
-        let task = tokio::spawn(every(Arc::downgrade(&rounds), Rounds::interval, merge));
-        Self { rounds, task }
+        let merging = tokio::spawn(every(Arc::downgrade(&rounds), Rounds::interval, merge));
+        let noting = tokio::spawn(Arc::clone(&rounds).note(archived));
+        Self { rounds, tasks: [merging, noting] }
     }
 
     /// Returns the results so far.
@@ -53,11 +56,18 @@ impl Merging {
 
 impl Drop for Merging {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Rounds {
+    /// Notes the chunks that the uploader reports. Ends when the uploader is dropped.
+    async fn note(self: Arc<Self>, mut archived: mpsc::Receiver<ArchivedChunk>) {
+        while let Some(chunk) = archived.recv().await {
+            self.merger.lock().await.note_archived(chunk);
+        }
+    }
+
     /// Returns the time between two rounds; `None` without merging, or if uploading has ended.
     fn interval(&self) -> Option<Duration> {
         let interval = self.core.config().merge_interval;

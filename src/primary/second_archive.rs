@@ -9,9 +9,8 @@
 
 use super::archived::{archived_until, read_listing};
 use super::merging::Merging;
-use crate::archive::epochs::{self, Claim, EpochRecord};
+use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
-use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::opening::open_second;
 use crate::archive::retry_policy::backoff;
 use crate::archive::store::Archive;
@@ -259,10 +258,9 @@ impl Sessions {
         }
         let settings =
             UploaderSettings { fence_check_interval: config.fence_check_interval, ..UploaderSettings::default() };
-        let ledger = Arc::new(Ledger::of(&listing));
-        let source = Arc::new(LedgerSource::new(Arc::new(SecondSource(Arc::clone(spool))), Arc::clone(&ledger)));
-        let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
-        let _merging = Merging::start(core, &archive, ledger, status.clone());
+        let source = Arc::new(SecondSource(Arc::clone(spool)));
+        let (mut uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
+        let _merging = Merging::start(core, &archive, &listing, uploader.report_archived(), status.clone());
         spool.wake_second(uploader.wake());
         tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
         let (repairs, target) = (Arc::clone(core), archive.clone());
@@ -319,17 +317,13 @@ async fn repair_bases(core: &Core, archive: &Archive) {
 
 /// Writes the first archive's epoch records into the second, because an epoch must mean the same in both.
 async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
-    for record in line {
-        if let Claim::Taken(other) = epochs::claim(second, record).await? {
-            let detail = format!(
-                "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
-                 Give archive-2 another prefix",
-                other.epoch, other.node, record.node
-            );
-            return Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail });
-        }
-    }
-    Ok(())
+    let Some((record, other)) = epochs::claim_line(second, line).await? else { return Ok(()) };
+    let detail = format!(
+        "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. Give \
+         archive-2 another prefix",
+        other.epoch, other.node, record.node
+    );
+    Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail })
 }
 
 #[cfg(test)]

@@ -39,9 +39,10 @@ use crate::history::line::History;
 use crate::history::plan::Plan;
 use crate::history::reader_pin::ReaderPin;
 use crate::history::resolve::Planned;
+use crate::history::route::RouteCosts;
 use crate::history::target::Target;
 use crate::io::Io;
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use crate::position::Position;
 use crate::snapshot::local;
 use crate::snapshot::manifest::Manifest;
@@ -70,6 +71,8 @@ pub struct Options {
     pub target: Target,
     /// The epoch whose line of history is followed; `None` for the newest epoch.
     pub epoch: Option<Epoch>,
+    /// The costs by which the route is chosen.
+    pub costs: RouteCosts,
     /// Reads and writes the files of the directory.
     pub io: Arc<dyn Io>,
     /// Receives the progress.
@@ -152,7 +155,8 @@ pub async fn restore(archive: &Archive, options: Options) -> Result<Report> {
 /// later commits exist. After an error the directory is as empty as before, so that the next start can begin from
 /// scratch.
 pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress: ProgressSink) -> Result<Report> {
-    let options = Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, io, progress };
+    let options =
+        Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, costs: RouteCosts::DEFAULT, io, progress };
     let built = build(archive, options, LastRole::Replica).await;
     // An error of kind `NotEmpty` means that the directory held files of another origin, which must not be removed.
     if built.as_ref().is_err_and(|error| error.kind() != Kind::NotEmpty)
@@ -223,7 +227,7 @@ async fn plan_for(
     options: &Options,
 ) -> Result<(History, Planned)> {
     Meter::begin(&options.progress, Phase::Plan, 0);
-    let history = History::read(archive, *epoch).await?;
+    let history = History { costs: options.costs, ..History::read(archive, *epoch).await? };
     // The uploads of a live primary arrive out of order, so chunks may be missing for a moment. A replica starts before
     // the missing chunks and catches up from there.
     let latest = match (role, target) {
@@ -237,7 +241,7 @@ async fn plan_for(
 /// Returns the range of history that a plan reads.
 fn range_of(planned: &Planned) -> PinRange {
     let plan = &planned.plan;
-    PinRange { from: plan.after, until: plan.target, epoch: Some(plan.leaf) }
+    PinRange { from: plan.after(), until: plan.target, epoch: Some(plan.leaf) }
 }
 
 /// Carries out a plan in the locked directory.
@@ -334,7 +338,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
     }
     engines.finish()?;
     let Engines { disk, mut memory, position, .. } = engines;
-    let at = ImagePosition { position, wal_seq: disk.wal_seq() };
+    let at = CutPoint { position, wal_seq: disk.wal_seq() };
     local::write(io, &dir.image(), &memory.cut(), at)?;
     let ended = Ended {
         position,

@@ -4,7 +4,8 @@
 //! restore would plan it.
 
 use super::material::Material;
-use super::plan::{PrunePlan, Removal, View, missing_file};
+use super::plan::{PrunePlan, View, missing_file};
+use super::sweep::Removal;
 use crate::archive::layout::ObjectName;
 use crate::archive::listing::{BaseObjects, Listing};
 use crate::csn::{Csn, Epoch};
@@ -97,7 +98,7 @@ pub fn check(material: &Material, plan: &PrunePlan) -> Result<(), String> {
                 let planned = before.plan_to(&left, &lineage, csn);
                 let planned = planned.map_err(|short| format!("{}: {}", lost(csn), short.reason))?;
                 let base = planned.start().and_then(|start| material.facts.get(&start));
-                let runs = planned.runs.iter().filter_map(|step| material.runs.get(&step.run));
+                let runs = planned.runs().filter_map(|step| material.runs.get(&step.run));
                 let used = base.into_iter().chain(runs).filter_map(|facts| facts.as_ref().ok());
                 if let Some(missing) = used.into_iter().find_map(|facts| missing_file(&left, facts)) {
                     return Err(format!("{}: {missing}", lost(csn)));

@@ -19,7 +19,7 @@ use crate::clock::Moment;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn};
 use crate::error::{Error, Result};
-use crate::log::reader::LogPosition;
+use crate::log::reader::LogCursor;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -163,7 +163,7 @@ impl Feeds {
             id,
             address,
             sender,
-            cursor: LogPosition { csn: hello.csn, ..LogPosition::default() },
+            cursor: LogCursor { csn: hello.csn, ..LogCursor::default() },
             encoder: Encoder::new(Profile::Link),
             link: ChunkLink { epoch: hello.epoch, hash_before: hello.hash, ..ChunkLink::default() },
             ready: VecDeque::new(),
@@ -258,7 +258,7 @@ struct Feed<'f> {
     address: &'f str,
     sender: Sender<OwnedWriteHalf>,
     /// Position up to which commits were sent to this replica.
-    cursor: LogPosition,
+    cursor: LogCursor,
     encoder: Encoder,
     link: ChunkLink,
     /// Slices that were read and not sent.
@@ -340,7 +340,7 @@ impl Feed<'_> {
         while deadline(self.address, self.sender.send_piece(&mut sending)).await? {
             self.take_arrived(receiver)?;
         }
-        self.cursor = LogPosition { csn: last, wal_seq: slice_end };
+        self.cursor = LogCursor { csn: last, wal_seq: slice_end };
         self.take_arrived(receiver)?;
         self.next_chunk_at = Instant::now() + CHUNK_INTERVAL;
         let in_flight_bytes = self.in_flight_bytes();

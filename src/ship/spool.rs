@@ -9,8 +9,9 @@ mod second;
 
 pub use second::SecondSource;
 
+use crate::archive::chunk_put::{Comparison, compare_commits};
 use crate::archive::layout::ChunkName;
-use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
+use crate::archive::uploader::{ChunkSource, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, RefusalReason};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
@@ -312,20 +313,7 @@ impl ChunkSource for Spool {
     }
 
     fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
-        comparison(own, found)
-    }
-}
-
-/// Compares one chunk's commits with another's.
-pub(super) fn comparison(own: &Bytes, found: &Bytes) -> Comparison {
-    let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
-    if own == found {
-        return Comparison::Same;
-    }
-    match (commits(own), commits(found)) {
-        (Ok(own), Ok(found)) if own == found => Comparison::Same,
-        (_, Err(Error::Corrupt { .. })) => Comparison::Unreadable,
-        _ => Comparison::Other,
+        compare_commits(own, found)
     }
 }
 

@@ -32,6 +32,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 const SEGMENT_BYTES: u64 = 1 << 20;
+/// Small, so that bases of little memory have several images.
+const IMAGE_MEMORY_MIN: usize = 32 << 10;
 
 /// The rows of all column families, by family and key.
 pub type DiskContent = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
@@ -71,7 +73,8 @@ impl Rig {
         let committer = Arc::new(Committer::new(start, gate, syncer));
         let recorder = Arc::new(Recorder::default());
         committer.attach(Arc::clone(&recorder) as _);
-        Self { cutter: BaseCutter::new(io, &dir, CLUSTER), root, committer, recorder }
+        let cutter = BaseCutter::new(io, &dir, CLUSTER).with_image_memory_min(IMAGE_MEMORY_MIN);
+        Self { cutter, root, committer, recorder }
     }
 
     /// Writes `groups` groups of random commits: some change the disk engines, some the memory engines, most change

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use walferry::archive::merge::Round;
 use walferry::archive::store::Archive;
+use walferry::compact::merge::Round;
 use walferry::compact::{chunks, runs};
 use walferry::csn::Epoch;
 use walferry::grain::Grain;
@@ -38,7 +38,9 @@ pub struct Args {
     /// Build a run for each N commits
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     run_commits: Option<u64>,
-    /// Restore to --until in a scratch directory and publish the result as a base
+    /// Restore to --until in a scratch directory and publish the result as a base: for a commit of the past, or an
+    /// archive without nodes. Needs no node and begins no epoch; a primary that is started on a restored directory
+    /// begins one
     #[arg(long)]
     base: bool,
     /// latest, csn:N or time:RFC3339: no run goes beyond this commit, and a base is built at it

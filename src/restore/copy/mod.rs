@@ -7,8 +7,9 @@
 //!
 //! Guarantees: every object is checked while it is copied (chunks down to the last op, files of bases by their BLAKE3
 //! hashes). An object is stored before the objects that refer to it, and the records of the epochs last, so no restore
-//! uses an interrupted copy. A copy that is started again sends only the missing objects. No object of the target is
-//! replaced. The archive of another cluster, or an archive with another history, is refused. At the end the copy checks
+//! uses an interrupted copy. A copy that is started again sends only the missing objects. No whole object of the target
+//! is replaced. Chunks, bases and epoch records are moved as a primary moves them to its archives: by
+//! [`crate::archive::chunk_put`], [`crate::snapshot::mover`] and [`crate::archive::epochs::claim_line`]. The archive of another cluster, or an archive with another history, is refused. At the end the copy checks
 //! that the range can be restored from the target. A pin protects the objects of the plan from a prune while they are
 //! copied.
 //!

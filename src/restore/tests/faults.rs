@@ -36,7 +36,7 @@ impl Fixture {
         archived.epoch(1, None).await;
         archived.base(&commits, 1, BASE - 2, BASE).await;
         archived.chunks(1, &commits, &SIZES).await;
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
+        let archive = archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
         Self { store, archive, commits }
     }
 

@@ -16,7 +16,7 @@ use crate::engine::memory::op::random as random_ops;
 use crate::engine::memory::{ListEncoder, Memory, ZsetEncoder};
 use crate::io::StdIo;
 use crate::log::envelope;
-use crate::log::recovery::{ImagePosition, disk_position};
+use crate::log::recovery::{CutPoint, disk_position};
 use crate::log::testing::{chain_after, chained, hash_before};
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -215,7 +215,7 @@ pub fn read_state(dir: &Path) -> (State, Position) {
     let (memory, image) = local::newest(&StdIo, &dir.image()).unwrap().expect("an image");
     state.set_memory(&memory);
     let position = disk_position(&disk).unwrap();
-    assert_eq!(image, ImagePosition { position, wal_seq: disk.wal_seq() });
+    assert_eq!(image, CutPoint { position, wal_seq: disk.wal_seq() });
     assert!(!dir.base().exists());
     (state, position)
 }
@@ -307,7 +307,7 @@ impl Archived {
         };
         let at = position(memory_csn);
         let memory = memory_after(&commits[..memory_csn as usize]);
-        let image = ImagePosition { position: at, wal_seq: disk.wal_seq };
+        let image = CutPoint { position: at, wal_seq: disk.wal_seq };
         let (mut images, mut contents) = (Vec::new(), Contents::default());
         for nth in 0..2 {
             let cut = memory.cut();

@@ -5,7 +5,8 @@
 //! are not given out until the uploader of the second archive resumes or restarts, so that no gap goes unnoticed.
 
 use super::{Spool, SpoolStatus, State};
-use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
+use crate::archive::chunk_put::Comparison;
+use crate::archive::uploader::{ChunkSource, SealedChunk};
 use crate::csn::Csn;
 use crate::error::Result;
 use bytes::Bytes;

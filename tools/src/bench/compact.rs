@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use walferry::archive::epochs::{self, EpochRecord};
 use walferry::archive::identity;
 use walferry::archive::layout::{ChunkName, ObjectName, Section as Part};
-use walferry::archive::merge::{Known, Ledger, Merger, Rules};
+use walferry::archive::listing::Listing;
 use walferry::archive::store::Archive;
 use walferry::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use walferry::cluster::ClusterId;
+use walferry::compact::merge::{Known, Merger, Rules};
 use walferry::compact::runs;
 use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::engine::batch::{Family, push_put};
@@ -29,6 +30,7 @@ use walferry::engine::key;
 use walferry::engine::memory::{ListEncoder, ZsetEncoder};
 use walferry::engine::meta::encode_string;
 use walferry::grain::Grain;
+use walferry::history::route::RouteCosts;
 use walferry::history::target::Target;
 use walferry::io::StdIo;
 use walferry::record::{self, CommitRecord};
@@ -87,8 +89,7 @@ async fn quiet_day(args: &Args) -> Result<Section, Failure> {
             new_archive(Archive::over(Arc::new(InMemory::new()), "memory:///day".into(), "day", None)).await?;
         let (mut log, mut encoder) = (Log::new(args), Encoder::new(Profile::default()));
         let mut link = ChunkLink { epoch: Epoch(1), ..ChunkLink::default() };
-        let ledger = Arc::new(Ledger::default());
-        let mut merger = Merger::new(archive.clone(), Arc::clone(&ledger));
+        let mut merger = Merger::new(archive.clone(), &Listing::default());
         for second in 1..=args.day {
             let mut commit = CommitRecord { time: CommitTime(BEGIN_MICROS + second * 1_000_000), ..log.next() };
             record::chain(link.hash_before, [&mut commit]);
@@ -98,7 +99,7 @@ async fn quiet_day(args: &Args) -> Result<Section, Failure> {
             archive.put_new(&ObjectName::Chunk(name), chunk.bytes().clone()).await?;
             let now_ms = commit.time.millis();
             let known = Known { bytes: chunk.bytes().len() as u64, since_ms: now_ms, is_closed: false };
-            ledger.note(name, known);
+            merger.note(name, known);
             if merges && second % MERGE_SECONDS == 0 {
                 merger.round(Rules::default(), now_ms).await?;
             }
@@ -205,7 +206,11 @@ async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Runs
         let dir = scratch.join("restored");
         let (io, progress) = (Arc::new(StdIo), silent());
         let started = Instant::now();
-        restore(archive, Options { dir: dir.clone(), target: Target::Latest, epoch: None, io, progress }).await?;
+        restore(
+            archive,
+            Options { dir: dir.clone(), target: Target::Latest, epoch: None, costs: RouteCosts::DEFAULT, io, progress },
+        )
+        .await?;
         let took: Duration = started.elapsed();
         seconds.0.push(took.as_secs_f64());
         std::fs::remove_dir_all(&dir)?;

@@ -199,7 +199,7 @@ fn a_disk_delta_leads_where_single_writes_lead() {
             write(&plain, &commit);
             write(&other, &commit);
         }
-        let mut delta = DiskDelta::begin(position(50), root.path().join("scratch"));
+        let mut delta = DiskDelta::begin(position(50), root.path().join("scratch")).with_file_bytes_max(300);
         for csn in 51..=50 + count {
             let commit = disk_commit(&mut random, csn);
             write(&plain, &commit);

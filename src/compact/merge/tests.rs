@@ -3,17 +3,18 @@
 use super::*;
 use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
-use crate::archive::listing::Stored;
+use crate::archive::listing::{Listing, Stored};
+use crate::archive::pins::{Pin, PinRange};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
+use crate::archive::uploader::ArchivedChunk;
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::batch::{Family, push_put};
 use crate::error::Result;
 use crate::log::testing::chained;
 use crate::record::CommitRecord;
-use bytes::Bytes;
+use crate::retention::superseded::Superseded;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -148,11 +149,11 @@ impl Rig {
 
     /// Returns a merger that has just listed the archive; every chunk is known since time 0.
     async fn listed(&self) -> Merger {
-        let ledger = Ledger::default();
+        let mut merger = Merger::new(self.archive.clone(), &Listing::default());
         for (name, known) in self.chunks().await {
-            ledger.note(name, known);
+            merger.note(name, known);
         }
-        Merger::new(self.archive.clone(), Arc::new(ledger))
+        merger
     }
 
     async fn chunks(&self) -> BTreeMap<ChunkName, Known> {
@@ -280,11 +281,10 @@ async fn two_mergers_at_once_are_harmless() {
     for order in 0..64_u32 {
         let rig = Rig::new(&[1, 2, 1, 2, 1, 2], 10).await;
         let mut one = rig.listed().await;
-        let two = Ledger::default();
+        let mut two = Merger::new(rig.archive.clone(), &Listing::default());
         for (name, known) in rig.chunks().await.into_iter().skip(order as usize % 3) {
             two.note(name, known);
         }
-        let mut two = Merger::new(rig.archive.clone(), Arc::new(two));
         for step in 0..6_u64 {
             let merger = if order >> step & 1 == 0 { &mut one } else { &mut two };
             merger.round(RULES, step * HOUR_MS / 2).await.unwrap();
@@ -306,48 +306,52 @@ async fn parts_stay_if_the_wider_chunk_is_gone() {
     assert_eq!(rig.names().await, [(1, 2), (3, 5)]);
 }
 
-struct Sealed(Vec<(ChunkName, Bytes)>);
-
-impl ChunkSource for Sealed {
-    fn next_sealed(&self, after: Csn) -> Option<SealedChunk> {
-        let (name, _) = self.0.iter().find(|(name, _)| name.last > after)?;
-        Some(SealedChunk { name: *name })
-    }
-
-    fn read(&self, chunk: &SealedChunk) -> Result<Bytes> {
-        Ok(self.0.iter().find(|(name, _)| *name == chunk.name).expect("it was sealed").1.clone())
-    }
-
-    fn archived(&self, _: Csn) {}
-
-    fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
-        if own == found { Comparison::Same } else { Comparison::Other }
-    }
+/// Goal: a chunk that the uploader archived is known with its length and time, and a full one is not merged.
+#[tokio::test]
+async fn what_was_archived_is_known() {
+    let mut merger = Rig::new(&[], 10).await.listed().await;
+    let (bytes, since_ms) = (40, 1234);
+    let archived = |first, last, raw_bytes| ArchivedChunk { name: name(1, first, last), bytes, raw_bytes, since_ms };
+    merger.note_archived(archived(1, 4, 50));
+    merger.note_archived(archived(5, 9, RAW_BYTES_MAX as u64));
+    merger.note_archived(archived(10, 11, 50));
+    merger.note_archived(archived(12, 13, 50));
+    let groups = |now_ms| merger.plan(RULES, now_ms).groups;
+    assert!(groups(1233).is_empty(), "younger than the settle time of zero");
+    assert_eq!(groups(1234), [[name(1, 10, 11), name(1, 12, 13)]]);
 }
 
-/// Goal: a chunk enters the ledger when it is archived, not when it is read for its upload.
-#[test]
-fn what_was_archived_is_known() {
-    let chunk = |first: u64, last: u64| (name(1, first, last), Bytes::from(vec![0; 10 * last as usize]));
-    let ledger = Arc::new(Ledger::default());
-    let source = LedgerSource::new(Arc::new(Sealed(vec![chunk(1, 4), chunk(5, 9)])), Arc::clone(&ledger));
-    for after in [0, 4] {
-        source.read(&source.next_sealed(Csn(after)).unwrap()).unwrap();
-    }
-    assert!(ledger.chunks().is_empty());
-    source.archived(Csn(4));
-    let known: Vec<_> = ledger.chunks().into_iter().map(|(name, known)| (name, known.bytes)).collect();
-    assert_eq!(known, [(name(1, 1, 4), 40)]);
-    source.archived(Csn(9));
-    assert_eq!(ledger.chunks().len(), 2);
+/// Goal: parts whose commits a reader pin names stay until the pin is released.
+#[tokio::test]
+async fn pinned_parts_stay() {
+    let rig = Rig::new(&[2, 3, 1, 1, 4, 2, 2], 10).await;
+    let mut merger = rig.listed().await;
+    let now_ms = crate::clock::now_millis();
+    merger.round(RULES, now_ms).await.unwrap();
+    // The pin holds for longer than the grace period.
+    let range = PinRange { from: Csn(6), until: Csn(11), epoch: Some(Epoch(1)) };
+    let pin = Pin::take_for(&rig.archive, "restore", range, Duration::from_secs(3 * 3600)).await.unwrap();
+    let round = merger.round(RULES, now_ms + HOUR_MS).await.unwrap();
+    assert_eq!((round.deleted, round.waiting), (5, 2));
+    assert_eq!(rig.names().await, [(1, 15), (7, 7), (8, 11)]);
+    // A merger that knows only a listing spares the parts, too.
+    let round = rig.listed().await.round(RULES, now_ms + HOUR_MS).await.unwrap();
+    assert_eq!((round.deleted, round.waiting), (0, 2));
+    pin.release().await;
+    assert_eq!(merger.round(RULES, now_ms + HOUR_MS).await.unwrap(), Round { deleted: 2, ..Round::default() });
+    assert_eq!(rig.names().await, [(1, 15)]);
+    rig.check().await;
 }
 
-/// Goal: the ledger of a listing has the names, lengths and ages of the chunks.
-#[test]
-fn a_listing_is_known() {
+/// Goal: a merger of a listing knows the names, lengths and ages of the chunks.
+#[tokio::test]
+async fn a_listing_is_known() {
     let modified = chrono::DateTime::from_timestamp_millis(1234).unwrap();
-    let mut listing = crate::archive::listing::Listing::default();
+    let mut listing = Listing::default();
     listing.chunks.insert(name(1, 1, 4), Stored { size: 40, modified });
-    let known = Known { bytes: 40, since_ms: 1234, is_closed: false };
-    assert_eq!(Ledger::of(&listing).chunks(), BTreeMap::from([(name(1, 1, 4), known)]));
+    listing.chunks.insert(name(1, 5, 6), Stored { size: 512 << 10, modified });
+    listing.chunks.insert(name(1, 7, 7), Stored { size: (512 << 10) + 1, modified });
+    let merger = Merger::new(Rig::new(&[], 10).await.archive, &listing);
+    assert!(merger.plan(RULES, 1233).groups.is_empty());
+    assert_eq!(merger.plan(RULES, 1234).groups, [[name(1, 1, 4), name(1, 5, 6)]]);
 }

@@ -15,9 +15,8 @@ use crate::record::CommitRecord;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Largest number of bytes of keys and values in one file. Tiny in unit tests, so that their deltas need several
-/// files.
-const FILE_BYTES_MAX: u64 = if cfg!(test) { 300 } else { 64 << 20 };
+/// Default of [`DiskDelta::with_file_bytes_max`].
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Block cache size in bytes of the scratch database. Small, because the database is read once.
 const CACHE_BYTES: usize = 8 << 20;
@@ -52,6 +51,8 @@ pub struct DiskDelta {
     spill: Option<Spill>,
     operations: u64,
     bytes: u64,
+    /// Bytes of keys and values at which a file is full.
+    file_bytes_max: u64,
 }
 
 /// The scratch database that holds the full sorted runs.
@@ -65,7 +66,15 @@ impl DiskDelta {
     #[must_use]
     pub fn begin(after: Position, scratch: PathBuf) -> Self {
         let (span, run) = (Span::begin(after), SortedRun::default());
-        Self { span, run, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
+        let (ranges, file_bytes_max) = (BTreeSet::new(), FILE_BYTES_MAX);
+        Self { span, run, ranges, scratch, spill: None, operations: 0, bytes: 0, file_bytes_max }
+    }
+
+    /// Sets the bytes of keys and values at which a file is full and the next one begins, if the delta does not fit into
+    /// one sorted run.
+    #[must_use]
+    pub fn with_file_bytes_max(self, bytes: u64) -> Self {
+        Self { file_bytes_max: bytes, ..self }
     }
 
     /// Writes the change as files into `dir`, which must exist, and removes the scratch directory.
@@ -78,7 +87,7 @@ impl DiskDelta {
         for family in Family::ALL {
             match &self.spill {
                 None => files.extend(self.run.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
-                Some(spill) => merge(&spill.disk, family, dir, &mut files)?,
+                Some(spill) => merge(&spill.disk, family, dir, self.file_bytes_max, &mut files)?,
             }
         }
         drop(self.spill.take());
@@ -149,8 +158,8 @@ fn file_path(dir: &Path, family: Family, nth: usize) -> PathBuf {
     dir.join(format!("{}-{nth:06}.sst", family.name()))
 }
 
-/// Writes one family of the scratch database to files in `dir`.
-fn merge(disk: &Disk, family: Family, dir: &Path, files: &mut Vec<SortedFile>) -> Result<()> {
+/// Writes one family of the scratch database to files in `dir`, each of about `file_bytes_max` bytes at most.
+fn merge(disk: &Disk, family: Family, dir: &Path, file_bytes_max: u64, files: &mut Vec<SortedFile>) -> Result<()> {
     let mut cursor = disk.db().raw_iterator_cf(disk.family(family));
     cursor.seek_to_first();
     let (mut writer, mut nth): (Option<SortedFileWriter>, usize) = (None, 0);
@@ -161,7 +170,7 @@ fn merge(disk: &Disk, family: Family, dir: &Path, files: &mut Vec<SortedFile>) -
         };
         let (tag, value) = tagged.split_first().expect("every value here has a tag");
         file.push(key, (*tag == TAG_PUT).then_some(value))?;
-        if file.bytes() >= FILE_BYTES_MAX {
+        if file.bytes() >= file_bytes_max {
             files.extend(writer.take().map(SortedFileWriter::finish).transpose()?);
             nth += 1;
         }

@@ -8,6 +8,7 @@ use super::manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 use crate::archive::layout::ObjectName;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX, SectionKind};
 use crate::cluster::ClusterId;
+use crate::compacted_run::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
 use crate::csn::CommitTime;
 use crate::engine::memory::Memory;
 use crate::engine::sorted::SortedFile;
@@ -16,7 +17,6 @@ use crate::grain::Grain;
 use crate::io::Io;
 use crate::position::Position;
 use crate::record::{self, CommitRecord};
-use crate::snapshot::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
 use crate::snapshot::manifest::FileRef;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -118,11 +118,11 @@ impl LocalRun {
         &self.manifest
     }
 
-    /// Returns the path and the object name of each file of the run.
-    pub fn files(&self) -> impl Iterator<Item = (PathBuf, ObjectName)> {
+    /// Returns the path, the object name and the length in bytes of each file of the run.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, ObjectName, u64)> {
         let disk = self.manifest.disk.iter().map(|file| &file.name);
         let names = disk.chain(self.manifest.memory.iter().map(|file| &file.name));
-        names.zip(self.manifest.objects()).map(|(name, (object, ..))| (self.dir.0.join(name), object))
+        names.zip(self.manifest.objects()).map(|(name, (object, bytes, _))| (self.dir.0.join(name), object, bytes))
     }
 }
 

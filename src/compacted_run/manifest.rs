@@ -6,13 +6,13 @@
 use crate::archive::digested;
 use crate::archive::layout::{ObjectName, RunName};
 use crate::cluster::ClusterId;
+use crate::compacted_run::delta::RangeDelete;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::plain_name::PlainName;
 use crate::position::Position;
-use crate::snapshot::delta::RangeDelete;
 use crate::snapshot::manifest::{FileRef, HASH_DIGITS, MANIFEST_BYTES_MAX, NAME_BYTES_MAX, hex};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;

@@ -10,9 +10,8 @@ use crate::archive::layout::{ObjectName, RunName, as_text};
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::MANIFEST_BYTES_MAX;
-use crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX;
+use crate::snapshot::mover::{Origin, Part, send};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 /// The outcome of publishing a run.
@@ -52,12 +51,8 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
         let reason = format!("the manifest of {name} has {} bytes, more than {MANIFEST_BYTES_MAX}", body.len());
         return Err(Error::Refused { reason: format!("{reason}: make smaller runs") });
     }
-    let uploads = local.files().map(|(path, object)| {
-        let archive = archive.clone();
-        async move { archive.put_file_verified(&object, &path).await }
-    });
-    let uploads: Vec<_> = uploads.collect();
-    stream::iter(uploads).buffer_unordered(UPLOADS_IN_FLIGHT_MAX).try_collect::<Vec<u64>>().await?;
+    let part = |(path, object, bytes)| Part { object, bytes, origin: Origin::File(path) };
+    send(archive, local.files().map(part), &|_| {}).await?;
     if let Some(Err(error)) = found {
         // No reader can use a damaged manifest, so replacing it loses nothing.
         tracing::warn!(run = %published.run, %error, "the manifest of a run is damaged and is replaced");

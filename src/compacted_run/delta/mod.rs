@@ -12,7 +12,7 @@
 //! so the state is needed to find the key or member that an op changes. Guarantees: every kind of op is covered, also
 //! for a key that was deleted and created a second time, renamed, expired or flushed. The size of a memory engine's
 //! delta is bounded by the state at the end and by the touched keys, not by the number of ops. Non-goals: files and
-//! names, see [`super::run`].
+//! names, see [`super::RunManifest`].
 
 mod disk;
 mod keys;

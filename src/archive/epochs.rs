@@ -13,7 +13,6 @@
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
 use super::layout::{ObjectName, Section};
-use super::retry_policy::pause_after_wrong_answer;
 use super::store::{Archive, Creation, Found};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
@@ -161,7 +160,7 @@ async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochReco
             let detail = "it was listed and then not there; epoch records are never removed";
             return Err(Error::corrupt(what, "the object", detail));
         }
-        tokio::time::sleep(pause_after_wrong_answer(denied)).await;
+        tokio::time::sleep(retry_policy.pause_after_wrong_answer(denied)).await;
     }
 }
 

@@ -5,9 +5,10 @@
 //! wait for that thread: there KEYS is refused where keys are many, and DBSIZE returns the last count.
 
 use super::args::Args;
+use super::definition::{Ctx, Done};
+use super::glob;
 use super::host::Task;
 use super::reply::{Deferred, Out};
-use super::{Ctx, Done, glob};
 use crate::commit::committer::Committer;
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;

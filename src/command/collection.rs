@@ -1,7 +1,8 @@
 //! The operations that hashes and sets share: finding a collection, walking its elements, selecting requested names,
 //! and removing elements.
 
-use super::{Done, Fail, errors};
+use super::definition::{Done, Fail};
+use super::errors;
 use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::meta::{Collection, DiskType};
 use crate::engine::wear::RENEWED_BYTES_MAX;

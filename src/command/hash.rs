@@ -5,12 +5,13 @@
 
 use super::args::Args;
 use super::collection::{self, Membership};
+use super::definition::{Ctx, Done, Fail};
 use super::number::{parse_f64, parse_i64};
 use super::reply::Out;
-use super::{Ctx, Done, Fail, decimal, errors};
+use super::{decimal, errors};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
-use crate::engine::rows::Value;
+use crate::engine::row_shard::Value;
 
 fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
     collection::find(keys, key, DiskType::Hash)

@@ -7,12 +7,13 @@
 use super::ahead;
 use super::args::Args;
 use super::client::Client;
+use super::definition::{Call, Command, Ctx, Done, Fail, Flag};
 use super::demand::Demand;
 use super::errors;
 use super::host::Host;
 use super::reply::{Mark, Out};
-use super::table::{Call, Command, Flag};
-use super::{Ctx, Done, Fail, txn};
+use super::table::TABLE;
+use super::txn;
 use crate::clock::Reading;
 use crate::commit::committer::Committer;
 use crate::commit::groups::{GroupNumber, Groups};
@@ -269,7 +270,7 @@ impl<'s> Session<'s> {
         if self.turn.is_none() && !is_locked {
             let now_ms = self.clock().wall_us / 1000;
             let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
-            let mut ctx = Ctx { keys, client: self.client, host: self.host };
+            let mut ctx = Ctx { keys, client: self.client, host: self.host, table: &TABLE };
             let mark = self.out.mark();
             match (command.run)(&mut ctx, args, self.out) {
                 Err(Fail::NeedsLock) => self.out.truncate(mark),
@@ -288,7 +289,7 @@ impl<'s> Session<'s> {
         let mut demand = None;
         if command.has(Flag::Write) || queue.is_some() {
             let wanted = match queue {
-                Some(queue) => Demand::of_queue(queue, turn, now_ms)?,
+                Some(queue) => Demand::of_queue(queue, &TABLE, turn, now_ms)?,
                 None => Demand::of_command(command, args, turn),
             };
             if let Err(error) = turn.reserve(wanted.room_bytes) {
@@ -302,7 +303,7 @@ impl<'s> Session<'s> {
         }
         let keys = turn.keyspace(now_ms);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
-        let mut ctx = Ctx { keys, client: self.client, host: self.host };
+        let mut ctx = Ctx { keys, client: self.client, host: self.host, table: &TABLE };
         let done = (command.run)(&mut ctx, args, self.out);
         let can_be_taken_back = demand.is_some_and(|demand| demand.can_be_taken_back);
         if can_be_taken_back

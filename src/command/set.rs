@@ -10,9 +10,10 @@
 
 use super::args::{Args, OwnedArgs};
 use super::collection::{self, Membership};
+use super::definition::{Ctx, Done, Fail};
+use super::errors;
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
 use parking_lot::Mutex;

@@ -2,11 +2,11 @@
 //! state that its commits produce, and every other csn is refused.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::archive::merge::Rules;
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};
 use crate::grain::Grain;

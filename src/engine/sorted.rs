@@ -4,7 +4,7 @@
 //!
 //! Guarantees: after a run is ingested, RocksDB holds the state that the run's operations lead to when applied to
 //! everything written before. Of several versions of a key in a run, only the last is written. A run's memory is
-//! bounded by [`RUN_BYTES_MAX`] and one commit. The csn key is not written.
+//! bounded by [`Bounds::bytes_max`] and one commit. The csn key is not written.
 
 use super::batch::{self, Family, HEADER_LEN, Operations, Record, Records};
 use super::disk::{Disk, run_options};
@@ -15,11 +15,22 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Bytes of operations and their index at which a run is full. Two runs exist at a time: one is gathered while the
-/// previous one is written. The limit is tiny in unit tests, so that their histories take many runs.
-pub const RUN_BYTES_MAX: usize = if cfg!(test) { 400 } else { 64 << 20 };
-/// Number of operations of a family at which several threads sort them and write the files.
-const PARALLEL_MIN: usize = if cfg!(test) { 4 } else { 10_000 };
+/// When a sorted run is full, and when it pays to use several threads. The default is what a node uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bytes of operations and their index at which a run is full. Two runs exist at a time: one is gathered while the
+    /// previous one is written.
+    pub bytes_max: usize,
+    /// Number of operations of a family at which several threads sort them and write the files.
+    pub parallel_min: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { bytes_max: 64 << 20, parallel_min: 10_000 }
+    }
+}
+
 /// Largest number of threads that write files.
 const WRITERS_MAX: usize = 4;
 /// Number of records that are brought into the processor's caches together.
@@ -58,6 +69,7 @@ pub struct SortedFile {
 /// Operations of successive commits, gathered for sorting.
 #[derive(Default)]
 pub struct SortedRun {
+    bounds: Bounds,
     /// Records of write batches, in the order of their arrival.
     records: Vec<u8>,
     /// The puts and deletes in `records`, by family, without those that a later range delete covers.
@@ -78,6 +90,19 @@ struct Entry {
 }
 
 impl SortedRun {
+    /// Makes an empty run with other bounds than the default ones.
+    #[must_use]
+    pub fn within(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
+    /// Takes the run out and leaves an empty one with the same bounds.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let empty = Self::within(self.bounds);
+        std::mem::replace(self, empty)
+    }
+
     /// Adds a commit's operations and checks them: there must be exactly `count`. After an error the run must not be
     /// used.
     pub fn push(&mut self, operations: &[u8], count: u32) -> Result<()> {
@@ -117,7 +142,7 @@ impl SortedRun {
     /// Reports whether the run must be written before it takes more operations.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes() >= RUN_BYTES_MAX
+        self.bytes() >= self.bounds.bytes_max
     }
 
     /// Reports whether the run has no operations.
@@ -159,8 +184,15 @@ impl SortedRun {
         form: Form,
         path: &(dyn Fn(usize) -> PathBuf + Sync),
     ) -> Result<Vec<SortedFile>> {
-        let entries = newest_by_key(&self.records, std::mem::take(&mut self.entries[family as usize]));
-        if entries.is_empty() { Ok(Vec::new()) } else { write_files(&self.records, &entries, family, form, path) }
+        let entries = std::mem::take(&mut self.entries[family as usize]);
+        let is_parallel = |entries: &[Entry]| entries.len() >= self.bounds.parallel_min;
+        let entries = newest_by_key(&self.records, is_parallel(&entries), entries);
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = if is_parallel(&entries) { cores.min(WRITERS_MAX) } else { 1 };
+        write_files(&self.records, &entries, parts, family, form, path)
     }
 }
 
@@ -196,12 +228,12 @@ fn key_of<'r>(records: &'r [u8], entry: &Entry) -> &'r [u8] {
     }
 }
 
-/// Returns the entries sorted by key, with only the last entry of each key.
-fn newest_by_key(records: &[u8], mut entries: Vec<Entry>) -> Vec<Entry> {
+/// Returns the entries sorted by key, with only the last entry of each key. If `is_parallel`, two threads sort them.
+fn newest_by_key(records: &[u8], is_parallel: bool, mut entries: Vec<Entry>) -> Vec<Entry> {
     let by_key =
         |a: &Entry, b: &Entry| a.prefix.cmp(&b.prefix).then_with(|| key_of(records, a).cmp(key_of(records, b)));
     let newest_first = |a: &Entry, b: &Entry| by_key(a, b).then(b.at.cmp(&a.at));
-    if entries.len() < PARALLEL_MIN {
+    if !is_parallel {
         entries.sort_unstable_by(newest_first);
     } else {
         let middle = entries.len() / 2;
@@ -216,16 +248,15 @@ fn newest_by_key(records: &[u8], mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-/// Writes sorted entries into one or several files, each with one range of keys.
+/// Writes sorted entries into at most `parts` files, each with one range of keys.
 fn write_files(
     records: &[u8],
     entries: &[Entry],
+    parts: usize,
     family: Family,
     form: Form,
     path: &(dyn Fn(usize) -> PathBuf + Sync),
 ) -> Result<Vec<SortedFile>> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let parts = if entries.len() < PARALLEL_MIN { 1 } else { cores.min(WRITERS_MAX) };
     std::thread::scope(|scope| {
         let parts = entries.chunks(entries.len().div_ceil(parts)).enumerate();
         let write = |entries, path| move || write_file(records, entries, family, form, path);

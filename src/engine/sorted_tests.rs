@@ -11,6 +11,9 @@ fn open(dir: &Path) -> Disk {
     Disk::open(&dir.join("db"), &dir.join("wal"), DiskOptions { compaction: false, ..DiskOptions::default() }).unwrap()
 }
 
+/// So small that a run of a few operations is sorted by several threads.
+const SMALL: Bounds = Bounds { bytes_max: 400, parallel_min: 4 };
+
 type Rows = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 fn rows(disk: &Disk) -> [Rows; 3] {
@@ -55,7 +58,7 @@ fn runs_lead_where_single_writes_lead() {
         let (plain_dir, run_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (plain, mut disk) = (open(plain_dir.path()), open(run_dir.path()));
         for nth in 0..10 {
-            let mut run = SortedRun::default();
+            let mut run = SortedRun::within(SMALL);
             for value in 0..random.random_range(1..60) {
                 let mut operations = Vec::new();
                 let count = random.random_range(1..4);

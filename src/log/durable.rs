@@ -77,7 +77,7 @@ fn decode(slot: &[u8]) -> Option<Durable> {
 mod tests {
     use super::*;
     use crate::io::StdIo;
-    use crate::io::faults::{FAULTS, each_step};
+    use crate::io::testing::{FAULTS, each_step};
 
     #[test]
     fn a_torn_slot_leaves_the_one_before() {

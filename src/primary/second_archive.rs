@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Retry policy of a start that asks the archive which cluster owns it.
-const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) };
+const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT };
 /// Pause after the first of successive failures to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause between two attempts to connect.

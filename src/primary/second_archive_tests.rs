@@ -1,7 +1,7 @@
 //! How a start treats a second archive, and the requirements on its epoch records.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::csn::{CommitTime, Epoch, HistoryHash};
 use crate::error::Kind;
 use std::path::Path;

@@ -5,7 +5,6 @@
 //! every promise over what would remain. A chunk whose commits all lie in one wider chunk of the same epoch is
 //! replaced: it is removed after the grace period even if its commits stay.
 
-use super::check::up_to;
 use super::material::{Facts, Material};
 use super::timeline::{Piece, Promise, RestorePoint, Timeline, Why};
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName, as_text};
@@ -355,7 +354,7 @@ impl<'m> View<'m> {
 
     /// Plans a restore to `csn` over a listing.
     pub(super) fn plan_to(&self, listing: &Listing, lineage: &Lineage, csn: Csn) -> Result<Plan, Shortfall> {
-        plan_without(&up_to(listing, csn), lineage, csn, &self.skipped, &self.skipped_runs)
+        plan_without(&listing.up_to(csn), lineage, csn, &self.skipped, &self.skipped_runs)
     }
 
     /// Keeps the bases of a range, and the chunks with commits above the range's first csn.

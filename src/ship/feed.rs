@@ -8,7 +8,8 @@
 //! behind the logs is sent to the archive; if there is no archive, it is refused and told to start from an empty
 //! directory, to get a base.
 
-use super::source::{CommitSource, Continuity};
+use super::admission::{Admission, Knowledge};
+use super::source::CommitSource;
 use super::tail::Slice;
 use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
 use super::wire::{Receiver, Refuse, Resume, Sender, Sending};
@@ -110,19 +111,6 @@ pub struct Feeds {
     next_id: AtomicU64,
 }
 
-/// How a replica that introduced itself is served.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Admission {
-    /// The feed sends the commits that follow the replica's csn.
-    Resume,
-    /// The replica gets a base: it is empty and has no archive to start from.
-    Base,
-    /// The replica says that its epoch is newer than this node's.
-    Newer,
-    /// The replica cannot be served.
-    Refuse(Refuse),
-}
-
 impl Feeds {
     /// Makes the feeds over `source`. Changes of the watermarks `committed` and `durable` wake them.
     #[must_use]
@@ -174,7 +162,8 @@ impl Feeds {
         let (reader, writer) = stream.into_split();
         let (mut receiver, mut sender) = (Receiver::from_replica(reader, address), Sender::new(writer, address));
         let (challenge, hello) = self.introduce(&mut receiver, &mut sender, address, id).await?;
-        let admission = match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
+        let admission = match tokio::task::block_in_place(|| self.knowledge().admit(&self.source, &hello, &challenge))?
+        {
             Admission::Newer => Admission::Refuse(self.host.newer_epoch(&hello).await?),
             Admission::Resume => self.enter(id, status(address, &hello, "online"), Admission::Resume),
             Admission::Base => self.enter(id, status(address, &hello, "send_bulk"), Admission::Base),
@@ -207,6 +196,10 @@ impl Feeds {
             next_chunk_at: Instant::now(),
         };
         feed.run(receiver).await
+    }
+
+    fn knowledge(&self) -> Knowledge {
+        Knowledge { cluster: self.host.cluster(), history: self.host.history(), secret: self.host.secret() }
     }
 
     /// Sends the challenge and waits for the replica's hello.
@@ -257,74 +250,6 @@ impl Feeds {
         }
         feeds.insert(id, status);
         admission
-    }
-
-    /// Decides how a replica that introduced itself is served. May read a part of the logs.
-    pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Result<Admission> {
-        let refuse = |is_final, reason: String| Ok(Admission::Refuse(Refuse { is_final, reason, newer_epoch: None }));
-        if hello.version != wire::VERSION {
-            return refuse(true, format!("protocol version {} is not {}", hello.version, wire::VERSION));
-        }
-        if hello.proof != wire::proof(&self.host.secret(), challenge, &hello.node) {
-            return refuse(true, "the replica does not know this cluster's repl-secret".into());
-        }
-        if let Some(cluster) = hello.cluster.filter(|cluster| *cluster != self.host.cluster()) {
-            let own = self.host.cluster();
-            return refuse(
-                true,
-                format!(
-                    "the replica's directory belongs to cluster {cluster}, this primary to {own}. Use the right primary, or an empty directory"
-                ),
-            );
-        }
-        let history = self.host.history();
-        let own = history.last().expect("a history is never empty").epoch;
-        if hello.epoch > own && hello.cluster.is_some() {
-            return Ok(Admission::Newer);
-        }
-        if hello.csn == Csn::ZERO && hello.epoch <= own {
-            let resumes = hello.has_archive || self.source.reaches(Csn::ZERO)?;
-            return Ok(if resumes { Admission::Resume } else { Admission::Base });
-        }
-        self.admit_at(hello, &history)
-    }
-
-    /// Decides whether the replica's last commit lies on this node's history. The history hash tells. If the logs do
-    /// not reach back to that commit, the epochs decide, until the archive's chunks prove it.
-    fn admit_at(&self, hello: &Hello, history: &[EpochStart]) -> Result<Admission> {
-        let own = history.last().expect("a history is never empty").epoch;
-        let continuity = self.source.compare(hello.csn, hello.hash)?;
-        let is_own = |start: &EpochStart| start.epoch == hello.epoch && start.incarnation == hello.incarnation;
-        let at = history.iter().position(is_own);
-        let shared = at.map(|at| history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork));
-        match continuity {
-            Continuity::Same if hello.epoch <= own => return Ok(Admission::Resume),
-            Continuity::Unknown if shared.is_some_and(|shared| hello.csn <= shared) => return Ok(Admission::Resume),
-            _ => {}
-        }
-        let position = self.source.position();
-        let found = match continuity {
-            Continuity::Ahead => "it has commits that this primary does not have".to_owned(),
-            Continuity::Same => format!("this primary knows of no epoch {}", hello.epoch),
-            _ => format!("this primary has other commits up to csn {}", hello.csn),
-        };
-        Ok(Admission::Refuse(Refuse {
-            is_final: true,
-            reason: format!(
-                "the replica belongs to another history: it is at csn {} of epoch {} ({}) with history hash {}, this \
-                 primary is at csn {} of epoch {} ({}) with history hash {}; {found}. Keep the replica's directory if its \
-                 commits matter, and start it from an empty one",
-                hello.csn,
-                hello.epoch,
-                hello.incarnation,
-                hello.hash,
-                position.csn,
-                position.epoch,
-                history.last().map(|start| start.incarnation).unwrap_or_default(),
-                position.hash,
-            ),
-            newer_epoch: None,
-        }))
     }
 }
 

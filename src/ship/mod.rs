@@ -4,6 +4,7 @@
 //! Every reader here pulls from a position of its own. Nothing here makes a write wait, except the spool's stated
 //! limit.
 
+mod admission;
 pub mod cutter;
 pub mod feed;
 pub mod source;

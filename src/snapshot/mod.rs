@@ -32,7 +32,7 @@ pub mod local;
 pub mod manifest;
 pub mod memory_snapshot;
 pub mod publish;
-#[cfg(test)]
-pub(crate) mod rig;
 pub mod run;
 mod skew;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,11 +1,11 @@
 //! Merging: no commit is lost, whichever request fails and whichever other mergers are at work.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::listing::Stored;
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch};

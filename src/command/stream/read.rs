@@ -2,9 +2,10 @@
 
 use super::super::args::{Args, OwnedArgs};
 use super::super::client::Blocked;
+use super::super::definition::{Ctx, Done, Fail};
+use super::super::errors;
 use super::super::number::parse_i64;
 use super::super::reply::{Out, Protocol};
-use super::super::{Ctx, Done, Fail, errors};
 use super::range::{Request, write_entries};
 use super::{find, id};
 use crate::engine::key::StreamId;

@@ -1,11 +1,12 @@
 //! A node without a network, and its client.
 
 use super::super::args::OwnedArgs;
-use super::super::client::{Client, ClientCard};
+use super::super::client::Client;
+use super::super::client_card::ClientCard;
 use super::super::host::{Host, InfoSection, MarkCard, Role, Task, TaskReply, WatermarkReport};
 use super::super::reply::Out;
 use super::super::session::{Outcome, Session};
-use super::super::table::Call;
+use super::super::table::TABLE;
 use crate::commit::committer::{Committer, Start};
 use crate::commit::gate::Gate;
 use crate::commit::sync::Syncer;
@@ -91,7 +92,7 @@ impl Node {
         let mut out = Out::new(self.client.protocol);
         let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
         for request in requests {
-            session.run(Call::of(request.as_args()));
+            session.run(TABLE.call(request.as_args()));
         }
         let Outcome { open, mut depends_on, .. } = session.finish();
         if let Some(open) = open {

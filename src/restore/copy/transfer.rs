@@ -1,6 +1,7 @@
 //! Copies a plan's objects into the target archive.
 
-use super::{CopyPlan, CopyReport, Moved};
+use super::plan::CopyPlan;
+use super::report::{CopyReport, Moved};
 use crate::archive::epochs::{self, Claim};
 use crate::archive::identity;
 use crate::archive::layout::ObjectName;

@@ -8,16 +8,27 @@ use crate::chunk::SectionKind;
 use crate::engine::batch::{Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
-use crate::engine::sorted::{Form, SortedFile, SortedFileWriter, SortedRun, TAG_PUT};
+use crate::engine::sorted::{self, Form, SortedFile, SortedFileWriter, SortedRun, TAG_PUT};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::record::CommitRecord;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Largest number of bytes of keys and values in one file. Tiny in unit tests, so that their deltas need several
-/// files.
-const FILE_BYTES_MAX: u64 = if cfg!(test) { 300 } else { 64 << 20 };
+/// Bounds of a delta on its memory and its files. The default is what a node uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bounds of a sorted run.
+    pub run: sorted::Bounds,
+    /// Largest number of bytes of keys and values in one file.
+    pub file_bytes_max: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { run: sorted::Bounds::default(), file_bytes_max: 64 << 20 }
+    }
+}
 
 /// Block cache size in bytes of the scratch database. Small, because the database is read once.
 const CACHE_BYTES: usize = 8 << 20;
@@ -44,6 +55,7 @@ pub struct DiskFiles {
 
 /// The net change of the disk engines; see the module's text.
 pub struct DiskDelta {
+    bounds: Bounds,
     span: Span,
     run: SortedRun,
     ranges: BTreeSet<RangeDelete>,
@@ -63,9 +75,9 @@ struct Spill {
 impl DiskDelta {
     /// Begins an empty delta after `after`. `scratch` is a directory for this delta only; it need not exist.
     #[must_use]
-    pub fn begin(after: Position, scratch: PathBuf) -> Self {
-        let (span, run) = (Span::begin(after), SortedRun::default());
-        Self { span, run, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
+    pub fn begin(after: Position, scratch: PathBuf, bounds: Bounds) -> Self {
+        let (span, run) = (Span::begin(after), SortedRun::within(bounds.run));
+        Self { bounds, span, run, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
     }
 
     /// Writes the change as files into `dir`, which must exist, and removes the scratch directory.
@@ -78,7 +90,7 @@ impl DiskDelta {
         for family in Family::ALL {
             match &self.spill {
                 None => files.extend(self.run.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
-                Some(spill) => merge(&spill.disk, family, dir, &mut files)?,
+                Some(spill) => merge(&spill.disk, family, dir, self.bounds.file_bytes_max, &mut files)?,
             }
         }
         drop(self.spill.take());
@@ -108,7 +120,7 @@ impl DiskDelta {
                 self.spill.insert(Spill { disk, runs: 0 })
             }
         };
-        std::mem::take(&mut self.run).ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.runs)?;
+        self.run.take().ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.runs)?;
         spill.runs += 1;
         Ok(())
     }
@@ -149,8 +161,8 @@ fn file_path(dir: &Path, family: Family, nth: usize) -> PathBuf {
     dir.join(format!("{}-{nth:06}.sst", family.name()))
 }
 
-/// Writes one family of the scratch database to files in `dir`.
-fn merge(disk: &Disk, family: Family, dir: &Path, files: &mut Vec<SortedFile>) -> Result<()> {
+/// Writes one family of the scratch database to files of at most `bytes_max` bytes and one row in `dir`.
+fn merge(disk: &Disk, family: Family, dir: &Path, bytes_max: u64, files: &mut Vec<SortedFile>) -> Result<()> {
     let mut cursor = disk.db().raw_iterator_cf(disk.family(family));
     cursor.seek_to_first();
     let (mut writer, mut nth): (Option<SortedFileWriter>, usize) = (None, 0);
@@ -161,7 +173,7 @@ fn merge(disk: &Disk, family: Family, dir: &Path, files: &mut Vec<SortedFile>) -
         };
         let (tag, value) = tagged.split_first().expect("every value here has a tag");
         file.push(key, (*tag == TAG_PUT).then_some(value))?;
-        if file.bytes() >= FILE_BYTES_MAX {
+        if file.bytes() >= bytes_max {
             files.extend(writer.take().map(SortedFileWriter::finish).transpose()?);
             nth += 1;
         }

@@ -16,7 +16,7 @@ use crate::grain::Grain;
 use crate::io::Io;
 use crate::position::Position;
 use crate::record::{self, CommitRecord};
-use crate::snapshot::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
+use crate::snapshot::delta::{Bounds, DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
 use crate::snapshot::manifest::FileRef;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ impl RunBuilder {
     /// Begins an empty run after `after`. Creates the directory `dir`, which must not exist.
     pub fn begin(dir: PathBuf, cluster: ClusterId, grain: Grain, after: Position) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        let disk = DiskDelta::begin(after, dir.join("spill"));
+        let disk = DiskDelta::begin(after, dir.join("spill"), Bounds::default());
         let (lists, zsets) = (ListDelta::begin(after), ZsetDelta::begin(after));
         let dir = Scratch(dir);
         Ok(Self { dir, cluster, grain, disk, lists, zsets, first_time: CommitTime::default(), raw_bytes: 0 })

@@ -4,8 +4,9 @@
 //! The benchmark writes the archives itself, without servers, so that a log of hours is ready in minutes. Only the
 //! clock of the quiet day is simulated.
 
+use super::common::Common;
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
-use super::{Common, serve};
+use super::serve;
 use crate::exit::Failure;
 use crate::runtime::runtime;
 use object_store::memory::InMemory;
@@ -247,7 +248,7 @@ impl Log {
                 let member = format!("player:{}", self.random.random_range(0..PLAYERS));
                 let score = self.random.random_range(0..1_000_000) as f64;
                 let mut zsets = Vec::new();
-                ZsetEncoder(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
+                ZsetEncoder::new(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
                 commit.zsets = zsets.into();
             }
             _ => {
@@ -255,10 +256,10 @@ impl Log {
                 let (queue, waiting) = (format!("queue:{number}"), &mut self.queues[number as usize]);
                 let mut lists = Vec::new();
                 if *waiting > 100 || (*waiting > 0 && self.random.random_bool(0.5)) {
-                    ListEncoder(&mut lists).pop_front(queue.as_bytes(), 1);
+                    ListEncoder::new(&mut lists).pop_front(queue.as_bytes(), 1);
                     *waiting -= 1;
                 } else {
-                    ListEncoder(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
+                    ListEncoder::new(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
                     *waiting += 1;
                 }
                 commit.lists = lists.into();

@@ -1,8 +1,9 @@
 //! `bench recover`: the duration of a restart after SIGKILL.
 
+use super::common::Common;
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::server::Launch;
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::exit::Failure;
 
 /// Restart after SIGKILL, by the amount written since the start

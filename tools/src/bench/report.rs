@@ -156,14 +156,14 @@ impl Report {
         self.sections.push(section);
     }
 
-    /// Writes `bench-NAME.json` and `bench-NAME.html` into a directory.
-    pub fn write(&self, dir: &Path) -> Result<(), String> {
+    /// Writes `bench-NAME.json` and, with this HTML page, `bench-NAME.html` into a directory.
+    pub fn write(&self, dir: &Path, page: &str) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("cannot write the report into {}: {error}", dir.display());
         std::fs::create_dir_all(dir).map_err(failed)?;
         let json = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;
         let path = |extension: &str| dir.join(format!("bench-{}.{extension}", self.bench));
         std::fs::write(path("json"), json).map_err(failed)?;
-        std::fs::write(path("html"), super::html::page(self)).map_err(failed)?;
+        std::fs::write(path("html"), page).map_err(failed)?;
         println!("\nwritten: {} and {}", path("json").display(), path("html").display());
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! `bench restore`: the speed of restoring a log and a base, compared with redis-server loading the same data.
 
+use super::common::Common;
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::server::{Launch, Program};
 use super::workload::Workload;
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::client::Answer;
 use crate::exit::Failure;
 use std::path::Path;

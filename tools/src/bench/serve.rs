@@ -1,9 +1,10 @@
 //! `bench serve`: throughput and latency of commands and mixes, for each pipeline length.
 
+use super::common::{Common, FILLING_PIPELINE};
 use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
 use super::server::{Launch, Program, Server};
 use super::workload::{COMMANDS, MIXES, PATTERNS, Workload};
-use super::{Common, FILLING_PIPELINE, load, steady, workload};
+use super::{load, steady, workload};
 use crate::exit::Failure;
 use std::process::Command;
 

@@ -1,9 +1,10 @@
 //! `bench ship`: the cost of replicas and archives for the primary, and the lag of both.
 
+use super::common::Common;
 use super::load::{self, Shape, Until};
 use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
 use super::server::{Launch, Program, Server};
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::exit::Failure;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,10 +1,11 @@
 //! `bench snapshot`: the cost of a base for the writers while the base is cut and written, compared with redis'
 //! BGSAVE.
 
+use super::common::Common;
 use super::load::{self, Shape, Until};
 use super::report::{Chart, Kind, Point, Report, Runs, Section};
 use super::server::{Launch, Program, Server};
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::exit::Failure;
 use std::time::{Duration, Instant};
 

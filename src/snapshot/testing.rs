@@ -1,4 +1,4 @@
-//! A node without clients, for tests: a real committer over real logs, random commits, and the expected state.
+//! Test support: a node without clients, with a real committer over real logs, random commits, and the expected state.
 
 use super::base::{BaseCutter, CutRequest, LocalBase};
 use super::image;

@@ -25,6 +25,8 @@
 //! which wires them and is the only module that knows all others, and [`compact`], which makes an archive cheaper,
 //! either without a primary or on a node's schedule.
 //!
+//! A module named `testing` supports tests, and a file named `*_tests.rs` holds tests; both are compiled for tests only.
+//!
 //! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot, history, restore,
 //! retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` build on this one.
 

@@ -1,7 +1,8 @@
 //! Stage 2, meaning: what a request does and how its reply is written.
 //!
-//! `definition` says what a command is, and `table` lists every command. Each family of commands has one file. `session` runs requests in turn, takes the writer
-//! lock when a request needs it, and makes one commit of each command or EXEC.
+//! `definition` says what a command is, and `table` lists every command. Each family of commands has one file.
+//! `session` runs requests in turn, takes the writer lock when a request needs it, and makes one commit of each command
+//! or EXEC.
 //!
 //! A command reads and checks first and makes its effects afterwards, so that a command that fails has made none.
 

@@ -95,12 +95,12 @@ fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
     let keys = calls.iter().filter(|(command, _)| command.keys.0 == 1).take(FETCHED_TOGETHER);
     ctx.keys.fetch_in_memory(keys.filter_map(|(_, args)| args.try_get(1)));
     for (command, args) in calls {
-        let mark = out.mark();
+        let start = out.next_start();
         match (command.run)(ctx, args, out) {
             Ok(()) if !ctx.keys.is_over_bound() => {}
             Ok(()) => return Err(Fail::TooLarge),
             Err(Fail::Reply(message)) => {
-                out.truncate(mark);
+                out.truncate(start);
                 out.error(&message);
             }
             // The session takes back the effects of the earlier commands.

@@ -9,7 +9,7 @@ use crate::engine::batch::Family;
 use crate::engine::disk::DiskOptions;
 use crate::io::Io;
 use crate::io::testing::{Faults, Step};
-use crate::log::durable::DurableMark;
+use crate::log::durable::DurableFile;
 use crate::log::recovery::{ImagePosition, Losses, Recovered, disk_position, recover};
 use crate::log::testing::{chained, on_both, on_disk, on_list};
 use rustix::io::Errno;
@@ -48,7 +48,7 @@ impl Rig {
         let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
         let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
         let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
-        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
+        let (durable_file, _) = DurableFile::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
         let mut memory = Memory::new();
         let recovered = recover(
             &disk,
@@ -62,7 +62,7 @@ impl Rig {
         let position = recovered.position;
         let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known: Vec::new() };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-            Syncer::start(mode, disk, log_io, mark, Arc::clone(watermarks), gate)
+            Syncer::start(mode, disk, log_io, durable_file, Arc::clone(watermarks), gate)
         });
         let sink = Arc::<Sink>::default();
         committer.attach(Arc::<Sink>::clone(&sink));

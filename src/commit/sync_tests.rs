@@ -19,7 +19,7 @@ fn commit(rig: &Rig, sets: bool, pushes: bool) -> Csn {
 }
 
 fn told(rig: &Rig) -> Durable {
-    DurableMark::open(Arc::new(Faults::default()), &rig.dir().join("oplog")).unwrap().1
+    DurableFile::open(Arc::new(Faults::default()), &rig.dir().join("oplog")).unwrap().1
 }
 
 #[tokio::test]

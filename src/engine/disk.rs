@@ -221,13 +221,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Ingests files made with [`run_options`], which must not overlap each other. Their content is newer than
+    /// Ingests files made with [`sorted_file_options`], which must not overlap each other. Their content is newer than
     /// everything written before. Allowed only while restoring, because ingested data is in no WAL.
     pub fn ingest(&self, family: Family, files: Vec<PathBuf>) -> Result<()> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         let ingested = self.db().ingest_external_file_cf_opts(self.family(family), &options, files);
-        ingested.map_err(Error::rocks("ingest a sorted run"))
+        ingested.map_err(Error::rocks("ingest a sorted batch"))
     }
 
     /// Returns the error that stops flushes or compactions; `None` if there is none. While there is such an error,
@@ -303,9 +303,9 @@ fn database_options(wal_dir: &Path) -> Options {
     options
 }
 
-/// Returns the options for files of sorted runs: the same as for the files of a flush, in any family.
+/// Returns the options for files of sorted batches: the same as for the files of a flush, in any family.
 #[must_use]
-pub fn run_options() -> Options {
+pub fn sorted_file_options() -> Options {
     let mut table = table_options();
     table.disable_cache();
     let mut options = Options::default();

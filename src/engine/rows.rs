@@ -189,7 +189,7 @@ impl RowCache {
     /// around RocksDB's write.
     pub fn publish(&self) -> Publication<'_> {
         self.publications.fetch_add(1, Ordering::AcqRel);
-        Publication { cache: self, is_marking: Cell::new(false) }
+        Publication { cache: self, is_noting: Cell::new(false) }
     }
 
     /// Looks up rows together, so that their memory is fetched in parallel instead of one by one. A following lookup of
@@ -253,8 +253,8 @@ fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
 /// A publication under way; dropping it ends the publication.
 pub struct Publication<'c> {
     cache: &'c RowCache,
-    /// Whether slots may be marked: set by the first row that is stored or forgotten, which is after RocksDB's write.
-    is_marking: Cell<bool>,
+    /// Whether slots may be noted: set by the first row that is stored or forgotten, which is after RocksDB's write.
+    is_noting: Cell<bool>,
 }
 
 /// Largest number of collections created by one commit whose elements are kept in buffers from the first element on.
@@ -378,15 +378,15 @@ impl Publication<'_> {
     }
 
     fn each<'r>(&self, records: &'r [u8], mut visit: impl FnMut(Family, &'r [u8], Option<&'r [u8]>)) -> Result<()> {
-        if !self.is_marking.replace(true) {
-            self.cache.slots.begin_marking();
+        if !self.is_noting.replace(true) {
+            self.cache.slots.begin_noting();
         }
         for record in Records::new(records) {
             match record? {
                 Record::Put(Family::Stream, ..) | Record::Delete(Family::Stream, _) | Record::LogData(_) => {}
                 Record::Put(family, key, value) => {
                     if let Some(slot) = key::slot_of_meta(key).filter(|_| family == Family::Default) {
-                        self.cache.slots.mark(slot);
+                        self.cache.slots.note(slot);
                     }
                     visit(family, key, Some(value));
                 }

@@ -1,17 +1,17 @@
 //! Brings the engines from a base, or from the empty state, to the target.
 //!
-//! The caller's thread unpacks chunks. One thread gathers their disk effects into sorted runs, one ingests full sorted
-//! runs into RocksDB, and several change the memory engines. The disk side and the memory side do not wait for each
+//! The caller's thread unpacks chunks. One thread gathers their disk effects into sorted batches, one ingests full sorted
+//! batches into RocksDB, and several change the memory engines. The disk side and the memory side do not wait for each
 //! other until the end. Guarantees: no effect beyond the target is written. The csn key in RocksDB is written once, at
 //! the end. After a failure the directory must be discarded. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each
-//! side and two sorted runs.
+//! side and two sorted batches.
 
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
 use crate::engine::disk::Disk;
 use crate::engine::key::CSN_KEY;
 use crate::engine::memory::{self, Memory};
-use crate::engine::sorted::{Bounds, SortedRun};
+use crate::engine::sorted::{Bounds, SortedBatch};
 use crate::error::{Error, Result};
 use crate::history::step::ChunkStep;
 use crate::history::unpack::{Unpacked, Unpacker};
@@ -174,14 +174,14 @@ fn end_of(unpacked: &Unpacked) -> Position {
     Position::of(unpacked.commits.last().expect("a step has commits"))
 }
 
-/// Gathers the effects above `disk_at` into sorted runs and ingests these one after another.
+/// Gathers the effects above `disk_at` into sorted batches and ingests these one after another.
 fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, bounds: Bounds, chunks: &Receiver<Unpacked>) -> Result<()> {
     std::fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
     std::thread::scope(|scope| {
-        let (to_rocksdb, full) = sync_channel::<SortedRun>(0);
-        let ingesting =
-            scope.spawn(move || full.into_iter().zip(0..).try_for_each(|(run, nth)| run.ingest(disk, scratch, nth)));
-        let outcome = gather_all(chunks, disk_at, SortedRun::within(bounds), |run| to_rocksdb.send(run).is_ok());
+        let (to_rocksdb, full) = sync_channel::<SortedBatch>(0);
+        let ingesting = scope
+            .spawn(move || full.into_iter().zip(0..).try_for_each(|(batch, nth)| batch.ingest(disk, scratch, nth)));
+        let outcome = gather_all(chunks, disk_at, SortedBatch::within(bounds), |batch| to_rocksdb.send(batch).is_ok());
         drop(to_rocksdb);
         // The ingesting thread stops receiving when it fails, so its error is the cause.
         join(ingesting)?;
@@ -189,23 +189,23 @@ fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, bounds: Bounds, chunks: 
     })
 }
 
-/// Gathers sorted runs, beginning with the empty `run`, until `chunks` ends or `take` returns false.
+/// Gathers sorted batches, beginning with the empty `batch`, until `chunks` ends or `take` returns false.
 fn gather_all(
     chunks: &Receiver<Unpacked>,
     disk_at: Csn,
-    mut run: SortedRun,
-    mut take: impl FnMut(SortedRun) -> bool,
+    mut batch: SortedBatch,
+    mut take: impl FnMut(SortedBatch) -> bool,
 ) -> Result<()> {
     for chunk in chunks {
         for commit in chunk.commits.iter().filter(|commit| commit.touches_disk() && commit.csn > disk_at) {
-            run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit.csn, &error))?;
-            if run.is_full() && !take(run.take()) {
+            batch.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit.csn, &error))?;
+            if batch.is_full() && !take(batch.take()) {
                 return Ok(());
             }
         }
     }
-    if !run.is_empty() {
-        take(run);
+    if !batch.is_empty() {
+        take(batch);
     }
     Ok(())
 }
@@ -230,10 +230,10 @@ mod tests {
         Disk::open(&dir.join("db"), &dir.join("wal"), options).unwrap()
     }
 
-    /// Goal: commits that take many sorted runs leave the rows that their single writes leave, without the commits that
+    /// Goal: commits that take many sorted batches leave the rows that their single writes leave, without the commits that
     /// RocksDB holds already.
     #[test]
-    fn many_sorted_runs_lead_where_single_writes_lead() {
+    fn many_sorted_batches_lead_where_single_writes_lead() {
         let (dir, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let disk = open(dir.path());
         let (to_disk, chunks) = sync_channel(100);

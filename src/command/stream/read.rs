@@ -35,7 +35,7 @@ pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         resolved.push(after);
     }
 
-    let start = out.mark();
+    let start = out.next_start();
     let list = out.begin_array();
     let mut listed = 0;
     for (key, stream, after) in &sources {
@@ -72,7 +72,7 @@ fn write_stream(
     out: &mut Out,
 ) -> Result<bool, Fail> {
     let Some(first) = after.next().filter(|_| stream.count > 0 && stream.last_id > after) else { return Ok(false) };
-    let start = out.mark();
+    let start = out.next_start();
     if out.protocol() == Protocol::Resp2 {
         out.array(2);
     }

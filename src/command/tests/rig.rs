@@ -17,7 +17,7 @@ use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::Memory;
 use crate::error::Result;
 use crate::io::{Io, StdIo};
-use crate::log::durable::DurableMark;
+use crate::log::durable::DurableFile;
 use crate::log::oplog::OpLog;
 use crate::position::Position;
 use arc_swap::Guard;
@@ -47,7 +47,7 @@ impl Node {
         let path = |name: &str| dir.path().join(name);
         let disk = Arc::new(Disk::open(&path("db"), &path("wal"), DiskOptions::default()).unwrap());
         let oplog = OpLog::open(Arc::clone(&io), &path("oplog"), 1 << 20).unwrap();
-        let (mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        let (durable_file, _) = DurableFile::open(Arc::clone(&io), dir.path()).unwrap();
         let gate = Arc::new(Gate::default());
         let start = Start {
             disk: Arc::clone(&disk),
@@ -57,7 +57,7 @@ impl Node {
             known: Vec::new(),
         };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-            Syncer::start(AppendFsync::No, disk, io, mark, Arc::clone(watermarks), gate)
+            Syncer::start(AppendFsync::No, disk, io, durable_file, Arc::clone(watermarks), gate)
         });
         let client = Client::new(1, String::new(), String::new(), false);
         Self { committer: Some(Arc::new(committer)), host: TestHost(Arc::new(config)), client, dir }

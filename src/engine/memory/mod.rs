@@ -8,7 +8,8 @@
 //! part, cut                a share of a dictionary's keys, in shards; a dictionary's content at one moment
 //! list, zset               the values
 //! tree                     the counted B+tree of lists and of large sorted sets
-//! packed, run, bucket      the leaves of such trees
+//! packed, bucket           leaves of such trees
+//! sorted_leaf              the leaf of the order of a large sorted set
 //! zset_small, zset_large   the two forms of a sorted set
 //! small_bytes              keys and members
 //! zset_builder             builds a whole sorted set at once
@@ -31,8 +32,8 @@ mod packed;
 pub mod part;
 pub(super) mod reclaim;
 mod replay;
-mod run;
 mod small_bytes;
+mod sorted_leaf;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;

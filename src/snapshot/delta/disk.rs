@@ -1,6 +1,6 @@
 //! The net change of the disk engines: the last put or delete of each key, and the range deletes, which apply first.
 //!
-//! Guarantees: memory is bounded by one sorted run. Full sorted runs move to a scratch database, whose files are merged
+//! Guarantees: memory is bounded by one sorted batch. Full sorted batches move to a scratch database, whose files are merged
 //! when the delta is written. Each range delete is kept once: rows written after a range delete are among the puts.
 
 use super::{EngineDelta, Span};
@@ -8,7 +8,7 @@ use crate::chunk::SectionKind;
 use crate::engine::batch::{Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
-use crate::engine::sorted::{self, Form, SortedFile, SortedFileWriter, SortedRun, TAG_PUT};
+use crate::engine::sorted::{self, Form, SortedBatch, SortedFile, SortedFileWriter, TAG_PUT};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -18,15 +18,15 @@ use std::path::{Path, PathBuf};
 /// Bounds of a delta on its memory and its files. The default is what a node uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
-    /// Bounds of a sorted run.
-    pub run: sorted::Bounds,
+    /// Bounds of a sorted batch.
+    pub batch: sorted::Bounds,
     /// Largest number of bytes of keys and values in one file.
     pub file_bytes_max: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { run: sorted::Bounds::default(), file_bytes_max: 64 << 20 }
+        Self { batch: sorted::Bounds::default(), file_bytes_max: 64 << 20 }
     }
 }
 
@@ -57,7 +57,7 @@ pub struct DiskFiles {
 pub struct DiskDelta {
     bounds: Bounds,
     span: Span,
-    run: SortedRun,
+    batch: SortedBatch,
     ranges: BTreeSet<RangeDelete>,
     /// Directory of the scratch database, which is created when it is needed.
     scratch: PathBuf,
@@ -66,18 +66,18 @@ pub struct DiskDelta {
     bytes: u64,
 }
 
-/// The scratch database that holds the full sorted runs.
+/// The scratch database that holds the full sorted batches.
 struct Spill {
     disk: Disk,
-    runs: u64,
+    batches: u64,
 }
 
 impl DiskDelta {
     /// Begins an empty delta after `after`. `scratch` is a directory for this delta only; it need not exist.
     #[must_use]
     pub fn begin(after: Position, scratch: PathBuf, bounds: Bounds) -> Self {
-        let (span, run) = (Span::begin(after), SortedRun::within(bounds.run));
-        Self { bounds, span, run, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
+        let (span, batch) = (Span::begin(after), SortedBatch::within(bounds.batch));
+        Self { bounds, span, batch, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
     }
 
     /// Writes the change as files into `dir`, which must exist, and removes the scratch directory.
@@ -89,7 +89,7 @@ impl DiskDelta {
         }
         for family in Family::ALL {
             match &self.spill {
-                None => files.extend(self.run.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
+                None => files.extend(self.batch.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
                 Some(spill) => merge(&spill.disk, family, dir, self.bounds.file_bytes_max, &mut files)?,
             }
         }
@@ -101,7 +101,7 @@ impl DiskDelta {
     }
 
     fn note_ranges(&mut self) -> Result<()> {
-        for record in Records::new(self.run.ranges()) {
+        for record in Records::new(self.batch.ranges()) {
             if let Record::DeleteRange(family, from, to) = record? {
                 self.ranges.insert(RangeDelete { family, from: from.to_vec(), to: to.to_vec() });
             }
@@ -109,7 +109,7 @@ impl DiskDelta {
         Ok(())
     }
 
-    /// Moves the sorted run into the scratch database.
+    /// Moves the sorted batch into the scratch database.
     fn spill(&mut self) -> Result<()> {
         self.note_ranges()?;
         let spill = match &mut self.spill {
@@ -117,11 +117,11 @@ impl DiskDelta {
             None => {
                 let options = DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() };
                 let disk = Disk::open(&self.scratch.join("db"), &self.scratch.join("wal"), options)?;
-                self.spill.insert(Spill { disk, runs: 0 })
+                self.spill.insert(Spill { disk, batches: 0 })
             }
         };
-        self.run.take().ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.runs)?;
-        spill.runs += 1;
+        self.batch.take().ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.batches)?;
+        spill.batches += 1;
         Ok(())
     }
 }
@@ -138,10 +138,10 @@ impl EngineDelta for DiskDelta {
     fn push(&mut self, commit: &CommitRecord, _: &mut Memory) -> Result<()> {
         self.span.advance(commit)?;
         if commit.touches_disk() {
-            self.run.push(&commit.disk, commit.disk_ops)?;
+            self.batch.push(&commit.disk, commit.disk_ops)?;
             self.operations += u64::from(commit.disk_ops);
             self.bytes += commit.disk.len() as u64;
-            if self.run.is_full() {
+            if self.batch.is_full() {
                 self.spill()?;
             }
         }
@@ -179,7 +179,7 @@ fn merge(disk: &Disk, family: Family, dir: &Path, bytes_max: u64, files: &mut Ve
         }
         cursor.next();
     }
-    cursor.status().map_err(Error::rocks("read a sorted run"))?;
+    cursor.status().map_err(Error::rocks("read a sorted batch"))?;
     files.extend(writer.map(SortedFileWriter::finish).transpose()?);
     Ok(())
 }

@@ -186,9 +186,9 @@ fn disk_commit(random: &mut StdRng, csn: u64) -> CommitRecord {
     CommitRecord { disk_ops: count, disk: disk.into(), ..commit(csn) }
 }
 
-/// Goal: the disk engines' delta leads to the same state as single writes, with one sorted run and with many.
-/// So small that a delta of some commits takes several sorted runs and several files.
-const SMALL: Bounds = Bounds { run: sorted::Bounds { bytes_max: 400, parallel_min: 4 }, file_bytes_max: 300 };
+/// Goal: the disk engines' delta leads to the same state as single writes, with one sorted batch and with many.
+/// So small that a delta of some commits takes several sorted batches and several files.
+const SMALL: Bounds = Bounds { batch: sorted::Bounds { bytes_max: 400, parallel_min: 4 }, file_bytes_max: 300 };
 
 #[test]
 fn a_disk_delta_leads_where_single_writes_lead() {

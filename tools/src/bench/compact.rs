@@ -5,7 +5,7 @@
 //! clock of the quiet day is simulated.
 
 use super::common::Common;
-use super::report::{Chart, Kind, Point, Report, Runs, Section};
+use super::report::{Chart, Kind, Point, Report, Rounds, Section};
 use super::serve;
 use crate::exit::Failure;
 use crate::runtime::runtime;
@@ -144,7 +144,7 @@ async fn long_log(args: &Args) -> Result<Section, Failure> {
     let run_bytes: u64 = built.runs.iter().map(|run| run.bytes).sum();
     let files: u64 = built.runs.iter().map(|run| run.files).sum();
 
-    let rate = |runs: &Runs| format!("{:.0}", args.commits as f64 / runs.median().max(1e-9));
+    let rate = |runs: &Rounds| format!("{:.0}", args.commits as f64 / runs.median().max(1e-9));
     let mut section = Section {
         title: format!("A log of {} commits over {} keys", args.commits, args.common.keys),
         columns: ["restored from", "objects", "bytes", "seconds", "commits/s"].map(str::to_owned).to_vec(),
@@ -200,8 +200,8 @@ async fn write_log(args: &Args, archive: &Archive) -> Result<(u64, u64, u64), Fa
     Ok((chunks, stored, raw))
 }
 
-async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Runs, Failure> {
-    let mut seconds = Runs::default();
+async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Rounds, Failure> {
+    let mut seconds = Rounds::default();
     for _ in 0..args.common.alternations {
         let dir = scratch.join("restored");
         let (io, progress) = (Arc::new(StdIo), silent());

@@ -27,6 +27,8 @@
 //! which makes an archive cheaper, [`node`], which wires the stages into a running node of either role, and
 //! [`primary`], what only a primary does. What only a replica does is the crate `walferry-replica`.
 //!
+//! A module named `testing` supports tests, and a file named `*_tests.rs` holds tests; both are compiled for tests only.
+//!
 //! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot < compacted_run <
 //! history < restore, retention < server, ship, compact < node < primary. The crates `walferry-replica` (on top of
 //! [`node`], beside [`primary`]) and `walferry-cli` build on this one.

@@ -5,10 +5,10 @@
 //! that is reported as restorable is the one that its commits lead to, and any other target is refused.
 
 use crate::archive::epochs::{self, EpochRecord};
-use crate::archive::faults::FaultStore;
 use crate::archive::layout::ObjectName;
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::FaultStore;
 use crate::clock;
 use crate::compact::merge::Rules;
 use crate::compact::{chunks, runs};

@@ -14,23 +14,20 @@ pub mod config;
 pub mod crypt;
 pub mod digested;
 pub mod epochs;
-#[cfg(test)]
-pub(crate) mod faults;
 pub mod identity;
 pub mod layout;
 pub mod lineage;
 pub mod listing;
 pub mod marks;
 pub mod opening;
+mod part;
 pub mod pins;
 pub mod put;
 pub mod retry_policy;
 pub mod starts;
 pub mod store;
 #[cfg(test)]
-mod suite;
+pub(crate) mod testing;
 pub mod thinned;
 pub mod traffic;
 pub mod uploader;
-#[cfg(test)]
-mod weed;

@@ -1,7 +1,7 @@
 //! The uploader against a store that fails and gives wrong answers.
 
 use super::super::epochs::{self, EpochRecord};
-use super::super::faults::{Fault, FaultStore};
+use super::super::testing::faults::{Fault, FaultStore};
 use super::*;
 use crate::csn::{CommitTime, HistoryHash};
 use crate::error::Kind;

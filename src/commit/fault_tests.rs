@@ -8,7 +8,7 @@ use super::*;
 use crate::config::AppendFsync;
 use crate::csn::Epoch;
 use crate::engine::keyspace::Found;
-use crate::io::faults::{Case, FAULTS, Faults, Step, each_step, scratch};
+use crate::io::testing::{Case, FAULTS, Faults, Step, each_step, scratch};
 use crate::log::testing::{chained, on_both, on_list};
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -122,7 +122,7 @@ fn check_broken(rig: &Rig, is_unsynced: bool) {
     let durable = rig.committer.watermarks.durable.get();
     let mut turn = rig.committer.lock_logs();
     if turn.reserve(0).is_ok() {
-        tests::change(&mut turn, true, true);
+        tests::change(&mut turn.guard, true, true);
         turn.write().unwrap_err();
     }
     turn.apply([on_list(turn.position().csn.0 + 1)].into()).unwrap_err();

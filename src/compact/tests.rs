@@ -2,10 +2,10 @@
 //! state that its commits produce, and every other csn is refused.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::compact::merge::Rules;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};

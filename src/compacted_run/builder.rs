@@ -8,7 +8,7 @@ use super::manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 use crate::archive::layout::ObjectName;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX, SectionKind};
 use crate::cluster::ClusterId;
-use crate::compacted_run::delta::{DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
+use crate::compacted_run::delta::{Bounds, DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
 use crate::csn::CommitTime;
 use crate::engine::memory::Memory;
 use crate::engine::sorted::SortedFile;
@@ -45,7 +45,7 @@ impl RunBuilder {
     /// Begins an empty run after `after`. Creates the directory `dir`, which must not exist.
     pub fn begin(dir: PathBuf, cluster: ClusterId, grain: Grain, after: Position) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        let disk = DiskDelta::begin(after, dir.join("spill"));
+        let disk = DiskDelta::begin(after, dir.join("spill"), Bounds::default());
         let (lists, zsets) = (ListDelta::begin(after), ZsetDelta::begin(after));
         let dir = Scratch(dir);
         Ok(Self { dir, cluster, grain, disk, lists, zsets, first_time: CommitTime::default(), raw_bytes: 0 })

@@ -1,10 +1,10 @@
 //! Tests of compacted runs as files, and of what is refused.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ObjectName, Section};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
@@ -24,7 +24,7 @@ fn commit(csn: u64) -> CommitRecord {
     let (mut disk, mut lists) = (Vec::new(), Vec::new());
     batch::push_put(&mut disk, Family::Sub, format!("key {csn}").as_bytes(), b"value");
     batch::push_delete_range(&mut disk, Family::Stream, b"a", b"b");
-    ListEncoder(&mut lists).push_back(b"list", [&csn.to_be_bytes()[..]].into_iter());
+    ListEncoder::new(&mut lists).push_back(b"list", [&csn.to_be_bytes()[..]].into_iter());
     let (disk, lists) = (disk.into(), lists.into());
     let (csn, epoch, time) = (Csn(csn), Epoch(1), CommitTime(1000 + csn));
     CommitRecord { csn, epoch, time, disk_ops: 2, disk, lists, ..CommitRecord::default() }

@@ -4,7 +4,7 @@
 //! A cross-engine commit is whole in both logs. The reader takes it from the op-log: a recovery that lost commits may
 //! have left out memory ops of the commit, and only the op-log records that.
 
-use super::oplog::{self, OpLogReader};
+use super::oplog_reader::{self, OpLogReader};
 use super::wal::WalCommits;
 use crate::csn::{Csn, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
@@ -54,7 +54,7 @@ impl LogReader {
 #[derive(Debug)]
 pub struct Merged {
     wal: Peekable<WalCommits>,
-    oplog: Peekable<oplog::Commits>,
+    oplog: Peekable<oplog_reader::Commits>,
     last: Csn,
     /// History hash after `last`; `None` before the first commit was read.
     hash: Option<HistoryHash>,

@@ -9,6 +9,7 @@
 
 use super::envelope;
 use super::oplog::{self, OpLog};
+use super::oplog_reader;
 use super::reader::LogCursor;
 use super::salvage;
 use super::wal::{self, WalCommits};
@@ -174,7 +175,7 @@ fn without(range: RangeInclusive<Csn>, fetched: &BTreeMap<Csn, CommitRecord>) ->
 /// Both logs side by side. Their union may have gaps.
 struct Both {
     wal: Peekable<WalCommits>,
-    oplog: Peekable<oplog::Commits>,
+    oplog: Peekable<oplog_reader::Commits>,
 }
 
 impl Both {

@@ -3,7 +3,7 @@
 use super::info;
 use super::running::Node;
 use crate::command::all_keys;
-use crate::command::client::ClientCard;
+use crate::command::client_card::ClientCard;
 use crate::command::host::{Host, InfoSection, MarkCard, Role, Task, TaskReply, WatermarkReport};
 use crate::commit::marks::Mark;
 use crate::config::{AppendFsync, Config};

@@ -16,7 +16,7 @@ use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
 use crate::io::{Backends, Choice, Io};
-use crate::log::durable::DurableMark;
+use crate::log::durable::DurableFile;
 use crate::log::oplog::OpLog;
 use crate::log::recovery::{self, CutPoint, Losses, MissingCommits, Recovered};
 use crate::log::wal;
@@ -112,7 +112,7 @@ pub fn open(
         (Disk::open(&dir.db(), &dir.wal(), options), join(image), join(oplog))
     });
     let (disk, (mut memory, image), mut oplog) = (Arc::new(disk?), image?, oplog?);
-    let (mark, told) = DurableMark::open(Arc::clone(&backends.log), &dir.oplog())?;
+    let (durable_file, told) = DurableFile::open(Arc::clone(&backends.log), &dir.oplog())?;
     let durable = told.csn.max(oplog.durable_told());
     let intact_until = identity.intact_until;
     let mut note = |intact: Csn| {
@@ -134,7 +134,7 @@ pub fn open(
     let known = vec![image.log_cursor()];
     let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known };
     let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-        Syncer::start(config.appendfsync, disk, Arc::clone(&backends.log), mark, Arc::clone(watermarks), gate)
+        Syncer::start(config.appendfsync, disk, Arc::clone(&backends.log), durable_file, Arc::clone(watermarks), gate)
     });
     identity.boot = current_boot();
     identity.place = Some(place);

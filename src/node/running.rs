@@ -11,7 +11,7 @@ use crate::archive::store::Archive;
 use crate::command::host::Insistence;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::server::listener::Registry;
+use crate::server::registry::Registry;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;

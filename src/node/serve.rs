@@ -8,7 +8,7 @@ use super::gauges;
 use super::running::Node;
 use crate::config::Config;
 use crate::error::Result;
-use crate::server::connection::Service;
+use crate::server::lane::Service;
 use crate::server::{http, listener};
 use std::sync::Arc;
 use tokio::net::TcpListener;

@@ -1,8 +1,8 @@
 //! How a start treats a second archive, and the requirements on its epoch records.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::cluster::ClusterId;
 use crate::config::Config;
 use crate::csn::{CommitTime, Epoch, HistoryHash};

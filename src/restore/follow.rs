@@ -5,9 +5,9 @@
 //! object that was passed over. The limits of [`Engines::apply`] and [`ChunkFetch`] bound the memory.
 
 use super::apply::{Applied, Arrival, Ended, Engines};
+use super::options::Options;
 use super::progress::{Meter, Phase};
 use super::runs::RunFetch;
-use super::{ARRIVALS_MAX, Options};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::error::{Error, Kind, Result};
 use crate::history::fetch::ChunkFetch;
@@ -22,6 +22,9 @@ use serde::Serialize;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
+
+/// Limit on the chunks that wait between fetching and unpacking, in addition to the chunks in flight.
+const ARRIVALS_MAX: usize = 1;
 
 /// The chunks and runs that were applied after the base.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]

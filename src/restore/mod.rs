@@ -21,12 +21,15 @@ mod base;
 pub mod copy;
 mod follow;
 pub(crate) mod memory;
+mod options;
 pub mod progress;
 pub mod repair;
 mod runs;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod verify;
+mod verify_file;
+mod verify_report;
 mod verify_runs;
 
 use crate::archive::lineage::Lineage;
@@ -50,34 +53,17 @@ use crate::threads::blocking;
 use apply::Engines;
 use progress::{Meter, Phase, ProgressSink};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 pub use copy::{CopyOptions, CopyReport, copy};
-pub use verify::{VerifyReport, verify_archive};
+pub use options::Options;
+pub use verify::verify_archive;
+pub use verify_report::VerifyReport;
 
-/// Limit on the chunks that wait between fetching and unpacking, in addition to the chunks in flight.
-const ARRIVALS_MAX: usize = 1;
 /// Limit on how often a restore plans again because a listed object has vanished.
 pub(crate) const REPLANS_MAX: u32 = 3;
-
-/// Options of a restore.
-#[derive(Clone)]
-pub struct Options {
-    /// The directory to create; must be empty or must not exist.
-    pub dir: PathBuf,
-    /// The last commit to restore.
-    pub target: Target,
-    /// The epoch whose line of history is followed; `None` for the newest epoch.
-    pub epoch: Option<Epoch>,
-    /// The costs by which the route is chosen.
-    pub costs: RouteCosts,
-    /// Reads and writes the files of the directory.
-    pub io: Arc<dyn Io>,
-    /// Receives the progress.
-    pub progress: ProgressSink,
-}
 
 /// The result of a restore.
 #[derive(Clone, Debug, Serialize)]

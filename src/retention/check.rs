@@ -13,16 +13,6 @@ use crate::history::reach::Reach;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Returns the listing without objects that begin after `csn`: sufficient for a plan to `csn`, and faster.
-pub(super) fn up_to(listing: &Listing, csn: Csn) -> Listing {
-    let chunks = listing.chunks.iter().filter(|(chunk, _)| chunk.first <= csn).map(|(chunk, stored)| (*chunk, *stored));
-    let bases = listing.bases.iter().filter(|(base, _)| base.csn <= csn);
-    let bases = bases.map(|(base, objects)| (*base, objects.clone())).collect();
-    let runs = listing.runs.iter().filter(|(run, _)| run.last <= csn);
-    let runs = runs.map(|(run, objects)| (*run, objects.clone())).collect();
-    Listing { epochs: listing.epochs.clone(), chunks: chunks.collect(), bases, runs, ..Listing::default() }
-}
-
 /// Returns the listing after a plan was carried out.
 #[must_use]
 pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {

@@ -5,7 +5,6 @@
 //! every promise over what would remain. A chunk whose commits all lie in one wider chunk of the same epoch is
 //! replaced: it is removed after the grace period even if its commits stay.
 
-use super::check::up_to;
 use super::material::{Facts, Material};
 use super::superseded::superseded;
 use super::sweep::{self, Reason, Removal};
@@ -290,7 +289,7 @@ impl<'m> View<'m> {
 
     /// Plans a restore to `csn` over a listing.
     pub(super) fn plan_to(&self, listing: &Listing, lineage: &Lineage, csn: Csn) -> Result<Plan, Shortfall> {
-        restore_plan(&up_to(listing, csn), lineage, csn, &self.skipped, &self.skipped_runs, &RouteCosts::DEFAULT)
+        restore_plan(&listing.up_to(csn), lineage, csn, &self.skipped, &self.skipped_runs, &RouteCosts::DEFAULT)
     }
 
     /// Keeps the bases of a range, and the chunks with commits above the range's first csn.

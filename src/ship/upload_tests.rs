@@ -3,11 +3,11 @@
 
 use crate::archive::chunk_put::{Comparison, compare_commits};
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
-use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::uploader::{ChunkSource, SealedChunk, Uploader, UploaderSettings};
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;

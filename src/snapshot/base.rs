@@ -181,7 +181,7 @@ impl BaseCutter {
             time: if disk.csn > memory.csn { disk.time } else { memory.time },
             hash: if memory.csn >= disk.csn { memory.hash } else { disk.hash },
             level,
-            cut: skew.record(request),
+            cut: skew.record(request.consistency, &request.node, request.role),
             memory,
             disk,
             completion,

@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::{AppendFsync, Consistency};
 use crate::engine::memory::{Entry, ZsetBuilder};
-use crate::io::faults::{FAULTS, each_step};
-use crate::snapshot::rig::{CLUSTER, Rig, content, request, restore};
+use crate::io::testing::{FAULTS, each_step};
+use crate::snapshot::testing::{CLUSTER, Rig, content, request, restore};
 use bytes::Bytes;
 
 fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes + Sync {

@@ -71,7 +71,7 @@ mod tests {
     use crate::csn::WalSeq;
     use crate::engine::memory::{Entry, List};
     use crate::io::StdIo;
-    use crate::io::faults::{FAULTS, each_step};
+    use crate::io::testing::{FAULTS, each_step};
 
     fn at(csn: u64) -> CutPoint {
         let mut at = CutPoint { wal_seq: WalSeq(csn), ..CutPoint::default() };

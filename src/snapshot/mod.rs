@@ -31,6 +31,6 @@ pub mod manifest;
 pub mod memory_snapshot;
 pub mod mover;
 pub mod publish;
-#[cfg(test)]
-pub(crate) mod rig;
 mod skew;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,12 +1,12 @@
 //! Tests of bases in the archive.
 
 use super::*;
-use crate::archive::faults::{EVERY_FAULT, FaultStore};
 use crate::archive::layout::Section;
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{EVERY_FAULT, FaultStore};
 use crate::config::{AppendFsync, Consistency};
 use crate::error::Error;
-use crate::snapshot::rig::{Rig, content, restore};
+use crate::snapshot::testing::{Rig, content, restore};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -3,12 +3,13 @@
 use super::format::{HEADER_BYTES, SEGMENT_BYTES, TAG_BYTES, plain_len, segments, stored_len};
 use super::keys::{Key, KeyRing};
 use super::{CryptStore, cipher};
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::identity::{self, ClusterId};
 use crate::archive::layout::ObjectName;
-use crate::archive::put::{PART_BYTES, SINGLE_PUT_BYTES_MAX};
+use crate::archive::part::PART_BYTES;
+use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use object_store::memory::InMemory;

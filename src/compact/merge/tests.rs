@@ -1,12 +1,12 @@
 //! Merging: no commit is lost, whichever request fails and whichever other mergers are at work.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::listing::{Listing, Stored};
 use crate::archive::pins::{Pin, PinRange};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::archive::uploader::ArchivedChunk;
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch};

@@ -1,6 +1,6 @@
 //! The net change of the disk engines: the last put or delete of each key, and the range deletes, which apply first.
 //!
-//! Guarantees: memory is bounded by one sorted run. Full sorted runs move to a scratch database, whose files are merged
+//! Guarantees: memory is bounded by one sorted batch. Full sorted batches move to a scratch database, whose files are merged
 //! when the delta is written. Each range delete is kept once: rows written after a range delete are among the puts.
 
 use super::{EngineDelta, Span};
@@ -8,15 +8,27 @@ use crate::chunk::SectionKind;
 use crate::engine::batch::{Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
-use crate::engine::sorted::{Form, SortedFile, SortedFileWriter, SortedRun, TAG_PUT};
+use crate::engine::sorted::{self, Form, SortedBatch, SortedFile, SortedFileWriter, TAG_PUT};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::record::CommitRecord;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Default of [`DiskDelta::with_file_bytes_max`].
-const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Bounds of a delta on its memory and its files. The default is what a node uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bounds of a sorted batch.
+    pub batch: sorted::Bounds,
+    /// Largest number of bytes of keys and values in one file.
+    pub file_bytes_max: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { batch: sorted::Bounds::default(), file_bytes_max: 64 << 20 }
+    }
+}
 
 /// Block cache size in bytes of the scratch database. Small, because the database is read once.
 const CACHE_BYTES: usize = 8 << 20;
@@ -43,38 +55,29 @@ pub struct DiskFiles {
 
 /// The net change of the disk engines; see the module's text.
 pub struct DiskDelta {
+    bounds: Bounds,
     span: Span,
-    run: SortedRun,
+    batch: SortedBatch,
     ranges: BTreeSet<RangeDelete>,
     /// Directory of the scratch database, which is created when it is needed.
     scratch: PathBuf,
     spill: Option<Spill>,
     operations: u64,
     bytes: u64,
-    /// Bytes of keys and values at which a file is full.
-    file_bytes_max: u64,
 }
 
-/// The scratch database that holds the full sorted runs.
+/// The scratch database that holds the full sorted batches.
 struct Spill {
     disk: Disk,
-    runs: u64,
+    batches: u64,
 }
 
 impl DiskDelta {
     /// Begins an empty delta after `after`. `scratch` is a directory for this delta only; it need not exist.
     #[must_use]
-    pub fn begin(after: Position, scratch: PathBuf) -> Self {
-        let (span, run) = (Span::begin(after), SortedRun::default());
-        let (ranges, file_bytes_max) = (BTreeSet::new(), FILE_BYTES_MAX);
-        Self { span, run, ranges, scratch, spill: None, operations: 0, bytes: 0, file_bytes_max }
-    }
-
-    /// Sets the bytes of keys and values at which a file is full and the next one begins, if the delta does not fit into
-    /// one sorted run.
-    #[must_use]
-    pub fn with_file_bytes_max(self, bytes: u64) -> Self {
-        Self { file_bytes_max: bytes, ..self }
+    pub fn begin(after: Position, scratch: PathBuf, bounds: Bounds) -> Self {
+        let (span, batch) = (Span::begin(after), SortedBatch::within(bounds.batch));
+        Self { bounds, span, batch, ranges: BTreeSet::new(), scratch, spill: None, operations: 0, bytes: 0 }
     }
 
     /// Writes the change as files into `dir`, which must exist, and removes the scratch directory.
@@ -86,8 +89,8 @@ impl DiskDelta {
         }
         for family in Family::ALL {
             match &self.spill {
-                None => files.extend(self.run.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
-                Some(spill) => merge(&spill.disk, family, dir, self.file_bytes_max, &mut files)?,
+                None => files.extend(self.batch.write(family, Form::Plain, &|part| file_path(dir, family, part))?),
+                Some(spill) => merge(&spill.disk, family, dir, self.bounds.file_bytes_max, &mut files)?,
             }
         }
         drop(self.spill.take());
@@ -98,7 +101,7 @@ impl DiskDelta {
     }
 
     fn note_ranges(&mut self) -> Result<()> {
-        for record in Records::new(self.run.ranges()) {
+        for record in Records::new(self.batch.ranges()) {
             if let Record::DeleteRange(family, from, to) = record? {
                 self.ranges.insert(RangeDelete { family, from: from.to_vec(), to: to.to_vec() });
             }
@@ -106,7 +109,7 @@ impl DiskDelta {
         Ok(())
     }
 
-    /// Moves the sorted run into the scratch database.
+    /// Moves the sorted batch into the scratch database.
     fn spill(&mut self) -> Result<()> {
         self.note_ranges()?;
         let spill = match &mut self.spill {
@@ -114,11 +117,11 @@ impl DiskDelta {
             None => {
                 let options = DiskOptions { cache_bytes: CACHE_BYTES, compaction: false, ..DiskOptions::default() };
                 let disk = Disk::open(&self.scratch.join("db"), &self.scratch.join("wal"), options)?;
-                self.spill.insert(Spill { disk, runs: 0 })
+                self.spill.insert(Spill { disk, batches: 0 })
             }
         };
-        std::mem::take(&mut self.run).ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.runs)?;
-        spill.runs += 1;
+        self.batch.take().ingest_as(Form::Tagged, &spill.disk, &self.scratch, spill.batches)?;
+        spill.batches += 1;
         Ok(())
     }
 }
@@ -135,10 +138,10 @@ impl EngineDelta for DiskDelta {
     fn push(&mut self, commit: &CommitRecord, _: &mut Memory) -> Result<()> {
         self.span.advance(commit)?;
         if commit.touches_disk() {
-            self.run.push(&commit.disk, commit.disk_ops)?;
+            self.batch.push(&commit.disk, commit.disk_ops)?;
             self.operations += u64::from(commit.disk_ops);
             self.bytes += commit.disk.len() as u64;
-            if self.run.is_full() {
+            if self.batch.is_full() {
                 self.spill()?;
             }
         }
@@ -158,8 +161,8 @@ fn file_path(dir: &Path, family: Family, nth: usize) -> PathBuf {
     dir.join(format!("{}-{nth:06}.sst", family.name()))
 }
 
-/// Writes one family of the scratch database to files in `dir`, each of about `file_bytes_max` bytes at most.
-fn merge(disk: &Disk, family: Family, dir: &Path, file_bytes_max: u64, files: &mut Vec<SortedFile>) -> Result<()> {
+/// Writes one family of the scratch database to files of at most `bytes_max` bytes and one row in `dir`.
+fn merge(disk: &Disk, family: Family, dir: &Path, bytes_max: u64, files: &mut Vec<SortedFile>) -> Result<()> {
     let mut cursor = disk.db().raw_iterator_cf(disk.family(family));
     cursor.seek_to_first();
     let (mut writer, mut nth): (Option<SortedFileWriter>, usize) = (None, 0);
@@ -170,13 +173,13 @@ fn merge(disk: &Disk, family: Family, dir: &Path, file_bytes_max: u64, files: &m
         };
         let (tag, value) = tagged.split_first().expect("every value here has a tag");
         file.push(key, (*tag == TAG_PUT).then_some(value))?;
-        if file.bytes() >= file_bytes_max {
+        if file.bytes() >= bytes_max {
             files.extend(writer.take().map(SortedFileWriter::finish).transpose()?);
             nth += 1;
         }
         cursor.next();
     }
-    cursor.status().map_err(Error::rocks("read a sorted run"))?;
+    cursor.status().map_err(Error::rocks("read a sorted batch"))?;
     files.extend(writer.map(SortedFileWriter::finish).transpose()?);
     Ok(())
 }

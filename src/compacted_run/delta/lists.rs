@@ -7,7 +7,7 @@
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
-use crate::engine::memory::{Dictionary, List, ListEncoder, ListOp, ListOps, Memory, Op, Scope};
+use crate::engine::memory::{Dictionary, List, ListEncoder, ListOp, ListOps, Memory};
 use crate::error::Result;
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -34,13 +34,13 @@ impl ListDelta {
     pub fn write(&self, state: &Memory, sink: &mut OpSink<'_>) -> Result<()> {
         self.keys.write(
             sink,
-            |ops| ListEncoder(ops).clear(),
+            |ops| ListEncoder::new(ops).clear(),
             |key, change, ops, sink| {
                 match change {
                     Change::Since(own) => ops.extend_from_slice(own),
                     Change::Whole { was_there } => {
                         if *was_there {
-                            ListEncoder(ops).delete(key);
+                            ListEncoder::new(ops).delete(key);
                         }
                         write_whole(&state.lists, key, ops, sink)?;
                     }
@@ -59,7 +59,7 @@ impl ListDelta {
             }
             ListOp::Delete { key } => self.keys.become_whole(key, lists.get(key).is_some()),
             _ => {
-                let key = key_of(op);
+                let key = op.key();
                 let there = lists.get(key);
                 let change = self.keys.touch(key, || there.map(|_| Vec::new()));
                 if let Change::Since(own) = change {
@@ -84,13 +84,13 @@ impl EngineDelta for ListDelta {
 
     fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()> {
         self.span.advance(commit)?;
-        ListOps::new(&commit.lists).try_for_each(|op| op.map(drop))?;
+        ListOps::validate(&commit.lists)?;
         let mut ops = ListOps::new(&commit.lists);
         let mut at = 0;
         while let Some(op) = ops.next().transpose()? {
             self.note(&op, &commit.lists[at..ops.offset()], &state.lists);
             op.apply(&mut state.lists)?;
-            let key = key_of(&op);
+            let key = op.key();
             if state.lists.get(key).is_none() {
                 self.keys.note_gone(key);
             }
@@ -112,14 +112,6 @@ impl EngineDelta for ListDelta {
     }
 }
 
-/// Returns the key that an op changes or removes; empty for a clear.
-fn key_of<'a>(op: &ListOp<'a>) -> &'a [u8] {
-    match op.scope() {
-        Scope::Key(key) | Scope::Rename { from: key, .. } => key,
-        Scope::All => &[],
-    }
-}
-
 /// Encodes a list's content and expiry into `ops`, and passes the ops to `sink` when they get long.
 fn write_whole(lists: &Dictionary<List>, key: &[u8], ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
     let Some(entry) = lists.get(key) else { return Ok(()) };
@@ -128,16 +120,16 @@ fn write_whole(lists: &Dictionary<List>, key: &[u8], ops: &mut Vec<u8>, sink: &m
         elements.push(element);
         bytes += element.len();
         if bytes >= OP_BYTES {
-            ListEncoder(ops).push_back(key, elements.drain(..));
+            ListEncoder::new(ops).push_back(key, elements.drain(..));
             hand_on(ops, sink)?;
             bytes = 0;
         }
     }
     if !elements.is_empty() {
-        ListEncoder(ops).push_back(key, elements.drain(..));
+        ListEncoder::new(ops).push_back(key, elements.drain(..));
     }
     if entry.expire_ms != 0 {
-        ListEncoder(ops).expire(key, entry.expire_ms);
+        ListEncoder::new(ops).expire(key, entry.expire_ms);
     }
     Ok(())
 }

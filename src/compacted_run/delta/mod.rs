@@ -21,7 +21,7 @@ mod lists;
 mod tests;
 mod zsets;
 
-pub use disk::{DiskDelta, DiskFiles, RangeDelete};
+pub use disk::{Bounds, DiskDelta, DiskFiles, RangeDelete};
 pub use lists::ListDelta;
 pub use zsets::ZsetDelta;
 

@@ -4,10 +4,10 @@ use super::*;
 use crate::csn::{CommitTime, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::engine::disk::{Disk, DiskOptions};
-use crate::engine::memory::op::random;
+use crate::engine::memory::testing as random_ops;
 use crate::engine::memory::{ListEncoder, ZsetEncoder};
-use crate::engine::sorted::delete_ranges;
-use crate::snapshot::rig::{content, disk_content};
+use crate::engine::sorted::{self, delete_ranges};
+use crate::snapshot::testing::{content, disk_content};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -36,8 +36,8 @@ fn history(seed: u64, count: u64) -> Vec<CommitRecord> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut memory = Memory::new();
     let step = |csn| CommitRecord {
-        lists: random::lists(&mut random, &mut memory).into(),
-        zsets: random::zsets(&mut random, &mut memory).into(),
+        lists: random_ops::lists(&mut random, &mut memory).into(),
+        zsets: random_ops::zsets(&mut random, &mut memory).into(),
         ..commit(csn)
     };
     (1..=count).map(step).collect()
@@ -86,7 +86,7 @@ fn changes_of_one_member_are_one() {
     let mut state = Memory::new();
     let set = |csn: u64, member: &[u8], score: f64| {
         let mut zsets = Vec::new();
-        ZsetEncoder(&mut zsets).set(b"board", [(member, score)].into_iter());
+        ZsetEncoder::new(&mut zsets).set(b"board", [(member, score)].into_iter());
         CommitRecord { zsets: zsets.into(), ..commit(csn) }
     };
     let mut setup = ZsetDelta::begin(position(0));
@@ -112,7 +112,7 @@ fn a_list_costs_the_smaller_of_ops_and_content() {
     let mut state = Memory::new();
     let op = |csn: u64, write: &dyn Fn(&mut ListEncoder<'_>)| {
         let mut lists = Vec::new();
-        write(&mut ListEncoder(&mut lists));
+        write(&mut ListEncoder::new(&mut lists));
         CommitRecord { lists: lists.into(), ..commit(csn) }
     };
     let mut csn = 0;
@@ -154,7 +154,7 @@ fn a_list_costs_the_smaller_of_ops_and_content() {
 fn setup_again(memory: &mut Memory, element: &[u8]) {
     for key in [&b"long"[..], b"queue"] {
         let mut lists = Vec::new();
-        ListEncoder(&mut lists).push_back(key, std::iter::repeat_n(element, 3000));
+        ListEncoder::new(&mut lists).push_back(key, std::iter::repeat_n(element, 3000));
         memory.apply_lists(&lists).unwrap();
     }
 }
@@ -186,7 +186,10 @@ fn disk_commit(random: &mut StdRng, csn: u64) -> CommitRecord {
     CommitRecord { disk_ops: count, disk: disk.into(), ..commit(csn) }
 }
 
-/// Goal: the disk engines' delta leads to the same state as single writes, with one sorted run and with many.
+/// Goal: the disk engines' delta leads to the same state as single writes, with one sorted batch and with many.
+/// So small that a delta of some commits takes several sorted batches and several files.
+const SMALL: Bounds = Bounds { batch: sorted::Bounds { bytes_max: 400, parallel_min: 4 }, file_bytes_max: 300 };
+
 #[test]
 fn a_disk_delta_leads_where_single_writes_lead() {
     for (seed, count) in [(1, 3), (2, 8), (3, 60), (4, 200), (5, 400)] {
@@ -199,7 +202,7 @@ fn a_disk_delta_leads_where_single_writes_lead() {
             write(&plain, &commit);
             write(&other, &commit);
         }
-        let mut delta = DiskDelta::begin(position(50), root.path().join("scratch")).with_file_bytes_max(300);
+        let mut delta = DiskDelta::begin(position(50), root.path().join("scratch"), SMALL);
         for csn in 51..=50 + count {
             let commit = disk_commit(&mut random, csn);
             write(&plain, &commit);

@@ -8,7 +8,7 @@
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
 use crate::chunk::SectionKind;
-use crate::engine::memory::{Dictionary, Entry, Memory, Op, Scope, Zset, ZsetEncoder, ZsetOp, ZsetOps};
+use crate::engine::memory::{Dictionary, Entry, Memory, Zset, ZsetChange, ZsetEncoder, ZsetOp, ZsetOps};
 use crate::error::Result;
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -42,13 +42,13 @@ impl ZsetDelta {
     pub fn write(&self, state: &Memory, sink: &mut OpSink<'_>) -> Result<()> {
         self.keys.write(
             sink,
-            |ops| ZsetEncoder(ops).clear(),
+            |ops| ZsetEncoder::new(ops).clear(),
             |key, change, ops, sink| match (change, state.zsets.get(key)) {
                 (Change::Since(members), Some(entry)) if members.before.len() as u64 <= entry.value.len() => {
                     write_members(key, members, entry, ops, sink)
                 }
                 (Change::Since(_) | Change::Whole { was_there: true }, entry) => {
-                    ZsetEncoder(ops).delete(key);
+                    ZsetEncoder::new(ops).delete(key);
                     write_whole(key, entry, ops, sink)
                 }
                 (Change::Whole { was_there: false }, entry) => write_whole(key, entry, ops, sink),
@@ -64,14 +64,16 @@ impl ZsetDelta {
                 [from, to].into_iter().for_each(|key| self.keys.become_whole(key, zsets.get(key).is_some()));
             }
             ZsetOp::Delete { key } => self.keys.become_whole(key, zsets.get(key).is_some()),
-            ZsetOp::Set { key, pairs } => self.touch(key, pairs.iter().map(|(member, _)| member), zsets),
-            ZsetOp::Remove { key, members } => self.touch(key, members.iter(), zsets),
-            ZsetOp::RemoveRanks { key, start, stop } => {
-                let count = (stop - start) as usize;
-                let entry = zsets.get(key);
-                let members = entry.into_iter().flat_map(|entry| entry.value.iter_from(start)).take(count);
-                self.touch(key, members.map(|(member, _)| member), zsets);
-            }
+            ZsetOp::Change { key, change } => match change {
+                ZsetChange::Set { pairs } => self.touch(key, pairs.iter().map(|(member, _)| member), zsets),
+                ZsetChange::Remove { members } => self.touch(key, members.iter(), zsets),
+                ZsetChange::RemoveRanks { start, stop } => {
+                    let count = (stop - start) as usize;
+                    let entry = zsets.get(key);
+                    let members = entry.into_iter().flat_map(|entry| entry.value.iter_from(start)).take(count);
+                    self.touch(key, members.map(|(member, _)| member), zsets);
+                }
+            },
             ZsetOp::Expire { key, .. } => self.touch(key, std::iter::empty(), zsets),
         }
     }
@@ -103,12 +105,12 @@ impl EngineDelta for ZsetDelta {
 
     fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()> {
         self.span.advance(commit)?;
-        ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop))?;
+        ZsetOps::validate(&commit.zsets)?;
         for op in ZsetOps::new(&commit.zsets) {
             let op = op?;
             self.note(&op, &state.zsets);
             op.apply(&mut state.zsets)?;
-            let key = key_of(&op);
+            let key = op.key();
             if state.zsets.get(key).is_none() {
                 self.keys.note_gone(key);
             }
@@ -126,14 +128,6 @@ impl EngineDelta for ZsetDelta {
             Change::Whole { .. } => key.len() + state.zsets.get(key).map_or(0, |entry| entry.value.memory_bytes()),
         };
         self.keys.iter().map(bytes).sum::<usize>() as u64
-    }
-}
-
-/// Returns the key that an op changes or removes; empty for a clear.
-fn key_of<'a>(op: &ZsetOp<'a>) -> &'a [u8] {
-    match op.scope() {
-        Scope::Key(key) | Scope::Rename { from: key, .. } => key,
-        Scope::All => &[],
     }
 }
 
@@ -159,15 +153,15 @@ fn write_members(
     // Members are added before others are removed: a set that becomes empty in between would be deleted with its
     // expiry.
     for part in parts(&set, |(member, _)| member.len()) {
-        ZsetEncoder(ops).set(key, part.iter().copied());
+        ZsetEncoder::new(ops).set(key, part.iter().copied());
         hand_on(ops, sink)?;
     }
     for part in parts(&removed, |member| member.len()) {
-        ZsetEncoder(ops).remove(key, part.iter().copied());
+        ZsetEncoder::new(ops).remove(key, part.iter().copied());
         hand_on(ops, sink)?;
     }
     if now.expire_ms != *expire_ms {
-        ZsetEncoder(ops).expire(key, now.expire_ms);
+        ZsetEncoder::new(ops).expire(key, now.expire_ms);
     }
     Ok(())
 }
@@ -180,16 +174,16 @@ fn write_whole(key: &[u8], entry: Option<&Entry<Zset>>, ops: &mut Vec<u8>, sink:
         pairs.push((member, score));
         bytes += member.len() + size_of::<f64>();
         if bytes >= OP_BYTES {
-            ZsetEncoder(ops).set(key, pairs.drain(..));
+            ZsetEncoder::new(ops).set(key, pairs.drain(..));
             hand_on(ops, sink)?;
             bytes = 0;
         }
     }
     if !pairs.is_empty() {
-        ZsetEncoder(ops).set(key, pairs.drain(..));
+        ZsetEncoder::new(ops).set(key, pairs.drain(..));
     }
     if entry.expire_ms != 0 {
-        ZsetEncoder(ops).expire(key, entry.expire_ms);
+        ZsetEncoder::new(ops).expire(key, entry.expire_ms);
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Copies a plan's objects into the target archive.
 
-use super::{CopyPlan, CopyReport, Moved};
+use super::plan::CopyPlan;
+use super::report::{CopyReport, Moved};
 use crate::archive::chunk_put::{Placed, compare_commits};
 use crate::archive::epochs;
 use crate::archive::identity;

@@ -3,8 +3,8 @@
 
 use super::support::{Archived, State, history, read_state};
 use super::*;
-use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::error::Kind;
 use crate::history::catch_up::CatchUp;
 use crate::record::CommitRecord;

@@ -3,16 +3,16 @@
 
 use super::support::{Archived, State, base, go_on, history};
 use super::*;
-use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::config::{AppendFsync, Consistency};
 use crate::history::line::read_manifest;
 use crate::history::report::snapshots;
 use crate::restore::repair::{Repair, Source, repair, unrepaired};
 use crate::snapshot::manifest::Level;
 use crate::snapshot::publish::Publisher;
-use crate::snapshot::rig::{CLUSTER, Rig};
+use crate::snapshot::testing::{CLUSTER, Rig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;

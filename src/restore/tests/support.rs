@@ -12,7 +12,7 @@ use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::key::CSN_KEY;
-use crate::engine::memory::op::random as random_ops;
+use crate::engine::memory::testing as random_ops;
 use crate::engine::memory::{ListEncoder, Memory, ZsetEncoder};
 use crate::io::StdIo;
 use crate::log::envelope;
@@ -118,7 +118,7 @@ fn disk_effects(random: &mut StdRng, csn: Csn) -> (u32, Bytes) {
 fn list_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
     let mut ops = Vec::new();
     let key = [b'l', random.random_range(0..3u8)];
-    let mut encoder = ListEncoder(&mut ops);
+    let mut encoder = ListEncoder::new(&mut ops);
     match memory.lists.get(&key) {
         Some(entry) if random.random_bool(0.4) => encoder.pop_front(&key, random.random_range(1..=entry.value.len())),
         Some(_) if random.random_bool(0.1) => encoder.delete(&key),
@@ -134,7 +134,7 @@ fn list_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
 fn zset_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
     let mut ops = Vec::new();
     let key = [b'z', random.random_range(0..3u8)];
-    let mut encoder = ZsetEncoder(&mut ops);
+    let mut encoder = ZsetEncoder::new(&mut ops);
     match memory.zsets.get(&key) {
         Some(entry) if random.random_bool(0.3) => {
             encoder.remove_ranks(&key, 0, random.random_range(1..=entry.value.len()))

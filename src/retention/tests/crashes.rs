@@ -1,11 +1,11 @@
 //! Prunes of a real archive in memory: with a crash at each step, with a reader, a second prune or a publisher at each
 //! step, and by an identity that may not delete.
 
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ObjectName, RunName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins::{self, Pin, PinRange};
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::csn::{Csn, Epoch};
 use crate::history::route::RouteCosts;
 use crate::history::target::Target;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::memory::{Entry, List, Memory, Zset};
 use crate::io::StdIo;
-use crate::snapshot::rig::content;
+use crate::snapshot::testing::content;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::path::PathBuf;

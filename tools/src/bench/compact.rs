@@ -4,8 +4,9 @@
 //! The benchmark writes the archives itself, without servers, so that a log of hours is ready in minutes. Only the
 //! clock of the quiet day is simulated.
 
-use super::report::{Chart, Kind, Point, Report, Runs, Section};
-use super::{Common, serve};
+use super::common::Common;
+use super::report::{Chart, Kind, Point, Report, Rounds, Section};
+use super::serve;
 use crate::exit::Failure;
 use crate::runtime::runtime;
 use object_store::memory::InMemory;
@@ -144,7 +145,7 @@ async fn long_log(args: &Args) -> Result<Section, Failure> {
     let run_bytes: u64 = built.runs.iter().map(|run| run.bytes).sum();
     let files: u64 = built.runs.iter().map(|run| run.files).sum();
 
-    let rate = |runs: &Runs| format!("{:.0}", args.commits as f64 / runs.median().max(1e-9));
+    let rate = |runs: &Rounds| format!("{:.0}", args.commits as f64 / runs.median().max(1e-9));
     let mut section = Section {
         title: format!("A log of {} commits over {} keys", args.commits, args.common.keys),
         columns: ["restored from", "objects", "bytes", "seconds", "commits/s"].map(str::to_owned).to_vec(),
@@ -200,8 +201,8 @@ async fn write_log(args: &Args, archive: &Archive) -> Result<(u64, u64, u64), Fa
     Ok((chunks, stored, raw))
 }
 
-async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Runs, Failure> {
-    let mut seconds = Runs::default();
+async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Rounds, Failure> {
+    let mut seconds = Rounds::default();
     for _ in 0..args.common.alternations {
         let dir = scratch.join("restored");
         let (io, progress) = (Arc::new(StdIo), silent());
@@ -252,7 +253,7 @@ impl Log {
                 let member = format!("player:{}", self.random.random_range(0..PLAYERS));
                 let score = self.random.random_range(0..1_000_000) as f64;
                 let mut zsets = Vec::new();
-                ZsetEncoder(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
+                ZsetEncoder::new(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
                 commit.zsets = zsets.into();
             }
             _ => {
@@ -260,10 +261,10 @@ impl Log {
                 let (queue, waiting) = (format!("queue:{number}"), &mut self.queues[number as usize]);
                 let mut lists = Vec::new();
                 if *waiting > 100 || (*waiting > 0 && self.random.random_bool(0.5)) {
-                    ListEncoder(&mut lists).pop_front(queue.as_bytes(), 1);
+                    ListEncoder::new(&mut lists).pop_front(queue.as_bytes(), 1);
                     *waiting -= 1;
                 } else {
-                    ListEncoder(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
+                    ListEncoder::new(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
                     *waiting += 1;
                 }
                 commit.lists = lists.into();

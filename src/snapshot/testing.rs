@@ -1,4 +1,4 @@
-//! A node without clients, for tests: a real committer over real logs, random commits, and the expected state.
+//! Test support: a node without clients, with a real committer over real logs, random commits, and the expected state.
 
 use super::base::{BaseCutter, CutRequest, LocalBase};
 use super::image;
@@ -16,7 +16,7 @@ use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
 use crate::error::Result;
 use crate::io::{Io, StdIo};
-use crate::log::durable::DurableMark;
+use crate::log::durable::DurableFile;
 use crate::log::envelope;
 use crate::log::oplog::OpLog;
 use crate::position::Position;
@@ -62,13 +62,15 @@ impl Rig {
         let io: Arc<dyn Io> = Arc::new(StdIo);
         let disk = Arc::new(open(&dir.db(), &dir.wal()));
         let oplog = OpLog::open(Arc::clone(&io), &dir.oplog(), SEGMENT_BYTES).expect("op-log");
-        let (mark, _) = DurableMark::open(Arc::clone(&io), root.path()).expect("durable mark");
+        let (durable_file, _) = DurableFile::open(Arc::clone(&io), root.path()).expect("durable file");
         let gate = Arc::new(Gate::default());
         let position = Position { epoch: Epoch(1), ..Position::default() };
         let start = Start { disk: Arc::clone(&disk), oplog, memory: Memory::new(), position, known: Vec::new() };
         let syncer = {
             let (io, gate) = (Arc::clone(&io), Arc::clone(&gate));
-            move |_: &OpLog, watermarks: &Arc<_>| Syncer::start(mode, disk, io, mark, Arc::clone(watermarks), gate)
+            move |_: &OpLog, watermarks: &Arc<_>| {
+                Syncer::start(mode, disk, io, durable_file, Arc::clone(watermarks), gate)
+            }
         };
         let committer = Arc::new(Committer::new(start, gate, syncer));
         let recorder = Arc::new(Recorder::default());

@@ -1,12 +1,12 @@
-//! An object store in memory that injects faults on request, for tests.
+//! Test support: an object store in memory that injects faults on request.
 //!
 //! Faults are scripted: each PUT (parts included), each GET, HEAD or LIST, and each DELETE takes the next fault of its
 //! queue; with an empty queue the request works. Alternatively one fault meets the n-th request of all, or all
 //! requests fail from the n-th on, so that a test can step through all requests. A DELETE can also be held until the
 //! test releases it.
 
-use super::retry_policy::RetryPolicy;
-use super::store::Archive;
+use super::super::retry_policy::RetryPolicy;
+use super::super::store::Archive;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;

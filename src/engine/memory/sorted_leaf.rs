@@ -1,18 +1,18 @@
 //! A leaf of items in ascending order. The order of a large sorted set is a tree of such leaves.
 //!
-//! Guarantees: items are strictly ascending, and at most [`RUN_ITEMS`]. Non-goal: comparing items; callers find an
+//! Guarantees: items are strictly ascending, and at most [`SORTED_LEAF_ITEMS`]. Non-goal: comparing items; callers find an
 //! offset with a predicate and pass it.
 
 use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
 /// Largest number of items in a leaf.
-pub const RUN_ITEMS: usize = 64;
+pub const SORTED_LEAF_ITEMS: usize = 64;
 
 /// Bytes that an allocator adds to an allocation.
 const ALLOCATION_BYTES: usize = 8;
 
-/// An item of a [`Run`].
+/// An item of a [`SortedLeaf`].
 pub trait Item: Clone + Send + Sync + 'static {
     /// Returns the heap bytes that this item accounts for, beside its own size.
     fn owned_bytes(&self) -> usize;
@@ -20,20 +20,20 @@ pub trait Item: Clone + Send + Sync + 'static {
 
 /// Items in ascending order.
 #[derive(Clone)]
-pub struct Run<I> {
+pub struct SortedLeaf<I> {
     items: Vec<I>,
     /// Sum of the items' owned bytes.
     owned: usize,
 }
 
-impl<I> Default for Run<I> {
+impl<I> Default for SortedLeaf<I> {
     fn default() -> Self {
         Self { items: Vec::new(), owned: 0 }
     }
 }
 
-impl<I: Item> Run<I> {
-    /// Returns a leaf of these items, which must be ascending and at most [`RUN_ITEMS`].
+impl<I: Item> SortedLeaf<I> {
+    /// Returns a leaf of these items, which must be ascending and at most [`SORTED_LEAF_ITEMS`].
     pub fn of(items: Vec<I>) -> Self {
         let owned = items.iter().map(Item::owned_bytes).sum();
         Self { items, owned }
@@ -51,10 +51,10 @@ impl<I: Item> Run<I> {
 
     /// Adds an item at `offset`. Returns the leaf that must follow this one if it overflows.
     pub fn insert(&mut self, offset: usize, item: I) -> Vec<Self> {
-        if self.items.len() < RUN_ITEMS {
+        if self.items.len() < SORTED_LEAF_ITEMS {
             self.owned += item.owned_bytes();
             if self.items.len() == self.items.capacity() {
-                let roomy = (self.items.len() + self.items.len() / 4 + 2).min(RUN_ITEMS);
+                let roomy = (self.items.len() + self.items.len() / 4 + 2).min(SORTED_LEAF_ITEMS);
                 self.items.reserve_exact(roomy - self.items.len());
             }
             self.items.insert(offset, item);
@@ -62,7 +62,7 @@ impl<I: Item> Run<I> {
         }
         // Items that arrive in ascending order leave leaves behind that are almost full; other insertions split a leaf
         // in halves.
-        let cut = if offset == RUN_ITEMS { RUN_ITEMS * 7 / 8 } else { RUN_ITEMS / 2 };
+        let cut = if offset == SORTED_LEAF_ITEMS { SORTED_LEAF_ITEMS * 7 / 8 } else { SORTED_LEAF_ITEMS / 2 };
         let mut right = Self::of(self.items.split_off(cut));
         self.owned -= right.owned;
         if offset <= cut {
@@ -82,7 +82,7 @@ impl<I: Item> Run<I> {
 }
 
 #[cfg(test)]
-impl<I: Item> Run<I> {
+impl<I: Item> SortedLeaf<I> {
     /// Panics if the sum of owned bytes is wrong; returns the items.
     pub fn check(&self) -> &[I] {
         assert_eq!(self.owned, self.items.iter().map(Item::owned_bytes).sum::<usize>());
@@ -90,7 +90,7 @@ impl<I: Item> Run<I> {
     }
 }
 
-impl<I: Item> Leaf for Run<I> {
+impl<I: Item> Leaf for SortedLeaf<I> {
     type Key = I;
 
     fn len(&self) -> usize {
@@ -106,11 +106,11 @@ impl<I: Item> Leaf for Run<I> {
     }
 
     fn is_sparse(&self) -> bool {
-        self.items.len() < RUN_ITEMS / 4
+        self.items.len() < SORTED_LEAF_ITEMS / 4
     }
 
     fn fits(&self, right: &Self) -> bool {
-        self.items.len() + right.items.len() <= RUN_ITEMS * 3 / 4
+        self.items.len() + right.items.len() <= SORTED_LEAF_ITEMS * 3 / 4
     }
 
     fn append(&mut self, mut right: Self) {
@@ -120,7 +120,7 @@ impl<I: Item> Leaf for Run<I> {
     }
 }
 
-impl<I: Item> Ordered for Run<I> {
+impl<I: Item> Ordered for SortedLeaf<I> {
     fn remove(&mut self, range: Range<usize>) {
         self.owned -= self.items.drain(range).map(|item| item.owned_bytes()).sum::<usize>();
     }

@@ -1,6 +1,6 @@
-//! A real S3 server for tests: SeaweedFS' `weed`, if it is installed.
+//! Test support: a real S3 server, SeaweedFS' `weed`, if it is installed.
 
-use super::config::{S3Settings, Secret};
+use super::super::config::{S3Settings, Secret};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

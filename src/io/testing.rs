@@ -1,4 +1,4 @@
-//! Files whose steps fail on demand, to test how the logs, the spool and the images handle failures.
+//! Test support: files whose steps fail on demand, to test how the logs, the spool and the images handle failures.
 //!
 //! A step is one call of [`Io`] that changes something on a disk. The composed calls consist of steps, so that each of
 //! their steps can fail, too. [`each_step`] runs a scenario once for every step and every fault: nothing is sampled.

@@ -1,4 +1,4 @@
-//! Random ops of every kind that fit a state, for tests. There are few keys and members, so that ops often meet the
+//! Test support: random ops of every kind that fit a state. There are few keys and members, so that ops often meet the
 //! same ones.
 
 use super::{ListEncoder, ZsetEncoder};
@@ -34,7 +34,7 @@ pub fn zsets(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
 }
 
 fn list(random: &mut StdRng, memory: &Memory, ops: &mut Vec<u8>) {
-    let mut encoder = ListEncoder(ops);
+    let mut encoder = ListEncoder::new(ops);
     let key = [b'l', random.random_range(0..KEYS)];
     let len = memory.lists.get(&key).map_or(0, |entry| entry.value.len());
     let elements: Vec<Vec<u8>> =
@@ -71,7 +71,7 @@ fn list(random: &mut StdRng, memory: &Memory, ops: &mut Vec<u8>) {
 }
 
 fn zset(random: &mut StdRng, memory: &Memory, ops: &mut Vec<u8>) {
-    let mut encoder = ZsetEncoder(ops);
+    let mut encoder = ZsetEncoder::new(ops);
     let key = [b'z', random.random_range(0..KEYS)];
     let members: Vec<[u8; 1]> = memory.zsets.get(&key).map_or_else(Vec::new, |entry| {
         entry.value.iter_from(0).map(|(member, _)| member.try_into().expect("one byte")).collect()

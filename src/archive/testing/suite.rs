@@ -1,17 +1,19 @@
-//! One test suite of the archive's guarantees, run over every kind of store, and tests of the effect of each fault.
+//! Test support: one suite of the archive's guarantees, run over every kind of store, and tests of the effect of each
+//! fault.
 
-use super::config::{ArchiveUrl, S3Settings};
-use super::crypt::KeyRing;
-use super::epochs::{self, Claim, EpochRecord};
+use super::super::config::{ArchiveUrl, S3Settings};
+use super::super::crypt::KeyRing;
+use super::super::epochs::{self, Claim, EpochRecord};
+use super::super::identity::{self, ClusterId};
+use super::super::layout::{BaseName, ChunkName, ObjectName, Section};
+use super::super::lineage::Lineage;
+use super::super::listing::Listing;
+use super::super::part::PART_BYTES;
+use super::super::put::SINGLE_PUT_BYTES_MAX;
+use super::super::retry_policy::RetryPolicy;
+use super::super::starts;
+use super::super::store::{Archive, Creation, Opening};
 use super::faults::{Fault, FaultStore};
-use super::identity::{self, ClusterId};
-use super::layout::{BaseName, ChunkName, ObjectName, Section};
-use super::lineage::Lineage;
-use super::listing::Listing;
-use super::put::{PART_BYTES, SINGLE_PUT_BYTES_MAX};
-use super::retry_policy::RetryPolicy;
-use super::starts;
-use super::store::{Archive, Creation, Opening};
 use super::weed::Weed;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Kind};
@@ -221,7 +223,11 @@ async fn suite_over_a_store_that_fails_every_other_request() {
         let store = FaultStore::default();
         store.script_puts([Fault::Fail, Fault::None].repeat(100));
         store.script_gets([Fault::Fail, Fault::None].repeat(200));
-        let archive = over(&store).with_keys(keys).with_patience(RetryPolicy { attempts: 6, ..RetryPolicy::default() });
+        let archive = over(&store).with_keys(keys).with_patience(RetryPolicy {
+            attempts: 6,
+            wrong_answer_backoff: Duration::from_millis(1),
+            ..RetryPolicy::DEFAULT
+        });
         // A store in memory does not retry single parts, so the other suites test the large objects.
         objects_are_stored_and_found(&archive).await;
         the_archive_has_one_owner(&archive).await;
@@ -245,7 +251,7 @@ async fn suite_over_a_real_s3_server() {
     let encrypted = Archive::open(&url_encrypted, &weed.settings(), Opening::Create).expect("open");
     archive_suite(&encrypted.with_keys(keys())).await;
 
-    let wrong = S3Settings { secret_access_key: Some(super::config::Secret::new("wrong")), ..weed.settings() };
+    let wrong = S3Settings { secret_access_key: Some(super::super::config::Secret::new("wrong")), ..weed.settings() };
     let refused = Archive::open(&url, &wrong, Opening::Existing).expect("open").get(&mark("noon")).await;
     assert_eq!(refused.expect_err("wrong key").kind(), Kind::Store);
 }

@@ -16,7 +16,7 @@ use walferry::engine::keyspace::{Found, Keyspace};
 use walferry::engine::memory::Memory;
 use walferry::engine::meta::{Collection, DiskType};
 use walferry::io::{Io, StdIo};
-use walferry::log::durable::DurableMark;
+use walferry::log::durable::DurableFile;
 use walferry::log::oplog::OpLog;
 use walferry::position::Position;
 
@@ -101,12 +101,12 @@ fn committer(dir: &std::path::Path, mode: AppendFsync) -> Committer {
     let io: Arc<dyn Io> = Arc::new(StdIo);
     let disk = Arc::new(Disk::open(&dir.join("db"), &dir.join("wal"), DiskOptions::default()).expect("open RocksDB"));
     let oplog = OpLog::open(Arc::clone(&io), &dir.join("oplog"), OPLOG_SEGMENT_BYTES).expect("open the op-log");
-    let (mark, _) = DurableMark::open(Arc::clone(&io), &dir.join("oplog")).expect("open the mark");
+    let (durable_file, _) = DurableFile::open(Arc::clone(&io), &dir.join("oplog")).expect("open the durable file");
     let gate = Arc::new(Gate::default());
     let wal = Arc::clone(&disk);
     let start = Start { disk, oplog, memory: Memory::new(), position: Position::default(), known: Vec::new() };
     Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-        Syncer::start(mode, wal, io, mark, Arc::clone(watermarks), gate)
+        Syncer::start(mode, wal, io, durable_file, Arc::clone(watermarks), gate)
     })
 }
 

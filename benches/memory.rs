@@ -2,7 +2,7 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use walferry::engine::memory::{Entry, List, ListEncoder, ListOps, Memory, Op, Zset};
+use walferry::engine::memory::{Entry, List, ListEncoder, ListOps, Memory, Zset};
 
 const MEMBERS: u64 = 1_000_000;
 
@@ -67,7 +67,7 @@ fn list_ops(c: &mut Criterion) {
         b.iter(|| {
             buffer.clear();
             let element: &[u8] = &[7; 100];
-            ListEncoder(&mut buffer).push_front(&member(next()), [element].into_iter());
+            ListEncoder::new(&mut buffer).push_front(&member(next()), [element].into_iter());
             ListOps::new(&buffer).try_for_each(|op| op?.apply(&mut memory.lists)).expect("a push fits");
         });
     });

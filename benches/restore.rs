@@ -15,6 +15,7 @@ use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::engine::batch::{Family, push_put};
 use walferry::engine::key;
 use walferry::engine::meta::encode_string;
+use walferry::history::route::RouteCosts;
 use walferry::history::target::Target;
 use walferry::io::StdIo;
 use walferry::record::CommitRecord;
@@ -78,7 +79,8 @@ fn restores(criterion: &mut Criterion) {
     let (archive, bytes) = runtime.block_on(archive());
     let run = |dir: &tempfile::TempDir| {
         let (dir, io) = (dir.path().to_owned(), Arc::new(StdIo));
-        let options = Options { dir, target: Target::Latest, epoch: None, io, progress: silent() };
+        let options =
+            Options { dir, target: Target::Latest, epoch: None, costs: RouteCosts::DEFAULT, io, progress: silent() };
         runtime.block_on(restore(&archive, options)).expect("restore")
     };
     let report = run(&tempfile::tempdir().expect("a directory"));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
 use walferry::engine::memory::{Entry, List, Memory, MemoryCut, ZsetBuilder};
-use walferry::log::recovery::ImagePosition;
+use walferry::log::recovery::CutPoint;
 use walferry::snapshot::image::{Contents, ImageParts, Share, read_images};
 
 const LISTS: u64 = 200_000;
@@ -34,7 +34,7 @@ fn memory() -> Memory {
 /// Writes a cut as `images` images in parallel.
 fn write(cut: &MemoryCut, images: usize) -> Vec<Vec<Bytes>> {
     std::thread::scope(|scope| {
-        let parts = |nth| ImageParts::new(cut, ImagePosition::default(), Share { nth, of: images });
+        let parts = |nth| ImageParts::new(cut, CutPoint::default(), Share { nth, of: images });
         let writers: Vec<_> = (0..images).map(|nth| scope.spawn(move || parts(nth).collect())).collect();
         writers.into_iter().map(|writer| writer.join().expect("no panic")).collect()
     })

@@ -7,11 +7,13 @@
 use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::keep::{self, Keep};
+use setting::Setting;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 mod bases;
+mod setting;
 
 pub use bases::{Consistency, SnapshotFrom};
 
@@ -25,14 +27,6 @@ pub enum AppendFsync {
     EverySec = 1,
     /// The OS decides when the logs are synced; replies do not wait for it.
     No = 2,
-}
-
-/// A type that the value of a configuration key can have.
-trait Setting: Sized {
-    /// Returns the description of accepted values, for error messages.
-    fn accepted() -> String;
-    fn parse(text: &str) -> Option<Self>;
-    fn show(&self) -> String;
 }
 
 impl Setting for AppendFsync {

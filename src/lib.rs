@@ -16,17 +16,22 @@
 //! | 7 movement | [`ship`] | `Tail`, `Cutter`, `Spool`, `Feeds` | each consumer pulls from a position that it owns |
 //! | 8 archive | [`archive`] | `Archive`, `Uploader` | data before what refers to it; an epoch has one writer |
 //! | 9 base | [`snapshot`] | `LocalBase`, `Manifest` | engines at one csn, or each at a stated csn; writes go on |
-//! | 10 restore | [`restore`] | `Plan` | exactly the target, or an error that names reachable targets |
-//! | 11 retention | [`retention`] | `PrunePlan` | nothing is removed that the policy promises to keep |
+//! | 9 compacted run | [`compacted_run`] | `RunManifest` | the state before a run, with the run applied, is the state after it |
+//! | 10 reading history | [`history`] | `Plan` | commits in order, without a gap, of one line |
+//! | 11 restore | [`restore`] | `Engines` | exactly the target, or an error that names reachable targets |
+//! | 12 retention | [`retention`] | `PrunePlan` | nothing is removed that the policy promises to keep |
 //!
 //! The base modules lie below all of them: [`csn`], [`record`], [`position`], [`plain_name`], [`clock`], [`config`],
 //! [`keep`], [`grain`], [`error`], [`watermark`], [`metrics`], [`directory`], [`cluster`], [`varint`], [`threads`],
-//! [`background`], [`allocator`], and [`io`], the only code that touches log files. Above the stages lie [`primary`],
-//! which wires them and is the only module that knows all others, and [`compact`], which makes an archive cheaper,
-//! either without a primary or on a node's schedule.
+//! [`background`], [`allocator`], and [`io`], the only code that touches log files. Above the stages lie [`compact`],
+//! which makes an archive cheaper, [`node`], which wires the stages into a running node of either role, and
+//! [`primary`], what only a primary does. What only a replica does is the crate `walferry-replica`.
 //!
-//! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot, history, restore,
-//! retention < server, ship < primary. The crates `walferry-replica` and `walferry-cli` build on this one.
+//! A module named `testing` supports tests, and a file named `*_tests.rs` holds tests; both are compiled for tests only.
+//!
+//! Imports go one way: base modules < io, chunk < engine < log, archive < commit < command, snapshot < compacted_run <
+//! history < restore, retention < server, ship, compact < node < primary. The crates `walferry-replica` (on top of
+//! [`node`], beside [`primary`]) and `walferry-cli` build on this one.
 
 pub mod allocator;
 pub mod archive;
@@ -37,6 +42,7 @@ pub mod cluster;
 pub mod command;
 pub mod commit;
 pub mod compact;
+pub mod compacted_run;
 pub mod config;
 pub mod csn;
 pub mod directory;
@@ -50,6 +56,7 @@ pub mod keep;
 mod life_cycle_tests;
 pub mod log;
 pub mod metrics;
+pub mod node;
 pub mod plain_name;
 pub mod position;
 pub mod primary;

@@ -5,21 +5,23 @@
 //! that is reported as restorable is the one that its commits lead to, and any other target is refused.
 
 use crate::archive::epochs::{self, EpochRecord};
-use crate::archive::faults::FaultStore;
 use crate::archive::layout::ObjectName;
 use crate::archive::marks::{self, MarkRecord};
-use crate::archive::merge::Rules;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::FaultStore;
 use crate::clock;
-use crate::compact::{base, chunks, runs};
+use crate::compact::merge::Rules;
+use crate::compact::{chunks, runs};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Result};
 use crate::grain::Grain;
 use crate::history::line::History;
 use crate::history::reach::Reach;
+use crate::history::route::RouteCosts;
 use crate::history::target::Target;
 use crate::io::StdIo;
 use crate::keep::{Keep, Period, micros};
+use crate::node::rebuild;
 use crate::position::Position;
 use crate::record::CommitRecord;
 use crate::restore::progress::silent;
@@ -187,7 +189,7 @@ impl Life {
         let (dir, io, progress) = (scratch.path().to_owned(), Arc::new(StdIo), silent());
         match act.clone() {
             Act::Rebuild(csn) => {
-                base::rebuild(&archive, base::Options { target: Target::At(csn), epoch: None, dir, io, progress })
+                rebuild::rebuild(&archive, rebuild::Options { target: Target::At(csn), epoch: None, dir, io, progress })
                     .await
                     .map(drop)
             }
@@ -278,8 +280,11 @@ impl Life {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (target, epoch) = (Target::At(Csn(csn as u64)), Some(Epoch(leaf)));
         let (io, progress) = (Arc::new(StdIo), silent());
-        let restored =
-            restore(self.archive(), Options { dir: dir.path().to_owned(), target, epoch, io, progress }).await;
+        let restored = restore(
+            self.archive(),
+            Options { dir: dir.path().to_owned(), target, epoch, costs: RouteCosts::FREE_RUNS, io, progress },
+        )
+        .await;
         match restored {
             Ok(report) => {
                 assert!(self.reach(leaf).await.contains(report.csn), "{when}: it was said to be out of reach");

@@ -15,7 +15,7 @@ use support::client::{cmd, integer};
 use support::dump::{assert_same, dump};
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::workload::seed;
-use support::writers::{Replied, Seen, WRITERS, complete, look, write};
+use support::writers::{Replied, Seen, WRITERS, check_replied, look, write};
 
 /// Number of kills per durability mode.
 const KILLS: usize = 40;
@@ -47,15 +47,7 @@ fn kill_under_load(
     });
     primary.restart();
     let mut client = primary.client();
-    let mut seen = look(&mut client);
-    for (writer, seen) in seen.iter().enumerate() {
-        let replied = replied[writer].now();
-        assert!(seen.holds(replied), "writer {writer}: replied {replied:?}, there is {seen:?}");
-    }
-    let commits: u64 = seen.iter().map(|seen| seen.commits()).sum();
-    assert_eq!(client.watermarks().committed, csn_start + commits, "csns are dense");
-    complete(&mut client, &mut seen);
-    seen
+    check_replied(&mut client, &replied, csn_start)
 }
 
 fn kills_under(appendfsync: &str) {

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use walferry::commit::committer::Group;
 use walferry::csn::{Csn, Epoch, WalSeq};
 use walferry::error::{Error, Result};
-use walferry::log::reader::LogPosition;
-use walferry::log::recovery::{ImagePosition, MissingCommits, Recovered, disk_position};
+use walferry::log::reader::LogCursor;
+use walferry::log::recovery::{CutPoint, MissingCommits, Recovered, disk_position};
 use walferry::record::CommitRecord;
 
 /// Number of records at the end of each log that are cut one by one.
@@ -154,7 +154,7 @@ fn base(root: &Path) -> Base {
 
 fn base_of(root: &Path, groups: &[Vec<Actions>]) -> Base {
     let root = root.join("base");
-    let node = Node::start(&root, open(&root, &Image::default(), None).unwrap(), ImagePosition::default());
+    let node = Node::start(&root, open(&root, &Image::default(), None).unwrap(), CutPoint::default());
     let mut history = History::default();
     groups.iter().for_each(|group| history.commit(&node, group));
     assert_eq!(node.observe(), history.state());
@@ -172,7 +172,7 @@ impl Base {
         let commits = &self.history.records[..at];
         let last = commits.last().map(walferry::position::Position::of);
         let wal_seq = at.checked_sub(1).map_or(WalSeq::ZERO, |nth| self.ends[nth]);
-        Image { at: ImagePosition { position: last.unwrap_or_default(), wal_seq }, commits: commits.into() }
+        Image { at: CutPoint { position: last.unwrap_or_default(), wal_seq }, commits: commits.into() }
     }
 }
 
@@ -231,7 +231,7 @@ impl Crash<'_> {
         }
         assert_eq!(node.observe(), history.state(), "{what}");
         let (reader, until) = node.committer.log_reader();
-        let read = reader.commits(self.image.at.in_logs(), until).and_then(Iterator::collect::<Result<Vec<_>>>);
+        let read = reader.commits(self.image.at.log_cursor(), until).and_then(Iterator::collect::<Result<Vec<_>>>);
         let read = read.unwrap_or_else(|error| panic!("reading: {what}: {error}"));
         for csn in &found.unfit {
             let told = &read[csn.since(self.image.at.position.csn) as usize - 1];
@@ -387,14 +387,14 @@ fn a_missing_wal_file_is_a_gap() {
     let mut files_of_starts = Vec::new();
     let mut images = Vec::new();
     for start in 0..3 {
-        let node = Node::start(&root, open(&root, &Image::default(), None).unwrap(), ImagePosition::default());
+        let node = Node::start(&root, open(&root, &Image::default(), None).unwrap(), CutPoint::default());
         for nth in 0..4 {
             history.commit(&node, &[vec![Action::Set("string a", format!("{start} {nth}"))]]);
         }
         history.close(node);
         files_of_starts.extend(files(&root.join("wal"), "log"));
         let opened = open(&root, &Image::default(), None).unwrap();
-        let at = ImagePosition { position: opened.recovered.position, wal_seq: opened.recovered.wal_seq };
+        let at = CutPoint { position: opened.recovered.position, wal_seq: opened.recovered.wal_seq };
         images.push(Image { at, commits: history.records.clone().into() });
     }
     let archived = |nth: usize| root.join("wal/archive").join(files_of_starts[nth].file_name().unwrap());
@@ -408,9 +408,9 @@ fn a_missing_wal_file_is_a_gap() {
     let node = Node::start(&root, opened, images[1].at);
     let (reader, until) = node.committer.log_reader();
     let read = |after| reader.commits(after, until).and_then(Iterator::collect::<Result<Vec<_>>>);
-    assert!(matches!(read(LogPosition::default()), Err(Error::Gap { .. })));
-    assert_eq!(read(images[1].at.in_logs()).unwrap(), history.records[8..]);
-    let before_the_hole = node.committer.log_position(Csn(3)).unwrap();
+    assert!(matches!(read(LogCursor::default()), Err(Error::Gap { .. })));
+    assert_eq!(read(images[1].at.log_cursor()).unwrap(), history.records[8..]);
+    let before_the_hole = node.committer.log_cursor(Csn(3)).unwrap();
     assert!(matches!(read(before_the_hole), Err(Error::Gap { .. })), "a hole is never passed over");
     node.stop();
 }
@@ -453,9 +453,9 @@ fn missing_commits_that_can_be_fetched_are_not_lost() {
     let mut history = base.history.clone();
     history.actions.truncate(last.0 as usize);
     assert_eq!(observe(&opened.disk, &opened.memory), history.state());
-    let node = Node::start(&root, opened, ImagePosition::default());
+    let node = Node::start(&root, opened, CutPoint::default());
     let (reader, until) = node.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, base.history.records[..last.0 as usize], "epochs and times included");
     node.stop();
 }

@@ -7,14 +7,10 @@ use bytes::Bytes;
 use std::sync::Arc;
 use walferry::chunk::{BLOCK_RAW_BYTES_MAX, Chunk, RAW_BYTES_MAX};
 use walferry::commit::committer::Committer;
-use walferry::csn::{Csn, Epoch};
+use walferry::commit::turns::apply_in_turns;
+use walferry::csn::Epoch;
 use walferry::error::{Error, Result};
 use walferry::record::CommitRecord;
-
-/// Largest number of commits applied under one hold of the writer lock: bounds how long a reader waits.
-const COMMITS_PER_TURN: usize = 256;
-/// Bytes of effects after which the writer lock is released; a single commit may have more.
-const BYTES_PER_TURN: usize = 1 << 20;
 
 /// Bytes from which on a chunk is assumed to hold a large commit.
 const LARGE_CHUNK_BYTES_MIN: usize = 4 * RAW_BYTES_MAX;
@@ -70,21 +66,4 @@ impl Follower {
         apply_in_turns(&self.committer, commits)?;
         Ok(())
     }
-}
-
-/// Applies commits without a gap, in several holds of the writer lock; returns the last csn.
-pub fn apply_in_turns(committer: &Committer, commits: Vec<CommitRecord>) -> Result<Csn> {
-    let mut turn_of = Vec::new();
-    let mut bytes = 0;
-    let mut last = committer.watermarks.committed.get();
-    let mut commits = commits.into_iter().peekable();
-    while let Some(commit) = commits.next() {
-        bytes += commit.effect_bytes();
-        turn_of.push(commit);
-        if turn_of.len() >= COMMITS_PER_TURN || bytes >= BYTES_PER_TURN || commits.peek().is_none() {
-            last = committer.lock_logs().apply(std::mem::take(&mut turn_of).into())?;
-            bytes = 0;
-        }
-    }
-    Ok(last)
 }

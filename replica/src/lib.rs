@@ -19,13 +19,15 @@ mod probe;
 
 use std::path::Path;
 use std::sync::Arc;
+use walferry::archive::opening::open_archive;
 use walferry::archive::store::Opening;
 use walferry::config::Config;
 use walferry::directory::{DataDir, LastRole};
 use walferry::error::{Error, Result};
-use walferry::primary::node::{Node, ReplicaLink};
-use walferry::primary::shipping::ArchiveCommits;
-use walferry::primary::{self, open, places, second_archive, shipping};
+use walferry::node::archive_commits::ArchiveCommits;
+use walferry::node::roles::ReplicaLink;
+use walferry::node::running::{Node, TakeOver};
+use walferry::node::{open, places, serve};
 use walferry::server::{address, listener};
 
 /// The address at which the primary listens for replicas.
@@ -58,12 +60,18 @@ impl std::fmt::Display for PrimaryAddress {
     }
 }
 
-/// Runs a replica until it is asked to stop; after a promotion it continues as a primary. Calls `ready` once clients
-/// are served.
-pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: impl FnOnce(&Arc<Node>)) -> Result<()> {
+/// Runs a replica until it is asked to stop. A promotion calls `take_over`, and the replica continues as a primary.
+/// Calls `ready` once clients are served.
+pub async fn run(
+    root: &Path,
+    primary: PrimaryAddress,
+    config: Config,
+    take_over: TakeOver,
+    ready: impl FnOnce(&Arc<Node>),
+) -> Result<()> {
     let clients = listener::bind(&config.bind, config.port.0).await?;
     places::require_apart(root, &config)?;
-    let archive = shipping::open_archive(&config, Opening::Existing)?;
+    let archive = open_archive(&config, Opening::Existing)?;
     let dir = DataDir::new(root);
     // A bootstrap that was stopped leaves a partial restore. It began in an empty directory, so nothing of value is
     // lost.
@@ -77,7 +85,7 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
     };
     let (dir, lock, identity) = open::claim_directory(root, LastRole::Replica, cluster)?;
     // The second archive is not used before a promotion; a wrong setting is reported here, not during the promotion.
-    second_archive::check(&config, Some(identity.cluster)).await?;
+    places::require_own_second(&config, Some(identity.cluster)).await?;
     let (opening, epoch) = (config.clone(), identity.epoch());
     let runtime = tokio::runtime::Handle::current();
     let source = archive.clone().map(|archive| ArchiveCommits { archive, epoch, runtime });
@@ -89,10 +97,10 @@ pub async fn run(root: &Path, primary: PrimaryAddress, config: Config, ready: im
         let what = format!("replica directory {}", root.display());
         return Err(Error::corrupt(what, format!("csn {}", opened.recovered.position.csn), detail));
     }
-    let node = Node::new(config, opened, archive, true);
-    node.change_identity(|identity| identity.role = LastRole::Replica)?;
-    link::require_admission(&node, &primary).await?;
-    let link = link::Link::start(&node, primary);
-    node.set_link(Arc::clone(&link) as Arc<dyn ReplicaLink>);
-    primary::serve(&node, clients, ready).await
+    let node = Node::new(config, opened, archive, true, take_over);
+    node.core.change_identity(|identity| identity.role = LastRole::Replica)?;
+    link::require_admission(&node.core, &primary).await?;
+    let link = link::Link::start(&node.core, &node.bases, primary);
+    node.core.set_link(link as Arc<dyn ReplicaLink>);
+    serve::serve(&node, clients, ready).await
 }

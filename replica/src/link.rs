@@ -5,7 +5,7 @@
 //! synced.
 
 use crate::PrimaryAddress;
-use crate::follow::{Follower, apply_in_turns};
+use crate::follow::Follower;
 use crate::lag::Lag;
 use crate::probe;
 use futures::FutureExt;
@@ -23,13 +23,14 @@ use walferry::archive::lineage::Lineage;
 use walferry::background;
 use walferry::clock::{self, Moment};
 use walferry::cluster::ClusterId;
-use walferry::command::host::Host;
 use walferry::csn::CommitTime;
 use walferry::directory::Identity;
 use walferry::error::{Error, Result};
 use walferry::history::catch_up::CatchUp;
+use walferry::node::bases::Bases;
+use walferry::node::core::Core;
+use walferry::node::roles::{LinkStatus, ReplicaLink};
 use walferry::position::Position;
-use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
 use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
 
 /// Longest duration of connecting together with sending the introduction, and of sending one acknowledgement.
@@ -61,7 +62,8 @@ enum Ended {
 /// The link of a replica to its primary.
 pub struct Link {
     me: Weak<Link>,
-    node: Weak<Node>,
+    core: Weak<Core>,
+    bases: Weak<Bases>,
     primary: PrimaryAddress,
     /// The status without the fields that `lag` provides.
     status: Mutex<LinkStatus>,
@@ -72,7 +74,7 @@ pub struct Link {
 
 impl Link {
     /// Starts following `primary`.
-    pub fn start(node: &Arc<Node>, primary: PrimaryAddress) -> Arc<Self> {
+    pub fn start(core: &Arc<Core>, bases: &Arc<Bases>, primary: PrimaryAddress) -> Arc<Self> {
         let status = LinkStatus {
             host: primary.host.clone(),
             port: primary.port,
@@ -82,7 +84,8 @@ impl Link {
         };
         let link = Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            node: Arc::downgrade(node),
+            core: Arc::downgrade(core),
+            bases: Arc::downgrade(bases),
             primary,
             status: Mutex::new(status),
             lag: Mutex::new(Lag::new()),
@@ -94,9 +97,9 @@ impl Link {
     }
 
     fn spawn(&self) -> Option<JoinHandle<()>> {
-        let (link, node) = (self.me.upgrade()?, self.node.upgrade()?);
-        let run = Run { link, node, primary: self.primary.clone(), stopping: self.stop.subscribe() };
-        Some(tokio::spawn(run.run()))
+        let (link, core, bases) = (self.me.upgrade()?, self.core.upgrade()?, self.bases.upgrade()?);
+        let session = Session { link, core, bases, primary: self.primary.clone(), stopping: self.stop.subscribe() };
+        Some(tokio::spawn(session.run()))
     }
 
     fn note(&self, change: impl FnOnce(&mut LinkStatus)) {
@@ -107,8 +110,8 @@ impl Link {
 impl ReplicaLink for Link {
     fn status(&self) -> LinkStatus {
         let mut status = self.status.lock().clone();
-        if let Some(node) = self.node.upgrade() {
-            let (csn, time) = (node.committer.watermarks.committed.get(), node.committer.committed_time());
+        if let Some(core) = self.core.upgrade() {
+            let (csn, time) = (core.committer.watermarks.committed.get(), core.committer.committed_time());
             let (is_connected, wall) = (status.state == "connected", CommitTime(clock::now_micros()));
             let lag = self.lag.lock();
             status.heard = lag.heard();
@@ -140,20 +143,22 @@ impl ReplicaLink for Link {
     }
 }
 
-struct Run {
+/// The work of a link between its start and its stop: one connection after another.
+struct Session {
     link: Arc<Link>,
-    node: Arc<Node>,
+    core: Arc<Core>,
+    bases: Arc<Bases>,
     primary: PrimaryAddress,
     stopping: watch::Receiver<bool>,
 }
 
-impl Run {
+impl Session {
     async fn run(mut self) {
         let mut pause = RETRY_FIRST;
         loop {
-            let before = self.node.committer.watermarks.committed.get();
+            let before = self.core.committer.watermarks.committed.get();
             let ended = self.connect_and_follow().await;
-            if self.node.committer.watermarks.committed.get() > before {
+            if self.core.committer.watermarks.committed.get() > before {
                 pause = RETRY_FIRST;
             }
             self.link.note(|status| status.state = "connect");
@@ -189,10 +194,10 @@ impl Run {
     }
 
     async fn connect_and_follow(&mut self) -> Result<Ended> {
-        let identity = self.node.identity();
-        let position = self.node.committer.position();
-        let hello = |challenge: &Challenge, nonce| hello(&identity, &self.node, challenge, nonce, position);
-        let (config, mut stopping) = (self.node.config(), self.stopping.clone());
+        let identity = self.core.identity();
+        let position = self.core.committer.position();
+        let hello = |challenge: &Challenge, nonce| hello(&identity, &self.core, challenge, nonce, position);
+        let (config, mut stopping) = (self.core.config(), self.stopping.clone());
         // Cancel-safe: dropping the connection attempt closes the connection.
         let connected = tokio::select! {
             connected = connect(&self.primary, &config.repl_secret, hello) => connected?,
@@ -224,19 +229,19 @@ impl Run {
         mut sender: Sender<OwnedWriteHalf>,
         resume: Resume,
     ) -> Result<Ended> {
-        self.node.adopt_history(&resume.history)?;
-        let epoch = self.node.identity().epoch();
-        tracing::info!(primary = %self.primary, epoch = epoch.0, csn = self.node.progress().committed.0, "following the primary");
+        self.core.adopt_history(&resume.history)?;
+        let epoch = self.core.identity().epoch();
+        tracing::info!(primary = %self.primary, epoch = epoch.0, csn = self.core.committer.watermarks.committed.get().0, "following the primary");
         self.link.note(|status| {
             status.state = "connected";
             status.source = "stream";
             status.last_error.clear();
             // Values from another primary do not count for this one.
-            status.primary_csn = self.node.committer.watermarks.committed.get();
+            status.primary_csn = self.core.committer.watermarks.committed.get();
         });
         self.link.lag.lock().connect();
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.node.committer), epoch), waiting);
+        let mut applier = self.start_applier(Follower::new(Arc::clone(&self.core.committer), epoch), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
         // Received chunks are applied before the link continues, so that the next introduction states the true
         // position.
@@ -249,11 +254,11 @@ impl Run {
     }
 
     fn start_applier(&self, follower: Follower, mut waiting: mpsc::Receiver<bytes::Bytes>) -> JoinHandle<Result<()>> {
-        let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
+        let (link, core) = (Arc::clone(&self.link), Arc::clone(&self.core));
         let apply = move || {
             while let Some(chunk) = waiting.blocking_recv() {
                 follower.apply(chunk)?;
-                let applied = node.committer.watermarks.committed.get();
+                let applied = core.committer.watermarks.committed.get();
                 link.note(|status| status.primary_csn = status.primary_csn.max(applied));
             }
             Ok(())
@@ -270,7 +275,7 @@ impl Run {
         applier: &mut JoinHandle<Result<()>>,
     ) -> Result<Ended> {
         let mut tick = tokio::time::interval(ACK_INTERVAL);
-        let mut applied = self.node.committer.watermarks.committed.subscribe();
+        let mut applied = self.core.committer.watermarks.committed.subscribe();
         let mut stopping = self.stopping.clone();
         loop {
             // Cancel-safe: receiving keeps a partial message, and the other arms only wait.
@@ -304,8 +309,8 @@ impl Run {
     }
 
     async fn acknowledge(&self, sender: &mut Sender<OwnedWriteHalf>) -> Result<()> {
-        let watermarks = &self.node.committer.watermarks;
-        let publishing = self.node.snapshots.publishing(&self.node);
+        let watermarks = &self.core.committer.watermarks;
+        let publishing = self.bases.publishing();
         let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get(), publishing };
         match timeout(CONNECT_DEADLINE, sender.send(&Message::Ack(ack))).await {
             Ok(sent) => sent,
@@ -316,24 +321,24 @@ impl Run {
     }
 
     fn take_heartbeat(&self, heartbeat: Heartbeat) -> Result<()> {
-        let epoch = self.node.identity().epoch();
+        let epoch = self.core.identity().epoch();
         if heartbeat.epoch != epoch {
             let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
             return Err(Error::Protocol { peer: self.primary.to_string(), detail });
         }
         // The watermark is read without the locks, which are held while a large commit is applied. If everything sent
         // is applied, no commit is being applied.
-        let applied = self.node.committer.watermarks.committed.get();
+        let applied = self.core.committer.watermarks.committed.get();
         if applied == heartbeat.sent {
-            let position = self.node.committer.position();
+            let position = self.core.committer.position();
             if position.csn == heartbeat.sent && position.hash != heartbeat.hash {
                 let (expected, found) = (heartbeat.hash, position.hash);
                 return Err(Error::OtherHistory { what: "this replica".into(), csn: applied, expected, found });
             }
         }
-        self.node.note_primary_archives(heartbeat.archives);
-        self.node.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
-        self.node.snapshots.bases.want(heartbeat.wants_base);
+        self.core.note_primary_archives(heartbeat.archives);
+        self.core.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
+        self.bases.want(heartbeat.wants_base);
         self.link.lag.lock().hear(heartbeat.committed, heartbeat.time, applied, Moment::now());
         self.link.note(|status| status.primary_csn = status.primary_csn.max(heartbeat.committed));
         Ok(())
@@ -341,29 +346,20 @@ impl Run {
 
     /// Applies the commits that the archive holds beyond this replica's last commit.
     async fn catch_up_from_archive(&mut self) -> Result<()> {
-        let Some(archive) = self.node.archive.clone() else {
+        let Some(archive) = self.core.archive.clone() else {
             return Err(Error::Refused { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
         };
         self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
-        let position = self.node.committer.position();
+        let position = self.core.committer.position();
         let after = position.csn;
         let tree = EpochTree::read(&archive).await?;
         let lineage = Lineage::newest(&tree)
             .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
         // The archive's commits continue this replica's history only if this replica's commits lie on that line.
-        self.node.adopt_history(&lineage.starts())?;
-        let mut commits = CatchUp::open(&archive, &lineage, position).await?;
+        self.core.adopt_history(&lineage.starts())?;
+        let commits = CatchUp::open(&archive, &lineage, position).await?;
         tracing::info!(after = after.0, until = commits.until().0, "catching up from the archive");
-        while let Some(next) = commits.next().await? {
-            let committer = Arc::clone(&self.node.committer);
-            tokio::task::spawn_blocking(move || apply_in_turns(&committer, next.to_vec()))
-                .await
-                .expect("applying does not panic")?;
-            if *self.stopping.borrow() {
-                return Ok(());
-            }
-        }
-        Ok(())
+        commits.apply(&self.core.committer, || *self.stopping.borrow()).await
     }
 }
 
@@ -381,13 +377,13 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
 
 /// Asks the primary, if it can be reached, whether it would serve this replica. A directory of another cluster or of
 /// another history must not serve readers as if it followed this primary.
-pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
-    let identity = node.identity();
-    let position = node.committer.position();
-    let hello = |challenge: &Challenge, nonce| hello(&identity, node, challenge, nonce, position);
-    match connect(primary, &node.config().repl_secret, hello).await {
+pub async fn require_admission(core: &Core, primary: &PrimaryAddress) -> Result<()> {
+    let identity = core.identity();
+    let position = core.committer.position();
+    let hello = |challenge: &Challenge, nonce| hello(&identity, core, challenge, nonce, position);
+    match connect(primary, &core.config().repl_secret, hello).await {
         Ok(Connected { answer: Message::Refuse(refuse), .. }) if refuse.is_final => {
-            let what = format!("data directory {} as a replica of {primary}", node.dir.root().display());
+            let what = format!("data directory {} as a replica of {primary}", core.dir.root().display());
             Err(Error::Identity { what, detail: refuse.reason })
         }
         Err(error @ Error::Config { .. }) => Err(error),
@@ -463,8 +459,8 @@ pub async fn connect(
     Ok(Connected { receiver, sender, answer })
 }
 
-fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String, position: Position) -> Hello {
-    let config = node.config();
+fn hello(identity: &Identity, core: &Core, challenge: &Challenge, nonce: String, position: Position) -> Hello {
+    let config = core.config();
     Hello {
         version: wire::VERSION,
         cluster: Some(identity.cluster),
@@ -474,7 +470,7 @@ fn hello(identity: &Identity, node: &Node, challenge: &Challenge, nonce: String,
         csn: position.csn,
         hash: position.hash,
         time: position.time,
-        has_archive: node.archive.is_some(),
+        has_archive: core.archive.is_some(),
         port: config.port.0,
         nonce,
         proof: wire::proof(&config.repl_secret, challenge, &identity.node),

@@ -13,7 +13,6 @@
 use super::digested;
 use super::identity::ARCHIVE_FORMAT;
 use super::layout::{ObjectName, Section};
-use super::retry_policy::pause_after_wrong_answer;
 use super::store::{Archive, Creation, Found};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
@@ -106,6 +105,18 @@ pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
     Ok(if found == *record { Claim::AlreadyMine } else { Claim::Taken(found) })
 }
 
+/// Claims the epochs of another archive's line of history, root first, so that an epoch means the same in both archives.
+/// Stops at the first epoch that another node has claimed differently, and returns this node's record of it and the one
+/// that is there.
+pub async fn claim_line(archive: &Archive, line: &[EpochRecord]) -> Result<Option<(EpochRecord, EpochRecord)>> {
+    for record in line {
+        if let Claim::Taken(other) = claim(archive, record).await? {
+            return Ok(Some((record.clone(), other)));
+        }
+    }
+    Ok(None)
+}
+
 /// Turns the error of a store without create-only puts into the error that there is no fence.
 fn conditional(archive: &Archive, outcome: Result<Creation>) -> Result<Creation> {
     match outcome {
@@ -161,7 +172,7 @@ async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochReco
             let detail = "it was listed and then not there; epoch records are never removed";
             return Err(Error::corrupt(what, "the object", detail));
         }
-        tokio::time::sleep(pause_after_wrong_answer(denied)).await;
+        tokio::time::sleep(retry_policy.pause_after_wrong_answer(denied)).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pins, and the prunes that publishers wait for.
 
-use super::super::faults::{Fault, FaultStore};
+use super::super::testing::faults::{Fault, FaultStore};
 use super::*;
 use chrono::DateTime;
 

@@ -6,35 +6,21 @@
 
 use super::body::Body;
 use super::layout::ObjectName;
-use super::retry_policy::{backoff, within};
+use super::part::{PART_BYTES, PARTS_IN_FLIGHT_MAX, PartRetries};
+use super::retry_policy::within;
 use super::store::{Archive, Creation};
-use super::traffic::{Traffic, add};
+use super::traffic::add;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use object_store::path::Path as ObjectPath;
-use object_store::retry::{RetryContext, RetryPolicy};
 use object_store::{MultipartUpload, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult};
 use std::fs::File;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Largest body of a create-only put, which must be one request: a multipart upload cannot be create-only.
 pub const SINGLE_PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// Size of every part of a multipart upload except the last, and largest body that is sent as one request. A failed
-/// request repeats at most so many bytes. 5 MiB is the smallest part that S3 accepts, so the memory bound is as tight
-/// as possible.
-pub const PART_BYTES: u64 = 5 * 1024 * 1024;
-
-/// Parts in flight of one upload. With [`crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX`] files, the upload of a base
-/// holds at most 80 MiB.
-pub const PARTS_IN_FLIGHT_MAX: usize = 4;
-
-/// First and longest pause between the attempts of one part.
-const PART_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 impl Archive {
     /// Stores `body` under `name`, replacing an existing object.
@@ -210,30 +196,6 @@ impl Archive {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// Retry policy for the single parts of a multipart upload, so that one lost part does not repeat the whole upload.
-#[derive(Debug)]
-struct PartRetries {
-    traffic: Arc<Traffic>,
-    attempts: u32,
-}
-
-impl RetryPolicy for PartRetries {
-    fn retry<'life, 'call>(&'life self, failed: RetryContext) -> Pin<Box<dyn Future<Output = bool> + Send + 'call>>
-    where
-        'life: 'call,
-        Self: 'call,
-    {
-        Box::pin(async move {
-            if failed.attempt >= self.attempts as usize {
-                return false;
-            }
-            add(&self.traffic.retries, 1);
-            tokio::time::sleep(backoff(failed.attempt as u32, PART_BACKOFF.0, PART_BACKOFF.1)).await;
-            true
-        })
     }
 }
 

@@ -9,10 +9,6 @@ const BYTES_PER_SECOND_MIN: u64 = 512 * 1024;
 /// Pause before the first retry; it doubles from one retry to the next.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
-/// Pause before a read is retried whose answer made no sense; it doubles, too. Shorter in unit tests, which read torn
-/// objects very often.
-const WRONG_ANSWER_BACKOFF_FIRST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
-
 /// Longest pause between two attempts of one call.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -23,15 +19,21 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Deadline of one attempt, without the time for its body.
     pub deadline: Duration,
+    /// Pause before a read is retried whose answer made no sense; it doubles from one retry to the next.
+    pub wrong_answer_backoff: Duration,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 4, deadline: Duration::from_secs(20) }
+        Self::DEFAULT
     }
 }
 
 impl RetryPolicy {
+    /// The bounds of a node or a tool that does its ordinary work.
+    pub const DEFAULT: Self =
+        Self { attempts: 4, deadline: Duration::from_secs(20), wrong_answer_backoff: Duration::from_millis(50) };
+
     /// Returns the deadline of an attempt that moves `bytes`.
     pub(super) fn deadline_for(self, bytes: u64) -> Duration {
         self.deadline + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
@@ -41,11 +43,11 @@ impl RetryPolicy {
     pub(super) fn pause_after(self, failed: u32) -> Duration {
         backoff(failed, BACKOFF_FIRST, BACKOFF_MAX)
     }
-}
 
-/// Returns the pause after the `failed`-th answer in a row that made no sense.
-pub(super) fn pause_after_wrong_answer(failed: u32) -> Duration {
-    backoff(failed, WRONG_ANSWER_BACKOFF_FIRST, BACKOFF_MAX)
+    /// Returns the pause after the `failed`-th answer in a row that made no sense.
+    pub(super) fn pause_after_wrong_answer(self, failed: u32) -> Duration {
+        backoff(failed, self.wrong_answer_backoff, BACKOFF_MAX)
+    }
 }
 
 /// Makes an error for a failure that this side found, not the store.

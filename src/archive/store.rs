@@ -9,7 +9,7 @@ use super::bandwidth::Bandwidth;
 use super::config::{ArchiveUrl, S3Settings};
 use super::crypt::{self, CryptStore, KeyRing};
 use super::layout::{ObjectName, Section};
-use super::retry_policy::{RetryPolicy, failure, may_pass, pause_after_wrong_answer, within};
+use super::retry_policy::{RetryPolicy, failure, may_pass, within};
 use super::traffic::{Traffic, add};
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -245,7 +245,7 @@ impl Archive {
                 return answer;
             }
             add(&self.traffic().retries, 1);
-            tokio::time::sleep(pause_after_wrong_answer(failed)).await;
+            tokio::time::sleep(self.retry_policy.pause_after_wrong_answer(failed)).await;
         }
     }
 

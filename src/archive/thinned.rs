@@ -161,7 +161,7 @@ impl Thinned {
 #[cfg(test)]
 mod tests {
     use super::super::epochs::{EpochRecord, EpochTree};
-    use super::super::faults::{Fault, FaultStore};
+    use super::super::testing::faults::{Fault, FaultStore};
     use super::*;
     use crate::csn::{CommitTime, HistoryHash};
 

@@ -7,28 +7,46 @@
 //! there.
 //! While there is nothing to upload, only the fence checks send requests.
 
+use super::chunk_put::{Comparison, Placed};
 use super::layout::{ChunkName, ObjectName};
-use super::put::SINGLE_PUT_BYTES_MAX;
 use super::retry_policy::{RetryPolicy, backoff};
 use super::starts::check_fence;
 use super::store::Archive;
+use crate::chunk::ChunkHeader;
+use crate::clock;
 use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
+
+/// Largest number of archived chunks that wait for the receiver of [`Uploader::report_archived`]. A chunk beyond the
+/// limit is not reported.
+const REPORTS_MAX: usize = 16_384;
 
 /// A sealed chunk that waits for its upload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SealedChunk {
     /// Name of the chunk in the archive. After a takeover the spool can hold chunks of an older epoch of this node.
     pub name: ChunkName,
+}
+
+/// A chunk that the uploader has confirmed in the archive, with all chunks before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ArchivedChunk {
+    /// Name of the chunk.
+    pub name: ChunkName,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Bytes before compression by the chunk's header; 0 if the header cannot be decoded.
+    pub raw_bytes: u64,
+    /// Time of the confirmation by this process' clock, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// The source of sealed chunks: the spool.
@@ -45,17 +63,6 @@ pub trait ChunkSource: Send + Sync + 'static {
 
     /// Compares the chunk to upload with the object that was already there under its name.
     fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison;
-}
-
-/// Result of comparing a chunk with the object that is already there under its name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Comparison {
-    /// The same commits. Their bytes may differ, because a chunk can be cut again after a restart.
-    Same,
-    /// Other commits: another process writes this epoch.
-    Other,
-    /// Not a whole chunk: a torn upload, or a wrong answer of the store.
-    Unreadable,
 }
 
 /// Settings of the uploader.
@@ -117,6 +124,8 @@ pub struct Uploader<S> {
     fence_each_ack: Arc<AtomicBool>,
     wake: Arc<Notify>,
     status: watch::Sender<UploaderStatus>,
+    /// Receives the archived chunks; `None` if nobody asked for them.
+    reports: Option<mpsc::Sender<ArchivedChunk>>,
 }
 
 impl<S: ChunkSource> Uploader<S> {
@@ -132,7 +141,16 @@ impl<S: ChunkSource> Uploader<S> {
         let archive = archive.with_patience(RetryPolicy { attempts: 1, ..archive.retry_policy() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
         let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
-        (Self { archive, source, epoch, settings, fence_each_ack, wake: Arc::default(), status }, seen)
+        let uploader =
+            Self { archive, source, epoch, settings, fence_each_ack, wake: Arc::default(), status, reports: None };
+        (uploader, seen)
+    }
+
+    /// Returns a receiver of every chunk that the uploader archives from now on.
+    pub fn report_archived(&mut self) -> mpsc::Receiver<ArchivedChunk> {
+        let (reports, receiver) = mpsc::channel(REPORTS_MAX);
+        self.reports = Some(reports);
+        receiver
     }
 
     /// Returns the flag that must be set while commits are acknowledged once they are archived.
@@ -197,9 +215,8 @@ impl<S: ChunkSource> Uploader<S> {
             tokio::select! {
                 // Cancel-safe: an upload stays in the queue until it is taken out.
                 Some(done) = uploads.next(), if !uploads.is_empty() => {
-                    done?;
-                    let chunk = waiting.pop_front().expect("an upload belongs to a chunk");
-                    self.advance(chunk.name.last).await?;
+                    waiting.pop_front().expect("an upload belongs to a chunk");
+                    self.advance(done?).await?;
                 }
                 // Cancel-safe: a notification stays stored until it is taken.
                 () = self.wake.notified(), if !full => {}
@@ -207,11 +224,16 @@ impl<S: ChunkSource> Uploader<S> {
         }
     }
 
-    async fn advance(&self, csn: Csn) -> Result<()> {
+    async fn advance(&self, chunk: ArchivedChunk) -> Result<()> {
         if self.fence_each_ack.load(Relaxed) {
             self.unfenced().await?;
         }
+        let csn = chunk.name.last;
         self.source.archived(csn);
+        if let Some(reports) = &self.reports {
+            // A full channel or a receiver that is gone costs nothing but the report.
+            let _ = reports.try_send(ArchivedChunk { since_ms: clock::steady_millis(), ..chunk });
+        }
         self.status.send_modify(|status| {
             status.archived = csn;
             status.chunks_done += 1;
@@ -228,7 +250,8 @@ impl<S: ChunkSource> Uploader<S> {
         self.settled(|| check_fence(&self.archive, self.epoch, self.settings.start), passes).await
     }
 
-    async fn upload(&self, chunk: SealedChunk) -> Result<()> {
+    /// Uploads a chunk until it is confirmed; the time in the result is not set yet.
+    async fn upload(&self, chunk: SealedChunk) -> Result<ArchivedChunk> {
         // A file that cannot be read may be readable later; a missing or damaged file will not come back.
         let reads_again =
             |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound);
@@ -237,7 +260,9 @@ impl<S: ChunkSource> Uploader<S> {
         let created = AtomicBool::new(false);
         // One error alone is final: the store returned other commits twice, so another process writes this epoch.
         let passes = |error: &Error| !matches!(error, Error::Identity { .. });
-        self.settled(|| self.store(&name, &body, &created), passes).await
+        self.settled(|| self.store(&name, &body, &created), passes).await?;
+        let raw_bytes = ChunkHeader::decode(&body, "a sealed chunk").map_or(0, |header| header.raw_len());
+        Ok(ArchivedChunk { name: chunk.name, bytes: body.len() as u64, raw_bytes, since_ms: 0 })
     }
 
     async fn read(&self, chunk: SealedChunk) -> Result<Bytes> {
@@ -248,57 +273,19 @@ impl<S: ChunkSource> Uploader<S> {
     }
 
     /// Makes one attempt to store a chunk under a name that only this writer may use. `created` is true if an earlier
-    /// attempt took the name: the object there is then this chunk, possibly torn, and is overwritten without a
-    /// comparison.
+    /// attempt took the name.
     async fn store(&self, name: &ObjectName, body: &Bytes, created: &AtomicBool) -> Result<()> {
-        let single = body.len() as u64 <= SINGLE_PUT_BYTES_MAX;
-        // A multipart upload cannot be create-only.
-        if created.load(Relaxed) || !single && self.archive.head(name).await?.is_none() {
-            created.store(true, Relaxed);
-            return self.archive.put_verified(name, body.clone()).await;
-        }
-        if single && let Some(put) = self.archive.create(name, body.clone()).await? {
-            created.store(true, Relaxed);
-            return self.archive.confirm(name, body.len() as u64, &put).await;
-        }
-        let Some(found) = self.lying_there(name).await? else {
-            return Err(self.broken(format!("refused to create {name} as already there, but does not have it")));
-        };
-        let comparison = found.as_ref().map_or(Comparison::Unreadable, |found| self.source.compare(body, found));
-        if comparison == Comparison::Same {
-            return Ok(());
-        }
-        // The object is judged only if two reads return the same content: a wrong answer would not be repeated.
-        if self.lying_there(name).await?.as_ref() != Some(&found) {
-            return Err(self.broken(format!("gave two different contents for {name}")));
-        }
-        let found = found.unwrap_or_default();
-        if comparison == Comparison::Unreadable {
-            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
-            return self.archive.put_verified(name, body.clone()).await;
-        }
+        let compare = |own: &Bytes, found: &Bytes| self.source.compare(own, found);
+        let Placed::Taken(found) = self.archive.put_chunk(name, body, created, compare).await? else { return Ok(()) };
         Err(Error::Identity {
             what: format!("{}/{name}", self.archive.url()),
             detail: format!(
-                "the chunk is already there with other commits ({} bytes, ours has {}): another process writes epoch \
+                "the chunk is already there with other commits ({found} bytes, ours has {}): another process writes epoch \
                  {} of this cluster. If this data directory is a copy, restore one from the archive instead",
-                found.len(),
                 body.len(),
                 self.epoch
             ),
         })
-    }
-
-    /// Returns the archive's object of this name: `None` if there is none, `Some(None)` if it cannot be decrypted.
-    async fn lying_there(&self, name: &ObjectName) -> Result<Option<Option<Bytes>>> {
-        match self.archive.get(name).await {
-            Err(Error::Corrupt { .. }) => Ok(Some(None)),
-            found => Ok(found?.map(Some)),
-        }
-    }
-
-    fn broken(&self, detail: String) -> Error {
-        Error::StoreContract { url: self.archive.url().to_owned(), detail }
     }
 
     /// Repeats `step` until it succeeds or fails with an error that `passes` does not accept.

@@ -1,7 +1,7 @@
 //! The uploader against a store that fails and gives wrong answers.
 
 use super::super::epochs::{self, EpochRecord};
-use super::super::faults::{Fault, FaultStore};
+use super::super::testing::faults::{Fault, FaultStore};
 use super::*;
 use crate::csn::{CommitTime, HistoryHash};
 use crate::error::Kind;
@@ -148,6 +148,24 @@ async fn everything_sealed_is_archived_in_order() {
     wake.notify_one();
     bench.until(|status| status.archived == Csn(280) && status.in_flight == 0).await;
     bench.assert_all_there().await;
+    task.abort();
+}
+
+/// Goal: a chunk is reported when it is confirmed and its predecessors are, not when it is read for its upload.
+#[tokio::test]
+async fn archived_chunks_are_reported_in_order() {
+    let mut bench = bench(Spool::default(), calm());
+    bench.spool.seal(3);
+    let mut reports = bench.uploader.report_archived();
+    // The fence check sends no put, so the first put is that of the first chunk.
+    bench.store.script_puts([Fault::Fail, Fault::Fail]);
+    let (mut bench, _wake, task) = started!(bench);
+    bench.until(|status| status.archived == Csn(30)).await;
+    let reported: Vec<(Csn, u64)> =
+        std::iter::from_fn(|| reports.try_recv().ok().map(|it| (it.name.last, it.bytes))).collect();
+    let sealed: Vec<(Csn, u64)> =
+        bench.spool.chunks.lock().iter().map(|(name, body)| (name.last, body.len() as u64)).collect();
+    assert_eq!(reported, sealed);
     task.abort();
 }
 

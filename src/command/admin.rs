@@ -1,9 +1,10 @@
 //! Commands for operators: settings, INFO, saving, role, shutdown.
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
 use super::host::{Insistence, Role, Task};
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors, glob};
+use super::{errors, glob};
 use crate::config::Config;
 use crate::error::Error;
 

@@ -5,7 +5,7 @@
 //! keys and pipelines of 16: GET is 1.6 times as fast, HGET 1.4, ZRANK of many keys 1.2). Nothing is decided here: the
 //! commands look the rows up themselves and find them in the CPU's caches.
 
-use super::table::{Call, Flag};
+use super::definition::{Call, Flag};
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;
 use crate::engine::key;

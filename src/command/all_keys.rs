@@ -5,9 +5,10 @@
 //! wait for that thread: there KEYS is refused where keys are many, and DBSIZE returns the last count.
 
 use super::args::Args;
+use super::definition::{Ctx, Done};
+use super::glob;
 use super::host::Task;
 use super::reply::{Deferred, Out};
-use super::{Ctx, Done, glob};
 use crate::commit::committer::Committer;
 use crate::engine::batch::Family;
 use crate::engine::disk::Disk;
@@ -68,7 +69,7 @@ pub fn dbsize(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 
 /// KEYS pattern
 pub fn keys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let mark = out.mark();
+    let start = out.next_start();
     let mut listing = Listing::new(args.get(1), ctx.keys.now_ms, out);
     let are_few = ctx.keys.memory_key_count() <= FEW_KEYS
         && visit_few(&ctx.keys, |key, meta| {
@@ -84,7 +85,7 @@ pub fn keys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         listing.end();
         return Ok(());
     }
-    out.truncate(mark);
+    out.truncate(start);
     if ctx.client.is_in_exec {
         return Err(TOO_MANY_FOR_EXEC.into());
     }

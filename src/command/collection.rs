@@ -1,7 +1,9 @@
 //! The operations that hashes and sets share: finding a collection, walking its elements, selecting requested names,
 //! and removing elements.
 
-use super::{Done, Fail, errors};
+use super::args::Args;
+use super::definition::{Done, Fail};
+use super::errors;
 use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::meta::{Collection, DiskType};
 use crate::engine::wear::RENEWED_BYTES_MAX;
@@ -107,6 +109,17 @@ pub fn remove<'n>(
         keys.delete_element(key, collection.generation, name);
     }
     Ok(keys.put_collection(key, &left)?)
+}
+
+/// Deletes the elements that the arguments name after the key, and returns their number: 0 if there is no such key.
+pub fn remove_named(keys: &mut Keyspace<'_>, args: Args<'_>, kind: DiskType) -> Result<u64, Fail> {
+    let key = args.get(1);
+    let Some(collection) = find_to_change(keys, key, kind)? else { return Ok(0) };
+    let names = select(keys, key, &collection, args.from(2).iter(), Membership::Present)?;
+    if !names.is_empty() {
+        remove(keys, key, &collection, names.iter().copied())?;
+    }
+    Ok(names.len() as u64)
 }
 
 /// Name and value of an element.

@@ -7,7 +7,7 @@
 
 use super::args::Args;
 use super::client::Queue;
-use super::table::{Command, Flag};
+use super::definition::{Command, Flag, Table};
 use crate::commit::guards::WriterGuard;
 use crate::config::{COMMIT_BYTES_MAX, COMMIT_BYTES_MIN};
 use crate::engine::keyspace::{Access, Found, Keyspace};
@@ -70,17 +70,17 @@ impl Demand {
     }
 
     /// Returns the demand of the commands that MULTI has queued.
-    pub fn of_queue(queue: &Queue, turn: &mut WriterGuard<'_>, now_ms: u64) -> Access<Self> {
+    pub fn of_queue(queue: &Queue, table: &Table, turn: &mut WriterGuard<'_>, now_ms: u64) -> Access<Self> {
         let keys = turn.keyspace(now_ms);
         let mut rows = queue.row_bytes;
-        for (command, queued) in &queue.commands {
+        for (command, args) in table.queued(queue) {
             if is_large(rows) {
                 break;
             }
             if command.has(Flag::Multiplies) {
                 rows = usize::MAX;
             } else if command.has(Flag::Copies) {
-                let held = match queued.as_args().try_get(1).map(|key| keys.find(key)).transpose()? {
+                let held = match args.try_get(1).map(|key| keys.find(key)).transpose()? {
                     Some(Found::String(value)) => value.len(),
                     _ => 0,
                 };
@@ -90,8 +90,7 @@ impl Demand {
         if !is_large(rows) {
             return Ok(Self { room_bytes: queue.bytes, is_bounded: false, can_be_taken_back: false });
         }
-        let mut commands = queue.commands.iter();
-        let reaches_memory = commands.any(|(command, queued)| reaches_memory(command, queued.as_args(), &keys));
+        let reaches_memory = table.queued(queue).any(|(command, args)| reaches_memory(command, args, &keys));
         let room_bytes = room(queue.bytes, queue.row_bytes, reaches_memory);
         Ok(Self { room_bytes, is_bounded: true, can_be_taken_back: true })
     }

@@ -4,9 +4,10 @@
 //! once.
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
+use super::errors;
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors};
 
 /// How a command gives an expiry: the unit, and whether it is relative to the present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

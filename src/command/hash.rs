@@ -5,12 +5,13 @@
 
 use super::args::Args;
 use super::collection::{self, Membership};
+use super::definition::{Ctx, Done, Fail};
 use super::number::{parse_f64, parse_i64};
 use super::reply::Out;
-use super::{Ctx, Done, Fail, decimal, errors};
+use super::{decimal, errors};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
-use crate::engine::rows::Value;
+use crate::engine::row_shard::Value;
 
 fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
     collection::find(keys, key, DiskType::Hash)
@@ -164,16 +165,7 @@ pub fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 /// HDEL key field [field ...]
 pub fn hdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let key = args.get(1);
-    let Some(hash) = collection::find_to_change(&mut ctx.keys, key, DiskType::Hash)? else {
-        out.int(0);
-        return Ok(());
-    };
-    let fields = collection::select(&ctx.keys, key, &hash, args.from(2).iter(), Membership::Present)?;
-    if !fields.is_empty() {
-        collection::remove(&mut ctx.keys, key, &hash, fields.iter().copied())?;
-    }
-    out.count(fields.len() as u64);
+    out.count(collection::remove_named(&mut ctx.keys, args, DiskType::Hash)?);
     Ok(())
 }
 

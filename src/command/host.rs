@@ -1,6 +1,6 @@
 //! The interface of the node that runs the commands. Primary and replica share one implementation.
 
-use super::client::ClientCard;
+use super::client_card::ClientCard;
 use crate::config::{Config, Consistency};
 use crate::csn::{Csn, Epoch};
 use crate::error::Result;

@@ -5,8 +5,9 @@ pub use super::expire::{expire, expireat, expiretime, persist, pexpire, pexpirea
 pub use super::rename::{rename, renamenx};
 
 use super::args::Args;
+use super::definition::{Ctx, Done};
+use super::errors;
 use super::reply::Out;
-use super::{Ctx, Done, errors};
 
 /// DEL key [key ...], UNLINK key [key ...]
 pub fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {

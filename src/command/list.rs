@@ -5,9 +5,10 @@
 //! that would only remove elements from it. Blocking pops are not supported.
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors, index};
+use super::{errors, index};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::{List, ListEncoder};
 

@@ -21,7 +21,7 @@ pub enum Protocol {
 
 /// Position in an [`Out`] to roll back to. Valid until bytes are taken from the front of the buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mark(usize);
+pub struct ReplyStart(usize);
 
 /// An aggregate whose length is not known yet. Inner aggregates must be ended before outer ones.
 #[derive(Debug)]
@@ -78,14 +78,14 @@ impl Out {
 
     /// Returns the present end of the buffer as a position to roll back to.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark(self.buffer.len())
+    pub fn next_start(&self) -> ReplyStart {
+        ReplyStart(self.buffer.len())
     }
 
     /// Drops everything written since `mark`.
-    pub fn truncate(&mut self, mark: Mark) {
-        assert!(mark.0 <= self.buffer.len(), "a mark outlived the bytes it was set in");
-        self.buffer.truncate(mark.0);
+    pub fn truncate(&mut self, start: ReplyStart) {
+        assert!(start.0 <= self.buffer.len(), "the replies from this start on were sent");
+        self.buffer.truncate(start.0);
     }
 
     /// Writes `+OK`.
@@ -363,10 +363,10 @@ mod tests {
         check(
             |out| {
                 out.ok();
-                let mark = out.mark();
+                let start = out.next_start();
                 out.array(2);
                 out.bulk(b"partial");
-                out.truncate(mark);
+                out.truncate(start);
                 out.error("ERR syntax error");
             },
             "+OK|-ERR syntax error|",

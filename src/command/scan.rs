@@ -10,9 +10,10 @@
 
 use super::args::{Args, OwnedArgs};
 use super::collection;
+use super::definition::{Ctx, Done, Fail};
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, cursor, errors, glob};
+use super::{cursor, errors, glob};
 use crate::engine::key::SLOTS;
 use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::memory::Dictionary;

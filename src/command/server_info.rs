@@ -1,11 +1,11 @@
 //! Commands about the connection and the server itself.
 
 use super::args::Args;
+use super::definition::{Command, Ctx, Done, Fail, Flag};
+use super::errors;
 use super::host::Role;
 use super::number::parse_i64;
 use super::reply::{Out, Protocol};
-use super::table::{self, COMMANDS, Command, Flag};
-use super::{Ctx, Done, Fail, errors};
 
 /// The Redis version whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -174,22 +174,23 @@ pub fn client(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// COMMAND [COUNT | DOCS [name ...] | INFO [name ...] | LIST]
-pub fn command(_: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub fn command(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let known = ctx.table.commands;
     let Some(sub) = args.try_get(1).map(<[u8]>::to_ascii_lowercase) else {
-        out.array(COMMANDS.len());
-        COMMANDS.iter().for_each(|command| write_info(command, out));
+        out.array(known.len());
+        known.iter().for_each(|command| write_info(command, out));
         return Ok(());
     };
-    let named: Vec<Option<&Command>> = args.from(2).iter().map(table::find).collect();
-    let all = || COMMANDS.iter().map(Some).collect();
+    let named: Vec<Option<&Command>> = args.from(2).iter().map(|name| ctx.table.find(name)).collect();
+    let all = || known.iter().map(Some).collect();
     match &sub[..] {
         b"count" | b"list" if args.len() > 2 => {
             return Err(errors::wrong_arity(&format!("command|{}", String::from_utf8_lossy(&sub))).into());
         }
-        b"count" => out.count(COMMANDS.len() as u64),
+        b"count" => out.count(known.len() as u64),
         b"list" => {
-            out.array(COMMANDS.len());
-            COMMANDS.iter().for_each(|command| out.bulk(command.name.as_bytes()));
+            out.array(known.len());
+            known.iter().for_each(|command| out.bulk(command.name.as_bytes()));
         }
         b"info" => {
             let commands: Vec<_> = if named.is_empty() { all() } else { named };
@@ -203,9 +204,9 @@ pub fn command(_: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         }
         b"docs" => {
             let commands: Vec<_> = if named.is_empty() { all() } else { named };
-            let known: Vec<&Command> = commands.into_iter().flatten().collect();
-            out.map(known.len());
-            for command in known {
+            let described: Vec<&Command> = commands.into_iter().flatten().collect();
+            out.map(described.len());
+            for command in described {
                 out.bulk(command.name.as_bytes());
                 out.map(2);
                 for (field, value) in [("summary", command.summary), ("group", command.group)] {

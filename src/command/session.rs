@@ -7,12 +7,13 @@
 use super::ahead;
 use super::args::Args;
 use super::client::Client;
+use super::definition::{Call, Command, Ctx, Done, Fail, Flag};
 use super::demand::Demand;
 use super::errors;
 use super::host::Host;
-use super::reply::{Mark, Out};
-use super::table::{Call, Command, Flag};
-use super::{Ctx, Done, Fail, txn};
+use super::reply::{Out, ReplyStart};
+use super::table::TABLE;
+use super::txn;
 use crate::clock::Reading;
 use crate::commit::committer::Committer;
 use crate::commit::groups::{GroupNumber, Groups};
@@ -52,10 +53,10 @@ pub struct Outcome {
 
 /// Consecutive replies that wait for the same group.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct ReplySpan {
     group: GroupNumber,
     /// Start of the first of these replies.
-    mark: Mark,
+    start: ReplyStart,
     replies: usize,
     /// The session's last commit at the end of these replies.
     last: Option<Csn>,
@@ -66,16 +67,16 @@ struct Run {
 struct Replies {
     /// The session's last commit before the turn.
     before: Option<Csn>,
-    earlier: Vec<Run>,
-    newest: Option<Run>,
+    earlier: Vec<ReplySpan>,
+    newest: Option<ReplySpan>,
 }
 
 impl Replies {
-    /// Counts a reply that starts at `mark`.
-    fn count(&mut self, group: GroupNumber, mark: Mark, last: Option<Csn>) {
+    /// Counts a reply that starts at `start`.
+    fn count(&mut self, group: GroupNumber, start: ReplyStart, last: Option<Csn>) {
         match &mut self.newest {
-            Some(run) if run.group == group => (run.replies, run.last) = (run.replies + 1, last),
-            newest => self.earlier.extend(newest.replace(Run { group, mark, replies: 1, last })),
+            Some(span) if span.group == group => (span.replies, span.last) = (span.replies + 1, last),
+            newest => self.earlier.extend(newest.replace(ReplySpan { group, start, replies: 1, last })),
         }
     }
 }
@@ -95,18 +96,18 @@ impl OpenReplies {
         let Self { group, replies: Replies { before, earlier, newest } } = self;
         let mut last = before;
         let mut failed = 0;
-        for run in earlier.into_iter().chain(newest) {
+        for span in earlier.into_iter().chain(newest) {
             // A read at the end of the turn may be counted for a later group than the last one with a commit. It waits
             // for that last one.
-            let is_written = matches!(groups.outcome(run.group.min(group)), Some(Ok(())));
+            let is_written = matches!(groups.outcome(span.group.min(group)), Some(Ok(())));
             if failed == 0 && is_written {
-                last = run.last;
+                last = span.last;
                 continue;
             }
             if failed == 0 {
-                out.truncate(run.mark);
+                out.truncate(span.start);
             }
-            failed += run.replies;
+            failed += span.replies;
         }
         for _ in 0..failed {
             write_failure(out, Fail::Reply(format!("MISCONF {error}").into()));
@@ -152,9 +153,9 @@ impl<'s> Session<'s> {
             // that includes them.
             self.write();
         }
-        let mark = self.out.mark();
+        let start = self.out.next_start();
         if let Err(fail) = self.dispatch(command, args) {
-            self.out.truncate(mark);
+            self.out.truncate(start);
             write_failure(self.out, fail);
         }
         if command.is_some_and(|command| !command.has(Flag::Fast) && !command.has(Flag::Blind)) {
@@ -163,7 +164,7 @@ impl<'s> Session<'s> {
         if let Some(turn) = &self.turn
             && self.client.task.is_none()
         {
-            self.replies.count(turn.group(), mark, self.last);
+            self.replies.count(turn.group(), start, self.last);
         }
         if self.turn.as_mut().is_some_and(|turn| turn.is_full() && !turn.hand_over()) {
             self.write();
@@ -269,10 +270,10 @@ impl<'s> Session<'s> {
         if self.turn.is_none() && !is_locked {
             let now_ms = self.clock().wall_us / 1000;
             let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
-            let mut ctx = Ctx { keys, client: self.client, host: self.host };
-            let mark = self.out.mark();
+            let mut ctx = Ctx { keys, client: self.client, host: self.host, table: &TABLE };
+            let start = self.out.next_start();
             match (command.run)(&mut ctx, args, self.out) {
-                Err(Fail::NeedsLock) => self.out.truncate(mark),
+                Err(Fail::NeedsLock) => self.out.truncate(start),
                 done => return done,
             }
         }
@@ -288,7 +289,7 @@ impl<'s> Session<'s> {
         let mut demand = None;
         if command.has(Flag::Write) || queue.is_some() {
             let wanted = match queue {
-                Some(queue) => Demand::of_queue(queue, turn, now_ms)?,
+                Some(queue) => Demand::of_queue(queue, &TABLE, turn, now_ms)?,
                 None => Demand::of_command(command, args, turn),
             };
             if let Err(error) = turn.reserve(wanted.room_bytes) {
@@ -302,7 +303,7 @@ impl<'s> Session<'s> {
         }
         let keys = turn.keyspace(now_ms);
         let keys = if command.has(Flag::ReadOnly) { keys.only_reading() } else { keys };
-        let mut ctx = Ctx { keys, client: self.client, host: self.host };
+        let mut ctx = Ctx { keys, client: self.client, host: self.host, table: &TABLE };
         let done = (command.run)(&mut ctx, args, self.out);
         let can_be_taken_back = demand.is_some_and(|demand| demand.can_be_taken_back);
         if can_be_taken_back

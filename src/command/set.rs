@@ -10,9 +10,10 @@
 
 use super::args::{Args, OwnedArgs};
 use super::collection::{self, Membership};
+use super::definition::{Ctx, Done, Fail};
+use super::errors;
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
 use parking_lot::Mutex;
@@ -85,16 +86,7 @@ pub fn sadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 /// SREM key member [member ...]
 pub fn srem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let key = args.get(1);
-    let Some(set) = collection::find_to_change(&mut ctx.keys, key, DiskType::Set)? else {
-        out.int(0);
-        return Ok(());
-    };
-    let members = collection::select(&ctx.keys, key, &set, args.from(2).iter(), Membership::Present)?;
-    if !members.is_empty() {
-        collection::remove(&mut ctx.keys, key, &set, members.iter().copied())?;
-    }
-    out.count(members.len() as u64);
+    out.count(collection::remove_named(&mut ctx.keys, args, DiskType::Set)?);
     Ok(())
 }
 

@@ -5,10 +5,11 @@
 //! effect.
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
 use super::expire::{self, Expiry};
 use super::number::{parse_f64, parse_i64};
 use super::reply::Out;
-use super::{Ctx, Done, Fail, decimal, errors};
+use super::{decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
 use crate::engine::rows::FETCHED_TOGETHER;
 

@@ -1,108 +1,8 @@
 //! The table of commands: name, number of arguments, flags, positions of keys, and function.
 
-use super::args::Args;
-use super::{Run, admin, hash, key, list, scan, server_info, set, stream, string, txn, walferry, zset};
-use hashbrown::HashMap;
+use super::definition::{Command, Flag, Table};
+use super::{admin, hash, key, list, scan, server_info, set, stream, string, txn, walferry, zset};
 use std::sync::LazyLock;
-
-/// What a command needs or may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
-pub enum Flag {
-    /// The command changes keys.
-    Write = 1,
-    /// The command may grow the memory engines. It is refused when they are full.
-    DenyOom = 2,
-    /// The command only reads keys.
-    ReadOnly = 4,
-    /// The command always needs the writer lock, as a read of the memory engines does.
-    Locks = 8,
-    /// Inside MULTI the command runs at once instead of being queued.
-    Immediate = 16,
-    /// The command needs no password.
-    NoAuth = 32,
-    /// The command runs the queue of MULTI.
-    Exec = 64,
-    /// The command is for operators.
-    Admin = 128,
-    /// The command takes constant or logarithmic time.
-    Fast = 256,
-    /// The command usually writes without reading the old value.
-    Blind = 512,
-    /// The command makes the stored data smaller, at once or later. It is allowed when the disk has little room.
-    Frees = 1024,
-    /// The effects of the command contain the string that its key holds.
-    Copies = 2048,
-    /// The effects of the command can be as many or as large as the stored data, whatever the arguments are.
-    Multiplies = 4096,
-}
-
-/// One command.
-#[derive(Debug)]
-pub struct Command {
-    /// Name in lower case.
-    pub name: &'static str,
-    /// Number of arguments, including the name. A negative number means at least so many.
-    pub arity: i8,
-    /// Sum of [`Flag`]s.
-    pub flags: u16,
-    /// First key, last key (negative: counted from the end) and step, as COMMAND INFO shows them; all 0 without keys.
-    pub keys: (i8, i8, i8),
-    /// Redis' name of the command's family.
-    pub group: &'static str,
-    /// One line that says what the command does.
-    pub summary: &'static str,
-    /// The function of the command.
-    pub run: Run,
-}
-
-impl Command {
-    /// Reports whether a flag is set.
-    #[must_use]
-    pub fn has(&self, flag: Flag) -> bool {
-        self.flags & flag as u16 != 0
-    }
-
-    /// Reports whether the command takes `len` arguments, including its name.
-    #[must_use]
-    pub fn accepts_len(&self, len: usize) -> bool {
-        let arity = usize::from(self.arity.unsigned_abs());
-        if self.arity < 0 { len >= arity } else { len == arity }
-    }
-
-    /// Returns the keys among the arguments.
-    pub fn keys_in<'r>(&self, args: Args<'r>) -> impl Iterator<Item = &'r [u8]> {
-        let (first, last, step) = self.keys;
-        let end =
-            if last < 0 { args.len().saturating_sub(usize::from(last.unsigned_abs()) - 1) } else { last as usize + 1 };
-        let places = (first as usize..end).step_by(step.max(1) as usize);
-        places.filter(move |_| first > 0).filter_map(move |at| args.try_get(at))
-    }
-}
-
-/// A request, and the command that it names, if there is such a command.
-#[derive(Clone, Copy)]
-pub struct Call<'r> {
-    /// The command.
-    pub command: Option<&'static Command>,
-    /// The request's arguments.
-    pub args: Args<'r>,
-}
-
-impl<'r> Call<'r> {
-    /// Looks up the command of a request.
-    #[must_use]
-    pub fn of(args: Args<'r>) -> Self {
-        Self { command: find(&args[0]), args }
-    }
-
-    /// Returns the command and its first key; `None` if the command has no keys.
-    #[must_use]
-    pub fn first_key(self) -> Option<(&'static Command, &'r [u8])> {
-        let command = self.command.filter(|command| command.keys.0 == 1)?;
-        Some((command, self.args.try_get(1)?))
-    }
-}
 
 const W: u16 = Flag::Write as u16;
 const D: u16 = Flag::Write as u16 | Flag::Frees as u16;
@@ -123,8 +23,7 @@ const ALL: (i8, i8, i8) = (1, -1, 1);
 
 macro_rules! commands {
     ($($group:literal { $($name:literal $arity:literal $flags:expr, $keys:expr, $run:path, $summary:literal;)* })*) => {
-        /// Every command, by family.
-        pub static COMMANDS: &[Command] = &[
+        static COMMANDS: &[Command] = &[
             $($(Command { name: $name, arity: $arity, flags: $flags, keys: $keys, group: $group, summary: $summary, run: $run },)*)*
         ];
     };
@@ -275,18 +174,8 @@ commands! {
     }
 }
 
-/// Bytes of the longest name that is looked up.
-const NAME_MAX: usize = 32;
-
-static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Command>> =
-    LazyLock::new(|| COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect());
-
-/// Returns the command with this name, in any case.
-#[must_use]
-pub fn find(name: &[u8]) -> Option<&'static Command> {
-    let mut lower = [0; NAME_MAX];
-    let lower = lower.get_mut(..name.len())?;
-    lower.copy_from_slice(name);
-    lower.make_ascii_lowercase();
-    BY_NAME.get(&*lower).copied()
-}
+/// Every command.
+pub static TABLE: Table = Table {
+    commands: COMMANDS,
+    by_name: LazyLock::new(|| COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect()),
+};

@@ -2,16 +2,16 @@
 
 use super::args::{Args, OwnedArgs};
 use super::client::{Client, QUEUE_BYTES_MAX, Queue};
+use super::definition::{Command, Ctx, Done, Fail, Flag};
 use super::reply::Out;
-use super::table::{self, Command};
-use super::{Ctx, Done, Fail, demand, errors};
+use super::{demand, errors};
 use crate::engine::rows::FETCHED_TOGETHER;
 
 /// Commands that do more than make effects, and therefore cannot wait in a queue.
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
 
 /// Queues a command inside MULTI.
-pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, out: &mut Out) -> Done {
+pub fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut Out) -> Done {
     if NOT_QUEUED.contains(&command.name) {
         return Err("ERR Command not allowed inside a transaction".into());
     }
@@ -21,12 +21,12 @@ pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, o
     if queue.bytes > QUEUE_BYTES_MAX {
         return Err("ERR the transaction is too large".into());
     }
-    if command.has(table::Flag::Write) {
+    if command.has(Flag::Write) {
         queue.has_writes = true;
-        queue.grows |= !command.has(table::Flag::Frees);
+        queue.grows |= !command.has(Flag::Frees);
         queue.row_bytes = queue.row_bytes.saturating_add(demand::row_bytes(args));
     }
-    queue.commands.push((command, queued));
+    queue.requests.push(queued);
     out.simple("QUEUED");
     Ok(())
 }
@@ -83,7 +83,7 @@ pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
         out.null_array();
         return Ok(());
     }
-    out.array(queue.commands.len());
+    out.array(queue.requests.len());
     ctx.client.is_in_exec = true;
     let done = run_queue(ctx, &queue, out);
     ctx.client.is_in_exec = false;
@@ -91,15 +91,16 @@ pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
-    let keys = queue.commands.iter().filter(|(command, _)| command.keys.0 == 1);
-    ctx.keys.fetch_in_memory(keys.take(FETCHED_TOGETHER).filter_map(|(_, queued)| queued.as_args().try_get(1)));
-    for (command, queued) in &queue.commands {
-        let mark = out.mark();
-        match (command.run)(ctx, queued.as_args(), out) {
+    let calls: Vec<_> = ctx.table.queued(queue).collect();
+    let keys = calls.iter().filter(|(command, _)| command.keys.0 == 1).take(FETCHED_TOGETHER);
+    ctx.keys.fetch_in_memory(keys.filter_map(|(_, args)| args.try_get(1)));
+    for (command, args) in calls {
+        let start = out.next_start();
+        match (command.run)(ctx, args, out) {
             Ok(()) if !ctx.keys.is_over_bound() => {}
             Ok(()) => return Err(Fail::TooLarge),
             Err(Fail::Reply(message)) => {
-                out.truncate(mark);
+                out.truncate(start);
                 out.error(&message);
             }
             // The session takes back the effects of the earlier commands.

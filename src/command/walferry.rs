@@ -1,10 +1,11 @@
 //! WALFERRY: subcommands for functions that Redis has no command for.
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
+use super::errors;
 use super::host::{Insistence, MarkCard, Task};
 use super::number::parse_i64;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors};
 use crate::config::Consistency;
 use crate::csn::Epoch;
 use crate::error::Error;

@@ -31,7 +31,7 @@ use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
 use crate::log::index::PositionIndex;
 use crate::log::oplog::{OpLog, SpareSegment};
-use crate::log::reader::{LogPosition, LogReader};
+use crate::log::reader::{LogCursor, LogReader};
 use crate::position::Position;
 use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
@@ -116,7 +116,7 @@ pub struct Start {
     /// Position of the last commit.
     pub position: Position,
     /// Known positions in the logs, ascending. Reading can begin at the first of them.
-    pub known: Vec<LogPosition>,
+    pub known: Vec<LogCursor>,
 }
 
 impl Committer {
@@ -131,7 +131,7 @@ impl Committer {
         }
         let mut positions = PositionIndex::default();
         known.iter().for_each(|&position| positions.note(position));
-        positions.note(LogPosition { csn: position.csn, wal_seq });
+        positions.note(LogCursor { csn: position.csn, wal_seq });
         let MemorySize { keys, bytes } = MemorySize::of(&memory);
         let writer = Writer::new(memory, position);
         let ages = Ages::default();
@@ -190,12 +190,12 @@ impl Committer {
     /// Returns a position at or below `csn` from which the logs can be read. Below the indexed positions this is the
     /// oldest position of the WAL. Whether the logs really hold what follows `csn` shows only when they are read:
     /// [`Error::Gap`].
-    pub fn log_position(&self, csn: Csn) -> Result<LogPosition> {
+    pub fn log_cursor(&self, csn: Csn) -> Result<LogCursor> {
         if let Some(known) = self.positions.lock().at_or_below(csn) {
             return Ok(known);
         }
         let oldest = crate::log::wal::before_oldest(self.disk.wal_dir())?;
-        Ok(LogPosition { csn, wal_seq: oldest.unwrap_or_else(|| self.disk.wal_seq()) })
+        Ok(LogCursor { csn, wal_seq: oldest.unwrap_or_else(|| self.disk.wal_seq()) })
     }
 
     /// Returns the position of the last commit that was published. Waits for no writer.
@@ -221,14 +221,13 @@ impl Committer {
 
     /// Reads the commit that follows `after` from the logs. Returns `None` if the logs do not hold it.
     pub fn first_after(&self, after: Csn) -> Result<Option<CommitRecord>> {
-        let from = LogPosition { csn: after, ..self.log_position(after)? };
+        let from = LogCursor { csn: after, ..self.log_cursor(after)? };
         let (reader, end) = self.log_reader();
         if after >= end.csn {
             return Ok(None);
         }
-        let next = reader
-            .commits(from, LogPosition { csn: after.next(), ..end })
-            .and_then(|mut found| found.next().transpose());
+        let next =
+            reader.commits(from, LogCursor { csn: after.next(), ..end }).and_then(|mut found| found.next().transpose());
         match next {
             Err(Error::Gap { .. }) => Ok(None),
             found => found,
@@ -236,15 +235,15 @@ impl Committer {
     }
 
     /// Returns a reader of both logs, and the position up to which both can be read at the time of the call.
-    pub fn log_reader(&self) -> (LogReader, LogPosition) {
+    pub fn log_reader(&self) -> (LogReader, LogCursor) {
         let logs = self.logs.lock();
-        let until = LogPosition { csn: logs.position.csn, wal_seq: logs.wal_seq };
+        let until = LogCursor { csn: logs.position.csn, wal_seq: logs.wal_seq };
         (LogReader::new(Arc::clone(&self.disk), logs.oplog.reader()), until)
     }
 
     /// Removes op-log segments, WAL files and indexed positions that hold nothing above `keep`. Returns the bytes
     /// freed.
-    pub fn purge_logs(&self, keep: LogPosition) -> Result<u64> {
+    pub fn purge_logs(&self, keep: LogCursor) -> Result<u64> {
         self.positions.lock().purge_until(keep.csn);
         let freed = self.logs.lock().oplog.purge_until(keep.csn)?;
         Ok(freed + crate::log::wal::purge(self.disk.wal_dir(), keep.wal_seq)?)
@@ -349,7 +348,7 @@ impl Committer {
         let (position, wal_after) = (logs.position, logs.wal_seq);
         self.memory_keys.store(memory.keys, Ordering::Release);
         self.memory_bytes.store(memory.bytes, Ordering::Relaxed);
-        self.positions.lock().note(LogPosition { csn: position.csn, wal_seq: wal_after });
+        self.positions.lock().note(LogCursor { csn: position.csn, wal_seq: wal_after });
         if let Some(sink) = self.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after });
         }

@@ -8,9 +8,9 @@ use crate::csn::Epoch;
 use crate::engine::batch::Family;
 use crate::engine::disk::DiskOptions;
 use crate::io::Io;
-use crate::io::faults::{Faults, Step};
-use crate::log::durable::DurableMark;
-use crate::log::recovery::{ImagePosition, Losses, Recovered, disk_position, recover};
+use crate::io::testing::{Faults, Step};
+use crate::log::durable::DurableFile;
+use crate::log::recovery::{CutPoint, Losses, Recovered, disk_position, recover};
 use crate::log::testing::{chained, on_both, on_disk, on_list};
 use rustix::io::Errno;
 use std::path::Path;
@@ -48,13 +48,13 @@ impl Rig {
         let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
         let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
         let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
-        let (mark, _) = DurableMark::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
+        let (durable_file, _) = DurableFile::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
         let mut memory = Memory::new();
         let recovered = recover(
             &disk,
             &mut oplog,
             &mut memory,
-            ImagePosition::default(),
+            CutPoint::default(),
             None,
             Losses { intact_until: None, note: &mut |_| Ok(()) },
         )?;
@@ -62,7 +62,7 @@ impl Rig {
         let position = recovered.position;
         let start = Start { disk: Arc::clone(&disk), oplog, memory, position, known: Vec::new() };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-            Syncer::start(mode, disk, log_io, mark, Arc::clone(watermarks), gate)
+            Syncer::start(mode, disk, log_io, durable_file, Arc::clone(watermarks), gate)
         });
         let sink = Arc::<Sink>::default();
         committer.attach(Arc::<Sink>::clone(&sink));
@@ -106,12 +106,12 @@ fn a_group_is_one_batch_and_its_csns_are_dense() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
     assert_eq!(turn.write().unwrap(), None, "an empty group is nothing");
-    let csns = [(true, false), (false, true), (true, true)].map(|(sets, pushes)| change(&mut turn, sets, pushes));
+    let csns = [(true, false), (false, true), (true, true)].map(|(sets, pushes)| change(&mut turn.guard, sets, pushes));
     assert_eq!(csns, [Some(Csn(1)), Some(Csn(2)), Some(Csn(3))]);
-    assert_eq!(change(&mut turn, false, false), None, "a command without effect is no commit");
+    assert_eq!(change(&mut turn.guard, false, false), None, "a command without effect is no commit");
     assert_eq!(rig.committer.watermarks.committed.get(), Csn::ZERO, "not before it is written");
     assert_eq!(turn.write().unwrap(), Some(Csn(3)));
-    assert_eq!(change(&mut turn, false, true), Some(Csn(4)));
+    assert_eq!(change(&mut turn.guard, false, true), Some(Csn(4)));
     assert_eq!(turn.write().unwrap(), Some(Csn(4)));
     drop(turn);
 
@@ -125,7 +125,7 @@ fn a_group_is_one_batch_and_its_csns_are_dense() {
     assert_eq!(rig.committer.watermarks.committed.get(), Csn(4));
     assert_eq!(rig.committer.memory_keys().load(Ordering::Acquire), 1);
     let (reader, until) = rig.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
 }
 
@@ -156,14 +156,14 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
     let commits: Vec<_> = groups.iter().flat_map(|group| group.commits.to_vec()).collect();
     assert_eq!(commits.iter().map(|commit| commit.disk_ops).sum::<u32>(), 30);
     let (reader, until) = rig.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
 
     // A replica applies each of the commits, and its logs hold the same commits.
     let replica = Rig::new(AppendFsync::No);
     replica.committer.lock_logs().apply(commits.clone().into()).unwrap();
     let (reader, until) = replica.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
     assert_eq!(replica.committer.disk().get(Family::Sub, b"row").unwrap().as_deref(), Some(&[2, 4][..]));
 }
@@ -172,14 +172,14 @@ fn what_a_group_writes_often_rocksdb_is_told_once_and_the_log_each_time() {
 fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
-    change(&mut turn, true, true);
+    change(&mut turn.guard, true, true);
     turn.write().unwrap();
     rig.io.fail(Step::Write, Errno::IO);
-    change(&mut turn, true, true);
+    change(&mut turn.guard, true, true);
     turn.write().unwrap_err();
     rig.io.heal();
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
-    change(&mut turn, true, true);
+    change(&mut turn.guard, true, true);
     assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
     assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::Refused { .. })));
     drop(turn);
@@ -192,7 +192,7 @@ fn a_group_that_is_open_when_a_write_fails_is_settled_too() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
     rig.io.fail(Step::Write, Errno::IO);
-    change(&mut turn, true, true);
+    change(&mut turn.guard, true, true);
     turn.write().unwrap_err();
     drop(turn);
     let mut guard = rig.committer.lock_writer();
@@ -218,7 +218,7 @@ fn a_full_disk_refuses_before_a_command_runs_and_ends_by_itself() {
         turn = rig.committer.lock_logs();
         turn.reserve(bytes).unwrap();
     }
-    change(&mut turn, true, true);
+    change(&mut turn.guard, true, true);
     assert_eq!(turn.write().unwrap(), Some(Csn(1)));
 }
 
@@ -277,12 +277,12 @@ fn applied_commits_keep_their_times_and_must_follow() {
     assert!(matches!(turn.apply(foreign.into()), Err(Error::OtherHistory { csn: Csn(4), .. })));
     assert_eq!((rig.obstacle(), turn.position().csn), (None, Csn(3)), "refused before it had an effect");
     assert_eq!(turn.writer().memory.lists.get(b"list").unwrap().value.len(), 2);
-    let own = change(&mut turn, false, true);
+    let own = change(&mut turn.guard, false, true);
     turn.write().unwrap();
     drop(turn);
     assert_eq!(own, Some(Csn(4)));
     let (reader, until) = rig.committer.log_reader();
-    let read: Vec<_> = reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read[..3], commits);
 }
 
@@ -290,7 +290,7 @@ fn applied_commits_keep_their_times_and_must_follow() {
 fn ops_that_do_not_fit_stop_a_replica() {
     let rig = Rig::new(AppendFsync::No);
     let mut lists = Vec::new();
-    crate::engine::memory::ListEncoder(&mut lists).pop_back(b"nothing", 1);
+    crate::engine::memory::ListEncoder::new(&mut lists).pop_back(b"nothing", 1);
     let commit = CommitRecord { lists: lists.into(), ..on_list(1) };
     rig.committer.lock_logs().apply(chained([commit]).into()).unwrap_err();
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
@@ -301,10 +301,10 @@ fn an_epoch_begins_between_groups() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
     turn.set_epoch(Epoch(1));
-    change(&mut turn, true, false);
+    change(&mut turn.guard, true, false);
     turn.write().unwrap();
     turn.set_epoch(Epoch(7));
-    change(&mut turn, true, true);
+    change(&mut turn.guard, true, true);
     turn.write().unwrap();
     drop(turn);
     let epochs: Vec<_> = rig.groups().iter().map(|group| group.commits[0].epoch.0).collect();
@@ -316,14 +316,14 @@ fn an_epoch_begins_between_groups() {
 fn purged_logs_are_known_not_to_reach_back() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
-    let mut kept = LogPosition::default();
+    let mut kept = LogCursor::default();
     for round in 0..6 {
         for _ in 0..1024 {
-            change(&mut turn, false, true);
+            change(&mut turn.guard, false, true);
         }
         turn.write().unwrap();
         if round == 3 {
-            kept = turn.image_position().in_logs();
+            kept = turn.cut_point().log_cursor();
         }
         // Begins a new segment in each round.
         turn.oplog().reserve(220 << 10).unwrap();
@@ -331,7 +331,7 @@ fn purged_logs_are_known_not_to_reach_back() {
     drop(turn);
     let first_after = |csn| {
         let (reader, until) = rig.committer.log_reader();
-        let mut commits = reader.commits(rig.committer.log_position(csn).unwrap(), until)?;
+        let mut commits = reader.commits(rig.committer.log_cursor(csn).unwrap(), until)?;
         commits.next().transpose()
     };
     assert_eq!(first_after(Csn(5)).unwrap().unwrap().csn, Csn(6));
@@ -340,7 +340,7 @@ fn purged_logs_are_known_not_to_reach_back() {
     assert!(freed > 0 && rig.committer.log_bytes() == before - freed);
     assert!(matches!(first_after(Csn(5)), Err(Error::Gap { .. })), "purged logs are a gap, never a silent skip");
     let (reader, until) = rig.committer.log_reader();
-    let after = rig.committer.log_position(kept.csn).unwrap();
+    let after = rig.committer.log_cursor(kept.csn).unwrap();
     assert_eq!(reader.commits(after, until).unwrap().map(Result::unwrap).count() as u64, until.csn.since(kept.csn));
 }
 
@@ -404,7 +404,7 @@ fn a_turn_writes_what_is_on_its_way_before_it_begins() {
         assert!(guard.leave_open().is_some());
         let turn = rig.committer.lock_logs();
         assert_eq!(turn.position().csn, Csn(2 * round));
-        assert_eq!(turn.image_position().position.csn, Csn(2 * round));
+        assert_eq!(turn.cut_point().position.csn, Csn(2 * round));
     }
     rig.committer.stop_log_thread();
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(399), "the last commit on disk");
@@ -449,5 +449,5 @@ fn a_command_that_needs_a_new_segment_gets_it_while_groups_are_on_their_way() {
     rig.committer.stop_log_thread();
     let (reader, until) = rig.committer.log_reader();
     assert_eq!(until.csn, Csn(20));
-    assert_eq!(reader.commits(LogPosition::default(), until).unwrap().map(Result::unwrap).count(), 20);
+    assert_eq!(reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).count(), 20);
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::config::AppendFsync;
 use crate::csn::Epoch;
 use crate::engine::keyspace::Found;
-use crate::io::faults::{Case, FAULTS, Faults, Step, each_step, scratch};
+use crate::io::testing::{Case, FAULTS, Faults, Step, each_step, scratch};
 use crate::log::testing::{chained, on_both, on_list};
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -122,7 +122,7 @@ fn check_broken(rig: &Rig, is_unsynced: bool) {
     let durable = rig.committer.watermarks.durable.get();
     let mut turn = rig.committer.lock_logs();
     if turn.reserve(0).is_ok() {
-        tests::change(&mut turn, true, true);
+        tests::change(&mut turn.guard, true, true);
         turn.write().unwrap_err();
     }
     turn.apply([on_list(turn.position().csn.0 + 1)].into()).unwrap_err();
@@ -146,7 +146,7 @@ fn check(dir: &Arc<TempDir>, told: &Told) {
     assert!(rig.recovered.lost.is_empty() && rig.recovered.unfit.is_empty());
     assert_eq!(state(&rig), expected(csn), "at csn {csn}");
     let (reader, until) = rig.committer.log_reader();
-    let commits = reader.commits(LogPosition::default(), until).unwrap().map(|commit| commit.unwrap().csn.0);
+    let commits = reader.commits(LogCursor::default(), until).unwrap().map(|commit| commit.unwrap().csn.0);
     assert_eq!(commits.collect::<Vec<_>>(), (1..=csn).collect::<Vec<_>>());
     let mut turn = rig.committer.lock_logs();
     turn.reserve(ELEMENT_BYTES).unwrap();

@@ -14,11 +14,10 @@ use crate::engine::keyspace::{Changing, Keyspace};
 use crate::engine::memory::Undo;
 use crate::error::{Error, Result};
 use crate::log::oplog::OpLog;
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use crate::position::Position;
 use crate::record::CommitRecord;
 use parking_lot::MutexGuard;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,24 +231,25 @@ impl Drop for SyncsSoon<'_> {
     }
 }
 
-impl<'a> Deref for LogsGuard<'a> {
-    type Target = WriterGuard<'a>;
-
-    fn deref(&self) -> &WriterGuard<'a> {
-        &self.guard
-    }
-}
-
-impl DerefMut for LogsGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.guard
-    }
-}
-
 impl<'a> LogsGuard<'a> {
     pub(super) fn new(guard: WriterGuard<'a>, logs: MutexGuard<'a, Logs>) -> Self {
         let _syncs = SyncsSoon(guard.committer);
         Self { guard, logs, _syncs }
+    }
+
+    /// Returns the state under the writer lock.
+    pub fn writer(&mut self) -> &mut Writer {
+        self.guard.writer()
+    }
+
+    /// Returns the keyspace for one command; see [`WriterGuard::keyspace`].
+    pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
+        self.guard.keyspace(now_ms)
+    }
+
+    /// Makes one commit of the effects since the last commit; see [`WriterGuard::commit`].
+    pub fn commit(&mut self) -> Option<Csn> {
+        self.guard.commit()
     }
 
     /// Returns the op-log.
@@ -265,9 +265,9 @@ impl<'a> LogsGuard<'a> {
 
     /// Returns the position in history of a memory image that is cut during this guard. Panics if a group is open.
     #[must_use]
-    pub fn image_position(&self) -> ImagePosition {
+    pub fn cut_point(&self) -> CutPoint {
         assert!(self.guard.writer.pending.is_empty(), "an image is cut between groups");
-        ImagePosition { position: self.logs.position, wal_seq: self.logs.wal_seq }
+        CutPoint { position: self.logs.position, wal_seq: self.logs.wal_seq }
     }
 
     /// Sets the epoch that all later commits carry. Panics if a group is open.
@@ -346,11 +346,11 @@ impl<'a> LogsGuard<'a> {
 impl Drop for LogsGuard<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            let ended_half_way = self.has_effects();
+            let ended_half_way = self.guard.has_effects();
             // If the write fails, the gate is closed.
             let _ = self.write();
             if ended_half_way {
-                self.abandon(HALF_WAY);
+                self.guard.abandon(HALF_WAY);
             }
         }
         self.guard.committer.note_room(&self.logs);

@@ -86,7 +86,7 @@ mod tests {
         let rig = Rig::new(AppendFsync::Always);
         let committer = &rig.committer;
         let mut turn = committer.lock_logs();
-        change(&mut turn, true, true).unwrap();
+        change(&mut turn.guard, true, true).unwrap();
         turn.write().unwrap();
         drop(turn);
         let before = committer.position().hash;

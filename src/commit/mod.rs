@@ -3,6 +3,7 @@
 //! - [`committer`] makes commits out of effects, one writer at a time; [`sync`] makes the commits durable.
 //! - [`groups`] tells which replies may leave; [`gate`] tells whether writes are taken.
 //! - [`room`] tells whether the disk can take writes; [`ages`] tells how long ago commits were made.
+//! - [`turns`] applies commits that were made elsewhere.
 //! - [`marks`] makes named commits; [`sweep`] deletes expired keys by commits.
 
 pub mod ages;
@@ -17,4 +18,5 @@ pub mod marks;
 pub mod room;
 pub mod sweep;
 pub mod sync;
+pub mod turns;
 pub mod writer;

@@ -14,7 +14,7 @@ use crate::csn::Csn;
 use crate::engine::disk::Disk;
 use crate::error::{Error, Result};
 use crate::io::{Io, LogFile};
-use crate::log::durable::{Durable, DurableMark};
+use crate::log::durable::{Durable, DurableFile};
 use crate::position::Position;
 use crate::watermark::Watermarks;
 use parking_lot::{Condvar, Mutex};
@@ -78,9 +78,9 @@ pub struct Syncer {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The csn that the durable mark holds, and when the mark was written.
+/// The csn that the durable file holds, and when the file was written.
 #[derive(Clone, Copy)]
-struct Marked {
+struct Recorded {
     csn: Csn,
     at: Instant,
 }
@@ -88,7 +88,7 @@ struct Marked {
 /// The tasks of the sync thread in one round.
 struct Due {
     sync: bool,
-    mark: bool,
+    record: bool,
     stop: bool,
 }
 
@@ -100,13 +100,13 @@ struct SyncFailed;
 type Synced = std::result::Result<Position, SyncFailed>;
 
 impl Syncer {
-    /// Starts the sync thread. `mark` tells the next start of the node how far the logs were synced.
+    /// Starts the sync thread. `file` tells the next start of the node how far the logs were synced.
     #[must_use]
     pub fn start(
         mode: AppendFsync,
         disk: Arc<Disk>,
         io: Arc<dyn Io>,
-        mark: DurableMark,
+        file: DurableFile,
         watermarks: Arc<Watermarks>,
         gate: Arc<Gate>,
     ) -> Arc<Self> {
@@ -124,7 +124,7 @@ impl Syncer {
             thread: Mutex::default(),
         });
         let own = Arc::clone(&syncer);
-        let thread = std::thread::Builder::new().name("walferry-sync".into()).spawn(move || own.run(mark));
+        let thread = std::thread::Builder::new().name("walferry-sync".into()).spawn(move || own.run(file));
         *syncer.thread.lock() = Some(thread.expect("threads can be started while the process comes up"));
         syncer
     }
@@ -230,20 +230,20 @@ impl Syncer {
         }
     }
 
-    fn run(&self, mut mark: DurableMark) {
-        let mut marked = Marked { csn: self.watermarks.durable.get(), at: Instant::now() };
+    fn run(&self, mut file: DurableFile) {
+        let mut recorded = Recorded { csn: self.watermarks.durable.get(), at: Instant::now() };
         loop {
-            let due = self.wait_until_due(marked);
+            let due = self.wait_until_due(recorded);
             let synced = {
                 let mut synced = self.synced.lock();
                 if due.sync { self.sync_written(&mut synced) } else { *synced }
             };
             let Ok(Position { csn, epoch, .. }) = synced else { return };
-            if due.mark && csn > marked.csn {
-                if let Err(error) = mark.write(Durable { csn, epoch }) {
-                    tracing::warn!(%error, "the durable mark could not be written; the next start can prove less");
+            if due.record && csn > recorded.csn {
+                if let Err(error) = file.write(Durable { csn, epoch }) {
+                    tracing::warn!(%error, "the durable file could not be written; the next start can prove less");
                 }
-                marked = Marked { csn, at: Instant::now() };
+                recorded = Recorded { csn, at: Instant::now() };
             }
             if due.stop {
                 return;
@@ -252,7 +252,7 @@ impl Syncer {
     }
 
     /// Waits until the sync thread has a task.
-    fn wait_until_due(&self, marked: Marked) -> Due {
+    fn wait_until_due(&self, recorded: Recorded) -> Due {
         let mut unsynced = self.unsynced.lock();
         let started = Instant::now();
         loop {
@@ -264,10 +264,10 @@ impl Syncer {
                 || unsynced.oplog_bytes >= OPLOG_UNSYNCED_MAX;
             let stop = unsynced.stop;
             let sync = stop || (unsynced.is_dirty() && may_sync);
-            let is_unmarked = sync || self.watermarks.durable.get() > marked.csn;
-            let mark = stop || (is_unmarked && marked.at.elapsed() >= SYNC_INTERVAL);
-            if sync || mark {
-                return Due { sync, mark, stop };
+            let is_behind = sync || self.watermarks.durable.get() > recorded.csn;
+            let record = stop || (is_behind && recorded.at.elapsed() >= SYNC_INTERVAL);
+            if sync || record {
+                return Due { sync, record, stop };
             }
             self.wake.wait_for(&mut unsynced, SYNC_INTERVAL);
         }

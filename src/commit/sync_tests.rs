@@ -2,7 +2,7 @@
 
 use super::super::committer::tests::{Rig, change};
 use super::*;
-use crate::io::faults::{Faults, Step};
+use crate::io::testing::{Faults, Step};
 use rustix::io::Errno;
 
 /// Timeout, far longer than any wait in these tests.
@@ -14,12 +14,12 @@ async fn soon<T>(wait: impl Future<Output = T>) -> T {
 
 fn commit(rig: &Rig, sets: bool, pushes: bool) -> Csn {
     let mut turn = rig.committer.lock_logs();
-    change(&mut turn, sets, pushes);
+    change(&mut turn.guard, sets, pushes);
     turn.write().unwrap().unwrap()
 }
 
 fn told(rig: &Rig) -> Durable {
-    DurableMark::open(Arc::new(Faults::default()), &rig.dir().join("oplog")).unwrap().1
+    DurableFile::open(Arc::new(Faults::default()), &rig.dir().join("oplog")).unwrap().1
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_failed_sync_refuses_writes(is_quick: bool) {
     assert_eq!((rig.obstacle(), rig.committer.watermarks.durable.get()), (Some(RefusalReason::Broken), first));
     rig.io.heal();
     let mut turn = rig.committer.lock_logs();
-    change(&mut turn, true, false);
+    change(&mut turn.guard, true, false);
     assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
     drop(turn);
     soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();

@@ -1,10 +1,10 @@
 //! Makes an archive cheaper to keep and quicker to restore, from the archive's own objects and without a primary:
-//! `walferry compact`.
+//! `walferry compact`. Rebuilding a base is in [`crate::node::rebuild`].
 //!
 //! ```text
-//! chunks   merges small chunks, from one listing (a primary knows its chunks without a listing)
+//! merge    merges small chunks
+//! chunks   merges the small chunks of one listing (a primary knows its chunks without a listing)
 //! runs     builds compacted runs for whole hours, days or numbers of commits
-//! base     rebuilds a hybrid snapshot and publishes it as the next base
 //! ```
 //!
 //! Guarantees: the only objects that are removed are chunks whose commits a wider chunk holds. An interruption leaves
@@ -12,8 +12,8 @@
 //!
 //! Non-goals: deciding when to compact; removing chunks that runs have replaced (retention does so).
 
-pub mod base;
 pub mod chunks;
+pub mod merge;
 pub mod runs;
 #[cfg(test)]
 mod tests;

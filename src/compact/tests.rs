@@ -2,18 +2,20 @@
 //! state that its commits produce, and every other csn is refused.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
-use crate::archive::merge::Rules;
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::compact::merge::Rules;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};
 use crate::grain::Grain;
 use crate::history::line::History;
+use crate::history::route::RouteCosts;
 use crate::history::target::Target;
 use crate::io::StdIo;
 use crate::log::testing::chained;
+use crate::node::rebuild;
 use crate::record::CommitRecord;
 use crate::restore::progress::silent;
 use crate::restore::tests::support::{Archived, State, base as base_name, read_state, wild};
@@ -39,7 +41,11 @@ async fn build(archive: &Archive, grain: Grain, epoch: Option<Epoch>) -> Result<
 async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> Result<(Report, State)> {
     let dir = tempfile::tempdir().unwrap();
     let (io, progress) = (Arc::new(StdIo), silent());
-    let report = restore(archive, Options { dir: dir.path().to_owned(), target, epoch, io, progress }).await?;
+    let report = restore(
+        archive,
+        Options { dir: dir.path().to_owned(), target, epoch, costs: RouteCosts::FREE_RUNS, io, progress },
+    )
+    .await?;
     Ok((report, read_state(dir.path()).0))
 }
 
@@ -295,8 +301,8 @@ async fn a_rebuilt_base_is_a_base() {
     let rebuild = async |csn: u64| {
         let dir = tempfile::tempdir().unwrap();
         let (target, epoch, io, progress) = (Target::At(Csn(csn)), None, Arc::new(StdIo), silent());
-        let options = base::Options { target, epoch, dir: dir.path().join("base"), io, progress };
-        base::rebuild(&archived.archive, options).await.unwrap()
+        let options = rebuild::Options { target, epoch, dir: dir.path().join("base"), io, progress };
+        rebuild::rebuild(&archived.archive, options).await.unwrap()
     };
     let report = rebuild(22).await;
     assert!(report.is_new && report.csn == Csn(22) && report.epoch == Epoch(1), "{report:?}");
@@ -307,5 +313,5 @@ async fn a_rebuilt_base_is_a_base() {
     archived.remove_chunk(1, 11, 20).await;
     let (report, state) = restored(&archived.archive, Target::At(Csn(27)), None).await.unwrap();
     assert!(state == State::after(&commits[..27]));
-    assert_eq!(report.plan.base, Some(base_name(22, 1)));
+    assert_eq!(report.plan.base(), Some(base_name(22, 1)));
 }

@@ -1,6 +1,6 @@
 //! Settings of bases: their consistency, and the node that publishes them.
 
-use super::Setting;
+use super::setting::Setting;
 use std::fmt;
 use std::time::Duration;
 

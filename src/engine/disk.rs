@@ -7,7 +7,8 @@
 use super::batch::Family;
 use super::key;
 use super::meta::Meta;
-use super::rows::{RowAccess, RowCache, Value};
+use super::row_shard::Value;
+use super::rows::{RowAccess, RowCache};
 use super::whole;
 use crate::csn::WalSeq;
 use crate::error::{Error, Result};
@@ -220,13 +221,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Ingests files made with [`run_options`], which must not overlap each other. Their content is newer than
+    /// Ingests files made with [`sorted_file_options`], which must not overlap each other. Their content is newer than
     /// everything written before. Allowed only while restoring, because ingested data is in no WAL.
     pub fn ingest(&self, family: Family, files: Vec<PathBuf>) -> Result<()> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         let ingested = self.db().ingest_external_file_cf_opts(self.family(family), &options, files);
-        ingested.map_err(Error::rocks("ingest a sorted run"))
+        ingested.map_err(Error::rocks("ingest a sorted batch"))
     }
 
     /// Returns the error that stops flushes or compactions; `None` if there is none. While there is such an error,
@@ -302,9 +303,9 @@ fn database_options(wal_dir: &Path) -> Options {
     options
 }
 
-/// Returns the options for files of sorted runs: the same as for the files of a flush, in any family.
+/// Returns the options for files of sorted batches: the same as for the files of a flush, in any family.
 #[must_use]
-pub fn run_options() -> Options {
+pub fn sorted_file_options() -> Options {
     let mut table = table_options();
     table.disable_cache();
     let mut options = Options::default();
@@ -451,58 +452,5 @@ impl CompactionFilter for OrphanFilter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::batch::{HEADER_LEN, push_delete, push_put};
-    use super::super::key::Generation;
-    use super::super::meta::{Collection, DiskType};
-    use super::*;
-
-    fn write(disk: &Disk, fill: impl FnOnce(&mut Vec<u8>) -> u32) {
-        let mut batch = vec![0; HEADER_LEN];
-        let count = fill(&mut batch);
-        batch[8..12].copy_from_slice(&count.to_le_bytes());
-        disk.write(&batch, true).unwrap();
-    }
-
-    #[test]
-    fn compaction_drops_elements_of_deleted_and_recreated_collections_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(&dir.path().join("db"), &dir.path().join("wal"), DiskOptions::default()).unwrap();
-        let element = |name: &[u8], generation| key::sub(name, Generation(generation), b"field");
-        write(&disk, |batch| {
-            for (name, generation) in [(b"gone", 1), (b"anew", 2), (b"kept", 3), (b"text", 4)] {
-                push_put(
-                    batch,
-                    Family::Default,
-                    &key::meta(name),
-                    &Collection::new(DiskType::Hash, Generation(generation)).encode(),
-                );
-                push_put(batch, Family::Sub, &element(name, generation), b"v");
-            }
-            8
-        });
-        write(&disk, |batch| {
-            push_delete(batch, Family::Default, &key::meta(b"gone"));
-            push_put(
-                batch,
-                Family::Default,
-                &key::meta(b"anew"),
-                &Collection::new(DiskType::Hash, Generation(9)).encode(),
-            );
-            push_put(batch, Family::Sub, &element(b"anew", 9), b"v");
-            push_put(batch, Family::Default, &key::meta(b"text"), &super::super::meta::encode_string(b"s", 0));
-            4
-        });
-        disk.flush().unwrap();
-        disk.db().compact_range_cf(disk.family(Family::Sub), None::<&[u8]>, None::<&[u8]>);
-        for (name, generation, lives) in
-            [(b"gone", 1, false), (b"anew", 2, false), (b"anew", 9, true), (b"kept", 3, true), (b"text", 4, false)]
-        {
-            assert_eq!(
-                disk.get(Family::Sub, &element(name, generation)).unwrap().is_some(),
-                lives,
-                "{name:?} {generation}"
-            );
-        }
-    }
-}
+#[path = "disk_tests.rs"]
+mod tests;

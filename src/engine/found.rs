@@ -4,7 +4,7 @@
 
 use super::key;
 use super::meta::{Collection, DiskType};
-use super::rows::Value;
+use super::row_shard::Value;
 use super::scan::Scan;
 use super::whole;
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 //! effects that change both.
 
 pub mod batch;
+mod change;
 mod complete;
 mod deletions;
 pub mod disk;
@@ -16,6 +17,7 @@ pub mod memory;
 pub mod meta;
 mod placed;
 mod reclaim;
+pub mod row_shard;
 pub mod rows;
 pub mod scan;
 pub mod slots;

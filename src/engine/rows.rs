@@ -21,70 +21,22 @@ use super::complete::Complete;
 use super::hash;
 use super::key::{self, Generation};
 use super::memory::reclaim;
+use super::row_shard::{Kind, Limit, Shard, Value};
 use super::slots::Slots;
 use super::whole;
 use crate::csn::Csn;
 use crate::error::Result;
-use hashbrown::HashTable;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Number of shards, each under its own lock. Shards are small, because a sweep visits a whole shard.
 const SHARDS: usize = 1024;
 /// Number of rows that are looked up together: a little more than a CPU can fetch at once.
 pub const FETCHED_TOGETHER: usize = 16;
-/// A sweep frees `1 / SWEPT_PART` of a shard's bytes.
-const SWEPT_PART: usize = 8;
 /// Largest row that is cached, in bytes of key and value; a larger row is always read from RocksDB.
 const ROW_BYTES_MAX: usize = 16 << 10;
-/// Bytes that a row takes beside its key and value: its slot in a table that is not full, and the overhead of the
-/// allocator.
-const ROW_OVERHEAD_BYTES: usize = size_of::<Slot>() * 3 / 2 + 24;
-
-/// A stored row's value, or a part of it. Dereferences to the value.
-#[derive(Clone, Debug)]
-pub struct Value {
-    /// The whole row; the value is `row[at..end]`.
-    row: Arc<[u8]>,
-    at: usize,
-    end: usize,
-}
-
-impl Value {
-    fn new(key: &[u8], value: &[u8]) -> Self {
-        // One allocation, filled in place.
-        let mut row: Arc<[u8]> = std::iter::repeat_n(0, key.len() + value.len()).collect();
-        let bytes = Arc::get_mut(&mut row).expect("nobody else has it yet");
-        bytes[..key.len()].copy_from_slice(key);
-        bytes[key.len()..].copy_from_slice(value);
-        Self { at: key.len(), end: row.len(), row }
-    }
-
-    /// Returns the value of an element, if this value is the buffer of a small collection that has the element.
-    pub(super) fn element(mut self, name: &[u8]) -> Option<Self> {
-        let value = whole::value_of(&self, name)?;
-        (self.at, self.end) = (self.at + value.start, self.at + value.end);
-        Some(self)
-    }
-}
-
-impl From<&[u8]> for Value {
-    fn from(value: &[u8]) -> Self {
-        Self { row: value.into(), at: 0, end: value.len() }
-    }
-}
-
-impl Deref for Value {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.row[self.at..self.end]
-    }
-}
-
 /// How a row is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RowAccess {
@@ -95,15 +47,6 @@ pub enum RowAccess {
     /// Under the writer lock, by a command that may write. The absence of a row is not kept, because the command is
     /// about to write the row or to keep its key in the memory engines.
     Changing,
-}
-
-/// Kind of content of a slot.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A row.
-    Row(Family),
-    /// All elements of a small collection, under the common prefix of their keys.
-    Whole,
 }
 
 /// Something to look up in the cache.
@@ -120,109 +63,6 @@ impl<'k> Sought<'k> {
         match self {
             Self::Row(family, key) => (row_hash(family, key), Kind::Row(family), key),
             Self::Whole(prefix) => (whole_hash(prefix), Kind::Whole, prefix),
-        }
-    }
-}
-
-struct Slot {
-    /// The key, then the value.
-    row: Arc<[u8]>,
-    hash: u64,
-    /// Length of the key.
-    at: u32,
-    kind: Kind,
-    is_there: bool,
-    /// Whether the slot was read since the last sweep.
-    was_read: bool,
-}
-
-impl Slot {
-    fn is(&self, hash: u64, kind: Kind, key: &[u8]) -> bool {
-        self.hash == hash && self.kind == kind && self.row[..self.at as usize] == *key
-    }
-
-    fn value(&self) -> Value {
-        Value { row: Arc::clone(&self.row), at: self.at as usize, end: self.row.len() }
-    }
-
-    fn bytes(&self) -> usize {
-        self.row.len() + ROW_OVERHEAD_BYTES
-    }
-
-    /// Forgets that the collection of this row is complete. Called before the slot is removed while RocksDB still holds
-    /// the row.
-    fn leave(&self, complete: &Complete) {
-        if self.kind == Kind::Row(Family::Sub)
-            && self.is_there
-            && !complete.is_empty()
-            && let Some(element) = key::parse_element(&self.row[..self.at as usize])
-        {
-            complete.forget(element.prefix);
-        }
-    }
-}
-
-/// Bounds of a shard, and the complete collections, which must be told of rows that are removed.
-struct Limit {
-    bytes_max: usize,
-    complete: Complete,
-}
-
-#[derive(Default)]
-struct Shard {
-    slots: HashTable<Slot>,
-    bytes: usize,
-}
-
-impl Shard {
-    fn find(&mut self, hash: u64, kind: Kind, key: &[u8]) -> Option<&mut Slot> {
-        self.slots.find_mut(hash, |slot| slot.is(hash, kind, key))
-    }
-
-    fn put(&mut self, hash: u64, kind: Kind, key: &[u8], value: Option<&[u8]>, limit: &Limit) {
-        let (is_there, value) = (value.is_some(), value.unwrap_or_default());
-        if let Some(slot) = self.find(hash, kind, key) {
-            let before = slot.bytes();
-            slot.is_there = is_there;
-            match Arc::get_mut(&mut slot.row) {
-                Some(row) if row.len() == key.len() + value.len() => row[key.len()..].copy_from_slice(value),
-                _ => slot.row = Value::new(key, value).row,
-            }
-            let after = slot.bytes();
-            self.bytes = self.bytes + after - before;
-        } else {
-            let row = Value::new(key, value).row;
-            let slot = Slot { row, hash, at: key.len() as u32, kind, is_there, was_read: false };
-            self.bytes += slot.bytes();
-            self.slots.insert_unique(hash, slot, |slot| slot.hash);
-        }
-        while self.bytes > limit.bytes_max {
-            self.sweep(hash, limit.bytes_max - limit.bytes_max / SWEPT_PART, &limit.complete);
-        }
-    }
-
-    /// Removes rows that were not read since the last sweep, starting at a position derived from `place`, until at most
-    /// `bytes_max` bytes are left. A second round treats all rows as not read.
-    fn sweep(&mut self, place: u64, bytes_max: usize, complete: &Complete) {
-        let Self { slots, bytes } = self;
-        let mut skipped = place as usize % slots.len().max(1);
-        for _ in 0..2 {
-            slots.retain(|slot| {
-                let stays = skipped > 0 || *bytes <= bytes_max || slot.was_read;
-                slot.was_read &= skipped > 0 || *bytes <= bytes_max;
-                skipped = skipped.saturating_sub(1);
-                if !stays {
-                    *bytes -= slot.bytes();
-                    slot.leave(complete);
-                }
-                stays
-            });
-        }
-    }
-
-    fn remove(&mut self, hash: u64, kind: Kind, key: &[u8]) {
-        if let Ok(found) = self.slots.find_entry(hash, |slot| slot.is(hash, kind, key)) {
-            self.bytes -= found.remove().0.bytes();
         }
     }
 }
@@ -349,7 +189,7 @@ impl RowCache {
     /// around RocksDB's write.
     pub fn publish(&self) -> Publication<'_> {
         self.publications.fetch_add(1, Ordering::AcqRel);
-        Publication { cache: self, is_marking: Cell::new(false) }
+        Publication { cache: self, is_noting: Cell::new(false) }
     }
 
     /// Looks up rows together, so that their memory is fetched in parallel instead of one by one. A following lookup of
@@ -413,8 +253,8 @@ fn is_kept(family: Family, key: &[u8], value: &[u8]) -> bool {
 /// A publication under way; dropping it ends the publication.
 pub struct Publication<'c> {
     cache: &'c RowCache,
-    /// Whether slots may be marked: set by the first row that is stored or forgotten, which is after RocksDB's write.
-    is_marking: Cell<bool>,
+    /// Whether slots may be noted: set by the first row that is stored or forgotten, which is after RocksDB's write.
+    is_noting: Cell<bool>,
 }
 
 /// Largest number of collections created by one commit whose elements are kept in buffers from the first element on.
@@ -538,15 +378,15 @@ impl Publication<'_> {
     }
 
     fn each<'r>(&self, records: &'r [u8], mut visit: impl FnMut(Family, &'r [u8], Option<&'r [u8]>)) -> Result<()> {
-        if !self.is_marking.replace(true) {
-            self.cache.slots.begin_marking();
+        if !self.is_noting.replace(true) {
+            self.cache.slots.begin_noting();
         }
         for record in Records::new(records) {
             match record? {
                 Record::Put(Family::Stream, ..) | Record::Delete(Family::Stream, _) | Record::LogData(_) => {}
                 Record::Put(family, key, value) => {
                     if let Some(slot) = key::slot_of_meta(key).filter(|_| family == Family::Default) {
-                        self.cache.slots.mark(slot);
+                        self.cache.slots.note(slot);
                     }
                     visit(family, key, Some(value));
                 }

@@ -1,8 +1,8 @@
 //! Which slots may hold keys of the disk engines. A walk over keys skips the slots that are known to be empty, and with
 //! them the tombstones that RocksDB has there.
 //!
-//! Guarantees: a slot that counts as empty holds no key whose commit is settled. A put marks its slot once RocksDB has
-//! the put. A walk that finds no key in a slot may call the slot empty, unless the slot was marked after the walk
+//! Guarantees: a slot that counts as empty holds no key whose commit is settled. A put notes its slot once RocksDB has
+//! the put. A walk that finds no key in a slot may call the slot empty, unless the slot was noted after the walk
 //! called [`Slots::look`], which precedes the fixing of the walk's state.
 
 use super::key::SLOTS;
@@ -32,14 +32,14 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Must be called after a batch was written and before the slots of its puts are marked.
-    pub fn begin_marking(&self) {
-        // Pairs with the fence in `look`: either the walk sees the batch, or the mark sees the walk.
+    /// Must be called after a batch was written and before the slots of its puts are noted.
+    pub fn begin_noting(&self) {
+        // Pairs with the fence in `look`: either the walk sees the batch, or the note sees the walk.
         fence(Ordering::SeqCst);
     }
 
     /// Notes that a key was put into a slot.
-    pub fn mark(&self, slot: u16) {
+    pub fn note(&self, slot: u16) {
         let state = &self.states[usize::from(slot)];
         if state.load(Ordering::Relaxed) != USED {
             state.store(USED, Ordering::SeqCst);
@@ -76,7 +76,7 @@ pub struct Look<'s> {
 }
 
 impl Look<'_> {
-    /// Notes that the walk found no key in a slot. The slot counts as empty unless it was marked since the look began.
+    /// Notes that the walk found no key in a slot. The slot counts as empty unless it was noted since the look began.
     pub fn found_empty(&self, slot: u16) {
         let state = &self.slots.states[usize::from(slot)];
         let _ = state.compare_exchange(LOOKED_AT, EMPTY, Ordering::SeqCst, Ordering::SeqCst);
@@ -92,12 +92,12 @@ mod tests {
         let slots = Slots::default();
         let look = slots.look(3..6).unwrap();
         assert!(slots.look(0..1).is_none(), "one walk at a time");
-        slots.mark(4);
+        slots.note(4);
         (2..6).for_each(|slot| look.found_empty(slot));
         let used: Vec<u16> = (0..8).filter(|&slot| slots.may_have_keys(slot)).collect();
         assert_eq!(used, [0, 1, 2, 4, 6, 7]);
         drop(look);
-        slots.mark(3);
+        slots.note(3);
         assert!(slots.may_have_keys(3) && !slots.may_have_keys(5));
     }
 }

@@ -1,13 +1,13 @@
-//! Sorted runs: the disk effects of many commits, gathered, sorted by key and written as SST files that RocksDB
+//! Sorted batches: the disk effects of many commits, gathered, sorted by key and written as SST files that RocksDB
 //! ingests. Nobody reads a directory while it is being restored, so its effects need not pass a memtable one by one. A
 //! compacted run of the archive consists of the same files.
 //!
-//! Guarantees: after a run is ingested, RocksDB holds the state that the run's operations lead to when applied to
-//! everything written before. Of several versions of a key in a run, only the last is written. A run's memory is
-//! bounded by [`RUN_BYTES_MAX`] and one commit. The csn key is not written.
+//! Guarantees: after a batch is ingested, RocksDB holds the state that the batch's operations lead to when applied to
+//! everything written before. Of several versions of a key in a batch, only the last is written. A batch's memory is
+//! bounded by [`Bounds::bytes_max`] and one commit. The csn key is not written.
 
 use super::batch::{self, Family, HEADER_LEN, Operations, Record, Records};
-use super::disk::{Disk, run_options};
+use super::disk::{Disk, sorted_file_options};
 use crate::error::{Error, Result};
 use crate::threads::join;
 use rocksdb::{Options, SstFileWriter};
@@ -15,11 +15,22 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Bytes of operations and their index at which a run is full. Two runs exist at a time: one is gathered while the
-/// previous one is written. The limit is tiny in unit tests, so that their histories take many runs.
-pub const RUN_BYTES_MAX: usize = if cfg!(test) { 400 } else { 64 << 20 };
-/// Number of operations of a family at which several threads sort them and write the files.
-const PARALLEL_MIN: usize = if cfg!(test) { 4 } else { 10_000 };
+/// When a sorted batch is full, and when it pays to use several threads. The default is what a node uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bytes of operations and their index at which a batch is full. Two batches exist at a time: one is gathered while the
+    /// previous one is written.
+    pub bytes_max: usize,
+    /// Number of operations of a family at which several threads sort them and write the files.
+    pub parallel_min: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { bytes_max: 64 << 20, parallel_min: 10_000 }
+    }
+}
+
 /// Largest number of threads that write files.
 const WRITERS_MAX: usize = 4;
 /// Number of records that are brought into the processor's caches together.
@@ -32,7 +43,7 @@ const CACHE_LINE_BYTES: usize = 64;
 pub enum Form {
     /// As puts and deletes.
     Plain,
-    /// As puts of a tagged value, so that a database that gathers several runs keeps the deletes. The value is
+    /// As puts of a tagged value, so that a database that gathers several batches keeps the deletes. The value is
     /// [`TAG_PUT`] followed by the value of a put, or [`TAG_DELETE`] alone.
     Tagged,
 }
@@ -42,7 +53,7 @@ pub const TAG_PUT: u8 = 1;
 /// Tag of a delete.
 pub const TAG_DELETE: u8 = 0;
 
-/// A file of a sorted run.
+/// A file of a sorted batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SortedFile {
     /// The family that the keys belong to.
@@ -57,12 +68,13 @@ pub struct SortedFile {
 
 /// Operations of successive commits, gathered for sorting.
 #[derive(Default)]
-pub struct SortedRun {
+pub struct SortedBatch {
+    bounds: Bounds,
     /// Records of write batches, in the order of their arrival.
     records: Vec<u8>,
     /// The puts and deletes in `records`, by family, without those that a later range delete covers.
     entries: [Vec<Entry>; 3],
-    /// Range deletes, as records. They apply to everything written before this run, and to nothing in it.
+    /// Range deletes, as records. They apply to everything written before this batch, and to nothing in it.
     ranges: Vec<u8>,
     /// Number of range deletes.
     range_count: u32,
@@ -77,15 +89,28 @@ struct Entry {
     at: u32,
 }
 
-impl SortedRun {
-    /// Adds a commit's operations and checks them: there must be exactly `count`. After an error the run must not be
+impl SortedBatch {
+    /// Makes an empty batch with other bounds than the default ones.
+    #[must_use]
+    pub fn within(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
+    /// Takes the batch out and leaves an empty one with the same bounds.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let empty = Self::within(self.bounds);
+        std::mem::replace(self, empty)
+    }
+
+    /// Adds a commit's operations and checks them: there must be exactly `count`. After an error the batch must not be
     /// used.
     pub fn push(&mut self, operations: &[u8], count: u32) -> Result<()> {
         let begin = self.records.len();
         self.records.extend_from_slice(operations);
         let mut operations = Operations::new(operations, count);
         loop {
-            let at = u32::try_from(begin + operations.offset()).expect("a run and a commit are below 4 GiB");
+            let at = u32::try_from(begin + operations.offset()).expect("a batch and a commit are below 4 GiB");
             match operations.next().transpose()? {
                 None => return Ok(()),
                 Some(Record::Put(family, key, _) | Record::Delete(family, key)) => {
@@ -114,36 +139,36 @@ impl SortedRun {
         self.records.len() + self.ranges.len() + entries * size_of::<Entry>()
     }
 
-    /// Reports whether the run must be written before it takes more operations.
+    /// Reports whether the batch must be written before it takes more operations.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes() >= RUN_BYTES_MAX
+        self.bytes() >= self.bounds.bytes_max
     }
 
-    /// Reports whether the run has no operations.
+    /// Reports whether the batch has no operations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range_count == 0 && self.entries.iter().all(Vec::is_empty)
     }
 
-    /// Returns the range deletes, as records. They apply to everything written before this run, and to nothing in it.
+    /// Returns the range deletes, as records. They apply to everything written before this batch, and to nothing in it.
     #[must_use]
     pub fn ranges(&self) -> &[u8] {
         &self.ranges
     }
 
-    /// Ingests the run into RocksDB, by way of files in `scratch`. `nth` makes the file names of different runs
+    /// Ingests the batch into RocksDB, by way of files in `scratch`. `nth` makes the file names of different batches
     /// different.
     pub fn ingest(self, disk: &Disk, scratch: &Path, nth: u64) -> Result<()> {
         self.ingest_as(Form::Plain, disk, scratch, nth)
     }
 
-    /// Ingests the run as [`SortedRun::ingest`] does, in the given form.
+    /// Ingests the batch as [`SortedBatch::ingest`] does, in the given form.
     pub fn ingest_as(mut self, form: Form, disk: &Disk, scratch: &Path, nth: u64) -> Result<()> {
         delete_ranges(disk, &self.ranges, self.range_count)?;
         for family in Family::ALL {
             let files =
-                self.write(family, form, &|part| scratch.join(format!("run-{nth:06}-{}-{part}.sst", family.name())))?;
+                self.write(family, form, &|part| scratch.join(format!("batch-{nth:06}-{}-{part}.sst", family.name())))?;
             if !files.is_empty() {
                 disk.ingest(family, files.into_iter().map(|file| file.path).collect())?;
             }
@@ -151,7 +176,7 @@ impl SortedRun {
         Ok(())
     }
 
-    /// Writes the run's operations of one family and frees their index. `path` names the files, which do not overlap
+    /// Writes the batch's operations of one family and frees their index. `path` names the files, which do not overlap
     /// each other.
     pub fn write(
         &mut self,
@@ -159,8 +184,15 @@ impl SortedRun {
         form: Form,
         path: &(dyn Fn(usize) -> PathBuf + Sync),
     ) -> Result<Vec<SortedFile>> {
-        let entries = newest_by_key(&self.records, std::mem::take(&mut self.entries[family as usize]));
-        if entries.is_empty() { Ok(Vec::new()) } else { write_files(&self.records, &entries, family, form, path) }
+        let entries = std::mem::take(&mut self.entries[family as usize]);
+        let is_parallel = |entries: &[Entry]| entries.len() >= self.bounds.parallel_min;
+        let entries = newest_by_key(&self.records, is_parallel(&entries), entries);
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = if is_parallel(&entries) { cores.min(WRITERS_MAX) } else { 1 };
+        write_files(&self.records, &entries, parts, family, form, path)
     }
 }
 
@@ -196,12 +228,12 @@ fn key_of<'r>(records: &'r [u8], entry: &Entry) -> &'r [u8] {
     }
 }
 
-/// Returns the entries sorted by key, with only the last entry of each key.
-fn newest_by_key(records: &[u8], mut entries: Vec<Entry>) -> Vec<Entry> {
+/// Returns the entries sorted by key, with only the last entry of each key. If `is_parallel`, two threads sort them.
+fn newest_by_key(records: &[u8], is_parallel: bool, mut entries: Vec<Entry>) -> Vec<Entry> {
     let by_key =
         |a: &Entry, b: &Entry| a.prefix.cmp(&b.prefix).then_with(|| key_of(records, a).cmp(key_of(records, b)));
     let newest_first = |a: &Entry, b: &Entry| by_key(a, b).then(b.at.cmp(&a.at));
-    if entries.len() < PARALLEL_MIN {
+    if !is_parallel {
         entries.sort_unstable_by(newest_first);
     } else {
         let middle = entries.len() / 2;
@@ -216,16 +248,15 @@ fn newest_by_key(records: &[u8], mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-/// Writes sorted entries into one or several files, each with one range of keys.
+/// Writes sorted entries into at most `parts` files, each with one range of keys.
 fn write_files(
     records: &[u8],
     entries: &[Entry],
+    parts: usize,
     family: Family,
     form: Form,
     path: &(dyn Fn(usize) -> PathBuf + Sync),
 ) -> Result<Vec<SortedFile>> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let parts = if entries.len() < PARALLEL_MIN { 1 } else { cores.min(WRITERS_MAX) };
     std::thread::scope(|scope| {
         let parts = entries.chunks(entries.len().div_ceil(parts)).enumerate();
         let write = |entries, path| move || write_file(records, entries, family, form, path);
@@ -278,7 +309,7 @@ impl SortedFileWriter {
     /// Creates a file at `path`.
     pub fn create(family: Family, path: PathBuf) -> Result<Self> {
         static OPTIONS: OnceLock<Options> = OnceLock::new();
-        let writer = SstFileWriter::create(OPTIONS.get_or_init(run_options));
+        let writer = SstFileWriter::create(OPTIONS.get_or_init(sorted_file_options));
         writer.open(&path).map_err(Error::rocks("begin a sorted file"))?;
         Ok(Self { writer, file: SortedFile { family, path, puts: 0, deletes: 0 }, bytes: 0 })
     }

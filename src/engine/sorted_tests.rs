@@ -1,4 +1,4 @@
-//! Goal: sorted runs lead to the same state as the same operations written one by one.
+//! Goal: sorted batches lead to the same state as the same operations written one by one.
 
 use super::*;
 use crate::engine::batch::{push_delete, push_delete_range, push_put};
@@ -10,6 +10,9 @@ use rocksdb::IteratorMode;
 fn open(dir: &Path) -> Disk {
     Disk::open(&dir.join("db"), &dir.join("wal"), DiskOptions { compaction: false, ..DiskOptions::default() }).unwrap()
 }
+
+/// So small that a batch of a few operations is sorted by several threads.
+const SMALL: Bounds = Bounds { bytes_max: 400, parallel_min: 4 };
 
 type Rows = Vec<(Box<[u8]>, Box<[u8]>)>;
 
@@ -45,45 +48,46 @@ fn write(disk: &Disk, operations: &[u8], count: u32, wal: bool) {
     disk.write(&batch, wal).unwrap();
 }
 
-/// Goal: runs, with ordinary writes before and between them and with reopening, always lead to the state that single
+/// Goal: batches, with ordinary writes before and between them and with reopening, always lead to the state that single
 /// writes lead to.
 #[test]
-fn runs_lead_where_single_writes_lead() {
+fn batches_lead_where_single_writes_lead() {
     for seed in 0..8 {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
-        let (plain_dir, run_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (plain, mut disk) = (open(plain_dir.path()), open(run_dir.path()));
+        let (plain_dir, batch_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (plain, mut disk) = (open(plain_dir.path()), open(batch_dir.path()));
         for nth in 0..10 {
-            let mut run = SortedRun::default();
+            let mut batch = SortedBatch::within(SMALL);
             for value in 0..random.random_range(1..60) {
                 let mut operations = Vec::new();
                 let count = random.random_range(1..4);
                 (0..count).for_each(|_| operation(&mut random, &mut operations, value));
                 write(&plain, &operations, count, true);
-                run.push(&operations, count).unwrap();
+                batch.push(&operations, count).unwrap();
             }
-            run.ingest(&disk, run_dir.path(), nth).unwrap();
-            assert!(rows(&disk) == rows(&plain), "run {nth}");
+            batch.ingest(&disk, batch_dir.path(), nth).unwrap();
+            assert!(rows(&disk) == rows(&plain), "batch {nth}");
             let before = disk.wal_seq();
             let mut operations = Vec::new();
             operation(&mut random, &mut operations, 1000 + nth);
             write(&plain, &operations, 1, true);
             write(&disk, &operations, 1, true);
             assert!(disk.wal_seq() > before);
-            assert!(rows(&disk) == rows(&plain), "after run {nth}");
+            assert!(rows(&disk) == rows(&plain), "after batch {nth}");
             if random.random_bool(0.3) {
                 let seq = disk.wal_seq();
                 drop(disk);
-                disk = open(run_dir.path());
+                disk = open(batch_dir.path());
                 assert_eq!(disk.wal_seq(), seq);
-                assert!(rows(&disk) == rows(&plain), "reopened after run {nth}");
+                assert!(rows(&disk) == rows(&plain), "reopened after batch {nth}");
             }
         }
         for family in Family::ALL {
             disk.db().compact_range_cf(disk.family(family), None::<&[u8]>, None::<&[u8]>);
         }
-        let rest: Vec<_> = std::fs::read_dir(run_dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let rest: Vec<_> =
+            std::fs::read_dir(batch_dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(rest.len(), 2, "only the database and its log are left: {rest:?}");
     }
 }
@@ -93,7 +97,7 @@ fn runs_lead_where_single_writes_lead() {
 fn malformed_operations_are_refused() {
     let mut operations = Vec::new();
     push_put(&mut operations, Family::Sub, b"key", b"value");
-    let pushed = |operations: &[u8], count| SortedRun::default().push(operations, count);
+    let pushed = |operations: &[u8], count| SortedBatch::default().push(operations, count);
     pushed(&operations, 1).unwrap();
     assert!(pushed(&operations, 2).is_err());
     assert!(pushed(&operations, 0).is_err());

@@ -1,7 +1,7 @@
 //! Walks over the keys of the disk engines, slot by slot.
 //!
 //! Guarantees: slots that are known to be empty are skipped, so that a walk over few keys costs little however many
-//! keys were deleted. A walk that runs out of time ends between two slots and can be continued there.
+//! keys were deleted. A walk that spans out of time ends between two slots and can be continued there.
 
 use super::batch::Family;
 use super::key::{self, SLOTS};
@@ -12,7 +12,7 @@ use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 /// Largest number of slots that are walked between two looks at the clock.
-const RUN_SLOTS_MAX: u16 = 1024;
+const SPAN_SLOTS_MAX: u16 = 1024;
 /// Largest number of empty slots in a row that are walked with the used slots around them: passing the tombstones in
 /// them is cheaper than a new scan.
 const UNUSED_SLOTS_MAX: u16 = 64;
@@ -77,7 +77,7 @@ impl Keyspace<'_> {
 
     /// Calls `visit` for each key from `from` on until `visit` breaks. `from` is a slot number (two bytes, big-endian)
     /// or a stored key. A walk that reaches `deadline` ends at the next slot where it looks at the clock; every call
-    /// walks at least one run of slots.
+    /// walks at least one span of slots.
     pub fn walk(
         &self,
         from: &[u8],
@@ -88,44 +88,44 @@ impl Keyspace<'_> {
         let laid_over = self.overlay().map_or_else(Vec::new, |overlay| overlay.in_range(Family::Default, &range));
         let mut overlaid: Vec<u16> = laid_over.iter().filter_map(|(stored, _)| key::slot_of_meta(stored)).collect();
         overlaid.dedup();
-        let (mut from, mut runs) = (range.start, 0);
-        while let Some(run) = self.used_run(slot_of(&from)?, &overlaid) {
-            if run.start > slot_of(&from)? {
-                from = run.start.to_be_bytes().to_vec();
+        let (mut from, mut spans) = (range.start, 0);
+        while let Some(span) = self.used_span(slot_of(&from)?, &overlaid) {
+            if span.start > slot_of(&from)? {
+                from = span.start.to_be_bytes().to_vec();
             }
-            if runs > 0 && Instant::now() >= deadline {
-                return Ok(Walked::OutOfTime(run.start));
+            if spans > 0 && Instant::now() >= deadline {
+                return Ok(Walked::OutOfTime(span.start));
             }
-            runs += 1;
-            if self.walk_run(&from, &run, &laid_over, &mut visit)?.is_break() {
+            spans += 1;
+            if self.walk_span(&from, &span, &laid_over, &mut visit)?.is_break() {
                 return Ok(Walked::Stopped);
             }
-            if run.end == SLOTS {
+            if span.end == SLOTS {
                 break;
             }
-            from = run.end.to_be_bytes().to_vec();
+            from = span.end.to_be_bytes().to_vec();
         }
         Ok(Walked::End)
     }
 
-    /// Walks the slots of a run from `from` on, which lies in the run.
-    fn walk_run(
+    /// Walks the slots of a span from `from` on, which lies in the span.
+    fn walk_span(
         &self,
         from: &[u8],
-        run: &Range<u16>,
+        span: &Range<u16>,
         laid_over: &[Overlaid<'_>],
         visit: &mut impl FnMut(Met<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
         // The walk learns nothing about a slot that it enters in the middle, nor about slots in which groups that may
         // still be taken back changed keys or hide the rows of the database.
         let below = self.overlay().is_none_or(|overlay| !overlay.is_cleared());
-        let look = if below { self.disk().rows().slots().look(run.clone()) } else { None };
-        let range = from.to_vec()..run.end.to_be_bytes().to_vec();
+        let look = if below { self.disk().rows().slots().look(span.clone()) } else { None };
+        let range = from.to_vec()..span.end.to_be_bytes().to_vec();
         let start = laid_over.partition_point(|(stored, _)| *stored < &*range.start);
         let end = laid_over.partition_point(|(stored, _)| *stored < &*range.end);
         let laid_over = laid_over[start..end].to_vec();
         let changed: Vec<u16> = laid_over.iter().filter_map(|(stored, _)| key::slot_of_meta(stored)).collect();
-        let mut unseen = run.start + u16::from(from.len() > 2);
+        let mut unseen = span.start + u16::from(from.len() > 2);
         let mut pass = |until: u16| {
             if let Some(look) = &look {
                 let unchanged = (unseen..until).filter(|slot| changed.binary_search(slot).is_err());
@@ -141,20 +141,20 @@ impl Keyspace<'_> {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        pass(run.end);
+        pass(span.end);
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Returns the next run of slots: slots that may hold keys, and the empty slots between them if they are few.
+    /// Returns the next span of slots: slots that may hold keys, and the empty slots between them if they are few.
     /// `overlaid` lists the slots of keys that groups changed, ascending.
-    fn used_run(&self, from: u16, overlaid: &[u16]) -> Option<Range<u16>> {
+    fn used_span(&self, from: u16, overlaid: &[u16]) -> Option<Range<u16>> {
         let slots = self.disk().rows().slots();
         let mut overlaid = overlaid[overlaid.partition_point(|&slot| slot < from)..].iter().copied().peekable();
         let mut is_used = |slot: u16| overlaid.next_if_eq(&slot).is_some() || slots.may_have_keys(slot);
         let start = (from..SLOTS).find(|&slot| is_used(slot))?;
         let mut end = start + 1;
         let mut next = end;
-        while next < SLOTS.min(start.saturating_add(RUN_SLOTS_MAX)) && next - end <= UNUSED_SLOTS_MAX {
+        while next < SLOTS.min(start.saturating_add(SPAN_SLOTS_MAX)) && next - end <= UNUSED_SLOTS_MAX {
             next += 1;
             if is_used(next - 1) {
                 end = next;

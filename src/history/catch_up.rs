@@ -15,9 +15,12 @@ use crate::archive::lineage::Lineage;
 use crate::archive::listing::Listing;
 use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
+use crate::commit::committer::Committer;
+use crate::commit::turns::apply_in_turns;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
+use crate::threads::blocking;
 use std::sync::Arc;
 
 /// A stream of commits that delivers the commits of one chunk at a time.
@@ -100,9 +103,21 @@ impl CatchUp {
         let what = full_name(&self.archive, &ObjectName::Chunk(step.chunk));
         let mut unpacker = self.unpacker.take().expect("not called after an error");
         let (unpacker, unpacked) =
-            crate::threads::blocking(move || unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacker, unpacked)))
-                .await?;
+            blocking(move || unpacker.unpack(step, bytes, &what).map(|unpacked| (unpacker, unpacked))).await?;
         self.unpacker = Some(unpacker);
         Ok(Some(Arc::unwrap_or_clone(unpacked.commits).into()))
+    }
+
+    /// Applies the remaining commits to a node, which must be at the commit after which the stream begins. Ends early
+    /// when `is_stopping` returns true.
+    pub async fn apply(mut self, committer: &Arc<Committer>, is_stopping: impl Fn() -> bool) -> Result<()> {
+        while let Some(commits) = self.next().await? {
+            let committer = Arc::clone(committer);
+            blocking(move || apply_in_turns(&committer, commits.to_vec())).await?;
+            if is_stopping() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! One line of history in an archive's listing: the input of plans, of catching up and of reports.
 
 use super::reach::Reach;
+use super::route::RouteCosts;
 use crate::archive::identity;
 use crate::archive::layout::{ObjectName, RunName};
 use crate::archive::lineage::Lineage;
@@ -9,10 +10,10 @@ use crate::archive::store::Archive;
 use crate::archive::thinned::Thinned;
 use crate::chunk::ChunkHeader;
 use crate::cluster::ClusterId;
+use crate::compacted_run::RunManifest;
 use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::snapshot::manifest::Manifest;
-use crate::snapshot::run::RunManifest;
 use bytes::Bytes;
 
 /// An archive's listing and the line of history that is followed in it.
@@ -26,6 +27,8 @@ pub struct History {
     pub listing: Listing,
     /// The line that is followed.
     pub lineage: Lineage,
+    /// The costs by which plans choose their routes.
+    pub costs: RouteCosts,
 }
 
 impl History {
@@ -38,7 +41,7 @@ impl History {
             None => Lineage::newest(&listing.epochs),
         };
         let lineage = lineage.ok_or_else(|| no_epoch(archive, &listing, epoch))?;
-        Ok(Self { archive: archive.clone(), cluster, listing, lineage })
+        Ok(Self { archive: archive.clone(), cluster, listing, lineage, costs: RouteCosts::DEFAULT })
     }
 
     /// Returns which commits can be restored if every base that has a manifest is usable.

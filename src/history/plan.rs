@@ -1,23 +1,21 @@
 //! Plans which objects bring a directory to a target: a base, chunks and runs.
 //!
-//! Pure: computes a plan from a listing, a line of history and a csn. Guarantees: the chunks and runs of a plan carry
-//! every commit after its base (or after the empty state) up to the target, once, in order and from this line of
-//! history only. The plan uses the newest usable base that leads to the target and of which no engine is beyond the
+//! Pure: computes a plan from a listing, a line of history and a csn. Guarantees: the steps of a plan after its base (or
+//! after the empty state) carry every commit up to the target, once, in order and from this line of history only. The plan uses the newest usable base that leads to the target and of which no engine is beyond the
 //! target: the newest base leaves the least to replay, and the bases of one data set are about equal in size. From the
 //! base on, the plan takes the quickest route (see [`super::route`]). If the target cannot be reached, the answer names
 //! the nearest commits that can.
 
 use super::abandoned::Abandoned;
 use super::reach::{CsnRange, Reach};
-use super::route::{Way, route, steps_between};
-use super::step::{ChunkStep, RunStep};
+use super::route::{RouteCosts, Way, route, steps_between};
+use super::step::{BaseStep, ChunkStep, RunStep, Step};
 use crate::archive::layout::{BaseName, RunName, as_text};
 use crate::archive::lineage::{Coverage, Lineage};
 use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::{Csn, Epoch};
 use crate::snapshot::manifest::Manifest;
-use serde::{Serialize, Serializer};
-use std::fmt;
+use serde::Serialize;
 
 /// The objects to read, and their order, to get to a csn.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -28,20 +26,13 @@ pub struct Plan {
     pub epoch: Epoch,
     /// The epoch whose line of history the plan follows: `epoch` or a descendant of it.
     pub leaf: Epoch,
-    /// The base to start from; `None` to start from the empty state.
-    #[serde(serialize_with = "as_text_or_null")]
-    pub base: Option<BaseName>,
-    /// The chunks begin after this commit: the base's csn or, if its engines were cut at different commits, the lowest
-    /// of their csns; 0 without a base.
-    pub after: Csn,
-    /// Unusable bases between `after` and the target, each with the reason.
+    /// The steps, in the order in which they are carried out: the base, unless the plan starts from the empty state,
+    /// and then chunks and runs in csn order, each beginning where the step before it ends.
+    pub steps: Vec<Step>,
+    /// Unusable bases between the plan's base and the target, each with the reason.
     pub skipped: Vec<SkippedBase>,
     /// Unusable runs, each with the reason.
     pub skipped_runs: Vec<SkippedRun>,
-    /// Steps over chunks, in csn order and without a hole except where a run fills it.
-    pub chunks: Vec<ChunkStep>,
-    /// Steps over runs, in csn order.
-    pub runs: Vec<RunStep>,
     /// Number of objects to fetch; includes the SST files only after [`Plan::complete`].
     pub objects: u64,
     /// Bytes of the base, set by [`Plan::complete`]; 0 before that call and without a base.
@@ -96,13 +87,6 @@ pub struct Shortfall {
     pub above: Option<CsnRange>,
 }
 
-fn as_text_or_null<T: fmt::Display, S: Serializer>(name: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
-    match name {
-        Some(name) => to.collect_str(name),
-        None => to.serialize_none(),
-    }
-}
-
 impl SkippedBase {
     /// Reports whether this is the base `start`.
     #[must_use]
@@ -123,12 +107,40 @@ impl Plan {
     /// Returns the base and the commit after which it needs chunks; `None` without a base.
     #[must_use]
     pub fn start(&self) -> Option<BaseStart> {
-        self.base.map(|base| BaseStart { base, after: self.after })
+        self.steps.first().and_then(Step::base).map(BaseStep::start)
+    }
+
+    /// Returns the base; `None` if the plan starts from the empty state.
+    #[must_use]
+    pub fn base(&self) -> Option<BaseName> {
+        self.start().map(|start| start.base)
+    }
+
+    /// Returns the commit after which the first chunk or run begins; 0 without a base.
+    #[must_use]
+    pub fn after(&self) -> Csn {
+        self.start().map_or(Csn::ZERO, |start| start.after)
+    }
+
+    /// Returns the steps after the base.
+    #[must_use]
+    pub fn after_base(&self) -> &[Step] {
+        &self.steps[usize::from(self.start().is_some())..]
+    }
+
+    /// Returns the steps over chunks, in csn order.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkStep> {
+        self.steps.iter().filter_map(Step::chunk)
+    }
+
+    /// Returns the steps over runs, in csn order.
+    pub fn runs(&self) -> impl Iterator<Item = RunStep> {
+        self.steps.iter().filter_map(Step::run)
     }
 
     /// Returns the number of objects of the chunks and runs.
     fn step_objects(&self) -> u64 {
-        self.chunks.len() as u64 + self.runs.iter().map(|step| step.files + 1).sum::<u64>()
+        self.chunks().count() as u64 + self.runs().map(|step| step.files + 1).sum::<u64>()
     }
 
     /// Returns the number of bytes to fetch.
@@ -140,22 +152,19 @@ impl Plan {
     /// Returns the number of commits from the base to the target.
     #[must_use]
     pub fn commits(&self) -> u64 {
-        self.target.since(self.after)
+        self.target.since(self.after())
     }
 }
 
-/// Plans a route to `target` on `lineage`, without the unusable bases in `skipped`.
-pub fn plan(listing: &Listing, lineage: &Lineage, target: Csn, skipped: &[SkippedBase]) -> Result<Plan, Shortfall> {
-    plan_without(listing, lineage, target, skipped, &[])
-}
-
-/// Does the same as [`plan`], also without the unusable runs in `skipped_runs`.
-pub fn plan_without(
+/// Plans the route to `target` on `lineage` that is quickest by `costs`, without the unusable bases in `skipped` and the
+/// unusable runs in `skipped_runs`.
+pub fn plan(
     listing: &Listing,
     lineage: &Lineage,
     target: Csn,
     skipped: &[SkippedBase],
     skipped_runs: &[SkippedRun],
+    costs: &RouteCosts,
 ) -> Result<Plan, Shortfall> {
     let usable = |start: &BaseStart| lineage.contains(start.base) && !skipped.iter().any(|skip| skip.is(*start));
     let run_usable = |run: &RunName| !skipped_runs.iter().any(|skip| skip.run == *run);
@@ -168,31 +177,30 @@ pub fn plan_without(
         .chain([None])
         .find_map(|start| {
             let way = start.map_or(Way { target, ..Way::default() }, |start| Way::from_base(start, target));
-            route(listing, lineage, way, run_usable).map(|route| (start, route))
+            route(listing, lineage, way, run_usable, costs).map(|route| (start, route))
         })
         .expect("what is in reach is reached from a base or from nothing");
-    let (base, after) = (start.map(|start| start.base), start.map_or(Csn::ZERO, |start| start.after));
-    let base_objects = base.map_or(0, |base| listing.bases[&base].files.len() as u64 + 1);
+    let after = start.map_or(Csn::ZERO, |start| start.after);
+    let base_objects = start.map_or(0, |start| listing.bases[&start.base].files.len() as u64 + 1);
     let mut plan = Plan {
         target,
         epoch: lineage.epoch_at(target),
         leaf: lineage.leaf(),
-        base,
-        after,
+        steps: start.map(|start| Step::Base(start.into())).into_iter().chain(route.steps).collect(),
         skipped: skipped.iter().filter(|skip| skip.base.csn > after && skip.base.csn <= target).cloned().collect(),
         skipped_runs: skipped_runs.to_vec(),
         objects: 0,
         base_bytes: 0,
-        log_bytes: route.chunks.iter().map(|step| step.bytes).sum(),
-        run_bytes: route.runs.iter().map(|step| step.bytes).sum(),
+        log_bytes: 0,
+        run_bytes: 0,
         estimate_ms: route.cost_ns / 1_000_000,
         estimate_chunks_ms: route.chunks_cost_ns.map(|cost| cost / 1_000_000),
         abandoned: Abandoned::all(listing).into_iter().filter(|left| left.epoch != lineage.leaf()).collect(),
         lost: reach.gaps.iter().copied().filter(|gap| gap.until > target).collect(),
-        chunks: route.chunks,
-        runs: route.runs,
         lineage: lineage.clone(),
     };
+    plan.log_bytes = plan.chunks().map(|step| step.bytes).sum();
+    plan.run_bytes = plan.runs().map(|step| step.bytes).sum();
     plan.objects = plan.step_objects() + base_objects;
     Ok(plan)
 }

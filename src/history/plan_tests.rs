@@ -143,16 +143,20 @@ const CASES: &[Case] = &[
     },
 ];
 
+fn planned(listing: &Listing, lineage: &Lineage, target: u64, skipped: &[SkippedBase]) -> Result<Plan, Shortfall> {
+    plan(listing, lineage, Csn(target), skipped, &[], &RouteCosts::DEFAULT)
+}
+
 #[test]
 fn the_table_of_cases() {
     for case in CASES {
         let listing = listing(case.epochs, case.chunks, case.bases);
         let lineage = Lineage::of(&listing.epochs, Epoch(case.leaf)).unwrap();
-        match (plan(&listing, &lineage, Csn(case.target), &[]), case.plan) {
+        match (planned(&listing, &lineage, case.target, &[]), case.plan) {
             (Ok(plan), Ok((base, chunks))) => {
-                assert_eq!(plan.base.map_or(0, |base| base.csn.0), base, "{}", case.goal);
+                assert_eq!(plan.base().map_or(0, |base| base.csn.0), base, "{}", case.goal);
                 let found: Vec<_> =
-                    plan.chunks.iter().map(|step| (step.chunk.epoch.0, step.use_from.0, step.use_until.0)).collect();
+                    plan.chunks().map(|step| (step.chunk.epoch.0, step.use_from.0, step.use_until.0)).collect();
                 assert_eq!(found, chunks, "{}", case.goal);
                 assert_eq!(plan.log_bytes, 100 * chunks.len() as u64, "{}", case.goal);
                 assert_eq!(plan.commits(), case.target - base, "{}", case.goal);
@@ -174,12 +178,12 @@ fn a_base_that_cannot_be_used_is_passed_over_and_named() {
     let listing = listing(ONE, &[(1, 1, 5), (1, 6, 9)], &[(3, 1), (6, 1), (8, 1)]);
     let lineage = Lineage::newest(&listing.epochs).unwrap();
     let skipped = [SkippedBase { base: base(6, 1), after: Csn(6), why: "gone".into() }];
-    let plan = plan(&listing, &lineage, Csn(7), &skipped).unwrap();
-    assert_eq!(plan.base, Some(base(3, 1)));
+    let plan = planned(&listing, &lineage, 7, &skipped).unwrap();
+    assert_eq!(plan.base(), Some(base(3, 1)));
     assert_eq!(plan.skipped, skipped);
     let json = serde_json::to_value(&plan).unwrap();
-    assert_eq!(json["base"], "bases/00000000000000000003-00000001");
-    assert_eq!(json["chunks"][0]["use_from"], 4);
+    assert_eq!(json["steps"][0]["base"], "bases/00000000000000000003-00000001");
+    assert_eq!(json["steps"][1]["use_from"], 4);
 }
 
 #[test]
@@ -189,8 +193,8 @@ fn a_base_of_two_cuts_is_a_start_for_what_lies_beyond_both() {
     listing.bases.insert(base(10, 1), open);
     let lineage = Lineage::newest(&listing.epochs).unwrap();
     let plan_to = |listing: &Listing, target, skipped: &[SkippedBase]| {
-        let plan = plan(listing, &lineage, Csn(target), skipped).unwrap();
-        (plan.base, plan.after.0, plan.commits(), plan.chunks[0].use_from.0)
+        let plan = planned(listing, &lineage, target, skipped).unwrap();
+        (plan.base(), plan.after().0, plan.commits(), plan.chunks().next().unwrap().use_from.0)
     };
     assert_eq!(plan_to(&listing, 9, &[]), (Some(base(4, 1)), 4, 5, 5));
     assert_eq!(plan_to(&listing, 10, &[]), (Some(base(10, 1)), 8, 2, 9));
@@ -252,14 +256,14 @@ proptest! {
             prop_assert_eq!(reach.contains(Csn(csn)), oracle[csn as usize], "csn {}", csn);
             let in_gap = reach.gaps.iter().any(|gap| gap.contains(Csn(csn)));
             prop_assert!(!(in_gap && oracle[csn as usize]));
-            match plan(&listing, &lineage, Csn(csn), &[]) {
+            match planned(&listing, &lineage, csn, &[]) {
                 Ok(plan) => {
                     prop_assert!(oracle[csn as usize]);
                     let mut starts = listing.base_starts();
                     let newest = starts.rfind(|start| is_start_for(&listing, &lineage, *start, csn));
                     prop_assert_eq!(plan.start(), newest);
-                    let mut next = plan.after.next();
-                    for step in &plan.chunks {
+                    let mut next = plan.after().next();
+                    for step in plan.chunks() {
                         prop_assert_eq!(step.use_from, next);
                         prop_assert!(step.chunk.first <= step.use_from && step.use_until <= step.chunk.last);
                         prop_assert!(lineage.until(step.chunk.epoch).is_some_and(|until| step.use_until <= until));

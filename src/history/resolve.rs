@@ -2,24 +2,27 @@
 //! for a time the reads that [`super::times`] needs.
 
 use super::line::{History, is_unusable};
-use super::plan::{Plan, SkippedBase, SkippedRun, plan_without};
+use super::plan::{Plan, SkippedBase, SkippedRun, plan};
 use super::reach::CsnRange;
-use super::step::{ChunkStep, RunStep};
+use super::step::Step;
 use super::target::Target;
 use super::times::Times;
 use crate::archive::layout::RunName;
 use crate::archive::listing::BaseStart;
 use crate::archive::marks;
+use crate::compacted_run::RunManifest;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::plain_name::PlainName;
 use crate::snapshot::manifest::Manifest;
-use crate::snapshot::run::RunManifest;
 use futures::stream::{self, StreamExt};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 /// Limit on the number of run manifests that are read at the same time.
 const MANIFESTS_IN_FLIGHT_MAX: usize = 8;
+
+/// The manifests of runs, by run.
+pub type RunManifests = BTreeMap<RunName, RunManifest>;
 
 /// A plan and the manifests that it needs.
 #[derive(Clone, Debug)]
@@ -28,43 +31,8 @@ pub struct Planned {
     pub plan: Plan,
     /// The base's manifest; `None` if the plan has no base.
     pub manifest: Option<Manifest>,
-    /// The manifests of the plan's runs, in csn order.
-    pub runs: Vec<RunManifest>,
-}
-
-/// Successive steps of one kind.
-#[derive(Clone, Debug)]
-pub(crate) enum Leg {
-    /// Chunks that follow each other without a gap.
-    Chunks(Vec<ChunkStep>),
-    /// One run, by its manifest.
-    Run(Box<RunManifest>),
-}
-
-impl Planned {
-    /// Returns the steps after the base, in csn order.
-    pub(crate) fn legs(&self) -> VecDeque<Leg> {
-        legs(&self.plan.chunks, &self.plan.runs, &self.runs)
-    }
-}
-
-/// Merges chunk steps and run steps into csn order. `manifests` must contain the manifest of every run.
-pub(crate) fn legs(chunks: &[ChunkStep], runs: &[RunStep], manifests: &[RunManifest]) -> VecDeque<Leg> {
-    let manifest = |step: RunStep| manifests.iter().find(|manifest| manifest.run() == step.run).cloned();
-    let leg = |step: RunStep| Leg::Run(Box::new(manifest(step).expect("the manifests of a way's runs were read")));
-    let mut runs = runs.iter().copied().peekable();
-    let mut legs: VecDeque<Leg> = VecDeque::new();
-    for step in chunks {
-        while let Some(run) = runs.next_if(|run| run.run.first < step.use_from) {
-            legs.push_back(leg(run));
-        }
-        match legs.back_mut() {
-            Some(Leg::Chunks(steps)) => steps.push(*step),
-            _ => legs.push_back(Leg::Chunks(vec![*step])),
-        }
-    }
-    legs.extend(runs.map(leg));
-    legs
+    /// The manifests of the plan's runs.
+    pub runs: RunManifests,
 }
 
 impl History {
@@ -80,14 +48,15 @@ impl History {
         let (mut skipped, mut skipped_runs): (Vec<SkippedBase>, Vec<SkippedRun>) = (Vec::new(), Vec::new());
         loop {
             let csn = asked.or_else(|| self.latest(&skipped, &skipped_runs)).unwrap_or_default();
-            let mut plan = match plan_without(&self.listing, &self.lineage, csn, &skipped, &skipped_runs) {
+            let planned = plan(&self.listing, &self.lineage, csn, &skipped, &skipped_runs, &self.costs);
+            let mut plan = match planned {
                 Ok(plan) => plan,
                 Err(shortfall) => return Err(times.unreachable(target, csn, shortfall, &skipped).await),
             };
             if let (Target::Latest, Some(lost)) = (target, plan.lost.first()) {
                 return Err(latest_is_lost(lost, csn));
             }
-            let Some(runs) = self.run_manifests(&plan.runs, &mut skipped_runs).await? else { continue };
+            let Some(runs) = self.run_manifests(&plan.steps, &mut skipped_runs).await? else { continue };
             let Some(start) = plan.start() else { return Ok(Planned { plan, manifest: None, runs }) };
             match self.manifest(start).await {
                 Ok(manifest) => {
@@ -104,20 +73,21 @@ impl History {
         }
     }
 
-    /// Reads the manifests of runs. Returns `None` if a manifest is unusable, and then adds its run to `skipped`.
+    /// Reads the manifests of the runs among `steps`. Returns `None` if a manifest is unusable, and then adds its run to `skipped`.
     pub(crate) async fn run_manifests(
         &self,
-        runs: &[RunStep],
+        steps: &[Step],
         skipped: &mut Vec<SkippedRun>,
-    ) -> Result<Option<Vec<RunManifest>>> {
-        let reads = runs.iter().map(|step| async { (step.run, self.run_manifest(step.run).await) });
+    ) -> Result<Option<RunManifests>> {
+        let runs = steps.iter().filter_map(Step::run);
+        let reads = runs.map(|step| async move { (step.run, self.run_manifest(step.run).await) });
         let reads: Vec<_> = reads.collect();
         let mut reads = stream::iter(reads).buffered(MANIFESTS_IN_FLIGHT_MAX);
-        let mut manifests = Vec::new();
+        let mut manifests = RunManifests::new();
         let mut are_all_usable = true;
         while let Some((run, outcome)) = reads.next().await {
             match outcome {
-                Ok(manifest) => manifests.push(manifest),
+                Ok(manifest) => drop(manifests.insert(run, manifest)),
                 Err(error) if is_unusable(&error) => {
                     tracing::warn!(%run, %error, "a run cannot be used; the chunks are, if they are there");
                     skipped.push(SkippedRun { run, why: error.to_string() });

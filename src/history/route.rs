@@ -5,27 +5,50 @@
 //! carry the state from its first to its last point, in order and without a gap. The costs are estimates; the resulting
 //! state is exact whichever route is taken.
 
-use super::step::{ChunkStep, RunStep};
+use super::step::{ChunkStep, RunStep, Step};
 use crate::archive::layout::RunName;
 use crate::archive::lineage::{ChunkUse, Coverage, Lineage};
 use crate::archive::listing::{BaseStart, Listing};
 use crate::csn::Csn;
 use std::collections::{BTreeSet, HashMap};
 
-/// Estimated nanoseconds to replay one commit. All costs are estimates for 2 cores and a local archive and are not
-/// fitted to a measurement; `walferry bench compact` measures a restore over chunks and over runs.
-const COMMIT_NS: u64 = 1500;
-/// Estimated nanoseconds to fetch, check, decompress, sort and write one stored byte of a chunk.
-const CHUNK_BYTE_NS: u64 = 10;
-/// Estimated nanoseconds for a chunk in addition to its bytes; low because many requests are in flight.
-const CHUNK_NS: u64 = 200_000;
-/// Estimated nanoseconds to fetch, hash and write one byte of a run's files.
-const RUN_BYTE_NS: u64 = 6;
-/// Estimated nanoseconds for a file of a run in addition to its bytes: one request and one ingestion. Zero in unit
-/// tests, so that routes over the tiny logs of the tests use runs.
-const RUN_FILE_NS: u64 = if cfg!(test) { 0 } else { 5_000_000 };
-/// Estimated nanoseconds for a run in addition to its files. Zero in unit tests.
-const RUN_NS: u64 = if cfg!(test) { 0 } else { 10_000_000 };
+/// Estimated costs, in nanoseconds, by which routes are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteCosts {
+    /// Replaying one commit.
+    pub commit: u64,
+    /// Fetching, checking, decompressing, sorting and writing one stored byte of a chunk.
+    pub chunk_byte: u64,
+    /// One chunk in addition to its bytes; low because many requests are in flight.
+    pub chunk: u64,
+    /// Fetching, hashing and writing one byte of a run's files.
+    pub run_byte: u64,
+    /// One file of a run in addition to its bytes: one request and one ingestion.
+    pub run_file: u64,
+    /// One run in addition to its files.
+    pub run: u64,
+}
+
+impl RouteCosts {
+    /// The estimates for 2 cores and a local archive. They are not fitted to a measurement; `walferry bench compact`
+    /// measures a restore over chunks and over runs.
+    pub const DEFAULT: Self =
+        Self { commit: 1500, chunk_byte: 10, chunk: 200_000, run_byte: 6, run_file: 5_000_000, run: 10_000_000 };
+
+    /// Costs by which a route takes every run that it can take, however short the log is.
+    #[cfg(test)]
+    pub const FREE_RUNS: Self = Self { run_byte: 0, run_file: 0, run: 0, ..Self::DEFAULT };
+
+    fn of_run(&self, step: RunStep) -> u64 {
+        self.run + step.files * self.run_file + step.bytes * self.run_byte
+    }
+}
+
+impl Default for RouteCosts {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
 
 /// The two states that a route connects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,10 +73,8 @@ impl Way {
 /// A route from one state to another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Route {
-    /// The steps over chunks, in csn order; a run fills each hole between two steps.
-    pub chunks: Vec<ChunkStep>,
-    /// The steps over runs, in csn order.
-    pub runs: Vec<RunStep>,
+    /// The steps over chunks and runs, in csn order; each begins where the one before it ends.
+    pub steps: Vec<Step>,
     /// Estimated duration of the route, in nanoseconds.
     pub cost_ns: u64,
     /// Estimated duration over chunks alone, in nanoseconds; `None` if chunks alone do not reach the target.
@@ -61,89 +82,78 @@ pub struct Route {
 }
 
 /// Returns the quickest route over the chunks and the usable runs; `None` if there is none.
-pub fn route(listing: &Listing, lineage: &Lineage, way: Way, is_usable: impl Fn(&RunName) -> bool) -> Option<Route> {
+pub fn route(
+    listing: &Listing,
+    lineage: &Lineage,
+    way: Way,
+    is_usable: impl Fn(&RunName) -> bool,
+    costs: &RouteCosts,
+) -> Option<Route> {
     let Way { from, chunks_until, target } = way;
     let coverage = lineage.cover(listing.chunks.keys().copied(), from);
-    let chunks = Chunks::of(listing, &coverage);
+    let chunks = Chunks::of(listing, &coverage, costs);
     let is_within = |run: &RunName| run.first > from.max(chunks_until) && run.last <= target;
     let fits = |run: &RunName| is_within(run) && lineage.contains_run(*run) && is_usable(run);
-    let runs: Vec<RunName> = listing.whole_runs().filter(fits).collect();
+    let runs: Vec<RunStep> = listing.whole_runs().filter(fits).map(|run| step_of(listing, run)).collect();
     let chunks_cost_ns = chunks.cost_ns(from, target);
-    let (cost_ns, legs) = shortest(&chunks, listing, &runs, from, target)?;
-    let mut route = Route { cost_ns, chunks_cost_ns, ..Route::default() };
-    for leg in legs {
-        match leg {
-            Leg::Run(run) => route.runs.push(step_of(listing, run)),
-            Leg::Chunks(after, until) => route.chunks.extend(steps_between(listing, &coverage, after, until)),
-        }
+    let (cost_ns, used) = shortest(&chunks, &runs, costs, from, target)?;
+    let mut steps: Vec<Step> = Vec::new();
+    let mut after = from;
+    for step in used {
+        let before = steps_between(listing, &coverage, after, step.run.first.prev());
+        steps.extend(before.into_iter().map(Step::Chunk).chain([Step::Run(step)]));
+        after = step.run.last;
     }
-    Some(route)
+    steps.extend(steps_between(listing, &coverage, after, target).into_iter().map(Step::Chunk));
+    Some(Route { steps, cost_ns, chunks_cost_ns })
 }
 
-/// A part of a route.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Leg {
-    /// Chunks with the commits after the first csn up to the second.
-    Chunks(Csn, Csn),
-    Run(RunName),
-}
-
-/// Returns the cheapest legs from `from` to `target` and their cost; `None` if no sequence of legs connects the two.
+/// Returns the cost of the cheapest route from `from` to `target` and the runs on it, in csn order; chunks lead where no
+/// run does. `None` if there is no route.
 fn shortest(
     chunks: &Chunks<'_>,
-    listing: &Listing,
-    runs: &[RunName],
+    runs: &[RunStep],
+    costs: &RouteCosts,
     from: Csn,
     target: Csn,
-) -> Option<(u64, Vec<Leg>)> {
-    let ends = runs.iter().flat_map(|run| [run.first.prev(), run.last]);
+) -> Option<(u64, Vec<RunStep>)> {
+    let ends = runs.iter().flat_map(|step| [step.run.first.prev(), step.run.last]);
     let points: Vec<Csn> = ends.chain([from, target]).collect::<BTreeSet<_>>().into_iter().collect();
     let place: HashMap<Csn, usize> = points.iter().enumerate().map(|(at, point)| (*point, at)).collect();
-    let mut by_end: HashMap<Csn, Vec<RunName>> = HashMap::new();
-    runs.iter().for_each(|run| by_end.entry(run.last).or_default().push(*run));
-    // The cheapest cost to reach each point, and the last leg of that route.
-    let mut best: Vec<Option<(u64, Option<Leg>)>> = vec![None; points.len()];
+    let mut by_end: HashMap<Csn, Vec<RunStep>> = HashMap::new();
+    runs.iter().for_each(|step| by_end.entry(step.run.last).or_default().push(*step));
+    // The cheapest cost to reach each point, and the run that ends there on the cheapest route; `None` if chunks lead
+    // there from the point before.
+    let mut best: Vec<Option<(u64, Option<RunStep>)>> = vec![None; points.len()];
     best[0] = Some((0, None));
     for at in 1..points.len() {
         let (before, point) = (points[at - 1], points[at]);
         let by_chunks = best[at - 1].zip(chunks.cost_ns(before, point));
-        best[at] = by_chunks.map(|((cost, _), more)| (cost + more, Some(Leg::Chunks(before, point))));
-        for run in by_end.get(&point).into_iter().flatten() {
-            let Some((cost, _)) = best[place[&run.first.prev()]] else { continue };
-            let cost = cost + run_cost_ns(listing, *run);
+        best[at] = by_chunks.map(|((cost, _), more)| (cost + more, None));
+        for step in by_end.get(&point).into_iter().flatten() {
+            let Some((cost, _)) = best[place[&step.run.first.prev()]] else { continue };
+            let cost = cost + costs.of_run(*step);
             if best[at].is_none_or(|(cheapest, _)| cost < cheapest) {
-                best[at] = Some((cost, Some(Leg::Run(*run))));
+                best[at] = Some((cost, Some(*step)));
             }
         }
     }
-    let mut legs: Vec<Leg> = Vec::new();
     let mut at = points.len() - 1;
     let (cost, _) = best[at]?;
-    while let Some((_, Some(leg))) = best[at] {
-        let begin = match leg {
-            Leg::Chunks(after, _) => after,
-            Leg::Run(run) => run.first.prev(),
-        };
-        match (leg, legs.last_mut()) {
-            // Legs are collected from the end; two successive legs over chunks become one.
-            (Leg::Chunks(after, until), Some(Leg::Chunks(next, _))) if until == *next => *next = after,
-            _ => legs.push(leg),
-        }
-        at = place[&begin];
+    let mut used = Vec::new();
+    while at > 0 {
+        let (_, step) = best[at].expect("the route leads over this point");
+        at = step.map_or(at - 1, |step| place[&step.run.first.prev()]);
+        used.extend(step);
     }
-    legs.reverse();
-    Some((cost, legs))
+    used.reverse();
+    Some((cost, used))
 }
 
 fn step_of(listing: &Listing, run: RunName) -> RunStep {
     let files = listing.runs.get(&run).map(|objects| &objects.files);
     let bytes = files.map_or(0, |files| files.values().map(|stored| stored.size).sum());
     RunStep { run, bytes, files: files.map_or(0, |files| files.len() as u64) }
-}
-
-fn run_cost_ns(listing: &Listing, run: RunName) -> u64 {
-    let step = step_of(listing, run);
-    RUN_NS + step.files * RUN_FILE_NS + step.bytes * RUN_BYTE_NS
 }
 
 /// The commits that chunks cover, and the cost of replaying them up to any csn.
@@ -156,12 +166,12 @@ struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    fn of(listing: &Listing, coverage: &'a Coverage) -> Self {
+    fn of(listing: &Listing, coverage: &'a Coverage, costs: &RouteCosts) -> Self {
         let (mut before, mut commit_ns, mut sum) = (Vec::new(), Vec::new(), (0, 0));
         for part in &coverage.uses {
             let bytes = listing.chunks.get(&part.chunk).map_or(0, |stored| stored.size);
             let commits = part.chunk.last.since(part.chunk.first) + 1;
-            let each = COMMIT_NS + (bytes * CHUNK_BYTE_NS + CHUNK_NS) / commits;
+            let each = costs.commit + (bytes * costs.chunk_byte + costs.chunk) / commits;
             before.push(sum);
             commit_ns.push(each);
             let used = part.use_until.since(part.use_from) + 1;

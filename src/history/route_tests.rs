@@ -39,14 +39,21 @@ fn listing(chunks: &[(u32, u64, u64)], runs: &[(u32, u64, u64, u64)]) -> Listing
 
 fn found(listing: &Listing, from: u64, target: u64) -> Option<Route> {
     let lineage = Lineage::newest(&listing.epochs).unwrap();
-    route(listing, &lineage, Way { from: Csn(from), target: Csn(target), ..Way::default() }, |_| true)
+    route(
+        listing,
+        &lineage,
+        Way { from: Csn(from), target: Csn(target), ..Way::default() },
+        |_| true,
+        &RouteCosts::DEFAULT,
+    )
 }
 
 type Steps = (Vec<(u64, u64)>, Vec<(u64, u64)>);
 
 fn steps(route: &Route) -> Steps {
-    let chunks = route.chunks.iter().map(|step| (step.use_from.0, step.use_until.0)).collect();
-    (chunks, route.runs.iter().map(|step| (step.run.first.0, step.run.last.0)).collect())
+    let chunks = route.steps.iter().filter_map(Step::chunk).map(|step| (step.use_from.0, step.use_until.0));
+    let runs = route.steps.iter().filter_map(Step::run).map(|step| (step.run.first.0, step.run.last.0));
+    (chunks.collect(), runs.collect())
 }
 
 #[test]
@@ -77,7 +84,7 @@ fn between_the_cuts_of_a_base_only_chunks_lead() {
     let listing = listing(&[(1, 1, 8)], &[(1, 5, 6, 0), (1, 7, 8, 0), (1, 9, 12, 0)]);
     let lineage = Lineage::newest(&listing.epochs).unwrap();
     let base = BaseStart { base: BaseName { csn: Csn(6), epoch: Epoch(1) }, after: Csn(4) };
-    let route = route(&listing, &lineage, Way::from_base(base, Csn(12)), |_| true).unwrap();
+    let route = route(&listing, &lineage, Way::from_base(base, Csn(12)), |_| true, &RouteCosts::FREE_RUNS).unwrap();
     assert_eq!(steps(&route), (vec![(5, 6)], vec![(7, 8), (9, 12)]));
 }
 
@@ -109,15 +116,17 @@ proptest! {
         }
         for csn in from..=40 {
             let way = Way { from: Csn(from), target: Csn(csn), ..Way::default() };
-            let route = route(&listing, &lineage, way, |_| true);
+            let route = route(&listing, &lineage, way, |_| true, &RouteCosts::FREE_RUNS);
             prop_assert_eq!(route.is_some(), reached[csn as usize], "csn {}", csn);
             let Some(route) = route else { continue };
             prop_assert!(route.chunks_cost_ns.is_none_or(|chunks| route.cost_ns <= chunks));
-            let (steps, used) = steps(&route);
-            let mut all: Vec<(u64, u64)> = steps.into_iter().chain(used).collect();
-            all.sort_unstable();
+            let range = |step: &Step| match step {
+                Step::Chunk(step) => (step.use_from.0, step.use_until.0),
+                Step::Run(step) => (step.run.first.0, step.run.last.0),
+                Step::Base(_) => panic!("no route leads over a base"),
+            };
             let mut next = from + 1;
-            for (first, last) in all {
+            for (first, last) in route.steps.iter().map(range) {
                 prop_assert_eq!(first, next);
                 next = last + 1;
             }

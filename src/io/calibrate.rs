@@ -64,7 +64,10 @@ pub(super) fn calibrate(dir: &Path, std: &dyn Io, uring: &dyn Io) -> Result<Verd
 /// Measures the appends, then the bulk transfers, on one file.
 fn measure(path: &Path, started: Instant, std: &dyn Io, uring: &dyn Io) -> Result<(Times, Times)> {
     let file = std.create(path)?;
-    stream::write(std, &file, &mut stream::zeroes((APPENDS_MAX * APPEND_BYTES) as u64))?;
+    stream::write(
+        |at, piece| std.start_write(&file, at, piece),
+        &mut stream::zeroes((APPENDS_MAX * APPEND_BYTES) as u64),
+    )?;
     std.sync_data(&file)?;
     let record = Bytes::from(vec![0x5A; APPEND_BYTES]);
     let mut offset = 0;
@@ -77,7 +80,7 @@ fn measure(path: &Path, started: Instant, std: &dyn Io, uring: &dyn Io) -> Resul
 
     let content = Bytes::from(vec![0xC3; BULK_BYTES]);
     let bulk = |io: &dyn Io| {
-        stream::write(io, &file, &mut std::iter::once(Ok(content.clone())))?;
+        stream::write(|at, piece| io.start_write(&file, at, piece), &mut std::iter::once(Ok(content.clone())))?;
         io.sync_data(&file)?;
         // Bases and chunks are read long after they were written. If the kernel ignores the advice, the read is a
         // copy.

@@ -18,73 +18,32 @@
 
 mod backends;
 mod calibrate;
-#[cfg(test)]
-pub(crate) mod faults;
+mod file;
 mod pending;
 mod std_backend;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod uring;
 
 pub use backends::{Backends, Choice};
+pub use file::LogFile;
 pub use pending::Pending;
 pub use std_backend::StdIo;
+pub use stream::{BULK_IN_FLIGHT, BULK_PIECE_BYTES};
 pub use uring::Uring;
 
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Bytes of one request of a bulk transfer.
-pub const BULK_PIECE_BYTES: usize = 256 * 1024;
-
-/// Requests of one bulk transfer that are under way at a time. Bounds its memory to 4 MiB beside the caller's own
-/// part.
-pub const BULK_IN_FLIGHT: usize = 16;
 
 /// Suffix of a file that is being written. A file with this suffix after a crash is incomplete.
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
-
-/// An open file. Clones share the descriptor, which is closed when the last clone is dropped.
-#[derive(Clone, Debug)]
-pub struct LogFile {
-    file: Arc<File>,
-    path: Arc<Path>,
-    /// Whether a sync failed. Locked during a sync: the kernel reports a failure to only one of two concurrent
-    /// callers.
-    sync_failed: Arc<Mutex<bool>>,
-}
-
-impl LogFile {
-    /// Wraps an open file; `path` names the file in messages.
-    #[must_use]
-    pub fn new(file: File, path: &Path) -> Self {
-        Self { file: Arc::new(file), path: path.into(), sync_failed: Arc::default() }
-    }
-
-    /// Returns the path under which the file was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Returns the descriptor, for a backend.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Returns the error of a failed operation on this file.
-    fn failed(&self, action: &'static str, source: std::io::Error) -> Error {
-        Error::io(action, &self.path)(source)
-    }
-}
 
 /// File operations of the logs, the spool and the images. All of them block: they are for plain threads.
 pub trait Io: Send + Sync + fmt::Debug {
@@ -122,7 +81,7 @@ pub trait Io: Send + Sync + fmt::Debug {
 
     /// Reads exactly `len` bytes, in several pieces at the same time.
     fn read_at(&self, file: &LogFile, offset: u64, len: usize) -> Result<Bytes> {
-        stream::read(self, file, offset, len)
+        stream::read(|at, piece| self.start_read(file, at, piece), offset, len)
     }
 
     /// Opens an existing file for reading and writing.
@@ -219,7 +178,7 @@ pub trait Io: Send + Sync + fmt::Debug {
     fn write_file(&self, path: &Path, parts: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<u64> {
         let unfinished = unfinished_name(path);
         let renamed = self.create(&unfinished).and_then(|file| {
-            let len = stream::write(self, &file, parts)?;
+            let len = stream::write(|at, piece| self.start_write(&file, at, piece), parts)?;
             self.sync_data(&file)?;
             self.rename(&unfinished, path)?;
             Ok(len)

@@ -2,7 +2,7 @@
 //! [`Io::start_read`](super::Io::start_read). Dropping it does not stop the transfer; the buffer lives until the
 //! kernel has finished with it.
 
-use super::LogFile;
+use super::file::LogFile;
 use crate::error::Result;
 use std::io;
 use std::sync::mpsc::Receiver;

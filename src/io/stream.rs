@@ -1,12 +1,20 @@
-//! Bulk transfers over any [`Io`]: equal pieces, several under way at a time, bounded memory.
+//! Bulk transfers over any backend: equal pieces, several under way at a time, bounded memory.
 
-use super::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
+use super::pending::Pending;
 use crate::error::Result;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Reads exactly `len` bytes at `offset`. The pieces are parts of one buffer, so that joining them copies nothing.
-pub(super) fn read<I: Io + ?Sized>(io: &I, file: &LogFile, offset: u64, len: usize) -> Result<Bytes> {
+/// Bytes of one request of a bulk transfer.
+pub const BULK_PIECE_BYTES: usize = 256 * 1024;
+
+/// Requests of one bulk transfer that are under way at a time. Bounds its memory to 4 MiB beside the caller's own
+/// part.
+pub const BULK_IN_FLIGHT: usize = 16;
+
+/// Reads exactly `len` bytes at `offset`. `start` begins to fill a buffer from an offset. The pieces are parts of one
+/// buffer, so that joining them copies nothing.
+pub(super) fn read(start: impl Fn(u64, BytesMut) -> Pending<BytesMut>, offset: u64, len: usize) -> Result<Bytes> {
     let mut unread = BytesMut::zeroed(len);
     let mut at = offset;
     let mut in_flight: VecDeque<Pending<BytesMut>> = VecDeque::new();
@@ -15,7 +23,7 @@ pub(super) fn read<I: Io + ?Sized>(io: &I, file: &LogFile, offset: u64, len: usi
         while in_flight.len() < BULK_IN_FLIGHT && !unread.is_empty() {
             let piece = unread.split_to(BULK_PIECE_BYTES.min(unread.len()));
             let piece_len = piece.len() as u64;
-            in_flight.push_back(io.start_read(file, at, piece));
+            in_flight.push_back(start(at, piece));
             at += piece_len;
         }
         match in_flight.pop_front() {
@@ -25,14 +33,13 @@ pub(super) fn read<I: Io + ?Sized>(io: &I, file: &LogFile, offset: u64, len: usi
     }
 }
 
-/// Writes `parts` one after another from the start of `file`. Returns the number of bytes. On success every write has
-/// been waited for.
-pub(super) fn write<I: Io + ?Sized>(
-    io: &I,
-    file: &LogFile,
+/// Writes `parts` one after another from the start of a file. `start` begins to write bytes at an offset. Returns the
+/// number of bytes. On success every write has been waited for.
+pub(super) fn write(
+    start: impl Fn(u64, Bytes) -> Pending<()>,
     parts: &mut dyn Iterator<Item = Result<Bytes>>,
 ) -> Result<u64> {
-    let mut sink = Sink { io, file, at: 0, in_flight: VecDeque::new() };
+    let mut sink = Sink { start, at: 0, in_flight: VecDeque::new() };
     let mut gathered = BytesMut::new();
     for part in parts {
         let mut part = part?;
@@ -69,16 +76,16 @@ pub(super) fn zeroes(len: u64) -> impl Iterator<Item = Result<Bytes>> {
 }
 
 /// Writes pieces to the end of a file.
-struct Sink<'a, I: ?Sized> {
-    io: &'a I,
-    file: &'a LogFile,
+struct Sink<F> {
+    /// Begins to write bytes at an offset.
+    start: F,
     /// Offset of the next piece, in bytes.
     at: u64,
     /// Writes that have begun and were not waited for, oldest first; at most [`BULK_IN_FLIGHT`].
     in_flight: VecDeque<Pending<()>>,
 }
 
-impl<I: Io + ?Sized> Sink<'_, I> {
+impl<F: Fn(u64, Bytes) -> Pending<()>> Sink<F> {
     fn push(&mut self, piece: Bytes) -> Result<()> {
         if self.in_flight.len() == BULK_IN_FLIGHT
             && let Some(oldest) = self.in_flight.pop_front()
@@ -86,7 +93,7 @@ impl<I: Io + ?Sized> Sink<'_, I> {
             oldest.wait()?;
         }
         let len = piece.len() as u64;
-        self.in_flight.push_back(self.io.start_write(self.file, self.at, piece));
+        self.in_flight.push_back((self.start)(self.at, piece));
         self.at += len;
         Ok(())
     }

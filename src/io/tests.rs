@@ -1,6 +1,6 @@
 //! One test suite over both backends, and the effect of single failing steps.
 
-use super::faults::{FAULTS, Step, each_step};
+use super::testing::{FAULTS, Step, each_step};
 use super::*;
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};

@@ -1,6 +1,6 @@
-//! The durable mark: a small file that tells the next start how far the logs were synced.
+//! The durable file: a small file that tells the next start how far the logs were synced.
 //!
-//! Guarantees: the mark names a position that was durable when the mark was written. The mark may lag, because it is
+//! Guarantees: the file names a position that was durable when the file was written. The file may lag, because it is
 //! written without a sync of its own: it can prove a loss, but never the absence of one. Two slots are written in
 //! turn, each with its own CRC, so that a torn write leaves the older slot.
 
@@ -24,16 +24,16 @@ pub struct Durable {
     pub epoch: Epoch,
 }
 
-/// The open file of the durable mark.
+/// The open durable file.
 #[derive(Debug)]
-pub struct DurableMark {
+pub struct DurableFile {
     io: Arc<dyn Io>,
     file: LogFile,
     next_slot: u64,
 }
 
-impl DurableMark {
-    /// Opens or creates the mark in `dir`, and returns the newest position in it.
+impl DurableFile {
+    /// Opens or creates the file in `dir`, and returns the newest position in it.
     pub fn open(io: Arc<dyn Io>, dir: &Path) -> Result<(Self, Durable)> {
         let path = dir.join(FILE);
         if !path.exists() {
@@ -77,18 +77,18 @@ fn decode(slot: &[u8]) -> Option<Durable> {
 mod tests {
     use super::*;
     use crate::io::StdIo;
-    use crate::io::faults::{FAULTS, each_step};
+    use crate::io::testing::{FAULTS, each_step};
 
     #[test]
     fn a_torn_slot_leaves_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let io: Arc<dyn Io> = Arc::new(StdIo);
-        let (mut mark, told) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        let (mut file, told) = DurableFile::open(Arc::clone(&io), dir.path()).unwrap();
         assert_eq!(told, Durable::default());
         for csn in [5, 9, 12] {
-            mark.write(Durable { csn: Csn(csn), epoch: Epoch(1) }).unwrap();
+            file.write(Durable { csn: Csn(csn), epoch: Epoch(1) }).unwrap();
         }
-        let reopened = || DurableMark::open(Arc::clone(&io), dir.path()).unwrap().1.csn;
+        let reopened = || DurableFile::open(Arc::clone(&io), dir.path()).unwrap().1.csn;
         assert_eq!(reopened(), Csn(12));
         let path = dir.path().join(FILE);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -98,22 +98,22 @@ mod tests {
         assert_eq!(reopened(), Csn(9));
     }
 
-    /// Goal: whichever step fails, the mark holds a position that was marked, and at worst the last but one.
+    /// Goal: whichever step fails, the file holds a position that was recorded, and at worst the last but one.
     #[test]
-    fn a_failing_step_leaves_a_mark_that_is_true() {
+    fn a_failing_step_leaves_a_file_that_is_true() {
         each_step(&FAULTS, |case| {
             let dir = tempfile::tempdir().unwrap();
-            let mut marked = 0;
-            if let Ok((mut mark, _)) = DurableMark::open(case.io(), dir.path()) {
+            let mut recorded = 0;
+            if let Ok((mut file, _)) = DurableFile::open(case.io(), dir.path()) {
                 for csn in 1..=4 {
-                    if mark.write(Durable { csn: Csn(csn), epoch: Epoch(1) }).is_ok() {
-                        marked = csn;
+                    if file.write(Durable { csn: Csn(csn), epoch: Epoch(1) }).is_ok() {
+                        recorded = csn;
                     }
                 }
             }
-            let told = DurableMark::open(Arc::new(StdIo), dir.path()).unwrap().1.csn.0;
-            let lowest = if case.io.has_struck() { marked.saturating_sub(1) } else { 4 };
-            assert!((lowest..=4).contains(&told), "marked {marked}, told {told}");
+            let told = DurableFile::open(Arc::new(StdIo), dir.path()).unwrap().1.csn.0;
+            let lowest = if case.io.has_struck() { recorded.saturating_sub(1) } else { 4 };
+            assert!((lowest..=4).contains(&told), "recorded {recorded}, told {told}");
         });
     }
 
@@ -121,15 +121,15 @@ mod tests {
     fn a_generation_that_began_lower_replaces_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let io: Arc<dyn Io> = Arc::new(StdIo);
-        let (mut mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
-        mark.write(Durable { csn: Csn(100), epoch: Epoch(1) }).unwrap();
-        let (mut mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        let (mut file, _) = DurableFile::open(Arc::clone(&io), dir.path()).unwrap();
+        file.write(Durable { csn: Csn(100), epoch: Epoch(1) }).unwrap();
+        let (mut file, _) = DurableFile::open(Arc::clone(&io), dir.path()).unwrap();
         let lower = Durable { csn: Csn(80), epoch: Epoch(2) };
-        mark.write(lower).unwrap();
-        let (mut mark, told) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        file.write(lower).unwrap();
+        let (mut file, told) = DurableFile::open(Arc::clone(&io), dir.path()).unwrap();
         assert_eq!(told, lower);
         let higher = Durable { csn: Csn(81), epoch: Epoch(2) };
-        mark.write(higher).unwrap();
-        assert_eq!(DurableMark::open(io, dir.path()).unwrap().1, higher);
+        file.write(higher).unwrap();
+        assert_eq!(DurableFile::open(io, dir.path()).unwrap().1, higher);
     }
 }

@@ -52,7 +52,7 @@ fn commit(csn: u64, lists: Vec<u8>, zsets: Vec<u8>, (disk_ops, disk): (u32, Vec<
 /// Returns every list op once, in an order in which each fits the state.
 fn list_ops() -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut ops = ListEncoder(&mut bytes);
+    let mut ops = ListEncoder::new(&mut bytes);
     let elements: [&[u8]; 3] = [b"a", b"", &[0xFF; 200]];
     ops.push_front(b"list", elements.into_iter());
     ops.push_back(b"list", elements.into_iter());
@@ -72,7 +72,7 @@ fn list_ops() -> Vec<u8> {
 /// Returns every sorted set op once, in an order in which each fits the state.
 fn zset_ops() -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut ops = ZsetEncoder(&mut bytes);
+    let mut ops = ZsetEncoder::new(&mut bytes);
     let pairs: [(&[u8], f64); 4] = [(b"one", 1.5), (b"two", -0.0), (b"three", f64::INFINITY), (b"four", 1e300)];
     ops.set(b"zset", pairs.into_iter());
     ops.remove(b"zset", [&b"one"[..]].into_iter());
@@ -113,7 +113,7 @@ fn segment_commits() -> Vec<CommitRecord> {
     let mut disk = Vec::new();
     batch::push_put(&mut disk, Family::Default, &key::meta(b"string"), &meta::encode_string(b"value", 0));
     let mut push = Vec::new();
-    ListEncoder(&mut push).push_back(b"list", [&b"element"[..]].into_iter());
+    ListEncoder::new(&mut push).push_back(b"list", [&b"element"[..]].into_iter());
     vec![
         commit(8, list_ops(), zset_ops(), (0, Vec::new())),
         commit(9, push, Vec::new(), (1, disk)),

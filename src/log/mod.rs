@@ -9,6 +9,7 @@ mod format_tests;
 pub mod frame;
 pub mod index;
 pub mod oplog;
+pub mod oplog_reader;
 pub mod reader;
 pub mod recovery;
 mod salvage;

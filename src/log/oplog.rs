@@ -7,7 +7,8 @@
 //! Not here: which part of history belongs into the op-log (`commit`), and the meaning of a lost tail (`recovery`).
 
 use super::frame;
-use super::segment::{self, Frames, HEADER_LEN, Segment, SegmentHeader};
+use super::oplog_reader::OpLogReader;
+use super::segment::{self, ChainEnd, HEADER_LEN, Segment, SegmentHeader};
 use crate::csn::{Csn, Epoch, SegmentId};
 use crate::error::{Error, Result};
 use crate::io::{Io, LogFile};
@@ -148,7 +149,7 @@ impl OpLog {
     /// Returns a reader of this op-log, for other threads.
     #[must_use]
     pub fn reader(&self) -> OpLogReader {
-        OpLogReader { io: Arc::clone(&self.io), dir: self.dir.clone() }
+        OpLogReader::new(Arc::clone(&self.io), &self.dir)
     }
 
     /// Reports whether the content of the disk is unknown, because a sync failed, for example. Unlike a full disk,
@@ -346,37 +347,6 @@ impl OpLog {
     }
 }
 
-/// End of the chain of frames in a segment.
-#[derive(Clone, Copy, Debug)]
-struct ChainEnd {
-    id: SegmentId,
-    /// Offset after the last frame.
-    at: u64,
-    /// Csn of the last frame.
-    last: Csn,
-}
-
-impl ChainEnd {
-    /// Checks that the chain continues in the next segment.
-    fn joins(self, dir: &Path, next: &Segment) -> Result<()> {
-        let previous = next.header.previous;
-        if next.header.id != self.id.next() {
-            return Err(Error::Gap {
-                what: format!("op-log in {}", dir.display()),
-                expected: self.last.next(),
-                found: format!("segment {} right behind segment {}", next.header.id, self.id),
-            });
-        }
-        if previous != self.last {
-            let detail =
-                format!("the last frame is that of csn {}; segment {} says csn {previous}", self.last, next.header.id);
-            let path = segment::path(dir, self.id);
-            return Err(Error::corrupt(path.display().to_string(), format!("byte {}", self.at), detail));
-        }
-        Ok(())
-    }
-}
-
 /// Reports whether a commit has a frame: it touches a memory engine, or it has no effect at all, because a no-op must
 /// be in one of the logs.
 #[must_use]
@@ -396,101 +366,6 @@ impl SpareSegment {
     /// Writes the zeroes of the segment and makes the file durable.
     pub fn prepare(&self) -> Result<()> {
         self.io.create_zeroed(&self.path, self.bytes).map(drop)
-    }
-}
-
-/// Reads the op-log's files while the writer appends.
-#[derive(Clone, Debug)]
-pub struct OpLogReader {
-    io: Arc<dyn Io>,
-    dir: PathBuf,
-}
-
-impl OpLogReader {
-    /// Makes a reader of the op-log in `dir`.
-    #[must_use]
-    pub fn new(io: Arc<dyn Io>, dir: &Path) -> Self {
-        Self { io, dir: dir.to_owned() }
-    }
-
-    /// Reads the commits above `after`, up to and including `until`, which must have been appended before the call.
-    /// Segments are read one by one. Returns [`Error::Gap`] if frames right above `after` were purged.
-    pub fn commits(&self, after: Csn, until: Csn) -> Result<Commits> {
-        let ids = segment::list(&*self.io, &self.dir)?;
-        let mut commits = Commits { reader: self.clone(), ids: ids.into(), frames: None, after, until, end: None };
-        commits.skip_to_start()?;
-        Ok(commits)
-    }
-}
-
-/// Iterator over commits of the op-log.
-#[derive(Debug)]
-pub struct Commits {
-    reader: OpLogReader,
-    /// Segments that are not read yet.
-    ids: VecDeque<SegmentId>,
-    /// The rest of the segment that is being read.
-    frames: Option<Frames>,
-    after: Csn,
-    until: Csn,
-    /// End of the chain in the segment that was read last; `None` before the first.
-    end: Option<ChainEnd>,
-}
-
-impl Commits {
-    /// Drops the segments that end at or below `after`, by the header of the segment that follows each.
-    fn skip_to_start(&mut self) -> Result<()> {
-        while let Some(&second) = self.ids.get(1) {
-            let path = segment::path(&self.reader.dir, second);
-            let file = self.reader.io.open_read(&path)?;
-            let head = self.reader.io.read_at(&file, 0, HEADER_LEN)?;
-            if SegmentHeader::decode(&head, &path.display().to_string())?.previous > self.after {
-                break;
-            }
-            self.ids.pop_front();
-        }
-        Ok(())
-    }
-
-    /// Returns the frames of the next segment, or `None` if no later segment is wanted.
-    fn open_next(&mut self) -> Result<Option<Frames>> {
-        let Some(id) = self.ids.pop_front() else { return Ok(None) };
-        let segment = Segment::read(&*self.reader.io, &self.reader.dir, id)?;
-        match self.end {
-            Some(end) => end.joins(&self.reader.dir, &segment)?,
-            None if segment.header.previous > self.after => {
-                return Err(Error::Gap {
-                    what: format!("op-log in {}", self.reader.dir.display()),
-                    expected: self.after.next(),
-                    found: format!("segments that start behind csn {}", segment.header.previous),
-                });
-            }
-            None => {}
-        }
-        Ok((segment.header.previous < self.until).then(|| segment.frames()))
-    }
-}
-
-impl Iterator for Commits {
-    type Item = Result<CommitRecord>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (after, until) = (self.after, self.until);
-        loop {
-            if let Some(frames) = &mut self.frames {
-                if let Some((_, frame)) = frames.find(|(_, frame)| frame.commit.csn > after) {
-                    return (frame.commit.csn <= until).then_some(Ok(frame.commit));
-                }
-                self.end = Some(ChainEnd { id: frames.id(), at: frames.offset(), last: frames.last_csn() });
-            }
-            match self.open_next() {
-                Ok(frames) => self.frames = Some(frames?),
-                Err(error) => {
-                    self.ids.clear();
-                    return Some(Err(error));
-                }
-            }
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::super::testing::on_list;
 use super::*;
 use crate::io::StdIo;
-use crate::io::faults::{Case, FAULTS, each_step, scratch};
+use crate::io::testing::{Case, FAULTS, each_step, scratch};
 
 const SEGMENT_BYTES: u64 = 1024;
 /// Frames of a run: enough for several segments.

@@ -3,7 +3,7 @@
 use super::super::testing::{no_op, on_both, on_disk, on_list};
 use super::*;
 use crate::io::StdIo;
-use crate::io::faults::{Faults, Step};
+use crate::io::testing::{Faults, Step};
 use rustix::io::Errno;
 
 const SEGMENT_BYTES: u64 = 1024;

@@ -4,7 +4,7 @@
 //! A cross-engine commit is whole in both logs. The reader takes it from the op-log: a recovery that lost commits may
 //! have left out memory ops of the commit, and only the op-log records that.
 
-use super::oplog::{self, OpLogReader};
+use super::oplog_reader::{self, OpLogReader};
 use super::wal::WalCommits;
 use crate::csn::{Csn, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
@@ -13,10 +13,10 @@ use crate::record::CommitRecord;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-/// A position in both logs: the WAL holds all commits up to `csn` at or below `wal_seq`.
+/// Where to read on in both logs: the WAL holds all commits up to `csn` at or below `wal_seq`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LogPosition {
-    /// Csn of the last commit before the position.
+pub struct LogCursor {
+    /// Csn of the last commit that was read.
     pub csn: Csn,
     /// End of a WAL batch: reading after it finds every commit above `csn`.
     pub wal_seq: WalSeq,
@@ -38,7 +38,7 @@ impl LogReader {
 
     /// Reads the commits above `after`, up to and including `until`, which must have been committed before the call.
     /// `after.wal_seq` may be lower than necessary.
-    pub fn commits(&self, after: LogPosition, until: LogPosition) -> Result<Merged> {
+    pub fn commits(&self, after: LogCursor, until: LogCursor) -> Result<Merged> {
         let wal = WalCommits::new(&self.disk, after.wal_seq, until.wal_seq);
         Ok(Merged {
             wal: wal.peekable(),
@@ -54,7 +54,7 @@ impl LogReader {
 #[derive(Debug)]
 pub struct Merged {
     wal: Peekable<WalCommits>,
-    oplog: Peekable<oplog::Commits>,
+    oplog: Peekable<oplog_reader::Commits>,
     last: Csn,
     /// History hash after `last`; `None` before the first commit was read.
     hash: Option<HistoryHash>,

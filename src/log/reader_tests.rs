@@ -22,8 +22,8 @@ fn write(root: &Path, groups: &[Vec<CommitRecord>]) -> (LogReader, OpLog, Vec<Wa
     (LogReader::new(disk, oplog.reader()), oplog, ends)
 }
 
-fn at(csn: u64, wal_seq: WalSeq) -> LogPosition {
-    LogPosition { csn: Csn(csn), wal_seq }
+fn at(csn: u64, wal_seq: WalSeq) -> LogCursor {
+    LogCursor { csn: Csn(csn), wal_seq }
 }
 
 fn groups() -> Vec<Vec<CommitRecord>> {
@@ -46,12 +46,12 @@ fn a_commit_of_another_history_is_named() {
     let mut groups = groups();
     groups[2][2] = chained([on_disk(5)]).remove(0);
     let (reader, _oplog, ends) = write(dir.path(), &groups);
-    let mut commits = reader.commits(LogPosition::default(), at(11, ends[5])).unwrap();
+    let mut commits = reader.commits(LogCursor::default(), at(11, ends[5])).unwrap();
     assert_eq!(commits.by_ref().take(4).map(Result::unwrap).count(), 4);
     assert!(matches!(commits.next(), Some(Err(Error::OtherHistory { csn: Csn(5), .. }))));
 }
 
-fn read(reader: &LogReader, after: LogPosition, until: LogPosition) -> Result<Vec<CommitRecord>> {
+fn read(reader: &LogReader, after: LogCursor, until: LogCursor) -> Result<Vec<CommitRecord>> {
     reader.commits(after, until)?.collect()
 }
 
@@ -79,7 +79,7 @@ fn a_commit_in_neither_log_is_named() {
     let mut groups = groups();
     groups[2].remove(1);
     let (reader, _oplog, ends) = write(dir.path(), &groups);
-    let mut commits = reader.commits(LogPosition::default(), at(11, ends[5])).unwrap();
+    let mut commits = reader.commits(LogCursor::default(), at(11, ends[5])).unwrap();
     assert_eq!(commits.by_ref().take(3).map(Result::unwrap).collect::<Vec<_>>(), groups.concat()[..3]);
     match commits.next() {
         Some(Err(Error::Gap { expected: Csn(4), found, .. })) => assert_eq!(found, "5"),

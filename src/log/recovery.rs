@@ -9,7 +9,8 @@
 
 use super::envelope;
 use super::oplog::{self, OpLog};
-use super::reader::LogPosition;
+use super::oplog_reader;
+use super::reader::LogCursor;
 use super::salvage;
 use super::wal::{self, WalCommits};
 use crate::csn::{Csn, WalSeq};
@@ -59,20 +60,20 @@ pub fn disk_position(disk: &Disk) -> Result<Position> {
     disk.get(Family::Default, CSN_KEY)?.map_or(Ok(Position::default()), |value| Position::decode(&value))
 }
 
-/// The position in history of a memory image.
+/// The point in history at which a memory image was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ImagePosition {
+pub struct CutPoint {
     /// Position of the last commit that the image holds.
     pub position: Position,
     /// Sequence at the end of the WAL when the image was cut.
     pub wal_seq: WalSeq,
 }
 
-impl ImagePosition {
-    /// Returns the position from which the logs must be read to continue the image.
+impl CutPoint {
+    /// Returns where the logs must be read on to continue the image.
     #[must_use]
-    pub fn in_logs(&self) -> LogPosition {
-        LogPosition { csn: self.position.csn, wal_seq: self.wal_seq }
+    pub fn log_cursor(&self) -> LogCursor {
+        LogCursor { csn: self.position.csn, wal_seq: self.wal_seq }
     }
 }
 
@@ -92,7 +93,7 @@ pub fn recover(
     disk: &Arc<Disk>,
     oplog: &mut OpLog,
     memory: &mut Memory,
-    image: ImagePosition,
+    image: CutPoint,
     missing: Option<&dyn MissingCommits>,
     losses: Losses<'_>,
 ) -> Result<Recovered> {
@@ -143,7 +144,7 @@ pub fn recover(
     replay.oplog.truncate_above(survey.target)?;
     replay.frames_until = replay.oplog.last();
     if replay.position.csn < survey.target {
-        let rest = ImagePosition { position: replay.position, ..image };
+        let rest = CutPoint { position: replay.position, ..image };
         replay.apply_rest(Both::open(disk, replay.oplog, rest, survey.target)?, fetched, survey.target)?;
     }
     if replay.intact_until < survey.target {
@@ -174,11 +175,11 @@ fn without(range: RangeInclusive<Csn>, fetched: &BTreeMap<Csn, CommitRecord>) ->
 /// Both logs side by side. Their union may have gaps.
 struct Both {
     wal: Peekable<WalCommits>,
-    oplog: Peekable<oplog::Commits>,
+    oplog: Peekable<oplog_reader::Commits>,
 }
 
 impl Both {
-    fn open(disk: &Arc<Disk>, oplog: &OpLog, from: ImagePosition, until: Csn) -> Result<Self> {
+    fn open(disk: &Arc<Disk>, oplog: &OpLog, from: CutPoint, until: Csn) -> Result<Self> {
         let wal = WalCommits::new(disk, from.wal_seq, disk.wal_seq()).peekable();
         Ok(Self { wal, oplog: oplog.reader().commits(from.position.csn, until)?.peekable() })
     }

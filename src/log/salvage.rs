@@ -4,7 +4,7 @@
 //! may then not fit the state, such as a pop from a list whose push was lost. Those ops are left out, both from the
 //! state and from the commit in the logs; the other ops are applied.
 
-use crate::engine::memory::{ListOps, Memory, Op, ZsetOp, ZsetOps};
+use crate::engine::memory::{Change, Dictionary, ListOp, ListOps, Memory, Op, Ops, Zset, ZsetChange, ZsetOp, ZsetOps};
 use crate::error::Result;
 use crate::record::CommitRecord;
 use bytes::Bytes;
@@ -13,36 +13,36 @@ use bytes::Bytes;
 /// all fitted.
 pub fn apply(memory: &mut Memory, commit: &mut CommitRecord) -> Result<bool> {
     // Malformed bytes are an error before any op is applied.
-    ListOps::new(&commit.lists).try_for_each(|op| op.map(drop))?;
-    ZsetOps::new(&commit.zsets).try_for_each(|op| op.map(drop))?;
-    let mut lists = Vec::new();
-    let mut ops = ListOps::new(&commit.lists);
-    let mut start = 0;
-    while let Some(op) = ops.next().transpose()? {
-        if op.apply(&mut memory.lists).is_ok() {
-            lists.extend_from_slice(&commit.lists[start..ops.offset()]);
-        }
-        start = ops.offset();
-    }
-    let mut zsets = Vec::new();
-    let mut ops = ZsetOps::new(&commit.zsets);
-    let mut start = 0;
-    while let Some(op) = ops.next().transpose()? {
-        if is_whole(memory, &op) && op.apply(&mut memory.zsets).is_ok() {
-            zsets.extend_from_slice(&commit.zsets[start..ops.offset()]);
-        }
-        start = ops.offset();
-    }
+    ListOps::validate(&commit.lists)?;
+    ZsetOps::validate(&commit.zsets)?;
+    let lists = apply_fitting(&commit.lists, |op: ListOp<'_>| op.apply(&mut memory.lists).is_ok())?;
+    let zsets = apply_fitting(&commit.zsets, |op: ZsetOp<'_>| {
+        is_whole(&memory.zsets, &op) && op.apply(&mut memory.zsets).is_ok()
+    })?;
     let fits = lists.len() == commit.lists.len() && zsets.len() == commit.zsets.len();
     (commit.lists, commit.zsets) = (Bytes::from(lists), Bytes::from(zsets));
     Ok(fits)
 }
 
+/// Calls `apply` with each op, and returns the encoded ops for which it returned true.
+fn apply_fitting<'a, C: Change<'a>>(encoded: &'a [u8], mut apply: impl FnMut(Op<'a, C>) -> bool) -> Result<Vec<u8>> {
+    let mut fitting = Vec::new();
+    let mut ops = Ops::new(encoded);
+    let mut start = 0;
+    while let Some(op) = ops.next().transpose()? {
+        if apply(op) {
+            fitting.extend_from_slice(&encoded[start..ops.offset()]);
+        }
+        start = ops.offset();
+    }
+    Ok(fitting)
+}
+
 /// Reports whether a removal finds every member: otherwise it would stop half-way.
-fn is_whole(memory: &Memory, op: &ZsetOp<'_>) -> bool {
+fn is_whole(zsets: &Dictionary<Zset>, op: &ZsetOp<'_>) -> bool {
     match op {
-        ZsetOp::Remove { key, members } => {
-            let entry = memory.zsets.get(key);
+        Op::Change { key, change: ZsetChange::Remove { members } } => {
+            let entry = zsets.get(key);
             entry.is_some_and(|entry| members.iter().all(|member| entry.value.score(member).is_some()))
         }
         _ => true,
@@ -61,14 +61,14 @@ mod tests {
     #[test]
     fn what_fits_is_kept_and_applied() {
         let (mut lists, mut zsets) = (Vec::new(), Vec::new());
-        ListEncoder(&mut lists).push_back(b"l", [&b"e"[..]].into_iter());
+        ListEncoder::new(&mut lists).push_back(b"l", [&b"e"[..]].into_iter());
         let kept = lists.clone();
-        ListEncoder(&mut lists).pop_front(b"l", 2);
-        ListEncoder(&mut lists).delete(b"other");
-        ZsetEncoder(&mut zsets).remove(b"z", [&b"there"[..], b"gone"].into_iter());
+        ListEncoder::new(&mut lists).pop_front(b"l", 2);
+        ListEncoder::new(&mut lists).delete(b"other");
+        ZsetEncoder::new(&mut zsets).remove(b"z", [&b"there"[..], b"gone"].into_iter());
         let mut memory = Memory::new();
         let mut before = Vec::new();
-        ZsetEncoder(&mut before).set(b"z", [(&b"there"[..], 1.0)].into_iter());
+        ZsetEncoder::new(&mut before).set(b"z", [(&b"there"[..], 1.0)].into_iter());
         memory.apply_zsets(&before).unwrap();
         let mut commit = commit(lists, zsets);
         assert!(!apply(&mut memory, &mut commit).unwrap());
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_commit_that_fits_stays_as_it_is_and_malformed_ops_are_an_error() {
         let mut lists = Vec::new();
-        ListEncoder(&mut lists).push_back(b"l", [&b"e"[..]].into_iter());
+        ListEncoder::new(&mut lists).push_back(b"l", [&b"e"[..]].into_iter());
         let mut whole = commit(lists.clone(), Vec::new());
         let mut memory = Memory::new();
         assert!(apply(&mut memory, &mut whole).unwrap());

@@ -131,6 +131,38 @@ impl Segment {
     }
 }
 
+/// End of the chain of frames in a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChainEnd {
+    /// The segment.
+    pub id: SegmentId,
+    /// Offset after the last frame.
+    pub at: u64,
+    /// Csn of the last frame.
+    pub last: Csn,
+}
+
+impl ChainEnd {
+    /// Checks that the chain continues in the next segment.
+    pub fn joins(self, dir: &Path, next: &Segment) -> Result<()> {
+        let previous = next.header.previous;
+        if next.header.id != self.id.next() {
+            return Err(Error::Gap {
+                what: format!("op-log in {}", dir.display()),
+                expected: self.last.next(),
+                found: format!("segment {} right behind segment {}", next.header.id, self.id),
+            });
+        }
+        if previous != self.last {
+            let detail =
+                format!("the last frame is that of csn {}; segment {} says csn {previous}", self.last, next.header.id);
+            let path = path(dir, self.id);
+            return Err(Error::corrupt(path.display().to_string(), format!("byte {}", self.at), detail));
+        }
+        Ok(())
+    }
+}
+
 /// Iterator over the frames of a segment.
 #[derive(Debug)]
 pub struct Frames {

@@ -1,4 +1,4 @@
-//! Commits of each kind, for the tests of the logs and of the committer.
+//! Test support: commits of each kind, for the tests of the logs and of the committer.
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
@@ -17,7 +17,7 @@ pub(crate) fn no_op(csn: u64) -> CommitRecord {
 /// Makes a commit that pushes an element to a list.
 pub(crate) fn on_list(csn: u64) -> CommitRecord {
     let mut lists = Vec::new();
-    ListEncoder(&mut lists).push_back(b"list", [format!("element {csn}").as_bytes()].into_iter());
+    ListEncoder::new(&mut lists).push_back(b"list", [format!("element {csn}").as_bytes()].into_iter());
     CommitRecord { lists: lists.into(), ..no_op(csn) }
 }
 

@@ -5,17 +5,18 @@
 //! it from the marks in its own history. Costs one LIST of the marks at the start, and no request while no mark is
 //! made.
 
-use super::node::Node;
 use crate::archive::layout::{ObjectName, Section};
 use crate::archive::marks::{self, MarkCreation, MarkRecord};
 use crate::archive::store::Archive;
-use crate::command::host::{Host, MarkCard, TaskReply};
+use crate::command::host::TaskReply;
 use crate::commit::marks::Mark;
 use crate::config::AppendFsync;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::history::line::History;
 use crate::history::reach::Reach;
+use crate::node::bases::Bases;
+use crate::node::core::Core;
 use crate::plain_name::PlainName;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -52,7 +53,12 @@ struct Left {
 
 impl MarkKeeper {
     /// Starts to keep the node's marks.
-    pub(super) async fn start(node: &Arc<Node>, archive: &Archive, trusted_after: Csn) -> Result<Arc<Self>> {
+    pub(super) async fn start(
+        core: &Arc<Core>,
+        bases: &Arc<Bases>,
+        archive: &Archive,
+        trusted_after: Csn,
+    ) -> Result<Arc<Self>> {
         let found = archive.list(Section::Marks).await?;
         let names = found.objects.into_iter().filter_map(|object| match object.name {
             ObjectName::Mark(name) => Some((name, None)),
@@ -66,8 +72,8 @@ impl MarkKeeper {
             changing: tokio::sync::Mutex::default(),
             task: Mutex::default(),
         });
-        let (own, node) = (Arc::clone(&keeper), Arc::downgrade(node));
-        *keeper.task.lock() = Some(tokio::spawn(async move { own.run(node).await }));
+        let (own, core, bases) = (Arc::clone(&keeper), Arc::downgrade(core), Arc::clone(bases));
+        *keeper.task.lock() = Some(tokio::spawn(async move { own.run(core, bases).await }));
         Ok(keeper)
     }
 
@@ -78,16 +84,16 @@ impl MarkKeeper {
         }
     }
 
-    async fn run(&self, node: Weak<Node>) {
-        // `LastBase::ended` at the last successful round; `None` before that round.
+    async fn run(&self, core: Weak<Core>, bases: Arc<Bases>) {
+        // The end of the last base at the last successful round; `None` before that round.
         let mut looked_at: Option<Option<Instant>> = None;
         let mut is_failing = false;
         loop {
-            let Some(node) = node.upgrade() else { return };
-            let mut archived = node.committer.watermarks.archived.subscribe();
-            let base = node.snapshots.last().ended;
-            let round = self.round(&node, looked_at != Some(base)).await;
-            drop(node);
+            let Some(core) = core.upgrade() else { return };
+            let mut archived = core.committer.watermarks.archived.subscribe();
+            let base = bases.last().ended;
+            let round = self.round(&core, looked_at != Some(base)).await;
+            drop(core);
             let left = match round {
                 Ok(left) => {
                     is_failing = false;
@@ -112,17 +118,17 @@ impl MarkKeeper {
     }
 
     /// Writes the records that are due. `may_look` says whether reading the archive can show a change.
-    async fn round(&self, node: &Node, may_look: bool) -> Result<Left> {
+    async fn round(&self, core: &Core, may_look: bool) -> Result<Left> {
         let mut left = Left::default();
-        if node.committer.gate.leaves_archive_alone() {
+        if core.committer.gate.leaves_archive_alone() {
             return Ok(left);
         }
         let mut reach: Option<Reach> = None;
-        for mark in tokio::task::block_in_place(|| node.committer.marks())? {
+        for mark in tokio::task::block_in_place(|| core.committer.marks())? {
             if matches!(self.known.lock().get(&mark.name), Some(Some(_))) {
                 continue;
             }
-            let archived = node.committer.watermarks.archived.get();
+            let archived = core.committer.watermarks.archived.get();
             if mark.at.csn > archived {
                 left.waits_for_archive = true;
                 continue;
@@ -135,7 +141,7 @@ impl MarkKeeper {
                 let reach = match &mut reach {
                     Some(reach) => reach,
                     None => {
-                        let history = History::read(&self.archive, Some(node.identity().epoch())).await?;
+                        let history = History::read(&self.archive, Some(core.identity().epoch())).await?;
                         reach.insert(history.reach())
                     }
                 };
@@ -147,14 +153,14 @@ impl MarkKeeper {
                     continue;
                 }
             }
-            self.store(node, &mark).await?;
+            self.store(core, &mark).await?;
         }
         Ok(left)
     }
 
-    async fn store(&self, node: &Node, mark: &Mark) -> Result<()> {
+    async fn store(&self, core: &Core, mark: &Mark) -> Result<()> {
         let _changing = self.changing.lock().await;
-        if tokio::task::block_in_place(|| node.committer.find_mark(&mark.name))?.as_ref() != Some(mark) {
+        if tokio::task::block_in_place(|| core.committer.find_mark(&mark.name))?.as_ref() != Some(mark) {
             return Ok(());
         }
         let record = MarkRecord::new(&mark.name, mark.at);
@@ -170,7 +176,7 @@ impl MarkKeeper {
     }
 
     /// Returns, as text, whether a restore can find a mark by its name.
-    fn state(&self, mark: &Mark) -> String {
+    pub(super) fn state(&self, mark: &Mark) -> String {
         match self.known.lock().get(&mark.name) {
             Some(Some(found)) if (found.csn, found.epoch) == (mark.at.csn, mark.at.epoch) => "yes".to_owned(),
             Some(Some(other)) => {
@@ -181,87 +187,57 @@ impl MarkKeeper {
     }
 }
 
-impl Node {
-    /// `WALFERRY MARK`: commits a mark of this name, which names the state after its own commit.
-    pub(super) async fn mark(&self, name: PlainName) -> Result<TaskReply> {
-        if let Some(refused) = self.write_refusal() {
-            return Ok(refused);
+/// `WALFERRY MARK`: commits a mark of this name, which names the state after its own commit.
+pub(super) async fn mark(core: &Core, keeper: Option<&MarkKeeper>, name: PlainName) -> Result<TaskReply> {
+    let made = tokio::task::block_in_place(|| {
+        let is_own = core.committer.find_mark(&name)?.is_some();
+        if !is_own && keeper.is_some_and(|keeper| keeper.known.lock().contains_key(&name)) {
+            let reason = format!(
+                "mark {name} is taken: the archive has it on another branch of history. Choose another name, or take \
+                 that one away with WALFERRY UNMARK {name}"
+            );
+            return Err(Error::Refused { reason });
         }
-        let shipping = self.shipping.load_full();
-        let keeper = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()).map(|side| &side.marks);
-        let made = tokio::task::block_in_place(|| {
-            let is_own = self.committer.find_mark(&name)?.is_some();
-            if !is_own && keeper.is_some_and(|keeper| keeper.known.lock().contains_key(&name)) {
-                let reason = format!(
-                    "mark {name} is taken: the archive has it on another branch of history. Choose another name, or take \
-                     that one away with WALFERRY UNMARK {name}"
-                );
-                return Err(Error::Refused { reason });
-            }
-            self.committer.make_mark(&name)
-        })?;
-        if let Some(keeper) = keeper {
-            keeper.wake.notify_one();
-        }
-        self.acknowledge(made.at.csn).await?;
-        Ok(TaskReply::Csn(made.at.csn))
+        core.committer.make_mark(&name)
+    })?;
+    if let Some(keeper) = keeper {
+        keeper.wake.notify_one();
     }
+    acknowledge(core, made.at.csn).await?;
+    Ok(TaskReply::Csn(made.at.csn))
+}
 
-    /// `WALFERRY UNMARK`: removes a mark. Removes the archive's record first: after a crash in between, the mark still
-    /// exists and the next primary writes its record again.
-    pub(super) async fn unmark(&self, name: PlainName) -> Result<TaskReply> {
-        if let Some(refused) = self.write_refusal() {
-            return Ok(refused);
+/// `WALFERRY UNMARK`: removes a mark. Removes the archive's record first: after a crash in between, the mark still
+/// exists and the next primary writes its record again.
+pub(super) async fn unmark(core: &Core, keeper: Option<&MarkKeeper>, name: PlainName) -> Result<TaskReply> {
+    let _changing = match keeper {
+        Some(keeper) => Some(keeper.changing.lock().await),
+        None => None,
+    };
+    let was_archived = match keeper {
+        Some(keeper) if keeper.known.lock().contains_key(&name) => {
+            keeper.archive.delete(&ObjectName::Mark(name.clone())).await?;
+            keeper.known.lock().remove(&name);
+            true
         }
-        let shipping = self.shipping.load_full();
-        let keeper = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()).map(|side| &side.marks);
-        let _changing = match keeper {
-            Some(keeper) => Some(keeper.changing.lock().await),
-            None => None,
-        };
-        let was_archived = match keeper {
-            Some(keeper) if keeper.known.lock().contains_key(&name) => {
-                keeper.archive.delete(&ObjectName::Mark(name.clone())).await?;
-                keeper.known.lock().remove(&name);
-                true
-            }
-            _ => false,
-        };
-        let removed = tokio::task::block_in_place(|| self.committer.remove_mark(&name))?;
-        match removed {
-            Some(csn) => self.acknowledge(csn).await?,
-            None if was_archived => {}
-            None => return Err(Error::Refused { reason: format!("there is no mark {name}") }),
-        }
-        Ok(TaskReply::Ok)
+        _ => false,
+    };
+    let removed = tokio::task::block_in_place(|| core.committer.remove_mark(&name))?;
+    match removed {
+        Some(csn) => acknowledge(core, csn).await?,
+        None if was_archived => {}
+        None => return Err(Error::Refused { reason: format!("there is no mark {name}") }),
     }
+    Ok(TaskReply::Ok)
+}
 
-    /// Waits until a commit is as safe as the reply to a write requires.
-    async fn acknowledge(&self, csn: Csn) -> Result<()> {
-        if self.committer.syncer.mode() == AppendFsync::Always {
-            self.committer.syncer.acknowledged(csn).await?;
-        }
-        if self.config().archive_ack {
-            self.archive_acknowledged(csn).await?;
-        }
-        Ok(())
+/// Waits until a commit is as safe as the reply to a write requires.
+async fn acknowledge(core: &Core, csn: Csn) -> Result<()> {
+    if core.committer.syncer.mode() == AppendFsync::Always {
+        core.committer.syncer.acknowledged(csn).await?;
     }
-
-    fn write_refusal(&self) -> Option<TaskReply> {
-        let (obstacle, reason) = self.committer.gate.refusal()?;
-        Some(TaskReply::Refused(format!("{} {reason}", obstacle.code())))
+    if core.config().archive_ack {
+        core.archive_acknowledged(csn).await?;
     }
-
-    /// Returns the marks of this node's history and whether the archive has them.
-    pub(super) fn mark_cards(&self) -> Result<Vec<MarkCard>> {
-        let shipping = self.shipping.load();
-        let keeper = shipping.as_ref().and_then(|shipping| shipping.archive.as_ref()).map(|side| &side.marks);
-        let state = |mark: &Mark| match keeper {
-            Some(keeper) => keeper.state(mark),
-            None if self.archive.is_some() => "ask the primary".to_owned(),
-            None => "no archive".to_owned(),
-        };
-        let marks = self.committer.marks()?;
-        Ok(marks.into_iter().map(|mark| MarkCard { archived: state(&mark), name: mark.name, at: mark.at }).collect())
-    }
+    Ok(())
 }

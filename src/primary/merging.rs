@@ -1,84 +1,84 @@
 //! Merges the primary's small chunks in the background.
 //!
-//! Guarantees: merging sends no LIST, because the ledger holds the listing of the start and the later uploads. A
-//! failure of the store costs only the current round. A fenced primary merges nothing.
+//! Guarantees: merging sends no LIST of chunks, because the merger knows the listing of the start and the chunks that the
+//! uploader reports. A failure of the store costs only the current round. A fenced primary merges nothing.
 
-use super::node::Node;
-use crate::archive::merge::{Ledger, Merger, Round, Rules};
+use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
-use crate::archive::uploader::UploaderStatus;
-use crate::command::host::Host;
+use crate::archive::uploader::{ArchivedChunk, UploaderStatus};
+use crate::compact::merge::{Merger, Rules};
+use crate::node::core::Core;
+use crate::node::every::every;
+use crate::node::roles::MergeStatus;
 use parking_lot::Mutex;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Pause between two checks whether a round is due.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// The merging task; ends when this value is dropped.
+/// The merging tasks; they end when this value is dropped.
 pub struct Merging {
-    status: Arc<Mutex<MergeStatus>>,
-    task: JoinHandle<()>,
+    rounds: Arc<Rounds>,
+    tasks: [JoinHandle<()>; 2],
 }
 
-/// The results of merging since the start.
-#[derive(Clone, Debug, Default)]
-pub struct MergeStatus {
-    /// The sum of all rounds.
-    pub sum: Round,
-    /// Why the last round failed; `None` if it succeeded.
-    pub last_error: Option<String>,
+/// The rounds of merging.
+struct Rounds {
+    core: Arc<Core>,
+    merger: tokio::sync::Mutex<Merger>,
+    uploader: watch::Receiver<UploaderStatus>,
+    status: Mutex<MergeStatus>,
 }
 
 impl Merging {
-    /// Starts to merge the chunks that the ledger knows.
+    /// Starts to merge the chunks of `listing` and those that the uploader reports as `archived`.
     pub fn start(
-        node: &Arc<Node>,
+        core: &Arc<Core>,
         archive: &Archive,
-        ledger: Arc<Ledger>,
+        listing: &Listing,
+        archived: mpsc::Receiver<ArchivedChunk>,
         uploader: watch::Receiver<UploaderStatus>,
     ) -> Self {
-        let status: Arc<Mutex<MergeStatus>> = Arc::default();
-        let merger = Merger::new(archive.clone(), ledger);
-        let task = tokio::spawn(merge(Arc::downgrade(node), merger, uploader, Arc::clone(&status)));
-        Self { status, task }
+        let merger = tokio::sync::Mutex::new(Merger::new(archive.clone(), listing));
+        let rounds = Arc::new(Rounds { core: Arc::clone(core), merger, uploader, status: Mutex::default() });
+        let merge = |rounds: Arc<Rounds>| async move { rounds.merge().await };
+        let merging = tokio::spawn(every(Arc::downgrade(&rounds), Rounds::interval, merge));
+        let noting = tokio::spawn(Arc::clone(&rounds).note(archived));
+        Self { rounds, tasks: [merging, noting] }
     }
 
     /// Returns the results so far.
     #[must_use]
     pub fn status(&self) -> MergeStatus {
-        self.status.lock().clone()
+        self.rounds.status.lock().clone()
     }
 }
 
 impl Drop for Merging {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-async fn merge(
-    node: Weak<Node>,
-    mut merger: Merger,
-    uploader: watch::Receiver<UploaderStatus>,
-    status: Arc<Mutex<MergeStatus>>,
-) {
-    let mut last = Instant::now();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let Some(config) = node.upgrade().map(|node| node.config()) else { return };
-        if config.merge_interval.is_zero() || last.elapsed() < config.merge_interval {
-            continue;
+impl Rounds {
+    /// Notes the chunks that the uploader reports. Ends when the uploader is dropped.
+    async fn note(self: Arc<Self>, mut archived: mpsc::Receiver<ArchivedChunk>) {
+        while let Some(chunk) = archived.recv().await {
+            self.merger.lock().await.note_archived(chunk);
         }
-        if uploader.borrow().stopped.is_some() {
-            return;
-        }
-        let rules = Rules::with_grace(config.merge_grace);
-        let round = merger.round(rules, crate::clock::steady_millis()).await;
-        last = Instant::now();
-        let mut status = status.lock();
+    }
+
+    /// Returns the time between two rounds; `None` without merging, or if uploading has ended.
+    fn interval(&self) -> Option<Duration> {
+        let interval = self.core.config().merge_interval;
+        Some(interval).filter(|interval| !interval.is_zero() && self.uploader.borrow().stopped.is_none())
+    }
+
+    /// Merges once.
+    async fn merge(&self) {
+        let rules = Rules::with_grace(self.core.config().merge_grace);
+        let round = self.merger.lock().await.round(rules, crate::clock::steady_millis()).await;
+        let mut status = self.status.lock();
         match round {
             Ok(round) => {
                 status.sum.add(round);

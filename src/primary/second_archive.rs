@@ -7,22 +7,20 @@
 //! copies of the first archive's, and a different record under one of their names stops only the uploads to the second
 //! archive. A start refuses an archive of another cluster.
 
+use super::archived::{archived_until, read_listing};
 use super::merging::Merging;
-use super::node::Node;
-use super::shipping::{self, archived_until};
-use crate::archive::crypt::KeyRing;
-use crate::archive::crypt::keys::{ARCHIVE_2_KEY_VARIABLE, ARCHIVE_KEY_VARIABLE};
-use crate::archive::epochs::{self, Claim, EpochRecord};
+use crate::archive::epochs::{self, EpochRecord};
 use crate::archive::identity;
-use crate::archive::merge::{Ledger, LedgerSource};
-use crate::archive::retry_policy::{RetryPolicy, backoff};
-use crate::archive::store::{Archive, Opening};
+use crate::archive::opening::open_second;
+use crate::archive::retry_policy::backoff;
+use crate::archive::store::Archive;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
-use crate::cluster::ClusterId;
-use crate::command::host::Host;
-use crate::config::Config;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
+use crate::node::core::Core;
+use crate::node::places::passes;
+use crate::node::roles::SecondStatus;
+use crate::node::snapshots::Snapshots;
 use crate::restore::repair;
 use crate::ship::cutter::Cutter;
 use crate::ship::spool::{SecondSource, Spool};
@@ -36,33 +34,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Retry policy of a start that asks the archive which cluster owns it.
-const LOOK: RetryPolicy = RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) };
 /// Pause after the first of successive failures to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-
-/// The state of the second archive.
-#[derive(Clone, Debug, Default)]
-pub struct SecondStatus {
-    /// One of: connecting; base (the archive must receive a base first); streaming; stopped (until the next start).
-    pub state: &'static str,
-    /// The archive holds every commit up to this csn since its last base; 0 until the archive was read.
-    pub archived: Csn,
-    /// Bytes of sealed chunks that wait for this archive.
-    pub spool_bytes: u64,
-    /// Number of failures in a row.
-    pub failures_in_row: u32,
-    /// The last failure.
-    pub last_error: Option<String>,
-    /// How often the backlog was dropped since the start.
-    pub drops: u64,
-    /// The last base that the archive received since the start.
-    pub last_base: Option<Published>,
-    /// Why the last base could not be published; `None` if it was published.
-    pub last_base_error: Option<String>,
-}
 
 /// The uploads of a primary to its second archive.
 pub struct Second {
@@ -73,77 +48,6 @@ pub struct Second {
     /// Publishes bases; `None` until the archive was reached.
     publisher: tokio::sync::Mutex<Option<Publisher>>,
     task: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Returns the second archive on a primary; `None` on a replica or without a configured one.
-pub(super) fn kept_by(node: &Node) -> Result<Option<Archive>> {
-    if node.is_replica() { Ok(None) } else { open(&node.config()) }
-}
-
-/// Opens the configured second archive; `None` without one.
-pub(super) fn open(config: &Config) -> Result<Option<Archive>> {
-    if config.archive_2.is_empty() {
-        return Ok(None);
-    }
-    let own = KeyRing::configured(&config.archive_2_key_file, ARCHIVE_2_KEY_VARIABLE)?;
-    let keys = match own {
-        Some(keys) => Some(keys),
-        None => KeyRing::configured(&config.archive_key_file, ARCHIVE_KEY_VARIABLE)?,
-    };
-    let archive = shipping::open_url(&with_own_s3(config), &config.archive_2, Opening::Create)?;
-    Ok(Some(archive.with_keys(keys)))
-}
-
-/// Returns the settings with the second archive's own S3 settings in place of the first archive's.
-fn with_own_s3(config: &Config) -> Config {
-    let or = |own: &str, first: &str| if own.is_empty() { first } else { own }.to_owned();
-    Config {
-        s3_endpoint: or(&config.archive_2_s3_endpoint, &config.s3_endpoint),
-        s3_region: or(&config.archive_2_s3_region, &config.s3_region),
-        s3_access_key_id: or(&config.archive_2_s3_access_key_id, &config.s3_access_key_id),
-        s3_secret_access_key: or(&config.archive_2_s3_secret_access_key, &config.s3_secret_access_key),
-        ..config.clone()
-    }
-}
-
-/// Refuses a second archive that cannot belong to this cluster; `cluster` is `None` if the cluster does not exist yet.
-/// An archive that does not answer does not prevent the start.
-pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
-    let wrong = |detail: &str| Err(Error::Config { key: "archive-2".to_owned(), detail: detail.to_owned() });
-    if config.archive_2.is_empty() {
-        return Ok(());
-    }
-    if config.archive.is_empty() {
-        return wrong("there is no first archive: set archive");
-    }
-    let same_url = config.archive_2.trim_end_matches('/') == config.archive.trim_end_matches('/');
-    if same_url && config.archive_2_s3_endpoint.is_empty() {
-        return wrong("is the same as archive: name another place");
-    }
-    let found = match open(config) {
-        Ok(Some(archive)) => identity::read(&archive.with_patience(LOOK)).await,
-        Ok(None) => Ok(None),
-        Err(error) => Err(error),
-    };
-    match found {
-        Ok(Some(other)) if Some(other) != cluster => {
-            let own = cluster.map_or_else(|| "a new cluster".to_owned(), |own| format!("cluster {own}"));
-            let detail =
-                format!("belongs to cluster {other}, this data directory to {own}. Give archive-2 another prefix");
-            Err(Error::Identity { what: format!("archive-2 {}", config.archive_2), detail })
-        }
-        Err(error) if passes(&error) => {
-            tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; it is tried again while serving");
-            Ok(())
-        }
-        found => found.map(drop),
-    }
-}
-
-/// Reports whether a failure may pass without an operator: not if the archive belongs to another cluster or cannot be
-/// opened as configured. An unreadable answer counts as a failure that may pass.
-fn passes(error: &Error) -> bool {
-    !matches!(error, Error::Identity { .. } | Error::Config { .. } | Error::Fenced { .. })
 }
 
 /// Why a session with the archive ended.
@@ -164,7 +68,13 @@ impl From<Error> for Ended {
 
 impl Second {
     /// Starts to upload the chunks of `spool`. `epochs` are the records of this node's line of history, root first.
-    pub fn start(node: &Arc<Node>, spool: &Arc<Spool>, cutter: &Arc<Cutter>, epochs: Vec<EpochRecord>) -> Arc<Self> {
+    pub fn start(
+        core: &Arc<Core>,
+        snapshots: &Arc<Snapshots>,
+        spool: &Arc<Spool>,
+        cutter: &Arc<Cutter>,
+        epochs: Vec<EpochRecord>,
+    ) -> Arc<Self> {
         let second = Arc::new(Self {
             spool: Arc::clone(spool),
             status: Mutex::new(SecondStatus { state: "connecting", ..SecondStatus::default() }),
@@ -172,8 +82,14 @@ impl Second {
             publisher: tokio::sync::Mutex::default(),
             task: Mutex::default(),
         });
-        let run = Run { second: Arc::clone(&second), node: Arc::clone(node), cutter: Arc::clone(cutter), epochs };
-        *second.task.lock() = Some(tokio::spawn(run.run()));
+        let sessions = Sessions {
+            second: Arc::clone(&second),
+            core: Arc::clone(core),
+            snapshots: Arc::clone(snapshots),
+            cutter: Arc::clone(cutter),
+            epochs,
+        };
+        *second.task.lock() = Some(tokio::spawn(sessions.run()));
         second
     }
 
@@ -218,7 +134,7 @@ impl Second {
 
     /// Publishes a base that the first archive has received, too. If the second archive does not accept the base, it
     /// needs no replacement: its chunks continue after the base before.
-    pub async fn publish(&self, node: &Node, base: &LocalBase) {
+    pub async fn publish(&self, core: &Core, base: &LocalBase) {
         let mut publisher = self.publisher.lock().await;
         let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
             Some(publisher) => publisher.publish_kept(base, self.covered(base.manifest().csn)).await,
@@ -229,7 +145,7 @@ impl Second {
         let needs_repair = matches!(&published, Ok(Some(published)) if published.level == Level::Eventual);
         self.note_base(published);
         if needs_repair && let Some(publisher) = publisher.as_ref() {
-            repair_bases(node, publisher.archive()).await;
+            repair_bases(core, publisher.archive()).await;
         }
     }
 
@@ -263,14 +179,16 @@ impl Second {
     }
 }
 
-struct Run {
+/// The successive connections to the archive.
+struct Sessions {
     second: Arc<Second>,
-    node: Arc<Node>,
+    core: Arc<Core>,
+    snapshots: Arc<Snapshots>,
     cutter: Arc<Cutter>,
     epochs: Vec<EpochRecord>,
 }
 
-impl Run {
+impl Sessions {
     async fn run(self) {
         let mut failed = 0;
         loop {
@@ -307,15 +225,15 @@ impl Run {
 
     /// Connects to the archive and uploads until an error or a dropped backlog ends the session.
     async fn session(&self, failed: &mut u32) -> Result<Infallible, Ended> {
-        let (node, spool) = (&self.node, &self.second.spool);
-        let config = node.config();
-        let archive = open(&config)?.expect("started only if it is configured");
-        identity::establish(&archive, node.identity().cluster).await?;
+        let (core, spool) = (&self.core, &self.second.spool);
+        let config = core.config();
+        let archive = open_second(&config)?.expect("started only if it is configured");
+        identity::establish(&archive, core.identity().cluster).await?;
         write_epochs(&archive, &self.epochs).await?;
-        let epoch = node.identity().epoch();
-        let (listing, lineage) = shipping::read_listing(&archive, epoch).await?;
+        let epoch = core.identity().epoch();
+        let (listing, lineage) = read_listing(&archive, epoch).await?;
         let mut archived = archived_until(&archive, &listing, &lineage).await?;
-        let committed = node.committer.watermarks.committed.get();
+        let committed = core.committer.watermarks.committed.get();
         if archived > committed {
             let detail = format!(
                 "holds commits of epoch {epoch} up to csn {archived}, this node has only those up to {committed}: \
@@ -340,13 +258,12 @@ impl Run {
         }
         let settings =
             UploaderSettings { fence_check_interval: config.fence_check_interval, ..UploaderSettings::default() };
-        let ledger = Arc::new(Ledger::of(&listing));
-        let source = Arc::new(LedgerSource::new(Arc::new(SecondSource(Arc::clone(spool))), Arc::clone(&ledger)));
-        let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
-        let _merging = Merging::start(node, &archive, ledger, status.clone());
+        let source = Arc::new(SecondSource(Arc::clone(spool)));
+        let (mut uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
+        let _merging = Merging::start(core, &archive, &listing, uploader.report_archived(), status.clone());
         spool.wake_second(uploader.wake());
         tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
-        let (repairs, target) = (Arc::clone(node), archive.clone());
+        let (repairs, target) = (Arc::clone(core), archive.clone());
         tokio::spawn(async move { repair_bases(&repairs, &target).await });
         *self.second.uploader.lock() = Some(status);
         self.second.note(|status| {
@@ -369,7 +286,7 @@ impl Run {
 
     /// Cuts a base for this archive only.
     async fn give_base(&self) -> Result<()> {
-        let (base, base_tools) = self.node.snapshots.cut_alone(&self.node).await?;
+        let (base_tools, base) = self.snapshots.cut_alone().await?;
         let mut publisher = self.second.publisher.lock().await;
         let ready = publisher.as_mut().expect("made when the archive was reached");
         // The archive's chunks begin after the base, so the base need not wait for them.
@@ -385,11 +302,11 @@ impl Run {
 
 /// Repairs the eventual bases in the archive. A failed repair is tried again with the next eventual base or the next
 /// session.
-async fn repair_bases(node: &Node, archive: &Archive) {
-    let identity = node.identity();
+async fn repair_bases(core: &Core, archive: &Archive) {
+    let identity = core.identity();
     let repaired = async {
         for start in repair::unrepaired(archive, identity.cluster, identity.epoch()).await? {
-            repair::repair(archive, identity.cluster, start, Some(&node.committer)).await?;
+            repair::repair(archive, identity.cluster, start, Some(&core.committer)).await?;
         }
         Ok::<_, Error>(())
     };
@@ -400,17 +317,13 @@ async fn repair_bases(node: &Node, archive: &Archive) {
 
 /// Writes the first archive's epoch records into the second, because an epoch must mean the same in both.
 async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
-    for record in line {
-        if let Claim::Taken(other) = epochs::claim(second, record).await? {
-            let detail = format!(
-                "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
-                 Give archive-2 another prefix",
-                other.epoch, other.node, record.node
-            );
-            return Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail });
-        }
-    }
-    Ok(())
+    let Some((record, other)) = epochs::claim_line(second, line).await? else { return Ok(()) };
+    let detail = format!(
+        "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. Give \
+         archive-2 another prefix",
+        other.epoch, other.node, record.node
+    );
+    Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail })
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! How a start treats a second archive, and the requirements on its epoch records.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
+use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::cluster::ClusterId;
+use crate::config::Config;
 use crate::csn::{CommitTime, Epoch, HistoryHash};
 use crate::error::Kind;
+use crate::node::places::{LOOK, require_own_second};
 use std::path::Path;
 
 const OWN: ClusterId = ClusterId([1; 16]);
@@ -22,7 +26,7 @@ fn settings(dir: &Path) -> Config {
 }
 
 async fn refused(config: &Config, cluster: Option<ClusterId>, words: &str) {
-    let error = check(config, cluster).await.expect_err("refused");
+    let error = require_own_second(config, cluster).await.expect_err("refused");
     assert_eq!(error.kind(), Kind::Usage, "{error}");
     assert!(error.to_string().contains(words), "{error}");
 }
@@ -31,17 +35,17 @@ async fn refused(config: &Config, cluster: Option<ClusterId>, words: &str) {
 async fn a_start_refuses_what_can_never_work() {
     let dir = tempfile::tempdir().expect("tempdir");
     let config = settings(dir.path());
-    check(&Config::default(), None).await.expect("no second archive");
-    check(&config, Some(OWN)).await.expect("a new one");
+    require_own_second(&Config::default(), None).await.expect("no second archive");
+    require_own_second(&config, Some(OWN)).await.expect("a new one");
     refused(&Config { archive: String::new(), ..config.clone() }, Some(OWN), "set archive").await;
     refused(&Config { archive: format!("{}/", config.archive_2), ..config.clone() }, Some(OWN), "same as archive")
         .await;
     refused(&Config { archive_2: "ftp://x".to_owned(), ..config.clone() }, Some(OWN), "s3://bucket/prefix").await;
     refused(&Config { archive_2_key_file: "/none".to_owned(), ..config.clone() }, Some(OWN), "/none").await;
 
-    let archive = open(&config).expect("open").expect("configured");
+    let archive = open_second(&config).expect("open").expect("configured");
     identity::establish(&archive, OWN).await.expect("establish");
-    check(&config, Some(OWN)).await.expect("its own");
+    require_own_second(&config, Some(OWN)).await.expect("its own");
     for other in [None, Some(ClusterId([2; 16]))] {
         refused(&config, other, "belongs to cluster 0101").await;
     }
@@ -51,14 +55,14 @@ async fn a_start_refuses_what_can_never_work() {
     refused(&no_key, Some(OWN), "`k2`").await;
     // Without its own keys, the second archive uses the keys of the first.
     let first_key = Config { archive_key_file: key_file(dir.path(), "k2"), ..no_key };
-    check(&first_key, Some(OWN)).await.expect("the first archive's keys");
+    require_own_second(&first_key, Some(OWN)).await.expect("the first archive's keys");
 }
 
 #[tokio::test]
 async fn a_start_does_not_wait_for_it() {
     let dir = tempfile::tempdir().expect("tempdir");
     std::fs::write(dir.path().join("second"), "in the way").expect("write");
-    check(&settings(dir.path()), Some(OWN)).await.expect("it may be there later");
+    require_own_second(&settings(dir.path()), Some(OWN)).await.expect("it may be there later");
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
     let config = Config {
         archive_2: "s3://bucket/second".to_owned(),
@@ -68,7 +72,7 @@ async fn a_start_does_not_wait_for_it() {
         s3_allow_http: true,
         ..settings(dir.path())
     };
-    check(&config, Some(OWN)).await.expect("it may be there later");
+    require_own_second(&config, Some(OWN)).await.expect("it may be there later");
 }
 
 /// Goal: however often writing the records is interrupted, each record is written once, root first; another node's

@@ -6,8 +6,9 @@
 //! claims nothing unless it is told to abandon the line. An interruption leaves epochs that were claimed but not
 //! started: their lines hold no commits, and no node follows them.
 
-use super::node::Node;
-use super::shipping::{self, Shipping};
+use super::accept::listen_for_replicas;
+use super::archived::fetch_tail;
+use super::shipping::Shipping;
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
 use crate::archive::identity;
 use crate::archive::lineage::Lineage;
@@ -20,65 +21,77 @@ use crate::directory::{EpochStart, Identity, LastRole, WriterStart};
 use crate::error::{Error, Result};
 use crate::history::abandoned::Abandoned;
 use crate::history::line::line_end;
+use crate::node::bases::Bases;
+use crate::node::clock::node_needs_epoch;
+use crate::node::core::Core;
 use crate::position::Position;
 use crate::ship::source::Continuity;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Makes a node that starts as a primary the writer: under its own epoch if no other process can have continued that
 /// epoch, otherwise under a new one.
-pub async fn begin_writing(node: &Arc<Node>) -> Result<()> {
-    let own = node.identity();
-    let lies_ahead = super::clock::node_needs_epoch(node)?;
+pub async fn begin_writing(core: &Arc<Core>) -> Result<()> {
+    let own = core.identity();
+    let lies_ahead = node_needs_epoch(core)?;
     let mut needs_epoch = lies_ahead || own.may_lack_commits || own.role != LastRole::Primary;
-    if let Some(archive) = &node.archive {
+    if let Some(archive) = &core.archive {
         establish(archive, &own).await?;
         if !needs_epoch {
-            claim_own_epoch(archive, node).await?;
-            needs_epoch = !claim_start(archive, node).await?;
+            claim_own_epoch(archive, core).await?;
+            needs_epoch = !claim_start(archive, core).await?;
         }
     }
     if !needs_epoch {
-        return node.begin_epoch(own.current());
+        return core.begin_epoch(own.current());
     }
     // A restored directory must not follow the archive beyond the commit that the operator chose. A directory with a
     // replaced commit must not follow it either, because later commits in the archive build upon the lost one.
     let follows = own.role != LastRole::Restored && own.intact_until.is_none();
-    let start = match &node.archive {
-        Some(archive) if follows => claim_at_the_end(node, archive, Insistence::default()).await?,
-        Some(archive) => claim_next(node, archive, own_parent(archive, node).await?).await?,
-        None => next_epoch(node, own.epoch())?,
+    let start = match &core.archive {
+        Some(archive) if follows => claim_at_the_end(core, archive, Insistence::default()).await?,
+        Some(archive) => claim_next(core, archive, own_parent(archive, core).await?).await?,
+        None => next_epoch(core, own.epoch())?,
     };
     tracing::warn!(epoch = start.epoch.0, fork = start.fork.0, "a new epoch starts");
-    begin_epoch(node, start).await
+    begin_epoch(core, start).await
 }
 
 /// Turns a replica whose link has stopped into a primary under a new epoch.
-pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
-    let start = match &node.archive {
+pub fn take_over(core: Arc<Core>, bases: Arc<Bases>, insistence: Insistence) -> BoxFuture<'static, Result<()>> {
+    async move { become_primary(&core, &bases, insistence).await }.boxed()
+}
+
+async fn become_primary(core: &Arc<Core>, bases: &Arc<Bases>, insistence: Insistence) -> Result<()> {
+    let start = match &core.archive {
         Some(archive) => {
-            establish(archive, &node.identity()).await?;
-            claim_at_the_end(node, archive, insistence).await?
+            establish(archive, &core.identity()).await?;
+            claim_at_the_end(core, archive, insistence).await?
         }
-        None if node.primary_archives() && !insistence.without_archive => {
+        None if core.primary_archives() && !insistence.without_archive => {
             let reason = "the primary has an archive and this replica has none: what the archive holds beyond this replica \
                           would be left behind, and the old primary would not be fenced. Start the replica with --archive, \
                           or insist: walferry promote --without-archive";
             return Err(Error::Refused { reason: reason.to_owned() });
         }
-        None => next_epoch(node, node.identity().epoch())?,
+        None => next_epoch(core, core.identity().epoch())?,
     };
-    let before = node.identity();
-    begin_epoch(node, start).await?;
+    let before = core.identity();
+    begin_epoch(core, start).await?;
     // Shipping starts before the first write is accepted, so that no write stays without archiving.
-    if let Err(error) = Shipping::start(node).await {
-        // The node is a replica with its previous history again. The epoch stays claimed and holds no commits.
-        node.leave_epoch(&before)?;
-        return Err(error);
-    }
-    node.take_writes();
+    let shipping = match Shipping::start(core, bases).await {
+        Ok(shipping) => shipping,
+        Err(error) => {
+            // The node is a replica with its previous history again. The epoch stays claimed and holds no commits.
+            core.leave_epoch(&before)?;
+            return Err(error);
+        }
+    };
+    core.take_writes();
     tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node is a primary now");
-    super::listen_for_replicas(node).await
+    listen_for_replicas(core, &shipping.feeds).await
 }
 
 /// Makes a new archive this cluster's. If this node's history has several epochs, also writes their records, because
@@ -100,33 +113,33 @@ async fn establish(archive: &Archive, own: &Identity) -> Result<()> {
 }
 
 /// Begins an epoch that this node has claimed. From then on the epoch's line is the newest one.
-async fn begin_epoch(node: &Arc<Node>, start: EpochStart) -> Result<()> {
-    if let Some(archive) = &node.archive {
+async fn begin_epoch(core: &Arc<Core>, start: EpochStart) -> Result<()> {
+    if let Some(archive) = &core.archive {
         let first = WriterStart { epoch: start.epoch, number: 1, incarnation: Incarnation::draw()? };
-        node.change_identity(|identity| identity.start = Some(first))?;
-        if let StartClaim::Taken(other) = starts::claim(archive, &record_of(node, first)).await? {
+        core.change_identity(|identity| identity.start = Some(first))?;
+        if let StartClaim::Taken(other) = starts::claim(archive, &record_of(core, first)).await? {
             return Err(Error::Fenced { own: start.epoch, newer: start.epoch, node: other.node });
         }
     }
-    node.begin_epoch(start)
+    core.begin_epoch(start)
 }
 
 /// Returns the epoch after this node's, without an archive to claim it in.
-fn next_epoch(node: &Node, own: Epoch) -> Result<EpochStart> {
-    super::clock::node_needs_epoch(node)?;
-    let fork = fork_of(node)?;
+fn next_epoch(core: &Core, own: Epoch) -> Result<EpochStart> {
+    node_needs_epoch(core)?;
+    let fork = fork_of(core)?;
     EpochStart::draw(own.next(), fork.csn, fork.hash)
 }
 
 /// Returns the position where this node's next epoch forks: its last commit, or the last commit before the first
 /// replaced one.
-fn fork_of(node: &Node) -> Result<Position> {
-    let position = node.committer.position();
-    let fork = node.identity().fork_at(position.csn);
+fn fork_of(core: &Core) -> Result<Position> {
+    let position = core.committer.position();
+    let fork = core.identity().fork_at(position.csn);
     if fork == position.csn {
         return Ok(position);
     }
-    let hash = tokio::task::block_in_place(|| node.committer.history_hash(fork))?.ok_or_else(|| Error::Gap {
+    let hash = tokio::task::block_in_place(|| core.committer.history_hash(fork))?.ok_or_else(|| Error::Gap {
         what: "the logs".into(),
         expected: fork,
         found: "nothing, although commits after it were replaced".into(),
@@ -135,11 +148,11 @@ fn fork_of(node: &Node) -> Result<Position> {
 }
 
 /// Claims the next free epoch as a child of `parent`.
-async fn claim_next(node: &Node, archive: &Archive, parent: Option<Epoch>) -> Result<EpochStart> {
-    let own = node.identity();
+async fn claim_next(core: &Core, archive: &Archive, parent: Option<Epoch>) -> Result<EpochStart> {
+    let own = core.identity();
     let tree = EpochTree::read(archive).await?;
     let newest = tree.newest().map_or(own.epoch(), |newest| newest.epoch.max(own.epoch()));
-    let fork = fork_of(node)?;
+    let fork = fork_of(core)?;
     let start = EpochStart::draw(newest.next(), fork.csn, fork.hash)?;
     let record = EpochRecord::new(start, parent, own.node.clone(), now());
     match epochs::claim(archive, &record).await? {
@@ -150,35 +163,35 @@ async fn claim_next(node: &Node, archive: &Archive, parent: Option<Epoch>) -> Re
 
 /// Returns this node's epoch if it has a record in the archive. Without a record, no commit of its history was archived
 /// there, so a new epoch has no parent in this archive.
-async fn own_parent(archive: &Archive, node: &Node) -> Result<Option<Epoch>> {
-    let own = node.identity().current();
+async fn own_parent(archive: &Archive, core: &Core) -> Result<Option<Epoch>> {
+    let own = core.identity().current();
     let tree = EpochTree::read(archive).await?;
     Ok(tree.get(own.epoch).filter(|record| record.incarnation == own.incarnation).map(|record| record.epoch))
 }
 
 /// Claims the next epoch at the end of the archive's newest line.
-async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insistence) -> Result<EpochStart> {
+async fn claim_at_the_end(core: &Arc<Core>, archive: &Archive, insistence: Insistence) -> Result<EpochStart> {
     // Epochs that this call claimed with a fork that turned out to be too early.
     let mut discarded = BTreeSet::new();
     loop {
         let listing = Listing::read(archive).await?;
         let (followed, parent) = match newest_line(&listing, &discarded) {
             None => (None, None),
-            Some(line) => match follow_to_the_end(node, archive, &listing, &line).await {
+            Some(line) => match follow_to_the_end(core, archive, &listing, &line).await {
                 Ok(parent) => (Some(line.leaf()), Some(parent)),
                 Err(Left::Failed(error)) => return Err(error),
                 Err(Left::Elsewhere(why)) => {
-                    let abandoned = Abandoned::of_line(&listing, &line, node.identity().history.as_slice());
+                    let abandoned = Abandoned::of_line(&listing, &line, core.identity().history.as_slice());
                     if insistence.abandon_epoch != Some(line.leaf()) {
                         return Err(would_abandon(archive, &line, &why, &abandoned));
                     }
                     tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as asked");
-                    (None, own_parent(archive, node).await?)
+                    (None, own_parent(archive, core).await?)
                 }
             },
         };
-        super::clock::node_needs_epoch(node)?;
-        let start = claim_next(node, archive, parent).await?;
+        node_needs_epoch(core)?;
+        let start = claim_next(core, archive, parent).await?;
         discarded.insert(start.epoch);
         // Between the listing and the claim, the predecessor may have archived and acknowledged further commits.
         let listing = Listing::read(archive).await?;
@@ -218,19 +231,19 @@ enum Left {
 /// the line's epoch, or an earlier one if the writer of the line archived nothing and the archive ends before that
 /// epoch.
 async fn follow_to_the_end(
-    node: &Arc<Node>,
+    core: &Arc<Core>,
     archive: &Archive,
     listing: &Listing,
     line: &Lineage,
 ) -> Result<Epoch, Left> {
-    let (own, position) = (node.identity(), node.committer.position());
+    let (own, position) = (core.identity(), core.committer.position());
     let starts = line.starts();
     if let Some(fault) = own.fault_in(&starts, position.csn) {
         return Err(Left::Elsewhere(fault));
     }
     let end = line_end(archive, listing, line).await.map_err(Left::Failed)?;
     if let Some((csn, hash)) = end.filter(|(csn, _)| *csn <= position.csn) {
-        let compared = tokio::task::block_in_place(|| node.source.compare(csn, hash)).map_err(Left::Failed)?;
+        let compared = tokio::task::block_in_place(|| core.source.compare(csn, hash)).map_err(Left::Failed)?;
         if compared == Continuity::Other {
             return Err(Left::Elsewhere(format!(
                 "this node has other commits up to csn {csn}, where the archive ends"
@@ -238,14 +251,14 @@ async fn follow_to_the_end(
         }
     }
     if !own.is_same_history(&starts) {
-        node.adopt_history(&starts).map_err(Left::Failed)?;
+        core.adopt_history(&starts).map_err(Left::Failed)?;
     }
-    match shipping::fetch_tail(archive, listing, line, &node.committer).await {
+    match fetch_tail(archive, listing, line, &core.committer).await {
         Ok(_) => {}
         Err(error @ Error::OtherHistory { .. }) => return Err(Left::Elsewhere(error.to_string())),
         Err(error) => return Err(Left::Failed(error)),
     }
-    let end = node.committer.position().csn;
+    let end = core.committer.position().csn;
     let reached = starts.iter().rfind(|start| start.fork <= end).expect("a line begins at csn 0");
     Ok(reached.epoch)
 }
@@ -265,8 +278,8 @@ fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Aban
 }
 
 /// Checks that the archive's record of this node's epoch is this node's own, and writes the record if there is none.
-async fn claim_own_epoch(archive: &Archive, node: &Node) -> Result<()> {
-    let own = node.identity();
+async fn claim_own_epoch(archive: &Archive, core: &Core) -> Result<()> {
+    let own = core.identity();
     let (current, tree) = (own.current(), EpochTree::read(archive).await?);
     let fenced = |record: &EpochRecord| {
         Err(Error::Fenced { own: current.epoch, newer: record.epoch, node: record.node.clone() })
@@ -287,16 +300,16 @@ async fn claim_own_epoch(archive: &Archive, node: &Node) -> Result<()> {
 
 /// Claims the next start under this node's own epoch. Returns false if a start exists that this directory does not
 /// know: then another process has started from a copy of this directory, or from the original of this copy.
-async fn claim_start(archive: &Archive, node: &Node) -> Result<bool> {
-    let own = node.identity();
+async fn claim_start(archive: &Archive, core: &Core) -> Result<bool> {
+    let own = core.identity();
     let epoch = own.epoch();
     let known = own.start.filter(|start| start.epoch == epoch);
     // The start that the identity names may not have been claimed yet, so it is claimed first.
     let first = WriterStart { epoch, number: 1, incarnation: Incarnation::draw()? };
     let mut next = known.unwrap_or(first);
     loop {
-        node.change_identity(|identity| identity.start = Some(next))?;
-        match starts::claim(archive, &record_of(node, next)).await? {
+        core.change_identity(|identity| identity.start = Some(next))?;
+        match starts::claim(archive, &record_of(core, next)).await? {
             StartClaim::Claimed => return Ok(true),
             StartClaim::AlreadyMine => {
                 next = WriterStart { number: next.number + 1, incarnation: Incarnation::draw()?, ..next };
@@ -315,8 +328,8 @@ async fn claim_start(archive: &Archive, node: &Node) -> Result<bool> {
     }
 }
 
-fn record_of(node: &Node, start: WriterStart) -> StartRecord {
-    let position = node.committer.position();
+fn record_of(core: &Core, start: WriterStart) -> StartRecord {
+    let position = core.committer.position();
     StartRecord {
         format: identity::ARCHIVE_FORMAT,
         epoch: start.epoch,
@@ -324,7 +337,7 @@ fn record_of(node: &Node, start: WriterStart) -> StartRecord {
         incarnation: start.incarnation,
         csn: position.csn,
         hash: position.hash,
-        node: node.identity().node,
+        node: core.identity().node,
         time: now(),
     }
 }

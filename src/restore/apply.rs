@@ -1,17 +1,17 @@
 //! Brings the engines from a base, or from the empty state, to the target.
 //!
-//! The caller's thread unpacks chunks. One thread gathers their disk effects into sorted runs, one ingests full sorted
-//! runs into RocksDB, and several change the memory engines. The disk side and the memory side do not wait for each
+//! The caller's thread unpacks chunks. One thread gathers their disk effects into sorted batches, one ingests full sorted
+//! batches into RocksDB, and several change the memory engines. The disk side and the memory side do not wait for each
 //! other until the end. Guarantees: no effect beyond the target is written. The csn key in RocksDB is written once, at
 //! the end. After a failure the directory must be discarded. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each
-//! side and two sorted runs.
+//! side and two sorted batches.
 
 use crate::csn::Csn;
 use crate::engine::batch::{self, Family, HEADER_LEN};
 use crate::engine::disk::Disk;
 use crate::engine::key::CSN_KEY;
 use crate::engine::memory::{self, Memory};
-use crate::engine::sorted::SortedRun;
+use crate::engine::sorted::{Bounds, SortedBatch};
 use crate::error::{Error, Result};
 use crate::history::step::ChunkStep;
 use crate::history::unpack::{Unpacked, Unpacker};
@@ -87,7 +87,7 @@ impl Engines {
         let (disk, disk_at, scratch) = (&*disk, *disk_at, &**scratch);
         std::thread::scope(|scope| {
             let (to_disk, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
-            let disk_side = scope.spawn(move || write_all(disk, disk_at, scratch, &from_unpacker));
+            let disk_side = scope.spawn(move || write_all(disk, disk_at, scratch, Bounds::default(), &from_unpacker));
             let (to_memory, from_unpacker) = sync_channel(CHUNKS_QUEUED_MAX);
             let memory_side = scope.spawn(move || change_all(memory, &from_unpacker));
             // Each side receives only the chunks that change it.
@@ -174,14 +174,14 @@ fn end_of(unpacked: &Unpacked) -> Position {
     Position::of(unpacked.commits.last().expect("a step has commits"))
 }
 
-/// Gathers the effects above `disk_at` into sorted runs and ingests these one after another.
-fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpacked>) -> Result<()> {
+/// Gathers the effects above `disk_at` into sorted batches and ingests these one after another.
+fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, bounds: Bounds, chunks: &Receiver<Unpacked>) -> Result<()> {
     std::fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
     std::thread::scope(|scope| {
-        let (to_rocksdb, full) = sync_channel::<SortedRun>(0);
-        let ingesting =
-            scope.spawn(move || full.into_iter().zip(0..).try_for_each(|(run, nth)| run.ingest(disk, scratch, nth)));
-        let outcome = gather_all(chunks, disk_at, |run| to_rocksdb.send(run).is_ok());
+        let (to_rocksdb, full) = sync_channel::<SortedBatch>(0);
+        let ingesting = scope
+            .spawn(move || full.into_iter().zip(0..).try_for_each(|(batch, nth)| batch.ingest(disk, scratch, nth)));
+        let outcome = gather_all(chunks, disk_at, SortedBatch::within(bounds), |batch| to_rocksdb.send(batch).is_ok());
         drop(to_rocksdb);
         // The ingesting thread stops receiving when it fails, so its error is the cause.
         join(ingesting)?;
@@ -189,19 +189,23 @@ fn write_all(disk: &Disk, disk_at: Csn, scratch: &Path, chunks: &Receiver<Unpack
     })
 }
 
-/// Gathers sorted runs until `chunks` ends or `take` returns false.
-fn gather_all(chunks: &Receiver<Unpacked>, disk_at: Csn, mut take: impl FnMut(SortedRun) -> bool) -> Result<()> {
-    let mut run = SortedRun::default();
+/// Gathers sorted batches, beginning with the empty `batch`, until `chunks` ends or `take` returns false.
+fn gather_all(
+    chunks: &Receiver<Unpacked>,
+    disk_at: Csn,
+    mut batch: SortedBatch,
+    mut take: impl FnMut(SortedBatch) -> bool,
+) -> Result<()> {
     for chunk in chunks {
         for commit in chunk.commits.iter().filter(|commit| commit.touches_disk() && commit.csn > disk_at) {
-            run.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit.csn, &error))?;
-            if run.is_full() && !take(std::mem::take(&mut run)) {
+            batch.push(&commit.disk, commit.disk_ops).map_err(|error| at_commit(&chunk, commit.csn, &error))?;
+            if batch.is_full() && !take(batch.take()) {
                 return Ok(());
             }
         }
     }
-    if !run.is_empty() {
-        take(run);
+    if !batch.is_empty() {
+        take(batch);
     }
     Ok(())
 }
@@ -212,4 +216,46 @@ fn change_all(memory: &mut Memory, chunks: &Receiver<Unpacked>) -> Result<()> {
 
 fn at_commit(chunk: &Unpacked, csn: Csn, error: &Error) -> Error {
     Error::corrupt(&*chunk.what, format!("csn {csn}"), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::disk::DiskOptions;
+    use crate::log::testing::on_disk;
+    use std::sync::Arc;
+
+    fn open(dir: &Path) -> Disk {
+        let options = DiskOptions { compaction: false, ..DiskOptions::default() };
+        Disk::open(&dir.join("db"), &dir.join("wal"), options).unwrap()
+    }
+
+    /// Goal: commits that take many sorted batches leave the rows that their single writes leave, without the commits that
+    /// RocksDB holds already.
+    #[test]
+    fn many_sorted_batches_lead_where_single_writes_lead() {
+        let (dir, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = open(dir.path());
+        let (to_disk, chunks) = sync_channel(100);
+        let commit = |csn: u64| {
+            let mut commit = on_disk(csn);
+            let mut operations = commit.disk.to_vec();
+            let row = format!("row {}", csn % 7);
+            batch::push_put(&mut operations, Family::Sub, row.as_bytes(), &csn.to_be_bytes());
+            (commit.disk, commit.disk_ops) = (operations.into(), 2);
+            commit
+        };
+        for first in (1..=90).step_by(9) {
+            let commits = Arc::new((first..first + 9).map(commit).collect());
+            to_disk.send(Unpacked { what: "a chunk".into(), commits, raw_bytes: 0 }).unwrap();
+        }
+        drop(to_disk);
+        let bounds = Bounds { bytes_max: 400, parallel_min: 4 };
+        write_all(&disk, Csn(3), scratch.path(), bounds, &chunks).unwrap();
+        for row in 0..7u64 {
+            let last = (4..=90).filter(|csn| csn % 7 == row).max().unwrap();
+            let found = disk.get(Family::Sub, format!("row {row}").as_bytes()).unwrap();
+            assert_eq!(found.as_deref(), Some(&last.to_be_bytes()[..]));
+        }
+    }
 }

@@ -5,24 +5,26 @@
 //! object that was passed over. The limits of [`Engines::apply`] and [`ChunkFetch`] bound the memory.
 
 use super::apply::{Applied, Arrival, Ended, Engines};
+use super::options::Options;
 use super::progress::{Meter, Phase};
 use super::runs::RunFetch;
-use super::{ARRIVALS_MAX, Options};
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::error::{Error, Kind, Result};
 use crate::history::fetch::ChunkFetch;
 use crate::history::line::{History, full_name};
 use crate::history::plan::SkippedRun;
-use crate::history::resolve::{Leg, Planned};
+use crate::history::resolve::{Planned, RunManifests};
 use crate::history::route::{Way, route};
-use crate::history::step::ChunkStep;
+use crate::history::step::{ChunkStep, RunStep, Step, take_chunks};
 use crate::history::unpack::Unpacker;
-use crate::snapshot::run::RunManifest;
 use crate::threads::blocking;
 use serde::Serialize;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
+
+/// Limit on the chunks that wait between fetching and unpacking, in addition to the chunks in flight.
+const ARRIVALS_MAX: usize = 1;
 
 /// The chunks and runs that were applied after the base.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -46,7 +48,7 @@ struct Bad {
     runs: Vec<SkippedRun>,
 }
 
-/// The object that ended a leg.
+/// The object that cannot be used.
 enum Culprit {
     Chunk(ChunkName),
     Run(RunName),
@@ -63,31 +65,36 @@ pub(super) async fn follow(
     let meter = Arc::new(Meter::begin(&options.progress, Phase::Log, total));
     let mut followed = Followed::default();
     let mut bad = Bad { runs: planned.plan.skipped_runs.clone(), ..Bad::default() };
-    let mut legs = planned.legs();
+    let mut steps: VecDeque<Step> = planned.plan.after_base().iter().copied().collect();
+    let mut manifests = planned.runs.clone();
     let mut fetching: Option<RunFetch> = None;
-    while let Some(leg) = legs.pop_front() {
-        // Fetches the next run while the legs before it are applied.
-        let begin = |manifest: &RunManifest| {
-            RunFetch::begin(&history.archive, &options.io, &engines.scratch, manifest.clone(), Arc::clone(&meter))
+    while let Some(step) = steps.front().copied() {
+        // Fetches the next run while the steps before it are applied.
+        let begin = |run: RunName| {
+            let manifest = manifests[&run].clone();
+            RunFetch::begin(&history.archive, &options.io, &engines.scratch, manifest, Arc::clone(&meter))
         };
-        let (culprit, error) = match leg {
-            Leg::Chunks(steps) => {
-                fetching = fetching.or_else(|| next_run(&legs).map(begin));
+        let (culprit, error) = match step {
+            Step::Base(_) => unreachable!("only the first step of a plan is a base"),
+            Step::Chunk(_) => {
+                let chunks = take_chunks(&mut steps);
+                fetching = fetching.or_else(|| next_run(&steps).map(begin));
                 let ended;
-                (engines, ended) = take_chunks(history, steps, engines, &meter, &mut followed.applied).await?;
+                (engines, ended) = apply_chunks(history, chunks, engines, &meter, &mut followed.applied).await?;
                 let Some((chunk, error)) = ended else { continue };
                 (Culprit::Chunk(chunk), error)
             }
-            Leg::Run(manifest) => {
-                let mut run = fetching.take().unwrap_or_else(|| begin(&manifest));
-                assert_eq!(run.manifest().run(), manifest.run(), "runs are fetched in their order");
+            Step::Run(RunStep { run: name, .. }) => {
+                steps.pop_front();
+                let mut run = fetching.take().unwrap_or_else(|| begin(name));
+                assert_eq!(run.manifest().run(), name, "runs are fetched in their order");
                 match run.arrived().await {
                     Ok(()) => {
-                        fetching = next_run(&legs).map(begin);
-                        engines = take_run(run, engines, options, &mut followed).await?;
+                        fetching = next_run(&steps).map(begin);
+                        engines = apply_run(run, engines, options, &mut followed).await?;
                         continue;
                     }
-                    Err(error) => (Culprit::Run(manifest.run()), error),
+                    Err(error) => (Culprit::Run(name), error),
                 }
             }
         };
@@ -101,19 +108,16 @@ pub(super) async fn follow(
         };
         tracing::warn!(csn = engines.position.csn.0, %error, "an object cannot be used; another way leads on");
         followed.remarks.push(format!("passed over: {error}"));
-        legs = around;
+        (steps, manifests) = around;
     }
     Ok((engines, followed))
 }
 
-fn next_run(legs: &VecDeque<Leg>) -> Option<&RunManifest> {
-    legs.iter().find_map(|leg| match leg {
-        Leg::Run(manifest) => Some(&**manifest),
-        Leg::Chunks(_) => None,
-    })
+fn next_run(steps: &VecDeque<Step>) -> Option<RunName> {
+    steps.iter().find_map(Step::run).map(|step| step.run)
 }
 
-async fn take_run(run: RunFetch, mut engines: Engines, options: &Options, followed: &mut Followed) -> Result<Engines> {
+async fn apply_run(run: RunFetch, mut engines: Engines, options: &Options, followed: &mut Followed) -> Result<Engines> {
     let manifest = run.manifest();
     followed.runs += 1;
     followed.run_commits += manifest.last.since(manifest.first) + 1;
@@ -123,7 +127,7 @@ async fn take_run(run: RunFetch, mut engines: Engines, options: &Options, follow
 }
 
 /// Fetches and applies chunks. Ends before the first chunk that cannot be fetched or read, and returns that chunk.
-async fn take_chunks(
+async fn apply_chunks(
     history: &History,
     steps: Vec<ChunkStep>,
     mut engines: Engines,
@@ -158,14 +162,15 @@ async fn take_chunks(
 }
 
 impl Bad {
-    /// Lists the archive again and returns legs that avoid all unusable objects; `None` if there is no such route.
+    /// Lists the archive again and returns steps that avoid all unusable objects, and the manifests of the runs among
+    /// them; `None` if there is no such route.
     async fn way_around(
         &mut self,
         history: &History,
         culprit: &Culprit,
         error: &Error,
         way: Way,
-    ) -> Result<Option<VecDeque<Leg>>> {
+    ) -> Result<Option<(VecDeque<Step>, RunManifests)>> {
         match culprit {
             Culprit::Chunk(chunk) => drop(self.chunks.insert(*chunk)),
             Culprit::Run(run) => self.runs.push(SkippedRun { run: *run, why: error.to_string() }),
@@ -174,9 +179,11 @@ impl Bad {
         now.listing.chunks.retain(|chunk, _| !self.chunks.contains(chunk));
         loop {
             let is_usable = |run: &RunName| self.runs.iter().all(|skip| skip.run != *run);
-            let Some(route) = route(&now.listing, &history.lineage, way, is_usable) else { return Ok(None) };
-            if let Some(manifests) = now.run_manifests(&route.runs, &mut self.runs).await? {
-                return Ok(Some(crate::history::resolve::legs(&route.chunks, &route.runs, &manifests)));
+            let Some(route) = route(&now.listing, &history.lineage, way, is_usable, &history.costs) else {
+                return Ok(None);
+            };
+            if let Some(manifests) = now.run_manifests(&route.steps, &mut self.runs).await? {
+                return Ok(Some((route.steps.into(), manifests)));
             }
         }
     }

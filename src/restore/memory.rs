@@ -8,20 +8,21 @@ use super::progress::Meter;
 use super::runs::apply_part;
 use crate::archive::layout::ObjectName;
 use crate::archive::store::Archive;
+use crate::compacted_run::RunManifest;
 use crate::csn::Csn;
 use crate::engine::memory::Memory;
 use crate::error::Result;
 use crate::history::fetch::{ChunkFetch, check_hash, pieces};
 use crate::history::line::{History, full_name};
-use crate::history::resolve::Leg;
+use crate::history::step::{ChunkStep, Step, take_chunks};
 use crate::history::target::Target;
 use crate::history::unpack::Unpacker;
 use crate::position::Position;
 use crate::snapshot::manifest::{FileRef, Manifest};
-use crate::snapshot::run::RunManifest;
 use crate::threads::blocking;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -32,40 +33,52 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
         return Ok((Memory::new(), Position::default()));
     }
     let planned = history.plan(&Target::At(csn)).await?;
-    let (mut memory, mut at) = match &planned.manifest {
-        None => (Memory::new(), Position::default()),
-        Some(manifest) => {
-            let at = manifest.start_position(history.lineage.epoch_at(manifest.start().after));
-            (base_memory(&history.archive, manifest, meter, Compare::Counts).await?, at)
-        }
-    };
-    for leg in planned.legs() {
-        (memory, at) = match leg {
-            Leg::Run(manifest) => (take_run(history, &manifest, memory, meter).await?, manifest.position()),
-            Leg::Chunks(steps) => {
-                let mut unpacker = Unpacker::new(history.lineage.clone(), at);
-                let mut fetch = ChunkFetch::new(&history.archive, steps);
-                let mut state = (memory, at);
-                while let Some((step, fetched)) = fetch.next().await {
-                    let (bytes, what) = (fetched?, full_name(&history.archive, &ObjectName::Chunk(step.chunk)));
-                    meter.add(bytes.len() as u64);
-                    let (mut memory, _) = state;
-                    (unpacker, state) = blocking(move || {
-                        let unpacked = unpacker.unpack(step, bytes, &what)?;
-                        for commit in unpacked.commits.iter() {
-                            memory.apply(commit)?;
-                        }
-                        let last = unpacked.commits.last().expect("a step has commits");
-                        let at = Position::of(last);
-                        Ok((unpacker, (memory, at)))
-                    })
-                    .await?;
-                }
-                state
+    let (mut memory, mut at) = (Memory::new(), Position::default());
+    let mut steps: VecDeque<Step> = planned.plan.steps.into();
+    while let Some(step) = steps.front().copied() {
+        (memory, at) = match step {
+            Step::Base(_) => {
+                steps.pop_front();
+                let manifest = planned.manifest.as_ref().expect("the manifest of the plan's base was read");
+                let at = manifest.start_position(history.lineage.epoch_at(manifest.start().after));
+                (base_memory(&history.archive, manifest, meter, Compare::Counts).await?, at)
             }
+            Step::Run(step) => {
+                steps.pop_front();
+                let manifest = &planned.runs[&step.run];
+                (take_run(history, manifest, memory, meter).await?, manifest.position())
+            }
+            Step::Chunk(_) => take_commits(history, take_chunks(&mut steps), (memory, at), meter).await?,
         };
     }
     Ok((memory, at))
+}
+
+/// Applies the commits of successive chunks to the memory engines, which are at the given position.
+async fn take_commits(
+    history: &History,
+    steps: Vec<ChunkStep>,
+    mut state: (Memory, Position),
+    meter: &Meter,
+) -> Result<(Memory, Position)> {
+    let mut unpacker = Unpacker::new(history.lineage.clone(), state.1);
+    let mut fetch = ChunkFetch::new(&history.archive, steps);
+    while let Some((step, fetched)) = fetch.next().await {
+        let (bytes, what) = (fetched?, full_name(&history.archive, &ObjectName::Chunk(step.chunk)));
+        meter.add(bytes.len() as u64);
+        let (mut memory, _) = state;
+        (unpacker, state) = blocking(move || {
+            let unpacked = unpacker.unpack(step, bytes, &what)?;
+            for commit in unpacked.commits.iter() {
+                memory.apply(commit)?;
+            }
+            let last = unpacked.commits.last().expect("a step has commits");
+            let at = Position::of(last);
+            Ok((unpacker, (memory, at)))
+        })
+        .await?;
+    }
+    Ok(state)
 }
 
 async fn take_run(history: &History, manifest: &RunManifest, mut memory: Memory, meter: &Arc<Meter>) -> Result<Memory> {

@@ -21,12 +21,15 @@ mod base;
 pub mod copy;
 mod follow;
 pub(crate) mod memory;
+mod options;
 pub mod progress;
 pub mod repair;
 mod runs;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod verify;
+mod verify_file;
+mod verify_report;
 mod verify_runs;
 
 use crate::archive::lineage::Lineage;
@@ -39,9 +42,10 @@ use crate::history::line::History;
 use crate::history::plan::Plan;
 use crate::history::reader_pin::ReaderPin;
 use crate::history::resolve::Planned;
+use crate::history::route::RouteCosts;
 use crate::history::target::Target;
 use crate::io::Io;
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use crate::position::Position;
 use crate::snapshot::local;
 use crate::snapshot::manifest::Manifest;
@@ -49,32 +53,17 @@ use crate::threads::blocking;
 use apply::Engines;
 use progress::{Meter, Phase, ProgressSink};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 pub use copy::{CopyOptions, CopyReport, copy};
-pub use verify::{VerifyReport, verify_archive};
+pub use options::Options;
+pub use verify::verify_archive;
+pub use verify_report::VerifyReport;
 
-/// Limit on the chunks that wait between fetching and unpacking, in addition to the chunks in flight.
-const ARRIVALS_MAX: usize = 1;
 /// Limit on how often a restore plans again because a listed object has vanished.
 pub(crate) const REPLANS_MAX: u32 = 3;
-
-/// Options of a restore.
-#[derive(Clone)]
-pub struct Options {
-    /// The directory to create; must be empty or must not exist.
-    pub dir: PathBuf,
-    /// The last commit to restore.
-    pub target: Target,
-    /// The epoch whose line of history is followed; `None` for the newest epoch.
-    pub epoch: Option<Epoch>,
-    /// Reads and writes the files of the directory.
-    pub io: Arc<dyn Io>,
-    /// Receives the progress.
-    pub progress: ProgressSink,
-}
 
 /// The result of a restore.
 #[derive(Clone, Debug, Serialize)]
@@ -152,7 +141,8 @@ pub async fn restore(archive: &Archive, options: Options) -> Result<Report> {
 /// later commits exist. After an error the directory is as empty as before, so that the next start can begin from
 /// scratch.
 pub async fn bootstrap(archive: &Archive, dir: &Path, io: Arc<dyn Io>, progress: ProgressSink) -> Result<Report> {
-    let options = Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, io, progress };
+    let options =
+        Options { dir: dir.to_owned(), target: Target::Latest, epoch: None, costs: RouteCosts::DEFAULT, io, progress };
     let built = build(archive, options, LastRole::Replica).await;
     // An error of kind `NotEmpty` means that the directory held files of another origin, which must not be removed.
     if built.as_ref().is_err_and(|error| error.kind() != Kind::NotEmpty)
@@ -223,7 +213,7 @@ async fn plan_for(
     options: &Options,
 ) -> Result<(History, Planned)> {
     Meter::begin(&options.progress, Phase::Plan, 0);
-    let history = History::read(archive, *epoch).await?;
+    let history = History { costs: options.costs, ..History::read(archive, *epoch).await? };
     // The uploads of a live primary arrive out of order, so chunks may be missing for a moment. A replica starts before
     // the missing chunks and catches up from there.
     let latest = match (role, target) {
@@ -237,7 +227,7 @@ async fn plan_for(
 /// Returns the range of history that a plan reads.
 fn range_of(planned: &Planned) -> PinRange {
     let plan = &planned.plan;
-    PinRange { from: plan.after, until: plan.target, epoch: Some(plan.leaf) }
+    PinRange { from: plan.after(), until: plan.target, epoch: Some(plan.leaf) }
 }
 
 /// Carries out a plan in the locked directory.
@@ -334,7 +324,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
     }
     engines.finish()?;
     let Engines { disk, mut memory, position, .. } = engines;
-    let at = ImagePosition { position, wal_seq: disk.wal_seq() };
+    let at = CutPoint { position, wal_seq: disk.wal_seq() };
     local::write(io, &dir.image(), &memory.cut(), at)?;
     let ended = Ended {
         position,

@@ -17,11 +17,11 @@ use crate::csn::Epoch;
 use crate::error::{Error, Result};
 use crate::history::catch_up::CatchUp;
 use crate::history::line::read_manifest;
-use crate::log::reader::LogPosition;
+use crate::log::reader::LogCursor;
 use crate::record::CommitRecord;
 use crate::snapshot::completion::CompletionBuilder;
 use crate::snapshot::manifest::{FileRef, Level, Manifest};
-use crate::snapshot::publish::{create_manifest, is_whole};
+use crate::snapshot::mover::{create_manifest, is_whole};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -187,10 +187,10 @@ fn read_logs(committer: &Committer, start: BaseStart, take: impl Fn(Arc<[CommitR
     if committer.watermarks.committed.get() < base.csn {
         return Err(gap(start));
     }
-    let from = LogPosition { csn: after, ..committer.log_position(after)? };
+    let from = LogCursor { csn: after, ..committer.log_cursor(after)? };
     let (reader, end) = committer.log_reader();
     let (mut slice, mut bytes) = (Vec::new(), 0);
-    for commit in reader.commits(from, LogPosition { csn: base.csn, ..end })? {
+    for commit in reader.commits(from, LogCursor { csn: base.csn, ..end })? {
         let commit: CommitRecord = commit?;
         bytes += size_of::<CommitRecord>() + commit.effect_bytes();
         let is_last = commit.csn == base.csn;

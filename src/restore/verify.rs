@@ -7,6 +7,8 @@
 use super::base::Compare;
 use super::memory::base_memory;
 use super::progress::{Meter, Phase, ProgressSink};
+use super::verify_file::{check_file, check_listed, unknown_epoch};
+use super::verify_report::{Problem, VerifyReport};
 use super::verify_runs::check_runs;
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName, Section};
@@ -16,102 +18,20 @@ use crate::archive::store::Archive;
 use crate::archive::thinned::Thinned;
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
-use crate::csn::{Csn, Epoch, HistoryHash};
+use crate::csn::{Csn, HistoryHash};
 use crate::engine::{batch, memory};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::history::abandoned::Abandoned;
 use crate::history::continuity::Continuity;
-use crate::history::fetch::{ChunkFetch, check_hash, pieces};
+use crate::history::fetch::ChunkFetch;
 use crate::history::line::{full_name, read_manifest};
-use crate::history::reach::{CsnRange, Reach};
+use crate::history::reach::Reach;
 use crate::history::step::ChunkStep;
 use crate::history::unpack::check_name;
 use crate::snapshot::manifest::Manifest;
 use bytes::Bytes;
-use futures::stream::StreamExt;
-use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-
-/// The objects that were read and the problems that were found.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct VerifyReport {
-    /// Epoch records read.
-    pub epochs: u64,
-    /// Chunks read.
-    pub chunks: u64,
-    /// Commits in the chunks; a commit in two chunks counts twice.
-    pub commits: u64,
-    /// Bytes of the chunks.
-    pub chunk_bytes: u64,
-    /// Bases read; a repaired base counts once.
-    pub bases: u64,
-    /// Files of the bases; a shared file counts once.
-    pub base_files: u64,
-    /// Bytes of these files.
-    pub base_bytes: u64,
-    /// Bases without a complete manifest: their upload or removal is in progress or was interrupted. No restore uses
-    /// them.
-    pub bases_unfinished: u64,
-    /// Compacted runs read.
-    pub runs: u64,
-    /// Files of the runs.
-    pub run_files: u64,
-    /// Bytes of these files.
-    pub run_bytes: u64,
-    /// Runs without a complete manifest, for the same reasons as `bases_unfinished`.
-    pub runs_unfinished: u64,
-    /// Objects under the archive's prefix that do not belong to the archive.
-    pub foreign: u64,
-    /// Problems; empty if every object is whole.
-    pub problems: Vec<Problem>,
-    /// Unusual findings that are harmless by themselves: records whose upload was interrupted.
-    pub remarks: Vec<Problem>,
-    /// Abandoned commits: archived commits that do not lie on the newest line.
-    pub abandoned: Vec<Abandoned>,
-    /// Restorable commits of the newest line of history.
-    pub ranges: Vec<CsnRange>,
-    /// Commits of the newest line that exist only as part of a run, so that they cannot be restored one by one.
-    pub coarse: Vec<CsnRange>,
-    /// Commits of the newest line that are known to exist but are missing, without those in `thinned`.
-    pub gaps: Vec<CsnRange>,
-    /// Missing commits of the newest line that the retention policy removed.
-    pub thinned: Vec<CsnRange>,
-}
-
-/// A problem with one object.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Problem {
-    /// The object's name below the archive's prefix.
-    pub object: String,
-    /// What was expected and what was found.
-    pub what: String,
-}
-
-impl VerifyReport {
-    /// Reports whether nothing is wrong and no commit is missing.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.problems.is_empty() && self.gaps.is_empty()
-    }
-
-    /// Adds a remark about a record whose upload was interrupted; no other object relies on such a record.
-    pub(super) fn note_cut_off(&mut self, object: &ObjectName) {
-        let what = "it was cut off while it was written, and does not count".to_owned();
-        self.remarks.push(Problem { object: object.to_string(), what });
-    }
-
-    /// Adds an integrity error to the problems; returns every other error, such as a failure of the store.
-    pub(super) fn note(&mut self, object: &ObjectName, outcome: Result<()>) -> Result<()> {
-        match outcome {
-            Err(error) if matches!(error.kind(), Kind::Integrity) => {
-                self.problems.push(Problem { object: object.to_string(), what: error.to_string() });
-                Ok(())
-            }
-            outcome => outcome,
-        }
-    }
-}
 
 /// Reads an archive and checks every object in it.
 pub async fn verify_archive(archive: &Archive, progress: ProgressSink) -> Result<VerifyReport> {
@@ -219,10 +139,6 @@ async fn was_merged(archive: &Archive, chunk: ChunkName, newer: &mut Vec<ChunkNa
     Ok(newer.iter().any(is_wider))
 }
 
-pub(super) fn unknown_epoch(what: &str, epoch: Epoch) -> Error {
-    Error::corrupt(what, "name", format!("there is no record of epoch {epoch}"))
-}
-
 /// The result of checking a chunk.
 pub(super) struct CheckedChunk {
     commits: u64,
@@ -306,36 +222,6 @@ async fn check_bases(
         report.note(&name, outcome)?;
     }
     Ok(())
-}
-
-/// Reads an object and compares its length and hash with the expected ones.
-pub(super) async fn check_file(
-    archive: &Archive,
-    listing: &Listing,
-    object: &ObjectName,
-    bytes: u64,
-    blake3: blake3::Hash,
-    meter: &Meter,
-) -> Result<()> {
-    check_listed(archive, listing, object, bytes)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut pieces = std::pin::pin!(pieces(archive, object, bytes));
-    while let Some(piece) = pieces.next().await {
-        let piece = piece?;
-        meter.add(piece.len() as u64);
-        hasher.update(&piece);
-    }
-    check_hash(&full_name(archive, object), hasher.finalize(), blake3)
-}
-
-/// Checks that an object is listed with the length that the manifest states.
-fn check_listed(archive: &Archive, listing: &Listing, object: &ObjectName, bytes: u64) -> Result<()> {
-    let detail = match listing.stored(object) {
-        None => "it is not there".to_owned(),
-        Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
-        Some(_) => return Ok(()),
-    };
-    Err(Error::corrupt(full_name(archive, object), "the object", detail))
 }
 
 /// Builds the memory engines from the memory image and the completion, as a restore does.

@@ -1,7 +1,8 @@
 //! Verifies the compacted runs of an archive.
 
 use super::progress::{Meter, Phase, ProgressSink};
-use super::verify::{VerifyReport, check_file, unknown_epoch};
+use super::verify_file::{check_file, unknown_epoch};
+use super::verify_report::VerifyReport;
 use crate::archive::layout::ObjectName;
 use crate::archive::listing::Listing;
 use crate::archive::store::Archive;

@@ -4,23 +4,14 @@
 //! restore would plan it.
 
 use super::material::Material;
-use super::plan::{PrunePlan, Removal, View, missing_file};
+use super::plan::{PrunePlan, View, missing_file};
+use super::sweep::Removal;
 use crate::archive::layout::ObjectName;
 use crate::archive::listing::{BaseObjects, Listing};
 use crate::csn::{Csn, Epoch};
 use crate::history::reach::Reach;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Returns the listing without objects that begin after `csn`: sufficient for a plan to `csn`, and faster.
-pub(super) fn up_to(listing: &Listing, csn: Csn) -> Listing {
-    let chunks = listing.chunks.iter().filter(|(chunk, _)| chunk.first <= csn).map(|(chunk, stored)| (*chunk, *stored));
-    let bases = listing.bases.iter().filter(|(base, _)| base.csn <= csn);
-    let bases = bases.map(|(base, objects)| (*base, objects.clone())).collect();
-    let runs = listing.runs.iter().filter(|(run, _)| run.last <= csn);
-    let runs = runs.map(|(run, objects)| (*run, objects.clone())).collect();
-    Listing { epochs: listing.epochs.clone(), chunks: chunks.collect(), bases, runs, ..Listing::default() }
-}
 
 /// Returns the listing after a plan was carried out.
 #[must_use]
@@ -97,7 +88,7 @@ pub fn check(material: &Material, plan: &PrunePlan) -> Result<(), String> {
                 let planned = before.plan_to(&left, &lineage, csn);
                 let planned = planned.map_err(|short| format!("{}: {}", lost(csn), short.reason))?;
                 let base = planned.start().and_then(|start| material.facts.get(&start));
-                let runs = planned.runs.iter().filter_map(|step| material.runs.get(&step.run));
+                let runs = planned.runs().filter_map(|step| material.runs.get(&step.run));
                 let used = base.into_iter().chain(runs).filter_map(|facts| facts.as_ref().ok());
                 if let Some(missing) = used.into_iter().find_map(|facts| missing_file(&left, facts)) {
                     return Err(format!("{}: {missing}", lost(csn)));

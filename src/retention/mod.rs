@@ -4,9 +4,11 @@
 //! material   what the decision is made from: listing, manifests, chunk times, marks, pins    I/O
 //! timeline   one line of history, and what the policy promises of it                         pure
 //! plan       finds the objects that each promise needs                                       pure
-//! sweep      finds the objects to remove, with the reason for each                           pure
+//! superseded finds the chunks whose place a wider chunk has taken                           pure
+//! removals   finds the objects to remove, with the reason for each                          pure
 //! check      checks that every promise can be restored from what would remain                pure
-//! prune      carries a plan out: references first, then data; resumable                      I/O
+//! prune      carries a plan out; resumable                                                   I/O
+//! sweep      the one remover of objects: references first, then data; spares pins            I/O
 //! report     what a prune planned and did, for operators and for programs
 //! ```
 //!
@@ -19,8 +21,10 @@ pub mod check;
 pub mod material;
 pub mod plan;
 pub mod prune;
+mod removals;
 pub mod report;
-mod sweep;
+pub mod superseded;
+pub mod sweep;
 pub mod timeline;
 
 #[cfg(test)]

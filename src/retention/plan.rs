@@ -1,82 +1,27 @@
 //! Finds the objects that each promise needs, and from that the objects to remove.
 //!
 //! Pure. These objects stay: what any promise needs (as a restore would plan it, with runs preferred to chunks beyond
-//! the fine window), what valid pins name, and what is too young to judge. `sweep` removes the rest, and `check` plans
+//! the fine window), what valid pins name, and what is too young to judge. `removals` names the rest, and `check` plans
 //! every promise over what would remain. A chunk whose commits all lie in one wider chunk of the same epoch is
 //! replaced: it is removed after the grace period even if its commits stay.
 
-use super::check::up_to;
 use super::material::{Facts, Material};
+use super::superseded::superseded;
+use super::sweep::{self, Reason, Removal};
 use super::timeline::{Piece, Promise, RestorePoint, Timeline, Why};
-use crate::archive::layout::{BaseName, ChunkName, ObjectName, RunName, as_text};
+use crate::archive::layout::{BaseName, ChunkName, RunName};
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::pins::PinRange;
 use crate::archive::thinned::Thinned;
 use crate::csn::{CommitTime, Csn, Epoch};
-use crate::history::plan::{Plan, Shortfall, SkippedBase, SkippedRun, plan_without};
+use crate::history::plan::{Plan, Shortfall, SkippedBase, SkippedRun, plan as restore_plan};
 use crate::history::reach::{CsnRange, Reach};
+use crate::history::route::RouteCosts;
+use crate::history::step::Step;
 use crate::keep::{Keep, micros};
-use serde::{Serialize, Serializer};
 use std::collections::HashSet;
-use std::fmt;
 use std::time::Duration;
-
-/// Why an object is removed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Reason {
-    /// The policy does not keep the object's commits.
-    BeyondPolicy,
-    /// A wider chunk holds its commits.
-    Replaced,
-    /// The object has no manifest, or no manifest names it.
-    Orphan,
-    /// The pin has expired.
-    PinOver,
-    /// A later record states how far history is thinned.
-    Outdated,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::BeyondPolicy => "older than the policy keeps",
-            Self::Replaced => "a wider chunk holds its commits",
-            Self::Orphan => "nothing refers to it",
-            Self::PinOver => "the pin is over",
-            Self::Outdated => "a later record says it",
-        })
-    }
-}
-
-impl Serialize for Reason {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-/// An object to remove.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Removal {
-    /// The object.
-    #[serde(serialize_with = "as_text")]
-    pub object: ObjectName,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// The reason.
-    pub why: Reason,
-}
-
-impl Removal {
-    /// Reports whether other objects are found through this one. References are removed before data.
-    #[must_use]
-    pub fn is_reference(&self) -> bool {
-        matches!(
-            self.object,
-            ObjectName::BaseManifest(_) | ObjectName::BaseCuts(..) | ObjectName::RunManifest(_) | ObjectName::Pin(_)
-        )
-    }
-}
 
 /// What a prune is to remove, and what it promises.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -120,7 +65,7 @@ pub fn plan(material: &Material, keep: &Keep, grace: Duration) -> PrunePlan {
     view.keep_young(keep, &mut kept);
     view.keep_pinned(&mut kept, &mut remarks);
     let mut removals = view.removals(&kept, &mut remarks);
-    removals.sort_by_key(|removal| (!removal.is_reference(), matches!(removal.object, ObjectName::Sst(_))));
+    sweep::sort(&mut removals);
     let mut thinned = material.thinned.clone();
     thinned.keep = keep.to_string();
     if removals.iter().any(|removal| removal.why == Reason::BeyondPolicy) {
@@ -202,25 +147,10 @@ impl<'m> View<'m> {
         stored.time().0.saturating_add(self.grace_micros) < self.material.now.0
     }
 
-    /// Returns the chunks that one wider chunk of the same epoch replaces. The wider chunk must be past the grace
-    /// period.
+    /// Returns the chunks whose place a wider chunk that is past the grace period has taken.
     fn find_replaced(&self) -> HashSet<ChunkName> {
-        let mut replaced = HashSet::new();
-        // Sorted by first csn, the wider chunk first: a chunk that ends within `widest` lies in it as a whole.
-        let mut by_start: Vec<ChunkName> = self.listing.chunks.keys().copied().collect();
-        by_start.sort_by_key(|chunk| (chunk.epoch, chunk.first, std::cmp::Reverse(chunk.last)));
-        let mut widest: Option<ChunkName> = None;
-        for chunk in by_start {
-            if let Some(wide) = widest.filter(|wide| wide.epoch == chunk.epoch && wide.last >= chunk.last) {
-                debug_assert!(wide.first <= chunk.first);
-                replaced.insert(chunk);
-            } else if self.is_past_grace(&self.listing.chunks[&chunk]) {
-                widest = Some(chunk);
-            } else {
-                widest = widest.filter(|wide| wide.epoch == chunk.epoch);
-            }
-        }
-        replaced
+        let counts = |chunk: &ChunkName| self.is_past_grace(&self.listing.chunks[chunk]);
+        superseded(self.listing.chunks.keys().copied(), counts).into_iter().flat_map(|found| found.parts).collect()
     }
 
     /// Reports whether a base can be restored from.
@@ -347,15 +277,19 @@ impl<'m> View<'m> {
         }
         let over_runs = self.coarse.as_ref().and_then(|coarse| self.plan_to(coarse, lineage, csn).ok());
         let Some(plan) = over_runs.or_else(|| self.plan_to(&self.lean, lineage, csn).ok()) else { return false };
-        kept.bases.extend(plan.base);
-        kept.chunks.extend(plan.chunks.iter().map(|step| step.chunk));
-        kept.runs.extend(plan.runs.iter().map(|step| step.run));
-        plan.chunks.last().is_some_and(|step| step.use_until == csn)
+        for step in &plan.steps {
+            match step {
+                Step::Base(step) => _ = kept.bases.insert(step.base),
+                Step::Run(step) => _ = kept.runs.insert(step.run),
+                Step::Chunk(step) => _ = kept.chunks.insert(step.chunk),
+            }
+        }
+        plan.chunks().last().is_some_and(|step| step.use_until == csn)
     }
 
     /// Plans a restore to `csn` over a listing.
     pub(super) fn plan_to(&self, listing: &Listing, lineage: &Lineage, csn: Csn) -> Result<Plan, Shortfall> {
-        plan_without(&up_to(listing, csn), lineage, csn, &self.skipped, &self.skipped_runs)
+        restore_plan(&listing.up_to(csn), lineage, csn, &self.skipped, &self.skipped_runs, &RouteCosts::DEFAULT)
     }
 
     /// Keeps the bases of a range, and the chunks with commits above the range's first csn.

@@ -1,30 +1,27 @@
 //! Carries a prune out.
 //!
-//! Order: take a pin for the prune; read the listing; plan and check; write the record of what is thinned; remove
-//! references; remove data. Guarantees: nothing is removed that the check did not pass. The commits of a pin taken
+//! Order: take a pin for the prune; read the listing; plan and check; write the record of what is thinned; sweep.
+//! Guarantees: nothing is removed that the check did not pass. The commits of a pin taken
 //! during the prune stay. A crash at any step leaves every promise restorable, and the next prune continues. Two
 //! prunes at once remove the same objects. An identity without the right to delete removes nothing and reports it
 //! once.
 
 use super::check;
 use super::material::Material;
-use super::plan::{PrunePlan, Removal, plan};
+use super::plan::{PrunePlan, plan};
 use super::report::PruneReport;
+use super::sweep::{Removal, sweep};
 use crate::archive::layout::ObjectName;
-use crate::archive::pins::{self, PRUNE, Pin, PinRange, ReadPin};
+use crate::archive::pins::{PRUNE, Pin, PinRange, ReadPin};
 use crate::archive::retry_policy::is_denied;
 use crate::archive::store::Archive;
 use crate::clock;
 use crate::csn::CommitTime;
 use crate::error::{Error, Result};
 use crate::keep::Keep;
-use futures::{StreamExt, stream};
+use std::collections::HashSet;
 use std::time::Duration;
 
-/// Number of objects removed between two readings of the pins.
-const REMOVALS_PER_LOOK: usize = 500;
-/// Largest number of removals in parallel.
-const REMOVALS_IN_FLIGHT_MAX: usize = 8;
 /// Largest difference between this machine's clock and the store's clock.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
@@ -98,20 +95,19 @@ async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> R
         plan.thinned.write(archive).await?;
     }
     let mut spared = Spared { known: pin_names(&material.pins), material, options };
-    let references = plan.removals.iter().take_while(|removal| removal.is_reference()).count();
-    let (references, data) = plan.removals.split_at(references);
-    for stage in [references, data] {
-        for batch in stage.chunks(REMOVALS_PER_LOOK) {
-            if pin.has_lapsed() {
-                let reason = "the prune was held up for so long that its pin is over; start it again".to_owned();
-                return Err(Error::Refused { reason });
-            }
-            let batch = spared.filter(archive, batch).await?;
-            if !remove(archive, &batch, &mut report).await? {
-                return Ok(report);
-            }
+    let swept = sweep(archive, &plan.removals, |pins, batch| {
+        if pin.has_lapsed() {
+            let reason = "the prune was held up for so long that its pin is over; start it again".to_owned();
+            return Err(Error::Refused { reason });
         }
-    }
+        Ok(spared.filter(pins, batch))
+    })
+    .await?;
+    (report.removed, report.bytes_removed) = (swept.removed, swept.bytes);
+    report.denied = swept.denied.map(|error| match error {
+        Error::Store { source, path, .. } => format!("this identity may not delete {path}: {source}"),
+        error => error.to_string(),
+    });
     Ok(report)
 }
 
@@ -144,48 +140,14 @@ struct Spared<'o> {
 
 impl Spared<'_> {
     /// Returns the batch without the objects that new pins name.
-    async fn filter(&mut self, archive: &Archive, batch: &[Removal]) -> Result<Vec<Removal>> {
-        let pins = pins::list(archive).await?;
+    fn filter(&mut self, pins: Vec<ReadPin>, batch: &[Removal]) -> Vec<Removal> {
         if pins.iter().all(|pin| self.known.contains(&pin.name.to_string())) {
-            return Ok(batch.to_vec());
+            return batch.to_vec();
         }
         self.known = pin_names(&pins);
         self.material.pins = pins;
         let again = plan(&self.material, &self.options.keep, self.options.grace);
-        self.kept_by(&again, batch)
+        let still: HashSet<&ObjectName> = again.removals.iter().map(|removal| &removal.object).collect();
+        batch.iter().filter(|removal| still.contains(&removal.object)).cloned().collect()
     }
-
-    fn kept_by(&self, again: &PrunePlan, batch: &[Removal]) -> Result<Vec<Removal>> {
-        let still: std::collections::HashSet<&ObjectName> =
-            again.removals.iter().map(|removal| &removal.object).collect();
-        Ok(batch.iter().filter(|removal| still.contains(&removal.object)).cloned().collect())
-    }
-}
-
-/// Removes a batch; returns false if this identity may not delete.
-async fn remove(archive: &Archive, batch: &[Removal], report: &mut PruneReport) -> Result<bool> {
-    // The first object is removed alone, so that an identity without the right to delete learns it with one request.
-    let (first, others) = batch.split_at(batch.len().min(1));
-    for part in [first, others] {
-        let delete = |removal: Removal| {
-            let archive = archive.clone();
-            async move { (removal.bytes, archive.delete(&removal.object).await) }
-        };
-        let deletes: Vec<_> = part.iter().cloned().map(delete).collect();
-        let mut done = stream::iter(deletes).buffered(REMOVALS_IN_FLIGHT_MAX);
-        while let Some((bytes, outcome)) = done.next().await {
-            match outcome {
-                Ok(()) => {
-                    report.removed += 1;
-                    report.bytes_removed += bytes;
-                }
-                Err(Error::Store { source, path, .. }) if is_denied(&source) => {
-                    report.denied = Some(format!("this identity may not delete {path}: {source}"));
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(true)
 }

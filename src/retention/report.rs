@@ -1,7 +1,8 @@
 //! The report of a prune.
 
 use super::material::Material;
-use super::plan::{PrunePlan, Reason, Removal};
+use super::plan::PrunePlan;
+use super::sweep::{Reason, Removal};
 use super::timeline::{Promise, Why};
 use crate::archive::layout::ObjectName;
 use crate::csn::CommitTime;

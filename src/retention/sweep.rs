@@ -1,160 +1,168 @@
-//! Finds the objects to remove, given the objects that stay: chunks, runs, bases, SSTs that no remaining manifest
-//! names, and pins that have expired.
+//! The one remover of objects: a prune and a merge decide what goes, and [`sweep`] removes it.
 //!
-//! Pure. An object that is younger than the grace period and that nothing refers to may belong to a base that is being
-//! uploaded, or be an SST that such a base shares. Such an object stays.
+//! Guarantees: an object is removed after every object that refers to it. The pins are read before each batch, and the
+//! caller spares what they hold, so a reader that takes its pin during the sweep loses nothing. A crash at any step
+//! leaves only objects that the next sweep removes. An identity without the right to delete removes nothing and learns
+//! so with one request.
+//!
+//! Non-goals: pins and marks, each of which is a single record that its own process deletes; deciding what goes.
 
-use super::material::Facts;
-use super::plan::{Kept, Reason, Removal, View};
-use crate::archive::layout::{BaseName, ObjectName, RunName};
-use crate::archive::listing::{BaseObjects, BaseStart, Stored};
-use crate::plain_name::PlainName;
-use std::collections::{BTreeSet, HashSet};
+use crate::archive::layout::{ChunkName, ObjectName, as_text};
+use crate::archive::pins::{self, PinRange, ReadPin};
+use crate::archive::retry_policy::is_denied;
+use crate::archive::store::Archive;
+use crate::csn::CommitTime;
+use crate::error::{Error, Result};
+use futures::{StreamExt, stream};
+use serde::{Serialize, Serializer};
+use std::fmt;
 
-fn removal(object: ObjectName, stored: &Stored, why: Reason) -> Removal {
-    Removal { object, bytes: stored.size, why }
+/// Number of objects removed between two readings of the pins.
+const REMOVALS_PER_LOOK: usize = 500;
+/// Largest number of removals in parallel.
+const REMOVALS_IN_FLIGHT_MAX: usize = 8;
+
+/// Why an object is removed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reason {
+    /// The policy does not keep the object's commits.
+    BeyondPolicy,
+    /// A wider chunk holds its commits.
+    Replaced,
+    /// The object has no manifest, or no manifest names it.
+    Orphan,
+    /// The pin has expired.
+    PinOver,
+    /// A later record states how far history is thinned.
+    Outdated,
 }
 
-fn all_files(
-    objects: &BaseObjects,
-    file: impl Fn(&PlainName) -> ObjectName,
-    why: Reason,
-) -> impl Iterator<Item = Removal> {
-    objects.files.iter().map(move |(name, stored)| removal(file(name), stored, why))
-}
-
-/// SSTs that remaining manifests refer to.
-#[derive(Default)]
-struct Referred<'m> {
-    objects: HashSet<&'m ObjectName>,
-    /// Whether a manifest cannot be read. Such a manifest may refer to any SST.
-    is_unknown: bool,
-}
-
-impl<'m> View<'m> {
-    /// Returns the objects to remove, in no particular order.
-    pub(super) fn removals(&self, kept: &Kept, remarks: &mut Vec<String>) -> Vec<Removal> {
-        let mut removals = self.chunk_removals(kept, remarks);
-        let mut referred = Referred::default();
-        for (base, objects) in &self.listing.bases {
-            removals.extend(self.base_removals(*base, objects, kept, &mut referred));
-        }
-        for (run, objects) in &self.listing.runs {
-            removals.extend(self.run_removals(*run, objects, kept));
-        }
-        if referred.is_unknown {
-            let remark = "no SST is removed, because it is not known what a manifest that cannot be read refers to; look at \
-                          it with walferry verify, and remove that base's manifest.json if nothing can be done";
-            remarks.push(remark.to_owned());
-        } else {
-            removals.extend(self.sst_removals(&referred));
-        }
-        removals.extend(self.pin_removals());
-        let cut_off = self.material.cut_off.iter().filter(|(_, stored)| self.is_past_grace(stored));
-        removals.extend(cut_off.map(|(name, stored)| removal(name.clone(), stored, Reason::Orphan)));
-        let outdated = self.listing.thinned.range(..self.material.thinned.number);
-        removals
-            .extend(outdated.map(|(number, stored)| removal(ObjectName::Thinned(*number), stored, Reason::Outdated)));
-        removals
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BeyondPolicy => "older than the policy keeps",
+            Self::Replaced => "a wider chunk holds its commits",
+            Self::Orphan => "nothing refers to it",
+            Self::PinOver => "the pin is over",
+            Self::Outdated => "a later record says it",
+        })
     }
+}
 
-    fn chunk_removals(&self, kept: &Kept, remarks: &mut Vec<String>) -> Vec<Removal> {
-        let mut removals = Vec::new();
-        let mut unknown_epochs = BTreeSet::new();
-        for (chunk, stored) in &self.listing.chunks {
-            if self.listing.epochs.get(chunk.epoch).is_none() {
-                unknown_epochs.insert(chunk.epoch);
-            } else if !kept.chunks.contains(chunk) {
-                let why = if self.replaced.contains(chunk) { Reason::Replaced } else { Reason::BeyondPolicy };
-                removals.push(removal(ObjectName::Chunk(*chunk), stored, why));
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// An object to remove.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Removal {
+    /// The object.
+    #[serde(serialize_with = "as_text")]
+    pub object: ObjectName,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The reason.
+    pub why: Reason,
+}
+
+/// The stages of a sweep, in their order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Stage {
+    /// Objects through which other objects are found.
+    References,
+    /// Chunks, and files of one base or run.
+    Data,
+    /// Files that several bases may share.
+    SharedFiles,
+}
+
+impl Removal {
+    fn stage(&self) -> Stage {
+        match self.object {
+            ObjectName::BaseManifest(_)
+            | ObjectName::BaseCuts(..)
+            | ObjectName::RunManifest(_)
+            | ObjectName::Pin(_) => Stage::References,
+            ObjectName::Sst(_) => Stage::SharedFiles,
+            _ => Stage::Data,
+        }
+    }
+}
+
+/// Brings removals into the order in which a sweep removes them.
+pub fn sort(removals: &mut [Removal]) {
+    removals.sort_by_key(Removal::stage);
+}
+
+/// What a sweep removed.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Number of removed objects; an object that was already gone counts.
+    pub removed: u64,
+    /// Bytes of these objects.
+    pub bytes: u64,
+    /// The store's refusal, if this identity may not remove objects; the sweep then ended early.
+    pub denied: Option<Error>,
+}
+
+/// Removes objects, which must be in the order of [`sort`]. Before each batch, `spare` receives the current pins and
+/// the batch and returns the objects of the batch that may still be removed; an error ends the sweep.
+pub async fn sweep(
+    archive: &Archive,
+    removals: &[Removal],
+    mut spare: impl FnMut(Vec<ReadPin>, &[Removal]) -> Result<Vec<Removal>>,
+) -> Result<Swept> {
+    assert!(removals.is_sorted_by_key(Removal::stage), "what refers to an object is removed before the object");
+    let mut swept = Swept::default();
+    for stage in removals.chunk_by(|one, next| one.stage() == next.stage()) {
+        for batch in stage.chunks(REMOVALS_PER_LOOK) {
+            let batch = spare(pins::list(archive).await?, batch)?;
+            remove(archive, &batch, &mut swept).await?;
+            if swept.denied.is_some() {
+                return Ok(swept);
             }
         }
-        if let Some(epoch) = unknown_epochs.first() {
-            remarks.push(format!("there are chunks of epoch {epoch}, which has no record: they are left alone"));
-        }
-        removals
     }
+    Ok(swept)
+}
 
-    /// Returns the objects to remove of one base. If the base stays, adds the objects it refers to to `referred`.
-    fn base_removals(
-        &self,
-        base: BaseName,
-        objects: &BaseObjects,
-        kept: &Kept,
-        referred: &mut Referred<'m>,
-    ) -> Vec<Removal> {
-        let file = |name: &PlainName| ObjectName::BaseFile(base, name.clone());
-        let whole = objects.manifest.iter().map(|stored| (BaseStart::whole(base), stored));
-        let starts: Vec<(BaseStart, &Stored)> =
-            objects.cuts.iter().map(|(&after, stored)| (BaseStart { base, after }, stored)).chain(whole).collect();
-        if starts.is_empty() {
-            return self.abandoned(objects, file);
-        }
-        let facts: Option<Vec<&Facts>> =
-            starts.iter().map(|(start, _)| self.material.facts.get(start)?.as_ref().ok()).collect();
-        let Some(facts) = facts else {
-            referred.is_unknown = true;
-            return Vec::new();
+/// Removes one batch.
+async fn remove(archive: &Archive, batch: &[Removal], swept: &mut Swept) -> Result<()> {
+    // The first object is removed alone, so that an identity without the right to delete learns it with one request.
+    let (first, others) = batch.split_at(batch.len().min(1));
+    for part in [first, others] {
+        let delete = |removal: Removal| {
+            let archive = archive.clone();
+            async move { (removal.bytes, archive.delete(&removal.object).await) }
         };
-        let is_broken = starts.iter().all(|(start, _)| !self.is_usable(start));
-        let is_young_and_broken = is_broken && starts.iter().any(|(_, manifest)| !self.is_past_grace(manifest));
-        if kept.bases.contains(&base) || is_young_and_broken {
-            let own: HashSet<&ObjectName> =
-                facts.iter().flat_map(|facts| facts.files.iter().map(|(object, _)| object)).collect();
-            referred.objects.extend(&own);
-            return self.strays(objects, file, &own);
+        let deletes: Vec<_> = part.iter().cloned().map(delete).collect();
+        let mut done = stream::iter(deletes).buffered(REMOVALS_IN_FLIGHT_MAX);
+        while let Some((bytes, outcome)) = done.next().await {
+            match outcome {
+                Ok(()) => {
+                    swept.removed += 1;
+                    swept.bytes += bytes;
+                }
+                Err(error) if matches!(&error, Error::Store { source, .. } if is_denied(source)) => {
+                    swept.denied = Some(error);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let manifests = starts.iter().map(|(start, stored)| removal(start.manifest(), stored, Reason::BeyondPolicy));
-        manifests.chain(all_files(objects, file, Reason::BeyondPolicy)).collect()
     }
+    Ok(())
+}
 
-    /// Returns the objects to remove of one run.
-    fn run_removals(&self, run: RunName, objects: &BaseObjects, kept: &Kept) -> Vec<Removal> {
-        let file = |name: &PlainName| ObjectName::RunFile(run, name.clone());
-        let Some(manifest) = &objects.manifest else { return self.abandoned(objects, file) };
-        // The files of an unreadable manifest are unknown, so they stay; reporting the damage is up to `verify`.
-        let Some(Ok(facts)) = self.material.runs.get(&run) else { return Vec::new() };
-        if kept.runs.contains(&run) || !self.is_past_grace(manifest) {
-            let own: HashSet<&ObjectName> = facts.files.iter().map(|(object, _)| object).collect();
-            return self.strays(objects, file, &own);
-        }
-        let reference = removal(ObjectName::RunManifest(run), manifest, Reason::BeyondPolicy);
-        std::iter::once(reference).chain(all_files(objects, file, Reason::BeyondPolicy)).collect()
-    }
-
-    /// Returns the files without a manifest once all are past the grace period, after which no manifest is expected.
-    fn abandoned(&self, objects: &BaseObjects, file: impl Fn(&PlainName) -> ObjectName) -> Vec<Removal> {
-        let is_abandoned = objects.files.values().all(|stored| self.is_past_grace(stored));
-        if is_abandoned { all_files(objects, file, Reason::Orphan).collect() } else { Vec::new() }
-    }
-
-    /// Returns the files past the grace period that no manifest beside them names.
-    fn strays(
-        &self,
-        objects: &BaseObjects,
-        file: impl Fn(&PlainName) -> ObjectName,
-        own: &HashSet<&ObjectName>,
-    ) -> Vec<Removal> {
-        let strays = objects.files.iter().filter(|(_, stored)| self.is_past_grace(stored));
-        let strays = strays.map(|(name, stored)| removal(file(name), stored, Reason::Orphan));
-        strays.filter(|stray| !own.contains(&stray.object)).collect()
-    }
-
-    fn sst_removals(&self, referred: &Referred<'_>) -> Vec<Removal> {
-        let past_grace = self.listing.ssts.iter().filter(|(_, stored)| self.is_past_grace(stored));
-        let removals = past_grace.map(|(hash, stored)| {
-            let hash = blake3::Hash::from_hex(hash).expect("it was listed by its hash");
-            removal(ObjectName::Sst(hash), stored, Reason::Orphan)
-        });
-        removals.filter(|removal| !referred.objects.contains(&removal.object)).collect()
-    }
-
-    fn pin_removals(&self) -> Vec<Removal> {
-        let is_over = |pin: &&crate::archive::pins::ReadPin| match &pin.record {
-            Ok(record) => !record.holds(&pin.stored, self.material.now),
-            Err(_) => self.is_past_grace(&pin.stored),
-        };
-        let over = self.material.pins.iter().filter(is_over);
-        over.map(|pin| removal(ObjectName::Pin(pin.name.clone()), &pin.stored, Reason::PinOver)).collect()
-    }
+/// Reports whether a pin that holds at `now` may need the chunk. The line of the pin is not looked at, so that the
+/// answer needs no listing. A pin that cannot be read holds every chunk.
+#[must_use]
+pub fn is_pinned(pins: &[ReadPin], chunk: ChunkName, now: CommitTime) -> bool {
+    let may_need = |range: PinRange| range.from < chunk.last && chunk.first <= range.until;
+    pins.iter().any(|pin| match &pin.record {
+        Ok(record) => record.holds(&pin.stored, now) && may_need(record.range),
+        Err(_) => true,
+    })
 }

@@ -1,17 +1,15 @@
-//! Accepts client connections, up to a limit, and keeps the list of connected clients.
+//! Accepts client connections, up to a limit, and hands them to the threads that serve them.
 
-use super::connection::{self, Lane, Service};
+use super::connection;
 use super::frame::Limits;
+use super::lane::{Lane, Service};
 use super::{address, descriptors};
-use crate::command::client::{Client, ClientCard};
+use crate::command::client::Client;
 use crate::command::reply::Out;
 use crate::error::{Error, Result};
-use parking_lot::Mutex;
 use rustix::net::sockopt;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -23,24 +21,12 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Unanswered keep-alive probes after which the kernel ends a client's connection.
 const KEEPALIVE_PROBES: u64 = 3;
 
-/// The connected clients, and counters of accepted and refused connections.
-#[derive(Debug, Default)]
-pub struct Registry {
-    clients: Mutex<BTreeMap<u64, Arc<Mutex<ClientCard>>>>,
-    accepted: AtomicU64,
-    rejected: AtomicU64,
-    /// Number of clients that the process has file descriptors for; 0 until serving begins.
-    fitting: AtomicU64,
-    /// Number of clients that were accepted and have not left. Some of them may not have reached their lane.
-    seated: AtomicU64,
-}
-
 /// A client's place among `maxclients`, held from the client's acceptance to its end.
 struct Seat(Arc<Service>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.registry.seated.fetch_sub(1, Ordering::Relaxed);
+        self.0.registry.leave_seat();
     }
 }
 
@@ -50,51 +36,12 @@ struct Entered(Arc<Lane>, u64);
 impl Drop for Entered {
     fn drop(&mut self) {
         let Self(lane, id) = self;
-        lane.service.registry.clients.lock().remove(id);
+        lane.service.registry.remove(*id);
     }
 }
 
 /// An accepted client that is sent to its lane.
 type Admitted = (std::net::TcpStream, Seat);
-
-impl Registry {
-    /// Returns the cards of all connected clients, ordered by client number.
-    #[must_use]
-    pub fn cards(&self) -> Vec<ClientCard> {
-        self.clients.lock().values().map(|card| card.lock().clone()).collect()
-    }
-
-    /// Returns the number of connected clients.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.clients.lock().len()
-    }
-
-    /// Reports whether no client is connected.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Returns the number of connections accepted since the start.
-    #[must_use]
-    pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of clients allowed at the same time: `maxclients`, or fewer if the process lacks file
-    /// descriptors.
-    #[must_use]
-    pub fn limit(&self, maxclients: u64) -> u64 {
-        maxclients.min(self.fitting.load(Ordering::Relaxed))
-    }
-
-    /// Returns the number of connections refused because of the limit.
-    #[must_use]
-    pub fn rejected(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
-    }
-}
 
 /// Connections that the system may hold while the listener has not accepted them. The system never holds more than
 /// `net.core.somaxconn`. When the backlog is full, a client's connect takes a second or more.
@@ -125,7 +72,7 @@ const ADMITTED_WAITING_MAX: usize = 128;
 
 /// Serves clients until `stop` turns true. Starts `threads` threads for the clients, and at least one.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize, mut stop: watch::Receiver<bool>) {
-    service.registry.fitting.store(descriptors::make_room(service.host.config().maxclients.0), Ordering::Relaxed);
+    service.registry.set_fitting(descriptors::make_room(service.host.config().maxclients.0));
     let lanes: Vec<_> = (0..threads.max(1)).map(|nth| start_lane(nth, &service, stop.clone())).collect();
     let mut next = lanes.iter().cycle();
     loop {
@@ -191,15 +138,11 @@ fn start_lane(
     (sender, thread.expect("threads can be started while the process comes up"))
 }
 
-/// Returns a place for one more client. If there is none, the client gets an error reply. Only the accepting task takes
-/// places.
+/// Returns a place for one more client. If there is none, the client gets an error reply.
 fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
-    let registry = &service.registry;
-    if registry.seated.load(Ordering::Relaxed) < registry.limit(service.host.config().maxclients.0) {
-        registry.seated.fetch_add(1, Ordering::Relaxed);
+    if service.registry.take_seat(service.host.config().maxclients.0) {
         return Some(Seat(Arc::clone(service)));
     }
-    registry.rejected.fetch_add(1, Ordering::Relaxed);
     let mut out = Out::new(crate::command::reply::Protocol::Resp2);
     out.error("ERR max number of clients reached");
     let _ = stream.try_write(out.as_bytes());
@@ -227,7 +170,7 @@ fn admit(stream: std::net::TcpStream, seat: Seat, lane: &Arc<Lane>, connections:
     if let Err(error) = keep_alive(&stream, config.tcp_keepalive.0) {
         tracing::debug!(%error, "a connection cannot be probed for life");
     }
-    let id = registry.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+    let id = registry.next_id();
     let address = |address: std::io::Result<SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());
     let client =
         Client::new(id, address(stream.peer_addr()), address(stream.local_addr()), !config.requirepass.is_empty());
@@ -236,8 +179,7 @@ fn admit(stream: std::net::TcpStream, seat: Seat, lane: &Arc<Lane>, connections:
         query_buffer_bytes_max: config.client_query_buffer_limit.0 as usize,
         ..Limits::default()
     };
-    let card = Arc::new(Mutex::new(client.card()));
-    registry.clients.lock().insert(id, Arc::clone(&card));
+    let card = registry.enter(client.card());
     let (lane, place) = (Arc::clone(lane), (Entered(Arc::clone(lane), id), seat));
     connections.spawn(async move {
         connection::serve(stream, client, &lane, limits, &card).await;

@@ -6,5 +6,7 @@ mod descriptors;
 pub mod frame;
 pub mod http;
 mod inline;
+pub mod lane;
 pub mod listener;
+pub mod registry;
 mod requests;

@@ -3,7 +3,8 @@
 
 use super::frame::{self, Limits, Parsed, ProtocolError, Request};
 use crate::command::ahead;
-use crate::command::table::{Call, Command};
+use crate::command::definition::{Call, Command};
+use crate::command::table::TABLE;
 
 /// Why reading stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +51,7 @@ impl Requests {
                     let next = &mut self.read[self.len];
                     std::mem::swap(&mut next.request, incomplete);
                     (next.start, next.end) = (self.end, self.end + consumed);
-                    next.command = Call::of(next.request.args(&buffer[next.start..])).command;
+                    next.command = TABLE.call(next.request.args(&buffer[next.start..])).command;
                     (self.len, self.end) = (self.len + 1, next.end);
                 }
                 Err(error) => return End::Broken(error),

@@ -10,7 +10,7 @@ use super::tail::Slice;
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
-use crate::log::reader::LogPosition;
+use crate::log::reader::LogCursor;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +27,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CutterStatus {
     /// Log position up to which all commits are in sealed chunks, and from which the logs are read.
-    pub position: LogPosition,
+    pub position: LogCursor,
     /// Number of chunks sealed since the start.
     pub chunks: u64,
     /// Raw bytes of the chunks sealed since the start.
@@ -54,7 +54,7 @@ pub struct Cutter {
 #[derive(Clone, Copy, Debug)]
 pub struct CutFrom {
     /// Log position of the last commit that is in a chunk.
-    pub position: LogPosition,
+    pub position: LogCursor,
     /// History hash after the commit at `position`.
     pub hash: HistoryHash,
     /// The lineage to which the chunks belong.
@@ -201,7 +201,7 @@ impl Cutter {
         self.spool.seal(&chunk)?;
         link.hash_before = chunk.header().hash_after;
         let mut status = self.status.lock();
-        status.position = LogPosition { csn: last, wal_seq: slice.wal_after };
+        status.position = LogCursor { csn: last, wal_seq: slice.wal_after };
         status.chunks += 1;
         status.raw_bytes += slice.bytes() as u64;
         status.stored_bytes += chunk.bytes().len() as u64;

@@ -8,7 +8,9 @@
 //! behind the logs is sent to the archive; if there is no archive, it is refused and told to start from an empty
 //! directory, to get a base.
 
-use super::source::{CommitSource, Continuity};
+use super::admission::{Admission, admit};
+use super::feed_host::FeedHost;
+use super::source::CommitSource;
 use super::tail::Slice;
 use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
 use super::wire::{Receiver, Refuse, Resume, Sender, Sending};
@@ -16,10 +18,8 @@ use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::clock::Moment;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn};
-use crate::directory::EpochStart;
 use crate::error::{Error, Result};
-use crate::log::reader::LogPosition;
-use futures::future::BoxFuture;
+use crate::log::reader::LogCursor;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -76,28 +76,6 @@ pub struct FeedStatus {
     pub wants_base: Csn,
 }
 
-/// The node on which a feed runs.
-pub trait FeedHost: Send + Sync {
-    /// Returns the cluster.
-    fn cluster(&self) -> ClusterId;
-
-    /// Returns the epochs that made this node's commits, oldest first; never empty.
-    fn history(&self) -> Vec<EpochStart>;
-
-    /// Returns the archived watermark, or `None` without an archive.
-    fn archived(&self) -> Option<Csn>;
-
-    /// Returns the shared secret, or an empty text if there is none.
-    fn secret(&self) -> String;
-
-    /// Handles a replica that says that its epoch is newer than this node's. If there is proof of the newer epoch, this
-    /// node stops taking writes. Returns the answer to the replica.
-    fn newer_epoch<'a>(&'a self, hello: &'a Hello) -> BoxFuture<'a, Result<Refuse>>;
-
-    /// Sends a base, from which the replica that said `hello` bootstraps.
-    fn send_base<'a>(&'a self, hello: &'a Hello, sender: &'a mut Sender<OwnedWriteHalf>) -> BoxFuture<'a, Result<()>>;
-}
-
 /// All feeds of a node.
 pub struct Feeds {
     host: Arc<dyn FeedHost>,
@@ -108,19 +86,6 @@ pub struct Feeds {
     /// Connections that have not introduced themselves, oldest first. A connection that is notified must close.
     introducing: Mutex<VecDeque<(u64, Arc<Notify>)>>,
     next_id: AtomicU64,
-}
-
-/// How a replica that introduced itself is served.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Admission {
-    /// The feed sends the commits that follow the replica's csn.
-    Resume,
-    /// The replica gets a base: it is empty and has no archive to start from.
-    Base,
-    /// The replica says that its epoch is newer than this node's.
-    Newer,
-    /// The replica cannot be served.
-    Refuse(Refuse),
 }
 
 impl Feeds {
@@ -174,7 +139,7 @@ impl Feeds {
         let (reader, writer) = stream.into_split();
         let (mut receiver, mut sender) = (Receiver::from_replica(reader, address), Sender::new(writer, address));
         let (challenge, hello) = self.introduce(&mut receiver, &mut sender, address, id).await?;
-        let admission = match tokio::task::block_in_place(|| self.admit(&hello, &challenge))? {
+        let admission = match tokio::task::block_in_place(|| admit(&*self.host, &self.source, &hello, &challenge))? {
             Admission::Newer => Admission::Refuse(self.host.newer_epoch(&hello).await?),
             Admission::Resume => self.enter(id, status(address, &hello, "online"), Admission::Resume),
             Admission::Base => self.enter(id, status(address, &hello, "send_bulk"), Admission::Base),
@@ -198,7 +163,7 @@ impl Feeds {
             id,
             address,
             sender,
-            cursor: LogPosition { csn: hello.csn, ..LogPosition::default() },
+            cursor: LogCursor { csn: hello.csn, ..LogCursor::default() },
             encoder: Encoder::new(Profile::Link),
             link: ChunkLink { epoch: hello.epoch, hash_before: hello.hash, ..ChunkLink::default() },
             ready: VecDeque::new(),
@@ -258,74 +223,6 @@ impl Feeds {
         feeds.insert(id, status);
         admission
     }
-
-    /// Decides how a replica that introduced itself is served. May read a part of the logs.
-    pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Result<Admission> {
-        let refuse = |is_final, reason: String| Ok(Admission::Refuse(Refuse { is_final, reason, newer_epoch: None }));
-        if hello.version != wire::VERSION {
-            return refuse(true, format!("protocol version {} is not {}", hello.version, wire::VERSION));
-        }
-        if hello.proof != wire::proof(&self.host.secret(), challenge, &hello.node) {
-            return refuse(true, "the replica does not know this cluster's repl-secret".into());
-        }
-        if let Some(cluster) = hello.cluster.filter(|cluster| *cluster != self.host.cluster()) {
-            let own = self.host.cluster();
-            return refuse(
-                true,
-                format!(
-                    "the replica's directory belongs to cluster {cluster}, this primary to {own}. Use the right primary, or an empty directory"
-                ),
-            );
-        }
-        let history = self.host.history();
-        let own = history.last().expect("a history is never empty").epoch;
-        if hello.epoch > own && hello.cluster.is_some() {
-            return Ok(Admission::Newer);
-        }
-        if hello.csn == Csn::ZERO && hello.epoch <= own {
-            let resumes = hello.has_archive || self.source.reaches(Csn::ZERO)?;
-            return Ok(if resumes { Admission::Resume } else { Admission::Base });
-        }
-        self.admit_at(hello, &history)
-    }
-
-    /// Decides whether the replica's last commit lies on this node's history. The history hash tells. If the logs do
-    /// not reach back to that commit, the epochs decide, until the archive's chunks prove it.
-    fn admit_at(&self, hello: &Hello, history: &[EpochStart]) -> Result<Admission> {
-        let own = history.last().expect("a history is never empty").epoch;
-        let continuity = self.source.compare(hello.csn, hello.hash)?;
-        let is_own = |start: &EpochStart| start.epoch == hello.epoch && start.incarnation == hello.incarnation;
-        let at = history.iter().position(is_own);
-        let shared = at.map(|at| history.get(at + 1).map_or(Csn(u64::MAX), |next| next.fork));
-        match continuity {
-            Continuity::Same if hello.epoch <= own => return Ok(Admission::Resume),
-            Continuity::Unknown if shared.is_some_and(|shared| hello.csn <= shared) => return Ok(Admission::Resume),
-            _ => {}
-        }
-        let position = self.source.position();
-        let found = match continuity {
-            Continuity::Ahead => "it has commits that this primary does not have".to_owned(),
-            Continuity::Same => format!("this primary knows of no epoch {}", hello.epoch),
-            _ => format!("this primary has other commits up to csn {}", hello.csn),
-        };
-        Ok(Admission::Refuse(Refuse {
-            is_final: true,
-            reason: format!(
-                "the replica belongs to another history: it is at csn {} of epoch {} ({}) with history hash {}, this \
-                 primary is at csn {} of epoch {} ({}) with history hash {}; {found}. Keep the replica's directory if its \
-                 commits matter, and start it from an empty one",
-                hello.csn,
-                hello.epoch,
-                hello.incarnation,
-                hello.hash,
-                position.csn,
-                position.epoch,
-                history.last().map(|start| start.incarnation).unwrap_or_default(),
-                position.hash,
-            ),
-            newer_epoch: None,
-        }))
-    }
 }
 
 fn status(address: &str, hello: &Hello, state: &'static str) -> FeedStatus {
@@ -361,7 +258,7 @@ struct Feed<'f> {
     address: &'f str,
     sender: Sender<OwnedWriteHalf>,
     /// Position up to which commits were sent to this replica.
-    cursor: LogPosition,
+    cursor: LogCursor,
     encoder: Encoder,
     link: ChunkLink,
     /// Slices that were read and not sent.
@@ -443,7 +340,7 @@ impl Feed<'_> {
         while deadline(self.address, self.sender.send_piece(&mut sending)).await? {
             self.take_arrived(receiver)?;
         }
-        self.cursor = LogPosition { csn: last, wal_seq: slice_end };
+        self.cursor = LogCursor { csn: last, wal_seq: slice_end };
         self.take_arrived(receiver)?;
         self.next_chunk_at = Instant::now() + CHUNK_INTERVAL;
         let in_flight_bytes = self.in_flight_bytes();

@@ -4,8 +4,11 @@
 //! Every reader here pulls from a position of its own. Nothing here makes a write wait, except the spool's stated
 //! limit.
 
+pub mod admission;
 pub mod cutter;
 pub mod feed;
+pub mod feed_host;
+pub mod message;
 pub mod source;
 pub mod spool;
 pub mod tail;

@@ -9,7 +9,7 @@ use crate::chunk::RAW_BYTES_MAX;
 use crate::commit::committer::Committer;
 use crate::csn::{CommitTime, Csn, HistoryHash};
 use crate::error::Result;
-use crate::log::reader::LogPosition;
+use crate::log::reader::LogCursor;
 use crate::position::Position;
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ impl CommitSource {
 
     /// Reads the commits that follow `after`, in slices of about one chunk each; the result is empty if there are
     /// none. `after.wal_seq` may be lower than necessary. A read from the logs returns several slices at once. Blocks.
-    pub fn read(&self, after: LogPosition) -> Result<Vec<Slice>> {
+    pub fn read(&self, after: LogCursor) -> Result<Vec<Slice>> {
         let until = self.shippable();
         if after.csn >= until {
             return Ok(Vec::new());
@@ -115,9 +115,9 @@ impl CommitSource {
         }
     }
 
-    fn read_logs(&self, after: LogPosition, until: Csn) -> Result<Vec<Slice>> {
-        let known = self.committer.log_position(after.csn)?;
-        let from = LogPosition { csn: after.csn, wal_seq: known.wal_seq.max(after.wal_seq) };
+    fn read_logs(&self, after: LogCursor, until: Csn) -> Result<Vec<Slice>> {
+        let known = self.committer.log_cursor(after.csn)?;
+        let from = LogCursor { csn: after.csn, wal_seq: known.wal_seq.max(after.wal_seq) };
         let (reader, end) = self.committer.log_reader();
         let mut slices = Vec::new();
         let (mut slice, mut bytes, mut total) = (Slice::default(), 0, 0);
@@ -145,7 +145,7 @@ impl CommitSource {
             // The exact WAL range of a slice is unknown here. A lower position finds the same commits.
             (slice.wal_before, slice.wal_after) = (from.wal_seq, from.wal_seq);
             if let Some(last) = slice.last() {
-                slice.wal_after = self.committer.log_position(last)?.wal_seq.max(from.wal_seq);
+                slice.wal_after = self.committer.log_cursor(last)?.wal_seq.max(from.wal_seq);
             }
         }
         Ok(slices)

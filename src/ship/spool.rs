@@ -6,11 +6,14 @@
 //! until there is room. What the spool keeps for a second archive is described in `spool/second.rs`.
 
 mod second;
+mod state;
 
 pub use second::SecondSource;
+pub use state::SpoolStatus;
 
+use crate::archive::chunk_put::{Comparison, compare_commits};
 use crate::archive::layout::ChunkName;
-use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
+use crate::archive::uploader::{ChunkSource, SealedChunk};
 use crate::chunk::{Chunk, ChunkHeader};
 use crate::commit::gate::{Gate, RefusalReason};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
@@ -20,6 +23,7 @@ use crate::io::Io;
 use crate::watermark::Watermarks;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use state::{Entry, State};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -29,68 +33,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SUFFIX: &str = ".chunk";
 /// Suffix that replaces `chunk` in the name of a damaged chunk's file.
 const DAMAGED: &str = "damaged";
-
-struct Entry {
-    name: ChunkName,
-    time: CommitTime,
-    last_time: CommitTime,
-    bytes: u64,
-}
-
-#[derive(Default)]
-struct State {
-    /// Chunks by their last csn.
-    chunks: BTreeMap<Csn, Entry>,
-    archived: Csn,
-    /// Time of the commit `archived`; `None` if it is not known.
-    archived_time: Option<CommitTime>,
-    /// What is kept for the second archive.
-    kept: second::Kept,
-}
-
-impl State {
-    /// Returns the bytes of the chunks that wait for the archive.
-    fn waiting_bytes(&self) -> u64 {
-        self.chunks.range(self.archived.next()..).map(|(_, entry)| entry.bytes).sum()
-    }
-
-    /// Returns the last commit that chunks reach from `after` without a gap, each chunk continuing the history of the
-    /// one before.
-    fn continued(&self, after: Csn, headers: &BTreeMap<Csn, ChunkHeader>) -> Csn {
-        let (mut reached, mut hash) = (after, None);
-        for (last, entry) in self.chunks.range(after.next()..) {
-            let header = &headers[last];
-            let is_next = entry.name.first == reached.next();
-            let is_other = is_next && hash.is_some_and(|hash| hash != header.hash_before);
-            if entry.name.first > reached.next() || is_other {
-                break;
-            }
-            (reached, hash) = (*last, Some(header.hash_after));
-        }
-        reached
-    }
-
-    fn status_after(&self, after: Csn) -> SpoolStatus {
-        let waiting = self.chunks.range(after.next()..);
-        let empty = SpoolStatus::default();
-        waiting.fold(empty, |status, (_, entry)| SpoolStatus {
-            chunks: status.chunks + 1,
-            bytes: status.bytes + entry.bytes,
-            ..status
-        })
-    }
-}
-
-/// What waits in the spool for an archive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SpoolStatus {
-    /// Number of chunks that the archive does not have.
-    pub chunks: usize,
-    /// Bytes of the chunks that the archive does not have.
-    pub bytes: u64,
-    /// Time of the last archived commit; `None` if none was archived since the start.
-    pub archived_time: Option<CommitTime>,
-}
 
 /// The spool of one node.
 pub struct Spool {
@@ -312,20 +254,7 @@ impl ChunkSource for Spool {
     }
 
     fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
-        comparison(own, found)
-    }
-}
-
-/// Compares one chunk's commits with another's.
-pub(super) fn comparison(own: &Bytes, found: &Bytes) -> Comparison {
-    let commits = |bytes: &Bytes| Chunk::open(bytes.clone(), "chunk")?.commits().collect::<Result<Vec<_>>>();
-    if own == found {
-        return Comparison::Same;
-    }
-    match (commits(own), commits(found)) {
-        (Ok(own), Ok(found)) if own == found => Comparison::Same,
-        (_, Err(Error::Corrupt { .. })) => Comparison::Unreadable,
-        _ => Comparison::Other,
+        compare_commits(own, found)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::directory::{EpochStart, LastRole};
 use crate::io::StdIo;
-use crate::io::faults::{Case, FAULTS, each_step, scratch};
+use crate::io::testing::{Case, FAULTS, each_step, scratch};
 use crate::log::testing::{chained, hash_before, on_list};
 use crate::record::CommitRecord;
 

@@ -1,14 +1,14 @@
 //! Chunks are uploaded into the archive, over a failover, with every fault at every request. The watermark never
 //! passes what the archive holds, and in the end the archive holds one history without a gap.
 
-use super::spool::comparison;
+use crate::archive::chunk_put::{Comparison, compare_commits};
 use crate::archive::epochs::{self, Claim, EpochRecord, EpochTree};
-use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk, Uploader, UploaderSettings};
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
+use crate::archive::uploader::{ChunkSource, SealedChunk, Uploader, UploaderSettings};
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -86,7 +86,7 @@ impl ChunkSource for Spool {
     }
 
     fn compare(&self, own: &Bytes, found: &Bytes) -> Comparison {
-        comparison(own, found)
+        compare_commits(own, found)
     }
 }
 
@@ -133,8 +133,11 @@ async fn upload(archive: &Archive, spool: &Arc<Spool>, epoch: Epoch) {
 /// Runs the first writer of an archive, the claim of a second writer, and the uploads of the second.
 async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-    let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None)
-        .with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
+    let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None).with_patience(RetryPolicy {
+        attempts: 1,
+        deadline: DEADLINE,
+        ..RetryPolicy::DEFAULT
+    });
     insist(|| identity::establish(&archive, CLUSTER)).await?;
     claim(&archive, &EpochRecord::first(Epoch(1), "a".to_owned(), CommitTime(1))).await?;
     upload(&archive, &Spool::of(&story.first, Epoch(1), &truth), Epoch(1)).await;

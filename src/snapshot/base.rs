@@ -28,7 +28,7 @@ use crate::csn::Csn;
 use crate::directory::{DataDir, LastRole};
 use crate::error::{Error, Result};
 use crate::io::Io;
-use crate::log::reader::LogPosition;
+use crate::log::reader::LogCursor;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,9 +41,8 @@ const DB: &str = "db";
 const DURABLE_POLL: Duration = Duration::from_millis(1);
 /// Largest number of images that the memory engines are written to in parallel.
 pub const IMAGES_MAX: usize = 4;
-/// Least memory in bytes for each image: below this size another thread does not pay. Small in unit tests, so that
-/// their bases have several images.
-const IMAGE_MEMORY_MIN: usize = if cfg!(test) { 32 << 10 } else { 32 << 20 };
+/// Default of [`BaseCutter::with_image_memory_min`]: below this size another thread does not pay.
+const IMAGE_MEMORY_MIN: usize = 32 << 20;
 
 /// Cuts the bases of one node.
 pub struct BaseCutter {
@@ -51,6 +50,8 @@ pub struct BaseCutter {
     dir: PathBuf,
     cluster: ClusterId,
     hashes: SstHashes,
+    /// Least bytes of the memory engines for each image.
+    image_memory_min: usize,
     /// Shared with the [`LocalBase`] in `dir`, if there is one.
     occupied: Arc<()>,
 }
@@ -93,7 +94,14 @@ impl BaseCutter {
     /// Creates the cutter of the node whose data directory is `dir`. Touches no file.
     #[must_use]
     pub fn new(io: Arc<dyn Io>, dir: &DataDir, cluster: ClusterId) -> Self {
-        Self { io, dir: dir.base(), cluster, hashes: SstHashes::default(), occupied: Arc::new(()) }
+        let (hashes, image_memory_min) = (SstHashes::default(), IMAGE_MEMORY_MIN);
+        Self { io, dir: dir.base(), cluster, hashes, image_memory_min, occupied: Arc::new(()) }
+    }
+
+    /// Sets the least bytes of the memory engines for each image, so that a base of little memory has several images.
+    #[must_use]
+    pub fn with_image_memory_min(self, bytes: usize) -> Self {
+        Self { image_memory_min: bytes, ..self }
     }
 
     /// Cuts a base of all commits so far. Blocks for a flush of RocksDB and one pass over the memory engines. Errors:
@@ -138,15 +146,16 @@ impl BaseCutter {
         committer.disk().flush()?;
         let moment = MemorySnapshot::take(committer)?;
         let (cut_pause, at) = (moment.pause, moment.at);
+        let images = images_for(moment.bytes, self.image_memory_min);
         between();
         let (io, dir, hashes) = (&*self.io, &*self.dir, &mut self.hashes);
         let given_up = AtomicBool::new(false);
         let (memory, disk) = std::thread::scope(|scope| {
-            let memory = scope.spawn(|| background::run(|| write_memory(io, dir, moment, &given_up)));
+            let memory = scope.spawn(|| background::run(|| write_memory(io, dir, moment, images, &given_up)));
             let db = dir.join(DB);
             let disk = checkpoint::make(committer.disk(), &db).and_then(|()| {
                 let disk = background::run(|| checkpoint::describe(&db, hashes))?;
-                check_order(at.in_logs(), &disk)?;
+                check_order(at.log_cursor(), &disk)?;
                 Skew::between(at.position, &disk).check(request.consistency)?;
                 Ok(disk)
             });
@@ -159,8 +168,8 @@ impl BaseCutter {
         let epoch = at.position.epoch.max(disk.epoch);
         let completion = if level == Level::Strict {
             let (logs, _) = committer.log_reader();
-            let until = LogPosition { csn: disk.csn, wal_seq: disk.wal_seq };
-            completion::write(io, dir, &logs, (at.in_logs(), until), epoch)?
+            let until = LogCursor { csn: disk.csn, wal_seq: disk.wal_seq };
+            completion::write(io, dir, &logs, (at.log_cursor(), until), epoch)?
         } else {
             Vec::new()
         };
@@ -172,7 +181,7 @@ impl BaseCutter {
             time: if disk.csn > memory.csn { disk.time } else { memory.time },
             hash: if memory.csn >= disk.csn { memory.hash } else { disk.hash },
             level,
-            cut: skew.record(request),
+            cut: skew.record(request.consistency, &request.node, request.role),
             memory,
             disk,
             completion,
@@ -196,8 +205,13 @@ fn clear(dir: &Path) -> Result<()> {
 }
 
 /// Writes the images, several in parallel, and frees the memory snapshot on this thread, which no writer waits for.
-fn write_memory(io: &dyn Io, dir: &Path, moment: MemorySnapshot, given_up: &AtomicBool) -> Result<MemoryPart> {
-    let images = images_for(moment.bytes);
+fn write_memory(
+    io: &dyn Io,
+    dir: &Path,
+    moment: MemorySnapshot,
+    images: usize,
+    given_up: &AtomicBool,
+) -> Result<MemoryPart> {
     let moment = &moment;
     let written: Vec<(FileRef, Contents)> = std::thread::scope(|scope| {
         let write = |nth: usize| {
@@ -224,10 +238,10 @@ fn write_memory(io: &dyn Io, dir: &Path, moment: MemorySnapshot, given_up: &Atom
     })
 }
 
-/// Returns the number of images for `bytes` of memory.
-fn images_for(bytes: usize) -> usize {
+/// Returns the number of images for `bytes` of memory, of which each image takes at least `memory_min`.
+fn images_for(bytes: usize, memory_min: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (bytes / IMAGE_MEMORY_MIN).clamp(1, cores.min(IMAGES_MAX))
+    (bytes / memory_min).clamp(1, cores.min(IMAGES_MAX))
 }
 
 fn write_image(
@@ -254,7 +268,7 @@ fn write_image(
 
 /// Checks the order of the two cuts. The checkpoint is made after the memory engines were cut, so it must hold all
 /// disk effects up to that cut; its csn is higher if and only if there were disk effects after the memory cut.
-fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
+fn check_order(memory: LogCursor, disk: &DiskPart) -> Result<()> {
     if disk.wal_seq >= memory.wal_seq && (disk.wal_seq > memory.wal_seq) == (disk.csn > memory.csn) {
         return Ok(());
     }

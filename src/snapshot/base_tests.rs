@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::{AppendFsync, Consistency};
 use crate::engine::memory::{Entry, ZsetBuilder};
-use crate::io::faults::{FAULTS, each_step};
-use crate::snapshot::rig::{CLUSTER, Rig, content, request, restore};
+use crate::io::testing::{FAULTS, each_step};
+use crate::snapshot::testing::{CLUSTER, Rig, content, request, restore};
 use bytes::Bytes;
 
 fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes + Sync {
@@ -137,7 +137,7 @@ fn a_completion_fails_with_any_of_its_steps() {
     let (logs, until) = rig.committer.log_reader();
     each_step(&FAULTS, |case| {
         let dir = tempfile::tempdir().unwrap();
-        let range = (LogPosition::default(), until);
+        let range = (LogCursor::default(), until);
         let written = completion::write(&*case.io, dir.path(), &logs, range, crate::csn::Epoch(1));
         assert_eq!(written.is_err(), case.io.has_struck());
         for file in written.into_iter().flatten() {

@@ -9,7 +9,7 @@ use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::io::Io;
-use crate::log::reader::{LogPosition, LogReader};
+use crate::log::reader::{LogCursor, LogReader};
 use crate::record::{self, CommitRecord};
 use bytes::Bytes;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub fn write(
     io: &dyn Io,
     dir: &Path,
     logs: &LogReader,
-    (after, until): (LogPosition, LogPosition),
+    (after, until): (LogCursor, LogCursor),
     epoch: Epoch,
 ) -> Result<Vec<FileRef>> {
     let mut files = Vec::new();

@@ -9,20 +9,20 @@ use crate::csn::Csn;
 use crate::engine::memory::{Memory, MemoryCut};
 use crate::error::{Error, Result};
 use crate::io::Io;
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use std::path::{Path, PathBuf};
 
 /// File name extension of an image.
 const SUFFIX: &str = ".image";
 
 /// Writes `cut`, made at `at`, as an image into `dir`; returns the image's length in bytes.
-pub fn write(io: &dyn Io, dir: &Path, cut: &MemoryCut, at: ImagePosition) -> Result<u64> {
+pub fn write(io: &dyn Io, dir: &Path, cut: &MemoryCut, at: CutPoint) -> Result<u64> {
     io.create_dir(dir)?;
     write_image(io, &path(dir, at.position.csn), cut, at)
 }
 
 /// Reads the newest image; returns its content and position, or `None` if there is no image.
-pub fn newest(io: &dyn Io, dir: &Path) -> Result<Option<(Memory, ImagePosition)>> {
+pub fn newest(io: &dyn Io, dir: &Path) -> Result<Option<(Memory, CutPoint)>> {
     let Some(csn) = list(io, dir)?.pop() else { return Ok(None) };
     let path = path(dir, csn);
     let (memory, at) = read_image_file(io, &path)?;
@@ -71,10 +71,10 @@ mod tests {
     use crate::csn::WalSeq;
     use crate::engine::memory::{Entry, List};
     use crate::io::StdIo;
-    use crate::io::faults::{FAULTS, each_step};
+    use crate::io::testing::{FAULTS, each_step};
 
-    fn at(csn: u64) -> ImagePosition {
-        let mut at = ImagePosition { wal_seq: WalSeq(csn), ..ImagePosition::default() };
+    fn at(csn: u64) -> CutPoint {
+        let mut at = CutPoint { wal_seq: WalSeq(csn), ..CutPoint::default() };
         at.position.csn = Csn(csn);
         at
     }

@@ -26,10 +26,10 @@ pub const MANIFEST_FORMAT: u32 = 3;
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
 
 /// Number of digits of the content hash in a file's object name.
-pub(super) const HASH_DIGITS: usize = 16;
+pub(crate) const HASH_DIGITS: usize = 16;
 
 /// Longest file name in bytes: the object name appends a dash and [`HASH_DIGITS`] digits.
-pub(super) const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
+pub(crate) const NAME_BYTES_MAX: usize = PLAIN_NAME_BYTES_MAX - 1 - HASH_DIGITS;
 
 /// The manifest of one base: a state of all engines.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -222,7 +222,7 @@ pub struct DbFile {
 }
 
 /// A hash as 64 lower-case hexadecimal digits.
-pub(super) mod hex {
+pub(crate) mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {

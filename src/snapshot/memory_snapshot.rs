@@ -7,7 +7,7 @@ use crate::commit::committer::Committer;
 use crate::commit::gate::RefusalReason;
 use crate::engine::memory::MemoryCut;
 use crate::error::{Error, Result};
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use std::time::{Duration, Instant};
 
 /// The memory engines at one commit.
@@ -17,7 +17,7 @@ pub struct MemorySnapshot {
     /// Bytes of memory that the engines held.
     pub bytes: usize,
     /// Position of the last commit in the cut.
-    pub at: ImagePosition,
+    pub at: CutPoint,
     /// How long the writer lock was held.
     pub pause: Duration,
 }
@@ -32,7 +32,7 @@ impl MemorySnapshot {
             let reason = "no snapshot is cut after a failed log write: restart first".to_owned();
             return Err(Error::Refused { reason });
         }
-        let at = turn.image_position();
+        let at = turn.cut_point();
         let memory = &turn.writer().memory;
         let (cut, bytes) = (memory.cut(), memory.memory_bytes());
         drop(turn);

@@ -1,4 +1,4 @@
-//! Stage 9: bases and compacted runs. A base is the state of all engines, cut without stopping writes.
+//! Stage 9: bases. A base is the state of all engines, cut without stopping writes.
 //!
 //! ```text
 //! memory_snapshot  the memory engines, cut at one commit
@@ -10,9 +10,8 @@
 //! checkpoint       the disk engines' part of a base
 //! skew             how far apart the engines of a base were cut
 //! completion       the commits between the two cuts of a base
-//! publish          uploads a base into the archive
-//! delta            the net change of each engine between two commits
-//! run              compacted runs: such net changes as files in the archive
+//! mover            moves the objects of a base into an archive, from the local disk or from another archive
+//! publish          publishes a base of this node
 //! FORMAT.md        every byte of the images and manifests
 //! ```
 //!
@@ -25,14 +24,13 @@
 pub mod base;
 pub(crate) mod checkpoint;
 pub(crate) mod completion;
-pub mod delta;
 pub mod digest;
 pub mod image;
 pub mod local;
 pub mod manifest;
 pub mod memory_snapshot;
+pub mod mover;
 pub mod publish;
-#[cfg(test)]
-pub(crate) mod rig;
-pub mod run;
 mod skew;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -7,19 +7,16 @@
 //! with one name the first stays. Non-goals: deciding when to publish, and removing older bases.
 
 use super::base::{LocalBase, LocalFile};
-use super::manifest::{Level, MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{Level, Manifest};
+use super::mover::{Origin, Part, create_manifest, is_whole, send, send_missing};
 use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::listing::BaseStart;
 use crate::archive::pins;
-use crate::archive::store::{Archive, Creation};
+use crate::archive::store::Archive;
 use crate::csn::Csn;
-use crate::error::{Error, Result};
-use futures::{StreamExt, TryStreamExt, stream};
+use crate::error::Result;
 use std::collections::HashSet;
 use std::time::Duration;
-
-/// Largest number of a base's objects that are uploaded in parallel.
-pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
 
 /// Publishes the bases of one node.
 #[derive(Debug)]
@@ -97,40 +94,31 @@ impl Publisher {
             }
         }
         let (ssts, own) = base.files();
-        let sent_ssts = self.send_missing(&ssts, &self.known).await?;
-        let sent_own = self.send_all(&own).await?;
+        let parts: Vec<Part> = ssts.iter().chain(&own).map(part_of).collect();
+        let unknown = parts.iter().filter(|part| !self.known.contains(&part.object)).cloned();
+        let sent = send(&self.archive, unknown, &|_| {}).await?;
         covered.await?;
         let mut manifest = base.manifest().clone();
-        manifest.bytes_shared = manifest.bytes() - sent_ssts.bytes - sent_own.bytes;
-        manifest.bytes_new = sent_ssts.bytes + sent_own.bytes;
+        manifest.bytes_shared = manifest.bytes() - sent.bytes;
+        manifest.bytes_new = sent.bytes;
         manifest.took_ms = base.age().as_millis() as u64;
         if !create_manifest(&self.archive, &manifest).await? {
             return Ok(None);
         }
-        // Before the manifest existed, a prune could remove SSTs that only older bases referred to, and uploaded files
-        // that were old enough to count as orphans. So this waits for every prune that may have listed the archive
-        // without the manifest, and then sends what is missing.
         pins::wait_for_prunes(&self.archive).await?;
-        let all: Vec<LocalFile> = ssts.iter().chain(&own).cloned().collect();
-        let lost = self.send_missing(&all, &HashSet::new()).await?;
+        let lost = send_missing(&self.archive, parts).await?;
         self.known = ssts.into_iter().map(|sst| sst.object).collect();
         let mut published = Published::of(&manifest);
-        published.objects = sent_ssts.objects + sent_own.objects + lost.objects + 1;
+        published.objects = sent.objects + lost.objects + 1;
         (published.cut_pause, published.took) = (base.cut_pause(), base.age());
         let (name, level) = (published.base, published.level);
         tracing::info!(csn = %name.csn, epoch = %name.epoch, %level, new = published.bytes_new, shared = published.bytes_shared, "base published");
         Ok(Some(published))
     }
+}
 
-    /// Sends the files that are neither in `known` nor in the archive.
-    async fn send_missing(&self, files: &[LocalFile], known: &HashSet<ObjectName>) -> Result<Sent> {
-        let unknown = files.iter().filter(|file| !known.contains(&file.object));
-        send(unknown.map(|file| send_if_missing(self.archive.clone(), file.clone())).collect()).await
-    }
-
-    async fn send_all(&self, files: &[LocalFile]) -> Result<Sent> {
-        send(files.iter().map(|file| send_file(self.archive.clone(), file.clone())).collect()).await
-    }
+fn part_of(file: &LocalFile) -> Part {
+    Part { object: file.object.clone(), bytes: file.bytes, origin: Origin::File(file.path.clone()) }
 }
 
 impl Published {
@@ -151,63 +139,6 @@ impl Published {
             took: Duration::from_millis(manifest.took_ms),
         }
     }
-}
-
-/// Creates a manifest; returns false if another whole manifest has its name.
-pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> Result<bool> {
-    let name = manifest.start().manifest();
-    let body = manifest.encode();
-    if body.len() > MANIFEST_BYTES_MAX {
-        let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
-        return Err(Error::Refused { reason });
-    }
-    if archive.put_new(&name, body.clone().into()).await? == Creation::Created {
-        return Ok(true);
-    }
-    match archive.get_sensible(&name, |found| is_whole(found)).await? {
-        // An earlier attempt of this node created it, and the reply was lost.
-        Some(found) if found == body => Ok(true),
-        // Another node created it.
-        Some(found) if is_whole(&found) => Ok(false),
-        // Only a part of an earlier attempt arrived: it is no base, and it blocks the name.
-        _ => archive.put_verified(&name, body.into()).await.map(|()| true),
-    }
-}
-
-/// Reports whether these bytes are a whole manifest. A manifest of a later version counts as whole.
-pub(crate) fn is_whole(manifest: &[u8]) -> bool {
-    !matches!(Manifest::decode(manifest, "manifest"), Err(Error::Corrupt { .. }))
-}
-
-async fn send_if_missing(archive: Archive, file: LocalFile) -> Result<Sent> {
-    match archive.head(&file.object).await? {
-        Some(bytes) if bytes == file.bytes => Ok(Sent::default()),
-        _ => send_file(archive, file).await,
-    }
-}
-
-async fn send_file(archive: Archive, file: LocalFile) -> Result<Sent> {
-    let bytes = archive.put_file_verified(&file.object, &file.path).await?;
-    assert_eq!(bytes, file.bytes, "a base does not change: {}", file.path.display());
-    Ok(Sent { objects: 1, bytes })
-}
-
-/// Runs the uploads, [`UPLOADS_IN_FLIGHT_MAX`] at a time. The first error stops the uploads.
-async fn send(uploads: Vec<impl Future<Output = Result<Sent>>>) -> Result<Sent> {
-    let mut sum = Sent::default();
-    let mut sending = stream::iter(uploads).buffer_unordered(UPLOADS_IN_FLIGHT_MAX);
-    while let Some(sent) = sending.try_next().await? {
-        sum.objects += sent.objects;
-        sum.bytes += sent.bytes;
-    }
-    Ok(sum)
-}
-
-/// Number and bytes of the objects sent.
-#[derive(Clone, Copy, Default)]
-struct Sent {
-    objects: u64,
-    bytes: u64,
 }
 
 #[cfg(test)]

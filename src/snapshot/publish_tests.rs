@@ -1,11 +1,12 @@
 //! Tests of bases in the archive.
 
 use super::*;
-use crate::archive::faults::{EVERY_FAULT, FaultStore};
 use crate::archive::layout::Section;
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{EVERY_FAULT, FaultStore};
 use crate::config::{AppendFsync, Consistency};
-use crate::snapshot::rig::{Rig, content, restore};
+use crate::error::Error;
+use crate::snapshot::testing::{Rig, content, restore};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -115,7 +116,8 @@ async fn every_request_of_publishing_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-            let archive = archive(&store).with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
+            let archive =
+                archive(&store).with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
             store.fault_at(nth, fault);
             let told = format!("request {nth} meets {fault:?}");
             let outcome = Publisher::new(archive.clone()).publish_kept(&base, covered()).await;
@@ -200,7 +202,7 @@ async fn of_two_nodes_at_the_same_csn_one_publishes_and_its_base_stays_whole() {
     // The second publisher looked for a manifest before the first one wrote it.
     let late = rig.cut().unwrap();
     let other = Publisher::new(archive.clone());
-    other.send_all(&late.files().1).await.unwrap();
+    send(other.archive(), late.files().1.iter().map(part_of), &|_| {}).await.unwrap();
     let mut manifest = late.manifest().clone();
     // A very different duration, so that the two manifests differ.
     manifest.took_ms += 1_000_000;

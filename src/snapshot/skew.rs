@@ -1,8 +1,8 @@
 //! How far apart the engines of a base were cut, and the level that follows from the distance. Pure.
 
-use super::base::CutRequest;
 use super::manifest::{CutRecord, DiskPart, Level};
 use crate::config::Consistency;
+use crate::directory::LastRole;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use std::time::Duration;
@@ -45,19 +45,19 @@ impl Skew {
         if self.commits == 0 { Level::Strict } else { level_asked(consistency) }
     }
 
-    /// Returns the skew and the request in the form that a manifest stores.
+    /// Returns the skew, the requested consistency and the node that cut the base in the form that a manifest stores.
     #[must_use]
-    pub fn record(self, request: &CutRequest) -> CutRecord {
+    pub fn record(self, consistency: Consistency, node: &str, role: LastRole) -> CutRecord {
         CutRecord {
-            asked: level_asked(request.consistency),
+            asked: level_asked(consistency),
             skew_commits: self.commits,
             skew_us: self.us,
-            allowed_us: match request.consistency {
+            allowed_us: match consistency {
                 Consistency::Bounded(allowed) => Some(allowed.as_micros() as u64),
                 Consistency::Strict | Consistency::Eventual => None,
             },
-            node: request.node.clone(),
-            role: request.role,
+            node: node.to_owned(),
+            role,
         }
     }
 }

@@ -18,9 +18,9 @@ use walferry::engine::memory::Memory;
 use walferry::engine::meta::{Collection, DiskType};
 use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
-use walferry::log::durable::DurableMark;
+use walferry::log::durable::DurableFile;
 use walferry::log::oplog::OpLog;
-use walferry::log::recovery::{self, ImagePosition, Losses, MissingCommits, Recovered};
+use walferry::log::recovery::{self, CutPoint, Losses, MissingCommits, Recovered};
 use walferry::record::CommitRecord;
 
 /// Segment size in bytes; so small that a dozen frames fill a segment.
@@ -183,7 +183,7 @@ pub struct Opened {
 /// A memory image: its position, and the ops of its commits.
 #[derive(Clone, Default)]
 pub struct Image {
-    pub at: ImagePosition,
+    pub at: CutPoint,
     pub commits: Arc<[CommitRecord]>,
 }
 
@@ -215,15 +215,15 @@ pub struct Node {
 
 impl Node {
     /// Starts committing after the recovered position.
-    pub fn start(root: &Path, opened: Opened, image: ImagePosition) -> Self {
+    pub fn start(root: &Path, opened: Opened, image: CutPoint) -> Self {
         let io: Arc<dyn Io> = Arc::new(StdIo);
         let gate = Arc::new(Gate::default());
-        let (mark, _) = DurableMark::open(Arc::clone(&io), &root.join("oplog")).unwrap();
+        let (durable_file, _) = DurableFile::open(Arc::clone(&io), &root.join("oplog")).unwrap();
         let Opened { disk, oplog, memory, recovered } = opened;
         let wal = Arc::clone(&disk);
-        let start = Start { disk, oplog, memory, position: recovered.position, known: vec![image.in_logs()] };
+        let start = Start { disk, oplog, memory, position: recovered.position, known: vec![image.log_cursor()] };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-            Syncer::start(AppendFsync::No, wal, io, mark, Arc::clone(watermarks), gate)
+            Syncer::start(AppendFsync::No, wal, io, durable_file, Arc::clone(watermarks), gate)
         });
         let groups = Arc::new(Groups::default());
         committer.attach(Arc::<Groups>::clone(&groups));

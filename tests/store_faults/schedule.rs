@@ -6,7 +6,7 @@ use crate::support::dump::{assert_same, dump};
 use crate::support::faulty_s3::{Fault, Mix};
 use crate::support::process::{Launch, Node, SETTLED_WITHIN, StopOnDrop, wait_until};
 use crate::support::workload::seed;
-use crate::support::writers::{Replied, Seen, WRITERS, complete, look, write_until};
+use crate::support::writers::{Replied, Seen, WRITERS, check_replied, look, write_until};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -113,14 +113,7 @@ fn one_round(rig: &mut Rig, rng: &mut StdRng, before: &[Seen], csn_start: u64) -
         rig.primary.restart();
     }
     let mut client = rig.primary.client();
-    let mut seen = look(&mut client);
-    for (writer, seen) in seen.iter().enumerate() {
-        let replied = replied[writer].now();
-        assert!(seen.holds(replied), "writer {writer}: replied {replied:?}, there is {seen:?}");
-    }
-    let commits: u64 = seen.iter().map(|seen| seen.commits()).sum();
-    assert_eq!(client.watermarks().committed, csn_start + commits, "csns are dense");
-    complete(&mut client, &mut seen);
+    let seen = check_replied(&mut client, &replied, csn_start);
     rig.drains(&mut client);
     seen
 }

@@ -99,6 +99,21 @@ pub fn complete(client: &mut Client, seen: &mut [Seen]) {
     }
 }
 
+/// Checks that everything acknowledged is there, and that the csns are dense from `csn_start` on. Completes the writers'
+/// last rounds, and returns the commits of every writer.
+#[track_caller]
+pub fn check_replied(client: &mut Client, replied: &[Replied], csn_start: u64) -> Vec<Seen> {
+    let mut seen = look(client);
+    for (writer, seen) in seen.iter().enumerate() {
+        let replied = replied[writer].now();
+        assert!(seen.holds(replied), "writer {writer}: replied {replied:?}, there is {seen:?}");
+    }
+    let commits: u64 = seen.iter().map(|seen| seen.commits()).sum();
+    assert_eq!(client.watermarks().committed, csn_start + commits, "csns are dense");
+    complete(client, &mut seen);
+    seen
+}
+
 /// The acknowledged commits of one writer, with the time of each reply.
 #[derive(Default)]
 pub struct Replied(Mutex<Vec<(Instant, Seen)>>);

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use walferry::archive::config::ArchiveUrl;
 use walferry::archive::crypt::KeyRing;
 use walferry::archive::crypt::keys::ARCHIVE_KEY_VARIABLE;
+use walferry::archive::opening::open_archive;
 use walferry::archive::store::{Archive, Opening};
 use walferry::config::Config;
 use walferry::error::Error;
-use walferry::primary::shipping::open_archive;
 
 /// Location and keys of an archive.
 #[derive(clap::Args)]

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use walferry::archive::merge::Round;
 use walferry::archive::store::Archive;
-use walferry::compact::{base, chunks, runs};
+use walferry::compact::merge::Round;
+use walferry::compact::{chunks, runs};
 use walferry::csn::Epoch;
 use walferry::grain::Grain;
 use walferry::history::target::Target;
 use walferry::io::{Backends, Choice, Io, StdIo};
+use walferry::node::rebuild;
 
 /// Merges small chunks, builds compacted runs and rebuilds bases, from the archive alone
 ///
@@ -37,7 +38,9 @@ pub struct Args {
     /// Build a run for each N commits
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     run_commits: Option<u64>,
-    /// Restore to --until in a scratch directory and publish the result as a base
+    /// Restore to --until in a scratch directory and publish the result as a base: for a commit of the past, or an
+    /// archive without nodes. Needs no node and begins no epoch; a primary that is started on a restored directory
+    /// begins one
     #[arg(long)]
     base: bool,
     /// latest, csn:N or time:RFC3339: no run goes beyond this commit, and a base is built at it
@@ -59,7 +62,7 @@ pub struct Args {
 struct Report {
     merge: Option<Round>,
     runs: Option<runs::Report>,
-    base: Option<base::Report>,
+    base: Option<rebuild::Report>,
 }
 
 /// Runs the requested steps and prints the report.
@@ -98,8 +101,8 @@ async fn compact(args: &Args, archive: &Archive) -> Result<Report, Failure> {
     }
     if args.base {
         let dir = scratch.path().join("base");
-        let options = base::Options { target: until, epoch, dir, io, progress: progress::bar() };
-        report.base = Some(base::rebuild(archive, options).await?);
+        let options = rebuild::Options { target: until, epoch, dir, io, progress: progress::bar() };
+        report.base = Some(rebuild::rebuild(archive, options).await?);
     }
     Ok(report)
 }

@@ -8,12 +8,12 @@ use std::str::FromStr;
 use walferry::archive::config::ArchiveUrl;
 use walferry::archive::crypt::KeyRing;
 use walferry::archive::crypt::keys::TO_ARCHIVE_KEY_VARIABLE;
+use walferry::archive::opening::open_url;
 use walferry::archive::store::{Archive, Opening};
 use walferry::config::Config;
 use walferry::csn::{Csn, Epoch};
 use walferry::error::Error;
 use walferry::history::target::Target;
-use walferry::primary::shipping::open_url;
 use walferry::restore::{CopyOptions, CopyReport, copy};
 
 /// Copies a range of history into another archive; checks every object, and leaves objects alone that are already

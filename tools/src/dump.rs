@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use walferry::archive::crypt;
 use walferry::archive::layout::ObjectName;
 use walferry::chunk::Chunk;
+use walferry::compacted_run::RunManifest;
 use walferry::engine::batch::{Record, Records};
 use walferry::engine::memory::{ListOps, ZsetOps};
 use walferry::error::Result;
@@ -15,7 +16,6 @@ use walferry::log::segment::{Segment, parse_name};
 use walferry::record::CommitRecord;
 use walferry::snapshot::image::read_image_file;
 use walferry::snapshot::manifest::Manifest;
-use walferry::snapshot::run::RunManifest;
 
 /// Shows a chunk, op-log segment, memory image or manifest
 #[derive(clap::Args)]

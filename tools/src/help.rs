@@ -1,7 +1,6 @@
 //! `walferry help`: the help of the program, of a subcommand, or the vocabulary.
 
 use crate::exit::Done;
-use clap::CommandFactory;
 use walferry::error::Error;
 
 /// The name under which the vocabulary is printed.
@@ -71,9 +70,8 @@ pub struct Args {
     topic: Option<String>,
 }
 
-/// Prints what was asked for.
-pub fn run(args: &Args) -> Done {
-    let mut command = crate::Cli::command();
+/// Prints what was asked for. `command` describes the whole program.
+pub fn run(args: &Args, mut command: clap::Command) -> Done {
     // So that the usage line names the program.
     command.build();
     let text = match args.topic.as_deref() {

@@ -30,7 +30,7 @@ mod snapshots;
 mod status;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use runtime::run_blocking;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Command::Keygen(args) => run_blocking(|| keygen::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
-        Command::Help(args) => help::run(&args),
+        Command::Help(args) => help::run(&args, Cli::command()),
     };
     exit::report(done)
 }

@@ -5,11 +5,10 @@ use crate::exit::Failure;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use walferry::command::host::Host;
 use walferry::config::{Config, When};
 use walferry::error::Error;
 use walferry::io::Choice;
-use walferry::primary::node::Node;
+use walferry::node::running::Node;
 
 /// Options of a node.
 #[derive(clap::Args)]
@@ -107,6 +106,6 @@ pub fn keys_help() -> String {
 
 /// Logs that the node serves clients.
 pub fn announce(node: &Arc<Node>) {
-    let config = node.config();
+    let config = node.core.config();
     tracing::info!(bind = config.bind, port = config.port.0, archive = config.archive, "ready");
 }

@@ -4,6 +4,7 @@ use crate::exit::Done;
 use crate::node::{NodeArgs, keys_help};
 use crate::panics;
 use crate::runtime::run_node;
+use walferry::primary::takeover::take_over;
 use walferry_replica::PrimaryAddress;
 
 /// Runs a replica
@@ -22,5 +23,5 @@ pub fn run(args: Args) -> Done {
     panics::end_the_process();
     let config = args.node.config()?;
     let primary: PrimaryAddress = args.primary.parse()?;
-    run_node(|ready| walferry_replica::run(&args.node.dir, primary, config, ready))
+    run_node(|ready| walferry_replica::run(&args.node.dir, primary, config, take_over, ready))
 }

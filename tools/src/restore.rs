@@ -10,6 +10,7 @@ use std::sync::Arc;
 use walferry::csn::{CommitTime, Epoch};
 use walferry::history::line::History;
 use walferry::history::resolve::Planned;
+use walferry::history::route::RouteCosts;
 use walferry::history::target::Target;
 use walferry::io::{Backends, Choice, Io, StdIo};
 use walferry::restore::{Options, Report, restore};
@@ -49,8 +50,14 @@ pub fn run(args: Args) -> Done {
             show_plan(&planned, args.json);
             return Ok(());
         }
-        let options =
-            Options { dir: args.dir.clone(), target, epoch, io: bulk_io(&args.dir), progress: progress::bar() };
+        let options = Options {
+            dir: args.dir.clone(),
+            target,
+            epoch,
+            costs: RouteCosts::DEFAULT,
+            io: bulk_io(&args.dir),
+            progress: progress::bar(),
+        };
         let report = restore(&archive, options).await?;
         show_report(&report, &args.dir, args.json);
         Ok::<_, walferry::error::Error>(())
@@ -70,16 +77,16 @@ fn show_plan(planned: &Planned, json: bool) {
         return;
     }
     println!("target   csn {} of epoch {}", plan.target, plan.epoch);
-    match plan.base {
+    match plan.base() {
         Some(base) => println!("base     csn {} of epoch {}, {} bytes", base.csn, base.epoch, plan.base_bytes),
         None => println!("base     none: from the first commit"),
     }
-    println!("chunks   {}, {} bytes, {} commits", plan.chunks.len(), plan.log_bytes, plan.commits());
-    for run in &plan.runs {
+    println!("chunks   {}, {} bytes, {} commits", plan.chunks().count(), plan.log_bytes, plan.commits());
+    for run in plan.runs() {
         println!("run      csn {} .. {}, {} files, {} bytes", run.run.first, run.run.last, run.files, run.bytes);
     }
     let chunks_alone = match plan.estimate_chunks_ms {
-        Some(ms) if !plan.runs.is_empty() => format!("; chunks alone {:.3} s", ms as f64 / 1e3),
+        Some(ms) if plan.run_bytes > 0 => format!("; chunks alone {:.3} s", ms as f64 / 1e3),
         None => "; chunks alone do not lead there".to_owned(),
         Some(_) => String::new(),
     };

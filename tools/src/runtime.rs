@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use walferry::archive::pins;
-use walferry::primary::node::Node;
+use walferry::node::running::Node;
 
 /// Returns a runtime for a node or a tool.
 pub fn runtime() -> Result<Runtime, Failure> {
@@ -86,7 +86,7 @@ where
                 done = &mut serving => return done.map_err(Failure::from),
                 Ok(ready) = &mut is_ready, if node.is_none() => node = Some(ready),
                 signal = stops.next() => match &node {
-                    Some(node) => node.request_stop(),
+                    Some(node) => node.core.request_stop(),
                     None => {
                         drop(serving);
                         return Err(stopped_by(signal).await);

@@ -3,7 +3,7 @@
 //! Guarantees: a profile's values are those of its section in the config file, overridden by those in the credentials
 //! file; a missing file is no error; keys are never shown.
 
-use super::{Environment, is_plain};
+use super::environment::{Environment, is_plain};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

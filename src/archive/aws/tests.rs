@@ -1,5 +1,6 @@
 //! The order of the sources, and the refusal of unusable values by name.
 
+use super::environment::{PLAIN_VARIABLES, URL_VARIABLES};
 use super::*;
 use std::path::Path;
 

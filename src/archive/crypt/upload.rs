@@ -5,7 +5,7 @@
 //! [`MultipartUpload::complete`] sends.
 
 use super::cipher::Sealer;
-use crate::archive::put::PART_BYTES;
+use crate::archive::part::PART_BYTES;
 use bytes::Bytes;
 use futures::future::{FutureExt, try_join_all};
 use object_store::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};

@@ -1,8 +1,9 @@
 //! XADD.
 
 use super::super::args::Args;
+use super::super::definition::{Ctx, Done};
+use super::super::errors;
 use super::super::reply::Out;
-use super::super::{Ctx, Done, errors};
 use super::id::{self, NewId};
 use super::trim::Options;
 use super::{entry, expect_stream};

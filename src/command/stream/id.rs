@@ -1,7 +1,8 @@
 //! Stream ids as clients write and read them.
 
+use super::super::definition::Fail;
+use super::super::errors;
 use super::super::reply::Out;
-use super::super::{Fail, errors};
 use crate::engine::key::StreamId;
 
 /// The id that XADD is given.

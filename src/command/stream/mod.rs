@@ -17,8 +17,9 @@ pub use read::xread;
 pub use trim::xtrim;
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
+use super::errors;
 use super::reply::Out;
-use super::{Ctx, Done, Fail, errors};
 use crate::engine::key::StreamId;
 use crate::engine::keyspace::{Found, Keyspace, entry_id};
 use crate::engine::meta::{Collection, DiskType};

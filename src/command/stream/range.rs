@@ -1,9 +1,10 @@
 //! XRANGE and XREVRANGE.
 
 use super::super::args::Args;
+use super::super::definition::{Ctx, Done, Fail};
+use super::super::errors;
 use super::super::number::parse_i64;
 use super::super::reply::Out;
-use super::super::{Ctx, Done, Fail, errors};
 use super::{entry, find, id};
 use crate::engine::key::StreamId;
 use crate::engine::keyspace::{Keyspace, entry_id};

@@ -2,9 +2,10 @@
 
 use super::super::args::{Args, OwnedArgs};
 use super::super::client::Blocked;
+use super::super::definition::{Ctx, Done, Fail};
+use super::super::errors;
 use super::super::number::parse_i64;
 use super::super::reply::{Out, Protocol};
-use super::super::{Ctx, Done, Fail, errors};
 use super::range::{Request, write_entries};
 use super::{find, id};
 use crate::engine::key::StreamId;
@@ -34,7 +35,7 @@ pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         resolved.push(after);
     }
 
-    let start = out.mark();
+    let start = out.next_start();
     let list = out.begin_array();
     let mut listed = 0;
     for (key, stream, after) in &sources {
@@ -71,7 +72,7 @@ fn write_stream(
     out: &mut Out,
 ) -> Result<bool, Fail> {
     let Some(first) = after.next().filter(|_| stream.count > 0 && stream.last_id > after) else { return Ok(false) };
-    let start = out.mark();
+    let start = out.next_start();
     if out.protocol() == Protocol::Resp2 {
         out.array(2);
     }

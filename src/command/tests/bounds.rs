@@ -5,7 +5,7 @@ use super::rig::words;
 use crate::command::args::OwnedArgs;
 use crate::config::Config;
 use crate::csn::Csn;
-use crate::io::faults::{Faults, Step};
+use crate::io::testing::{Faults, Step};
 use crate::io::{Io, StdIo};
 use rustix::io::Errno;
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! A node without a network, and its client.
 
 use super::super::args::OwnedArgs;
-use super::super::client::{Client, ClientCard};
+use super::super::client::Client;
+use super::super::client_card::ClientCard;
 use super::super::host::{Host, InfoSection, MarkCard, Role, Task, TaskReply, WatermarkReport};
 use super::super::reply::Out;
 use super::super::session::{Outcome, Session};
-use super::super::table::Call;
+use super::super::table::TABLE;
 use crate::commit::committer::{Committer, Start};
 use crate::commit::gate::Gate;
 use crate::commit::sync::Syncer;
@@ -16,7 +17,7 @@ use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::Memory;
 use crate::error::Result;
 use crate::io::{Io, StdIo};
-use crate::log::durable::DurableMark;
+use crate::log::durable::DurableFile;
 use crate::log::oplog::OpLog;
 use crate::position::Position;
 use arc_swap::Guard;
@@ -46,7 +47,7 @@ impl Node {
         let path = |name: &str| dir.path().join(name);
         let disk = Arc::new(Disk::open(&path("db"), &path("wal"), DiskOptions::default()).unwrap());
         let oplog = OpLog::open(Arc::clone(&io), &path("oplog"), 1 << 20).unwrap();
-        let (mark, _) = DurableMark::open(Arc::clone(&io), dir.path()).unwrap();
+        let (durable_file, _) = DurableFile::open(Arc::clone(&io), dir.path()).unwrap();
         let gate = Arc::new(Gate::default());
         let start = Start {
             disk: Arc::clone(&disk),
@@ -56,7 +57,7 @@ impl Node {
             known: Vec::new(),
         };
         let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
-            Syncer::start(AppendFsync::No, disk, io, mark, Arc::clone(watermarks), gate)
+            Syncer::start(AppendFsync::No, disk, io, durable_file, Arc::clone(watermarks), gate)
         });
         let client = Client::new(1, String::new(), String::new(), false);
         Self { committer: Some(Arc::new(committer)), host: TestHost(Arc::new(config)), client, dir }
@@ -91,7 +92,7 @@ impl Node {
         let mut out = Out::new(self.client.protocol);
         let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
         for request in requests {
-            session.run(Call::of(request.as_args()));
+            session.run(TABLE.call(request.as_args()));
         }
         let Outcome { open, mut depends_on, .. } = session.finish();
         if let Some(open) = open {

@@ -1,9 +1,10 @@
 //! ZADD and ZINCRBY.
 
 use super::super::args::Args;
+use super::super::definition::{Ctx, Done, Fail};
+use super::super::errors;
 use super::super::number::parse_f64;
 use super::super::reply::Out;
-use super::super::{Ctx, Done, Fail, errors};
 use crate::engine::keyspace::Keyspace;
 use hashbrown::HashMap;
 

@@ -1,7 +1,8 @@
 //! Bounds of score ranges and lexical ranges, and the ranks between them.
 
+use super::super::definition::Fail;
+use super::super::errors;
 use super::super::number::parse_f64;
-use super::super::{Fail, errors};
 use crate::engine::memory::Zset;
 use crate::engine::memory::zset::Edge;
 use std::ops::Range;

@@ -17,9 +17,10 @@ pub use range::{zcount, zrange, zrangebylex, zrangebyscore, zrevrange, zrevrange
 pub use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscore};
 
 use super::args::Args;
+use super::definition::{Ctx, Done, Fail};
+use super::errors;
 use super::number::parse_i64;
 use super::reply::{Out, Protocol};
-use super::{Ctx, Done, Fail, errors};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::Zset;
 use std::ops::Range;

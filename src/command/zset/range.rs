@@ -1,8 +1,9 @@
 //! Ranges of sorted sets: by rank, score or bytes, in either order, with a limit.
 
 use super::super::args::Args;
+use super::super::definition::{Ctx, Done, Fail};
 use super::super::reply::Out;
-use super::super::{Ctx, Done, Fail, errors, index};
+use super::super::{errors, index};
 use super::bounds::{LexRange, ScoreRange};
 use super::{Form, Order, find, integer, write_members};
 use crate::engine::memory::Zset;

@@ -1,8 +1,9 @@
 //! Removal from sorted sets: by member, by rank, by score, and from either end.
 
 use super::super::args::Args;
+use super::super::definition::{Ctx, Done};
 use super::super::reply::Out;
-use super::super::{Ctx, Done, errors, index};
+use super::super::{errors, index};
 use super::bounds::ScoreRange;
 use super::{Form, Order, find, integer, write_members};
 use crate::engine::memory::Zset;

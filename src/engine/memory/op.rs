@@ -5,19 +5,18 @@
 //! varints (LEB128, at most ten bytes), byte strings as {length: varint, bytes}, scores as the eight little-endian
 //! bytes of the f64, and sequences as {count: varint, at least 1; items}. An index in a sequence is stored as the
 //! difference to the index before it; all differences but the first are positive. The tags and fields of each op are
-//! listed in [`list`] and [`zset`].
+//! listed in [`list`] and [`zset`]. An engine's tables begin with its own changes of a value, with tags from 1 on; the
+//! four ops on whole keys follow, in the same order for each engine, and are encoded, decoded and applied here.
 //!
 //! Guarantees: decoding borrows and allocates nothing; a decoded op is valid down to its last item. Arbitrary bytes are
 //! an error, never a panic. Applying an op that does not fit the state is an error, too: the state has diverged from
 //! its history and must be given up.
 
 pub mod list;
-#[cfg(test)]
-pub(crate) mod random;
 pub mod zset;
 
-pub use list::{ListEncoder, ListOp, ListOps};
-pub use zset::{ZsetEncoder, ZsetOp, ZsetOps};
+pub use list::{ListChange, ListEncoder, ListOp, ListOps};
+pub use zset::{ZsetChange, ZsetEncoder, ZsetOp, ZsetOps};
 
 use super::dictionary::Dictionary;
 use super::entry::Value;
@@ -35,32 +34,217 @@ pub enum Scope<'a> {
     All,
 }
 
-/// An op of one memory engine.
-pub trait Op<'a> {
+/// A change of one value: what one engine's ops do beside the ops on whole keys, which are the same for every engine.
+pub trait Change<'a>: Copy {
     /// Type of the values in the engine's dictionary.
-    type Value: Value;
-    /// Name of the kind of op, for messages.
-    const WHAT: &'static str;
+    type Value: Value + Default;
+    /// Name of an op of the engine, for messages.
+    const OP: &'static str;
+    /// Name of the engine's encoded ops, for messages.
+    const OPS: &'static str;
+    /// Number of the kinds of changes. Their tags are 1 to this number; the tags of the ops on whole keys follow.
+    const KINDS: u8;
+
+    /// Reads the fields of the change with this tag, which is 1 to [`Change::KINDS`].
+    fn read(tag: u8, from: &mut Reader<'a>) -> Result<Self>;
+
+    /// Reports whether the change creates its key if the key does not exist. Every other change needs the key.
+    fn creates_key(&self) -> bool;
+
+    /// Changes the value. A change that does not fit the value is an error.
+    fn apply(self, key: &[u8], value: &mut Self::Value) -> Result<()>;
+
+    /// Reports whether a value is empty, so that its key is removed.
+    fn is_empty(value: &Self::Value) -> bool;
+}
+
+/// Tag of the op that removes a key, counted from [`Change::KINDS`].
+const DELETE: u8 = 1;
+/// Tag of the op that sets an expiry, counted in the same way.
+const EXPIRE: u8 = 2;
+/// Tag of the op that moves a value to another key, counted in the same way.
+const RENAME: u8 = 3;
+/// Tag of the op that removes all keys, counted in the same way.
+const CLEAR: u8 = 4;
+
+/// One effect on the dictionary of an engine, whose changes of values are of the type `C`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Op<'a, C> {
+    /// Changes the value of a key. A key whose value becomes empty is removed.
+    Change {
+        /// The key.
+        key: &'a [u8],
+        /// What changes.
+        change: C,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Sets the expiry of a key.
+    Expire {
+        /// The key.
+        key: &'a [u8],
+        /// Milliseconds since the Unix epoch; 0: never.
+        at_ms: u64,
+    },
+    /// Moves a value and its expiry to another key, whose former value is removed.
+    Rename {
+        /// The key that has the value.
+        from: &'a [u8],
+        /// The key that gets the value.
+        to: &'a [u8],
+    },
+    /// Removes all keys.
+    Clear,
+}
+
+impl<'a, C: Change<'a>> Op<'a, C> {
+    fn read(tag: u8, from: &mut Reader<'a>) -> Result<Self> {
+        let own = tag.checked_sub(C::KINDS);
+        if own == Some(CLEAR) {
+            return Ok(Self::Clear);
+        }
+        let key = from.bytes()?;
+        Ok(match own {
+            None | Some(0) if tag > 0 => Self::Change { key, change: C::read(tag, from)? },
+            Some(DELETE) => Self::Delete { key },
+            Some(EXPIRE) => Self::Expire { key, at_ms: from.varint()? },
+            Some(RENAME) => Self::Rename { from: key, to: from.bytes()? },
+            _ => return Err(from.error(format!("unknown {} {tag}", C::OP))),
+        })
+    }
 
     /// Returns the keys that the op changes.
-    fn scope(&self) -> Scope<'a>;
+    pub fn scope(&self) -> Scope<'a> {
+        match *self {
+            Self::Change { key, .. } | Self::Delete { key } | Self::Expire { key, .. } => Scope::Key(key),
+            Self::Rename { from, to } => Scope::Rename { from, to },
+            Self::Clear => Scope::All,
+        }
+    }
 
-    /// Applies an op on one key, in the part to which the key belongs. An op that does not fit the state is an error.
-    fn apply_to_key(&self, part: &mut Part<Self::Value>, key: Hashed<'a>) -> Result<()>;
+    /// Returns the key that the op changes or removes; empty for an op that removes all keys.
+    pub fn key(&self) -> &'a [u8] {
+        match self.scope() {
+            Scope::Key(key) | Scope::Rename { from: key, .. } => key,
+            Scope::All => &[],
+        }
+    }
 
     /// Applies the op. An op that does not fit the state is an error.
-    fn apply(&self, keys: &mut Dictionary<Self::Value>) -> Result<()> {
+    pub fn apply(&self, keys: &mut Dictionary<C::Value>) -> Result<()> {
         match self.scope() {
             Scope::Key(key) => {
                 let (part, key) = keys.part_of(key);
                 self.apply_to_key(part, key)
             }
-            Scope::Rename { from, to } => there(Self::WHAT, keys.rename(from, to), from),
+            Scope::Rename { from, to } => there(C::OP, keys.rename(from, to), from),
             Scope::All => {
                 keys.clear();
                 Ok(())
             }
         }
+    }
+
+    /// Applies an op on one key, in the part to which the key belongs. An op that does not fit the state is an error.
+    pub(super) fn apply_to_key(&self, part: &mut Part<C::Value>, at: Hashed<'a>) -> Result<()> {
+        match *self {
+            Self::Change { key, change } if change.creates_key() => {
+                part.update_or_default(at, |value| change.apply(key, value))
+            }
+            Self::Change { key, change } => {
+                let changed = part.update(at, |value| change.apply(key, value).map(|()| C::is_empty(value)));
+                if changed.ok_or_else(|| missing(C::OP, key))?? {
+                    part.delete(at);
+                }
+                Ok(())
+            }
+            Self::Delete { key } => there(C::OP, part.delete(at), key),
+            Self::Expire { key, at_ms } => there(C::OP, part.set_expire(at, at_ms), key),
+            Self::Rename { .. } | Self::Clear => unreachable!("the op is not about one key"),
+        }
+    }
+}
+
+/// Decodes ops one by one. The iterator ends after an error.
+#[derive(Clone)]
+pub struct Ops<'a, C> {
+    reader: Reader<'a>,
+    changes: PhantomData<C>,
+}
+
+impl<'a, C: Change<'a>> Ops<'a, C> {
+    /// Returns an iterator that begins at the first op.
+    #[must_use]
+    pub fn new(ops: &'a [u8]) -> Self {
+        Self { reader: Reader::new(C::OPS, ops), changes: PhantomData }
+    }
+
+    /// Checks encoded ops down to their last item.
+    pub fn validate(ops: &'a [u8]) -> Result<()> {
+        Self::new(ops).try_for_each(|op| op.map(drop))
+    }
+
+    /// Returns the offset of the next op.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.reader.offset()
+    }
+}
+
+impl<'a, C: Change<'a>> Iterator for Ops<'a, C> {
+    type Item = Result<Op<'a, C>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let tag = self.reader.tag()?;
+        let op = Op::read(tag, &mut self.reader);
+        if op.is_err() {
+            self.reader.rest = &[];
+        }
+        Some(op)
+    }
+}
+
+/// Appends encoded ops to a buffer.
+pub struct Encoder<'o, C> {
+    ops: &'o mut Vec<u8>,
+    changes: PhantomData<C>,
+}
+
+impl<'o, C: Change<'static>> Encoder<'o, C> {
+    /// Returns an encoder that appends to `ops`.
+    pub fn new(ops: &'o mut Vec<u8>) -> Self {
+        Self { ops, changes: PhantomData }
+    }
+
+    /// Appends the tag and the key of an op.
+    fn head(&mut self, tag: u8, key: &[u8]) {
+        self.ops.push(tag);
+        put_bytes(self.ops, key);
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.head(C::KINDS + DELETE, key);
+    }
+
+    /// Sets the expiry of a key, in ms since the Unix epoch; 0: never.
+    pub fn expire(&mut self, key: &[u8], at_ms: u64) {
+        self.head(C::KINDS + EXPIRE, key);
+        varint::put(self.ops, at_ms);
+    }
+
+    /// Moves a value and its expiry to another key.
+    pub fn rename(&mut self, from: &[u8], to: &[u8]) {
+        self.head(C::KINDS + RENAME, from);
+        put_bytes(self.ops, to);
+    }
+
+    /// Removes all keys.
+    pub fn clear(&mut self) {
+        self.ops.push(C::KINDS + CLEAR);
     }
 }
 
@@ -150,12 +334,6 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends the tag and the key of an op.
-fn put_head(out: &mut Vec<u8>, tag: u8, key: &[u8]) {
-    out.push(tag);
-    put_bytes(out, key);
-}
-
 /// Appends a sequence. Panics if the sequence is empty: such an op has no effect and must not be made.
 fn put_sequence<I: ExactSizeIterator>(out: &mut Vec<u8>, items: I, mut put: impl FnMut(&mut Vec<u8>, I::Item)) {
     assert!(items.len() > 0, "an op needs an item");
@@ -165,7 +343,7 @@ fn put_sequence<I: ExactSizeIterator>(out: &mut Vec<u8>, items: I, mut put: impl
 
 /// Reads the fields of ops.
 #[derive(Clone)]
-struct Reader<'a> {
+pub struct Reader<'a> {
     /// Name of the bytes that are read, for messages.
     what: &'static str,
     all: &'a [u8],

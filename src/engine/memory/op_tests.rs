@@ -45,7 +45,7 @@ fn list_step() -> impl Strategy<Value = ListStep> {
 
 fn encode_list(step: &ListStep) -> Bytes {
     let mut out = Vec::new();
-    let mut ops = ListEncoder(&mut out);
+    let mut ops = ListEncoder::new(&mut out);
     match step {
         ListStep::Push(true, k, elements) => ops.push_front(&key(*k), elements.iter().map(Vec::as_slice)),
         ListStep::Push(false, k, elements) => ops.push_back(&key(*k), elements.iter().map(Vec::as_slice)),
@@ -154,7 +154,7 @@ proptest! {
     fn arbitrary_bytes_are_decoded_or_refused(bytes in vec(prop_oneof![0..14u8, any::<u8>()], 0..200)) {
         let mut memory = Memory::new();
         let mut push = Vec::new();
-        ListEncoder(&mut push).push_back(b"\x01", [&b"a"[..], b"b", b"c"].into_iter());
+        ListEncoder::new(&mut push).push_back(b"\x01", [&b"a"[..], b"b", b"c"].into_iter());
         memory.apply_lists(&push).expect("a push fits");
         let _ = memory.apply_lists(&bytes);
         let _ = memory.apply_zsets(&bytes);
@@ -185,7 +185,7 @@ proptest! {
         let mut model: std::collections::BTreeMap<Bytes, f64> = pairs.iter().cloned().collect();
         let gone: Vec<Bytes> = model.keys().take(removed).cloned().collect();
         let mut ops = Vec::new();
-        let mut encoder = ZsetEncoder(&mut ops);
+        let mut encoder = ZsetEncoder::new(&mut ops);
         encoder.set(b"z", pairs.iter().map(|(member, score)| (member.as_slice(), *score)));
         encoder.expire(b"z", 77);
         encoder.rename(b"z", b"y");
@@ -195,12 +195,12 @@ proptest! {
         let before = model.len() as u64;
         if !gone.is_empty() {
             let mut ops = Vec::new();
-            ZsetEncoder(&mut ops).remove(b"y", gone.iter().map(Vec::as_slice));
+            ZsetEncoder::new(&mut ops).remove(b"y", gone.iter().map(Vec::as_slice));
             memory.apply_zsets(&ops).expect("the members are there");
             model.retain(|member, _| !gone.contains(member));
         }
         let mut ops = Vec::new();
-        ZsetEncoder(&mut ops).remove_ranks(b"y", start, start + 3);
+        ZsetEncoder::new(&mut ops).remove_ranks(b"y", start, start + 3);
         prop_assert_eq!(memory.apply_zsets(&ops).is_ok(), start + 3 <= model.len() as u64);
         if start + 3 <= model.len() as u64 {
             let mut order: Vec<_> = model.clone().into_iter().collect();
@@ -224,24 +224,30 @@ proptest! {
 #[test]
 fn ops_read_back_as_they_were_written() {
     let mut out = Vec::new();
-    let mut ops = ListEncoder(&mut out);
+    let mut ops = ListEncoder::new(&mut out);
     ops.push_front(b"", [&b"a"[..], b""].into_iter());
     ops.remove(b"k", [0, 1, 300, u64::MAX - 1].into_iter());
     ops.keep(b"k", 2, u64::MAX);
     ops.clear();
     let read: Vec<_> = ListOps::new(&out).map(|op| op.expect("valid")).collect();
-    let [ListOp::PushFront { key: b"", elements }, ListOp::Remove { key: b"k", indexes }, keep, ListOp::Clear] =
-        &read[..]
+    let [
+        Op::Change { key: b"", change: ListChange::PushFront { elements } },
+        Op::Change { key: b"k", change: ListChange::Remove { indexes } },
+        keep,
+        Op::Clear,
+    ] = &read[..]
     else {
         panic!("{read:?}")
     };
     assert!(elements.iter().eq([&b"a"[..], b""]) && elements.len() == 2);
     assert!(indexes.iter().eq([0, 1, 300, u64::MAX - 1]));
-    assert_eq!(*keep, ListOp::Keep { key: b"k", start: 2, stop: u64::MAX });
+    assert_eq!(*keep, Op::Change { key: b"k", change: ListChange::Keep { start: 2, stop: u64::MAX } });
 
     let mut out = Vec::new();
-    ZsetEncoder(&mut out).set(b"z", [(&b"m"[..], -0.5), (b"", f64::INFINITY)].into_iter());
-    let Some(Ok(ZsetOp::Set { key: b"z", pairs })) = ZsetOps::new(&out).next() else { panic!("{out:?}") };
+    ZsetEncoder::new(&mut out).set(b"z", [(&b"m"[..], -0.5), (b"", f64::INFINITY)].into_iter());
+    let Some(Ok(Op::Change { key: b"z", change: ZsetChange::Set { pairs } })) = ZsetOps::new(&out).next() else {
+        panic!("{out:?}")
+    };
     assert!(pairs.iter().eq([(&b"m"[..], -0.5), (b"", f64::INFINITY)]));
 }
 
@@ -249,13 +255,13 @@ fn ops_read_back_as_they_were_written() {
 #[test]
 fn the_bytes_of_an_op_are_as_documented() {
     let mut out = Vec::new();
-    let mut ops = ListEncoder(&mut out);
+    let mut ops = ListEncoder::new(&mut out);
     ops.push_back(b"k", [&b"ab"[..]].into_iter());
     ops.remove(b"k", [3, 5].into_iter());
     ops.expire(b"k", 300);
     assert_eq!(out, b"\x02\x01k\x01\x02ab\x07\x01k\x02\x03\x02\x0a\x01k\xac\x02");
     let mut out = Vec::new();
-    ZsetEncoder(&mut out).set(b"z", [(&b"m"[..], 1.0)].into_iter());
+    ZsetEncoder::new(&mut out).set(b"z", [(&b"m"[..], 1.0)].into_iter());
     assert_eq!(out, b"\x01\x01z\x01\x01m\0\0\0\0\0\0\xf0\x3f");
 }
 

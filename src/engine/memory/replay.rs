@@ -5,7 +5,7 @@
 
 use super::dictionary::Dictionary;
 use super::entry::{Entry, Value};
-use super::op::{ListOps, Op, Scope, ZsetOps, missing};
+use super::op::{Change, ListOps, Op, Scope, ZsetOps, missing};
 use super::part::{Hashed, PARTS, Part};
 use super::{List, Memory, Zset};
 use crate::csn::Csn;
@@ -138,7 +138,7 @@ impl<'m, V: Value> Share<'m, V> {
     }
 
     /// Applies the op to the keys in this thread's parts.
-    fn apply<'a, O: Op<'a, Value = V>>(&mut self, op: &O) -> Result<(), Stop> {
+    fn apply<'a, C: Change<'a, Value = V>>(&mut self, op: &Op<'a, C>) -> Result<(), Stop> {
         match op.scope() {
             Scope::Key(key) => {
                 let key = Hashed::of(key);
@@ -147,7 +147,7 @@ impl<'m, V: Value> Share<'m, V> {
                 }
                 Ok(())
             }
-            Scope::Rename { from, to } => self.rename(O::WHAT, Hashed::of(from), Hashed::of(to)),
+            Scope::Rename { from, to } => self.rename(C::OP, Hashed::of(from), Hashed::of(to)),
             Scope::All => {
                 self.parts.iter_mut().flatten().for_each(|part| part.clear());
                 Ok(())

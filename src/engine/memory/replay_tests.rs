@@ -1,7 +1,7 @@
 //! Goal: a replay on any number of threads has the outcome of applying the ops one by one.
 
 use super::super::ListEncoder;
-use super::super::op::random;
+use super::super::testing as random_ops;
 use super::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -29,7 +29,7 @@ fn content(memory: &Memory) -> (Content<Vec<u8>>, Content<Member>) {
 
 fn commit(csn: u64, encode: impl FnOnce(ListEncoder<'_>)) -> CommitRecord {
     let mut ops = Vec::new();
-    encode(ListEncoder(&mut ops));
+    encode(ListEncoder::new(&mut ops));
     CommitRecord { csn: Csn(csn), lists: ops.into(), ..CommitRecord::default() }
 }
 
@@ -41,8 +41,8 @@ fn the_outcome_is_that_of_one_op_after_another() {
         let commits: Vec<_> = (1..=300)
             .map(|csn| CommitRecord {
                 csn: Csn(csn),
-                lists: random::lists(&mut random, &mut expected).into(),
-                zsets: random::zsets(&mut random, &mut expected).into(),
+                lists: random_ops::lists(&mut random, &mut expected).into(),
+                zsets: random_ops::zsets(&mut random, &mut expected).into(),
                 ..CommitRecord::default()
             })
             .collect();

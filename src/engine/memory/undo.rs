@@ -7,7 +7,7 @@
 use super::cut::Cut;
 use super::dictionary::Dictionary;
 use super::entry::Value;
-use super::op::{ListOps, Op, Scope, ZsetOps};
+use super::op::{ListOps, Scope, ZsetOps};
 use super::{Memory, MemoryCut};
 use crate::error::Result;
 
@@ -69,7 +69,7 @@ impl<V: Value> Dictionary<V> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::op::random;
+    use super::super::testing as random_ops;
     use super::*;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
@@ -96,8 +96,8 @@ mod tests {
             let mut random = StdRng::seed_from_u64(seed);
             let mut memory = Memory::new();
             for _ in 0..20 {
-                random::lists(&mut random, &mut memory);
-                random::zsets(&mut random, &mut memory);
+                random_ops::lists(&mut random, &mut memory);
+                random_ops::zsets(&mut random, &mut memory);
             }
             let (before, bytes, due) = (content(&memory), memory.memory_bytes(), memory.lists.expired(9, 99));
             let mut undo = Undo::Armed;
@@ -105,8 +105,8 @@ mod tests {
             let (mut lists, mut zsets) = (Vec::new(), Vec::new());
             for _ in 0..8 {
                 undo.before_change(&memory);
-                lists.extend(random::lists(&mut random, &mut memory));
-                zsets.extend(random::zsets(&mut random, &mut memory));
+                lists.extend(random_ops::lists(&mut random, &mut memory));
+                zsets.extend(random_ops::zsets(&mut random, &mut memory));
             }
             let Undo::Cut(cut) = undo else { panic!("it was armed") };
             memory.take_back(&cut, &lists, &zsets).unwrap();

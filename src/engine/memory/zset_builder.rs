@@ -5,8 +5,8 @@
 //! are detected. The builder holds 40 bytes for each member beside the set until it is finished.
 
 use super::bucket::{Bucket, place};
-use super::run::{RUN_ITEMS, Run};
 use super::small_bytes::SmallBytes;
+use super::sorted_leaf::{SORTED_LEAF_ITEMS, SortedLeaf};
 use super::tree::Tree;
 use super::zset::Zset;
 use super::zset_large::{Index, LargeZset, Scored};
@@ -15,13 +15,13 @@ use crate::engine::hash::hash;
 
 /// Number of members that are put into a leaf of the order or of the index. Both leave room for some more members, like
 /// the leaves of a set that grew by insertions.
-const LEAF_MEMBERS: usize = RUN_ITEMS * 7 / 8;
-const BUCKET_MEMBERS: usize = RUN_ITEMS * 5 / 8;
+const LEAF_MEMBERS: usize = SORTED_LEAF_ITEMS * 7 / 8;
+const BUCKET_MEMBERS: usize = SORTED_LEAF_ITEMS * 5 / 8;
 
 /// The members that were added so far.
 #[derive(Default)]
 pub struct ZsetBuilder {
-    full: Vec<Run<Scored>>,
+    full: Vec<SortedLeaf<Scored>>,
     /// The leaf that is being filled; empty only before the first member.
     items: Vec<Scored>,
     /// Hash, member and score of each member.
@@ -38,7 +38,7 @@ impl ZsetBuilder {
         }
         if self.items.len() == LEAF_MEMBERS {
             let full = std::mem::replace(&mut self.items, Vec::with_capacity(LEAF_MEMBERS));
-            self.full.push(Run::of(full));
+            self.full.push(SortedLeaf::of(full));
         }
         let shared = SmallBytes::from(member);
         self.items.push(Scored { score, member: shared.clone() });
@@ -53,11 +53,11 @@ impl ZsetBuilder {
         if self.hashed.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].1 == pair[1].1) {
             return None;
         }
-        let members = self.full.iter().flat_map(|run| run.items()).chain(&self.items);
+        let members = self.full.iter().flat_map(|leaf| leaf.items()).chain(&self.items);
         if let Ok(small) = SmallZset::of(members.map(|item| (&*item.member, item.score))) {
             return Some(Zset::small(small));
         }
-        let last = (!self.items.is_empty()).then(|| Run::of(self.items));
+        let last = (!self.items.is_empty()).then(|| SortedLeaf::of(self.items));
         let order = Tree::of(self.full.into_iter().chain(last));
         Some(Zset::large(LargeZset::assembled(order, index(&self.hashed))))
     }

@@ -4,8 +4,8 @@
 //! Guarantees: score, rank, insertion and removal cost O(log n); a clone costs O(1) and never changes.
 
 use super::bucket::{Bucket, place};
-use super::run::{Item, Run};
 use super::small_bytes::SmallBytes;
+use super::sorted_leaf::{Item, SortedLeaf};
 use super::tree::Tree;
 use super::zset_small::compare;
 use crate::engine::hash::hash;
@@ -41,13 +41,13 @@ pub(super) type Index = Tree<Bucket>;
 /// A sorted set in its large form.
 #[derive(Clone, Default)]
 pub(super) struct LargeZset {
-    order: Tree<Run<Scored>>,
+    order: Tree<SortedLeaf<Scored>>,
     index: Index,
 }
 
 impl LargeZset {
     /// Returns a set of this order and this index, which must agree with each other.
-    pub fn assembled(order: Tree<Run<Scored>>, index: Index) -> Self {
+    pub fn assembled(order: Tree<SortedLeaf<Scored>>, index: Index) -> Self {
         Self { order, index }
     }
 
@@ -76,9 +76,9 @@ impl LargeZset {
         };
         self.order.edit_by(
             |low| low.cmp(score, member).is_le(),
-            |run| {
-                let at = run.partition_point(|item| item.cmp(score, member).is_lt());
-                ((), run.insert(at, Scored { score, member: shared }))
+            |leaf| {
+                let at = leaf.partition_point(|item| item.cmp(score, member).is_lt());
+                ((), leaf.insert(at, Scored { score, member: shared }))
             },
         );
         old
@@ -113,17 +113,17 @@ impl LargeZset {
     /// Returns the number of members for which `is_below` holds; these must be a prefix.
     pub fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         let below = |item: &Scored| is_below((&item.member, item.score));
-        let (run, before) = self.order.by(below);
-        before + run.partition_point(below) as u64
+        let (leaf, before) = self.order.by(below);
+        before + leaf.partition_point(below) as u64
     }
 
     /// Removes a member, which must exist, from the order.
     fn unlink(&mut self, member: &[u8], score: f64) -> SmallBytes {
         self.order.edit_by(
             |low| low.cmp(score, member).is_le(),
-            |run| {
-                let at = run.partition_point(|item| item.cmp(score, member).is_lt());
-                let item = run.take(at);
+            |leaf| {
+                let at = leaf.partition_point(|item| item.cmp(score, member).is_lt());
+                let item = leaf.take(at);
                 assert!(*item.member == *member, "index and order disagree");
                 (item.member, Vec::new())
             },
@@ -163,7 +163,7 @@ fn unindex(index: &mut Index, member: &[u8]) -> Option<f64> {
 
 /// Iterator over members and scores, from both ends.
 pub(super) struct LargeIter<'a> {
-    order: &'a Tree<Run<Scored>>,
+    order: &'a Tree<SortedLeaf<Scored>>,
     /// The ranks that remain.
     ranks: Range<u64>,
     /// Remaining items in the leaf of the next member; empty if the leaf must be looked up.
@@ -178,8 +178,8 @@ impl<'a> Iterator for LargeIter<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let rank = self.ranks.next()?;
         if self.front.len() == 0 {
-            let (run, at) = self.order.at(rank);
-            self.front = run.items()[at..].iter();
+            let (leaf, at) = self.order.at(rank);
+            self.front = leaf.items()[at..].iter();
         }
         self.front.next().map(Scored::pair)
     }
@@ -193,8 +193,8 @@ impl DoubleEndedIterator for LargeIter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let rank = self.ranks.next_back()?;
         if self.back.len() == 0 {
-            let (run, at) = self.order.at(rank);
-            self.back = run.items()[..=at].iter();
+            let (leaf, at) = self.order.at(rank);
+            self.back = leaf.items()[..=at].iter();
         }
         self.back.next_back().map(Scored::pair)
     }
@@ -209,7 +209,7 @@ impl LargeZset {
 
     /// Panics unless order and index agree and the invariants of both trees hold.
     pub fn check(&self) {
-        let ordered: Vec<_> = self.order.check().into_iter().flat_map(Run::check).collect();
+        let ordered: Vec<_> = self.order.check().into_iter().flat_map(SortedLeaf::check).collect();
         assert!(ordered.windows(2).all(|pair| pair[0].cmp(pair[1].score, &pair[1].member).is_lt()));
         let indexed = self.index.check().into_iter().flat_map(Bucket::members);
         assert_eq!(indexed.clone().count(), ordered.len());

@@ -7,8 +7,9 @@
 //!
 //! Guarantees: every object is checked while it is copied (chunks down to the last op, files of bases by their BLAKE3
 //! hashes). An object is stored before the objects that refer to it, and the records of the epochs last, so no restore
-//! uses an interrupted copy. A copy that is started again sends only the missing objects. No object of the target is
-//! replaced. The archive of another cluster, or an archive with another history, is refused. At the end the copy checks
+//! uses an interrupted copy. A copy that is started again sends only the missing objects. No whole object of the target
+//! is replaced. Chunks, bases and epoch records are moved as a primary moves them to its archives: by
+//! [`crate::archive::chunk_put`], [`crate::snapshot::mover`] and [`crate::archive::epochs::claim_line`]. The archive of another cluster, or an archive with another history, is refused. At the end the copy checks
 //! that the range can be restored from the target. A pin protects the objects of the plan from a prune while they are
 //! copied.
 //!
@@ -17,25 +18,24 @@
 //! Non-goals: chunks without commits of the range's line of history, bases of other branches, unfinished bases.
 
 mod plan;
+mod report;
 mod transfer;
 
 pub use plan::{CopyPlan, Incomplete, plan};
+pub use report::{CopyReport, Moved};
 
 use super::progress::{Meter, Phase, ProgressSink};
 use crate::archive::listing::BaseStart;
 use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
-use crate::cluster::ClusterId;
 use crate::csn::{Csn, Epoch};
 use crate::error::{Error, Result};
 use crate::history::line::History;
 use crate::history::plan::SkippedBase;
-use crate::history::reach::CsnRange;
 use crate::history::reader_pin::ReaderPin;
 use crate::history::target::Target;
 use crate::snapshot::manifest::Manifest;
 use futures::stream::{self, StreamExt};
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -54,43 +54,6 @@ pub struct CopyOptions {
     pub epoch: Option<Epoch>,
     /// Receives the progress.
     pub progress: ProgressSink,
-}
-
-/// The result of a copy.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct CopyReport {
-    /// The cluster that owns both archives.
-    pub cluster: ClusterId,
-    /// The newest epoch in the copied line of history.
-    pub epoch: Epoch,
-    /// First and last commit that can be restored from the copy.
-    #[serde(flatten)]
-    pub range: CsnRange,
-    /// Number of bases in the range that the target holds after the copy.
-    pub bases: u64,
-    /// Unusable bases within the range, which are not copied, each with the reason.
-    pub skipped: Vec<SkippedBase>,
-    /// Objects that were sent.
-    pub copied: Moved,
-    /// Objects that the target already held.
-    pub present: Moved,
-    /// Number of marks of the range that the target holds after the copy.
-    pub marks: u64,
-    /// Duration in seconds.
-    pub seconds: f64,
-}
-
-/// Counts of objects.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Moved {
-    /// Number of chunks.
-    pub chunks: u64,
-    /// Bytes of the chunks.
-    pub chunk_bytes: u64,
-    /// Number of files of bases, without the manifests.
-    pub files: u64,
-    /// Bytes of these files.
-    pub file_bytes: u64,
 }
 
 /// Copies a range of history from one archive into another.

@@ -9,7 +9,7 @@ use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::pins::PinRange;
 use crate::csn::{Csn, Epoch};
 use crate::history::reach::{CsnRange, Reach, leads, stretches};
-use crate::history::step::ChunkStep;
+use crate::history::step::{BaseStep, ChunkStep, Step};
 
 /// The objects to copy.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,11 +17,10 @@ pub struct CopyPlan {
     /// Commits that can be restored from the copy. Ends with the chunk that holds the last requested commit, or later,
     /// at a fork.
     pub range: CsnRange,
-    /// The base that the range begins with, unless the range begins with the first commit; and the line's later bases
-    /// in the range.
-    pub bases: Vec<BaseStart>,
-    /// Chunks in csn order; whole chunks are copied, even if only a part counts.
-    pub chunks: Vec<ChunkStep>,
+    /// The objects, in the order in which they are copied: the base that the range begins with, unless the range begins
+    /// with the first commit; the line's later bases in the range; and the chunks in csn order. Whole chunks are copied,
+    /// even if only a part counts.
+    pub steps: Vec<Step>,
     /// The records of the line's epochs, root first.
     pub epochs: Vec<EpochRecord>,
 }
@@ -30,13 +29,27 @@ impl CopyPlan {
     /// Returns the range of history that the copy reads.
     #[must_use]
     pub fn pin(&self) -> PinRange {
-        let chunks = self.chunks.first().map(|step| step.use_from.prev());
-        let from = chunks.into_iter().chain(self.bases.iter().map(|start| start.after)).min();
+        let after = |step: &Step| match step {
+            Step::Base(step) => step.after,
+            Step::Chunk(step) => step.use_from.prev(),
+            Step::Run(step) => step.run.first.prev(),
+        };
+        let from = self.steps.iter().map(after).min();
         PinRange {
             from: from.unwrap_or(self.range.from),
             until: self.range.until,
             epoch: self.epochs.last().map(|record| record.epoch),
         }
+    }
+
+    /// Returns the bases.
+    pub fn bases(&self) -> impl Iterator<Item = BaseStart> {
+        self.steps.iter().filter_map(Step::base).map(BaseStep::start)
+    }
+
+    /// Returns the chunks.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkStep> {
+        self.steps.iter().filter_map(Step::chunk)
     }
 }
 
@@ -88,7 +101,9 @@ pub fn plan(
         let end = chunks.last().map_or(until, |step| step.use_until.max(until));
         let epochs = lineage.branches().iter().filter(|branch| branch.epoch <= leaf);
         let epochs = epochs.filter_map(|branch| listing.epochs.get(branch.epoch).cloned()).collect();
-        return Ok(CopyPlan { range: CsnRange { from, until: end }, bases, chunks, epochs });
+        let bases = bases.into_iter().map(|start| Step::Base(start.into()));
+        let steps = bases.chain(chunks.into_iter().map(Step::Chunk)).collect();
+        return Ok(CopyPlan { range: CsnRange { from, until: end }, steps, epochs });
     }
 }
 

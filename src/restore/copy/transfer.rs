@@ -1,29 +1,31 @@
 //! Copies a plan's objects into the target archive.
 
-use super::{CopyPlan, CopyReport, Moved};
-use crate::archive::epochs::{self, Claim};
+use super::plan::CopyPlan;
+use super::report::{CopyReport, Moved};
+use crate::archive::chunk_put::{Placed, compare_commits};
+use crate::archive::epochs;
 use crate::archive::identity;
 use crate::archive::layout::ObjectName;
 use crate::archive::lineage::Lineage;
 use crate::archive::listing::{BaseStart, Listing, Stored};
 use crate::archive::marks::{self, MarkCreation};
-use crate::archive::put::SINGLE_PUT_BYTES_MAX;
-use crate::archive::store::{Archive, Creation};
-use crate::chunk::Chunk;
+use crate::archive::pins;
+use crate::archive::store::Archive;
 use crate::cluster::ClusterId;
 use crate::error::{Error, Result};
-use crate::history::fetch::{ChunkFetch, FILES_IN_FLIGHT_MAX};
-use crate::history::line::{History, full_name, vanished};
+use crate::history::fetch::ChunkFetch;
+use crate::history::line::{History, full_name};
 use crate::history::reach::Reach;
 use crate::history::step::ChunkStep;
-use crate::record::CommitRecord;
 use crate::restore::progress::{Meter, Phase, ProgressSink};
 use crate::restore::verify::check_chunk;
 use crate::snapshot::manifest::Manifest;
+use crate::snapshot::mover::{Part, create_manifest, send};
 use crate::threads::blocking;
 use bytes::Bytes;
-use futures::stream::{self, FuturesOrdered, StreamExt, TryStreamExt};
+use futures::stream::{FuturesOrdered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 
 /// Limit on the number of chunks that are being stored at the same time.
 const CHUNKS_STORED_MAX: usize = 4;
@@ -32,7 +34,7 @@ const CHUNKS_STORED_MAX: usize = 4;
 struct Transfer<'a> {
     from: &'a Archive,
     to: &'a Archive,
-    /// The target's objects: the listing at the start, and the SST files stored since.
+    /// The target's objects: the listing at the start, and the SSTs stored since.
     there: Listing,
     report: CopyReport,
 }
@@ -52,7 +54,7 @@ pub(super) async fn run(
         cluster: history.cluster,
         epoch: plan.epochs.last().map_or(history.lineage.leaf(), |record| record.epoch),
         range: plan.range,
-        bases: plan.bases.len() as u64,
+        bases: plan.bases().count() as u64,
         skipped: Vec::new(),
         copied: Moved::default(),
         present: Moved::default(),
@@ -60,17 +62,16 @@ pub(super) async fn run(
         seconds: 0.0,
     };
     let mut transfer = Transfer { from: &history.archive, to, there, report };
-    let missing = plan.bases.iter().filter(|start| !transfer.has_manifest(start)).map(|start| manifests[start].bytes());
-    let meter = Meter::begin(progress, Phase::Bases, missing.sum());
-    for start in &plan.bases {
-        transfer.copy_base(&manifests[start], &meter).await?;
+    let missing = plan.bases().map(|start| &manifests[&start]).filter(|manifest| !transfer.has_manifest(manifest));
+    let meter = Meter::begin(progress, Phase::Bases, missing.map(Manifest::bytes).sum());
+    for start in plan.bases() {
+        transfer.copy_base(&manifests[&start], &meter).await?;
     }
     transfer.copy_chunks(plan, progress).await?;
     transfer.copy_marks(history, plan).await?;
-    for record in &plan.epochs {
-        if let Claim::Taken(other) = epochs::claim(to, record).await? {
-            return Err(other_history(to, &format!("epoch {} is node {}'s there", other.epoch, other.node)));
-        }
+    transfer.send_lost(plan, manifests).await?;
+    if let Some((_, other)) = epochs::claim_line(to, &plan.epochs).await? {
+        return Err(other_history(to, &format!("epoch {} is node {}'s there", other.epoch, other.node)));
     }
     Ok(transfer.report)
 }
@@ -111,8 +112,9 @@ fn other_history(to: &Archive, detail: &str) -> Error {
 }
 
 impl Transfer<'_> {
-    fn has_manifest(&self, start: &BaseStart) -> bool {
-        self.there.stored(&start.manifest()).is_some()
+    /// Reports whether the target holds this manifest. One of the same name with other figures is another node's.
+    fn has_manifest(&self, manifest: &Manifest) -> bool {
+        self.is_there(&manifest.start().manifest(), manifest.encode().len() as u64)
     }
 
     fn is_there(&self, object: &ObjectName, bytes: u64) -> bool {
@@ -120,51 +122,47 @@ impl Transfer<'_> {
     }
 
     async fn copy_base(&mut self, manifest: &Manifest, meter: &Meter) -> Result<()> {
-        let start = manifest.start();
-        let base = start.base;
-        let own = manifest.memory.files.iter().chain(&manifest.completion);
-        let own = own.map(|file| (file.object(base), file.bytes, file.blake3));
-        let disk = manifest.disk.files.iter().map(|file| (file.object(base), file.bytes, file.blake3));
-        let all: Vec<_> = disk.chain(own).collect();
+        let parts = Part::of_archive(self.from, manifest);
         // A manifest is stored after the files of its base, so the files exist.
-        let is_whole = self.has_manifest(&start);
-        let (present, missing): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(object, bytes, _)| is_whole || self.is_there(object, *bytes));
-        let add = |moved: &mut Moved, files: &[(ObjectName, u64, blake3::Hash)]| {
-            moved.files += files.len() as u64;
-            moved.file_bytes += files.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
-        };
-        add(&mut self.report.present, &present);
-        add(&mut self.report.copied, &missing);
-        let (from, to) = (self.from, self.to);
-        let copies = missing.iter().map(|(object, bytes, blake3)| async move {
-            to.put_from_verified(from, object, *bytes, *blake3).await?;
-            meter.add(*bytes);
-            Ok::<_, Error>(())
-        });
-        stream::iter(copies).buffer_unordered(FILES_IN_FLIGHT_MAX).try_collect::<()>().await?;
+        let is_whole = self.has_manifest(manifest);
+        let missing: Vec<Part> =
+            parts.iter().filter(|part| !is_whole && !self.is_there(&part.object, part.bytes)).cloned().collect();
+        let sent = send(self.to, missing.iter().cloned(), &|bytes| meter.add(bytes)).await?;
         if !is_whole {
-            // If another copy has already stored the manifest, that manifest describes the same base.
-            self.to.put_new(&start.manifest(), manifest.encode().into()).await?;
+            // If the target has another manifest of this name, that manifest describes the same base.
+            create_manifest(self.to, manifest).await?;
         }
-        // The next base may share these SST files.
-        for (object, bytes, _) in missing {
-            if let ObjectName::Sst(hash) = object {
-                let stored = Stored { size: bytes, modified: Default::default() };
+        self.report.copied.files += sent.objects;
+        self.report.copied.file_bytes += sent.bytes;
+        self.report.present.files += parts.len() as u64 - sent.objects;
+        self.report.present.file_bytes += manifest.bytes() - sent.bytes;
+        // The next base may share these SSTs.
+        for part in missing {
+            if let ObjectName::Sst(hash) = part.object {
+                let stored = Stored { size: part.bytes, modified: Default::default() };
                 self.there.ssts.insert(hash.to_hex().to_string(), stored);
             }
         }
         Ok(())
     }
 
+    /// Sends the files that a prune of the target removed before their manifest was there.
+    async fn send_lost(&mut self, plan: &CopyPlan, manifests: &BTreeMap<BaseStart, Manifest>) -> Result<()> {
+        pins::wait_for_prunes(self.to).await?;
+        self.there = Listing::read(self.to).await?;
+        let parts = plan.bases().flat_map(|start| Part::of_archive(self.from, &manifests[&start]));
+        let lost: Vec<Part> = parts.filter(|part| !self.is_there(&part.object, part.bytes)).collect();
+        send(self.to, lost, &|_| {}).await.map(drop)
+    }
+
     async fn copy_chunks(&mut self, plan: &CopyPlan, progress: &ProgressSink) -> Result<()> {
-        let is_there = |step: &&ChunkStep| self.is_there(&ObjectName::Chunk(step.chunk), step.bytes);
-        let (present, missing): (Vec<&ChunkStep>, Vec<&ChunkStep>) = plan.chunks.iter().partition(is_there);
-        let sum = |steps: &[&ChunkStep]| steps.iter().map(|step| step.bytes).sum::<u64>();
+        let is_there = |step: &ChunkStep| self.is_there(&ObjectName::Chunk(step.chunk), step.bytes);
+        let (present, missing): (Vec<ChunkStep>, Vec<ChunkStep>) = plan.chunks().partition(is_there);
+        let sum = |steps: &[ChunkStep]| steps.iter().map(|step| step.bytes).sum::<u64>();
         (self.report.present.chunks, self.report.present.chunk_bytes) = (present.len() as u64, sum(&present));
         (self.report.copied.chunks, self.report.copied.chunk_bytes) = (missing.len() as u64, sum(&missing));
         let meter = Meter::begin(progress, Phase::Chunks, sum(&missing));
-        let mut fetch = ChunkFetch::new(self.from, missing.into_iter().copied());
+        let mut fetch = ChunkFetch::new(self.from, missing);
         let mut storing = FuturesOrdered::new();
         while let Some((step, fetched)) = fetch.next().await {
             if storing.len() >= CHUNKS_STORED_MAX {
@@ -202,27 +200,13 @@ async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes
     let name = ObjectName::Chunk(step.chunk);
     let (what, checked) = (full_name(from, &name), bytes.clone());
     blocking(move || check_chunk(checked, step.chunk, &BTreeSet::new(), &what).map(drop)).await?;
-    let found = if bytes.len() as u64 <= SINGLE_PUT_BYTES_MAX {
-        match to.put_new(&name, bytes.clone()).await? {
-            Creation::Created => return Ok(()),
-            Creation::Exists => to.get(&name).await?.ok_or_else(|| vanished(to, &name))?,
+    match to.put_chunk(&name, &bytes, &AtomicBool::new(false), compare_commits).await? {
+        Placed::There(_) => Ok(()),
+        Placed::Taken(_) => {
+            let detail = "holds other commits under this name than the archive to copy. Name another prefix to copy to";
+            Err(Error::Identity { what: full_name(to, &name), detail: detail.to_owned() })
         }
-    } else {
-        match to.get(&name).await? {
-            None => return to.put_verified(&name, bytes).await,
-            Some(found) => found,
-        }
-    };
-    let what = full_name(to, &name);
-    blocking(move || {
-        let commits = |bytes: Bytes| Chunk::open(bytes, &what)?.commits().collect::<Result<Vec<CommitRecord>>>();
-        if bytes == found || commits(bytes)? == commits(found)? {
-            return Ok(());
-        }
-        let detail = "holds other commits under this name than the archive to copy. Name another prefix to copy to";
-        Err(Error::Identity { what: what.clone(), detail: detail.to_owned() })
-    })
-    .await
+    }
 }
 
 /// Checks that the whole range can be restored from the target.

@@ -6,12 +6,12 @@ use super::support::{Archived, State, base, go_on, history};
 use super::{restored, verify_archive};
 use crate::archive::crypt::KeyRing;
 use crate::archive::epochs::{self, EpochRecord};
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::identity::{self, ClusterId};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Kind, Result};
 use crate::history::reach::CsnRange;
@@ -174,7 +174,8 @@ async fn a_copy_cut_off_anywhere_goes_on() {
     for step in 0.. {
         let store = FaultStore::default();
         let to = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None);
-        let hasty = to.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5) });
+        let hasty =
+            to.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT });
         store.script_puts(std::iter::repeat_n(Fault::None, step).chain(std::iter::repeat_n(Fault::Fail, 1000)));
         let outcome = copied(&archived.archive, &hasty, (None, 30), None).await;
         store.heal();

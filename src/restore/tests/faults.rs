@@ -3,8 +3,8 @@
 
 use super::support::{Archived, State, history, read_state};
 use super::*;
-use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::error::Kind;
 use crate::history::catch_up::CatchUp;
 use crate::record::CommitRecord;
@@ -36,7 +36,7 @@ impl Fixture {
         archived.epoch(1, None).await;
         archived.base(&commits, 1, BASE - 2, BASE).await;
         archived.chunks(1, &commits, &SIZES).await;
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
+        let archive = archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
         Self { store, archive, commits }
     }
 

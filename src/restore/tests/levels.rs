@@ -3,16 +3,16 @@
 
 use super::support::{Archived, State, base, go_on, history};
 use super::*;
-use crate::archive::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::retry_policy::RetryPolicy;
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
 use crate::config::{AppendFsync, Consistency};
 use crate::history::line::read_manifest;
 use crate::history::report::snapshots;
 use crate::restore::repair::{Repair, Source, repair, unrepaired};
 use crate::snapshot::manifest::Level;
 use crate::snapshot::publish::Publisher;
-use crate::snapshot::rig::{CLUSTER, Rig};
+use crate::snapshot::testing::{CLUSTER, Rig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
@@ -52,7 +52,7 @@ async fn a_base_of_two_cuts_restores_exactly_beyond_both() {
         for csn in 6..=30 {
             let report = assert_restorable(&archived, &commits, csn).await;
             let (start, after) = if csn < 18 { (base(6, 1), 6) } else { (base(18, 1), 12) };
-            assert_eq!((report.plan.base, report.plan.after), (Some(start), Csn(after)), "csn {csn}");
+            assert_eq!((report.plan.base(), report.plan.after()), (Some(start), Csn(after)), "csn {csn}");
             assert_eq!(report.commits, csn - after);
         }
         let report = verify_archive(&archived.archive, silent()).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_base_of_two_cuts_beyond_a_fork_is_left_behind() {
     archived.chunks(2, &second[15..], &[10]).await;
     for csn in [14, 15, 18, 25] {
         let report = assert_restorable(&archived, &second, csn).await;
-        assert_eq!(report.plan.base, None, "csn {csn}");
+        assert_eq!(report.plan.base(), None, "csn {csn}");
     }
     let (report, state, _) = restored(&archived.archive, Target::At(Csn(20)), Some(Epoch(1))).await.unwrap();
     assert_eq!((report.plan.start(), state), (Some(OPEN), State::after(&commits[..20])));
@@ -132,7 +132,8 @@ async fn every_request_of_a_repair_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let (archived, commits) = archived_over(&store, Level::Eventual).await;
-            let archive = archived.archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE });
+            let archive =
+                archived.archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
             store.fault_at(nth, fault);
             let outcome = repair(&archive, CLUSTER, OPEN, None).await;
             if nth >= store.requests() {
@@ -144,7 +145,7 @@ async fn every_request_of_a_repair_meets_every_fault() {
             assert_restorable(&archived, &commits, 18).await;
             repair(&archive, CLUSTER, OPEN, None).await.unwrap();
             let report = assert_restorable(&archived, &commits, 18).await;
-            assert_eq!(report.plan.chunks, [], "request {nth} meets {fault:?}");
+            assert_eq!(report.plan.chunks().count(), 0, "request {nth} meets {fault:?}");
             assert_eq!(unrepaired(&archive, CLUSTER, Epoch(1)).await.unwrap(), []);
             assert!(verify_archive(&archive, silent()).await.unwrap().is_whole());
         }
@@ -164,7 +165,7 @@ async fn of_two_repairers_the_first_manifest_stays() {
     assert!(matches!(first.unwrap(), Repair::Done { .. }));
     second.unwrap();
     let report = assert_restorable(&archived, &commits, 18).await;
-    assert_eq!(report.plan.chunks, []);
+    assert_eq!(report.plan.chunks().count(), 0);
 }
 
 /// Goal: a digest that differs from the stored content is found, even if every file has the right hash.
@@ -242,7 +243,7 @@ async fn model_round(seed: u64) {
     for target in targets.into_iter().filter(|target| (1..=commits.len() as u64).contains(target)) {
         let dir = tempfile::tempdir().unwrap();
         let report = restore(&archive, options(dir.path(), Target::At(Csn(target)))).await.unwrap();
-        assert!(report.plan.base.is_none_or(|base| base.csn <= Csn(target)));
+        assert!(report.plan.base().is_none_or(|base| base.csn <= Csn(target)));
         assert!(
             read_state(dir.path()).0 == State::after(&commits[..target as usize]),
             "csn {target} from {:?}, seed {seed}",

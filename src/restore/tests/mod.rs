@@ -22,7 +22,7 @@ use support::{Archived, State, base, history, read_state};
 
 fn options(dir: &Path, target: Target) -> Options {
     let io = Arc::new(crate::io::StdIo);
-    Options { dir: dir.to_owned(), target, epoch: None, io, progress: silent() }
+    Options { dir: dir.to_owned(), target, epoch: None, costs: RouteCosts::DEFAULT, io, progress: silent() }
 }
 
 /// Restores into a fresh directory; returns the report and the content of the directory.
@@ -47,7 +47,7 @@ async fn every_commit_is_a_restore_point() {
     for csn in 1..=30 {
         let (report, state, _) = restored(&archived.archive, Target::At(Csn(csn)), None).await.unwrap();
         assert_eq!(state, State::after(&commits[..csn as usize]), "csn {csn}");
-        assert_eq!((report.csn, report.commits, report.plan.base), (Csn(csn), csn, None));
+        assert_eq!((report.csn, report.commits, report.plan.base()), (Csn(csn), csn, None));
         assert_eq!(report.time, commits[csn as usize - 1].time);
     }
     archived.base(&commits, 1, 8, 8).await;
@@ -57,7 +57,7 @@ async fn every_commit_is_a_restore_point() {
         let (report, state, _) = restored(&archived.archive, Target::At(Csn(csn)), None).await.unwrap();
         assert_eq!(state, State::after(&commits[..csn as usize]), "csn {csn}");
         let nearest = [8, 18, 24].into_iter().rfind(|base| *base <= csn).unwrap();
-        assert_eq!(report.plan.base, Some(base(nearest, 1)));
+        assert_eq!(report.plan.base(), Some(base(nearest, 1)));
         assert_eq!(report.commits, csn - nearest);
     }
 }
@@ -87,7 +87,7 @@ async fn a_restore_follows_one_line_of_history() {
         }
     }
     let (report, state, identity) = restored(&archived.archive, Target::Latest, None).await.unwrap();
-    assert_eq!((report.csn, report.epoch, report.plan.base), (Csn(20), Epoch(3), None));
+    assert_eq!((report.csn, report.epoch, report.plan.base()), (Csn(20), Epoch(3), None));
     assert_eq!(state, State::after(&third));
     let starts: Vec<_> = identity.history.iter().map(|start| (start.epoch.0, start.fork.0)).collect();
     assert_eq!(starts, [(1, 0), (3, 15)]);
@@ -246,7 +246,7 @@ async fn damaged_bases_are_passed_over_or_named() {
     archived.base(&commits, 1, 14, 18).await;
     archived.flip_byte(&ObjectName::BaseManifest(base(18, 1))).await;
     let (report, state, _) = restored(&archived.archive, Target::Latest, None).await.unwrap();
-    assert_eq!((report.plan.base, report.plan.skipped[0].base), (Some(base(8, 1)), base(18, 1)));
+    assert_eq!((report.plan.base(), report.plan.skipped[0].base), (Some(base(8, 1)), base(18, 1)));
     assert_eq!(state, State::after(&commits));
     let image = archived.base_file(base(8, 1), "memory").await;
     archived.flip_byte(&image).await;

@@ -2,10 +2,10 @@
 
 use super::support::{Archived, State, base, history};
 use super::{options, restored};
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ObjectName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::csn::{Csn, Epoch};
 use crate::error::Error;
 use crate::history::catch_up::CatchUp;

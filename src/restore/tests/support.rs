@@ -12,11 +12,11 @@ use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::key::CSN_KEY;
-use crate::engine::memory::op::random as random_ops;
+use crate::engine::memory::testing as random_ops;
 use crate::engine::memory::{ListEncoder, Memory, ZsetEncoder};
 use crate::io::StdIo;
 use crate::log::envelope;
-use crate::log::recovery::{ImagePosition, disk_position};
+use crate::log::recovery::{CutPoint, disk_position};
 use crate::log::testing::{chain_after, chained, hash_before};
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -118,7 +118,7 @@ fn disk_effects(random: &mut StdRng, csn: Csn) -> (u32, Bytes) {
 fn list_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
     let mut ops = Vec::new();
     let key = [b'l', random.random_range(0..3u8)];
-    let mut encoder = ListEncoder(&mut ops);
+    let mut encoder = ListEncoder::new(&mut ops);
     match memory.lists.get(&key) {
         Some(entry) if random.random_bool(0.4) => encoder.pop_front(&key, random.random_range(1..=entry.value.len())),
         Some(_) if random.random_bool(0.1) => encoder.delete(&key),
@@ -134,7 +134,7 @@ fn list_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
 fn zset_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
     let mut ops = Vec::new();
     let key = [b'z', random.random_range(0..3u8)];
-    let mut encoder = ZsetEncoder(&mut ops);
+    let mut encoder = ZsetEncoder::new(&mut ops);
     match memory.zsets.get(&key) {
         Some(entry) if random.random_bool(0.3) => {
             encoder.remove_ranks(&key, 0, random.random_range(1..=entry.value.len()))
@@ -215,7 +215,7 @@ pub fn read_state(dir: &Path) -> (State, Position) {
     let (memory, image) = local::newest(&StdIo, &dir.image()).unwrap().expect("an image");
     state.set_memory(&memory);
     let position = disk_position(&disk).unwrap();
-    assert_eq!(image, ImagePosition { position, wal_seq: disk.wal_seq() });
+    assert_eq!(image, CutPoint { position, wal_seq: disk.wal_seq() });
     assert!(!dir.base().exists());
     (state, position)
 }
@@ -307,7 +307,7 @@ impl Archived {
         };
         let at = position(memory_csn);
         let memory = memory_after(&commits[..memory_csn as usize]);
-        let image = ImagePosition { position: at, wal_seq: disk.wal_seq };
+        let image = CutPoint { position: at, wal_seq: disk.wal_seq };
         let (mut images, mut contents) = (Vec::new(), Contents::default());
         for nth in 0..2 {
             let cut = memory.cut();

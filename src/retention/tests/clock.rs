@@ -7,7 +7,8 @@ use crate::log::testing::chained;
 use crate::restore::tests::support::{Archived, base, go_on, history};
 use crate::retention::check;
 use crate::retention::material::Material;
-use crate::retention::plan::{Reason, plan};
+use crate::retention::plan::plan;
+use crate::retention::sweep::Reason;
 use std::time::Duration;
 
 /// How far the clock was ahead, in microseconds: ten years.

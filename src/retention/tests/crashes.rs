@@ -1,12 +1,13 @@
 //! Prunes of a real archive in memory: with a crash at each step, with a reader, a second prune or a publisher at each
 //! step, and by an identity that may not delete.
 
-use crate::archive::faults::{Fault, FaultStore};
 use crate::archive::layout::{ObjectName, RunName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::pins::{self, Pin, PinRange};
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::{Fault, FaultStore};
 use crate::csn::{Csn, Epoch};
+use crate::history::route::RouteCosts;
 use crate::history::target::Target;
 use crate::position::Position;
 use crate::record::CommitRecord;
@@ -53,7 +54,18 @@ fn options(confirm: bool) -> PruneOptions {
 async fn restored(archive: &Archive, target: Target, epoch: Option<Epoch>) -> crate::error::Result<State> {
     let dir = tempfile::tempdir().unwrap();
     let io = Arc::new(crate::io::StdIo);
-    restore(archive, Options { dir: dir.path().to_owned(), target, epoch, io, progress: progress::silent() }).await?;
+    restore(
+        archive,
+        Options {
+            dir: dir.path().to_owned(),
+            target,
+            epoch,
+            costs: RouteCosts::DEFAULT,
+            io,
+            progress: progress::silent(),
+        },
+    )
+    .await?;
     Ok(read_state(dir.path()).0)
 }
 

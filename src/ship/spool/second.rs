@@ -4,40 +4,16 @@
 //! `spool-max-bytes`. Beyond that limit its backlog is dropped, and no write is refused. Chunks after a dropped one
 //! are not given out until the uploader of the second archive resumes or restarts, so that no gap goes unnoticed.
 
-use super::{Spool, SpoolStatus, State};
-use crate::archive::uploader::{ChunkSource, Comparison, SealedChunk};
+use super::Spool;
+use super::state::SpoolStatus;
+use crate::archive::chunk_put::Comparison;
+use crate::archive::uploader::{ChunkSource, SealedChunk};
 use crate::csn::Csn;
 use crate::error::Result;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, watch};
-
-/// State of the second archive in the spool. Empty without a second archive.
-#[derive(Default)]
-pub(super) struct Kept {
-    /// All chunks after this csn are kept; `None` without a second archive, and after a drop.
-    pub after: Option<Csn>,
-    /// Notified for each sealed chunk.
-    pub wake: Option<Arc<Notify>>,
-    /// Number of times that a backlog was dropped.
-    pub drops: watch::Sender<u64>,
-}
-
-impl State {
-    /// Returns the bytes of the chunks that the first archive has and the second one lacks.
-    fn kept_bytes(&self) -> u64 {
-        let Some(after) = self.kept.after.filter(|after| *after < self.archived) else { return 0 };
-        self.chunks.range(after.next()..=self.archived).map(|(_, entry)| entry.bytes).sum()
-    }
-
-    /// Returns the last commit that the chunks reach from `after` without a gap.
-    pub(super) fn reachable(&self, after: Csn) -> Csn {
-        self.chunks.values().fold(after, |reached, entry| {
-            if entry.name.first <= reached.next() { reached.max(entry.name.last) } else { reached }
-        })
-    }
-}
 
 impl Spool {
     /// Keeps all chunks in the spool, and all after `cut`, the last commit cut. To be called while it is not known how

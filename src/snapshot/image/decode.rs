@@ -7,7 +7,7 @@ use super::{ENGINE_LIST, ENGINE_ZSET, HEADER_LEN, decode_header, word32, word64}
 use crate::engine::memory::{Entry, List, Memory, Zset, ZsetBuilder};
 use crate::error::{Error, Result};
 use crate::io::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ const BLOCKS_AHEAD_MAX: usize = 4;
 const IMAGES_READ_MAX: usize = 4;
 
 /// Reads the image at `path`; returns its content and position.
-pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePosition)> {
+pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, CutPoint)> {
     let file = io.open_read(path)?;
     let left = io.len(&file)?;
     let parts = FileParts { io, file, at: 0, left, in_flight: VecDeque::new() };
@@ -30,7 +30,7 @@ pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, ImagePositio
 }
 
 /// Reads an image whose bytes come in `parts` of any size; `what` names the image in errors.
-pub fn read_image(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str) -> Result<(Memory, ImagePosition)> {
+pub fn read_image(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str) -> Result<(Memory, CutPoint)> {
     let memory = Mutex::default();
     let at = read_into(parts, what, &memory)?;
     Ok((memory.into_inner(), at))
@@ -42,7 +42,7 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
     count: usize,
     what: impl Fn(usize) -> String + Sync,
     open: impl Fn(usize) -> P + Sync,
-) -> Result<(Memory, ImagePosition)> {
+) -> Result<(Memory, CutPoint)> {
     assert!(count > 0, "a cut has an image");
     let (memory, next, position) = (Mutex::default(), AtomicUsize::new(0), Mutex::new(None));
     let read_one = |nth: usize| {
@@ -79,7 +79,7 @@ fn read_into(
     parts: impl Iterator<Item = Result<Bytes>> + Send,
     what: &str,
     memory: &Mutex<Memory>,
-) -> Result<ImagePosition> {
+) -> Result<CutPoint> {
     let mut source = Source::new(parts, what);
     let header: [u8; HEADER_LEN] = source.take(HEADER_LEN)?[..].try_into().expect("its length was asked for");
     let (position, crc) = decode_header(&header, what)?;

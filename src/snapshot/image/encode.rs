@@ -8,7 +8,7 @@ use super::{ENGINE_LIST, ENGINE_ZSET, chain, encode_header};
 use crate::engine::memory::MemoryCut;
 use crate::error::Result;
 use crate::io::Io;
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use crate::snapshot::digest::{EntryHasher, SetDigest};
 use bytes::Bytes;
 use std::ops::AddAssign;
@@ -22,13 +22,13 @@ const STORED_PERCENT_MAX: usize = 95;
 const HEAD_LEN_MAX: usize = 21;
 
 /// Writes the image of `cut`, made at `at`, to `path`, whole and durable; returns the image's length in bytes.
-pub fn write_image(io: &dyn Io, path: &Path, cut: &MemoryCut, at: ImagePosition) -> Result<u64> {
+pub fn write_image(io: &dyn Io, path: &Path, cut: &MemoryCut, at: CutPoint) -> Result<u64> {
     io.write_file(path, &mut image_parts(cut, at).map(Ok))
 }
 
 /// Returns the bytes of the image of `cut`, made at `at`, in order. Each part is encoded when it is taken. Computes no
 /// digests.
-pub fn image_parts(cut: &MemoryCut, at: ImagePosition) -> impl Iterator<Item = Bytes> {
+pub fn image_parts(cut: &MemoryCut, at: CutPoint) -> impl Iterator<Item = Bytes> {
     ImageParts::of(Raw::new(pieces(cut, Share::ALL), None), at)
 }
 
@@ -221,11 +221,11 @@ pub struct ImageParts<'a> {
 impl<'a> ImageParts<'a> {
     /// Creates the parts of one image of `cut`, which was made at `at`.
     #[must_use]
-    pub fn new(cut: &'a MemoryCut, at: ImagePosition, share: Share) -> Self {
+    pub fn new(cut: &'a MemoryCut, at: CutPoint, share: Share) -> Self {
         Self::of(Raw::new(pieces(cut, share), Some(EntryHasher::default())), at)
     }
 
-    fn of(raw: Raw<'a>, at: ImagePosition) -> Self {
+    fn of(raw: Raw<'a>, at: CutPoint) -> Self {
         let header = encode_header(at);
         Self {
             header: Some(header),

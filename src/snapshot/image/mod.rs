@@ -18,7 +18,7 @@ pub use encode::{Contents, ImageParts, Share, image_parts, write_image};
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::error::{Error, Result};
-use crate::log::recovery::ImagePosition;
+use crate::log::recovery::CutPoint;
 use crate::position::Position;
 
 /// Version of the image format that this build writes, and the only one that it reads.
@@ -44,7 +44,7 @@ const ENGINE_LIST: u8 = 1;
 const ENGINE_ZSET: u8 = 2;
 
 /// Encodes the header of an image cut at `at`.
-fn encode_header(at: ImagePosition) -> [u8; HEADER_LEN] {
+fn encode_header(at: CutPoint) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
     out[..8].copy_from_slice(&MAGIC);
     out[8..10].copy_from_slice(&IMAGE_VERSION.to_le_bytes());
@@ -59,7 +59,7 @@ fn encode_header(at: ImagePosition) -> [u8; HEADER_LEN] {
 }
 
 /// Decodes a header; returns the position of the cut and the header's CRC, with which the chain begins.
-fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition, u32)> {
+fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(CutPoint, u32)> {
     let corrupt = |detail: String| Error::corrupt(what, "byte 0", detail);
     if bytes[..8] != MAGIC {
         return Err(corrupt(format!("not a memory image: it begins with \"{}\"", bytes[..8].escape_ascii())));
@@ -78,7 +78,7 @@ fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition,
     }
     let (csn, time) = (Csn(word64(bytes, 16)), CommitTime(word64(bytes, 24)));
     let position = Position { csn, time, epoch: Epoch(word32(bytes, 12)), hash: HistoryHash(word64(bytes, 40)) };
-    Ok((ImagePosition { position, wal_seq: WalSeq(word64(bytes, 32)) }, crc))
+    Ok((CutPoint { position, wal_seq: WalSeq(word64(bytes, 32)) }, crc))
 }
 
 /// Returns the CRC of `parts`, continued from the previous CRC of the chain.

@@ -3,26 +3,26 @@
 use super::*;
 use crate::engine::memory::{Entry, List, Memory, Zset};
 use crate::io::StdIo;
-use crate::snapshot::rig::content;
+use crate::snapshot::testing::content;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::path::PathBuf;
 
-fn position() -> ImagePosition {
+fn position() -> CutPoint {
     let position = Position {
         csn: Csn(42),
         time: CommitTime(1_790_000_000_123_456),
         epoch: Epoch(3),
         hash: HistoryHash(0x1122_3344_5566_7788),
     };
-    ImagePosition { position, wal_seq: WalSeq(99) }
+    CutPoint { position, wal_seq: WalSeq(99) }
 }
 
 fn image_of(memory: &Memory) -> Bytes {
     image_parts(&memory.cut(), position()).flatten().collect()
 }
 
-fn read(bytes: Bytes) -> Result<(Memory, ImagePosition)> {
+fn read(bytes: Bytes) -> Result<(Memory, CutPoint)> {
     read_image(std::iter::once(Ok(bytes)), "image")
 }
 

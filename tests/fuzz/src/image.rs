@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use walferry::engine::memory::{Entry, List, Memory, ZsetBuilder};
 use walferry::error::Result;
-use walferry::log::recovery::ImagePosition;
+use walferry::log::recovery::CutPoint;
 use walferry::position::Position;
 use walferry::snapshot::image::{BLOCK_RAW_BYTES_MAX, image_parts, read_image};
 
@@ -18,7 +18,7 @@ const BLOCK_HEAD: usize = 13;
 const FOOTER: u8 = 0xff;
 const FOOTER_LEN: usize = 29;
 
-fn read(data: &[u8]) -> Result<(Memory, ImagePosition)> {
+fn read(data: &[u8]) -> Result<(Memory, CutPoint)> {
     read_image(std::iter::once(Ok(Bytes::copy_from_slice(data))), "fuzz")
 }
 
@@ -94,7 +94,7 @@ fn repair(data: &mut Vec<u8>) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let at = ImagePosition {
+    let at = CutPoint {
         position: Position {
             csn: Csn(42),
             time: CommitTime(1_790_000_000_000_000),

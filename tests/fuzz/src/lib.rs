@@ -90,13 +90,13 @@ pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::Co
                 disk_ops = 3;
             }
             if csn % 3 != 1 {
-                let mut ops = ListEncoder(&mut lists);
+                let mut ops = ListEncoder::new(&mut lists);
                 ops.push_back(b"queue", [&value[..], b"two"].into_iter());
                 ops.set(b"queue", 0, b"one");
                 ops.remove(b"queue", [1].into_iter());
             }
             if csn % 3 == 0 {
-                let mut ops = ZsetEncoder(&mut zsets);
+                let mut ops = ZsetEncoder::new(&mut zsets);
                 ops.set(b"board", [(&b"low"[..], f64::NEG_INFINITY), (b"mid", -0.5)].into_iter());
                 ops.remove_ranks(b"board", 0, 1);
             }

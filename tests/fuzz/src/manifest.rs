@@ -3,6 +3,7 @@
 use super::Target;
 use serde_json::Value;
 use walferry::cluster::ClusterId;
+use walferry::compacted_run::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use walferry::directory::LastRole;
 use walferry::grain::Grain;
@@ -10,7 +11,6 @@ use walferry::snapshot::manifest::{
     CutRecord, DbFile, DiskContents, DiskPart, FamilyContents, FileRef, Level, MANIFEST_FORMAT, Manifest,
     MemoryDigests, MemoryPart,
 };
-use walferry::snapshot::run::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 
 pub const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
 

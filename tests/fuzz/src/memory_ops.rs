@@ -62,7 +62,7 @@ fn check(data: &[u8]) {
 
 fn seeds() -> Vec<Vec<u8>> {
     let (mut lists, mut zsets) = (Vec::new(), Vec::new());
-    let mut ops = ListEncoder(&mut lists);
+    let mut ops = ListEncoder::new(&mut lists);
     ops.push_front(b"a", [&b"x"[..], b"y"].into_iter());
     ops.push_back(b"new", [&b"z"[..]].into_iter());
     ops.pop_front(b"b", 3);
@@ -74,7 +74,7 @@ fn seeds() -> Vec<Vec<u8>> {
     ops.expire(b"a", 1_800_000_000_000);
     ops.rename(b"a", b"d");
     ops.delete(b"b");
-    let mut ops = ZsetEncoder(&mut zsets);
+    let mut ops = ZsetEncoder::new(&mut zsets);
     ops.set(b"a", [(&b"m"[..], 1.5), (b"n", f64::INFINITY), (b"m", -2.0)].into_iter());
     ops.remove(b"b", [&[0, 0, 0, 1][..], &[0, 0, 0, 19]].into_iter());
     ops.remove_ranks(b"c", 0, 130);
@@ -83,6 +83,6 @@ fn seeds() -> Vec<Vec<u8>> {
     ops.delete(b"b");
     let both = |lists: &[u8], zsets: &[u8]| [&[lists.len() as u8], lists, zsets].concat();
     let mut clear = Vec::new();
-    ListEncoder(&mut clear).clear();
+    ListEncoder::new(&mut clear).clear();
     vec![both(&lists, &zsets), both(&lists, &[]), both(&[], &zsets), both(&clear, &[])]
 }

@@ -4,8 +4,9 @@
 //! The benchmark writes the archives itself, without servers, so that a log of hours is ready in minutes. Only the
 //! clock of the quiet day is simulated.
 
-use super::report::{Chart, Kind, Point, Report, Runs, Section};
-use super::{Common, serve};
+use super::common::Common;
+use super::report::{Chart, Kind, Point, Report, Rounds, Section};
+use super::serve;
 use crate::exit::Failure;
 use crate::runtime::runtime;
 use object_store::memory::InMemory;
@@ -18,10 +19,11 @@ use std::time::{Duration, Instant};
 use walferry::archive::epochs::{self, EpochRecord};
 use walferry::archive::identity;
 use walferry::archive::layout::{ChunkName, ObjectName, Section as Part};
-use walferry::archive::merge::{Known, Ledger, Merger, Rules};
+use walferry::archive::listing::Listing;
 use walferry::archive::store::Archive;
 use walferry::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use walferry::cluster::ClusterId;
+use walferry::compact::merge::{Known, Merger, Rules};
 use walferry::compact::runs;
 use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::engine::batch::{Family, push_put};
@@ -29,6 +31,7 @@ use walferry::engine::key;
 use walferry::engine::memory::{ListEncoder, ZsetEncoder};
 use walferry::engine::meta::encode_string;
 use walferry::grain::Grain;
+use walferry::history::route::RouteCosts;
 use walferry::history::target::Target;
 use walferry::io::StdIo;
 use walferry::record::{self, CommitRecord};
@@ -87,8 +90,7 @@ async fn quiet_day(args: &Args) -> Result<Section, Failure> {
             new_archive(Archive::over(Arc::new(InMemory::new()), "memory:///day".into(), "day", None)).await?;
         let (mut log, mut encoder) = (Log::new(args), Encoder::new(Profile::default()));
         let mut link = ChunkLink { epoch: Epoch(1), ..ChunkLink::default() };
-        let ledger = Arc::new(Ledger::default());
-        let mut merger = Merger::new(archive.clone(), Arc::clone(&ledger));
+        let mut merger = Merger::new(archive.clone(), &Listing::default());
         for second in 1..=args.day {
             let mut commit = CommitRecord { time: CommitTime(BEGIN_MICROS + second * 1_000_000), ..log.next() };
             record::chain(link.hash_before, [&mut commit]);
@@ -98,7 +100,7 @@ async fn quiet_day(args: &Args) -> Result<Section, Failure> {
             archive.put_new(&ObjectName::Chunk(name), chunk.bytes().clone()).await?;
             let now_ms = commit.time.millis();
             let known = Known { bytes: chunk.bytes().len() as u64, since_ms: now_ms, is_closed: false };
-            ledger.note(name, known);
+            merger.note(name, known);
             if merges && second % MERGE_SECONDS == 0 {
                 merger.round(Rules::default(), now_ms).await?;
             }
@@ -143,7 +145,7 @@ async fn long_log(args: &Args) -> Result<Section, Failure> {
     let run_bytes: u64 = built.runs.iter().map(|run| run.bytes).sum();
     let files: u64 = built.runs.iter().map(|run| run.files).sum();
 
-    let rate = |runs: &Runs| format!("{:.0}", args.commits as f64 / runs.median().max(1e-9));
+    let rate = |runs: &Rounds| format!("{:.0}", args.commits as f64 / runs.median().max(1e-9));
     let mut section = Section {
         title: format!("A log of {} commits over {} keys", args.commits, args.common.keys),
         columns: ["restored from", "objects", "bytes", "seconds", "commits/s"].map(str::to_owned).to_vec(),
@@ -199,13 +201,17 @@ async fn write_log(args: &Args, archive: &Archive) -> Result<(u64, u64, u64), Fa
     Ok((chunks, stored, raw))
 }
 
-async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Runs, Failure> {
-    let mut seconds = Runs::default();
+async fn restores(args: &Args, archive: &Archive, scratch: &Path) -> Result<Rounds, Failure> {
+    let mut seconds = Rounds::default();
     for _ in 0..args.common.alternations {
         let dir = scratch.join("restored");
         let (io, progress) = (Arc::new(StdIo), silent());
         let started = Instant::now();
-        restore(archive, Options { dir: dir.clone(), target: Target::Latest, epoch: None, io, progress }).await?;
+        restore(
+            archive,
+            Options { dir: dir.clone(), target: Target::Latest, epoch: None, costs: RouteCosts::DEFAULT, io, progress },
+        )
+        .await?;
         let took: Duration = started.elapsed();
         seconds.0.push(took.as_secs_f64());
         std::fs::remove_dir_all(&dir)?;
@@ -247,7 +253,7 @@ impl Log {
                 let member = format!("player:{}", self.random.random_range(0..PLAYERS));
                 let score = self.random.random_range(0..1_000_000) as f64;
                 let mut zsets = Vec::new();
-                ZsetEncoder(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
+                ZsetEncoder::new(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
                 commit.zsets = zsets.into();
             }
             _ => {
@@ -255,10 +261,10 @@ impl Log {
                 let (queue, waiting) = (format!("queue:{number}"), &mut self.queues[number as usize]);
                 let mut lists = Vec::new();
                 if *waiting > 100 || (*waiting > 0 && self.random.random_bool(0.5)) {
-                    ListEncoder(&mut lists).pop_front(queue.as_bytes(), 1);
+                    ListEncoder::new(&mut lists).pop_front(queue.as_bytes(), 1);
                     *waiting -= 1;
                 } else {
-                    ListEncoder(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
+                    ListEncoder::new(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
                     *waiting += 1;
                 }
                 commit.lists = lists.into();

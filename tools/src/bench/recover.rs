@@ -1,8 +1,9 @@
 //! `bench recover`: the duration of a restart after SIGKILL.
 
-use super::report::{Chart, Kind, Point, Report, Runs, Section};
+use super::common::Common;
+use super::report::{Chart, Kind, Point, Report, Rounds, Section};
 use super::server::Launch;
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::exit::Failure;
 
 /// Restart after SIGKILL, by the amount written since the start
@@ -33,7 +34,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
         let mut series = Vec::new();
         for &operations in &args.operations {
             for program in common.programs() {
-                let (mut seconds, mut bytes) = (Runs::default(), Runs::default());
+                let (mut seconds, mut bytes) = (Rounds::default(), Rounds::default());
                 for _ in 0..common.alternations {
                     let scratch = common.scratch()?;
                     let dir = scratch.path().join(program.name());

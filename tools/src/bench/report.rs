@@ -73,18 +73,18 @@ pub struct Point {
     pub label: String,
     /// Position on a line's axis, in seconds; 0 for a bar.
     pub x: f64,
-    /// The value; the median if there are several runs.
+    /// The value; the median if there are several rounds.
     pub y: f64,
-    /// The smallest value of the runs.
+    /// The smallest value of the rounds.
     pub min: f64,
-    /// The largest value of the runs.
+    /// The largest value of the rounds.
     pub max: f64,
 }
 
 impl Point {
-    /// Makes a bar from the values of several runs.
-    pub fn bar(label: impl Into<String>, runs: &Runs) -> Self {
-        Self { label: label.into(), x: 0.0, y: runs.median(), min: runs.min(), max: runs.max() }
+    /// Makes a bar from the values of several rounds.
+    pub fn bar(label: impl Into<String>, rounds: &Rounds) -> Self {
+        Self { label: label.into(), x: 0.0, y: rounds.median(), min: rounds.min(), max: rounds.max() }
     }
 
     /// Makes a point of a line.
@@ -93,12 +93,12 @@ impl Point {
     }
 }
 
-/// A figure measured several times, in the order of the runs.
+/// A figure measured several times, in the order of the rounds.
 #[derive(Clone, Default)]
-pub struct Runs(pub Vec<f64>);
+pub struct Rounds(pub Vec<f64>);
 
-impl Runs {
-    /// Returns the median; 0 without any run.
+impl Rounds {
+    /// Returns the median; 0 without any round.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -109,12 +109,12 @@ impl Runs {
         }
     }
 
-    /// Returns the smallest value; 0 without any run.
+    /// Returns the smallest value; 0 without any round.
     pub fn min(&self) -> f64 {
         self.0.iter().copied().reduce(f64::min).unwrap_or(0.0)
     }
 
-    /// Returns the largest value; 0 without any run.
+    /// Returns the largest value; 0 without any round.
     pub fn max(&self) -> f64 {
         self.0.iter().copied().reduce(f64::max).unwrap_or(0.0)
     }
@@ -124,7 +124,7 @@ impl Runs {
         format!("{:.decimals$} ({:.decimals$}-{:.decimals$})", self.median(), self.min(), self.max())
     }
 
-    /// Returns the quotients of the runs with the same number; 0 for a divisor of 0.
+    /// Returns the quotients of the rounds with the same number; 0 for a divisor of 0.
     pub fn ratio(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| if *b == 0.0 { 0.0 } else { a / b }).collect())
     }
@@ -156,14 +156,14 @@ impl Report {
         self.sections.push(section);
     }
 
-    /// Writes `bench-NAME.json` and `bench-NAME.html` into a directory.
-    pub fn write(&self, dir: &Path) -> Result<(), String> {
+    /// Writes `bench-NAME.json` and, with this HTML page, `bench-NAME.html` into a directory.
+    pub fn write(&self, dir: &Path, page: &str) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("cannot write the report into {}: {error}", dir.display());
         std::fs::create_dir_all(dir).map_err(failed)?;
         let json = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;
         let path = |extension: &str| dir.join(format!("bench-{}.{extension}", self.bench));
         std::fs::write(path("json"), json).map_err(failed)?;
-        std::fs::write(path("html"), super::html::page(self)).map_err(failed)?;
+        std::fs::write(path("html"), page).map_err(failed)?;
         println!("\nwritten: {} and {}", path("json").display(), path("html").display());
         Ok(())
     }

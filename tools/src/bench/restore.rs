@@ -1,9 +1,10 @@
 //! `bench restore`: the speed of restoring a log and a base, compared with redis-server loading the same data.
 
-use super::report::{Chart, Kind, Point, Report, Runs, Section};
+use super::common::Common;
+use super::report::{Chart, Kind, Point, Report, Rounds, Section};
 use super::server::{Launch, Program};
 use super::workload::Workload;
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::client::Answer;
 use crate::exit::Failure;
 use std::path::Path;
@@ -50,9 +51,9 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
                 Program::Redis => redis(args, test)?,
             };
             for Measured { how, threads, seconds, commits, raw_mb } in rows {
-                let per_second = |amount: f64| Runs(seconds.0.iter().map(|seconds| amount / seconds).collect());
+                let per_second = |amount: f64| Rounds(seconds.0.iter().map(|seconds| amount / seconds).collect());
                 let [rate, speed] = [commits, raw_mb].map(per_second);
-                let show = |amount: f64, runs: &Runs| if amount > 0.0 { runs.show(0) } else { String::new() };
+                let show = |amount: f64, runs: &Rounds| if amount > 0.0 { runs.show(0) } else { String::new() };
                 section.rows.push(vec![
                     what.into(),
                     how.clone(),
@@ -76,7 +77,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
 struct Measured {
     how: String,
     threads: u64,
-    seconds: Runs,
+    seconds: Rounds,
     commits: f64,
     raw_mb: f64,
 }
@@ -99,7 +100,7 @@ fn walferry(args: &Args, test: Workload) -> Result<Vec<Measured>, Failure> {
 fn restores(args: &Args, archive: &str, dir: &Path, what: &str) -> Result<Vec<Measured>, Failure> {
     let mut all = Vec::new();
     for &threads in &args.threads {
-        let mut seconds = Runs::default();
+        let mut seconds = Rounds::default();
         let mut last = serde_json::Value::Null;
         for _ in 0..args.common.alternations {
             let to = dir.join("restored");
@@ -140,14 +141,14 @@ fn redis(args: &Args, test: Workload) -> Result<Vec<Measured>, Failure> {
     // A rewritten file would hold the state instead of the commands.
     let (mut server, _) = launch.with(&["--auto-aof-rewrite-percentage", "0"]).start()?;
     common.fill(server.launch.port, test, args.operations)?;
-    let mut aof = Runs::default();
+    let mut aof = Rounds::default();
     for _ in 0..common.alternations {
         let (again, took) = server.stop()?.start()?;
         aof.0.push(took.as_secs_f64());
         server = again;
     }
     server.client()?.call(&["SAVE"])?;
-    let mut rdb = Runs::default();
+    let mut rdb = Rounds::default();
     for _ in 0..common.alternations {
         let (again, took) = server.stop()?.with(&["--appendonly", "no"]).start()?;
         rdb.0.push(took.as_secs_f64());

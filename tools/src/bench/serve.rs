@@ -1,9 +1,10 @@
 //! `bench serve`: throughput and latency of commands and mixes, for each pipeline length.
 
-use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
+use super::common::{Common, FILLING_PIPELINE};
+use super::report::{Chart, Kind, Point, Report, Rounds, Section, Series};
 use super::server::{Launch, Program, Server};
 use super::workload::{COMMANDS, MIXES, PATTERNS, Workload};
-use super::{Common, FILLING_PIPELINE, load, steady, workload};
+use super::{load, steady, workload};
 use crate::exit::Failure;
 use std::process::Command;
 
@@ -31,13 +32,13 @@ pub struct Args {
 /// Figures of one server under one load, over all runs.
 #[derive(Default)]
 struct Figures {
-    rate: Runs,
-    p50: Runs,
-    p99: Runs,
-    p999: Runs,
-    max: Runs,
-    cpu_us: Runs,
-    own_cpu: Runs,
+    rate: Rounds,
+    p50: Rounds,
+    p99: Rounds,
+    p999: Rounds,
+    max: Rounds,
+    cpu_us: Rounds,
+    own_cpu: Rounds,
 }
 
 /// Runs all tests and returns the report.
@@ -207,7 +208,7 @@ fn check(common: &Common, servers: &[(Program, Server)], pipeline: usize) -> Res
         let test = workload::find(name).expect("both are in the table");
         for (program, server) in servers {
             let port = server.launch.port;
-            let (mut own, mut other) = (Runs::default(), Runs::default());
+            let (mut own, mut other) = (Rounds::default(), Rounds::default());
             for run in 0..common.alternations {
                 common.fill(port, workload::find("SET").expect("it is in the table"), FILLING_PIPELINE as u64)?;
                 let outcome = load::run(port, &test, common.shape(pipeline), common.until(), run)?;

@@ -1,9 +1,10 @@
 //! `bench ship`: the cost of replicas and archives for the primary, and the lag of both.
 
+use super::common::Common;
 use super::load::{self, Shape, Until};
-use super::report::{Chart, Kind, Point, Report, Runs, Section, Series};
+use super::report::{Chart, Kind, Point, Report, Rounds, Section, Series};
 use super::server::{Launch, Program, Server};
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::exit::Failure;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,14 +119,14 @@ fn measure_all(args: &Args, alternatives: &[Attached], limits: &[u64]) -> Result
     let (mut rates, mut series) = (Vec::new(), Vec::new());
     let mut bars = Vec::new();
     for (attached, runs) in alternatives.iter().zip(&shown) {
-        let of = |figure: &dyn Fn(&Shown) -> f64| Runs(runs.iter().map(figure).collect());
+        let of = |figure: &dyn Fn(&Shown) -> f64| Rounds(runs.iter().map(figure).collect());
         let rate = of(&|shown| shown.rate);
         let alone = alternatives.iter().position(|other| other.program == attached.program).unwrap_or(0);
-        let alone = Runs(shown[alone].iter().map(|shown| shown.rate).collect());
+        let alone = Rounds(shown[alone].iter().map(|shown| shown.rate).collect());
         let lags =
             |quantile: f64| of(&move |shown: &Shown| quantile_of(shown.lag.iter().map(|(_, lag)| *lag), quantile));
         let knows_lag = attached.replica && attached.program == Program::Walferry;
-        let show_if = |is: bool, runs: Runs, decimals| if is { runs.show(decimals) } else { String::new() };
+        let show_if = |is: bool, runs: Rounds, decimals| if is { runs.show(decimals) } else { String::new() };
         let has_archive = attached.archive.is_some();
         section.rows.push(vec![
             attached.name.clone(),
@@ -248,7 +249,7 @@ fn away(args: &Args) -> Result<Section, Failure> {
     };
     let test = workload::find(&args.test).ok_or_else(|| Failure::Other(format!("there is no test '{}'", args.test)))?;
     for program in common.programs() {
-        let (mut seconds, mut missed) = (Runs::default(), Runs::default());
+        let (mut seconds, mut missed) = (Rounds::default(), Rounds::default());
         for run in 0..common.alternations {
             let scratch = common.scratch()?;
             let attached = Attached { name: String::new(), program, replica: true, archive: None };

@@ -1,10 +1,11 @@
 //! `bench snapshot`: the cost of a base for the writers while the base is cut and written, compared with redis'
 //! BGSAVE.
 
+use super::common::Common;
 use super::load::{self, Shape, Until};
-use super::report::{Chart, Kind, Point, Report, Runs, Section};
+use super::report::{Chart, Kind, Point, Report, Rounds, Section};
 use super::server::{Launch, Program, Server};
-use super::{Common, serve, workload};
+use super::{serve, workload};
 use crate::exit::Failure;
 use std::time::{Duration, Instant};
 
@@ -57,10 +58,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Latencies in one phase, over all runs.
 #[derive(Default)]
 struct Phase {
-    p50: Runs,
-    p99: Runs,
-    p999: Runs,
-    max: Runs,
+    p50: Rounds,
+    p99: Rounds,
+    p999: Rounds,
+    max: Rounds,
 }
 
 impl Phase {
@@ -108,7 +109,7 @@ pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
         args.fill(server.launch.port)?;
         let mut phases = [Phase::default(), Phase::default(), Phase::default()];
         let mut last_csn = 0.0;
-        let [mut took, mut pause, mut before, mut extra] = [const { Runs(Vec::new()) }; 4];
+        let [mut took, mut pause, mut before, mut extra] = [const { Rounds(Vec::new()) }; 4];
         for run in 0..common.alternations {
             phases[0].add(&load_for(args, &server, common.seconds, run)?);
             server.reset_peak_rss();

@@ -1,7 +1,8 @@
 //! `bench serve --steady`: tests whether a server is as fast at the end of a long run as at its beginning. Removed
 //! elements must not slow down later commands.
 
-use super::Common;
+use super::common::Common;
+use super::html;
 use super::load::{self, Outcome, Shape, Until};
 use super::report::{Report, Section};
 use super::server::{Launch, Program, Server};
@@ -73,7 +74,7 @@ pub fn run(common: &Common, tests: &[Workload], pipelines: &[u64]) -> Result<Rep
     if slower.is_empty() {
         return Ok(report);
     }
-    report.write(&common.out)?;
+    report.write(&common.out, &html::page(&report))?;
     Err(Failure::Other(format!("not steady: {}", slower.join("; "))))
 }
 

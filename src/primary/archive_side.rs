@@ -1,0 +1,198 @@
+//! The archive side of a primary's shipping: cuts chunks and uploads them.
+//!
+//! Guarantees: only commits that continue the archive's history are archived. An archive that cannot be read is never
+//! treated as empty. The content of the spool and of the archive determines where cutting continues. If the logs do not
+//! reach back that far, the node publishes a base at once, so that history continues from there.
+
+use super::archived::{archived_stretches, read_listing};
+use super::marks::MarkKeeper;
+use super::merging::Merging;
+use super::second_archive::Second;
+use crate::archive::epochs;
+use crate::archive::store::Archive;
+use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
+use crate::commit::gate::RefusalReason;
+use crate::csn::{CommitTime, Csn, HistoryHash};
+use crate::error::{Error, Result};
+use crate::history::archive_figures::ArchiveFigures;
+use crate::history::line::{History, line_end};
+use crate::history::route::RouteCosts;
+use crate::log::reader::LogCursor;
+use crate::node::bases::Bases;
+use crate::node::core::Core;
+use crate::position::Position;
+use crate::ship::cutter::{CutFrom, Cutter};
+use crate::ship::source::Continuity;
+use crate::ship::spool::Spool;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The archive side of a primary.
+pub struct ArchiveSide {
+    /// Cuts chunks.
+    pub cutter: Arc<Cutter>,
+    /// Holds chunks until they are archived.
+    pub spool: Arc<Spool>,
+    /// The status of the uploader.
+    pub uploader: watch::Receiver<UploaderStatus>,
+    /// Turns true when uploading has ended and writes are therefore refused.
+    pub(super) ended: watch::Receiver<bool>,
+    /// Whether the uploader checks the fence before each acknowledgement; follows `archive-ack`.
+    pub(super) fence_each_ack: Arc<AtomicBool>,
+    /// Merges the uploaded chunks.
+    pub merging: Merging,
+    /// The second archive; `None` if none is configured.
+    pub second: Option<Arc<Second>>,
+    /// Writes the records of marks.
+    pub marks: Arc<MarkKeeper>,
+    /// Whether the logs did not reach back to the archive's end, so that restorable history begins with the next base.
+    pub began_with_hole: bool,
+    pub(super) task: JoinHandle<()>,
+}
+
+impl ArchiveSide {
+    pub(super) async fn start(core: &Arc<Core>, bases: &Arc<Bases>, archive: &Archive) -> Result<Self> {
+        let epoch = core.identity().epoch();
+        let (listing, lineage) = read_listing(archive, epoch).await?;
+        let stretches = archived_stretches(archive, &listing, &lineage).await?;
+        let end = line_end(archive, &listing, &lineage).await?;
+        let cluster = core.identity().cluster;
+        let history = History { archive: archive.clone(), cluster, listing, lineage, costs: RouteCosts::DEFAULT };
+        *core.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
+        let position = core.committer.position();
+        let committed = position.csn;
+        if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
+            return Err(Error::Gap {
+                what: "the logs".into(),
+                expected: committed.next(),
+                found: format!("an archive that reaches csn {beyond} of the same epoch"),
+            });
+        }
+        // A base may have been published before the chunks below it. These chunks are uploaded nevertheless if the logs
+        // hold their commits.
+        let mut owed = None;
+        for end in stretches {
+            if owed.is_none() && tokio::task::block_in_place(|| core.source.reaches(end))? {
+                owed = Some(end);
+            }
+        }
+        let needs_base = owed.is_none();
+        let archived = owed.unwrap_or(committed);
+        core.committer.watermarks.archived.raise(archived);
+        let config = core.config();
+        let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
+        let is_own = |csn, hash| core.source.compare(csn, hash).map(|compared| compared != Continuity::Other);
+        let (spool, cut) = Spool::open(
+            Arc::clone(&core.backends.bulk),
+            &core.dir.spool(),
+            config.spool_max_bytes.0,
+            &core.identity(),
+            Arc::clone(&core.committer.gate),
+            Arc::clone(&core.committer.watermarks),
+            &is_own,
+        )?;
+        let now = CommitTime(crate::clock::now_micros());
+        spool.times().into_iter().for_each(|(csn, time)| core.committer.ages.note_past(csn, time, now));
+        let spool = Arc::new(spool);
+        let from = match cut {
+            _ if needs_base => {
+                tracing::warn!(
+                    committed = committed.0,
+                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+                );
+                let Position { csn, hash, .. } = position;
+                let wal_seq = core.committer.disk().wal_seq();
+                CutFrom { position: LogCursor { csn, wal_seq }, hash, epoch }
+            }
+            Some(header) => {
+                let position = LogCursor { csn: header.last, wal_seq: header.wal_last };
+                CutFrom { position, hash: header.hash_after, epoch }
+            }
+            None => {
+                let hash = tokio::task::block_in_place(|| archived_hash(core, archive, archived, end))?;
+                CutFrom { position: LogCursor { csn: archived, ..LogCursor::default() }, hash, epoch }
+            }
+        };
+        let settings = UploaderSettings {
+            fence_check_interval: config.fence_check_interval,
+            fence_each_ack: config.archive_ack,
+            start: core.identity().start.map_or(1, |start| start.number),
+            ..UploaderSettings::default()
+        };
+        if line.is_some() {
+            spool.keep_for_second(from.position.csn);
+        }
+        let (mut uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
+        let merging = Merging::start(core, archive, &history.listing, uploader.report_archived(), status.clone());
+        let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
+        let cutter = Cutter::start(core.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
+        let (watched, (ends, ended)) = (Arc::clone(core), watch::channel(false));
+        let task = tokio::spawn(async move {
+            let error = uploader.run().await;
+            if let Error::Fenced { newer, node, .. } = &error {
+                watched.fence(*newer, node);
+            } else {
+                watched.committer.gate.close(RefusalReason::Unarchived, uploading_ended(&error));
+            }
+            ends.send_replace(true);
+        });
+        if needs_base {
+            bases.request();
+        }
+        let second = line.map(|line| Second::start(core, &bases.snapshots, &spool, &cutter, line));
+        let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
+        let marks = MarkKeeper::start(core, bases, archive, trusted_after).await?;
+        let began_with_hole = needs_base;
+        Ok(Self {
+            cutter,
+            spool,
+            uploader: status,
+            ended,
+            fence_each_ack,
+            merging,
+            second,
+            marks,
+            began_with_hole,
+            task,
+        })
+    }
+}
+
+/// Returns the history hash after the commit `archived`, at which cutting continues: the hash that the archive states
+/// in `end`, which must equal this node's own, or, if no chunk ends there, the hash from the logs.
+fn archived_hash(
+    core: &Core,
+    archive: &Archive,
+    archived: Csn,
+    end: Option<(Csn, HistoryHash)>,
+) -> Result<HistoryHash> {
+    if let Some((csn, hash)) = end.filter(|(csn, _)| *csn == archived) {
+        return match core.source.compare(csn, hash)? {
+            Continuity::Same => Ok(hash),
+            compared => {
+                let found = hash;
+                let what = format!("{} ({compared:?} by this node's logs)", archive.url());
+                let expected = core.committer.history_hash(csn)?.unwrap_or_default();
+                Err(Error::OtherHistory { what, csn, expected, found })
+            }
+        };
+    }
+    core.committer.history_hash(archived)?.ok_or_else(|| Error::Gap {
+        what: "the logs".into(),
+        expected: archived,
+        found: "nothing that tells the history hash there".into(),
+    })
+}
+
+/// Returns the message to clients after uploading ended for a reason other than a newer epoch.
+fn uploading_ended(error: &Error) -> String {
+    let advice = match error {
+        Error::Identity { .. } => "",
+        _ => {
+            ". Restart: what was in that chunk is cut anew from the logs. If the disk fails, promote a replica instead"
+        }
+    };
+    format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
+}

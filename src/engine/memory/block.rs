@@ -95,6 +95,13 @@ impl Block {
         })
     }
 
+    /// Returns the same value under another key, with which it must fit.
+    #[must_use]
+    pub fn renamed(&self, key: &[u8]) -> Self {
+        let head = self.head();
+        Self::of(key, head.form, head.expire_ms, head.touch.load(Ordering::Relaxed), [self.body()])
+    }
+
     fn head(&self) -> &Head {
         &self.0.header.header
     }
@@ -217,9 +224,10 @@ mod tests {
 
     #[test]
     fn a_block_is_as_large_as_the_allocator_makes_it() {
-        assert_eq!([1, 16, 17, 128, 129, 160, 161, 256, 257, 2048, 2049].map(size_class), [
-            16, 16, 32, 128, 160, 160, 192, 256, 320, 2048, 2560
-        ]);
+        assert_eq!(
+            [1, 16, 17, 128, 129, 160, 161, 256, 257, 2048, 2049].map(size_class),
+            [16, 16, 32, 128, 160, 160, 192, 256, 320, 2048, 2560]
+        );
         assert_eq!(HEAD_BYTES, 32);
         assert_eq!(Block::new(&[b'k'; 16], Form::Text, 0, &[b'v'; 16]).memory_bytes(), 64);
         assert_eq!(Block::new(&[b'k'; 16], Form::Text, 0, &[b'v'; 100]).memory_bytes(), 160);

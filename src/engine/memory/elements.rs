@@ -268,16 +268,13 @@ impl Slot {
 
     /// Gives a set of integers the form that can hold any member.
     fn spell_out(&mut self) {
-        let Some(Elements::Integers(integers)) = self.as_set() else { return };
-        let mut body = vec![0];
-        for rank in 0..integers.len() {
-            pairs::put::<Bare>(&mut body, (Buffer::new().format(integers.at(rank)).as_bytes(), &[]));
-        }
-        if integers.len() < SMALL_ELEMENTS && body.len() <= SMALL_BYTES {
-            body[0] = integers.len() as u8;
+        let Self::Small(block) = self else { return };
+        let (count, members) = (Integers::new(block.body()).len(), spelled_out(block.body()));
+        if count < SMALL_ELEMENTS && members.len() < SMALL_BYTES {
+            let body = [&[count as u8][..], &members].concat();
             *self = Self::Small(Block::new(self.key(), Form::Members, self.expire_ms(), &body));
         } else {
-            self.grow(LargeValue::Set(PairsTree::of(&body[1..])));
+            self.grow(LargeValue::Set(PairsTree::of(&members)));
         }
     }
 
@@ -287,6 +284,15 @@ impl Slot {
             Self::Small(_) => unreachable!("the value is large"),
         }
     }
+}
+
+/// Returns the members of a body of integers as packed elements.
+pub(super) fn spelled_out(body: &[u8]) -> Vec<u8> {
+    let (integers, mut members) = (Integers::new(body), Vec::new());
+    for rank in 0..integers.len() {
+        pairs::put::<Bare>(&mut members, (Buffer::new().format(integers.at(rank)).as_bytes(), &[]));
+    }
+    members
 }
 
 /// Sets an element in a block. Reports whether the element is new; `None` if the block has no room.
@@ -433,7 +439,10 @@ mod tests {
                     assert_eq!((set.get(member), set.rank(member)), (Some(&[][..]), rank as u64));
                     set.at(rank as u64).unwrap().with(|(name, _)| assert_eq!(name, member));
                 }
-                assert_eq!((set.get(b"absent"), set.get(b"01"), set.at(map.len() as u64).is_none()), (None, None, true));
+                assert_eq!(
+                    (set.get(b"absent"), set.get(b"01"), set.at(map.len() as u64).is_none()),
+                    (None, None, true)
+                );
             }
         }
     }

@@ -25,13 +25,14 @@
 mod block;
 mod bucket;
 mod cut;
-mod elements;
 pub mod dictionary;
+mod elements;
 mod entry;
-pub mod list;
-pub mod op;
 mod integers;
 pub mod keys;
+pub mod list;
+pub mod op;
+pub mod ops;
 mod packed;
 mod pairs;
 mod pairs_tree;

@@ -163,6 +163,9 @@ mod tests {
         assert_eq!(find::<Valued>(&bytes, b"d").bytes, bytes.len()..bytes.len());
         assert_eq!(seek::<Valued>(&bytes, 1), 4);
         let members = packed::<Bare>(&[(b"x", b""), (b"y", b"")]);
-        assert_eq!((members.len(), get::<Bare>(&members, b"y"), get::<Bare>(&members, b"z")), (4, Some(&b""[..]), None));
+        assert_eq!(
+            (members.len(), get::<Bare>(&members, b"y"), get::<Bare>(&members, b"z")),
+            (4, Some(&b""[..]), None)
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! fits into a block; a large value stays large until it is replaced.
 
 use super::block::{Block, Form};
+use super::elements::spelled_out;
 use super::list::List;
 use super::pairs::{Bare, Valued};
 use super::pairs_tree::PairsTree;
@@ -104,6 +105,50 @@ impl Slot {
         }
     }
 
+    /// Returns the same value under another key.
+    #[must_use]
+    pub fn renamed(self, key: &[u8]) -> Self {
+        if let Self::Small(block) = &self
+            && Block::fits(key.len(), block.body().len())
+        {
+            return Self::Small(block.renamed(key));
+        }
+        let (expire_ms, touch) = (self.expire_ms(), AtomicU32::new(self.touch().load(Ordering::Relaxed)));
+        Self::Large(Arc::new(Large { key: key.into(), expire_ms, touch, value: self.into_large() }))
+    }
+
+    /// Returns the value in its large form.
+    fn into_large(self) -> LargeValue {
+        match self {
+            Self::Small(block) => match block.form() {
+                Form::Text => LargeValue::Text(Text::of(block.body())),
+                Form::Hash => LargeValue::Hash(PairsTree::of(&block.body()[1..])),
+                Form::Members => LargeValue::Set(PairsTree::of(&block.body()[1..])),
+                Form::Integers => LargeValue::Set(PairsTree::of(&spelled_out(block.body()))),
+            },
+            Self::Large(large) => large.value.clone(),
+        }
+    }
+
+    /// Reports whether the value is a collection without elements.
+    #[must_use]
+    pub fn is_empty_collection(&self) -> bool {
+        match self {
+            Self::Small(block) => match block.form() {
+                Form::Text => false,
+                Form::Hash | Form::Members => block.body()[0] == 0,
+                Form::Integers => block.body().len() == 1,
+            },
+            Self::Large(large) => match &large.value {
+                LargeValue::Text(_) => false,
+                LargeValue::Hash(hash) => hash.is_empty(),
+                LargeValue::Set(set) => set.is_empty(),
+                LargeValue::List(list) => list.is_empty(),
+                LargeValue::Zset(zset) => zset.is_empty(),
+            },
+        }
+    }
+
     /// Returns the type of the value.
     #[must_use]
     pub fn value_type(&self) -> Type {
@@ -164,6 +209,11 @@ impl Large {
     #[must_use]
     pub fn value(&self) -> &LargeValue {
         &self.value
+    }
+
+    /// Returns the key, and the value for changing it.
+    pub(super) fn key_and_value(&mut self) -> (&[u8], &mut LargeValue) {
+        (&self.key, &mut self.value)
     }
 
     /// Returns the value, for changing it.

@@ -200,8 +200,8 @@ impl Dictionary {
         &self.parts[number / STRIPES_PER_PART].stripes()[number % STRIPES_PER_PART]
     }
 
-    /// Hashes a key that is about to be changed.
-    fn touched<'k>(&self, key: &'k [u8], of: Change) -> Hashed<'k> {
+    /// Hashes a key that is about to be changed in its part.
+    pub fn touched<'k>(&self, key: &'k [u8], of: Change) -> Hashed<'k> {
         let key = Hashed::of(key);
         if of.hidden.is_some() {
             self.hiding.lock().touched.insert((key.shard() / SHARDS_PER_GROUP) as u16);

@@ -109,7 +109,8 @@ fn a_dictionary_is_a_map() {
 fn readers_see_a_change_whole() {
     let keys = Dictionary::new();
     let names: Vec<_> = (0..50).map(|number| format!("k{number}").into_bytes()).collect();
-    let set = |number: u64, of| names.iter().for_each(|name| keys.insert(Slot::string(name, 0, &number.to_le_bytes()), of));
+    let set =
+        |number: u64, of| names.iter().for_each(|name| keys.insert(Slot::string(name, 0, &number.to_le_bytes()), of));
     set(0, SEEN);
     let is_done = AtomicBool::new(false);
     let read = |name: &[u8]| {

@@ -26,6 +26,50 @@ pub enum Kind {
     Store,
     /// A target directory that must be empty is not.
     NotEmpty,
+    /// The process is stopping: send the request to another node, or again after the restart.
+    Stopping,
+    /// Other work is in the way at this moment: the same request can succeed later.
+    TryAgain,
+    /// Another process, node, epoch or mark has what the request claims. A retry fails as long as it does.
+    Conflict,
+    /// The request needs a part of the configuration that this node or command does not have.
+    NotConfigured,
+    /// The disk or the spool has no room. Writes are taken when there is room.
+    NoSpace,
+    /// A log could not be written or synced, or uploading has ended: restart the process.
+    Broken,
+    /// The request exceeds a limit of this build.
+    Unsupported,
+}
+
+impl Kind {
+    /// Returns the error code, the first word of the reply, that a client of a node gets.
+    #[must_use]
+    pub fn reply_code(self) -> &'static str {
+        match self {
+            Self::Fenced => "FENCED",
+            Self::Stopping => "STOPPING",
+            Self::TryAgain => "TRYAGAIN",
+            Self::Conflict => "CONFLICT",
+            Self::NotConfigured => "NOTCONFIGURED",
+            Self::NoSpace | Self::Broken => "MISCONF",
+            Self::Internal
+            | Self::Usage
+            | Self::Unreachable
+            | Self::Integrity
+            | Self::Store
+            | Self::NotEmpty
+            | Self::Unsupported => "ERR",
+        }
+    }
+
+    /// Returns the kind that a node states by the error code of its reply. Codes that more than one kind has, and the
+    /// codes of Redis, are [`Kind::Internal`].
+    #[must_use]
+    pub fn of_reply_code(code: &str) -> Self {
+        let stated = [Self::Fenced, Self::Stopping, Self::TryAgain, Self::Conflict, Self::NotConfigured];
+        stated.into_iter().find(|kind| kind.reply_code() == code).unwrap_or(Self::Internal)
+    }
 }
 
 /// All errors of the library.
@@ -208,12 +252,86 @@ pub enum Error {
         /// The longest time that was allowed.
         allowed: Duration,
     },
-    /// A request is refused, for the reason that the message gives.
+    /// This process is stopping and takes no more work.
+    #[error("the node is stopping: send the request to another node, or again after the restart")]
+    Stopping,
+    /// Other work is in the way at this moment.
     #[error("{reason}")]
-    Refused {
-        /// Why the request is refused, and what to do.
+    NotNow {
+        /// What is in the way, and when to try again.
         reason: String,
     },
+    /// Another process, node, epoch or mark has what the request claims.
+    #[error("{reason}")]
+    Conflict {
+        /// What is claimed, who has it, and what to do.
+        reason: String,
+    },
+    /// The request names something that does not exist.
+    #[error("{reason}")]
+    Unknown {
+        /// What does not exist.
+        reason: String,
+    },
+    /// A part of the configuration is missing.
+    #[error("{reason}")]
+    NotConfigured {
+        /// What is missing, and the option or key that supplies it.
+        reason: String,
+    },
+    /// The disk or the spool has no room.
+    #[error("{reason}")]
+    NoRoom {
+        /// What has no room, and what to do.
+        reason: String,
+    },
+    /// A log could not be written or synced, or uploading has ended. Nothing changes that before a restart.
+    #[error("{reason}")]
+    NeedsRestart {
+        /// What failed, and what it means for the data.
+        reason: String,
+    },
+    /// An object would exceed a limit of this build.
+    #[error("{what} has {found} bytes, more than the limit of {limit} bytes. {advice}")]
+    OverLimit {
+        /// The object.
+        what: String,
+        /// Its size.
+        found: usize,
+        /// The largest size allowed.
+        limit: usize,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A check of walferry's own work failed.
+    #[error("{reason}. This is a defect in walferry: please report it")]
+    Defect {
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// The clocks of this machine and of the object store disagree.
+    #[error(
+        "nothing was removed, because this machine's clock shows {own} and the object store's {store}. Set the clock first"
+    )]
+    ClockSkew {
+        /// Time of this machine's clock.
+        own: CommitTime,
+        /// Time of the object store's clock.
+        store: CommitTime,
+    },
+    /// The primary does not serve this replica.
+    #[error("primary {primary} refuses this replica: {reason}")]
+    RefusedByPrimary {
+        /// Address of the primary.
+        primary: String,
+        /// The primary's text.
+        reason: String,
+        /// Whether no later attempt can succeed.
+        is_final: bool,
+    },
+    /// The outcome of one operation, given to each caller that waited for it.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
 }
 
 impl Error {
@@ -226,7 +344,7 @@ impl Error {
             | Self::RocksDb { .. }
             | Self::Protocol { .. }
             | Self::InconsistentTiming { .. }
-            | Self::Refused { .. } => Kind::Internal,
+            | Self::Defect { .. } => Kind::Internal,
             Self::Corrupt { .. }
             | Self::Gap { .. }
             | Self::OtherHistory { .. }
@@ -236,7 +354,19 @@ impl Error {
             Self::Fenced { .. } => Kind::Fenced,
             Self::Store { .. } | Self::StoreContract { .. } => Kind::Store,
             Self::NotEmpty { .. } => Kind::NotEmpty,
-            Self::Identity { .. } | Self::Config { .. } | Self::FutureCommits { .. } => Kind::Usage,
+            Self::Identity { .. }
+            | Self::Config { .. }
+            | Self::FutureCommits { .. }
+            | Self::Unknown { .. }
+            | Self::ClockSkew { .. } => Kind::Usage,
+            Self::Stopping => Kind::Stopping,
+            Self::NotNow { .. } | Self::RefusedByPrimary { is_final: false, .. } => Kind::TryAgain,
+            Self::Conflict { .. } | Self::RefusedByPrimary { is_final: true, .. } => Kind::Conflict,
+            Self::NotConfigured { .. } => Kind::NotConfigured,
+            Self::NoRoom { .. } => Kind::NoSpace,
+            Self::NeedsRestart { .. } => Kind::Broken,
+            Self::OverLimit { .. } => Kind::Unsupported,
+            Self::Shared(error) => error.kind(),
         }
     }
 
@@ -247,6 +377,7 @@ impl Error {
         match self {
             Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
             Self::RocksDb { source, .. } => source.as_ref().contains("No space left on device"),
+            Self::Shared(error) => error.is_want_of_space(),
             _ => false,
         }
     }
@@ -273,6 +404,12 @@ impl Error {
     #[must_use]
     pub fn through_store(self) -> object_store::Error {
         object_store::Error::Generic { store: "archive", source: self.into() }
+    }
+
+    /// Makes the error for a task that ended without a result, for `map_err`.
+    #[must_use]
+    pub fn of_task(error: tokio::task::JoinError) -> Self {
+        if error.is_panic() { Self::Defect { reason: format!("a task panicked: {error}") } } else { Self::Stopping }
     }
 
     /// Makes the error for corrupt bytes in `what` at `position`.

@@ -5,7 +5,7 @@
 //! directory from a base. Guarantees: the directory is whole, or it is empty.
 
 use crate::PrimaryAddress;
-use crate::link::{Connected, connect};
+use crate::link::{Connected, connect, refused};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,11 @@ pub async fn bootstrap(
 fn is_final(error: &Error) -> bool {
     matches!(
         error,
-        Error::Refused { .. }
+        Error::RefusedByPrimary { is_final: true, .. }
+            | Error::NotConfigured { .. }
+            | Error::Stopping
+            | Error::NeedsRestart { .. }
+            | Error::NoRoom { .. }
             | Error::Io { .. }
             | Error::NotEmpty { .. }
             | Error::Version { .. }
@@ -108,7 +112,7 @@ async fn from_primary(
             }
             restored
         }
-        Message::Refuse(refuse) if refuse.is_final => Err(Error::Refused { reason: refuse.reason }),
+        Message::Refuse(refuse) => Err(refused(primary, refuse)),
         other => Err(broken(format!("expected a history or a base, got {other:?}"))),
     }
 }

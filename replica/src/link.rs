@@ -30,7 +30,9 @@ use walferry::error::{Error, Result};
 use walferry::history::catch_up::CatchUp;
 use walferry::position::Position;
 use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
-use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
+use walferry::ship::wire::{
+    self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Refuse, Resume, Sender,
+};
 
 /// Longest duration of connecting together with sending the introduction, and of sending one acknowledgement.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -206,7 +208,7 @@ impl Run {
             }),
             Message::Resume(resume) => self.follow(receiver, sender, resume).await,
             Message::GoToArchive(_) => Ok(Ended::GoToArchive),
-            Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
+            Message::Refuse(refuse) => Err(refused(&self.primary, refuse)),
             Message::BaseBegin(_) => Err(Error::Protocol {
                 peer: self.primary.to_string(),
                 detail: "sends a base to a replica that is not empty".into(),
@@ -283,7 +285,7 @@ impl Run {
                     }
                     Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat)?,
                     Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
-                    Some(Message::Refuse(refuse)) => return Err(Error::Refused { reason: refuse.reason }),
+                    Some(Message::Refuse(refuse)) => return Err(refused(&self.primary, refuse)),
                     Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
                     None => return Err(Error::Protocol { peer: self.primary.to_string(), detail: "closed the connection".into() }),
                 },
@@ -342,14 +344,19 @@ impl Run {
     /// Applies the commits that the archive holds beyond this replica's last commit.
     async fn catch_up_from_archive(&mut self) -> Result<()> {
         let Some(archive) = self.node.archive.clone() else {
-            return Err(Error::Refused { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
+            return Err(Error::NotConfigured { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
         };
         self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
         let position = self.node.committer.position();
         let after = position.csn;
         let tree = EpochTree::read(&archive).await?;
-        let lineage = Lineage::newest(&tree)
-            .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
+        let lineage = Lineage::newest(&tree).ok_or_else(|| Error::Config {
+            key: "archive".into(),
+            detail: format!(
+                "{} is empty, but the primary's archive holds the next commits. Use the primary's archive",
+                archive.url()
+            ),
+        })?;
         // The archive's commits continue this replica's history only if this replica's commits lie on that line.
         self.node.adopt_history(&lineage.starts())?;
         let mut commits = CatchUp::open(&archive, &lineage, position).await?;
@@ -367,6 +374,11 @@ impl Run {
     }
 }
 
+/// Builds the error for a primary that does not serve this replica.
+pub(crate) fn refused(primary: &PrimaryAddress, refuse: Refuse) -> Error {
+    Error::RefusedByPrimary { primary: primary.to_string(), reason: refuse.reason, is_final: refuse.is_final }
+}
+
 /// Returns when the link is asked to stop. Cancel-safe.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
@@ -375,7 +387,7 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
     match applier.await.expect("applying does not panic") {
         Err(error) => error,
-        Ok(()) => Error::Refused { reason: "applying ended".into() },
+        Ok(()) => Error::Stopping,
     }
 }
 

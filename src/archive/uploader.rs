@@ -242,9 +242,7 @@ impl<S: ChunkSource> Uploader<S> {
 
     async fn read(&self, chunk: SealedChunk) -> Result<Bytes> {
         let source = Arc::clone(&self.source);
-        tokio::task::spawn_blocking(move || source.read(&chunk))
-            .await
-            .map_err(|error| Error::Refused { reason: format!("reading a chunk for its upload failed: {error}") })?
+        tokio::task::spawn_blocking(move || source.read(&chunk)).await.map_err(Error::of_task)?
     }
 
     /// Makes one attempt to store a chunk under a name that only this writer may use. `created` is true if an earlier

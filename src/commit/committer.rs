@@ -269,7 +269,7 @@ impl Committer {
 
     /// Returns an error if a log failed, so that nothing may be logged until a restart.
     pub(super) fn require_sound(&self) -> Result<()> {
-        self.gate.reason(RefusalReason::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
+        self.gate.require_open(RefusalReason::Broken)
     }
 
     /// Closes the gate until a restart. Later calls have no effect: operators are told the first reason.
@@ -326,7 +326,7 @@ impl Committer {
             Err(error) => {
                 // The gate's reason tells clients what to do.
                 let reason = self.gate.reason(RefusalReason::Broken).unwrap_or_else(|| error.to_string());
-                self.groups.failed(number, &Error::Refused { reason });
+                self.groups.failed(number, reason);
             }
         }
         written

@@ -180,8 +180,8 @@ fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
     rig.io.heal();
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
     change(&mut turn, true, true);
-    assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
-    assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::Refused { .. })));
+    assert!(matches!(turn.write(), Err(Error::NeedsRestart { .. })), "healed or not");
+    assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::NeedsRestart { .. })));
     drop(turn);
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(1));
     assert_eq!((rig.committer.watermarks.committed.get(), rig.groups().len()), (Csn(1), 1));

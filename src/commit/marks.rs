@@ -44,12 +44,12 @@ impl Committer {
         stored.map(|value| Ok(Mark { name: name.clone(), at: Position::decode(&value)? })).transpose()
     }
 
-    /// Names the present state by a commit. Blocks. Returns [`Error::Refused`] if the name is taken.
+    /// Names the present state by a commit. Blocks. Returns [`Error::Conflict`] if the name is taken.
     pub fn make_mark(&self, name: &PlainName) -> Result<Mark> {
         let mut turn = self.lock_logs();
         if let Some(Mark { at, .. }) = self.find_mark(name)? {
             let reason = format!("mark {name} is taken: it names csn {} of {}. Choose another name", at.csn, at.time);
-            return Err(Error::Refused { reason });
+            return Err(Error::Conflict { reason });
         }
         turn.reserve(0)?;
         let at = turn.commit_with(|effects, at| {

@@ -112,11 +112,6 @@ impl Committer {
         self.gate.close(obstacle, reason);
     }
 
-    /// Returns an error while this obstacle stands.
-    fn require_open(&self, obstacle: RefusalReason) -> Result<()> {
-        self.gate.reason(obstacle).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
-    }
-
     /// Reserves `bytes` in the op-log's active segment; begins a new segment if they do not fit. Refuses after a
     /// failed log write: then the end of the active segment is unknown, and no segment may follow.
     fn reserve(&self, logs: &mut Logs, bytes: usize) -> Result<()> {
@@ -134,7 +129,7 @@ impl Committer {
             self.refuse_for_want_of_room(RefusalReason::DiskFull, reason);
             RefusalReason::DiskFull
         };
-        Err(Error::Refused { reason: self.gate.reason(obstacle).unwrap_or_else(|| error.to_string()) })
+        Err(obstacle.error(self.gate.reason(obstacle).unwrap_or_else(|| error.to_string())))
     }
 }
 
@@ -144,7 +139,7 @@ impl WriterGuard<'_> {
     /// op-log is broken. The writer lock may be released and taken again meanwhile.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let committer = self.committer;
-        committer.require_open(RefusalReason::DiskFull)?;
+        committer.gate.require_open(RefusalReason::DiskFull)?;
         while self.writer.log_bytes(bytes) > committer.log_room.load(Ordering::Acquire) {
             let wanted = self.writer.log_bytes(bytes);
             MutexGuard::unlocked(&mut self.writer, || {
@@ -183,13 +178,13 @@ impl LogsGuard<'_> {
     /// Reserves `log_bytes` for frames of commits that may take more space on disk. Refuses them while the disk is low
     /// or full.
     pub(super) fn require_room(&mut self, log_bytes: usize) -> Result<()> {
-        self.guard.committer.require_open(RefusalReason::DiskLow)?;
+        self.guard.committer.gate.require_open(RefusalReason::DiskLow)?;
         self.reserve_logs(log_bytes)
     }
 
     fn reserve_logs(&mut self, log_bytes: usize) -> Result<()> {
         let Self { guard: WriterGuard { committer, .. }, logs, .. } = self;
-        committer.require_open(RefusalReason::DiskFull)?;
+        committer.gate.require_open(RefusalReason::DiskFull)?;
         committer.reserve(logs, log_bytes)
     }
 }

@@ -185,13 +185,13 @@ impl Syncer {
     }
 
     /// Syncs both logs in any mode, and returns once they are durable up to `csn`, which must have been written.
-    /// Blocks. Returns [`Error::Refused`] if a sync has failed.
+    /// Blocks. Returns [`Error::NeedsRestart`] if a sync has failed.
     pub fn sync_until(&self, csn: Csn) -> Result<()> {
         self.unsynced.lock().asked = true;
         self.wake.notify_all();
         while self.watermarks.durable.get() < csn {
             if *self.failed.borrow() {
-                return Err(Error::Refused { reason: format!("the logs could not be synced up to csn {csn}") });
+                return Err(Error::NeedsRestart { reason: format!("the logs could not be synced up to csn {csn}") });
             }
             std::thread::sleep(SYNC_POLL);
         }
@@ -208,7 +208,7 @@ impl Syncer {
         tokio::select! {
             // Cancel-safe: both arms only wait.
             () = self.watermarks.durable.reached(csn) => Ok(()),
-            _ = failed.wait_for(|failed| *failed) => Err(Error::Refused { reason: "the logs could not be synced: whether this write survives is unknown until a restart".into() }),
+            _ = failed.wait_for(|failed| *failed) => Err(Error::NeedsRestart { reason: "the logs could not be synced: whether this write survives is unknown until a restart".into() }),
         }
     }
 

@@ -194,7 +194,7 @@ impl Writer {
             Undo::Cut(cut) => memory.take_back(cut, lists, zsets)?,
             Undo::Off | Undo::Armed if lists.is_empty() && zsets.is_empty() => {}
             Undo::Off | Undo::Armed => {
-                return Err(Error::Refused { reason: "it had changed lists or sorted sets".into() });
+                return Err(Error::Defect { reason: "it had changed lists or sorted sets".into() });
             }
         }
         effects.take_back(until)

@@ -169,7 +169,7 @@ impl OpLog {
     /// nothing may be appended: the disk is full, or the op-log is broken.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.is_broken {
-            return Err(Error::Refused {
+            return Err(Error::NeedsRestart {
                 reason: "the op-log takes nothing until a restart, because what the disk holds of it is unknown since a sync or a rename failed".into(),
             });
         }

@@ -7,6 +7,7 @@
 use super::node::Node;
 use super::schedule::{self, Able, Asked, Situation, Step};
 use super::snapshots::{BaseTools, Snapshots, hand_on};
+use super::takeover::check_fence;
 use crate::archive::bandwidth::Bandwidth;
 use crate::archive::layout::BaseName;
 use crate::archive::listing::BaseStart;
@@ -105,19 +106,17 @@ impl Snapshots {
     pub async fn publish(&self, node: &Arc<Node>, consistency: Consistency) -> Result<Csn> {
         let Some(archive) = node.archive.clone() else {
             let reason = "no archive is configured: there is nowhere to publish a base to".into();
-            return Err(Error::Refused { reason });
+            return Err(Error::NotConfigured { reason });
         };
-        if node.committer.gate.stands(RefusalReason::Fenced) {
-            let reason = "this node is fenced: what it holds is not the newest history".into();
-            return Err(Error::Refused { reason });
-        }
+        check_fence(&node.identity(), None)?;
+        node.committer.gate.require_open(RefusalReason::Fenced)?;
         let base_tools = Arc::clone(&self.base_tools).lock_owned().await;
         // The base runs on its own task, so it continues if the caller stops waiting. A caller that is dropped before
         // it acquires the lock starts no base.
         let node = Arc::clone(node);
         let publish = async move { node.snapshots.publish_from(base_tools, &node, &archive, consistency).await };
         let publishing = tokio::spawn(publish);
-        publishing.await.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+        publishing.await.map_err(Error::of_task)?
     }
 
     async fn publish_from(
@@ -393,7 +392,7 @@ async fn covered(node: &Arc<Node>, csn: Csn) -> Result<()> {
             "the base at csn {csn} is given up: the archive's chunks did not reach it within {} s",
             COVERED_WITHIN.as_secs()
         );
-        return Err(Error::Refused { reason });
+        return Err(Error::NotNow { reason });
     };
     outcome
 }

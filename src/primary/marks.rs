@@ -196,7 +196,7 @@ impl Node {
                     "mark {name} is taken: the archive has it on another branch of history. Choose another name, or take \
                      that one away with WALFERRY UNMARK {name}"
                 );
-                return Err(Error::Refused { reason });
+                return Err(Error::Conflict { reason });
             }
             self.committer.make_mark(&name)
         })?;
@@ -231,7 +231,7 @@ impl Node {
         match removed {
             Some(csn) => self.acknowledge(csn).await?,
             None if was_archived => {}
-            None => return Err(Error::Refused { reason: format!("there is no mark {name}") }),
+            None => return Err(Error::Unknown { reason: format!("there is no mark {name}") }),
         }
         Ok(TaskReply::Ok)
     }

@@ -83,7 +83,7 @@ pub struct Stats {
 }
 
 /// A running promotion or its outcome, shared by all callers that wait for it.
-type Promotion = Shared<BoxFuture<'static, Result<(), String>>>;
+type Promotion = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
 
 /// A running node.
 pub struct Node {
@@ -229,7 +229,7 @@ impl Node {
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
         let committed = self.committer.watermarks.committed.get();
         if let Some(fault) = self.identity().fault_in(history, committed) {
-            return Err(Error::Refused { reason: format!("that history is not this node's: {fault}") });
+            return Err(Error::Conflict { reason: format!("that history is not this node's: {fault}") });
         }
         self.change_identity(|identity| {
             identity.history = history.to_vec();
@@ -367,13 +367,13 @@ impl Node {
                     let task = tokio::spawn(async move { node.promote_once(insistence).await });
                     let outcome = async move {
                         let guard = task.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                        guard.map_err(|error| error.to_string())
+                        guard.map_err(Arc::new)
                     };
                     running.insert(outcome.boxed().shared()).clone()
                 }
             }
         };
-        promotion.await.map(|()| TaskReply::Ok).map_err(|reason| Error::Refused { reason })
+        promotion.await.map(|()| TaskReply::Ok).map_err(Error::Shared)
     }
 
     async fn promote_once(&self, insistence: Insistence) -> Result<()> {
@@ -472,7 +472,7 @@ impl Host for Node {
         async move {
             match self.shipping.load_full() {
                 Some(shipping) => shipping.archived(csn).await,
-                None => Err(Error::Refused { reason: "archive-ack is set, but no archive is configured".into() }),
+                None => Err(Error::NotConfigured { reason: "archive-ack is set, but no archive is configured".into() }),
             }
         }
         .boxed()
@@ -485,8 +485,9 @@ impl Host for Node {
                 Task::ListKeys(pattern) => self.matching_keys(pattern).await.map(TaskReply::Encoded),
                 Task::ArchiveFlush => {
                     let shipping = self.shipping.load_full().filter(|shipping| shipping.has_archive());
-                    let shipping = shipping
-                        .ok_or_else(|| Error::Refused { reason: "this node has no archive, or is a replica".into() })?;
+                    let shipping = shipping.ok_or_else(|| Error::NotConfigured {
+                        reason: "this node has no archive, or is a replica".into(),
+                    })?;
                     let csn = self.committer.watermarks.committed.get();
                     shipping.flush(csn).await?;
                     Ok(TaskReply::Csn(self.committer.watermarks.archived.get()))
@@ -509,6 +510,5 @@ impl Host for Node {
 
 /// Runs blocking work on a separate thread.
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(run).await;
-    done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+    tokio::task::spawn_blocking(run).await.map_err(Error::of_task)?
 }

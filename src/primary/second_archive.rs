@@ -223,11 +223,11 @@ impl Second {
         let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
             Some(publisher) => publisher.publish_kept(base, self.covered(base.manifest().csn)).await,
             None => {
-                Err(Error::Refused { reason: "archive-2 is not there at the moment: it does not get this base".into() })
+                Err(Error::NotNow { reason: "archive-2 is not there at the moment: it does not get this base".into() })
             }
         };
         let needs_repair = matches!(&published, Ok(Some(published)) if published.level == Level::Eventual);
-        self.note_base(published);
+        self.note_base(&published);
         if needs_repair && let Some(publisher) = publisher.as_ref() {
             repair_bases(node, publisher.archive()).await;
         }
@@ -241,10 +241,10 @@ impl Second {
             return Ok(());
         }
         let reason = format!("archive-2 has chunks up to csn {archived} only: it does not get the base at csn {csn}");
-        Err(Error::Refused { reason })
+        Err(Error::NotNow { reason })
     }
 
-    fn note_base(&self, published: Result<Option<Published>>) {
+    fn note_base(&self, published: &Result<Option<Published>>) {
         let mut status = self.status.lock();
         match published {
             Ok(published) => {
@@ -377,9 +377,8 @@ impl Run {
         drop(publisher);
         let _ = tokio::task::spawn_blocking(move || drop(base)).await;
         drop(base_tools);
-        let outcome = published.as_ref().map(drop).map_err(|error| Error::Refused { reason: error.to_string() });
-        self.second.note_base(published);
-        outcome
+        self.second.note_base(&published);
+        published.map(drop)
     }
 }
 

@@ -63,8 +63,8 @@ pub struct ArchiveSide {
     pub spool: Arc<Spool>,
     /// The status of the uploader.
     pub uploader: watch::Receiver<UploaderStatus>,
-    /// Turns true when uploading has ended and writes are therefore refused.
-    ended: watch::Receiver<bool>,
+    /// Holds the error that ended uploading. Set after the gate was closed, so that writes are refused by then.
+    ended: watch::Receiver<Option<Arc<Error>>>,
     /// Whether the uploader checks the fence before each acknowledgement; follows `archive-ack`.
     fence_each_ack: Arc<AtomicBool>,
     /// Merges the uploaded chunks.
@@ -212,7 +212,7 @@ impl Shipping {
     /// Waits until the archive holds a commit. Returns an error if uploading has ended.
     pub async fn archived(&self, csn: Csn) -> Result<()> {
         let Some(archive) = &self.archive else {
-            return Err(Error::Refused { reason: "no archive is configured".into() });
+            return Err(Error::NotConfigured { reason: "no archive is configured".into() });
         };
         // The uploader's own status turns earlier, before the gate refuses writes: a client told by it could write
         // again.
@@ -220,9 +220,9 @@ impl Shipping {
         // Cancel-safe: both arms only wait.
         tokio::select! {
             () = self.node.committer.watermarks.archived.reached(csn) => Ok(()),
-            _ = ended.wait_for(|ended| *ended) => {
-                let reason = archive.uploader.borrow().stopped.clone();
-                Err(Error::Refused { reason: reason.unwrap_or_else(|| "the uploader ended".into()) })
+            ended = ended.wait_for(Option::is_some) => {
+                let error = ended.ok().and_then(|error| error.clone());
+                Err(error.map_or(Error::Stopping, Error::Shared))
             }
         }
     }
@@ -333,7 +333,7 @@ impl ArchiveSide {
         let merging = Merging::start(node, archive, ledger, status.clone());
         let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(node.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
-        let (watched, (ends, ended)) = (Arc::clone(node), watch::channel(false));
+        let (watched, (ends, ended)) = (Arc::clone(node), watch::channel(None));
         let task = tokio::spawn(async move {
             let error = uploader.run().await;
             if let Error::Fenced { newer, node, .. } = &error {
@@ -341,7 +341,7 @@ impl ArchiveSide {
             } else {
                 watched.committer.gate.close(RefusalReason::Unarchived, uploading_ended(&error));
             }
-            ends.send_replace(true);
+            ends.send_replace(Some(Arc::new(error)));
         });
         if needs_base {
             node.snapshots.request();

@@ -138,7 +138,7 @@ impl Snapshots {
     pub fn start(&self, node: &Arc<Node>) -> Result<()> {
         let writes_image = node.archive.is_none() || node.is_replica();
         if if writes_image { self.must_image_wait() } else { self.is_busy() } {
-            return Err(Error::Refused { reason: "Background save already in progress".into() });
+            return Err(Error::NotNow { reason: "Background save already in progress".into() });
         }
         let node = Arc::clone(node);
         if writes_image {

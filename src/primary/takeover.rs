@@ -64,7 +64,7 @@ pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
             let reason = "the primary has an archive and this replica has none: what the archive holds beyond this replica \
                           would be left behind, and the old primary would not be fenced. Start the replica with --archive, \
                           or insist: walferry promote --without-archive";
-            return Err(Error::Refused { reason: reason.to_owned() });
+            return Err(Error::NotConfigured { reason: reason.to_owned() });
         }
         None => next_epoch(node, node.identity().epoch())?,
     };
@@ -261,7 +261,7 @@ fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Aban
          --abandon-epoch {epoch}",
         archive.url()
     );
-    Error::Refused { reason }
+    Error::Conflict { reason }
 }
 
 /// Checks that the archive's record of this node's epoch is this node's own, and writes the record if there is none.

@@ -458,7 +458,7 @@ impl Feed<'_> {
         loop {
             // Cancel-safe: both arms only wait.
             tokio::select! {
-                done = &mut work => return done.map_err(|_| Error::Refused { reason: "the node is stopping".into() }),
+                done = &mut work => return done.map_err(Error::of_task),
                 _ = heartbeat.tick() => self.send_heartbeat().await?,
             }
         }

@@ -97,7 +97,7 @@ impl BaseCutter {
     }
 
     /// Cuts a base of all commits so far. Blocks for a flush of RocksDB and one pass over the memory engines. Errors:
-    /// [`Error::Refused`] while the previous base is in use; [`Error::InconsistentTiming`] if the cuts are further
+    /// [`Error::NotNow`] while the previous base is in use; [`Error::InconsistentTiming`] if the cuts are further
     /// apart than the request allows.
     pub fn cut(&mut self, committer: &Committer, request: &CutRequest) -> Result<LocalBase> {
         self.cut_between(committer, request, || {})
@@ -112,7 +112,7 @@ impl BaseCutter {
     ) -> Result<LocalBase> {
         if Arc::strong_count(&self.occupied) > 1 {
             let reason = "the base cut before is still being published or sent: try again when it is done".to_owned();
-            return Err(Error::Refused { reason });
+            return Err(Error::NotNow { reason });
         }
         clear(&self.dir)?;
         let base = self.cut_into_dir(committer, request, between);
@@ -242,7 +242,7 @@ fn write_image(
     let mut image = ImageParts::new(&moment.cut, moment.at, share);
     let mut parts = image.by_ref().map(|part| {
         if given_up.load(Ordering::Relaxed) {
-            return Err(Error::Refused { reason: "the other engines' part of the base failed".to_owned() });
+            return Err(Error::NotNow { reason: "the other engines' part of the base failed".to_owned() });
         }
         hasher.update(&part);
         Ok(part)
@@ -268,7 +268,7 @@ fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
     while committer.syncer.shippable() < csn {
         if committer.gate.stands(RefusalReason::Broken) {
             let reason = format!("the base at csn {csn} is given up: the logs could not be synced up to it");
-            return Err(Error::Refused { reason });
+            return Err(Error::NeedsRestart { reason });
         }
         std::thread::sleep(DURABLE_POLL);
     }

@@ -158,8 +158,12 @@ pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> R
     let name = manifest.start().manifest();
     let body = manifest.encode();
     if body.len() > MANIFEST_BYTES_MAX {
-        let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
-        return Err(Error::Refused { reason });
+        return Err(Error::OverLimit {
+            what: format!("the manifest {name}"),
+            found: body.len(),
+            limit: MANIFEST_BYTES_MAX,
+            advice: "The base is not published",
+        });
     }
     if archive.put_new(&name, body.clone().into()).await? == Creation::Created {
         return Ok(true);

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
-use walferry::error::Error;
+use walferry::error::{Error, Kind};
 use walferry::server::address;
 
 /// Longest time for connecting to one address.
@@ -119,14 +119,26 @@ impl Client {
 
     /// Sends one command and waits for its reply; an error reply is an error.
     pub fn call(&mut self, command: &[&str]) -> Answer<Value> {
+        self.request(command)?.map_err(|(_, message)| message)
+    }
+
+    /// Sends an operator's command and waits for its reply. The process then ends with the exit code of the node's
+    /// error.
+    pub fn order(&mut self, command: &[&str]) -> Result<Value, Failure> {
+        self.request(command)?.map_err(|(kind, message)| Failure::Node(kind, message))
+    }
+
+    /// The inner error is an error reply: its kind and its text.
+    fn request(&mut self, command: &[&str]) -> Answer<Result<Value, (Kind, String)>> {
         let owned = command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
-        let reply = self.pipeline(&[owned])?.pop().ok_or("no reply")?;
-        match reply {
+        Ok(match self.pipeline(&[owned])?.pop().ok_or("the node sent no reply")? {
             Value::ServerError(error) => {
-                Err(format!("{}: {} {}", command.join(" "), error.code(), error.details().unwrap_or_default()))
+                let details = error.details().unwrap_or_default();
+                let message = format!("{}: {} {details}", command.join(" "), error.code());
+                Err((Kind::of_reply_code(error.code()), message))
             }
             reply => Ok(reply),
-        }
+        })
     }
 
     fn receive(&mut self) -> Answer<Value> {

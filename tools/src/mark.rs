@@ -19,7 +19,7 @@ pub struct Args {
 /// Writes the mark and prints its csn.
 pub fn run(args: Args) -> Done {
     let mut client = args.node.connect(args.port)?;
-    let csn = client.call(&["WALFERRY", "MARK", &args.name])?;
+    let csn = client.order(&["WALFERRY", "MARK", &args.name])?;
     println!("mark {} is csn {}; restore it with --to mark:{}", args.name, text(&csn), args.name);
     Ok(())
 }

@@ -33,7 +33,7 @@ pub fn run(args: Args) -> Done {
     if args.without_archive {
         command.push("WITHOUT-ARCHIVE");
     }
-    client.call(&command)?;
+    client.order(&command)?;
     let after = client.call(&["WALFERRY", "CSN"])?;
     let epoch = |reply: &redis::Value| match reply {
         redis::Value::Array(items) => items.get(1).map(crate::client::text).unwrap_or_default(),

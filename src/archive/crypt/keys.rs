@@ -113,8 +113,9 @@ impl Key {
 
 /// Fills the buffer with the system's random numbers.
 pub(super) fn random(buffer: &mut [u8]) -> Result<()> {
+    let failed = || std::io::Error::other("the system gives no random numbers, so nothing can be encrypted");
     aws_lc_rs::rand::fill(buffer)
-        .map_err(|_| Error::Refused { reason: "the system gives no random numbers: nothing can be encrypted".into() })
+        .map_err(|_| Error::io("read random numbers from", Path::new("/dev/urandom"))(failed()))
 }
 
 /// The keys with which an archive is opened; clones share them. Never empty; no two keys have the same name.

@@ -34,7 +34,7 @@ pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, o
 /// MULTI.
 pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.is_some() {
-        return Err("ERR MULTI calls can not be nested".into());
+        return Err(errors::NESTED_MULTI.into());
     }
     ctx.client.queue = Some(Queue::default());
     out.ok();
@@ -44,7 +44,7 @@ pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 /// DISCARD.
 pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.take().is_none() {
-        return Err("ERR DISCARD without MULTI".into());
+        return Err(errors::DISCARD_WITHOUT_MULTI.into());
     }
     ctx.client.watched = None;
     out.ok();
@@ -54,7 +54,7 @@ pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 /// WATCH key [key ...]
 pub fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.is_some() {
-        return Err("ERR WATCH inside MULTI is not allowed".into());
+        return Err(errors::WATCH_IN_MULTI.into());
     }
     let flag = ctx.client.watch_flag();
     for key in args.from(1).iter() {
@@ -73,7 +73,7 @@ pub fn unwatch(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 
 /// EXEC.
 pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
-    let Some(queue) = ctx.client.queue.take() else { return Err("ERR EXEC without MULTI".into()) };
+    let Some(queue) = ctx.client.queue.take() else { return Err(errors::EXEC_WITHOUT_MULTI.into()) };
     let is_dirty = ctx.client.is_dirty();
     ctx.client.watched = None;
     if queue.is_broken {

@@ -16,6 +16,7 @@ use crate::archive::store::Archive;
 use crate::clock::Moment;
 use crate::command::all_keys;
 use crate::command::client::ClientCard;
+use crate::command::errors;
 use crate::command::host::{Host, InfoSection, Insistence, MarkCard, Role, Task, TaskReply, WatermarkReport};
 use crate::commit::committer::Committer;
 use crate::commit::gate::RefusalReason;
@@ -137,7 +138,7 @@ impl Node {
         let image = opened.image.position;
         opened.committer.ages.note_past(image.csn, image.time, CommitTime(crate::clock::now_micros()));
         if is_replica {
-            opened.committer.gate.close(RefusalReason::Replica, "You can't write against a read only replica.");
+            opened.committer.gate.close(RefusalReason::Replica, errors::READ_ONLY_REASON);
         }
         let source = CommitSource::new(Arc::clone(&opened.committer), Arc::clone(&tail));
         let snapshots = Snapshots::new(opened.image);

@@ -201,7 +201,7 @@ fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
     }
     registry.rejected.fetch_add(1, Ordering::Relaxed);
     let mut out = Out::new(crate::command::reply::Protocol::Resp2);
-    out.error("ERR max number of clients reached");
+    out.error(crate::command::errors::MAX_CLIENTS);
     let _ = stream.try_write(out.as_bytes());
     None
 }

@@ -32,7 +32,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const PART_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Fills the empty directory `root`. Retries until a primary sends a whole base or a history, or fails for good.
-pub async fn bootstrap(
+pub(crate) async fn bootstrap(
     root: &Path,
     primary: &PrimaryAddress,
     config: &Config,

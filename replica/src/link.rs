@@ -61,7 +61,7 @@ enum Ended {
 }
 
 /// The link of a replica to its primary.
-pub struct Link {
+pub(crate) struct Link {
     me: Weak<Link>,
     node: Weak<Node>,
     primary: PrimaryAddress,
@@ -74,7 +74,7 @@ pub struct Link {
 
 impl Link {
     /// Starts following `primary`.
-    pub fn start(node: &Arc<Node>, primary: PrimaryAddress) -> Arc<Self> {
+    pub(crate) fn start(node: &Arc<Node>, primary: PrimaryAddress) -> Arc<Self> {
         let status = LinkStatus {
             host: primary.host.clone(),
             port: primary.port,
@@ -393,7 +393,7 @@ async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
 
 /// Asks the primary, if it can be reached, whether it would serve this replica. A directory of another cluster or of
 /// another history must not serve readers as if it followed this primary.
-pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
+pub(crate) async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Result<()> {
     let identity = node.identity();
     let position = node.committer.position();
     let hello = |challenge: &Challenge, nonce| hello(&identity, node, challenge, nonce, position);
@@ -408,7 +408,7 @@ pub async fn require_admission(node: &Arc<Node>, primary: &PrimaryAddress) -> Re
 }
 
 /// An open connection and the primary's answer to the introduction.
-pub struct Connected {
+pub(crate) struct Connected {
     /// Receives the primary's messages.
     pub receiver: Receiver<OwnedReadHalf>,
     /// Sends messages to the primary.
@@ -419,7 +419,7 @@ pub struct Connected {
 
 /// Connects and introduces this replica. With a shared `secret`, requires the primary to prove that it knows the
 /// secret. `hello` builds the introduction from the primary's challenge and a nonce.
-pub async fn connect(
+pub(crate) async fn connect(
     primary: &PrimaryAddress,
     secret: &str,
     hello: impl FnOnce(&Challenge, String) -> Hello,

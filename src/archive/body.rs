@@ -30,11 +30,11 @@ pub(super) struct Remote {
 
 impl Body {
     /// Returns a body that reads the object `name` of `archive`, which must have this length and content.
-    pub fn remote(archive: &Archive, name: &ObjectName, len: u64, blake3: blake3::Hash) -> Self {
+    pub(super) fn remote(archive: &Archive, name: &ObjectName, len: u64, blake3: blake3::Hash) -> Self {
         Self::Remote(Remote { archive: archive.clone(), name: name.clone(), len, blake3, hasher: Mutex::default() })
     }
 
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::File { len, .. } => *len,
@@ -43,7 +43,7 @@ impl Body {
     }
 
     /// Returns the bytes from `offset` on, at most `limit`.
-    pub async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
+    pub(super) async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
         let wanted = limit.min(self.len() - offset) as usize;
         match self {
             Self::Memory(bytes) => Ok(bytes.slice(offset as usize..offset as usize + wanted)),

@@ -313,12 +313,6 @@ impl EpochTree {
         self.records.values().rfind(|record| self.starts.contains_key(&record.epoch)).or_else(|| self.newest())
     }
 
-    /// Returns the number of the newest start of an epoch's writer; 0 if the writer has not started.
-    #[must_use]
-    pub fn starts_of(&self, epoch: Epoch) -> u32 {
-        self.starts.get(&epoch).copied().unwrap_or_default()
-    }
-
     /// Returns the path from the root to `epoch`, root first; `None` if there is no such epoch.
     #[must_use]
     pub fn ancestry(&self, epoch: Epoch) -> Option<Vec<Branch>> {

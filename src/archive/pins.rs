@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// Time for which a pin holds after its last renewal.
-pub const PIN_HOLDS: Duration = Duration::from_secs(15 * 60);
+const PIN_HOLDS: Duration = Duration::from_secs(15 * 60);
 /// Number of renewals during [`PIN_HOLDS`].
 const RENEWALS: u32 = 3;
 /// Purpose of a prune's own pin.

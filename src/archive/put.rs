@@ -31,7 +31,7 @@ pub const PART_BYTES: u64 = 5 * 1024 * 1024;
 
 /// Parts in flight of one upload. With [`crate::snapshot::publish::UPLOADS_IN_FLIGHT_MAX`] files, the upload of a base
 /// holds at most 80 MiB.
-pub const PARTS_IN_FLIGHT_MAX: usize = 4;
+const PARTS_IN_FLIGHT_MAX: usize = 4;
 
 /// First and longest pause between the attempts of one part.
 const PART_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));

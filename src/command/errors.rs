@@ -139,16 +139,6 @@ pub fn unknown_subcommand(command: &str, subcommand: &[u8]) -> String {
     format!("ERR unknown subcommand '{name}'. Try {command} HELP.")
 }
 
-/// Makes the error for a consumer group `group` that does not exist at `key`.
-#[must_use]
-pub fn no_group(key: &[u8], group: &[u8]) -> String {
-    format!(
-        "NOGROUP No such key '{}' or consumer group '{}'",
-        String::from_utf8_lossy(key),
-        String::from_utf8_lossy(group)
-    )
-}
-
 /// Returns the part of `bytes` that C's `%.*s` prints: up to the first NUL, and at most `len_max` bytes.
 fn head(bytes: &[u8], len_max: usize) -> &[u8] {
     let bytes = &bytes[..bytes.len().min(len_max)];
@@ -186,6 +176,5 @@ mod tests {
         assert_eq!(wrong_arity("object|encoding"), "ERR wrong number of arguments for 'object|encoding' command");
         assert_eq!(invalid_expire("setex"), "ERR invalid expire time in 'setex' command");
         assert_eq!(unknown_subcommand("CONFIG", b"foo"), "ERR unknown subcommand 'foo'. Try CONFIG HELP.");
-        assert_eq!(no_group(b"st", b"nog"), "NOGROUP No such key 'st' or consumer group 'nog'");
     }
 }

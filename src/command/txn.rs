@@ -11,7 +11,7 @@ use crate::engine::rows::FETCHED_TOGETHER;
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
 
 /// Queues a command inside MULTI.
-pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, out: &mut Out) -> Done {
     if NOT_QUEUED.contains(&command.name) {
         return Err("ERR Command not allowed inside a transaction".into());
     }
@@ -32,7 +32,7 @@ pub fn enqueue(client: &mut Client, command: &'static Command, args: Args<'_>, o
 }
 
 /// MULTI.
-pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.is_some() {
         return Err(errors::NESTED_MULTI.into());
     }
@@ -42,7 +42,7 @@ pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// DISCARD.
-pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.take().is_none() {
         return Err(errors::DISCARD_WITHOUT_MULTI.into());
     }
@@ -52,7 +52,7 @@ pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// WATCH key [key ...]
-pub fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.is_some() {
         return Err(errors::WATCH_IN_MULTI.into());
     }
@@ -65,14 +65,14 @@ pub fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// UNWATCH.
-pub fn unwatch(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn unwatch(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     ctx.client.watched = None;
     out.ok();
     Ok(())
 }
 
 /// EXEC.
-pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     let Some(queue) = ctx.client.queue.take() else { return Err(errors::EXEC_WITHOUT_MULTI.into()) };
     let is_dirty = ctx.client.is_dirty();
     ctx.client.watched = None;

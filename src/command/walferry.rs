@@ -36,7 +36,7 @@ const HELP: [&str; 20] = [
 
 /// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | SNAPSHOT BOUNDED ms | SNAPSHOT EVENTUAL | MARK name | MARKS |
 /// UNMARK name | PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE] | HELP
-pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
         (b"csn", _, 2) => {

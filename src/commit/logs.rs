@@ -44,7 +44,7 @@ impl Logs {
     ///
     /// # Panics
     /// If csns are not dense: a commit was lost before the write, and nothing after it may be acknowledged.
-    pub fn write(
+    pub(super) fn write(
         &mut self,
         disk: &Disk,
         commits: &[CommitRecord],

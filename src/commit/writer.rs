@@ -21,9 +21,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Commits that one group may hold before it is written.
-pub const GROUP_COMMITS_MAX: usize = 512;
+const GROUP_COMMITS_MAX: usize = 512;
 /// Bytes of effects that one group may hold before it is written. One commit may be larger.
-pub const GROUP_BYTES_MAX: usize = 1 << 20;
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the op-log that are reserved for each group beyond its effects: frames take more than the effects alone.
 pub(super) const OPLOG_SLACK: usize = 64 << 10;
 
@@ -35,7 +35,7 @@ pub(super) struct MemorySize {
 }
 
 impl MemorySize {
-    pub fn of(memory: &Memory) -> Self {
+    pub(super) fn of(memory: &Memory) -> Self {
         Self { keys: memory.len(), bytes: memory.memory_bytes() }
     }
 }
@@ -102,7 +102,7 @@ pub(super) struct SealedGroup {
 
 impl SealedGroup {
     /// Returns the group's commits as records. They follow the commit at `before` and carry its epoch.
-    pub fn records(self, before: Position) -> Arc<[CommitRecord]> {
+    pub(super) fn records(self, before: Position) -> Arc<[CommitRecord]> {
         let Self { commits, disk, lists, zsets, .. } = self;
         let mut hash = before.hash;
         let record = |commit: PendingCommit| {

@@ -418,13 +418,13 @@ pub(super) struct Orphans(OrphanFilter);
 
 impl Orphans {
     /// Returns the recognizer for a database.
-    pub fn of(disk: &Disk) -> Self {
+    pub(super) fn of(disk: &Disk) -> Self {
         Self(OrphanFilter { shared: Arc::clone(&disk.orphans), last: None })
     }
 
     /// Reports whether `key` is the key of an element whose collection was deleted, or was created anew after the
     /// element.
-    pub fn has(&mut self, key: &[u8]) -> bool {
+    pub(super) fn has(&mut self, key: &[u8]) -> bool {
         self.0.is_orphan(key)
     }
 }

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 /// Bytes of operations and their index at which a run is full. Two runs exist at a time: one is gathered while the
 /// previous one is written. The limit is tiny in unit tests, so that their histories take many runs.
-pub const RUN_BYTES_MAX: usize = if cfg!(test) { 400 } else { 64 << 20 };
+const RUN_BYTES_MAX: usize = if cfg!(test) { 400 } else { 64 << 20 };
 /// Number of operations of a family at which several threads sort them and write the files.
 const PARALLEL_MIN: usize = if cfg!(test) { 4 } else { 10_000 };
 /// Largest number of threads that write files.

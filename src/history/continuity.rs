@@ -29,7 +29,7 @@ struct Told {
 
 impl Continuity {
     /// Collects the boundaries of a listing's objects and the hashes of its epoch records.
-    pub fn of(listing: &Listing) -> Self {
+    pub(crate) fn of(listing: &Listing) -> Self {
         let chunks = listing.chunks.keys().flat_map(|chunk| [chunk.first.prev(), chunk.last]);
         let bases = listing.base_starts().flat_map(|start| [start.after, start.base.csn]);
         let runs = listing.whole_runs().flat_map(|run| [run.first.prev(), run.last]);
@@ -44,13 +44,13 @@ impl Continuity {
     }
 
     /// Records that `object`, which lies on the line of `epoch`, states `hash` as the history hash after commit `csn`.
-    pub fn note(&mut self, csn: Csn, epoch: Epoch, hash: HistoryHash, object: &ObjectName) {
+    pub(crate) fn note(&mut self, csn: Csn, epoch: Epoch, hash: HistoryHash, object: &ObjectName) {
         self.told.entry(csn).or_default().push(Told { epoch, hash, object: object.clone() });
     }
 
     /// Returns the objects that contradict another object of their line, or that state a history hash other than zero
     /// before csn 1, each once and with a description.
-    pub fn faults(&self, listing: &Listing) -> Vec<(ObjectName, String)> {
+    pub(crate) fn faults(&self, listing: &Listing) -> Vec<(ObjectName, String)> {
         let mut lines: HashMap<Epoch, Option<Lineage>> = HashMap::new();
         let mut faults = Vec::new();
         let mut named: BTreeSet<String> = BTreeSet::new();

@@ -64,13 +64,13 @@ pub(crate) struct Times<'a> {
 }
 
 impl<'a> Times<'a> {
-    pub fn of(history: &'a History) -> Self {
+    pub(crate) fn of(history: &'a History) -> Self {
         let coverage = history.lineage.cover(history.listing.chunks.keys().copied(), Csn::ZERO);
         Self { history, coverage, headers: HashMap::new(), runs: HashMap::new(), bad_runs: HashSet::new() }
     }
 
     /// Returns the last commit at or before `time`.
-    pub async fn find(&mut self, time: CommitTime) -> Result<Csn> {
+    pub(crate) async fn find(&mut self, time: CommitTime) -> Result<Csn> {
         loop {
             let bad_runs = self.bad_runs.len();
             match self.find_once(time).await {
@@ -319,7 +319,13 @@ impl<'a> Times<'a> {
 
     /// Converts a shortfall to an error that names the nearest restorable commits, with their times where one small
     /// read tells them.
-    pub async fn unreachable(&mut self, target: &Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
+    pub(crate) async fn unreachable(
+        &mut self,
+        target: &Target,
+        csn: Csn,
+        short: Shortfall,
+        skipped: &[SkippedBase],
+    ) -> Error {
         let mut nearest = Vec::new();
         for (side, range) in [("below", short.below), ("above", short.above)] {
             let Some(range) = range else { continue };
@@ -351,7 +357,7 @@ impl<'a> Times<'a> {
 
     /// Returns the time of a commit if a chunk begins or ends with it, a run ends with it or a base is at it. Returns
     /// `None` otherwise, and if the object cannot be read.
-    pub async fn time_of(&mut self, csn: Csn) -> Option<CommitTime> {
+    pub(crate) async fn time_of(&mut self, csn: Csn) -> Option<CommitTime> {
         let part = self.coverage.uses.iter().find(|part| part.use_from <= csn && csn <= part.use_until).copied();
         if let Some(ChunkUse { chunk, .. }) = part
             && (chunk.first == csn || chunk.last == csn)

@@ -30,13 +30,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedMutexGuard;
 
 /// Limit on the attempts of the schedule to cut a bounded base whose engines' cuts lie too far apart.
-pub const BOUNDED_ATTEMPTS_MAX: u32 = 5;
+const BOUNDED_ATTEMPTS_MAX: u32 = 5;
 /// Pause after the first of these attempts; the pause doubles after each attempt.
 const BOUNDED_PAUSE: Duration = Duration::from_secs(1);
 /// Limit on the time that a base waits for the archive's chunks to reach its csn.
 const COVERED_WITHIN: Duration = Duration::from_secs(600);
 /// A replica that lags further behind its primary than this does not publish bases.
-pub const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
+const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed attempt while a base is requested.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
 /// Time that a primary leaves the repair of an eventual base to the replica that published it.

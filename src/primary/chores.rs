@@ -24,7 +24,7 @@ const LOG_LOOK_ROUNDS: u64 = 10;
 const COMPACTION_PAUSE_FACTOR: u32 = 4;
 
 /// Starts the threads, which end when the node stops.
-pub fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
+pub(super) fn start(node: &Arc<Node>) -> [JoinHandle<()>; 2] {
     // The first check runs before the first client is served.
     look_for_room(node);
     let runtime = tokio::runtime::Handle::current();

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Reports whether commits after one made at `last` need a new epoch, because the times of the old epoch lie in the
 /// future. Returns [`Error::FutureCommits`] if they do and the operator has not confirmed that the clock, which shows
 /// `now`, is right.
-pub fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Result<bool> {
+pub(super) fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Result<bool> {
     let ahead = Duration::from_micros(last.0.saturating_sub(now.0));
     if ahead <= clock::STEP_MIN {
         return Ok(false);
@@ -39,7 +39,7 @@ pub(super) struct ClockWatch {
 
 impl ClockWatch {
     /// Checks once. Logs when the wall clock was set, and when commit times follow it.
-    pub fn look(&mut self, node: &Node) {
+    pub(super) fn look(&mut self, node: &Node) {
         if node.is_replica() {
             self.is_held = false;
             return;

@@ -35,7 +35,7 @@ impl Counted {
 
 /// Counts the keys on disk and remembers the last count.
 #[derive(Default)]
-pub struct KeyCounter {
+pub(super) struct KeyCounter {
     counting: Mutex<()>,
     last: Mutex<Option<Counted>>,
     /// Whether a newer count was requested since the last count began.
@@ -45,7 +45,7 @@ pub struct KeyCounter {
 impl KeyCounter {
     /// Counts the keys on disk, or waits for a running count. Blocks, so it must not be called on a thread that serves
     /// clients.
-    pub fn count(&self, committer: &Committer) -> Result<u64> {
+    pub(super) fn count(&self, committer: &Committer) -> Result<u64> {
         let asked = committer.watermarks.committed.get();
         let _one_at_a_time = self.counting.lock();
         if let Some(last) = *self.last.lock()
@@ -65,14 +65,14 @@ impl KeyCounter {
     }
 
     /// Returns the last count, or RocksDB's estimate before the first count, and requests a newer count.
-    pub fn known(&self, committer: &Committer) -> u64 {
+    pub(super) fn known(&self, committer: &Committer) -> u64 {
         self.is_wanted.store(true, Ordering::Relaxed);
         self.last.lock().map_or_else(|| committer.disk().estimated_keys(), |last| last.keys)
     }
 
     /// Reports whether a count is to be started: a newer count was requested, commits were made since the last one, and
     /// the last count is old enough in relation to its cost.
-    pub fn is_due(&self, committer: &Committer) -> bool {
+    pub(super) fn is_due(&self, committer: &Committer) -> bool {
         self.is_wanted.load(Ordering::Relaxed)
             && !self.counting.is_locked()
             && self.last.lock().is_none_or(|last| last.at < committer.watermarks.committed.get() && !last.is_recent())

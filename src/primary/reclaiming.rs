@@ -33,7 +33,7 @@ enum Round {
 impl Reclaiming {
     /// Starts a round in the background if the disk is low and a commit since the last round may have deleted
     /// something.
-    pub fn look(&mut self, node: &Arc<Node>) {
+    pub(super) fn look(&mut self, node: &Arc<Node>) {
         let committed = node.committer.watermarks.committed.get();
         if !node.committer.gate.stands(RefusalReason::DiskLow) || self.looked_at == Some(committed) {
             return;

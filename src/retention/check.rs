@@ -24,7 +24,7 @@ pub(super) fn up_to(listing: &Listing, csn: Csn) -> Listing {
 
 /// Returns the listing after a plan was carried out.
 #[must_use]
-pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
+pub(super) fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
     let mut left = listing.clone();
     for removal in removals {
         match &removal.object {

@@ -40,7 +40,7 @@ const DB: &str = "db";
 /// Pause between two checks of the durable watermark.
 const DURABLE_POLL: Duration = Duration::from_millis(1);
 /// Largest number of images that the memory engines are written to in parallel.
-pub const IMAGES_MAX: usize = 4;
+const IMAGES_MAX: usize = 4;
 /// Least memory in bytes for each image: below this size another thread does not pay. Small in unit tests, so that
 /// their bases have several images.
 const IMAGE_MEMORY_MIN: usize = if cfg!(test) { 32 << 10 } else { 32 << 20 };

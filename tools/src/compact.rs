@@ -22,7 +22,7 @@ use walferry::io::{Backends, Choice, Io, StdIo};
 /// Without --merge, --per, --run-commits or --base: merges, and builds a run for each hour.
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Merge small chunks; delete the parts of earlier merges once they have been superseded for --grace
@@ -63,7 +63,7 @@ struct Report {
 }
 
 /// Runs the requested steps and prints the report.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(compact(&args, &archive))?;
     show(&report, args.json);

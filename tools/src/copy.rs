@@ -20,7 +20,7 @@ use walferry::restore::{CopyOptions, CopyReport, copy};
 /// there
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Archive to copy to: s3://bucket/prefix or file:///dir. Empty, or an earlier copy of the same cluster
@@ -54,7 +54,7 @@ pub struct Args {
 }
 
 /// Copies, and prints the report.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let options = CopyOptions {
         from: args.from_csn.map(Csn),
         until: Target::from_str(&args.until)?,

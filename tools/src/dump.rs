@@ -20,7 +20,7 @@ use walferry::snapshot::run::RunManifest;
 /// Shows a chunk, op-log segment, memory image or manifest
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The file: *.chunk, *.oplog, *.image or manifest*.json
     file: PathBuf,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Shows the file. The extension of its name decides how it is read.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let path = &args.file;
     match path.extension().and_then(OsStr::to_str) {
         Some("chunk") => dump_chunk(path, clear(path, &args.keys)?)?,

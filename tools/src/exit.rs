@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use walferry::error::{Error, Kind};
 
 /// The table that `--help` shows.
-pub const HELP: &str = "Exit codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, \
+pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, \
 6 store unreachable, 7 directory not empty, 8 this identity may not delete, 9 the node is stopping, 10 try again later, \
 11 conflict with another process, node, epoch or mark, 12 not configured, 13 no space, 14 restart the node, 15 over a \
 limit, 128 + N stopped by signal N";
 
 /// Reason why a subcommand failed.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// An error of the library.
     Walferry(Error),
     /// A check found a defect, which the report already shows.
@@ -46,10 +46,10 @@ impl From<String> for Failure {
 }
 
 /// Result of a subcommand.
-pub type Done = Result<(), Failure>;
+pub(crate) type Done = Result<(), Failure>;
 
 /// Prints a failure on stderr and returns the exit code of the process.
-pub fn report(done: Done) -> ExitCode {
+pub(crate) fn report(done: Done) -> ExitCode {
     let (message, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Walferry(error)) => (error.to_string(), code(error.kind())),

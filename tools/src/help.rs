@@ -66,13 +66,13 @@ const VOCABULARY: &[(&str, &[(&str, &str)])] = &[
 /// Prints this help, the help of a subcommand, or the vocabulary (concepts)
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// A subcommand, or `concepts` for the words that the program and its documentation use
     topic: Option<String>,
 }
 
 /// Prints what was asked for.
-pub fn run(args: &Args) -> Done {
+pub(crate) fn run(args: &Args) -> Done {
     let mut command = crate::Cli::command();
     // So that the usage line names the program.
     command.build();

@@ -6,7 +6,7 @@ use crate::exit::Done;
 /// Makes a replica a primary under a new epoch
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The replica's port for clients
     #[arg(long)]
     port: u16,
@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 /// Promotes the replica and prints the old and the new epoch.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let mut client = args.node.connect(args.port)?;
     let before = client.call(&["WALFERRY", "CSN"])?;
     let epoch = args.abandon_epoch.map(|epoch| epoch.to_string());

@@ -12,7 +12,7 @@ use walferry::retention::{PruneOptions, PruneReport, prune};
 /// Shows which objects the retention policy does not keep, why, and how many bytes; removes them with --confirm
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// The policy, such as '7d fine, hourly 30d, daily 1y'; without one, only objects that nothing refers to are
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Prunes, or shows what a prune would remove.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let (keep, grace) = (Keep::from_str(&args.keep)?, time(&args.grace)?);
     let options = PruneOptions { keep, grace, confirm: args.confirm, node: None };
     let archive = args.archive.open()?;

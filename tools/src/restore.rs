@@ -17,7 +17,7 @@ use walferry::restore::{Options, Report, restore};
 /// Restores a data directory to any commit, from the archive alone
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Directory to make; must be empty or not exist
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 /// Plans, and restores unless `--dry-run` is given.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let target = Target::from_str(&args.to)?;
     let epoch = args.epoch.map(Epoch);
     let archive = args.archive.open()?;

@@ -11,7 +11,7 @@ use walferry::history::report::snapshots;
 /// Shows the state of a node or an archive
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP, group(clap::ArgGroup::new("what").required(true).args(["port", "archive"])))]
-pub struct Args {
+pub(crate) struct Args {
     /// A node, by its port for clients
     #[arg(long)]
     port: Option<u16>,
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Prints the state of the node or of the archive.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     if let Some(url) = &args.archive {
         let archive = archive::open(url, &args.keys)?;
         let report = runtime()?.block_on(snapshots(&archive))?;

@@ -44,7 +44,7 @@ pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// Returns the variables of this process.
-    pub fn of_process() -> Self {
+    pub(super) fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
@@ -52,18 +52,18 @@ impl Environment {
     }
 
     /// Keeps the relevant ones of `variables`.
-    pub fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub(super) fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let counts = |name: &str, value: &str| (name.starts_with("AWS_") || name == "HOME") && !value.trim().is_empty();
         Self(variables.into_iter().filter(|(name, value)| counts(name, value)).collect())
     }
 
     /// Returns the value of a variable, if it is set.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
     /// Returns a builder with all variables that `object_store` knows; refuses an unusable value.
-    pub fn builder(&self) -> Result<AmazonS3Builder> {
+    pub(super) fn builder(&self) -> Result<AmazonS3Builder> {
         for name in URL_VARIABLES {
             self.get(name).map_or(Ok(()), |value| require_url(name, value))?;
         }
@@ -84,7 +84,7 @@ impl Environment {
     }
 
     /// Returns the variable that alone makes the S3 settings unusable, if there is one.
-    pub fn culprit(&self) -> Option<&str> {
+    pub(super) fn culprit(&self) -> Option<&str> {
         let is_unusable = |name: &str, value: &str| {
             let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else { return false };
             let sound = AmazonS3Builder::new().with_access_key_id("id").with_secret_access_key("key");

@@ -23,7 +23,7 @@ pub(super) struct ObjectCipher {
 
 impl ObjectCipher {
     /// Creates the cipher of a new object.
-    pub fn create(keys: &KeyRing, name: &str) -> Result<Self> {
+    pub(super) fn create(keys: &KeyRing, name: &str) -> Result<Self> {
         let key = keys.first();
         let mut salt = [0; SALT_BYTES];
         random(&mut salt)?;
@@ -32,7 +32,7 @@ impl ObjectCipher {
     }
 
     /// Creates the cipher of an object with this header. `what` names the object in errors.
-    pub fn open(keys: &KeyRing, header: &ObjectHeader, name: &str, what: &str) -> Result<Self> {
+    pub(super) fn open(keys: &KeyRing, header: &ObjectHeader, name: &str, what: &str) -> Result<Self> {
         let refused = |detail: String| Error::Identity { what: what.to_owned(), detail };
         let key = keys.get(&header.key).ok_or_else(|| {
             refused(format!(
@@ -61,12 +61,12 @@ impl ObjectCipher {
     }
 
     /// Returns the encoded header.
-    pub fn header(&self) -> &[u8] {
+    pub(super) fn header(&self) -> &[u8] {
         &self.covered[..HEADER_BYTES]
     }
 
     /// Encrypts a segment and appends it to `out`.
-    pub fn seal_into(&self, at: Segment, plain: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn seal_into(&self, at: Segment, plain: &[u8], out: &mut Vec<u8>) {
         debug_assert!(plain.len() <= SEGMENT_BYTES);
         let start = out.len();
         out.extend_from_slice(plain);
@@ -75,7 +75,7 @@ impl ObjectCipher {
     }
 
     /// Decrypts a segment and appends it to `out`. `what` names the object in errors.
-    pub fn open_into(&self, at: Segment, stored: &[u8], out: &mut Vec<u8>, what: &str) -> Result<()> {
+    pub(super) fn open_into(&self, at: Segment, stored: &[u8], out: &mut Vec<u8>, what: &str) -> Result<()> {
         let altered = || {
             let detail = "the tag is wrong: it was altered, or is another object than its name says";
             Error::corrupt(what, format!("segment {}", at.number), detail)
@@ -88,7 +88,7 @@ impl ObjectCipher {
     }
 
     /// Decrypts adjacent segments, from number `first` on, of an object with `total` segments.
-    pub fn open_run(&self, first: u64, total: u64, stored: &[u8], what: &str) -> Result<Vec<u8>> {
+    pub(super) fn open_run(&self, first: u64, total: u64, stored: &[u8], what: &str) -> Result<Vec<u8>> {
         let mut plain = Vec::with_capacity(stored.len());
         for (number, segment) in (first..).zip(stored.chunks(SEGMENT_BYTES + TAG_BYTES)) {
             self.open_into(Segment { number, is_last: number + 1 == total }, segment, &mut plain, what)?;
@@ -126,13 +126,13 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// Begins an object: appends its header to `out`.
-    pub fn begin(cipher: ObjectCipher, out: &mut Vec<u8>) -> Self {
+    pub(super) fn begin(cipher: ObjectCipher, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(cipher.header());
         Self { cipher, number: 0, pending: Vec::new() }
     }
 
     /// Takes the next bytes and appends every complete segment.
-    pub fn push(&mut self, mut plain: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn push(&mut self, mut plain: &[u8], out: &mut Vec<u8>) {
         while !plain.is_empty() {
             if self.pending.is_empty() && plain.len() > SEGMENT_BYTES {
                 let (segment, rest) = plain.split_at(SEGMENT_BYTES);
@@ -152,7 +152,7 @@ impl Sealer {
     }
 
     /// Ends the object: appends the last segment.
-    pub fn finish(mut self, out: &mut Vec<u8>) {
+    pub(super) fn finish(mut self, out: &mut Vec<u8>) {
         let last = std::mem::take(&mut self.pending);
         self.seal(&last, true, out);
     }

@@ -44,7 +44,7 @@ pub(super) struct ObjectHeader {
 }
 
 impl ObjectHeader {
-    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -58,7 +58,7 @@ impl ObjectHeader {
     }
 
     /// Decodes the header at the beginning of `bytes`, which must begin with [`MAGIC`]; `what` names the object.
-    pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let corrupt = |at: &str, detail: &str| Error::corrupt(what, at, detail);
         if !bytes.starts_with(&MAGIC) {
             return Err(corrupt("byte 0", "it does not begin as an encrypted object does"));

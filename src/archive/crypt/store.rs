@@ -29,7 +29,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 /// Number of headers of recently read objects that are cached for reads of later ranges.
-pub const HEADERS_REMEMBERED_MAX: usize = 256;
+const HEADERS_REMEMBERED_MAX: usize = 256;
 
 /// Length in bytes from which a body is encrypted and decrypted on a thread that may block.
 const BLOCKING_BYTES: usize = 256 << 10;

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Largest number of parts being read or deleted at a time.
-pub const READS_IN_FLIGHT_MAX: usize = 8;
+pub(super) const READS_IN_FLIGHT_MAX: usize = 8;
 
 /// Largest number of commits in a merged chunk. Without this limit, millions of commits without effects would fit.
 const COMMITS_MAX: usize = 1 << 17;

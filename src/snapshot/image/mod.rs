@@ -22,7 +22,7 @@ use crate::log::recovery::ImagePosition;
 use crate::position::Position;
 
 /// Version of the image format that this build writes, and the only one that it reads.
-pub const IMAGE_VERSION: u16 = 2;
+const IMAGE_VERSION: u16 = 2;
 
 /// Largest number of raw bytes in one block; part of the format. Bounds what one block can make a reader allocate.
 pub const BLOCK_RAW_BYTES_MAX: usize = 1 << 20;

@@ -20,7 +20,7 @@ pub(super) struct Source<'a, P> {
 
 impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
     /// Creates a source over the bytes of `parts`; `what` names the image in errors.
-    pub fn new(parts: P, what: &'a str) -> Self {
+    pub(super) fn new(parts: P, what: &'a str) -> Self {
         Self { parts, part: Bytes::new(), at: 0, what }
     }
 
@@ -38,7 +38,7 @@ impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
     }
 
     /// Returns the next `len` bytes; `len` is at most the length of a block.
-    pub fn take(&mut self, len: usize) -> Result<Bytes> {
+    pub(super) fn take(&mut self, len: usize) -> Result<Bytes> {
         self.refill()?;
         let taken = if self.part.len() >= len {
             self.part.split_to(len)

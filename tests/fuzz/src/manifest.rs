@@ -12,7 +12,7 @@ use walferry::snapshot::manifest::{
 };
 use walferry::snapshot::run::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 
-pub const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
 
 fn decode(data: &[u8]) -> usize {
     drop((Manifest::decode(data, "fuzz"), RunManifest::decode(data, "fuzz")));

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Parameters of a load.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(super) struct Shape {
     /// Number of connections.
     pub clients: usize,
     /// Operations sent at once on a connection.
@@ -35,7 +35,7 @@ pub struct Shape {
 
 /// Condition that ends a load.
 #[derive(Clone, Copy, Debug)]
-pub enum Until {
+pub(super) enum Until {
     /// The load ends after this time.
     Elapsed(Duration),
     /// The load ends after so many operations.
@@ -43,7 +43,7 @@ pub enum Until {
 }
 
 /// Result of a load.
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Number of answered operations.
     pub operations: u64,
     /// Time from the first request to the last reply.
@@ -58,18 +58,18 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the answered operations per second.
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
     }
 
     /// Returns a quantile of the latency, in milliseconds.
-    pub fn latency_ms(&self, quantile: f64) -> f64 {
+    pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency_us.value_at_quantile(quantile) as f64 / 1000.0
     }
 }
 
 /// Runs a load on the server at a loopback port.
-pub fn run(port: u16, workload: &Workload, shape: Shape, until: Until, seed: u64) -> Answer<Outcome> {
+pub(super) fn run(port: u16, workload: &Workload, shape: Shape, until: Until, seed: u64) -> Answer<Outcome> {
     Generator::new(port, workload, shape, seed)?.run(until)
 }
 

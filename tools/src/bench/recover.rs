@@ -7,7 +7,7 @@ use crate::exit::Failure;
 
 /// Restart after SIGKILL, by the amount written since the start
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Operations before the kill, comma separated
@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Runs all tests and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("recover");
     for name in &args.tests {

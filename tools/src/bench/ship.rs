@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Throughput with replica and archive, replica lag, chunk sizes, time to drain, a replica that was away
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Operations sent at once on a connection
@@ -60,7 +60,7 @@ impl Shown {
 }
 
 /// Measures all alternatives and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("ship");
     let mut alternatives = Vec::new();

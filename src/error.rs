@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Result of each fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an error.
+/// The kind of an error, by which a caller decides how to act.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A defect, or a failure of the environment that no other kind describes.
@@ -111,7 +111,7 @@ pub enum Error {
         what: String,
         /// Place in the object.
         position: String,
-        /// What was expected and what was found.
+        /// The expectation and the finding.
         detail: String,
         /// Whether the object ends too early, as after an interrupted upload.
         is_cut_off: bool,
@@ -128,7 +128,8 @@ pub enum Error {
     },
     /// An object that was listed is gone: a plan made from that listing is out of date.
     #[error(
-        "{what} was listed and then not there. If a prune is under way, try again; else it was removed by somebody else"
+        "{what} is in the archive's listing, but the object is missing. If a prune is under way, try again. \
+         Otherwise another process removed the object: check the archive with walferry verify"
     )]
     Vanished {
         /// The object.
@@ -136,7 +137,8 @@ pub enum Error {
     },
     /// A commit does not continue the history in which it was found.
     #[error(
-        "{what} belongs to another history: by its predecessors csn {csn} must have the history hash {expected}, it says {found}. Nothing of it was applied"
+        "{what} belongs to another history: csn {csn} has the history hash {found}, but {expected} is the hash that \
+         follows from the commits before it. None of its commits were applied"
     )]
     OtherHistory {
         /// Source of the commit: a chunk, a log, a peer.
@@ -149,7 +151,9 @@ pub enum Error {
         found: HistoryHash,
     },
     /// A format or protocol has a version that this build does not know.
-    #[error("{what} has version {found}; this build reads version {known} only. Use the walferry that wrote it")]
+    #[error(
+        "{what} has version {found}, and this build reads only version {known}. Use the walferry release that wrote it"
+    )]
     Version {
         /// The object with the version.
         what: String,
@@ -159,7 +163,7 @@ pub enum Error {
         known: u32,
     },
     /// A restore target cannot be reached.
-    #[error("target {target} is not restorable: {reason}. Nearest reachable: {nearest}")]
+    #[error("target {target} cannot be restored: {reason}. The nearest restore points are: {nearest}")]
     Unreachable {
         /// The requested target.
         target: String,
@@ -170,7 +174,8 @@ pub enum Error {
     },
     /// Another writer took over.
     #[error(
-        "fenced: epoch {newer} was claimed by node {node}; this writer has epoch {own} and must not write any more. Start it as a replica of the new primary, from an empty directory"
+        "fenced: node {node} has claimed epoch {newer}, so this writer of epoch {own} must not write. Start this \
+         node as a replica of the new primary, from an empty directory"
     )]
     Fenced {
         /// Epoch of this writer.
@@ -181,7 +186,7 @@ pub enum Error {
         node: String,
     },
     /// The object store failed.
-    #[error("object store could not {action} {path}: {source}")]
+    #[error("the object store could not {action} {path}: {source}")]
     Store {
         /// The operation, as a verb.
         action: &'static str,
@@ -191,11 +196,11 @@ pub enum Error {
         source: object_store::Error,
     },
     /// The object store answers, but not as it must.
-    #[error("object store at {url} {detail}")]
+    #[error("the object store at {url} {detail}")]
     StoreContract {
         /// URL of the archive.
         url: String,
-        /// What the store did and what to do.
+        /// The behaviour of the store, as a predicate, and the remedy.
         detail: String,
     },
     /// A directory that must be empty is not.
@@ -203,7 +208,7 @@ pub enum Error {
     NotEmpty {
         /// The directory.
         dir: PathBuf,
-        /// What was found in the directory and what to do.
+        /// The content of the directory, and the remedy.
         detail: String,
     },
     /// This process may not use a data directory or an archive prefix.
@@ -211,7 +216,7 @@ pub enum Error {
     Identity {
         /// The directory or the archive.
         what: String,
-        /// What was expected, what was found and what to do.
+        /// The expectation, the finding and the remedy.
         detail: String,
     },
     /// A configuration value is wrong.
@@ -219,7 +224,7 @@ pub enum Error {
     Config {
         /// The key.
         key: String,
-        /// What is wrong with the value and which values are accepted.
+        /// The fault of the value, and the accepted values.
         detail: String,
     },
     /// The peer broke the replication protocol.
@@ -227,12 +232,15 @@ pub enum Error {
     Protocol {
         /// Address of the peer.
         peer: String,
-        /// What was expected and what came.
+        /// The expected message and the received one.
         detail: String,
     },
     /// The last commit lies in the future, so no commit of the present can follow it.
     #[error(
-        "the last commit was made at {last}, {} s after the time that this machine's clock shows, {now}: one of the two is wrong. Nothing was changed. Set the clock if it is wrong. If it is right, start once with --set accept-clock-step=yes (before a promotion: CONFIG SET accept-clock-step yes): a new epoch begins, whose commits have the present time",
+        "the last commit was made at {last}, which is {} s after {now}, the time of this machine's clock: one of \
+         the two is wrong. Nothing was changed. If the clock is wrong, set it. If the clock is right, start once \
+         with --set accept-clock-step=yes (before a promotion: CONFIG SET accept-clock-step yes): a new epoch then \
+         begins, whose commits have the present time",
         last.0.saturating_sub(now.0) / 1_000_000
     )]
     FutureCommits {
@@ -243,7 +251,8 @@ pub enum Error {
     },
     /// The engines of a base were cut further apart than allowed. No base was made.
     #[error(
-        "the engines were cut {} ms of commit time apart, {} ms are allowed: there is no base. Try again when less is written, allow more, or ask for a strict base, which is exact under any load",
+        "no base was made, because the engines were cut {} ms of commit time apart and only {} ms are allowed. Try \
+         again under less load, allow more, or ask for a strict base, which is exact under any load",
         found.as_secs_f64() * 1e3, allowed.as_millis()
     )]
     InconsistentTiming {
@@ -258,37 +267,37 @@ pub enum Error {
     /// Other work is in the way at this moment.
     #[error("{reason}")]
     NotNow {
-        /// What is in the way, and when to try again.
+        /// The other work, and when to try again.
         reason: String,
     },
     /// Another process, node, epoch or mark has what the request claims.
     #[error("{reason}")]
     Conflict {
-        /// What is claimed, who has it, and what to do.
+        /// The claimed thing, its owner, and the remedy.
         reason: String,
     },
     /// The request names something that does not exist.
     #[error("{reason}")]
     Unknown {
-        /// What does not exist.
+        /// The thing that does not exist.
         reason: String,
     },
     /// A part of the configuration is missing.
     #[error("{reason}")]
     NotConfigured {
-        /// What is missing, and the option or key that supplies it.
+        /// The missing part, and the option or key that supplies it.
         reason: String,
     },
     /// The disk or the spool has no room.
     #[error("{reason}")]
     NoRoom {
-        /// What has no room, and what to do.
+        /// The full disk or spool, and the remedy.
         reason: String,
     },
     /// A log could not be written or synced, or uploading has ended. Nothing changes that before a restart.
     #[error("{reason}")]
     NeedsRestart {
-        /// What failed, and what it means for the data.
+        /// The failed operation, and its meaning for the data.
         reason: String,
     },
     /// An object would exceed a limit of this build.
@@ -300,18 +309,19 @@ pub enum Error {
         found: usize,
         /// The largest size allowed.
         limit: usize,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
     /// A check of walferry's own work failed.
     #[error("{reason}. This is a defect in walferry: please report it")]
     Defect {
-        /// What was expected and what was found.
+        /// The expectation and the finding.
         reason: String,
     },
     /// The clocks of this machine and of the object store disagree.
     #[error(
-        "nothing was removed, because this machine's clock shows {own} and the object store's {store}. Set the clock first"
+        "nothing was removed, because this machine's clock shows {own} and the object store's clock shows {store}. \
+         Set this machine's clock, then start the prune again"
     )]
     ClockSkew {
         /// Time of this machine's clock.

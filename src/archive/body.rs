@@ -70,7 +70,11 @@ impl Remote {
         let bytes = match wanted {
             0 => Bytes::new(),
             _ => self.archive.get_range(&self.name, offset..offset + wanted).await?.ok_or_else(|| {
-                Error::corrupt(&what, "the object", "it was listed and then not there: was it pruned meanwhile?")
+                Error::corrupt(
+                    &what,
+                    "the object",
+                    "the object is in the listing but is missing: a prune may have removed it",
+                )
             })?,
         };
         let mut hasher = self.hasher.lock();
@@ -82,7 +86,7 @@ impl Remote {
         hasher.1 += wanted;
         let found = hasher.0.finalize();
         if hasher.1 == self.len && found != self.blake3 {
-            let detail = format!("BLAKE3 is {found}, the manifest says {}", self.blake3);
+            let detail = format!("the BLAKE3 hash is {found}, but the manifest states {}", self.blake3);
             return Err(Error::corrupt(what, "content", detail));
         }
         Ok(bytes)

@@ -260,7 +260,9 @@ impl<S: ChunkSource> Uploader<S> {
             return self.archive.confirm(name, body.len() as u64, &put).await;
         }
         let Some(found) = self.lying_there(name).await? else {
-            return Err(self.broken(format!("refused to create {name} as already there, but does not have it")));
+            return Err(
+                self.broken(format!("refused to create {name} as an existing object, but does not return the object"))
+            );
         };
         let comparison = found.as_ref().map_or(Comparison::Unreadable, |found| self.source.compare(body, found));
         if comparison == Comparison::Same {
@@ -268,18 +270,20 @@ impl<S: ChunkSource> Uploader<S> {
         }
         // The object is judged only if two reads return the same content: a wrong answer would not be repeated.
         if self.lying_there(name).await?.as_ref() != Some(&found) {
-            return Err(self.broken(format!("gave two different contents for {name}")));
+            return Err(self.broken(format!("returned two different contents for {name}")));
         }
         let found = found.unwrap_or_default();
         if comparison == Comparison::Unreadable {
-            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
+            tracing::warn!(%name, found = found.len(), own = body.len(), "the incomplete object of an interrupted \
+                upload is replaced");
             return self.archive.put_verified(name, body.clone()).await;
         }
         Err(Error::Identity {
             what: format!("{}/{name}", self.archive.url()),
             detail: format!(
-                "the chunk is already there with other commits ({} bytes, ours has {}): another process writes epoch \
-                 {} of this cluster. If this data directory is a copy, restore one from the archive instead",
+                "the archive has this chunk with other commits ({} bytes, this node's chunk has {}): another \
+                 process writes epoch {} of this cluster. If this data directory is a copy, restore a directory \
+                 from the archive instead",
                 found.len(),
                 body.len(),
                 self.epoch
@@ -336,7 +340,7 @@ impl<S: ChunkSource> Uploader<S> {
     fn note_failure(&self, error: &Error) {
         self.status.send_modify(|status| {
             if status.failures_in_row == 0 {
-                tracing::warn!(archived = status.archived.0, %error, "uploading fails; retrying");
+                tracing::warn!(archived = status.archived.0, %error, "an upload failed; it is retried");
             }
             status.failures_in_row += 1;
             status.last_error = Some(error.to_string());

@@ -73,7 +73,7 @@ impl Section {
     fn fault(&self) -> Option<String> {
         let blocks = u64::from(self.blocks);
         if blocks == 0 {
-            return (*self != Self::default()).then(|| "has no block, yet a length".to_owned());
+            return (*self != Self::default()).then(|| "has a length but no block".to_owned());
         }
         if self.raw_len < blocks || self.raw_len > blocks * BLOCK_RAW_BYTES_MAX as u64 {
             return Some(format!("cannot hold {} raw bytes in {blocks} blocks", self.raw_len));
@@ -165,7 +165,7 @@ impl ChunkHeader {
         }
         let (expected, found) = (u32_at(bytes, at::CRC), crc32fast::hash(&bytes[..at::CRC]));
         if expected != found {
-            return Err(corrupt(format!("CRC is {found:08x}, expected {expected:08x}")));
+            return Err(corrupt(format!("the CRC is {found:08x}, expected {expected:08x}")));
         }
         let header = Self::fields(bytes);
         match header.fault() {

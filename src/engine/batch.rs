@@ -231,7 +231,7 @@ impl<'a> Operations<'a> {
     fn operation(&mut self) -> Result<Option<Record<'a>>> {
         let (announced, found) = (self.announced, self.found);
         let Some(record) = self.records.next().transpose()? else {
-            let detail = || format!("announces {announced} operations, holds {found}");
+            let detail = || format!("announces {announced} operations, but holds {found}");
             return if found == announced { Ok(None) } else { Err(Error::corrupt("write batch", "header", detail())) };
         };
         let key = match record {

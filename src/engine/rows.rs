@@ -57,7 +57,7 @@ impl Value {
     fn new(key: &[u8], value: &[u8]) -> Self {
         // One allocation, filled in place.
         let mut row: Arc<[u8]> = std::iter::repeat_n(0, key.len() + value.len()).collect();
-        let bytes = Arc::get_mut(&mut row).expect("nobody else has it yet");
+        let bytes = Arc::get_mut(&mut row).expect("no other reference exists");
         bytes[..key.len()].copy_from_slice(key);
         bytes[key.len()..].copy_from_slice(value);
         Self { at: key.len(), end: row.len(), row }

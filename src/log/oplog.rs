@@ -170,7 +170,9 @@ impl OpLog {
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.is_broken {
             return Err(Error::NeedsRestart {
-                reason: "the op-log takes nothing until a restart, because what the disk holds of it is unknown since a sync or a rename failed".into(),
+                reason: "the op-log takes no commits until a restart: a sync or a rename failed, so the content of \
+                         the op-log on the disk is unknown"
+                    .into(),
             });
         }
         match &self.active {
@@ -207,7 +209,7 @@ impl OpLog {
         let mut frames = Vec::with_capacity(bytes);
         let mut last = self.last;
         for commit in commits {
-            assert!(commit.csn > last, "op-log frames go upwards: {} after {last}", commit.csn);
+            assert!(commit.csn > last, "op-log frames follow in csn order, found {} after {last}", commit.csn);
             frame::encode(&mut frames, active.id, last, commit);
             last = commit.csn;
         }
@@ -364,12 +366,12 @@ impl ChainEnd {
             return Err(Error::Gap {
                 what: format!("op-log in {}", dir.display()),
                 expected: self.last.next(),
-                found: format!("segment {} right behind segment {}", next.header.id, self.id),
+                found: format!("segment {} directly after segment {}", next.header.id, self.id),
             });
         }
         if previous != self.last {
             let detail =
-                format!("the last frame is that of csn {}; segment {} says csn {previous}", self.last, next.header.id);
+                format!("the last frame has csn {}, but segment {} states csn {previous}", self.last, next.header.id);
             let path = segment::path(dir, self.id);
             return Err(Error::corrupt(path.display().to_string(), format!("byte {}", self.at), detail));
         }

@@ -107,7 +107,11 @@ impl Segment {
     pub fn parse(bytes: Bytes, id: SegmentId, what: &str) -> Result<Self> {
         let header = SegmentHeader::decode(&bytes, what)?;
         if header.id != id {
-            return Err(Error::corrupt(what, "header", format!("says segment {}, the name says {id}", header.id)));
+            return Err(Error::corrupt(
+                what,
+                "header",
+                format!("the header states segment {}, but the file name states {id}", header.id),
+            ));
         }
         Ok(Self { header, bytes })
     }

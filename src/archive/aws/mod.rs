@@ -73,7 +73,7 @@ impl Environment {
         let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
         if let [Some(_), None] | [None, Some(_)] = keys.map(|name| self.get(name)) {
             let (set, missing) = if self.get(keys[0]).is_some() { (keys[0], keys[1]) } else { (keys[1], keys[0]) };
-            return Err(wrong(missing, format!("is not set, and {set} is: set both or neither")));
+            return Err(wrong(missing, format!("is not set, but {set} is. Set both or neither")));
         }
         let known = |(name, value): (&String, &String)| {
             let key: AmazonS3ConfigKey = name.to_ascii_lowercase().parse().ok()?;
@@ -197,19 +197,21 @@ pub(super) fn require_url(name: &str, text: &str) -> Result<()> {
     if text.contains('@') {
         return Err(wrong(
             name,
-            format!("a URL of a server has no `@`: {example}, credentials have settings of their own"),
+            format!("the URL of a server must not contain `@`: {example}. Credentials have settings of their own"),
         ));
     }
     let fault = match Url::parse(text) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "it has no scheme".to_owned(),
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => "nothing follows its path".to_owned(),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            "it has a query or a fragment after its path".to_owned()
+        }
         Ok(url) if url.host_str().is_none_or(str::is_empty) => "it names no host".to_owned(),
-        Ok(_) if !is_plain(text) => "it has a blank or a character that no URL has".to_owned(),
+        Ok(_) if !is_plain(text) => "it contains a blank or another character that a URL cannot contain".to_owned(),
         Ok(_) => return Ok(()),
         Err(url::ParseError::RelativeUrlWithoutBase) => "it has no scheme".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(wrong(name, format!("`{}` is no URL of a server: {fault}; {example}", text.escape_debug())))
+    Err(wrong(name, format!("`{}` is not the URL of a server: {fault}; {example}", text.escape_debug())))
 }
 
 /// Refuses a value that cannot be part of a request. The message does not show the value, because it may be a secret.
@@ -217,7 +219,9 @@ pub(super) fn require_plain(name: &str, value: &str) -> Result<()> {
     if is_plain(value) {
         return Ok(());
     }
-    let detail = "has a blank, a line feed or another character that cannot be in it: look how it was set".to_owned();
+    let detail =
+        "contains a blank, a line feed or another character that its value cannot contain. Check how the value was set"
+            .to_owned();
     Err(wrong(name, detail))
 }
 
@@ -253,7 +257,12 @@ impl ProfileCredentials {
             }
             // Another process may be writing the file, so the keys read before are kept.
             (_, Some((_, before))) => Arc::clone(before),
-            (Ok(None), None) => return Err(failed(format!("{} holds no keys, which it did at the start", self.files))),
+            (Ok(None), None) => {
+                return Err(failed(format!(
+                    "{} contains no keys, although it contained keys at the start",
+                    self.files
+                )));
+            }
             (Err(detail), None) => return Err(failed(format!("{}: {detail}", self.files))),
         };
         *read = Some((Instant::now(), Arc::clone(&credential)));

@@ -92,7 +92,7 @@ impl SharedFiles {
             }
         }
         if self.is_named && !profile.is_there {
-            return Err(format!("AWS_PROFILE names {self}, where it is not"));
+            return Err(format!("AWS_PROFILE names {self}, but these files do not contain the profile"));
         }
         Ok(profile)
     }
@@ -124,19 +124,22 @@ impl Profile {
         match keys {
             (Some(id), Some(secret)) => {
                 if ![Some(id), Some(secret), token].into_iter().flatten().all(is_plain) {
-                    return Err("a key in it has a blank or a character that no key has".to_owned());
+                    return Err(
+                        "one of its keys contains a blank or another character that a key cannot contain".to_owned()
+                    );
                 }
                 let token = token.map(str::to_owned);
                 Ok(Some(ProfileKeys { id: id.to_owned(), secret: secret.to_owned(), token }))
             }
             (None, None) => match OTHER_WAYS.into_iter().find(|way| self.get(way).is_some()) {
                 Some(way) => Err(format!(
-                    "it gets its credentials by {way}, which walferry does not do. Put keys into it, or have the AWS \
-                     command line put them into the environment: aws configure export-credentials --format env"
+                    "it gets its credentials by {way}, which walferry does not support. Put keys into the profile, \
+                     or have the AWS command line put them into the environment: aws configure export-credentials \
+                     --format env"
                 )),
                 None => Ok(None),
             },
-            _ => Err("it has one of aws_access_key_id and aws_secret_access_key: it needs both".to_owned()),
+            _ => Err("it has only one of aws_access_key_id and aws_secret_access_key, and needs both".to_owned()),
         }
     }
 }

@@ -36,15 +36,16 @@ impl ObjectCipher {
         let refused = |detail: String| Error::Identity { what: what.to_owned(), detail };
         let key = keys.get(&header.key).ok_or_else(|| {
             refused(format!(
-                "is encrypted with key `{}`, which is not among the keys given ({}): add its line to the key file",
+                "is encrypted with key `{}`, which is not among the given keys ({}). Add the line of this key to the \
+                 key file",
                 header.key,
                 keys.names()
             ))
         })?;
         if key.fingerprint() != header.fingerprint {
             return Err(refused(format!(
-                "is encrypted with another key `{}` than the one given under that name: find the right one, or, if this \
-                 is a new key, give it a name of its own and keep the old line below it",
+                "is encrypted with another key `{}` than the key that was given under this name. Give the right \
+                 key. If your key is new, give it a name of its own and keep the old line below it",
                 header.key
             )));
         }
@@ -77,7 +78,8 @@ impl ObjectCipher {
     /// Decrypts a segment and appends it to `out`. `what` names the object in errors.
     pub(super) fn open_into(&self, at: Segment, stored: &[u8], out: &mut Vec<u8>, what: &str) -> Result<()> {
         let altered = || {
-            let detail = "the tag is wrong: it was altered, or is another object than its name says";
+            let detail =
+                "the authentication tag is wrong: the object was altered, or its name belongs to another object";
             Error::corrupt(what, format!("segment {}", at.number), detail)
         };
         let (sealed, tag) = stored.split_last_chunk::<TAG_BYTES>().ok_or_else(altered)?;
@@ -168,7 +170,11 @@ pub(super) fn open_whole(stored: &[u8], name: &str, keys: &KeyRing, what: &str) 
     let header = ObjectHeader::decode(stored, what)?;
     let cipher = ObjectCipher::open(keys, &header, name, what)?;
     let total = segments(plain_len(stored.len() as u64).ok_or_else(|| {
-        Error::corrupt(what, "its end", format!("no encrypted object has {} bytes: it was cut off", stored.len()))
+        Error::corrupt(
+            what,
+            "its end",
+            format!("an encrypted object cannot have {} bytes, so its end is missing", stored.len()),
+        )
     })?);
     cipher.open_run(0, total, &stored[HEADER_BYTES..], what).map(Bytes::from)
 }

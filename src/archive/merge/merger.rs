@@ -158,7 +158,7 @@ impl Merger {
     }
 
     fn leave_alone(&self, name: ChunkName, error: &Error, round: &mut Round) {
-        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is left as it is");
+        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is not changed");
         self.ledger.close(&name);
         round.damaged += 1;
     }
@@ -204,7 +204,7 @@ impl Merger {
         }
         let (_, found) = read(self.archive.clone(), name).await;
         let Some(found) = found? else {
-            let detail = format!("refused to create {name} as already there, but does not have it");
+            let detail = format!("refused to create {name} as an existing object, but does not return the object");
             return Err(Error::StoreContract { url: self.archive.url().to_owned(), detail });
         };
         let found_bytes = found.len() as u64;
@@ -212,7 +212,7 @@ impl Merger {
             Ok((_, commits)) => Ok((commits == batch.commits).then_some(found_bytes)),
             // Readers prefer the wider chunk, so an unreadable one must not stay.
             Err(error) => {
-                tracing::warn!(chunk = %name, %error, "a merged chunk is broken; it is made anew from its parts");
+                tracing::warn!(chunk = %name, %error, "a merged chunk is damaged; it is made again from its parts");
                 self.archive.put_verified(&object, chunk.bytes().clone()).await?;
                 Ok(Some(bytes))
             }
@@ -300,7 +300,11 @@ impl Batch {
     fn require_continues(&self, name: ChunkName, commits: &[CommitRecord]) -> Result<()> {
         let Some((last, first)) = self.commits.last().zip(commits.first()) else { return Ok(()) };
         if last.time > first.time {
-            return Err(Error::corrupt(name.to_string(), "header", "its commits are older than those before it"));
+            return Err(Error::corrupt(
+                name.to_string(),
+                "header",
+                "its commits are older than those of the chunk before it",
+            ));
         }
         first.require_continues(last.hash, &name.to_string())
     }
@@ -330,7 +334,7 @@ fn open_chunk(bytes: Bytes, name: ChunkName) -> Result<Chunk> {
     let header = chunk.header();
     if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
         let detail = format!("csn {} to {} of epoch {}", header.first, header.last, header.epoch);
-        return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
+        return Err(Error::corrupt(what, "header", format!("its name does not match its header: {detail}")));
     }
     Ok(chunk)
 }

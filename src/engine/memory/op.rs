@@ -236,7 +236,7 @@ fn there(what: &'static str, there: bool, key: &[u8]) -> Result<()> {
 }
 
 pub(super) fn missing(what: &'static str, key: &[u8]) -> Error {
-    divergence(what, key, "there is no such key")
+    divergence(what, key, "the key does not exist")
 }
 
 /// Returns the error for an op that does not fit the state to which it is applied.

@@ -143,7 +143,7 @@ impl ListEncoder<'_> {
     }
 
     fn pop(&mut self, tag: u8, key: &[u8], count: u64) {
-        assert!(count > 0, "a pop of nothing");
+        assert!(count > 0, "a pop of 0 elements");
         put_head(self.0, tag, key);
         varint::put(self.0, count);
     }
@@ -262,7 +262,7 @@ impl<'a> Op<'a> for ListOp<'a> {
             }),
             Self::Delete { key } => there(OP, part.delete(at), key),
             Self::Expire { key, at_ms } => there(OP, part.set_expire(at, at_ms), key),
-            Self::Rename { .. } | Self::Clear => unreachable!("{self:?} is not about one key"),
+            Self::Rename { .. } | Self::Clear => unreachable!("{self:?} changes more than one key"),
         }
     }
 }

@@ -190,7 +190,7 @@ impl<'a> Op<'a> for ZsetOp<'a> {
             }),
             Self::Delete { key } => there(OP, part.delete(at), key),
             Self::Expire { key, at_ms } => there(OP, part.set_expire(at, at_ms), key),
-            Self::Rename { .. } | Self::Clear => unreachable!("{self:?} is not about one key"),
+            Self::Rename { .. } | Self::Clear => unreachable!("{self:?} changes more than one key"),
         }
     }
 }
@@ -205,5 +205,5 @@ fn change(part: &mut Part<Zset>, key: Hashed<'_>, change: impl FnOnce(&mut Zset)
 }
 
 fn no_member(key: &[u8], member: &[u8]) -> Error {
-    divergence(OP, key, format!("there is no member \"{}\"", member.escape_ascii()))
+    divergence(OP, key, format!("member \"{}\" does not exist", member.escape_ascii()))
 }

@@ -57,8 +57,7 @@ impl Continuity {
         for (csn, told) in &self.told {
             for (nth, one) in told.iter().enumerate() {
                 if *csn == Csn::ZERO && one.hash != HistoryHash::ZERO && named.insert(one.object.to_string()) {
-                    let what =
-                        format!("belongs to another history: it says the history hash {} before csn 1", one.hash);
+                    let what = format!("belongs to another history: its history hash before csn 1 is {}", one.hash);
                     faults.push((one.object.clone(), what));
                 }
                 for other in &told[..nth] {
@@ -73,7 +72,8 @@ impl Continuity {
                         && named.insert(one.object.to_string())
                     {
                         let what = format!(
-                            "belongs to another history than {}: after csn {csn} it says the history hash {}, that one {}",
+                            "belongs to another history than {}: its history hash after csn {csn} is {}, that of the \
+                             other is {}",
                             other.object, one.hash, other.hash
                         );
                         faults.push((one.object.clone(), what));

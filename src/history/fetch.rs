@@ -183,5 +183,5 @@ pub(crate) fn check_hash(what: &str, found: blake3::Hash, expected: blake3::Hash
     if found == expected {
         return Ok(());
     }
-    Err(Error::corrupt(what, "content", format!("BLAKE3 is {found}, the manifest says {expected}")))
+    Err(Error::corrupt(what, "content", format!("the BLAKE3 hash is {found}, but the manifest states {expected}")))
 }

@@ -170,7 +170,7 @@ pub fn plan_without(
             let way = start.map_or(Way { target, ..Way::default() }, |start| Way::from_base(start, target));
             route(listing, lineage, way, run_usable).map(|route| (start, route))
         })
-        .expect("what is in reach is reached from a base or from nothing");
+        .expect("each restorable commit is reached from a base or from the first commit");
     let (base, after) = (start.map(|start| start.base), start.map_or(Csn::ZERO, |start| start.after));
     let base_objects = base.map_or(0, |base| listing.bases[&base].files.len() as u64 + 1);
     let mut plan = Plan {
@@ -215,9 +215,9 @@ fn shortfall(reach: &Reach, lineage: &Lineage, target: Csn) -> Shortfall {
         ) {
             (Some(gap), _) => format!("csn {gap} cannot be restored: chunks are missing there"),
             (None, Some(coarse)) => {
-                format!("csn {coarse} cannot be restored one by one: a run has taken the place of their chunks")
+                format!("csn {coarse} cannot be restored one by one, because a compacted run replaces their chunks")
             }
-            (None, None) => "the chunks up to it are no longer there".to_owned(),
+            (None, None) => "the chunks up to the target are missing".to_owned(),
         },
     };
     Shortfall { reason, below, above }

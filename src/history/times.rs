@@ -145,7 +145,7 @@ impl<'a> Times<'a> {
     async fn one_of_missing(&mut self, time: CommitTime, missing: CsnRange) -> Error {
         let found = missing.from.prev();
         let reason =
-            format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing");
+            format!("the last commit at or before this time is csn {found} or one of csn {missing}, which are missing");
         let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
         self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await
     }
@@ -155,7 +155,8 @@ impl<'a> Times<'a> {
         let reach = self.history.reach();
         let (below, above) = (reach.around(span.first()).0, reach.around(span.first()).1);
         let commits = CsnRange { from: span.first(), until: span.last() };
-        let reason = format!("the last commit at or before it is one of csn {commits}, in whose place a run is");
+        let reason =
+            format!("the last commit at or before this time is one of csn {commits}, which only a compacted run holds");
         let short = Shortfall { reason, below, above };
         self.unreachable(&Target::Before(time), Csn::ZERO, short, &[]).await
     }
@@ -312,7 +313,7 @@ impl<'a> Times<'a> {
             return self.unreachable(&Target::Before(time), Csn::ZERO, shortfall, &[]).await;
         };
         let begin = self.text_of(first.first()).await;
-        let reason = format!("the history that is there begins later, with csn {begin}");
+        let reason = format!("the archived history begins later, with csn {begin}");
         let above = self.history.reach().ranges.first().copied();
         self.unreachable(&Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
     }

@@ -64,7 +64,7 @@ impl Applied {
 
 /// How applying chunks ended.
 pub(super) struct Ended {
-    /// What was applied.
+    /// The applied commits.
     pub applied: Applied,
     /// The step that could not be fetched or read, and the error; the engines are before this step. `None` if all were
     /// applied.
@@ -122,7 +122,7 @@ impl Engines {
         if found == self.position {
             return Ok(());
         }
-        let detail = format!("it is at csn {}, the restore at csn {}", found.csn, self.position.csn);
+        let detail = format!("the image is at csn {}, but the restore is at csn {}", found.csn, self.position.csn);
         Err(Error::corrupt("RocksDB", "the csn key", detail))
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 /// The chunks and runs that were applied after the base.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub(super) struct Followed {
-    /// What was applied from chunks.
+    /// The commits that were applied from chunks.
     pub applied: Applied,
     /// Number of runs.
     pub runs: u64,
@@ -80,7 +80,7 @@ pub(super) async fn follow(
             }
             Leg::Run(manifest) => {
                 let mut run = fetching.take().unwrap_or_else(|| begin(&manifest));
-                assert_eq!(run.manifest().run(), manifest.run(), "runs are fetched in their order");
+                assert_eq!(run.manifest().run(), manifest.run(), "runs are fetched in order");
                 match run.arrived().await {
                     Ok(()) => {
                         fetching = next_run(&legs).map(begin);
@@ -99,8 +99,8 @@ pub(super) async fn follow(
         let Some(around) = bad.way_around(history, &culprit, &error, way).await? else {
             return Err(error);
         };
-        tracing::warn!(csn = engines.position.csn.0, %error, "an object cannot be used; another way leads on");
-        followed.remarks.push(format!("passed over: {error}"));
+        tracing::warn!(csn = engines.position.csn.0, %error, "an object cannot be used; another route replaces it");
+        followed.remarks.push(format!("skipped: {error}"));
         legs = around;
     }
     Ok((engines, followed))

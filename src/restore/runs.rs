@@ -124,7 +124,7 @@ pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memor
     for commit in chunk.commits() {
         let commit = commit?;
         if commit.touches_disk() {
-            return Err(Error::corrupt(what, "content", "disk effects in the memory part of a run"));
+            return Err(Error::corrupt(what, "content", "the memory part of a run contains disk effects"));
         }
         memory.apply(&commit)?;
     }

@@ -84,7 +84,7 @@ pub struct VerifyReport {
 pub struct Problem {
     /// The object's name below the archive's prefix.
     pub object: String,
-    /// What was expected and what was found.
+    /// The expectation and the finding.
     pub what: String,
 }
 
@@ -97,7 +97,7 @@ impl VerifyReport {
 
     /// Adds a remark about a record whose upload was interrupted; no other object relies on such a record.
     pub(super) fn note_cut_off(&mut self, object: &ObjectName) {
-        let what = "it was cut off while it was written, and does not count".to_owned();
+        let what = "the record is incomplete, because its upload was interrupted; it is ignored".to_owned();
         self.remarks.push(Problem { object: object.to_string(), what });
     }
 
@@ -331,8 +331,10 @@ pub(super) async fn check_file(
 /// Checks that an object is listed with the length that the manifest states.
 fn check_listed(archive: &Archive, listing: &Listing, object: &ObjectName, bytes: u64) -> Result<()> {
     let detail = match listing.stored(object) {
-        None => "it is not there".to_owned(),
-        Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
+        None => "the object is missing".to_owned(),
+        Some(stored) if stored.size != bytes => {
+            format!("the object has {} bytes, but the manifest states {bytes}", stored.size)
+        }
         Some(_) => return Ok(()),
     };
     Err(Error::corrupt(full_name(archive, object), "the object", detail))

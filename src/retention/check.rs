@@ -62,7 +62,7 @@ pub(super) fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
                 left.thinned.remove(number);
             }
             ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) => {
-                unreachable!("never planned to go")
+                unreachable!("a plan never removes this kind of object")
             }
         }
     }

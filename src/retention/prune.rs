@@ -101,7 +101,8 @@ async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> R
     for stage in [references, data] {
         for batch in stage.chunks(REMOVALS_PER_LOOK) {
             if pin.has_lapsed() {
-                let reason = "the prune was held up for so long that its pin is over; start it again".to_owned();
+                let reason =
+                    "the prune has ended, because it took so long that its pin expired. Start it again".to_owned();
                 return Err(Error::NotNow { reason });
             }
             let batch = spared.filter(archive, batch).await?;

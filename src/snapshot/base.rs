@@ -111,7 +111,8 @@ impl BaseCutter {
         between: impl FnOnce(),
     ) -> Result<LocalBase> {
         if Arc::strong_count(&self.occupied) > 1 {
-            let reason = "the base cut before is still being published or sent: try again when it is done".to_owned();
+            let reason =
+                "the previous base is being published or sent to a replica. Try again when that has ended".to_owned();
             return Err(Error::NotNow { reason });
         }
         clear(&self.dir)?;
@@ -120,7 +121,7 @@ impl BaseCutter {
         if base.is_err()
             && let Err(error) = clear(&self.dir)
         {
-            tracing::warn!(%error, "a base that failed could not be removed; the next cut tries again");
+            tracing::warn!(%error, "the files of a failed base could not be removed; the next cut tries again");
         }
         base
     }
@@ -242,7 +243,9 @@ fn write_image(
     let mut image = ImageParts::new(&moment.cut, moment.at, share);
     let mut parts = image.by_ref().map(|part| {
         if given_up.load(Ordering::Relaxed) {
-            return Err(Error::NotNow { reason: "the other engines' part of the base failed".to_owned() });
+            return Err(Error::NotNow {
+                reason: "the base is given up, because the part of the other engines failed".to_owned(),
+            });
         }
         hasher.update(&part);
         Ok(part)
@@ -259,7 +262,10 @@ fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
         return Ok(());
     }
     let found = format!("csn {} and sequence {}", disk.csn, disk.wal_seq);
-    let detail = format!("made after csn {} and sequence {}, it holds {found}", memory.csn, memory.wal_seq);
+    let detail = format!(
+        "the checkpoint was made after csn {} and sequence {}, but it contains {found}",
+        memory.csn, memory.wal_seq
+    );
     Err(Error::corrupt("RocksDB's checkpoint", "its end", detail))
 }
 
@@ -267,7 +273,8 @@ fn check_order(memory: LogPosition, disk: &DiskPart) -> Result<()> {
 fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
     while committer.syncer.shippable() < csn {
         if committer.gate.stands(RefusalReason::Broken) {
-            let reason = format!("the base at csn {csn} is given up: the logs could not be synced up to it");
+            let reason =
+                format!("the base at csn {csn} is given up, because the logs could not be synced up to that csn");
             return Err(Error::NeedsRestart { reason });
         }
         std::thread::sleep(DURABLE_POLL);

@@ -29,7 +29,9 @@ impl MemorySnapshot {
         let mut turn = committer.lock_logs();
         let locked = Instant::now();
         if committer.gate.stands(RefusalReason::Broken) {
-            let reason = "no snapshot is cut after a failed log write: restart first".to_owned();
+            let reason = "no snapshot is cut after a failed log write, because memory may hold effects that no log \
+                          has. Restart the node first"
+                .to_owned();
             return Err(Error::NeedsRestart { reason });
         }
         let at = turn.image_position();

@@ -30,7 +30,7 @@ pub struct Publisher {
     known: HashSet<ObjectName>,
 }
 
-/// What publishing a base wrote, and its cost.
+/// The outcome of publishing a base: the objects written, and their cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
     /// The base.
@@ -192,7 +192,7 @@ async fn send_if_missing(archive: Archive, file: LocalFile) -> Result<Sent> {
 
 async fn send_file(archive: Archive, file: LocalFile) -> Result<Sent> {
     let bytes = archive.put_file_verified(&file.object, &file.path).await?;
-    assert_eq!(bytes, file.bytes, "a base does not change: {}", file.path.display());
+    assert_eq!(bytes, file.bytes, "a file of a base does not change after its cut: {}", file.path.display());
     Ok(Sent { objects: 1, bytes })
 }
 

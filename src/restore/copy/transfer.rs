@@ -69,7 +69,10 @@ pub(super) async fn run(
     transfer.copy_marks(history, plan).await?;
     for record in &plan.epochs {
         if let Claim::Taken(other) = epochs::claim(to, record).await? {
-            return Err(other_history(to, &format!("epoch {} is node {}'s there", other.epoch, other.node)));
+            return Err(other_history(
+                to,
+                &format!("epoch {} belongs to node {} in the target", other.epoch, other.node),
+            ));
         }
     }
     Ok(transfer.report)
@@ -97,8 +100,10 @@ async fn claim_target(to: &Archive, cluster: ClusterId) -> Result<()> {
 fn require_same_history(to: &Archive, there: &Listing, here: &Listing) -> Result<()> {
     for record in there.epochs.records() {
         if here.epochs.get(record.epoch) != Some(record) {
-            let detail =
-                format!("epoch {} is node {}'s there, and not that of the archive to copy", record.epoch, record.node);
+            let detail = format!(
+                "the target has an epoch {} of node {}, which the archive to copy does not have",
+                record.epoch, record.node
+            );
             return Err(other_history(to, &detail));
         }
     }
@@ -106,7 +111,7 @@ fn require_same_history(to: &Archive, there: &Listing, here: &Listing) -> Result
 }
 
 fn other_history(to: &Archive, detail: &str) -> Error {
-    let detail = format!("history went another way in it: {detail}. Name another prefix to copy to");
+    let detail = format!("the target has another history: {detail}. Name another prefix to copy to");
     Error::Identity { what: to.url().to_owned(), detail }
 }
 
@@ -188,7 +193,7 @@ impl Transfer<'_> {
                 continue;
             }
             if let MarkCreation::Taken(other) = marks::create(self.to, name, &mark).await? {
-                let detail = format!("its mark {name} is csn {} of epoch {}", other.csn, other.epoch);
+                let detail = format!("mark {name} of the target is csn {} of epoch {}", other.csn, other.epoch);
                 return Err(other_history(self.to, &detail));
             }
             self.report.marks += 1;
@@ -219,7 +224,7 @@ async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes
         if bytes == found || commits(bytes)? == commits(found)? {
             return Ok(());
         }
-        let detail = "holds other commits under this name than the archive to copy. Name another prefix to copy to";
+        let detail = "contains other commits under this name than the archive to copy. Name another prefix to copy to";
         Err(Error::Identity { what: what.clone(), detail: detail.to_owned() })
     })
     .await

@@ -8,7 +8,7 @@ use super::{OP_BYTES, OpSink};
 use crate::error::Result;
 use std::collections::HashMap;
 
-/// What happened to a key since the beginning.
+/// The net change of a key since the beginning.
 pub(super) enum Change<C> {
     /// The key existed at the beginning and was not deleted since.
     Since(C),

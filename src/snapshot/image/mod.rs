@@ -71,7 +71,7 @@ fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(ImagePosition,
     let told = word32(bytes, HEADER_LEN - 4);
     let crc = crc32fast::hash(&bytes[..HEADER_LEN - 4]);
     if crc != told {
-        return Err(corrupt(format!("the header's CRC is {crc:08x}, it says {told:08x}")));
+        return Err(corrupt(format!("the CRC of the header is {crc:08x}, but the header states {told:08x}")));
     }
     if bytes[10..12] != [0, 0] {
         return Err(corrupt(format!("flags {:02x?}", &bytes[10..12])));

@@ -87,7 +87,7 @@ enum Condition {
     Present,
 }
 
-/// What SET does to the expiry.
+/// The effect of SET on the expiry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lifetime<'a> {
     Forever,

@@ -5,7 +5,7 @@ use super::{Run, admin, hash, key, list, scan, server_info, set, stream, string,
 use hashbrown::HashMap;
 use std::sync::LazyLock;
 
-/// What a command needs or may do.
+/// A property of a command: a need or a permission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Flag {
@@ -155,7 +155,7 @@ commands! {
         "shutdown" -1 A, NONE, admin::shutdown, "Syncs the logs and stops the server.";
         "slaveof" 3 A, NONE, admin::replicaof, "Makes a replica a primary: SLAVEOF NO ONE.";
         "time" 1 F, NONE, server_info::time, "Returns the server time.";
-        "walferry" -2 A, NONE, walferry::walferry, "Watermarks, archive and snapshots.";
+        "walferry" -2 A, NONE, walferry::walferry, "Shows watermarks, publishes bases, sets marks and promotes.";
     }
     "transactions" {
         "discard" 1 F | I, NONE, txn::discard, "Discards a transaction.";

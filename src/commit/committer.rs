@@ -277,13 +277,13 @@ impl Committer {
         if self.gate.stands(RefusalReason::Broken) {
             return;
         }
-        tracing::error!(%error, "a log write failed: writes are refused until a restart");
-        let space = if error.is_want_of_space() { " once there is space again" } else { "" };
+        tracing::error!(%error, "a log write failed; writes are refused until a restart");
+        let space = if error.is_want_of_space() { " after you have freed space" } else { "" };
         self.gate.close(
             RefusalReason::Broken,
             format!(
-                "writes are refused until a restart, because a log could not be written: {error}. Restart walferry{space}; \
-                 nothing that was acknowledged is lost"
+                "writes are refused until a restart, because a log could not be written: {error}. Restart \
+                 walferry{space}. No acknowledged write is lost"
             ),
         );
     }

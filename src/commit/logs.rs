@@ -30,7 +30,7 @@ pub(super) enum Rows {
     Forget,
 }
 
-/// What the write of a group added to the logs.
+/// The additions to the logs by the write of a group.
 #[derive(Clone, Copy)]
 pub(super) struct Logged {
     pub oplog_bytes: usize,

@@ -30,7 +30,8 @@ impl Committer {
         let mut marks = Vec::new();
         while let Some((key, value)) = cursor.item() {
             let name = key::parse_mark(key).and_then(|name| name.parse().ok());
-            let name = name.ok_or_else(|| Error::corrupt("RocksDB", "a mark's key", "holds no usable name"))?;
+            let name =
+                name.ok_or_else(|| Error::corrupt("RocksDB", "a mark's key", "does not contain a valid name"))?;
             marks.push(Mark { name, at: Position::decode(value)? });
             cursor.next();
         }

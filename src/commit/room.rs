@@ -41,7 +41,7 @@ fn look(dir: &Path, free_bytes_min: u64, is_short: bool, disk: &Disk) -> Outlook
     match disk.background_error() {
         None => {}
         Some(error) if error.is_want_of_space() => {
-            let advice = format!("Free space on {place}; writes are taken again by themselves then");
+            let advice = format!("Free space on {place}; writes are then accepted without a restart");
             return Outlook::Full(format!("RocksDB has no room: {error}. {advice}"));
         }
         Some(error) => return Outlook::Broken(error),
@@ -60,12 +60,13 @@ fn judge(free: u64, free_bytes_min: u64, margin: u64, place: &str) -> Outlook {
     if free >= wanted {
         return Outlook::Room;
     }
-    let found = format!("{free} bytes are free on {place}, min-free-bytes asks for {wanted}");
-    let advice = "Free space there, or lower min-free-bytes; writes are taken again by themselves then";
+    let found = format!("{free} bytes are free on {place}, but min-free-bytes demands {wanted}");
+    let advice = "Free space there, or lower min-free-bytes; writes are then accepted without a restart";
     if free < free_bytes_min / LAST_DIVISOR {
         return Outlook::Full(format!("{found}. {advice}"));
     }
-    let taken = "What frees space is taken: DEL, UNLINK, FLUSHALL, EXPIRE, XTRIM, HDEL, SREM, LTRIM, ZREM and the like";
+    let taken = "Commands that free space are accepted: DEL, UNLINK, FLUSHALL, EXPIRE, XTRIM, HDEL, SREM, LTRIM, ZREM \
+                 and the like";
     Outlook::Low(format!("{found}. {taken}. {advice}"))
 }
 
@@ -100,14 +101,14 @@ impl Committer {
             self.gate.open(RefusalReason::DiskFull);
         }
         if matches!(outlook, Outlook::Room) && (was_low || was_full) {
-            tracing::info!("there is room on the disk again: writes are taken");
+            tracing::info!("the disk has room: writes are accepted");
             self.gate.open(RefusalReason::DiskLow);
         }
     }
 
     fn refuse_for_want_of_room(&self, obstacle: RefusalReason, reason: String) {
         if !self.gate.stands(RefusalReason::DiskFull) && !self.gate.stands(obstacle) {
-            tracing::error!(reason, "the disk has no room: writes are refused until it has");
+            tracing::error!(reason, "the disk has no room: writes are refused until space is freed");
         }
         self.gate.close(obstacle, reason);
     }
@@ -123,9 +124,9 @@ impl Committer {
             self.fail_stop(&error);
             RefusalReason::Broken
         } else {
-            let advice = if error.is_want_of_space() { "Free space" } else { "See to the disk" };
+            let advice = if error.is_want_of_space() { "Free space" } else { "Repair the disk" };
             let reason =
-                format!("the op-log cannot grow: {error}. {advice}; writes are taken again by themselves then");
+                format!("the op-log cannot grow: {error}. {advice}; writes are then accepted without a restart");
             self.refuse_for_want_of_room(RefusalReason::DiskFull, reason);
             RefusalReason::DiskFull
         };

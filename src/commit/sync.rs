@@ -208,7 +208,10 @@ impl Syncer {
         tokio::select! {
             // Cancel-safe: both arms only wait.
             () = self.watermarks.durable.reached(csn) => Ok(()),
-            _ = failed.wait_for(|failed| *failed) => Err(Error::NeedsRestart { reason: "the logs could not be synced: whether this write survives is unknown until a restart".into() }),
+            _ = failed.wait_for(|failed| *failed) => {
+                let reason = "the logs could not be synced: it is unknown until a restart whether this write is kept";
+                Err(Error::NeedsRestart { reason: reason.to_owned() })
+            }
         }
     }
 
@@ -241,7 +244,8 @@ impl Syncer {
             let Ok(Position { csn, epoch, .. }) = synced else { return };
             if due.mark && csn > marked.csn {
                 if let Err(error) = mark.write(Durable { csn, epoch }) {
-                    tracing::warn!(%error, "the durable mark could not be written; the next start can prove less");
+                    tracing::warn!(%error, "the durable watermark could not be recorded, so the next start may not \
+                                            notice the loss of the newest commits");
                 }
                 marked = Marked { csn, at: Instant::now() };
             }
@@ -289,7 +293,10 @@ impl Syncer {
             tracing::error!(%error, "syncing the logs failed: writes are refused until a restart");
             self.gate.close(
                 RefusalReason::Broken,
-                format!("writes are refused until a restart, because the logs could not be synced: {error}"),
+                format!(
+                    "writes are refused until a restart, because the logs could not be synced: {error}. Check the \
+                         disk, then restart walferry"
+                ),
             );
             self.failed.send_replace(true);
             SyncFailed

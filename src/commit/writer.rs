@@ -171,8 +171,8 @@ impl Writer {
     /// history hash of the commit before, which is at `before`. Panics if a group is open.
     pub(super) fn commit_with(&mut self, before: Position, effect: impl FnOnce(&mut Effects, Position)) -> Position {
         let from = self.committed_extent();
-        assert!(from == self.effects.extent(), "what was done before is another commit");
-        assert_eq!(self.last, before.csn, "what was done before is written");
+        assert!(from == self.effects.extent(), "the effects before are another commit");
+        assert_eq!(self.last, before.csn, "the effects before are written");
         let position = Position { csn: self.last.next(), time: self.tick(Reading::now()), ..before };
         effect(&mut self.effects, position);
         let until = self.effects.extent();
@@ -194,7 +194,7 @@ impl Writer {
             Undo::Cut(cut) => memory.take_back(cut, lists, zsets)?,
             Undo::Off | Undo::Armed if lists.is_empty() && zsets.is_empty() => {}
             Undo::Off | Undo::Armed => {
-                return Err(Error::Defect { reason: "it had changed lists or sorted sets".into() });
+                return Err(Error::Defect { reason: "the command had changed lists or sorted sets".into() });
             }
         }
         effects.take_back(until)

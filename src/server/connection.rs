@@ -54,7 +54,7 @@ const LEFT_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// nothing.
 const GATHERED_ROUNDS_MAX: usize = 4;
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct Service {
     /// Orders the commits and writes them.
     pub committer: Arc<Committer>,
@@ -69,7 +69,7 @@ pub struct Service {
 /// A thread that serves clients. Its connections fill one group of commits in turn; the group is written when all
 /// connections that had requests have run.
 pub struct Lane {
-    /// What all lanes share.
+    /// The state that all lanes share.
     pub service: Arc<Service>,
     left_open: Notify,
     /// Connections that wait until a group is settled.

@@ -27,7 +27,7 @@ pub(super) fn make_room(wanted: u64) -> u64 {
         tracing::warn!(
             maxclients = wanted,
             fitting,
-            "maxclients is more than the limit of open files allows (ulimit -n): only so many clients are taken"
+            "maxclients exceeds the limit of open files (ulimit -n): fewer clients are accepted"
         );
     }
     fitting

@@ -61,7 +61,7 @@ impl Default for Limits {
     }
 }
 
-/// What the start of the buffer holds.
+/// The kind of content at the start of the buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
     /// A part of a request, or nothing.

@@ -252,7 +252,8 @@ impl Feeds {
     fn enter(&self, id: u64, status: FeedStatus, admission: Admission) -> Admission {
         let mut feeds = self.feeds.lock();
         if feeds.len() >= FEEDS_MAX {
-            let reason = format!("{FEEDS_MAX} replicas are connected: there is no room for more");
+            let reason =
+                format!("{FEEDS_MAX} replicas are connected, and a primary accepts no more. The replica tries again");
             return Admission::Refuse(Refuse { is_final: false, reason, newer_epoch: None });
         }
         feeds.insert(id, status);
@@ -263,7 +264,14 @@ impl Feeds {
     pub fn admit(&self, hello: &Hello, challenge: &Challenge) -> Result<Admission> {
         let refuse = |is_final, reason: String| Ok(Admission::Refuse(Refuse { is_final, reason, newer_epoch: None }));
         if hello.version != wire::VERSION {
-            return refuse(true, format!("protocol version {} is not {}", hello.version, wire::VERSION));
+            return refuse(
+                true,
+                format!(
+                    "the replica speaks protocol version {}, this primary speaks {}. Use the same release on both",
+                    hello.version,
+                    wire::VERSION
+                ),
+            );
         }
         if hello.proof != wire::proof(&self.host.secret(), challenge, &hello.node) {
             return refuse(true, "the replica does not know this cluster's repl-secret".into());
@@ -304,8 +312,8 @@ impl Feeds {
         }
         let position = self.source.position();
         let found = match continuity {
-            Continuity::Ahead => "it has commits that this primary does not have".to_owned(),
-            Continuity::Same => format!("this primary knows of no epoch {}", hello.epoch),
+            Continuity::Ahead => "the replica has commits that this primary does not have".to_owned(),
+            Continuity::Same => format!("this primary does not know epoch {}", hello.epoch),
             _ => format!("this primary has other commits up to csn {}", hello.csn),
         };
         Ok(Admission::Refuse(Refuse {
@@ -479,7 +487,8 @@ impl Feed<'_> {
             None => Message::Refuse(Refuse {
                 is_final: true,
                 reason: format!(
-                    "{error}, and there is no archive. Start the replica from an empty directory: it gets a base"
+                    "{error}, and the primary has no archive. Start the replica from an empty directory, so that it \
+                     gets a base"
                 ),
                 newer_epoch: None,
             }),

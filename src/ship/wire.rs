@@ -132,6 +132,14 @@ pub struct Refuse {
     pub newer_epoch: Option<Epoch>,
 }
 
+impl Refuse {
+    /// Returns the error of the refused replica; `primary` is the primary's address.
+    #[must_use]
+    pub fn into_error(self, primary: impl fmt::Display) -> Error {
+        Error::RefusedByPrimary { primary: primary.to_string(), reason: self.reason, is_final: self.is_final }
+    }
+}
+
 /// The primary's state. Sent also on an idle link, so that the replica knows its true lag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
@@ -280,7 +288,7 @@ impl Message {
             HEARTBEAT => Self::Heartbeat(json(&body)?),
             ACK => Self::Ack(json(&body)?),
             REFUSE => Self::Refuse(json(&body)?),
-            _ => return Err(format!("sent a message of kind {kind}, which does not exist")),
+            _ => return Err(format!("sent a message of unknown kind {kind}")),
         })
     }
 

@@ -36,7 +36,7 @@ pub(super) fn write(stored: &[u8], out: &mut Out) -> Result<()> {
         out.bulk(take_string(&mut rest).ok_or_else(|| corrupt("ends inside a string"))?);
     }
     if !rest.is_empty() {
-        return Err(corrupt("goes on after its last string"));
+        return Err(corrupt("continues after its last string"));
     }
     Ok(())
 }

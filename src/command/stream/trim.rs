@@ -35,7 +35,7 @@ enum Keep {
     From(StreamId),
 }
 
-/// What to trim.
+/// The entries to trim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Trim {
     keep: Keep,

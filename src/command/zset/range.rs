@@ -52,7 +52,7 @@ enum By {
     Lex,
 }
 
-/// What the name of a command fixes, so that no option may set it.
+/// The property that the name of a command fixes, so that no option may set it.
 #[derive(Clone, Copy)]
 struct Fixed {
     by: Option<By>,
@@ -68,7 +68,7 @@ enum Span<'a> {
     Lex(LexRange<'a>),
 }
 
-/// What a range command asks for.
+/// A parsed range command.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Request<'a> {
     span: Span<'a>,

@@ -184,7 +184,7 @@ async fn listen_for_replicas(node: &Arc<Node>) -> Result<()> {
     let replicas = match listener::bind(&config.bind, config.repl_port.0).await {
         Ok(replicas) => replicas,
         Err(error) => {
-            tracing::warn!(%error, "the replication port is taken; a free one is used");
+            tracing::warn!(%error, "the replication port is taken; a free port is used");
             listener::bind(&config.bind, 0).await?
         }
     };

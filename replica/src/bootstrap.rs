@@ -5,7 +5,7 @@
 //! directory from a base. Guarantees: the directory is whole, or it is empty.
 
 use crate::PrimaryAddress;
-use crate::link::{Connected, connect, refused};
+use crate::link::{Connected, connect};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) async fn bootstrap(
         match from_primary(root, primary, config, archive.is_some(), &node).await {
             Ok(()) => return Ok(()),
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is tried again"),
+            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is retried"),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -112,7 +112,7 @@ async fn from_primary(
             }
             restored
         }
-        Message::Refuse(refuse) => Err(refused(primary, refuse)),
+        Message::Refuse(refuse) => Err(refuse.into_error(primary)),
         other => Err(broken(format!("expected a history or a base, got {other:?}"))),
     }
 }

@@ -30,9 +30,7 @@ use walferry::error::{Error, Result};
 use walferry::history::catch_up::CatchUp;
 use walferry::position::Position;
 use walferry::primary::node::{LinkStatus, Node, ReplicaLink};
-use walferry::ship::wire::{
-    self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Refuse, Resume, Sender,
-};
+use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
 
 /// Longest duration of connecting together with sending the introduction, and of sending one acknowledgement.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -91,7 +89,7 @@ impl Link {
             stop: watch::Sender::new(false),
             task: tokio::sync::Mutex::default(),
         });
-        *link.task.try_lock().expect("nobody else has the link yet") = link.spawn();
+        *link.task.try_lock().expect("no other reference to the link exists") = link.spawn();
         link
     }
 
@@ -184,7 +182,8 @@ impl Run {
         let message: String = error.to_string().chars().map(printable).take(FAILURE_CHARS_MAX).collect();
         self.link.note(|status| {
             if status.last_error != message {
-                tracing::warn!(primary = %self.primary, error = message, "the link to the primary is down; it is tried again");
+                tracing::warn!(primary = %self.primary, error = message, "the link to the primary is down; the \
+                    connection is retried");
             }
             status.last_error = message;
         });
@@ -208,7 +207,7 @@ impl Run {
             }),
             Message::Resume(resume) => self.follow(receiver, sender, resume).await,
             Message::GoToArchive(_) => Ok(Ended::GoToArchive),
-            Message::Refuse(refuse) => Err(refused(&self.primary, refuse)),
+            Message::Refuse(refuse) => Err(refuse.into_error(&self.primary)),
             Message::BaseBegin(_) => Err(Error::Protocol {
                 peer: self.primary.to_string(),
                 detail: "sends a base to a replica that is not empty".into(),
@@ -285,7 +284,7 @@ impl Run {
                     }
                     Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat)?,
                     Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
-                    Some(Message::Refuse(refuse)) => return Err(refused(&self.primary, refuse)),
+                    Some(Message::Refuse(refuse)) => return Err(refuse.into_error(&self.primary)),
                     Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
                     None => return Err(Error::Protocol { peer: self.primary.to_string(), detail: "closed the connection".into() }),
                 },
@@ -311,16 +310,17 @@ impl Run {
         let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get(), publishing };
         match timeout(CONNECT_DEADLINE, sender.send(&Message::Ack(ack))).await {
             Ok(sent) => sent,
-            Err(_) => {
-                Err(Error::Protocol { peer: self.primary.to_string(), detail: "takes no acknowledgements".into() })
-            }
+            Err(_) => Err(Error::Protocol {
+                peer: self.primary.to_string(),
+                detail: "did not accept an acknowledgement in time".into(),
+            }),
         }
     }
 
     fn take_heartbeat(&self, heartbeat: Heartbeat) -> Result<()> {
         let epoch = self.node.identity().epoch();
         if heartbeat.epoch != epoch {
-            let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
+            let detail = format!("sends commits of epoch {}, but began to stream in epoch {epoch}", heartbeat.epoch);
             return Err(Error::Protocol { peer: self.primary.to_string(), detail });
         }
         // The watermark is read without the locks, which are held while a large commit is applied. If everything sent
@@ -344,7 +344,9 @@ impl Run {
     /// Applies the commits that the archive holds beyond this replica's last commit.
     async fn catch_up_from_archive(&mut self) -> Result<()> {
         let Some(archive) = self.node.archive.clone() else {
-            return Err(Error::NotConfigured { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
+            let reason = "the primary's logs do not reach back to this replica's next commits, which are in the primary's \
+                          archive. Start this replica with --archive";
+            return Err(Error::NotConfigured { reason: reason.to_owned() });
         };
         self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
         let position = self.node.committer.position();
@@ -372,11 +374,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// Builds the error for a primary that does not serve this replica.
-pub(crate) fn refused(primary: &PrimaryAddress, refuse: Refuse) -> Error {
-    Error::RefusedByPrimary { primary: primary.to_string(), reason: refuse.reason, is_final: refuse.is_final }
 }
 
 /// Returns when the link is asked to stop. Cancel-safe.

@@ -19,8 +19,8 @@ pub(crate) async fn port_for_clients(primary: &PrimaryAddress) -> Option<Error> 
     // The answer to PING is PONG, or an error such as NOAUTH.
     let speaks_resp = answer.starts_with(b"+PONG") || answer.starts_with(b"-");
     let detail = format!(
-        "{primary} is a port for clients: it speaks the Redis protocol. Name the primary's replication port (its repl-port, \
-         6380 unless it was set; INFO there tells it as repl_port)"
+        "{primary} is a port for clients: it speaks the Redis protocol. Name the primary's replication port, which \
+         INFO on this port shows as repl_port (default 6380)"
     );
     speaks_resp.then(|| Error::Config { key: "primary".to_owned(), detail })
 }

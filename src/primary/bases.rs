@@ -105,7 +105,7 @@ impl Snapshots {
     /// Cuts a base and publishes it; returns its csn. Refused without an archive and on a fenced node.
     pub async fn publish(&self, node: &Arc<Node>, consistency: Consistency) -> Result<Csn> {
         let Some(archive) = node.archive.clone() else {
-            let reason = "no archive is configured: there is nowhere to publish a base to".into();
+            let reason = "no archive is configured, so no base can be published. Set archive".into();
             return Err(Error::NotConfigured { reason });
         };
         check_fence(&node.identity(), None)?;
@@ -235,7 +235,7 @@ impl Snapshots {
             Step::Ask(replica) => {
                 let before = situation.asked.map(|asked| [asked.failed, vec![asked.node]].concat()).unwrap_or_default();
                 let failed = if before.contains(&replica) { Vec::new() } else { before };
-                tracing::info!(node = replica, csn = committed.0, "a base is due: a replica is asked for it");
+                tracing::info!(node = replica, csn = committed.0, "a base is due; a replica is asked to publish it");
                 let asked = AskedSince { node: replica, wanted: committed, since: Instant::now(), failed };
                 self.set_asked(node, Some(asked));
             }
@@ -283,7 +283,9 @@ impl Snapshots {
                     }
                 }
                 // The base stays due, and the next call decides what to do.
-                Err(error) => tracing::warn!(node = replica, %error, "the base a replica published cannot be read"),
+                Err(error) => {
+                    tracing::warn!(node = replica, %error, "the base that a replica published cannot be read")
+                }
             }
             node.snapshots.set_asked(&node, None);
             node.snapshots.bases.is_at_work.store(false, Ordering::Release);
@@ -302,7 +304,7 @@ impl Snapshots {
                 Ok(found) => {
                     found.into_iter().for_each(|start| node.snapshots.bases.owe_repair(start, Duration::ZERO));
                 }
-                Err(error) => tracing::warn!(%error, "whether bases need repair could not be found out"),
+                Err(error) => tracing::warn!(%error, "the bases that need repair could not be determined"),
             }
         });
     }
@@ -331,7 +333,7 @@ impl Snapshots {
         match outcome {
             Ok(_) => drop(repairs.remove(&start)),
             Err(error) => {
-                tracing::warn!(csn = start.base.csn.0, %error, "a base could not be repaired; it is tried again");
+                tracing::warn!(csn = start.base.csn.0, %error, "a base could not be repaired; the repair is retried");
                 if let Some(owed) = repairs.get_mut(&start) {
                     owed.not_before = Instant::now() + owed.pause;
                     owed.pause = (owed.pause * 2).min(REPAIR_PAUSE_MAX);
@@ -389,7 +391,7 @@ async fn covered(node: &Arc<Node>, csn: Csn) -> Result<()> {
     };
     let Ok(outcome) = tokio::time::timeout(COVERED_WITHIN, wait).await else {
         let reason = format!(
-            "the base at csn {csn} is given up: the archive's chunks did not reach it within {} s",
+            "the base at csn {csn} is given up, because the archive's chunks did not reach this csn within {} s",
             COVERED_WITHIN.as_secs()
         );
         return Err(Error::NotNow { reason });

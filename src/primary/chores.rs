@@ -97,7 +97,7 @@ impl Chores {
     fn note(&mut self, done: Result<()>) {
         let error = done.err().map_or_else(String::new, |error| error.to_string());
         if !error.is_empty() && error != self.last_error {
-            tracing::warn!(error, "a chore failed; it is tried again");
+            tracing::warn!(error, "a periodic task failed; it is retried");
         }
         self.last_error = error;
     }

@@ -64,13 +64,13 @@ impl ClockWatch {
                 (_, false) => tracing::info!(%wall, %commits, "commit times follow the system's clock"),
                 (_, true) if apart_us > 0 => tracing::warn!(
                     %wall, %commits,
-                    "the system's clock was set forward: commit times do not follow it. If it is right: CONFIG SET \
-                     accept-clock-step yes, or restart"
+                    "the system's clock was set forward, and commit times do not follow it. If the clock is right, \
+                     use CONFIG SET accept-clock-step yes, or restart"
                 ),
                 (_, true) => tracing::warn!(
                     %wall, %commits,
-                    "the system's clock was set back: commit times do not follow it. If it is right: restart once with --set \
-                     accept-clock-step=yes, which begins a new epoch at the present time"
+                    "the system's clock was set back, and commit times do not follow it. If the clock is right, \
+                     restart once with --set accept-clock-step=yes, which begins a new epoch at the present time"
                 ),
             }
         }

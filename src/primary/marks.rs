@@ -96,7 +96,7 @@ impl MarkKeeper {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(%error, "a mark is not in the archive yet; it is tried again");
+                        tracing::warn!(%error, "a mark could not be written to the archive; the upload is retried");
                     }
                     tokio::time::sleep(RETRY_PAUSE).await;
                     continue;
@@ -161,7 +161,8 @@ impl MarkKeeper {
         let stored = match marks::create(&self.archive, &mark.name, &record).await? {
             MarkCreation::There => record,
             MarkCreation::Taken(other) => {
-                tracing::error!(mark = %mark.name, csn = %mark.at.csn, other = %other.csn, epoch = %other.epoch, "the archive has another mark of this name: ours is not in it");
+                tracing::error!(mark = %mark.name, csn = %mark.at.csn, other = %other.csn, epoch = %other.epoch, "the \
+                    archive has another mark of this name, so this node's mark is not in the archive");
                 other
             }
         };
@@ -193,8 +194,8 @@ impl Node {
             let is_own = self.committer.find_mark(&name)?.is_some();
             if !is_own && keeper.is_some_and(|keeper| keeper.known.lock().contains_key(&name)) {
                 let reason = format!(
-                    "mark {name} is taken: the archive has it on another branch of history. Choose another name, or take \
-                     that one away with WALFERRY UNMARK {name}"
+                    "mark {name} is taken: the archive has a mark of this name on another line of history. Choose \
+                     another name, or remove that mark with WALFERRY UNMARK {name}"
                 );
                 return Err(Error::Conflict { reason });
             }
@@ -231,7 +232,7 @@ impl Node {
         match removed {
             Some(csn) => self.acknowledge(csn).await?,
             None if was_archived => {}
-            None => return Err(Error::Unknown { reason: format!("there is no mark {name}") }),
+            None => return Err(Error::Unknown { reason: format!("mark {name} does not exist") }),
         }
         Ok(TaskReply::Ok)
     }

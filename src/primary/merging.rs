@@ -85,7 +85,7 @@ async fn merge(
                 status.last_error = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "merging chunks failed; it is tried again");
+                tracing::warn!(%error, "merging chunks failed; it is retried");
                 status.last_error = Some(error.to_string());
             }
         }

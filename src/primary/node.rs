@@ -173,7 +173,7 @@ impl Node {
     /// Returns a shared reference to the node.
     #[must_use]
     pub fn arc(&self) -> Arc<Self> {
-        self.me.upgrade().expect("a node calls itself while it lives")
+        self.me.upgrade().expect("the node exists while it calls itself")
     }
 
     /// Sets the replica's link; may be called once.
@@ -230,7 +230,9 @@ impl Node {
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
         let committed = self.committer.watermarks.committed.get();
         if let Some(fault) = self.identity().fault_in(history, committed) {
-            return Err(Error::Conflict { reason: format!("that history is not this node's: {fault}") });
+            return Err(Error::Conflict {
+                reason: format!("the primary's history does not contain this node's commits: {fault}"),
+            });
         }
         self.change_identity(|identity| {
             identity.history = history.to_vec();
@@ -300,7 +302,8 @@ impl Node {
         // Written down first: a client that was told of the fence finds the node fenced after a kill, too.
         let fenced_by = Some(FencedBy { epoch: newer, node: node.to_owned() });
         if let Err(error) = self.change_identity(|identity| identity.fenced_by = fenced_by) {
-            tracing::error!(%error, "that this node is fenced could not be written down; do not start it as a primary");
+            tracing::error!(%error, "the fence of this node could not be recorded on the disk; do not start this node \
+                                     as a primary");
         }
         if !self.committer.gate.stands(RefusalReason::Fenced) {
             tracing::error!(own = own.0, newer = newer.0, node, "fenced: a newer epoch exists");
@@ -473,7 +476,10 @@ impl Host for Node {
         async move {
             match self.shipping.load_full() {
                 Some(shipping) => shipping.archived(csn).await,
-                None => Err(Error::NotConfigured { reason: "archive-ack is set, but no archive is configured".into() }),
+                None => Err(Error::NotConfigured {
+                    reason: "archive-ack is set, but no archive is configured. Set archive, or set archive-ack to no"
+                        .into(),
+                }),
             }
         }
         .boxed()
@@ -487,7 +493,8 @@ impl Host for Node {
                 Task::ArchiveFlush => {
                     let shipping = self.shipping.load_full().filter(|shipping| shipping.has_archive());
                     let shipping = shipping.ok_or_else(|| Error::NotConfigured {
-                        reason: "this node has no archive, or is a replica".into(),
+                        reason: "this node does not write to an archive: none is configured, or the node is a replica"
+                            .into(),
                     })?;
                     let csn = self.committer.watermarks.committed.get();
                     shipping.flush(csn).await?;

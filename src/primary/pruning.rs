@@ -96,7 +96,7 @@ async fn prune_archive(node: &Node, archive: &Archive, last: &mut LastPrune) {
             report.denied
         }
         Err(error) => {
-            tracing::warn!(archive = archive.url(), %error, "a prune failed; the next one goes on");
+            tracing::warn!(archive = archive.url(), %error, "a prune failed; the next prune continues");
             Some(error.to_string())
         }
     };

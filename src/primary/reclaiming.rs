@@ -62,10 +62,10 @@ fn reclaim(node: &Node) {
         node.snapshots.write_image(node);
     }
     if let Err(error) = node.committer.disk().reclaim(room) {
-        tracing::warn!(%error, "the space of what was deleted could not be given back");
+        tracing::warn!(%error, "the disk space of deleted data could not be freed");
     }
     let freed = room().saturating_sub(before);
     if freed > 0 {
-        tracing::info!(freed, "logs and deleted rows gave space back");
+        tracing::info!(freed, "the disk space of logs and deleted rows was freed");
     }
 }

@@ -114,11 +114,11 @@ pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
         return Ok(());
     }
     if config.archive.is_empty() {
-        return wrong("there is no first archive: set archive");
+        return wrong("needs a first archive: set archive");
     }
     let same_url = config.archive_2.trim_end_matches('/') == config.archive.trim_end_matches('/');
     if same_url && config.archive_2_s3_endpoint.is_empty() {
-        return wrong("is the same as archive: name another place");
+        return wrong("is the same as archive. Name another place");
     }
     let found = match open(config) {
         Ok(Some(archive)) => identity::read(&archive.with_patience(LOOK)).await,
@@ -133,7 +133,8 @@ pub async fn check(config: &Config, cluster: Option<ClusterId>) -> Result<()> {
             Err(Error::Identity { what: format!("archive-2 {}", config.archive_2), detail })
         }
         Err(error) if passes(&error) => {
-            tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; it is tried again while serving");
+            tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; the node serves clients \
+                                                                and retries");
             Ok(())
         }
         found => found.map(drop),
@@ -222,9 +223,9 @@ impl Second {
         let mut publisher = self.publisher.lock().await;
         let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
             Some(publisher) => publisher.publish_kept(base, self.covered(base.manifest().csn)).await,
-            None => {
-                Err(Error::NotNow { reason: "archive-2 is not there at the moment: it does not get this base".into() })
-            }
+            None => Err(Error::NotNow {
+                reason: "archive-2 cannot be reached at the moment, so it does not get this base".into(),
+            }),
         };
         let needs_repair = matches!(&published, Ok(Some(published)) if published.level == Level::Eventual);
         self.note_base(&published);
@@ -240,7 +241,8 @@ impl Second {
         if archived >= csn {
             return Ok(());
         }
-        let reason = format!("archive-2 has chunks up to csn {archived} only: it does not get the base at csn {csn}");
+        let reason =
+            format!("archive-2 has chunks only up to csn {archived}, so it does not get the base at csn {csn}");
         Err(Error::NotNow { reason })
     }
 
@@ -252,7 +254,7 @@ impl Second {
                 status.last_base_error = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "a base did not get into archive-2");
+                tracing::warn!(%error, "a base was not published to archive-2");
                 status.last_base_error = Some(error.to_string());
             }
         }
@@ -289,9 +291,9 @@ impl Run {
             self.second.note(|status| {
                 let message = error.to_string();
                 if !passes {
-                    tracing::error!(%error, "archive-2 is given up until the next start");
+                    tracing::error!(%error, "archive-2 is not used until the next start");
                 } else if status.last_error.as_ref() != Some(&message) {
-                    tracing::warn!(%error, "archive-2 is not there; it is tried again");
+                    tracing::warn!(%error, "archive-2 cannot be reached; the connection is retried");
                 }
                 status.state = if passes { "connecting" } else { "stopped" };
                 status.failures_in_row += 1;
@@ -318,8 +320,9 @@ impl Run {
         let committed = node.committer.watermarks.committed.get();
         if archived > committed {
             let detail = format!(
-                "holds commits of epoch {epoch} up to csn {archived}, this node has only those up to {committed}: \
-                 another process wrote them, or the disk lost them. Give archive-2 another prefix"
+                "holds commits of epoch {epoch} up to csn {archived}, but this node has only commits up to csn \
+                 {committed}: another process wrote the others, or the disk has lost them. Give archive-2 another \
+                 prefix"
             );
             return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail }.into());
         }
@@ -332,7 +335,8 @@ impl Run {
             tracing::warn!(
                 archived = archived.0,
                 goes_on = from.0,
-                "archive-2 lacks commits that the spool no longer has: it gets a base and goes on from there"
+                "archive-2 lacks commits that are not in the spool: archive-2 gets a base, and its chunks continue \
+                 after the base"
             );
             self.second.note(|status| status.state = "base");
             self.give_base().await?;
@@ -345,7 +349,7 @@ impl Run {
         let (uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
         let _merging = Merging::start(node, &archive, ledger, status.clone());
         spool.wake_second(uploader.wake());
-        tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
+        tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is reached");
         let (repairs, target) = (Arc::clone(node), archive.clone());
         tokio::spawn(async move { repair_bases(&repairs, &target).await });
         *self.second.uploader.lock() = Some(status);
@@ -393,7 +397,7 @@ async fn repair_bases(node: &Node, archive: &Archive) {
         Ok::<_, Error>(())
     };
     if let Err(error) = repaired.await {
-        tracing::warn!(%error, "a base in archive-2 could not be repaired; it is tried again later");
+        tracing::warn!(%error, "a base in archive-2 could not be repaired; the repair is retried later");
     }
 }
 
@@ -402,8 +406,8 @@ async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
     for record in line {
         if let Claim::Taken(other) = epochs::claim(second, record).await? {
             let detail = format!(
-                "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. \
-                 Give archive-2 another prefix",
+                "has another history: its epoch {} belongs to node {}, but that of the first archive belongs to node \
+                 {}. Give archive-2 another prefix",
                 other.epoch, other.node, record.node
             );
             return Err(Error::Identity { what: format!("archive-2 {}", second.url()), detail });

@@ -146,7 +146,9 @@ pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Lis
     let mut listing = Listing::read(archive).await?;
     let lineage = Lineage::of(&listing.epochs, epoch).ok_or_else(|| Error::StoreContract {
         url: archive.url().to_owned(),
-        detail: format!("does not list epoch {epoch}, which this node has claimed: its listings are stale"),
+        detail: format!(
+            "does not list epoch {epoch}, which this node has claimed: its listings are stale. Try again later"
+        ),
     })?;
     drop_torn(archive, &mut listing, &lineage).await?;
     Ok((listing, lineage))
@@ -155,7 +157,7 @@ pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Lis
 /// Returns the last commit of this line of history that a listing can restore.
 pub(super) async fn archived_until(archive: &Archive, listing: &Listing, lineage: &Lineage) -> Result<Csn> {
     let stretches = archived_stretches(archive, listing, lineage).await?;
-    Ok(stretches.last().copied().expect("there is one from the first commit on"))
+    Ok(stretches.last().copied().expect("the first commit has an epoch"))
 }
 
 /// Returns the last commit of `lineage` that chunks reach from `after` without a gap.
@@ -249,7 +251,7 @@ impl Shipping {
         };
         let first = tokio::time::timeout(STOP_UPLOAD_MAX, self.archived(cut));
         if futures::future::join(first, second).await.0.is_err() {
-            tracing::warn!("the archive did not take everything before the stop; the rest waits in the spool");
+            tracing::warn!("the archive did not receive all chunks before the stop; the others wait in the spool");
         }
         archive.task.abort();
         archive.marks.stop();
@@ -304,7 +306,8 @@ impl ArchiveSide {
             _ if needs_base => {
                 tracing::warn!(
                     committed = committed.0,
-                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+                    "the logs do not reach back to the archive's last commit: a base is published, and the commits \
+                     before it that the archive lacks are in no archive"
                 );
                 let Position { csn, hash, .. } = position;
                 let wal_seq = node.committer.disk().wal_seq();
@@ -387,7 +390,7 @@ fn archived_hash(
     node.committer.history_hash(archived)?.ok_or_else(|| Error::Gap {
         what: "the logs".into(),
         expected: archived,
-        found: "nothing that tells the history hash there".into(),
+        found: "no commit with a history hash at this csn".into(),
     })
 }
 
@@ -396,10 +399,11 @@ fn uploading_ended(error: &Error) -> String {
     let advice = match error {
         Error::Identity { .. } => "",
         _ => {
-            ". Restart: what was in that chunk is cut anew from the logs. If the disk fails, promote a replica instead"
+            ". Restart the node: the commits of that chunk are cut again from the logs. If the disk is failing, \
+             promote a replica instead"
         }
     };
-    format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
+    format!("uploading to the archive has ended, so writes are refused until a restart: {error}{advice}")
 }
 
 /// Applies the commits that the archive holds on `lineage` without a gap after the committer's last commit; returns the
@@ -491,12 +495,14 @@ impl FeedHost for Node {
             let (theirs, newer_epoch) = (hello.epoch, Some(hello.epoch));
             if is_proven {
                 self.fence(hello.epoch, &hello.node);
-                let reason = format!("the replica has epoch {theirs}, this node only {own}: it is fenced");
+                let reason = format!(
+                    "the replica has epoch {theirs}, and this node has the older epoch {own}: this node is fenced"
+                );
                 return Ok(Refuse { is_final: true, reason, newer_epoch });
             }
             let reason = format!(
-                "the replica says that it has epoch {theirs}, this primary has epoch {own}; nothing proves the newer one. Use \
-                 one repl-secret on all nodes, or one archive"
+                "the replica states epoch {theirs}, and this primary has epoch {own}; nothing proves the newer \
+                 epoch. Use one repl-secret on all nodes, or one archive"
             );
             Ok(Refuse { is_final: false, reason, newer_epoch })
         }

@@ -61,9 +61,9 @@ pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
             claim_at_the_end(node, archive, insistence).await?
         }
         None if node.primary_archives() && !insistence.without_archive => {
-            let reason = "the primary has an archive and this replica has none: what the archive holds beyond this replica \
-                          would be left behind, and the old primary would not be fenced. Start the replica with --archive, \
-                          or insist: walferry promote --without-archive";
+            let reason = "the primary has an archive and this replica has none. A promotion would abandon the \
+                          archived commits that this replica lacks, and would not fence the old primary. Start the \
+                          replica with --archive, or force the promotion with walferry promote --without-archive";
             return Err(Error::NotConfigured { reason: reason.to_owned() });
         }
         None => next_epoch(node, node.identity().epoch())?,
@@ -77,7 +77,7 @@ pub async fn take_over(node: &Arc<Node>, insistence: Insistence) -> Result<()> {
         return Err(error);
     }
     node.take_writes();
-    tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node is a primary now");
+    tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node has become a primary");
     super::listen_for_replicas(node).await
 }
 
@@ -172,7 +172,8 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
                     if insistence.abandon_epoch != Some(line.leaf()) {
                         return Err(would_abandon(archive, &line, &why, &abandoned));
                     }
-                    tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as asked");
+                    tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as the \
+                        operator asked");
                     (None, own_parent(archive, node).await?)
                 }
             },
@@ -195,7 +196,7 @@ async fn claim_at_the_end(node: &Arc<Node>, archive: &Archive, insistence: Insis
         tracing::warn!(
             fork = start.fork.0,
             beyond = beyond.0,
-            "the old primary archived on during the takeover: its commits are taken over, too"
+            "the old primary continued to archive during the takeover: this node takes over these commits"
         );
     }
 }
@@ -253,12 +254,12 @@ async fn follow_to_the_end(
 /// Builds the refusal of a promotion that would abandon commits.
 fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Abandoned]) -> Error {
     let told: Vec<String> = abandoned.iter().map(ToString::to_string).collect();
-    let told = if told.is_empty() { "no archived commits yet".to_owned() } else { told.join("; ") };
+    let told = if told.is_empty() { "no archived commits".to_owned() } else { told.join("; ") };
     let epoch = line.leaf();
     let reason = format!(
-        "this node does not lie on the newest line of {}, that of epoch {epoch}: {why}. A promotion would abandon {told}. \
-         Promote a node that follows epoch {epoch}, start this one as a replica of its writer, or insist: walferry promote \
-         --abandon-epoch {epoch}",
+        "this node does not lie on the newest line of {}, which ends in epoch {epoch}: {why}. A promotion would \
+         abandon {told}. Promote a node that follows epoch {epoch}, start this node as a replica of the writer of \
+         that epoch, or force the promotion with walferry promote --abandon-epoch {epoch}",
         archive.url()
     );
     Error::Conflict { reason }
@@ -307,7 +308,8 @@ async fn claim_start(archive: &Archive, node: &Node) -> Result<bool> {
                     start = next.number,
                     node = other.node,
                     csn = other.csn.0,
-                    "another process started under this epoch: this directory is a copy of its, or an older state of it"
+                    "another process has started under this epoch: this directory is a copy of that process's \
+                     directory, or an older state of it"
                 );
                 return Ok(false);
             }

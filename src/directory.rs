@@ -208,10 +208,10 @@ impl Identity {
             return Some(format!("its epochs do not follow each other: {history:?}"));
         }
         if newest < self.epoch() {
-            return Some(format!("it ends with epoch {newest}, this directory knows of epoch {}", self.epoch()));
+            return Some(format!("it ends with epoch {newest}, but this directory knows epoch {}", self.epoch()));
         }
         let (own, theirs) = (makers(&self.history, csn), makers(history, csn));
-        (own != theirs).then(|| format!("the commits up to csn {csn} were made by {own:?} here, by {theirs:?} there"))
+        (own != theirs).then(|| format!("the commits up to csn {csn} belong to {own:?} here, but to {theirs:?} there"))
     }
 
     /// Returns the commit at which a generation forks that begins after the commit `committed`.
@@ -377,7 +377,7 @@ impl DataDir {
         let mut file = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            let detail = format!("is in use by another process (pid {}). Stop that one first", holder.trim());
+            let detail = format!("is in use by another process (pid {}). Stop that process first", holder.trim());
             Error::Identity { what: format!("data directory {}", self.root.display()), detail }
         })?;
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(Error::io("write", &path))?;
@@ -533,9 +533,9 @@ mod tests {
             (&[(3, 100), (1, 0)], 0, "do not follow"),
             (&[(1, 0), (3, 100), (4, 90)], 0, "do not follow"),
             (&[(1, 0)], 90, "knows of epoch 3"),
-            (&[(1, 0), (4, 149)], 150, "were made by"),
-            (&[(1, 0), (3, 100), (4, 149)], 150, "were made by"),
-            (&[(2, 0), (3, 100)], 150, "were made by"),
+            (&[(1, 0), (4, 149)], 150, "belong to"),
+            (&[(1, 0), (3, 100), (4, 149)], 150, "belong to"),
+            (&[(2, 0), (3, 100)], 150, "belong to"),
         ] {
             let fault = identity.fault_in(&history(starts), Csn(csn)).expect(reason);
             assert!(fault.contains(reason), "{starts:?}: {fault}");

@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What the replica receives in place of a message.
+/// The content that the replica receives in place of a message.
 pub(crate) enum Sent {
     /// A message.
     Frame(Frame),

@@ -45,7 +45,7 @@ impl KeyArgs {
 pub(crate) fn named_file<'o>(option: &str, file: Option<&'o str>) -> Result<&'o str, Failure> {
     match file {
         Some(file) if file.trim().is_empty() => {
-            let detail = "is empty: name the file, or leave the option out if there is no encryption".to_owned();
+            let detail = "is empty. Name the file, or omit the option if the archive is not encrypted".to_owned();
             Err(Error::Config { key: option.to_owned(), detail }.into())
         }
         file => Ok(file.unwrap_or_default()),
@@ -72,7 +72,7 @@ pub(crate) fn open(url: &str, keys: &KeyArgs) -> Result<Archive, Failure> {
     archive.ok_or_else(|| {
         Failure::from(Error::Config {
             key: "archive".into(),
-            detail: "is empty; name s3://bucket/prefix or file:///dir".into(),
+            detail: "is empty. Name s3://bucket/prefix or file:///dir".into(),
         })
     })
 }

@@ -54,7 +54,7 @@ fn remove(dir: &Path) {
             _ => return,
         }
     }
-    eprintln!("walferry: cannot remove {}, remove it by hand", dir.display());
+    eprintln!("walferry: cannot remove {}. Remove it by hand", dir.display());
 }
 
 /// Starts a server as the leader of its own process group, because redis-server has children that rewrite its files.

@@ -61,8 +61,8 @@ impl ReachArgs {
 
 fn wrong_password(peer: &str, detail: &str) -> Failure {
     let detail = format!(
-        "{peer} says: {detail} Give the node's password (its requirepass) with --password-file, in {PASSWORD_VARIABLE}, or \
-         with --password"
+        "{peer} refuses the connection: {detail} Give the node's password (its requirepass) with --password-file, \
+         in {PASSWORD_VARIABLE}, or with --password"
     );
     Error::Config { key: "password".to_owned(), detail }.into()
 }

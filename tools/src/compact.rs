@@ -115,7 +115,7 @@ fn show(report: &Report, json: bool) {
             merge.parts, merge.merged, merge.bytes_before, merge.bytes_after, merge.deleted, merge.waiting
         );
         if merge.damaged > 0 {
-            println!("DAMAGED  {} chunks were left as they are: see the log, and walferry verify", merge.damaged);
+            println!("DAMAGED  {} chunks were not changed: see the log, and run walferry verify", merge.damaged);
         }
     }
     if let Some(runs) = &report.runs {
@@ -134,7 +134,7 @@ fn show(report: &Report, json: bool) {
             "base     csn {} of epoch {}: {} bytes new, {} shared; restored in {:.1} s",
             base.csn, base.epoch, base.bytes_new, base.bytes_shared, base.restore_seconds
         ),
-        Some(base) => println!("base     csn {} of epoch {} was there already", base.csn, base.epoch),
+        Some(base) => println!("base     csn {} of epoch {} existed already", base.csn, base.epoch),
         None => {}
     }
 }

@@ -80,7 +80,7 @@ fn open_target(args: &Args) -> Result<Archive, Failure> {
     };
     let same_url = args.to.trim_end_matches('/') == args.archive.archive.trim_end_matches('/');
     if same_url && args.to_s3_endpoint.is_none() {
-        let detail = "is the archive to copy from: name another one".to_owned();
+        let detail = "is the archive to copy from. Name another archive".to_owned();
         return Err(Error::Config { key: "to".to_owned(), detail }.into());
     }
     let (from, to) = (ArchiveUrl::from_str(&args.archive.archive)?, ArchiveUrl::from_str(&args.to)?);

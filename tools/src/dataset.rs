@@ -16,10 +16,10 @@ pub(crate) fn read(client: &mut Client) -> Answer<Dataset> {
     let mut cursor = "0".to_owned();
     loop {
         let Value::Array(mut reply) = client.call(&["SCAN", &cursor, "COUNT", SCAN_COUNT])? else {
-            return Err("SCAN answered no array".into());
+            return Err("the reply to SCAN is not an array".into());
         };
         let (keys, next) = (reply.pop(), reply.pop());
-        let Some(Value::Array(keys)) = keys else { return Err("SCAN answered no keys".into()) };
+        let Some(Value::Array(keys)) = keys else { return Err("the reply to SCAN contains no keys".into()) };
         let keys: Vec<Vec<u8>> = keys.into_iter().map(bytes).collect();
         for (key, content) in keys.iter().zip(read_keys(client, &keys)?) {
             dataset.insert(key.clone(), content);

@@ -94,7 +94,7 @@ impl Node {
     }
 
     fn csn(&self) -> Answer<u64> {
-        self.field("committed_csn")?.parse().map_err(|_| "INFO tells no committed_csn".to_owned())
+        self.field("committed_csn")?.parse().map_err(|_| "INFO shows no committed_csn".to_owned())
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Done {
         Some(name) => match command.find_subcommand_mut(name) {
             Some(subcommand) => subcommand.render_long_help().to_string(),
             None => {
-                let detail = format!("there is no subcommand {name:?}; walferry help lists them");
+                let detail = format!("subcommand {name:?} does not exist; walferry help lists the subcommands");
                 return Err(Error::Config { key: "help".into(), detail }.into());
             }
         },

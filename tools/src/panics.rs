@@ -42,8 +42,8 @@ fn log(panic: &PanicHookInfo<'_>) {
         thread = thread.name().unwrap_or("unnamed"),
         place = panic.location().map(ToString::to_string).unwrap_or_default(),
         reason = reason.unwrap_or("unknown"),
-        "a defect in walferry ends this process; nothing that was acknowledged is lost beyond what a kill loses in this \
-         appendfsync mode. Start it again, and report the defect with these lines"
+        "a defect in walferry ends this process; no acknowledged write is lost beyond what a process kill loses in \
+         this appendfsync mode. Start the process again, and report the defect with these lines"
     );
 }
 

@@ -39,6 +39,6 @@ pub(crate) fn run(args: Args) -> Done {
         redis::Value::Array(items) => items.get(1).map(crate::client::text).unwrap_or_default(),
         _ => String::new(),
     };
-    println!("epoch {} -> {}: this node is a primary now", epoch(&before), epoch(&after));
+    println!("epoch {} -> {}: this node is a primary", epoch(&before), epoch(&after));
     Ok(())
 }

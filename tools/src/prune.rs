@@ -77,6 +77,6 @@ fn show(report: &PruneReport, json: bool) {
         println!("removed  {} objects, {} bytes", report.removed, report.bytes_removed);
     } else {
         let (objects, bytes) = (report.removals.len(), report.bytes_to_remove());
-        println!("nothing was removed; {objects} objects with {bytes} bytes go with --confirm");
+        println!("nothing was removed; --confirm removes {objects} objects with {bytes} bytes");
     }
 }

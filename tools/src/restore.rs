@@ -135,7 +135,7 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
         report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn
     );
     if report.replans > 0 {
-        println!("replans  {}: a prune had removed what was listed", report.replans);
+        println!("replans  {}: a prune had removed listed objects", report.replans);
     }
     for remark in &report.remarks {
         println!("remark   {remark}");

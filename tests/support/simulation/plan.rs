@@ -123,7 +123,7 @@ pub(crate) enum Act {
     FreeDisk,
 }
 
-/// What happens to the old primary when a replica is promoted.
+/// The fate of the old primary when a replica is promoted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Old {
     /// It is killed before the promotion.

@@ -170,7 +170,7 @@ impl Generator {
             let patience = if self.shape.rate > 0 { Duration::from_micros(200) } else { Duration::from_secs(30) };
             self.poll.poll(&mut events, Some(patience)).map_err(failed)?;
             if events.is_empty() && self.shape.rate == 0 {
-                return Err("load generator: the server answered nothing for 30 s".into());
+                return Err("load generator: the server sent no reply for 30 s".into());
             }
             for event in &events {
                 let connection = &mut self.connections[event.token().0];
@@ -308,7 +308,7 @@ impl Replies {
             self.elements = 1;
         }
         let text = std::str::from_utf8(rest).unwrap_or_default().trim_end();
-        let length = || text.parse::<i64>().map_err(|_| format!("load generator: strange reply {text:?}"));
+        let length = || text.parse::<i64>().map_err(|_| format!("load generator: unexpected reply {text:?}"));
         match kind {
             b'+' | b':' => self.element(),
             b'-' => return Err(format!("the server refused a request of the load: {text}")),
@@ -320,7 +320,7 @@ impl Replies {
                 self.elements += length()?.max(0) as u64;
                 self.element();
             }
-            _ => return Err(format!("load generator: strange reply {:?}", String::from_utf8_lossy(line))),
+            _ => return Err(format!("load generator: unexpected reply {:?}", String::from_utf8_lossy(line))),
         }
         Ok(())
     }

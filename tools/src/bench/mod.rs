@@ -102,7 +102,7 @@ impl Common {
         if server::has_redis() {
             return vec![Program::Redis, Program::Walferry];
         }
-        println!("redis-server is not installed: walferry is measured alone");
+        println!("redis-server is not installed: only walferry is measured");
         vec![Program::Walferry]
     }
 

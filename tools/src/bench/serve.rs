@@ -84,7 +84,7 @@ fn chosen(tests: &str) -> Result<Vec<Workload>, Failure> {
                 workload::find(name).ok_or_else(|| {
                     let all = COMMANDS.iter().chain(MIXES).chain(PATTERNS);
                     let all: Vec<_> = all.map(|workload| workload.name).collect();
-                    Failure::Other(format!("there is no test '{name}'; there are {}", all.join(", ")))
+                    Failure::Other(format!("test '{name}' does not exist. The tests are {}", all.join(", ")))
                 })
             };
             names.split(',').map(find).collect::<Result<_, _>>()?

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Longest wait until a replica has everything.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What is attached to a primary: a replica, an archive, both or neither.
+/// The consumers that are attached to a primary: a replica, an archive, both or neither.
 #[derive(Clone)]
 struct Attached {
     name: String,
@@ -178,7 +178,8 @@ fn primary_of(args: &Args, attached: &Attached, dir: &Path) -> Result<Server, Fa
 
 fn measure(args: &Args, attached: &Attached, dir: &Path, rate: u64, run: u64) -> Result<Shown, Failure> {
     let common = &args.common;
-    let test = workload::find(&args.test).ok_or_else(|| Failure::Other(format!("there is no test '{}'", args.test)))?;
+    let test =
+        workload::find(&args.test).ok_or_else(|| Failure::Other(format!("test '{}' does not exist", args.test)))?;
     let primary = primary_of(args, attached, dir)?;
     let replica = match attached.replica {
         true => Some(Launch::replica_of(&primary.launch, &dir.join("replica"))?.start()?.0),
@@ -246,7 +247,8 @@ fn away(args: &Args) -> Result<Section, Failure> {
         columns: ["server", "operations missed", "caught up s"].map(str::to_owned).to_vec(),
         ..Section::default()
     };
-    let test = workload::find(&args.test).ok_or_else(|| Failure::Other(format!("there is no test '{}'", args.test)))?;
+    let test =
+        workload::find(&args.test).ok_or_else(|| Failure::Other(format!("test '{}' does not exist", args.test)))?;
     for program in common.programs() {
         let (mut seconds, mut missed) = (Runs::default(), Runs::default());
         for run in 0..common.alternations {

@@ -428,7 +428,7 @@ impl DataDir {
 
     /// Removes the files that an unfinished restore has made; its mark stays.
     pub fn clear_restore(&self) -> Result<()> {
-        assert!(self.restoring_path().exists(), "only an unfinished restore is taken back");
+        assert!(self.restoring_path().exists(), "only an unfinished restore is undone");
         for path in [self.db(), self.wal(), self.oplog(), self.image(), self.base()] {
             match std::fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

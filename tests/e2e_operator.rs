@@ -86,7 +86,7 @@ fn credentials_are_found_where_aws_tools_find_them() {
         walferry(&tool, &aws.environment(&home, more))
     };
     let asks_as = |more: &[(&str, &str)]| {
-        snapshots(more).expect(USAGE).says("there is no walferry.json");
+        snapshots(more).expect(USAGE).says("walferry.json is missing");
         aws.signed_by()
     };
     assert_eq!(asks_as(&[]), INSTANCE_KEY);

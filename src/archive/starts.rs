@@ -90,7 +90,7 @@ pub async fn check_fence(archive: &Archive, own: Epoch, number: u32) -> Result<(
     }
     match start? {
         Some(newer) => {
-            let node = format!("{}, by a later start from this data directory or a copy of it", newer.node);
+            let node = format!("{} (by a later start from this data directory or from a copy of it)", newer.node);
             Err(Error::Fenced { own, newer: own, node })
         }
         None => Ok(()),

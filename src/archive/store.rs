@@ -199,7 +199,7 @@ impl Archive {
             is_ok
         };
         let is_there = self.get_sensible(name, reads).await?.is_some();
-        is_there.then(|| last.into_inner().expect("what is there was read")).transpose()
+        is_there.then(|| last.into_inner().expect("the stored object was read")).transpose()
     }
 
     /// Returns the bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.

@@ -40,7 +40,7 @@ impl Chunk {
         let header = ChunkHeader::decode(&bytes, what)?;
         let (expected, found) = (header.total_len(), bytes.len() as u64);
         if found < expected {
-            let detail = format!("truncated: {found} of {expected} bytes are there");
+            let detail = format!("truncated: {found} of {expected} bytes are present");
             return Err(Error::corrupt(what, format_args!("byte {found}"), detail));
         }
         if found > expected {

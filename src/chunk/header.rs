@@ -149,7 +149,7 @@ impl ChunkHeader {
     /// else that is not a header.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let corrupt = |detail: String| Error::corrupt(what, "header", detail);
-        let truncated = || corrupt(format!("truncated: {} of {} bytes are there", bytes.len(), Self::ENCODED_LEN));
+        let truncated = || corrupt(format!("truncated: {} of {} bytes are present", bytes.len(), Self::ENCODED_LEN));
         if bytes.len() < at::FLAGS {
             return Err(truncated());
         }

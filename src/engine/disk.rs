@@ -94,7 +94,7 @@ impl Disk {
         let db = DB::open_cf_descriptors(&database_options(wal_dir), db_dir, families)
             .map_err(Error::rocks("open the database"))?;
         let db = Arc::new(db);
-        orphans.db.set(Arc::downgrade(&db)).expect("set once, here");
+        orphans.db.set(Arc::downgrade(&db)).expect("this is the only place that sets the database");
         let disk = Self {
             db: Some(db),
             wal_dir: wal_dir.to_owned(),

@@ -213,7 +213,7 @@ fn shortfall(reach: &Reach, lineage: &Lineage, target: Csn) -> Shortfall {
             reach.gaps.iter().find(|gap| gap.contains(target)),
             reach.coarse.iter().find(|coarse| coarse.contains(target)),
         ) {
-            (Some(gap), _) => format!("csn {gap} cannot be restored: chunks are missing there"),
+            (Some(gap), _) => format!("csn {gap} cannot be restored: their chunks are missing"),
             (None, Some(coarse)) => {
                 format!("csn {coarse} cannot be restored one by one, because a compacted run replaces their chunks")
             }

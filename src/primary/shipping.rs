@@ -419,7 +419,7 @@ pub async fn fetch_tail(
     let mut tail = CatchUp::contiguous(archive, listing, lineage, position);
     if let Some(end) = archived_behind_a_gap(listing, lineage, tail.until()) {
         let (what, expected) = (archive.url().to_owned(), tail.until().next());
-        return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
+        return Err(Error::Gap { what, expected, found: format!("a base after a gap, and commits up to csn {end}") });
     }
     if tail.until() > position.csn {
         tracing::warn!(

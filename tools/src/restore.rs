@@ -80,7 +80,7 @@ fn show_plan(planned: &Planned, json: bool) {
     }
     let chunks_alone = match plan.estimate_chunks_ms {
         Some(ms) if !plan.runs.is_empty() => format!("; chunks alone {:.3} s", ms as f64 / 1e3),
-        None => "; chunks alone do not lead there".to_owned(),
+        None => "; chunks alone cannot reach the target".to_owned(),
         Some(_) => String::new(),
     };
     println!("estimate {:.3} s from the base to the target{chunks_alone}", plan.estimate_ms as f64 / 1e3);

@@ -160,7 +160,7 @@ fn number(name: &str) -> Number {
         "n" => Number::Sent(0),
         earlier => {
             let less = earlier.strip_prefix("n-").and_then(|less| less.parse().ok());
-            Number::Sent(less.expect("templates name numbers that there are"))
+            Number::Sent(less.expect("a template names a known number"))
         }
     }
 }

@@ -280,8 +280,8 @@ mod tests {
         let put = commit(1, &[(vec![1], vec![2])], vec![]);
         let mut good = assemble(std::slice::from_ref(&put), &[]).unwrap();
         for (operation, complaint) in [
-            (&b""[..], "announces 1 operations, holds 0"),
-            (&put.disk.repeat(2), "announces 1 operations, holds 2"),
+            (&b""[..], "announces 1 operations, but holds 0"),
+            (&put.disk.repeat(2), "announces 1 operations, but holds 2"),
             (b"\x07", "record tag"),
             (&csn_key, "csn key"),
         ] {

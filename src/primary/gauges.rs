@@ -162,7 +162,11 @@ impl Node {
         if let Some(rpo) = safety.rpo {
             out.gauge("walferry_archived_csn", "Last commit that the archive holds without a gap.", safety.archived);
             let time = safety.archived_time.map(seconds);
-            out.gauge_if_known("walferry_archived_timestamp_seconds", "When that commit was made, Unix time.", time);
+            out.gauge_if_known(
+                "walferry_archived_timestamp_seconds",
+                "Unix time of walferry_archived_csn's commit.",
+                time,
+            );
             let help = "Age of the oldest commit that is not archived and would be lost with this machine; 0 if there \
                         is none.";
             out.gauge("walferry_rpo_seconds", help, rpo.as_secs_f64());
@@ -171,7 +175,7 @@ impl Node {
             let time = safety.restorable_from_time.map(seconds);
             out.gauge_if_known(
                 "walferry_restorable_from_timestamp_seconds",
-                "When that commit was made, Unix time.",
+                "Unix time of walferry_restorable_from_csn's commit.",
                 time,
             );
             let until = safety.restorable_from.map(|_| safety.archived);
@@ -183,7 +187,7 @@ impl Node {
             let time = safety.restorable_from.and(safety.archived_time).map(seconds);
             out.gauge_if_known(
                 "walferry_restorable_until_timestamp_seconds",
-                "When that commit was made, Unix time.",
+                "Unix time of walferry_restorable_until_csn's commit.",
                 time,
             );
         }
@@ -231,12 +235,20 @@ impl Node {
             let help = "Failed uploads in a row; 0 after a success.";
             out.gauge("walferry_archive_failures_in_row", help, uploader.failures_in_row);
             out.gauge("walferry_spool_chunks", "Sealed chunks that wait for the archive.", spool.chunks);
-            out.gauge("walferry_spool_bytes", "Their bytes.", spool.bytes);
+            out.gauge("walferry_spool_bytes", "Bytes of the sealed chunks that wait for the archive.", spool.bytes);
             let help = "Bytes at which writes are refused.";
             out.gauge("walferry_spool_limit_bytes", help, self.config().spool_max_bytes.0);
             out.counter("walferry_chunks_cut_total", "Chunks cut.", cutter.chunks);
-            out.counter("walferry_chunk_raw_bytes_total", "Their bytes before compression.", cutter.raw_bytes);
-            out.counter("walferry_chunk_stored_bytes_total", "Their bytes after compression.", cutter.stored_bytes);
+            out.counter(
+                "walferry_chunk_raw_bytes_total",
+                "Bytes of the cut chunks before compression.",
+                cutter.raw_bytes,
+            );
+            out.counter(
+                "walferry_chunk_stored_bytes_total",
+                "Bytes of the cut chunks after compression.",
+                cutter.stored_bytes,
+            );
             out.counter("walferry_chunks_archived_total", "Chunks confirmed in the archive.", uploader.chunks_done);
             let merged = side.merging.status();
             out.counter(
@@ -259,7 +271,11 @@ impl Node {
         let compacted = self.compacted.lock().clone();
         if compacted.ended_ms > 0 {
             out.counter("walferry_compacted_runs_total", "Compacted runs built since the start.", compacted.runs);
-            out.counter("walferry_compacted_bytes_total", "Their bytes.", compacted.bytes);
+            out.counter(
+                "walferry_compacted_bytes_total",
+                "Bytes of the compacted runs built since the start.",
+                compacted.bytes,
+            );
             let help = "Last commit in a compacted run of the size in compact-per.";
             out.gauge("walferry_compacted_until_csn", help, compacted.until.0);
             out.gauge(
@@ -276,7 +292,7 @@ impl Node {
                 ended_ms as f64 / 1e3,
             );
             out.gauge("walferry_prune_removed_objects", "Objects that the last scheduled prune removed.", removed);
-            out.gauge("walferry_prune_removed_bytes", "Their bytes.", bytes_removed);
+            out.gauge("walferry_prune_removed_bytes", "Bytes that the last scheduled prune removed.", bytes_removed);
             out.gauge(
                 "walferry_prune_failed",
                 "1 if the last scheduled prune failed or might not delete.",

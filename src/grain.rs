@@ -56,7 +56,7 @@ impl FromStr for Grain {
         };
         found.filter(|grain| grain.to_string() == text).ok_or_else(|| Error::Config {
             key: "per".to_owned(),
-            detail: format!("{text:?} is no size of a run; accepted are hour, day and commits:N with N from 1"),
+            detail: format!("{text:?} is not a size of a run; accepted are hour, day and commits:N with N from 1"),
         })
     }
 }

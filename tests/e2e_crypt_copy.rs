@@ -158,7 +158,10 @@ fn an_encrypted_archive_in_a_directory() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(chunk, bytes).expect("a chunk");
-    Archive::directory(&copy).tool("verify", &["--archive-key-file", text(&keys)]).expect(4).says("the tag is wrong");
+    Archive::directory(&copy)
+        .tool("verify", &["--archive-key-file", text(&keys)])
+        .expect(4)
+        .says("the authentication tag is wrong");
 }
 
 #[test]

@@ -32,7 +32,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const PART_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Fills the empty directory `root`. Retries until a primary sends a whole base or a history, or fails for good.
-pub async fn bootstrap(
+pub(crate) async fn bootstrap(
     root: &Path,
     primary: &PrimaryAddress,
     config: &Config,
@@ -49,7 +49,7 @@ pub async fn bootstrap(
         match from_primary(root, primary, config, archive.is_some(), &node).await {
             Ok(()) => return Ok(()),
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is tried again"),
+            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is retried"),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -59,7 +59,11 @@ pub async fn bootstrap(
 fn is_final(error: &Error) -> bool {
     matches!(
         error,
-        Error::Refused { .. }
+        Error::RefusedByPrimary { is_final: true, .. }
+            | Error::NotConfigured { .. }
+            | Error::Stopping
+            | Error::NeedsRestart { .. }
+            | Error::NoRoom { .. }
             | Error::Io { .. }
             | Error::NotEmpty { .. }
             | Error::Version { .. }
@@ -108,7 +112,7 @@ async fn from_primary(
             }
             restored
         }
-        Message::Refuse(refuse) if refuse.is_final => Err(Error::Refused { reason: refuse.reason }),
+        Message::Refuse(refuse) => Err(refuse.into_error(primary)),
         other => Err(broken(format!("expected a history or a base, got {other:?}"))),
     }
 }

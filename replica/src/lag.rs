@@ -23,7 +23,7 @@ struct Told {
 
 /// Measures how far a replica is behind, from the primary's heartbeats.
 #[derive(Debug)]
-pub struct Lag {
+pub(crate) struct Lag {
     /// The heartbeats of the current connection, in csn order.
     told: VecDeque<Told>,
     /// Whether the next heartbeat is the first of a connection.
@@ -36,17 +36,17 @@ pub struct Lag {
 
 impl Lag {
     /// Creates the lag of a link that begins at this moment.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { told: VecDeque::new(), is_new: true, heard: None, level: Moment::now() }
     }
 
     /// Begins a connection. Earlier heartbeats count until the first heartbeat of this connection.
-    pub fn connect(&mut self) {
+    pub(crate) fn connect(&mut self) {
         self.is_new = true;
     }
 
     /// Takes a heartbeat that arrived at `now`; `applied` is the last commit applied then.
-    pub fn hear(&mut self, committed: Csn, time: CommitTime, applied: Csn, now: Moment) {
+    pub(crate) fn hear(&mut self, committed: Csn, time: CommitTime, applied: Csn, now: Moment) {
         if std::mem::take(&mut self.is_new) {
             self.told.clear();
         }
@@ -68,13 +68,13 @@ impl Lag {
     }
 
     /// Returns when the newest heartbeat arrived; `None` before the first.
-    pub fn heard(&self) -> Option<Moment> {
+    pub(crate) fn heard(&self) -> Option<Moment> {
         self.heard
     }
 
     /// Returns the age of the oldest commit that may be missing here. `applied` is the last applied commit with its
     /// time; `wall` is the system's time.
-    pub fn at(&self, now: Moment, applied: (Csn, CommitTime), is_connected: bool, wall: CommitTime) -> Duration {
+    pub(crate) fn at(&self, now: Moment, applied: (Csn, CommitTime), is_connected: bool, wall: CommitTime) -> Duration {
         let micros = |later: CommitTime, earlier: CommitTime| Duration::from_micros(later.0.saturating_sub(earlier.0));
         let (Some(heard), Some(newest)) = (self.heard, self.told.back()) else {
             // No commit is missing that was made before the last applied commit.

@@ -92,8 +92,8 @@ pub async fn run(
     let recover = move || open::open(dir, lock, identity, &opening, source.as_ref().map(|source| source as _));
     let opened = tokio::task::spawn_blocking(recover).await.expect("opening does not panic")?;
     if opened.identity.may_lack_commits {
-        let detail = "a crash took commits out of its middle that its primary has, and the archive did not have them. \
-                      Start the replica from an empty directory";
+        let detail = "a crash has lost commits in the middle of its history, which the primary has and the archive \
+                      lacks. Start the replica from an empty directory";
         let what = format!("replica directory {}", root.display());
         return Err(Error::corrupt(what, format!("csn {}", opened.recovered.position.csn), detail));
     }

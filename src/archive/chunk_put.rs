@@ -71,7 +71,8 @@ impl Archive {
         }
         let broken = |detail: String| Error::StoreContract { url: self.url().to_owned(), detail };
         let Some(found) = self.lying_there(name).await? else {
-            return Err(broken(format!("refused to create {name} as already there, but does not have it")));
+            let detail = format!("refused to create {name} as an existing object, but does not return the object");
+            return Err(broken(detail));
         };
         let found_bytes = found.as_ref().map_or(0, Bytes::len) as u64;
         let comparison = found.as_ref().map_or(Comparison::Unreadable, |found| compare(body, found));
@@ -79,12 +80,13 @@ impl Archive {
             return Ok(Placed::There(found_bytes));
         }
         if self.lying_there(name).await? != Some(found) {
-            return Err(broken(format!("gave two different contents for {name}")));
+            return Err(broken(format!("returned two different contents for {name}")));
         }
         if comparison == Comparison::Other {
             return Ok(Placed::Taken(found_bytes));
         }
-        tracing::warn!(%name, found = found_bytes, own = bytes, "a torn upload is replaced");
+        tracing::warn!(%name, found = found_bytes, own = bytes, "the incomplete object of an interrupted \
+                upload is replaced");
         self.put_verified(name, body.clone()).await.map(|()| Placed::There(bytes))
     }
 

@@ -41,7 +41,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Resu
     let told = object.remove(DIGEST).unwrap_or_default();
     let found = digest(&fields);
     if told.as_str() != Some(&found) {
-        return Err(corrupt(format!("the digest is {found}, the record says {told}")));
+        return Err(corrupt(format!("the digest is {found}, but the record states {told}")));
     }
     serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))
 }
@@ -88,7 +88,8 @@ pub async fn create(archive: &Archive, name: &ObjectName, record: &impl Serializ
     }
     match archive.get(name).await? {
         Some(found) if is_part_of(&found, &body) => {
-            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
+            tracing::warn!(%name, found = found.len(), own = body.len(), "the incomplete object of an interrupted \
+                upload is replaced");
             archive.put_verified(name, body).await.map(|()| Creation::Created)
         }
         _ => created,

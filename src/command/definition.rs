@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-/// What a command needs or may do.
+/// A property of a command: a need or a permission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Flag {

@@ -84,7 +84,7 @@ impl Out {
 
     /// Drops everything written since `mark`.
     pub fn truncate(&mut self, start: ReplyStart) {
-        assert!(start.0 <= self.buffer.len(), "the replies from this start on were sent");
+        assert!(start.0 <= self.buffer.len(), "the replies after this start were sent");
         self.buffer.truncate(start.0);
     }
 
@@ -259,7 +259,7 @@ impl Out {
     /// Inserts a length header before the bytes that were written since `start`.
     fn insert_length(&mut self, start: usize, kind: u8, length: usize) {
         let end = self.buffer.len();
-        assert!(start <= end, "a reply was begun in bytes that are gone");
+        assert!(start <= end, "a reply was begun in bytes that were taken");
         self.length(kind, length);
         self.buffer[start..].rotate_left(end - start);
     }

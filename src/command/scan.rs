@@ -97,7 +97,7 @@ fn write_step(out: &mut Out, cursor: u64, found: &OwnedArgs) {
 // ---- keys ----
 
 /// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]
-pub fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let cursor = parse_cursor(&args[1])?;
     let options = Options::parse(args.from(2), true)?;
     let options = Options { count: options.count.min(KEYS_MAX), ..options };
@@ -186,12 +186,12 @@ fn type_name(meta: &Meta) -> &'static str {
 // ---- elements ----
 
 /// HSCAN key cursor [MATCH pattern] [COUNT count]
-pub fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     scan_elements(ctx, args, out, DiskType::Hash)
 }
 
 /// SSCAN key cursor [MATCH pattern] [COUNT count]
-pub fn sscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn sscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     scan_elements(ctx, args, out, DiskType::Set)
 }
 

@@ -178,7 +178,7 @@ async fn hours_are_built_when_they_are_over() {
     assert_eq!(plan(commits[22].time).await.unwrap(), 23);
     for csn in [1, 5, 11, 14] {
         let error = plan(commits[csn - 1].time).await.unwrap_err().to_string();
-        assert!(error.contains("in whose place a run is") || error.contains("missing"), "csn {csn}: {error}");
+        assert!(error.contains("which only a compacted run holds") || error.contains("missing"), "csn {csn}: {error}");
     }
 }
 

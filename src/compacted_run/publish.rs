@@ -48,8 +48,12 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
     }
     let body = manifest.encode();
     if body.len() > MANIFEST_BYTES_MAX {
-        let reason = format!("the manifest of {name} has {} bytes, more than {MANIFEST_BYTES_MAX}", body.len());
-        return Err(Error::Refused { reason: format!("{reason}: make smaller runs") });
+        return Err(Error::OverLimit {
+            what: format!("the manifest {name}"),
+            found: body.len(),
+            limit: MANIFEST_BYTES_MAX,
+            advice: "Make smaller runs",
+        });
     }
     let part = |(path, object, bytes)| Part { object, bytes, origin: Origin::File(path) };
     send(archive, local.files().map(part), &|_| {}).await?;

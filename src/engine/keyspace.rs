@@ -53,7 +53,7 @@ pub struct Changing<'a> {
     pub memory: &'a mut Memory,
     /// Effects of the open group.
     pub effects: &'a mut Effects,
-    /// What is needed to undo this command's changes of the memory engines.
+    /// The state that undoes this command's changes of the memory engines.
     pub undo: &'a mut Undo,
     /// Effects of the groups on their way to the logs, oldest first.
     pub sealed: &'a [SealedEffects],

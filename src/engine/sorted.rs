@@ -218,7 +218,7 @@ fn prefix(key: &[u8]) -> [u64; 2] {
 
 fn record_of<'r>(records: &'r [u8], entry: &Entry) -> Record<'r> {
     let record = Records::new(&records[entry.at as usize..]).next();
-    record.expect("an entry is where a record begins").expect("checked when it came")
+    record.expect("an entry is where a record begins").expect("the operations were checked before")
 }
 
 fn key_of<'r>(records: &'r [u8], entry: &Entry) -> &'r [u8] {

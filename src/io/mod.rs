@@ -66,7 +66,7 @@ pub trait Io: Send + Sync + fmt::Debug {
     fn sync_data(&self, file: &LogFile) -> Result<()> {
         let mut failed = file.sync_failed.lock();
         if *failed {
-            let reason = "a sync of it failed before, so that its content is unknown until a restart";
+            let reason = "an earlier sync of the file failed, so its content on the disk is unknown until a restart";
             return Err(file.failed("sync", std::io::Error::other(reason)));
         }
         let synced = self.try_sync(file);

@@ -225,7 +225,7 @@ fn a_failing_source_keeps_the_old_file() {
         let path = dir.join("image");
         io.write_file(&path, &mut once(&b"old"[..])).expect("write");
         let mut parts = (0..40).map(|i| match i {
-            39 => Err(Error::Refused { reason: "the source failed".into() }),
+            39 => Err(Error::NotNow { reason: "the source failed".into() }),
             _ => Ok(Bytes::from(vec![7; BULK_PIECE_BYTES])),
         });
         let error = io.write_file(&path, &mut parts).expect_err("the source failed");

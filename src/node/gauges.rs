@@ -21,13 +21,17 @@ fn second_metrics(out: &mut Exposition, second: &SecondStatus, lag: f64) {
     out.gauge("walferry_archive_2_csn", help, second.archived);
     let help = "Age of the oldest commit that archive-2 lacks; 0 if there is none.";
     out.gauge("walferry_archive_2_lag_seconds", help, lag);
-    out.gauge("walferry_archive_2_spool_bytes", "Bytes of sealed chunks that wait for it.", second.spool_bytes);
+    out.gauge("walferry_archive_2_spool_bytes", "Bytes of sealed chunks that wait for archive-2.", second.spool_bytes);
     out.gauge(
         "walferry_archive_2_failures_in_row",
-        "Its failures in a row; 0 after a success.",
+        "Failures of archive-2 in a row; 0 after a success.",
         second.failures_in_row,
     );
-    out.counter("walferry_archive_2_backlogs_dropped_total", "How often its backlog was dropped.", second.drops);
+    out.counter(
+        "walferry_archive_2_backlogs_dropped_total",
+        "Times that the backlog of archive-2 was dropped.",
+        second.drops,
+    );
 }
 
 /// Returns the metrics in the text format of Prometheus.
@@ -55,23 +59,28 @@ fn safety_metrics(node: &Node, out: &mut Exposition) {
     let (committed, time) = safety.committed;
     out.gauge("walferry_committed_csn", "Last commit.", committed);
     let time = Some(seconds(time)).filter(|_| committed > Csn::ZERO);
-    out.gauge_if_known("walferry_committed_timestamp_seconds", "When the last commit was made, Unix time.", time);
-    let help = "System's clock less the clock that commit times follow; more than 60: it was set and is not followed.";
+    out.gauge_if_known("walferry_committed_timestamp_seconds", "Unix time of the last commit.", time);
+    let help = "System's clock less the clock that commit times follow, in seconds; more than 60: the system's clock \
+             was set, and commit times do not follow it.";
     out.gauge("walferry_clock_ahead_seconds", help, clock_ahead_us(&node.core) as f64 / 1e6);
-    out.gauge("walferry_durable_csn", "Last commit that a power cut cannot take.", safety.durable);
-    let help = "Age of the oldest commit that a power cut could take; 0 if there is none.";
+    out.gauge("walferry_durable_csn", "Last commit that a power cut cannot lose.", safety.durable);
+    let help = "Age of the oldest commit that a power cut could lose; 0 if there is none.";
     out.gauge("walferry_durable_lag_seconds", help, safety.durable_lag.as_secs_f64());
     if let Some(rpo) = safety.rpo {
         out.gauge("walferry_archived_csn", "Last commit that the archive holds without a gap.", safety.archived);
         let time = safety.archived_time.map(seconds);
-        out.gauge_if_known("walferry_archived_timestamp_seconds", "When that commit was made, Unix time.", time);
-        let help =
-            "Age of the oldest commit that is not archived: what would be lost with this machine; 0 if there is none.";
+        out.gauge_if_known("walferry_archived_timestamp_seconds", "Unix time of walferry_archived_csn's commit.", time);
+        let help = "Age of the oldest commit that is not archived and would be lost with this machine; 0 if there \
+                        is none.";
         out.gauge("walferry_rpo_seconds", help, rpo.as_secs_f64());
         let help = "Every commit from this one to walferry_restorable_until_csn can be restored from the archive.";
         out.gauge_if_known("walferry_restorable_from_csn", help, safety.restorable_from);
         let time = safety.restorable_from_time.map(seconds);
-        out.gauge_if_known("walferry_restorable_from_timestamp_seconds", "When that commit was made, Unix time.", time);
+        out.gauge_if_known(
+            "walferry_restorable_from_timestamp_seconds",
+            "Unix time of walferry_restorable_from_csn's commit.",
+            time,
+        );
         let until = safety.restorable_from.map(|_| safety.archived);
         out.gauge_if_known(
             "walferry_restorable_until_csn",
@@ -81,7 +90,7 @@ fn safety_metrics(node: &Node, out: &mut Exposition) {
         let time = safety.restorable_from.and(safety.archived_time).map(seconds);
         out.gauge_if_known(
             "walferry_restorable_until_timestamp_seconds",
-            "When that commit was made, Unix time.",
+            "Unix time of walferry_restorable_until_csn's commit.",
             time,
         );
     }
@@ -114,9 +123,9 @@ fn archive_metrics(node: &Node, out: &mut Exposition) {
         );
         out.gauge("walferry_archive_bytes", "Bytes in the archive when it was last listed.", archive_figures.bytes);
         let abandoned: u64 = archive_figures.abandoned.iter().map(Abandoned::commits).sum();
-        let help = "Archived commits that lie on no line of history: INFO walferry tells which.";
+        let help = "Archived commits that lie on no line of history; INFO walferry lists them.";
         out.gauge("walferry_archive_abandoned_commits", help, abandoned);
-        let help = "When the archive was last listed (at the start, after a prune), Unix time.";
+        let help = "Unix time of the last listing of the archive (at the start, after a prune).";
         out.gauge("walferry_archive_listed_timestamp_seconds", help, seconds(archive_figures.listed));
     }
     if let Some(archiving) = node.core.primary().and_then(|primary| primary.archiving()) {
@@ -124,15 +133,23 @@ fn archive_metrics(node: &Node, out: &mut Exposition) {
         let help = "Failed uploads in a row; 0 after a success.";
         out.gauge("walferry_archive_failures_in_row", help, uploader.failures_in_row);
         out.gauge("walferry_spool_chunks", "Sealed chunks that wait for the archive.", spool.chunks);
-        out.gauge("walferry_spool_bytes", "Their bytes.", spool.bytes);
+        out.gauge("walferry_spool_bytes", "Bytes of the sealed chunks that wait for the archive.", spool.bytes);
         let help = "Bytes at which writes are refused.";
         out.gauge("walferry_spool_limit_bytes", help, node.core.config().spool_max_bytes.0);
         out.counter("walferry_chunks_cut_total", "Chunks cut.", cutter.chunks);
-        out.counter("walferry_chunk_raw_bytes_total", "Their bytes before compression.", cutter.raw_bytes);
-        out.counter("walferry_chunk_stored_bytes_total", "Their bytes after compression.", cutter.stored_bytes);
+        out.counter("walferry_chunk_raw_bytes_total", "Bytes of the cut chunks before compression.", cutter.raw_bytes);
+        out.counter(
+            "walferry_chunk_stored_bytes_total",
+            "Bytes of the cut chunks after compression.",
+            cutter.stored_bytes,
+        );
         out.counter("walferry_chunks_archived_total", "Chunks confirmed in the archive.", uploader.chunks_done);
         out.counter("walferry_chunks_merged_total", "Chunks made of smaller ones in the archive.", merged.sum.merged);
-        out.counter("walferry_merged_parts_deleted_total", "Smaller chunks deleted after that.", merged.sum.deleted);
+        out.counter(
+            "walferry_merged_parts_deleted_total",
+            "Smaller chunks deleted after they were merged.",
+            merged.sum.deleted,
+        );
         let help = "1 if the last round of merging failed.";
         out.gauge("walferry_merge_failed", help, u8::from(merged.last_error.is_some()));
         if let Some(second) = second {
@@ -142,10 +159,18 @@ fn archive_metrics(node: &Node, out: &mut Exposition) {
     let compacted = node.compacting.status();
     if compacted.ended_ms > 0 {
         out.counter("walferry_compacted_runs_total", "Compacted runs built since the start.", compacted.runs);
-        out.counter("walferry_compacted_bytes_total", "Their bytes.", compacted.bytes);
-        let help = "Last commit in a compacted run of the size that compact-per says.";
+        out.counter(
+            "walferry_compacted_bytes_total",
+            "Bytes of the compacted runs built since the start.",
+            compacted.bytes,
+        );
+        let help = "Last commit in a compacted run of the size in compact-per.";
         out.gauge("walferry_compacted_until_csn", help, compacted.until.0);
-        out.gauge("walferry_compact_failed", "1 if the last attempt failed.", u8::from(compacted.error.is_some()));
+        out.gauge(
+            "walferry_compact_failed",
+            "1 if the last attempt to build compacted runs failed.",
+            u8::from(compacted.error.is_some()),
+        );
     }
     let LastPrune { ended_ms, removed, bytes_removed, error } = node.pruning.last();
     if ended_ms > 0 {
@@ -154,20 +179,28 @@ fn archive_metrics(node: &Node, out: &mut Exposition) {
             "End of the last scheduled prune, Unix time.",
             ended_ms as f64 / 1e3,
         );
-        out.gauge("walferry_prune_removed_objects", "Objects it removed.", removed);
-        out.gauge("walferry_prune_removed_bytes", "Their bytes.", bytes_removed);
-        out.gauge("walferry_prune_failed", "1 if it failed or might not delete.", u8::from(error.is_some()));
+        out.gauge("walferry_prune_removed_objects", "Objects that the last scheduled prune removed.", removed);
+        out.gauge("walferry_prune_removed_bytes", "Bytes that the last scheduled prune removed.", bytes_removed);
+        out.gauge(
+            "walferry_prune_failed",
+            "1 if the last scheduled prune failed or might not delete.",
+            u8::from(error.is_some()),
+        );
     }
 }
 
 fn base_metrics(node: &Node, out: &mut Exposition) {
     let last = node.bases.last();
     if let Some(report) = last.report {
-        out.gauge("walferry_base_csn", "Commit that the last base published since the start lies at.", report.base.csn);
-        out.gauge("walferry_base_duration_seconds", "How long it took.", report.took.as_secs_f64());
-        out.gauge("walferry_base_new_bytes", "Bytes it sent.", report.bytes_new);
-        out.gauge("walferry_base_shared_bytes", "Bytes of it that the archive had.", report.bytes_shared);
-        let help = "How long writers waited for its cut.";
+        out.gauge("walferry_base_csn", "Commit at which the last base since the start lies.", report.base.csn);
+        out.gauge("walferry_base_duration_seconds", "Time that the last base took.", report.took.as_secs_f64());
+        out.gauge("walferry_base_new_bytes", "Bytes that the last base sent.", report.bytes_new);
+        out.gauge(
+            "walferry_base_shared_bytes",
+            "Bytes of the last base that the archive had before.",
+            report.bytes_shared,
+        );
+        let help = "Time that writers waited for the cut of the last base.";
         out.gauge("walferry_base_cut_pause_seconds", help, report.cut_pause.as_secs_f64());
     }
     let help = "Eventual bases that wait for their repair, as far as this node knows.";
@@ -185,9 +218,9 @@ fn replication_metrics(node: &Node, out: &mut Exposition) {
         let status = link.status();
         out.gauge("walferry_link_up", "1 if the primary's commits arrive.", u8::from(status.state == "connected"));
         out.gauge("walferry_link_primary_csn", "The primary's last commit, as last heard.", status.primary_csn);
-        let help = "Commits of the primary not applied here, as last heard.";
+        let help = "Commits of the primary that this replica has not applied, as last heard.";
         out.gauge("walferry_link_lag_commits", help, status.primary_csn.since(committed));
-        let help = "Age of the oldest commit known and not applied; 0 if everything is.";
+        let help = "Age of the oldest known commit that this replica has not applied; 0 if there is none.";
         out.gauge("walferry_link_lag_seconds", help, status.lag_ms as f64 / 1e3);
     }
     let feeds = node.core.feeds();
@@ -221,7 +254,7 @@ fn serving_metrics(node: &Node, out: &mut Exposition) {
         "Client connections refused for the limit.",
         registry.rejected(),
     );
-    let help = "Bytes that the allocator has given out and not got back.";
+    let help = "Bytes that are allocated from the allocator.";
     out.gauge_if_known("walferry_allocated_bytes", help, crate::allocator::allocated_bytes());
     let help = "Bytes that lists and sorted sets hold.";
     out.gauge("walferry_memory_engine_bytes", help, node.core.committer.memory_bytes());
@@ -232,7 +265,7 @@ fn serving_metrics(node: &Node, out: &mut Exposition) {
     out.gauge("walferry_rocksdb_index_bytes", help, node.core.committer.disk().index_bytes());
     out.gauge("process_resident_memory_bytes", "Resident bytes of the process.", super::info::resident_bytes());
     out.gauge("walferry_log_bytes", "Bytes of both logs on disk.", node.core.committer.log_bytes());
-    let help = "1 while writes are refused, by what stands in the way.";
+    let help = "1 while writes are refused, by reason.";
     let mut refused = out.family(Kind::Gauge, "walferry_writes_refused", help);
     for (obstacle, name) in [
         (RefusalReason::SpoolFull, "spool full"),

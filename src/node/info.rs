@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Returns all sections, in Redis' order.
-pub fn sections(node: &Node) -> Vec<InfoSection> {
+pub(super) fn sections(node: &Node) -> Vec<InfoSection> {
     vec![
         ("Server", server(node)),
         ("Clients", clients(node)),

@@ -30,15 +30,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The archive side of a primary.
-pub struct ArchiveSide {
+pub(super) struct ArchiveSide {
     /// Cuts chunks.
     pub cutter: Arc<Cutter>,
     /// Holds chunks until they are archived.
     pub spool: Arc<Spool>,
     /// The status of the uploader.
     pub uploader: watch::Receiver<UploaderStatus>,
-    /// Turns true when uploading has ended and writes are therefore refused.
-    pub(super) ended: watch::Receiver<bool>,
+    /// Holds the error that ended uploading. Set after the gate was closed, so that writes are refused by then.
+    pub(super) ended: watch::Receiver<Option<Arc<Error>>>,
     /// Whether the uploader checks the fence before each acknowledgement; follows `archive-ack`.
     pub(super) fence_each_ack: Arc<AtomicBool>,
     /// Merges the uploaded chunks.
@@ -100,7 +100,8 @@ impl ArchiveSide {
             _ if needs_base => {
                 tracing::warn!(
                     committed = committed.0,
-                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+                    "the logs do not reach back to the archive's last commit: a base is published, and the commits \
+                     before it that the archive lacks are in no archive"
                 );
                 let Position { csn, hash, .. } = position;
                 let wal_seq = core.committer.disk().wal_seq();
@@ -128,7 +129,7 @@ impl ArchiveSide {
         let merging = Merging::start(core, archive, &history.listing, uploader.report_archived(), status.clone());
         let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
         let cutter = Cutter::start(core.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
-        let (watched, (ends, ended)) = (Arc::clone(core), watch::channel(false));
+        let (watched, (ends, ended)) = (Arc::clone(core), watch::channel(None));
         let task = tokio::spawn(async move {
             let error = uploader.run().await;
             if let Error::Fenced { newer, node, .. } = &error {
@@ -136,7 +137,7 @@ impl ArchiveSide {
             } else {
                 watched.committer.gate.close(RefusalReason::Unarchived, uploading_ended(&error));
             }
-            ends.send_replace(true);
+            ends.send_replace(Some(Arc::new(error)));
         });
         if needs_base {
             bases.request();
@@ -182,7 +183,7 @@ fn archived_hash(
     core.committer.history_hash(archived)?.ok_or_else(|| Error::Gap {
         what: "the logs".into(),
         expected: archived,
-        found: "nothing that tells the history hash there".into(),
+        found: "no commit with a history hash at this csn".into(),
     })
 }
 
@@ -191,8 +192,9 @@ fn uploading_ended(error: &Error) -> String {
     let advice = match error {
         Error::Identity { .. } => "",
         _ => {
-            ". Restart: what was in that chunk is cut anew from the logs. If the disk fails, promote a replica instead"
+            ". Restart the node: the commits of that chunk are cut again from the logs. If the disk is failing, \
+             promote a replica instead"
         }
     };
-    format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
+    format!("uploading to the archive has ended, so writes are refused until a restart: {error}{advice}")
 }

@@ -43,8 +43,8 @@ impl fmt::Display for Reason {
             Self::BeyondPolicy => "older than the policy keeps",
             Self::Replaced => "a wider chunk holds its commits",
             Self::Orphan => "nothing refers to it",
-            Self::PinOver => "the pin is over",
-            Self::Outdated => "a later record says it",
+            Self::PinOver => "the pin has expired",
+            Self::Outdated => "a later record repeats it",
         })
     }
 }

@@ -217,7 +217,8 @@ impl Feeds {
     fn enter(&self, id: u64, status: FeedStatus, admission: Admission) -> Admission {
         let mut feeds = self.feeds.lock();
         if feeds.len() >= FEEDS_MAX {
-            let reason = format!("{FEEDS_MAX} replicas are connected: there is no room for more");
+            let reason =
+                format!("{FEEDS_MAX} replicas are connected, and a primary accepts no more. The replica tries again");
             return Admission::Refuse(Refuse { is_final: false, reason, newer_epoch: None });
         }
         feeds.insert(id, status);
@@ -355,7 +356,7 @@ impl Feed<'_> {
         loop {
             // Cancel-safe: both arms only wait.
             tokio::select! {
-                done = &mut work => return done.map_err(|_| Error::Refused { reason: "the node is stopping".into() }),
+                done = &mut work => return done.map_err(Error::of_task),
                 _ = heartbeat.tick() => self.send_heartbeat().await?,
             }
         }
@@ -376,7 +377,8 @@ impl Feed<'_> {
             None => Message::Refuse(Refuse {
                 is_final: true,
                 reason: format!(
-                    "{error}, and there is no archive. Start the replica from an empty directory: it gets a base"
+                    "{error}, and the primary has no archive. Start the replica from an empty directory, so that it \
+                     gets a base"
                 ),
                 newer_epoch: None,
             }),

@@ -8,6 +8,7 @@ use crate::cluster::ClusterId;
 use crate::config::COMMIT_BYTES_MAX;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
+use crate::error::Error;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,14 @@ pub struct Refuse {
     pub reason: String,
     /// A newer epoch that the primary knows of, if that is the reason.
     pub newer_epoch: Option<Epoch>,
+}
+
+impl Refuse {
+    /// Returns the error of the refused replica; `primary` is the primary's address.
+    #[must_use]
+    pub fn into_error(self, primary: impl fmt::Display) -> Error {
+        Error::RefusedByPrimary { primary: primary.to_string(), reason: self.reason, is_final: self.is_final }
+    }
 }
 
 /// The primary's state. Sent also on an idle link, so that the replica knows its true lag.
@@ -261,7 +270,7 @@ impl Message {
             HEARTBEAT => Self::Heartbeat(json(&body)?),
             ACK => Self::Ack(json(&body)?),
             REFUSE => Self::Refuse(json(&body)?),
-            _ => return Err(format!("sent a message of kind {kind}, which does not exist")),
+            _ => return Err(format!("sent a message of unknown kind {kind}")),
         })
     }
 

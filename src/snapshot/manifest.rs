@@ -225,11 +225,11 @@ pub struct DbFile {
 pub(crate) mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&hash.to_hex())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<blake3::Hash, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<blake3::Hash, D::Error> {
         blake3::Hash::from_hex(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
@@ -332,11 +332,14 @@ impl Manifest {
             return Some(format!("csn {}, but the later one of the two cuts is at {later}", self.csn));
         }
         if (memory.csn == self.csn && memory.hash != self.hash) || (disk.csn == self.csn && disk.hash != self.hash) {
-            return Some(format!("history hash {} at csn {}, the part cut there has another one", self.hash, self.csn));
+            return Some(format!(
+                "the base has the history hash {} at csn {}, but its part that was cut at this csn has another one",
+                self.hash, self.csn
+            ));
         }
         let is_newer = |(csn, time)| csn == self.csn && time > self.time;
         if is_newer((memory.csn, memory.time)) || is_newer((disk.csn, disk.time)) || disk.epoch > self.epoch {
-            return Some("a part is newer than the whole".to_owned());
+            return Some("a part has a higher csn than the base".to_owned());
         }
         let is_complete = self.completion.is_empty() == (memory.csn == self.csn);
         let is_open = self.completion.is_empty() && memory.csn < self.csn;
@@ -358,7 +361,7 @@ impl Manifest {
         let mut all = own.chain(disk.files.iter().map(|file| &file.name));
         let is_plain = |name: &str| name.len() <= NAME_BYTES_MAX && name.parse::<PlainName>().is_ok();
         all.find(|name| !is_plain(name) || !names.insert(*name))
-            .map(|name| format!("{name:?} is not usable as a file name, or is there twice"))
+            .map(|name| format!("{name:?} is not a valid file name, or occurs twice"))
     }
 }
 

@@ -219,7 +219,7 @@ async fn a_base_that_the_chunks_do_not_reach_is_not_published() {
     for consistency in [Consistency::Strict, Consistency::Eventual] {
         let base = rig.cut_around(consistency, 2, 5).unwrap();
         let start = base.manifest().start();
-        let never = async { Err(Error::Refused { reason: "the chunks do not reach it".to_owned() }) };
+        let never = async { Err(Error::NotNow { reason: "the chunks do not reach it".to_owned() }) };
         Publisher::new(archive.clone()).publish(base, never).await.unwrap_err();
         assert_eq!(archive.head(&start.manifest()).await.unwrap(), None);
         assert!(!crate::directory::DataDir::new(rig.root.path()).base().exists());

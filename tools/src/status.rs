@@ -11,7 +11,7 @@ use walferry::history::report::snapshots;
 /// Shows the state of a node or an archive
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP, group(clap::ArgGroup::new("what").required(true).args(["port", "archive"])))]
-pub struct Args {
+pub(crate) struct Args {
     /// A node, by its port for clients
     #[arg(long)]
     port: Option<u16>,
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Prints the state of the node or of the archive.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     if let Some(url) = &args.archive {
         let archive = archive::open(url, &args.keys)?;
         let report = runtime()?.block_on(snapshots(&archive))?;
@@ -75,7 +75,7 @@ fn in_words(fields: &[(String, String)]) -> Vec<(&'static str, String)> {
     let ahead_ms: i64 = info.get("clock_ahead_ms").parse().unwrap_or_default();
     if clock::is_step(ahead_ms.saturating_mul(1000)) {
         let (seconds, where_it_is) = (ahead_ms.abs() / 1000, if ahead_ms > 0 { "ahead of" } else { "behind" });
-        let advice = "they do not follow it unless accept-clock-step says that it is right";
+        let advice = "commit times do not follow the clock unless accept-clock-step is yes";
         lines.push(("clock", format!("SET: {seconds} s {where_it_is} commit times; {advice}")));
     }
     if !is_primary {
@@ -86,7 +86,7 @@ fn in_words(fields: &[(String, String)]) -> Vec<(&'static str, String)> {
     let replicas = fields.iter().filter(|(name, _)| is_replica(name));
     lines.extend(replicas.map(|(_, value)| ("replica", value.clone())));
     match info.get("archive") {
-        "" => lines.push(("archive", "none: what is lost with this machine is lost".to_owned())),
+        "" => lines.push(("archive", "none: commits that are lost with this machine cannot be restored".to_owned())),
         url => lines.push(("archive", url.to_owned())),
     }
     if !info.get("rpo_ms").is_empty() {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub fn chunk(epoch: u32, first: u64, last: u64) -> ObjectName {
+pub(super) fn chunk(epoch: u32, first: u64, last: u64) -> ObjectName {
     ObjectName::Chunk(ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) })
 }
 
@@ -40,7 +40,7 @@ fn noise(len: usize) -> Bytes {
 }
 
 /// Checks every guarantee of the archive, on an empty archive.
-pub async fn archive_suite(archive: &Archive) {
+pub(super) async fn archive_suite(archive: &Archive) {
     objects_are_stored_and_found(archive).await;
     large_objects_go_in_parts(archive).await;
     the_archive_has_one_owner(archive).await;

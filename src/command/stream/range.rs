@@ -13,12 +13,12 @@ use crate::engine::scan::Direction;
 use std::ops::Range;
 
 /// XRANGE key start end [COUNT count]
-pub fn xrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Direction::Forward, out)
 }
 
 /// XREVRANGE key end start [COUNT count]
-pub fn xrevrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xrevrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Direction::Backward, out)
 }
 
@@ -53,7 +53,7 @@ fn parse_count(options: Args<'_>) -> Result<Option<u64>, Fail> {
 }
 
 /// The entries to list.
-pub struct Request {
+pub(super) struct Request {
     /// First and last id, both inclusive.
     pub ids: Range<StreamId>,
     /// Direction of the listing.
@@ -63,7 +63,7 @@ pub struct Request {
 }
 
 /// Writes entries, each as an array of its id and its fields. Returns the number of entries.
-pub fn write_entries(
+pub(super) fn write_entries(
     keys: &Keyspace<'_>,
     key: &[u8],
     stream: &Collection,

@@ -22,7 +22,7 @@ const TIMEOUT_NOT_AN_INTEGER: &str = "ERR timeout is not an integer or out of ra
 const TIMEOUT_NEGATIVE: &str = "ERR timeout is negative";
 
 /// XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key ...] id [id ...]
-pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let Options { count, block, streams } = parse(args)?;
     let keys = streams.len() / 2;
     let mut sources: Vec<(&[u8], Collection, StreamId)> = Vec::with_capacity(keys);

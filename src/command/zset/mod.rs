@@ -12,9 +12,9 @@ mod bounds;
 mod range;
 mod remove;
 
-pub use add::{zadd, zincrby};
-pub use range::{zcount, zrange, zrangebylex, zrangebyscore, zrevrange, zrevrangebyscore};
-pub use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscore};
+pub(super) use add::{zadd, zincrby};
+pub(super) use range::{zcount, zrange, zrangebylex, zrangebyscore, zrevrange, zrevrangebyscore};
+pub(super) use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscore};
 
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
@@ -77,13 +77,13 @@ fn write_members(out: &mut Out, zset: &Zset, ranks: Range<u64>, order: Order, fo
 }
 
 /// ZCARD key
-pub fn zcard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zcard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, Zset::len));
     Ok(())
 }
 
 /// ZSCORE key member
-pub fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     match find(&ctx.keys, &args[1])?.and_then(|zset| zset.score(&args[2])) {
         Some(score) => out.double(score),
         None => out.null(),
@@ -92,12 +92,12 @@ pub fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// ZRANK key member
-pub fn zrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     rank(ctx, args, Order::Ascending, out)
 }
 
 /// ZREVRANK key member
-pub fn zrevrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zrevrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     rank(ctx, args, Order::Descending, out)
 }
 

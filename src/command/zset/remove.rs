@@ -11,7 +11,7 @@ use hashbrown::HashSet;
 use std::ops::Range;
 
 /// ZREM key member [member ...]
-pub fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, members) = (args.get(1), args.from(2).iter());
     let Some(zset) = find(&ctx.keys, key)? else {
         out.int(0);
@@ -29,13 +29,13 @@ pub fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// ZREMRANGEBYRANK key start stop
-pub fn zremrangebyrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zremrangebyrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (start, stop) = (integer(&args[2])?, integer(&args[3])?);
     remove_range(ctx, args.get(1), |zset| index::range(start, stop, zset.len()), out)
 }
 
 /// ZREMRANGEBYSCORE key min max
-pub fn zremrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zremrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let scores = ScoreRange::parse(&args[2], &args[3])?;
     remove_range(ctx, args.get(1), |zset| scores.ranks(zset), out)
 }
@@ -54,12 +54,12 @@ fn remove_ranks(ctx: &mut Ctx<'_>, key: &[u8], ranks: Range<u64>) -> Done {
 }
 
 /// ZPOPMIN key [count]
-pub fn zpopmin(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zpopmin(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, Order::Ascending, out)
 }
 
 /// ZPOPMAX key [count]
-pub fn zpopmax(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zpopmax(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, Order::Descending, out)
 }
 

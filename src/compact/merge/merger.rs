@@ -26,7 +26,7 @@ use std::sync::atomic::AtomicBool;
 const KNOWN_MAX: usize = 200_000;
 
 /// Largest number of parts being read at a time.
-pub const READS_IN_FLIGHT_MAX: usize = 8;
+pub(super) const READS_IN_FLIGHT_MAX: usize = 8;
 
 /// Largest number of commits in a merged chunk. Without this limit, millions of commits without effects would fit.
 const COMMITS_MAX: usize = 1 << 17;
@@ -205,7 +205,7 @@ impl Merger {
     }
 
     fn leave_alone(&mut self, name: ChunkName, error: &Error, round: &mut Round) {
-        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is left as it is");
+        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is not changed");
         self.close(&name);
         round.damaged += 1;
     }
@@ -369,7 +369,11 @@ impl Batch {
     fn require_continues(&self, name: ChunkName, commits: &[CommitRecord]) -> Result<()> {
         let Some((last, first)) = self.commits.last().zip(commits.first()) else { return Ok(()) };
         if last.time > first.time {
-            return Err(Error::corrupt(name.to_string(), "header", "its commits are older than those before it"));
+            return Err(Error::corrupt(
+                name.to_string(),
+                "header",
+                "its commits are older than those of the chunk before it",
+            ));
         }
         first.require_continues(last.hash, &name.to_string())
     }
@@ -399,7 +403,7 @@ fn open_chunk(bytes: Bytes, name: ChunkName) -> Result<Chunk> {
     let header = chunk.header();
     if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
         let detail = format!("csn {} to {} of epoch {}", header.first, header.last, header.epoch);
-        return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
+        return Err(Error::corrupt(what, "header", format!("its name does not match its header: {detail}")));
     }
     Ok(chunk)
 }

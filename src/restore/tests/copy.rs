@@ -243,14 +243,14 @@ async fn a_target_that_is_no_copy_is_refused() {
 
     let to = Archived::over(fresh()).await.archive;
     epochs::claim(&to, &EpochRecord::first(Epoch(1), "other".into(), CommitTime(5))).await.unwrap();
-    refused(&to, "node other's").await;
+    refused(&to, "of node other,").await;
 
     // A primary has continued an earlier copy.
     let to = fresh();
     copied(&archived.archive, &to, (None, 30), None).await.unwrap();
     let next = EpochRecord::forked(Epoch(2), Epoch(1), (Csn(30), HistoryHash(7)), "restored".into(), CommitTime(5));
     epochs::claim(&to, &next).await.unwrap();
-    refused(&to, "epoch 2 is node restored's").await;
+    refused(&to, "epoch 2 of node restored").await;
 
     let to = Archived::over(fresh()).await;
     let other = history(99, 6, Epoch(1));

@@ -178,7 +178,7 @@ async fn a_wrong_digest_is_found_by_verify() {
     archived.archive.put_verified(&OPEN.manifest(), manifest.encode().into()).await.unwrap();
     let report = verify_archive(&archived.archive, silent()).await.unwrap();
     let [problem] = &report.problems[..] else { panic!("{report:?}") };
-    assert!(problem.what.contains("by their digests"), "{problem:?}");
+    assert!(problem.what.contains("the digests of elements"), "{problem:?}");
 }
 
 /// Goal: for random histories with bases of all levels at random moments, commits between their cuts, failing uploads,

@@ -11,7 +11,7 @@ use walferry::ship::wire::{
     Sender,
 };
 
-pub const TARGET: Target = Target { name: "wire", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "wire", decode, check, repair, seeds };
 
 /// Bytes of length and CRC before a message's kind.
 const HEAD: usize = 8;

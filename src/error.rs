@@ -438,3 +438,25 @@ impl Error {
         matches!(self, Self::Corrupt { is_cut_off: true, .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_reads_the_kind_from_the_error_code() {
+        for kind in [Kind::Fenced, Kind::Stopping, Kind::TryAgain, Kind::Conflict, Kind::NotConfigured] {
+            assert_eq!(Kind::of_reply_code(kind.reply_code()), kind);
+        }
+        for code in ["ERR", "MISCONF", "WRONGTYPE"] {
+            assert_eq!(Kind::of_reply_code(code), Kind::Internal, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_shared_error_has_the_kind_and_the_text_of_its_cause() {
+        let cause = Error::Conflict { reason: "mark m is taken".to_owned() };
+        let shared = Error::Shared(std::sync::Arc::new(cause));
+        assert_eq!((shared.kind(), shared.to_string()), (Kind::Conflict, "mark m is taken".to_owned()));
+    }
+}

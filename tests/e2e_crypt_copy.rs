@@ -94,10 +94,13 @@ fn wrong_keys_are_one_clear_error(archive: &Archive, old: &Path, other: &Path, r
         archive
             .tool(tool, &["--archive-key-file", text(other)])
             .expect(2)
-            .says("key `k1`, which is not among the keys");
+            .says("key `k1`, which is not among the given keys");
     }
     // The older key opens the archive, but not the objects that the newer key encrypted.
-    archive.tool("verify", &["--archive-key-file", text(old)]).expect(2).says("key `k2`, which is not among the keys");
+    archive
+        .tool("verify", &["--archive-key-file", text(old)])
+        .expect(2)
+        .says("key `k2`, which is not among the given keys");
     archive.restore_into(&root.join("no"), &[]).expect(2).says(hint);
     assert!(!root.join("no").join("db").exists());
     let keyless = Launch::primary(&root.join("fresh")).archive(archive).refused();

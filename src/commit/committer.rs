@@ -276,12 +276,12 @@ impl Committer {
         if self.gate.stands(RefusalReason::Broken) {
             return;
         }
-        tracing::error!(%error, "a log write failed; writes are refused until a restart");
+        tracing::error!(%error, "the logs cannot be continued; writes are refused until a restart");
         let space = if error.is_want_of_space() { " after you have freed space" } else { "" };
         self.gate.close(
             RefusalReason::Broken,
             format!(
-                "writes are refused until a restart, because a log could not be written: {error}. Restart \
+                "writes are refused until a restart, because the logs cannot be continued: {error}. Restart \
                  walferry{space}. No acknowledged write is lost"
             ),
         );

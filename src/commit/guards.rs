@@ -156,7 +156,7 @@ impl<'a> WriterGuard<'a> {
     /// Stops writes until a restart, because effects are in the memory engines that are in no log and cannot be taken
     /// back.
     pub fn abandon(&mut self, reason: &str) {
-        self.committer.fail_stop(&Error::Defect { reason: reason.to_owned() });
+        self.committer.fail_stop(&Error::NeedsRestart { reason: reason.to_owned() });
     }
 
     /// Reports whether the open group is so large that it should be written before commits are added.

@@ -111,7 +111,7 @@ fn digest(fields: &Value) -> String {
 mod tests {
     use super::*;
     use crate::archive::epochs::EpochRecord;
-    use crate::archive::faults::{Fault, FaultStore};
+    use crate::archive::faults::{Fault, FaultStore, QUICK};
     use crate::archive::identity::ARCHIVE_FORMAT;
     use crate::archive::retry_policy::RetryPolicy;
     use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
         let store = FaultStore::default();
-        let archive = store.archive().with_patience(RetryPolicy { attempts: 2, ..RetryPolicy::default() });
+        let archive = store.archive().with_patience(RetryPolicy { attempts: 2, ..QUICK });
         let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
         let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, ARCHIVE_FORMAT).await;
         for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {

@@ -3,7 +3,7 @@
 use super::format::{HEADER_BYTES, SEGMENT_BYTES, TAG_BYTES, plain_len, segments, stored_len};
 use super::keys::{Key, KeyRing};
 use super::{CryptStore, cipher};
-use crate::archive::faults::{Fault, FaultStore};
+use crate::archive::faults::{Fault, FaultStore, QUICK};
 use crate::archive::identity::{self, ClusterId};
 use crate::archive::layout::ObjectName;
 use crate::archive::put::{PART_BYTES, SINGLE_PUT_BYTES_MAX};
@@ -38,7 +38,7 @@ fn mark(name: &str) -> ObjectName {
 
 fn clear(store: &Arc<InMemory>) -> Archive {
     let archive = Archive::over(Arc::clone(store) as _, "memory://".to_owned(), "p", None);
-    archive.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT })
+    archive.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK })
 }
 
 fn encrypted(store: &Arc<InMemory>, names: &[&str]) -> Archive {

@@ -1,7 +1,7 @@
 //! Merging: no commit is lost, whichever request fails and whichever other mergers are at work.
 
 use super::*;
-use crate::archive::faults::{Fault, FaultStore};
+use crate::archive::faults::{Fault, FaultStore, QUICK};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::listing::{Listing, Stored};
 use crate::archive::pins::{Pin, PinRange};
@@ -132,7 +132,7 @@ impl Rig {
     async fn new(sizes: &[usize], bytes: usize) -> Self {
         let store = FaultStore::default();
         let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..QUICK });
         let rig = Self { store, archive, commits: commits(1, sizes.iter().sum::<usize>() as u64, bytes) };
         let mut encoder = Encoder::new(Profile::default());
         let (mut link, mut rest) = (ChunkLink { epoch: Epoch(1), ..ChunkLink::default() }, &rig.commits[..]);

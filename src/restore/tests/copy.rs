@@ -6,7 +6,7 @@ use super::support::{Archived, State, base, go_on, history};
 use super::{restored, verify_archive};
 use crate::archive::crypt::KeyRing;
 use crate::archive::epochs::{self, EpochRecord};
-use crate::archive::faults::{Fault, FaultStore};
+use crate::archive::faults::{Fault, FaultStore, QUICK};
 use crate::archive::identity::{self, ClusterId};
 use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::marks::{self, MarkRecord};
@@ -174,8 +174,7 @@ async fn a_copy_cut_off_anywhere_goes_on() {
     for step in 0.. {
         let store = FaultStore::default();
         let to = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None);
-        let hasty =
-            to.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT });
+        let hasty = to.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK });
         store.script_puts(std::iter::repeat_n(Fault::None, step).chain(std::iter::repeat_n(Fault::Fail, 1000)));
         let outcome = copied(&archived.archive, &hasty, (None, 30), None).await;
         store.heal();

@@ -12,8 +12,9 @@ use crate::archive::epochs;
 use crate::archive::merge::{Ledger, LedgerSource};
 use crate::archive::store::Archive;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
+use crate::chunk::ChunkHeader;
 use crate::commit::gate::RefusalReason;
-use crate::csn::{CommitTime, Csn, HistoryHash};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::history::archive_figures::ArchiveFigures;
 use crate::history::line::{History, line_end};
@@ -49,72 +50,21 @@ pub struct ArchiveSide {
     pub marks: Arc<MarkKeeper>,
     /// Whether the logs did not reach back to the archive's end, so that restorable history begins with the next base.
     pub began_with_hole: bool,
+    /// Uploads the chunks.
     pub(super) task: JoinHandle<()>,
 }
 
 impl ArchiveSide {
+    /// Starts to cut and to upload where the archive ends.
     pub(super) async fn start(core: &Arc<Core>, bases: &Arc<Bases>, archive: &Archive) -> Result<Self> {
-        let epoch = core.identity().epoch();
-        let (listing, lineage) = read_listing(archive, epoch).await?;
-        let stretches = archived_stretches(archive, &listing, &lineage).await?;
-        let ledger = Arc::new(Ledger::of(&listing));
-        let end = line_end(archive, &listing, &lineage).await?;
-        let history = History { archive: archive.clone(), cluster: core.identity().cluster, listing, lineage };
-        *core.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
-        let position = core.committer.position();
-        let committed = position.csn;
-        if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
-            return Err(Error::Gap {
-                what: "the logs".into(),
-                expected: committed.next(),
-                found: format!("an archive that reaches csn {beyond} of the same epoch"),
-            });
-        }
-        // A base may have been published before the chunks below it. These chunks are uploaded nevertheless if the logs
-        // hold their commits.
-        let mut owed = None;
-        for end in stretches {
-            if owed.is_none() && tokio::task::block_in_place(|| core.source.reaches(end))? {
-                owed = Some(end);
-            }
-        }
-        let needs_base = owed.is_none();
-        let archived = owed.unwrap_or(committed);
+        let beginning = Beginning::find(core, archive).await?;
+        let Beginning { epoch, archived, needs_base, .. } = beginning;
+        let ledger = Arc::clone(&beginning.ledger);
         core.committer.watermarks.archived.raise(archived);
         let config = core.config();
         let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
-        let is_own = |csn, hash| core.source.compare(csn, hash).map(|compared| compared != Continuity::Other);
-        let (spool, cut) = Spool::open(
-            Arc::clone(&core.backends.bulk),
-            &core.dir.spool(),
-            config.spool_max_bytes.0,
-            &core.identity(),
-            Arc::clone(&core.committer.gate),
-            Arc::clone(&core.committer.watermarks),
-            &is_own,
-        )?;
-        let now = CommitTime(crate::clock::now_micros());
-        spool.times().into_iter().for_each(|(csn, time)| core.committer.ages.note_past(csn, time, now));
-        let spool = Arc::new(spool);
-        let from = match cut {
-            _ if needs_base => {
-                tracing::warn!(
-                    committed = committed.0,
-                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
-                );
-                let Position { csn, hash, .. } = position;
-                let wal_seq = core.committer.disk().wal_seq();
-                CutFrom { position: LogPosition { csn, wal_seq }, hash, epoch }
-            }
-            Some(header) => {
-                let position = LogPosition { csn: header.last, wal_seq: header.wal_last };
-                CutFrom { position, hash: header.hash_after, epoch }
-            }
-            None => {
-                let hash = tokio::task::block_in_place(|| archived_hash(core, archive, archived, end))?;
-                CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, hash, epoch }
-            }
-        };
+        let (spool, cut) = open_spool(core)?;
+        let from = beginning.cut_from(core, archive, cut)?;
         let settings = UploaderSettings {
             fence_check_interval: config.fence_check_interval,
             fence_each_ack: config.archive_ack,
@@ -145,7 +95,6 @@ impl ArchiveSide {
         let second = line.map(|line| Second::start(core, &bases.snapshots, &spool, &cutter, line));
         let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
         let marks = MarkKeeper::start(core, bases, archive, trusted_after).await?;
-        let began_with_hole = needs_base;
         Ok(Self {
             cutter,
             spool,
@@ -155,10 +104,99 @@ impl ArchiveSide {
             merging,
             second,
             marks,
-            began_with_hole,
+            began_with_hole: needs_base,
             task,
         })
     }
+}
+
+/// Where cutting and uploading begin.
+struct Beginning {
+    /// This node's epoch.
+    epoch: Epoch,
+    /// This node's last commit.
+    position: Position,
+    /// The chunks in the archive.
+    ledger: Arc<Ledger>,
+    /// The last commit that the archive's chunks state, with its history hash.
+    end: Option<(Csn, HistoryHash)>,
+    /// The last commit that counts as archived.
+    archived: Csn,
+    /// Whether the logs do not reach back to the archive's end.
+    needs_base: bool,
+}
+
+impl Beginning {
+    /// Compares the archive with the logs.
+    async fn find(core: &Core, archive: &Archive) -> Result<Self> {
+        let epoch = core.epoch();
+        let (listing, lineage) = read_listing(archive, epoch).await?;
+        let stretches = archived_stretches(archive, &listing, &lineage).await?;
+        let ledger = Arc::new(Ledger::of(&listing));
+        let end = line_end(archive, &listing, &lineage).await?;
+        let history = History { archive: archive.clone(), cluster: core.identity().cluster, listing, lineage };
+        *core.archive_figures.lock() = Some(ArchiveFigures::of(&history).await);
+        let position = core.committer.position();
+        let committed = position.csn;
+        if let Some(&beyond) = stretches.last().filter(|end| **end > committed) {
+            return Err(Error::Gap {
+                what: "the logs".into(),
+                expected: committed.next(),
+                found: format!("an archive that reaches csn {beyond} of the same epoch"),
+            });
+        }
+        // A base may have been published before the chunks below it. These chunks are uploaded nevertheless if the logs
+        // hold their commits.
+        let mut owed = None;
+        for end in stretches {
+            if owed.is_none() && tokio::task::block_in_place(|| core.source.reaches(end))? {
+                owed = Some(end);
+            }
+        }
+        let (archived, needs_base) = (owed.unwrap_or(committed), owed.is_none());
+        Ok(Self { epoch, position, ledger, end, archived, needs_base })
+    }
+
+    /// Returns where cutting continues. `cut` is the last chunk in the spool.
+    fn cut_from(&self, core: &Core, archive: &Archive, cut: Option<ChunkHeader>) -> Result<CutFrom> {
+        let Self { epoch, archived, end, .. } = *self;
+        let Position { csn, hash, .. } = self.position;
+        Ok(match cut {
+            _ if self.needs_base => {
+                tracing::warn!(
+                    committed = csn.0,
+                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+                );
+                let wal_seq = core.committer.disk().wal_seq();
+                CutFrom { position: LogPosition { csn, wal_seq }, hash, epoch }
+            }
+            Some(header) => {
+                let position = LogPosition { csn: header.last, wal_seq: header.wal_last };
+                CutFrom { position, hash: header.hash_after, epoch }
+            }
+            None => {
+                let hash = tokio::task::block_in_place(|| archived_hash(core, archive, archived, end))?;
+                CutFrom { position: LogPosition { csn: archived, ..LogPosition::default() }, hash, epoch }
+            }
+        })
+    }
+}
+
+/// Opens the spool. Also returns the header of the last chunk that it holds of this node's history.
+fn open_spool(core: &Core) -> Result<(Arc<Spool>, Option<ChunkHeader>)> {
+    let is_own = |csn, hash| core.source.compare(csn, hash).map(|compared| compared != Continuity::Other);
+    let (spool, cut) = Spool::open(
+        Arc::clone(&core.backends.bulk),
+        &core.dir.spool(),
+        core.config().spool_max_bytes.0,
+        &core.identity(),
+        Arc::clone(&core.committer.gate),
+        Arc::clone(&core.committer.watermarks),
+        &is_own,
+    )?;
+    let now = CommitTime(crate::clock::now_micros());
+    spool.times().into_iter().for_each(|(csn, time)| core.committer.ages.note_past(csn, time, now));
+    Ok((Arc::new(spool), cut))
 }
 
 /// Returns the history hash after the commit `archived`, at which cutting continues: the hash that the archive states

@@ -200,8 +200,7 @@ mod tests {
     #[test]
     fn a_figure_is_shown_in_the_unit_of_each_output() {
         let take = |out: &mut Figures| {
-            let ms = Duration::from_millis;
-            out.both("lag_ms", gauge("lag_seconds", "Lag."), Value::lag(ms(1500) + Duration::from_nanos(1000)));
+            out.both("lag_ms", gauge("lag_seconds", "Lag."), Value::lag(Duration::from_micros(1250)));
             out.both("took_us", gauge("took_seconds", "Took."), Value::took_us(None));
             out.both("time", gauge("time_seconds", "Time."), Value::time(Some(CommitTime(1_500_000))));
             out.both("error", gauge("failed", "Failed."), Value::failure(Some("why".to_owned())));
@@ -219,7 +218,7 @@ mod tests {
         let fields: Vec<String> =
             info.into_fields().into_iter().map(|(name, value)| format!("{name}:{value}")).collect();
         let expected = [
-            "lag_ms:1501",
+            "lag_ms:2",
             "took_us:0",
             "time:1970-01-01T00:00:01.500000Z",
             "error:why",
@@ -234,7 +233,7 @@ mod tests {
         let text = exposition.finish();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
-            "lag_seconds 1.500001",
+            "lag_seconds 0.00125",
             "time_seconds 1.5",
             "failed 1",
             "ahead_seconds -0.0015",

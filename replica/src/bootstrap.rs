@@ -24,7 +24,8 @@ use walferry::directory::{DataDir, EpochStart, Identity, LastRole};
 use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
 use walferry::restore::{self, progress};
-use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Receiver, Resume};
+use walferry::ship::message::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Resume};
+use walferry::ship::wire::Receiver;
 
 /// Pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -79,7 +80,7 @@ async fn from_primary(
     node: &str,
 ) -> Result<()> {
     let hello = |challenge: &Challenge, nonce| Hello {
-        version: wire::VERSION,
+        version: message::VERSION,
         cluster: None,
         node: node.to_owned(),
         epoch: Epoch(1),
@@ -90,7 +91,7 @@ async fn from_primary(
         has_archive,
         port: config.port.0,
         nonce,
-        proof: wire::proof(&config.repl_secret, challenge, node),
+        proof: message::proof(&config.repl_secret, challenge, node),
     };
     // Both halves of the connection stay open until the base is here: a proxy may close a half-closed connection.
     let Connected { receiver, answer, sender: _open, .. } = connect(primary, &config.repl_secret, hello).await?;

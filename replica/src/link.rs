@@ -31,7 +31,8 @@ use walferry::node::bases::Bases;
 use walferry::node::core::Core;
 use walferry::node::roles::{LinkStatus, ReplicaLink};
 use walferry::position::Position;
-use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
+use walferry::ship::message::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Resume};
+use walferry::ship::wire::{Receiver, Sender};
 
 /// Longest duration of connecting together with sending the introduction, and of sending one acknowledgement.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -240,7 +241,7 @@ impl Session {
             // Values from another primary do not count for this one.
             status.primary_csn = self.core.committer.watermarks.committed.get();
         });
-        self.link.lag.lock().connect();
+        self.link.lag.lock().begin_connection();
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
         let mut applier = self.start_applier(Follower::new(Arc::clone(&self.core.committer), epoch), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
@@ -341,7 +342,7 @@ impl Session {
         self.core.note_primary_archives(heartbeat.archives);
         self.core.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
         self.bases.want(heartbeat.wants_base);
-        self.link.lag.lock().hear(heartbeat.committed, heartbeat.time, applied, Moment::now());
+        self.link.lag.lock().take_heartbeat(heartbeat.committed, heartbeat.time, applied, Moment::now());
         self.link.note(|status| status.primary_csn = status.primary_csn.max(heartbeat.committed));
         Ok(())
     }
@@ -458,7 +459,7 @@ pub(crate) async fn connect(
     };
     let proven = match &answer {
         Message::Resume(Resume { cluster, proof, .. }) | Message::BaseBegin(BaseBegin { cluster, proof, .. }) => {
-            *proof == wire::primary_proof(secret, &hello, *cluster)
+            *proof == message::primary_proof(secret, &hello, *cluster)
         }
         _ => true,
     };
@@ -471,7 +472,7 @@ pub(crate) async fn connect(
 fn hello(identity: &Identity, core: &Core, challenge: &Challenge, nonce: String, position: Position) -> Hello {
     let config = core.config();
     Hello {
-        version: wire::VERSION,
+        version: message::VERSION,
         cluster: Some(identity.cluster),
         node: identity.node.clone(),
         epoch: identity.epoch(),
@@ -482,6 +483,6 @@ fn hello(identity: &Identity, core: &Core, challenge: &Challenge, nonce: String,
         has_archive: core.archive.is_some(),
         port: config.port.0,
         nonce,
-        proof: wire::proof(&config.repl_secret, challenge, &identity.node),
+        proof: message::proof(&config.repl_secret, challenge, &identity.node),
     }
 }

@@ -41,12 +41,12 @@ pub(super) fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
         (b"csn", _, 2) => {
-            let progress = ctx.host.progress();
+            let watermarks = ctx.host.watermarks();
             let fields = [
-                ("epoch", u64::from(progress.epoch.0)),
-                ("committed", progress.committed.0),
-                ("durable", progress.durable.0),
-                ("archived", progress.archived.0),
+                ("epoch", u64::from(watermarks.epoch.0)),
+                ("committed", watermarks.committed.0),
+                ("durable", watermarks.durable.0),
+                ("archived", watermarks.archived.0),
             ];
             out.map(fields.len());
             for (name, value) in fields {

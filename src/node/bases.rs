@@ -20,7 +20,7 @@ use crate::config::Consistency;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::history::line::read_manifest;
-use crate::ship::wire::Publishing;
+use crate::ship::message::Publishing;
 use crate::snapshot::base::LocalBase;
 use crate::snapshot::manifest::Level;
 use crate::snapshot::publish::{Published, Publisher};

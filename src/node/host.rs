@@ -74,7 +74,7 @@ impl Host for Node {
         Ok(())
     }
 
-    fn progress(&self) -> WatermarkReport {
+    fn watermarks(&self) -> WatermarkReport {
         let watermarks = &self.core.committer.watermarks;
         WatermarkReport {
             epoch: self.core.epoch(),

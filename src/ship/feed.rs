@@ -10,10 +10,10 @@
 
 use super::admission::{Admission, admit};
 use super::feed_host::FeedHost;
+use super::message::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing, Refuse, Resume};
 use super::source::CommitSource;
 use super::tail::Slice;
-use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
-use super::wire::{Receiver, Refuse, Resume, Sender, Sending};
+use super::wire::{Receiver, Sender, Sending};
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::clock::Moment;
 use crate::cluster::ClusterId;
@@ -155,7 +155,7 @@ impl Feeds {
         }
         tracing::info!(address, node = hello.node, csn = hello.csn.0, epoch = hello.epoch.0, "a replica resumes");
         let cluster = self.host.cluster();
-        let proof = wire::primary_proof(&self.host.secret(), &hello, cluster);
+        let proof = message::primary_proof(&self.host.secret(), &hello, cluster);
         let resume = Resume { cluster, history: self.host.history(), proof };
         deadline(address, sender.send(&Message::Resume(resume))).await?;
         let mut feed = Feed {
@@ -192,7 +192,7 @@ impl Feeds {
         }
         let broken = |detail: String| Error::Protocol { peer: address.to_owned(), detail };
         let exchange = async {
-            let challenge = Challenge { version: wire::VERSION, nonce: ClusterId::generate()?.to_string() };
+            let challenge = Challenge { version: message::VERSION, nonce: ClusterId::generate()?.to_string() };
             sender.send(&Message::Challenge(challenge.clone())).await?;
             match receiver.receive().await? {
                 Some(Message::Hello(hello)) => Ok((challenge, hello)),

@@ -1,7 +1,10 @@
 //! The messages between a primary's feed and a replica's link, and the proofs that both know the shared secret.
 //!
 //! Bodies of control messages are JSON; fields that a peer does not know are ignored. A chunk and a part of a base are
-//! raw bytes. The primary speaks first.
+//! raw bytes. The primary speaks first. [`super::wire`] sends and receives messages.
+//!
+//! Guarantees: with a shared secret, each side must prove that it knows the secret. This does not keep out an attacker
+//! who can change bytes on the way: the connection is not encrypted.
 
 use crate::chunk::RAW_BYTES_MAX;
 use crate::cluster::ClusterId;

@@ -152,7 +152,7 @@ impl Host for TestHost {
         Ok(())
     }
 
-    fn progress(&self) -> WatermarkReport {
+    fn watermarks(&self) -> WatermarkReport {
         WatermarkReport::default()
     }
 

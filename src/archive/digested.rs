@@ -114,7 +114,7 @@ mod tests {
     use crate::archive::epochs::EpochRecord;
     use crate::archive::identity::ARCHIVE_FORMAT;
     use crate::archive::retry_policy::RetryPolicy;
-    use crate::archive::testing::faults::{Fault, FaultStore};
+    use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
     use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 
     /// Goal: no bit of a record can change so that another record is read.
@@ -138,11 +138,7 @@ mod tests {
     #[tokio::test]
     async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
         let store = FaultStore::default();
-        let archive = store.archive().with_patience(RetryPolicy {
-            attempts: 2,
-            wrong_answer_backoff: std::time::Duration::from_millis(1),
-            ..RetryPolicy::DEFAULT
-        });
+        let archive = store.archive().with_patience(RetryPolicy { attempts: 2, ..QUICK });
         let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
         let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, ARCHIVE_FORMAT).await;
         for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {

@@ -5,7 +5,8 @@
 //! the second archive receives a base and continues after it, and the log says so. The commits in between are a gap
 //! that `walferry verify` shows and `walferry copy` closes. The second archive is not the fence: its epoch records are
 //! copies of the first archive's, and a different record under one of their names stops only the uploads to the second
-//! archive. A start refuses an archive of another cluster.
+//! archive. A start refuses an archive of another cluster. Chunks, bases and epoch records are moved as `walferry copy`
+//! moves them (see [`crate::restore::copy`]).
 
 use super::archived::{archived_until, read_listing};
 use super::merging::Merging;

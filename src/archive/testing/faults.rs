@@ -131,6 +131,9 @@ struct Nth {
     is_met: bool,
 }
 
+/// The ordinary retry policy with short pauses after wrong answers, for tests that read torn objects very often.
+pub const QUICK: RetryPolicy = RetryPolicy { wrong_answer_backoff: Duration::from_millis(1), ..RetryPolicy::DEFAULT };
+
 impl FaultStore {
     /// Returns a store that treats a create-only put like any other put.
     pub(crate) fn without_conditions() -> Self {

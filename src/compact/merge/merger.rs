@@ -81,8 +81,8 @@ struct Retired {
     wider: ChunkName,
     /// Length of the wider chunk in bytes.
     bytes: u64,
-    /// Time from which the parts may be removed, in milliseconds since the Unix epoch.
-    due_ms: u64,
+    /// Time since which the wider chunk is there, in milliseconds since the Unix epoch.
+    made_ms: u64,
     parts: Vec<Removal>,
 }
 
@@ -153,7 +153,8 @@ impl Merger {
         for found in superseded {
             self.retire_superseded(found, rules, now_ms, &mut round).await?;
         }
-        let due = self.retired.partition_point(|retired| retired.due_ms <= now_ms);
+        let grace_ms = u64::try_from(rules.grace.as_millis()).unwrap_or(u64::MAX);
+        let due = self.retired.partition_point(|retired| retired.made_ms.saturating_add(grace_ms) <= now_ms);
         let mut due: Vec<Retired> = self.retired.drain(..due).collect();
         let removed = self.remove(&mut due, now_ms).await;
         // The parts that were not removed are tried again in the next round.
@@ -238,20 +239,19 @@ impl Merger {
         round.bytes_before += batch.bytes;
         round.bytes_after += bytes;
         tracing::debug!(chunk = %name, parts = batch.names.len(), bytes, "chunks merged");
-        let grace_ms = u64::try_from(rules.grace.as_millis()).unwrap_or(u64::MAX);
-        self.retire(name, bytes, batch.names, now_ms.saturating_add(grace_ms));
+        self.retire(name, bytes, batch.names, now_ms);
         Ok(())
     }
 
-    /// Notes that a wider chunk of `bytes` bytes holds the commits of these parts, which are removed from `due_ms` on.
-    fn retire(&mut self, wider: ChunkName, bytes: u64, parts: Vec<ChunkName>, due_ms: u64) {
+    /// Notes that a wider chunk of `bytes` bytes, which is there since `made_ms`, holds the commits of these parts.
+    fn retire(&mut self, wider: ChunkName, bytes: u64, parts: Vec<ChunkName>, made_ms: u64) {
         let removal = |part: ChunkName| {
             let bytes = self.known.remove(&part).map_or(0, |known| known.bytes);
             Removal { object: ObjectName::Chunk(part), bytes, why: Reason::Replaced }
         };
         let parts: Vec<Removal> = parts.into_iter().map(removal).collect();
-        let at = self.retired.partition_point(|retired| retired.due_ms <= due_ms);
-        self.retired.insert(at, Retired { wider, bytes, due_ms, parts });
+        let at = self.retired.partition_point(|retired| retired.made_ms <= made_ms);
+        self.retired.insert(at, Retired { wider, bytes, made_ms, parts });
         while self.retired.iter().map(|retired| retired.parts.len()).sum::<usize>() > RETIRED_MAX {
             self.retired.pop_front();
         }
@@ -323,8 +323,8 @@ impl Merger {
                 Err(error) => self.leave_alone(name, &error, round),
             }
         }
-        // The wider chunk has been there for the grace period.
-        self.retire(wider, wider_bytes, done, now_ms);
+        let made_ms = self.known.get(&wider).map_or(now_ms, |known| known.since_ms);
+        self.retire(wider, wider_bytes, done, made_ms);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Random histories, the states that they produce, and archives that tests build from them.
 
 use crate::archive::epochs::{self, EpochRecord};
+use crate::archive::faults::QUICK;
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
 use crate::archive::retry_policy::RetryPolicy;
@@ -232,7 +233,8 @@ pub(crate) struct Archived {
 
 impl Archived {
     pub(crate) async fn new() -> Self {
-        Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None)).await
+        Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None).with_patience(QUICK))
+            .await
     }
 
     /// Creates an archive of the tests' cluster in this empty store.
@@ -244,7 +246,7 @@ impl Archived {
     /// Opens the archive that a store already holds.
     pub(crate) fn around(store: Arc<dyn ObjectStore>) -> Self {
         let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
-        Self { archive: archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() }) }
+        Self { archive: archive.with_patience(RetryPolicy { attempts: 1, ..QUICK }) }
     }
 
     pub(crate) fn gets(&self) -> u64 {

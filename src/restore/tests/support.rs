@@ -1,11 +1,11 @@
 //! Random histories, the states that they produce, and archives that tests build from them.
 
 use crate::archive::epochs::{self, EpochRecord};
-use crate::archive::faults::QUICK;
 use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::QUICK;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};

@@ -85,7 +85,7 @@ const CASES: &[Case] = &[
         bases: &[(7, 1)],
         leaf: 1,
         target: 6,
-        plan: Err("no longer there; nearest above 7 to 9"),
+        plan: Err("the chunks up to the target are missing; nearest above 7 to 9"),
     },
     Case {
         goal: "behind the end",

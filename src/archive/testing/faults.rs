@@ -132,7 +132,8 @@ struct Nth {
 }
 
 /// The ordinary retry policy with short pauses after wrong answers, for tests that read torn objects very often.
-pub(crate) const QUICK: RetryPolicy = RetryPolicy { wrong_answer_backoff: Duration::from_millis(1), ..RetryPolicy::DEFAULT };
+pub(crate) const QUICK: RetryPolicy =
+    RetryPolicy { wrong_answer_backoff: Duration::from_millis(1), ..RetryPolicy::DEFAULT };
 
 impl FaultStore {
     /// Returns a store that treats a create-only put like any other put.

@@ -6,7 +6,7 @@
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
-use super::number::parse_i64;
+use super::number::{integer, parse_i64};
 use super::reply::Out;
 
 /// How a command gives an expiry: the unit, and whether it is relative to the present.
@@ -34,7 +34,7 @@ impl Expiry {
 
     /// Converts a time given as text to milliseconds since the Unix epoch; negative for a time before it.
     fn absolute(self, text: &[u8], command: &str, now_ms: u64) -> Result<i64, Fail> {
-        let given = parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?;
+        let given = integer(text)?;
         let base = if self.is_relative { now_ms as i64 } else { 0 };
         let at_ms = given.checked_mul(self.unit_ms).and_then(|ms| ms.checked_add(base));
         at_ms.ok_or_else(|| errors::invalid_expire(command).into())

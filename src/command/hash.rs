@@ -6,7 +6,7 @@
 use super::args::Args;
 use super::collection::{self, Membership};
 use super::definition::{Ctx, Done, Fail};
-use super::number::{parse_f64, parse_i64};
+use super::number::{integer, parse_f64, parse_i64};
 use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::Keyspace;
@@ -24,18 +24,11 @@ fn field(keys: &Keyspace<'_>, key: &[u8], field: &[u8]) -> Result<Option<Value>,
     }
 }
 
-fn write_value(out: &mut Out, value: Option<&[u8]>) {
-    match value {
-        Some(value) => out.bulk(value),
-        None => out.null(),
-    }
-}
-
 // ---- reading ----
 
 /// HGET key field
 pub(super) fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    write_value(out, field(&ctx.keys, &args[1], &args[2])?.as_deref());
+    out.bulk_or_null(field(&ctx.keys, &args[1], &args[2])?.as_deref());
     Ok(())
 }
 
@@ -53,7 +46,7 @@ pub(super) fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
             Some(hash) => ctx.keys.element(key, hash, field)?,
             None => None,
         };
-        write_value(out, value.as_deref());
+        out.bulk_or_null(value.as_deref());
     }
     Ok(())
 }
@@ -172,7 +165,7 @@ pub(super) fn hdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// HINCRBY key field increment
 pub(super) fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
-    let increment = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
+    let increment = integer(&args[3])?;
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
     let old = ctx.keys.element(key, &hash, field)?;
     let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::HASH_NOT_AN_INTEGER)?;

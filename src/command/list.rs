@@ -6,7 +6,7 @@
 
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
-use super::number::parse_i64;
+use super::number::{self, integer};
 use super::reply::Out;
 use super::{errors, index};
 use crate::engine::keyspace::Keyspace;
@@ -63,10 +63,6 @@ fn len_to_change(keys: &mut Keyspace<'_>, key: &[u8]) -> Result<u64, Fail> {
     Ok(0)
 }
 
-fn integer(text: &[u8]) -> Result<i64, Fail> {
-    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
-}
-
 // ---- reading ----
 
 /// LLEN key
@@ -81,10 +77,7 @@ pub(super) fn lindex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         Some(list) => index::at(integer(&args[2])?, list.len()).and_then(|at| list.get(at)),
         None => None,
     };
-    match element {
-        Some(element) => out.bulk(element),
-        None => out.null(),
-    }
+    out.bulk_or_null(element);
     Ok(())
 }
 
@@ -187,7 +180,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
         return Err(errors::wrong_arity(if end == End::Left { "lpop" } else { "rpop" }).into());
     }
     let count = match args.try_get(2) {
-        Some(text) => Some(integer(text).ok().and_then(|count| u64::try_from(count).ok()).ok_or(errors::NOT_POSITIVE)?),
+        Some(text) => Some(number::count(text)?),
         None => None,
     };
     let Some(list) = find(&ctx.keys, key)? else {

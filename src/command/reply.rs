@@ -132,6 +132,14 @@ impl Out {
         self.buffer.extend_from_slice(b"\r\n");
     }
 
+    /// Writes a binary-safe string, or null if there is none.
+    pub fn bulk_or_null(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.bulk(value),
+            None => self.null(),
+        }
+    }
+
     /// Writes the text of `value` as a bulk string, without an allocation for the text.
     pub fn bulk_fmt(&mut self, value: impl Display) {
         let start = self.buffer.len();

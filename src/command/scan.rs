@@ -11,7 +11,7 @@
 use super::args::{Args, OwnedArgs};
 use super::collection;
 use super::definition::{Ctx, Done, Fail};
-use super::number::parse_i64;
+use super::number::integer;
 use super::reply::Out;
 use super::{cursor, errors, glob};
 use crate::engine::key::SLOTS;
@@ -58,7 +58,7 @@ impl<'a> Options<'a> {
             let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
             let value = rest.next().ok_or(errors::SYNTAX)?;
             if is("COUNT") {
-                let count = parse_i64(value).ok_or(errors::NOT_AN_INTEGER)?;
+                let count = integer(value)?;
                 options.count = u64::try_from(count).ok().filter(|&count| count > 0).ok_or(errors::SYNTAX)?;
             } else if is("MATCH") {
                 options.pattern = (!glob::matches_all(value)).then_some(value);

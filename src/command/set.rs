@@ -12,7 +12,7 @@ use super::args::{Args, OwnedArgs};
 use super::collection::{self, Membership};
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
-use super::number::parse_i64;
+use super::number;
 use super::reply::Out;
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
@@ -97,7 +97,7 @@ pub(super) fn spop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         return Err(errors::SYNTAX.into());
     }
     let count = match args.try_get(2) {
-        Some(count) => Some(parse_i64(count).and_then(|count| u64::try_from(count).ok()).ok_or(errors::NOT_POSITIVE)?),
+        Some(text) => Some(number::count(text)?),
         None => None,
     };
     let mut popped = OwnedArgs::default();

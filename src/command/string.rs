@@ -7,7 +7,7 @@
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::expire::{self, Expiry};
-use super::number::{parse_f64, parse_i64};
+use super::number::{integer, parse_f64, parse_i64};
 use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
@@ -22,18 +22,11 @@ fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail
     }
 }
 
-fn write_value(out: &mut Out, value: Option<&[u8]>) {
-    match value {
-        Some(value) => out.bulk(value),
-        None => out.null(),
-    }
-}
-
 // ---- reading ----
 
 /// GET key
 pub(super) fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    write_value(out, find(&ctx.keys, &args[1])?.as_deref());
+    out.bulk_or_null(find(&ctx.keys, &args[1])?.as_deref());
     Ok(())
 }
 
@@ -65,8 +58,8 @@ pub(super) fn strlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 /// GETRANGE key start end
 pub(super) fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let start = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
-    let end = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
+    let start = integer(&args[2])?;
+    let end = integer(&args[3])?;
     let value = find(&ctx.keys, &args[1])?;
     let value = value.as_deref().unwrap_or_default();
     // As in Redis, two negative positions in the wrong order give nothing even where both lie before the value.
@@ -225,7 +218,7 @@ pub(super) fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub(super) fn getset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let old = find(&ctx.keys, &args[1])?;
     replace(&mut ctx.keys, &args[1], old.as_ref().map_or(0, |old| old.expire_ms), &args[2], 0)?;
-    write_value(out, old.as_deref());
+    out.bulk_or_null(old.as_deref());
     Ok(())
 }
 
@@ -269,7 +262,7 @@ pub(super) fn append(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// SETRANGE key offset value
 pub(super) fn setrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, part) = (args.get(1), args.get(3));
-    let offset = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    let offset = integer(&args[2])?;
     let offset = usize::try_from(offset).map_err(|_| errors::OFFSET_OUT_OF_RANGE)?;
     let old = find(&ctx.keys, key)?;
     let expire_ms = old.as_ref().map_or(0, |old| old.expire_ms);
@@ -312,13 +305,13 @@ pub(super) fn decr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 /// INCRBY key increment
 pub(super) fn incrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let increment = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    let increment = integer(&args[2])?;
     add(ctx, &args[1], increment, out)
 }
 
 /// DECRBY key decrement
 pub(super) fn decrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let decrement = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    let decrement = integer(&args[2])?;
     add(ctx, &args[1], decrement.checked_neg().ok_or(errors::DECREMENT_OVERFLOW)?, out)
 }
 

@@ -3,7 +3,7 @@
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done, Fail};
 use super::super::errors;
-use super::super::number::parse_i64;
+use super::super::number::integer;
 use super::super::reply::Out;
 use super::{entry, find, id};
 use crate::engine::key::StreamId;
@@ -46,7 +46,7 @@ fn parse_count(options: Args<'_>) -> Result<Option<u64>, Fail> {
     let mut count = None;
     for option in (0..options.len()).step_by(2) {
         let value = options.try_get(option + 1).filter(|_| options[option].eq_ignore_ascii_case(b"count"));
-        let value = parse_i64(value.ok_or(errors::SYNTAX)?).ok_or(errors::NOT_AN_INTEGER)?;
+        let value = integer(value.ok_or(errors::SYNTAX)?)?;
         count = Some(u64::try_from(value).unwrap_or(0));
     }
     Ok(count)

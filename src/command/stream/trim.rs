@@ -7,7 +7,7 @@
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done, Fail};
 use super::super::errors;
-use super::super::number::parse_i64;
+use super::super::number::integer;
 use super::super::reply::Out;
 use super::{find, id};
 use crate::engine::key::StreamId;
@@ -133,10 +133,6 @@ impl Options {
         };
         Ok(self.keep.map(|keep| Trim { keep, is_approximate: self.is_approximate, limit }))
     }
-}
-
-fn integer(text: &[u8]) -> Result<i64, Fail> {
-    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
 }
 
 impl Trim {

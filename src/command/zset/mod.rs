@@ -19,7 +19,6 @@ pub(super) use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscor
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
-use super::number::parse_i64;
 use super::reply::{Out, Protocol};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::Zset;
@@ -32,10 +31,6 @@ fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k Zset>, Fail
         return Err(errors::WRONG_TYPE.into());
     }
     Ok(zset)
-}
-
-fn integer(text: &[u8]) -> Result<i64, Fail> {
-    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
 }
 
 /// Order in which members are listed.

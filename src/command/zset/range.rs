@@ -2,10 +2,11 @@
 
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done, Fail};
+use super::super::number::integer;
 use super::super::reply::Out;
 use super::super::{errors, index};
 use super::bounds::{LexRange, ScoreRange};
-use super::{Form, Order, find, integer, write_members};
+use super::{Form, Order, find, write_members};
 use crate::engine::memory::Zset;
 use std::ops::Range;
 

@@ -2,10 +2,11 @@
 
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done};
+use super::super::number::{self, integer};
 use super::super::reply::Out;
 use super::super::{errors, index};
 use super::bounds::ScoreRange;
-use super::{Form, Order, find, integer, write_members};
+use super::{Form, Order, find, write_members};
 use crate::engine::memory::Zset;
 use hashbrown::HashSet;
 use std::ops::Range;
@@ -69,10 +70,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, order: Order, out: &mut Out) -> Done {
         return Err(errors::SYNTAX.into());
     }
     let (count, form) = match args.try_get(2) {
-        Some(text) => {
-            let count = integer(text).ok().and_then(|count| u64::try_from(count).ok());
-            (count.ok_or(errors::NOT_POSITIVE)?, Form::Paired)
-        }
+        Some(text) => (number::count(text)?, Form::Paired),
         None => (1, Form::Flat),
     };
     let Some(zset) = find(&ctx.keys, &args[1])? else {

@@ -4,8 +4,8 @@
 //! below the replica's directory and restored from there, so that one code path with one set of checks builds a
 //! directory from a base. Guarantees: the directory is whole, or it is empty.
 
-use crate::PrimaryAddress;
 use crate::link::{Connected, connect};
+use crate::primary_address::PrimaryAddress;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

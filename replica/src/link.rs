@@ -4,9 +4,9 @@
 //! commits, from the archive. Commits acknowledged as applied were applied, and commits acknowledged as durable were
 //! synced.
 
-use crate::PrimaryAddress;
 use crate::follow::Follower;
 use crate::lag::Lag;
+use crate::primary_address::PrimaryAddress;
 use crate::probe;
 use futures::FutureExt;
 use futures::future::BoxFuture;

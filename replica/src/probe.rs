@@ -1,6 +1,6 @@
 //! Recognizes a port for clients where a replication port was expected.
 
-use crate::PrimaryAddress;
+use crate::primary_address::PrimaryAddress;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

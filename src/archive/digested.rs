@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
         let store = FaultStore::default();
-        let archive = store.archive().with_patience(RetryPolicy { attempts: 2, ..QUICK });
+        let archive = store.archive().with_retry_policy(RetryPolicy { attempts: 2, ..QUICK });
         let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
         let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, ARCHIVE_FORMAT).await;
         for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {

@@ -145,7 +145,7 @@ impl Archive {
 
     /// Returns a handle to the same archive with another retry policy.
     #[must_use]
-    pub fn with_patience(&self, retry_policy: RetryPolicy) -> Self {
+    pub fn with_retry_policy(&self, retry_policy: RetryPolicy) -> Self {
         Self { retry_policy, ..self.clone() }
     }
 

@@ -138,7 +138,7 @@ impl<S: ChunkSource> Uploader<S> {
         settings: UploaderSettings,
     ) -> (Self, watch::Receiver<UploaderStatus>) {
         // One attempt a call, because the uploader itself retries and shows each failure at once.
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..archive.retry_policy() });
+        let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, ..archive.retry_policy() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
         let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
         let uploader =

@@ -198,14 +198,6 @@ impl Out {
         }
     }
 
-    /// Writes a boolean; 1 or 0 in RESP2.
-    pub fn bool(&mut self, value: bool) {
-        match self.protocol {
-            Protocol::Resp2 => self.int(value.into()),
-            Protocol::Resp3 => self.header(b'#', if value { "t" } else { "f" }),
-        }
-    }
-
     /// Writes a text for people (INFO and the like), marked as plain text; a bulk string in RESP2.
     pub fn verbatim(&mut self, text: &[u8]) {
         const FORMAT: &[u8] = b"txt:";
@@ -309,8 +301,6 @@ mod tests {
         check(|out| out.set(3), "*3|", "~3|");
         check(|out| out.map(3), "*6|", "%3|");
         check(|out| out.push(2), "*2|", ">2|");
-        check(|out| out.bool(true), ":1|", "#t|");
-        check(|out| out.bool(false), ":0|", "#f|");
         check(
             |out| out.verbatim(b"This is a verbatim\nstring"),
             "$25|This is a verbatim\\nstring|",

@@ -267,11 +267,11 @@ async fn building_goes_on_after_a_crash_at_any_request() {
         for at in (0..30).step_by(2) {
             let store = FaultStore::default();
             let archive =
-                Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None).with_patience(QUICK);
+                Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None).with_retry_policy(QUICK);
             let archived = Archived::over(archive).await;
             archived.epoch(1, None).await;
             archived.chunks(1, &commits, &[5, 5, 8]).await;
-            let hasty = archived.archive.with_patience(RetryPolicy { attempts: 1, ..QUICK });
+            let hasty = archived.archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
             let script = || std::iter::repeat_n(Fault::None, at).chain([fault]);
             store.script_puts(script());
             store.script_gets(script());

@@ -113,11 +113,6 @@ pub trait Io: Send + Sync + fmt::Debug {
         file.file().metadata().map(|meta| meta.len()).map_err(|e| file.failed("stat", e))
     }
 
-    /// Cuts a file, or extends it with a hole. Durable after [`sync_data`](Io::sync_data).
-    fn set_len(&self, file: &LogFile, len: u64) -> Result<()> {
-        file.file().set_len(len).map_err(|e| file.failed("set the length of", e))
-    }
-
     /// Renames within a file system, replacing `to`. Durable after [`sync_dir`](Io::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).map_err(Error::io("rename", from))

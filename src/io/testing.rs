@@ -23,7 +23,6 @@ use tempfile::TempDir;
 pub(crate) enum Step {
     Create,
     Write,
-    SetLen,
     Sync,
     Rename,
     Remove,
@@ -224,10 +223,6 @@ impl Io for Faults {
         let created = self.whole(Step::Create, path, || StdIo.create(path));
         self.forget(path);
         created
-    }
-
-    fn set_len(&self, file: &LogFile, len: u64) -> Result<()> {
-        self.whole(Step::SetLen, file.path(), || StdIo.set_len(file, len))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

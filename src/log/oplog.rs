@@ -321,18 +321,6 @@ impl OpLog {
         self.io.sync_data(file)
     }
 
-    /// Removes all segments, so that the next frame follows the commit `after`. For a directory whose state was
-    /// replaced from elsewhere.
-    pub fn reset(&mut self, after: Csn) -> Result<()> {
-        self.active = None;
-        self.sealed.clear();
-        for id in segment::list(&*self.io, &self.dir)? {
-            self.io.remove(&segment::path(&self.dir, id))?;
-        }
-        self.last = after;
-        self.io.sync_dir(&self.dir)
-    }
-
     /// Removes sealed segments that hold nothing above `csn`. Returns the bytes freed.
     pub fn purge_until(&mut self, csn: Csn) -> Result<u64> {
         let mut freed = 0;

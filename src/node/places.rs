@@ -43,7 +43,7 @@ pub async fn require_own_second(config: &Config, cluster: Option<ClusterId>) -> 
         return wrong("is the same as archive. Name another place");
     }
     let found = match open_second(config) {
-        Ok(Some(archive)) => identity::read(&archive.with_patience(LOOK)).await,
+        Ok(Some(archive)) => identity::read(&archive.with_retry_policy(LOOK)).await,
         Ok(None) => Ok(None),
         Err(error) => Err(error),
     };

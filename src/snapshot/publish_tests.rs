@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_millis(100);
 
 fn archive(store: &FaultStore) -> Archive {
     let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "p", None);
-    archive.with_patience(RetryPolicy { attempts: 1, ..QUICK })
+    archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK })
 }
 
 /// Reports that the archive's chunks reach the base.
@@ -116,7 +116,7 @@ async fn every_request_of_publishing_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-            let archive = archive(&store).with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
+            let archive = archive(&store).with_retry_policy(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
             store.fault_at(nth, fault);
             let told = format!("request {nth} meets {fault:?}");
             let outcome = Publisher::new(archive.clone()).publish_kept(&base, covered()).await;

@@ -39,7 +39,7 @@ fn mark(name: &str) -> ObjectName {
 
 fn clear(store: &Arc<InMemory>) -> Archive {
     let archive = Archive::over(Arc::clone(store) as _, "memory://".to_owned(), "p", None);
-    archive.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK })
+    archive.with_retry_policy(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK })
 }
 
 fn encrypted(store: &Arc<InMemory>, names: &[&str]) -> Archive {

@@ -144,7 +144,7 @@ impl FaultStore {
     /// Returns an archive in this store. A failed request is not retried.
     pub(crate) fn archive(&self) -> Archive {
         let archive = Archive::over(Arc::new(self.clone()), "memory:".to_owned(), "", None);
-        archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
+        archive.with_retry_policy(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
     }
 
     /// Returns another store with the same objects and no faults.

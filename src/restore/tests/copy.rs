@@ -174,7 +174,7 @@ async fn a_copy_cut_off_anywhere_goes_on() {
     for step in 0.. {
         let store = FaultStore::default();
         let to = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None);
-        let hasty = to.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK });
+        let hasty = to.with_retry_policy(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK });
         store.script_puts(std::iter::repeat_n(Fault::None, step).chain(std::iter::repeat_n(Fault::Fail, 1000)));
         let outcome = copied(&archived.archive, &hasty, (None, 30), None).await;
         store.heal();

@@ -24,7 +24,7 @@ const OPEN: BaseStart = BaseStart { base: BaseName { csn: Csn(18), epoch: Epoch(
 const DEADLINE: Duration = Duration::from_millis(200);
 
 fn over(store: &FaultStore) -> Archive {
-    Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None).with_patience(QUICK)
+    Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None).with_retry_policy(QUICK)
 }
 
 async fn archived_over(store: &FaultStore, level: Level) -> (Archived, Vec<CommitRecord>) {
@@ -132,7 +132,7 @@ async fn every_request_of_a_repair_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let (archived, commits) = archived_over(&store, Level::Eventual).await;
-            let archive = archived.archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
+            let archive = archived.archive.with_retry_policy(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
             store.fault_at(nth, fault);
             let outcome = repair(&archive, CLUSTER, OPEN, None).await;
             if nth >= store.requests() {
@@ -197,7 +197,7 @@ async fn model_round(seed: u64) {
     let archived = Archived::over(over(&store)).await;
     archived.epoch(1, None).await;
     let mut rig = Rig::new(AppendFsync::EverySec);
-    let archive = archived.archive.with_patience(RetryPolicy { attempts: 1, ..QUICK });
+    let archive = archived.archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
     let mut publisher = Publisher::new(archive.clone());
     let (mut chunked, mut starts) = (0, Vec::new());
     for _ in 0..random.random_range(6..10) {

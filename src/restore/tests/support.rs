@@ -233,8 +233,10 @@ pub(crate) struct Archived {
 
 impl Archived {
     pub(crate) async fn new() -> Self {
-        Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None).with_patience(QUICK))
-            .await
+        Self::over(
+            Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None).with_retry_policy(QUICK),
+        )
+        .await
     }
 
     /// Creates an archive of the tests' cluster in this empty store.
@@ -246,7 +248,7 @@ impl Archived {
     /// Opens the archive that a store already holds.
     pub(crate) fn around(store: Arc<dyn ObjectStore>) -> Self {
         let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
-        Self { archive: archive.with_patience(RetryPolicy { attempts: 1, ..QUICK }) }
+        Self { archive: archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK }) }
     }
 
     pub(crate) fn gets(&self) -> u64 {

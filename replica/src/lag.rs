@@ -14,7 +14,7 @@ use walferry::csn::{CommitTime, Csn};
 /// Largest age of a heartbeat that describes the current state. A primary sends ten heartbeats per second.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What a heartbeat states: no commit above `committed` was made before `time`.
+/// The statement of a heartbeat: no commit above `committed` was made before `time`.
 #[derive(Clone, Copy, Debug)]
 struct Statement {
     committed: Csn,
@@ -24,7 +24,7 @@ struct Statement {
 /// Measures how far a replica is behind, from the primary's heartbeats.
 #[derive(Debug)]
 pub(crate) struct Lag {
-    /// What the heartbeats of the current connection stated, in csn order.
+    /// The statements of the current connection's heartbeats, in csn order.
     statements: VecDeque<Statement>,
     /// Whether the next heartbeat is the first of a connection.
     is_new_connection: bool,

@@ -1,5 +1,5 @@
-//! Stores a chunk under a name that may be taken: by an earlier attempt, by another process that moved the same chunk, or
-//! by other commits.
+//! Stores a chunk under a name that may be taken: by an earlier attempt, by another process that moved the same chunk,
+//! or by other commits.
 //!
 //! The uploader, a merge and a copy store chunks in this way only. Guarantees: a chunk that is there with the same
 //! commits counts as stored; a torn chunk is replaced; a whole chunk with other commits is never replaced. An object is
@@ -24,7 +24,7 @@ pub enum Comparison {
     Unreadable,
 }
 
-/// Where a chunk was put.
+/// The outcome of an attempt to put a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Placed {
     /// The archive holds the chunk's commits under its name, in an object of so many bytes.

@@ -1,5 +1,5 @@
-//! What a command is: its description, its function, and the surroundings that the function gets. The commands
-//! themselves stand in `table`.
+//! The definition of a command: its description, its function, and the surroundings that the function gets. The
+//! commands themselves stand in `table`.
 
 use super::args::Args;
 use super::client::{Client, Queue};

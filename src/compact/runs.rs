@@ -34,7 +34,7 @@ use std::sync::Arc;
 /// Options for building runs.
 #[derive(Clone)]
 pub struct Options {
-    /// Where runs end.
+    /// The commits at which runs end.
     pub grain: Grain,
     /// No run extends beyond this target.
     pub until: Target,

@@ -1,4 +1,5 @@
-//! Who owns a key: one view over all engines for the commands. `change` has the part that changes keys.
+//! The keyspace: one view over all engines for the commands, which knows the engine that owns a key. The functions that
+//! change keys are in `change`.
 //!
 //! Guarantees: a key has one type and lives in one engine; giving a key another type deletes its old value in the old
 //! engine. A key past its expiry is absent to every reader; a writer that meets an expired key deletes the key first,

@@ -109,7 +109,7 @@ impl ArchiveSide {
     }
 }
 
-/// Where cutting and uploading begin.
+/// The commits at which cutting and uploading begin.
 struct Beginning {
     /// This node's epoch.
     epoch: Epoch,

@@ -1,4 +1,4 @@
-//! What the archive holds of this node's line of history, and fetching the commits that this node lacks.
+//! The archive's part of this node's line of history: finds its commits, and fetches those that this node lacks.
 //!
 //! Guarantees: commits are fetched only if the archive's writer cannot have reported later ones as archived that lie
 //! behind a gap.

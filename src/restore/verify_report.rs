@@ -1,4 +1,4 @@
-//! What `walferry verify` reports.
+//! The report of `walferry verify`.
 
 use crate::archive::layout::ObjectName;
 use crate::error::{Kind, Result};

@@ -96,7 +96,7 @@ pub fn sort(removals: &mut [Removal]) {
     removals.sort_by_key(Removal::stage);
 }
 
-/// What a sweep removed.
+/// The result of a sweep: the removed objects.
 #[derive(Debug, Default)]
 pub struct Swept {
     /// Number of removed objects; an object that was already gone counts.

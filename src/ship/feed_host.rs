@@ -1,4 +1,4 @@
-//! What a feed asks of the node on which it runs.
+//! The trait of the node on which a feed runs: the questions that a feed asks the node.
 
 use super::message::{Hello, Refuse};
 use super::wire::Sender;

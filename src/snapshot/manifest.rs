@@ -12,7 +12,7 @@ use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::directory::LastRole;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plain_name::{PLAIN_NAME_BYTES_MAX, PlainName};
 use crate::position::Position;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,15 @@ pub const MANIFEST_FORMAT: u32 = 3;
 
 /// Largest size of an encoded manifest, in bytes: a single request creates the object. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
+
+/// Returns an error if an encoded manifest is too long to be stored or read; `advice` tells what to do.
+pub(crate) fn require_storable(name: &ObjectName, manifest: &[u8], advice: &'static str) -> Result<()> {
+    let (found, limit) = (manifest.len(), MANIFEST_BYTES_MAX);
+    if found > limit {
+        return Err(Error::OverLimit { what: format!("the manifest {name}"), found, limit, advice });
+    }
+    Ok(())
+}
 
 /// Number of digits of the content hash in a file's object name.
 pub(crate) const HASH_DIGITS: usize = 16;

@@ -9,7 +9,7 @@
 //!
 //! [`wait_for_prunes`]: crate::archive::pins::wait_for_prunes
 
-use super::manifest::{DbFile, MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{DbFile, Manifest, require_storable};
 use crate::archive::layout::ObjectName;
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
@@ -26,11 +26,11 @@ pub(crate) struct Part {
     pub object: ObjectName,
     /// Length in bytes.
     pub bytes: u64,
-    /// Where the bytes are.
+    /// The place of the object's bytes.
     pub origin: Origin,
 }
 
-/// Where the bytes of an object are.
+/// The place of an object's bytes: a local file or another archive.
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     /// In a local file, which does not change.
@@ -120,14 +120,7 @@ async fn send_by(
 pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> Result<bool> {
     let name = manifest.start().manifest();
     let body = manifest.encode();
-    if body.len() > MANIFEST_BYTES_MAX {
-        return Err(Error::OverLimit {
-            what: format!("the manifest {name}"),
-            found: body.len(),
-            limit: MANIFEST_BYTES_MAX,
-            advice: "The base is not published",
-        });
-    }
+    require_storable(&name, &body, "The base is not published")?;
     if archive.put_new(&name, body.clone().into()).await? == Creation::Created {
         return Ok(true);
     }

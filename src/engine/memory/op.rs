@@ -74,7 +74,7 @@ pub enum Op<'a, C> {
     Change {
         /// The key.
         key: &'a [u8],
-        /// What changes.
+        /// The change of the key's value.
         change: C,
     },
     /// Removes a key.

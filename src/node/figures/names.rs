@@ -64,7 +64,7 @@ pub const LAST_BASE_BYTES_NEW: &str = "last_base_bytes_new";
 pub const LAST_BASE_BYTES_SHARED: &str = "last_base_bytes_shared";
 /// Microseconds for which writers waited for the cut of the last base.
 pub const LAST_BASE_CUT_PAUSE_US: &str = "last_base_cut_pause_us";
-/// What prunes keep; empty for everything.
+/// The commits and restore points that prunes keep; empty if prunes keep everything.
 pub const KEEP: &str = "keep";
 /// End of the last prune in Unix milliseconds; 0 if there was none since the start.
 pub const LAST_PRUNE_MS: &str = "last_prune_ms";

@@ -55,7 +55,7 @@ impl FromStr for ClusterId {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || Error::Config {
             key: "cluster".to_owned(),
-            detail: format!("{text:?} is no cluster id; expected 32 hexadecimal digits"),
+            detail: format!("{text:?} is not a cluster id; expected 32 hexadecimal digits"),
         };
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(wrong());

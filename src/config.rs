@@ -272,7 +272,7 @@ pub struct KeyDoc {
     pub name: &'static str,
     /// When the key can be set.
     pub when: When,
-    /// What the key does, with its unit.
+    /// The effect of the key, with its unit.
     pub doc: &'static str,
 }
 
@@ -320,15 +320,15 @@ configuration! {
     port "port": Port = Port(6379), Start, "Port for clients.";
     repl_port "repl-port": Port = Port(6380), Start, "Port for replicas.";
     archive "archive": String = String::new(), Start, "Archive URL: s3://bucket/prefix or file:///dir; empty: none.";
-    archive_key_file "archive-key-file": String = String::new(), Start, "File with the keys that encrypt the archive, one ID HEX64 a line, the first for new objects; empty: WALFERRY_ARCHIVE_KEY, else the archive is in the clear.";
-    archive_2 "archive-2": String = String::new(), Start, "URL of a second archive, which gets everything, too; one that is down holds nothing up; empty: none.";
-    archive_2_key_file "archive-2-key-file": String = String::new(), Start, "As archive-key-file, for archive-2; empty: WALFERRY_ARCHIVE_2_KEY, else the keys of the first archive.";
-    maxclients "maxclients": Number<1, 4_294_967_295> = Number(10_000), Running, "Client connections at a time.";
+    archive_key_file "archive-key-file": String = String::new(), Start, "File with the keys that encrypt the archive, one ID HEX64 a line, the first for new objects; empty: WALFERRY_ARCHIVE_KEY, else the archive is not encrypted.";
+    archive_2 "archive-2": String = String::new(), Start, "URL of a second archive, which receives the same chunks and bases; its failures delay no write; empty: none.";
+    archive_2_key_file "archive-2-key-file": String = String::new(), Start, "File with the keys that encrypt archive-2, as archive-key-file; empty: WALFERRY_ARCHIVE_2_KEY, else the keys of the first archive.";
+    maxclients "maxclients": Number<1, 4_294_967_295> = Number(10_000), Running, "Largest number of client connections at a time.";
     tcp_keepalive "tcp-keepalive": Number<0, 32_767> = Number(300), Running, "Seconds of silence after which the system probes whether a client is still there; 0: never.";
     timeout "timeout": Number<0, 4_294_967_295> = Number(0), Running, "Seconds after which an idle client is disconnected; 0: never. A change counts from a client's next request on.";
     maxmemory "maxmemory": Bytes = Memory(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
-    proto_max_bulk_len "proto-max-bulk-len": Memory<QUERY_BYTES_MIN, ARGUMENT_BYTES_MAX> = Memory(512 << 20), Start, "Longest argument.";
-    client_query_buffer_limit "client-query-buffer-limit": Memory<QUERY_BYTES_MIN, BYTES_MAX> = Memory(1 << 30), Start, "Bytes of one client's unread requests.";
+    proto_max_bulk_len "proto-max-bulk-len": Memory<QUERY_BYTES_MIN, ARGUMENT_BYTES_MAX> = Memory(512 << 20), Start, "Bytes of the longest argument.";
+    client_query_buffer_limit "client-query-buffer-limit": Memory<QUERY_BYTES_MIN, BYTES_MAX> = Memory(1 << 30), Start, "Bytes of received requests that are kept for one client.";
     requirepass "requirepass": String = String::new(), Secret, "Password that clients must give with AUTH; empty: none.";
     repl_secret "repl-secret": String = String::new(), Secret, "Shared secret that a replica must prove to its primary; empty: none.";
     appendfsync "appendfsync": AppendFsync = AppendFsync::EverySec, Running, "When the logs are synced: always, everysec or no.";
@@ -338,26 +338,26 @@ configuration! {
     client_threads "client-threads": Number<0, 1024> = Number(0), Start, "Threads that serve clients; 0: half as many as there are cores.";
     io_backend "io-backend": String = "auto".into(), Start, "How log, spool and image files are read and written: auto, uring or std.";
     oplog_segment_bytes "oplog-segment-bytes": Memory<SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX> = Memory(32 << 20), Start, "Size of an op-log segment.";
-    image_log_bytes "image-log-bytes": Bytes = Memory(256 << 20), Running, "Log bytes after which a new memory image is written, so that a restart is bounded; as many as lists and sorted sets have in memory, if that is more.";
+    image_log_bytes "image-log-bytes": Bytes = Memory(256 << 20), Running, "Log bytes after which a new memory image is written, which bounds the time of a restart; at least as many bytes as lists and sorted sets have in memory.";
     ring_bytes "ring-bytes": Bytes = Memory(64 << 20), Start, "Bytes of the newest commits kept in memory for feeds and the cutter.";
-    archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age at which commits are cut into a chunk although it is not full.";
-    spool_max_bytes "spool-max-bytes": Bytes = Memory(4 << 30), Running, "Bytes of sealed chunks waiting for the archive; beyond it writes are refused.";
-    max_commit_bytes "max-commit-bytes": CommitBytes = Memory(1 << 30), Running, "Bytes of effects that one command, or one MULTI/EXEC, may have; a larger one is refused whole. Each field of a hash, member of a set and entry of a stream counts with its key's name.";
-    min_free_bytes "min-free-bytes": Bytes = Memory(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused, but for those that free space; 0: no limit.";
+    archive_interval "archive-interval": Duration = Duration::from_secs(1), Running, "Age of the oldest commit at which a chunk is cut although it is not full.";
+    spool_max_bytes "spool-max-bytes": Bytes = Memory(4 << 30), Running, "Bytes of sealed chunks that may wait for the archive; beyond them writes are refused.";
+    max_commit_bytes "max-commit-bytes": CommitBytes = Memory(1 << 30), Running, "Bytes of effects that one command, or one MULTI/EXEC, may have; a command with more is refused and changes nothing. Each field of a hash, member of a set and entry of a stream counts with its key's name.";
+    min_free_bytes "min-free-bytes": Bytes = Memory(64 << 20), Running, "Free bytes on the data directory's file system below which writes are refused, except writes that free space; 0: no limit.";
     snapshot_interval "snapshot-interval": Duration = Duration::from_secs(24 * 3600), Running, "Time between bases published to the archive; 0: by size of log only.";
     snapshot_max_log_bytes "snapshot-max-log-bytes": Bytes = Memory(1 << 30), Running, "Archived log bytes since the last base after which the next one is published; 0: by time only.";
-    snapshot_consistency "snapshot-consistency": Consistency = Consistency::Strict, Running, "How far apart a base's engines may be cut: strict, bounded:TIME (10ms) or eventual.";
-    snapshot_from "snapshot-from": SnapshotFrom = SnapshotFrom::Auto, Running, "Who publishes the bases that are due: replica, primary or auto (a replica if one can). On a replica, primary keeps it from doing so.";
-    archive_bandwidth "archive-bandwidth": Bytes = Memory(0), Running, "Bytes a second that bases may take of the way to the archive; chunks are not held back; 0: no limit.";
+    snapshot_consistency "snapshot-consistency": Consistency = Consistency::Strict, Running, "Commit time by which a base's engines may be cut apart: strict (none), bounded:TIME (such as bounded:10ms) or eventual (any).";
+    snapshot_from "snapshot-from": SnapshotFrom = SnapshotFrom::Auto, Running, "The node that publishes the bases that are due: replica, primary or auto (a replica if one can). A replica with the value primary publishes none.";
+    archive_bandwidth "archive-bandwidth": Bytes = Memory(0), Running, "Bytes per second that the upload of bases may send to the archive; chunks are not limited; 0: no limit.";
     merge_interval "merge-interval": Duration = Duration::from_secs(600), Running, "Time between two rounds in which small chunks in the archive are merged into full ones; 0: never.";
-    merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "How long chunks stay in the archive after they were merged, for readers with an older listing.";
-    compact_per "compact-per": Option<Grain> = None, Running, "What this node builds a compacted run of, once it is over: each hour, each day, each commits:N; empty: it builds none.";
-    keep "keep": Keep = Keep::default(), Running, "What a prune keeps, such as '7d fine, hourly 30d, daily 1y'; empty: everything.";
+    merge_grace "merge-grace": Duration = Duration::from_secs(3600), Running, "Time for which chunks stay in the archive after they were merged, for readers with an older listing.";
+    compact_per "compact-per": Option<Grain> = None, Running, "Size of the compacted runs that this node builds when their commits are complete: hour, day or commits:N; empty: it builds none.";
+    keep "keep": Keep = Keep::default(), Running, "Policy by which a prune keeps restore points, such as '7d fine, hourly 30d, daily 1y'; empty: everything is kept.";
     prune_interval "prune-interval": Duration = Duration::ZERO, Running, "Time between prunes of the archive by this node; 0: never.";
-    prune_grace "prune-grace": Duration = Duration::from_secs(24 * 3600), Running, "Age before which a prune takes nothing for abandoned: longer than any base takes to publish.";
-    accept_clock_step "accept-clock-step": bool = false, Running, "Whether the system's clock is right although it was set by more than a minute: commit times then follow it forward at once, and back by a new epoch at the next start or promotion. For one start, or until they do; else times go on evenly.";
+    prune_grace "prune-grace": Duration = Duration::from_secs(24 * 3600), Running, "Age up to which a prune removes no object as unreferenced; it must be longer than any base takes to publish.";
+    accept_clock_step "accept-clock-step": bool = false, Running, "Whether commit times follow the system's clock after it was set by more than a minute: forward at once, back by a new epoch at the next start or promotion. The value is yes for one start, or until commit times have followed; with no, commit times continue evenly.";
     metrics_port "metrics-port": u16 = 0, Start, "Port of Prometheus metrics (GET /metrics), on the address of bind; 0: none.";
-    fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between looks for a newer epoch in the archive.";
+    fence_check_interval "fence-check-interval": Duration = Duration::from_secs(5), Start, "Time between two checks for a newer epoch in the archive.";
     s3_endpoint "s3-endpoint": String = String::new(), Start, "S3 endpoint, an http:// or https:// URL; empty: AWS_ENDPOINT_URL, else that of the AWS profile, else AWS.";
     s3_region "s3-region": String = String::new(), Start, "S3 region; empty: AWS_REGION, else that of the AWS profile.";
     s3_access_key_id "s3-access-key-id": String = String::new(), Start, "S3 access key; empty: AWS_ACCESS_KEY_ID, else the AWS profile (~/.aws), else the role of the container or the instance.";
@@ -376,7 +376,10 @@ fn parse<T: Setting>(key: &str, value: &str) -> Result<T> {
 
 fn unknown(key: &str) -> Error {
     let names: Vec<_> = Config::KEYS.iter().map(|doc| doc.name).collect();
-    Error::Config { key: key.to_owned(), detail: format!("no such key; there are: {}", names.join(", ")) }
+    Error::Config {
+        key: key.to_owned(),
+        detail: format!("this key does not exist. The keys are: {}", names.join(", ")),
+    }
 }
 
 impl fmt::Debug for Config {
@@ -394,7 +397,7 @@ impl Config {
     pub fn change(&mut self, key: &str, value: &str) -> Result<()> {
         match Self::KEYS.iter().find(|doc| doc.name == key) {
             Some(doc) if doc.when != When::Running => {
-                Err(Error::Config { key: key.to_owned(), detail: "can be set at the start only".into() })
+                Err(Error::Config { key: key.to_owned(), detail: "can be set only at the start".into() })
             }
             _ => self.set(key, value),
         }
@@ -419,7 +422,7 @@ impl Config {
                 toml::Value::Boolean(false) => "no".to_owned(),
                 toml::Value::Integer(number) => number.to_string(),
                 other => {
-                    return Err(Error::Config { key, detail: format!("a {} is no value for it", other.type_str()) });
+                    return Err(Error::Config { key, detail: format!("a {} is not a valid value", other.type_str()) });
                 }
             };
             self.set(&key, &value)?;

@@ -152,6 +152,17 @@ pub struct Place {
 }
 
 impl Identity {
+    /// Returns an error if a newer epoch fenced this directory. A restored directory starts a new epoch, so it is not
+    /// fenced.
+    pub fn require_unfenced(&self) -> Result<()> {
+        match &self.fenced_by {
+            Some(FencedBy { epoch, node }) if self.role != LastRole::Restored => {
+                Err(Error::Fenced { own: self.epoch(), newer: *epoch, node: node.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the identity of a new directory.
     pub fn new(cluster: ClusterId, role: LastRole) -> Result<Self> {
         let node = ClusterId::generate()?.to_string()[..16].to_owned();
@@ -208,10 +219,10 @@ impl Identity {
             return Some(format!("its epochs do not follow each other: {history:?}"));
         }
         if newest < self.epoch() {
-            return Some(format!("it ends with epoch {newest}, this directory knows of epoch {}", self.epoch()));
+            return Some(format!("it ends with epoch {newest}, but this directory knows epoch {}", self.epoch()));
         }
         let (own, theirs) = (makers(&self.history, csn), makers(history, csn));
-        (own != theirs).then(|| format!("the commits up to csn {csn} were made by {own:?} here, by {theirs:?} there"))
+        (own != theirs).then(|| format!("the commits up to csn {csn} belong to {own:?} here, but to {theirs:?} there"))
     }
 
     /// Returns the commit at which a generation forks that begins after the commit `committed`.
@@ -377,7 +388,7 @@ impl DataDir {
         let mut file = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            let detail = format!("is in use by another process (pid {}). Stop that one first", holder.trim());
+            let detail = format!("is in use by another process (pid {}). Stop that process first", holder.trim());
             Error::Identity { what: format!("data directory {}", self.root.display()), detail }
         })?;
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(Error::io("write", &path))?;
@@ -428,7 +439,7 @@ impl DataDir {
 
     /// Removes the files that an unfinished restore has made; its mark stays.
     pub fn clear_restore(&self) -> Result<()> {
-        assert!(self.restoring_path().exists(), "only an unfinished restore is taken back");
+        assert!(self.restoring_path().exists(), "only an unfinished restore is undone");
         for path in [self.db(), self.wal(), self.oplog(), self.image(), self.base()] {
             match std::fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

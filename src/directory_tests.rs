@@ -66,10 +66,10 @@ fn a_replica_follows_only_a_history_that_made_its_commits() {
         (&[][..], 0, "no epoch"),
         (&[(3, 100), (1, 0)], 0, "do not follow"),
         (&[(1, 0), (3, 100), (4, 90)], 0, "do not follow"),
-        (&[(1, 0)], 90, "knows of epoch 3"),
-        (&[(1, 0), (4, 149)], 150, "were made by"),
-        (&[(1, 0), (3, 100), (4, 149)], 150, "were made by"),
-        (&[(2, 0), (3, 100)], 150, "were made by"),
+        (&[(1, 0)], 90, "knows epoch 3"),
+        (&[(1, 0), (4, 149)], 150, "belong to"),
+        (&[(1, 0), (3, 100), (4, 149)], 150, "belong to"),
+        (&[(2, 0), (3, 100)], 150, "belong to"),
     ] {
         let fault = identity.fault_in(&history(starts), Csn(csn)).expect(reason);
         assert!(fault.contains(reason), "{starts:?}: {fault}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Result of each fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an error.
+/// The kind of an error, by which a caller decides how to act.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A defect, or a failure of the environment that no other kind describes.
@@ -26,6 +26,50 @@ pub enum Kind {
     Store,
     /// A target directory that must be empty is not.
     NotEmpty,
+    /// The process is stopping: send the request to another node, or again after the restart.
+    Stopping,
+    /// Other work is in the way at this moment: the same request can succeed later.
+    TryAgain,
+    /// Another process, node, epoch or mark has what the request claims. A retry fails as long as it does.
+    Conflict,
+    /// The request needs a part of the configuration that this node or command does not have.
+    NotConfigured,
+    /// The disk or the spool has no room. Writes are taken when there is room.
+    NoSpace,
+    /// A log could not be written or synced, or uploading has ended: restart the process.
+    Broken,
+    /// The request exceeds a limit of this build.
+    Unsupported,
+}
+
+impl Kind {
+    /// Returns the error code, the first word of the reply, that a client of a node gets.
+    #[must_use]
+    pub fn reply_code(self) -> &'static str {
+        match self {
+            Self::Fenced => "FENCED",
+            Self::Stopping => "STOPPING",
+            Self::TryAgain => "TRYAGAIN",
+            Self::Conflict => "CONFLICT",
+            Self::NotConfigured => "NOTCONFIGURED",
+            Self::NoSpace | Self::Broken => "MISCONF",
+            Self::Internal
+            | Self::Usage
+            | Self::Unreachable
+            | Self::Integrity
+            | Self::Store
+            | Self::NotEmpty
+            | Self::Unsupported => "ERR",
+        }
+    }
+
+    /// Returns the kind that a node states by the error code of its reply. Codes that more than one kind has, and the
+    /// codes of Redis, are [`Kind::Internal`].
+    #[must_use]
+    pub fn of_reply_code(code: &str) -> Self {
+        let stated = [Self::Fenced, Self::Stopping, Self::TryAgain, Self::Conflict, Self::NotConfigured];
+        stated.into_iter().find(|kind| kind.reply_code() == code).unwrap_or(Self::Internal)
+    }
 }
 
 /// All errors of the library.
@@ -67,7 +111,7 @@ pub enum Error {
         what: String,
         /// Place in the object.
         position: String,
-        /// What was expected and what was found.
+        /// The expectation and the finding.
         detail: String,
         /// Whether the object ends too early, as after an interrupted upload.
         is_cut_off: bool,
@@ -84,7 +128,8 @@ pub enum Error {
     },
     /// An object that was listed is gone: a plan made from that listing is out of date.
     #[error(
-        "{what} was listed and then not there. If a prune is under way, try again; else it was removed by somebody else"
+        "{what} is in the archive's listing, but the object is missing. If a prune is under way, try again. \
+         Otherwise another process removed the object: check the archive with walferry verify"
     )]
     Vanished {
         /// The object.
@@ -92,7 +137,8 @@ pub enum Error {
     },
     /// A commit does not continue the history in which it was found.
     #[error(
-        "{what} belongs to another history: by its predecessors csn {csn} must have the history hash {expected}, it says {found}. Nothing of it was applied"
+        "{what} belongs to another history: csn {csn} has the history hash {found}, but {expected} is the hash that \
+         follows from the commits before it. None of its commits were applied"
     )]
     OtherHistory {
         /// Source of the commit: a chunk, a log, a peer.
@@ -105,7 +151,9 @@ pub enum Error {
         found: HistoryHash,
     },
     /// A format or protocol has a version that this build does not know.
-    #[error("{what} has version {found}; this build reads version {known} only. Use the walferry that wrote it")]
+    #[error(
+        "{what} has version {found}, and this build reads only version {known}. Use the walferry release that wrote it"
+    )]
     Version {
         /// The object with the version.
         what: String,
@@ -115,7 +163,7 @@ pub enum Error {
         known: u32,
     },
     /// A restore target cannot be reached.
-    #[error("target {target} is not restorable: {reason}. Nearest reachable: {nearest}")]
+    #[error("target {target} cannot be restored: {reason}. The nearest restore points are: {nearest}")]
     Unreachable {
         /// The requested target.
         target: String,
@@ -126,7 +174,8 @@ pub enum Error {
     },
     /// Another writer took over.
     #[error(
-        "fenced: epoch {newer} was claimed by node {node}; this writer has epoch {own} and must not write any more. Start it as a replica of the new primary, from an empty directory"
+        "fenced: node {node} has claimed epoch {newer}, so this writer of epoch {own} must not write. Start this \
+         node as a replica of the new primary, from an empty directory"
     )]
     Fenced {
         /// Epoch of this writer.
@@ -137,7 +186,7 @@ pub enum Error {
         node: String,
     },
     /// The object store failed.
-    #[error("object store could not {action} {path}: {source}")]
+    #[error("the object store could not {action} {path}: {source}")]
     Store {
         /// The operation, as a verb.
         action: &'static str,
@@ -147,11 +196,11 @@ pub enum Error {
         source: object_store::Error,
     },
     /// The object store answers, but not as it must.
-    #[error("object store at {url} {detail}")]
+    #[error("the object store at {url} {detail}")]
     StoreContract {
         /// URL of the archive.
         url: String,
-        /// What the store did and what to do.
+        /// The behaviour of the store, as a predicate, and the remedy.
         detail: String,
     },
     /// A directory that must be empty is not.
@@ -159,7 +208,7 @@ pub enum Error {
     NotEmpty {
         /// The directory.
         dir: PathBuf,
-        /// What was found in the directory and what to do.
+        /// The content of the directory, and the remedy.
         detail: String,
     },
     /// This process may not use a data directory or an archive prefix.
@@ -167,7 +216,7 @@ pub enum Error {
     Identity {
         /// The directory or the archive.
         what: String,
-        /// What was expected, what was found and what to do.
+        /// The expectation, the finding and the remedy.
         detail: String,
     },
     /// A configuration value is wrong.
@@ -175,7 +224,7 @@ pub enum Error {
     Config {
         /// The key.
         key: String,
-        /// What is wrong with the value and which values are accepted.
+        /// The fault of the value, and the accepted values.
         detail: String,
     },
     /// The peer broke the replication protocol.
@@ -183,12 +232,15 @@ pub enum Error {
     Protocol {
         /// Address of the peer.
         peer: String,
-        /// What was expected and what came.
+        /// The expected message and the received one.
         detail: String,
     },
     /// The last commit lies in the future, so no commit of the present can follow it.
     #[error(
-        "the last commit was made at {last}, {} s after the time that this machine's clock shows, {now}: one of the two is wrong. Nothing was changed. Set the clock if it is wrong. If it is right, start once with --set accept-clock-step=yes (before a promotion: CONFIG SET accept-clock-step yes): a new epoch begins, whose commits have the present time",
+        "the last commit was made at {last}, which is {} s after {now}, the time of this machine's clock: one of \
+         the two is wrong. Nothing was changed. If the clock is wrong, set it. If the clock is right, start once \
+         with --set accept-clock-step=yes (before a promotion: CONFIG SET accept-clock-step yes): a new epoch then \
+         begins, whose commits have the present time",
         last.0.saturating_sub(now.0) / 1_000_000
     )]
     FutureCommits {
@@ -199,7 +251,8 @@ pub enum Error {
     },
     /// The engines of a base were cut further apart than allowed. No base was made.
     #[error(
-        "the engines were cut {} ms of commit time apart, {} ms are allowed: there is no base. Try again when less is written, allow more, or ask for a strict base, which is exact under any load",
+        "no base was made, because the engines were cut {} ms of commit time apart and only {} ms are allowed. Try \
+         again under less load, allow more, or ask for a strict base, which is exact under any load",
         found.as_secs_f64() * 1e3, allowed.as_millis()
     )]
     InconsistentTiming {
@@ -208,12 +261,87 @@ pub enum Error {
         /// The longest time that was allowed.
         allowed: Duration,
     },
-    /// A request is refused, for the reason that the message gives.
+    /// This process is stopping and takes no more work.
+    #[error("the node is stopping: send the request to another node, or again after the restart")]
+    Stopping,
+    /// Other work is in the way at this moment.
     #[error("{reason}")]
-    Refused {
-        /// Why the request is refused, and what to do.
+    NotNow {
+        /// The other work, and when to try again.
         reason: String,
     },
+    /// Another process, node, epoch or mark has what the request claims.
+    #[error("{reason}")]
+    Conflict {
+        /// The claimed thing, its owner, and the remedy.
+        reason: String,
+    },
+    /// The request names something that does not exist.
+    #[error("{reason}")]
+    Unknown {
+        /// The thing that does not exist.
+        reason: String,
+    },
+    /// A part of the configuration is missing.
+    #[error("{reason}")]
+    NotConfigured {
+        /// The missing part, and the option or key that supplies it.
+        reason: String,
+    },
+    /// The disk or the spool has no room.
+    #[error("{reason}")]
+    NoRoom {
+        /// The full disk or spool, and the remedy.
+        reason: String,
+    },
+    /// A log could not be written or synced, or uploading has ended. Nothing changes that before a restart.
+    #[error("{reason}")]
+    NeedsRestart {
+        /// The failed operation, and its meaning for the data.
+        reason: String,
+    },
+    /// An object would exceed a limit of this build.
+    #[error("{what} has {found} bytes, more than the limit of {limit} bytes. {advice}")]
+    OverLimit {
+        /// The object.
+        what: String,
+        /// Its size.
+        found: usize,
+        /// The largest size allowed.
+        limit: usize,
+        /// The remedy.
+        advice: &'static str,
+    },
+    /// A check of walferry's own work failed.
+    #[error("{reason}. This is a defect in walferry: please report it")]
+    Defect {
+        /// The expectation and the finding.
+        reason: String,
+    },
+    /// The clocks of this machine and of the object store disagree.
+    #[error(
+        "nothing was removed, because this machine's clock shows {own} and the object store's clock shows {store}. \
+         Set this machine's clock, then start the prune again"
+    )]
+    ClockSkew {
+        /// Time of this machine's clock.
+        own: CommitTime,
+        /// Time of the object store's clock.
+        store: CommitTime,
+    },
+    /// The primary does not serve this replica.
+    #[error("primary {primary} refuses this replica: {reason}")]
+    RefusedByPrimary {
+        /// Address of the primary.
+        primary: String,
+        /// The primary's text.
+        reason: String,
+        /// Whether no later attempt can succeed.
+        is_final: bool,
+    },
+    /// The outcome of one operation, given to each caller that waited for it.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
 }
 
 impl Error {
@@ -226,7 +354,7 @@ impl Error {
             | Self::RocksDb { .. }
             | Self::Protocol { .. }
             | Self::InconsistentTiming { .. }
-            | Self::Refused { .. } => Kind::Internal,
+            | Self::Defect { .. } => Kind::Internal,
             Self::Corrupt { .. }
             | Self::Gap { .. }
             | Self::OtherHistory { .. }
@@ -236,7 +364,19 @@ impl Error {
             Self::Fenced { .. } => Kind::Fenced,
             Self::Store { .. } | Self::StoreContract { .. } => Kind::Store,
             Self::NotEmpty { .. } => Kind::NotEmpty,
-            Self::Identity { .. } | Self::Config { .. } | Self::FutureCommits { .. } => Kind::Usage,
+            Self::Identity { .. }
+            | Self::Config { .. }
+            | Self::FutureCommits { .. }
+            | Self::Unknown { .. }
+            | Self::ClockSkew { .. } => Kind::Usage,
+            Self::Stopping => Kind::Stopping,
+            Self::NotNow { .. } | Self::RefusedByPrimary { is_final: false, .. } => Kind::TryAgain,
+            Self::Conflict { .. } | Self::RefusedByPrimary { is_final: true, .. } => Kind::Conflict,
+            Self::NotConfigured { .. } => Kind::NotConfigured,
+            Self::NoRoom { .. } => Kind::NoSpace,
+            Self::NeedsRestart { .. } => Kind::Broken,
+            Self::OverLimit { .. } => Kind::Unsupported,
+            Self::Shared(error) => error.kind(),
         }
     }
 
@@ -247,6 +387,7 @@ impl Error {
         match self {
             Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
             Self::RocksDb { source, .. } => source.as_ref().contains("No space left on device"),
+            Self::Shared(error) => error.is_want_of_space(),
             _ => false,
         }
     }
@@ -275,6 +416,12 @@ impl Error {
         object_store::Error::Generic { store: "archive", source: self.into() }
     }
 
+    /// Makes the error for a task that ended without a result, for `map_err`.
+    #[must_use]
+    pub fn of_task(error: tokio::task::JoinError) -> Self {
+        if error.is_panic() { Self::Defect { reason: format!("a task panicked: {error}") } } else { Self::Stopping }
+    }
+
     /// Makes the error for corrupt bytes in `what` at `position`.
     pub fn corrupt(what: impl Into<String>, position: impl ToString, detail: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), position: position.to_string(), detail: detail.into(), is_cut_off: false }
@@ -289,5 +436,27 @@ impl Error {
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         matches!(self, Self::Corrupt { is_cut_off: true, .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_reads_the_kind_from_the_error_code() {
+        for kind in [Kind::Fenced, Kind::Stopping, Kind::TryAgain, Kind::Conflict, Kind::NotConfigured] {
+            assert_eq!(Kind::of_reply_code(kind.reply_code()), kind);
+        }
+        for code in ["ERR", "MISCONF", "WRONGTYPE"] {
+            assert_eq!(Kind::of_reply_code(code), Kind::Internal, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_shared_error_has_the_kind_and_the_text_of_its_cause() {
+        let cause = Error::Conflict { reason: "mark m is taken".to_owned() };
+        let shared = Error::Shared(std::sync::Arc::new(cause));
+        assert_eq!((shared.kind(), shared.to_string()), (Kind::Conflict, "mark m is taken".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! Where compacted runs begin and end: at commits that retention can keep.
+//! The commits at which compacted runs begin and end. Retention can keep these commits.
 //!
 //! Pure. Guarantees: a run ends with the last commit of an hour or a day (UTC, by commit time), or after a number of
 //! commits. A run is complete only when a later commit follows it, so that two builders end runs at the same commits.
@@ -56,7 +56,7 @@ impl FromStr for Grain {
         };
         found.filter(|grain| grain.to_string() == text).ok_or_else(|| Error::Config {
             key: "per".to_owned(),
-            detail: format!("{text:?} is no size of a run; accepted are hour, day and commits:N with N from 1"),
+            detail: format!("{text:?} is not a size of a run; accepted are hour, day and commits:N with N from 1"),
         })
     }
 }

@@ -26,7 +26,7 @@ const EPOCH_WEEKDAY: u64 = 3;
 /// How long commits and restore points are kept.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Keep {
-    /// What is kept for how long; `None` keeps everything for ever.
+    /// The ages up to which restore points are kept; `None` keeps everything for ever.
     windows: Option<Windows>,
 }
 
@@ -144,11 +144,16 @@ impl FromStr for Keep {
             };
             parsed.ok_or_else(|| refuse(format!("'{}' is not understood", clause.trim())))?;
         }
-        let fine =
-            fine.ok_or_else(|| refuse("it does not say for how long every commit is kept ('7d fine')".to_owned()))?;
+        let fine = fine.ok_or_else(|| {
+            refuse("it does not state for how long every commit is kept (such as '7d fine')".to_owned())
+        })?;
         if let Some(tier) = tiers.iter().find(|tier| tier.span <= fine) {
-            let reason =
-                format!("'{} {}' says nothing: every commit of {} is kept", tier.period, text(tier.span), text(fine));
+            let reason = format!(
+                "'{} {}' has no effect, because every commit of {} is kept",
+                tier.period,
+                text(tier.span),
+                text(fine)
+            );
             return Err(refuse(reason));
         }
         Ok(Self { windows: Some(Windows { fine, tiers }) })

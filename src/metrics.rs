@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 /// Content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a family measures.
+/// The kind of measurement of a family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A value that only grows while the process lives; the name ends in `_total`.

@@ -29,8 +29,8 @@ impl FromStr for PlainName {
             return Err(Error::Config {
                 key: "name".to_owned(),
                 detail: format!(
-                    "{text:?} is not usable: a name is 1 to {PLAIN_NAME_BYTES_MAX} letters, digits, '.', '_', '-', \
-                     and does not begin with a dot"
+                    "{text:?} is not a valid name: a name consists of 1 to {PLAIN_NAME_BYTES_MAX} letters, digits, \
+                     '.', '_', '-', and does not begin with a dot"
                 ),
             });
         }

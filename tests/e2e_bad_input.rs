@@ -330,7 +330,10 @@ fn a_damaged_chunk_in_the_spool_is_cut_anew_by_a_restart() {
         written += usize::from(refused.is_none());
         refused
     });
-    assert!(refusal.starts_with("MISCONF nothing is archived any more") && refusal.contains("Restart"), "{refusal}");
+    assert!(
+        refusal.starts_with("MISCONF uploading to the archive has ended") && refusal.contains("Restart"),
+        "{refusal}"
+    );
     assert!(refusal.contains(victim.file_name().unwrap().to_str().unwrap()), "the chunk is named: {refusal}");
     assert_eq!(text(&client.ok(&cmd!("GET", "first"))), "1", "reads go on");
     let marks = client.watermarks();

@@ -82,7 +82,7 @@ fn serve() {
     let report = bench("serve", &["--pipeline", "4", "--steady"]);
     let patterns = report["sections"][0]["rows"].as_array().expect("rows").iter().map(|row| row[0].as_str());
     assert!(patterns.flatten().any(|name| name == "set-delete-scan"));
-    walferry(&["bench", "serve", "--tests", "NOSUCH"], &Vec::new()).expect(1).says("there is no test 'NOSUCH'");
+    walferry(&["bench", "serve", "--tests", "NOSUCH"], &Vec::new()).expect(1).says("test 'NOSUCH' does not exist");
 }
 
 #[test]

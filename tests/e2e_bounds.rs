@@ -1,5 +1,5 @@
-//! What stays bounded or true however slow a peer is: the size of the logs while a base is uploaded or sent, and every
-//! lag that is reported.
+//! Limits and values that hold with a peer of any speed: the size of the logs while a base is uploaded or sent, and
+//! every lag that is reported.
 
 mod support;
 

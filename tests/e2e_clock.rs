@@ -107,7 +107,7 @@ fn a_clock_that_was_set_is_told_and_followed_on_request() {
     set(&node, "a");
     flush(&node);
     clock.set_ahead(DECADE);
-    let held = "was set forward: commit times do not follow it";
+    let held = "was set forward, and commit times do not follow it";
     await_log(&node, held);
     let log = node.log();
     let line = log.lines().find(|line| line.contains(held)).expect("it was there");

@@ -103,7 +103,7 @@ fn what_is_left_after_compaction_is_restored_exactly() {
 
     let report = archive.tool("compact", &["--base", "--json"]).expect(0).json();
     assert_eq!(report["base"]["csn"].as_u64(), Some(archived), "{report}");
-    archive.tool("compact", &["--base"]).expect(0).says("was there already");
+    archive.tool("compact", &["--base"]).expect(0).says("existed already");
     for (_, _, path) in chunks(&dir) {
         std::fs::remove_file(path).expect("a chunk can be removed");
     }

@@ -94,10 +94,13 @@ fn wrong_keys_are_one_clear_error(archive: &Archive, old: &Path, other: &Path, r
         archive
             .tool(tool, &["--archive-key-file", text(other)])
             .expect(2)
-            .says("key `k1`, which is not among the keys");
+            .says("key `k1`, which is not among the given keys");
     }
     // The older key opens the archive, but not the objects that the newer key encrypted.
-    archive.tool("verify", &["--archive-key-file", text(old)]).expect(2).says("key `k2`, which is not among the keys");
+    archive
+        .tool("verify", &["--archive-key-file", text(old)])
+        .expect(2)
+        .says("key `k2`, which is not among the given keys");
     archive.restore_into(&root.join("no"), &[]).expect(2).says(hint);
     assert!(!root.join("no").join("db").exists());
     let keyless = Launch::primary(&root.join("fresh")).archive(archive).refused();
@@ -158,7 +161,10 @@ fn an_encrypted_archive_in_a_directory() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(chunk, bytes).expect("a chunk");
-    Archive::directory(&copy).tool("verify", &["--archive-key-file", text(&keys)]).expect(4).says("the tag is wrong");
+    Archive::directory(&copy)
+        .tool("verify", &["--archive-key-file", text(&keys)])
+        .expect(4)
+        .says("the authentication tag is wrong");
 }
 
 #[test]

@@ -37,8 +37,8 @@ fn lies_about_the_introduction() -> Vec<Lie> {
         (changed(wire::RESUME, |frame| frame.with(json!({ "cluster": "0".repeat(32) }))), "belongs to cluster"),
         (history(vec![]), "no epoch"),
         (history(vec![start(2, 0), start(1, 1)]), "do not follow each other"),
-        (history(vec![start(7, 0)]), "were made by"),
-        (history(vec![start(0, 0)]), "knows of epoch"),
+        (history(vec![start(7, 0)]), "belong to"),
+        (history(vec![start(0, 0)]), "knows epoch"),
         (answer(Frame { kind: wire::BASE_END, body: Vec::new() }), "expected an answer"),
         (answer(Frame::json(wire::GO_TO_ARCHIVE, &json!({ "archived": 1 }))), "--archive"),
         (answer(Frame::json(wire::REFUSE, &refusal)), "go away"),
@@ -338,8 +338,8 @@ fn a_base_that_lies_is_not_taken() {
     await_equal(&primary, &replica);
     assert_eq!(attempt.load(Ordering::Relaxed), LIES + 1 + 2, "each lie fails; then a base, an admission and a link");
     let log = replica.log();
-    eprintln!("{}", log.lines().filter(|line| line.contains("tried again")).collect::<Vec<_>>().join("\n"));
-    let failures = log.lines().filter(|line| line.contains("bootstrapping failed; it is tried again")).count();
+    eprintln!("{}", log.lines().filter(|line| line.contains("it is retried")).collect::<Vec<_>>().join("\n"));
+    let failures = log.lines().filter(|line| line.contains("bootstrapping failed; it is retried")).count();
     assert_eq!(failures as u64, LIES, "each failure is told once\n{log}");
     assert!(!root.path().join("outside").exists() && !root.path().join("replica/bootstrap").exists());
     assert_writes(&mut primary.client());

@@ -65,7 +65,7 @@ fn marks_live_through_everything() {
     assert!(taken.contains("taken") && taken.contains(&csn.to_string()), "{taken}");
     for bad in ["", ".hidden", "a/b", "a b", &"x".repeat(129)] {
         let refused = client.call(&cmd!("WALFERRY", "MARK", bad));
-        assert!(error_text(&refused).is_some_and(|error| error.contains("a name is")), "{bad:?}: {refused:?}");
+        assert!(error_text(&refused).is_some_and(|error| error.contains("a name consists of")), "{bad:?}: {refused:?}");
     }
     let second = integer(&client.ok(&cmd!("WALFERRY", "MARK", "killed"))) as u64;
     node.kill();
@@ -116,7 +116,7 @@ fn marks_follow_their_branch_of_history() {
         (marks(&mut client) == [("shared".to_owned(), shared, "yes".to_owned())]).then_some(())
     });
     let taken = client.call(&cmd!("WALFERRY", "MARK", "left"));
-    assert!(error_text(&taken).is_some_and(|error| error.contains("another branch")), "{taken:?}");
+    assert!(error_text(&taken).is_some_and(|error| error.contains("another line")), "{taken:?}");
     client.ok(&cmd!("SET", "a", 3));
     mark(&node, "new");
     let refused = archive.tool("restore", &["--dir", "/nowhere/x", "--to", "mark:left"]).expect(3);
@@ -185,7 +185,7 @@ fn prune_and_restart(root: &Path, archive: &Archive) {
     let policy = "1s fine, every 3650d 7300d";
     let told = prune(archive, policy, &["--dry-run"]).expect(0).json();
     assert!(number(&told, "removed") == 0 && !told["removals"].as_array().expect("removals").is_empty(), "{told}");
-    archive.tool("prune", &["--keep", policy, "--grace", "0s"]).expect(0).says("go with --confirm");
+    archive.tool("prune", &["--keep", policy, "--grace", "0s"]).expect(0).says("--confirm removes");
     archive.tool("prune", &["--keep", "7 days"]).expect(2).says("7d fine, hourly 30d");
     let done = prune(archive, policy, &["--confirm"]).expect(0).json();
     assert_eq!(done["removals"], told["removals"], "what was told");

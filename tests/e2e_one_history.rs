@@ -12,6 +12,9 @@ use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
 use support::tool::{Finished, walferry};
 use support::wire::{FakeReplica, hello};
 
+const CONFLICT: i32 = 11;
+const NOT_CONFIGURED: i32 = 12;
+
 fn copy_dir(from: &Path, to: &Path) {
     let copied = Process::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
@@ -244,7 +247,7 @@ fn a_promotion_that_would_abandon_commits_is_refused_until_insisted_upon() {
         // The link delivered everything before the process was stopped, so the histories did not diverge.
         return;
     }
-    promote(&two, &[]).expect(1).says("epoch 2").says("--abandon-epoch 2");
+    promote(&two, &[]).expect(CONFLICT).says("epoch 2").says("--abandon-epoch 2");
     assert_eq!(two.client().info()["role"], "slave");
     assert!(one.terminate().success());
     promote(&two, &["--abandon-epoch", "2"]).expect(0);
@@ -271,9 +274,9 @@ fn a_replica_without_the_archive_is_promoted_only_if_told() {
     set_many(&primary, "k", 3);
     await_csn(&replica, primary.client().watermarks().committed);
     wait_until("the replica has heard of the archive", SETTLED_WITHIN, || {
-        (promote(&replica, &[]).code == Some(1)).then_some(())
+        (promote(&replica, &[]).code == Some(NOT_CONFIGURED)).then_some(())
     });
-    promote(&replica, &[]).expect(1).says("--without-archive");
+    promote(&replica, &[]).expect(NOT_CONFIGURED).says("--without-archive");
     promote(&replica, &["--without-archive"]).expect(0);
 }
 

@@ -86,7 +86,7 @@ fn credentials_are_found_where_aws_tools_find_them() {
         walferry(&tool, &aws.environment(&home, more))
     };
     let asks_as = |more: &[(&str, &str)]| {
-        snapshots(more).expect(USAGE).says("there is no walferry.json");
+        snapshots(more).expect(USAGE).says("walferry.json is missing");
         aws.signed_by()
     };
     assert_eq!(asks_as(&[]), INSTANCE_KEY);
@@ -292,7 +292,7 @@ fn tools_reach_every_node() {
     at("status", host, &port, &[], &none).expect(USAGE).says("--password-file");
     let wrong = at("status", host, &port, &["--password", "guessed"], &none).expect(USAGE).says("password");
     assert!(!wrong.stderr.contains("guessed"), "{}", wrong.stderr);
-    at("promote", host, &replica_port, &[], &by_environment).expect(OK).says("primary now");
+    at("promote", host, &replica_port, &[], &by_environment).expect(OK).says("is a primary");
     at("status", host, &replica_port, &[], &by_environment).expect(OK).says("primary of epoch 2");
     at("status", host, &repl_port.to_string(), &[], &none).expect(1).says("port for clients");
     at("status", host, &free_port().to_string(), &[], &none).expect(1).says(bracketed);
@@ -437,5 +437,5 @@ fn help_is_printed_and_a_reader_may_leave() {
         .says("committed >= durable >= archived");
     walferry(&["help"], &Vec::new()).expect(OK).says("Usage: walferry").says("restore");
     walferry(&["help", "restore"], &Vec::new()).expect(OK).says("--to");
-    walferry(&["help", "unheard-of"], &Vec::new()).expect(USAGE).says("there is no subcommand");
+    walferry(&["help", "unheard-of"], &Vec::new()).expect(USAGE).says("does not exist");
 }

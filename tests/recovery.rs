@@ -34,7 +34,7 @@ struct History {
     crossing: BTreeSet<Csn>,
 }
 
-/// What a start must find, according to the design.
+/// The commits that a start must find, according to the design.
 #[derive(Debug)]
 struct Expected {
     target: Csn,

@@ -4,8 +4,8 @@
 //! below the replica's directory and restored from there, so that one code path with one set of checks builds a
 //! directory from a base. Guarantees: the directory is whole, or it is empty.
 
-use crate::PrimaryAddress;
 use crate::link::{Connected, connect};
+use crate::primary_address::PrimaryAddress;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,8 @@ use walferry::directory::{DataDir, EpochStart, Identity, LastRole};
 use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
 use walferry::restore::{self, progress};
-use walferry::ship::wire::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Receiver, Resume};
+use walferry::ship::message::{self, BaseBegin, BaseFile, Challenge, Hello, Message, Resume};
+use walferry::ship::wire::Receiver;
 
 /// Pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const PART_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Fills the empty directory `root`. Retries until a primary sends a whole base or a history, or fails for good.
-pub async fn bootstrap(
+pub(crate) async fn bootstrap(
     root: &Path,
     primary: &PrimaryAddress,
     config: &Config,
@@ -49,7 +50,7 @@ pub async fn bootstrap(
         match from_primary(root, primary, config, archive.is_some(), &node).await {
             Ok(()) => return Ok(()),
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is tried again"),
+            Err(error) => tracing::warn!(%primary, %error, "bootstrapping failed; it is retried"),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -59,7 +60,11 @@ pub async fn bootstrap(
 fn is_final(error: &Error) -> bool {
     matches!(
         error,
-        Error::Refused { .. }
+        Error::RefusedByPrimary { is_final: true, .. }
+            | Error::NotConfigured { .. }
+            | Error::Stopping
+            | Error::NeedsRestart { .. }
+            | Error::NoRoom { .. }
             | Error::Io { .. }
             | Error::NotEmpty { .. }
             | Error::Version { .. }
@@ -75,7 +80,7 @@ async fn from_primary(
     node: &str,
 ) -> Result<()> {
     let hello = |challenge: &Challenge, nonce| Hello {
-        version: wire::VERSION,
+        version: message::VERSION,
         cluster: None,
         node: node.to_owned(),
         epoch: Epoch(1),
@@ -86,7 +91,7 @@ async fn from_primary(
         has_archive,
         port: config.port.0,
         nonce,
-        proof: wire::proof(&config.repl_secret, challenge, node),
+        proof: message::proof(&config.repl_secret, challenge, node),
     };
     // Both halves of the connection stay open until the base is here: a proxy may close a half-closed connection.
     let Connected { receiver, answer, sender: _open, .. } = connect(primary, &config.repl_secret, hello).await?;
@@ -108,7 +113,7 @@ async fn from_primary(
             }
             restored
         }
-        Message::Refuse(refuse) if refuse.is_final => Err(Error::Refused { reason: refuse.reason }),
+        Message::Refuse(refuse) => Err(refuse.into_error(primary)),
         other => Err(broken(format!("expected a history or a base, got {other:?}"))),
     }
 }

@@ -16,20 +16,20 @@ use walferry::record::CommitRecord;
 const LARGE_CHUNK_BYTES_MIN: usize = 4 * RAW_BYTES_MAX;
 
 /// Applies the chunks of one connection to a primary.
-pub struct Follower {
+pub(crate) struct Follower {
     committer: Arc<Committer>,
     epoch: Epoch,
 }
 
 impl Follower {
     /// Creates a follower that accepts chunks of `epoch`.
-    pub fn new(committer: Arc<Committer>, epoch: Epoch) -> Self {
+    pub(crate) fn new(committer: Arc<Committer>, epoch: Epoch) -> Self {
         Self { committer, epoch }
     }
 
     /// Checks a chunk and applies it. Blocking. Errors: [`Error::Gap`] if the chunk does not continue the replica's
     /// commits, [`Error::OtherHistory`] if the history hash differs.
-    pub fn apply(&self, bytes: Bytes) -> Result<()> {
+    pub(crate) fn apply(&self, bytes: Bytes) -> Result<()> {
         let chunk = Chunk::open(bytes, "chunk from the primary")?;
         let header = chunk.header();
         let corrupt = |detail: String| Error::corrupt("chunk from the primary", "header", detail);

@@ -1,11 +1,12 @@
 //! The replica side of walferry.
 //!
 //! ```text
-//! bootstrap   fills an empty directory: from the archive, otherwise from the primary
-//! link        connects to the primary, follows it, reconnects; catches up from the archive
-//! follow      checks chunks and applies them
-//! probe       recognizes a port for clients where a replication port was expected
-//! lag         how far the replica is behind
+//! bootstrap        fills an empty directory: from the archive, otherwise from the primary
+//! link             connects to the primary, follows it, reconnects; catches up from the archive
+//! follow           checks chunks and applies them
+//! primary_address  the address of the primary's replication port
+//! probe            recognizes a port for clients where a replication port was expected
+//! lag              how far the replica is behind
 //! ```
 //!
 //! Guarantees: every chunk is verified before any of it is applied; a commit appears in all engines at once. The
@@ -15,7 +16,10 @@ mod bootstrap;
 mod follow;
 mod lag;
 mod link;
+mod primary_address;
 mod probe;
+
+pub use primary_address::PrimaryAddress;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,37 +32,7 @@ use walferry::node::archive_commits::ArchiveCommits;
 use walferry::node::roles::ReplicaLink;
 use walferry::node::running::{Node, TakeOver};
 use walferry::node::{open, places, serve};
-use walferry::server::{address, listener};
-
-/// The address at which the primary listens for replicas.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrimaryAddress {
-    /// Host name or IP address; an IPv6 address has no brackets.
-    pub host: String,
-    /// Replication port of the primary.
-    pub port: u16,
-}
-
-impl std::str::FromStr for PrimaryAddress {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match address::host_and_port(text) {
-            Some((host, port)) => Ok(Self { host: host.to_owned(), port }),
-            None => {
-                let detail =
-                    format!("'{text}' is not HOST:REPLPORT, such as 10.0.0.1:6380, primary:6380 or [::1]:6380");
-                Err(Error::Config { key: "primary".into(), detail })
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for PrimaryAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&address::with_port(&self.host, self.port))
-    }
-}
+use walferry::server::listener;
 
 /// Runs a replica until it is asked to stop. A promotion calls `take_over`, and the replica continues as a primary.
 /// Calls `ready` once clients are served.
@@ -92,8 +66,8 @@ pub async fn run(
     let recover = move || open::open(dir, lock, identity, &opening, source.as_ref().map(|source| source as _));
     let opened = tokio::task::spawn_blocking(recover).await.expect("opening does not panic")?;
     if opened.identity.may_lack_commits {
-        let detail = "a crash took commits out of its middle that its primary has, and the archive did not have them. \
-                      Start the replica from an empty directory";
+        let detail = "a crash has lost commits in the middle of its history, which the primary has and the archive \
+                      lacks. Start the replica from an empty directory";
         let what = format!("replica directory {}", root.display());
         return Err(Error::corrupt(what, format!("csn {}", opened.recovered.position.csn), detail));
     }

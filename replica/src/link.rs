@@ -4,9 +4,9 @@
 //! commits, from the archive. Commits acknowledged as applied were applied, and commits acknowledged as durable were
 //! synced.
 
-use crate::PrimaryAddress;
 use crate::follow::Follower;
 use crate::lag::Lag;
+use crate::primary_address::PrimaryAddress;
 use crate::probe;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -31,7 +31,8 @@ use walferry::node::bases::Bases;
 use walferry::node::core::Core;
 use walferry::node::roles::{LinkStatus, ReplicaLink};
 use walferry::position::Position;
-use walferry::ship::wire::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Receiver, Resume, Sender};
+use walferry::ship::message::{self, Ack, BaseBegin, Challenge, Heartbeat, Hello, Message, Resume};
+use walferry::ship::wire::{Receiver, Sender};
 
 /// Longest duration of connecting together with sending the introduction, and of sending one acknowledgement.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,7 +61,7 @@ enum Ended {
 }
 
 /// The link of a replica to its primary.
-pub struct Link {
+pub(crate) struct Link {
     me: Weak<Link>,
     core: Weak<Core>,
     bases: Weak<Bases>,
@@ -74,7 +75,7 @@ pub struct Link {
 
 impl Link {
     /// Starts following `primary`.
-    pub fn start(core: &Arc<Core>, bases: &Arc<Bases>, primary: PrimaryAddress) -> Arc<Self> {
+    pub(crate) fn start(core: &Arc<Core>, bases: &Arc<Bases>, primary: PrimaryAddress) -> Arc<Self> {
         let status = LinkStatus {
             host: primary.host.clone(),
             port: primary.port,
@@ -92,7 +93,7 @@ impl Link {
             stop: watch::Sender::new(false),
             task: tokio::sync::Mutex::default(),
         });
-        *link.task.try_lock().expect("nobody else has the link yet") = link.spawn();
+        *link.task.try_lock().expect("no other reference to the link exists") = link.spawn();
         link
     }
 
@@ -187,7 +188,8 @@ impl Session {
         let message: String = error.to_string().chars().map(printable).take(FAILURE_CHARS_MAX).collect();
         self.link.note(|status| {
             if status.last_error != message {
-                tracing::warn!(primary = %self.primary, error = message, "the link to the primary is down; it is tried again");
+                tracing::warn!(primary = %self.primary, error = message, "the link to the primary is down; the \
+                    connection is retried");
             }
             status.last_error = message;
         });
@@ -211,7 +213,7 @@ impl Session {
             }),
             Message::Resume(resume) => self.follow(receiver, sender, resume).await,
             Message::GoToArchive(_) => Ok(Ended::GoToArchive),
-            Message::Refuse(refuse) => Err(Error::Refused { reason: refuse.reason }),
+            Message::Refuse(refuse) => Err(refuse.into_error(&self.primary)),
             Message::BaseBegin(_) => Err(Error::Protocol {
                 peer: self.primary.to_string(),
                 detail: "sends a base to a replica that is not empty".into(),
@@ -239,7 +241,7 @@ impl Session {
             // Values from another primary do not count for this one.
             status.primary_csn = self.core.committer.watermarks.committed.get();
         });
-        self.link.lag.lock().connect();
+        self.link.lag.lock().begin_connection();
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
         let mut applier = self.start_applier(Follower::new(Arc::clone(&self.core.committer), epoch), waiting);
         let ended = self.receive(&mut receiver, &mut sender, &chunks, &mut applier).await;
@@ -288,7 +290,7 @@ impl Session {
                     }
                     Some(Message::Heartbeat(heartbeat)) => self.take_heartbeat(heartbeat)?,
                     Some(Message::GoToArchive(_)) => return Ok(Ended::GoToArchive),
-                    Some(Message::Refuse(refuse)) => return Err(Error::Refused { reason: refuse.reason }),
+                    Some(Message::Refuse(refuse)) => return Err(refuse.into_error(&self.primary)),
                     Some(other) => return Err(Error::Protocol { peer: self.primary.to_string(), detail: format!("sent {other:?} while streaming") }),
                     None => return Err(Error::Protocol { peer: self.primary.to_string(), detail: "closed the connection".into() }),
                 },
@@ -314,16 +316,17 @@ impl Session {
         let ack = Ack { applied: watermarks.committed.get(), durable: watermarks.durable.get(), publishing };
         match timeout(CONNECT_DEADLINE, sender.send(&Message::Ack(ack))).await {
             Ok(sent) => sent,
-            Err(_) => {
-                Err(Error::Protocol { peer: self.primary.to_string(), detail: "takes no acknowledgements".into() })
-            }
+            Err(_) => Err(Error::Protocol {
+                peer: self.primary.to_string(),
+                detail: "did not accept an acknowledgement in time".into(),
+            }),
         }
     }
 
     fn take_heartbeat(&self, heartbeat: Heartbeat) -> Result<()> {
         let epoch = self.core.identity().epoch();
         if heartbeat.epoch != epoch {
-            let detail = format!("is in epoch {} and began to stream in epoch {epoch}", heartbeat.epoch);
+            let detail = format!("sends commits of epoch {}, but began to stream in epoch {epoch}", heartbeat.epoch);
             return Err(Error::Protocol { peer: self.primary.to_string(), detail });
         }
         // The watermark is read without the locks, which are held while a large commit is applied. If everything sent
@@ -339,7 +342,7 @@ impl Session {
         self.core.note_primary_archives(heartbeat.archives);
         self.core.committer.watermarks.archived.raise(heartbeat.archived.min(applied));
         self.bases.want(heartbeat.wants_base);
-        self.link.lag.lock().hear(heartbeat.committed, heartbeat.time, applied, Moment::now());
+        self.link.lag.lock().take_heartbeat(heartbeat.committed, heartbeat.time, applied, Moment::now());
         self.link.note(|status| status.primary_csn = status.primary_csn.max(heartbeat.committed));
         Ok(())
     }
@@ -347,14 +350,21 @@ impl Session {
     /// Applies the commits that the archive holds beyond this replica's last commit.
     async fn catch_up_from_archive(&mut self) -> Result<()> {
         let Some(archive) = self.core.archive.clone() else {
-            return Err(Error::Refused { reason: "the primary no longer has the next commits and says they are in its archive: start this replica with --archive".into() });
+            let reason = "the primary's logs do not reach back to this replica's next commits, which are in the primary's \
+                          archive. Start this replica with --archive";
+            return Err(Error::NotConfigured { reason: reason.to_owned() });
         };
         self.link.note(|status| (status.state, status.source) = ("sync", "archive"));
         let position = self.core.committer.position();
         let after = position.csn;
         let tree = EpochTree::read(&archive).await?;
-        let lineage = Lineage::newest(&tree)
-            .ok_or_else(|| Error::Refused { reason: format!("archive {} is empty", archive.url()) })?;
+        let lineage = Lineage::newest(&tree).ok_or_else(|| Error::Config {
+            key: "archive".into(),
+            detail: format!(
+                "{} is empty, but the primary's archive holds the next commits. Use the primary's archive",
+                archive.url()
+            ),
+        })?;
         // The archive's commits continue this replica's history only if this replica's commits lie on that line.
         self.core.adopt_history(&lineage.starts())?;
         let commits = CatchUp::open(&archive, &lineage, position).await?;
@@ -371,13 +381,13 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 async fn finished(applier: &mut JoinHandle<Result<()>>) -> Error {
     match applier.await.expect("applying does not panic") {
         Err(error) => error,
-        Ok(()) => Error::Refused { reason: "applying ended".into() },
+        Ok(()) => Error::Stopping,
     }
 }
 
 /// Asks the primary, if it can be reached, whether it would serve this replica. A directory of another cluster or of
 /// another history must not serve readers as if it followed this primary.
-pub async fn require_admission(core: &Core, primary: &PrimaryAddress) -> Result<()> {
+pub(crate) async fn require_admission(core: &Core, primary: &PrimaryAddress) -> Result<()> {
     let identity = core.identity();
     let position = core.committer.position();
     let hello = |challenge: &Challenge, nonce| hello(&identity, core, challenge, nonce, position);
@@ -392,7 +402,7 @@ pub async fn require_admission(core: &Core, primary: &PrimaryAddress) -> Result<
 }
 
 /// An open connection and the primary's answer to the introduction.
-pub struct Connected {
+pub(crate) struct Connected {
     /// Receives the primary's messages.
     pub receiver: Receiver<OwnedReadHalf>,
     /// Sends messages to the primary.
@@ -403,7 +413,7 @@ pub struct Connected {
 
 /// Connects and introduces this replica. With a shared `secret`, requires the primary to prove that it knows the
 /// secret. `hello` builds the introduction from the primary's challenge and a nonce.
-pub async fn connect(
+pub(crate) async fn connect(
     primary: &PrimaryAddress,
     secret: &str,
     hello: impl FnOnce(&Challenge, String) -> Hello,
@@ -449,7 +459,7 @@ pub async fn connect(
     };
     let proven = match &answer {
         Message::Resume(Resume { cluster, proof, .. }) | Message::BaseBegin(BaseBegin { cluster, proof, .. }) => {
-            *proof == wire::primary_proof(secret, &hello, *cluster)
+            *proof == message::primary_proof(secret, &hello, *cluster)
         }
         _ => true,
     };
@@ -462,7 +472,7 @@ pub async fn connect(
 fn hello(identity: &Identity, core: &Core, challenge: &Challenge, nonce: String, position: Position) -> Hello {
     let config = core.config();
     Hello {
-        version: wire::VERSION,
+        version: message::VERSION,
         cluster: Some(identity.cluster),
         node: identity.node.clone(),
         epoch: identity.epoch(),
@@ -473,6 +483,6 @@ fn hello(identity: &Identity, core: &Core, challenge: &Challenge, nonce: String,
         has_archive: core.archive.is_some(),
         port: config.port.0,
         nonce,
-        proof: wire::proof(&config.repl_secret, challenge, &identity.node),
+        proof: message::proof(&config.repl_secret, challenge, &identity.node),
     }
 }

@@ -1,6 +1,6 @@
 //! Recognizes a port for clients where a replication port was expected.
 
-use crate::PrimaryAddress;
+use crate::primary_address::PrimaryAddress;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,13 +14,13 @@ const ANSWER_BYTES_MAX: usize = 64;
 
 /// Returns an error that names the mistake if the address is a port for clients. The probe sends PING over a
 /// connection of its own. A replication port closes such a connection, and the result is `None`.
-pub async fn port_for_clients(primary: &PrimaryAddress) -> Option<Error> {
+pub(crate) async fn port_for_clients(primary: &PrimaryAddress) -> Option<Error> {
     let answer = timeout(PROBE_MAX, answer_to_ping(primary)).await.ok()?.ok()?;
     // The answer to PING is PONG, or an error such as NOAUTH.
     let speaks_resp = answer.starts_with(b"+PONG") || answer.starts_with(b"-");
     let detail = format!(
-        "{primary} is a port for clients: it speaks the Redis protocol. Name the primary's replication port (its repl-port, \
-         6380 unless it was set; INFO there tells it as repl_port)"
+        "{primary} is a port for clients: it speaks the Redis protocol. Name the primary's replication port, which \
+         INFO on this port shows as repl_port (default 6380)"
     );
     speaks_resp.then(|| Error::Config { key: "primary".to_owned(), detail })
 }

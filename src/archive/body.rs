@@ -30,11 +30,11 @@ pub(super) struct Remote {
 
 impl Body {
     /// Returns a body that reads the object `name` of `archive`, which must have this length and content.
-    pub fn remote(archive: &Archive, name: &ObjectName, len: u64, blake3: blake3::Hash) -> Self {
+    pub(super) fn remote(archive: &Archive, name: &ObjectName, len: u64, blake3: blake3::Hash) -> Self {
         Self::Remote(Remote { archive: archive.clone(), name: name.clone(), len, blake3, hasher: Mutex::default() })
     }
 
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::File { len, .. } => *len,
@@ -43,7 +43,7 @@ impl Body {
     }
 
     /// Returns the bytes from `offset` on, at most `limit`.
-    pub async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
+    pub(super) async fn slice(&self, offset: u64, limit: u64) -> object_store::Result<Bytes> {
         let wanted = limit.min(self.len() - offset) as usize;
         match self {
             Self::Memory(bytes) => Ok(bytes.slice(offset as usize..offset as usize + wanted)),
@@ -70,7 +70,11 @@ impl Remote {
         let bytes = match wanted {
             0 => Bytes::new(),
             _ => self.archive.get_range(&self.name, offset..offset + wanted).await?.ok_or_else(|| {
-                Error::corrupt(&what, "the object", "it was listed and then not there: was it pruned meanwhile?")
+                Error::corrupt(
+                    &what,
+                    "the object",
+                    "the object is in the listing but is missing: a prune may have removed it",
+                )
             })?,
         };
         let mut hasher = self.hasher.lock();
@@ -82,7 +86,7 @@ impl Remote {
         hasher.1 += wanted;
         let found = hasher.0.finalize();
         if hasher.1 == self.len && found != self.blake3 {
-            let detail = format!("BLAKE3 is {found}, the manifest says {}", self.blake3);
+            let detail = format!("the BLAKE3 hash is {found}, but the manifest states {}", self.blake3);
             return Err(Error::corrupt(what, "content", detail));
         }
         Ok(bytes)

@@ -1,5 +1,5 @@
-//! Stores a chunk under a name that may be taken: by an earlier attempt, by another process that moved the same chunk, or
-//! by other commits.
+//! Stores a chunk under a name that may be taken: by an earlier attempt, by another process that moved the same chunk,
+//! or by other commits.
 //!
 //! The uploader, a merge and a copy store chunks in this way only. Guarantees: a chunk that is there with the same
 //! commits counts as stored; a torn chunk is replaced; a whole chunk with other commits is never replaced. An object is
@@ -24,7 +24,7 @@ pub enum Comparison {
     Unreadable,
 }
 
-/// Where a chunk was put.
+/// The outcome of an attempt to put a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Placed {
     /// The archive holds the chunk's commits under its name, in an object of so many bytes.
@@ -71,7 +71,8 @@ impl Archive {
         }
         let broken = |detail: String| Error::StoreContract { url: self.url().to_owned(), detail };
         let Some(found) = self.lying_there(name).await? else {
-            return Err(broken(format!("refused to create {name} as already there, but does not have it")));
+            let detail = format!("refused to create {name} as an existing object, but does not return the object");
+            return Err(broken(detail));
         };
         let found_bytes = found.as_ref().map_or(0, Bytes::len) as u64;
         let comparison = found.as_ref().map_or(Comparison::Unreadable, |found| compare(body, found));
@@ -79,12 +80,13 @@ impl Archive {
             return Ok(Placed::There(found_bytes));
         }
         if self.lying_there(name).await? != Some(found) {
-            return Err(broken(format!("gave two different contents for {name}")));
+            return Err(broken(format!("returned two different contents for {name}")));
         }
         if comparison == Comparison::Other {
             return Ok(Placed::Taken(found_bytes));
         }
-        tracing::warn!(%name, found = found_bytes, own = bytes, "a torn upload is replaced");
+        tracing::warn!(%name, found = found_bytes, own = bytes, "the incomplete object of an interrupted \
+                upload is replaced");
         self.put_verified(name, body.clone()).await.map(|()| Placed::There(bytes))
     }
 

@@ -49,11 +49,11 @@ impl FromStr for ArchiveUrl {
         }
         if let Some(rest) = text.strip_prefix("file://") {
             if !rest.starts_with('/') {
-                return Err(wrong(format!("`{text}` names no absolute directory; {ACCEPTED}")));
+                return Err(wrong(format!("`{text}` does not name an absolute directory; {ACCEPTED}")));
             }
             return Ok(Self::File { dir: PathBuf::from(rest) });
         }
-        Err(wrong(format!("`{text}` has neither scheme; {ACCEPTED}")))
+        Err(wrong(format!("`{text}` does not begin with a known scheme; {ACCEPTED}")))
     }
 }
 
@@ -121,8 +121,8 @@ fn checked_bucket(bucket: &str) -> Result<String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     if bucket.is_empty() || !bucket.bytes().all(plain) {
         return Err(wrong(format!(
-            "the bucket must consist of lower-case letters, digits, '.', '-', '_'; {ACCEPTED}; credentials belong \
-             into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "the bucket must consist of lower-case letters, digits, '.', '-', '_'; {ACCEPTED}. Set credentials by \
+             AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )));
     }
     Ok(bucket.to_owned())

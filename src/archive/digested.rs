@@ -41,7 +41,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, known: u32) -> Resu
     let told = object.remove(DIGEST).unwrap_or_default();
     let found = digest(&fields);
     if told.as_str() != Some(&found) {
-        return Err(corrupt(format!("the digest is {found}, the record says {told}")));
+        return Err(corrupt(format!("the digest is {found}, but the record states {told}")));
     }
     serde_json::from_value(fields).map_err(|error| corrupt(error.to_string()))
 }
@@ -88,7 +88,8 @@ pub async fn create(archive: &Archive, name: &ObjectName, record: &impl Serializ
     }
     match archive.get(name).await? {
         Some(found) if is_part_of(&found, &body) => {
-            tracing::warn!(%name, found = found.len(), own = body.len(), "a torn upload is replaced");
+            tracing::warn!(%name, found = found.len(), own = body.len(), "the incomplete object of an interrupted \
+                upload is replaced");
             archive.put_verified(name, body).await.map(|()| Creation::Created)
         }
         _ => created,
@@ -113,7 +114,7 @@ mod tests {
     use crate::archive::epochs::EpochRecord;
     use crate::archive::identity::ARCHIVE_FORMAT;
     use crate::archive::retry_policy::RetryPolicy;
-    use crate::archive::testing::faults::{Fault, FaultStore};
+    use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
     use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 
     /// Goal: no bit of a record can change so that another record is read.
@@ -137,11 +138,7 @@ mod tests {
     #[tokio::test]
     async fn a_torn_upload_is_written_again_by_its_own_writer_only() {
         let store = FaultStore::default();
-        let archive = store.archive().with_patience(RetryPolicy {
-            attempts: 2,
-            wrong_answer_backoff: std::time::Duration::from_millis(1),
-            ..RetryPolicy::DEFAULT
-        });
+        let archive = store.archive().with_retry_policy(RetryPolicy { attempts: 2, ..QUICK });
         let record = |node: &str, epoch| EpochRecord::first(Epoch(epoch), node.to_owned(), CommitTime(1));
         let read = async |name: &ObjectName| read::<EpochRecord>(&archive, name, ARCHIVE_FORMAT).await;
         for (epoch, fault) in (1..).zip([Fault::Truncate, Fault::Tear, Fault::LoseReply, Fault::Fail]) {

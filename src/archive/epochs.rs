@@ -100,7 +100,7 @@ pub async fn claim(archive: &Archive, record: &EpochRecord) -> Result<Claim> {
     }
     let found = read_record(archive, record.epoch).await?.ok_or_else(|| Error::StoreContract {
         url: archive.url().to_owned(),
-        detail: format!("refused to create {name} but does not have it; try again"),
+        detail: format!("refused to create {name} as an existing object, but does not return the object. Try again"),
     })?;
     Ok(if found == *record { Claim::AlreadyMine } else { Claim::Taken(found) })
 }
@@ -150,7 +150,10 @@ pub async fn read_record(archive: &Archive, epoch: Epoch) -> Result<Option<Epoch
     archive.get_as(&name, decode).await.map_err(|error| match error.is_cut_off() {
         true => {
             let chunks = Section::Chunks(epoch).directory();
-            let advice = format!("its claim was cut off. If there is nothing in {chunks}/, remove this object");
+            let advice = format!(
+                "the record is incomplete, because its upload was interrupted. If {chunks}/ is \
+                                  empty, remove this object"
+            );
             Error::cut_off(&what, "content", advice)
         }
         false => error,
@@ -169,7 +172,7 @@ async fn read_listed_record(archive: &Archive, epoch: Epoch) -> Result<EpochReco
         denied += 1;
         if denied >= retry_policy.attempts {
             let what = archive.full_name(&ObjectName::Epoch(epoch));
-            let detail = "it was listed and then not there; epoch records are never removed";
+            let detail = "the object is in the listing but is missing, and walferry never removes epoch records";
             return Err(Error::corrupt(what, "the object", detail));
         }
         tokio::time::sleep(retry_policy.pause_after_wrong_answer(denied)).await;
@@ -243,8 +246,8 @@ impl EpochTree {
                 return Err(Error::StoreContract {
                     url: archive.url().to_owned(),
                     detail: format!(
-                        "does not list {}, which is there: its listings are stale, and history cannot be followed by \
-                         them. Try again later",
+                        "does not list {}, which exists: its listings are stale, so the history cannot be read. Try \
+                         again later",
                         ObjectName::Epoch(newer.epoch)
                     ),
                 });
@@ -322,12 +325,6 @@ impl EpochTree {
     #[must_use]
     pub fn newest_started(&self) -> Option<&EpochRecord> {
         self.records.values().rfind(|record| self.starts.contains_key(&record.epoch)).or_else(|| self.newest())
-    }
-
-    /// Returns the number of the newest start of an epoch's writer; 0 if the writer has not started.
-    #[must_use]
-    pub fn starts_of(&self, epoch: Epoch) -> u32 {
-        self.starts.get(&epoch).copied().unwrap_or_default()
     }
 
     /// Returns the path from the root to `epoch`, root first; `None` if there is no such epoch.

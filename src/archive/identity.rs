@@ -31,8 +31,7 @@ pub async fn read(archive: &Archive) -> Result<Option<ClusterId>> {
 pub async fn require(archive: &Archive) -> Result<ClusterId> {
     read(archive).await?.ok_or_else(|| Error::Identity {
         what: archive.url().to_owned(),
-        detail: "there is no walferry.json: this is not an archive, or no primary has started with it yet. Check the \
-                 bucket and the prefix"
+        detail: "walferry.json is missing: this is not an archive, or no primary has started with it. Check the bucket and the prefix"
             .to_owned(),
     })
 }

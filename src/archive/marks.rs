@@ -63,7 +63,7 @@ pub async fn create(archive: &Archive, name: &PlainName, record: &MarkRecord) ->
     }
     let found = read(archive, name).await?.ok_or_else(|| Error::StoreContract {
         url: archive.url().to_owned(),
-        detail: format!("refused to create {object} as already there, but does not have it"),
+        detail: format!("refused to create {object} as an existing object, but does not return the object"),
     })?;
     Ok(if found == *record { MarkCreation::There } else { MarkCreation::Taken(found) })
 }
@@ -73,7 +73,11 @@ pub async fn read(archive: &Archive, name: &PlainName) -> Result<Option<MarkReco
     let object = ObjectName::Mark(name.clone());
     let found: Option<MarkRecord> = digested::read(archive, &object, ARCHIVE_FORMAT).await?;
     if let Some(found) = found.as_ref().filter(|found| found.name != name.as_str()) {
-        return Err(Error::corrupt(archive.full_name(&object), "name", format!("it is mark {:?}", found.name)));
+        return Err(Error::corrupt(
+            archive.full_name(&object),
+            "name",
+            format!("the object contains mark {:?}", found.name),
+        ));
     }
     Ok(found)
 }

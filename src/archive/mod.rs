@@ -3,8 +3,8 @@
 //! Guarantees: an object counts as stored only when its length and e_tag were confirmed; a failed request is never
 //! taken for "not there"; [`layout`] alone formats and parses names; a writer that lost its epoch notices it. If keys
 //! are given, every object is encrypted before it is uploaded ([`crypt`]).
-//! Non-goals: interpreting the content of bases and chunks (opaque bytes here); deciding what to merge, to prune or to
-//! restore.
+//! Non-goals: interpreting the content of bases and, except to compare two chunks of one name ([`chunk_put`]), of chunks
+//! (opaque bytes here); deciding what to merge, to prune or to restore.
 
 mod aws;
 pub mod bandwidth;

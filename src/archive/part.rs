@@ -10,11 +10,11 @@ use std::time::Duration;
 /// Size of every part of a multipart upload except the last, and largest body that is sent as one request. A failed
 /// request repeats at most so many bytes. 5 MiB is the smallest part that S3 accepts, so the memory bound is as tight
 /// as possible.
-pub const PART_BYTES: u64 = 5 * 1024 * 1024;
+pub(super) const PART_BYTES: u64 = 5 * 1024 * 1024;
 
 /// Parts in flight of one upload. With [`crate::snapshot::mover::UPLOADS_IN_FLIGHT_MAX`] files, the upload of a base
 /// holds at most 80 MiB.
-pub const PARTS_IN_FLIGHT_MAX: usize = 4;
+pub(super) const PARTS_IN_FLIGHT_MAX: usize = 4;
 
 /// First and longest pause between the attempts of one part.
 const PART_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));

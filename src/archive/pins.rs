@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// Time for which a pin holds after its last renewal.
-pub const PIN_HOLDS: Duration = Duration::from_secs(15 * 60);
+const PIN_HOLDS: Duration = Duration::from_secs(15 * 60);
 /// Number of renewals during [`PIN_HOLDS`].
 const RENEWALS: u32 = 3;
 /// Purpose of a prune's own pin.
@@ -160,7 +160,7 @@ impl Pin {
             loop {
                 tokio::time::sleep(renewing.holds / RENEWALS).await;
                 if let Err(error) = renewing.renew().await {
-                    tracing::warn!(pin = %renewing.name, %error, "a pin could not be renewed; it is tried again");
+                    tracing::warn!(pin = %renewing.name, %error, "a pin could not be renewed; the renewal is retried");
                 }
             }
         });
@@ -199,7 +199,7 @@ impl Pin {
             renewal.abort();
         }
         if let Err(error) = self.shared.archive.delete(&self.shared.name).await {
-            tracing::debug!(pin = %self.shared.name, %error, "a pin could not be removed; it ends by itself");
+            tracing::debug!(pin = %self.shared.name, %error, "a pin could not be removed; it expires by itself");
         }
     }
 }
@@ -236,7 +236,8 @@ pub async fn dropped_pins_end() {
 pub async fn end_left_behind(archive: &Archive, node: &str) {
     let Ok(name) = format!("{PRUNE}-{node}").parse() else { return };
     if let Err(error) = archive.delete(&ObjectName::Pin(name)).await {
-        tracing::debug!(archive = archive.url(), %error, "the pin of an earlier prune, if there is one, ends by itself");
+        tracing::debug!(archive = archive.url(), %error, "the pin of an earlier prune could not be removed; it \
+                                                          expires by itself");
     }
 }
 

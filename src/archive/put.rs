@@ -101,7 +101,7 @@ impl Archive {
         }
         let mut offset = 0;
         while offset < body.len() {
-            let read = |source| Error::Store { action: "read again for", path: self.full_name(name), source };
+            let read = |source| Error::Store { action: "read the source of", path: self.full_name(name), source };
             let own = body.slice(offset, PART_BYTES).await.map_err(read)?;
             let end = offset + own.len() as u64;
             if self.get_range(name, offset..end).await?.as_ref() != Some(&own) {
@@ -185,15 +185,16 @@ impl Archive {
             })
         };
         let Some(meta) = self.metadata(name).await? else {
-            return broken("then did not have it".to_owned());
+            return broken("does not return the object".to_owned());
         };
         if meta.size != len {
-            return broken(format!("it has {} bytes there instead of {len}", meta.size));
+            return broken(format!("the stored object has {} bytes instead of {len}", meta.size));
         }
         match (&put.e_tag, &meta.e_tag) {
-            (Some(reported), Some(found)) if reported != found => {
-                broken(format!("its e_tag is {found} instead of {reported}: something else was stored there"))
-            }
+            (Some(reported), Some(found)) if reported != found => broken(format!(
+                "the stored object has the e_tag {found} instead of {reported}: another object was stored under this \
+                 name"
+            )),
             _ => Ok(()),
         }
     }

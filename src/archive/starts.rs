@@ -63,7 +63,7 @@ pub async fn claim(archive: &Archive, record: &StartRecord) -> Result<StartClaim
     }
     let found = read(archive, record.epoch, record.number).await?.ok_or_else(|| Error::StoreContract {
         url: archive.url().to_owned(),
-        detail: format!("refused to create {name} as already there, but does not have it; try again"),
+        detail: format!("refused to create {name} as an existing object, but does not return the object. Try again"),
     })?;
     Ok(if found.start() == record.start() { StartClaim::AlreadyMine } else { StartClaim::Taken(found) })
 }
@@ -74,7 +74,7 @@ pub async fn read(archive: &Archive, epoch: Epoch, number: u32) -> Result<Option
     let found: Option<StartRecord> = digested::read(archive, &name, ARCHIVE_FORMAT).await?;
     match found {
         Some(found) if (found.epoch, found.number) != (epoch, number) => {
-            let detail = format!("it is start {} of epoch {}", found.number, found.epoch);
+            let detail = format!("the object contains start {} of epoch {}", found.number, found.epoch);
             Err(Error::corrupt(archive.full_name(&name), "number", detail))
         }
         found => Ok(found),
@@ -90,7 +90,7 @@ pub async fn check_fence(archive: &Archive, own: Epoch, number: u32) -> Result<(
     }
     match start? {
         Some(newer) => {
-            let node = format!("{}, by a later start from this data directory or a copy of it", newer.node);
+            let node = format!("{} (by a later start from this data directory or from a copy of it)", newer.node);
             Err(Error::Fenced { own, newer: own, node })
         }
         None => Ok(()),

@@ -107,8 +107,8 @@ impl Archive {
                     return Err(Error::Config {
                         key: "archive".to_owned(),
                         detail: format!(
-                            "{} is not a directory; a primary creates it at its first start, everything else needs it \
-                             to be there",
+                            "{} is not a directory. Only the first start of a primary creates the directory of an \
+                             archive",
                             dir.display()
                         ),
                     });
@@ -145,7 +145,7 @@ impl Archive {
 
     /// Returns a handle to the same archive with another retry policy.
     #[must_use]
-    pub fn with_patience(&self, retry_policy: RetryPolicy) -> Self {
+    pub fn with_retry_policy(&self, retry_policy: RetryPolicy) -> Self {
         Self { retry_policy, ..self.clone() }
     }
 
@@ -199,7 +199,7 @@ impl Archive {
             is_ok
         };
         let is_there = self.get_sensible(name, reads).await?.is_some();
-        is_there.then(|| last.into_inner().expect("what is there was read")).transpose()
+        is_there.then(|| last.into_inner().expect("the stored object was read")).transpose()
     }
 
     /// Returns the bytes `range` of the object, or `None` if it is not there. A range beyond the end is an error.
@@ -221,7 +221,7 @@ impl Archive {
             Some(body) if body.len() as u64 != wanted => Err(Error::corrupt(
                 self.full_name(name),
                 "its end",
-                format!("expected {wanted} bytes, the object has only {}", body.len()),
+                format!("expected {wanted} bytes, but the object has only {}", body.len()),
             )),
             body => Ok(body),
         }

@@ -65,7 +65,8 @@ impl Thinned {
                     }
                     Ok(None) => {}
                     Err(error @ Error::Corrupt { .. }) => {
-                        tracing::warn!(%error, "a record of what was pruned is passed over for the one before it");
+                        tracing::warn!(%error, "a record of pruned commits cannot be used; the record before it is \
+                                                used");
                     }
                     Err(error) => return Err(error),
                 }

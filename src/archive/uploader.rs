@@ -138,7 +138,7 @@ impl<S: ChunkSource> Uploader<S> {
         settings: UploaderSettings,
     ) -> (Self, watch::Receiver<UploaderStatus>) {
         // One attempt a call, because the uploader itself retries and shows each failure at once.
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..archive.retry_policy() });
+        let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, ..archive.retry_policy() });
         let (status, seen) = watch::channel(UploaderStatus { archived, ..UploaderStatus::default() });
         let fence_each_ack = Arc::new(AtomicBool::new(settings.fence_each_ack));
         let uploader =
@@ -267,9 +267,7 @@ impl<S: ChunkSource> Uploader<S> {
 
     async fn read(&self, chunk: SealedChunk) -> Result<Bytes> {
         let source = Arc::clone(&self.source);
-        tokio::task::spawn_blocking(move || source.read(&chunk))
-            .await
-            .map_err(|error| Error::Refused { reason: format!("reading a chunk for its upload failed: {error}") })?
+        tokio::task::spawn_blocking(move || source.read(&chunk)).await.map_err(Error::of_task)?
     }
 
     /// Makes one attempt to store a chunk under a name that only this writer may use. `created` is true if an earlier
@@ -280,8 +278,9 @@ impl<S: ChunkSource> Uploader<S> {
         Err(Error::Identity {
             what: format!("{}/{name}", self.archive.url()),
             detail: format!(
-                "the chunk is already there with other commits ({found} bytes, ours has {}): another process writes epoch \
-                 {} of this cluster. If this data directory is a copy, restore one from the archive instead",
+                "the archive has this chunk with other commits ({found} bytes, this node's chunk has {}): another \
+                 process writes epoch {} of this cluster. If this data directory is a copy, restore a directory \
+                 from the archive instead",
                 body.len(),
                 self.epoch
             ),
@@ -325,7 +324,7 @@ impl<S: ChunkSource> Uploader<S> {
     fn note_failure(&self, error: &Error) {
         self.status.send_modify(|status| {
             if status.failures_in_row == 0 {
-                tracing::warn!(archived = status.archived.0, %error, "uploading fails; retrying");
+                tracing::warn!(archived = status.archived.0, %error, "an upload failed; it is retried");
             }
             status.failures_in_row += 1;
             status.last_error = Some(error.to_string());

@@ -34,16 +34,16 @@ pub(super) enum Codec {
 }
 
 impl Codec {
-    pub fn byte(self) -> u8 {
+    pub(super) fn byte(self) -> u8 {
         self as u8
     }
 
-    pub fn from_byte(byte: u8) -> Option<Self> {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
         [Self::Raw, Self::Zstd, Self::Snappy, Self::Lz4].into_iter().find(|codec| codec.byte() == byte)
     }
 
     /// Returns the most bytes to which `stored` bytes can decompress, by the codec's format.
-    pub fn raw_len_max(self, stored: usize) -> usize {
+    pub(super) fn raw_len_max(self, stored: usize) -> usize {
         let per_byte = match self {
             Self::Raw => 1,
             // The densest element is a run of 128 KiB in 4 bytes.
@@ -147,7 +147,7 @@ pub(super) struct BlockCompressor {
 }
 
 impl BlockCompressor {
-    pub fn new(profile: Profile, kind: SectionKind) -> Self {
+    pub(super) fn new(profile: Profile, kind: SectionKind) -> Self {
         let method = match (profile, kind) {
             (Profile::Archive { zstd_level }, SectionKind::Wal) => Method::Zstd(
                 zstd::bulk::Compressor::new(zstd_level).expect("zstd clamps the level; only memory can run out"),
@@ -161,7 +161,7 @@ impl BlockCompressor {
     }
 
     /// Returns the bytes to store for `raw`, and their codec. `scratch` is reused from block to block.
-    pub fn compress<'b>(&mut self, raw: &'b [u8], scratch: &'b mut Vec<u8>) -> (Codec, &'b [u8]) {
+    pub(super) fn compress<'b>(&mut self, raw: &'b [u8], scratch: &'b mut Vec<u8>) -> (Codec, &'b [u8]) {
         if !self.payoff.worth_trying(raw.len()) {
             return (Codec::Raw, raw);
         }
@@ -189,7 +189,7 @@ pub(super) struct BlockDecompressor {
 impl BlockDecompressor {
     /// Returns the block's `raw_len` bytes, or an error that says what is wrong with `stored`. A raw block is not
     /// copied.
-    pub fn decompress(&mut self, codec: Codec, stored: Bytes, raw_len: usize) -> Result<Bytes, String> {
+    pub(super) fn decompress(&mut self, codec: Codec, stored: Bytes, raw_len: usize) -> Result<Bytes, String> {
         if codec == Codec::Raw {
             return Ok(stored);
         }

@@ -93,8 +93,10 @@ impl Commits<'_> {
         };
         commit.hash = commit.hash_after(self.hash);
         if csn == header.last && commit.hash != header.hash_after {
-            let detail =
-                format!("the history hash of its commits is {}, the header says {}", commit.hash, header.hash_after);
+            let detail = format!(
+                "the history hash of its commits is {}, but the header states {}",
+                commit.hash, header.hash_after
+            );
             return Err(self.chunk.corrupt_at(csn, detail));
         }
         self.hash = commit.hash;
@@ -111,7 +113,7 @@ impl Commits<'_> {
                     if let Some(time) = agreed.filter(|time| *time != place.time) {
                         return Err(self
                             .chunk
-                            .corrupt_at(csn, format!("one section says {time}, another {}", place.time)));
+                            .corrupt_at(csn, format!("one section states {time}, another states {}", place.time)));
                     }
                     agreed = Some(place.time);
                 }
@@ -132,7 +134,7 @@ impl Commits<'_> {
     fn check_end(&mut self, time: CommitTime) -> Result<()> {
         let header = self.chunk.header();
         if time != header.last_time {
-            let detail = format!("commit time is {time}, the header says {}", header.last_time);
+            let detail = format!("the commit time is {time}, but the header states {}", header.last_time);
             return Err(self.chunk.corrupt_at(header.last, detail));
         }
         for section in &mut self.sections {
@@ -219,7 +221,7 @@ impl<'c> SectionReader<'c> {
         let csn = self.at.csn.0.checked_add(head.csn_skip).map(Csn).filter(|csn| *csn <= header.last);
         let time = self.at.time.0.checked_add(head.time_delta).map(CommitTime).filter(|time| *time <= header.last_time);
         let (Some(csn), Some(time)) = (csn, time) else {
-            return Err(self.corrupt(format!("{head:?} after {} leads out of the chunk's range", self.at.csn)));
+            return Err(self.corrupt(format!("{head:?} after {} lies outside the chunk's range", self.at.csn)));
         };
         self.at = Place { csn: csn.next(), time };
         Ok(Some((Place { csn, time }, head)))
@@ -242,7 +244,7 @@ impl<'c> SectionReader<'c> {
         }
         let left = self.block.len() as u64 + self.raw_left;
         if len > left {
-            return Err(self.corrupt(format!("a payload of {len} bytes, but {left} are left in the section")));
+            return Err(self.corrupt(format!("a payload has {len} bytes, but {left} are left in the section")));
         }
         // Not reserved at once: the length is only a claim until the blocks are decompressed.
         let mut payload = Vec::new();

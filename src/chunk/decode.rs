@@ -40,7 +40,7 @@ impl Chunk {
         let header = ChunkHeader::decode(&bytes, what)?;
         let (expected, found) = (header.total_len(), bytes.len() as u64);
         if found < expected {
-            let detail = format!("truncated: {found} of {expected} bytes are there");
+            let detail = format!("truncated: {found} of {expected} bytes are present");
             return Err(Error::corrupt(what, format_args!("byte {found}"), detail));
         }
         if found > expected {
@@ -115,7 +115,7 @@ fn check_section(bytes: &[u8], begin: usize, section: &Section, kind: SectionKin
         };
         let found = crc32fast::hash(stored);
         if found != header.crc {
-            return Err(corrupt(format!("CRC of the stored bytes is {found:08x}, expected {:08x}", header.crc)));
+            return Err(corrupt(format!("the CRC of the stored bytes is {found:08x}, expected {:08x}", header.crc)));
         }
         crc.update(head);
         raw_len += u64::from(header.raw_len);
@@ -127,7 +127,7 @@ fn check_section(bytes: &[u8], begin: usize, section: &Section, kind: SectionKin
     let found =
         Section { blocks: blocks.len() as u32, blocks_crc: crc.finalize(), raw_len, stored_len: bytes.len() as u64 };
     if found != *section {
-        let detail = format!("the header says {section:?}, the blocks say {found:?}");
+        let detail = format!("the header states {section:?}, but the blocks contain {found:?}");
         return Err(Error::corrupt(what, format_args!("{} section", kind.name()), detail));
     }
     Ok(blocks)

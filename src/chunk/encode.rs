@@ -204,7 +204,7 @@ impl SectionWriter<'_> {
         self.push_bytes(payload);
     }
 
-    pub fn push_bytes(&mut self, mut bytes: &[u8]) {
+    pub(super) fn push_bytes(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.raw.len() == BLOCK_RAW_BYTES_MAX {
                 self.end_block();
@@ -215,7 +215,7 @@ impl SectionWriter<'_> {
         }
     }
 
-    pub fn end_block(&mut self) {
+    pub(super) fn end_block(&mut self) {
         if self.raw.is_empty() {
             return;
         }
@@ -238,7 +238,7 @@ impl SectionWriter<'_> {
         self.raw.clear();
     }
 
-    pub fn finish(mut self) -> (Section, Vec<Block>) {
+    pub(super) fn finish(mut self) -> (Section, Vec<Block>) {
         self.end_block();
         self.section.blocks_crc = self.crc.finalize();
         (self.section, self.blocks)

@@ -21,9 +21,9 @@ pub(super) struct EntryHead {
 
 impl EntryHead {
     /// No head is longer.
-    pub const ENCODED_LEN_MAX: usize = 4 * varint::BYTES_MAX;
+    pub(super) const ENCODED_LEN_MAX: usize = 4 * varint::BYTES_MAX;
 
-    pub fn encode(&self, kind: SectionKind, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, kind: SectionKind, out: &mut Vec<u8>) {
         varint::put(out, self.csn_skip);
         varint::put(out, self.time_delta);
         if kind == SectionKind::Wal {
@@ -34,7 +34,7 @@ impl EntryHead {
 
     /// Decodes the head at the start of `bytes`, and returns it with its length; `None` if `bytes` ends inside the
     /// head. The error says what is wrong with the head.
-    pub fn decode(kind: SectionKind, bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
+    pub(super) fn decode(kind: SectionKind, bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
         let mut rest = bytes;
         let Some(csn_skip) = take(&mut rest)? else { return Ok(None) };
         let Some(time_delta) = take(&mut rest)? else { return Ok(None) };

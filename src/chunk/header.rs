@@ -18,41 +18,41 @@ const VERSION: u16 = 3;
 
 /// Offsets in the header. Magic and version have the same place in every version of the format.
 mod at {
-    pub const MAGIC: usize = 0;
-    pub const VERSION: usize = 8;
-    pub const FLAGS: usize = 10;
-    pub const EPOCH: usize = 12;
-    pub const FIRST: usize = 16;
-    pub const LAST: usize = 24;
-    pub const FIRST_TIME: usize = 32;
-    pub const LAST_TIME: usize = 40;
-    pub const WAL_FIRST: usize = 48;
-    pub const WAL_LAST: usize = 56;
-    pub const HASH_BEFORE: usize = 64;
-    pub const HASH_AFTER: usize = 72;
-    pub const SECTIONS: usize = 80;
-    pub const CRC: usize = SECTIONS + 3 * super::in_section::LEN;
-    pub const END: usize = CRC + 4;
+    pub(super) const MAGIC: usize = 0;
+    pub(super) const VERSION: usize = 8;
+    pub(super) const FLAGS: usize = 10;
+    pub(super) const EPOCH: usize = 12;
+    pub(super) const FIRST: usize = 16;
+    pub(super) const LAST: usize = 24;
+    pub(super) const FIRST_TIME: usize = 32;
+    pub(super) const LAST_TIME: usize = 40;
+    pub(super) const WAL_FIRST: usize = 48;
+    pub(super) const WAL_LAST: usize = 56;
+    pub(super) const HASH_BEFORE: usize = 64;
+    pub(super) const HASH_AFTER: usize = 72;
+    pub(super) const SECTIONS: usize = 80;
+    pub(super) const CRC: usize = SECTIONS + 3 * super::in_section::LEN;
+    pub(super) const END: usize = CRC + 4;
 }
 
 /// Offsets in one entry of the section table.
 mod in_section {
-    pub const KIND: usize = 0;
-    pub const BLOCKS: usize = 4;
-    pub const BLOCKS_CRC: usize = 8;
-    pub const RAW_LEN: usize = 12;
-    pub const STORED_LEN: usize = 20;
-    pub const OFFSET: usize = 28;
-    pub const LEN: usize = 36;
+    pub(super) const KIND: usize = 0;
+    pub(super) const BLOCKS: usize = 4;
+    pub(super) const BLOCKS_CRC: usize = 8;
+    pub(super) const RAW_LEN: usize = 12;
+    pub(super) const STORED_LEN: usize = 20;
+    pub(super) const OFFSET: usize = 28;
+    pub(super) const LEN: usize = 36;
 }
 
 /// Offsets in a block's header.
 mod in_block {
-    pub const CODEC: usize = 0;
-    pub const RAW_LEN: usize = 1;
-    pub const STORED_LEN: usize = 5;
-    pub const CRC: usize = 9;
-    pub const LEN: usize = 13;
+    pub(super) const CODEC: usize = 0;
+    pub(super) const RAW_LEN: usize = 1;
+    pub(super) const STORED_LEN: usize = 5;
+    pub(super) const CRC: usize = 9;
+    pub(super) const LEN: usize = 13;
 }
 
 /// The description of one section in the header. All zero for a section without entries.
@@ -73,7 +73,7 @@ impl Section {
     fn fault(&self) -> Option<String> {
         let blocks = u64::from(self.blocks);
         if blocks == 0 {
-            return (*self != Self::default()).then(|| "has no block, yet a length".to_owned());
+            return (*self != Self::default()).then(|| "has a length but no block".to_owned());
         }
         if self.raw_len < blocks || self.raw_len > blocks * BLOCK_RAW_BYTES_MAX as u64 {
             return Some(format!("cannot hold {} raw bytes in {blocks} blocks", self.raw_len));
@@ -149,7 +149,7 @@ impl ChunkHeader {
     /// else that is not a header.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let corrupt = |detail: String| Error::corrupt(what, "header", detail);
-        let truncated = || corrupt(format!("truncated: {} of {} bytes are there", bytes.len(), Self::ENCODED_LEN));
+        let truncated = || corrupt(format!("truncated: {} of {} bytes are present", bytes.len(), Self::ENCODED_LEN));
         if bytes.len() < at::FLAGS {
             return Err(truncated());
         }
@@ -165,7 +165,7 @@ impl ChunkHeader {
         }
         let (expected, found) = (u32_at(bytes, at::CRC), crc32fast::hash(&bytes[..at::CRC]));
         if expected != found {
-            return Err(corrupt(format!("CRC is {found:08x}, expected {expected:08x}")));
+            return Err(corrupt(format!("the CRC is {found:08x}, expected {expected:08x}")));
         }
         let header = Self::fields(bytes);
         match header.fault() {
@@ -281,9 +281,9 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    pub const ENCODED_LEN: usize = in_block::LEN;
+    pub(super) const ENCODED_LEN: usize = in_block::LEN;
 
-    pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
+    pub(super) fn encode(&self) -> [u8; Self::ENCODED_LEN] {
         let mut out = [0; Self::ENCODED_LEN];
         put(&mut out, in_block::CODEC, [self.codec.byte()]);
         put(&mut out, in_block::RAW_LEN, self.raw_len.to_le_bytes());
@@ -293,7 +293,7 @@ impl BlockHeader {
     }
 
     /// Decodes the header from exactly [`Self::ENCODED_LEN`] bytes. The error says what is wrong with the header.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let byte = bytes[in_block::CODEC];
         let header = Self {
             codec: Codec::from_byte(byte).ok_or_else(|| format!("codec {byte} is unknown"))?,

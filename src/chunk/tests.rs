@@ -383,13 +383,13 @@ fn sections_that_contradict_each_other_are_refused() {
     let wal: &[u8] = &[0, 0, 1, 1, b'w', 0, 5, 1, 1, b'w'];
     assert_eq!(decode(forge(2, 15, [&[wal], &[&[1, 5, 1, b'l']], &[]])).unwrap().len(), 2);
     let cases: [(&str, [&[&[u8]]; 3]); 8] = [
-        ("one section says", [&[wal], &[&[1, 4, 1, b'l']], &[]]),
+        ("one section states", [&[wal], &[&[1, 4, 1, b'l']], &[]]),
         ("gap: expected csn 1, found csn 2", [&[&[1, 5, 1, 1, b'w']], &[&[1, 5, 1, b'l']], &[]]),
         ("gap: expected csn 2, found the end", [&[&[0, 0, 1, 1, b'w']], &[], &[]]),
-        ("leads out of the chunk's range", [&[wal, &[0, 0, 1, 1, b'w']], &[], &[]]),
+        ("lies outside the chunk's range", [&[wal, &[0, 0, 1, 1, b'w']], &[], &[]]),
         ("yet it has list or sorted set ops", [&[&[0, 0, 0, 0, 0, 5, 0, 0]], &[], &[&[0, 0, 1, b'z']]]),
         ("does not follow", [&[&[0, 5, 1, 1, b'w']], &[&[1, 0, 1, b'l']], &[]]),
-        ("the header says", [&[&[0, 0, 1, 1, b'w', 0, 4, 1, 1, b'w']], &[], &[]]),
+        ("the header states", [&[&[0, 0, 1, 1, b'w', 0, 4, 1, 1, b'w']], &[], &[]]),
         ("0 operations has 1 bytes", [&[&[0, 0, 0, 1, b'w']], &[], &[]]),
     ];
     for (expected, sections) in cases {

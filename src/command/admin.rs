@@ -14,7 +14,7 @@ const REDIS_SETTINGS: [(&str, &str); 4] =
     [("appendonly", "yes"), ("databases", "1"), ("save", ""), ("cluster-enabled", "no")];
 
 /// CONFIG GET pattern [pattern ...] | SET key value [key value ...]
-pub fn config(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn config(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let sub = args[1].to_ascii_lowercase();
     match &sub[..] {
         b"get" if args.len() >= 3 => config_get(ctx, args.from(2), out),
@@ -60,7 +60,7 @@ fn config_get(ctx: &Ctx<'_>, patterns: Args<'_>, out: &mut Out) {
 }
 
 /// INFO [section ...]
-pub fn info(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn info(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let wanted: Vec<String> =
         args.from(1).iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
     let is_all = wanted.is_empty() || wanted.iter().any(|name| ["all", "default", "everything"].contains(&&**name));
@@ -82,7 +82,7 @@ pub fn info(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// ROLE
-pub fn role(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn role(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     match ctx.host.role() {
         Role::Primary { committed, replicas } => {
             out.array(3);
@@ -109,13 +109,13 @@ pub fn role(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// LASTSAVE
-pub fn lastsave(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lastsave(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     out.count(ctx.host.last_save());
     Ok(())
 }
 
 /// BGSAVE [SCHEDULE]
-pub fn bgsave(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn bgsave(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     if args.len() > 2 || (args.len() == 2 && !args[1].eq_ignore_ascii_case(b"SCHEDULE")) {
         return Err(errors::SYNTAX.into());
     }
@@ -125,7 +125,7 @@ pub fn bgsave(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE]. The logs are synced with every option.
-pub fn shutdown(ctx: &mut Ctx<'_>, args: Args<'_>, _: &mut Out) -> Done {
+pub(super) fn shutdown(ctx: &mut Ctx<'_>, args: Args<'_>, _: &mut Out) -> Done {
     let known = [&b"nosave"[..], b"save", b"now", b"force"];
     if args.from(1).iter().any(|option| !known.contains(&&option.to_ascii_lowercase()[..])) {
         return Err(errors::SYNTAX.into());
@@ -135,7 +135,7 @@ pub fn shutdown(ctx: &mut Ctx<'_>, args: Args<'_>, _: &mut Out) -> Done {
 }
 
 /// REPLICAOF NO ONE. Other forms are refused, because a replica's primary is chosen when the replica starts.
-pub fn replicaof(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn replicaof(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     if !args[1].eq_ignore_ascii_case(b"NO") || !args[2].eq_ignore_ascii_case(b"ONE") {
         return Err("ERR only REPLICAOF NO ONE is possible while running; a replica is started with: walferry replica --primary HOST:REPLPORT".into());
     }

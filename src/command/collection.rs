@@ -10,17 +10,17 @@ use crate::engine::wear::RENEWED_BYTES_MAX;
 use hashbrown::HashSet;
 
 /// Returns the collection of a kind at a key; `None` if there is no such key, an error if the key holds another type.
-pub fn find(keys: &Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
+pub(super) fn find(keys: &Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
     of_kind(&keys.find(key)?, kind)
 }
 
 /// Does what [`find`] does, for a command that changes the key.
-pub fn find_to_change(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
+pub(super) fn find_to_change(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Option<Collection>, Fail> {
     of_kind(&keys.find_to_change(key)?, kind)
 }
 
 /// Does what [`find_to_change`] does. If there is no such key, returns a new, empty collection that is not stored yet.
-pub fn find_or_new(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Collection, Fail> {
+pub(super) fn find_or_new(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Collection, Fail> {
     let found = find_to_change(keys, key, kind)?;
     Ok(found.unwrap_or_else(|| Collection::new(kind, keys.new_generation())))
 }
@@ -35,7 +35,7 @@ fn of_kind(found: &Found, kind: DiskType) -> Result<Option<Collection>, Fail> {
 
 /// Walks the elements and their values in byte order, beginning at the name `from` (inclusive), until `visit` returns
 /// false.
-pub fn walk(
+pub(super) fn walk(
     keys: &Keyspace<'_>,
     key: &[u8],
     collection: &Collection,
@@ -53,7 +53,7 @@ pub fn walk(
 
 /// Whether a name must be an element of the collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Membership {
+pub(super) enum Membership {
     /// The name must be an element.
     Present,
     /// The name must not be an element.
@@ -63,7 +63,7 @@ pub enum Membership {
 /// Returns the names that are elements, or those that are not, each once.
 ///
 /// All names are looked up before anything is changed, because a command that fails must have no effect.
-pub fn select<'n>(
+pub(super) fn select<'n>(
     keys: &Keyspace<'_>,
     key: &[u8],
     collection: &Collection,
@@ -88,7 +88,7 @@ pub fn select<'n>(
 ///
 /// A collection that lost many elements is written anew under another generation, so that later walks do not pass the
 /// deleted rows each time.
-pub fn remove<'n>(
+pub(super) fn remove<'n>(
     keys: &mut Keyspace<'_>,
     key: &[u8],
     collection: &Collection,
@@ -112,7 +112,7 @@ pub fn remove<'n>(
 }
 
 /// Deletes the elements that the arguments name after the key, and returns their number: 0 if there is no such key.
-pub fn remove_named(keys: &mut Keyspace<'_>, args: Args<'_>, kind: DiskType) -> Result<u64, Fail> {
+pub(super) fn remove_named(keys: &mut Keyspace<'_>, args: Args<'_>, kind: DiskType) -> Result<u64, Fail> {
     let key = args.get(1);
     let Some(collection) = find_to_change(keys, key, kind)? else { return Ok(0) };
     let names = select(keys, key, &collection, args.from(2).iter(), Membership::Present)?;

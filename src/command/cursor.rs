@@ -49,12 +49,12 @@ impl Cursors {
 }
 
 /// Returns a new cursor, never 0, for an iteration that continues at `name`.
-pub fn keep(name: Vec<u8>) -> u64 {
+pub(super) fn keep(name: Vec<u8>) -> u64 {
     CURSORS.lock().keep(name)
 }
 
 /// Returns the name at which a cursor's iteration continues; `None` if the cursor is unknown.
-pub fn find(cursor: u64) -> Option<Vec<u8>> {
+pub(super) fn find(cursor: u64) -> Option<Vec<u8>> {
     CURSORS.lock().names.get(&cursor).cloned()
 }
 

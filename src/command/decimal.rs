@@ -22,7 +22,7 @@ struct Decimal {
 
 /// Returns the text of the sum of two numbers in the form that `parse_f64` reads; `None` if the sum is not finite.
 #[must_use]
-pub fn sum(left: &[u8], right: &[u8]) -> Option<String> {
+pub(super) fn sum(left: &[u8], right: &[u8]) -> Option<String> {
     if let (Some(left), Some(right)) = (parse(left), parse(right))
         && let Some(sum) = add(left, right)
     {

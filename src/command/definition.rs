@@ -1,5 +1,5 @@
-//! What a command is: its description, its function, and the surroundings that the function gets. The commands
-//! themselves stand in `table`.
+//! The definition of a command: its description, its function, and the surroundings that the function gets. The
+//! commands themselves stand in `table`.
 
 use super::args::Args;
 use super::client::{Client, Queue};
@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-/// What a command needs or may do.
+/// A property of a command: a need or a permission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Flag {

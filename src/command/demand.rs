@@ -23,7 +23,7 @@ const EFFECTS_PER_ROW: usize = 4;
 
 /// The log room and the bound that a writing request needs before it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Demand {
+pub(super) struct Demand {
     /// Bytes to ask [`crate::commit::guards::WriterGuard::reserve`] for.
     pub room_bytes: usize,
     /// Whether the effects are bounded while they are gathered.
@@ -35,7 +35,7 @@ pub struct Demand {
 /// Returns the bytes of the rows that a command's arguments can become. Each argument may become a row that repeats the
 /// key.
 #[must_use]
-pub fn row_bytes(args: Args<'_>) -> usize {
+pub(super) fn row_bytes(args: Args<'_>) -> usize {
     rows_of(args, byte_len(args))
 }
 
@@ -54,7 +54,7 @@ fn is_large(row_bytes: usize) -> bool {
 
 impl Demand {
     /// Returns the demand of one command.
-    pub fn of_command(command: &Command, args: Args<'_>, turn: &mut WriterGuard<'_>) -> Self {
+    pub(super) fn of_command(command: &Command, args: Args<'_>, turn: &mut WriterGuard<'_>) -> Self {
         let bytes = byte_len(args);
         let rows = rows_of(args, bytes);
         if is_large(rows) {
@@ -70,7 +70,7 @@ impl Demand {
     }
 
     /// Returns the demand of the commands that MULTI has queued.
-    pub fn of_queue(queue: &Queue, table: &Table, turn: &mut WriterGuard<'_>, now_ms: u64) -> Access<Self> {
+    pub(super) fn of_queue(queue: &Queue, table: &Table, turn: &mut WriterGuard<'_>, now_ms: u64) -> Access<Self> {
         let keys = turn.keyspace(now_ms);
         let mut rows = queue.row_bytes;
         for (command, args) in table.queued(queue) {

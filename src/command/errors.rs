@@ -1,7 +1,7 @@
 //! Redis' error texts, each with its code, as clients and their test suites compare them (Redis 7.0).
 //!
 //! Guarantees: a constant is the text that redis-server sends, without the leading `-` and the line end. Texts that
-//! repeat a client's input show at most [`PREVIEW_BYTES_MAX`] bytes of it, and bytes that are not UTF-8 as U+FFFD.
+//! repeat a client's input show at most 128 bytes of it, and bytes that are not UTF-8 as U+FFFD.
 
 use crate::command::args::Args;
 
@@ -49,8 +49,6 @@ pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
 pub const XX_AND_NX: &str = "ERR XX and NX options at the same time are not compatible";
 /// ZADD with more than one of GT, LT, NX.
 pub const GT_LT_NX: &str = "ERR GT, LT, and/or NX options at the same time are not compatible";
-/// A command that takes `numkeys` got 0 of them.
-pub const NUMKEYS_NOT_POSITIVE: &str = "ERR numkeys should be greater than 0";
 /// A stream id cannot be read.
 pub const INVALID_STREAM_ID: &str = "ERR Invalid stream ID specified as stream command argument";
 /// XADD with an id not above the stream's last.
@@ -58,12 +56,6 @@ pub const STREAM_ID_TOO_SMALL: &str =
     "ERR The ID specified in XADD is equal or smaller than the target stream top item";
 /// XADD with the id 0-0.
 pub const STREAM_ID_ZERO: &str = "ERR The ID specified in XADD must be greater than 0-0";
-/// XGROUP on a stream that does not exist.
-pub const GROUP_NEEDS_STREAM: &str = "ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may want to use the MKSTREAM option to create an empty stream automatically.";
-/// XGROUP CREATE of a group that exists.
-pub const BUSY_GROUP: &str = "BUSYGROUP Consumer Group name already exists";
-/// RESTORE, COPY or the like onto a key that exists.
-pub const BUSY_KEY: &str = "BUSYKEY Target key name already exists.";
 /// MULTI within MULTI.
 pub const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 /// EXEC without MULTI.
@@ -76,12 +68,8 @@ pub const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub const EXEC_ABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 /// A write would grow the memory engines beyond `maxmemory`.
 pub const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
-/// A write on a replica.
-pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
-/// A replica has no primary and must not serve old data.
-pub const MASTER_DOWN: &str = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
-/// There are fewer replicas than `min-replicas-to-write`.
-pub const NO_REPLICAS: &str = "NOREPLICAS Not enough good replicas to write.";
+/// A write on a replica. The gate of the committer adds the code `READONLY`.
+pub const READ_ONLY_REASON: &str = "You can't write against a read only replica.";
 /// A command before AUTH.
 pub const NO_AUTH: &str = "NOAUTH Authentication required.";
 /// HELLO without AUTH where a password is set.
@@ -94,16 +82,11 @@ pub const WRONG_PASS: &str = "WRONGPASS invalid username-password pair or user i
 pub const NO_PROTO: &str = "NOPROTO unsupported protocol version";
 /// HELLO with a protocol that is no number.
 pub const PROTO_NOT_AN_INTEGER: &str = "ERR Protocol version is not an integer or out of range";
-/// The data set is being loaded.
-pub const LOADING: &str = "LOADING Redis is loading the dataset in memory";
 /// A connection beyond `maxclients`.
 pub const MAX_CLIENTS: &str = "ERR max number of clients reached";
-/// A blocked client was woken because the node's role changed.
-pub const UNBLOCKED: &str =
-    "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
 
 /// Bytes of a name, and of all arguments together, that an error text repeats.
-pub const PREVIEW_BYTES_MAX: usize = 128;
+const PREVIEW_BYTES_MAX: usize = 128;
 
 /// Makes the error for a wrong number of arguments. `command` is in lower case, with a subcommand after `|`: `get`,
 /// `object|encoding`.
@@ -156,16 +139,6 @@ pub fn unknown_subcommand(command: &str, subcommand: &[u8]) -> String {
     format!("ERR unknown subcommand '{name}'. Try {command} HELP.")
 }
 
-/// Makes the error for a consumer group `group` that does not exist at `key`.
-#[must_use]
-pub fn no_group(key: &[u8], group: &[u8]) -> String {
-    format!(
-        "NOGROUP No such key '{}' or consumer group '{}'",
-        String::from_utf8_lossy(key),
-        String::from_utf8_lossy(group)
-    )
-}
-
 /// Returns the part of `bytes` that C's `%.*s` prints: up to the first NUL, and at most `len_max` bytes.
 fn head(bytes: &[u8], len_max: usize) -> &[u8] {
     let bytes = &bytes[..bytes.len().min(len_max)];
@@ -203,6 +176,5 @@ mod tests {
         assert_eq!(wrong_arity("object|encoding"), "ERR wrong number of arguments for 'object|encoding' command");
         assert_eq!(invalid_expire("setex"), "ERR invalid expire time in 'setex' command");
         assert_eq!(unknown_subcommand("CONFIG", b"foo"), "ERR unknown subcommand 'foo'. Try CONFIG HELP.");
-        assert_eq!(no_group(b"st", b"nog"), "NOGROUP No such key 'st' or consumer group 'nog'");
     }
 }

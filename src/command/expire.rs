@@ -6,42 +6,42 @@
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
-use super::number::parse_i64;
+use super::number::{integer, parse_i64};
 use super::reply::Out;
 
 /// How a command gives an expiry: the unit, and whether it is relative to the present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Expiry {
+pub(super) struct Expiry {
     unit_ms: i64,
     is_relative: bool,
 }
 
 /// Seconds from the present.
-pub const EX: Expiry = Expiry { unit_ms: 1000, is_relative: true };
+pub(super) const EX: Expiry = Expiry { unit_ms: 1000, is_relative: true };
 /// Milliseconds from the present.
-pub const PX: Expiry = Expiry { unit_ms: 1, is_relative: true };
+pub(super) const PX: Expiry = Expiry { unit_ms: 1, is_relative: true };
 /// Seconds since the Unix epoch.
-pub const EXAT: Expiry = Expiry { unit_ms: 1000, is_relative: false };
+pub(super) const EXAT: Expiry = Expiry { unit_ms: 1000, is_relative: false };
 /// Milliseconds since the Unix epoch.
-pub const PXAT: Expiry = Expiry { unit_ms: 1, is_relative: false };
+pub(super) const PXAT: Expiry = Expiry { unit_ms: 1, is_relative: false };
 
 impl Expiry {
     /// Returns the form of expiry that an option of SET stands for.
-    pub fn of_option(option: &[u8]) -> Option<Self> {
+    pub(super) fn of_option(option: &[u8]) -> Option<Self> {
         let named = [("EX", EX), ("PX", PX), ("EXAT", EXAT), ("PXAT", PXAT)];
         named.into_iter().find(|(name, _)| option.eq_ignore_ascii_case(name.as_bytes())).map(|(_, expiry)| expiry)
     }
 
     /// Converts a time given as text to milliseconds since the Unix epoch; negative for a time before it.
     fn absolute(self, text: &[u8], command: &str, now_ms: u64) -> Result<i64, Fail> {
-        let given = parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?;
+        let given = integer(text)?;
         let base = if self.is_relative { now_ms as i64 } else { 0 };
         let at_ms = given.checked_mul(self.unit_ms).and_then(|ms| ms.checked_add(base));
         at_ms.ok_or_else(|| errors::invalid_expire(command).into())
     }
 
     /// Converts a time as the SET family does: a given time of 0 or less is an error.
-    pub fn deadline(self, text: &[u8], command: &str, now_ms: u64) -> Result<u64, Fail> {
+    pub(super) fn deadline(self, text: &[u8], command: &str, now_ms: u64) -> Result<u64, Fail> {
         let at_ms = self.absolute(text, command, now_ms)?;
         if parse_i64(text).is_none_or(|given| given <= 0) {
             return Err(errors::invalid_expire(command).into());
@@ -115,27 +115,27 @@ fn set_expiry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out, expiry: Expiry, 
 }
 
 /// EXPIRE key seconds [NX | XX | GT | LT]
-pub fn expire(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn expire(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_expiry(ctx, args, out, EX, "expire")
 }
 
 /// PEXPIRE key milliseconds [NX | XX | GT | LT]
-pub fn pexpire(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn pexpire(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_expiry(ctx, args, out, PX, "pexpire")
 }
 
 /// EXPIREAT key unix-time-seconds [NX | XX | GT | LT]
-pub fn expireat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn expireat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_expiry(ctx, args, out, EXAT, "expireat")
 }
 
 /// PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]
-pub fn pexpireat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn pexpireat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_expiry(ctx, args, out, PXAT, "pexpireat")
 }
 
 /// PERSIST key
-pub fn persist(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn persist(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let found = ctx.keys.find_to_change(&args[1])?;
     let expires = found.expire_ms() != 0;
     if expires {
@@ -163,24 +163,24 @@ fn seconds(ms: u64) -> u64 {
 }
 
 /// TTL key
-pub fn ttl(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn ttl(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let now_ms = ctx.keys.now_ms;
     tell(ctx, args, out, |at_ms| seconds(at_ms - now_ms))
 }
 
 /// PTTL key
-pub fn pttl(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn pttl(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let now_ms = ctx.keys.now_ms;
     tell(ctx, args, out, |at_ms| at_ms - now_ms)
 }
 
 /// EXPIRETIME key
-pub fn expiretime(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn expiretime(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     tell(ctx, args, out, seconds)
 }
 
 /// PEXPIRETIME key
-pub fn pexpiretime(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn pexpiretime(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     tell(ctx, args, out, |at_ms| at_ms)
 }
 

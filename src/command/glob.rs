@@ -5,7 +5,7 @@
 
 /// Reports whether `pattern` matches all of `text`.
 #[must_use]
-pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
     // Place to continue at if the bytes after the last `*` do not match. The bytes that earlier `*`s took never need to
     // change.
@@ -33,7 +33,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 
 /// Reports whether `pattern` matches every text.
 #[must_use]
-pub fn matches_all(pattern: &[u8]) -> bool {
+pub(super) fn matches_all(pattern: &[u8]) -> bool {
     pattern == b"*"
 }
 

@@ -6,7 +6,7 @@
 use super::args::Args;
 use super::collection::{self, Membership};
 use super::definition::{Ctx, Done, Fail};
-use super::number::{parse_f64, parse_i64};
+use super::number::{integer, parse_f64, parse_i64};
 use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::Keyspace;
@@ -24,23 +24,16 @@ fn field(keys: &Keyspace<'_>, key: &[u8], field: &[u8]) -> Result<Option<Value>,
     }
 }
 
-fn write_value(out: &mut Out, value: Option<&[u8]>) {
-    match value {
-        Some(value) => out.bulk(value),
-        None => out.null(),
-    }
-}
-
 // ---- reading ----
 
 /// HGET key field
-pub fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    write_value(out, field(&ctx.keys, &args[1], &args[2])?.as_deref());
+pub(super) fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.bulk_or_null(field(&ctx.keys, &args[1], &args[2])?.as_deref());
     Ok(())
 }
 
 /// HMGET key field [field ...]
-pub fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, fields) = (args.get(1), args.from(2));
     if fields.len() > 1 {
         // Only under the lock do several reads see one moment.
@@ -53,19 +46,19 @@ pub fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
             Some(hash) => ctx.keys.element(key, hash, field)?,
             None => None,
         };
-        write_value(out, value.as_deref());
+        out.bulk_or_null(value.as_deref());
     }
     Ok(())
 }
 
 /// HEXISTS key field
-pub fn hexists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hexists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.int(field(&ctx.keys, &args[1], &args[2])?.is_some().into());
     Ok(())
 }
 
 /// HLEN key
-pub fn hlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, |hash| hash.count));
     Ok(())
 }
@@ -84,7 +77,7 @@ fn write_all(ctx: &Ctx<'_>, key: &[u8], mut write: impl FnMut(&[u8], &[u8])) -> 
 }
 
 /// HGETALL key
-pub fn hgetall(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hgetall(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let map = out.begin_array();
     let fields = write_all(ctx, &args[1], |field, value| {
         out.bulk(field);
@@ -95,7 +88,7 @@ pub fn hgetall(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// HKEYS key
-pub fn hkeys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hkeys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let array = out.begin_array();
     let fields = write_all(ctx, &args[1], |field, _| out.bulk(field))?;
     out.end_array(array, fields);
@@ -103,7 +96,7 @@ pub fn hkeys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// HVALS key
-pub fn hvals(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hvals(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let array = out.begin_array();
     let fields = write_all(ctx, &args[1], |_, value| out.bulk(value))?;
     out.end_array(array, fields);
@@ -138,20 +131,20 @@ fn set_fields(ctx: &mut Ctx<'_>, args: Args<'_>, command: &str) -> Result<u64, F
 }
 
 /// HSET key field value [field value ...]
-pub fn hset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(set_fields(ctx, args, "hset")?);
     Ok(())
 }
 
 /// HMSET key field value [field value ...]
-pub fn hmset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hmset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_fields(ctx, args, "hmset")?;
     out.ok();
     Ok(())
 }
 
 /// HSETNX key field value
-pub fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
     let is_new = ctx.keys.element(key, &hash, field)?.is_none();
@@ -164,15 +157,15 @@ pub fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// HDEL key field [field ...]
-pub fn hdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(collection::remove_named(&mut ctx.keys, args, DiskType::Hash)?);
     Ok(())
 }
 
 /// HINCRBY key field increment
-pub fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
-    let increment = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
+    let increment = integer(&args[3])?;
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
     let old = ctx.keys.element(key, &hash, field)?;
     let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::HASH_NOT_AN_INTEGER)?;
@@ -184,7 +177,7 @@ pub fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// HINCRBYFLOAT key field increment
-pub fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field, increment) = (args.get(1), args.get(2), args.get(3));
     if !parse_f64(increment).ok_or(errors::NOT_A_FLOAT)?.is_finite() {
         return Err(errors::INCREMENT_NOT_FINITE.into());

@@ -102,7 +102,7 @@ pub trait Host: Send + Sync {
     fn reconfigure(&self, pairs: &[(String, String)]) -> Result<()>;
 
     /// Returns the watermarks.
-    fn progress(&self) -> WatermarkReport;
+    fn watermarks(&self) -> WatermarkReport;
 
     /// Returns the sections of INFO, in Redis' order.
     fn info(&self) -> Vec<InfoSection>;

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 /// Returns the position that an index means in a value of length `len`; `None` if there is no element.
 #[must_use]
-pub fn at(index: i64, len: u64) -> Option<u64> {
+pub(super) fn at(index: i64, len: u64) -> Option<u64> {
     let position = if index < 0 { len.checked_sub(index.unsigned_abs())? } else { index.unsigned_abs() };
     (position < len).then_some(position)
 }
 
 /// Returns the positions from `start` to `stop`, both inclusive, that exist in a value of length `len`.
 #[must_use]
-pub fn range(start: i64, stop: i64, len: u64) -> Range<u64> {
+pub(super) fn range(start: i64, stop: i64, len: u64) -> Range<u64> {
     let start = if start < 0 { len.saturating_sub(start.unsigned_abs()) } else { start.unsigned_abs().min(len) };
     let end = if stop < 0 { (len + 1).saturating_sub(stop.unsigned_abs()) } else { (stop.unsigned_abs() + 1).min(len) };
     start..end.max(start)

@@ -1,8 +1,8 @@
 //! Commands on keys of any type: existence, type and deletion. Further ones are re-exported.
 
-pub use super::all_keys::{dbsize, keys};
-pub use super::expire::{expire, expireat, expiretime, persist, pexpire, pexpireat, pexpiretime, pttl, ttl};
-pub use super::rename::{rename, renamenx};
+pub(super) use super::all_keys::{dbsize, keys};
+pub(super) use super::expire::{expire, expireat, expiretime, persist, pexpire, pexpireat, pexpiretime, pttl, ttl};
+pub(super) use super::rename::{rename, renamenx};
 
 use super::args::Args;
 use super::definition::{Ctx, Done};
@@ -10,7 +10,7 @@ use super::errors;
 use super::reply::Out;
 
 /// DEL key [key ...], UNLINK key [key ...]
-pub fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let mut deleted = 0;
     for key in args.from(1).iter() {
         let found = ctx.keys.find_to_change(key)?;
@@ -22,7 +22,7 @@ pub fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// EXISTS key [key ...]
-pub fn exists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn exists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
     if keys.len() > 1 {
         // Only under the lock do several reads see one moment.
@@ -37,13 +37,13 @@ pub fn exists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// TYPE key
-pub fn type_of(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn type_of(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.simple(ctx.keys.find(&args[1])?.type_name());
     Ok(())
 }
 
 /// FLUSHALL [ASYNC | SYNC], FLUSHDB [ASYNC | SYNC]
-pub fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let is_known =
         args.try_get(1).is_none_or(|mode| mode.eq_ignore_ascii_case(b"async") || mode.eq_ignore_ascii_case(b"sync"));
     if args.len() > 2 || !is_known {

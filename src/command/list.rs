@@ -6,7 +6,7 @@
 
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
-use super::number::parse_i64;
+use super::number::{self, integer};
 use super::reply::Out;
 use super::{errors, index};
 use crate::engine::keyspace::Keyspace;
@@ -63,33 +63,26 @@ fn len_to_change(keys: &mut Keyspace<'_>, key: &[u8]) -> Result<u64, Fail> {
     Ok(0)
 }
 
-fn integer(text: &[u8]) -> Result<i64, Fail> {
-    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
-}
-
 // ---- reading ----
 
 /// LLEN key
-pub fn llen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn llen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, List::len));
     Ok(())
 }
 
 /// LINDEX key index
-pub fn lindex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lindex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let element = match find(&ctx.keys, &args[1])? {
         Some(list) => index::at(integer(&args[2])?, list.len()).and_then(|at| list.get(at)),
         None => None,
     };
-    match element {
-        Some(element) => out.bulk(element),
-        None => out.null(),
-    }
+    out.bulk_or_null(element);
     Ok(())
 }
 
 /// LRANGE key start stop
-pub fn lrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (start, stop) = (integer(&args[2])?, integer(&args[3])?);
     let Some(list) = find(&ctx.keys, &args[1])? else {
         out.array(0);
@@ -105,12 +98,12 @@ pub fn lrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 // ---- adding ----
 
 /// LPUSH key element [element ...]
-pub fn lpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     push(ctx, args, End::Left, out)
 }
 
 /// RPUSH key element [element ...]
-pub fn rpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn rpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     push(ctx, args, End::Right, out)
 }
 
@@ -123,12 +116,12 @@ fn push(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
 }
 
 /// LPUSHX key element [element ...]
-pub fn lpushx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lpushx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     push_to_present(ctx, args, End::Left, out)
 }
 
 /// RPUSHX key element [element ...]
-pub fn rpushx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn rpushx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     push_to_present(ctx, args, End::Right, out)
 }
 
@@ -141,7 +134,7 @@ fn push_to_present(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -
 }
 
 /// LINSERT key BEFORE|AFTER pivot element
-pub fn linsert(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn linsert(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, place, pivot, element) = (args.get(1), args.get(2), args.get(3), args.get(4));
     let is_after = place.eq_ignore_ascii_case(b"after");
     if !is_after && !place.eq_ignore_ascii_case(b"before") {
@@ -160,7 +153,7 @@ pub fn linsert(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// LSET key index element
-pub fn lset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, element) = (args.get(1), args.get(3));
     let list = find(&ctx.keys, key)?.ok_or(errors::NO_SUCH_KEY)?;
     let at = index::at(integer(&args[2])?, list.len()).ok_or(errors::INDEX_OUT_OF_RANGE)?;
@@ -172,12 +165,12 @@ pub fn lset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 // ---- removing ----
 
 /// LPOP key [count]
-pub fn lpop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lpop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, End::Left, out)
 }
 
 /// RPOP key [count]
-pub fn rpop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn rpop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, End::Right, out)
 }
 
@@ -187,7 +180,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
         return Err(errors::wrong_arity(if end == End::Left { "lpop" } else { "rpop" }).into());
     }
     let count = match args.try_get(2) {
-        Some(text) => Some(integer(text).ok().and_then(|count| u64::try_from(count).ok()).ok_or(errors::NOT_POSITIVE)?),
+        Some(text) => Some(number::count(text)?),
         None => None,
     };
     let Some(list) = find(&ctx.keys, key)? else {
@@ -213,7 +206,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
 }
 
 /// LREM key count element
-pub fn lrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, count, element) = (args.get(1), integer(&args[2])?, args.get(3));
     let Some(list) = find(&ctx.keys, key)? else {
         out.int(0);
@@ -238,7 +231,7 @@ pub fn lrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// LTRIM key start stop
-pub fn ltrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn ltrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, start, stop) = (args.get(1), integer(&args[2])?, integer(&args[3])?);
     if let Some(list) = find(&ctx.keys, key)? {
         let (kept, all) = (index::range(start, stop, list.len()), 0..list.len());
@@ -262,13 +255,13 @@ struct Place<'a> {
 }
 
 /// LMOVE source destination LEFT|RIGHT LEFT|RIGHT
-pub fn lmove(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn lmove(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (from, to) = (End::parse(&args[3])?, End::parse(&args[4])?);
     move_element(ctx, &Place { key: args.get(1), end: from }, &Place { key: args.get(2), end: to }, out)
 }
 
 /// RPOPLPUSH source destination
-pub fn rpoplpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn rpoplpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (from, to) = (Place { key: args.get(1), end: End::Right }, Place { key: args.get(2), end: End::Left });
     move_element(ctx, &from, &to, out)
 }

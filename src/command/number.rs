@@ -5,6 +5,7 @@
 //! `%.17g`. No text causes a panic. Redis' INCRBYFLOAT computes in 80-bit floats; this module does not, see
 //! [`format_incrbyfloat`].
 
+use super::errors;
 use std::io::Write;
 
 /// Reads an integer as Redis' `string2ll` does: an optional `-`, no `+`, no leading zero, no blank, in the range of
@@ -29,6 +30,17 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
         magnitude = magnitude * 10 + u64::from(digit);
     }
     if negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
+}
+
+/// Reads the argument of a command that says how many elements it is about; returns the error text if the argument is
+/// negative or no integer.
+pub fn count(text: &[u8]) -> Result<u64, &'static str> {
+    parse_i64(text).and_then(|count| u64::try_from(count).ok()).ok_or(errors::NOT_POSITIVE)
+}
+
+/// Reads an integer argument as [`parse_i64`] does; returns the error text if the argument is none.
+pub fn integer(text: &[u8]) -> Result<i64, &'static str> {
+    parse_i64(text).ok_or(errors::NOT_AN_INTEGER)
 }
 
 /// Reads a floating point number as Redis' `string2d` does: decimal or hexadecimal (`0x1p-2`), `inf` and `infinity` in

@@ -16,7 +16,7 @@ use crate::engine::meta::{Collection, DiskType};
 use crate::engine::scan::Direction;
 
 /// RENAME key newkey
-pub fn rename(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn rename(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let source = find_source(&ctx.keys, &args[1])?;
     if args[1] != args[2] {
         move_key(&mut ctx.keys, &args[1], &source, &args[2])?;
@@ -26,7 +26,7 @@ pub fn rename(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// RENAMENX key newkey
-pub fn renamenx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn renamenx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let source = find_source(&ctx.keys, &args[1])?;
     let is_free = args[1] != args[2] && ctx.keys.find(&args[2])?.is_absent();
     if is_free {

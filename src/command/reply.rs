@@ -84,7 +84,7 @@ impl Out {
 
     /// Drops everything written since `mark`.
     pub fn truncate(&mut self, start: ReplyStart) {
-        assert!(start.0 <= self.buffer.len(), "the replies from this start on were sent");
+        assert!(start.0 <= self.buffer.len(), "the replies after this start were sent");
         self.buffer.truncate(start.0);
     }
 
@@ -130,6 +130,14 @@ impl Out {
         self.length(b'$', value.len());
         self.buffer.extend_from_slice(value);
         self.buffer.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes a binary-safe string, or null if there is none.
+    pub fn bulk_or_null(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.bulk(value),
+            None => self.null(),
+        }
     }
 
     /// Writes the text of `value` as a bulk string, without an allocation for the text.
@@ -187,14 +195,6 @@ impl Out {
         match self.protocol {
             Protocol::Resp2 => self.bulk(text.as_bytes()),
             Protocol::Resp3 => self.header(b',', text),
-        }
-    }
-
-    /// Writes a boolean; 1 or 0 in RESP2.
-    pub fn bool(&mut self, value: bool) {
-        match self.protocol {
-            Protocol::Resp2 => self.int(value.into()),
-            Protocol::Resp3 => self.header(b'#', if value { "t" } else { "f" }),
         }
     }
 
@@ -259,7 +259,7 @@ impl Out {
     /// Inserts a length header before the bytes that were written since `start`.
     fn insert_length(&mut self, start: usize, kind: u8, length: usize) {
         let end = self.buffer.len();
-        assert!(start <= end, "a reply was begun in bytes that are gone");
+        assert!(start <= end, "a reply was begun in bytes that were taken");
         self.length(kind, length);
         self.buffer[start..].rotate_left(end - start);
     }
@@ -301,8 +301,6 @@ mod tests {
         check(|out| out.set(3), "*3|", "~3|");
         check(|out| out.map(3), "*6|", "%3|");
         check(|out| out.push(2), "*2|", ">2|");
-        check(|out| out.bool(true), ":1|", "#t|");
-        check(|out| out.bool(false), ":0|", "#f|");
         check(
             |out| out.verbatim(b"This is a verbatim\nstring"),
             "$25|This is a verbatim\\nstring|",

@@ -11,7 +11,7 @@
 use super::args::{Args, OwnedArgs};
 use super::collection;
 use super::definition::{Ctx, Done, Fail};
-use super::number::parse_i64;
+use super::number::integer;
 use super::reply::Out;
 use super::{cursor, errors, glob};
 use crate::engine::key::SLOTS;
@@ -58,7 +58,7 @@ impl<'a> Options<'a> {
             let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
             let value = rest.next().ok_or(errors::SYNTAX)?;
             if is("COUNT") {
-                let count = parse_i64(value).ok_or(errors::NOT_AN_INTEGER)?;
+                let count = integer(value)?;
                 options.count = u64::try_from(count).ok().filter(|&count| count > 0).ok_or(errors::SYNTAX)?;
             } else if is("MATCH") {
                 options.pattern = (!glob::matches_all(value)).then_some(value);
@@ -97,7 +97,7 @@ fn write_step(out: &mut Out, cursor: u64, found: &OwnedArgs) {
 // ---- keys ----
 
 /// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]
-pub fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let cursor = parse_cursor(&args[1])?;
     let options = Options::parse(args.from(2), true)?;
     let options = Options { count: options.count.min(KEYS_MAX), ..options };
@@ -186,12 +186,12 @@ fn type_name(meta: &Meta) -> &'static str {
 // ---- elements ----
 
 /// HSCAN key cursor [MATCH pattern] [COUNT count]
-pub fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     scan_elements(ctx, args, out, DiskType::Hash)
 }
 
 /// SSCAN key cursor [MATCH pattern] [COUNT count]
-pub fn sscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn sscan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     scan_elements(ctx, args, out, DiskType::Set)
 }
 

@@ -73,7 +73,7 @@ pub fn auth(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         _ => return Err(errors::SYNTAX.into()),
     };
     if ctx.host.config().requirepass.is_empty() && args.len() == 2 {
-        return Err("ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?".into());
+        return Err(errors::NO_PASSWORD_SET.into());
     }
     authenticate(ctx, user, password)?;
     out.ok();
@@ -85,7 +85,7 @@ fn authenticate(ctx: &mut Ctx<'_>, user: &[u8], password: &[u8]) -> Result<(), F
     // Hashes of equal length are compared, so that the time taken tells nothing about the password.
     let is_right = blake3::hash(config.requirepass.as_bytes()) == blake3::hash(password);
     if user != b"default" || !(is_right || config.requirepass.is_empty()) {
-        return Err("WRONGPASS invalid username-password pair or user is disabled.".into());
+        return Err(errors::WRONG_PASS.into());
     }
     ctx.client.is_authenticated = true;
     Ok(())
@@ -98,8 +98,8 @@ pub fn hello(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         Some(version) => match parse_i64(version) {
             Some(2) => Protocol::Resp2,
             Some(3) => Protocol::Resp3,
-            Some(_) => return Err("NOPROTO unsupported protocol version".into()),
-            None => return Err("ERR Protocol version is not an integer or out of range".into()),
+            Some(_) => return Err(errors::NO_PROTO.into()),
+            None => return Err(errors::PROTO_NOT_AN_INTEGER.into()),
         },
     };
     let mut name = None;
@@ -116,7 +116,7 @@ pub fn hello(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         }
     }
     if !ctx.client.is_authenticated {
-        return Err("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time".into());
+        return Err(errors::NO_AUTH_HELLO.into());
     }
     if let Some(name) = name {
         ctx.client.name = name;

@@ -360,8 +360,8 @@ fn write_failure(out: &mut Out, fail: Fail) {
     match fail {
         Fail::Reply(message) => out.error(&message),
         Fail::Failed(error) => out.error(&internal(&error)),
-        Fail::NeedsLock => unreachable!("a command under the lock has it"),
-        Fail::TooLarge => unreachable!("the session tells it"),
+        Fail::NeedsLock => unreachable!("a command that runs under the lock has the writer"),
+        Fail::TooLarge => unreachable!("the session sets it"),
     }
 }
 

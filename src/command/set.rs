@@ -12,7 +12,7 @@ use super::args::{Args, OwnedArgs};
 use super::collection::{self, Membership};
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
-use super::number::parse_i64;
+use super::number;
 use super::reply::Out;
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
@@ -33,13 +33,13 @@ fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
 }
 
 /// SCARD key
-pub fn scard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn scard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, |set| set.count));
     Ok(())
 }
 
 /// SISMEMBER key member
-pub fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let is_member = match find(&ctx.keys, &args[1])? {
         Some(set) => ctx.keys.element(&args[1], &set, &args[2])?.is_some(),
         None => false,
@@ -49,7 +49,7 @@ pub fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// SMEMBERS key
-pub fn smembers(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn smembers(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let mut members = OwnedArgs::default();
     if let Some(set) = find(&ctx.keys, &args[1])? {
         collection::walk(&ctx.keys, &args[1], &set, b"", |member, _| {
@@ -70,7 +70,7 @@ fn write_set(out: &mut Out, members: &OwnedArgs) {
 // ---- changing ----
 
 /// SADD key member [member ...]
-pub fn sadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn sadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let key = args.get(1);
     let set = collection::find_or_new(&mut ctx.keys, key, DiskType::Set)?;
     let added = collection::select(&ctx.keys, key, &set, args.from(2).iter(), Membership::Absent)?;
@@ -85,19 +85,19 @@ pub fn sadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// SREM key member [member ...]
-pub fn srem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn srem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(collection::remove_named(&mut ctx.keys, args, DiskType::Set)?);
     Ok(())
 }
 
 /// SPOP key [count]
-pub fn spop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn spop(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let key = args.get(1);
     if args.len() > 3 {
         return Err(errors::SYNTAX.into());
     }
     let count = match args.try_get(2) {
-        Some(count) => Some(parse_i64(count).and_then(|count| u64::try_from(count).ok()).ok_or(errors::NOT_POSITIVE)?),
+        Some(text) => Some(number::count(text)?),
         None => None,
     };
     let mut popped = OwnedArgs::default();

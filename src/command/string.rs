@@ -7,7 +7,7 @@
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::expire::{self, Expiry};
-use super::number::{parse_f64, parse_i64};
+use super::number::{integer, parse_f64, parse_i64};
 use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
@@ -22,23 +22,16 @@ fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail
     }
 }
 
-fn write_value(out: &mut Out, value: Option<&[u8]>) {
-    match value {
-        Some(value) => out.bulk(value),
-        None => out.null(),
-    }
-}
-
 // ---- reading ----
 
 /// GET key
-pub fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    write_value(out, find(&ctx.keys, &args[1])?.as_deref());
+pub(super) fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    out.bulk_or_null(find(&ctx.keys, &args[1])?.as_deref());
     Ok(())
 }
 
 /// MGET key [key ...]
-pub fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
     if keys.len() > 1 {
         // Only under the lock do several reads see one moment.
@@ -58,15 +51,15 @@ pub fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// STRLEN key
-pub fn strlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn strlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, |value| value.len() as u64));
     Ok(())
 }
 
 /// GETRANGE key start end
-pub fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let start = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
-    let end = parse_i64(&args[3]).ok_or(errors::NOT_AN_INTEGER)?;
+pub(super) fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let start = integer(&args[2])?;
+    let end = integer(&args[3])?;
     let value = find(&ctx.keys, &args[1])?;
     let value = value.as_deref().unwrap_or_default();
     // As in Redis, two negative positions in the wrong order give nothing even where both lie before the value.
@@ -88,7 +81,7 @@ enum Condition {
     Present,
 }
 
-/// What SET does to the expiry.
+/// The effect of SET on the expiry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lifetime<'a> {
     Forever,
@@ -133,7 +126,7 @@ impl<'a> SetOptions<'a> {
 }
 
 /// SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | KEEPTTL]
-pub fn set(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn set(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, value) = (args.get(1), args.get(2));
     let options = SetOptions::parse(args.from(3))?;
     let expire_ms = match options.lifetime {
@@ -189,17 +182,17 @@ fn set_with_expiry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out, expiry: Exp
 }
 
 /// SETEX key seconds value
-pub fn setex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn setex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_with_expiry(ctx, args, out, expire::EX, "setex")
 }
 
 /// PSETEX key milliseconds value
-pub fn psetex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn psetex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     set_with_expiry(ctx, args, out, expire::PX, "psetex")
 }
 
 /// SETNX key value
-pub fn setnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn setnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let is_absent = ctx.keys.find(&args[1])?.is_absent();
     if is_absent {
         ctx.keys.put_string(&args[1], &args[2], 0)?;
@@ -209,7 +202,7 @@ pub fn setnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// MSET key value [key value ...]
-pub fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let pairs = args.from(1);
     if !pairs.len().is_multiple_of(2) {
         return Err(errors::wrong_arity("mset").into());
@@ -222,15 +215,15 @@ pub fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// GETSET key value
-pub fn getset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn getset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let old = find(&ctx.keys, &args[1])?;
     replace(&mut ctx.keys, &args[1], old.as_ref().map_or(0, |old| old.expire_ms), &args[2], 0)?;
-    write_value(out, old.as_deref());
+    out.bulk_or_null(old.as_deref());
     Ok(())
 }
 
 /// GETDEL key
-pub fn getdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn getdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let found = ctx.keys.find_to_change(&args[1])?;
     match &found {
         Found::Absent => out.null(),
@@ -252,7 +245,7 @@ fn check_length(ctx: &Ctx<'_>, bytes: usize, more: usize) -> Done {
 }
 
 /// APPEND key value
-pub fn append(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn append(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, tail) = (args.get(1), args.get(2));
     let Some(old) = find(&ctx.keys, key)? else {
         ctx.keys.put_string(key, tail, 0)?;
@@ -267,9 +260,9 @@ pub fn append(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// SETRANGE key offset value
-pub fn setrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn setrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, part) = (args.get(1), args.get(3));
-    let offset = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+    let offset = integer(&args[2])?;
     let offset = usize::try_from(offset).map_err(|_| errors::OFFSET_OUT_OF_RANGE)?;
     let old = find(&ctx.keys, key)?;
     let expire_ms = old.as_ref().map_or(0, |old| old.expire_ms);
@@ -301,29 +294,29 @@ fn add(ctx: &mut Ctx<'_>, key: &[u8], increment: i64, out: &mut Out) -> Done {
 }
 
 /// INCR key
-pub fn incr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn incr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     add(ctx, &args[1], 1, out)
 }
 
 /// DECR key
-pub fn decr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn decr(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     add(ctx, &args[1], -1, out)
 }
 
 /// INCRBY key increment
-pub fn incrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let increment = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+pub(super) fn incrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let increment = integer(&args[2])?;
     add(ctx, &args[1], increment, out)
 }
 
 /// DECRBY key decrement
-pub fn decrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let decrement = parse_i64(&args[2]).ok_or(errors::NOT_AN_INTEGER)?;
+pub(super) fn decrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+    let decrement = integer(&args[2])?;
     add(ctx, &args[1], decrement.checked_neg().ok_or(errors::DECREMENT_OVERFLOW)?, out)
 }
 
 /// INCRBYFLOAT key increment
-pub fn incrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn incrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, increment) = (args.get(1), args.get(2));
     let old = find(&ctx.keys, key)?;
     let value = old.as_deref().unwrap_or(b"0");

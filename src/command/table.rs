@@ -54,7 +54,7 @@ commands! {
         "shutdown" -1 A, NONE, admin::shutdown, "Syncs the logs and stops the server.";
         "slaveof" 3 A, NONE, admin::replicaof, "Makes a replica a primary: SLAVEOF NO ONE.";
         "time" 1 F, NONE, server_info::time, "Returns the server time.";
-        "walferry" -2 A, NONE, walferry::walferry, "Watermarks, archive and snapshots.";
+        "walferry" -2 A, NONE, walferry::walferry, "Shows watermarks, publishes bases, sets marks and promotes.";
     }
     "transactions" {
         "discard" 1 F | I, NONE, txn::discard, "Discards a transaction.";

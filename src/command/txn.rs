@@ -11,7 +11,7 @@ use crate::engine::rows::FETCHED_TOGETHER;
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
 
 /// Queues a command inside MULTI.
-pub fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut Out) -> Done {
     if NOT_QUEUED.contains(&command.name) {
         return Err("ERR Command not allowed inside a transaction".into());
     }
@@ -32,9 +32,9 @@ pub fn enqueue(client: &mut Client, command: &Command, args: Args<'_>, out: &mut
 }
 
 /// MULTI.
-pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.is_some() {
-        return Err("ERR MULTI calls can not be nested".into());
+        return Err(errors::NESTED_MULTI.into());
     }
     ctx.client.queue = Some(Queue::default());
     out.ok();
@@ -42,9 +42,9 @@ pub fn multi(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// DISCARD.
-pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.take().is_none() {
-        return Err("ERR DISCARD without MULTI".into());
+        return Err(errors::DISCARD_WITHOUT_MULTI.into());
     }
     ctx.client.watched = None;
     out.ok();
@@ -52,9 +52,9 @@ pub fn discard(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// WATCH key [key ...]
-pub fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     if ctx.client.queue.is_some() {
-        return Err("ERR WATCH inside MULTI is not allowed".into());
+        return Err(errors::WATCH_IN_MULTI.into());
     }
     let flag = ctx.client.watch_flag();
     for key in args.from(1).iter() {
@@ -65,15 +65,15 @@ pub fn watch(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// UNWATCH.
-pub fn unwatch(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn unwatch(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
     ctx.client.watched = None;
     out.ok();
     Ok(())
 }
 
 /// EXEC.
-pub fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
-    let Some(queue) = ctx.client.queue.take() else { return Err("ERR EXEC without MULTI".into()) };
+pub(super) fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    let Some(queue) = ctx.client.queue.take() else { return Err(errors::EXEC_WITHOUT_MULTI.into()) };
     let is_dirty = ctx.client.is_dirty();
     ctx.client.watched = None;
     if queue.is_broken {

@@ -15,38 +15,38 @@ use std::time::Duration;
 const HELP: [&str; 20] = [
     "WALFERRY <subcommand>. Subcommands are:",
     "CSN",
-    "    Epoch and the committed, durable and archived watermarks.",
+    "    Returns the epoch and the committed, durable and archived watermarks.",
     "ARCHIVE FLUSH",
     "    Returns the archived csn once everything committed before is in the archive.",
     "SNAPSHOT STRICT",
     "    Publishes a base with every engine at one csn; returns that csn.",
     "SNAPSHOT BOUNDED <ms>",
-    "    As STRICT, with the engines at most <ms> of commit time apart, else an error and no base.",
+    "    Publishes a base with the engines at most <ms> of commit time apart, or returns an error.",
     "SNAPSHOT EVENTUAL",
-    "    As STRICT, with the engines any time apart; it is completed in the background.",
+    "    Publishes a base with the engines any time apart; it is completed in the background.",
     "MARK name",
-    "    Names the state of now, to restore it by (--to mark:name); returns the mark's own csn.",
+    "    Names the present state for a later restore (--to mark:name); returns the csn of the mark.",
     "MARKS",
-    "    Name, csn, epoch and time of each mark, and whether the archive has it.",
+    "    Returns name, csn, epoch and time of each mark, and whether the archive has the mark.",
     "UNMARK name",
-    "    Takes a mark away, here and in the archive.",
+    "    Removes a mark from this node and from the archive.",
     "PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE]",
-    "    Makes this replica a primary. ABANDON-EPOCH: even if the archived commits of that epoch are then on no line;",
+    "    Makes this replica a primary. ABANDON-EPOCH: even if this abandons archived commits of that epoch;",
     "    WITHOUT-ARCHIVE: even if its primary has an archive and this replica has none.",
 ];
 
 /// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | SNAPSHOT BOUNDED ms | SNAPSHOT EVENTUAL | MARK name | MARKS |
 /// UNMARK name | PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE] | HELP
-pub fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
         (b"csn", _, 2) => {
-            let progress = ctx.host.progress();
+            let watermarks = ctx.host.watermarks();
             let fields = [
-                ("epoch", u64::from(progress.epoch.0)),
-                ("committed", progress.committed.0),
-                ("durable", progress.durable.0),
-                ("archived", progress.archived.0),
+                ("epoch", u64::from(watermarks.epoch.0)),
+                ("committed", watermarks.committed.0),
+                ("durable", watermarks.durable.0),
+                ("archived", watermarks.archived.0),
             ];
             out.map(fields.len());
             for (name, value) in fields {

@@ -268,7 +268,7 @@ impl Committer {
 
     /// Returns an error if a log failed, so that nothing may be logged until a restart.
     pub(super) fn require_sound(&self) -> Result<()> {
-        self.gate.reason(RefusalReason::Broken).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
+        self.gate.require_open(RefusalReason::Broken)
     }
 
     /// Closes the gate until a restart. Later calls have no effect: operators are told the first reason.
@@ -276,13 +276,13 @@ impl Committer {
         if self.gate.stands(RefusalReason::Broken) {
             return;
         }
-        tracing::error!(%error, "a log write failed: writes are refused until a restart");
-        let space = if error.is_want_of_space() { " once there is space again" } else { "" };
+        tracing::error!(%error, "the logs cannot be continued; writes are refused until a restart");
+        let space = if error.is_want_of_space() { " after you have freed space" } else { "" };
         self.gate.close(
             RefusalReason::Broken,
             format!(
-                "writes are refused until a restart, because a log could not be written: {error}. Restart walferry{space}; \
-                 nothing that was acknowledged is lost"
+                "writes are refused until a restart, because the logs cannot be continued: {error}. Restart \
+                 walferry{space}. No acknowledged write is lost"
             ),
         );
     }
@@ -325,7 +325,7 @@ impl Committer {
             Err(error) => {
                 // The gate's reason tells clients what to do.
                 let reason = self.gate.reason(RefusalReason::Broken).unwrap_or_else(|| error.to_string());
-                self.groups.failed(number, &Error::Refused { reason });
+                self.groups.failed(number, reason);
             }
         }
         written

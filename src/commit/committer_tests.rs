@@ -38,12 +38,12 @@ pub(in crate::commit) struct Rig {
 }
 
 impl Rig {
-    pub fn new(mode: AppendFsync) -> Self {
+    pub(crate) fn new(mode: AppendFsync) -> Self {
         Self::open(mode, Arc::default(), &Arc::new(tempfile::tempdir().unwrap())).unwrap()
     }
 
     /// Recovers a directory, as the start of a node does.
-    pub fn open(mode: AppendFsync, io: Arc<Faults>, dir: &Arc<tempfile::TempDir>) -> Result<Self> {
+    pub(crate) fn open(mode: AppendFsync, io: Arc<Faults>, dir: &Arc<tempfile::TempDir>) -> Result<Self> {
         let log_io: Arc<dyn Io> = Arc::<Faults>::clone(&io);
         let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
         let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
@@ -69,7 +69,7 @@ impl Rig {
         Ok(Self { committer: Arc::new(committer), io, recovered, sink, dir: Arc::clone(dir) })
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -77,7 +77,7 @@ impl Rig {
         self.sink.0.lock().clone()
     }
 
-    pub fn obstacle(&self) -> Option<RefusalReason> {
+    pub(crate) fn obstacle(&self) -> Option<RefusalReason> {
         self.committer.gate.refusal().map(|(obstacle, _)| obstacle)
     }
 }
@@ -180,8 +180,8 @@ fn a_failed_op_log_write_stops_writes_before_rocksdb_sees_them() {
     rig.io.heal();
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
     change(&mut turn.guard, true, true);
-    assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
-    assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::Refused { .. })));
+    assert!(matches!(turn.write(), Err(Error::NeedsRestart { .. })), "healed or not");
+    assert!(matches!(turn.apply([on_disk(2)].into()), Err(Error::NeedsRestart { .. })));
     drop(turn);
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(1));
     assert_eq!((rig.committer.watermarks.committed.get(), rig.groups().len()), (Csn(1), 1));

@@ -1,5 +1,6 @@
 //! The gate tells whether this node takes writes, and if not, why. Every write is checked against it.
 
+use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,6 +31,16 @@ impl RefusalReason {
             Self::Replica => "READONLY",
             Self::Fenced => "FENCED",
             Self::SpoolFull | Self::DiskLow | Self::DiskFull | Self::Unarchived | Self::Broken => "MISCONF",
+        }
+    }
+
+    /// Returns the error of a request that this reason refuses; `reason` is the text of the gate.
+    #[must_use]
+    pub fn error(self, reason: String) -> Error {
+        match self {
+            Self::SpoolFull | Self::DiskLow | Self::DiskFull => Error::NoRoom { reason },
+            Self::Unarchived | Self::Broken => Error::NeedsRestart { reason },
+            Self::Replica | Self::Fenced => Error::Conflict { reason },
         }
     }
 }
@@ -65,6 +76,11 @@ impl Gate {
     pub fn reason(&self, obstacle: RefusalReason) -> Option<String> {
         let obstacles = self.is_closed().then(|| self.obstacles.lock())?;
         obstacles.iter().find(|(other, _)| *other == obstacle).map(|(_, reason)| reason.clone())
+    }
+
+    /// Returns an error while this obstacle stands.
+    pub fn require_open(&self, obstacle: RefusalReason) -> Result<()> {
+        self.reason(obstacle).map_or(Ok(()), |reason| Err(obstacle.error(reason)))
     }
 
     /// Reports whether this obstacle stands.

@@ -50,8 +50,8 @@ impl Groups {
     }
 
     /// Notes that a group could not be written. All later groups fail, too.
-    pub(super) fn failed(&self, group: GroupNumber, error: &Error) {
-        let _ = self.failed.set((group, error.to_string()));
+    pub(super) fn failed(&self, group: GroupNumber, reason: String) {
+        let _ = self.failed.set((group, reason));
         self.written(group);
     }
 
@@ -88,7 +88,7 @@ impl Groups {
             return None;
         }
         Some(match self.failed.get() {
-            Some((first, reason)) if group >= *first => Err(Error::Refused { reason: reason.clone() }),
+            Some((first, reason)) if group >= *first => Err(Error::NeedsRestart { reason: reason.clone() }),
             _ => Ok(()),
         })
     }
@@ -106,9 +106,9 @@ mod tests {
         let writes = async { groups.written(GroupNumber(1)) };
         assert_eq!(tokio::join!(waits, writes).0, GroupNumber(1));
         let waits = groups.settled_above(GroupNumber(1));
-        let fails = async { groups.failed(GroupNumber(2), &Error::Refused { reason: "no".into() }) };
+        let fails = async { groups.failed(GroupNumber(2), "no".into()) };
         assert_eq!(tokio::join!(waits, fails).0, GroupNumber(2));
-        groups.failed(GroupNumber(3), &Error::Refused { reason: "still".into() });
+        groups.failed(GroupNumber(3), "still".into());
         let is_written = |number| groups.outcome(GroupNumber(number)).map(|outcome| outcome.is_ok());
         assert_eq!([1, 2, 3, 4].map(is_written), [Some(true), Some(false), Some(false), None]);
     }

@@ -27,7 +27,7 @@ const SEALED_MAX: usize = 2;
 const SEALED_EARLY_MIN: usize = 64;
 
 /// Reason to stop writes when a command ends with an error after it had an effect.
-const HALF_WAY: &str = "a command ended half-way: what it did is in memory and in no log";
+const HALF_WAY: &str = "a command ended after a part of its effects, which are in memory and in no log";
 
 /// Bytes of a group's effects up to which [`Committer::write_soon`] writes the group on the calling thread. Handing a
 /// small group to another thread costs more than the write: on two cores, fifty clients that send one command of 100
@@ -121,7 +121,7 @@ impl<'a> WriterGuard<'a> {
             return true;
         }
         if let Err(error) = self.writer.take_back(&undo) {
-            self.abandon(&format!("what a command that was refused had done could not be taken back: {error}"));
+            self.abandon(&format!("the effects of a refused command could not be taken back: {error}"));
         }
         false
     }
@@ -156,7 +156,7 @@ impl<'a> WriterGuard<'a> {
     /// Stops writes until a restart, because effects are in the memory engines that are in no log and cannot be taken
     /// back.
     pub fn abandon(&mut self, reason: &str) {
-        self.committer.fail_stop(&Error::Refused { reason: reason.to_owned() });
+        self.committer.fail_stop(&Error::NeedsRestart { reason: reason.to_owned() });
     }
 
     /// Reports whether the open group is so large that it should be written before commits are added.
@@ -287,7 +287,8 @@ impl<'a> LogsGuard<'a> {
         let apart = clock.lag_us(now);
         if is_new_epoch && apart < 0 && clock::is_step(apart) {
             let (last, wall) = (self.logs.position.time, CommitTime(now.wall_us));
-            tracing::warn!(%last, now = %wall, "the last commit lies in the future: commit times begin anew at the present time");
+            tracing::warn!(%last, now = %wall, "the last commit lies in the future: commit times start over at the \
+                                                present time");
             clock.restart(now);
         } else {
             clock.follow(now);

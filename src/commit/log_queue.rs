@@ -23,23 +23,23 @@ pub(super) struct State {
 
 impl LogQueue {
     /// Adds a group. The caller holds the writer lock, so that groups come in order.
-    pub fn push(&self, group: SealedGroup) {
+    pub(super) fn push(&self, group: SealedGroup) {
         self.state.lock().groups.push_back(group);
         self.grown.notify_one();
     }
 
     /// Takes the oldest group. The caller holds the logs' lock, so that groups are written in order.
-    pub fn pop(&self) -> Option<SealedGroup> {
+    pub(super) fn pop(&self) -> Option<SealedGroup> {
         self.state.lock().groups.pop_front()
     }
 
     /// Reports whether groups may be added, because a thread takes them.
-    pub fn has_thread(&self) -> bool {
+    pub(super) fn has_thread(&self) -> bool {
         self.state.lock().has_thread
     }
 
     /// Waits until there is a group. Returns false once the thread must end.
-    pub fn wait(&self) -> bool {
+    pub(super) fn wait(&self) -> bool {
         let mut state = self.state.lock();
         while state.has_thread && state.groups.is_empty() {
             self.grown.wait(&mut state);

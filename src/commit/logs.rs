@@ -30,7 +30,7 @@ pub(super) enum Rows {
     Forget,
 }
 
-/// What the write of a group added to the logs.
+/// The additions to the logs by the write of a group.
 #[derive(Clone, Copy)]
 pub(super) struct Logged {
     pub oplog_bytes: usize,
@@ -44,7 +44,7 @@ impl Logs {
     ///
     /// # Panics
     /// If csns are not dense: a commit was lost before the write, and nothing after it may be acknowledged.
-    pub fn write(
+    pub(super) fn write(
         &mut self,
         disk: &Disk,
         commits: &[CommitRecord],

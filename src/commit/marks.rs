@@ -30,7 +30,8 @@ impl Committer {
         let mut marks = Vec::new();
         while let Some((key, value)) = cursor.item() {
             let name = key::parse_mark(key).and_then(|name| name.parse().ok());
-            let name = name.ok_or_else(|| Error::corrupt("RocksDB", "a mark's key", "holds no usable name"))?;
+            let name =
+                name.ok_or_else(|| Error::corrupt("RocksDB", "a mark's key", "does not contain a valid name"))?;
             marks.push(Mark { name, at: Position::decode(value)? });
             cursor.next();
         }
@@ -44,12 +45,12 @@ impl Committer {
         stored.map(|value| Ok(Mark { name: name.clone(), at: Position::decode(&value)? })).transpose()
     }
 
-    /// Names the present state by a commit. Blocks. Returns [`Error::Refused`] if the name is taken.
+    /// Names the present state by a commit. Blocks. Returns [`Error::Conflict`] if the name is taken.
     pub fn make_mark(&self, name: &PlainName) -> Result<Mark> {
         let mut turn = self.lock_logs();
         if let Some(Mark { at, .. }) = self.find_mark(name)? {
             let reason = format!("mark {name} is taken: it names csn {} of {}. Choose another name", at.csn, at.time);
-            return Err(Error::Refused { reason });
+            return Err(Error::Conflict { reason });
         }
         turn.reserve(0)?;
         let at = turn.commit_with(|effects, at| {

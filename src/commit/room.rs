@@ -41,7 +41,7 @@ fn look(dir: &Path, free_bytes_min: u64, is_short: bool, disk: &Disk) -> Outlook
     match disk.background_error() {
         None => {}
         Some(error) if error.is_want_of_space() => {
-            let advice = format!("Free space on {place}; writes are taken again by themselves then");
+            let advice = format!("Free space on {place}; writes are then accepted without a restart");
             return Outlook::Full(format!("RocksDB has no room: {error}. {advice}"));
         }
         Some(error) => return Outlook::Broken(error),
@@ -60,12 +60,13 @@ fn judge(free: u64, free_bytes_min: u64, margin: u64, place: &str) -> Outlook {
     if free >= wanted {
         return Outlook::Room;
     }
-    let found = format!("{free} bytes are free on {place}, min-free-bytes asks for {wanted}");
-    let advice = "Free space there, or lower min-free-bytes; writes are taken again by themselves then";
+    let found = format!("{free} bytes are free on {place}, but min-free-bytes demands {wanted}");
+    let advice = "Free space there, or lower min-free-bytes; writes are then accepted without a restart";
     if free < free_bytes_min / LAST_DIVISOR {
         return Outlook::Full(format!("{found}. {advice}"));
     }
-    let taken = "What frees space is taken: DEL, UNLINK, FLUSHALL, EXPIRE, XTRIM, HDEL, SREM, LTRIM, ZREM and the like";
+    let taken = "Commands that free space are accepted: DEL, UNLINK, FLUSHALL, EXPIRE, XTRIM, HDEL, SREM, LTRIM, ZREM \
+                 and the like";
     Outlook::Low(format!("{found}. {taken}. {advice}"))
 }
 
@@ -100,21 +101,16 @@ impl Committer {
             self.gate.open(RefusalReason::DiskFull);
         }
         if matches!(outlook, Outlook::Room) && (was_low || was_full) {
-            tracing::info!("there is room on the disk again: writes are taken");
+            tracing::info!("the disk has room: writes are accepted");
             self.gate.open(RefusalReason::DiskLow);
         }
     }
 
     fn refuse_for_want_of_room(&self, obstacle: RefusalReason, reason: String) {
         if !self.gate.stands(RefusalReason::DiskFull) && !self.gate.stands(obstacle) {
-            tracing::error!(reason, "the disk has no room: writes are refused until it has");
+            tracing::error!(reason, "the disk has no room: writes are refused until space is freed");
         }
         self.gate.close(obstacle, reason);
-    }
-
-    /// Returns an error while this obstacle stands.
-    fn require_open(&self, obstacle: RefusalReason) -> Result<()> {
-        self.gate.reason(obstacle).map_or(Ok(()), |reason| Err(Error::Refused { reason }))
     }
 
     /// Reserves `bytes` in the op-log's active segment; begins a new segment if they do not fit. Refuses after a
@@ -128,13 +124,13 @@ impl Committer {
             self.fail_stop(&error);
             RefusalReason::Broken
         } else {
-            let advice = if error.is_want_of_space() { "Free space" } else { "See to the disk" };
+            let advice = if error.is_want_of_space() { "Free space" } else { "Repair the disk" };
             let reason =
-                format!("the op-log cannot grow: {error}. {advice}; writes are taken again by themselves then");
+                format!("the op-log cannot grow: {error}. {advice}; writes are then accepted without a restart");
             self.refuse_for_want_of_room(RefusalReason::DiskFull, reason);
             RefusalReason::DiskFull
         };
-        Err(Error::Refused { reason: self.gate.reason(obstacle).unwrap_or_else(|| error.to_string()) })
+        Err(obstacle.error(self.gate.reason(obstacle).unwrap_or_else(|| error.to_string())))
     }
 }
 
@@ -144,7 +140,7 @@ impl WriterGuard<'_> {
     /// op-log is broken. The writer lock may be released and taken again meanwhile.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         let committer = self.committer;
-        committer.require_open(RefusalReason::DiskFull)?;
+        committer.gate.require_open(RefusalReason::DiskFull)?;
         while self.writer.log_bytes(bytes) > committer.log_room.load(Ordering::Acquire) {
             let wanted = self.writer.log_bytes(bytes);
             MutexGuard::unlocked(&mut self.writer, || {
@@ -183,13 +179,13 @@ impl LogsGuard<'_> {
     /// Reserves `log_bytes` for frames of commits that may take more space on disk. Refuses them while the disk is low
     /// or full.
     pub(super) fn require_room(&mut self, log_bytes: usize) -> Result<()> {
-        self.guard.committer.require_open(RefusalReason::DiskLow)?;
+        self.guard.committer.gate.require_open(RefusalReason::DiskLow)?;
         self.reserve_logs(log_bytes)
     }
 
     fn reserve_logs(&mut self, log_bytes: usize) -> Result<()> {
         let Self { guard: WriterGuard { committer, .. }, logs, .. } = self;
-        committer.require_open(RefusalReason::DiskFull)?;
+        committer.gate.require_open(RefusalReason::DiskFull)?;
         committer.reserve(logs, log_bytes)
     }
 }

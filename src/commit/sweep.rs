@@ -178,7 +178,7 @@ fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
     access.map_err(|error| match error {
         AccessError::Failed(error) => error,
         AccessError::NeedsLock | AccessError::TooLarge => {
-            unreachable!("who joins a group holds the lock, and bounds nothing")
+            unreachable!("a sweep holds the writer lock and sets no limit of effects")
         }
     })
 }

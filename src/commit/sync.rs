@@ -185,13 +185,13 @@ impl Syncer {
     }
 
     /// Syncs both logs in any mode, and returns once they are durable up to `csn`, which must have been written.
-    /// Blocks. Returns [`Error::Refused`] if a sync has failed.
+    /// Blocks. Returns [`Error::NeedsRestart`] if a sync has failed.
     pub fn sync_until(&self, csn: Csn) -> Result<()> {
         self.unsynced.lock().asked = true;
         self.wake.notify_all();
         while self.watermarks.durable.get() < csn {
             if *self.failed.borrow() {
-                return Err(Error::Refused { reason: format!("the logs could not be synced up to csn {csn}") });
+                return Err(Error::NeedsRestart { reason: format!("the logs could not be synced up to csn {csn}") });
             }
             std::thread::sleep(SYNC_POLL);
         }
@@ -208,7 +208,10 @@ impl Syncer {
         tokio::select! {
             // Cancel-safe: both arms only wait.
             () = self.watermarks.durable.reached(csn) => Ok(()),
-            _ = failed.wait_for(|failed| *failed) => Err(Error::Refused { reason: "the logs could not be synced: whether this write survives is unknown until a restart".into() }),
+            _ = failed.wait_for(|failed| *failed) => {
+                let reason = "the logs could not be synced: it is unknown until a restart whether this write is kept";
+                Err(Error::NeedsRestart { reason: reason.to_owned() })
+            }
         }
     }
 
@@ -241,7 +244,8 @@ impl Syncer {
             let Ok(Position { csn, epoch, .. }) = synced else { return };
             if due.record && csn > recorded.csn {
                 if let Err(error) = file.write(Durable { csn, epoch }) {
-                    tracing::warn!(%error, "the durable file could not be written; the next start can prove less");
+                    tracing::warn!(%error, "the durable watermark could not be recorded, so the next start may not \
+                                            notice the loss of the newest commits");
                 }
                 recorded = Recorded { csn, at: Instant::now() };
             }
@@ -289,7 +293,10 @@ impl Syncer {
             tracing::error!(%error, "syncing the logs failed: writes are refused until a restart");
             self.gate.close(
                 RefusalReason::Broken,
-                format!("writes are refused until a restart, because the logs could not be synced: {error}"),
+                format!(
+                    "writes are refused until a restart, because the logs could not be synced: {error}. Check the \
+                         disk, then restart walferry"
+                ),
             );
             self.failed.send_replace(true);
             SyncFailed

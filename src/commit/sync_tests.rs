@@ -99,12 +99,12 @@ async fn a_failed_sync_refuses_writes(is_quick: bool) {
     rig.committer.syncer.is_quick.store(is_quick, Ordering::Relaxed);
     let lost = commit(&rig, true, true);
     let error = soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert!(matches!(error, Error::NeedsRestart { .. }), "{error}");
     assert_eq!((rig.obstacle(), rig.committer.watermarks.durable.get()), (Some(RefusalReason::Broken), first));
     rig.io.heal();
     let mut turn = rig.committer.lock_logs();
     change(&mut turn.guard, true, false);
-    assert!(matches!(turn.write(), Err(Error::Refused { .. })), "healed or not");
+    assert!(matches!(turn.write(), Err(Error::NeedsRestart { .. })), "healed or not");
     drop(turn);
     soon(rig.committer.syncer.acknowledged(lost)).await.unwrap_err();
     soon(rig.committer.syncer.acknowledged(first)).await.unwrap();

@@ -21,9 +21,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Commits that one group may hold before it is written.
-pub const GROUP_COMMITS_MAX: usize = 512;
+const GROUP_COMMITS_MAX: usize = 512;
 /// Bytes of effects that one group may hold before it is written. One commit may be larger.
-pub const GROUP_BYTES_MAX: usize = 1 << 20;
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the op-log that are reserved for each group beyond its effects: frames take more than the effects alone.
 pub(super) const OPLOG_SLACK: usize = 64 << 10;
 
@@ -35,7 +35,7 @@ pub(super) struct MemorySize {
 }
 
 impl MemorySize {
-    pub fn of(memory: &Memory) -> Self {
+    pub(super) fn of(memory: &Memory) -> Self {
         Self { keys: memory.len(), bytes: memory.memory_bytes() }
     }
 }
@@ -102,7 +102,7 @@ pub(super) struct SealedGroup {
 
 impl SealedGroup {
     /// Returns the group's commits as records. They follow the commit at `before` and carry its epoch.
-    pub fn records(self, before: Position) -> Arc<[CommitRecord]> {
+    pub(super) fn records(self, before: Position) -> Arc<[CommitRecord]> {
         let Self { commits, disk, lists, zsets, .. } = self;
         let mut hash = before.hash;
         let record = |commit: PendingCommit| {
@@ -171,8 +171,8 @@ impl Writer {
     /// history hash of the commit before, which is at `before`. Panics if a group is open.
     pub(super) fn commit_with(&mut self, before: Position, effect: impl FnOnce(&mut Effects, Position)) -> Position {
         let from = self.committed_extent();
-        assert!(from == self.effects.extent(), "what was done before is another commit");
-        assert_eq!(self.last, before.csn, "what was done before is written");
+        assert!(from == self.effects.extent(), "the effects before are another commit");
+        assert_eq!(self.last, before.csn, "the effects before are written");
         let position = Position { csn: self.last.next(), time: self.tick(Reading::now()), ..before };
         effect(&mut self.effects, position);
         let until = self.effects.extent();
@@ -194,7 +194,7 @@ impl Writer {
             Undo::Cut(cut) => memory.take_back(cut, lists, zsets)?,
             Undo::Off | Undo::Armed if lists.is_empty() && zsets.is_empty() => {}
             Undo::Off | Undo::Armed => {
-                return Err(Error::Refused { reason: "it had changed lists or sorted sets".into() });
+                return Err(Error::Defect { reason: "the command had changed lists or sorted sets".into() });
             }
         }
         effects.take_back(until)

@@ -14,7 +14,7 @@ pub async fn merge(archive: &Archive, grace: Duration) -> Result<Round> {
 }
 
 /// Does the same as [`merge`] with other rules and with `now_ms` as the time, in milliseconds since the Unix epoch.
-pub async fn merge_at(archive: &Archive, rules: Rules, now_ms: u64) -> Result<Round> {
+pub(crate) async fn merge_at(archive: &Archive, rules: Rules, now_ms: u64) -> Result<Round> {
     identity::require(archive).await?;
     let mut merger = Merger::new(archive.clone(), &Listing::read(archive).await?);
     let mut sum = Round::default();

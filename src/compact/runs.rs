@@ -34,7 +34,7 @@ use std::sync::Arc;
 /// Options for building runs.
 #[derive(Clone)]
 pub struct Options {
-    /// Where runs end.
+    /// The commits at which runs end.
     pub grain: Grain,
     /// No run extends beyond this target.
     pub until: Target,
@@ -68,7 +68,7 @@ pub async fn build(archive: &Archive, options: Options) -> Result<Report> {
         match go_on(archive, &options, &mut report).await {
             Err(error @ Error::Vanished { .. }) if again < REPLANS_MAX => {
                 again += 1;
-                tracing::warn!(%error, "a prune is under way; building runs goes on by a new listing");
+                tracing::warn!(%error, "a prune is under way; the building of runs continues with a new listing");
             }
             outcome => break outcome,
         }
@@ -120,7 +120,7 @@ async fn compacted_until(history: &History, grain: Grain) -> Result<Csn> {
             Ok(manifest) if manifest.grain == grain => return Ok(run.last),
             Ok(_) => {}
             Err(error @ (Error::Corrupt { .. } | Error::Version { .. })) => {
-                tracing::warn!(%run, %error, "a run cannot be read; it is built again");
+                tracing::warn!(%run, %error, "a compacted run cannot be read; it is built again");
             }
             Err(error) => return Err(error),
         }

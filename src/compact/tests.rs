@@ -5,7 +5,7 @@ use super::*;
 use crate::archive::layout::{ChunkName, ObjectName, RunName};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
 use crate::compact::merge::Rules;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::error::{Error, Kind, Result};
@@ -178,7 +178,7 @@ async fn hours_are_built_when_they_are_over() {
     assert_eq!(plan(commits[22].time).await.unwrap(), 23);
     for csn in [1, 5, 11, 14] {
         let error = plan(commits[csn - 1].time).await.unwrap_err().to_string();
-        assert!(error.contains("in whose place a run is") || error.contains("missing"), "csn {csn}: {error}");
+        assert!(error.contains("which only a compacted run holds") || error.contains("missing"), "csn {csn}: {error}");
     }
 }
 
@@ -266,11 +266,12 @@ async fn building_goes_on_after_a_crash_at_any_request() {
     for fault in [Fault::Fail, Fault::LoseReply, Fault::Vanish] {
         for at in (0..30).step_by(2) {
             let store = FaultStore::default();
-            let archive = Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None);
+            let archive =
+                Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None).with_retry_policy(QUICK);
             let archived = Archived::over(archive).await;
             archived.epoch(1, None).await;
             archived.chunks(1, &commits, &[5, 5, 8]).await;
-            let hasty = archived.archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+            let hasty = archived.archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
             let script = || std::iter::repeat_n(Fault::None, at).chain([fault]);
             store.script_puts(script());
             store.script_gets(script());

@@ -226,6 +226,6 @@ impl RunManifest {
         let is_plain = |name: &str| name.len() <= NAME_BYTES_MAX && name.parse::<PlainName>().is_ok();
         let mut all = self.disk.iter().map(|file| &file.name).chain(self.memory.iter().map(|file| &file.name));
         all.find(|name| !is_plain(name) || !names.insert(*name))
-            .map(|name| format!("{name:?} is not usable as a file name, or is there twice"))
+            .map(|name| format!("{name:?} is not a valid file name, or occurs twice"))
     }
 }

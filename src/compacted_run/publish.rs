@@ -9,7 +9,7 @@ use super::manifest::RunManifest;
 use crate::archive::layout::{ObjectName, RunName, as_text};
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
-use crate::snapshot::manifest::MANIFEST_BYTES_MAX;
+use crate::snapshot::manifest::require_storable;
 use crate::snapshot::mover::{Origin, Part, send};
 use bytes::Bytes;
 use serde::Serialize;
@@ -47,10 +47,7 @@ pub async fn publish(archive: &Archive, local: &LocalRun) -> Result<PublishedRun
         return Ok(published);
     }
     let body = manifest.encode();
-    if body.len() > MANIFEST_BYTES_MAX {
-        let reason = format!("the manifest of {name} has {} bytes, more than {MANIFEST_BYTES_MAX}", body.len());
-        return Err(Error::Refused { reason: format!("{reason}: make smaller runs") });
-    }
+    require_storable(&name, &body, "Make smaller runs")?;
     let part = |(path, object, bytes)| Part { object, bytes, origin: Origin::File(path) };
     send(archive, local.files().map(part), &|_| {}).await?;
     if let Some(Err(error)) = found {

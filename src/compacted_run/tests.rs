@@ -4,7 +4,7 @@ use super::*;
 use crate::archive::layout::{ObjectName, Section};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
@@ -115,7 +115,7 @@ async fn a_crash_at_any_request_leaves_no_half_run() {
             let run = local(dir.path());
             let store = FaultStore::default();
             let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
-            let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+            let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
             let script = || std::iter::repeat_n(Fault::None, at).chain([fault]);
             store.script_puts(script());
             store.script_gets(script());

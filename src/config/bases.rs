@@ -17,7 +17,7 @@ pub enum Consistency {
 }
 
 /// The bound of `bounded` without a time.
-pub const BOUND: Duration = Duration::from_millis(10);
+pub(super) const BOUND: Duration = Duration::from_millis(10);
 
 impl Setting for Consistency {
     fn accepted() -> String {

@@ -1,4 +1,4 @@
-//! What a type must be able to do to hold the value of a configuration key.
+//! The trait of a type that holds the value of a configuration key.
 
 /// A type that the value of a configuration key can have.
 pub(super) trait Setting: Sized {

@@ -166,7 +166,7 @@ impl<'a> Records<'a> {
     fn slice(&mut self) -> Result<&'a [u8]> {
         let length = self.varint()? as usize;
         let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len());
-        let end = end.ok_or_else(|| self.corrupt(format!("announces {length} bytes that are not there")))?;
+        let end = end.ok_or_else(|| self.corrupt(format!("announces {length} bytes that are missing")))?;
         let slice = &self.bytes[self.at..end];
         self.at = end;
         Ok(slice)
@@ -231,7 +231,7 @@ impl<'a> Operations<'a> {
     fn operation(&mut self) -> Result<Option<Record<'a>>> {
         let (announced, found) = (self.announced, self.found);
         let Some(record) = self.records.next().transpose()? else {
-            let detail = || format!("announces {announced} operations, holds {found}");
+            let detail = || format!("announces {announced} operations, but holds {found}");
             return if found == announced { Ok(None) } else { Err(Error::corrupt("write batch", "header", detail())) };
         };
         let key = match record {

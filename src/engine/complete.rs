@@ -14,7 +14,7 @@ const COLLECTIONS_MAX: usize = 4096;
 
 /// The known collections, by the common prefix of their elements' keys.
 #[derive(Default)]
-pub struct Complete {
+pub(super) struct Complete {
     /// Value: whether all elements have been brought into the cache.
     collections: Mutex<HashMap<Box<[u8]>, bool>>,
     /// Number of entries of `collections`, readable without the lock.
@@ -24,7 +24,7 @@ pub struct Complete {
 impl Complete {
     /// Notes that the rows of a collection are being brought into the cache. If the table is full, another collection
     /// is forgotten.
-    pub fn begin(&self, prefix: &[u8]) {
+    pub(super) fn begin(&self, prefix: &[u8]) {
         let mut collections = self.collections.lock();
         if collections.len() >= COLLECTIONS_MAX
             && let Some(other) = collections.keys().next().cloned()
@@ -36,7 +36,7 @@ impl Complete {
     }
 
     /// Notes that all rows were brought in. The collection is complete unless one of its rows left the cache meanwhile.
-    pub fn finish(&self, prefix: &[u8]) {
+    pub(super) fn finish(&self, prefix: &[u8]) {
         if let Some(is_complete) = self.collections.lock().get_mut(prefix) {
             *is_complete = true;
         }
@@ -44,12 +44,12 @@ impl Complete {
 
     /// Reports whether a collection is complete.
     #[must_use]
-    pub fn holds(&self, prefix: &[u8]) -> bool {
+    pub(super) fn holds(&self, prefix: &[u8]) -> bool {
         !self.is_empty() && self.collections.lock().get(prefix) == Some(&true)
     }
 
     /// Forgets a collection: one of its rows is about to leave the cache.
-    pub fn forget(&self, prefix: &[u8]) {
+    pub(super) fn forget(&self, prefix: &[u8]) {
         if !self.is_empty() {
             let mut collections = self.collections.lock();
             collections.remove(prefix);
@@ -58,7 +58,7 @@ impl Complete {
     }
 
     /// Forgets all collections: all rows are about to leave the cache.
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         let mut collections = self.collections.lock();
         collections.clear();
         self.note(&collections);
@@ -66,7 +66,7 @@ impl Complete {
 
     /// Reports whether no collection is known.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len.load(Ordering::Acquire) == 0
     }
 

@@ -95,7 +95,7 @@ impl Disk {
         let db = DB::open_cf_descriptors(&database_options(wal_dir), db_dir, families)
             .map_err(Error::rocks("open the database"))?;
         let db = Arc::new(db);
-        orphans.db.set(Arc::downgrade(&db)).expect("set once, here");
+        orphans.db.set(Arc::downgrade(&db)).expect("this is the only place that sets the database");
         let disk = Self {
             db: Some(db),
             wal_dir: wal_dir.to_owned(),
@@ -419,13 +419,13 @@ pub(super) struct Orphans(OrphanFilter);
 
 impl Orphans {
     /// Returns the recognizer for a database.
-    pub fn of(disk: &Disk) -> Self {
+    pub(super) fn of(disk: &Disk) -> Self {
         Self(OrphanFilter { shared: Arc::clone(&disk.orphans), last: None })
     }
 
     /// Reports whether `key` is the key of an element whose collection was deleted, or was created anew after the
     /// element.
-    pub fn has(&mut self, key: &[u8]) -> bool {
+    pub(super) fn has(&mut self, key: &[u8]) -> bool {
         self.0.is_orphan(key)
     }
 }

@@ -1,4 +1,4 @@
-//! What is known in memory of the expiry index in RocksDB: which entry a key has, and which times a sweep covers.
+//! The part of RocksDB's expiry index that is known in memory: the entry of a key, and the times that a sweep covers.
 //!
 //! Guarantees: see [`super::expiry`].
 

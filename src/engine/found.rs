@@ -1,4 +1,4 @@
-//! What a look at a key finds: its kind and expiry, a string's value, or a walk over the elements of a collection.
+//! The result of looking up a key: its kind and expiry, a string's value, or a walk over the elements of a collection.
 //!
 //! Guarantees: a walk shows elements in byte order of their names, wherever they lie.
 
@@ -26,7 +26,7 @@ impl Deref for StringValue {
     }
 }
 
-/// What a key holds.
+/// The value of a key, by its type.
 pub enum Found {
     /// Nothing.
     Absent,
@@ -85,7 +85,7 @@ pub enum Elements<'a> {
 
 impl Elements<'_> {
     /// Returns name and value of the next element; `None` at the end.
-    #[expect(clippy::should_implement_trait, reason = "what it returns borrows from the walk")]
+    #[expect(clippy::should_implement_trait, reason = "the returned value borrows from the walk")]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         match self {
             Self::Scanned(scan) => {

@@ -12,6 +12,6 @@ static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::
 
 /// Returns the hash of a key or a member.
 #[inline]
-pub fn hash(bytes: &[u8]) -> u64 {
+pub(super) fn hash(bytes: &[u8]) -> u64 {
     HASHER.hash_one(bytes)
 }

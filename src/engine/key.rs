@@ -19,7 +19,7 @@ use std::ops::Range;
 /// Number of Redis Cluster slots.
 pub const SLOTS: u16 = 16384;
 /// First two bytes of every system key.
-pub const SYSTEM: [u8; 2] = [0xFF, 0xFF];
+const SYSTEM: [u8; 2] = [0xFF, 0xFF];
 /// Key of the last commit's position, written as the last record of every batch.
 pub const CSN_KEY: &[u8] = b"\xFF\xFFcsn";
 /// First bytes of the keys of the expiry index.

@@ -1,4 +1,5 @@
-//! Who owns a key: one view over all engines for the commands. `change` has the part that changes keys.
+//! The keyspace: one view over all engines for the commands, which knows the engine that owns a key. The functions that
+//! change keys are in `change`.
 //!
 //! Guarantees: a key has one type and lives in one engine; giving a key another type deletes its old value in the old
 //! engine. A key past its expiry is absent to every reader; a writer that meets an expired key deletes the key first,
@@ -53,7 +54,7 @@ pub struct Changing<'a> {
     pub memory: &'a mut Memory,
     /// Effects of the open group.
     pub effects: &'a mut Effects,
-    /// What is needed to undo this command's changes of the memory engines.
+    /// The state that undoes this command's changes of the memory engines.
     pub undo: &'a mut Undo,
     /// Effects of the groups on their way to the logs, oldest first.
     pub sealed: &'a [SealedEffects],

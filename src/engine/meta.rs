@@ -115,13 +115,6 @@ impl Meta {
             Self::Collection(collection) => collection.expire_ms,
         }
     }
-
-    /// Reports whether the key has expired at `now_ms`.
-    #[must_use]
-    pub fn is_expired(&self, now_ms: u64) -> bool {
-        let at = self.expire_ms();
-        at != 0 && at <= now_ms
-    }
 }
 
 fn take_u64(bytes: &mut &[u8]) -> Option<u64> {

@@ -79,7 +79,7 @@ impl Shard {
 }
 
 /// The remembered entries.
-pub struct Placed {
+pub(super) struct Placed {
     shards: Vec<Shard>,
 }
 
@@ -92,7 +92,7 @@ impl Default for Placed {
 impl Placed {
     /// Returns the time under which a key stands in the index, in ms since the Unix epoch; `None` if it is not
     /// remembered. The entry moves to the newer half.
-    pub fn get(&mut self, key: &[u8]) -> Option<u64> {
+    pub(super) fn get(&mut self, key: &[u8]) -> Option<u64> {
         let id = Id::of(key);
         let shard = &mut self.shards[id.shard()];
         if let Some(entry) = shard.newer.find(id.hash, |entry| entry.is(id)) {
@@ -104,7 +104,7 @@ impl Placed {
     }
 
     /// Notes that a key's entry stands under a time.
-    pub fn set(&mut self, key: &[u8], at_ms: u64) {
+    pub(super) fn set(&mut self, key: &[u8], at_ms: u64) {
         let id = Id::of(key);
         let shard = &mut self.shards[id.shard()];
         shard.take(id);
@@ -114,13 +114,13 @@ impl Placed {
     }
 
     /// Forgets a key's entry, which is about to be deleted, and returns its time if it was remembered.
-    pub fn take(&mut self, key: &[u8]) -> Option<u64> {
+    pub(super) fn take(&mut self, key: &[u8]) -> Option<u64> {
         let id = Id::of(key);
         self.shards[id.shard()].take(id)
     }
 
     /// Forgets all entries.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         let bytes = |half: &HashTable<Entry>| half.allocation_size();
         let held = self.shards.iter().map(|shard| bytes(&shard.newer) + bytes(&shard.older)).sum();
         if held > 0 {

@@ -48,7 +48,7 @@ impl Disk {
         let mut cursor = self.cursor(family, first.to_vec()..[last, &[0]].concat());
         cursor.seek_to_first();
         let is_empty = !cursor.valid();
-        cursor.status().map_err(Error::rocks("look for what is left"))?;
+        cursor.status().map_err(Error::rocks("look for remaining rows"))?;
         if is_empty || family == Family::Default {
             return Ok(is_empty);
         }

@@ -30,7 +30,7 @@ impl Value {
     fn new(key: &[u8], value: &[u8]) -> Self {
         // One allocation, filled in place.
         let mut row: Arc<[u8]> = std::iter::repeat_n(0, key.len() + value.len()).collect();
-        let bytes = Arc::get_mut(&mut row).expect("nobody else has it yet");
+        let bytes = Arc::get_mut(&mut row).expect("no other reference exists");
         bytes[..key.len()].copy_from_slice(key);
         bytes[key.len()..].copy_from_slice(value);
         Self { at: key.len(), end: row.len(), row }
@@ -83,12 +83,12 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Reports whether the slot has this key.
-    pub fn is(&self, hash: u64, kind: Kind, key: &[u8]) -> bool {
+    pub(super) fn is(&self, hash: u64, kind: Kind, key: &[u8]) -> bool {
         self.hash == hash && self.kind == kind && self.row[..self.at as usize] == *key
     }
 
     /// Returns the value without copying it.
-    pub fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         Value { row: Arc::clone(&self.row), at: self.at as usize, end: self.row.len() }
     }
 
@@ -127,12 +127,12 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Returns the slot with this key.
-    pub fn find(&mut self, hash: u64, kind: Kind, key: &[u8]) -> Option<&mut Slot> {
+    pub(super) fn find(&mut self, hash: u64, kind: Kind, key: &[u8]) -> Option<&mut Slot> {
         self.slots.find_mut(hash, |slot| slot.is(hash, kind, key))
     }
 
     /// Stores a value, or its absence, and removes other rows if the shard has become too large.
-    pub fn put(&mut self, hash: u64, kind: Kind, key: &[u8], value: Option<&[u8]>, limit: &Limit) {
+    pub(super) fn put(&mut self, hash: u64, kind: Kind, key: &[u8], value: Option<&[u8]>, limit: &Limit) {
         let (is_there, value) = (value.is_some(), value.unwrap_or_default());
         if let Some(slot) = self.find(hash, kind, key) {
             let before = slot.bytes();
@@ -174,7 +174,7 @@ impl Shard {
     }
 
     /// Removes the slot with this key, if it is there.
-    pub fn remove(&mut self, hash: u64, kind: Kind, key: &[u8]) {
+    pub(super) fn remove(&mut self, hash: u64, kind: Kind, key: &[u8]) {
         if let Ok(found) = self.slots.find_entry(hash, |slot| slot.is(hash, kind, key)) {
             self.bytes -= found.remove().0.bytes();
         }

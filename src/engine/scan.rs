@@ -67,7 +67,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Returns the next key and its value; `None` at the end.
-    #[expect(clippy::should_implement_trait, reason = "what it returns borrows from the scan")]
+    #[expect(clippy::should_implement_trait, reason = "the returned value borrows from the scan")]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         loop {
             self.advance_cursor();

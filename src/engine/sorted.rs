@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 /// When a sorted batch is full, and when it pays to use several threads. The default is what a node uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
-    /// Bytes of operations and their index at which a batch is full. Two batches exist at a time: one is gathered while the
-    /// previous one is written.
+    /// Bytes of operations and their index at which a batch is full. Two batches exist at a time: one is gathered while
+    /// the previous one is written.
     pub bytes_max: usize,
     /// Number of operations of a family at which several threads sort them and write the files.
     pub parallel_min: usize,
@@ -41,10 +41,10 @@ const CACHE_LINE_BYTES: usize = 64;
 /// How puts and deletes are represented in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// As puts and deletes.
+    /// The file has puts and deletes.
     Plain,
-    /// As puts of a tagged value, so that a database that gathers several batches keeps the deletes. The value is
-    /// [`TAG_PUT`] followed by the value of a put, or [`TAG_DELETE`] alone.
+    /// The file has puts of a tagged value, so that a database that gathers several batches keeps the deletes. The
+    /// value is [`TAG_PUT`] followed by the value of a put, or [`TAG_DELETE`] alone.
     Tagged,
 }
 
@@ -218,7 +218,7 @@ fn prefix(key: &[u8]) -> [u64; 2] {
 
 fn record_of<'r>(records: &'r [u8], entry: &Entry) -> Record<'r> {
     let record = Records::new(&records[entry.at as usize..]).next();
-    record.expect("an entry is where a record begins").expect("checked when it came")
+    record.expect("an entry is where a record begins").expect("the operations were checked before")
 }
 
 fn key_of<'r>(records: &'r [u8], entry: &Entry) -> &'r [u8] {

@@ -16,7 +16,7 @@ const DELETIONS_MIN: u64 = 256;
 /// Number of deletions for each remaining element from which on a collection is worn.
 const DELETIONS_FACTOR: u64 = 4;
 /// Largest number of elements of a collection that is written anew. The writer lock is held for as long as this takes.
-pub const RENEWED_ELEMENTS_MAX: u64 = 512;
+const RENEWED_ELEMENTS_MAX: u64 = 512;
 /// Largest number of bytes of the names and values of a collection that is written anew.
 pub const RENEWED_BYTES_MAX: usize = 512 << 10;
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 /// Largest size of a buffer in bytes. The limit is small because a buffer is searched from its start and copied by each
 /// change.
-pub const WHOLE_BYTES_MAX: usize = 2 << 10;
+const WHOLE_BYTES_MAX: usize = 2 << 10;
 /// Largest number of elements that can fit into a buffer.
 pub const WHOLE_ELEMENTS_MAX: u64 = (WHOLE_BYTES_MAX / HEAD_BYTES) as u64;
 

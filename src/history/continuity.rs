@@ -29,7 +29,7 @@ struct Told {
 
 impl Continuity {
     /// Collects the boundaries of a listing's objects and the hashes of its epoch records.
-    pub fn of(listing: &Listing) -> Self {
+    pub(crate) fn of(listing: &Listing) -> Self {
         let chunks = listing.chunks.keys().flat_map(|chunk| [chunk.first.prev(), chunk.last]);
         let bases = listing.base_starts().flat_map(|start| [start.after, start.base.csn]);
         let runs = listing.whole_runs().flat_map(|run| [run.first.prev(), run.last]);
@@ -44,21 +44,20 @@ impl Continuity {
     }
 
     /// Records that `object`, which lies on the line of `epoch`, states `hash` as the history hash after commit `csn`.
-    pub fn note(&mut self, csn: Csn, epoch: Epoch, hash: HistoryHash, object: &ObjectName) {
+    pub(crate) fn note(&mut self, csn: Csn, epoch: Epoch, hash: HistoryHash, object: &ObjectName) {
         self.told.entry(csn).or_default().push(Told { epoch, hash, object: object.clone() });
     }
 
     /// Returns the objects that contradict another object of their line, or that state a history hash other than zero
     /// before csn 1, each once and with a description.
-    pub fn faults(&self, listing: &Listing) -> Vec<(ObjectName, String)> {
+    pub(crate) fn faults(&self, listing: &Listing) -> Vec<(ObjectName, String)> {
         let mut lines: HashMap<Epoch, Option<Lineage>> = HashMap::new();
         let mut faults = Vec::new();
         let mut named: BTreeSet<String> = BTreeSet::new();
         for (csn, told) in &self.told {
             for (nth, one) in told.iter().enumerate() {
                 if *csn == Csn::ZERO && one.hash != HistoryHash::ZERO && named.insert(one.object.to_string()) {
-                    let what =
-                        format!("belongs to another history: it says the history hash {} before csn 1", one.hash);
+                    let what = format!("belongs to another history: its history hash before csn 1 is {}", one.hash);
                     faults.push((one.object.clone(), what));
                 }
                 for other in &told[..nth] {
@@ -73,7 +72,8 @@ impl Continuity {
                         && named.insert(one.object.to_string())
                     {
                         let what = format!(
-                            "belongs to another history than {}: after csn {csn} it says the history hash {}, that one {}",
+                            "belongs to another history than {}: its history hash after csn {csn} is {}, that of the \
+                             other is {}",
                             other.object, one.hash, other.hash
                         );
                         faults.push((one.object.clone(), what));

@@ -20,15 +20,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Limit on the number of chunks that are being fetched or wait for delivery.
-pub const CHUNKS_IN_FLIGHT_MAX: usize = 32;
+const CHUNKS_IN_FLIGHT_MAX: usize = 32;
 /// Limit on the bytes of these chunks; a single larger chunk is fetched alone.
-pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 /// Limit on the number of files of a base that are fetched at the same time.
 pub const FILES_IN_FLIGHT_MAX: usize = 8;
 /// Bytes requested with one GET of a base's file.
 pub const PIECE_BYTES: u64 = 4 << 20;
 /// Limit on the number of pieces of one file in flight.
-pub const PIECES_IN_FLIGHT_MAX: usize = 2;
+const PIECES_IN_FLIGHT_MAX: usize = 2;
 
 /// Fetches chunks ahead and delivers them in the order of their steps.
 pub struct ChunkFetch {
@@ -183,5 +183,5 @@ pub(crate) fn check_hash(what: &str, found: blake3::Hash, expected: blake3::Hash
     if found == expected {
         return Ok(());
     }
-    Err(Error::corrupt(what, "content", format!("BLAKE3 is {found}, the manifest says {expected}")))
+    Err(Error::corrupt(what, "content", format!("the BLAKE3 hash is {found}, but the manifest states {expected}")))
 }

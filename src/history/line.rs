@@ -109,7 +109,7 @@ pub(crate) async fn read_run_manifest(archive: &Archive, cluster: ClusterId, run
     let decode = |bytes: Bytes| {
         let manifest = RunManifest::decode(&bytes, &what)?;
         if manifest.run() != run || manifest.cluster != cluster {
-            let detail = format!("it describes {} of cluster {}", manifest.run(), manifest.cluster);
+            let detail = format!("the manifest describes {} of cluster {}", manifest.run(), manifest.cluster);
             return Err(Error::corrupt(&what, "content", detail));
         }
         Ok(manifest)
@@ -125,7 +125,8 @@ pub(crate) async fn read_manifest(archive: &Archive, cluster: ClusterId, start: 
         let manifest = Manifest::decode(&bytes, &what)?;
         if manifest.start() != start || manifest.cluster != cluster {
             let (base, after) = (manifest.base(), manifest.start().after);
-            let detail = format!("it describes {base} with chunks after csn {after}, of cluster {}", manifest.cluster);
+            let detail =
+                format!("the manifest describes {base} with chunks after csn {after}, of cluster {}", manifest.cluster);
             return Err(Error::corrupt(&what, "content", detail));
         }
         Ok(manifest)

@@ -4,6 +4,7 @@
 //! target     the requested point of history        line       one line of history in an archive's listing
 //! reach      which commits can be restored; pure    times      the commit times of a line
 //! plan       base, chunks and runs to a csn; pure   route      the cheapest route over chunks and runs; pure
+//! step       one step of a plan: base, chunk or run; a plan is one list of them
 //! fetch      objects, in parallel and in order      resolve    target -> csn -> plan
 //! unpack     chunks -> commits, checked             torn       chunks whose upload was interrupted
 //! catch_up   commits for a replica                  continuity checks that objects tell one history

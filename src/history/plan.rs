@@ -179,7 +179,7 @@ pub fn plan(
             let way = start.map_or(Way { target, ..Way::default() }, |start| Way::from_base(start, target));
             route(listing, lineage, way, run_usable, costs).map(|route| (start, route))
         })
-        .expect("what is in reach is reached from a base or from nothing");
+        .expect("each restorable commit is reached from a base or from the first commit");
     let after = start.map_or(Csn::ZERO, |start| start.after);
     let base_objects = start.map_or(0, |start| listing.bases[&start.base].files.len() as u64 + 1);
     let mut plan = Plan {
@@ -221,11 +221,11 @@ fn shortfall(reach: &Reach, lineage: &Lineage, target: Csn) -> Shortfall {
             reach.gaps.iter().find(|gap| gap.contains(target)),
             reach.coarse.iter().find(|coarse| coarse.contains(target)),
         ) {
-            (Some(gap), _) => format!("csn {gap} cannot be restored: chunks are missing there"),
+            (Some(gap), _) => format!("csn {gap} cannot be restored: their chunks are missing"),
             (None, Some(coarse)) => {
-                format!("csn {coarse} cannot be restored one by one: a run has taken the place of their chunks")
+                format!("csn {coarse} cannot be restored one by one, because a compacted run replaces their chunks")
             }
-            (None, None) => "the chunks up to it are no longer there".to_owned(),
+            (None, None) => "the chunks up to the target are missing".to_owned(),
         },
     };
     Shortfall { reason, below, above }

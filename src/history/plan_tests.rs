@@ -85,7 +85,7 @@ const CASES: &[Case] = &[
         bases: &[(7, 1)],
         leaf: 1,
         target: 6,
-        plan: Err("no longer there; nearest above 7 to 9"),
+        plan: Err("the chunks up to the target are missing; nearest above 7 to 9"),
     },
     Case {
         goal: "behind the end",
@@ -103,7 +103,7 @@ const CASES: &[Case] = &[
         bases: &[(7, 1)],
         leaf: 1,
         target: 6,
-        plan: Err("csn 4 to 6 cannot be restored: chunks are missing there; nearest below 1 to 3, above 7 to 9"),
+        plan: Err("csn 4 to 6 cannot be restored: their chunks are missing; nearest below 1 to 3, above 7 to 9"),
     },
     Case {
         goal: "an empty archive",

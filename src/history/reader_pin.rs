@@ -18,7 +18,7 @@ impl ReaderPin {
         match Pin::take(archive, purpose, range).await {
             Ok(pin) => Self { pin: Some(pin), remark: None },
             Err(error) => {
-                let remark = format!("no pin was taken, so a prune may remove what is being read: {error}");
+                let remark = format!("no pin was taken, so a prune may remove objects that are being read: {error}");
                 tracing::warn!("{remark}");
                 Self { pin: None, remark: Some(remark) }
             }
@@ -31,7 +31,7 @@ impl ReaderPin {
         if let Some(pin) = &self.pin
             && let Err(error) = pin.change(range).await
         {
-            tracing::warn!(%error, "a pin could not be changed; it is tried again when it is renewed");
+            tracing::warn!(%error, "a pin could not be changed; the change is retried at the next renewal");
         }
     }
 

@@ -65,7 +65,7 @@ impl History {
                 }
                 Err(error) if is_unusable(&error) => {
                     let BaseStart { base, after } = start;
-                    tracing::warn!(%base, %error, "a base cannot be used; the one before is tried");
+                    tracing::warn!(%base, %error, "a base cannot be used; the base before it is tried");
                     skipped.push(SkippedBase { base, after, why: error.to_string() });
                 }
                 Err(error) => return Err(error),
@@ -89,7 +89,8 @@ impl History {
             match outcome {
                 Ok(manifest) => drop(manifests.insert(run, manifest)),
                 Err(error) if is_unusable(&error) => {
-                    tracing::warn!(%run, %error, "a run cannot be used; the chunks are, if they are there");
+                    tracing::warn!(%run, %error, "a compacted run cannot be used; its chunks are used if the archive \
+                                                  has them");
                     skipped.push(SkippedRun { run, why: error.to_string() });
                     are_all_usable = false;
                 }
@@ -125,7 +126,8 @@ impl History {
         Err(Error::Unreachable {
             target,
             reason: format!(
-                "it is csn {} of epoch {}, which was left: it does not lie on the history of epoch {}",
+                "the mark is csn {} of epoch {}, which does not lie on the history of epoch {}: a later epoch \
+                 abandoned it",
                 mark.csn,
                 mark.epoch,
                 self.lineage.leaf()
@@ -141,9 +143,12 @@ fn latest_is_lost(lost: &CsnRange, reachable: Csn) -> Error {
     Error::Unreachable {
         target: Target::Latest.to_string(),
         reason: format!(
-            "commits {} to {} are known to exist, but they, or some before them, are missing from the archive",
+            "commits {} to {} are known to exist, but these commits or commits before them are missing from the \
+             archive",
             lost.from, lost.until
         ),
-        nearest: format!("csn:{reachable}, which is the last one before the hole; ask for it by name"),
+        nearest: format!(
+            "csn:{reachable}, the last commit before the missing ones. Name this csn as the target to restore it"
+        ),
     }
 }

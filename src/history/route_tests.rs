@@ -37,15 +37,14 @@ fn listing(chunks: &[(u32, u64, u64)], runs: &[(u32, u64, u64, u64)]) -> Listing
     }
 }
 
-fn found(listing: &Listing, from: u64, target: u64) -> Option<Route> {
+fn found_by(listing: &Listing, from: u64, target: u64, costs: &RouteCosts) -> Option<Route> {
     let lineage = Lineage::newest(&listing.epochs).unwrap();
-    route(
-        listing,
-        &lineage,
-        Way { from: Csn(from), target: Csn(target), ..Way::default() },
-        |_| true,
-        &RouteCosts::DEFAULT,
-    )
+    let way = Way { from: Csn(from), target: Csn(target), ..Way::default() };
+    route(listing, &lineage, way, |_| true, costs)
+}
+
+fn found(listing: &Listing, from: u64, target: u64) -> Option<Route> {
+    found_by(listing, from, target, &RouteCosts::DEFAULT)
 }
 
 type Steps = (Vec<(u64, u64)>, Vec<(u64, u64)>);
@@ -72,11 +71,12 @@ fn a_run_is_taken_where_it_is_quicker() {
 #[test]
 fn runs_lead_over_chunks_that_are_gone() {
     let listing = listing(&[(1, 1, 4), (1, 9, 12)], &[(1, 1, 4, 9), (1, 5, 8, 9), (1, 5, 6, 9), (1, 13, 14, 9)]);
-    assert_eq!(steps(&found(&listing, 0, 14).unwrap()), (vec![(9, 12)], vec![(1, 4), (5, 8), (13, 14)]));
-    assert_eq!(found(&listing, 0, 14).unwrap().chunks_cost_ns, None);
-    assert_eq!(found(&listing, 0, 7), None);
-    assert_eq!(steps(&found(&listing, 0, 6).unwrap()).1, [(1, 4), (5, 6)]);
-    assert_eq!(found(&listing, 8, 8).unwrap(), Route { chunks_cost_ns: Some(0), ..Route::default() });
+    let found = |from, target| found_by(&listing, from, target, &RouteCosts::FREE_RUNS);
+    assert_eq!(steps(&found(0, 14).unwrap()), (vec![(9, 12)], vec![(1, 4), (5, 8), (13, 14)]));
+    assert_eq!(found(0, 14).unwrap().chunks_cost_ns, None);
+    assert_eq!(found(0, 7), None);
+    assert_eq!(steps(&found(0, 6).unwrap()).1, [(1, 4), (5, 6)]);
+    assert_eq!(found(8, 8).unwrap(), Route { chunks_cost_ns: Some(0), ..Route::default() });
 }
 
 #[test]

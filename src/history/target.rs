@@ -36,8 +36,8 @@ impl FromStr for Target {
         found.ok_or_else(|| Error::Config {
             key: "target".to_owned(),
             detail: format!(
-                "{text:?} is no restore target; accepted are latest, csn:N with N from 1, time:T with T in RFC 3339 with \
-                 its zone, such as time:2026-11-23T14:05:00Z, and mark:NAME"
+                "{text:?} is not a restore target; accepted are latest, csn:N with N from 1, time:T with T in RFC \
+                 3339 with its zone, such as time:2026-11-23T14:05:00Z, and mark:NAME"
             ),
         })
     }

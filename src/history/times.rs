@@ -64,13 +64,13 @@ pub(crate) struct Times<'a> {
 }
 
 impl<'a> Times<'a> {
-    pub fn of(history: &'a History) -> Self {
+    pub(crate) fn of(history: &'a History) -> Self {
         let coverage = history.lineage.cover(history.listing.chunks.keys().copied(), Csn::ZERO);
         Self { history, coverage, headers: HashMap::new(), runs: HashMap::new(), bad_runs: HashSet::new() }
     }
 
     /// Returns the last commit at or before `time`.
-    pub async fn find(&mut self, time: CommitTime) -> Result<Csn> {
+    pub(crate) async fn find(&mut self, time: CommitTime) -> Result<Csn> {
         loop {
             let bad_runs = self.bad_runs.len();
             match self.find_once(time).await {
@@ -145,7 +145,7 @@ impl<'a> Times<'a> {
     async fn one_of_missing(&mut self, time: CommitTime, missing: CsnRange) -> Error {
         let found = missing.from.prev();
         let reason =
-            format!("the last commit at or before it is csn {found} or one of csn {missing}, which are missing");
+            format!("the last commit at or before this time is csn {found} or one of csn {missing}, which are missing");
         let (below, above) = (Some(CsnRange { from: found, until: found }), self.history.reach().around(found).1);
         self.unreachable(&Target::Before(time), found, Shortfall { reason, below, above }, &[]).await
     }
@@ -155,7 +155,8 @@ impl<'a> Times<'a> {
         let reach = self.history.reach();
         let (below, above) = (reach.around(span.first()).0, reach.around(span.first()).1);
         let commits = CsnRange { from: span.first(), until: span.last() };
-        let reason = format!("the last commit at or before it is one of csn {commits}, in whose place a run is");
+        let reason =
+            format!("the last commit at or before this time is one of csn {commits}, which only a compacted run holds");
         let short = Shortfall { reason, below, above };
         self.unreachable(&Target::Before(time), Csn::ZERO, short, &[]).await
     }
@@ -312,14 +313,20 @@ impl<'a> Times<'a> {
             return self.unreachable(&Target::Before(time), Csn::ZERO, shortfall, &[]).await;
         };
         let begin = self.text_of(first.first()).await;
-        let reason = format!("the history that is there begins later, with csn {begin}");
+        let reason = format!("the archived history begins later, with csn {begin}");
         let above = self.history.reach().ranges.first().copied();
         self.unreachable(&Target::Before(time), Csn::ZERO, Shortfall { reason, below: None, above }, &[]).await
     }
 
     /// Converts a shortfall to an error that names the nearest restorable commits, with their times where one small
     /// read tells them.
-    pub async fn unreachable(&mut self, target: &Target, csn: Csn, short: Shortfall, skipped: &[SkippedBase]) -> Error {
+    pub(crate) async fn unreachable(
+        &mut self,
+        target: &Target,
+        csn: Csn,
+        short: Shortfall,
+        skipped: &[SkippedBase],
+    ) -> Error {
         let mut nearest = Vec::new();
         for (side, range) in [("below", short.below), ("above", short.above)] {
             let Some(range) = range else { continue };
@@ -351,7 +358,7 @@ impl<'a> Times<'a> {
 
     /// Returns the time of a commit if a chunk begins or ends with it, a run ends with it or a base is at it. Returns
     /// `None` otherwise, and if the object cannot be read.
-    pub async fn time_of(&mut self, csn: Csn) -> Option<CommitTime> {
+    pub(crate) async fn time_of(&mut self, csn: Csn) -> Option<CommitTime> {
         let part = self.coverage.uses.iter().find(|part| part.use_from <= csn && csn <= part.use_until).copied();
         if let Some(ChunkUse { chunk, .. }) = part
             && (chunk.first == csn || chunk.last == csn)

@@ -28,7 +28,8 @@ pub async fn drop_torn(archive: &Archive, listing: &mut Listing, lineage: &Linea
         let newest: Vec<_> = of_epoch.take(UNCONFIRMED_MAX).map(|(chunk, stored)| (*chunk, stored.size)).collect();
         for (chunk, size) in newest {
             if !is_whole(archive, chunk, size).await? {
-                tracing::warn!(%chunk, size, "a chunk that its writer never confirmed is torn: it does not count");
+                tracing::warn!(%chunk, size, "an incomplete chunk, whose upload its writer never confirmed, is \
+                                              ignored");
                 listing.chunks.remove(&chunk);
             }
         }

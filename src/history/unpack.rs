@@ -127,7 +127,7 @@ impl Unpacker {
             }
         }
         let (first, last) = (&commits[0], &commits[commits.len() - 1]);
-        assert_eq!((first.csn, last.csn), (step.use_from, step.use_until), "a chunk holds its range without a hole");
+        assert_eq!((first.csn, last.csn), (step.use_from, step.use_until), "a chunk holds its range without a gap");
         self.check_forks(&commits)?;
         (self.next, self.hash) = (last.csn.next(), Some(last.hash));
         let raw_bytes = chunk.header().raw_len();
@@ -151,7 +151,7 @@ impl Unpacker {
             let Some(commit) = nth.and_then(|nth| commits.get(nth as usize)) else { continue };
             if commit.hash != branch.fork_hash {
                 return Err(Error::OtherHistory {
-                    what: format!("epoch {}, by the fork in its record,", branch.epoch),
+                    what: format!("epoch {} (by the fork in its record)", branch.epoch),
                     csn: commit.csn,
                     expected: commit.hash,
                     found: branch.fork_hash,
@@ -169,5 +169,5 @@ pub(crate) fn check_name(chunk: &Chunk, name: ChunkName, what: &str) -> Result<(
         return Ok(());
     }
     let detail = format!("csn {} to {} of epoch {} by its header", header.first, header.last, header.epoch);
-    Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")))
+    Err(Error::corrupt(what, "header", format!("its name does not match its header: {detail}")))
 }

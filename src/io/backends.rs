@@ -92,7 +92,8 @@ impl Backends {
 
     fn refused(choice: Choice, refusal: &std::io::Error) -> Self {
         if choice == Choice::Uring {
-            tracing::warn!(%refusal, "io-backend is uring, but io_uring is refused: using system calls");
+            tracing::warn!(%refusal, "io-backend is uring, but the system refuses io_uring: files are accessed by \
+                                      system calls");
         }
         Self::std(format!("io_uring refused: {refusal}"))
     }

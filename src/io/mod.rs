@@ -66,7 +66,7 @@ pub trait Io: Send + Sync + fmt::Debug {
     fn sync_data(&self, file: &LogFile) -> Result<()> {
         let mut failed = file.sync_failed.lock();
         if *failed {
-            let reason = "a sync of it failed before, so that its content is unknown until a restart";
+            let reason = "an earlier sync of the file failed, so its content on the disk is unknown until a restart";
             return Err(file.failed("sync", std::io::Error::other(reason)));
         }
         let synced = self.try_sync(file);
@@ -111,11 +111,6 @@ pub trait Io: Send + Sync + fmt::Debug {
     /// Returns the length in bytes.
     fn len(&self, file: &LogFile) -> Result<u64> {
         file.file().metadata().map(|meta| meta.len()).map_err(|e| file.failed("stat", e))
-    }
-
-    /// Cuts a file, or extends it with a hole. Durable after [`sync_data`](Io::sync_data).
-    fn set_len(&self, file: &LogFile, len: u64) -> Result<()> {
-        file.file().set_len(len).map_err(|e| file.failed("set the length of", e))
     }
 
     /// Renames within a file system, replacing `to`. Durable after [`sync_dir`](Io::sync_dir).

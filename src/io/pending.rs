@@ -8,7 +8,7 @@ use std::io;
 use std::sync::mpsc::Receiver;
 
 /// The outcome of a transfer that is done or under way.
-#[must_use = "a transfer has happened only once it was waited for"]
+#[must_use = "a transfer is complete only after a wait"]
 #[derive(Debug)]
 pub struct Pending<T>(State<T>);
 

@@ -23,7 +23,6 @@ use tempfile::TempDir;
 pub(crate) enum Step {
     Create,
     Write,
-    SetLen,
     Sync,
     Rename,
     Remove,
@@ -102,37 +101,37 @@ pub(crate) struct Faults(Mutex<State>);
 
 impl Faults {
     /// Makes files of which the `nth` step fails.
-    pub fn at(nth: u64, fault: Fault) -> Self {
+    pub(crate) fn at(nth: u64, fault: Fault) -> Self {
         Self(Mutex::new(State { aim: Some((Aim::Nth(nth), fault)), ..State::default() }))
     }
 
     /// Lets every later step of a kind fail without effect.
-    pub fn fail(&self, step: Step, error: Errno) {
+    pub(crate) fn fail(&self, step: Step, error: Errno) {
         self.fail_after(step, 0, error);
     }
 
     /// Lets the steps of a kind fail without effect after `more` of them have succeeded.
-    pub fn fail_after(&self, step: Step, more: u64, error: Errno) {
+    pub(crate) fn fail_after(&self, step: Step, more: u64, error: Errno) {
         self.0.lock().aim = Some((Aim::Every(step, more), Fault::new(error, Fate::Undone, true)));
     }
 
     /// Lets all later steps succeed.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.0.lock().aim = None;
     }
 
     /// Reports whether any step failed.
-    pub fn has_struck(&self) -> bool {
+    pub(crate) fn has_struck(&self) -> bool {
         self.0.lock().struck.is_some()
     }
 
     /// Returns the kind of the step that failed first.
-    pub fn struck(&self) -> Option<Step> {
+    pub(crate) fn struck(&self) -> Option<Step> {
         self.0.lock().struck.as_ref().map(|(step, _)| *step)
     }
 
     /// Reports whether the first failed step was a sync of a file whose name ends with `suffix`.
-    pub fn left_unsynced(&self, suffix: &str) -> bool {
+    pub(crate) fn left_unsynced(&self, suffix: &str) -> bool {
         let struck = &self.0.lock().struck;
         matches!(struck, Some((Step::Sync, path)) if path.to_string_lossy().ends_with(suffix))
     }
@@ -226,10 +225,6 @@ impl Io for Faults {
         created
     }
 
-    fn set_len(&self, file: &LogFile, len: u64) -> Result<()> {
-        self.whole(Step::SetLen, file.path(), || StdIo.set_len(file, len))
-    }
-
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.whole(Step::Rename, from, || StdIo.rename(from, to))
     }
@@ -267,12 +262,12 @@ pub(crate) struct Case {
 
 impl Case {
     /// Returns the files as a backend.
-    pub fn io(&self) -> Arc<dyn Io> {
+    pub(crate) fn io(&self) -> Arc<dyn Io> {
         Arc::<Faults>::clone(&self.io)
     }
 
     /// Reports whether a step has failed and all later ones fail, too.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.fault.lasts && self.io.has_struck()
     }
 }

@@ -129,7 +129,7 @@ pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
         match record {
             None => break,
             Some(_) if position.is_some() => {
-                return Err(Error::corrupt("write batch", at, "goes on behind its csn key"));
+                return Err(Error::corrupt("write batch", at, "continues after its csn key"));
             }
             Some(Record::LogData(_))
                 if let Some(operation) = superseded
@@ -156,7 +156,7 @@ pub fn disassemble(batch: &Bytes) -> Result<Vec<CommitRecord>> {
         return Err(Error::corrupt(
             "write batch",
             "end",
-            format!("csn key says {position:?}, the last envelope {last:?}"),
+            format!("the csn key states {position:?}, but the last envelope states {last:?}"),
         ));
     }
     Ok(commits)
@@ -166,7 +166,7 @@ fn expect_operations(commit: &CommitRecord, found: u32) -> Result<()> {
     if commit.disk_ops == found {
         return Ok(());
     }
-    let detail = format!("announces {} operations, holds {found}", commit.disk_ops);
+    let detail = format!("announces {} operations, but holds {found}", commit.disk_ops);
     Err(Error::corrupt("WAL envelope", format!("csn {}", commit.csn), detail))
 }
 
@@ -176,7 +176,7 @@ fn parse_envelope(bytes: &Bytes) -> Result<CommitRecord> {
         return Err(corrupt(format!("{} bytes instead of {ENVELOPE_HEAD} or more", bytes.len())));
     };
     if head[..4] != MAGIC {
-        return Err(corrupt(format!("magic {:02x?} instead of {MAGIC:02x?}", &head[..4])));
+        return Err(corrupt(format!("has the magic {:02x?} instead of {MAGIC:02x?}", &head[..4])));
     }
     if head[4] != VERSION {
         return Err(Error::Version { what: "WAL envelope".into(), found: head[4].into(), known: VERSION.into() });
@@ -280,8 +280,8 @@ mod tests {
         let put = commit(1, &[(vec![1], vec![2])], vec![]);
         let mut good = assemble(std::slice::from_ref(&put), &[]).unwrap();
         for (operation, complaint) in [
-            (&b""[..], "announces 1 operations, holds 0"),
-            (&put.disk.repeat(2), "announces 1 operations, holds 2"),
+            (&b""[..], "announces 1 operations, but holds 0"),
+            (&put.disk.repeat(2), "announces 1 operations, but holds 2"),
             (b"\x07", "record tag"),
             (&csn_key, "csn key"),
         ] {
@@ -297,6 +297,6 @@ mod tests {
         batch::push_log_data(&mut first, &superseded(&put.disk));
         assert!(disassemble(&first.into()).unwrap_err().to_string().contains("WAL envelope"));
         batch::push_log_data(&mut good, &superseded(&put.disk));
-        assert!(disassemble(&good.into()).unwrap_err().to_string().contains("behind its csn key"));
+        assert!(disassemble(&good.into()).unwrap_err().to_string().contains("after its csn key"));
     }
 }

@@ -8,7 +8,7 @@ use crate::record::CommitRecord;
 use bytes::Bytes;
 
 /// Bytes of length and CRC before a frame's body.
-pub const PREFIX_LEN: usize = 8;
+const PREFIX_LEN: usize = 8;
 /// Bytes of a frame's body before the ops.
 const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 4;
 

@@ -170,8 +170,10 @@ impl OpLog {
     /// nothing may be appended: the disk is full, or the op-log is broken.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.is_broken {
-            return Err(Error::Refused {
-                reason: "the op-log takes nothing until a restart, because what the disk holds of it is unknown since a sync or a rename failed".into(),
+            return Err(Error::NeedsRestart {
+                reason: "the op-log takes no commits until a restart: a sync or a rename failed, so the content of \
+                         the op-log on the disk is unknown"
+                    .into(),
             });
         }
         match &self.active {
@@ -208,7 +210,7 @@ impl OpLog {
         let mut frames = Vec::with_capacity(bytes);
         let mut last = self.last;
         for commit in commits {
-            assert!(commit.csn > last, "op-log frames go upwards: {} after {last}", commit.csn);
+            assert!(commit.csn > last, "op-log frames follow in csn order, found {} after {last}", commit.csn);
             frame::encode(&mut frames, active.id, last, commit);
             last = commit.csn;
         }
@@ -317,18 +319,6 @@ impl OpLog {
             self.io.write_at(file, from + start as u64, zeroes.slice(..length))?;
         }
         self.io.sync_data(file)
-    }
-
-    /// Removes all segments, so that the next frame follows the commit `after`. For a directory whose state was
-    /// replaced from elsewhere.
-    pub fn reset(&mut self, after: Csn) -> Result<()> {
-        self.active = None;
-        self.sealed.clear();
-        for id in segment::list(&*self.io, &self.dir)? {
-            self.io.remove(&segment::path(&self.dir, id))?;
-        }
-        self.last = after;
-        self.io.sync_dir(&self.dir)
     }
 
     /// Removes sealed segments that hold nothing above `csn`. Returns the bytes freed.

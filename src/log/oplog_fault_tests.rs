@@ -103,21 +103,3 @@ fn a_cut_that_failed_is_made_again() {
         assert_eq!(frames(&log), (1..=CUT + 1).collect::<Vec<_>>());
     });
 }
-
-/// Goal: a reset of the op-log that failed half-way can be repeated.
-#[test]
-fn a_reset_that_failed_is_made_again() {
-    each_step(&FAULTS, |case| {
-        let dir = scratch();
-        let mut log = OpLog::open(Arc::new(StdIo), dir.path(), SEGMENT_BYTES).unwrap();
-        (1..=FRAMES).for_each(|csn| assert!(log.append(&[on_list(csn)]).unwrap() > 0));
-        drop(log);
-        let reset = OpLog::open(case.io(), dir.path(), SEGMENT_BYTES).and_then(|mut log| log.reset(Csn(1000)));
-        assert_eq!(reset.is_err(), case.io.has_struck());
-        let mut log = OpLog::open(Arc::new(StdIo), dir.path(), SEGMENT_BYTES).unwrap();
-        log.reset(Csn(1000)).unwrap();
-        log.append(&[on_list(1001)]).unwrap();
-        drop(log);
-        assert_eq!(OpLog::open(Arc::new(StdIo), dir.path(), SEGMENT_BYTES).unwrap().last(), Csn(1001));
-    });
-}

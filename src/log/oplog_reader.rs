@@ -72,7 +72,7 @@ impl Commits {
                 return Err(Error::Gap {
                     what: format!("op-log in {}", self.reader.dir.display()),
                     expected: self.after.next(),
-                    found: format!("segments that start behind csn {}", segment.header.previous),
+                    found: format!("segments that start after csn {}", segment.header.previous),
                 });
             }
             None => {}

@@ -178,19 +178,6 @@ fn headers_tell_epoch_and_durable_watermark() {
 }
 
 #[test]
-fn a_reset_op_log_goes_on_elsewhere() {
-    let (dir, io) = (tempfile::tempdir().unwrap(), Arc::default());
-    let mut log = filled(&io, dir.path(), 40);
-    log.reset(Csn(1000)).unwrap();
-    assert_eq!((log.last(), segments(dir.path())), (Csn(1000), vec![]));
-    log.append(&[on_list(1001)]).unwrap();
-    drop(log);
-    let log = open(&io, dir.path());
-    assert_eq!((log.last(), read(&log, 1000, 1001).unwrap()), (Csn(1001), vec![1001]));
-    assert!(matches!(read(&log, 999, 1001), Err(Error::Gap { .. })));
-}
-
-#[test]
 fn rot_met_while_reading_is_an_error_that_names_the_file() {
     let (dir, io) = (tempfile::tempdir().unwrap(), Arc::default());
     let log = filled(&io, dir.path(), 40);

@@ -13,7 +13,7 @@ use crate::record::CommitRecord;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-/// Where to read on in both logs: the WAL holds all commits up to `csn` at or below `wal_seq`.
+/// The place from which a reader continues in both logs: the WAL holds all commits up to `csn` at or below `wal_seq`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogCursor {
     /// Csn of the last commit that was read.

@@ -130,8 +130,8 @@ pub fn recover(
     for range in survey.missing {
         let found = missing.map_or(Ok(Vec::new()), |source| source.fetch(range.clone()))?;
         if let Some(foreign) = found.iter().find(|commit| commit.touches_disk()) {
-            let detail =
-                "has effects on disk that RocksDB, which is ahead of it, does not know: it is of another history";
+            let detail = "has disk effects that RocksDB lacks, although RocksDB is ahead of the frame: the frame \
+                          belongs to another history";
             return Err(Error::corrupt("fetched commit", format!("csn {}", foreign.csn), detail));
         }
         fetched.extend(found.into_iter().map(|commit| (commit.csn, commit)));
@@ -291,7 +291,7 @@ impl Replay<'_> {
                 if is_new && !(commit.csn == position.csn.next() && is_intact) {
                     break;
                 }
-                let commit = logs.take()?.expect("it was shown");
+                let commit = logs.take()?.expect("the commit was looked at before");
                 if is_new {
                     commit.require_continues(position.hash, "a commit in the logs")?;
                     *position = Position::of(&commit);

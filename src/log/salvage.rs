@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 /// Applies those memory ops of `commit` that fit the state, and removes the other ops from the commit. Returns whether
 /// all fitted.
-pub fn apply(memory: &mut Memory, commit: &mut CommitRecord) -> Result<bool> {
+pub(super) fn apply(memory: &mut Memory, commit: &mut CommitRecord) -> Result<bool> {
     // Malformed bytes are an error before any op is applied.
     ListOps::validate(&commit.lists)?;
     ZsetOps::validate(&commit.zsets)?;

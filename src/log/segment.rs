@@ -107,7 +107,11 @@ impl Segment {
     pub fn parse(bytes: Bytes, id: SegmentId, what: &str) -> Result<Self> {
         let header = SegmentHeader::decode(&bytes, what)?;
         if header.id != id {
-            return Err(Error::corrupt(what, "header", format!("says segment {}, the name says {id}", header.id)));
+            return Err(Error::corrupt(
+                what,
+                "header",
+                format!("the header states segment {}, but the file name states {id}", header.id),
+            ));
         }
         Ok(Self { header, bytes })
     }
@@ -144,18 +148,18 @@ pub(super) struct ChainEnd {
 
 impl ChainEnd {
     /// Checks that the chain continues in the next segment.
-    pub fn joins(self, dir: &Path, next: &Segment) -> Result<()> {
+    pub(super) fn joins(self, dir: &Path, next: &Segment) -> Result<()> {
         let previous = next.header.previous;
         if next.header.id != self.id.next() {
             return Err(Error::Gap {
                 what: format!("op-log in {}", dir.display()),
                 expected: self.last.next(),
-                found: format!("segment {} right behind segment {}", next.header.id, self.id),
+                found: format!("segment {} directly after segment {}", next.header.id, self.id),
             });
         }
         if previous != self.last {
             let detail =
-                format!("the last frame is that of csn {}; segment {} says csn {previous}", self.last, next.header.id);
+                format!("the last frame has csn {}, but segment {} states csn {previous}", self.last, next.header.id);
             let path = path(dir, self.id);
             return Err(Error::corrupt(path.display().to_string(), format!("byte {}", self.at), detail));
         }

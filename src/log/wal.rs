@@ -224,7 +224,7 @@ pub fn cut_above(wal_dir: &Path, end: WalSeq) -> Result<u64> {
         let file = File::options().write(true).open(path).map_err(Error::io("open", path))?;
         dropped += file.metadata().map_err(Error::io("stat", path))?.len() - offset;
         file.set_len(offset).and_then(|()| file.sync_all()).map_err(Error::io("cut", path))?;
-        tracing::warn!(file = %path.display(), offset, "batches behind a hole in RocksDB's WAL were cut off");
+        tracing::warn!(file = %path.display(), offset, "batches after missing commits in RocksDB's WAL were removed");
     }
     Ok(dropped)
 }

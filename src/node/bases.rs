@@ -20,7 +20,7 @@ use crate::config::Consistency;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::history::line::read_manifest;
-use crate::ship::wire::Publishing;
+use crate::ship::message::Publishing;
 use crate::snapshot::base::LocalBase;
 use crate::snapshot::manifest::Level;
 use crate::snapshot::publish::{Published, Publisher};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedMutexGuard;
 
 /// Limit on the attempts of the schedule to cut a bounded base whose engines' cuts lie too far apart.
-pub const BOUNDED_ATTEMPTS_MAX: u32 = 5;
+const BOUNDED_ATTEMPTS_MAX: u32 = 5;
 /// Time between two checks whether work on bases is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after the first of these attempts; the pause doubles after each attempt.
@@ -39,7 +39,7 @@ const BOUNDED_PAUSE: Duration = Duration::from_secs(1);
 /// Limit on the time that a base waits for the archive's chunks to reach its csn.
 const COVERED_WITHIN: Duration = Duration::from_secs(600);
 /// A replica that lags further behind its primary than this does not publish bases.
-pub const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
+const PUBLISHER_LAG_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed attempt while a base is requested.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
 /// Facts about the last base.
@@ -143,7 +143,7 @@ impl Bases {
     pub fn start(self: &Arc<Self>) -> Result<()> {
         let writes_image = self.core.archive.is_none() || self.core.is_replica();
         if if writes_image { self.snapshots.must_image_wait() } else { self.snapshots.is_busy() } {
-            return Err(Error::Refused { reason: "Background save already in progress".into() });
+            return Err(Error::NotNow { reason: "Background save already in progress".into() });
         }
         if writes_image {
             let snapshots = Arc::clone(&self.snapshots);
@@ -178,20 +178,18 @@ impl Bases {
     /// Cuts a base and publishes it; returns its csn. Refused without an archive and on a fenced node.
     pub async fn publish(self: &Arc<Self>, consistency: Consistency) -> Result<Csn> {
         let Some(archive) = self.core.archive.clone() else {
-            let reason = "no archive is configured: there is nowhere to publish a base to".into();
-            return Err(Error::Refused { reason });
+            let reason = "no archive is configured, so no base can be published. Set archive".into();
+            return Err(Error::NotConfigured { reason });
         };
-        if self.core.committer.gate.stands(RefusalReason::Fenced) {
-            let reason = "this node is fenced: what it holds is not the newest history".into();
-            return Err(Error::Refused { reason });
-        }
+        self.core.identity().require_unfenced()?;
+        self.core.committer.gate.require_open(RefusalReason::Fenced)?;
         let base_tools = Arc::clone(&self.snapshots.base_tools).lock_owned().await;
         // The base runs on its own task, so it continues if the caller stops waiting. A caller that is dropped before
         // it acquires the lock starts no base.
         let bases = Arc::clone(self);
         let publish = async move { bases.publish_from(base_tools, &archive, consistency).await };
         let publishing = tokio::spawn(publish);
-        publishing.await.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+        publishing.await.map_err(Error::of_task)?
     }
 
     async fn publish_from(
@@ -310,7 +308,7 @@ impl Bases {
             Step::Ask(replica) => {
                 let before = situation.asked.map(|asked| [asked.failed, vec![asked.node]].concat()).unwrap_or_default();
                 let failed = if before.contains(&replica) { Vec::new() } else { before };
-                tracing::info!(node = replica, csn = committed.0, "a base is due: a replica is asked for it");
+                tracing::info!(node = replica, csn = committed.0, "a base is due; a replica is asked to publish it");
                 let asked = AskedSince { node: replica, wanted: committed, since: Instant::now(), failed };
                 self.set_asked(Some(asked));
             }
@@ -357,7 +355,9 @@ impl Bases {
                     }
                 }
                 // The base stays due, and the next call decides what to do.
-                Err(error) => tracing::warn!(node = replica, %error, "the base a replica published cannot be read"),
+                Err(error) => {
+                    tracing::warn!(node = replica, %error, "the base that a replica published cannot be read")
+                }
             }
             bases.set_asked(None);
             bases.is_at_work.store(false, Ordering::Release);
@@ -437,10 +437,10 @@ async fn covered(core: &Core, csn: Csn) -> Result<()> {
     };
     let Ok(outcome) = tokio::time::timeout(COVERED_WITHIN, wait).await else {
         let reason = format!(
-            "the base at csn {csn} is given up: the archive's chunks did not reach it within {} s",
+            "the base at csn {csn} is given up, because the archive's chunks did not reach this csn within {} s",
             COVERED_WITHIN.as_secs()
         );
-        return Err(Error::Refused { reason });
+        return Err(Error::NotNow { reason });
     };
     outcome
 }

@@ -25,7 +25,11 @@ const LOG_LOOK_ROUNDS: u64 = 10;
 const COMPACTION_PAUSE_FACTOR: u32 = 4;
 
 /// Starts the threads, which end when the node stops.
-pub fn start(core: &Arc<Core>, snapshots: &Arc<Snapshots>, key_counter: &Arc<KeyCounter>) -> [JoinHandle<()>; 2] {
+pub(super) fn start(
+    core: &Arc<Core>,
+    snapshots: &Arc<Snapshots>,
+    key_counter: &Arc<KeyCounter>,
+) -> [JoinHandle<()>; 2] {
     // The first check runs before the first client is served.
     look_for_room(core);
     let (core, room) = (Arc::clone(core), Arc::clone(core));
@@ -99,7 +103,7 @@ impl Chores {
     fn note(&mut self, done: Result<()>) {
         let error = done.err().map_or_else(String::new, |error| error.to_string());
         if !error.is_empty() && error != self.last_error {
-            tracing::warn!(error, "a chore failed; it is tried again");
+            tracing::warn!(error, "a periodic task failed; it is retried");
         }
         self.last_error = error;
     }

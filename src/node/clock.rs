@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Reports whether commits after one made at `last` need a new epoch, because the times of the old epoch lie in the
 /// future. Returns [`Error::FutureCommits`] if they do and the operator has not confirmed that the clock, which shows
 /// `now`, is right.
-pub fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Result<bool> {
+pub(super) fn needs_epoch(last: CommitTime, now: CommitTime, accepts_step: bool) -> Result<bool> {
     let ahead = Duration::from_micros(last.0.saturating_sub(now.0));
     if ahead <= clock::STEP_MIN {
         return Ok(false);
@@ -38,7 +38,7 @@ pub(super) struct ClockWatch {
 
 impl ClockWatch {
     /// Checks once. Logs when the wall clock was set, and when commit times follow it.
-    pub fn look(&mut self, core: &Core) {
+    pub(super) fn look(&mut self, core: &Core) {
         if core.is_replica() {
             self.is_held = false;
             return;
@@ -63,13 +63,13 @@ impl ClockWatch {
                 (_, false) => tracing::info!(%wall, %commits, "commit times follow the system's clock"),
                 (_, true) if apart_us > 0 => tracing::warn!(
                     %wall, %commits,
-                    "the system's clock was set forward: commit times do not follow it. If it is right: CONFIG SET \
-                     accept-clock-step yes, or restart"
+                    "the system's clock was set forward, and commit times do not follow it. If the clock is right, \
+                     use CONFIG SET accept-clock-step yes, or restart"
                 ),
                 (_, true) => tracing::warn!(
                     %wall, %commits,
-                    "the system's clock was set back: commit times do not follow it. If it is right: restart once with --set \
-                     accept-clock-step=yes, which begins a new epoch at the present time"
+                    "the system's clock was set back, and commit times do not follow it. If the clock is right, \
+                     restart once with --set accept-clock-step=yes, which begins a new epoch at the present time"
                 ),
             }
         }

@@ -140,7 +140,7 @@ impl Compacting {
                 (told.until, told.error) = (until, None);
             }
             Err(error) => {
-                tracing::warn!(%error, "building compacted runs failed; it is tried again");
+                tracing::warn!(%error, "building compacted runs failed; it is retried");
                 told.error = Some(error.to_string());
             }
         }

@@ -8,6 +8,7 @@ use super::open::Opened;
 use super::roles::{PrimaryRole, ReplicaLink};
 use crate::archive::opening::open_second;
 use crate::archive::store::Archive;
+use crate::command::errors;
 use crate::commit::committer::{CommitSink, Committer};
 use crate::commit::gate::RefusalReason;
 use crate::config::{Config, Port};
@@ -65,7 +66,7 @@ impl Core {
         let image = opened.image.position;
         opened.committer.ages.note_past(image.csn, image.time, CommitTime(crate::clock::now_micros()));
         if is_replica {
-            opened.committer.gate.close(RefusalReason::Replica, "You can't write against a read only replica.");
+            opened.committer.gate.close(RefusalReason::Replica, errors::READ_ONLY_REASON);
         }
         Arc::new(Self {
             config: ArcSwap::from_pointee(config),
@@ -172,7 +173,9 @@ impl Core {
     pub fn adopt_history(&self, history: &[EpochStart]) -> Result<()> {
         let committed = self.committer.watermarks.committed.get();
         if let Some(fault) = self.identity().fault_in(history, committed) {
-            return Err(Error::Refused { reason: format!("that history is not this node's: {fault}") });
+            return Err(Error::Conflict {
+                reason: format!("the primary's history does not contain this node's commits: {fault}"),
+            });
         }
         self.change_identity(|identity| {
             identity.history = history.to_vec();
@@ -229,7 +232,8 @@ impl Core {
         // Written down first: a client that was told of the fence finds the node fenced after a kill, too.
         let fenced_by = Some(FencedBy { epoch: newer, node: node.to_owned() });
         if let Err(error) = self.change_identity(|identity| identity.fenced_by = fenced_by) {
-            tracing::error!(%error, "that this node is fenced could not be written down; do not start it as a primary");
+            tracing::error!(%error, "the fence of this node could not be recorded on the disk; do not start this node \
+                                     as a primary");
         }
         if !self.committer.gate.stands(RefusalReason::Fenced) {
             tracing::error!(own = own.0, newer = newer.0, node, "fenced: a newer epoch exists");
@@ -254,7 +258,10 @@ impl Core {
     pub async fn archive_acknowledged(&self, csn: Csn) -> Result<()> {
         match self.primary() {
             Some(primary) => primary.archived(csn).await,
-            None => Err(Error::Refused { reason: "archive-ack is set, but no archive is configured".into() }),
+            None => Err(Error::NotConfigured {
+                reason: "archive-ack is set, but no archive is configured. Set archive, or set archive-ack to no"
+                    .into(),
+            }),
         }
     }
 

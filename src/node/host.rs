@@ -37,8 +37,9 @@ impl Node {
 
     async fn flush_archive(&self) -> Result<TaskReply> {
         let primary = self.core.primary().filter(|_| self.core.archive.is_some());
-        let primary =
-            primary.ok_or_else(|| Error::Refused { reason: "this node has no archive, or is a replica".into() })?;
+        let primary = primary.ok_or_else(|| Error::NotConfigured {
+            reason: "this node does not write to an archive: none is configured, or the node is a replica".into(),
+        })?;
         let watermarks = &self.core.committer.watermarks;
         primary.flush(watermarks.committed.get()).await?;
         Ok(TaskReply::Csn(watermarks.archived.get()))
@@ -73,7 +74,7 @@ impl Host for Node {
         Ok(())
     }
 
-    fn progress(&self) -> WatermarkReport {
+    fn watermarks(&self) -> WatermarkReport {
         let watermarks = &self.core.committer.watermarks;
         WatermarkReport {
             epoch: self.core.epoch(),
@@ -164,6 +165,5 @@ impl Host for Node {
 
 /// Runs blocking work on a separate thread.
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(run).await;
-    done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() }))
+    tokio::task::spawn_blocking(run).await.map_err(Error::of_task)?
 }

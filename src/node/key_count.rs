@@ -36,7 +36,7 @@ impl Counted {
 }
 
 /// Counts the keys on disk and remembers the last count.
-pub struct KeyCounter {
+pub(super) struct KeyCounter {
     committer: Arc<Committer>,
     counting: Mutex<()>,
     last: Mutex<Option<Counted>>,
@@ -46,14 +46,14 @@ pub struct KeyCounter {
 
 impl KeyCounter {
     /// Creates a counter that has counted nothing.
-    pub fn new(committer: Arc<Committer>) -> Arc<Self> {
+    pub(super) fn new(committer: Arc<Committer>) -> Arc<Self> {
         let (counting, last, is_wanted) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         Arc::new(Self { committer, counting, last, is_wanted })
     }
 
     /// Counts the keys on disk, or waits for a running count. Blocks, so it must not be called on a thread that serves
     /// clients.
-    pub fn count(&self) -> Result<u64> {
+    pub(super) fn count(&self) -> Result<u64> {
         let asked = self.committer.watermarks.committed.get();
         let _one_at_a_time = self.counting.lock();
         if let Some(last) = *self.last.lock()
@@ -73,14 +73,14 @@ impl KeyCounter {
     }
 
     /// Returns the last count, or RocksDB's estimate before the first count, and requests a newer count.
-    pub fn known(&self) -> u64 {
+    pub(super) fn known(&self) -> u64 {
         self.is_wanted.store(true, Ordering::Relaxed);
         self.last.lock().map_or_else(|| self.committer.disk().estimated_keys(), |last| last.keys)
     }
 
     /// Reports whether a count is to be started: a newer count was requested, commits were made since the last one, and
     /// the last count is old enough in relation to its cost.
-    pub fn is_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         let committed = self.committer.watermarks.committed.get();
         self.is_wanted.load(Ordering::Relaxed)
             && !self.counting.is_locked()
@@ -89,14 +89,14 @@ impl KeyCounter {
 
     /// Returns the number of keys of all engines for INFO. If there are many keys on disk, returns their last count,
     /// because INFO must neither wait nor delay clients.
-    pub fn told(&self) -> u64 {
+    pub(super) fn told(&self) -> u64 {
         let keys = Keyspace::reading(self.committer.disk(), crate::clock::now_millis(), None);
         let on_disk = count_few(&keys).ok().flatten().unwrap_or_else(|| self.known());
         on_disk + self.in_memory()
     }
 
     /// Returns the number of keys of the memory engines.
-    pub fn in_memory(&self) -> u64 {
+    pub(super) fn in_memory(&self) -> u64 {
         self.committer.memory_keys().load(Ordering::Acquire) as u64
     }
 }

@@ -19,13 +19,15 @@
 //! chores           the background threads
 //! running          the node: all of these parts together
 //! safety           how old the commits are that a loss would take
-//! info, gauges     INFO and the metrics
+//! figures          the figures of a node, for INFO and the metrics
+//! info, metrics    INFO and the metrics
 //! host             answers the requests of commands to the node
 //! serve            serves clients until the node is asked to stop
 //! ```
 //!
-//! Each part takes [`core::Core`] and the parts above it in this list; only the last four know the whole node. The two
-//! roles lie above: [`crate::primary`] and the crate `walferry-replica`, which the node sees through [`roles`].
+//! Each part takes [`core::Core`] and the parts above it in this list; only those below `running` know the whole node.
+//! The two roles are built on top: [`crate::primary`] and the crate `walferry-replica`, which the node sees through
+//! [`roles`].
 
 pub mod archive_commits;
 pub mod bases;
@@ -34,10 +36,11 @@ pub mod clock;
 pub mod compacting;
 pub mod core;
 pub mod every;
-pub mod gauges;
+pub mod figures;
 mod host;
 mod info;
 mod key_count;
+mod metrics;
 pub mod open;
 pub mod places;
 pub mod pruning;

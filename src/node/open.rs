@@ -67,7 +67,8 @@ pub fn claim_directory(
             identity
         }
         None if !dir.is_empty()? => {
-            let detail = "holds files, but no walferry.json: it is no data directory. Use an empty one".to_owned();
+            let detail =
+                "contains files but no walferry.json, so it is not a data directory. Use an empty directory".to_owned();
             return Err(Error::NotEmpty { dir: root.to_owned(), detail });
         }
         None => {
@@ -93,7 +94,7 @@ pub fn open(
     // A copy may lack commits that the original wrote after it was copied, and the original may continue to write.
     let is_copied = identity.place.is_some_and(|before| before != place);
     if is_copied {
-        tracing::warn!(dir = %dir.root().display(), "this data directory was copied since it was last open");
+        tracing::warn!(dir = %dir.root().display(), "this data directory was copied since its last start");
     }
     if !identity.is_clean {
         identity.may_lack_commits = true;
@@ -158,17 +159,17 @@ fn report(recovered: &Recovered, durable: Csn) {
         tracing::error!(
             first = range.start().0,
             last = range.end().0,
-            "commits are lost: nobody has them; no-op commits stand in their place"
+            "commits are lost, because neither the logs nor the archive has them; no-op commits replace them"
         );
     }
     for csn in unfit {
-        tracing::error!(csn = csn.0, "a commit was cut short: some of its ops build on commits that are lost");
+        tracing::error!(csn = csn.0, "a commit was applied in part: some of its ops depend on lost commits");
     }
     if durable > position.csn {
         tracing::error!(
             first = position.csn.next().0,
             last = durable.0,
-            "commits that were durable are missing from the logs: the disk lost them"
+            "durable commits are missing from the logs: the disk has lost them"
         );
     }
 }

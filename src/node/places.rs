@@ -36,14 +36,14 @@ pub async fn require_own_second(config: &Config, cluster: Option<ClusterId>) -> 
         return Ok(());
     }
     if config.archive.is_empty() {
-        return wrong("there is no first archive: set archive");
+        return wrong("needs a first archive: set archive");
     }
     let same_url = config.archive_2.trim_end_matches('/') == config.archive.trim_end_matches('/');
     if same_url && config.archive_2_s3_endpoint.is_empty() {
-        return wrong("is the same as archive: name another place");
+        return wrong("is the same as archive. Name another place");
     }
     let found = match open_second(config) {
-        Ok(Some(archive)) => identity::read(&archive.with_patience(LOOK)).await,
+        Ok(Some(archive)) => identity::read(&archive.with_retry_policy(LOOK)).await,
         Ok(None) => Ok(None),
         Err(error) => Err(error),
     };
@@ -55,7 +55,8 @@ pub async fn require_own_second(config: &Config, cluster: Option<ClusterId>) -> 
             Err(Error::Identity { what: format!("archive-2 {}", config.archive_2), detail })
         }
         Err(error) if passes(&error) => {
-            tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; it is tried again while serving");
+            tracing::warn!(archive = config.archive_2, %error, "archive-2 cannot be reached; the node serves clients \
+                                                                and retries");
             Ok(())
         }
         found => found.map(drop),

@@ -109,7 +109,7 @@ async fn prune_archive(core: &Core, archive: &Archive, last: &mut LastPrune) {
             report.denied
         }
         Err(error) => {
-            tracing::warn!(archive = archive.url(), %error, "a prune failed; the next one goes on");
+            tracing::warn!(archive = archive.url(), %error, "a prune failed; the next prune continues");
             Some(error.to_string())
         }
     };

@@ -33,7 +33,7 @@ enum Round {
 impl Reclaiming {
     /// Starts a round in the background if the disk is low and a commit since the last round may have deleted
     /// something.
-    pub fn look(&mut self, core: &Arc<Core>, snapshots: &Arc<Snapshots>) {
+    pub(super) fn look(&mut self, core: &Arc<Core>, snapshots: &Arc<Snapshots>) {
         let committed = core.committer.watermarks.committed.get();
         if !core.committer.gate.stands(RefusalReason::DiskLow) || self.looked_at == Some(committed) {
             return;
@@ -62,10 +62,10 @@ fn reclaim(core: &Core, snapshots: &Snapshots) {
         snapshots.write_image();
     }
     if let Err(error) = core.committer.disk().reclaim(room) {
-        tracing::warn!(%error, "the space of what was deleted could not be given back");
+        tracing::warn!(%error, "the disk space of deleted data could not be freed");
     }
     let freed = room().saturating_sub(before);
     if freed > 0 {
-        tracing::info!(freed, "logs and deleted rows gave space back");
+        tracing::info!(freed, "the disk space of logs and deleted rows was freed");
     }
 }

@@ -71,7 +71,7 @@ impl Repairs {
                 Ok(found) => {
                     found.into_iter().for_each(|start| repairs.owe(start, Duration::ZERO));
                 }
-                Err(error) => tracing::warn!(%error, "whether bases need repair could not be found out"),
+                Err(error) => tracing::warn!(%error, "the bases that need repair could not be determined"),
             }
         });
     }
@@ -101,7 +101,7 @@ impl Repairs {
         match outcome {
             Ok(_) => drop(all_owed.remove(&start)),
             Err(error) => {
-                tracing::warn!(csn = start.base.csn.0, %error, "a base could not be repaired; it is tried again");
+                tracing::warn!(csn = start.base.csn.0, %error, "a base could not be repaired; the repair is retried");
                 if let Some(owed) = all_owed.get_mut(&start) {
                     owed.not_before = Instant::now() + owed.pause;
                     owed.pause = (owed.pause * 2).min(REPAIR_PAUSE_MAX);

@@ -1,4 +1,4 @@
-//! What a node sees of its role: the link of a replica, and the work of a primary.
+//! The traits by which a node knows its role: the link of a replica, and the work of a primary.
 //!
 //! Both roles are built on top of this module, by the crate `walferry-replica` and by [`crate::primary`]; a node knows
 //! them only through the two traits here. A replica that was promoted has both.

@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicU64;
 pub type TakeOver = fn(Arc<Core>, Arc<Bases>, Insistence) -> BoxFuture<'static, Result<()>>;
 
 /// A running promotion or its outcome, shared by all callers that wait for it.
-type Promotion = Shared<BoxFuture<'static, Result<(), String>>>;
+type Promotion = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
 
 /// A running node.
 pub struct Node {
@@ -88,13 +88,13 @@ impl Node {
                     let task = tokio::spawn(async move { promote_once(&core, bases, take_over, insistence).await });
                     let outcome = async move {
                         let guard = task.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                        guard.map_err(|error| error.to_string())
+                        guard.map_err(Arc::new)
                     };
                     running.insert(outcome.boxed().shared()).clone()
                 }
             }
         };
-        promotion.await.map_err(|reason| Error::Refused { reason })
+        promotion.await.map_err(Error::Shared)
     }
 }
 

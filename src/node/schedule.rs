@@ -10,11 +10,11 @@ use crate::csn::Csn;
 use std::time::Duration;
 
 /// Time within which a replica that was asked must start to publish.
-pub const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A primary's knowledge.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Situation {
+pub(super) struct Situation {
     /// The nodes that may publish, according to the settings.
     pub from: SnapshotFrom,
     /// Whether a base is due.
@@ -29,7 +29,7 @@ pub struct Situation {
 
 /// A replica that can publish.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Able {
+pub(super) struct Able {
     /// The replica's node name.
     pub node: String,
     /// Whether the replica is publishing.
@@ -40,7 +40,7 @@ pub struct Able {
 
 /// A replica that was asked for a base.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Asked {
+pub(super) struct Asked {
     /// The replica's node name.
     pub node: String,
     /// The base must be at this csn or above.
@@ -53,7 +53,7 @@ pub struct Asked {
 
 /// The next step of a primary.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
+pub(super) enum Step {
     /// Do nothing, for example while a replica publishes.
     Wait,
     /// Publish the base on this node.
@@ -66,7 +66,7 @@ pub enum Step {
 
 /// Returns the next step.
 #[must_use]
-pub fn next_step(situation: &Situation) -> Step {
+pub(super) fn next_step(situation: &Situation) -> Step {
     let Situation { from, is_due, is_requested, able, asked } = situation;
     if *is_requested {
         return Step::Publish;

@@ -4,7 +4,7 @@
 //! primary archives what it can), syncs the logs, and marks the directory as closed in good order.
 
 use super::chores;
-use super::gauges;
+use super::metrics::metrics;
 use super::running::Node;
 use crate::config::Config;
 use crate::error::Result;
@@ -53,7 +53,7 @@ async fn serve_metrics(node: &Arc<Node>) -> Result<()> {
     }
     let listener = listener::bind(&config.bind, config.metrics_port).await?;
     let shown = Arc::downgrade(node);
-    let render = Arc::new(move || shown.upgrade().map_or_else(String::new, |node| gauges::metrics(&node)));
+    let render = Arc::new(move || shown.upgrade().map_or_else(String::new, |node| metrics(&node)));
     tokio::spawn(http::serve(listener, render, node.core.stopping()));
     Ok(())
 }

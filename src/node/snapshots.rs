@@ -129,7 +129,7 @@ impl Snapshots {
         let written = self.try_write_image();
         *self.image_failed.lock() = written.is_err().then(Instant::now);
         if let Err(error) = written {
-            tracing::error!(%error, "writing a memory image failed; the next start reads more log");
+            tracing::error!(%error, "writing a memory image failed; the next start reads more of the log");
         }
         self.is_writing_image.store(false, Ordering::Release);
     }

@@ -36,7 +36,7 @@ pub(super) async fn listen_for_replicas(core: &Core, feeds: &Arc<Feeds>) -> Resu
     let replicas = match listener::bind(&config.bind, config.repl_port.0).await {
         Ok(replicas) => replicas,
         Err(error) => {
-            tracing::warn!(%error, "the replication port is taken; a free one is used");
+            tracing::warn!(%error, "the replication port is taken; a free port is used");
             listener::bind(&config.bind, 0).await?
         }
     };

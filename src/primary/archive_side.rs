@@ -9,10 +9,12 @@ use super::marks::MarkKeeper;
 use super::merging::Merging;
 use super::second_archive::Second;
 use crate::archive::epochs;
+use crate::archive::listing::Listing;
 use crate::archive::store::Archive;
 use crate::archive::uploader::{Uploader, UploaderSettings, UploaderStatus};
+use crate::chunk::ChunkHeader;
 use crate::commit::gate::RefusalReason;
-use crate::csn::{CommitTime, Csn, HistoryHash};
+use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Result};
 use crate::history::archive_figures::ArchiveFigures;
 use crate::history::line::{History, line_end};
@@ -30,15 +32,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The archive side of a primary.
-pub struct ArchiveSide {
+pub(super) struct ArchiveSide {
     /// Cuts chunks.
     pub cutter: Arc<Cutter>,
     /// Holds chunks until they are archived.
     pub spool: Arc<Spool>,
     /// The status of the uploader.
     pub uploader: watch::Receiver<UploaderStatus>,
-    /// Turns true when uploading has ended and writes are therefore refused.
-    pub(super) ended: watch::Receiver<bool>,
+    /// Holds the error that ended uploading. Set after the gate was closed, so that writes are refused by then.
+    pub(super) ended: watch::Receiver<Option<Arc<Error>>>,
     /// Whether the uploader checks the fence before each acknowledgement; follows `archive-ack`.
     pub(super) fence_each_ack: Arc<AtomicBool>,
     /// Merges the uploaded chunks.
@@ -49,12 +51,84 @@ pub struct ArchiveSide {
     pub marks: Arc<MarkKeeper>,
     /// Whether the logs did not reach back to the archive's end, so that restorable history begins with the next base.
     pub began_with_hole: bool,
+    /// Uploads the chunks.
     pub(super) task: JoinHandle<()>,
 }
 
 impl ArchiveSide {
+    /// Starts to cut and to upload where the archive ends.
     pub(super) async fn start(core: &Arc<Core>, bases: &Arc<Bases>, archive: &Archive) -> Result<Self> {
-        let epoch = core.identity().epoch();
+        let beginning = Beginning::find(core, archive).await?;
+        let Beginning { epoch, archived, needs_base, .. } = beginning;
+        core.committer.watermarks.archived.raise(archived);
+        let config = core.config();
+        let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
+        let (spool, cut) = open_spool(core)?;
+        let from = beginning.cut_from(core, archive, cut)?;
+        let settings = UploaderSettings {
+            fence_check_interval: config.fence_check_interval,
+            fence_each_ack: config.archive_ack,
+            start: core.identity().start.map_or(1, |start| start.number),
+            ..UploaderSettings::default()
+        };
+        if line.is_some() {
+            spool.keep_for_second(from.position.csn);
+        }
+        let (mut uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
+        let merging = Merging::start(core, archive, &beginning.listing, uploader.report_archived(), status.clone());
+        let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
+        let cutter = Cutter::start(core.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
+        let (watched, (ends, ended)) = (Arc::clone(core), watch::channel(None));
+        let task = tokio::spawn(async move {
+            let error = uploader.run().await;
+            if let Error::Fenced { newer, node, .. } = &error {
+                watched.fence(*newer, node);
+            } else {
+                watched.committer.gate.close(RefusalReason::Unarchived, uploading_ended(&error));
+            }
+            ends.send_replace(Some(Arc::new(error)));
+        });
+        if needs_base {
+            bases.request();
+        }
+        let second = line.map(|line| Second::start(core, &bases.snapshots, &spool, &cutter, line));
+        let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
+        let marks = MarkKeeper::start(core, bases, archive, trusted_after).await?;
+        Ok(Self {
+            cutter,
+            spool,
+            uploader: status,
+            ended,
+            fence_each_ack,
+            merging,
+            second,
+            marks,
+            began_with_hole: needs_base,
+            task,
+        })
+    }
+}
+
+/// The commits at which cutting and uploading begin.
+struct Beginning {
+    /// This node's epoch.
+    epoch: Epoch,
+    /// This node's last commit.
+    position: Position,
+    /// The objects in the archive.
+    listing: Listing,
+    /// The last commit that the archive's chunks state, with its history hash.
+    end: Option<(Csn, HistoryHash)>,
+    /// The last commit that counts as archived.
+    archived: Csn,
+    /// Whether the logs do not reach back to the archive's end.
+    needs_base: bool,
+}
+
+impl Beginning {
+    /// Compares the archive with the logs.
+    async fn find(core: &Core, archive: &Archive) -> Result<Self> {
+        let epoch = core.epoch();
         let (listing, lineage) = read_listing(archive, epoch).await?;
         let stretches = archived_stretches(archive, &listing, &lineage).await?;
         let end = line_end(archive, &listing, &lineage).await?;
@@ -78,31 +152,21 @@ impl ArchiveSide {
                 owed = Some(end);
             }
         }
-        let needs_base = owed.is_none();
-        let archived = owed.unwrap_or(committed);
-        core.committer.watermarks.archived.raise(archived);
-        let config = core.config();
-        let line = if config.archive_2.is_empty() { None } else { Some(epochs::line(archive, epoch).await?) };
-        let is_own = |csn, hash| core.source.compare(csn, hash).map(|compared| compared != Continuity::Other);
-        let (spool, cut) = Spool::open(
-            Arc::clone(&core.backends.bulk),
-            &core.dir.spool(),
-            config.spool_max_bytes.0,
-            &core.identity(),
-            Arc::clone(&core.committer.gate),
-            Arc::clone(&core.committer.watermarks),
-            &is_own,
-        )?;
-        let now = CommitTime(crate::clock::now_micros());
-        spool.times().into_iter().for_each(|(csn, time)| core.committer.ages.note_past(csn, time, now));
-        let spool = Arc::new(spool);
-        let from = match cut {
-            _ if needs_base => {
+        let (archived, needs_base) = (owed.unwrap_or(committed), owed.is_none());
+        Ok(Self { epoch, position, listing: history.listing, end, archived, needs_base })
+    }
+
+    /// Returns where cutting continues. `cut` is the last chunk in the spool.
+    fn cut_from(&self, core: &Core, archive: &Archive, cut: Option<ChunkHeader>) -> Result<CutFrom> {
+        let (epoch, archived, end) = (self.epoch, self.archived, self.end);
+        let Position { csn, hash, .. } = self.position;
+        Ok(match cut {
+            _ if self.needs_base => {
                 tracing::warn!(
-                    committed = committed.0,
-                    "the logs do not reach back to the archive's end: a base is published, the commits between are in no archive"
+                    committed = csn.0,
+                    "the logs do not reach back to the archive's last commit: a base is published, and the commits before \
+                     it that the archive lacks are in no archive"
                 );
-                let Position { csn, hash, .. } = position;
                 let wal_seq = core.committer.disk().wal_seq();
                 CutFrom { position: LogCursor { csn, wal_seq }, hash, epoch }
             }
@@ -114,50 +178,25 @@ impl ArchiveSide {
                 let hash = tokio::task::block_in_place(|| archived_hash(core, archive, archived, end))?;
                 CutFrom { position: LogCursor { csn: archived, ..LogCursor::default() }, hash, epoch }
             }
-        };
-        let settings = UploaderSettings {
-            fence_check_interval: config.fence_check_interval,
-            fence_each_ack: config.archive_ack,
-            start: core.identity().start.map_or(1, |start| start.number),
-            ..UploaderSettings::default()
-        };
-        if line.is_some() {
-            spool.keep_for_second(from.position.csn);
-        }
-        let (mut uploader, status) = Uploader::new(archive, Arc::clone(&spool), epoch, archived, settings);
-        let merging = Merging::start(core, archive, &history.listing, uploader.report_archived(), status.clone());
-        let (sealed, fence_each_ack) = (uploader.wake(), uploader.fence_each_ack());
-        let cutter = Cutter::start(core.source.clone(), Arc::clone(&spool), from, config.archive_interval, sealed);
-        let (watched, (ends, ended)) = (Arc::clone(core), watch::channel(false));
-        let task = tokio::spawn(async move {
-            let error = uploader.run().await;
-            if let Error::Fenced { newer, node, .. } = &error {
-                watched.fence(*newer, node);
-            } else {
-                watched.committer.gate.close(RefusalReason::Unarchived, uploading_ended(&error));
-            }
-            ends.send_replace(true);
-        });
-        if needs_base {
-            bases.request();
-        }
-        let second = line.map(|line| Second::start(core, &bases.snapshots, &spool, &cutter, line));
-        let trusted_after = if needs_base { Csn(u64::MAX) } else { archived };
-        let marks = MarkKeeper::start(core, bases, archive, trusted_after).await?;
-        let began_with_hole = needs_base;
-        Ok(Self {
-            cutter,
-            spool,
-            uploader: status,
-            ended,
-            fence_each_ack,
-            merging,
-            second,
-            marks,
-            began_with_hole,
-            task,
         })
     }
+}
+
+/// Opens the spool. Also returns the header of the last chunk that it holds of this node's history.
+fn open_spool(core: &Core) -> Result<(Arc<Spool>, Option<ChunkHeader>)> {
+    let is_own = |csn, hash| core.source.compare(csn, hash).map(|compared| compared != Continuity::Other);
+    let (spool, cut) = Spool::open(
+        Arc::clone(&core.backends.bulk),
+        &core.dir.spool(),
+        core.config().spool_max_bytes.0,
+        &core.identity(),
+        Arc::clone(&core.committer.gate),
+        Arc::clone(&core.committer.watermarks),
+        &is_own,
+    )?;
+    let now = CommitTime(crate::clock::now_micros());
+    spool.times().into_iter().for_each(|(csn, time)| core.committer.ages.note_past(csn, time, now));
+    Ok((Arc::new(spool), cut))
 }
 
 /// Returns the history hash after the commit `archived`, at which cutting continues: the hash that the archive states
@@ -182,7 +221,7 @@ fn archived_hash(
     core.committer.history_hash(archived)?.ok_or_else(|| Error::Gap {
         what: "the logs".into(),
         expected: archived,
-        found: "nothing that tells the history hash there".into(),
+        found: "no commit with a history hash at this csn".into(),
     })
 }
 
@@ -191,8 +230,9 @@ fn uploading_ended(error: &Error) -> String {
     let advice = match error {
         Error::Identity { .. } => "",
         _ => {
-            ". Restart: what was in that chunk is cut anew from the logs. If the disk fails, promote a replica instead"
+            ". Restart the node: the commits of that chunk are cut again from the logs. If the disk is failing, \
+             promote a replica instead"
         }
     };
-    format!("nothing is archived any more, so writes are refused until a restart: {error}{advice}")
+    format!("uploading to the archive has ended, so writes are refused until a restart: {error}{advice}")
 }

@@ -1,4 +1,4 @@
-//! What the archive holds of this node's line of history, and fetching the commits that this node lacks.
+//! The archive's part of this node's line of history: finds its commits, and fetches those that this node lacks.
 //!
 //! Guarantees: commits are fetched only if the archive's writer cannot have reported later ones as archived that lie
 //! behind a gap.
@@ -42,7 +42,9 @@ pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Lis
     let mut listing = Listing::read(archive).await?;
     let lineage = Lineage::of(&listing.epochs, epoch).ok_or_else(|| Error::StoreContract {
         url: archive.url().to_owned(),
-        detail: format!("does not list epoch {epoch}, which this node has claimed: its listings are stale"),
+        detail: format!(
+            "does not list epoch {epoch}, which this node has claimed: its listings are stale. Try again later"
+        ),
     })?;
     drop_torn(archive, &mut listing, &lineage).await?;
     Ok((listing, lineage))
@@ -51,7 +53,7 @@ pub(super) async fn read_listing(archive: &Archive, epoch: Epoch) -> Result<(Lis
 /// Returns the last commit of this line of history that a listing can restore.
 pub(super) async fn archived_until(archive: &Archive, listing: &Listing, lineage: &Lineage) -> Result<Csn> {
     let stretches = archived_stretches(archive, listing, lineage).await?;
-    Ok(stretches.last().copied().expect("there is one from the first commit on"))
+    Ok(stretches.last().copied().expect("the first commit has an epoch"))
 }
 
 /// Returns the last commit of `lineage` that chunks reach from `after` without a gap.
@@ -71,7 +73,7 @@ fn archived_behind_a_gap(listing: &Listing, lineage: &Lineage, until: Csn) -> Op
 /// Applies the commits that the archive holds on `lineage` without a gap after the committer's last commit; returns the
 /// last one's csn. Returns [`Error::Gap`] if the archive's writer may have reported commits behind a gap as archived,
 /// and [`Error::OtherHistory`] if the archive's commits do not continue the committer's history.
-pub async fn fetch_tail(
+pub(super) async fn fetch_tail(
     archive: &Archive,
     listing: &Listing,
     lineage: &Lineage,
@@ -81,7 +83,7 @@ pub async fn fetch_tail(
     let tail = CatchUp::contiguous(archive, listing, lineage, position);
     if let Some(end) = archived_behind_a_gap(listing, lineage, tail.until()) {
         let (what, expected) = (archive.url().to_owned(), tail.until().next());
-        return Err(Error::Gap { what, expected, found: format!("a base behind a gap, and commits up to csn {end}") });
+        return Err(Error::Gap { what, expected, found: format!("a base after a gap, and commits up to csn {end}") });
     }
     if tail.until() > position.csn {
         tracing::warn!(

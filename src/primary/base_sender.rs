@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::node::core::Core;
 use crate::node::snapshots::Snapshots;
 use crate::ship::feed::{HEARTBEAT_INTERVAL, SEND_DEADLINE, deadline};
-use crate::ship::wire::{self, BaseBegin, BaseFile, Heartbeat, Hello, Message, PART_BYTES, Sender};
+use crate::ship::message::{self, BaseBegin, BaseFile, Heartbeat, Hello, Message, PART_BYTES};
+use crate::ship::wire::Sender;
 use crate::snapshot::base::LocalBase;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ async fn while_alive<T>(
 async fn send_base(core: &Core, hello: &Hello, sender: &mut Sender<OwnedWriteHalf>, base: &LocalBase) -> Result<()> {
     let peer = &*hello.node;
     let identity = core.identity();
-    let proof = wire::primary_proof(&core.config().repl_secret, hello, identity.cluster);
+    let proof = message::primary_proof(&core.config().repl_secret, hello, identity.cluster);
     let begin = BaseBegin { cluster: identity.cluster, history: identity.history, proof };
     deadline(peer, sender.send(&Message::BaseBegin(begin))).await?;
     let (shared, own) = base.files();

@@ -9,14 +9,15 @@ use crate::error::Result;
 use crate::node::core::Core;
 use crate::node::snapshots::Snapshots;
 use crate::ship::feed_host::FeedHost;
-use crate::ship::wire::{Hello, Refuse, Sender};
+use crate::ship::message::{Hello, Refuse};
+use crate::ship::wire::Sender;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use tokio::net::tcp::OwnedWriteHalf;
 
 /// The node on which feeds run.
-pub struct FeedingNode {
+pub(super) struct FeedingNode {
     /// The state of the node.
     pub core: Arc<Core>,
     /// Cuts the bases that are sent.
@@ -55,12 +56,14 @@ impl FeedHost for FeedingNode {
             let (theirs, newer_epoch) = (hello.epoch, Some(hello.epoch));
             if is_proven {
                 self.core.fence(hello.epoch, &hello.node);
-                let reason = format!("the replica has epoch {theirs}, this node only {own}: it is fenced");
+                let reason = format!(
+                    "the replica has epoch {theirs}, and this node has the older epoch {own}: this node is fenced"
+                );
                 return Ok(Refuse { is_final: true, reason, newer_epoch });
             }
             let reason = format!(
-                "the replica says that it has epoch {theirs}, this primary has epoch {own}; nothing proves the newer one. Use \
-                 one repl-secret on all nodes, or one archive"
+                "the replica states epoch {theirs}, and this primary has epoch {own}; nothing proves the newer \
+                 epoch. Use one repl-secret on all nodes, or one archive"
             );
             Ok(Refuse { is_final: false, reason, newer_epoch })
         }

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Keeps the marks of a primary's archive.
-pub struct MarkKeeper {
+pub(super) struct MarkKeeper {
     archive: Archive,
     /// The marks in the archive; the value is `None` until the record was read.
     known: Mutex<BTreeMap<PlainName, Option<MarkRecord>>>,
@@ -102,7 +102,7 @@ impl MarkKeeper {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(%error, "a mark is not in the archive yet; it is tried again");
+                        tracing::warn!(%error, "a mark could not be written to the archive; the upload is retried");
                     }
                     tokio::time::sleep(RETRY_PAUSE).await;
                     continue;
@@ -167,7 +167,8 @@ impl MarkKeeper {
         let stored = match marks::create(&self.archive, &mark.name, &record).await? {
             MarkCreation::There => record,
             MarkCreation::Taken(other) => {
-                tracing::error!(mark = %mark.name, csn = %mark.at.csn, other = %other.csn, epoch = %other.epoch, "the archive has another mark of this name: ours is not in it");
+                tracing::error!(mark = %mark.name, csn = %mark.at.csn, other = %other.csn, epoch = %other.epoch, "the \
+                    archive has another mark of this name, so this node's mark is not in the archive");
                 other
             }
         };
@@ -193,10 +194,10 @@ pub(super) async fn mark(core: &Core, keeper: Option<&MarkKeeper>, name: PlainNa
         let is_own = core.committer.find_mark(&name)?.is_some();
         if !is_own && keeper.is_some_and(|keeper| keeper.known.lock().contains_key(&name)) {
             let reason = format!(
-                "mark {name} is taken: the archive has it on another branch of history. Choose another name, or take \
-                 that one away with WALFERRY UNMARK {name}"
+                "mark {name} is taken: the archive has a mark of this name on another line of history. Choose \
+                     another name, or remove that mark with WALFERRY UNMARK {name}"
             );
-            return Err(Error::Refused { reason });
+            return Err(Error::Conflict { reason });
         }
         core.committer.make_mark(&name)
     })?;
@@ -226,7 +227,7 @@ pub(super) async fn unmark(core: &Core, keeper: Option<&MarkKeeper>, name: Plain
     match removed {
         Some(csn) => acknowledge(core, csn).await?,
         None if was_archived => {}
-        None => return Err(Error::Refused { reason: format!("there is no mark {name}") }),
+        None => return Err(Error::Unknown { reason: format!("mark {name} does not exist") }),
     }
     Ok(TaskReply::Ok)
 }

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// The merging tasks; they end when this value is dropped.
-pub struct Merging {
+pub(super) struct Merging {
     rounds: Arc<Rounds>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -32,7 +32,7 @@ struct Rounds {
 
 impl Merging {
     /// Starts to merge the chunks of `listing` and those that the uploader reports as `archived`.
-    pub fn start(
+    pub(super) fn start(
         core: &Arc<Core>,
         archive: &Archive,
         listing: &Listing,
@@ -49,7 +49,7 @@ impl Merging {
 
     /// Returns the results so far.
     #[must_use]
-    pub fn status(&self) -> MergeStatus {
+    pub(super) fn status(&self) -> MergeStatus {
         self.rounds.status.lock().clone()
     }
 }
@@ -85,7 +85,7 @@ impl Rounds {
                 status.last_error = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "merging chunks failed; it is tried again");
+                tracing::warn!(%error, "merging chunks failed; it is retried");
                 status.last_error = Some(error.to_string());
             }
         }

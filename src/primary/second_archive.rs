@@ -5,7 +5,8 @@
 //! the second archive receives a base and continues after it, and the log says so. The commits in between are a gap
 //! that `walferry verify` shows and `walferry copy` closes. The second archive is not the fence: its epoch records are
 //! copies of the first archive's, and a different record under one of their names stops only the uploads to the second
-//! archive. A start refuses an archive of another cluster.
+//! archive. A start refuses an archive of another cluster. Chunks, bases and epoch records are moved as `walferry copy`
+//! moves them (see [`crate::restore::copy`]).
 
 use super::archived::{archived_until, read_listing};
 use super::merging::Merging;
@@ -40,7 +41,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The uploads of a primary to its second archive.
-pub struct Second {
+pub(super) struct Second {
     spool: Arc<Spool>,
     status: Mutex<SecondStatus>,
     /// The uploader's status; `None` while no chunks are uploaded.
@@ -68,7 +69,7 @@ impl From<Error> for Ended {
 
 impl Second {
     /// Starts to upload the chunks of `spool`. `epochs` are the records of this node's line of history, root first.
-    pub fn start(
+    pub(super) fn start(
         core: &Arc<Core>,
         snapshots: &Arc<Snapshots>,
         spool: &Arc<Spool>,
@@ -95,7 +96,7 @@ impl Second {
 
     /// Returns the current state.
     #[must_use]
-    pub fn status(&self) -> SecondStatus {
+    pub(super) fn status(&self) -> SecondStatus {
         let mut status = self.status.lock().clone();
         status.spool_bytes = self.spool.second_status().bytes;
         status.drops = *self.spool.second_drops().borrow();
@@ -109,7 +110,7 @@ impl Second {
     }
 
     /// Waits until the archive holds a commit, its uploads fail or stop, or it is not connected. Cancel-safe.
-    pub async fn settled(&self, csn: Csn) {
+    pub(super) async fn settled(&self, csn: Csn) {
         let uploader = self.uploader.lock().clone();
         if let Some(mut uploader) = uploader {
             let is_settled = |status: &UploaderStatus| {
@@ -120,7 +121,7 @@ impl Second {
     }
 
     /// Stops the uploads; chunks in the spool stay there for the next start.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
@@ -128,22 +129,22 @@ impl Second {
 
     /// Reports whether the archive currently accepts chunks.
     #[must_use]
-    pub fn is_streaming(&self) -> bool {
+    pub(super) fn is_streaming(&self) -> bool {
         self.uploader.lock().as_ref().is_some_and(|uploader| uploader.borrow().failures_in_row == 0)
     }
 
     /// Publishes a base that the first archive has received, too. If the second archive does not accept the base, it
     /// needs no replacement: its chunks continue after the base before.
-    pub async fn publish(&self, core: &Core, base: &LocalBase) {
+    pub(super) async fn publish(&self, core: &Core, base: &LocalBase) {
         let mut publisher = self.publisher.lock().await;
         let published = match publisher.as_mut().filter(|_| self.is_streaming()) {
             Some(publisher) => publisher.publish_kept(base, self.covered(base.manifest().csn)).await,
-            None => {
-                Err(Error::Refused { reason: "archive-2 is not there at the moment: it does not get this base".into() })
-            }
+            None => Err(Error::NotNow {
+                reason: "archive-2 cannot be reached at the moment, so it does not get this base".into(),
+            }),
         };
         let needs_repair = matches!(&published, Ok(Some(published)) if published.level == Level::Eventual);
-        self.note_base(published);
+        self.note_base(&published);
         if needs_repair && let Some(publisher) = publisher.as_ref() {
             repair_bases(core, publisher.archive()).await;
         }
@@ -156,11 +157,12 @@ impl Second {
         if archived >= csn {
             return Ok(());
         }
-        let reason = format!("archive-2 has chunks up to csn {archived} only: it does not get the base at csn {csn}");
-        Err(Error::Refused { reason })
+        let reason =
+            format!("archive-2 has chunks only up to csn {archived}, so it does not get the base at csn {csn}");
+        Err(Error::NotNow { reason })
     }
 
-    fn note_base(&self, published: Result<Option<Published>>) {
+    fn note_base(&self, published: &Result<Option<Published>>) {
         let mut status = self.status.lock();
         match published {
             Ok(published) => {
@@ -168,7 +170,7 @@ impl Second {
                 status.last_base_error = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "a base did not get into archive-2");
+                tracing::warn!(%error, "a base was not published to archive-2");
                 status.last_base_error = Some(error.to_string());
             }
         }
@@ -207,9 +209,9 @@ impl Sessions {
             self.second.note(|status| {
                 let message = error.to_string();
                 if !passes {
-                    tracing::error!(%error, "archive-2 is given up until the next start");
+                    tracing::error!(%error, "archive-2 is not used until the next start");
                 } else if status.last_error.as_ref() != Some(&message) {
-                    tracing::warn!(%error, "archive-2 is not there; it is tried again");
+                    tracing::warn!(%error, "archive-2 cannot be reached; the connection is retried");
                 }
                 status.state = if passes { "connecting" } else { "stopped" };
                 status.failures_in_row += 1;
@@ -236,8 +238,9 @@ impl Sessions {
         let committed = core.committer.watermarks.committed.get();
         if archived > committed {
             let detail = format!(
-                "holds commits of epoch {epoch} up to csn {archived}, this node has only those up to {committed}: \
-                 another process wrote them, or the disk lost them. Give archive-2 another prefix"
+                "holds commits of epoch {epoch} up to csn {archived}, but this node has only commits up to csn \
+                 {committed}: another process wrote the others, or the disk has lost them. Give archive-2 another \
+                 prefix"
             );
             return Err(Error::Identity { what: format!("archive-2 {}", archive.url()), detail }.into());
         }
@@ -250,7 +253,8 @@ impl Sessions {
             tracing::warn!(
                 archived = archived.0,
                 goes_on = from.0,
-                "archive-2 lacks commits that the spool no longer has: it gets a base and goes on from there"
+                "archive-2 lacks commits that are not in the spool: archive-2 gets a base, and its chunks continue \
+                 after the base"
             );
             self.second.note(|status| status.state = "base");
             self.give_base().await?;
@@ -262,7 +266,7 @@ impl Sessions {
         let (mut uploader, status) = Uploader::new(&archive, source, epoch, archived, settings);
         let _merging = Merging::start(core, &archive, &listing, uploader.report_archived(), status.clone());
         spool.wake_second(uploader.wake());
-        tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is there");
+        tracing::info!(archive = archive.url(), archived = archived.0, "archive-2 is reached");
         let (repairs, target) = (Arc::clone(core), archive.clone());
         tokio::spawn(async move { repair_bases(&repairs, &target).await });
         *self.second.uploader.lock() = Some(status);
@@ -294,9 +298,8 @@ impl Sessions {
         drop(publisher);
         let _ = tokio::task::spawn_blocking(move || drop(base)).await;
         drop(base_tools);
-        let outcome = published.as_ref().map(drop).map_err(|error| Error::Refused { reason: error.to_string() });
-        self.second.note_base(published);
-        outcome
+        self.second.note_base(&published);
+        published.map(drop)
     }
 }
 
@@ -311,7 +314,7 @@ async fn repair_bases(core: &Core, archive: &Archive) {
         Ok::<_, Error>(())
     };
     if let Err(error) = repaired.await {
-        tracing::warn!(%error, "a base in archive-2 could not be repaired; it is tried again later");
+        tracing::warn!(%error, "a base in archive-2 could not be repaired; the repair is retried later");
     }
 }
 
@@ -319,7 +322,7 @@ async fn repair_bases(core: &Core, archive: &Archive) {
 async fn write_epochs(second: &Archive, line: &[EpochRecord]) -> Result<()> {
     let Some((record, other)) = epochs::claim_line(second, line).await? else { return Ok(()) };
     let detail = format!(
-        "epoch {} is node {}'s there, in the first archive it is node {}'s: history went another way in it. Give \
+        "has another history: its epoch {} belongs to node {}, but that of the first archive belongs to node {}. Give \
          archive-2 another prefix",
         other.epoch, other.node, record.node
     );

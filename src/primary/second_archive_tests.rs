@@ -87,7 +87,7 @@ async fn epochs_are_those_of_the_first_archive() {
     for step in 0..5 {
         let store = FaultStore::default();
         let archive = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None);
-        let hasty = archive.with_patience(RetryPolicy { attempts: 1, ..LOOK });
+        let hasty = archive.with_retry_policy(RetryPolicy { attempts: 1, ..LOOK });
         store.script_puts(std::iter::repeat_n(Fault::None, step).chain([Fault::Fail]));
         assert_eq!(write_epochs(&hasty, &line).await.is_ok(), step == 4, "step {step}");
         epochs::EpochTree::read(&archive).await.expect("no record without its parent");
@@ -98,7 +98,7 @@ async fn epochs_are_those_of_the_first_archive() {
     let archive = Archive::over(Arc::new(FaultStore::default()), "faults://".to_owned(), "", None);
     epochs::claim(&archive, &EpochRecord::first(Epoch(1), "c".to_owned(), time)).await.expect("claim");
     let error = write_epochs(&archive, &line).await.expect_err("taken");
-    assert!(matches!(&error, Error::Identity { .. }) && error.to_string().contains("node c's"), "{error}");
+    assert!(matches!(&error, Error::Identity { .. }) && error.to_string().contains("node c,"), "{error}");
     assert!(!passes(&error));
     assert_eq!(epochs::read_record(&archive, Epoch(3)).await.expect("read"), None);
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 const STOP_UPLOAD_MAX: Duration = Duration::from_secs(10);
 
 /// The shipping of a primary.
-pub struct Shipping {
+pub(super) struct Shipping {
     core: Arc<Core>,
     /// The connected replicas.
     pub feeds: Arc<Feeds>,
@@ -35,7 +35,7 @@ pub struct Shipping {
 
 impl Shipping {
     /// Starts shipping under the node's current epoch.
-    pub async fn start(core: &Arc<Core>, bases: &Arc<Bases>) -> Result<Arc<Self>> {
+    pub(super) async fn start(core: &Arc<Core>, bases: &Arc<Bases>) -> Result<Arc<Self>> {
         let snapshots = Arc::clone(&bases.snapshots);
         let host: Arc<dyn FeedHost> = Arc::new(FeedingNode { core: Arc::clone(core), snapshots });
         let watermarks = &core.committer.watermarks;
@@ -56,7 +56,7 @@ impl Shipping {
 
     async fn await_archived(&self, csn: Csn) -> Result<()> {
         let Some(archive) = &self.archive else {
-            return Err(Error::Refused { reason: "no archive is configured".into() });
+            return Err(Error::NotConfigured { reason: "no archive is configured".into() });
         };
         // The uploader's own status turns earlier, before the gate refuses writes: a client told by it could write
         // again.
@@ -64,9 +64,9 @@ impl Shipping {
         // Cancel-safe: both arms only wait.
         tokio::select! {
             () = self.core.committer.watermarks.archived.reached(csn) => Ok(()),
-            _ = ended.wait_for(|ended| *ended) => {
-                let reason = archive.uploader.borrow().stopped.clone();
-                Err(Error::Refused { reason: reason.unwrap_or_else(|| "the uploader ended".into()) })
+            ended = ended.wait_for(Option::is_some) => {
+                let error = ended.ok().and_then(|error| error.clone());
+                Err(error.map_or(Error::Stopping, Error::Shared))
             }
         }
     }
@@ -84,7 +84,7 @@ impl Shipping {
         };
         let first = tokio::time::timeout(STOP_UPLOAD_MAX, self.await_archived(cut));
         if futures::future::join(first, second).await.0.is_err() {
-            tracing::warn!("the archive did not take everything before the stop; the rest waits in the spool");
+            tracing::warn!("the archive did not receive all chunks before the stop; the others wait in the spool");
         }
         archive.task.abort();
         archive.marks.stop();

@@ -71,10 +71,10 @@ async fn become_primary(core: &Arc<Core>, bases: &Arc<Bases>, insistence: Insist
             claim_at_the_end(core, archive, insistence).await?
         }
         None if core.primary_archives() && !insistence.without_archive => {
-            let reason = "the primary has an archive and this replica has none: what the archive holds beyond this replica \
-                          would be left behind, and the old primary would not be fenced. Start the replica with --archive, \
-                          or insist: walferry promote --without-archive";
-            return Err(Error::Refused { reason: reason.to_owned() });
+            let reason = "the primary has an archive and this replica has none. A promotion would abandon the \
+                          archived commits that this replica lacks, and would not fence the old primary. Start the \
+                          replica with --archive, or force the promotion with walferry promote --without-archive";
+            return Err(Error::NotConfigured { reason: reason.to_owned() });
         }
         None => next_epoch(core, core.identity().epoch())?,
     };
@@ -90,7 +90,7 @@ async fn become_primary(core: &Arc<Core>, bases: &Arc<Bases>, insistence: Insist
         }
     };
     core.take_writes();
-    tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node is a primary now");
+    tracing::info!(epoch = start.epoch.0, fork = start.fork.0, "this node has become a primary");
     listen_for_replicas(core, &shipping.feeds).await
 }
 
@@ -185,7 +185,8 @@ async fn claim_at_the_end(core: &Arc<Core>, archive: &Archive, insistence: Insis
                     if insistence.abandon_epoch != Some(line.leaf()) {
                         return Err(would_abandon(archive, &line, &why, &abandoned));
                     }
-                    tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as asked");
+                    tracing::warn!(epoch = line.leaf().0, %why, "the archive's newest line is abandoned, as the \
+                        operator asked");
                     (None, own_parent(archive, core).await?)
                 }
             },
@@ -208,7 +209,7 @@ async fn claim_at_the_end(core: &Arc<Core>, archive: &Archive, insistence: Insis
         tracing::warn!(
             fork = start.fork.0,
             beyond = beyond.0,
-            "the old primary archived on during the takeover: its commits are taken over, too"
+            "the old primary continued to archive during the takeover: this node takes over these commits"
         );
     }
 }
@@ -266,15 +267,15 @@ async fn follow_to_the_end(
 /// Builds the refusal of a promotion that would abandon commits.
 fn would_abandon(archive: &Archive, line: &Lineage, why: &str, abandoned: &[Abandoned]) -> Error {
     let told: Vec<String> = abandoned.iter().map(ToString::to_string).collect();
-    let told = if told.is_empty() { "no archived commits yet".to_owned() } else { told.join("; ") };
+    let told = if told.is_empty() { "no archived commits".to_owned() } else { told.join("; ") };
     let epoch = line.leaf();
     let reason = format!(
-        "this node does not lie on the newest line of {}, that of epoch {epoch}: {why}. A promotion would abandon {told}. \
-         Promote a node that follows epoch {epoch}, start this one as a replica of its writer, or insist: walferry promote \
-         --abandon-epoch {epoch}",
+        "this node does not lie on the newest line of {}, which ends in epoch {epoch}: {why}. A promotion would \
+         abandon {told}. Promote a node that follows epoch {epoch}, start this node as a replica of the writer of \
+         that epoch, or force the promotion with walferry promote --abandon-epoch {epoch}",
         archive.url()
     );
-    Error::Refused { reason }
+    Error::Conflict { reason }
 }
 
 /// Checks that the archive's record of this node's epoch is this node's own, and writes the record if there is none.
@@ -320,7 +321,8 @@ async fn claim_start(archive: &Archive, core: &Core) -> Result<bool> {
                     start = next.number,
                     node = other.node,
                     csn = other.csn.0,
-                    "another process started under this epoch: this directory is a copy of its, or an older state of it"
+                    "another process has started under this epoch: this directory is a copy of that process's \
+                     directory, or an older state of it"
                 );
                 return Ok(false);
             }
@@ -348,12 +350,7 @@ fn now() -> CommitTime {
 
 /// Checks that a directory is not fenced, before anything is opened.
 pub fn check_fence(own: &Identity, tree: Option<&EpochTree>) -> Result<()> {
-    if own.role == LastRole::Restored {
-        return Ok(());
-    }
-    if let Some(fenced) = &own.fenced_by {
-        return Err(Error::Fenced { own: own.epoch(), newer: fenced.epoch, node: fenced.node.clone() });
-    }
+    own.require_unfenced()?;
     // The directory of a replica follows the newest line before it writes.
     match tree.and_then(EpochTree::newest_started).filter(|_| own.role == LastRole::Primary) {
         Some(newest) if newest.epoch > own.epoch() => {

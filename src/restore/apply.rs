@@ -25,10 +25,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Limit on the number of unpacked chunks that wait for one side.
-pub const CHUNKS_QUEUED_MAX: usize = 2;
+const CHUNKS_QUEUED_MAX: usize = 2;
 
 /// The engines of a directory during a restore.
-pub struct Engines {
+pub(super) struct Engines {
     /// RocksDB, opened without compaction.
     pub disk: Disk,
     /// The memory engines: lists and sorted sets.
@@ -44,7 +44,7 @@ pub struct Engines {
 
 /// Counts of applied chunks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Applied {
+pub(super) struct Applied {
     /// Number of chunks.
     pub chunks: u64,
     /// Number of commits.
@@ -55,7 +55,7 @@ pub struct Applied {
 
 impl Applied {
     /// Adds the counts of a later call.
-    pub fn add(&mut self, later: Self) {
+    pub(super) fn add(&mut self, later: Self) {
         self.chunks += later.chunks;
         self.commits += later.commits;
         self.raw_bytes += later.raw_bytes;
@@ -63,8 +63,8 @@ impl Applied {
 }
 
 /// How applying chunks ended.
-pub struct Ended {
-    /// What was applied.
+pub(super) struct Ended {
+    /// The applied commits.
     pub applied: Applied,
     /// The step that could not be fetched or read, and the error; the engines are before this step. `None` if all were
     /// applied.
@@ -72,12 +72,12 @@ pub struct Ended {
 }
 
 /// A chunk to apply: its step, its name for messages, and its bytes.
-pub type Arrival = (ChunkStep, String, Bytes);
+pub(super) type Arrival = (ChunkStep, String, Bytes);
 
 impl Engines {
     /// Applies the chunks that `next` returns. Ends when `next` returns `None` or a chunk that could not be fetched or
     /// read. Passes each chunk's stored bytes to `applied`. After an error the engines must be discarded.
-    pub fn apply(
+    pub(super) fn apply(
         &mut self,
         unpacker: &mut Unpacker,
         next: impl FnMut() -> Option<(ChunkStep, Result<Arrival>)>,
@@ -110,7 +110,7 @@ impl Engines {
     }
 
     /// Writes the position to RocksDB if necessary, makes RocksDB durable, and checks its position.
-    pub fn finish(&mut self) -> Result<()> {
+    pub(super) fn finish(&mut self) -> Result<()> {
         if disk_position(&self.disk)? != self.position {
             let mut batch = vec![0; HEADER_LEN];
             batch::push_put(&mut batch, Family::Default, CSN_KEY, &self.position.encode());
@@ -122,13 +122,17 @@ impl Engines {
         if found == self.position {
             return Ok(());
         }
-        let detail = format!("it is at csn {}, the restore at csn {}", found.csn, self.position.csn);
+        let detail = format!("the image is at csn {}, but the restore is at csn {}", found.csn, self.position.csn);
         Err(Error::corrupt("RocksDB", "the csn key", detail))
     }
 }
 
 /// Applies the commits of a base's completion, which change the memory engines only; returns the csn of the last one.
-pub fn complete(memory: &mut Memory, commits: impl Iterator<Item = Result<CommitRecord>>, after: Csn) -> Result<Csn> {
+pub(super) fn complete(
+    memory: &mut Memory,
+    commits: impl Iterator<Item = Result<CommitRecord>>,
+    after: Csn,
+) -> Result<Csn> {
     let mut last = after;
     for commit in commits {
         let commit = commit?;

@@ -71,7 +71,10 @@ pub(super) fn open(
     let found = disk_position(&disk)?;
     let part = &manifest.disk;
     if found != (Position { csn: part.csn, time: part.time, epoch: part.epoch, hash: part.hash }) {
-        let detail = format!("it is at {found:?}, the manifest says csn {} with history hash {}", part.csn, part.hash);
+        let detail = format!(
+            "RocksDB is at {found:?}, but the manifest states csn {} with history hash {}",
+            part.csn, part.hash
+        );
         return Err(Error::corrupt(format!("{}/{}", archive.url(), manifest.base()), "RocksDB", detail));
     }
     let memory = open_memory(
@@ -109,7 +112,7 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
     let found = (image.position.csn, image.position.hash, lists, zsets);
     if found != (told.csn, told.hash, told.lists, told.zsets) {
         let detail = format!(
-            "csn {} with {lists} lists and {zsets} sorted sets; the manifest says csn {} with {} and {}",
+            "found csn {} with {lists} lists and {zsets} sorted sets, but the manifest states csn {} with {} and {}",
             image.position.csn, told.csn, told.lists, told.zsets
         );
         return Err(Error::corrupt(what(0), "header", detail));
@@ -119,8 +122,9 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
         let found = Contents::of(&memory.cut());
         let found = (found.elements, found.list_digest.hash(), found.zset_digest.hash());
         if found != (told.elements, told.lists, told.zsets) {
-            let detail =
-                format!("elements, lists, sorted sets are {found:?} by their digests, the manifest says {told:?}");
+            let detail = format!(
+                "the digests of elements, lists and sorted sets are {found:?}, but the manifest states {told:?}"
+            );
             return Err(Error::corrupt(what(0), "content", detail));
         }
     }

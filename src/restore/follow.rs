@@ -29,7 +29,7 @@ const ARRIVALS_MAX: usize = 1;
 /// The chunks and runs that were applied after the base.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub(super) struct Followed {
-    /// What was applied from chunks.
+    /// The commits that were applied from chunks.
     pub applied: Applied,
     /// Number of runs.
     pub runs: u64,
@@ -87,7 +87,7 @@ pub(super) async fn follow(
             Step::Run(RunStep { run: name, .. }) => {
                 steps.pop_front();
                 let mut run = fetching.take().unwrap_or_else(|| begin(name));
-                assert_eq!(run.manifest().run(), name, "runs are fetched in their order");
+                assert_eq!(run.manifest().run(), name, "runs are fetched in order");
                 match run.arrived().await {
                     Ok(()) => {
                         fetching = next_run(&steps).map(begin);
@@ -106,8 +106,8 @@ pub(super) async fn follow(
         let Some(around) = bad.way_around(history, &culprit, &error, way).await? else {
             return Err(error);
         };
-        tracing::warn!(csn = engines.position.csn.0, %error, "an object cannot be used; another way leads on");
-        followed.remarks.push(format!("passed over: {error}"));
+        tracing::warn!(csn = engines.position.csn.0, %error, "an object cannot be used; another route replaces it");
+        followed.remarks.push(format!("skipped: {error}"));
         (steps, manifests) = around;
     }
     Ok((engines, followed))

@@ -288,7 +288,7 @@ fn require_empty(dir: &DataDir) -> Result<()> {
     if dir.is_empty()? {
         return Ok(());
     }
-    let detail = "a restore never touches what is there. Name a directory that is empty or does not exist".to_owned();
+    let detail = "a restore never changes existing files. Name a directory that is empty or does not exist".to_owned();
     Err(Error::NotEmpty { dir: dir.root().to_owned(), detail })
 }
 

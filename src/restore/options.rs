@@ -1,4 +1,4 @@
-//! What a restore is asked for.
+//! The options of a restore.
 
 use super::progress::ProgressSink;
 use crate::csn::Epoch;

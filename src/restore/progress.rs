@@ -53,12 +53,12 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub fn begin(sink: &ProgressSink, phase: Phase, total: u64) -> Self {
+    pub(crate) fn begin(sink: &ProgressSink, phase: Phase, total: u64) -> Self {
         sink(Progress { phase, done: 0, total });
         Self { sink: Arc::clone(sink), phase, done: AtomicU64::new(0), total }
     }
 
-    pub fn add(&self, bytes: u64) {
+    pub(crate) fn add(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         (self.sink)(Progress { phase: self.phase, done, total: self.total });
     }

@@ -30,7 +30,7 @@ pub(super) struct RunFetch {
 
 impl RunFetch {
     /// Starts to fetch a run's files into a directory below `scratch`.
-    pub fn begin(
+    pub(super) fn begin(
         archive: &Archive,
         io: &Arc<dyn Io>,
         scratch: &Path,
@@ -54,17 +54,17 @@ impl RunFetch {
     }
 
     /// Returns the run's manifest.
-    pub fn manifest(&self) -> &RunManifest {
+    pub(super) fn manifest(&self) -> &RunManifest {
         &self.manifest
     }
 
     /// Waits until all files have arrived and are verified.
-    pub async fn arrived(&mut self) -> Result<()> {
+    pub(super) async fn arrived(&mut self) -> Result<()> {
         (&mut self.task).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     /// Applies the run to the engines. Dropping `self` then removes the remaining files. Blocking.
-    pub fn apply(self, io: &dyn Io, engines: &mut Engines) -> Result<()> {
+    pub(super) fn apply(self, io: &dyn Io, engines: &mut Engines) -> Result<()> {
         let Self { manifest, dir, .. } = &self;
         manifest.validate(engines.position)?;
         let Engines { disk, memory, .. } = engines;
@@ -124,7 +124,7 @@ pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memor
     for commit in chunk.commits() {
         let commit = commit?;
         if commit.touches_disk() {
-            return Err(Error::corrupt(what, "content", "disk effects in the memory part of a run"));
+            return Err(Error::corrupt(what, "content", "the memory part of a run contains disk effects"));
         }
         memory.apply(&commit)?;
     }

@@ -33,8 +33,10 @@ pub(super) async fn check_file(
 /// Checks that an object is listed with the length that the manifest states.
 pub(super) fn check_listed(archive: &Archive, listing: &Listing, object: &ObjectName, bytes: u64) -> Result<()> {
     let detail = match listing.stored(object) {
-        None => "it is not there".to_owned(),
-        Some(stored) if stored.size != bytes => format!("{} bytes, the manifest says {bytes}", stored.size),
+        None => "the object is missing".to_owned(),
+        Some(stored) if stored.size != bytes => {
+            format!("the object has {} bytes, but the manifest states {bytes}", stored.size)
+        }
         Some(_) => return Ok(()),
     };
     Err(Error::corrupt(full_name(archive, object), "the object", detail))

@@ -1,4 +1,4 @@
-//! What `walferry verify` reports.
+//! The report of `walferry verify`.
 
 use crate::archive::layout::ObjectName;
 use crate::error::{Kind, Result};
@@ -57,7 +57,7 @@ pub struct VerifyReport {
 pub struct Problem {
     /// The object's name below the archive's prefix.
     pub object: String,
-    /// What was expected and what was found.
+    /// The expectation and the finding.
     pub what: String,
 }
 
@@ -70,7 +70,7 @@ impl VerifyReport {
 
     /// Adds a remark about a record whose upload was interrupted; no other object relies on such a record.
     pub(super) fn note_cut_off(&mut self, object: &ObjectName) {
-        let what = "it was cut off while it was written, and does not count".to_owned();
+        let what = "the record is incomplete, because its upload was interrupted; it is ignored".to_owned();
         self.remarks.push(Problem { object: object.to_string(), what });
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Returns the listing after a plan was carried out.
 #[must_use]
-pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
+pub(super) fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
     let mut left = listing.clone();
     for removal in removals {
         match &removal.object {
@@ -53,7 +53,7 @@ pub fn remaining(listing: &Listing, removals: &[Removal]) -> Listing {
                 left.thinned.remove(number);
             }
             ObjectName::Mark(_) | ObjectName::Identity | ObjectName::Epoch(_) | ObjectName::Start(..) => {
-                unreachable!("never planned to go")
+                unreachable!("a plan never removes this kind of object")
             }
         }
     }

@@ -52,7 +52,7 @@ pub struct Material {
     pub now: CommitTime,
 }
 
-/// What retention needs from a manifest.
+/// The part of a manifest that retention needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
     /// Commit time of the base's csn, or of the run's last commit.
@@ -175,7 +175,8 @@ impl Unfinished {
         if is_so {
             return Ok(());
         }
-        let detail = format!("does not answer for {name} as it lists it. Nothing is removed; try again later");
+        let detail =
+            format!("lists {name}, but gives other data about it on request. Nothing is removed. Try again later");
         Err(Error::StoreContract { url: archive.url().to_owned(), detail })
     }
 }

@@ -23,7 +23,7 @@ use crate::keep::{Keep, micros};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// What a prune is to remove, and what it promises.
+/// The plan of a prune: the objects to remove, and the commits that stay restorable.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PrunePlan {
     /// The objects to remove, references first.
@@ -217,7 +217,7 @@ impl<'m> View<'m> {
     }
 
     pub(super) fn lineage(&self, leaf: Epoch) -> Lineage {
-        Lineage::of(&self.listing.epochs, leaf).expect("promises are made for known epochs")
+        Lineage::of(&self.listing.epochs, leaf).expect("a promise names an epoch that has a record")
     }
 
     /// Returns a promise for each mark whose line is known. Adds a remark for each mark that cannot be restored.
@@ -227,16 +227,19 @@ impl<'m> View<'m> {
             let mark = match mark {
                 Ok(mark) => mark,
                 Err(why) => {
-                    remarks.push(format!("mark {name} cannot be read and keeps nothing: {why}"));
+                    remarks.push(format!("mark {name} cannot be read, so the mark keeps nothing: {why}"));
                     continue;
                 }
             };
             let Some(lineage) = Lineage::of(&self.listing.epochs, mark.epoch) else {
-                remarks.push(format!("mark {name} is of epoch {}, which has no record: it keeps nothing", mark.epoch));
+                remarks.push(format!(
+                    "mark {name} belongs to epoch {}, which has no record, so the mark keeps nothing",
+                    mark.epoch
+                ));
                 continue;
             };
             if !self.reach(self.listing, &lineage).contains(mark.csn) {
-                remarks.push(format!("mark {name} at csn {} cannot be restored: it keeps nothing", mark.csn));
+                remarks.push(format!("mark {name} at csn {} cannot be restored, so the mark keeps nothing", mark.csn));
             }
             let commits = CsnRange { from: mark.csn, until: mark.csn };
             promises.push(Promise { leaf: mark.epoch, commits, why: Why::Mark(name.clone()) });
@@ -365,7 +368,7 @@ fn shared_until(lineage: &Lineage, other: &Lineage) -> Csn {
 /// Describes the first file that a manifest names and the listing lacks, or has with another length.
 pub(super) fn missing_file(listing: &Listing, facts: &Facts) -> Option<String> {
     facts.files.iter().find_map(|(object, bytes)| match listing.stored(object) {
-        None => Some(format!("{object} is not there")),
+        None => Some(format!("{object} is missing")),
         Some(stored) if stored.size != *bytes => Some(format!("{object} has {} bytes instead of {bytes}", stored.size)),
         Some(_) => None,
     })

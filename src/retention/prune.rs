@@ -77,10 +77,8 @@ async fn decide(archive: &Archive, options: &PruneOptions) -> Result<(Material, 
     let (material, plan, checked) = decided.await.expect("planning does not panic");
     match checked {
         Ok(()) => Ok((material, plan)),
-        Err(lost) => Err(Error::Refused {
-            reason: format!(
-                "nothing was removed, because the plan would lose what the policy promises: {lost}. This is a defect; please report it"
-            ),
+        Err(lost) => Err(Error::Defect {
+            reason: format!("nothing was removed, because the plan would lose what the policy promises: {lost}"),
         }),
     }
 }
@@ -97,8 +95,8 @@ async fn prune_pinned(archive: &Archive, options: &PruneOptions, pin: &Pin) -> R
     let mut spared = Spared { known: pin_names(&material.pins), material, options };
     let swept = sweep(archive, &plan.removals, |pins, batch| {
         if pin.has_lapsed() {
-            let reason = "the prune was held up for so long that its pin is over; start it again".to_owned();
-            return Err(Error::Refused { reason });
+            let reason = "the prune has ended, because it took so long that its pin expired. Start it again".to_owned();
+            return Err(Error::NotNow { reason });
         }
         Ok(spared.filter(pins, batch))
     })
@@ -119,12 +117,7 @@ fn check_clock(material: &Material, pin: &Pin) -> Result<()> {
     if Duration::from_micros(store.0.abs_diff(material.now.0)) <= CLOCK_SKEW_MAX {
         return Ok(());
     }
-    Err(Error::Refused {
-        reason: format!(
-            "nothing was removed: this machine's clock says {}, the store's {store}. Set the clock first",
-            material.now
-        ),
-    })
+    Err(Error::ClockSkew { own: material.now, store })
 }
 
 fn pin_names(pins: &[ReadPin]) -> Vec<String> {

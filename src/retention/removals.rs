@@ -44,8 +44,9 @@ impl<'m> View<'m> {
             removals.extend(self.run_removals(*run, objects, kept));
         }
         if referred.is_unknown {
-            let remark = "no SST is removed, because it is not known what a manifest that cannot be read refers to; look at \
-                          it with walferry verify, and remove that base's manifest.json if nothing can be done";
+            let remark = "no SST is removed, because the SSTs of a manifest that cannot be read are unknown. Check \
+                          the manifest with walferry verify. If it cannot be repaired, remove the manifest.json of \
+                          that base";
             remarks.push(remark.to_owned());
         } else {
             removals.extend(self.sst_removals(&referred));
@@ -71,7 +72,7 @@ impl<'m> View<'m> {
             }
         }
         if let Some(epoch) = unknown_epochs.first() {
-            remarks.push(format!("there are chunks of epoch {epoch}, which has no record: they are left alone"));
+            remarks.push(format!("the archive has chunks of epoch {epoch}, which has no record; they are not removed"));
         }
         removals
     }

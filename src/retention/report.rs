@@ -9,7 +9,7 @@ use crate::csn::CommitTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What a prune planned and did.
+/// The report of a prune: its plan, and the removals that it made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PruneReport {
     /// The policy; an empty policy keeps everything.

@@ -43,8 +43,8 @@ impl fmt::Display for Reason {
             Self::BeyondPolicy => "older than the policy keeps",
             Self::Replaced => "a wider chunk holds its commits",
             Self::Orphan => "nothing refers to it",
-            Self::PinOver => "the pin is over",
-            Self::Outdated => "a later record says it",
+            Self::PinOver => "the pin has expired",
+            Self::Outdated => "a later record repeats it",
         })
     }
 }
@@ -96,7 +96,7 @@ pub fn sort(removals: &mut [Removal]) {
     removals.sort_by_key(Removal::stage);
 }
 
-/// What a sweep removed.
+/// The result of a sweep: the removed objects.
 #[derive(Debug, Default)]
 pub struct Swept {
     /// Number of removed objects; an object that was already gone counts.

@@ -133,7 +133,7 @@ impl Connection<'_> {
                     Ok(TaskReply::Encoded(reply)) => *self.out.buffer_mut() = reply,
                     Ok(TaskReply::Refused(error)) => self.out.error(&error),
                     Ok(TaskReply::Close) => return Ok(()),
-                    Err(error) => self.out.error(&format!("ERR {error}")),
+                    Err(error) => self.out.error(&format!("{} {error}", error.kind().reply_code())),
                 }
             }
             if let Some(blocked) = self.client.blocked.take()
@@ -166,7 +166,7 @@ impl Connection<'_> {
                 run.abort();
             }
         })?;
-        Ok(done.unwrap_or_else(|_| Err(Error::Refused { reason: "the node is stopping".into() })))
+        Ok(done.unwrap_or_else(|error| Err(Error::of_task(error))))
     }
 
     /// Runs the complete requests in the read buffer.

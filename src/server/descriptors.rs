@@ -8,7 +8,7 @@ const RESERVED: u64 = 4_608;
 /// Raises this process' limit of open files as far as the system allows, and returns how many clients fit beside
 /// everything else. Where the limit is low, clients get half of it.
 #[must_use]
-pub fn clients_max() -> u64 {
+fn clients_max() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
@@ -21,13 +21,13 @@ pub fn clients_max() -> u64 {
 
 /// Returns [`clients_max`], and logs a warning if `wanted` clients are more than that.
 #[must_use]
-pub fn make_room(wanted: u64) -> u64 {
+pub(super) fn make_room(wanted: u64) -> u64 {
     let fitting = clients_max();
     if fitting < wanted {
         tracing::warn!(
             maxclients = wanted,
             fitting,
-            "maxclients is more than the limit of open files allows (ulimit -n): only so many clients are taken"
+            "maxclients exceeds the limit of open files (ulimit -n): fewer clients are accepted"
         );
     }
     fitting

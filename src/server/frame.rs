@@ -13,19 +13,19 @@ use crate::command::number::parse_i64;
 use crate::server::inline::split_words;
 
 /// Bytes of one argument: Redis' `proto-max-bulk-len`, 512 MiB.
-pub const BULK_BYTES_MAX: usize = 512 << 20;
+const BULK_BYTES_MAX: usize = 512 << 20;
 /// Arguments of one request, the name included. Redis 6 has this limit, Redis 7 has none.
-pub const ARGS_MAX: usize = 1 << 20;
+const ARGS_MAX: usize = 1 << 20;
 /// Bytes of an inline command or a length line: Redis' `PROTO_INLINE_MAX_SIZE`, 64 KiB.
-pub const INLINE_BYTES_MAX: usize = 64 << 10;
+const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of one request: Redis' `client-query-buffer-limit`, 1 GiB.
-pub const QUERY_BUFFER_BYTES_MAX: usize = 1 << 30;
+const QUERY_BUFFER_BYTES_MAX: usize = 1 << 30;
 /// Arguments of one request before the client has authenticated, as in Redis.
-pub const UNAUTHENTICATED_ARGS_MAX: usize = 10;
+const UNAUTHENTICATED_ARGS_MAX: usize = 10;
 /// Bytes of one argument before the client has authenticated, as in Redis: 16 KiB.
-pub const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 << 10;
+const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 << 10;
 /// Largest hint for a reservation, in bytes: 1 MiB.
-pub const RESERVE_BYTES_MAX: usize = 1 << 20;
+const RESERVE_BYTES_MAX: usize = 1 << 20;
 
 /// Spans that a request keeps allocated after a request with more arguments.
 const SPANS_KEPT_MAX: usize = 1024;
@@ -61,7 +61,7 @@ impl Default for Limits {
     }
 }
 
-/// What the start of the buffer holds.
+/// The kind of content at the start of the buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
     /// A part of a request, or nothing.

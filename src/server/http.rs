@@ -53,7 +53,7 @@ async fn answer(mut stream: TcpStream, render: &Render) -> std::io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
         if request.len() >= REQUEST_BYTES_MAX || stream.read_buf(&mut request).await? == 0 {
-            return respond(&mut stream, "400 Bad Request", "text/plain", "one GET request, please\n").await;
+            return respond(&mut stream, "400 Bad Request", "text/plain", "send one GET request\n").await;
         }
     }
     let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::command::args::Span;
 /// closed within a word.
 ///
 /// Appends the bytes of the words to `words`, and the place of each word in `words` to `spans`.
-pub fn split_words(line: &[u8], words: &mut Vec<u8>, spans: &mut Vec<Span>) -> Option<()> {
+pub(super) fn split_words(line: &[u8], words: &mut Vec<u8>, spans: &mut Vec<Span>) -> Option<()> {
     let mut rest = line;
     loop {
         while let [blank, tail @ ..] = rest

@@ -27,7 +27,7 @@ pub(super) const LEFT_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// nothing.
 const GATHERED_ROUNDS_MAX: usize = 4;
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct Service {
     /// Orders the commits and writes them.
     pub committer: Arc<Committer>,
@@ -42,7 +42,7 @@ pub struct Service {
 /// A thread that serves clients. Its connections fill one group of commits in turn; the group is written when all
 /// connections that had requests have run.
 pub struct Lane {
-    /// What all lanes share.
+    /// The state that all lanes share.
     pub service: Arc<Service>,
     /// Notified when a connection has left a group open.
     pub(super) left_open: Notify,

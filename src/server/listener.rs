@@ -83,7 +83,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, threads: usize,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (lane, _) = next.next().expect("there is a lane at least");
+                let (lane, _) = next.next().expect("there is at least one lane");
                 if let (Some(seat), Ok(stream)) = (take_seat(&stream, &service), stream.into_std()) {
                     // Sending fails only if the lane has ended, which it does when the node stops.
                     let _ = lane.send((stream, seat)).await;
@@ -144,7 +144,7 @@ fn take_seat(stream: &TcpStream, service: &Arc<Service>) -> Option<Seat> {
         return Some(Seat(Arc::clone(service)));
     }
     let mut out = Out::new(crate::command::reply::Protocol::Resp2);
-    out.error("ERR max number of clients reached");
+    out.error(crate::command::errors::MAX_CLIENTS);
     let _ = stream.try_write(out.as_bytes());
     None
 }
@@ -168,7 +168,7 @@ fn admit(stream: std::net::TcpStream, seat: Seat, lane: &Arc<Lane>, connections:
     let config = lane.service.host.config();
     let _ = stream.set_nodelay(true);
     if let Err(error) = keep_alive(&stream, config.tcp_keepalive.0) {
-        tracing::debug!(%error, "a connection cannot be probed for life");
+        tracing::debug!(%error, "the keepalive of a connection could not be set");
     }
     let id = registry.next_id();
     let address = |address: std::io::Result<SocketAddr>| address.map_or_else(|_| "?:0".to_owned(), |a| a.to_string());

@@ -8,7 +8,7 @@ use crate::command::table::TABLE;
 
 /// Why reading stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub(super) enum End {
     /// The array is full. The buffer may hold more requests; the requests that were read must run first.
     Full,
     /// The next request is incomplete: at least so many bytes are missing.
@@ -19,7 +19,7 @@ pub enum End {
 
 /// Requests that were read and have not run. A lane reuses one value for all its connections.
 #[derive(Default)]
-pub struct Requests {
+pub(super) struct Requests {
     /// Only the first `len` entries are in use.
     read: [Read; ahead::REQUESTS_MAX],
     len: usize,
@@ -39,7 +39,7 @@ struct Read {
 impl Requests {
     /// Reads the requests at the start of `buffer` and drops the requests of the last call. `incomplete` keeps the
     /// parser's state of the incomplete request behind them.
-    pub fn read(&mut self, buffer: &[u8], limits: &Limits, incomplete: &mut Request) -> End {
+    pub(super) fn read(&mut self, buffer: &[u8], limits: &Limits, incomplete: &mut Request) -> End {
         (self.len, self.end) = (0, 0);
         // Before authentication, only one request is read: that request may decide which limits apply to the next one.
         let most = if limits.is_authenticated { self.read.len() } else { 1 };
@@ -61,7 +61,7 @@ impl Requests {
     }
 
     /// Returns the requests, each with the offset of its end in `buffer`. `buffer` must be the one that was read.
-    pub fn iter<'r>(&'r self, buffer: &'r [u8]) -> impl ExactSizeIterator<Item = (Call<'r>, usize)> + Clone {
+    pub(super) fn iter<'r>(&'r self, buffer: &'r [u8]) -> impl ExactSizeIterator<Item = (Call<'r>, usize)> + Clone {
         self.read[..self.len].iter().map(|read| {
             let args = read.request.args(&buffer[read.start..]);
             (Call { command: read.command, args }, read.end)
@@ -70,19 +70,19 @@ impl Requests {
 
     /// Returns the bytes that were read, without those of an incomplete request.
     #[must_use]
-    pub fn end(&self) -> usize {
+    pub(super) fn end(&self) -> usize {
         self.end
     }
 
     /// Drops the requests behind the one that ends at `until`. Those requests are read from the buffer a second time.
-    pub fn unread(&self, until: usize, incomplete: &mut Request) {
+    pub(super) fn unread(&self, until: usize, incomplete: &mut Request) {
         if until != self.end {
             *incomplete = Request::default();
         }
     }
 
     /// Frees the memory that large requests took.
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         self.read[..self.len].iter_mut().for_each(|read| read.request.release());
     }
 }

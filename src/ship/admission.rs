@@ -4,8 +4,8 @@
 //! far as this node can tell.
 
 use super::feed_host::FeedHost;
+use super::message::{self, Challenge, Hello, Refuse};
 use super::source::{CommitSource, Continuity};
-use super::wire::{self, Challenge, Hello, Refuse};
 use crate::csn::Csn;
 use crate::directory::EpochStart;
 use crate::error::Result;
@@ -26,10 +26,17 @@ pub enum Admission {
 /// Decides how a replica that introduced itself is served. May read a part of the logs.
 pub fn admit(host: &dyn FeedHost, source: &CommitSource, hello: &Hello, challenge: &Challenge) -> Result<Admission> {
     let refuse = |is_final, reason: String| Ok(Admission::Refuse(Refuse { is_final, reason, newer_epoch: None }));
-    if hello.version != wire::VERSION {
-        return refuse(true, format!("protocol version {} is not {}", hello.version, wire::VERSION));
+    if hello.version != message::VERSION {
+        return refuse(
+            true,
+            format!(
+                "the replica speaks protocol version {}, this primary speaks {}. Use the same release on both",
+                hello.version,
+                message::VERSION
+            ),
+        );
     }
-    if hello.proof != wire::proof(&host.secret(), challenge, &hello.node) {
+    if hello.proof != message::proof(&host.secret(), challenge, &hello.node) {
         return refuse(true, "the replica does not know this cluster's repl-secret".into());
     }
     if let Some(cluster) = hello.cluster.filter(|cluster| *cluster != host.cluster()) {
@@ -68,8 +75,8 @@ fn admit_at(source: &CommitSource, hello: &Hello, history: &[EpochStart]) -> Res
     }
     let position = source.position();
     let found = match continuity {
-        Continuity::Ahead => "it has commits that this primary does not have".to_owned(),
-        Continuity::Same => format!("this primary knows of no epoch {}", hello.epoch),
+        Continuity::Ahead => "the replica has commits that this primary does not have".to_owned(),
+        Continuity::Same => format!("this primary does not know epoch {}", hello.epoch),
         _ => format!("this primary has other commits up to csn {}", hello.csn),
     };
     Ok(Admission::Refuse(Refuse {

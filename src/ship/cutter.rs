@@ -150,7 +150,7 @@ impl Cutter {
         let message = error.to_string();
         let mut last = self.last_error.lock();
         if last.as_ref() != Some(&message) {
-            tracing::error!(%error, "cutting a chunk failed; it is tried again");
+            tracing::error!(%error, "cutting a chunk failed; the cut is retried");
             *last = Some(message);
         }
     }

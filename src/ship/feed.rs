@@ -10,10 +10,10 @@
 
 use super::admission::{Admission, admit};
 use super::feed_host::FeedHost;
+use super::message::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing, Refuse, Resume};
 use super::source::CommitSource;
 use super::tail::Slice;
-use super::wire::{self, Ack, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing};
-use super::wire::{Receiver, Refuse, Resume, Sender, Sending};
+use super::wire::{Receiver, Sender, Sending};
 use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::clock::Moment;
 use crate::cluster::ClusterId;
@@ -155,7 +155,7 @@ impl Feeds {
         }
         tracing::info!(address, node = hello.node, csn = hello.csn.0, epoch = hello.epoch.0, "a replica resumes");
         let cluster = self.host.cluster();
-        let proof = wire::primary_proof(&self.host.secret(), &hello, cluster);
+        let proof = message::primary_proof(&self.host.secret(), &hello, cluster);
         let resume = Resume { cluster, history: self.host.history(), proof };
         deadline(address, sender.send(&Message::Resume(resume))).await?;
         let mut feed = Feed {
@@ -192,7 +192,7 @@ impl Feeds {
         }
         let broken = |detail: String| Error::Protocol { peer: address.to_owned(), detail };
         let exchange = async {
-            let challenge = Challenge { version: wire::VERSION, nonce: ClusterId::generate()?.to_string() };
+            let challenge = Challenge { version: message::VERSION, nonce: ClusterId::generate()?.to_string() };
             sender.send(&Message::Challenge(challenge.clone())).await?;
             match receiver.receive().await? {
                 Some(Message::Hello(hello)) => Ok((challenge, hello)),
@@ -217,7 +217,8 @@ impl Feeds {
     fn enter(&self, id: u64, status: FeedStatus, admission: Admission) -> Admission {
         let mut feeds = self.feeds.lock();
         if feeds.len() >= FEEDS_MAX {
-            let reason = format!("{FEEDS_MAX} replicas are connected: there is no room for more");
+            let reason =
+                format!("{FEEDS_MAX} replicas are connected, and a primary accepts no more. The replica tries again");
             return Admission::Refuse(Refuse { is_final: false, reason, newer_epoch: None });
         }
         feeds.insert(id, status);
@@ -355,7 +356,7 @@ impl Feed<'_> {
         loop {
             // Cancel-safe: both arms only wait.
             tokio::select! {
-                done = &mut work => return done.map_err(|_| Error::Refused { reason: "the node is stopping".into() }),
+                done = &mut work => return done.map_err(Error::of_task),
                 _ = heartbeat.tick() => self.send_heartbeat().await?,
             }
         }
@@ -376,7 +377,8 @@ impl Feed<'_> {
             None => Message::Refuse(Refuse {
                 is_final: true,
                 reason: format!(
-                    "{error}, and there is no archive. Start the replica from an empty directory: it gets a base"
+                    "{error}, and the primary has no archive. Start the replica from an empty directory, so that it \
+                     gets a base"
                 ),
                 newer_epoch: None,
             }),

@@ -1,6 +1,7 @@
-//! What a feed asks of the node on which it runs.
+//! The trait of the node on which a feed runs: the questions that a feed asks the node.
 
-use super::wire::{Hello, Refuse, Sender};
+use super::message::{Hello, Refuse};
+use super::wire::Sender;
 use crate::cluster::ClusterId;
 use crate::csn::Csn;
 use crate::directory::EpochStart;

@@ -1,13 +1,17 @@
 //! The messages between a primary's feed and a replica's link, and the proofs that both know the shared secret.
 //!
 //! Bodies of control messages are JSON; fields that a peer does not know are ignored. A chunk and a part of a base are
-//! raw bytes. The primary speaks first.
+//! raw bytes. The primary speaks first. [`super::wire`] sends and receives messages.
+//!
+//! Guarantees: with a shared secret, each side must prove that it knows the secret. This does not keep out an attacker
+//! who can change bytes on the way: the connection is not encrypted.
 
 use crate::chunk::RAW_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::config::COMMIT_BYTES_MAX;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use crate::directory::EpochStart;
+use crate::error::Error;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -111,6 +115,14 @@ pub struct Refuse {
     pub reason: String,
     /// A newer epoch that the primary knows of, if that is the reason.
     pub newer_epoch: Option<Epoch>,
+}
+
+impl Refuse {
+    /// Returns the error of the refused replica; `primary` is the primary's address.
+    #[must_use]
+    pub fn into_error(self, primary: impl fmt::Display) -> Error {
+        Error::RefusedByPrimary { primary: primary.to_string(), reason: self.reason, is_final: self.is_final }
+    }
 }
 
 /// The primary's state. Sent also on an idle link, so that the replica knows its true lag.
@@ -261,7 +273,7 @@ impl Message {
             HEARTBEAT => Self::Heartbeat(json(&body)?),
             ACK => Self::Ack(json(&body)?),
             REFUSE => Self::Refuse(json(&body)?),
-            _ => return Err(format!("sent a message of kind {kind}, which does not exist")),
+            _ => return Err(format!("sent a message of unknown kind {kind}")),
         })
     }
 

@@ -71,7 +71,8 @@ impl Spool {
             let path = dir.join(&file);
             let shared = identity.shared_until(name.epoch).unwrap_or_default();
             if name.last > shared.min(watermarks.committed.get()) {
-                tracing::warn!(chunk = %path.display(), "holds commits that this node lost: it is removed from the spool");
+                tracing::warn!(chunk = %path.display(), "a chunk holds commits that this node has lost; the chunk is \
+                                                         removed from the spool");
                 io.remove(&path)?;
                 continue;
             }
@@ -99,7 +100,8 @@ impl Spool {
         }
         for (_, behind) in state.chunks.split_off(&reached.next()) {
             let path = dir.join(file_name(behind.name));
-            tracing::warn!(chunk = %path.display(), after = reached.0, "lies behind a hole: it is removed and cut anew");
+            tracing::warn!(chunk = %path.display(), after = reached.0, "a chunk follows missing chunks; it is removed \
+                and cut again from the logs");
             io.remove(&path)?;
         }
         let spool = Self {
@@ -182,8 +184,8 @@ impl Spool {
         } else if !self.gate.stands(RefusalReason::SpoolFull) {
             tracing::error!(waiting, limit, "the spool is full: writes are refused until the archive takes chunks");
             let reason = format!(
-                "the spool is full: {waiting} bytes wait for the archive, spool-max-bytes is {limit}. Writes are refused until the \
-                 archive takes them; see archive_last_error in INFO walferry"
+                "the spool is full: {waiting} bytes wait for the archive, and spool-max-bytes is {limit}. Writes \
+                 are refused until the archive takes chunks. The cause is in archive_last_error of INFO walferry"
             );
             self.gate.close(RefusalReason::SpoolFull, reason);
         }
@@ -222,9 +224,12 @@ fn set_aside(io: &dyn Io, path: &Path, error: &Error) {
     let aside = path.with_extension(DAMAGED);
     match io.rename(path, &aside) {
         Ok(()) => {
-            tracing::error!(%error, kept_as = %aside.display(), "a chunk in the spool is damaged: it is set aside")
+            tracing::error!(%error, kept_as = %aside.display(), "a damaged chunk in the spool was renamed; its \
+                commits are cut again from the logs")
         }
-        Err(rename) => tracing::error!(%error, %rename, "a damaged chunk stays in the spool: remove it"),
+        Err(rename) => {
+            tracing::error!(%error, %rename, "a damaged chunk in the spool could not be renamed: remove the file")
+        }
     }
 }
 

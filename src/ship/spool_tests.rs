@@ -28,7 +28,7 @@ fn cut(after: Csn, last: u64) -> Chunk {
     Encoder::new(Profile::default()).encode(commits.iter(), link)
 }
 
-/// What a run sealed and archived.
+/// The chunks that a test sealed and archived.
 #[derive(Default)]
 struct Told {
     sealed: Csn,

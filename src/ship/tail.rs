@@ -123,7 +123,7 @@ impl CommitSink for Tail {
         ring.total += bytes as u64;
         ring.groups.push_back((group, bytes));
         while ring.bytes > self.bytes_max && ring.groups.len() > 1 {
-            let (_, freed) = ring.groups.pop_front().expect("more than one");
+            let (_, freed) = ring.groups.pop_front().expect("the loop condition demands two");
             ring.bytes -= freed;
         }
         if ring.total >= ring.wake_at {

@@ -7,7 +7,7 @@ use crate::archive::identity;
 use crate::archive::layout::{ChunkName, ObjectName};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore, QUICK};
 use crate::archive::uploader::{ChunkSource, SealedChunk, Uploader, UploaderSettings};
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
@@ -133,11 +133,8 @@ async fn upload(archive: &Archive, spool: &Arc<Spool>, epoch: Epoch) {
 /// Runs the first writer of an archive, the claim of a second writer, and the uploads of the second.
 async fn live(store: &FaultStore, story: &Story) -> Result<()> {
     let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-    let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None).with_patience(RetryPolicy {
-        attempts: 1,
-        deadline: DEADLINE,
-        ..RetryPolicy::DEFAULT
-    });
+    let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None)
+        .with_retry_policy(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
     insist(|| identity::establish(&archive, CLUSTER)).await?;
     claim(&archive, &EpochRecord::first(Epoch(1), "a".to_owned(), CommitTime(1))).await?;
     upload(&archive, &Spool::of(&story.first, Epoch(1), &truth), Epoch(1)).await;
@@ -221,7 +218,8 @@ async fn pairs_of_faults_at_a_chunk_only_delay() {
             for read in [Fault::None, Fault::Vanish, Fault::WrongBit(77), Fault::Truncate] {
                 let store = FaultStore::default();
                 let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-                let archive = Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None);
+                let archive =
+                    Archive::over(Arc::new(store.clone()), "faults:".to_owned(), "p", None).with_retry_policy(QUICK);
                 store.script_puts([one, two]);
                 store.script_gets([Fault::None, read]);
                 upload(&archive, &Spool::of(&first, Epoch(1), &truth), Epoch(1)).await;

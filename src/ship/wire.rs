@@ -5,16 +5,13 @@
 //! ```
 //!
 //! Guarantees: a message is whole, or there is an error. A peer cannot make this side allocate more than about twice
-//! the bytes that it has sent. A message over its limit ends the connection. With a shared secret, each side must
-//! prove that it knows the secret. This does not keep out an attacker who can change bytes on the way: the connection
-//! is not encrypted.
+//! the bytes that it has sent. A message over its limit ends the connection.
 
+use super::message::Message;
 use crate::error::{Error, Result};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-pub use super::message::*;
 
 /// Longest message that a replica has to send. A peer that has proven nothing must not make a primary hold more.
 const FROM_REPLICA_BYTES_MAX: usize = 64 << 10;

@@ -1,5 +1,6 @@
 //! Tests of the wire protocol.
 
+use super::super::message::{Ack, GoToArchive, Publishing, Refuse};
 use super::*;
 use crate::csn::Csn;
 
@@ -69,13 +70,4 @@ fn raw_bytes_are_not_shown() {
     for message in [Message::Chunk(Bytes::from(vec![0; 5000])), Message::BasePart(Bytes::from(vec![0; 5000]))] {
         assert!(format!("{message:?}").contains("5000 bytes") && format!("{message:?}").len() < 40);
     }
-}
-
-#[test]
-fn a_proof_depends_on_secret_challenge_and_node() {
-    let challenge = |nonce: &str| Challenge { version: VERSION, nonce: nonce.into() };
-    assert_eq!(proof("", &challenge("n"), "a"), "");
-    let proofs = [("s", "n", "a"), ("t", "n", "a"), ("s", "m", "a"), ("s", "n", "b")]
-        .map(|(s, n, a)| proof(s, &challenge(n), a));
-    assert!(proofs.iter().enumerate().all(|(i, p)| proofs[..i].iter().all(|q| q != p)));
 }

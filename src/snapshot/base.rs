@@ -40,7 +40,7 @@ const DB: &str = "db";
 /// Pause between two checks of the durable watermark.
 const DURABLE_POLL: Duration = Duration::from_millis(1);
 /// Largest number of images that the memory engines are written to in parallel.
-pub const IMAGES_MAX: usize = 4;
+const IMAGES_MAX: usize = 4;
 /// Default of [`BaseCutter::with_image_memory_min`]: below this size another thread does not pay.
 const IMAGE_MEMORY_MIN: usize = 32 << 20;
 
@@ -105,7 +105,7 @@ impl BaseCutter {
     }
 
     /// Cuts a base of all commits so far. Blocks for a flush of RocksDB and one pass over the memory engines. Errors:
-    /// [`Error::Refused`] while the previous base is in use; [`Error::InconsistentTiming`] if the cuts are further
+    /// [`Error::NotNow`] while the previous base is in use; [`Error::InconsistentTiming`] if the cuts are further
     /// apart than the request allows.
     pub fn cut(&mut self, committer: &Committer, request: &CutRequest) -> Result<LocalBase> {
         self.cut_between(committer, request, || {})
@@ -119,8 +119,9 @@ impl BaseCutter {
         between: impl FnOnce(),
     ) -> Result<LocalBase> {
         if Arc::strong_count(&self.occupied) > 1 {
-            let reason = "the base cut before is still being published or sent: try again when it is done".to_owned();
-            return Err(Error::Refused { reason });
+            let reason =
+                "the previous base is being published or sent to a replica. Try again when that has ended".to_owned();
+            return Err(Error::NotNow { reason });
         }
         clear(&self.dir)?;
         let base = self.cut_into_dir(committer, request, between);
@@ -128,7 +129,7 @@ impl BaseCutter {
         if base.is_err()
             && let Err(error) = clear(&self.dir)
         {
-            tracing::warn!(%error, "a base that failed could not be removed; the next cut tries again");
+            tracing::warn!(%error, "the files of a failed base could not be removed; the next cut tries again");
         }
         base
     }
@@ -256,7 +257,9 @@ fn write_image(
     let mut image = ImageParts::new(&moment.cut, moment.at, share);
     let mut parts = image.by_ref().map(|part| {
         if given_up.load(Ordering::Relaxed) {
-            return Err(Error::Refused { reason: "the other engines' part of the base failed".to_owned() });
+            return Err(Error::NotNow {
+                reason: "the base is given up, because the part of the other engines failed".to_owned(),
+            });
         }
         hasher.update(&part);
         Ok(part)
@@ -273,7 +276,10 @@ fn check_order(memory: LogCursor, disk: &DiskPart) -> Result<()> {
         return Ok(());
     }
     let found = format!("csn {} and sequence {}", disk.csn, disk.wal_seq);
-    let detail = format!("made after csn {} and sequence {}, it holds {found}", memory.csn, memory.wal_seq);
+    let detail = format!(
+        "the checkpoint was made after csn {} and sequence {}, but it contains {found}",
+        memory.csn, memory.wal_seq
+    );
     Err(Error::corrupt("RocksDB's checkpoint", "its end", detail))
 }
 
@@ -281,8 +287,9 @@ fn check_order(memory: LogCursor, disk: &DiskPart) -> Result<()> {
 fn wait_until_shippable(committer: &Committer, csn: Csn) -> Result<()> {
     while committer.syncer.shippable() < csn {
         if committer.gate.stands(RefusalReason::Broken) {
-            let reason = format!("the base at csn {csn} is given up: the logs could not be synced up to it");
-            return Err(Error::Refused { reason });
+            let reason =
+                format!("the base at csn {csn} is given up, because the logs could not be synced up to that csn");
+            return Err(Error::NeedsRestart { reason });
         }
         std::thread::sleep(DURABLE_POLL);
     }

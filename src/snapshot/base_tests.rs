@@ -92,7 +92,7 @@ fn one_base_is_there_at_a_time_and_goes_when_it_was_used() {
     rig.write(1, 20);
     let base = rig.cut().unwrap();
     let refused = rig.cut().unwrap_err();
-    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    assert!(matches!(refused, Error::NotNow { .. }), "{refused}");
     assert_exact(&rig, &base);
     drop(base);
     assert!(!dir.exists());

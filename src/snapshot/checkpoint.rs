@@ -21,7 +21,7 @@ const CACHE_BYTES: usize = 8 << 20;
 
 /// Content hashes of the SSTs of the last base, by file attributes that a hard link does not change.
 #[derive(Debug, Default)]
-pub struct SstHashes {
+pub(crate) struct SstHashes {
     known: HashMap<SstId, blake3::Hash>,
 }
 
@@ -29,14 +29,14 @@ pub struct SstHashes {
 type SstId = (u64, u64, i64, i64);
 
 /// Makes a checkpoint of `disk` in `dir`, which must not exist and must be on the same file system.
-pub fn make(disk: &Disk, dir: &Path) -> Result<()> {
+pub(crate) fn make(disk: &Disk, dir: &Path) -> Result<()> {
     let checkpoint = rocksdb::checkpoint::Checkpoint::new(disk.db()).map_err(Error::rocks("prepare a checkpoint"))?;
     checkpoint.create_checkpoint(dir).map_err(Error::rocks("make a checkpoint"))
 }
 
 /// Prepares a new checkpoint for a base and returns its description. Does not touch the database that the checkpoint
 /// was made of.
-pub fn describe(dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
+pub(crate) fn describe(dir: &Path, hashes: &mut SstHashes) -> Result<DiskPart> {
     let Absorbed { position, wal_seq, families } = absorb_wal(dir)?;
     remove_leftovers(dir)?;
     let files = hashes.list(dir)?;
@@ -75,7 +75,7 @@ fn families(disk: &Disk) -> Result<Vec<FamilyContents>> {
 }
 
 /// Computes [`DiskContents::digest`].
-pub fn digest(files: &[DbFile]) -> blake3::Hash {
+pub(crate) fn digest(files: &[DbFile]) -> blake3::Hash {
     let mut hashes: Vec<_> = files.iter().filter(|file| file.shared).map(|file| *file.blake3.as_bytes()).collect();
     hashes.sort_unstable();
     blake3::hash(hashes.as_flattened())

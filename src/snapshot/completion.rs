@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// Writes the commits above `after` up to `until` into chunk files in `dir`, and returns the files: none if there are
 /// no commits. Every commit is written under `epoch`, the base's epoch.
-pub fn write(
+pub(crate) fn write(
     io: &dyn Io,
     dir: &Path,
     logs: &LogReader,
@@ -41,7 +41,7 @@ pub fn write(
 }
 
 /// Makes chunk files from commits that are pushed one by one.
-pub struct CompletionBuilder {
+pub(crate) struct CompletionBuilder {
     encoder: Encoder,
     link: ChunkLink,
     commits: Vec<CommitRecord>,
@@ -57,7 +57,7 @@ pub struct CompletionBuilder {
 impl CompletionBuilder {
     /// Creates a builder for the commits above `after` up to `until`.
     #[must_use]
-    pub fn new(after: Csn, until: Csn, epoch: Epoch) -> Self {
+    pub(crate) fn new(after: Csn, until: Csn, epoch: Epoch) -> Self {
         let link = ChunkLink { epoch, ..ChunkLink::default() };
         Self {
             encoder: Encoder::new(Profile::default()),
@@ -72,13 +72,13 @@ impl CompletionBuilder {
 
     /// Reports whether every commit up to the last one was taken.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.last == self.until
     }
 
     /// Takes the next commit. Returns a chunk file and its content whenever a chunk ends: the chunk is full, or the
     /// commit begins an epoch with an earlier time. Ignores commits beyond the last one.
-    pub fn push(&mut self, commit: CommitRecord) -> Result<Option<(FileRef, Bytes)>> {
+    pub(crate) fn push(&mut self, commit: CommitRecord) -> Result<Option<(FileRef, Bytes)>> {
         if self.is_complete() {
             return Ok(None);
         }
@@ -98,7 +98,7 @@ impl CompletionBuilder {
     }
 
     /// Returns the last chunk file, if any; [`Error::Gap`] if commits are missing.
-    pub fn finish(mut self) -> Result<Option<(FileRef, Bytes)>> {
+    pub(crate) fn finish(mut self) -> Result<Option<(FileRef, Bytes)>> {
         if !self.is_complete() {
             return Err(self.gap("the end".to_owned()));
         }

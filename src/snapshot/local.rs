@@ -27,7 +27,7 @@ pub fn newest(io: &dyn Io, dir: &Path) -> Result<Option<(Memory, CutPoint)>> {
     let path = path(dir, csn);
     let (memory, at) = read_image_file(io, &path)?;
     if at.position.csn != csn {
-        let detail = format!("its name says csn {csn}, it holds csn {}", at.position.csn);
+        let detail = format!("its name states csn {csn}, but it contains csn {}", at.position.csn);
         return Err(Error::corrupt(path.display().to_string(), "byte 16", detail));
     }
     Ok(Some((memory, at)))
@@ -143,6 +143,6 @@ mod tests {
         assert!(error.contains("00000000000000000010.image"), "{error}");
         std::fs::write(dir.join("00000000000000000011.image"), &whole).unwrap();
         let error = newest(&StdIo, dir).err().expect("an image of another csn").to_string();
-        assert!(error.contains("its name says csn 11"), "{error}");
+        assert!(error.contains("its name states csn 11"), "{error}");
     }
 }

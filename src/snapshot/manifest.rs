@@ -12,7 +12,7 @@ use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::directory::LastRole;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plain_name::{PLAIN_NAME_BYTES_MAX, PlainName};
 use crate::position::Position;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,15 @@ pub const MANIFEST_FORMAT: u32 = 3;
 
 /// Largest size of an encoded manifest, in bytes: a single request creates the object. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
+
+/// Returns an error if an encoded manifest is too long to be stored or read; `advice` tells what to do.
+pub(crate) fn require_storable(name: &ObjectName, manifest: &[u8], advice: &'static str) -> Result<()> {
+    let (found, limit) = (manifest.len(), MANIFEST_BYTES_MAX);
+    if found > limit {
+        return Err(Error::OverLimit { what: format!("the manifest {name}"), found, limit, advice });
+    }
+    Ok(())
+}
 
 /// Number of digits of the content hash in a file's object name.
 pub(crate) const HASH_DIGITS: usize = 16;
@@ -225,11 +234,11 @@ pub struct DbFile {
 pub(crate) mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&hash.to_hex())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<blake3::Hash, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<blake3::Hash, D::Error> {
         blake3::Hash::from_hex(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
@@ -332,11 +341,14 @@ impl Manifest {
             return Some(format!("csn {}, but the later one of the two cuts is at {later}", self.csn));
         }
         if (memory.csn == self.csn && memory.hash != self.hash) || (disk.csn == self.csn && disk.hash != self.hash) {
-            return Some(format!("history hash {} at csn {}, the part cut there has another one", self.hash, self.csn));
+            return Some(format!(
+                "the base has the history hash {} at csn {}, but its part that was cut at this csn has another one",
+                self.hash, self.csn
+            ));
         }
         let is_newer = |(csn, time)| csn == self.csn && time > self.time;
         if is_newer((memory.csn, memory.time)) || is_newer((disk.csn, disk.time)) || disk.epoch > self.epoch {
-            return Some("a part is newer than the whole".to_owned());
+            return Some("a part has a higher csn than the base".to_owned());
         }
         let is_complete = self.completion.is_empty() == (memory.csn == self.csn);
         let is_open = self.completion.is_empty() && memory.csn < self.csn;
@@ -358,7 +370,7 @@ impl Manifest {
         let mut all = own.chain(disk.files.iter().map(|file| &file.name));
         let is_plain = |name: &str| name.len() <= NAME_BYTES_MAX && name.parse::<PlainName>().is_ok();
         all.find(|name| !is_plain(name) || !names.insert(*name))
-            .map(|name| format!("{name:?} is not usable as a file name, or is there twice"))
+            .map(|name| format!("{name:?} is not a valid file name, or occurs twice"))
     }
 }
 

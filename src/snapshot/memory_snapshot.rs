@@ -23,14 +23,16 @@ pub struct MemorySnapshot {
 }
 
 impl MemorySnapshot {
-    /// Cuts the memory engines at the last commit. [`Error::Refused`] after a failed log write: the engines may then
+    /// Cuts the memory engines at the last commit. [`Error::NeedsRestart`] after a failed log write: the engines may then
     /// hold effects that are in no log.
     pub fn take(committer: &Committer) -> Result<Self> {
         let mut turn = committer.lock_logs();
         let locked = Instant::now();
         if committer.gate.stands(RefusalReason::Broken) {
-            let reason = "no snapshot is cut after a failed log write: restart first".to_owned();
-            return Err(Error::Refused { reason });
+            let reason = "no snapshot is cut after a failed log write, because memory may hold effects that no log \
+                          has. Restart the node first"
+                .to_owned();
+            return Err(Error::NeedsRestart { reason });
         }
         let at = turn.cut_point();
         let memory = &turn.writer().memory;

@@ -9,7 +9,7 @@
 //!
 //! [`wait_for_prunes`]: crate::archive::pins::wait_for_prunes
 
-use super::manifest::{DbFile, MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{DbFile, Manifest, require_storable};
 use crate::archive::layout::ObjectName;
 use crate::archive::store::{Archive, Creation};
 use crate::error::{Error, Result};
@@ -26,11 +26,11 @@ pub(crate) struct Part {
     pub object: ObjectName,
     /// Length in bytes.
     pub bytes: u64,
-    /// Where the bytes are.
+    /// The place of the object's bytes.
     pub origin: Origin,
 }
 
-/// Where the bytes of an object are.
+/// The place of an object's bytes: a local file or another archive.
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     /// In a local file, which does not change.
@@ -48,7 +48,7 @@ pub(crate) struct Sent {
 
 impl Part {
     /// Returns the objects of a base of the archive `from`, without its manifest.
-    pub fn of_archive(from: &Archive, manifest: &Manifest) -> Vec<Self> {
+    pub(crate) fn of_archive(from: &Archive, manifest: &Manifest) -> Vec<Self> {
         let base = manifest.base();
         let own = manifest.memory.files.iter().chain(&manifest.completion);
         let own = own.map(|file| (file.object(base), file.bytes, file.blake3));
@@ -62,7 +62,7 @@ impl Part {
         match &self.origin {
             Origin::File(path) => {
                 let bytes = to.put_file_verified(&self.object, path).await?;
-                assert_eq!(bytes, self.bytes, "a file that is published does not change: {}", path.display());
+                assert_eq!(bytes, self.bytes, "a file of a base does not change after its cut: {}", path.display());
             }
             Origin::Archive { from, blake3 } => to.put_from_verified(from, &self.object, self.bytes, *blake3).await?,
         }
@@ -120,10 +120,7 @@ async fn send_by(
 pub(crate) async fn create_manifest(archive: &Archive, manifest: &Manifest) -> Result<bool> {
     let name = manifest.start().manifest();
     let body = manifest.encode();
-    if body.len() > MANIFEST_BYTES_MAX {
-        let reason = format!("the manifest of {} has {} bytes, more than {MANIFEST_BYTES_MAX}", name, body.len());
-        return Err(Error::Refused { reason });
-    }
+    require_storable(&name, &body, "The base is not published")?;
     if archive.put_new(&name, body.clone().into()).await? == Creation::Created {
         return Ok(true);
     }

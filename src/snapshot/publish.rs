@@ -27,7 +27,7 @@ pub struct Publisher {
     known: HashSet<ObjectName>,
 }
 
-/// What publishing a base wrote, and its cost.
+/// The outcome of publishing a base: the objects written, and their cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
     /// The base.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive::layout::Section;
 use crate::archive::retry_policy::RetryPolicy;
-use crate::archive::testing::faults::{EVERY_FAULT, FaultStore};
+use crate::archive::testing::faults::{EVERY_FAULT, FaultStore, QUICK};
 use crate::config::{AppendFsync, Consistency};
 use crate::error::Error;
 use crate::snapshot::testing::{Rig, content, restore};
@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_millis(100);
 
 fn archive(store: &FaultStore) -> Archive {
     let archive = Archive::over(Arc::new(store.clone()), "memory:".to_owned(), "p", None);
-    archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
+    archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK })
 }
 
 /// Reports that the archive's chunks reach the base.
@@ -116,8 +116,7 @@ async fn every_request_of_publishing_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let truth = Archive::over(store.truth(), "truth:".to_owned(), "p", None);
-            let archive =
-                archive(&store).with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
+            let archive = archive(&store).with_retry_policy(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
             store.fault_at(nth, fault);
             let told = format!("request {nth} meets {fault:?}");
             let outcome = Publisher::new(archive.clone()).publish_kept(&base, covered()).await;
@@ -219,7 +218,7 @@ async fn a_base_that_the_chunks_do_not_reach_is_not_published() {
     for consistency in [Consistency::Strict, Consistency::Eventual] {
         let base = rig.cut_around(consistency, 2, 5).unwrap();
         let start = base.manifest().start();
-        let never = async { Err(Error::Refused { reason: "the chunks do not reach it".to_owned() }) };
+        let never = async { Err(Error::NotNow { reason: "the chunks do not reach it".to_owned() }) };
         Publisher::new(archive.clone()).publish(base, never).await.unwrap_err();
         assert_eq!(archive.head(&start.manifest()).await.unwrap(), None);
         assert!(!crate::directory::DataDir::new(rig.root.path()).base().exists());

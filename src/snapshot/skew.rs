@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The distance between the cut of the memory engines and RocksDB's checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Skew {
+pub(super) struct Skew {
     /// Number of commits between the cuts.
     pub commits: u64,
     /// Commit time between the cuts, in microseconds.
@@ -19,7 +19,7 @@ pub struct Skew {
 impl Skew {
     /// Returns the skew between memory engines cut at `memory` and a checkpoint made after that cut.
     #[must_use]
-    pub fn between(memory: Position, disk: &DiskPart) -> Self {
+    pub(super) fn between(memory: Position, disk: &DiskPart) -> Self {
         // A checkpoint at a lower csn lacks nothing: all later commits touched the memory engines only.
         let commits = disk.csn.0.saturating_sub(memory.csn.0);
         // An epoch that began between the cuts may begin at an earlier commit time. The true skew is then unknown, and
@@ -29,7 +29,7 @@ impl Skew {
     }
 
     /// Checks the skew against the requested consistency; [`Error::InconsistentTiming`] if a bound is exceeded.
-    pub fn check(self, consistency: Consistency) -> Result<()> {
+    pub(super) fn check(self, consistency: Consistency) -> Result<()> {
         match consistency {
             Consistency::Bounded(allowed) if Duration::from_micros(self.us) > allowed => {
                 Err(Error::InconsistentTiming { found: Duration::from_micros(self.us), allowed })
@@ -41,13 +41,13 @@ impl Skew {
     /// Returns the level of a base with this skew: strict if there are no commits between the cuts, else the requested
     /// level.
     #[must_use]
-    pub fn level(self, consistency: Consistency) -> Level {
+    pub(super) fn level(self, consistency: Consistency) -> Level {
         if self.commits == 0 { Level::Strict } else { level_asked(consistency) }
     }
 
     /// Returns the skew, the requested consistency and the node that cut the base in the form that a manifest stores.
     #[must_use]
-    pub fn record(self, consistency: Consistency, node: &str, role: LastRole) -> CutRecord {
+    pub(super) fn record(self, consistency: Consistency, node: &str, role: LastRole) -> CutRecord {
         CutRecord {
             asked: level_asked(consistency),
             skew_commits: self.commits,

@@ -30,13 +30,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// Small, so that bases of little memory have several images.
 const IMAGE_MEMORY_MIN: usize = 32 << 10;
 
 /// The rows of all column families, by family and key.
-pub type DiskContent = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+pub(crate) type DiskContent = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
 /// Records every commit.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl CommitSink for Recorder {
     }
 }
 
-pub struct Rig {
+pub(crate) struct Rig {
     pub root: tempfile::TempDir,
     pub committer: Arc<Committer>,
     pub cutter: BaseCutter,
@@ -56,7 +56,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn new(mode: AppendFsync) -> Self {
+    pub(crate) fn new(mode: AppendFsync) -> Self {
         let root = tempfile::tempdir().expect("tempdir");
         let dir = DataDir::new(root.path());
         let io: Arc<dyn Io> = Arc::new(StdIo);
@@ -81,12 +81,12 @@ impl Rig {
 
     /// Writes `groups` groups of random commits: some change the disk engines, some the memory engines, most change
     /// both.
-    pub fn write(&self, seed: u64, groups: usize) {
+    pub(crate) fn write(&self, seed: u64, groups: usize) {
         write(&self.committer, &mut StdRng::seed_from_u64(seed), groups);
     }
 
     /// Writes one commit that touches lists only.
-    pub fn write_list(&self, element: &[u8]) {
+    pub(crate) fn write_list(&self, element: &[u8]) {
         let mut turn = self.committer.lock_logs();
         turn.keyspace(0)
             .change_list(b"list:only", |ops| ops.push_back(b"list:only", [element].into_iter()))
@@ -96,24 +96,24 @@ impl Rig {
     }
 
     /// Cuts a strict base.
-    pub fn cut(&mut self) -> Result<LocalBase> {
+    pub(crate) fn cut(&mut self) -> Result<LocalBase> {
         self.cutter.cut(&self.committer, &request(Consistency::Strict))
     }
 
     /// Cuts a base, and writes `groups` groups of random commits between its two cuts.
-    pub fn cut_around(&mut self, consistency: Consistency, seed: u64, groups: usize) -> Result<LocalBase> {
+    pub(crate) fn cut_around(&mut self, consistency: Consistency, seed: u64, groups: usize) -> Result<LocalBase> {
         let committer = &self.committer;
         let between = || write(committer, &mut StdRng::seed_from_u64(seed), groups);
         self.cutter.cut_between(committer, &request(consistency), between)
     }
 
     /// Returns every commit so far.
-    pub fn commits(&self) -> Vec<CommitRecord> {
+    pub(crate) fn commits(&self) -> Vec<CommitRecord> {
         self.recorder.0.lock().clone()
     }
 
     /// Cuts a base while another thread writes.
-    pub fn cut_under_load(&mut self, seed: u64) -> LocalBase {
+    pub(crate) fn cut_under_load(&mut self, seed: u64) -> LocalBase {
         let stop = AtomicBool::new(false);
         let committer = &self.committer;
         std::thread::scope(|scope| {
@@ -130,7 +130,7 @@ impl Rig {
     }
 
     /// Returns the state after the first `csn` commits.
-    pub fn expected(&self, csn: Csn) -> (Memory, DiskContent) {
+    pub(crate) fn expected(&self, csn: Csn) -> (Memory, DiskContent) {
         let dir = tempfile::tempdir().expect("tempdir");
         let disk = open(&dir.path().join("db"), &dir.path().join("wal"));
         let mut memory = Memory::new();
@@ -145,7 +145,7 @@ impl Rig {
     }
 }
 
-pub fn request(consistency: Consistency) -> CutRequest {
+pub(crate) fn request(consistency: Consistency) -> CutRequest {
     CutRequest { consistency, node: "rig".to_owned(), role: LastRole::Primary }
 }
 
@@ -191,9 +191,9 @@ fn open(db: &Path, wal: &Path) -> Disk {
 }
 
 /// The content of the memory engines in comparable form: expiry and elements by key, scores as bits.
-pub type MemoryContent = BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, Option<u64>)>)>;
+pub(crate) type MemoryContent = BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, Option<u64>)>)>;
 
-pub fn content(memory: &Memory) -> MemoryContent {
+pub(crate) fn content(memory: &Memory) -> MemoryContent {
     let lists = memory.lists.iter().map(|(key, entry)| {
         entry.value.check();
         let elements = entry.value.iter_from(0).map(|element| (element.to_vec(), None));
@@ -207,7 +207,7 @@ pub fn content(memory: &Memory) -> MemoryContent {
     lists.chain(zsets).collect()
 }
 
-pub fn disk_content(disk: &Disk) -> DiskContent {
+pub(crate) fn disk_content(disk: &Disk) -> DiskContent {
     let mut content = DiskContent::new();
     for family in Family::ALL {
         let mut cursor = disk.db().raw_iterator_cf(disk.family(family));
@@ -224,7 +224,7 @@ pub fn disk_content(disk: &Disk) -> DiskContent {
 /// Checks every file of a base against the manifest and returns the restored state: for a strict base every engine at
 /// the base's csn, otherwise the memory engines at their own cut. `fetch` returns the content of a file, given its
 /// name in the manifest.
-pub fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync) -> (Memory, DiskContent) {
+pub(crate) fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync) -> (Memory, DiskContent) {
     let checked = |name: &str, bytes: u64, blake3: blake3::Hash| {
         let content = fetch(name);
         assert_eq!((content.len() as u64, blake3::hash(&content)), (bytes, blake3), "{name}");

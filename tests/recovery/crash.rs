@@ -14,7 +14,7 @@ const WAL_RECORD_HEAD: usize = 7;
 
 /// One record of a log: an op-log frame or a write batch.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub(crate) struct Record {
     pub file: PathBuf,
     pub bytes: Range<usize>,
     /// Csns of the commits in the record; empty for the batch that RocksDB writes by itself.
@@ -23,7 +23,7 @@ pub struct Record {
 
 /// The end of a log after a crash.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub(crate) struct Cut {
     pub file: PathBuf,
     pub at: usize,
     /// Number of whole records.
@@ -39,7 +39,7 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Returns the files of a directory with this suffix, sorted by name.
-pub fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|found| found == ending));
@@ -48,7 +48,7 @@ pub fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Returns the frames of the op-log.
-pub fn frames(root: &Path) -> Vec<Record> {
+pub(crate) fn frames(root: &Path) -> Vec<Record> {
     let mut records = Vec::new();
     for file in files(&root.join("oplog"), "oplog") {
         let bytes = fs::read(&file).unwrap();
@@ -63,7 +63,7 @@ pub fn frames(root: &Path) -> Vec<Record> {
 }
 
 /// Returns the batches of the WAL files that are not archived.
-pub fn batches(root: &Path) -> Vec<Record> {
+pub(crate) fn batches(root: &Path) -> Vec<Record> {
     let mut records = Vec::new();
     for file in files(&root.join("wal"), "log") {
         let bytes = fs::read(&file).unwrap();
@@ -97,7 +97,7 @@ fn csns(batch: &[u8]) -> Vec<Csn> {
 }
 
 /// Returns cuts at the end of each of the last `last` records, before the first of them, and within every third.
-pub fn cuts(records: &[Record], last: usize) -> Vec<Cut> {
+pub(crate) fn cuts(records: &[Record], last: usize) -> Vec<Cut> {
     let first = records.len().saturating_sub(last);
     let mut cuts = Vec::new();
     for (nth, record) in records.iter().enumerate().skip(first) {
@@ -119,12 +119,12 @@ pub fn cuts(records: &[Record], last: usize) -> Vec<Cut> {
 }
 
 /// Returns the csns of the records that a cut leaves whole.
-pub fn left(records: &[Record], whole: usize) -> impl Iterator<Item = Csn> {
+pub(crate) fn left(records: &[Record], whole: usize) -> impl Iterator<Item = Csn> {
     records[..whole].iter().flat_map(|record| record.csns.iter().copied())
 }
 
 /// Copies a data directory; in the copy the op-log is zero after one cut, and the WAL ends at the other.
-pub fn crash(from: &Path, to: &Path, oplog: &Cut, wal: &Cut) {
+pub(crate) fn crash(from: &Path, to: &Path, oplog: &Cut, wal: &Cut) {
     copy(from, to);
     let moved = |file: &Path| to.join(file.strip_prefix(from).unwrap());
     for later in files(&to.join("oplog"), "oplog").into_iter().filter(|file| *file > moved(&oplog.file)) {
@@ -140,7 +140,7 @@ pub fn crash(from: &Path, to: &Path, oplog: &Cut, wal: &Cut) {
 }
 
 /// Copies a directory and what is below it.
-pub fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -154,7 +154,7 @@ pub fn copy(from: &Path, to: &Path) {
 }
 
 /// Changes bytes of a file.
-pub fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(file).unwrap();
     change(&mut bytes);
     fs::write(file, bytes).unwrap();

@@ -24,11 +24,11 @@ use walferry::log::recovery::{self, CutPoint, Losses, MissingCommits, Recovered}
 use walferry::record::CommitRecord;
 
 /// Segment size in bytes; so small that a dozen frames fill a segment.
-pub const SEGMENT_BYTES: u64 = 1536;
+pub(crate) const SEGMENT_BYTES: u64 = 1536;
 
 /// One action of a commit.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Sets a string, whatever the key held.
     Set(&'static str, String),
     /// Sets a hash field.
@@ -42,11 +42,11 @@ pub enum Action {
 }
 
 /// The actions of a commit, in order. Empty for a lost commit.
-pub type Actions = Vec<Action>;
+pub(crate) type Actions = Vec<Action>;
 
 /// The value of a key.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Value {
+pub(crate) enum Value {
     String(Vec<u8>),
     Hash(BTreeMap<Vec<u8>, Vec<u8>>),
     List(Vec<Vec<u8>>),
@@ -54,10 +54,10 @@ pub enum Value {
 }
 
 /// All keys of all engines.
-pub type State = BTreeMap<Vec<u8>, Value>;
+pub(crate) type State = BTreeMap<Vec<u8>, Value>;
 
 /// Applies a commit to the model. An action that does not fit, because earlier commits were lost, has no effect.
-pub fn follow(state: &mut State, actions: &[Action]) {
+pub(crate) fn follow(state: &mut State, actions: &[Action]) {
     for action in actions {
         match action {
             Action::Set(key, value) => {
@@ -92,7 +92,7 @@ pub fn follow(state: &mut State, actions: &[Action]) {
 }
 
 /// Reports whether these actions have effects on disk, and in memory, after the state `before`.
-pub fn engines(before: &State, actions: &[Action]) -> (bool, bool) {
+pub(crate) fn engines(before: &State, actions: &[Action]) -> (bool, bool) {
     let is_in_memory = |key: &str| matches!(before.get(key.as_bytes()), Some(Value::List(_) | Value::Zset(_)));
     let is_on_disk = |key: &str| matches!(before.get(key.as_bytes()), Some(Value::String(_) | Value::Hash(_)));
     actions.iter().fold((false, false), |(disk, memory), action| match action {
@@ -132,7 +132,7 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
 }
 
 /// Returns the content of the engines.
-pub fn observe(disk: &Disk, memory: &Memory) -> State {
+pub(crate) fn observe(disk: &Disk, memory: &Memory) -> State {
     let mut state = State::new();
     let mut add = |key: &[u8], value| assert!(state.insert(key.to_vec(), value).is_none(), "{key:?} lives twice");
     let keys = Keyspace::reading(disk, 0, None);
@@ -164,7 +164,7 @@ pub fn observe(disk: &Disk, memory: &Memory) -> State {
 
 /// Records the groups that a committer wrote.
 #[derive(Default)]
-pub struct Groups(Mutex<Vec<Group>>);
+pub(crate) struct Groups(Mutex<Vec<Group>>);
 
 impl CommitSink for Groups {
     fn committed(&self, group: Group) {
@@ -173,7 +173,7 @@ impl CommitSink for Groups {
 }
 
 /// The recovered logs and engines of a directory.
-pub struct Opened {
+pub(crate) struct Opened {
     pub disk: Arc<Disk>,
     pub oplog: OpLog,
     pub memory: Memory,
@@ -182,13 +182,13 @@ pub struct Opened {
 
 /// A memory image: its position, and the ops of its commits.
 #[derive(Clone, Default)]
-pub struct Image {
+pub(crate) struct Image {
     pub at: CutPoint,
     pub commits: Arc<[CommitRecord]>,
 }
 
 /// Opens and recovers the data directory at `root`.
-pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) -> Result<Opened> {
+pub(crate) fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) -> Result<Opened> {
     let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
     let disk = Arc::new(Disk::open(&root.join("db"), &root.join("wal"), options)?);
     let mut oplog = OpLog::open(Arc::new(StdIo), &root.join("oplog"), SEGMENT_BYTES)?;
@@ -208,14 +208,14 @@ pub fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommits>) ->
 }
 
 /// A committer over an opened directory.
-pub struct Node {
+pub(crate) struct Node {
     pub committer: Committer,
     groups: Arc<Groups>,
 }
 
 impl Node {
     /// Starts committing after the recovered position.
-    pub fn start(root: &Path, opened: Opened, image: CutPoint) -> Self {
+    pub(crate) fn start(root: &Path, opened: Opened, image: CutPoint) -> Self {
         let io: Arc<dyn Io> = Arc::new(StdIo);
         let gate = Arc::new(Gate::default());
         let (durable_file, _) = DurableFile::open(Arc::clone(&io), &root.join("oplog")).unwrap();
@@ -231,7 +231,7 @@ impl Node {
     }
 
     /// Writes these commits as one group; returns the last csn.
-    pub fn commit(&self, commits: &[Actions]) -> Csn {
+    pub(crate) fn commit(&self, commits: &[Actions]) -> Csn {
         let mut turn = self.committer.lock_logs();
         for actions in commits {
             commit_one(&mut turn, actions);
@@ -240,12 +240,12 @@ impl Node {
     }
 
     /// Returns the content of the engines.
-    pub fn observe(&self) -> State {
+    pub(crate) fn observe(&self) -> State {
         observe(self.committer.disk(), &self.committer.lock_logs().writer().memory)
     }
 
     /// Closes everything; returns the written groups.
-    pub fn stop(self) -> Vec<Group> {
+    pub(crate) fn stop(self) -> Vec<Group> {
         self.committer.syncer.stop();
         drop(self.committer);
         std::mem::take(&mut *self.groups.0.lock())
@@ -259,7 +259,7 @@ fn commit_one(turn: &mut LogsGuard<'_>, actions: &[Action]) {
 }
 
 /// Returns groups of commits that contain every sequence of kinds (disk only, memory only, cross-engine).
-pub fn groups() -> Vec<Vec<Actions>> {
+pub(crate) fn groups() -> Vec<Vec<Actions>> {
     let sizes = [1, 1, 3, 1, 2, 1, 1, 4, 1, 1, 2, 1, 5, 1, 1, 1, 2, 3, 1, 1, 1, 2, 1, 1];
     let mut nth = 0;
     let mut next = || {
@@ -270,7 +270,7 @@ pub fn groups() -> Vec<Vec<Actions>> {
 }
 
 /// Returns the actions of commit `nth`.
-pub fn actions(nth: usize) -> Actions {
+pub(crate) fn actions(nth: usize) -> Actions {
     let text = |what: &str| format!("{what} {nth:03} {}", "x".repeat(nth * 7 % 50));
     let set = || Action::Set(["string a", "string b", "string c"][nth % 3], text("value"));
     let field = || Action::Field("hash", text("field"));
@@ -291,6 +291,6 @@ pub fn actions(nth: usize) -> Actions {
 }
 
 /// Returns the bytes of a commit's effects, for comparison.
-pub fn effects(commit: &CommitRecord) -> [Bytes; 3] {
+pub(crate) fn effects(commit: &CommitRecord) -> [Bytes; 3] {
     [commit.disk.clone(), commit.lists.clone(), commit.zsets.clone()]
 }

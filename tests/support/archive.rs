@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 /// The URL of an archive, and the environment that a process needs to reach it.
 #[derive(Clone)]
-pub struct Archive {
+pub(crate) struct Archive {
     /// The URL, for `--archive`.
     pub url: String,
     /// Environment variables for every process that uses the archive.
@@ -20,20 +20,20 @@ pub struct Archive {
 
 impl Archive {
     /// Creates an archive in a local directory.
-    pub fn directory(dir: &Path) -> Self {
+    pub(crate) fn directory(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).expect("a directory for the archive");
         Self { url: format!("file://{}", dir.display()), environment: Vec::new() }
     }
 
     /// Returns a new prefix on the S3 server of this test binary.
-    pub fn s3() -> Self {
+    pub(crate) fn s3() -> Self {
         let weed = Weed::shared();
         Self { url: weed.new_url(), environment: weed.environment() }
     }
 
     /// Runs a subcommand on this archive.
     #[track_caller]
-    pub fn tool(&self, subcommand: &str, arguments: &[&str]) -> Finished {
+    pub(crate) fn tool(&self, subcommand: &str, arguments: &[&str]) -> Finished {
         let mut all = vec![subcommand, "--archive", &self.url];
         all.extend_from_slice(arguments);
         walferry(&all, &self.environment)
@@ -41,7 +41,7 @@ impl Archive {
 
     /// Runs a subcommand on this archive and sends it a signal once `is_time` holds, as [`walferry_stopped`] does.
     #[track_caller]
-    pub fn tool_stopped(
+    pub(crate) fn tool_stopped(
         &self,
         subcommand: &str,
         arguments: &[&str],
@@ -55,7 +55,7 @@ impl Archive {
 
     /// Runs `walferry restore` into `dir`.
     #[track_caller]
-    pub fn restore_into(&self, dir: &Path, arguments: &[&str]) -> Finished {
+    pub(crate) fn restore_into(&self, dir: &Path, arguments: &[&str]) -> Finished {
         let mut all = vec!["--dir", dir.to_str().expect("a test directory has a UTF-8 name")];
         all.extend_from_slice(arguments);
         self.tool("restore", &all)
@@ -63,7 +63,7 @@ impl Archive {
 
     /// Restores to a target and serves the result, without an archive.
     #[track_caller]
-    pub fn restored(&self, arguments: &[&str]) -> Restored {
+    pub(crate) fn restored(&self, arguments: &[&str]) -> Restored {
         let root = tempfile::tempdir().expect("a temporary directory");
         let dir = root.path().join("restored");
         self.restore_into(&dir, arguments).expect(0);
@@ -73,7 +73,7 @@ impl Archive {
 }
 
 /// A server on a restored directory.
-pub struct Restored {
+pub(crate) struct Restored {
     /// The server.
     pub node: Node,
     _root: TempDir,
@@ -82,20 +82,20 @@ pub struct Restored {
 impl Restored {
     /// Opens a connection to the server.
     #[track_caller]
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.node.client()
     }
 
     /// Returns the server's watermarks and data.
     #[track_caller]
-    pub fn state(&self) -> (Watermarks, Dump) {
+    pub(crate) fn state(&self) -> (Watermarks, Dump) {
         let mut client = self.node.client();
         (client.watermarks(), dump(&mut client))
     }
 }
 
 /// Returns the files below a directory whose names end with `suffix`, sorted.
-pub fn files_below(dir: &Path, suffix: &str) -> Vec<PathBuf> {
+pub(crate) fn files_below(dir: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
@@ -113,7 +113,7 @@ pub fn files_below(dir: &Path, suffix: &str) -> Vec<PathBuf> {
 }
 
 /// Formats a time as RFC 3339 in UTC with microseconds, which is the form that `--to time:` accepts.
-pub fn rfc3339(micros: u64) -> String {
+pub(crate) fn rfc3339(micros: u64) -> String {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to a civil date: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Key id of the instance's role.
-pub const INSTANCE_KEY: &str = "INSTANCEKEY";
+pub(crate) const INSTANCE_KEY: &str = "INSTANCEKEY";
 /// Key id of the container's role.
-pub const CONTAINER_KEY: &str = "CONTAINERKEY";
+pub(crate) const CONTAINER_KEY: &str = "CONTAINERKEY";
 
 /// Environment variables that would lead a process to other servers.
 const UNSET: [&str; 9] = [
@@ -27,7 +27,7 @@ const UNSET: [&str; 9] = [
 ];
 
 /// The server; it ends with the test binary.
-pub struct Aws {
+pub(crate) struct Aws {
     /// Port on the loopback interface.
     pub port: u16,
     signed_by: Arc<Mutex<Vec<String>>>,
@@ -35,7 +35,7 @@ pub struct Aws {
 
 impl Aws {
     /// Starts the server.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("an address").port();
         let signed_by: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -51,7 +51,7 @@ impl Aws {
 
     /// Returns environment variables that lead a process to this server only, without keys; `home` contains the shared
     /// files.
-    pub fn environment(&self, home: &str, more: &[(&str, &str)]) -> Environment {
+    pub(crate) fn environment(&self, home: &str, more: &[(&str, &str)]) -> Environment {
         let url = format!("http://127.0.0.1:{}", self.port);
         let own =
             [("AWS_ENDPOINT_URL", &*url), ("AWS_METADATA_ENDPOINT", &url), ("AWS_ALLOW_HTTP", "true"), ("HOME", home)];
@@ -62,7 +62,7 @@ impl Aws {
     }
 
     /// Returns the key id of the next S3 request, and forgets earlier requests.
-    pub fn signed_by(&self) -> String {
+    pub(crate) fn signed_by(&self) -> String {
         wait_until("an S3 request came", Duration::from_secs(10), || {
             let mut seen = self.signed_by.lock().unwrap();
             let last = seen.last().cloned();

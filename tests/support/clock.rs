@@ -12,12 +12,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// A day.
-pub const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Ten years.
-pub const DECADE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const DECADE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A clock, which shows the machine's time until it is set.
-pub struct Clock {
+pub(crate) struct Clock {
     offset: PathBuf,
     _dir: TempDir,
 }
@@ -36,7 +36,7 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
 
 impl Clock {
     /// Creates a clock.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let offset = dir.path().join("offset");
         std::fs::write(&offset, 0_i64.to_ne_bytes()).expect("a file");
@@ -44,12 +44,12 @@ impl Clock {
     }
 
     /// Sets the clock ahead of the machine's clock, at once, for all processes started with it.
-    pub fn set_ahead(&self, ahead: Duration) {
+    pub(crate) fn set_ahead(&self, ahead: Duration) {
         self.set(i64::try_from(ahead.as_nanos()).expect("less than three centuries"));
     }
 
     /// Sets the clock behind the machine's clock.
-    pub fn set_behind(&self, behind: Duration) {
+    pub(crate) fn set_behind(&self, behind: Duration) {
         self.set(-i64::try_from(behind.as_nanos()).expect("less than three centuries"));
     }
 
@@ -60,13 +60,13 @@ impl Clock {
     }
 
     /// Returns the environment that starts a process with this clock.
-    pub fn environment(&self) -> Environment {
+    pub(crate) fn environment(&self) -> Environment {
         let text = |path: &PathBuf| path.to_str().expect("a test directory has a UTF-8 name").to_owned();
         vec![("LD_PRELOAD".to_owned(), text(&LIBRARY)), ("WALFERRY_TEST_CLOCK".to_owned(), text(&self.offset))]
     }
 }
 
 /// Microseconds since the Unix epoch by the machine's clock.
-pub fn now_micros() -> u64 {
+pub(crate) fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_micros() as u64
 }

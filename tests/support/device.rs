@@ -8,13 +8,13 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// Message of a test that cannot mount a device.
-pub const SKIPPED: &str = "SKIPPED: no loop device can be mounted here (it takes root): nothing was checked";
+pub(crate) const SKIPPED: &str = "SKIPPED: no loop device can be mounted here (it takes root): nothing was checked";
 
 /// Bytes of ballast per write.
 const BALLAST_PIECE: usize = 1 << 20;
 
 /// A mounted file system on a loop device, unmounted when dropped.
-pub struct Mounted {
+pub(crate) struct Mounted {
     image: PathBuf,
     /// Where it is mounted.
     pub dir: PathBuf,
@@ -22,14 +22,14 @@ pub struct Mounted {
 
 impl Mounted {
     /// Mounts an image; `None` where mounting is not allowed.
-    pub fn mount(image: &Path, dir: &Path) -> Option<Self> {
+    pub(crate) fn mount(image: &Path, dir: &Path) -> Option<Self> {
         std::fs::create_dir_all(dir).expect("a directory");
         let mounted = Self { image: image.to_owned(), dir: dir.to_owned() };
         run("mount", &["-o", "loop", text(image), text(dir)]).then_some(mounted)
     }
 
     /// Creates and mounts a new ext4 file system.
-    pub fn new(image: &Path, bytes: u64, dir: &Path) -> Option<Self> {
+    pub(crate) fn new(image: &Path, bytes: u64, dir: &Path) -> Option<Self> {
         let file = File::create(image).expect("an image file");
         file.set_len(bytes).expect("room for an image");
         // Without the blocks reserved for root, because the tests run as root.
@@ -39,7 +39,7 @@ impl Mounted {
     }
 
     /// Copies the data that reached the device at one moment: copies until two copies in a row are equal.
-    pub fn cut(&self, to: &Path) {
+    pub(crate) fn cut(&self, to: &Path) {
         let copy = || std::fs::read(&self.image).expect("the image can be read");
         let mut last = copy();
         loop {
@@ -52,7 +52,7 @@ impl Mounted {
     }
 
     /// Fills the file system until no byte is free.
-    pub fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut ballast = File::create(self.ballast()).expect("a file for the ballast");
         for piece in [BALLAST_PIECE, 4096, 1] {
             while ballast.write_all(&vec![1; piece]).is_ok() {}
@@ -61,7 +61,7 @@ impl Mounted {
     }
 
     /// Frees the space that [`Self::fill`] took.
-    pub fn empty(&self) {
+    pub(crate) fn empty(&self) {
         std::fs::remove_file(self.ballast()).expect("the ballast is there");
     }
 
@@ -77,7 +77,7 @@ impl Drop for Mounted {
 }
 
 /// Creates a temporary directory for images of devices, in memory if the machine has `/dev/shm`.
-pub fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     root.expect("a temporary directory")
@@ -102,7 +102,7 @@ fn run(program: &str, arguments: &[&str]) -> bool {
 }
 
 /// Makes a data directory forget the boot in which it was opened, as if the machine had rebooted since.
-pub fn forget_boot(dir: &Path) {
+pub(crate) fn forget_boot(dir: &Path) {
     let path = dir.join("walferry.json");
     let mut identity: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&path).expect("an identity")).expect("JSON");

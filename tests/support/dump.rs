@@ -10,14 +10,14 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds and sequence number of a stream entry.
-pub type StreamId = (u64, u64);
+pub(crate) type StreamId = (u64, u64);
 
 /// All keys of a server with their content.
-pub type Dump = BTreeMap<Vec<u8>, Dumped>;
+pub(crate) type Dump = BTreeMap<Vec<u8>, Dumped>;
 
 /// The content of a key and its expiry.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Dumped {
+pub(crate) struct Dumped {
     /// The value.
     pub content: Content,
     /// Expiry in milliseconds since the Unix epoch; exact, or within [`EXPIRY_TOLERANCE_MS`] where it comes from PTTL.
@@ -26,7 +26,7 @@ pub struct Dumped {
 
 /// A value of any type; in a sequence where the order is part of the value.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// A string.
     String(Vec<u8>),
     /// A hash.
@@ -42,16 +42,16 @@ pub enum Content {
 }
 
 /// Tolerance for relative expiries in milliseconds: they start at a moment that only the server knows.
-pub const EXPIRY_TOLERANCE_MS: u64 = 10_000;
+pub(crate) const EXPIRY_TOLERANCE_MS: u64 = 10_000;
 
 /// Milliseconds since the Unix epoch.
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64
 }
 
 /// Reads all data of the server.
 #[track_caller]
-pub fn dump(client: &mut Client) -> Dump {
+pub(crate) fn dump(client: &mut Client) -> Dump {
     let keys: Vec<Vec<u8>> = scan(client).into_iter().collect();
     let types: Vec<Command> = keys.iter().map(|key| cmd!("TYPE", key)).collect();
     let types: Vec<String> = client.pipeline(&types).iter().map(text).collect();
@@ -119,7 +119,7 @@ fn entry(reply: &Value) -> (StreamId, Vec<Vec<u8>>) {
 }
 
 /// Parses `ms-seq`.
-pub fn stream_id(text: &[u8]) -> Option<StreamId> {
+pub(crate) fn stream_id(text: &[u8]) -> Option<StreamId> {
     let (ms, seq) = std::str::from_utf8(text).ok()?.split_once('-')?;
     Some((ms.parse().ok()?, seq.parse().ok()?))
 }
@@ -143,14 +143,14 @@ fn expiries(client: &mut Client, keys: &[Vec<u8>]) -> Vec<Option<u64>> {
 
 /// Fails the test unless both dumps are equal, naming the first keys that differ.
 #[track_caller]
-pub fn assert_same(expected: &Dump, found: &Dump, what: &str) {
+pub(crate) fn assert_same(expected: &Dump, found: &Dump, what: &str) {
     if let Some(report) = difference(expected, found) {
         panic!("{what}: {report}");
     }
 }
 
 /// Describes the first keys that differ; `None` if both dumps are equal.
-pub fn difference(expected: &Dump, found: &Dump) -> Option<String> {
+pub(crate) fn difference(expected: &Dump, found: &Dump) -> Option<String> {
     let keys: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let different: Vec<_> = keys.into_iter().filter(|key| !same_key(expected.get(*key), found.get(*key))).collect();
     if different.is_empty() {

@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A moment between two commits: everything up to `csn` was acknowledged before, everything later was sent after.
 #[derive(Clone, Copy, Debug)]
-pub struct Pause {
+pub(crate) struct Pause {
     /// Last commit before the moment.
     pub csn: u64,
     /// Microseconds since the Unix epoch.
@@ -22,7 +22,7 @@ pub struct Pause {
 }
 
 /// All commits of one primary since a test began to record.
-pub struct History {
+pub(crate) struct History {
     /// The primary's csn before the first recorded commit.
     before: u64,
     commits: Vec<Commit>,
@@ -40,7 +40,7 @@ struct Commit {
 }
 
 /// Steps for which a process kill left open whether they took effect.
-pub struct Doubt {
+pub(crate) struct Doubt {
     steps: Vec<Step>,
     replied: usize,
     now_ms: u64,
@@ -50,25 +50,25 @@ pub struct Doubt {
 impl History {
     /// Starts on an empty primary.
     #[track_caller]
-    pub fn start(client: &mut Client) -> Self {
+    pub(crate) fn start(client: &mut Client) -> Self {
         let history = Self { before: client.watermarks().committed, commits: Vec::new(), model: Model::default() };
         assert_same(&history.model.dump(), &dump(client), "the primary is empty at the start");
         history
     }
 
     /// Csn of the last recorded commit.
-    pub fn csn(&self) -> u64 {
+    pub(crate) fn csn(&self) -> u64 {
         self.before + self.commits.len() as u64
     }
 
     /// Csn before the first recorded commit.
-    pub fn csn_before(&self) -> u64 {
+    pub(crate) fn csn_before(&self) -> u64 {
         self.before
     }
 
     /// Runs one step, waits for its reply, and checks the csns that the step took.
     #[track_caller]
-    pub fn run(&mut self, client: &mut Client, step: Step) {
+    pub(crate) fn run(&mut self, client: &mut Client, step: Step) {
         let (now_ms, sent_us) = (now_ms(), now_us());
         let reply = client.pipeline(&wire(&step)).pop().expect("a step has a reply");
         let replied_us = now_us();
@@ -88,7 +88,7 @@ impl History {
 
     /// Runs steps of known effect in one pipeline, and checks the csns that they took together.
     #[track_caller]
-    pub fn run_pipelined(&mut self, client: &mut Client, steps: Vec<Step>) {
+    pub(crate) fn run_pipelined(&mut self, client: &mut Client, steps: Vec<Step>) {
         let (now_ms, sent_us) = (now_ms(), now_us());
         let commands: Vec<Command> = steps.iter().flat_map(wire).collect();
         let mut replies = client.pipeline(&commands).into_iter();
@@ -103,7 +103,7 @@ impl History {
     }
 
     /// Sends steps of known effect in one pipeline and kills the primary after some replies.
-    pub fn run_killed(&self, node: &mut Node, client: &mut Client, steps: Vec<Step>, replies: usize) -> Doubt {
+    pub(crate) fn run_killed(&self, node: &mut Node, client: &mut Client, steps: Vec<Step>, replies: usize) -> Doubt {
         let (now_ms, sent_us) = (now_ms(), now_us());
         let commands: Vec<Command> = steps.iter().flat_map(wire).collect();
         client.send(&commands).expect("a live primary takes a pipeline");
@@ -125,7 +125,7 @@ impl History {
 
     /// Adds the steps in doubt that the restarted primary has: a prefix that contains every acknowledged step.
     #[track_caller]
-    pub fn resolve(&mut self, doubt: Doubt, client: &mut Client) {
+    pub(crate) fn resolve(&mut self, doubt: Doubt, client: &mut Client) {
         let csn = client.watermarks().committed;
         let Doubt { steps, replied, now_ms, sent_us } = doubt;
         let (known, replied_us) = (self.csn(), now_us());
@@ -146,7 +146,7 @@ impl History {
     }
 
     /// Returns the state after commit `csn`.
-    pub fn model_at(&self, csn: u64) -> Model {
+    pub(crate) fn model_at(&self, csn: u64) -> Model {
         let mut model = Model::default();
         for commit in &self.commits[..(csn - self.before) as usize] {
             model.apply_step(&commit.step, commit.now_ms, commit.reply.as_ref());
@@ -155,18 +155,18 @@ impl History {
     }
 
     /// Returns the history of a primary that was restored to `csn`.
-    pub fn until(&self, csn: u64) -> Self {
+    pub(crate) fn until(&self, csn: u64) -> Self {
         let commits = self.commits[..(csn - self.before) as usize].to_vec();
         Self { before: self.before, commits, model: self.model_at(csn) }
     }
 
     /// Returns a time before commit `csn` was made, in microseconds since the Unix epoch.
-    pub fn made_after_us(&self, csn: u64) -> u64 {
+    pub(crate) fn made_after_us(&self, csn: u64) -> u64 {
         self.commits[(csn - self.before) as usize - 1].sent_us
     }
 
     /// Returns the moments between commits that are at least `width_us` away from any commit.
-    pub fn pauses(&self, width_us: u64) -> Vec<Pause> {
+    pub(crate) fn pauses(&self, width_us: u64) -> Vec<Pause> {
         let pairs = self.commits.windows(2).enumerate();
         pairs
             .filter(|(_, pair)| pair[1].sent_us > pair[0].replied_us + 2 * width_us)
@@ -187,6 +187,6 @@ fn wire(step: &Step) -> Vec<Command> {
 }
 
 /// Microseconds since the Unix epoch.
-pub fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_micros() as u64
 }

@@ -9,7 +9,7 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A request or a response.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub(crate) struct Message {
     /// The first line and the headers, each line without its end.
     pub lines: Vec<String>,
     /// The body, whole.
@@ -18,7 +18,7 @@ pub struct Message {
 
 impl Message {
     /// Returns the value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.lines[1..].iter().find_map(|line| {
             let (found, value) = line.split_once(':')?;
             found.eq_ignore_ascii_case(name).then_some(value.trim())
@@ -26,12 +26,12 @@ impl Message {
     }
 
     /// Returns word `nth` of the first line: a request's method and target, or a response's version and status.
-    pub fn word(&self, nth: usize) -> &str {
+    pub(crate) fn word(&self, nth: usize) -> &str {
         self.lines[0].split(' ').nth(nth).unwrap_or_default()
     }
 
     /// Replaces the body and the headers that state its length.
-    pub fn set_body(&mut self, body: Vec<u8>) {
+    pub(crate) fn set_body(&mut self, body: Vec<u8>) {
         let tells_length = |line: &String| {
             let name = line.split(':').next().unwrap_or_default();
             name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
@@ -42,14 +42,14 @@ impl Message {
     }
 
     /// Returns the bytes of the head.
-    pub fn head(&self) -> Vec<u8> {
+    pub(crate) fn head(&self) -> Vec<u8> {
         let mut head = self.lines.join("\r\n").into_bytes();
         head.extend_from_slice(b"\r\n\r\n");
         head
     }
 
     /// Sends the whole message.
-    pub fn send(&self, to: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn send(&self, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&self.head())?;
         to.write_all(&self.body)?;
         to.flush()
@@ -57,7 +57,7 @@ impl Message {
 }
 
 /// Reads the next request of a connection; `None` if the client closed it.
-pub fn read_request(from: &mut impl BufRead) -> io::Result<Option<Message>> {
+pub(crate) fn read_request(from: &mut impl BufRead) -> io::Result<Option<Message>> {
     let Some(lines) = read_head(from)? else { return Ok(None) };
     let mut request = Message { lines, body: Vec::new() };
     request.body = read_body(from, &request, false)?;
@@ -65,7 +65,7 @@ pub fn read_request(from: &mut impl BufRead) -> io::Result<Option<Message>> {
 }
 
 /// Reads the response to a request with this method.
-pub fn read_response(from: &mut impl BufRead, method: &str) -> io::Result<Message> {
+pub(crate) fn read_response(from: &mut impl BufRead, method: &str) -> io::Result<Message> {
     let lines = read_head(from)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let mut response = Message { lines, body: Vec::new() };
     let has_body = method != "HEAD" && !matches!(response.word(1), "204" | "304");

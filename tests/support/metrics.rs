@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 /// Returns the samples of `GET /metrics` by name with labels.
 #[track_caller]
-pub fn metrics(port: u16) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(port: u16) -> BTreeMap<String, f64> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the metrics port is open");
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request is taken");
     let mut answer = String::new();
@@ -20,7 +20,7 @@ pub fn metrics(port: u16) -> BTreeMap<String, f64> {
 
 /// Returns the only sample with this name, whatever its labels.
 #[track_caller]
-pub fn sample(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
+pub(crate) fn sample(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
     let with_labels = format!("{name}{{");
     let mut found = metrics.iter().filter(|(found, _)| **found == name || found.starts_with(&with_labels));
     let (_, value) = found.next().unwrap_or_else(|| panic!("{name} is not among the metrics"));

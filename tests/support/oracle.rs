@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// A running redis-server; killed when dropped.
-pub struct Oracle {
+pub(crate) struct Oracle {
     child: Child,
     /// Port for clients.
     pub port: u16,
@@ -16,7 +16,7 @@ pub struct Oracle {
 impl Oracle {
     /// Starts a server and waits until it answers.
     #[track_caller]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
         let child = Command::new("redis-server")
@@ -35,7 +35,7 @@ impl Oracle {
 
     /// Opens a new connection.
     #[track_caller]
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.port).expect("redis-server accepts a connection")
     }
 }

@@ -8,7 +8,7 @@ use super::wire::Frame;
 use tempfile::TempDir;
 
 /// A primary, a replica, and the intercepting proxy between them.
-pub struct Pair {
+pub(crate) struct Pair {
     /// The primary; without archive and without secret unless the test configures them.
     pub primary: Node,
     /// The proxy between the two nodes.
@@ -22,13 +22,13 @@ pub struct Pair {
 impl Pair {
     /// Starts both nodes, with one commit.
     #[track_caller]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::configured(|launch| launch)
     }
 
     /// Starts both nodes as [`Self::start`] does, with `configure` applied to both.
     #[track_caller]
-    pub fn configured(configure: impl Fn(Launch) -> Launch) -> Self {
+    pub(crate) fn configured(configure: impl Fn(Launch) -> Launch) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
         let primary = configure(Launch::primary(&root.path().join("primary"))).start();
         primary.client().ok(&cmd!("SET", "first", 1));
@@ -41,13 +41,13 @@ impl Pair {
 
     /// Waits until the replica is at the primary's position, and compares their data.
     #[track_caller]
-    pub fn await_equal(&self) {
+    pub(crate) fn await_equal(&self) {
         await_equal(&self.primary, &self.replica);
     }
 
     /// Waits until the replica reports why its link is down.
     #[track_caller]
-    pub fn await_failure(&self, words: &str) {
+    pub(crate) fn await_failure(&self, words: &str) {
         let mut client = self.replica.client();
         let mut last = String::new();
         wait_until(&format!("the replica says {words:?}"), SETTLED_WITHIN, || {
@@ -63,7 +63,7 @@ impl Pair {
 
 /// Waits until a replica is at its primary's position and reports so, and compares their data.
 #[track_caller]
-pub fn await_equal(primary: &Node, replica: &Node) {
+pub(crate) fn await_equal(primary: &Node, replica: &Node) {
     let (mut one, mut other) = (primary.client(), replica.client());
     let csn = one.watermarks().committed;
     wait_until("the replica holds what its primary does", SETTLED_WITHIN, || {
@@ -78,17 +78,17 @@ pub fn await_equal(primary: &Node, replica: &Node) {
 
 /// Fails the test unless the primary accepts writes.
 #[track_caller]
-pub fn assert_writes(primary: &mut Client) {
+pub(crate) fn assert_writes(primary: &mut Client) {
     primary.ok(&cmd!("INCR", "alive"));
     primary.ok(&cmd!("RPUSH", "alive:list", 1));
 }
 
 /// Returns a rule that tampers with messages.
-pub fn tampered(tamper: impl FnMut(Frame) -> Vec<Sent> + Send + 'static) -> Rule {
+pub(crate) fn tampered(tamper: impl FnMut(Frame) -> Vec<Sent> + Send + 'static) -> Rule {
     Rule::Tamper(Box::new(tamper))
 }
 
 /// Changes one kind of message and forwards all others.
-pub fn changed(kind: u8, change: impl Fn(Frame) -> Frame + Send + 'static) -> Tamper {
+pub(crate) fn changed(kind: u8, change: impl Fn(Frame) -> Frame + Send + 'static) -> Tamper {
     Box::new(move |frame| vec![Sent::Frame(if frame.kind == kind { change(frame) } else { frame })])
 }

@@ -18,16 +18,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Time limit from a server's start to its first PONG, and for a tool to end.
-pub const READY_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Time limit for replication, uploads and takeovers.
-pub const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Names and values of a child's environment variables.
-pub type Environment = Vec<(String, String)>;
+pub(crate) type Environment = Vec<(String, String)>;
 
 /// Polls until `probe` returns a value; fails the test at the deadline.
 #[track_caller]
-pub fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(found) = probe() {
@@ -39,7 +39,7 @@ pub fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
 }
 
 /// Returns a free loopback port, each port once per test binary.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap();
     let given = given.get_or_insert_default();
@@ -53,7 +53,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Tells a load thread to stop when dropped, also if the test fails earlier: a scope waits for its threads.
-pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+pub(crate) struct StopOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
@@ -63,7 +63,7 @@ impl Drop for StopOnDrop<'_> {
 
 /// The arguments and environment with which a server is started.
 #[derive(Clone)]
-pub struct Launch {
+pub(crate) struct Launch {
     arguments: Vec<String>,
     environment: Environment,
     /// Shell commands that run in the process before it becomes the server.
@@ -95,70 +95,70 @@ impl Launch {
     }
 
     /// Returns a primary on `dir`.
-    pub fn primary(dir: &Path) -> Self {
+    pub(crate) fn primary(dir: &Path) -> Self {
         Self::primary_on(dir, free_port(), free_port())
     }
 
     /// Returns a primary on `dir` with these ports for clients and for replicas.
-    pub fn primary_on(dir: &Path, port: u16, repl_port: u16) -> Self {
+    pub(crate) fn primary_on(dir: &Path, port: u16, repl_port: u16) -> Self {
         let launch = Self::new("primary", dir, port, repl_port);
         let port = launch.repl_port.to_string();
         launch.flag("--repl-port", &port)
     }
 
     /// Returns a replica on `dir` that follows the primary with the replication port `repl_port`.
-    pub fn replica(dir: &Path, repl_port: u16) -> Self {
+    pub(crate) fn replica(dir: &Path, repl_port: u16) -> Self {
         Self::new("replica", dir, free_port(), free_port()).flag("--primary", &format!("127.0.0.1:{repl_port}"))
     }
 
     /// Returns a replica on `dir` with this port for clients that follows `primary`, given as on the command line.
-    pub fn following(dir: &Path, port: u16, primary: &str) -> Self {
+    pub(crate) fn following(dir: &Path, port: u16, primary: &str) -> Self {
         Self::new("replica", dir, port, free_port()).flag("--primary", primary)
     }
 
     /// Adds a flag with a value.
-    pub fn flag(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn flag(mut self, name: &str, value: &str) -> Self {
         self.arguments.extend([name.to_owned(), value.to_owned()]);
         self
     }
 
     /// Adds a configuration setting.
-    pub fn set(self, key: &str, value: &str) -> Self {
+    pub(crate) fn set(self, key: &str, value: &str) -> Self {
         self.flag("--set", &format!("{key}={value}"))
     }
 
     /// Adds an archive and the environment needed to reach it.
-    pub fn archive(mut self, archive: &Archive) -> Self {
+    pub(crate) fn archive(mut self, archive: &Archive) -> Self {
         self.environment.extend(archive.environment.iter().cloned());
         self.flag("--archive", &archive.url)
     }
 
     /// Starts the process with a wall clock that the test can set.
-    pub fn clock(mut self, clock: &Clock) -> Self {
+    pub(crate) fn clock(mut self, clock: &Clock) -> Self {
         self.environment.extend(clock.environment());
         self
     }
 
     /// Starts the process with a soft limit of open files.
-    pub fn open_files(mut self, soft: u64) -> Self {
+    pub(crate) fn open_files(mut self, soft: u64) -> Self {
         self.prelude = Some(format!("ulimit -Sn {soft}"));
         self
     }
 
     /// Starts the process so that a write beyond the file size limit fails instead of ending the process.
-    pub fn outlives_file_limit(mut self) -> Self {
+    pub(crate) fn outlives_file_limit(mut self) -> Self {
         self.prelude = Some("trap '' XFSZ".to_owned());
         self
     }
 
     /// Writes the log to `file` instead of the file beside the data directory.
-    pub fn log_to(mut self, file: &Path) -> Self {
+    pub(crate) fn log_to(mut self, file: &Path) -> Self {
         self.log = Some(file.to_owned());
         self
     }
 
     /// Returns the path of the log file.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.log.clone().unwrap_or_else(|| self.dir.with_extension("log"))
     }
 
@@ -180,21 +180,21 @@ impl Launch {
 
     /// Starts the server and waits until it answers.
     #[track_caller]
-    pub fn start(self) -> Node {
+    pub(crate) fn start(self) -> Node {
         let mut node = self.begin();
         node.await_ready();
         node
     }
 
     /// Starts the server without waiting for it.
-    pub fn begin(self) -> Node {
+    pub(crate) fn begin(self) -> Node {
         Node { child: self.spawn(), launch: self }
     }
 
     /// Starts a server that must refuse to start, and returns how it ended. Fails the test if the server answers a
     /// client.
     #[track_caller]
-    pub fn refused(self) -> Finished {
+    pub(crate) fn refused(self) -> Finished {
         let mut node = Node { child: self.spawn(), launch: self };
         let status = wait_until("the server refuses to start", READY_WITHIN, || {
             if let Ok(mut client) = Client::connect(node.launch.port) {
@@ -209,7 +209,7 @@ impl Launch {
 }
 
 /// A running server.
-pub struct Node {
+pub(crate) struct Node {
     child: Child,
     /// The launch that started the server.
     pub launch: Launch,
@@ -218,7 +218,7 @@ pub struct Node {
 impl Node {
     /// Waits until the server answers.
     #[track_caller]
-    pub fn await_ready(&mut self) {
+    pub(crate) fn await_ready(&mut self) {
         let port = self.launch.port;
         wait_until("the server answers PING", READY_WITHIN, || {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -237,19 +237,19 @@ impl Node {
 
     /// Opens a new connection.
     #[track_caller]
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.launch.port).expect("the server accepts a connection")
     }
 
     /// Ends the process with SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// Sends SIGTERM and waits until the process ended.
     #[track_caller]
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
         wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || {
             self.child.try_wait().expect("a child can be waited for")
@@ -257,33 +257,33 @@ impl Node {
     }
 
     /// Sends a signal by name: TERM, STOP, CONT.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()), "cannot send SIG{name}");
     }
 
     /// Starts the process a second time with the same arguments, ports and directory; kills it if it runs.
     #[track_caller]
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.begin_again();
         self.await_ready();
     }
 
     /// Does [`Self::restart`] without waiting until the server answers.
-    pub fn begin_again(&mut self) {
+    pub(crate) fn begin_again(&mut self) {
         self.kill();
         self.child = self.launch.spawn();
     }
 
     /// Returns how the process ended; `None` while it runs.
-    pub fn ended(&mut self) -> Option<Finished> {
+    pub(crate) fn ended(&mut self) -> Option<Finished> {
         let status = self.child.try_wait().expect("a child can be waited for")?;
         Some(Finished { code: status.code(), stdout: String::new(), stderr: self.log_tail() })
     }
 
     /// Starts the process a second time where it may refuse; `Err` contains how it ended.
     #[track_caller]
-    pub fn try_restart(&mut self) -> Result<(), Finished> {
+    pub(crate) fn try_restart(&mut self) -> Result<(), Finished> {
         self.begin_again();
         let ended = wait_until("the server serves or refuses", READY_WITHIN, || {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -299,17 +299,17 @@ impl Node {
     }
 
     /// Reports whether the process runs.
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Returns the process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Returns everything that the process logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.launch.log()).unwrap_or_default()
     }
 

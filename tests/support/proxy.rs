@@ -9,8 +9,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What the replica receives in place of a message.
-pub enum Sent {
+/// The content that the replica receives in place of a message.
+pub(crate) enum Sent {
     /// A message.
     Frame(Frame),
     /// Bytes that need not be a message.
@@ -20,13 +20,13 @@ pub enum Sent {
 }
 
 /// Returns what the replica receives for each message from the primary.
-pub type Tamper = Box<dyn FnMut(Frame) -> Vec<Sent> + Send>;
+pub(crate) type Tamper = Box<dyn FnMut(Frame) -> Vec<Sent> + Send>;
 
 /// Plays the primary on one connection.
-pub type Fake = Arc<dyn Fn(&TcpStream) + Send + Sync>;
+pub(crate) type Fake = Arc<dyn Fn(&TcpStream) + Send + Sync>;
 
 /// How the proxy treats connections.
-pub enum Rule {
+pub(crate) enum Rule {
     /// Connections reach the primary.
     Honest,
     /// Connections reach the primary, and its messages are tampered with.
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 /// The running proxy; stops when dropped.
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// Where the replica connects.
     pub port: u16,
     shared: Arc<Shared>,
@@ -55,7 +55,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Stands before the primary that listens for replicas on `repl_port`.
-    pub fn start(repl_port: u16) -> Self {
+    pub(crate) fn start(repl_port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared {
@@ -80,20 +80,20 @@ impl Proxy {
     }
 
     /// Changes the rule and closes the connections made under the one before.
-    pub fn set(&self, rule: Rule) {
+    pub(crate) fn set(&self, rule: Rule) {
         *self.shared.rule.lock().unwrap() = rule;
         self.cut();
     }
 
     /// Closes all connections.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for stream in self.shared.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
     /// Connections accepted so far.
-    pub fn accepted(&self) -> u64 {
+    pub(crate) fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 }

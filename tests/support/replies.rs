@@ -19,7 +19,7 @@ use redis::Value;
 
 /// How two replies are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Compare {
+pub(crate) enum Compare {
     /// The bytes on the wire.
     Bytes,
     /// Elements as a set.
@@ -34,7 +34,7 @@ pub enum Compare {
 
 /// One command of a script and how its replies are compared.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// The command.
     pub command: Command,
     /// The comparison.
@@ -42,13 +42,13 @@ pub struct Line {
 }
 
 /// A script on empty servers.
-pub type Case = Vec<Line>;
+pub(crate) type Case = Vec<Line>;
 
 /// Largest difference of numbers marked as near, in milliseconds: the two servers are asked one after the other.
 const NEAR: u64 = 1500;
 
 /// Parses a table.
-pub fn parse(table: &str) -> Vec<Case> {
+pub(crate) fn parse(table: &str) -> Vec<Case> {
     let mut cases = vec![Case::new()];
     for line in table.lines().map(str::trim) {
         if line.is_empty() {
@@ -102,7 +102,7 @@ fn unescape(word: &str) -> Vec<u8> {
 /// Runs a case on both servers and returns descriptions of the differences; empty if there are none. `greeting` is
 /// sent first on each connection (`HELLO 3`, or nothing).
 #[track_caller]
-pub fn run_case(case: &Case, oracle_port: u16, subject_port: u16, greeting: Option<&Command>) -> Vec<String> {
+pub(crate) fn run_case(case: &Case, oracle_port: u16, subject_port: u16, greeting: Option<&Command>) -> Vec<String> {
     let mut sides = [oracle_port, subject_port].map(|port| Client::connect(port).expect("the server accepts"));
     for side in &mut sides {
         side.ok(&cmd!("FLUSHALL"));
@@ -193,7 +193,7 @@ fn script(case: &Case, last: usize) -> String {
 
 /// Fails the test if there are differences, and shows up to 40 of them.
 #[track_caller]
-pub fn assert_none(differences: &[String], compared: usize) {
+pub(crate) fn assert_none(differences: &[String], compared: usize) {
     assert!(compared > 0, "nothing was compared");
     let shown = differences[..differences.len().min(40)].join("\n\n");
     assert!(differences.is_empty(), "{} differences in {compared} replies\n\n{shown}", differences.len());

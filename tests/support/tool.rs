@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// How a process ended, and its output.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// All of standard output; empty for a server.
@@ -22,13 +22,13 @@ pub struct Finished {
 impl Finished {
     /// Fails the test if the exit code differs, or if the process panicked.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         self.expect_any(&[code])
     }
 
     /// Does [`Self::expect`] where more than one exit code is right.
     #[track_caller]
-    pub fn expect_any(self, codes: &[i32]) -> Self {
+    pub(crate) fn expect_any(self, codes: &[i32]) -> Self {
         let fits = self.code.is_some_and(|code| codes.contains(&code));
         let Self { code, stdout, stderr } = &self;
         assert!(fits, "expected exit code {codes:?}, found {code:?}\nstdout: {stdout}\nstderr: {stderr}");
@@ -38,7 +38,7 @@ impl Finished {
 
     /// Fails the test unless standard output or standard error contains the words.
     #[track_caller]
-    pub fn says(self, words: &str) -> Self {
+    pub(crate) fn says(self, words: &str) -> Self {
         let Self { stdout, stderr, .. } = &self;
         let found = stdout.contains(words) || stderr.contains(words);
         assert!(found, "expected the words {words:?}\nstdout: {stdout}\nstderr: {stderr}");
@@ -47,7 +47,7 @@ impl Finished {
 
     /// Parses standard output as JSON.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not JSON: {error}\nstdout: {}\nstderr: {}", self.stdout, self.stderr))
     }
@@ -55,14 +55,14 @@ impl Finished {
 
 /// Runs the binary under test as a tool, to its end.
 #[track_caller]
-pub fn walferry(arguments: &[&str], environment: &Environment) -> Finished {
+pub(crate) fn walferry(arguments: &[&str], environment: &Environment) -> Finished {
     run(binary(environment).args(arguments), "")
 }
 
 /// Runs the binary under test as a tool and sends it a signal (KILL, INT) once `is_time` holds, unless it ends
 /// earlier. Returns its process id and how it ended.
 #[track_caller]
-pub fn walferry_stopped(
+pub(crate) fn walferry_stopped(
     arguments: &[&str],
     environment: &Environment,
     signal: &str,
@@ -88,7 +88,7 @@ pub fn walferry_stopped(
 
 /// Runs any program to its end with text on its standard input.
 #[track_caller]
-pub fn run(command: &mut Command, input: &str) -> Finished {
+pub(crate) fn run(command: &mut Command, input: &str) -> Finished {
     let (mut stdin, mut stdout, mut stderr) = (scratch(), scratch(), scratch());
     stdin.write_all(input.as_bytes()).expect("a scratch file can be written");
     stdin.rewind().expect("a scratch file can be rewound");
@@ -112,14 +112,14 @@ pub fn run(command: &mut Command, input: &str) -> Finished {
 }
 
 /// Returns a command for the binary under test with environment variables set.
-pub fn binary(environment: &Environment) -> Command {
+pub(crate) fn binary(environment: &Environment) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walferry"));
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }
 
 /// Returns a command for the binary under test, started by a shell that first runs `prelude`.
-pub fn prepared(prelude: &str, environment: &Environment) -> Command {
+pub(crate) fn prepared(prelude: &str, environment: &Environment) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_walferry")]);
     command.envs(environment.iter().map(|(name, value)| (name, value)));

@@ -13,7 +13,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// One archive, as the server stores it.
 #[derive(Clone)]
-pub struct Truth {
+pub(crate) struct Truth {
     s3_port: u16,
     bucket: String,
     prefix: String,
@@ -21,7 +21,7 @@ pub struct Truth {
 
 /// An object and its length.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Object {
+pub(crate) struct Object {
     /// Name below the archive's prefix.
     pub name: String,
     /// Length in bytes.
@@ -30,7 +30,7 @@ pub struct Object {
 
 impl Truth {
     /// Gives access to an archive on the S3 server of this test binary.
-    pub fn of(archive: &Archive) -> Self {
+    pub(crate) fn of(archive: &Archive) -> Self {
         let path = archive.url.strip_prefix("s3://").expect("an archive on the S3 server");
         let (bucket, prefix) = path.split_once('/').expect("an archive with a prefix");
         Self { s3_port: Weed::shared().s3_port(), bucket: bucket.to_owned(), prefix: prefix.to_owned() }
@@ -38,7 +38,7 @@ impl Truth {
 
     /// Lists everything below a directory of the archive, in name order.
     #[track_caller]
-    pub fn list(&self, directory: &str) -> Vec<Object> {
+    pub(crate) fn list(&self, directory: &str) -> Vec<Object> {
         let mut objects: Vec<Object> = Vec::new();
         loop {
             let after = objects.last().map_or(String::new(), |last| format!("{}/{}", self.prefix, last.name));
@@ -59,7 +59,7 @@ impl Truth {
     ///
     /// Judged by the names, which state ranges of commits; restores check that the chunks are whole.
     #[track_caller]
-    pub fn reaches(&self, epoch: u64, from: u64) -> u64 {
+    pub(crate) fn reaches(&self, epoch: u64, from: u64) -> u64 {
         let chunks = self.list(&format!("chunks/{epoch:08}/"));
         // Fixed-width names in name order are sorted by first commit.
         chunks

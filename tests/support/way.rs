@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Forwards connections to a loopback port while it is open.
-pub struct Way {
+pub(crate) struct Way {
     /// Port that it listens on.
     pub port: u16,
     shared: Arc<Shared>,
@@ -20,7 +20,7 @@ struct Shared {
 
 impl Way {
     /// Creates a closed forwarder to `target`.
-    pub fn to(target: u16) -> Self {
+    pub(crate) fn to(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared { is_open: AtomicBool::new(false), connections: Mutex::default() });
@@ -35,12 +35,12 @@ impl Way {
     }
 
     /// Opens the forwarder.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.shared.is_open.store(true, Ordering::SeqCst);
     }
 
     /// Closes every connection and accepts none.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.shared.is_open.store(false, Ordering::SeqCst);
         for end in self.shared.connections.lock().unwrap().drain(..) {
             let _ = end.shutdown(Shutdown::Both);

@@ -19,7 +19,7 @@ const SECRET_KEY: &str = "walferry-secret";
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
 /// The running server.
-pub struct Weed {
+pub(crate) struct Weed {
     s3_port: u16,
     prefixes: AtomicU32,
     /// The shell that kills the server when this handle's standard input closes.
@@ -29,23 +29,23 @@ pub struct Weed {
 impl Weed {
     /// Returns the server of this test binary, which is started at the first call.
     #[track_caller]
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Weed> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
     /// Returns a new archive URL.
-    pub fn new_url(&self) -> String {
+    pub(crate) fn new_url(&self) -> String {
         format!("s3://{BUCKET}/test-{}", self.prefixes.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Returns the port on the loopback interface.
-    pub fn s3_port(&self) -> u16 {
+    pub(crate) fn s3_port(&self) -> u16 {
         self.s3_port
     }
 
     /// Returns the environment that a process needs to reach the server.
-    pub fn environment(&self) -> Environment {
+    pub(crate) fn environment(&self) -> Environment {
         environment(self.s3_port)
     }
 
@@ -75,7 +75,7 @@ impl Weed {
 }
 
 /// Returns the environment that a process needs to reach an S3 server on a loopback port.
-pub fn environment(s3_port: u16) -> Environment {
+pub(crate) fn environment(s3_port: u16) -> Environment {
     let endpoint = format!("http://127.0.0.1:{s3_port}");
     [
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY),

@@ -9,35 +9,35 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-pub const CHALLENGE: u8 = 1;
-pub const HELLO: u8 = 2;
-pub const RESUME: u8 = 3;
-pub const GO_TO_ARCHIVE: u8 = 4;
-pub const BASE_BEGIN: u8 = 5;
-pub const BASE_FILE: u8 = 6;
-pub const BASE_PART: u8 = 7;
-pub const BASE_END: u8 = 8;
-pub const CHUNK: u8 = 9;
-pub const HEARTBEAT: u8 = 10;
-pub const ACK: u8 = 11;
-pub const REFUSE: u8 = 12;
+pub(crate) const CHALLENGE: u8 = 1;
+pub(crate) const HELLO: u8 = 2;
+pub(crate) const RESUME: u8 = 3;
+pub(crate) const GO_TO_ARCHIVE: u8 = 4;
+pub(crate) const BASE_BEGIN: u8 = 5;
+pub(crate) const BASE_FILE: u8 = 6;
+pub(crate) const BASE_PART: u8 = 7;
+pub(crate) const BASE_END: u8 = 8;
+pub(crate) const CHUNK: u8 = 9;
+pub(crate) const HEARTBEAT: u8 = 10;
+pub(crate) const ACK: u8 = 11;
+pub(crate) const REFUSE: u8 = 12;
 
 /// Offsets in a chunk's header, from `src/chunk/FORMAT.md`.
-pub mod chunk {
-    pub const EPOCH: usize = 12;
-    pub const FIRST: usize = 16;
-    pub const LAST: usize = 24;
-    pub const FIRST_TIME: usize = 32;
-    pub const LAST_TIME: usize = 40;
-    pub const HASH_BEFORE: usize = 64;
-    pub const CRC: usize = 188;
+pub(crate) mod chunk {
+    pub(crate) const EPOCH: usize = 12;
+    pub(crate) const FIRST: usize = 16;
+    pub(crate) const LAST: usize = 24;
+    pub(crate) const FIRST_TIME: usize = 32;
+    pub(crate) const LAST_TIME: usize = 40;
+    pub(crate) const HASH_BEFORE: usize = 64;
+    pub(crate) const CRC: usize = 188;
 }
 
 const HEAD: usize = 8;
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// The kind of message.
     pub kind: u8,
     /// JSON, or raw bytes.
@@ -46,18 +46,18 @@ pub struct Frame {
 
 impl Frame {
     /// Creates a control message.
-    pub fn json(kind: u8, fields: &Value) -> Self {
+    pub(crate) fn json(kind: u8, fields: &Value) -> Self {
         Self { kind, body: fields.to_string().into_bytes() }
     }
 
     /// Returns the fields of a control message.
     #[track_caller]
-    pub fn fields(&self) -> Value {
+    pub(crate) fn fields(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a control message is JSON")
     }
 
     /// Returns the control message with some fields changed.
-    pub fn with(&self, changes: Value) -> Self {
+    pub(crate) fn with(&self, changes: Value) -> Self {
         let mut fields = self.fields();
         let Value::Object(changes) = changes else { panic!("fields to change are an object") };
         changes.into_iter().for_each(|(name, value)| fields[name] = value);
@@ -65,7 +65,7 @@ impl Frame {
     }
 
     /// Returns the chunk with a header field changed and its CRC repaired.
-    pub fn with_header(&self, at: usize, field: &[u8]) -> Self {
+    pub(crate) fn with_header(&self, at: usize, field: &[u8]) -> Self {
         let mut body = self.body.clone();
         body[at..at + field.len()].copy_from_slice(field);
         let crc = crc32fast::hash(&body[..chunk::CRC]);
@@ -74,7 +74,7 @@ impl Frame {
     }
 
     /// Encodes the message.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut content = vec![self.kind];
         content.extend_from_slice(&self.body);
         let mut out = (content.len() as u32).to_le_bytes().to_vec();
@@ -84,12 +84,12 @@ impl Frame {
     }
 
     /// Sends the message.
-    pub fn send(&self, mut to: &TcpStream) -> io::Result<()> {
+    pub(crate) fn send(&self, mut to: &TcpStream) -> io::Result<()> {
         to.write_all(&self.encode())
     }
 
     /// Receives the next message; an error at the end of the connection.
-    pub fn receive(mut from: &TcpStream) -> io::Result<Self> {
+    pub(crate) fn receive(mut from: &TcpStream) -> io::Result<Self> {
         let mut head = [0; HEAD];
         from.read_exact(&mut head)?;
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
@@ -101,7 +101,7 @@ impl Frame {
 }
 
 /// A connection to a replication port, as a replica opens it.
-pub struct FakeReplica {
+pub(crate) struct FakeReplica {
     /// The connection.
     pub stream: TcpStream,
     /// The primary's first message.
@@ -111,7 +111,7 @@ pub struct FakeReplica {
 impl FakeReplica {
     /// Connects and waits for the challenge.
     #[track_caller]
-    pub fn connect(repl_port: u16) -> Self {
+    pub(crate) fn connect(repl_port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", repl_port)).expect("the replication port accepts a connection");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         let challenge = Frame::receive(&stream).expect("the primary speaks first");
@@ -120,13 +120,13 @@ impl FakeReplica {
     }
 
     /// Sends a message; ignores an error.
-    pub fn send(&self, frame: &Frame) {
+    pub(crate) fn send(&self, frame: &Frame) {
         let _ = frame.send(&self.stream);
     }
 
     /// Waits until the primary closes the connection; returns the last refusal, or an empty text.
     #[track_caller]
-    pub fn refusal(&self) -> String {
+    pub(crate) fn refusal(&self) -> String {
         let mut reason = String::new();
         loop {
             match Frame::receive(&self.stream) {
@@ -143,7 +143,7 @@ impl FakeReplica {
 
     /// Waits for a message of a kind.
     #[track_caller]
-    pub fn await_kind(&self, kind: u8) -> Frame {
+    pub(crate) fn await_kind(&self, kind: u8) -> Frame {
         loop {
             let frame = Frame::receive(&self.stream).expect("the primary goes on");
             if frame.kind == kind {
@@ -154,7 +154,7 @@ impl FakeReplica {
 }
 
 /// Returns the introduction of an empty replica.
-pub fn hello() -> Frame {
+pub(crate) fn hello() -> Frame {
     Frame::json(
         HELLO,
         &json!({
@@ -165,6 +165,6 @@ pub fn hello() -> Frame {
 }
 
 /// Returns an acknowledgement.
-pub fn ack(applied: u64, durable: u64) -> Frame {
+pub(crate) fn ack(applied: u64, durable: u64) -> Frame {
     Frame::json(ACK, &json!({ "applied": applied, "durable": durable }))
 }

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Returns the seed of this run: `WALFERRY_SEED`, else the clock. Prints it, so that a failure can be replayed.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = match std::env::var("WALFERRY_SEED") {
         Ok(text) => text.parse().expect("WALFERRY_SEED is a number"),
         Err(_) => now_ms(),
@@ -28,7 +28,7 @@ const ZSET: usize = 4;
 const STREAM: usize = 5;
 
 /// A generator.
-pub struct Workload {
+pub(crate) struct Workload {
     rng: StdRng,
     keys: Vec<Vec<u8>>,
     members: Vec<Vec<u8>>,
@@ -39,7 +39,7 @@ pub struct Workload {
 
 /// Whether steps may occur whose result the server chooses (SPOP, `XADD *`) or for which it may use no csn.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub(crate) enum Choice {
     /// Any step; the reply shows what the server chose.
     Open,
     /// Only steps whose effect is known without a reply.
@@ -48,7 +48,7 @@ pub enum Choice {
 
 impl Workload {
     /// Creates the workload of a seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut keys: Vec<Vec<u8>> = (0..12).map(|number| format!("key:{number}").into_bytes()).collect();
         keys.extend([b"{tag}one".to_vec(), b"{tag}two".to_vec(), Vec::new(), vec![0], vec![0xff; 3]]);
@@ -61,7 +61,7 @@ impl Workload {
 
     /// Creates the workload of one of several writers: every key begins with `prefix`, no command touches another key,
     /// and no command depends on the moment at which it is made or sent, because expiries count from `now_ms`.
-    pub fn of_writer(seed: u64, prefix: &str, now_ms: u64) -> Self {
+    pub(crate) fn of_writer(seed: u64, prefix: &str, now_ms: u64) -> Self {
         let mut workload = Self::new(seed);
         workload.fixed_now_ms = Some(now_ms);
         workload.keys.iter_mut().for_each(|key| drop(key.splice(..0, prefix.bytes())));
@@ -69,24 +69,24 @@ impl Workload {
     }
 
     /// Returns all keys that the commands touch.
-    pub fn keys(&self) -> &[Vec<u8>] {
+    pub(crate) fn keys(&self) -> &[Vec<u8>] {
         &self.keys
     }
 
     /// Returns commands over the same keys from another seed; their effect is known without a reply.
-    pub fn closed_commands(&self, seed: u64, count: usize) -> Vec<Command> {
+    pub(crate) fn closed_commands(&self, seed: u64, count: usize) -> Vec<Command> {
         let (keys, members, rng) = (self.keys.clone(), self.members.clone(), StdRng::seed_from_u64(seed));
         let mut seeded = Self { rng, keys, members, ..*self };
         (0..count).map(|_| seeded.command(Choice::Closed)).collect()
     }
 
     /// Returns the random generator, for choices that must replay with the workload.
-    pub fn rng(&mut self) -> &mut StdRng {
+    pub(crate) fn rng(&mut self) -> &mut StdRng {
         &mut self.rng
     }
 
     /// Returns the next step.
-    pub fn next(&mut self, choice: Choice) -> Step {
+    pub(crate) fn next(&mut self, choice: Choice) -> Step {
         if self.rng.random_bool(0.15) {
             let length = self.rng.random_range(1..6);
             Step::Group((0..length).map(|_| self.command(choice)).collect())
@@ -96,7 +96,7 @@ impl Workload {
     }
 
     /// Returns the next step whose effect is known beforehand, csn included; applies it to `model`.
-    pub fn next_certain(&mut self, model: &mut Model) -> Step {
+    pub(crate) fn next_certain(&mut self, model: &mut Model) -> Step {
         loop {
             let step = self.next(Choice::Closed);
             let mut after = model.clone();

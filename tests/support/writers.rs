@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Number of connections that write at the same time.
-pub const WRITERS: usize = 6;
+pub(crate) const WRITERS: usize = 6;
 /// Number of rounds that a writer sends in one pipeline.
 const ROUNDS_IN_PIPELINE: u64 = 4;
 
 /// The commits of one writer that its keys show, counted by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Number of transactions over all engines.
     pub transactions: u64,
     /// Number of INCRs, in RocksDB.
@@ -25,7 +25,7 @@ pub struct Seen {
 impl Seen {
     /// Returns the number of commits: the writer sends transaction, INCR and RPUSH in turn, and they run in this
     /// order.
-    pub fn commits(self) -> u64 {
+    pub(crate) fn commits(self) -> u64 {
         let Self { transactions, counted, queued } = self;
         let in_turn = transactions >= counted && counted >= queued && queued + 1 >= transactions;
         assert!(in_turn, "commits of one connection out of order: {self:?}");
@@ -33,7 +33,7 @@ impl Seen {
     }
 
     /// Reports whether this contains everything in `other`.
-    pub fn holds(self, other: Self) -> bool {
+    pub(crate) fn holds(self, other: Self) -> bool {
         self.transactions >= other.transactions && self.counted >= other.counted && self.queued >= other.queued
     }
 }
@@ -55,7 +55,7 @@ fn round(writer: usize, number: u64) -> Vec<Command> {
 
 /// Reads the commits of every writer in one transaction; fails the test if a transaction is torn.
 #[track_caller]
-pub fn look(client: &mut Client) -> Vec<Seen> {
+pub(crate) fn look(client: &mut Client) -> Vec<Seen> {
     const READS: usize = 8;
     let reads = |writer: usize| {
         let key = |name: &str| format!("{name}:{writer}");
@@ -86,7 +86,7 @@ pub fn look(client: &mut Client) -> Vec<Seen> {
 
 /// Sends the commands that the writers' last rounds lack, so that the next rounds begin whole.
 #[track_caller]
-pub fn complete(client: &mut Client, seen: &mut [Seen]) {
+pub(crate) fn complete(client: &mut Client, seen: &mut [Seen]) {
     for (writer, seen) in seen.iter_mut().enumerate() {
         if seen.counted < seen.transactions {
             client.ok(&cmd!("INCR", format!("count:{writer}")));
@@ -102,7 +102,7 @@ pub fn complete(client: &mut Client, seen: &mut [Seen]) {
 /// Checks that everything acknowledged is there, and that the csns are dense from `csn_start` on. Completes the writers'
 /// last rounds, and returns the commits of every writer.
 #[track_caller]
-pub fn check_replied(client: &mut Client, replied: &[Replied], csn_start: u64) -> Vec<Seen> {
+pub(crate) fn check_replied(client: &mut Client, replied: &[Replied], csn_start: u64) -> Vec<Seen> {
     let mut seen = look(client);
     for (writer, seen) in seen.iter().enumerate() {
         let replied = replied[writer].now();
@@ -116,28 +116,35 @@ pub fn check_replied(client: &mut Client, replied: &[Replied], csn_start: u64) -
 
 /// The acknowledged commits of one writer, with the time of each reply.
 #[derive(Default)]
-pub struct Replied(Mutex<Vec<(Instant, Seen)>>);
+pub(crate) struct Replied(Mutex<Vec<(Instant, Seen)>>);
 
 impl Replied {
     /// Returns everything acknowledged so far.
-    pub fn now(&self) -> Seen {
+    pub(crate) fn now(&self) -> Seen {
         self.0.lock().unwrap().last().map_or(Seen::default(), |(_, seen)| *seen)
     }
 
     /// Returns everything acknowledged before a moment.
-    pub fn before(&self, moment: Instant) -> Seen {
+    pub(crate) fn before(&self, moment: Instant) -> Seen {
         let all = self.0.lock().unwrap();
         all.iter().rev().find(|(at, _)| *at < moment).map_or(Seen::default(), |(_, seen)| *seen)
     }
 }
 
 /// Sends rounds after `from` until the connection ends.
-pub fn write(node_port: u16, writer: usize, from: u64, replied: &Replied) {
+pub(crate) fn write(node_port: u16, writer: usize, from: u64, replied: &Replied) {
     write_until(node_port, writer, from, replied, Duration::ZERO, &AtomicBool::new(false));
 }
 
 /// Sends rounds after `from` until told to stop or the connection ends, with a pause between two pipelines.
-pub fn write_until(node_port: u16, writer: usize, from: u64, replied: &Replied, pause: Duration, stop: &AtomicBool) {
+pub(crate) fn write_until(
+    node_port: u16,
+    writer: usize,
+    from: u64,
+    replied: &Replied,
+    pause: Duration,
+    stop: &AtomicBool,
+) {
     let Ok(mut client) = Client::connect(node_port) else { return };
     let mut next = from + 1;
     let mut seen = Seen::default();

@@ -21,11 +21,11 @@ fn left() -> MutexGuard<'static, Left> {
 }
 
 /// A directory for the servers' data. Dropping it removes the directory.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     /// Creates a directory in `parent` or in the system's temporary directory.
-    pub fn create(parent: Option<&Path>) -> std::io::Result<Self> {
+    pub(crate) fn create(parent: Option<&Path>) -> std::io::Result<Self> {
         let mut left = left();
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let dir = tempfile::Builder::new().prefix("walferry-bench-").tempdir_in(parent)?.keep();
@@ -34,7 +34,7 @@ impl Scratch {
     }
 
     /// Returns the path of the directory.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -54,11 +54,11 @@ fn remove(dir: &Path) {
             _ => return,
         }
     }
-    eprintln!("walferry: cannot remove {}, remove it by hand", dir.display());
+    eprintln!("walferry: cannot remove {}. Remove it by hand", dir.display());
 }
 
 /// Starts a server as the leader of its own process group, because redis-server has children that rewrite its files.
-pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
+pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
     let mut left = left();
     let child = command.process_group(0).spawn()?;
     left.servers.push(Pid::from_child(&child));
@@ -66,7 +66,7 @@ pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
 }
 
 /// Kills a server and its children, as a crash would, unless the server has already ended.
-pub fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     let mut left = left();
     let pid = Pid::from_child(child);
     // A process that was not waited for keeps its number, so the number cannot belong to another group.
@@ -79,7 +79,7 @@ pub fn end(child: &mut Child) {
 
 /// Kills all servers and removes all directories. The lock stays held, so that a thread that wants to start or create
 /// more waits until the process ends.
-pub fn end_all() {
+pub(crate) fn end_all() {
     let left = left();
     for &server in &left.servers {
         let _ = kill_process_group(server, Signal::KILL);

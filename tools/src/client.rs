@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
-use walferry::error::Error;
+use walferry::error::{Error, Kind};
 use walferry::server::address;
 
 /// Longest time for connecting to one address.
@@ -14,13 +14,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for a reply.
 const REPLY_MAX: Duration = Duration::from_secs(600);
 /// Address of the nodes that benchmarks and the demo start.
-pub const LOOPBACK: &str = "127.0.0.1";
+pub(crate) const LOOPBACK: &str = "127.0.0.1";
 /// Environment variable with a node's password.
 const PASSWORD_VARIABLE: &str = "WALFERRY_PASSWORD";
 
 /// Options that say how to reach a node, except its port.
 #[derive(clap::Args)]
-pub struct ReachArgs {
+pub(crate) struct ReachArgs {
     /// The node's host name or address, such as 10.0.0.1 or ::1
     #[arg(long, default_value = LOOPBACK)]
     host: String,
@@ -35,7 +35,7 @@ pub struct ReachArgs {
 
 impl ReachArgs {
     /// Connects to the node's port for clients, and sends the password if there is one.
-    pub fn connect(&self, port: u16) -> Result<Client, Failure> {
+    pub(crate) fn connect(&self, port: u16) -> Result<Client, Failure> {
         let password = self.password()?;
         let mut client = Client::connect(&self.host, port)?;
         match client.authenticate(password.as_deref())? {
@@ -61,14 +61,14 @@ impl ReachArgs {
 
 fn wrong_password(peer: &str, detail: &str) -> Failure {
     let detail = format!(
-        "{peer} says: {detail} Give the node's password (its requirepass) with --password-file, in {PASSWORD_VARIABLE}, or \
-         with --password"
+        "{peer} refuses the connection: {detail} Give the node's password (its requirepass) with --password-file, \
+         in {PASSWORD_VARIABLE}, or with --password"
     );
     Error::Config { key: "password".to_owned(), detail }.into()
 }
 
 /// A connection to a node.
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     parser: Parser,
     /// Address of the node, for messages.
@@ -76,11 +76,11 @@ pub struct Client {
 }
 
 /// A result whose error is a text.
-pub type Answer<T> = Result<T, String>;
+pub(crate) type Answer<T> = Result<T, String>;
 
 impl Client {
     /// Connects to a node's port for clients.
-    pub fn connect(host: &str, port: u16) -> Answer<Self> {
+    pub(crate) fn connect(host: &str, port: u16) -> Answer<Self> {
         let peer = address::with_port(host, port);
         let failed = |error: std::io::Error| format!("cannot connect to {peer}: {error}");
         let addresses = (address::bare_host(host), port).to_socket_addrs().map_err(failed)?;
@@ -111,22 +111,34 @@ impl Client {
     }
 
     /// Sends all commands at once and waits for all replies.
-    pub fn pipeline(&mut self, commands: &[Vec<Vec<u8>>]) -> Answer<Vec<Value>> {
+    pub(crate) fn pipeline(&mut self, commands: &[Vec<Vec<u8>>]) -> Answer<Vec<Value>> {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| redis::pack_command(command)).collect();
         self.stream.write_all(&bytes).map_err(|error| format!("cannot send to {}: {error}", self.peer))?;
         commands.iter().map(|_| self.receive()).collect()
     }
 
     /// Sends one command and waits for its reply; an error reply is an error.
-    pub fn call(&mut self, command: &[&str]) -> Answer<Value> {
+    pub(crate) fn call(&mut self, command: &[&str]) -> Answer<Value> {
+        self.request(command)?.map_err(|(_, message)| message)
+    }
+
+    /// Sends an operator's command and waits for its reply. The process then ends with the exit code of the node's
+    /// error.
+    pub(crate) fn order(&mut self, command: &[&str]) -> Result<Value, Failure> {
+        self.request(command)?.map_err(|(kind, message)| Failure::Node(kind, message))
+    }
+
+    /// The inner error is an error reply: its kind and its text.
+    fn request(&mut self, command: &[&str]) -> Answer<Result<Value, (Kind, String)>> {
         let owned = command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
-        let reply = self.pipeline(&[owned])?.pop().ok_or("no reply")?;
-        match reply {
+        Ok(match self.pipeline(&[owned])?.pop().ok_or("the node sent no reply")? {
             Value::ServerError(error) => {
-                Err(format!("{}: {} {}", command.join(" "), error.code(), error.details().unwrap_or_default()))
+                let details = error.details().unwrap_or_default();
+                let message = format!("{}: {} {details}", command.join(" "), error.code());
+                Err((Kind::of_reply_code(error.code()), message))
             }
             reply => Ok(reply),
-        }
+        })
     }
 
     fn receive(&mut self) -> Answer<Value> {
@@ -139,7 +151,7 @@ impl Client {
 }
 
 /// Returns a reply as text; meant for strings and integers.
-pub fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.clone(),
@@ -150,7 +162,7 @@ pub fn text(value: &Value) -> String {
 }
 
 /// Returns the fields of an INFO reply, in order.
-pub fn info_fields(info: &str) -> Vec<(String, String)> {
+pub(crate) fn info_fields(info: &str) -> Vec<(String, String)> {
     let pairs = info.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.trim_end().split_once(':'));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

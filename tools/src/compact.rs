@@ -23,7 +23,7 @@ use walferry::node::rebuild;
 /// Without --merge, --per, --run-commits or --base: merges, and builds a run for each hour.
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Merge small chunks; delete the parts of earlier merges once they have been superseded for --grace
@@ -66,7 +66,7 @@ struct Report {
 }
 
 /// Runs the requested steps and prints the report.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(compact(&args, &archive))?;
     show(&report, args.json);
@@ -118,7 +118,7 @@ fn show(report: &Report, json: bool) {
             merge.parts, merge.merged, merge.bytes_before, merge.bytes_after, merge.deleted, merge.waiting
         );
         if merge.damaged > 0 {
-            println!("DAMAGED  {} chunks were left as they are: see the log, and walferry verify", merge.damaged);
+            println!("DAMAGED  {} chunks were not changed: see the log, and run walferry verify", merge.damaged);
         }
     }
     if let Some(runs) = &report.runs {
@@ -137,7 +137,7 @@ fn show(report: &Report, json: bool) {
             "base     csn {} of epoch {}: {} bytes new, {} shared; restored in {:.1} s",
             base.csn, base.epoch, base.bytes_new, base.bytes_shared, base.restore_seconds
         ),
-        Some(base) => println!("base     csn {} of epoch {} was there already", base.csn, base.epoch),
+        Some(base) => println!("base     csn {} of epoch {} existed already", base.csn, base.epoch),
         None => {}
     }
 }

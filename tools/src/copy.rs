@@ -20,7 +20,7 @@ use walferry::restore::{CopyOptions, CopyReport, copy};
 /// there
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Archive to copy to: s3://bucket/prefix or file:///dir. Empty, or an earlier copy of the same cluster
@@ -54,7 +54,7 @@ pub struct Args {
 }
 
 /// Copies, and prints the report.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let options = CopyOptions {
         from: args.from_csn.map(Csn),
         until: Target::from_str(&args.until)?,
@@ -80,7 +80,7 @@ fn open_target(args: &Args) -> Result<Archive, Failure> {
     };
     let same_url = args.to.trim_end_matches('/') == args.archive.archive.trim_end_matches('/');
     if same_url && args.to_s3_endpoint.is_none() {
-        let detail = "is the archive to copy from: name another one".to_owned();
+        let detail = "is the archive to copy from. Name another archive".to_owned();
         return Err(Error::Config { key: "to".to_owned(), detail }.into());
     }
     let (from, to) = (ArchiveUrl::from_str(&args.archive.archive)?, ArchiveUrl::from_str(&args.to)?);

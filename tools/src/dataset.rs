@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 const SCAN_COUNT: &str = "1000";
 
 /// All keys, each with its type and content in a canonical form.
-pub type Dataset = BTreeMap<Vec<u8>, String>;
+pub(crate) type Dataset = BTreeMap<Vec<u8>, String>;
 
 /// Reads the type and content of every key.
-pub fn read(client: &mut Client) -> Answer<Dataset> {
+pub(crate) fn read(client: &mut Client) -> Answer<Dataset> {
     let mut dataset = Dataset::new();
     let mut cursor = "0".to_owned();
     loop {
         let Value::Array(mut reply) = client.call(&["SCAN", &cursor, "COUNT", SCAN_COUNT])? else {
-            return Err("SCAN answered no array".into());
+            return Err("the reply to SCAN is not an array".into());
         };
         let (keys, next) = (reply.pop(), reply.pop());
-        let Some(Value::Array(keys)) = keys else { return Err("SCAN answered no keys".into()) };
+        let Some(Value::Array(keys)) = keys else { return Err("the reply to SCAN contains no keys".into()) };
         let keys: Vec<Vec<u8>> = keys.into_iter().map(bytes).collect();
         for (key, content) in keys.iter().zip(read_keys(client, &keys)?) {
             dataset.insert(key.clone(), content);
@@ -82,7 +82,7 @@ fn bytes(value: Value) -> Vec<u8> {
 
 /// Returns the first key on which two data sets differ; `None` if they are equal.
 #[must_use]
-pub fn first_difference(a: &Dataset, b: &Dataset) -> Option<String> {
+pub(crate) fn first_difference(a: &Dataset, b: &Dataset) -> Option<String> {
     let keys = a.keys().chain(b.keys());
     let differing = keys.into_iter().find(|key| a.get(*key) != b.get(*key))?;
     Some(differing.escape_ascii().to_string())

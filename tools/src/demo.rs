@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Demonstrates a primary, a replica, an archive, a crash and a restore, in a temporary directory
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Seconds of load
     #[arg(long, default_value_t = 4)]
     seconds: u64,
@@ -35,7 +35,7 @@ const KEYS: u32 = 2_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the demonstration; fails if the data sets differ.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let dir = tempfile::Builder::new().prefix("walferry-demo-").tempdir()?;
     let place = dir.path().to_owned();
     let told = run_blocking(move || Ok(Story::new(&place, args.seconds).and_then(Story::tell)?));
@@ -94,7 +94,7 @@ impl Node {
     }
 
     fn csn(&self) -> Answer<u64> {
-        self.field("committed_csn")?.parse().map_err(|_| "INFO tells no committed_csn".to_owned())
+        self.field("committed_csn")?.parse().map_err(|_| "INFO shows no committed_csn".to_owned())
     }
 }
 

@@ -20,7 +20,7 @@ use walferry::snapshot::manifest::Manifest;
 /// Shows a chunk, op-log segment, memory image or manifest
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The file: *.chunk, *.oplog, *.image or manifest*.json
     file: PathBuf,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Shows the file. The extension of its name decides how it is read.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let path = &args.file;
     match path.extension().and_then(OsStr::to_str) {
         Some("chunk") => dump_chunk(path, clear(path, &args.keys)?)?,
@@ -36,7 +36,7 @@ pub fn run(args: Args) -> Done {
         Some("image") => dump_image(path)?,
         Some("json") => dump_manifest(path, clear(path, &args.keys)?)?,
         _ => {
-            let detail = "is none of *.chunk, *.oplog, *.image, *.json".to_owned();
+            let detail = "is not a file of the kinds *.chunk, *.oplog, *.image, *.json".to_owned();
             return Err(Failure::from(walferry::error::Error::Config { key: path.display().to_string(), detail }));
         }
     }
@@ -54,7 +54,9 @@ fn clear(path: &Path, keys: &KeyArgs) -> Result<bytes::Bytes, Failure> {
         Some(keys) if crypt::is_encrypted(&bytes) => {
             let name = object_name(path).ok_or_else(|| walferry::error::Error::Config {
                 key: what.clone(),
-                detail: "is encrypted under its name in the archive: keep the file in the same directories".into(),
+                detail: "is encrypted under its name in the archive. Keep the file in directories with the same names \
+                         as in the archive"
+                    .into(),
             })?;
             Ok(crypt::decrypt(&bytes, &name, &keys, &what)?)
         }

@@ -65,13 +65,13 @@ const VOCABULARY: &[(&str, &[(&str, &str)])] = &[
 /// Prints this help, the help of a subcommand, or the vocabulary (concepts)
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// A subcommand, or `concepts` for the words that the program and its documentation use
     topic: Option<String>,
 }
 
 /// Prints what was asked for. `command` describes the whole program.
-pub fn run(args: &Args, mut command: clap::Command) -> Done {
+pub(crate) fn run(args: &Args, mut command: clap::Command) -> Done {
     // So that the usage line names the program.
     command.build();
     let text = match args.topic.as_deref() {
@@ -80,7 +80,7 @@ pub fn run(args: &Args, mut command: clap::Command) -> Done {
         Some(name) => match command.find_subcommand_mut(name) {
             Some(subcommand) => subcommand.render_long_help().to_string(),
             None => {
-                let detail = format!("there is no subcommand {name:?}; walferry help lists them");
+                let detail = format!("subcommand {name:?} does not exist; walferry help lists the subcommands");
                 return Err(Error::Config { key: "help".into(), detail }.into());
             }
         },

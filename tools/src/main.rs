@@ -1,8 +1,7 @@
 //! The `walferry` command line: one file per subcommand.
 //!
-//! Output: results on stdout (only JSON with `--json`), logs on stderr, a progress bar on a terminal. Exit codes: 0
-//! ok, 1 internal, 2 usage, 3 target not reachable, 4 integrity failure, 5 fenced, 6 store unreachable, 7 directory
-//! not empty, 8 this identity may not delete, 128 + N stopped by signal N.
+//! Output: results on stdout (only JSON with `--json`), logs on stderr, a progress bar on a terminal. [`exit`] has the
+//! exit codes.
 
 mod archive;
 mod bench;

@@ -6,7 +6,7 @@ use crate::exit::Done;
 /// Creates a mark: a name by which the present state can be restored later
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The primary's port for clients
     #[arg(long)]
     port: u16,
@@ -17,9 +17,9 @@ pub struct Args {
 }
 
 /// Writes the mark and prints its csn.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let mut client = args.node.connect(args.port)?;
-    let csn = client.call(&["WALFERRY", "MARK", &args.name])?;
+    let csn = client.order(&["WALFERRY", "MARK", &args.name])?;
     println!("mark {} is csn {}; restore it with --to mark:{}", args.name, text(&csn), args.name);
     Ok(())
 }

@@ -12,7 +12,7 @@ use walferry::node::running::Node;
 
 /// Options of a node.
 #[derive(clap::Args)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// Data directory; created if it does not exist
     #[arg(long)]
     pub dir: PathBuf,
@@ -46,7 +46,7 @@ pub struct NodeArgs {
 impl NodeArgs {
     /// Returns the effective settings: defaults, then the file, then `--set`, then the options with names of their
     /// own; later ones win.
-    pub fn config(&self) -> Result<Config, Failure> {
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
         let mut config = Config::default();
         if let Some(path) = &self.config {
             let text = std::fs::read_to_string(path).map_err(|error| Error::Config {
@@ -88,7 +88,7 @@ fn require_key_file(pair: &str) -> Result<(), Failure> {
 }
 
 /// Returns the list of configuration keys for `--help`.
-pub fn keys_help() -> String {
+pub(crate) fn keys_help() -> String {
     let mut help =
         "Configuration keys (--set KEY=VALUE, or in --config FILE.toml; * may change while running, by CONFIG SET):\n"
             .to_owned();
@@ -105,7 +105,7 @@ pub fn keys_help() -> String {
 }
 
 /// Logs that the node serves clients.
-pub fn announce(node: &Arc<Node>) {
+pub(crate) fn announce(node: &Arc<Node>) {
     let config = node.core.config();
     tracing::info!(bind = config.bind, port = config.port.0, archive = config.archive, "ready");
 }

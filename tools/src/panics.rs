@@ -9,7 +9,7 @@ use std::panic::PanicHookInfo;
 
 /// Installs a panic hook: every later panic, on any thread, is reported on stderr and in the log, and aborts the
 /// process.
-pub fn end_the_process() {
+pub(crate) fn end_the_process() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tell(panic);
@@ -20,7 +20,7 @@ pub fn end_the_process() {
 
 /// Ends the process without a message, with the exit code of a process that SIGPIPE ended, where a panic means only that
 /// the reader of stdout is gone (`walferry status | head`). Every other panic is told as before.
-pub fn end_without_reader() {
+pub(crate) fn end_without_reader() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let payload = panic.payload();
@@ -42,8 +42,8 @@ fn log(panic: &PanicHookInfo<'_>) {
         thread = thread.name().unwrap_or("unnamed"),
         place = panic.location().map(ToString::to_string).unwrap_or_default(),
         reason = reason.unwrap_or("unknown"),
-        "a defect in walferry ends this process; nothing that was acknowledged is lost beyond what a kill loses in this \
-         appendfsync mode. Start it again, and report the defect with these lines"
+        "a defect in walferry ends this process; no acknowledged write is lost beyond what a process kill loses in \
+         this appendfsync mode. Start the process again, and report the defect with these lines"
     );
 }
 

@@ -8,13 +8,13 @@ use crate::runtime::run_node;
 /// Runs a primary
 #[derive(clap::Args)]
 #[command(after_help = keys_help())]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,
 }
 
 /// Runs the primary until SIGTERM, SIGINT or SHUTDOWN.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     panics::end_the_process();
     let config = args.node.config()?;
     run_node(|ready| walferry::primary::run(&args.node.dir, config, ready))

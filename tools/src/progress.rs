@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use walferry::restore::progress::{Phase, Progress, ProgressSink, silent};
 
 /// Returns a sink that draws one bar on stderr, or draws nothing if stderr is no terminal.
-pub fn bar() -> ProgressSink {
+pub(crate) fn bar() -> ProgressSink {
     if !std::io::stderr().is_terminal() {
         return silent();
     }

@@ -6,7 +6,7 @@ use crate::exit::Done;
 /// Makes a replica a primary under a new epoch
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The replica's port for clients
     #[arg(long)]
     port: u16,
@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 /// Promotes the replica and prints the old and the new epoch.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let mut client = args.node.connect(args.port)?;
     let before = client.call(&["WALFERRY", "CSN"])?;
     let epoch = args.abandon_epoch.map(|epoch| epoch.to_string());
@@ -33,12 +33,12 @@ pub fn run(args: Args) -> Done {
     if args.without_archive {
         command.push("WITHOUT-ARCHIVE");
     }
-    client.call(&command)?;
+    client.order(&command)?;
     let after = client.call(&["WALFERRY", "CSN"])?;
     let epoch = |reply: &redis::Value| match reply {
         redis::Value::Array(items) => items.get(1).map(crate::client::text).unwrap_or_default(),
         _ => String::new(),
     };
-    println!("epoch {} -> {}: this node is a primary now", epoch(&before), epoch(&after));
+    println!("epoch {} -> {}: this node is a primary", epoch(&before), epoch(&after));
     Ok(())
 }

@@ -12,7 +12,7 @@ use walferry::retention::{PruneOptions, PruneReport, prune};
 /// Shows which objects the retention policy does not keep, why, and how many bytes; removes them with --confirm
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// The policy, such as '7d fine, hourly 30d, daily 1y'; without one, only objects that nothing refers to are
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Prunes, or shows what a prune would remove.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let (keep, grace) = (Keep::from_str(&args.keep)?, time(&args.grace)?);
     let options = PruneOptions { keep, grace, confirm: args.confirm, node: None };
     let archive = args.archive.open()?;
@@ -77,6 +77,6 @@ fn show(report: &PruneReport, json: bool) {
         println!("removed  {} objects, {} bytes", report.removed, report.bytes_removed);
     } else {
         let (objects, bytes) = (report.removals.len(), report.bytes_to_remove());
-        println!("nothing was removed; {objects} objects with {bytes} bytes go with --confirm");
+        println!("nothing was removed; --confirm removes {objects} objects with {bytes} bytes");
     }
 }

@@ -10,7 +10,7 @@ use walferry_replica::PrimaryAddress;
 /// Runs a replica
 #[derive(clap::Args)]
 #[command(after_help = keys_help())]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,
     /// The primary's replication port
@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Runs the replica until SIGTERM, SIGINT or SHUTDOWN.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     panics::end_the_process();
     let config = args.node.config()?;
     let primary: PrimaryAddress = args.primary.parse()?;

@@ -18,7 +18,7 @@ use walferry::restore::{Options, Report, restore};
 /// Restores a data directory to any commit, from the archive alone
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Directory to make; must be empty or not exist
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// Plans, and restores unless `--dry-run` is given.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let target = Target::from_str(&args.to)?;
     let epoch = args.epoch.map(Epoch);
     let archive = args.archive.open()?;
@@ -87,7 +87,7 @@ fn show_plan(planned: &Planned, json: bool) {
     }
     let chunks_alone = match plan.estimate_chunks_ms {
         Some(ms) if plan.run_bytes > 0 => format!("; chunks alone {:.3} s", ms as f64 / 1e3),
-        None => "; chunks alone do not lead there".to_owned(),
+        None => "; chunks alone cannot reach the target".to_owned(),
         Some(_) => String::new(),
     };
     println!("estimate {:.3} s from the base to the target{chunks_alone}", plan.estimate_ms as f64 / 1e3);
@@ -142,7 +142,7 @@ fn show_report(report: &Report, dir: &Path, json: bool) {
         report.checks.files_verified, report.checks.chunks_verified, report.checks.disk_csn
     );
     if report.replans > 0 {
-        println!("replans  {}: a prune had removed what was listed", report.replans);
+        println!("replans  {}: a prune had removed listed objects", report.replans);
     }
     for remark in &report.remarks {
         println!("remark   {remark}");

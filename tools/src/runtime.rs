@@ -11,7 +11,7 @@ use walferry::archive::pins;
 use walferry::node::running::Node;
 
 /// Returns a runtime for a node or a tool.
-pub fn runtime() -> Result<Runtime, Failure> {
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_multi_thread().enable_all().build()?)
 }
 
@@ -38,7 +38,7 @@ impl Stops {
 
 /// Runs a tool until it is done or SIGINT or SIGTERM comes. On a signal the pins of the tool are removed, so that no
 /// prune has to wait for their expiry.
-pub fn run_tool<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
+pub(crate) fn run_tool<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let mut stops = Stops::begin()?;
@@ -54,18 +54,18 @@ pub fn run_tool<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -
 }
 
 /// Runs a blocking tool until it is done or SIGINT or SIGTERM comes.
-pub fn run_blocking<T: Send + 'static>(
+pub(crate) fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     run_tool(async { tokio::task::spawn_blocking(work).await.map_err(std::io::Error::from)? })
 }
 
 /// Callback that a node calls once it serves clients.
-pub type Ready = Box<dyn FnOnce(&Arc<Node>) + Send>;
+pub(crate) type Ready = Box<dyn FnOnce(&Arc<Node>) + Send>;
 
 /// Runs a node. SIGTERM and SIGINT stop the node cleanly once it serves clients. Before that, while the node recovers
 /// or bootstraps, they end it at once, which is as harmless as a crash.
-pub fn run_node<F>(serve: impl FnOnce(Ready) -> F) -> Done
+pub(crate) fn run_node<F>(serve: impl FnOnce(Ready) -> F) -> Done
 where
     F: Future<Output = walferry::error::Result<()>>,
 {

@@ -11,7 +11,7 @@ use walferry::history::report::{SnapshotsReport, snapshots};
 /// Lists bases and the restorable range: csn and time, from, until, gaps
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Print JSON
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Reads the archive and prints the report.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(snapshots(&archive))?;
     show(&report, args.json);
@@ -44,7 +44,7 @@ fn level(base: &BaseReport, content: &BaseContent) -> String {
 }
 
 /// Prints a report.
-pub fn show(report: &SnapshotsReport, json: bool) {
+pub(crate) fn show(report: &SnapshotsReport, json: bool) {
     if json {
         println!("{}", serde_json::to_string_pretty(report).expect("a report is plain data"));
         return;

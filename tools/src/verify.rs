@@ -9,7 +9,7 @@ use walferry::restore::{VerifyReport, verify_archive};
 /// Checks every chunk and base: checksums, continuity, decoding
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArgs,
     /// Print JSON
@@ -18,7 +18,7 @@ pub struct Args {
 }
 
 /// Checks the archive and prints the report; fails if there is a problem or a gap.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let archive = args.archive.open()?;
     let report = run_tool(verify_archive(&archive, progress::bar()))?;
     show(&report, args.json);

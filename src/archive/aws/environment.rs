@@ -20,11 +20,11 @@ pub(super) const PLAIN_VARIABLES: [&str; 5] =
 
 /// The environment variables that matter for S3. No value is empty.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub(crate) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// Returns the variables of this process.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
@@ -32,18 +32,18 @@ impl Environment {
     }
 
     /// Keeps the relevant ones of `variables`.
-    pub fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub(crate) fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let counts = |name: &str, value: &str| (name.starts_with("AWS_") || name == "HOME") && !value.trim().is_empty();
         Self(variables.into_iter().filter(|(name, value)| counts(name, value)).collect())
     }
 
     /// Returns the value of a variable, if it is set.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
     /// Returns a builder with all variables that `object_store` knows; refuses an unusable value.
-    pub fn builder(&self) -> Result<AmazonS3Builder> {
+    pub(crate) fn builder(&self) -> Result<AmazonS3Builder> {
         for name in URL_VARIABLES {
             self.get(name).map_or(Ok(()), |value| require_url(name, value))?;
         }
@@ -53,7 +53,7 @@ impl Environment {
         let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
         if let [Some(_), None] | [None, Some(_)] = keys.map(|name| self.get(name)) {
             let (set, missing) = if self.get(keys[0]).is_some() { (keys[0], keys[1]) } else { (keys[1], keys[0]) };
-            return Err(wrong(missing, format!("is not set, and {set} is: set both or neither")));
+            return Err(wrong(missing, format!("is not set, but {set} is. Set both or neither")));
         }
         let known = |(name, value): (&String, &String)| {
             let key: AmazonS3ConfigKey = name.to_ascii_lowercase().parse().ok()?;
@@ -64,7 +64,7 @@ impl Environment {
     }
 
     /// Returns the variable that alone makes the S3 settings unusable, if there is one.
-    pub fn culprit(&self) -> Option<&str> {
+    pub(crate) fn culprit(&self) -> Option<&str> {
         let is_unusable = |name: &str, value: &str| {
             let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else { return false };
             let sound = AmazonS3Builder::new().with_access_key_id("id").with_secret_access_key("key");
@@ -80,33 +80,37 @@ pub(super) fn wrong(name: &str, detail: String) -> Error {
 }
 
 /// Refuses a text that is not the http or https URL of a server.
-pub fn require_url(name: &str, text: &str) -> Result<()> {
+pub(crate) fn require_url(name: &str, text: &str) -> Result<()> {
     let example = "write it as http://host:9000 or https://host";
     // Text before an `@` may be a secret, and the message below would show it.
     if text.contains('@') {
         return Err(wrong(
             name,
-            format!("a URL of a server has no `@`: {example}, credentials have settings of their own"),
+            format!("the URL of a server must not contain `@`: {example}. Credentials have settings of their own"),
         ));
     }
     let fault = match Url::parse(text) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "it has no scheme".to_owned(),
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => "nothing follows its path".to_owned(),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            "it has a query or a fragment after its path".to_owned()
+        }
         Ok(url) if url.host_str().is_none_or(str::is_empty) => "it names no host".to_owned(),
-        Ok(_) if !is_plain(text) => "it has a blank or a character that no URL has".to_owned(),
+        Ok(_) if !is_plain(text) => "it contains a blank or another character that a URL cannot contain".to_owned(),
         Ok(_) => return Ok(()),
         Err(url::ParseError::RelativeUrlWithoutBase) => "it has no scheme".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(wrong(name, format!("`{}` is no URL of a server: {fault}; {example}", text.escape_debug())))
+    Err(wrong(name, format!("`{}` is not the URL of a server: {fault}; {example}", text.escape_debug())))
 }
 
 /// Refuses a value that cannot be part of a request. The message does not show the value, because it may be a secret.
-pub fn require_plain(name: &str, value: &str) -> Result<()> {
+pub(crate) fn require_plain(name: &str, value: &str) -> Result<()> {
     if is_plain(value) {
         return Ok(());
     }
-    let detail = "has a blank, a line feed or another character that cannot be in it: look how it was set".to_owned();
+    let detail =
+        "contains a blank, a line feed or another character that its value cannot contain. Check how the value was set"
+            .to_owned();
     Err(wrong(name, detail))
 }
 

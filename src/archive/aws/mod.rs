@@ -147,7 +147,12 @@ impl ProfileCredentials {
             }
             // Another process may be writing the file, so the keys read before are kept.
             (_, Some((_, before))) => Arc::clone(before),
-            (Ok(None), None) => return Err(failed(format!("{} holds no keys, which it did at the start", self.files))),
+            (Ok(None), None) => {
+                return Err(failed(format!(
+                    "{} contains no keys, although it contained keys at the start",
+                    self.files
+                )));
+            }
             (Err(detail), None) => return Err(failed(format!("{}: {detail}", self.files))),
         };
         *read = Some((Instant::now(), Arc::clone(&credential)));

@@ -18,7 +18,7 @@ const OTHER_WAYS: [&str; 5] =
 
 /// The profile and the files in which it is searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedFiles {
+pub(super) struct SharedFiles {
     credentials: Option<PathBuf>,
     config: Option<PathBuf>,
     profile: String,
@@ -28,7 +28,7 @@ pub struct SharedFiles {
 
 /// The values found for a profile.
 #[derive(Default)]
-pub struct Profile {
+pub(super) struct Profile {
     values: BTreeMap<String, String>,
     /// Whether one of the files has a section for the profile.
     is_there: bool,
@@ -36,7 +36,7 @@ pub struct Profile {
 
 /// Keys of a profile as they are in the files.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ProfileKeys {
+pub(super) struct ProfileKeys {
     /// Key id.
     pub id: String,
     /// Secret key.
@@ -53,7 +53,7 @@ impl fmt::Debug for ProfileKeys {
 
 impl SharedFiles {
     /// Returns the locations of the files according to this environment.
-    pub fn of(environment: &Environment) -> Self {
+    pub(super) fn of(environment: &Environment) -> Self {
         let home = environment.get("HOME").map(PathBuf::from);
         let path = |variable: &str, name: &str| match environment.get(variable) {
             Some(path) => match (path.strip_prefix("~/"), &home) {
@@ -73,7 +73,7 @@ impl SharedFiles {
 
     /// Reads the profile. Returns an error text if the profile was named and does not exist, or if a file cannot be
     /// read.
-    pub fn read(&self) -> Result<Profile, String> {
+    pub(super) fn read(&self) -> Result<Profile, String> {
         let mut profile = Profile::default();
         // In the config file, the section of every profile but the default one has the word `profile` before the name.
         for (path, prefix) in [(&self.config, "profile "), (&self.credentials, "")] {
@@ -92,7 +92,7 @@ impl SharedFiles {
             }
         }
         if self.is_named && !profile.is_there {
-            return Err(format!("AWS_PROFILE names {self}, where it is not"));
+            return Err(format!("AWS_PROFILE names {self}, but these files do not contain the profile"));
         }
         Ok(profile)
     }
@@ -112,31 +112,34 @@ impl fmt::Display for SharedFiles {
 
 impl Profile {
     /// Returns a value of the profile, if it is set and not empty.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.values.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// Returns the keys of the profile; `None` if it has none. Returns an error text if the keys are unusable, or if
     /// the profile names only an unsupported way to credentials.
-    pub fn keys(&self) -> Result<Option<ProfileKeys>, String> {
+    pub(super) fn keys(&self) -> Result<Option<ProfileKeys>, String> {
         let keys = (self.get("aws_access_key_id"), self.get("aws_secret_access_key"));
         let token = self.get("aws_session_token");
         match keys {
             (Some(id), Some(secret)) => {
                 if ![Some(id), Some(secret), token].into_iter().flatten().all(is_plain) {
-                    return Err("a key in it has a blank or a character that no key has".to_owned());
+                    return Err(
+                        "one of its keys contains a blank or another character that a key cannot contain".to_owned()
+                    );
                 }
                 let token = token.map(str::to_owned);
                 Ok(Some(ProfileKeys { id: id.to_owned(), secret: secret.to_owned(), token }))
             }
             (None, None) => match OTHER_WAYS.into_iter().find(|way| self.get(way).is_some()) {
                 Some(way) => Err(format!(
-                    "it gets its credentials by {way}, which walferry does not do. Put keys into it, or have the AWS \
-                     command line put them into the environment: aws configure export-credentials --format env"
+                    "it gets its credentials by {way}, which walferry does not support. Put keys into the profile, \
+                     or have the AWS command line put them into the environment: aws configure export-credentials \
+                     --format env"
                 )),
                 None => Ok(None),
             },
-            _ => Err("it has one of aws_access_key_id and aws_secret_access_key: it needs both".to_owned()),
+            _ => Err("it has only one of aws_access_key_id and aws_secret_access_key, and needs both".to_owned()),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct ObjectCipher {
 
 impl ObjectCipher {
     /// Creates the cipher of a new object.
-    pub fn create(keys: &KeyRing, name: &str) -> Result<Self> {
+    pub(super) fn create(keys: &KeyRing, name: &str) -> Result<Self> {
         let key = keys.first();
         let mut salt = [0; SALT_BYTES];
         random(&mut salt)?;
@@ -32,19 +32,20 @@ impl ObjectCipher {
     }
 
     /// Creates the cipher of an object with this header. `what` names the object in errors.
-    pub fn open(keys: &KeyRing, header: &ObjectHeader, name: &str, what: &str) -> Result<Self> {
+    pub(super) fn open(keys: &KeyRing, header: &ObjectHeader, name: &str, what: &str) -> Result<Self> {
         let refused = |detail: String| Error::Identity { what: what.to_owned(), detail };
         let key = keys.get(&header.key).ok_or_else(|| {
             refused(format!(
-                "is encrypted with key `{}`, which is not among the keys given ({}): add its line to the key file",
+                "is encrypted with key `{}`, which is not among the given keys ({}). Add the line of this key to the \
+                 key file",
                 header.key,
                 keys.names()
             ))
         })?;
         if key.fingerprint() != header.fingerprint {
             return Err(refused(format!(
-                "is encrypted with another key `{}` than the one given under that name: find the right one, or, if this \
-                 is a new key, give it a name of its own and keep the old line below it",
+                "is encrypted with another key `{}` than the key that was given under this name. Give the right \
+                 key. If your key is new, give it a name of its own and keep the old line below it",
                 header.key
             )));
         }
@@ -61,12 +62,12 @@ impl ObjectCipher {
     }
 
     /// Returns the encoded header.
-    pub fn header(&self) -> &[u8] {
+    pub(super) fn header(&self) -> &[u8] {
         &self.covered[..HEADER_BYTES]
     }
 
     /// Encrypts a segment and appends it to `out`.
-    pub fn seal_into(&self, at: Segment, plain: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn seal_into(&self, at: Segment, plain: &[u8], out: &mut Vec<u8>) {
         debug_assert!(plain.len() <= SEGMENT_BYTES);
         let start = out.len();
         out.extend_from_slice(plain);
@@ -75,9 +76,10 @@ impl ObjectCipher {
     }
 
     /// Decrypts a segment and appends it to `out`. `what` names the object in errors.
-    pub fn open_into(&self, at: Segment, stored: &[u8], out: &mut Vec<u8>, what: &str) -> Result<()> {
+    pub(super) fn open_into(&self, at: Segment, stored: &[u8], out: &mut Vec<u8>, what: &str) -> Result<()> {
         let altered = || {
-            let detail = "the tag is wrong: it was altered, or is another object than its name says";
+            let detail =
+                "the authentication tag is wrong: the object was altered, or its name belongs to another object";
             Error::corrupt(what, format!("segment {}", at.number), detail)
         };
         let (sealed, tag) = stored.split_last_chunk::<TAG_BYTES>().ok_or_else(altered)?;
@@ -88,7 +90,7 @@ impl ObjectCipher {
     }
 
     /// Decrypts adjacent segments, from number `first` on, of an object with `total` segments.
-    pub fn open_run(&self, first: u64, total: u64, stored: &[u8], what: &str) -> Result<Vec<u8>> {
+    pub(super) fn open_run(&self, first: u64, total: u64, stored: &[u8], what: &str) -> Result<Vec<u8>> {
         let mut plain = Vec::with_capacity(stored.len());
         for (number, segment) in (first..).zip(stored.chunks(SEGMENT_BYTES + TAG_BYTES)) {
             self.open_into(Segment { number, is_last: number + 1 == total }, segment, &mut plain, what)?;
@@ -126,13 +128,13 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// Begins an object: appends its header to `out`.
-    pub fn begin(cipher: ObjectCipher, out: &mut Vec<u8>) -> Self {
+    pub(super) fn begin(cipher: ObjectCipher, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(cipher.header());
         Self { cipher, number: 0, pending: Vec::new() }
     }
 
     /// Takes the next bytes and appends every complete segment.
-    pub fn push(&mut self, mut plain: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn push(&mut self, mut plain: &[u8], out: &mut Vec<u8>) {
         while !plain.is_empty() {
             if self.pending.is_empty() && plain.len() > SEGMENT_BYTES {
                 let (segment, rest) = plain.split_at(SEGMENT_BYTES);
@@ -152,7 +154,7 @@ impl Sealer {
     }
 
     /// Ends the object: appends the last segment.
-    pub fn finish(mut self, out: &mut Vec<u8>) {
+    pub(super) fn finish(mut self, out: &mut Vec<u8>) {
         let last = std::mem::take(&mut self.pending);
         self.seal(&last, true, out);
     }
@@ -168,7 +170,11 @@ pub(super) fn open_whole(stored: &[u8], name: &str, keys: &KeyRing, what: &str) 
     let header = ObjectHeader::decode(stored, what)?;
     let cipher = ObjectCipher::open(keys, &header, name, what)?;
     let total = segments(plain_len(stored.len() as u64).ok_or_else(|| {
-        Error::corrupt(what, "its end", format!("no encrypted object has {} bytes: it was cut off", stored.len()))
+        Error::corrupt(
+            what,
+            "its end",
+            format!("an encrypted object cannot have {} bytes, so its end is missing", stored.len()),
+        )
     })?);
     cipher.open_run(0, total, &stored[HEADER_BYTES..], what).map(Bytes::from)
 }

@@ -44,7 +44,7 @@ pub(super) struct ObjectHeader {
 }
 
 impl ObjectHeader {
-    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -58,10 +58,10 @@ impl ObjectHeader {
     }
 
     /// Decodes the header at the beginning of `bytes`, which must begin with [`MAGIC`]; `what` names the object.
-    pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let corrupt = |at: &str, detail: &str| Error::corrupt(what, at, detail);
         if !bytes.starts_with(&MAGIC) {
-            return Err(corrupt("byte 0", "it does not begin as an encrypted object does"));
+            return Err(corrupt("byte 0", "it does not begin with the magic of an encrypted object"));
         }
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(corrupt("its end", "it ends within the header of an encrypted object"));
@@ -77,9 +77,9 @@ impl ObjectHeader {
         let end = id.iter().position(|byte| *byte == 0).unwrap_or(KEY_ID_BYTES_MAX);
         let is_padded = id[end..].iter().all(|byte| *byte == 0);
         let key = std::str::from_utf8(&id[..end]).ok().and_then(|id| id.parse().ok()).filter(|_| is_padded);
-        let key = key.ok_or_else(|| corrupt("byte 12", "what stands there is no key ID"))?;
+        let key = key.ok_or_else(|| corrupt("byte 12", "the header contains no valid key ID"))?;
         if version == 0 || bytes[10..12] != [0, 0] {
-            return Err(corrupt("byte 8", "version 0, or flags that this version does not have"));
+            return Err(corrupt("byte 8", "the header has version 0, or flags that its version does not define"));
         }
         Ok(Self {
             key,

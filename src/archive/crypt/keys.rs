@@ -37,7 +37,7 @@ impl FromStr for KeyId {
     fn from_str(text: &str) -> Result<Self> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if text.is_empty() || text.len() > KEY_ID_BYTES_MAX || !text.bytes().all(plain) {
-            let detail = format!("1 to {KEY_ID_BYTES_MAX} letters, digits, '.', '_', '-' make the ID of a key");
+            let detail = format!("the ID of a key consists of 1 to {KEY_ID_BYTES_MAX} letters, digits, '.', '_', '-'");
             return Err(Error::Config { key: "key ID".to_owned(), detail });
         }
         Ok(Self(text.to_owned()))
@@ -113,8 +113,9 @@ impl Key {
 
 /// Fills the buffer with the system's random numbers.
 pub(super) fn random(buffer: &mut [u8]) -> Result<()> {
+    let failed = || std::io::Error::other("the system gives no random numbers, so nothing can be encrypted");
     aws_lc_rs::rand::fill(buffer)
-        .map_err(|_| Error::Refused { reason: "the system gives no random numbers: nothing can be encrypted".into() })
+        .map_err(|_| Error::io("read random numbers from", Path::new("/dev/urandom"))(failed()))
 }
 
 /// The keys with which an archive is opened; clones share them. Never empty; no two keys have the same name.
@@ -133,14 +134,14 @@ impl KeyRing {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let key = Key::parse(line).ok_or_else(|| wrong(format!("line {} is no key: {LINE}", nth + 1)))?;
+            let key = Key::parse(line).ok_or_else(|| wrong(format!("line {} is not a key: {LINE}", nth + 1)))?;
             if keys.iter().any(|other| other.id == key.id) {
-                return Err(wrong(format!("key `{}` is there twice: give each key a name of its own", key.id)));
+                return Err(wrong(format!("key `{}` occurs twice. Give each key a name of its own", key.id)));
             }
             keys.push(key);
         }
         if keys.is_empty() {
-            return Err(wrong(format!("holds no key: {LINE}")));
+            return Err(wrong(format!("contains no key: {LINE}")));
         }
         Ok(Self { keys: keys.into() })
     }
@@ -159,14 +160,15 @@ impl KeyRing {
         }
         match std::env::var(variable) {
             Ok(text) if text.trim().is_empty() => {
-                let detail = "is set and empty: nothing would be encrypted. Put the key into it (`walferry keygen` prints \
-                              one), or unset it if the archive is not to be encrypted";
+                let detail = "is set and empty, so nothing would be encrypted. Set the variable to the key \
+                              (`walferry keygen` prints one), or unset the variable if the archive is not to be \
+                              encrypted";
                 Err(Error::Config { key: variable.to_owned(), detail: detail.to_owned() })
             }
             Ok(text) => Self::parse(&text.replace(',', "\n"), variable).map(Some),
             Err(std::env::VarError::NotPresent) => Ok(None),
             Err(std::env::VarError::NotUnicode(_)) => {
-                Err(Error::Config { key: variable.to_owned(), detail: format!("is no text: {LINE}") })
+                Err(Error::Config { key: variable.to_owned(), detail: format!("is not text: {LINE}") })
             }
         }
     }

@@ -49,7 +49,7 @@ pub fn require_clear(begin: &[u8], what: &str) -> Result<()> {
     Err(Error::Identity {
         what: what.to_owned(),
         detail: format!(
-            "is encrypted with {key}, and no key was given. Name the file that holds it with --archive-key-file \
+            "is encrypted with {key}, and no key was given. Name the file with the key by --archive-key-file \
              (archive-key-file), or set {}",
             keys::ARCHIVE_KEY_VARIABLE
         ),

@@ -29,7 +29,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 /// Number of headers of recently read objects that are cached for reads of later ranges.
-pub const HEADERS_REMEMBERED_MAX: usize = 256;
+const HEADERS_REMEMBERED_MAX: usize = 256;
 
 /// Length in bytes from which a body is encrypted and decrypted on a thread that may block.
 const BLOCKING_BYTES: usize = 256 << 10;
@@ -110,14 +110,14 @@ impl Side {
         }
         if name == ObjectName::Identity.to_string() {
             let detail = format!(
-                "is not encrypted, but keys were given ({}). A clear archive is opened without keys; to have it \
-                 encrypted, copy it to another prefix with walferry copy and go on there",
+                "is not encrypted, but keys were given ({}). Open an archive that is not encrypted without keys. To \
+                 encrypt an archive, copy it to another prefix with walferry copy and use the copy",
                 self.keys.names()
             );
             return Err(Error::Identity { what, detail }.through_store());
         }
-        let detail =
-            "it is not encrypted, although the archive is: it was altered, or written by somebody without the key";
+        let detail = "the object is not encrypted, although the archive is: the object was altered, or was written \
+                      without the key";
         Err(Error::corrupt(what, "byte 0", detail).through_store())
     }
 
@@ -246,7 +246,7 @@ impl CryptStore {
             let name = side.name(&location);
             let what = side.what(name);
             let Some(len) = format::plain_len(meta.size) else {
-                let detail = format!("no encrypted object has {} bytes: it was cut off", meta.size);
+                let detail = format!("an encrypted object cannot have {} bytes, so its end is missing", meta.size);
                 return Err(Error::corrupt(what, "its end", detail).through_store());
             };
             let cipher = side.cipher(&header, name)?;

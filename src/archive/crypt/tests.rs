@@ -9,7 +9,7 @@ use crate::archive::part::PART_BYTES;
 use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use object_store::memory::InMemory;
@@ -39,7 +39,7 @@ fn mark(name: &str) -> ObjectName {
 
 fn clear(store: &Arc<InMemory>) -> Archive {
     let archive = Archive::over(Arc::clone(store) as _, "memory://".to_owned(), "p", None);
-    archive.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT })
+    archive.with_retry_policy(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK })
 }
 
 fn encrypted(store: &Arc<InMemory>, names: &[&str]) -> Archive {

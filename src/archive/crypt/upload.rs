@@ -25,7 +25,7 @@ pub(super) struct CryptUpload {
 
 impl CryptUpload {
     /// Wraps an upload that was begun; `ready` holds the bytes that `sealer` has produced so far.
-    pub fn new(inner: Box<dyn MultipartUpload>, sealer: Sealer, ready: Vec<u8>) -> Self {
+    pub(super) fn new(inner: Box<dyn MultipartUpload>, sealer: Sealer, ready: Vec<u8>) -> Self {
         Self { inner, sealer: Some(sealer), ready }
     }
 

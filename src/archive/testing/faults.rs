@@ -29,7 +29,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// Fault of one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The request works.
     None,
     /// The request fails and has no effect.
@@ -56,7 +56,7 @@ pub enum Fault {
 
 /// Kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Request {
+pub(crate) enum Request {
     /// Stores an object or a part of one.
     Put,
     /// Reads an object or looks it up.
@@ -81,7 +81,7 @@ impl Fault {
 }
 
 /// One fault of each kind, for tests that try all of them.
-pub const EVERY_FAULT: [Fault; 11] = [
+pub(crate) const EVERY_FAULT: [Fault; 11] = [
     Fault::Fail,
     Fault::LoseReply,
     Fault::Vanish,
@@ -101,7 +101,7 @@ const SLOW: Duration = Duration::from_millis(2);
 
 /// The store. Clones share all state.
 #[derive(Clone, Debug, Default)]
-pub struct FaultStore {
+pub(crate) struct FaultStore {
     inner: Arc<InMemory>,
     puts: Arc<Mutex<VecDeque<Fault>>>,
     gets: Arc<Mutex<VecDeque<Fault>>>,
@@ -131,80 +131,84 @@ struct Nth {
     is_met: bool,
 }
 
+/// The ordinary retry policy with short pauses after wrong answers, for tests that read torn objects very often.
+pub(crate) const QUICK: RetryPolicy =
+    RetryPolicy { wrong_answer_backoff: Duration::from_millis(1), ..RetryPolicy::DEFAULT };
+
 impl FaultStore {
     /// Returns a store that treats a create-only put like any other put.
-    pub fn without_conditions() -> Self {
+    pub(crate) fn without_conditions() -> Self {
         Self { ignore_conditions: true, ..Self::default() }
     }
 
     /// Returns an archive in this store. A failed request is not retried.
-    pub fn archive(&self) -> Archive {
+    pub(crate) fn archive(&self) -> Archive {
         let archive = Archive::over(Arc::new(self.clone()), "memory:".to_owned(), "", None);
-        archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
+        archive.with_retry_policy(RetryPolicy { attempts: 1, ..RetryPolicy::default() })
     }
 
     /// Returns another store with the same objects and no faults.
-    pub fn fork(&self) -> Self {
+    pub(crate) fn fork(&self) -> Self {
         Self { inner: Arc::new(self.inner.fork()), ..Self::default() }
     }
 
     /// Queues faults for the next PUTs.
-    pub fn script_puts(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn script_puts(&self, faults: impl IntoIterator<Item = Fault>) {
         self.puts.lock().extend(faults);
     }
 
     /// Queues faults for the next GETs and HEADs.
-    pub fn script_gets(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn script_gets(&self, faults: impl IntoIterator<Item = Fault>) {
         self.gets.lock().extend(faults);
     }
 
     /// Injects a fault into the `nth` request after this call, counted from 0.
-    pub fn fault_at(&self, nth: usize, fault: Fault) {
+    pub(crate) fn fault_at(&self, nth: usize, fault: Fault) {
         *self.nth.lock() = Nth { fault: Some((nth, fault)), ..Nth::default() };
     }
 
     /// Fails the `nth` request after this call, counted from 0, and all later requests, as if the client were dead.
-    pub fn cut_off_at(&self, nth: usize) {
+    pub(crate) fn cut_off_at(&self, nth: usize) {
         *self.nth.lock() = Nth { cut_off: Some(nth), ..Nth::default() };
     }
 
     /// Reports whether the fault of [`FaultStore::fault_at`] met a request that it fits.
-    pub fn is_met(&self) -> bool {
+    pub(crate) fn is_met(&self) -> bool {
         self.nth.lock().is_met
     }
 
     /// Returns the number of requests since the start or since [`FaultStore::fault_at`].
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.nth.lock().count
     }
 
     /// Queues faults for the next DELETEs.
-    pub fn script_deletes(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn script_deletes(&self, faults: impl IntoIterator<Item = Fault>) {
         self.deletes.lock().extend(faults);
     }
 
     /// Holds the DELETE that comes after the next `count` ones.
-    pub fn hold_delete(&self, count: usize) {
+    pub(crate) fn hold_delete(&self, count: usize) {
         *self.hold_after.lock() = Some(count);
     }
 
     /// Returns when a DELETE is held.
-    pub async fn delete_held(&self) {
+    pub(crate) async fn delete_held(&self) {
         self.held.notified().await;
     }
 
     /// Releases the held DELETE.
-    pub fn let_delete_go(&self) {
+    pub(crate) fn let_delete_go(&self) {
         self.let_go.notify_one();
     }
 
     /// Denies every PUT and DELETE.
-    pub fn set_read_only(&self) {
+    pub(crate) fn set_read_only(&self) {
         self.is_read_only.store(true, Ordering::SeqCst);
     }
 
     /// Clears the faults that no request has met.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.puts.lock().clear();
         self.gets.lock().clear();
         let mut nth = self.nth.lock();
@@ -213,12 +217,12 @@ impl FaultStore {
     }
 
     /// Returns the underlying store without faults, with the objects that are really stored.
-    pub fn truth(&self) -> Arc<InMemory> {
+    pub(crate) fn truth(&self) -> Arc<InMemory> {
         Arc::clone(&self.inner)
     }
 
     /// Makes every request fail, or work.
-    pub fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
     }
 

@@ -13,7 +13,7 @@ use super::super::put::SINGLE_PUT_BYTES_MAX;
 use super::super::retry_policy::RetryPolicy;
 use super::super::starts;
 use super::super::store::{Archive, Creation, Opening};
-use super::faults::{Fault, FaultStore};
+use super::faults::{Fault, FaultStore, QUICK};
 use super::weed::Weed;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Kind};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub fn chunk(epoch: u32, first: u64, last: u64) -> ObjectName {
+pub(super) fn chunk(epoch: u32, first: u64, last: u64) -> ObjectName {
     ObjectName::Chunk(ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) })
 }
 
@@ -40,7 +40,7 @@ fn noise(len: usize) -> Bytes {
 }
 
 /// Checks every guarantee of the archive, on an empty archive.
-pub async fn archive_suite(archive: &Archive) {
+pub(super) async fn archive_suite(archive: &Archive) {
     objects_are_stored_and_found(archive).await;
     large_objects_go_in_parts(archive).await;
     the_archive_has_one_owner(archive).await;
@@ -185,7 +185,7 @@ async fn the_listing_shows_everything(archive: &Archive) {
 }
 
 fn over(store: &FaultStore) -> Archive {
-    Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "p", None)
+    Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "p", None).with_retry_policy(QUICK)
 }
 
 fn keys() -> Option<KeyRing> {
@@ -223,11 +223,7 @@ async fn suite_over_a_store_that_fails_every_other_request() {
         let store = FaultStore::default();
         store.script_puts([Fault::Fail, Fault::None].repeat(100));
         store.script_gets([Fault::Fail, Fault::None].repeat(200));
-        let archive = over(&store).with_keys(keys).with_patience(RetryPolicy {
-            attempts: 6,
-            wrong_answer_backoff: Duration::from_millis(1),
-            ..RetryPolicy::DEFAULT
-        });
+        let archive = over(&store).with_keys(keys).with_retry_policy(RetryPolicy { attempts: 6, ..QUICK });
         // A store in memory does not retry single parts, so the other suites test the large objects.
         objects_are_stored_and_found(&archive).await;
         the_archive_has_one_owner(&archive).await;
@@ -261,7 +257,7 @@ async fn a_vanished_directory_is_not_an_empty_archive() {
     let dir = tempfile::tempdir().expect("tempdir");
     let url = ArchiveUrl::File { dir: dir.path().join("mount") };
     let archive = Archive::open(&url, &S3Settings::default(), Opening::Create).expect("create");
-    let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+    let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
     std::fs::remove_dir(dir.path().join("mount")).expect("remove");
     assert!(archive.get(&ObjectName::Identity).await.is_err());
     assert!(archive.list(Section::All).await.is_err());
@@ -274,7 +270,7 @@ async fn a_vanished_directory_is_not_an_empty_archive() {
 async fn a_failure_is_never_taken_for_not_there() {
     let store = FaultStore::default();
     store.set_down(true);
-    let archive = over(&store).with_patience(RetryPolicy {
+    let archive = over(&store).with_retry_policy(RetryPolicy {
         attempts: 2,
         deadline: Duration::from_secs(1),
         ..RetryPolicy::DEFAULT

@@ -11,7 +11,7 @@ const SECRET: &str = "walferrysecret";
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it ends the process.
-pub struct Weed {
+pub(super) struct Weed {
     child: Child,
     port: u16,
     /// Directory with the server's data, removed on drop.
@@ -20,7 +20,7 @@ pub struct Weed {
 
 impl Weed {
     /// Starts a server on free ports and waits until it answers; `None` if `weed` is not installed.
-    pub fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = |name: &str| dir.path().join(name).display().to_string();
         std::fs::create_dir(path("data")).expect("create data directory");
@@ -58,7 +58,7 @@ impl Weed {
     }
 
     /// Returns settings that reach the server.
-    pub fn settings(&self) -> S3Settings {
+    pub(super) fn settings(&self) -> S3Settings {
         S3Settings {
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
             region: Some("us-east-1".to_owned()),

@@ -11,7 +11,7 @@ use crate::engine::key::StreamId;
 use crate::engine::meta::{Collection, DiskType};
 
 /// XADD key [NOMKSTREAM] [MAXLEN|MINID [=|~] threshold [LIMIT count]] *|id field value [field value ...]
-pub fn xadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let key = args.get(1);
     let (options, id_at) = Options::parse(args, true)?;
     let new_id = args.try_get(id_at).map(NewId::parse).transpose()?;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::varint;
 
 /// Encodes fields and values, which alternate.
-pub fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> Vec<u8> {
+pub(super) fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> Vec<u8> {
     // Two bytes hold the length of any string below 16 KiB.
     let bytes = strings.clone().map(|string| 2 + string.len()).sum::<usize>();
     let mut out = Vec::with_capacity(varint::BYTES_MAX + bytes);
@@ -25,7 +25,7 @@ pub fn encode<'e>(strings: impl ExactSizeIterator<Item = &'e [u8]> + Clone) -> V
 }
 
 /// Writes the fields and values of a stored entry as one array.
-pub fn write(stored: &[u8], out: &mut Out) -> Result<()> {
+pub(super) fn write(stored: &[u8], out: &mut Out) -> Result<()> {
     let corrupt = |detail: &str| Error::corrupt("stream entry", "value", detail);
     let mut rest = stored;
     let pairs = varint::take(&mut rest).map_err(|_| corrupt("has no count"))?;
@@ -36,7 +36,7 @@ pub fn write(stored: &[u8], out: &mut Out) -> Result<()> {
         out.bulk(take_string(&mut rest).ok_or_else(|| corrupt("ends inside a string"))?);
     }
     if !rest.is_empty() {
-        return Err(corrupt("goes on after its last string"));
+        return Err(corrupt("continues after its last string"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::engine::key::StreamId;
 
 /// The id that XADD is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NewId {
+pub(super) enum NewId {
     /// `*`: the id comes from the clock.
     Auto,
     /// `ms-*`: the next id in this millisecond.
@@ -18,7 +18,7 @@ pub enum NewId {
 
 impl NewId {
     /// Reads an id. Without a sequence part the sequence is 0.
-    pub fn parse(text: &[u8]) -> Result<Self, Fail> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, Fail> {
         if text == b"*" {
             return Ok(Self::Auto);
         }
@@ -29,7 +29,7 @@ impl NewId {
     }
 
     /// Returns the id to give out after `last`.
-    pub fn after(self, last: StreamId, now_ms: u64) -> Result<StreamId, Fail> {
+    pub(super) fn after(self, last: StreamId, now_ms: u64) -> Result<StreamId, Fail> {
         const EXHAUSTED: &str = "ERR The stream has exhausted the last possible ID, unable to add more items";
         let next = last.next().ok_or(EXHAUSTED)?;
         let id = match self {
@@ -47,7 +47,7 @@ impl NewId {
 }
 
 /// Reads `ms-seq`, or `ms`, which gets the sequence `missing_seq`.
-pub fn parse(text: &[u8], missing_seq: u64) -> Result<StreamId, Fail> {
+pub(super) fn parse(text: &[u8], missing_seq: u64) -> Result<StreamId, Fail> {
     let parts = match text.iter().position(|&byte| byte == b'-') {
         Some(dash) => parse_part(&text[..dash]).zip(parse_part(&text[dash + 1..])),
         None => parse_part(text).map(|ms| (ms, missing_seq)),
@@ -61,7 +61,7 @@ fn parse_part(text: &[u8]) -> Option<u64> {
 }
 
 /// Reads the lower bound of a range: `-`, `+`, an id, or `(` and an id, which is then outside the range.
-pub fn parse_start(text: &[u8]) -> Result<StreamId, Fail> {
+pub(super) fn parse_start(text: &[u8]) -> Result<StreamId, Fail> {
     match text {
         [b'(', id @ ..] => Ok(parse(id, 0)?.next().ok_or("ERR invalid start ID for the interval")?),
         _ => parse_bound(text, 0),
@@ -69,7 +69,7 @@ pub fn parse_start(text: &[u8]) -> Result<StreamId, Fail> {
 }
 
 /// Reads the upper bound of a range. An id without a sequence part means the whole millisecond.
-pub fn parse_end(text: &[u8]) -> Result<StreamId, Fail> {
+pub(super) fn parse_end(text: &[u8]) -> Result<StreamId, Fail> {
     match text {
         [b'(', id @ ..] => Ok(parse(id, u64::MAX)?.prev().ok_or("ERR invalid end ID for the interval")?),
         _ => parse_bound(text, u64::MAX),
@@ -85,7 +85,7 @@ fn parse_bound(text: &[u8], missing_seq: u64) -> Result<StreamId, Fail> {
 }
 
 /// Writes an id as a bulk string.
-pub fn write(out: &mut Out, id: StreamId) {
+pub(super) fn write(out: &mut Out, id: StreamId) {
     /// Bytes of two numbers of 20 digits and a dash.
     const TEXT_BYTES_MAX: usize = 41;
     let mut text = [b'-'; TEXT_BYTES_MAX];

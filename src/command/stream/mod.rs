@@ -11,10 +11,10 @@ mod range;
 mod read;
 mod trim;
 
-pub use add::xadd;
-pub use range::{xrange, xrevrange};
-pub use read::xread;
-pub use trim::xtrim;
+pub(super) use add::xadd;
+pub(super) use range::{xrange, xrevrange};
+pub(super) use read::xread;
+pub(super) use trim::xtrim;
 
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
@@ -39,13 +39,13 @@ fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
 }
 
 /// XLEN key
-pub fn xlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn xlen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, |stream| stream.count));
     Ok(())
 }
 
 /// XDEL key id [id ...]
-pub fn xdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn xdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let key = args.get(1);
     let Some(mut stream) = find(&ctx.keys, key)? else {
         out.int(0);

@@ -3,7 +3,7 @@
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done, Fail};
 use super::super::errors;
-use super::super::number::parse_i64;
+use super::super::number::integer;
 use super::super::reply::Out;
 use super::{entry, find, id};
 use crate::engine::key::StreamId;
@@ -13,12 +13,12 @@ use crate::engine::scan::Direction;
 use std::ops::Range;
 
 /// XRANGE key start end [COUNT count]
-pub fn xrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Direction::Forward, out)
 }
 
 /// XREVRANGE key end start [COUNT count]
-pub fn xrevrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xrevrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Direction::Backward, out)
 }
 
@@ -46,14 +46,14 @@ fn parse_count(options: Args<'_>) -> Result<Option<u64>, Fail> {
     let mut count = None;
     for option in (0..options.len()).step_by(2) {
         let value = options.try_get(option + 1).filter(|_| options[option].eq_ignore_ascii_case(b"count"));
-        let value = parse_i64(value.ok_or(errors::SYNTAX)?).ok_or(errors::NOT_AN_INTEGER)?;
+        let value = integer(value.ok_or(errors::SYNTAX)?)?;
         count = Some(u64::try_from(value).unwrap_or(0));
     }
     Ok(count)
 }
 
 /// The entries to list.
-pub struct Request {
+pub(super) struct Request {
     /// First and last id, both inclusive.
     pub ids: Range<StreamId>,
     /// Direction of the listing.
@@ -63,7 +63,7 @@ pub struct Request {
 }
 
 /// Writes entries, each as an array of its id and its fields. Returns the number of entries.
-pub fn write_entries(
+pub(super) fn write_entries(
     keys: &Keyspace<'_>,
     key: &[u8],
     stream: &Collection,

@@ -4,7 +4,7 @@ use super::super::args::{Args, OwnedArgs};
 use super::super::client::Blocked;
 use super::super::definition::{Ctx, Done, Fail};
 use super::super::errors;
-use super::super::number::parse_i64;
+use super::super::number::{integer, parse_i64};
 use super::super::reply::{Out, Protocol};
 use super::range::{Request, write_entries};
 use super::{find, id};
@@ -22,7 +22,7 @@ const TIMEOUT_NOT_AN_INTEGER: &str = "ERR timeout is not an integer or out of ra
 const TIMEOUT_NEGATIVE: &str = "ERR timeout is negative";
 
 /// XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key ...] id [id ...]
-pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xread(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let Options { count, block, streams } = parse(args)?;
     let keys = streams.len() / 2;
     let mut sources: Vec<(&[u8], Collection, StreamId)> = Vec::with_capacity(keys);
@@ -115,7 +115,7 @@ fn parse(args: Args<'_>) -> Result<Options<'_>, Fail> {
             }
             Some(value) if is(b"block") => block = Some(parse_timeout(value)?),
             Some(value) if is(b"count") => {
-                let value = parse_i64(value).ok_or(errors::NOT_AN_INTEGER)?;
+                let value = integer(value)?;
                 count = u64::try_from(value).ok().filter(|&count| count > 0);
             }
             Some(_) if is(b"group") && at + 2 < args.len() => return Err(GROUP.into()),

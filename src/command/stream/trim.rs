@@ -7,7 +7,7 @@
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done, Fail};
 use super::super::errors;
-use super::super::number::parse_i64;
+use super::super::number::integer;
 use super::super::reply::Out;
 use super::{find, id};
 use crate::engine::key::StreamId;
@@ -36,9 +36,9 @@ enum Keep {
     From(StreamId),
 }
 
-/// What to trim.
+/// The entries to trim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Trim {
+pub(super) struct Trim {
     keep: Keep,
     is_approximate: bool,
     /// Largest number of entries to delete.
@@ -47,7 +47,7 @@ pub struct Trim {
 
 /// The options of XADD and XTRIM as the client wrote them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Options {
+pub(super) struct Options {
     keep: Option<Keep>,
     is_approximate: bool,
     limit: Option<u64>,
@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 /// XTRIM key MAXLEN|MINID [=|~] threshold [LIMIT count]
-pub fn xtrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn xtrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let key = args.get(1);
     let (options, end) = Options::parse(args, false)?;
     if end < args.len() {
@@ -79,7 +79,7 @@ pub fn xtrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 impl Options {
     /// Reads the options from argument 2 on. Returns them and the position of the first argument that is not an option.
-    pub fn parse(args: Args<'_>, takes_nomkstream: bool) -> Result<(Self, usize), Fail> {
+    pub(super) fn parse(args: Args<'_>, takes_nomkstream: bool) -> Result<(Self, usize), Fail> {
         let mut options = Self { keep: None, is_approximate: false, limit: None, makes_stream: true };
         let mut at = 2;
         while let Some(option) = args.try_get(at) {
@@ -119,7 +119,7 @@ impl Options {
     }
 
     /// Checks the options and returns what to trim; `None` if they do not ask for trimming.
-    pub fn trim(&self) -> Result<Option<Trim>, Fail> {
+    pub(super) fn trim(&self) -> Result<Option<Trim>, Fail> {
         if self.keep.is_none() && self.limit.is_some_and(|limit| limit > 0) {
             return Err(LIMIT_OF_NOTHING.into());
         }
@@ -133,10 +133,6 @@ impl Options {
         };
         Ok(self.keep.map(|keep| Trim { keep, is_approximate: self.is_approximate, limit }))
     }
-}
-
-fn integer(text: &[u8]) -> Result<i64, Fail> {
-    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
 }
 
 impl Trim {
@@ -154,7 +150,7 @@ impl Trim {
     }
 
     /// Deletes entries and returns their number. `stream` is updated but not stored.
-    pub fn apply(&self, keys: &mut Keyspace<'_>, key: &[u8], stream: &mut Collection) -> Result<u64, Fail> {
+    pub(super) fn apply(&self, keys: &mut Keyspace<'_>, key: &[u8], stream: &mut Collection) -> Result<u64, Fail> {
         let (count_max, below) = self.bounds(stream);
         if count_max == 0 {
             return Ok(0);

@@ -11,6 +11,6 @@ mod rig;
 mod scans;
 mod strings;
 
-pub use rig::Node;
+pub(super) use rig::Node;
 
 const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value|";

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 /// A node without a network: a database and one client.
-pub struct Node {
+pub(crate) struct Node {
     committer: Option<Arc<Committer>>,
     host: TestHost,
     /// The client that runs the requests.
@@ -37,12 +37,12 @@ pub struct Node {
 
 impl Node {
     /// Makes a node with an empty database.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Arc::new(StdIo), Config::default())
     }
 
     /// Makes a node with an empty database on these files and with these settings.
-    pub fn with(io: Arc<dyn Io>, config: Config) -> Self {
+    pub(crate) fn with(io: Arc<dyn Io>, config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let disk = Arc::new(Disk::open(&path("db"), &path("wal"), DiskOptions::default()).unwrap());
@@ -64,12 +64,12 @@ impl Node {
     }
 
     /// Returns the committer.
-    pub fn committer(&self) -> &Arc<Committer> {
+    pub(crate) fn committer(&self) -> &Arc<Committer> {
         self.committer.as_ref().expect("present until drop")
     }
 
     /// Changes keys directly, as one commit.
-    pub fn change(&self, now_ms: u64, change: impl FnOnce(&mut Keyspace<'_>)) {
+    pub(crate) fn change(&self, now_ms: u64, change: impl FnOnce(&mut Keyspace<'_>)) {
         let mut turn = self.committer().lock_logs();
         change(&mut turn.keyspace(now_ms));
         turn.commit();
@@ -77,17 +77,17 @@ impl Node {
     }
 
     /// Returns the last commit.
-    pub fn last(&self) -> Csn {
+    pub(crate) fn last(&self) -> Csn {
         self.committer().lock_logs().position().csn
     }
 
     /// Runs requests as one pipeline. Returns the replies with line ends shown as `|`.
-    pub fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
+    pub(crate) fn pipeline(&mut self, requests: &[OwnedArgs]) -> String {
         self.pipeline_of_commits(requests).0
     }
 
     /// Does what [`Self::pipeline`] does. Returns also the last commit that the replies depend on.
-    pub fn pipeline_of_commits(&mut self, requests: &[OwnedArgs]) -> (String, Option<Csn>) {
+    pub(crate) fn pipeline_of_commits(&mut self, requests: &[OwnedArgs]) -> (String, Option<Csn>) {
         let committer = self.committer.as_ref().expect("present until drop");
         let mut out = Out::new(self.client.protocol);
         let mut session = Session::new(committer, &self.host, &mut self.client, &mut out);
@@ -107,19 +107,19 @@ impl Node {
     }
 
     /// Runs one request, whose words are separated by blanks; `""` is an empty word.
-    pub fn run(&mut self, request: &str) -> String {
+    pub(crate) fn run(&mut self, request: &str) -> String {
         self.pipeline(&[words(request)])
     }
 
     /// Runs requests one by one and checks their replies.
-    pub fn check(&mut self, exchanges: &[(&str, &str)]) {
+    pub(crate) fn check(&mut self, exchanges: &[(&str, &str)]) {
         for (request, reply) in exchanges {
             assert_eq!(self.run(request), *reply, "{request}");
         }
     }
 
     /// Runs requests as one transaction. Returns the reply of EXEC.
-    pub fn transaction(&mut self, requests: &[&str]) -> String {
+    pub(crate) fn transaction(&mut self, requests: &[&str]) -> String {
         self.run("MULTI");
         for request in requests {
             assert_eq!(self.run(request), "+QUEUED|", "{request}");
@@ -137,7 +137,7 @@ impl Drop for Node {
     }
 }
 
-pub fn words(request: &str) -> OwnedArgs {
+pub(super) fn words(request: &str) -> OwnedArgs {
     request.split_whitespace().map(|word| if word == "\"\"" { "" } else { word }).collect()
 }
 
@@ -152,7 +152,7 @@ impl Host for TestHost {
         Ok(())
     }
 
-    fn progress(&self) -> WatermarkReport {
+    fn watermarks(&self) -> WatermarkReport {
         WatermarkReport::default()
     }
 

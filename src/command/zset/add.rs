@@ -138,7 +138,7 @@ impl Options {
 }
 
 /// ZADD key [NX|XX] [GT|LT] [CH] [INCR] score member [score member ...]
-pub fn zadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (options, pairs_at) = Options::parse(args)?;
     let (key, pairs) = (args.get(1), args.from(pairs_at));
     let counted = if pairs.len() == 2 {
@@ -156,7 +156,7 @@ pub fn zadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// ZINCRBY key increment member
-pub fn zincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let options = Options { increments: true, ..Options::default() };
     let outcome = set_one(&mut ctx.keys, args.get(1), options, args.from(2))?;
     write_sum(out, outcome);

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// The scores between two bounds.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct ScoreRange {
+pub(super) struct ScoreRange {
     min: ScoreBound,
     max: ScoreBound,
 }
@@ -23,13 +23,13 @@ struct ScoreBound {
 
 impl ScoreRange {
     /// Reads both bounds: each a number, with `(` before it if the bound is open.
-    pub fn parse(min: &[u8], max: &[u8]) -> Result<Self, Fail> {
+    pub(super) fn parse(min: &[u8], max: &[u8]) -> Result<Self, Fail> {
         let range = ScoreBound::parse(min).zip(ScoreBound::parse(max)).map(|(min, max)| Self { min, max });
         Ok(range.ok_or(errors::MIN_MAX_NOT_A_FLOAT)?)
     }
 
     /// Returns the ranks of the members in the range.
-    pub fn ranks(&self, zset: &Zset) -> Range<u64> {
+    pub(super) fn ranks(&self, zset: &Zset) -> Range<u64> {
         let start = zset.rank_of_score(self.min.score, if self.min.is_open { Edge::After } else { Edge::Before });
         let end = zset.rank_of_score(self.max.score, if self.max.is_open { Edge::Before } else { Edge::After });
         start..end.max(start)
@@ -56,7 +56,7 @@ fn parse_score(text: &[u8]) -> Option<f64> {
 
 /// The members between two bounds, in a set whose scores are all equal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LexRange<'a> {
+pub(super) struct LexRange<'a> {
     min: LexBound<'a>,
     max: LexBound<'a>,
 }
@@ -75,13 +75,13 @@ enum LexBound<'a> {
 
 impl<'a> LexRange<'a> {
     /// Reads both bounds: each `-`, `+`, or a member with `[` or `(` before it.
-    pub fn parse(min: &'a [u8], max: &'a [u8]) -> Result<Self, Fail> {
+    pub(super) fn parse(min: &'a [u8], max: &'a [u8]) -> Result<Self, Fail> {
         let range = LexBound::parse(min).zip(LexBound::parse(max)).map(|(min, max)| Self { min, max });
         Ok(range.ok_or(errors::MIN_MAX_NOT_A_STRING)?)
     }
 
     /// Returns the ranks of the members in the range.
-    pub fn ranks(&self, zset: &Zset) -> Range<u64> {
+    pub(super) fn ranks(&self, zset: &Zset) -> Range<u64> {
         let start = self.min.rank(zset, Edge::Before);
         let end = self.max.rank(zset, Edge::After);
         start..end.max(start)

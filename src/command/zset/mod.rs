@@ -12,14 +12,13 @@ mod bounds;
 mod range;
 mod remove;
 
-pub use add::{zadd, zincrby};
-pub use range::{zcount, zrange, zrangebylex, zrangebyscore, zrevrange, zrevrangebyscore};
-pub use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscore};
+pub(super) use add::{zadd, zincrby};
+pub(super) use range::{zcount, zrange, zrangebylex, zrangebyscore, zrevrange, zrevrangebyscore};
+pub(super) use remove::{zpopmax, zpopmin, zrem, zremrangebyrank, zremrangebyscore};
 
 use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
-use super::number::parse_i64;
 use super::reply::{Out, Protocol};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::memory::Zset;
@@ -32,10 +31,6 @@ fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k Zset>, Fail
         return Err(errors::WRONG_TYPE.into());
     }
     Ok(zset)
-}
-
-fn integer(text: &[u8]) -> Result<i64, Fail> {
-    Ok(parse_i64(text).ok_or(errors::NOT_AN_INTEGER)?)
 }
 
 /// Order in which members are listed.
@@ -77,13 +72,13 @@ fn write_members(out: &mut Out, zset: &Zset, ranks: Range<u64>, order: Order, fo
 }
 
 /// ZCARD key
-pub fn zcard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zcard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     out.count(find(&ctx.keys, &args[1])?.map_or(0, Zset::len));
     Ok(())
 }
 
 /// ZSCORE key member
-pub fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     match find(&ctx.keys, &args[1])?.and_then(|zset| zset.score(&args[2])) {
         Some(score) => out.double(score),
         None => out.null(),
@@ -92,12 +87,12 @@ pub fn zscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// ZRANK key member
-pub fn zrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     rank(ctx, args, Order::Ascending, out)
 }
 
 /// ZREVRANK key member
-pub fn zrevrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(super) fn zrevrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     rank(ctx, args, Order::Descending, out)
 }
 

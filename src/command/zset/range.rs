@@ -2,10 +2,11 @@
 
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done, Fail};
+use super::super::number::integer;
 use super::super::reply::Out;
 use super::super::{errors, index};
 use super::bounds::{LexRange, ScoreRange};
-use super::{Form, Order, find, integer, write_members};
+use super::{Form, Order, find, write_members};
 use crate::engine::memory::Zset;
 use std::ops::Range;
 
@@ -13,32 +14,32 @@ const LIMIT_BY_RANK: &str = "ERR syntax error, LIMIT is only supported in combin
 const SCORES_BY_LEX: &str = "ERR syntax error, WITHSCORES not supported in combination with BYLEX";
 
 /// ZRANGE key start stop [BYSCORE|BYLEX] [REV] [LIMIT offset count] [WITHSCORES]
-pub fn zrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Fixed { by: None, order: None }, out)
 }
 
 /// ZREVRANGE key start stop [WITHSCORES]
-pub fn zrevrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrevrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Fixed { by: Some(By::Rank), order: Some(Order::Descending) }, out)
 }
 
 /// ZRANGEBYSCORE key min max [WITHSCORES] [LIMIT offset count]
-pub fn zrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Fixed { by: Some(By::Score), order: Some(Order::Ascending) }, out)
 }
 
 /// ZREVRANGEBYSCORE key max min [WITHSCORES] [LIMIT offset count]
-pub fn zrevrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrevrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Fixed { by: Some(By::Score), order: Some(Order::Descending) }, out)
 }
 
 /// ZRANGEBYLEX key min max [LIMIT offset count]
-pub fn zrangebylex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrangebylex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     list(ctx, args, Fixed { by: Some(By::Lex), order: Some(Order::Ascending) }, out)
 }
 
 /// ZCOUNT key min max
-pub fn zcount(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zcount(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let scores = ScoreRange::parse(&args[2], &args[3])?;
     let ranks = find(&ctx.keys, &args[1])?.map_or(0..0, |zset| scores.ranks(zset));
     out.count(ranks.end - ranks.start);
@@ -53,7 +54,7 @@ enum By {
     Lex,
 }
 
-/// What the name of a command fixes, so that no option may set it.
+/// The property that the name of a command fixes, so that no option may set it.
 #[derive(Clone, Copy)]
 struct Fixed {
     by: Option<By>,
@@ -69,7 +70,7 @@ enum Span<'a> {
     Lex(LexRange<'a>),
 }
 
-/// What a range command asks for.
+/// A parsed range command.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Request<'a> {
     span: Span<'a>,

@@ -2,16 +2,17 @@
 
 use super::super::args::Args;
 use super::super::definition::{Ctx, Done};
+use super::super::number::{self, integer};
 use super::super::reply::Out;
 use super::super::{errors, index};
 use super::bounds::ScoreRange;
-use super::{Form, Order, find, integer, write_members};
+use super::{Form, Order, find, write_members};
 use crate::engine::memory::Zset;
 use hashbrown::HashSet;
 use std::ops::Range;
 
 /// ZREM key member [member ...]
-pub fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, members) = (args.get(1), args.from(2).iter());
     let Some(zset) = find(&ctx.keys, key)? else {
         out.int(0);
@@ -29,13 +30,13 @@ pub fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 }
 
 /// ZREMRANGEBYRANK key start stop
-pub fn zremrangebyrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zremrangebyrank(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (start, stop) = (integer(&args[2])?, integer(&args[3])?);
     remove_range(ctx, args.get(1), |zset| index::range(start, stop, zset.len()), out)
 }
 
 /// ZREMRANGEBYSCORE key min max
-pub fn zremrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zremrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let scores = ScoreRange::parse(&args[2], &args[3])?;
     remove_range(ctx, args.get(1), |zset| scores.ranks(zset), out)
 }
@@ -54,12 +55,12 @@ fn remove_ranks(ctx: &mut Ctx<'_>, key: &[u8], ranks: Range<u64>) -> Done {
 }
 
 /// ZPOPMIN key [count]
-pub fn zpopmin(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zpopmin(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, Order::Ascending, out)
 }
 
 /// ZPOPMAX key [count]
-pub fn zpopmax(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
+pub(crate) fn zpopmax(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     pop(ctx, args, Order::Descending, out)
 }
 
@@ -69,10 +70,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, order: Order, out: &mut Out) -> Done {
         return Err(errors::SYNTAX.into());
     }
     let (count, form) = match args.try_get(2) {
-        Some(text) => {
-            let count = integer(text).ok().and_then(|count| u64::try_from(count).ok());
-            (count.ok_or(errors::NOT_POSITIVE)?, Form::Paired)
-        }
+        Some(text) => (number::count(text)?, Form::Paired),
         None => (1, Form::Flat),
     };
     let Some(zset) = find(&ctx.keys, &args[1])? else {

@@ -26,7 +26,7 @@ use std::sync::atomic::AtomicBool;
 const KNOWN_MAX: usize = 200_000;
 
 /// Largest number of parts being read at a time.
-pub const READS_IN_FLIGHT_MAX: usize = 8;
+pub(super) const READS_IN_FLIGHT_MAX: usize = 8;
 
 /// Largest number of commits in a merged chunk. Without this limit, millions of commits without effects would fit.
 const COMMITS_MAX: usize = 1 << 17;
@@ -81,8 +81,8 @@ struct Retired {
     wider: ChunkName,
     /// Length of the wider chunk in bytes.
     bytes: u64,
-    /// Time from which the parts may be removed, in milliseconds since the Unix epoch.
-    due_ms: u64,
+    /// Time since which the wider chunk is there, in milliseconds since the Unix epoch.
+    made_ms: u64,
     parts: Vec<Removal>,
 }
 
@@ -153,7 +153,8 @@ impl Merger {
         for found in superseded {
             self.retire_superseded(found, rules, now_ms, &mut round).await?;
         }
-        let due = self.retired.partition_point(|retired| retired.due_ms <= now_ms);
+        let grace_ms = u64::try_from(rules.grace.as_millis()).unwrap_or(u64::MAX);
+        let due = self.retired.partition_point(|retired| retired.made_ms.saturating_add(grace_ms) <= now_ms);
         let mut due: Vec<Retired> = self.retired.drain(..due).collect();
         let removed = self.remove(&mut due, now_ms).await;
         // The parts that were not removed are tried again in the next round.
@@ -205,7 +206,7 @@ impl Merger {
     }
 
     fn leave_alone(&mut self, name: ChunkName, error: &Error, round: &mut Round) {
-        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is left as it is");
+        tracing::warn!(chunk = %name, %error, "a chunk cannot be merged and is not changed");
         self.close(&name);
         round.damaged += 1;
     }
@@ -238,20 +239,19 @@ impl Merger {
         round.bytes_before += batch.bytes;
         round.bytes_after += bytes;
         tracing::debug!(chunk = %name, parts = batch.names.len(), bytes, "chunks merged");
-        let grace_ms = u64::try_from(rules.grace.as_millis()).unwrap_or(u64::MAX);
-        self.retire(name, bytes, batch.names, now_ms.saturating_add(grace_ms));
+        self.retire(name, bytes, batch.names, now_ms);
         Ok(())
     }
 
-    /// Notes that a wider chunk of `bytes` bytes holds the commits of these parts, which are removed from `due_ms` on.
-    fn retire(&mut self, wider: ChunkName, bytes: u64, parts: Vec<ChunkName>, due_ms: u64) {
+    /// Notes that a wider chunk of `bytes` bytes, which is there since `made_ms`, holds the commits of these parts.
+    fn retire(&mut self, wider: ChunkName, bytes: u64, parts: Vec<ChunkName>, made_ms: u64) {
         let removal = |part: ChunkName| {
             let bytes = self.known.remove(&part).map_or(0, |known| known.bytes);
             Removal { object: ObjectName::Chunk(part), bytes, why: Reason::Replaced }
         };
         let parts: Vec<Removal> = parts.into_iter().map(removal).collect();
-        let at = self.retired.partition_point(|retired| retired.due_ms <= due_ms);
-        self.retired.insert(at, Retired { wider, bytes, due_ms, parts });
+        let at = self.retired.partition_point(|retired| retired.made_ms <= made_ms);
+        self.retired.insert(at, Retired { wider, bytes, made_ms, parts });
         while self.retired.iter().map(|retired| retired.parts.len()).sum::<usize>() > RETIRED_MAX {
             self.retired.pop_front();
         }
@@ -323,8 +323,8 @@ impl Merger {
                 Err(error) => self.leave_alone(name, &error, round),
             }
         }
-        // The wider chunk has been there for the grace period.
-        self.retire(wider, wider_bytes, done, now_ms);
+        let made_ms = self.known.get(&wider).map_or(now_ms, |known| known.since_ms);
+        self.retire(wider, wider_bytes, done, made_ms);
         Ok(())
     }
 
@@ -369,7 +369,11 @@ impl Batch {
     fn require_continues(&self, name: ChunkName, commits: &[CommitRecord]) -> Result<()> {
         let Some((last, first)) = self.commits.last().zip(commits.first()) else { return Ok(()) };
         if last.time > first.time {
-            return Err(Error::corrupt(name.to_string(), "header", "its commits are older than those before it"));
+            return Err(Error::corrupt(
+                name.to_string(),
+                "header",
+                "its commits are older than those of the chunk before it",
+            ));
         }
         first.require_continues(last.hash, &name.to_string())
     }
@@ -399,7 +403,7 @@ fn open_chunk(bytes: Bytes, name: ChunkName) -> Result<Chunk> {
     let header = chunk.header();
     if (header.epoch, header.first, header.last) != (name.epoch, name.first, name.last) {
         let detail = format!("csn {} to {} of epoch {}", header.first, header.last, header.epoch);
-        return Err(Error::corrupt(what, "header", format!("the name does not fit: {detail}")));
+        return Err(Error::corrupt(what, "header", format!("its name does not match its header: {detail}")));
     }
     Ok(chunk)
 }

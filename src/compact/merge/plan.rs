@@ -15,7 +15,7 @@ const SMALL_BYTES_MAX: u64 = 512 << 10;
 /// Percentage of a full chunk's raw bytes from which a chunk counts as full.
 const FULL_PERCENT: u64 = 90;
 
-/// What a merger knows of a chunk in the archive.
+/// The facts about a chunk in the archive by which a merger decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
     /// Length in bytes.

@@ -6,7 +6,7 @@ use crate::archive::listing::{Listing, Stored};
 use crate::archive::pins::{Pin, PinRange};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
 use crate::archive::uploader::ArchivedChunk;
 use crate::chunk::{Chunk, ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::csn::{CommitTime, Csn, Epoch};
@@ -132,7 +132,7 @@ impl Rig {
     async fn new(sizes: &[usize], bytes: usize) -> Self {
         let store = FaultStore::default();
         let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+        let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
         let rig = Self { store, archive, commits: commits(1, sizes.iter().sum::<usize>() as u64, bytes) };
         let mut encoder = Encoder::new(Profile::default());
         let (mut link, mut rest) = (ChunkLink { epoch: Epoch(1), ..ChunkLink::default() }, &rig.commits[..]);

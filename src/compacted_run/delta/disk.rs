@@ -4,7 +4,6 @@
 //! when the delta is written. Each range delete is kept once: rows written after a range delete are among the puts.
 
 use super::{EngineDelta, Span};
-use crate::chunk::SectionKind;
 use crate::engine::batch::{Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::memory::Memory;
@@ -127,10 +126,6 @@ impl DiskDelta {
 }
 
 impl EngineDelta for DiskDelta {
-    fn kind(&self) -> SectionKind {
-        SectionKind::Wal
-    }
-
     fn span(&self) -> &Span {
         &self.span
     }
@@ -150,10 +145,6 @@ impl EngineDelta for DiskDelta {
 
     fn keys(&self) -> u64 {
         self.operations
-    }
-
-    fn estimated_bytes(&self, _: &Memory) -> u64 {
-        self.bytes
     }
 }
 

@@ -8,7 +8,7 @@ use super::{OP_BYTES, OpSink};
 use crate::error::Result;
 use std::collections::HashMap;
 
-/// What happened to a key since the beginning.
+/// The net change of a key since the beginning.
 pub(super) enum Change<C> {
     /// The key existed at the beginning and was not deleted since.
     Since(C),
@@ -34,20 +34,20 @@ impl<C> Default for Keys<C> {
 
 impl<C> Keys<C> {
     /// Records a flush: all keys were deleted.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.cleared = true;
         self.touched.clear();
     }
 
     /// Returns the record of a key. Creates it if there is none, with the change from `since`; `None` from `since`
     /// means that the key does not exist before this op.
-    pub fn touch(&mut self, key: &[u8], since: impl FnOnce() -> Option<C>) -> &mut Change<C> {
+    pub(super) fn touch(&mut self, key: &[u8], since: impl FnOnce() -> Option<C>) -> &mut Change<C> {
         let begin = || since().map_or(Change::Whole { was_there: false }, Change::Since);
         self.touched.entry(key.into()).or_insert_with(begin)
     }
 
     /// Records that the earlier content of a key is irrelevant; `is_there` says whether the key exists before this op.
-    pub fn become_whole(&mut self, key: &[u8], is_there: bool) {
+    pub(super) fn become_whole(&mut self, key: &[u8], is_there: bool) {
         let was_there = match self.touched.get(key) {
             Some(Change::Whole { .. }) => return,
             Some(Change::Since(_)) => true,
@@ -57,22 +57,22 @@ impl<C> Keys<C> {
     }
 
     /// Records that a key was deleted together with its last element.
-    pub fn note_gone(&mut self, key: &[u8]) {
+    pub(super) fn note_gone(&mut self, key: &[u8]) {
         if let Some(change @ Change::Since(_)) = self.touched.get_mut(key) {
             *change = Change::Whole { was_there: true };
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.touched.len()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Change<C>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &Change<C>)> {
         self.touched.iter().map(|(key, change)| (&**key, change))
     }
 
     /// Writes the ops of all keys in key order. `clear` encodes the op of a flush, `write` encodes the ops of one key.
-    pub fn write(
+    pub(super) fn write(
         &self,
         sink: &mut OpSink<'_>,
         clear: impl FnOnce(&mut Vec<u8>),

@@ -6,7 +6,6 @@
 
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
-use crate::chunk::SectionKind;
 use crate::engine::memory::{Dictionary, List, ListEncoder, ListOp, ListOps, Memory};
 use crate::error::Result;
 use crate::position::Position;
@@ -74,10 +73,6 @@ impl ListDelta {
 }
 
 impl EngineDelta for ListDelta {
-    fn kind(&self) -> SectionKind {
-        SectionKind::List
-    }
-
     fn span(&self) -> &Span {
         &self.span
     }
@@ -101,14 +96,6 @@ impl EngineDelta for ListDelta {
 
     fn keys(&self) -> u64 {
         self.keys.len() as u64
-    }
-
-    fn estimated_bytes(&self, state: &Memory) -> u64 {
-        let bytes = |(key, change): (&[u8], &Change<Vec<u8>>)| match change {
-            Change::Since(own) => own.len(),
-            Change::Whole { .. } => key.len() + state.lists.get(key).map_or(0, |entry| entry.value.memory_bytes()),
-        };
-        self.keys.iter().map(bytes).sum::<usize>() as u64
     }
 }
 

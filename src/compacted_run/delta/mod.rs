@@ -25,8 +25,6 @@ pub use disk::{Bounds, DiskDelta, DiskFiles, RangeDelete};
 pub use lists::ListDelta;
 pub use zsets::ZsetDelta;
 
-use crate::chunk::SectionKind;
-use crate::csn::Csn;
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
 use crate::position::Position;
@@ -37,9 +35,6 @@ const OP_BYTES: usize = 64 << 10;
 
 /// The net change of one engine.
 pub trait EngineDelta {
-    /// Returns the kind of log that the changes come from.
-    fn kind(&self) -> SectionKind;
-
     /// Returns the range of commits that the delta covers.
     fn span(&self) -> &Span;
 
@@ -50,14 +45,6 @@ pub trait EngineDelta {
     /// Returns an upper bound of the number of changed keys. For the disk engines this is the number of operations on
     /// stored rows, where several operations on one row count separately.
     fn keys(&self) -> u64;
-
-    /// Returns the approximate uncompressed size of the delta in bytes; `state` is the state at its end.
-    fn estimated_bytes(&self, state: &Memory) -> u64;
-
-    /// Checks that the delta can be applied to a state at position `at`: only to the state at which the delta begins.
-    fn validate(&self, at: Position) -> Result<()> {
-        self.span().validate(at, self.kind().name())
-    }
 }
 
 /// Receives encoded ops, always complete ones, in the order in which they must be applied.
@@ -97,17 +84,5 @@ impl Span {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.until.csn.since(self.after.csn)
-    }
-
-    /// Checks that `at` is the position at which the span begins.
-    fn validate(&self, at: Position, what: &str) -> Result<()> {
-        // Before the first commit a position has no epoch.
-        let is_same = at.csn == self.after.csn && (at.epoch == self.after.epoch || at.csn == Csn::ZERO);
-        if is_same {
-            return Ok(());
-        }
-        let found = format!("a state at csn {} of epoch {}", at.csn, at.epoch);
-        let what = format!("a {what} delta that begins after csn {} of epoch {}", self.after.csn, self.after.epoch);
-        Err(Error::Gap { what, expected: self.after.csn, found })
     }
 }

@@ -7,7 +7,6 @@
 
 use super::keys::{Change, Keys, hand_on};
 use super::{EngineDelta, OP_BYTES, OpSink, Span};
-use crate::chunk::SectionKind;
 use crate::engine::memory::{Dictionary, Entry, Memory, Zset, ZsetChange, ZsetEncoder, ZsetOp, ZsetOps};
 use crate::error::Result;
 use crate::position::Position;
@@ -95,10 +94,6 @@ impl ZsetDelta {
 }
 
 impl EngineDelta for ZsetDelta {
-    fn kind(&self) -> SectionKind {
-        SectionKind::Zset
-    }
-
     fn span(&self) -> &Span {
         &self.span
     }
@@ -120,14 +115,6 @@ impl EngineDelta for ZsetDelta {
 
     fn keys(&self) -> u64 {
         self.keys.len() as u64
-    }
-
-    fn estimated_bytes(&self, state: &Memory) -> u64 {
-        let bytes = |(key, change): (&[u8], &Change<Members>)| match change {
-            Change::Since(members) => members.before.keys().map(|member| member.len() + size_of::<f64>()).sum(),
-            Change::Whole { .. } => key.len() + state.zsets.get(key).map_or(0, |entry| entry.value.memory_bytes()),
-        };
-        self.keys.iter().map(bytes).sum::<usize>() as u64
     }
 }
 

@@ -15,13 +15,13 @@ const BUCKET_MEMBERS: usize = 56;
 
 /// Returns the tree's key for a hash. The halves are swapped, because a leaf's table uses the lowest and the highest
 /// bits of the hash.
-pub fn place(hash: u64) -> u64 {
+pub(super) fn place(hash: u64) -> u64 {
     hash.rotate_left(32)
 }
 
 /// Members with neighbouring keys of the tree, and their scores.
 #[derive(Clone, Default)]
-pub struct Bucket {
+pub(super) struct Bucket {
     table: HashTable<(SmallBytes, f64)>,
 }
 
@@ -38,7 +38,7 @@ fn rehash((member, _): &(SmallBytes, f64)) -> u64 {
 
 impl Bucket {
     /// Returns a leaf of these members with their hashes; no member may occur twice.
-    pub fn of(members: impl ExactSizeIterator<Item = (u64, SmallBytes, f64)>) -> Self {
+    pub(super) fn of(members: impl ExactSizeIterator<Item = (u64, SmallBytes, f64)>) -> Self {
         let mut table = HashTable::with_capacity(members.len());
         for (hash, member, score) in members {
             table.insert_unique(hash, (member, score), rehash);
@@ -47,29 +47,29 @@ impl Bucket {
     }
 
     /// Returns the score of a member.
-    pub fn get(&self, hash: u64, member: &[u8]) -> Option<f64> {
+    pub(super) fn get(&self, hash: u64, member: &[u8]) -> Option<f64> {
         self.table.find(hash, |(found, _)| **found == *member).map(|(_, score)| *score)
     }
 
     /// Returns the score of a member, for changing it.
-    pub fn get_mut(&mut self, hash: u64, member: &[u8]) -> Option<&mut f64> {
+    pub(super) fn get_mut(&mut self, hash: u64, member: &[u8]) -> Option<&mut f64> {
         self.table.find_mut(hash, |(found, _)| **found == *member).map(|(_, score)| score)
     }
 
     /// Adds a member that is not in the leaf. Returns the leaf that must follow this one if it overflows.
-    pub fn add(&mut self, hash: u64, member: SmallBytes, score: f64) -> Vec<Self> {
+    pub(super) fn add(&mut self, hash: u64, member: SmallBytes, score: f64) -> Vec<Self> {
         self.table.insert_unique(hash, (member, score), rehash);
         if self.table.len() > BUCKET_MEMBERS { self.split() } else { Vec::new() }
     }
 
     /// Removes a member and returns its score.
-    pub fn take(&mut self, hash: u64, member: &[u8]) -> Option<f64> {
+    pub(super) fn take(&mut self, hash: u64, member: &[u8]) -> Option<f64> {
         let found = self.table.find_entry(hash, |(found, _)| **found == *member).ok()?;
         Some(found.remove().0.1)
     }
 
     #[cfg(test)]
-    pub fn members(&self) -> impl Iterator<Item = &(SmallBytes, f64)> + Clone {
+    pub(super) fn members(&self) -> impl Iterator<Item = &(SmallBytes, f64)> + Clone {
         self.table.iter()
     }
 

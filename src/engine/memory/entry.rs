@@ -1,4 +1,4 @@
-//! What a dictionary holds for a key: a value and its expiry.
+//! An entry of a dictionary: the value of a key, and its expiry.
 
 /// A value that a dictionary can hold. Cloning it must be cheap, because the copy of a shard clones its values.
 pub trait Value: Clone + Send + Sync + 'static {

@@ -74,7 +74,7 @@ pub enum Op<'a, C> {
     Change {
         /// The key.
         key: &'a [u8],
-        /// What changes.
+        /// The change of the key's value.
         change: C,
     },
     /// Removes a key.
@@ -163,7 +163,7 @@ impl<'a, C: Change<'a>> Op<'a, C> {
             }
             Self::Delete { key } => there(C::OP, part.delete(at), key),
             Self::Expire { key, at_ms } => there(C::OP, part.set_expire(at, at_ms), key),
-            Self::Rename { .. } | Self::Clear => unreachable!("the op is not about one key"),
+            Self::Rename { .. } | Self::Clear => unreachable!("the op changes more than one key"),
         }
     }
 }
@@ -414,7 +414,7 @@ fn there(what: &'static str, there: bool, key: &[u8]) -> Result<()> {
 }
 
 pub(super) fn missing(what: &'static str, key: &[u8]) -> Error {
-    divergence(what, key, "there is no such key")
+    divergence(what, key, "the key does not exist")
 }
 
 /// Returns the error for an op that does not fit the state to which it is applied.

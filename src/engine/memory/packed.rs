@@ -10,16 +10,16 @@ use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
 /// Largest number of encoded bytes in a leaf, unless a single element is larger.
-pub const LEAF_BYTES: usize = 4096;
+pub(super) const LEAF_BYTES: usize = 4096;
 /// Largest number of elements in a leaf. This bounds the walk to an element.
-pub const LEAF_ELEMENTS: usize = 128;
+pub(super) const LEAF_ELEMENTS: usize = 128;
 
 /// Bytes that an allocator adds to an allocation.
 const ALLOCATION_BYTES: usize = 8;
 
 /// Elements in list order.
 #[derive(Clone, Default)]
-pub struct Packed {
+pub(super) struct Packed {
     /// Free space up to `start`, then the encoded elements.
     buf: Vec<u8>,
     start: u32,
@@ -32,7 +32,7 @@ fn varint_len(value: usize) -> usize {
 }
 
 /// Returns the encoded size of an element of `len` bytes.
-pub fn encoded_len(len: usize) -> usize {
+pub(super) fn encoded_len(len: usize) -> usize {
     len + 2 * varint_len(len)
 }
 
@@ -64,7 +64,7 @@ impl Packed {
 
     /// Returns the byte position of the element at offset `index`, or the end of the buffer if `index` is the number of
     /// elements.
-    pub fn seek(&self, index: usize) -> usize {
+    pub(super) fn seek(&self, index: usize) -> usize {
         debug_assert!(index <= self.count as usize);
         if index <= self.count as usize / 2 {
             (0..index).fold(self.start as usize, |at, _| self.read(at).1)
@@ -75,7 +75,7 @@ impl Packed {
 
     /// Returns the element that begins at byte `at`, and the position where the next element begins.
     #[inline]
-    pub fn read(&self, at: usize) -> (&[u8], usize) {
+    pub(super) fn read(&self, at: usize) -> (&[u8], usize) {
         let (mut len, mut width, mut more) = (0, 0, true);
         while more {
             let byte = self.buf[at + width];
@@ -88,7 +88,7 @@ impl Packed {
 
     /// Returns the element that ends before byte `end`, and the position where the element begins.
     #[inline]
-    pub fn read_back(&self, end: usize) -> (&[u8], usize) {
+    pub(super) fn read_back(&self, end: usize) -> (&[u8], usize) {
         let (mut len, mut width, mut more) = (0, 0, true);
         while more {
             let byte = self.buf[end - 1 - width];
@@ -100,14 +100,14 @@ impl Packed {
     }
 
     /// Returns the element at offset `index`, which must exist.
-    pub fn get(&self, index: usize) -> &[u8] {
+    pub(super) fn get(&self, index: usize) -> &[u8] {
         self.read(self.seek(index)).0
     }
 
     /// Adds an element at the end. An element that does not fit goes to a new leaf, which is returned and must follow
     /// this one. The new leaf has room for as many bytes as this leaf holds, but for at most `spare` bytes unless the
     /// element needs more.
-    pub fn push_back(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
+    pub(super) fn push_back(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
         let need = encoded_len(element.len());
         if self.has_room(need) {
             self.extend_back(element, need);
@@ -122,7 +122,7 @@ impl Packed {
 
     /// Adds an element at the front. If the element does not fit, this leaf becomes a new leaf with the element, with
     /// room as in [`Packed::push_back`], and the former content is returned as the leaf that must follow.
-    pub fn push_front(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
+    pub(super) fn push_front(&mut self, element: &[u8], spare: usize) -> Vec<Self> {
         let need = encoded_len(element.len());
         if self.has_room(need) {
             self.extend_front(element, need);
@@ -136,7 +136,7 @@ impl Packed {
     }
 
     /// Adds an element before the one at `index`. Returns the leaves that must follow this one if it overflows.
-    pub fn insert(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
+    pub(super) fn insert(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
         let need = encoded_len(element.len());
         if self.has_room(need) {
             self.insert_at(self.seek(index), element, need);
@@ -162,7 +162,7 @@ impl Packed {
     }
 
     /// Replaces the element at `index`. Returns the leaves that must follow this one if it overflows.
-    pub fn replace(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
+    pub(super) fn replace(&mut self, index: usize, element: &[u8]) -> Vec<Self> {
         let at = self.seek(index);
         let old = self.read(at).0.len();
         if old == element.len() {
@@ -189,12 +189,12 @@ impl Packed {
     }
 
     /// Reports whether an element of the encoded size `need` fits within the limits of a leaf.
-    pub fn holds_another(&self, need: usize) -> bool {
+    pub(super) fn holds_another(&self, need: usize) -> bool {
         self.holds_more(need) && (self.count as usize) < LEAF_ELEMENTS
     }
 
     /// Reports whether the encoded elements may grow by `need` bytes.
-    pub fn holds_more(&self, need: usize) -> bool {
+    pub(super) fn holds_more(&self, need: usize) -> bool {
         self.live() + need <= LEAF_BYTES
     }
 

@@ -10,7 +10,7 @@ use std::thread;
 
 /// Values below this size are dropped in place, because that costs less than the hand-over and the wake-up of the
 /// thread.
-pub const RECLAIM_BYTES_MIN: usize = 64 << 10;
+const RECLAIM_BYTES_MIN: usize = 64 << 10;
 
 type Garbage = Box<dyn Send>;
 
@@ -23,7 +23,7 @@ static RECLAIMER: LazyLock<Option<Sender<Garbage>>> = LazyLock::new(|| {
 
 /// Drops `value`, which holds about `bytes` bytes. From [`RECLAIM_BYTES_MIN`] on the value is dropped on the reclaiming
 /// thread.
-pub fn dispose<T: Send + 'static>(value: T, bytes: usize) {
+pub(crate) fn dispose<T: Send + 'static>(value: T, bytes: usize) {
     if bytes < RECLAIM_BYTES_MIN {
         return;
     }

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// Largest number of bytes held without an allocation, chosen so that a `SmallBytes` has 24 bytes.
-pub const INLINE_BYTES: usize = 22;
+const INLINE_BYTES: usize = 22;
 
 /// Heap bytes of a longer string beside its bytes: the counters of the `Arc`, and the overhead of the allocator.
 const SHARED_BYTES: usize = 16 + 8;

@@ -7,20 +7,20 @@ use super::tree::{Leaf, Ordered};
 use std::ops::Range;
 
 /// Largest number of items in a leaf.
-pub const SORTED_LEAF_ITEMS: usize = 64;
+pub(super) const SORTED_LEAF_ITEMS: usize = 64;
 
 /// Bytes that an allocator adds to an allocation.
 const ALLOCATION_BYTES: usize = 8;
 
 /// An item of a [`SortedLeaf`].
-pub trait Item: Clone + Send + Sync + 'static {
+pub(super) trait Item: Clone + Send + Sync + 'static {
     /// Returns the heap bytes that this item accounts for, beside its own size.
     fn owned_bytes(&self) -> usize;
 }
 
 /// Items in ascending order.
 #[derive(Clone)]
-pub struct SortedLeaf<I> {
+pub(super) struct SortedLeaf<I> {
     items: Vec<I>,
     /// Sum of the items' owned bytes.
     owned: usize,
@@ -34,23 +34,23 @@ impl<I> Default for SortedLeaf<I> {
 
 impl<I: Item> SortedLeaf<I> {
     /// Returns a leaf of these items, which must be ascending and at most [`SORTED_LEAF_ITEMS`].
-    pub fn of(items: Vec<I>) -> Self {
+    pub(super) fn of(items: Vec<I>) -> Self {
         let owned = items.iter().map(Item::owned_bytes).sum();
         Self { items, owned }
     }
 
     /// Returns the items, ascending.
-    pub fn items(&self) -> &[I] {
+    pub(super) fn items(&self) -> &[I] {
         &self.items
     }
 
     /// Returns the number of items for which `below` holds; these must be a prefix of the items.
-    pub fn partition_point(&self, below: impl Fn(&I) -> bool) -> usize {
+    pub(super) fn partition_point(&self, below: impl Fn(&I) -> bool) -> usize {
         self.items.partition_point(below)
     }
 
     /// Adds an item at `offset`. Returns the leaf that must follow this one if it overflows.
-    pub fn insert(&mut self, offset: usize, item: I) -> Vec<Self> {
+    pub(super) fn insert(&mut self, offset: usize, item: I) -> Vec<Self> {
         if self.items.len() < SORTED_LEAF_ITEMS {
             self.owned += item.owned_bytes();
             if self.items.len() == self.items.capacity() {
@@ -74,7 +74,7 @@ impl<I: Item> SortedLeaf<I> {
     }
 
     /// Removes and returns the item at `offset`.
-    pub fn take(&mut self, offset: usize) -> I {
+    pub(super) fn take(&mut self, offset: usize) -> I {
         let item = self.items.remove(offset);
         self.owned -= item.owned_bytes();
         item
@@ -84,7 +84,7 @@ impl<I: Item> SortedLeaf<I> {
 #[cfg(test)]
 impl<I: Item> SortedLeaf<I> {
     /// Panics if the sum of owned bytes is wrong; returns the items.
-    pub fn check(&self) -> &[I] {
+    pub(super) fn check(&self) -> &[I] {
         assert_eq!(self.owned, self.items.iter().map(Item::owned_bytes).sum::<usize>());
         &self.items
     }

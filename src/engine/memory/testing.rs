@@ -10,7 +10,7 @@ const KEYS: u8 = 4;
 const MEMBERS: u8 = 9;
 
 /// Returns some list ops, which are applied to `memory` one after another.
-pub fn lists(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
+pub(crate) fn lists(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..random.random_range(1..4) {
         let mut ops = Vec::new();
@@ -22,7 +22,7 @@ pub fn lists(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
 }
 
 /// Returns some sorted set ops, which are applied to `memory` one after another.
-pub fn zsets(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
+pub(crate) fn zsets(random: &mut StdRng, memory: &mut Memory) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..random.random_range(1..4) {
         let mut ops = Vec::new();

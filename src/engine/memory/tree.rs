@@ -18,7 +18,7 @@ const FANOUT: usize = 32;
 const ARC_BYTES: usize = 8 + 16;
 
 /// A leaf of a tree: a sequence of elements, small enough to be copied whole.
-pub trait Leaf: Clone + Default + Send + Sync + 'static {
+pub(super) trait Leaf: Clone + Default + Send + Sync + 'static {
     /// Key by which elements are found; `()` if they only have a position.
     type Key: Clone + Send + Sync;
 
@@ -37,18 +37,18 @@ pub trait Leaf: Clone + Default + Send + Sync + 'static {
 }
 
 /// A leaf whose elements have an order.
-pub trait Ordered: Leaf {
+pub(super) trait Ordered: Leaf {
     /// Removes the elements at these offsets.
     fn remove(&mut self, range: Range<usize>);
 }
 
 /// Result of an edit of a leaf, and the leaves that must follow the leaf because it overflowed. An overflowing leaf,
 /// and each leaf that follows it, keeps at least one element.
-pub type Edited<L, R> = (R, Vec<L>);
+pub(super) type Edited<L, R> = (R, Vec<L>);
 
 /// A counted B+tree over leaves of type `L`.
 #[derive(Clone)]
-pub struct Tree<L: Leaf> {
+pub(super) struct Tree<L: Leaf> {
     root: Subtree<L>,
 }
 
@@ -83,7 +83,7 @@ impl<L: Leaf> Default for Tree<L> {
 
 impl<L: Leaf> Tree<L> {
     /// Returns a tree of these leaves, none of which may be empty.
-    pub fn of(leaves: impl Iterator<Item = L>) -> Self {
+    pub(super) fn of(leaves: impl Iterator<Item = L>) -> Self {
         let mut level: Vec<_> = leaves.map(|leaf| Child { low: leaf.low(), tree: Subtree::leaf(leaf) }).collect();
         while level.len() > 1 {
             let nodes = level.len().div_ceil(FANOUT * 3 / 4);
@@ -100,18 +100,18 @@ impl<L: Leaf> Tree<L> {
     }
 
     /// Returns the number of elements.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.root.count
     }
 
     /// Returns the heap bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.root.bytes
     }
 
     /// Returns the leaf that holds `position`, and the offset in the leaf. A position behind the last element is in the
     /// last leaf.
-    pub fn at(&self, position: u64) -> (&L, usize) {
+    pub(super) fn at(&self, position: u64) -> (&L, usize) {
         let mut offset = position;
         let leaf = self.root.descend(|children| pick_at(children, &mut offset));
         (leaf, offset as usize)
@@ -119,7 +119,7 @@ impl<L: Leaf> Tree<L> {
 
     /// Returns the leaf that contains the end of the keys for which `upto` holds, and the number of elements left of
     /// that leaf. The keys for which `upto` holds must be a prefix of all keys.
-    pub fn by(&self, upto: impl Fn(&L::Key) -> bool) -> (&L, u64) {
+    pub(super) fn by(&self, upto: impl Fn(&L::Key) -> bool) -> (&L, u64) {
         let mut before = 0;
         let leaf = self.root.descend(|children| {
             let at = pick_by(children, &upto);
@@ -130,22 +130,26 @@ impl<L: Leaf> Tree<L> {
     }
 
     /// Changes the first leaf.
-    pub fn edit_first<R>(&mut self, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
+    pub(super) fn edit_first<R>(&mut self, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
         self.edit(|_| 0, change)
     }
 
     /// Changes the last leaf.
-    pub fn edit_last<R>(&mut self, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
+    pub(super) fn edit_last<R>(&mut self, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
         self.edit(|children| children.len() - 1, change)
     }
 
     /// Changes the leaf that [`Tree::by`] returns.
-    pub fn edit_by<R>(&mut self, upto: impl Fn(&L::Key) -> bool, change: impl FnOnce(&mut L) -> Edited<L, R>) -> R {
+    pub(super) fn edit_by<R>(
+        &mut self,
+        upto: impl Fn(&L::Key) -> bool,
+        change: impl FnOnce(&mut L) -> Edited<L, R>,
+    ) -> R {
         self.edit(|children| pick_by(children, &upto), change)
     }
 
     /// Changes the leaf that [`Tree::at`] returns; `change` gets the offset in the leaf.
-    pub fn edit_at<R>(&mut self, position: u64, change: impl FnOnce(&mut L, usize) -> Edited<L, R>) -> R {
+    pub(super) fn edit_at<R>(&mut self, position: u64, change: impl FnOnce(&mut L, usize) -> Edited<L, R>) -> R {
         let offset = std::cell::Cell::new(position);
         let pick = |children: &[Child<L>]| {
             let mut left = offset.get();
@@ -157,13 +161,13 @@ impl<L: Leaf> Tree<L> {
     }
 
     /// Removes all elements.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         let bytes = self.bytes();
         reclaim::dispose(std::mem::take(self), bytes);
     }
 
     /// Removes the elements at these positions, which must exist. Whole subtrees are removed in one piece.
-    pub fn remove_range(&mut self, range: Range<u64>)
+    pub(super) fn remove_range(&mut self, range: Range<u64>)
     where
         L: Ordered,
     {
@@ -410,7 +414,7 @@ fn split_overfull<L: Leaf>(children: &mut Vec<Child<L>>) -> Option<Child<L>> {
 #[cfg(test)]
 impl<L: Leaf> Tree<L> {
     /// Returns the bytes of the nodes that are not shared with another tree.
-    pub fn bytes_apart_from(&self, other: &Self) -> usize {
+    pub(super) fn bytes_apart_from(&self, other: &Self) -> usize {
         let (mut own, mut shared) = (Vec::new(), Vec::new());
         self.root.nodes(&mut own);
         other.root.nodes(&mut shared);
@@ -419,7 +423,7 @@ impl<L: Leaf> Tree<L> {
     }
 
     /// Panics unless counts, bytes, depth and fill are right; returns the leaves in order.
-    pub fn check(&self) -> Vec<&L> {
+    pub(super) fn check(&self) -> Vec<&L> {
         let mut leaves = Vec::new();
         let (count, bytes, _) = self.root.check(&mut leaves);
         assert_eq!((self.len(), self.bytes()), (count, bytes));

@@ -47,28 +47,28 @@ pub(super) struct LargeZset {
 
 impl LargeZset {
     /// Returns a set of this order and this index, which must agree with each other.
-    pub fn assembled(order: Tree<SortedLeaf<Scored>>, index: Index) -> Self {
+    pub(super) fn assembled(order: Tree<SortedLeaf<Scored>>, index: Index) -> Self {
         Self { order, index }
     }
 
     /// Returns the number of members.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.order.len()
     }
 
     /// Returns the heap bytes held, allocator overhead included; O(1).
-    pub fn memory_bytes(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         self.order.bytes() + self.index.bytes()
     }
 
     /// Returns the score of a member.
-    pub fn score(&self, member: &[u8]) -> Option<f64> {
+    pub(super) fn score(&self, member: &[u8]) -> Option<f64> {
         let hash = hash(member);
         self.index.by(|low| *low <= place(hash)).0.get(hash, member)
     }
 
     /// Sets the score of a member, adding the member if it does not exist. Returns the former score.
-    pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
+    pub(super) fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
         let (shared, old) = match upsert(&mut self.index, member, score) {
             Upserted::Added(shared) => (shared, None),
             Upserted::Had(old) if old == score => return Some(old),
@@ -85,14 +85,14 @@ impl LargeZset {
     }
 
     /// Removes a member and returns its former score.
-    pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
+    pub(super) fn remove(&mut self, member: &[u8]) -> Option<f64> {
         let old = unindex(&mut self.index, member)?;
         self.unlink(member, old);
         Some(old)
     }
 
     /// Removes the members at these ranks, which must exist.
-    pub fn remove_ranks(&mut self, ranks: Range<u64>) {
+    pub(super) fn remove_ranks(&mut self, ranks: Range<u64>) {
         if ranks == (0..self.len()) {
             self.index.clear();
         } else {
@@ -106,12 +106,12 @@ impl LargeZset {
     }
 
     /// Iterates over members and scores at these ranks, which must exist.
-    pub fn iter(&self, ranks: Range<u64>) -> LargeIter<'_> {
+    pub(super) fn iter(&self, ranks: Range<u64>) -> LargeIter<'_> {
         LargeIter { order: &self.order, ranks, front: [].iter(), back: [].iter() }
     }
 
     /// Returns the number of members for which `is_below` holds; these must be a prefix.
-    pub fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
+    pub(super) fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         let below = |item: &Scored| is_below((&item.member, item.score));
         let (leaf, before) = self.order.by(below);
         before + leaf.partition_point(below) as u64
@@ -203,12 +203,12 @@ impl DoubleEndedIterator for LargeIter<'_> {
 #[cfg(test)]
 impl LargeZset {
     /// Returns the bytes that are not shared with another set.
-    pub fn bytes_apart_from(&self, other: &Self) -> usize {
+    pub(super) fn bytes_apart_from(&self, other: &Self) -> usize {
         self.order.bytes_apart_from(&other.order) + self.index.bytes_apart_from(&other.index)
     }
 
     /// Panics unless order and index agree and the invariants of both trees hold.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let ordered: Vec<_> = self.order.check().into_iter().flat_map(SortedLeaf::check).collect();
         assert!(ordered.windows(2).all(|pair| pair[0].cmp(pair[1].score, &pair[1].member).is_lt()));
         let indexed = self.index.check().into_iter().flat_map(Bucket::members);

@@ -68,7 +68,7 @@ pub(super) fn compare((member, score): (&[u8], f64), (other, its_score): (&[u8],
 
 impl SmallZset {
     /// Returns a set of these members, which must be in order; [`Full`] if they do not fit.
-    pub fn of<'a>(members: impl IntoIterator<Item = (&'a [u8], f64)>) -> Result<Self, Full> {
+    pub(super) fn of<'a>(members: impl IntoIterator<Item = (&'a [u8], f64)>) -> Result<Self, Full> {
         let mut packed = Packed::default();
         for (member, score) in members {
             let entry = entry(member, score);
@@ -81,17 +81,17 @@ impl SmallZset {
         Ok(Self { entries: (packed.len() > 0).then(|| Arc::new(packed)) })
     }
 
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.entries.as_ref().map_or(0, |entries| entries.len() as u64)
     }
 
     /// Returns the heap bytes held, allocator overhead included.
-    pub fn memory_bytes(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         self.entries.as_ref().map_or(0, |entries| SHARED_BYTES + entries.bytes())
     }
 
     /// Returns the score of a member.
-    pub fn score(&self, member: &[u8]) -> Option<f64> {
+    pub(super) fn score(&self, member: &[u8]) -> Option<f64> {
         self.find(member).map(|(_, score)| score)
     }
 
@@ -102,7 +102,7 @@ impl SmallZset {
 
     /// Sets the score of a member, adding the member if it does not exist. Returns the former score. Returns [`Full`],
     /// and changes nothing, if the member does not fit.
-    pub fn insert(&mut self, member: &[u8], score: f64) -> Result<Option<f64>, Full> {
+    pub(super) fn insert(&mut self, member: &[u8], score: f64) -> Result<Option<f64>, Full> {
         let old = self.find(member);
         if let Some((_, old)) = old.filter(|(_, old)| *old == score) {
             return Ok(Some(old));
@@ -129,14 +129,14 @@ impl SmallZset {
     }
 
     /// Removes a member and returns its former score.
-    pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
+    pub(super) fn remove(&mut self, member: &[u8]) -> Option<f64> {
         let (at, score) = self.find(member)?;
         self.remove_ranks(at..at + 1);
         Some(score)
     }
 
     /// Removes the members at these ranks, which must exist.
-    pub fn remove_ranks(&mut self, ranks: Range<usize>) {
+    pub(super) fn remove_ranks(&mut self, ranks: Range<usize>) {
         let Some(entries) = &mut self.entries else { return };
         if ranks.len() == entries.len() {
             self.entries = None;
@@ -146,12 +146,12 @@ impl SmallZset {
     }
 
     /// Returns the number of members for which `is_below` holds; these must be a prefix.
-    pub fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
+    pub(super) fn count_below(&self, is_below: impl Fn((&[u8], f64)) -> bool) -> u64 {
         self.entries.as_ref().map_or(0, |entries| below(entries, is_below) as u64)
     }
 
     /// Iterates over members and scores at these ranks, which must exist.
-    pub fn iter(&self, ranks: Range<u64>) -> SmallIter<'_> {
+    pub(super) fn iter(&self, ranks: Range<u64>) -> SmallIter<'_> {
         let Some(entries) = &self.entries else { return SmallIter::default() };
         let [front, back] = [ranks.start, ranks.end].map(|rank| entries.seek(rank as usize));
         SmallIter { entries: Some(entries), front, back, left: (ranks.end - ranks.start) as usize }
@@ -215,14 +215,14 @@ impl DoubleEndedIterator for SmallIter<'_> {
 #[cfg(test)]
 impl SmallZset {
     /// Returns the bytes that are not shared with another set.
-    pub fn bytes_apart_from(&self, other: &Self) -> usize {
+    pub(super) fn bytes_apart_from(&self, other: &Self) -> usize {
         let is_shared =
             self.entries.as_ref().zip(other.entries.as_ref()).is_some_and(|(own, other)| Arc::ptr_eq(own, other));
         if is_shared { 0 } else { self.memory_bytes() }
     }
 
     /// Panics unless the members are in order and within the limits of a leaf.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let members: Vec<_> = self.iter(0..self.len()).collect();
         assert!(members.windows(2).all(|pair| compare(pair[0], pair[1]).is_lt()));
         assert!(

@@ -71,7 +71,7 @@ pub(super) async fn run(
     transfer.copy_marks(history, plan).await?;
     transfer.send_lost(plan, manifests).await?;
     if let Some((_, other)) = epochs::claim_line(to, &plan.epochs).await? {
-        return Err(other_history(to, &format!("epoch {} is node {}'s there", other.epoch, other.node)));
+        return Err(other_history(to, &format!("epoch {} belongs to node {} in the target", other.epoch, other.node)));
     }
     Ok(transfer.report)
 }
@@ -98,8 +98,10 @@ async fn claim_target(to: &Archive, cluster: ClusterId) -> Result<()> {
 fn require_same_history(to: &Archive, there: &Listing, here: &Listing) -> Result<()> {
     for record in there.epochs.records() {
         if here.epochs.get(record.epoch) != Some(record) {
-            let detail =
-                format!("epoch {} is node {}'s there, and not that of the archive to copy", record.epoch, record.node);
+            let detail = format!(
+                "the target has an epoch {} of node {}, which the archive to copy does not have",
+                record.epoch, record.node
+            );
             return Err(other_history(to, &detail));
         }
     }
@@ -107,7 +109,7 @@ fn require_same_history(to: &Archive, there: &Listing, here: &Listing) -> Result
 }
 
 fn other_history(to: &Archive, detail: &str) -> Error {
-    let detail = format!("history went another way in it: {detail}. Name another prefix to copy to");
+    let detail = format!("the target has another history: {detail}. Name another prefix to copy to");
     Error::Identity { what: to.url().to_owned(), detail }
 }
 
@@ -186,7 +188,7 @@ impl Transfer<'_> {
                 continue;
             }
             if let MarkCreation::Taken(other) = marks::create(self.to, name, &mark).await? {
-                let detail = format!("its mark {name} is csn {} of epoch {}", other.csn, other.epoch);
+                let detail = format!("mark {name} of the target is csn {} of epoch {}", other.csn, other.epoch);
                 return Err(other_history(self.to, &detail));
             }
             self.report.marks += 1;
@@ -203,7 +205,8 @@ async fn store_chunk(from: &Archive, to: &Archive, step: ChunkStep, bytes: Bytes
     match to.put_chunk(&name, &bytes, &AtomicBool::new(false), compare_commits).await? {
         Placed::There(_) => Ok(()),
         Placed::Taken(_) => {
-            let detail = "holds other commits under this name than the archive to copy. Name another prefix to copy to";
+            let detail =
+                "contains other commits under this name than the archive to copy. Name another prefix to copy to";
             Err(Error::Identity { what: full_name(to, &name), detail: detail.to_owned() })
         }
     }

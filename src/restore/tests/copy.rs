@@ -11,7 +11,7 @@ use crate::archive::layout::{ChunkName, ObjectName, Section};
 use crate::archive::marks::{self, MarkRecord};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
-use crate::archive::testing::faults::{Fault, FaultStore};
+use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::error::{Error, Kind, Result};
 use crate::history::reach::CsnRange;
@@ -174,8 +174,7 @@ async fn a_copy_cut_off_anywhere_goes_on() {
     for step in 0.. {
         let store = FaultStore::default();
         let to = Archive::over(Arc::new(store.clone()), "faults://".to_owned(), "", None);
-        let hasty =
-            to.with_patience(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..RetryPolicy::DEFAULT });
+        let hasty = to.with_retry_policy(RetryPolicy { attempts: 1, deadline: Duration::from_secs(5), ..QUICK });
         store.script_puts(std::iter::repeat_n(Fault::None, step).chain(std::iter::repeat_n(Fault::Fail, 1000)));
         let outcome = copied(&archived.archive, &hasty, (None, 30), None).await;
         store.heal();
@@ -243,14 +242,14 @@ async fn a_target_that_is_no_copy_is_refused() {
 
     let to = Archived::over(fresh()).await.archive;
     epochs::claim(&to, &EpochRecord::first(Epoch(1), "other".into(), CommitTime(5))).await.unwrap();
-    refused(&to, "node other's").await;
+    refused(&to, "of node other,").await;
 
     // A primary has continued an earlier copy.
     let to = fresh();
     copied(&archived.archive, &to, (None, 30), None).await.unwrap();
     let next = EpochRecord::forked(Epoch(2), Epoch(1), (Csn(30), HistoryHash(7)), "restored".into(), CommitTime(5));
     epochs::claim(&to, &next).await.unwrap();
-    refused(&to, "epoch 2 is node restored's").await;
+    refused(&to, "epoch 2 of node restored").await;
 
     let to = Archived::over(fresh()).await;
     let other = history(99, 6, Epoch(1));

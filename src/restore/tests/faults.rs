@@ -4,7 +4,7 @@
 use super::support::{Archived, State, history, read_state};
 use super::*;
 use crate::archive::retry_policy::RetryPolicy;
-use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore, QUICK};
 use crate::error::Kind;
 use crate::history::catch_up::CatchUp;
 use crate::record::CommitRecord;
@@ -30,13 +30,14 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let store = FaultStore::default();
-        let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+        let archive =
+            Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None).with_retry_policy(QUICK);
         let archived = Archived::over(archive.clone()).await;
         let commits = history(31, COMMITS, Epoch(1));
         archived.epoch(1, None).await;
         archived.base(&commits, 1, BASE - 2, BASE).await;
         archived.chunks(1, &commits, &SIZES).await;
-        let archive = archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
+        let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
         Self { store, archive, commits }
     }
 
@@ -154,7 +155,7 @@ async fn catch_up(archive: &Archive, found: &mut Vec<CommitRecord>) -> Result<()
 #[tokio::test]
 async fn a_listing_that_misses_an_epoch_is_not_followed() {
     let store = FaultStore::default();
-    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None).with_retry_policy(QUICK);
     let archived = Archived::over(archive.clone()).await;
     let commits = history(32, 9, Epoch(1));
     archived.epoch(1, None).await;
@@ -166,7 +167,7 @@ async fn a_listing_that_misses_an_epoch_is_not_followed() {
     let report = restore(&archive, options(dir.path(), Target::Latest)).await.unwrap();
     assert_eq!((report.csn, report.plan.leaf), (Csn(6), Epoch(2)), "the listing was asked for again");
 
-    let archive = archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+    let archive = archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
     let dir = tempfile::tempdir().unwrap();
     // The same requests; the pin of the earlier restore was also stored later than the epoch.
     store.script_gets([Fault::None, Fault::None, Fault::Stale(3)]);
@@ -179,7 +180,7 @@ async fn a_listing_that_misses_an_epoch_is_not_followed() {
 #[tokio::test]
 async fn a_torn_chunk_does_not_count_for_a_successor() {
     let store = FaultStore::default();
-    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None).with_retry_policy(QUICK);
     let archived = Archived::over(archive.clone()).await;
     let commits = history(34, 9, Epoch(1));
     archived.epoch(1, None).await;
@@ -202,7 +203,7 @@ async fn a_torn_chunk_does_not_count_for_a_successor() {
 #[tokio::test]
 async fn latest_is_refused_where_only_an_unusable_base_reaches() {
     let store = FaultStore::default();
-    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None);
+    let archive = Archive::over(Arc::new(store.clone()), "faults:///a".to_owned(), "a", None).with_retry_policy(QUICK);
     let archived = Archived::over(archive.clone()).await;
     let commits = history(33, 9, Epoch(1));
     archived.epoch(1, None).await;

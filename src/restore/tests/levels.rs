@@ -5,7 +5,7 @@ use super::support::{Archived, State, base, go_on, history};
 use super::*;
 use crate::archive::listing::{BaseStart, Listing};
 use crate::archive::retry_policy::RetryPolicy;
-use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore};
+use crate::archive::testing::faults::{EVERY_FAULT, Fault, FaultStore, QUICK};
 use crate::config::{AppendFsync, Consistency};
 use crate::history::line::read_manifest;
 use crate::history::report::snapshots;
@@ -24,7 +24,7 @@ const OPEN: BaseStart = BaseStart { base: BaseName { csn: Csn(18), epoch: Epoch(
 const DEADLINE: Duration = Duration::from_millis(200);
 
 fn over(store: &FaultStore) -> Archive {
-    Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None)
+    Archive::over(Arc::new(store.clone()), "memory:///a".to_owned(), "a", None).with_retry_policy(QUICK)
 }
 
 async fn archived_over(store: &FaultStore, level: Level) -> (Archived, Vec<CommitRecord>) {
@@ -132,8 +132,7 @@ async fn every_request_of_a_repair_meets_every_fault() {
         for nth in 0.. {
             let store = FaultStore::default();
             let (archived, commits) = archived_over(&store, Level::Eventual).await;
-            let archive =
-                archived.archive.with_patience(RetryPolicy { attempts: 1, deadline: DEADLINE, ..RetryPolicy::DEFAULT });
+            let archive = archived.archive.with_retry_policy(RetryPolicy { attempts: 1, deadline: DEADLINE, ..QUICK });
             store.fault_at(nth, fault);
             let outcome = repair(&archive, CLUSTER, OPEN, None).await;
             if nth >= store.requests() {
@@ -178,7 +177,7 @@ async fn a_wrong_digest_is_found_by_verify() {
     archived.archive.put_verified(&OPEN.manifest(), manifest.encode().into()).await.unwrap();
     let report = verify_archive(&archived.archive, silent()).await.unwrap();
     let [problem] = &report.problems[..] else { panic!("{report:?}") };
-    assert!(problem.what.contains("by their digests"), "{problem:?}");
+    assert!(problem.what.contains("the digests of elements"), "{problem:?}");
 }
 
 /// Goal: for random histories with bases of all levels at random moments, commits between their cuts, failing uploads,
@@ -198,7 +197,7 @@ async fn model_round(seed: u64) {
     let archived = Archived::over(over(&store)).await;
     archived.epoch(1, None).await;
     let mut rig = Rig::new(AppendFsync::EverySec);
-    let archive = archived.archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() });
+    let archive = archived.archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK });
     let mut publisher = Publisher::new(archive.clone());
     let (mut chunked, mut starts) = (0, Vec::new());
     for _ in 0..random.random_range(6..10) {

@@ -213,7 +213,7 @@ async fn a_chunk_under_a_wrong_name_is_refused() {
     let content = archived.archive.get(&name(1, 6)).await.unwrap().unwrap();
     archived.archive.put_verified(&name(7, 12), content).await.unwrap();
     let error = restored(&archived.archive, Target::Latest, None).await.unwrap_err();
-    assert!(error.to_string().contains("the name does not fit"), "{error}");
+    assert!(error.to_string().contains("its name does not match its header"), "{error}");
     let report = verify_archive(&archived.archive, silent()).await.unwrap();
     assert_eq!(report.problems.len(), 1, "{report:?}");
 }

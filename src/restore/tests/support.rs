@@ -5,6 +5,7 @@ use crate::archive::identity;
 use crate::archive::layout::{BaseName, ChunkName, ObjectName, Section};
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::store::Archive;
+use crate::archive::testing::faults::QUICK;
 use crate::chunk::{ChunkLink, Encoder, Profile};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
@@ -36,15 +37,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// Returns `count` random commits, beginning with csn 1.
-pub fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+pub(crate) fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
     go_on(&[], seed, count, epoch)
 }
 
 /// Returns `before` followed by `count` random commits.
-pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+pub(crate) fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
     let lists = |random: &mut StdRng, memory: &mut Memory| {
         let ops = list_ops(random, memory);
         memory.apply_lists(&ops).unwrap();
@@ -59,7 +60,7 @@ pub fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Ve
 }
 
 /// Returns `before` followed by `count` commits with every kind of op, up to some minutes apart.
-pub fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
+pub(crate) fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
     let lists = |random: &mut StdRng, memory: &mut Memory| random_ops::lists(random, memory).into();
     let zsets = |random: &mut StdRng, memory: &mut Memory| random_ops::zsets(random, memory).into();
     extended(before, (seed, count, epoch), 400_000_000, lists, zsets)
@@ -154,7 +155,7 @@ type Elements<T> = (u64, Vec<T>);
 
 /// The state that commits produce, in a comparable form.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     disk: BTreeMap<(Family, Vec<u8>), Vec<u8>>,
     lists: BTreeMap<Vec<u8>, Elements<Vec<u8>>>,
     zsets: BTreeMap<Vec<u8>, Elements<(Vec<u8>, f64)>>,
@@ -162,7 +163,7 @@ pub struct State {
 
 impl State {
     /// Returns the state after these commits, applied one by one.
-    pub fn after(commits: &[CommitRecord]) -> Self {
+    pub(crate) fn after(commits: &[CommitRecord]) -> Self {
         let mut state = Self::default();
         for record in commits.iter().flat_map(|commit| Records::new(&commit.disk)) {
             match record.unwrap() {
@@ -200,7 +201,7 @@ fn memory_after(commits: &[CommitRecord]) -> Memory {
 }
 
 /// The content of a data directory, and the positions of its disk half and its memory half.
-pub fn read_state(dir: &Path) -> (State, Position) {
+pub(crate) fn read_state(dir: &Path) -> (State, Position) {
     let dir = DataDir::new(dir);
     let disk = Disk::open(&dir.db(), &dir.wal(), DiskOptions::default()).unwrap();
     let mut state = State::default();
@@ -221,38 +222,41 @@ pub fn read_state(dir: &Path) -> (State, Position) {
 }
 
 /// Returns the name of a base.
-pub fn base(csn: u64, epoch: u32) -> BaseName {
+pub(crate) fn base(csn: u64, epoch: u32) -> BaseName {
     BaseName { csn: Csn(csn), epoch: Epoch(epoch) }
 }
 
 /// An archive in memory.
-pub struct Archived {
+pub(crate) struct Archived {
     pub archive: Archive,
 }
 
 impl Archived {
-    pub async fn new() -> Self {
-        Self::over(Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None)).await
+    pub(crate) async fn new() -> Self {
+        Self::over(
+            Archive::over(Arc::new(InMemory::new()), "memory:///a".to_owned(), "a", None).with_retry_policy(QUICK),
+        )
+        .await
     }
 
     /// Creates an archive of the tests' cluster in this empty store.
-    pub async fn over(archive: Archive) -> Self {
+    pub(crate) async fn over(archive: Archive) -> Self {
         identity::establish(&archive, CLUSTER).await.unwrap();
         Self { archive }
     }
 
     /// Opens the archive that a store already holds.
-    pub fn around(store: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn around(store: Arc<dyn ObjectStore>) -> Self {
         let archive = Archive::over(store, "memory:///a".to_owned(), "a", None);
-        Self { archive: archive.with_patience(RetryPolicy { attempts: 1, ..RetryPolicy::default() }) }
+        Self { archive: archive.with_retry_policy(RetryPolicy { attempts: 1, ..QUICK }) }
     }
 
-    pub fn gets(&self) -> u64 {
+    pub(crate) fn gets(&self) -> u64 {
         self.archive.traffic().gets.load(Ordering::Relaxed)
     }
 
     /// Claims an epoch; `from` is the parent and the commit at the fork.
-    pub async fn epoch(&self, epoch: u32, from: Option<(u32, &CommitRecord)>) {
+    pub(crate) async fn epoch(&self, epoch: u32, from: Option<(u32, &CommitRecord)>) {
         let (node, time) = ("n".to_owned(), CommitTime(1));
         let record = match from {
             None => EpochRecord::first(Epoch(epoch), node, time),
@@ -262,13 +266,13 @@ impl Archived {
     }
 
     /// Archives commits as chunks with these numbers of commits, each continuing the one before.
-    pub async fn chunks(&self, epoch: u32, commits: &[CommitRecord], sizes: &[usize]) {
+    pub(crate) async fn chunks(&self, epoch: u32, commits: &[CommitRecord], sizes: &[usize]) {
         let before = commits.first().map_or(HistoryHash::ZERO, hash_before);
         self.chunks_after(before, epoch, commits, sizes).await;
     }
 
     /// Does the same for commits that follow a commit with the history hash `hash_before`.
-    pub async fn chunks_after(
+    pub(crate) async fn chunks_after(
         &self,
         hash_before: HistoryHash,
         epoch: u32,
@@ -290,12 +294,12 @@ impl Archived {
     }
 
     /// Archives a strict base: the memory engines cut at `memory_csn`, RocksDB at `csn`.
-    pub async fn base(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64) {
+    pub(crate) async fn base(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64) {
         self.base_as(commits, epoch, memory_csn, csn, Level::Strict).await;
     }
 
     /// Archives a base of a level, with the memory engines in two images.
-    pub async fn base_as(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64, level: Level) {
+    pub(crate) async fn base_as(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64, level: Level) {
         let name = base(csn, epoch);
         let (disk, files) = disk_part(&commits[..csn as usize]);
         for (file, content) in disk.files.iter().zip(files) {
@@ -372,13 +376,13 @@ impl Archived {
         file
     }
 
-    pub async fn remove_chunk(&self, epoch: u32, first: u64, last: u64) {
+    pub(crate) async fn remove_chunk(&self, epoch: u32, first: u64, last: u64) {
         let chunk = ChunkName { epoch: Epoch(epoch), first: Csn(first), last: Csn(last) };
         self.archive.delete(&ObjectName::Chunk(chunk)).await.unwrap();
     }
 
     /// Damages the byte in the middle of an object.
-    pub async fn flip_byte(&self, name: &ObjectName) {
+    pub(crate) async fn flip_byte(&self, name: &ObjectName) {
         let mut content = self.archive.get(name).await.unwrap().expect("the object is there").to_vec();
         let middle = content.len() / 2;
         content[middle] ^= 1;
@@ -386,12 +390,12 @@ impl Archived {
     }
 
     /// Returns the names of all objects.
-    pub async fn names(&self) -> Vec<ObjectName> {
+    pub(crate) async fn names(&self) -> Vec<ObjectName> {
         self.archive.list(Section::All).await.unwrap().objects.into_iter().map(|object| object.name).collect()
     }
 
     /// Returns the file of a base whose name begins with this text.
-    pub async fn base_file(&self, base: BaseName, begin: &str) -> ObjectName {
+    pub(crate) async fn base_file(&self, base: BaseName, begin: &str) -> ObjectName {
         let is_it = |name: &ObjectName| matches!(name, ObjectName::BaseFile(of, file) if *of == base && file.as_str().starts_with(begin));
         self.names().await.into_iter().find(is_it).expect("the base has such a file")
     }

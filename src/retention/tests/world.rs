@@ -27,7 +27,7 @@ use std::time::Duration;
 const SECOND: u64 = 1_000_000;
 const BIRTH: u64 = 1_790_000_000 * SECOND;
 
-pub struct World {
+pub(super) struct World {
     now: u64,
     epochs: Vec<EpochRecord>,
     /// The commits of each line, by the line's last epoch: the epoch that made each commit, and its time in
@@ -52,7 +52,7 @@ fn removal(object: ObjectName) -> Removal {
 }
 
 impl World {
-    pub fn new(_seed: u64) -> Self {
+    pub(super) fn new(_seed: u64) -> Self {
         let mut world = Self {
             now: BIRTH,
             epochs: vec![EpochRecord::first(Epoch(1), "n".to_owned(), CommitTime(BIRTH))],
@@ -82,7 +82,7 @@ impl World {
         Stored { size, modified: at(self.now) }
     }
 
-    pub fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += micros(time);
     }
 
@@ -104,7 +104,7 @@ impl World {
     }
 
     /// Publishes a base at the last commit; the base shares an SST with the previous one.
-    pub fn publish_base(&mut self) {
+    pub(super) fn publish_base(&mut self) {
         self.publish(0);
     }
 
@@ -212,7 +212,7 @@ impl World {
         self.marks.push(record);
     }
 
-    pub fn pin(&mut self, from: u64, until: u64, holds: Duration) -> (Csn, Csn) {
+    pub(super) fn pin(&mut self, from: u64, until: u64, holds: Duration) -> (Csn, Csn) {
         let name = format!("restore-{}", self.pins.len());
         let range = PinRange { from: Csn(from), until: Csn(until), epoch: Some(self.newest()) };
         let record = PinRecord {
@@ -232,13 +232,13 @@ impl World {
     }
 
     /// Writes a few commits, without any other event.
-    pub fn live_quietly(&mut self, random: &mut StdRng) {
+    pub(super) fn live_quietly(&mut self, random: &mut StdRng) {
         self.write(random.random_range(1..6));
         self.now += random.random_range(0..4) * SECOND;
     }
 
     /// Writes commits, followed by one random event.
-    pub fn live(&mut self, random: &mut StdRng) {
+    pub(super) fn live(&mut self, random: &mut StdRng) {
         for _ in 0..random.random_range(1..5) {
             self.live_quietly(random);
         }
@@ -264,7 +264,7 @@ impl World {
         self.now += SECOND / 2;
     }
 
-    pub fn material(&self, keep: &Keep) -> Material {
+    pub(super) fn material(&self, keep: &Keep) -> Material {
         let mut listing = self.listing.clone();
         listing.epochs = EpochTree::from_records(self.epochs.clone(), "world").expect("a tree");
         let marks = self.marks.iter().map(|mark| (mark.name.parse().expect("plain"), Ok(mark.clone())));
@@ -288,12 +288,12 @@ impl World {
     }
 
     /// Begins to carry a plan out: makes its first `crash` removals.
-    pub fn begin(&mut self, planned: &PrunePlan, crash: usize) {
+    pub(super) fn begin(&mut self, planned: &PrunePlan, crash: usize) {
         self.thinned = planned.thinned.clone();
         self.remove(&planned.removals[..crash]);
     }
 
-    pub fn remove(&mut self, removals: &[Removal]) {
+    pub(super) fn remove(&mut self, removals: &[Removal]) {
         self.listing = check::remaining(&self.listing, removals);
         let starts: BTreeSet<BaseStart> = self.listing.base_starts().collect();
         self.facts.retain(|start, _| starts.contains(start));
@@ -306,7 +306,7 @@ impl World {
         Lineage::of(&tree, leaf).expect("an epoch")
     }
 
-    pub fn is_restorable(&self, csn: Csn) -> bool {
+    pub(super) fn is_restorable(&self, csn: Csn) -> bool {
         self.restorable(self.newest()).contains(&csn)
     }
 
@@ -355,12 +355,12 @@ impl World {
         })
     }
 
-    pub fn bases_are_whole(&self) -> bool {
+    pub(super) fn bases_are_whole(&self) -> bool {
         self.facts.values().chain(self.runs.values()).all(|facts| self.is_whole(facts))
     }
 
     /// Asserts that everything that the wording of the policy promises is restorable.
-    pub fn assert_promises(&self, keep: &Keep, when: &str) {
+    pub(super) fn assert_promises(&self, keep: &Keep, when: &str) {
         assert!(self.bases_are_whole() || when.contains("after"), "{when}: a base lacks a file");
         let newest = self.newest();
         for (leaf, line) in &self.lines {
@@ -419,7 +419,7 @@ impl World {
     }
 
     /// Asserts that each remaining chunk is needed, unless another object may replace it.
-    pub fn assert_no_garbage(&self, keep: &Keep, grace: Duration, when: &str) {
+    pub(super) fn assert_no_garbage(&self, keep: &Keep, grace: Duration, when: &str) {
         let limit = self.now - micros(grace) - 1;
         let is_old = |stored: &Stored| (stored.modified.timestamp_micros() as u64) < limit;
         let (material, mut planned) = self.planned(keep, grace);
@@ -452,7 +452,7 @@ impl World {
     }
 
     /// Returns how many of the remaining chunks and manifests the check refuses to remove.
-    pub fn removals_that_lose(&self, keep: &Keep, grace: Duration) -> usize {
+    pub(super) fn removals_that_lose(&self, keep: &Keep, grace: Duration) -> usize {
         let chunks = self.listing.chunks.keys().map(|chunk| ObjectName::Chunk(*chunk));
         let bases = self.facts.keys().map(BaseStart::manifest);
         let runs = self.runs.keys().map(|run| ObjectName::RunManifest(*run));

@@ -1,4 +1,4 @@
-//! What the spool keeps for the second archive.
+//! The chunks that the spool keeps for the second archive.
 //!
 //! Guarantees: a chunk stays until both archives have it. Chunks that only the second archive lacks may take
 //! `spool-max-bytes`. Beyond that limit its backlog is dropped, and no write is refused. Chunks after a dropped one
@@ -79,7 +79,8 @@ impl Spool {
             limit,
             first = after.next().0,
             last = state.archived.0,
-            "archive-2 lags too far behind: its backlog is dropped; it gets a new base when it takes one"
+            "archive-2 lags too far behind: its backlog is dropped, and archive-2 gets a new base when it can be \
+             reached"
         );
         self.remove_done(&mut state);
         state.kept.drops.send_modify(|drops| *drops += 1);

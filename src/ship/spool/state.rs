@@ -38,19 +38,19 @@ pub(super) struct State {
     pub archived: Csn,
     /// Time of the commit `archived`; `None` if it is not known.
     pub archived_time: Option<CommitTime>,
-    /// What is kept for the second archive.
+    /// The chunks that are kept for the second archive.
     pub kept: Kept,
 }
 
 impl State {
     /// Returns the bytes of the chunks that wait for the archive.
-    pub fn waiting_bytes(&self) -> u64 {
+    pub(super) fn waiting_bytes(&self) -> u64 {
         self.chunks.range(self.archived.next()..).map(|(_, entry)| entry.bytes).sum()
     }
 
     /// Returns the last commit that chunks reach from `after` without a gap, each chunk continuing the history of the
     /// one before.
-    pub fn continued(&self, after: Csn, headers: &BTreeMap<Csn, ChunkHeader>) -> Csn {
+    pub(super) fn continued(&self, after: Csn, headers: &BTreeMap<Csn, ChunkHeader>) -> Csn {
         let (mut reached, mut hash) = (after, None);
         for (last, entry) in self.chunks.range(after.next()..) {
             let header = &headers[last];
@@ -65,20 +65,20 @@ impl State {
     }
 
     /// Returns the bytes of the chunks that the first archive has and the second one lacks.
-    pub fn kept_bytes(&self) -> u64 {
+    pub(super) fn kept_bytes(&self) -> u64 {
         let Some(after) = self.kept.after.filter(|after| *after < self.archived) else { return 0 };
         self.chunks.range(after.next()..=self.archived).map(|(_, entry)| entry.bytes).sum()
     }
 
     /// Returns the last commit that the chunks reach from `after` without a gap.
-    pub fn reachable(&self, after: Csn) -> Csn {
+    pub(super) fn reachable(&self, after: Csn) -> Csn {
         self.chunks.values().fold(after, |reached, entry| {
             if entry.name.first <= reached.next() { reached.max(entry.name.last) } else { reached }
         })
     }
 
     /// Returns what waits for an archive that has every commit up to `after`.
-    pub fn status_after(&self, after: Csn) -> SpoolStatus {
+    pub(super) fn status_after(&self, after: Csn) -> SpoolStatus {
         let waiting = self.chunks.range(after.next()..);
         let empty = SpoolStatus::default();
         waiting.fold(empty, |status, (_, entry)| SpoolStatus {
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-/// What waits in the spool for an archive.
+/// The amount of chunks that wait in the spool for an archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SpoolStatus {
     /// Number of chunks that the archive does not have.

@@ -143,7 +143,7 @@ impl<'a> Raw<'a> {
     /// Moves to the next block when the current one is used up; returns false at the end of the image.
     fn advance(&mut self) -> Result<bool> {
         while self.at == self.block.len() && self.end.is_none() {
-            let next = self.blocks.recv().unwrap_or_else(|_| Err(self.corrupt("reading it ended without a footer")))?;
+            let next = self.blocks.recv().unwrap_or_else(|_| Err(self.corrupt("the image ends without a footer")))?;
             self.at = 0;
             match next {
                 Unpacked::Block(at, raw) => (self.block_at, self.block) = (at, raw),
@@ -204,7 +204,8 @@ impl Builder<'_> {
         }
         let told = self.blocks.end.expect("the end was reached");
         if told != self.counts {
-            let detail = format!("lists, sorted sets, elements: {:?} found, the footer says {told:?}", self.counts);
+            let detail =
+                format!("found {:?} lists, sorted sets and elements, but the footer states {told:?}", self.counts);
             return Err(self.blocks.corrupt(detail));
         }
         Ok(())
@@ -226,10 +227,10 @@ impl Builder<'_> {
                 self.insert(&key, |memory| memory.zsets.insert(&key, Entry { value, expire_ms }))
             }
             ENGINE_LIST | ENGINE_ZSET => false,
-            engine => return Err(self.blocks.corrupt(format!("no engine has number {engine}"))),
+            engine => return Err(self.blocks.corrupt(format!("engine number {engine} does not exist"))),
         };
         if !is_new {
-            return Err(self.blocks.corrupt(format!("key \"{}\" is empty or there twice", key.escape_ascii())));
+            return Err(self.blocks.corrupt(format!("key \"{}\" is empty or occurs twice", key.escape_ascii())));
         }
         self.counts[2] += count;
         Ok(())
@@ -263,6 +264,6 @@ impl Builder<'_> {
                 return Err(self.blocks.corrupt("a member is out of order"));
             }
         }
-        zset.finish().ok_or_else(|| self.blocks.corrupt("a member is there twice"))
+        zset.finish().ok_or_else(|| self.blocks.corrupt("a member occurs twice"))
     }
 }

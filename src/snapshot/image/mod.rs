@@ -22,7 +22,7 @@ use crate::log::recovery::CutPoint;
 use crate::position::Position;
 
 /// Version of the image format that this build writes, and the only one that it reads.
-pub const IMAGE_VERSION: u16 = 2;
+const IMAGE_VERSION: u16 = 2;
 
 /// Largest number of raw bytes in one block; part of the format. Bounds what one block can make a reader allocate.
 pub const BLOCK_RAW_BYTES_MAX: usize = 1 << 20;
@@ -71,7 +71,7 @@ fn decode_header(bytes: &[u8; HEADER_LEN], what: &str) -> Result<(CutPoint, u32)
     let told = word32(bytes, HEADER_LEN - 4);
     let crc = crc32fast::hash(&bytes[..HEADER_LEN - 4]);
     if crc != told {
-        return Err(corrupt(format!("the header's CRC is {crc:08x}, it says {told:08x}")));
+        return Err(corrupt(format!("the CRC of the header is {crc:08x}, but the header states {told:08x}")));
     }
     if bytes[10..12] != [0, 0] {
         return Err(corrupt(format!("flags {:02x?}", &bytes[10..12])));

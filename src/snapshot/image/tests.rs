@@ -173,14 +173,14 @@ fn content_that_no_writer_makes_is_refused() {
     assert!(read(forged(&list, [1, 0, 1])).is_ok());
     let zset = [entry(ENGINE_ZSET, 1, b"k"), member(1.0)].concat();
     for (raw, counts, reason) in [
-        (list.clone(), [1, 0, 2], "the footer says"),
-        ([list.clone(), list.clone()].concat(), [2, 0, 2], "there twice"),
-        ([list.clone(), zset].concat(), [1, 1, 2], "there twice"),
-        ([entry(ENGINE_ZSET, 2, b"k"), member(1.0), member(2.0)].concat(), [0, 1, 2], "there twice"),
+        (list.clone(), [1, 0, 2], "the footer states"),
+        ([list.clone(), list.clone()].concat(), [2, 0, 2], "occurs twice"),
+        ([list.clone(), zset].concat(), [1, 1, 2], "occurs twice"),
+        ([entry(ENGINE_ZSET, 2, b"k"), member(1.0), member(2.0)].concat(), [0, 1, 2], "occurs twice"),
         ([entry(ENGINE_ZSET, 2, b"k"), member(1.0), member(1.0)].concat(), [0, 1, 2], "out of order"),
         ([entry(ENGINE_ZSET, 1, b"k"), member(f64::NAN)].concat(), [0, 1, 1], "out of order"),
         (entry(ENGINE_LIST, 0, b"k"), [1, 0, 0], "is empty"),
-        ([entry(9, 1, b"k"), element.clone()].concat(), [1, 0, 1], "no engine"),
+        ([entry(9, 1, b"k"), element.clone()].concat(), [1, 0, 1], "engine number 9 does not exist"),
         ([entry(ENGINE_LIST, u64::MAX, b"k"), element].concat(), [1, 0, 1], "ends inside a value"),
         ([&entry(ENGINE_LIST, 1, b"k")[..], &u32::MAX.to_le_bytes()].concat(), [1, 0, 1], "ends inside a byte string"),
         (list[..10].to_vec(), [1, 0, 1], "ends inside a field"),

@@ -20,7 +20,7 @@ pub(super) struct Source<'a, P> {
 
 impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
     /// Creates a source over the bytes of `parts`; `what` names the image in errors.
-    pub fn new(parts: P, what: &'a str) -> Self {
+    pub(super) fn new(parts: P, what: &'a str) -> Self {
         Self { parts, part: Bytes::new(), at: 0, what }
     }
 
@@ -38,7 +38,7 @@ impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
     }
 
     /// Returns the next `len` bytes; `len` is at most the length of a block.
-    pub fn take(&mut self, len: usize) -> Result<Bytes> {
+    pub(super) fn take(&mut self, len: usize) -> Result<Bytes> {
         self.refill()?;
         let taken = if self.part.len() >= len {
             self.part.split_to(len)
@@ -112,7 +112,7 @@ fn next_block<P: Iterator<Item = Result<Bytes>>>(
     *crc = chain(*crc, [&head, &stored]);
     let corrupt = |detail: String| Error::corrupt(source.what, format!("the block at byte {at}"), detail);
     if *crc != told {
-        return Err(corrupt(format!("the CRC is {crc:08x}, the block says {told:08x}")));
+        return Err(corrupt(format!("the CRC is {crc:08x}, but the block states {told:08x}")));
     }
     if codec == CODEC_RAW {
         return Ok(Unpacked::Block(at, stored));
@@ -124,8 +124,8 @@ fn next_block<P: Iterator<Item = Result<Bytes>>>(
     let mut raw = vec![0; raw_len];
     match context.decompress_to_buffer(&stored, &mut raw) {
         Ok(len) if len == raw_len => Ok(Unpacked::Block(at, raw.into())),
-        Ok(len) => Err(corrupt(format!("it holds {len} bytes and says {raw_len}"))),
-        Err(error) => Err(corrupt(format!("zstd refused it: {error}"))),
+        Ok(len) => Err(corrupt(format!("the block holds {len} bytes, but states {raw_len}"))),
+        Err(error) => Err(corrupt(format!("zstd cannot decompress the block: {error}"))),
     }
 }
 
@@ -136,11 +136,11 @@ fn footer<P: Iterator<Item = Result<Bytes>>>(source: &mut Source<'_, P>, crc: u3
     counted[1..].copy_from_slice(&body[..FOOTER_LEN - 5]);
     let (crc, told) = (chain(crc, [&counted, &[]]), word32(&body, FOOTER_LEN - 5));
     if crc != told {
-        return Err(source.corrupt(format!("the footer's CRC is {crc:08x}, it says {told:08x}")));
+        return Err(source.corrupt(format!("the CRC of the footer is {crc:08x}, but the footer states {told:08x}")));
     }
     source.refill()?;
     if !source.part.is_empty() {
-        return Err(source.corrupt("something follows the footer"));
+        return Err(source.corrupt("bytes follow the footer"));
     }
     Ok(Unpacked::End(at, [0, 8, 16].map(|at| word64(&body, at))))
 }

@@ -7,7 +7,7 @@ use walferry::csn::{HistoryHash, WalSeq};
 use walferry::error::Result;
 use walferry::record::CommitRecord;
 
-pub const TARGET: Target = Target { name: "chunk", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "chunk", decode, check, repair, seeds };
 
 const PROFILES: [Profile; 2] = [Profile::Link, Profile::Archive { zstd_level: 1 }];
 

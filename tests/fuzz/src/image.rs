@@ -10,7 +10,7 @@ use walferry::log::recovery::CutPoint;
 use walferry::position::Position;
 use walferry::snapshot::image::{BLOCK_RAW_BYTES_MAX, image_parts, read_image};
 
-pub const TARGET: Target = Target { name: "image", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "image", decode, check, repair, seeds };
 
 /// Lengths from `src/snapshot/FORMAT.md`.
 const HEADER: usize = 52;

@@ -5,18 +5,18 @@
 //! A decoder must not panic on any bytes, must not hold more memory than its input justifies, and must accept only
 //! what its encoder produces.
 
-pub mod chunk;
-pub mod image;
-pub mod manifest;
-pub mod memory_ops;
-pub mod object_name;
-pub mod oplog;
-pub mod resp;
-pub mod wal_batch;
-pub mod wire;
+pub(crate) mod chunk;
+pub(crate) mod image;
+pub(crate) mod manifest;
+pub(crate) mod memory_ops;
+pub(crate) mod object_name;
+pub(crate) mod oplog;
+pub(crate) mod resp;
+pub(crate) mod wal_batch;
+pub(crate) mod wire;
 
 /// One decoder under test.
-pub struct Target {
+pub(crate) struct Target {
     /// Name of the cargo-fuzz target and of the directory in the corpus.
     pub name: &'static str,
     /// Decodes only. Returns the number of decompressed bytes, for which the input justifies memory beside its own
@@ -32,7 +32,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: [&Target; 9] = [
+pub(crate) const ALL: [&Target; 9] = [
     &chunk::TARGET,
     &image::TARGET,
     &manifest::TARGET,
@@ -46,7 +46,7 @@ pub const ALL: [&Target; 9] = [
 
 impl Target {
     /// Checks the input unchanged, and with repaired checksums.
-    pub fn check_both(&self, data: &[u8]) {
+    pub(crate) fn check_both(&self, data: &[u8]) {
         (self.check)(data);
         let mut repaired = data.to_vec();
         (self.repair)(&mut repaired);

@@ -12,7 +12,7 @@ use walferry::snapshot::manifest::{
     MemoryDigests, MemoryPart,
 };
 
-pub const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
 
 fn decode(data: &[u8]) -> usize {
     drop((Manifest::decode(data, "fuzz"), RunManifest::decode(data, "fuzz")));

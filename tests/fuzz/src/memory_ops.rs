@@ -3,7 +3,7 @@
 use super::{Target, nothing_to_repair};
 use walferry::engine::memory::{self, ListEncoder, Memory, ZsetEncoder};
 
-pub const TARGET: Target = Target { name: "memory_ops", decode, check, repair: nothing_to_repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "memory_ops", decode, check, repair: nothing_to_repair, seeds };
 
 /// Splits the input into list ops and sorted set ops; the first byte is the length of the list ops.
 fn split(data: &[u8]) -> (&[u8], &[u8]) {

@@ -3,7 +3,7 @@
 use super::{Target, nothing_to_repair};
 use walferry::archive::layout::ObjectName;
 
-pub const TARGET: Target = Target { name: "object_name", decode, check, repair: nothing_to_repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "object_name", decode, check, repair: nothing_to_repair, seeds };
 
 fn decode(data: &[u8]) -> usize {
     if let Ok(text) = std::str::from_utf8(data) {

@@ -6,7 +6,7 @@ use walferry::csn::{Csn, Epoch, SegmentId};
 use walferry::log::frame;
 use walferry::log::segment::{HEADER_LEN, Segment, SegmentHeader};
 
-pub const TARGET: Target = Target { name: "oplog", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "oplog", decode, check, repair, seeds };
 
 /// Offsets from `src/log/FORMAT.md`.
 const SEGMENT_ID: usize = 12;

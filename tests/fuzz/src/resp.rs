@@ -4,7 +4,7 @@ use super::{Target, nothing_to_repair};
 use walferry::command::args::{Args, OwnedArgs};
 use walferry::server::frame::{Limits, Parsed, ProtocolError, Request, parse};
 
-pub const TARGET: Target = Target { name: "resp", decode, check, repair: nothing_to_repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "resp", decode, check, repair: nothing_to_repair, seeds };
 
 const SMALL: Limits = Limits {
     bulk_bytes_max: 64,

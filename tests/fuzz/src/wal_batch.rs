@@ -7,7 +7,7 @@ use walferry::engine::key::CSN_KEY;
 use walferry::log::envelope;
 use walferry::record::CommitRecord;
 
-pub const TARGET: Target = Target { name: "wal_batch", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "wal_batch", decode, check, repair, seeds };
 
 /// Offsets in an envelope, from `src/log/FORMAT.md`.
 const ENVELOPE_MAGIC: &[u8] = b"WFCM";

@@ -6,12 +6,12 @@ use futures::FutureExt;
 use walferry::cluster::ClusterId;
 use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, Incarnation};
 use walferry::directory::EpochStart;
-use walferry::ship::wire::{
-    Ack, BaseBegin, BaseFile, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing, Receiver, Refuse, Resume,
-    Sender,
+use walferry::ship::message::{
+    Ack, BaseBegin, BaseFile, Challenge, GoToArchive, Heartbeat, Hello, Message, Publishing, Refuse, Resume,
 };
+use walferry::ship::wire::{Receiver, Sender};
 
-pub const TARGET: Target = Target { name: "wire", decode, check, repair, seeds };
+pub(crate) const TARGET: Target = Target { name: "wire", decode, check, repair, seeds };
 
 /// Bytes of length and CRC before a message's kind.
 const HEAD: usize = 8;

@@ -18,7 +18,7 @@ const PRETENDED_ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 const PAGE: &str = "<html><body>The service is being restarted</body></html>";
 
 /// A request of a client.
-pub struct Exchange<'a> {
+pub(super) struct Exchange<'a> {
     pub shared: &'a Shared,
     pub client: &'a TcpStream,
     pub kind: Kind,
@@ -27,7 +27,7 @@ pub struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Replies to the request, or closes the connection with an error.
-    pub fn run(&self, fault: Fault) -> io::Result<()> {
+    pub(super) fn run(&self, fault: Fault) -> io::Result<()> {
         match fault {
             Fault::None => self.answer(&self.forward()?),
             Fault::DropRequest => Err(ended()),

@@ -11,7 +11,7 @@ const BITS_MAX: usize = 1 << 24;
 
 /// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// PUT of a whole object.
     Put,
     /// PUT of one part of an upload.
@@ -30,15 +30,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Put, Self::Part, Self::Multipart, Self::Get, Self::Head, Self::List, Self::Delete];
     /// Requests that store something.
-    pub const WRITES: [Self; 3] = [Self::Put, Self::Part, Self::Multipart];
+    pub(crate) const WRITES: [Self; 3] = [Self::Put, Self::Part, Self::Multipart];
     /// Requests that read what is stored.
-    pub const READS: [Self; 3] = [Self::Get, Self::Head, Self::List];
+    pub(crate) const READS: [Self; 3] = [Self::Get, Self::Head, Self::List];
 
     /// Returns the kind of a request.
-    pub fn of(request: &Message) -> Self {
+    pub(crate) fn of(request: &Message) -> Self {
         let (path, query) = request.word(1).split_once('?').unwrap_or((request.word(1), ""));
         let is_bucket = path.trim_matches('/').split('/').count() == 1;
         match request.word(0) {
@@ -55,7 +55,7 @@ impl Kind {
 
 /// A fault that a request meets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// No fault.
     None,
     /// The connection is closed; the store does not receive the request.
@@ -106,7 +106,7 @@ pub enum Fault {
 
 impl Fault {
     /// Reports whether the fault can meet a request of this kind.
-    pub fn fits(self, kind: Kind) -> bool {
+    pub(crate) fn fits(self, kind: Kind) -> bool {
         match self {
             Self::CutUpload | Self::StoreHalf | Self::StoreHalfLoseReply => matches!(kind, Kind::Put | Kind::Part),
             Self::Pretend => Kind::WRITES.contains(&kind),
@@ -121,7 +121,7 @@ impl Fault {
 
 /// Random faults: each request meets a fault with a given probability.
 #[derive(Clone, Debug)]
-pub struct Mix {
+pub(crate) struct Mix {
     /// Seed. Request `n` of a kind meets the same fault for the same seed, whatever requests of other kinds come
     /// between.
     pub seed: u64,
@@ -133,7 +133,7 @@ pub struct Mix {
 
 /// Chooses the fault of each request.
 #[derive(Default)]
-pub struct Schedule {
+pub(super) struct Schedule {
     /// Whether the store is down, which takes precedence over everything else.
     pub is_down: bool,
     scripts: BTreeMap<Kind, VecDeque<Fault>>,
@@ -143,7 +143,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// Returns the fault of the next request of a kind: from the script, else the standing fault, else a random one.
-    pub fn next(&mut self, kind: Kind) -> Fault {
+    pub(super) fn next(&mut self, kind: Kind) -> Fault {
         if self.is_down {
             return Fault::DropRequest;
         }
@@ -167,19 +167,19 @@ impl Schedule {
     }
 
     /// Appends faults to the script of a kind.
-    pub fn script(&mut self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
+    pub(super) fn script(&mut self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().inspect(|fault| assert!(fault.fits(kind), "{fault:?} cannot meet a {kind:?}"));
         self.scripts.entry(kind).or_default().extend(faults);
     }
 
     /// Sets the fault of every request of a kind that no script covers.
-    pub fn stand(&mut self, kind: Kind, fault: Fault) {
+    pub(super) fn stand(&mut self, kind: Kind, fault: Fault) {
         assert!(fault.fits(kind), "{fault:?} cannot meet a {kind:?}");
         self.standing.insert(kind, fault);
     }
 
     /// Sets random faults for requests without a script and without a standing fault.
-    pub fn set_mix(&mut self, mix: Mix) {
+    pub(super) fn set_mix(&mut self, mix: Mix) {
         self.mix = Some((mix, BTreeMap::new()));
     }
 }

@@ -17,7 +17,7 @@ use super::http;
 use super::process::Environment;
 use super::weed;
 use faults::Schedule;
-pub use faults::{Fault, Kind, Mix};
+pub(crate) use faults::{Fault, Kind, Mix};
 use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 
 /// Counts of the requests of one kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Count {
+pub(crate) struct Count {
     /// Number of requests.
     pub requests: u64,
     /// Number of requests that met a fault.
@@ -51,7 +51,7 @@ struct Shared {
 }
 
 /// The running proxy; stops when dropped.
-pub struct FaultyS3 {
+pub(crate) struct FaultyS3 {
     port: u16,
     shared: Arc<Shared>,
 }
@@ -59,13 +59,13 @@ pub struct FaultyS3 {
 impl FaultyS3 {
     /// Starts a proxy in front of the S3 server of this test binary, without faults.
     #[track_caller]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::in_front_of(weed::Weed::shared().s3_port())
     }
 
     /// Starts a proxy in front of an S3 server on a loopback port.
     #[track_caller]
-    pub fn in_front_of(backend_port: u16) -> Self {
+    pub(crate) fn in_front_of(backend_port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared {
@@ -83,57 +83,57 @@ impl FaultyS3 {
     }
 
     /// Returns the same archive, reached through the proxy.
-    pub fn to(&self, direct: &Archive) -> Archive {
+    pub(crate) fn to(&self, direct: &Archive) -> Archive {
         Archive { url: direct.url.clone(), environment: self.environment() }
     }
 
     /// Returns the environment that a process needs to reach the store through the proxy.
-    pub fn environment(&self) -> Environment {
+    pub(crate) fn environment(&self) -> Environment {
         weed::environment(self.port)
     }
 
     /// Appends faults for the next requests of a kind, one for each request.
     #[track_caller]
-    pub fn script(&self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn script(&self, kind: Kind, faults: impl IntoIterator<Item = Fault>) {
         self.shared.schedule.lock().unwrap().script(kind, faults);
     }
 
     /// Sets the fault of every following request of these kinds that no script covers.
     #[track_caller]
-    pub fn always(&self, kinds: &[Kind], fault: Fault) {
+    pub(crate) fn always(&self, kinds: &[Kind], fault: Fault) {
         let mut schedule = self.shared.schedule.lock().unwrap();
         kinds.iter().for_each(|kind| schedule.stand(*kind, fault));
     }
 
     /// Sets random faults for the following requests.
-    pub fn mix(&self, mix: Mix) {
+    pub(crate) fn mix(&self, mix: Mix) {
         self.shared.schedule.lock().unwrap().set_mix(mix);
     }
 
     /// Takes the store down or up; while it is down, every connection is closed at its first use.
-    pub fn set_down(&self, is_down: bool) {
+    pub(crate) fn set_down(&self, is_down: bool) {
         self.shared.schedule.lock().unwrap().is_down = is_down;
     }
 
     /// Removes all faults and ends hanging requests.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.shared.schedule.lock().unwrap() = Schedule::default();
         *self.shared.healed.lock().unwrap() += 1;
         self.shared.healing.notify_all();
     }
 
     /// Returns the counts of a kind of request.
-    pub fn count(&self, kind: Kind) -> Count {
+    pub(crate) fn count(&self, kind: Kind) -> Count {
         self.shared.counts.lock().unwrap().get(&kind).copied().unwrap_or_default()
     }
 
     /// Returns the number of requests of all kinds that met a fault.
-    pub fn faults(&self) -> u64 {
+    pub(crate) fn faults(&self) -> u64 {
         Kind::ALL.iter().map(|kind| self.count(*kind).faults).sum()
     }
 
     /// Returns the keys of the objects other than pins stored through this proxy, bucket included, oldest first.
-    pub fn stored(&self) -> Vec<String> {
+    pub(crate) fn stored(&self) -> Vec<String> {
         self.shared.stored.lock().unwrap().clone()
     }
 }

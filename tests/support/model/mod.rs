@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The effect of a step on the keyspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// The server must reply with an error; nothing changed.
     Refused,
     /// The step had nothing to do: it takes no csn.
@@ -29,7 +29,7 @@ pub enum Effect {
 
 /// One command, or the commands of one MULTI/EXEC.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Sent on its own.
     Single(Command),
     /// Sent between MULTI and EXEC.
@@ -38,7 +38,7 @@ pub enum Step {
 
 /// The whole keyspace.
 #[derive(Clone, PartialEq, Default, Debug)]
-pub struct Model {
+pub(crate) struct Model {
     keys: BTreeMap<Vec<u8>, Entry>,
 }
 
@@ -85,7 +85,7 @@ impl From<bool> for Wrote {
 impl Model {
     /// Applies one command. `reply` is needed only for commands whose result the server chooses.
     #[track_caller]
-    pub fn apply(&mut self, command: &Command, now_ms: u64, reply: Option<&Value>) -> Effect {
+    pub(crate) fn apply(&mut self, command: &Command, now_ms: u64, reply: Option<&Value>) -> Effect {
         let before = self.keys.clone();
         let outcome = self.execute(command, now_ms, reply);
         let unchanged = before == self.keys;
@@ -101,7 +101,7 @@ impl Model {
     /// Applies a step and returns its effect as one commit. With a reply, fails the test unless exactly the commands
     /// that the model refuses were refused.
     #[track_caller]
-    pub fn apply_step(&mut self, step: &Step, now_ms: u64, reply: Option<&Value>) -> Effect {
+    pub(crate) fn apply_step(&mut self, step: &Step, now_ms: u64, reply: Option<&Value>) -> Effect {
         match step {
             Step::Single(command) => self.apply_checked(command, now_ms, reply),
             Step::Group(commands) => {
@@ -138,7 +138,7 @@ impl Model {
     }
 
     /// Returns the keyspace in comparable form.
-    pub fn dump(&self) -> Dump {
+    pub(crate) fn dump(&self) -> Dump {
         self.keys.iter().map(|(key, entry)| (key.clone(), entry.dumped())).collect()
     }
 

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 /// The commits under one epoch.
 #[derive(Clone)]
-pub struct Era {
+pub(crate) struct Era {
     /// The epoch.
     pub epoch: u64,
     /// The last commit that the era shares with the previous era.
@@ -26,7 +26,7 @@ pub struct Era {
 
 /// A moment without load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Quiet {
+pub(super) struct Quiet {
     /// The last commit.
     pub csn: u64,
     /// A time in microseconds since the Unix epoch, after that commit and before the next.
@@ -34,7 +34,7 @@ pub struct Quiet {
 }
 
 /// The newest line of history.
-pub struct Chronicle {
+pub(super) struct Chronicle {
     /// The eras, oldest first; never empty.
     pub eras: Vec<Era>,
     /// Ends of rounds that lie on the newest line of history.
@@ -45,7 +45,7 @@ pub struct Chronicle {
 
 impl Era {
     /// Returns the positions of all writers in a dump, or the first difference between the dump and the lines.
-    pub fn find(&self, found: &Dump) -> Result<Vec<u64>, String> {
+    pub(crate) fn find(&self, found: &Dump) -> Result<Vec<u64>, String> {
         let foreign = foreign_keys(found, self.lines.len());
         if !foreign.is_empty() {
             return Err(format!("keys that nobody wrote: {foreign:?}"));
@@ -54,19 +54,19 @@ impl Era {
     }
 
     /// Returns the number of positions of writers whose keys expire; each such position leads to one deletion.
-    pub fn mayflies(&self, positions: &[u64]) -> u64 {
+    pub(crate) fn mayflies(&self, positions: &[u64]) -> u64 {
         let is_mayfly = |(line, position): (&Line, &u64)| if line.kind == Kind::Mayfly { *position } else { 0 };
         self.lines.iter().zip(positions).map(is_mayfly).sum()
     }
 
     /// Returns the csn for these positions, once every mayfly is deleted.
-    pub fn settled_csn(&self, positions: &[u64]) -> u64 {
+    pub(crate) fn settled_csn(&self, positions: &[u64]) -> u64 {
         let made = positions.iter().sum::<u64>() + self.mayflies(positions);
         self.offset.checked_add_unsigned(made).and_then(|csn| csn.try_into().ok()).expect("a csn is not negative")
     }
 
     /// Judges a dump that was read at a csn.
-    pub fn judge(&self, csn: u64, found: &Dump) -> Result<(), String> {
+    pub(crate) fn judge(&self, csn: u64, found: &Dump) -> Result<(), String> {
         let positions = self.find(found)?;
         let (most, mayflies) = (self.settled_csn(&positions), self.mayflies(&positions));
         if csn > most || csn + mayflies < most {
@@ -81,28 +81,28 @@ impl Era {
 
 impl Chronicle {
     /// Returns the current era.
-    pub fn now(&self) -> &Era {
+    pub(super) fn now(&self) -> &Era {
         self.eras.last().expect("a chronicle is never empty")
     }
 
     /// Returns the current era for changes.
-    pub fn now_mut(&mut self) -> &mut Era {
+    pub(super) fn now_mut(&mut self) -> &mut Era {
         self.eras.last_mut().expect("a chronicle is never empty")
     }
 
     /// Begins an era, and forgets the quiet moments beyond its fork, which are not on the newest line.
-    pub fn begin(&mut self, era: Era) {
+    pub(super) fn begin(&mut self, era: Era) {
         self.quiets.retain(|quiet| quiet.csn <= era.fork);
         self.eras.push(era);
     }
 
     /// Returns the era of a csn on the newest line.
-    pub fn era_of(&self, csn: u64) -> &Era {
+    pub(super) fn era_of(&self, csn: u64) -> &Era {
         self.eras.iter().rev().find(|era| era.begin <= csn).unwrap_or(&self.eras[0])
     }
 
     /// Judges a dump that was read at a csn of the newest line; returns `false` if its content is not known exactly.
-    pub fn judge(&self, csn: u64, found: &Dump) -> Result<bool, String> {
+    pub(super) fn judge(&self, csn: u64, found: &Dump) -> Result<bool, String> {
         if self.hazy.iter().any(|range| range.contains(&csn)) {
             return Ok(false);
         }

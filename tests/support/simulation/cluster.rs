@@ -36,7 +36,7 @@ const SETTINGS: [(&str, &str); 9] = [
 ];
 
 /// All machines of a simulation with their archive.
-pub struct Cluster {
+pub(super) struct Cluster {
     /// The archive.
     pub store: Store,
     /// The machines, by number.
@@ -55,7 +55,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts a primary and its replicas, all of them empty and ready.
-    pub fn start(plan: &Plan) -> Self {
+    pub(super) fn start(plan: &Plan) -> Self {
         let root = scratch();
         let store = Store::new(plan, &root);
         let clocks = (0..=plan.replicas).map(|_| Clock::new()).collect();
@@ -91,18 +91,18 @@ impl Cluster {
     }
 
     /// Returns the machine with the primary.
-    pub fn primary(&mut self) -> &mut Machine {
+    pub(super) fn primary(&mut self) -> &mut Machine {
         &mut self.machines[self.primary]
     }
 
     /// Returns the numbers of the machines with replicas.
-    pub fn replicas(&self) -> Vec<usize> {
+    pub(super) fn replicas(&self) -> Vec<usize> {
         (0..self.machines.len()).filter(|number| *number != self.primary).collect()
     }
 
     /// Connects to the primary, which is expected to answer.
     #[track_caller]
-    pub fn client(&mut self) -> Client {
+    pub(super) fn client(&mut self) -> Client {
         self.primary().node.client()
     }
 
@@ -114,12 +114,12 @@ impl Cluster {
     }
 
     /// Reports whether the primary's machine has a device, so that its power can be cut and its disk filled.
-    pub fn has_devices(&self) -> bool {
+    pub(super) fn has_devices(&self) -> bool {
         self.machines[self.primary].device.is_some()
     }
 
     /// Carries out one action of a plan.
-    pub fn act(&mut self, act: Act) {
+    pub(super) fn act(&mut self, act: Act) {
         let target = match act {
             Act::Start(who) => Some(self.number(who)),
             Act::Replace(replica) => Some(self.number(Who::Replica(replica))),
@@ -183,7 +183,7 @@ impl Cluster {
     }
 
     /// Applies the settings with which a round begins.
-    pub fn prepare(&mut self, fsync: Fsync, archive_ack: bool) {
+    pub(super) fn prepare(&mut self, fsync: Fsync, archive_ack: bool) {
         let archive_ack = if archive_ack { "yes" } else { "no" };
         let settings =
             [("appendfsync", fsync.text()), ("archive-ack", archive_ack), ("spool-max-bytes", SPOOL_BYTES.1)];
@@ -213,7 +213,7 @@ impl Cluster {
 
     /// Ends all disturbances and waits until every server answers, except for the outcasts' servers. Restarts a
     /// primary that needs a restart. Returns the replicas that refuse to start because their history diverged.
-    pub fn heal(&mut self, outcasts: &[usize]) -> Vec<usize> {
+    pub(super) fn heal(&mut self, outcasts: &[usize]) -> Vec<usize> {
         self.store.set(None);
         self.free_disk();
         self.waiting.clear();
@@ -231,7 +231,7 @@ impl Cluster {
     }
 
     /// Cuts the power of the primary's machine and starts it: only data that had reached the device remains.
-    pub fn cut_power(&mut self) {
+    pub(super) fn cut_power(&mut self) {
         let (number, root) = (self.primary, self.root.path().to_owned());
         let machine = &mut self.machines[number];
         machine.freeze();
@@ -249,7 +249,7 @@ impl Cluster {
     }
 
     /// Copies the primary's directory at this moment.
-    pub fn copy_primary(&mut self) {
+    pub(super) fn copy_primary(&mut self) {
         let to = self.root.path().join("copy");
         let machine = self.primary();
         let was_frozen = machine.is_frozen;
@@ -262,7 +262,7 @@ impl Cluster {
     }
 
     /// Kills the primary and puts the copy of [`Cluster::copy_primary`] in its place.
-    pub fn put_copy_in_place(&mut self) {
+    pub(super) fn put_copy_in_place(&mut self) {
         let from = self.root.path().join("copy");
         let machine = self.primary();
         machine.wipe();
@@ -273,7 +273,7 @@ impl Cluster {
 
     /// Stops and starts the primary, then starts a copy of its directory in its place. The copy becomes the primary,
     /// and the original must be kept from writing.
-    pub fn start_a_clone(&mut self) {
+    pub(super) fn start_a_clone(&mut self) {
         let number = self.primary;
         let original = self.machines[number].home.join("original");
         self.store.set(None);
@@ -295,14 +295,14 @@ impl Cluster {
     }
 
     /// Promotes the replica on machine `number`. Leaves the old primary unchanged.
-    pub fn promote(&mut self, number: usize) {
+    pub(super) fn promote(&mut self, number: usize) {
         promote_at(self.machines[number].node.launch.port).expect(0);
         self.lead(number);
     }
 
     /// Promotes all replicas at once. The last one to begin an epoch becomes the primary; returns the machines of the
     /// replicas that began an earlier epoch.
-    pub fn promote_all(&mut self) -> Vec<usize> {
+    pub(super) fn promote_all(&mut self) -> Vec<usize> {
         let (was, replicas) = (self.primary, self.replicas());
         let ports: Vec<u16> = replicas.iter().map(|number| self.machines[*number].node.launch.port).collect();
         let outcomes: Vec<Finished> = std::thread::scope(|scope| {
@@ -336,7 +336,7 @@ impl Cluster {
     }
 
     /// Makes an empty replica on a machine whose data left the newest line.
-    pub fn rejoin(&mut self, number: usize) {
+    pub(super) fn rejoin(&mut self, number: usize) {
         self.machines[number].wipe();
         let machine = &self.machines[number];
         let launch = replica_launch(&machine.home, machine.network.port);

@@ -31,7 +31,7 @@ const LARGER_THAN_A_CHUNK: usize = 5 << 20;
 
 /// The kind of a writer's commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Commands over all types.
     Mixed,
     /// Keys that expire within seconds; the deletion of each key is one more commit.
@@ -40,7 +40,7 @@ pub enum Kind {
 
 /// The commits of one writer.
 #[derive(Clone)]
-pub struct Line {
+pub(crate) struct Line {
     /// Number of the writer.
     pub writer: usize,
     /// The kind of its commands.
@@ -57,24 +57,24 @@ pub struct Line {
 
 impl Line {
     /// Creates the line of a writer.
-    pub fn new(writer: usize, kind: Kind, seed: u64) -> Self {
+    pub(crate) fn new(writer: usize, kind: Kind, seed: u64) -> Self {
         let workload = Arc::new(Workload::of_writer(seed ^ writer as u64, &prefix(writer), FAR_FUTURE_MS));
         Self { writer, kind, seed, start: 0, begins_anew: false, workload, checkpoints: vec![Arc::default()] }
     }
 
     /// Returns a line that shares everything up to a position with this line, and nothing after it.
-    pub fn fork(&self, at: u64, seed: u64) -> Self {
+    pub(crate) fn fork(&self, at: u64, seed: u64) -> Self {
         let checkpoints = vec![Arc::new(self.model_at(at))];
         Self { seed, start: at, begins_anew: false, checkpoints, ..self.clone() }
     }
 
     /// Returns a line that first deletes the writer's keys.
-    pub fn anew(&self, after: u64, seed: u64) -> Self {
+    pub(crate) fn anew(&self, after: u64, seed: u64) -> Self {
         Self { seed, start: after, begins_anew: true, checkpoints: vec![Arc::default()], ..self.clone() }
     }
 
     /// Returns the step at a position.
-    pub fn step(&self, position: u64) -> Step {
+    pub(crate) fn step(&self, position: u64) -> Step {
         let mut rng = StdRng::seed_from_u64(mixed(&[self.seed, self.writer as u64, position]));
         let key = |name: &str| format!("{}{name}", prefix(self.writer));
         let on_disk = cmd!("SET", key("disk"), position);
@@ -137,7 +137,7 @@ impl Line {
     }
 
     /// Returns the state after the step at a position.
-    pub fn model_at(&self, position: u64) -> Model {
+    pub(crate) fn model_at(&self, position: u64) -> Model {
         assert!(position >= self.start, "position {position} lies before this line, which starts at {}", self.start);
         let nth = ((position - self.start) / CHECKPOINT_EVERY).min(self.checkpoints.len() as u64 - 1);
         let mut model = Model::clone(&self.checkpoints[nth as usize]);
@@ -148,14 +148,14 @@ impl Line {
     }
 
     /// Stores the state after a position, if the position is one of every [`CHECKPOINT_EVERY`].
-    pub fn keep(&mut self, position: u64, model: &Model) {
+    pub(crate) fn keep(&mut self, position: u64, model: &Model) {
         if position == self.start + CHECKPOINT_EVERY * self.checkpoints.len() as u64 {
             self.checkpoints.push(Arc::new(model.clone()));
         }
     }
 
     /// Compares a server's keys of this writer with the line; returns the position, or the first difference.
-    pub fn find_in(&self, all: &Dump) -> Result<u64, String> {
+    pub(crate) fn find_in(&self, all: &Dump) -> Result<u64, String> {
         let is_own = |key: &[u8]| key.starts_with(prefix(self.writer).as_bytes());
         let own: Dump =
             all.iter().filter(|(key, _)| is_own(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -178,23 +178,23 @@ impl Line {
 }
 
 /// Returns the prefix of all keys of a writer.
-pub fn prefix(writer: usize) -> String {
+pub(crate) fn prefix(writer: usize) -> String {
     format!("w{writer}:")
 }
 
 /// Returns the keys of a dump that belong to no writer.
-pub fn foreign_keys(all: &Dump, writers: usize) -> Vec<String> {
+pub(crate) fn foreign_keys(all: &Dump, writers: usize) -> Vec<String> {
     let is_known = |key: &&Vec<u8>| (0..writers).any(|writer| key.starts_with(prefix(writer).as_bytes()));
     all.keys().filter(|key| !is_known(key)).map(|key| key.escape_ascii().to_string()).collect()
 }
 
 /// Applies a step to a model; with a reply, checks which commands were refused.
-pub fn apply(model: &mut Model, step: &Step, reply: Option<&Value>) {
+pub(crate) fn apply(model: &mut Model, step: &Step, reply: Option<&Value>) {
     model.apply_step(step, FAR_FUTURE_MS, reply);
 }
 
 /// Returns the commands that read a writer's position and its pair.
-pub fn reads(writer: usize) -> Vec<Command> {
+pub(crate) fn reads(writer: usize) -> Vec<Command> {
     let key = |name: &str| format!("{}{name}", prefix(writer));
     vec![
         cmd!("GET", key("disk")),
@@ -205,7 +205,7 @@ pub fn reads(writer: usize) -> Vec<Command> {
 }
 
 /// Returns the position in the replies to [`reads`], or a description of a torn transaction.
-pub fn position_read(replies: &[Value]) -> Result<u64, String> {
+pub(crate) fn position_read(replies: &[Value]) -> Result<u64, String> {
     let number = |reply: &Value| match reply {
         Value::Nil => Ok(0),
         reply @ (Value::BulkString(_) | Value::Double(_) | Value::SimpleString(_)) => {
@@ -224,7 +224,7 @@ pub fn position_read(replies: &[Value]) -> Result<u64, String> {
 }
 
 /// Reads the position of each writer on a server in one transaction.
-pub fn positions(client: &mut Client, writers: usize) -> Result<Vec<u64>, String> {
+pub(crate) fn positions(client: &mut Client, writers: usize) -> Result<Vec<u64>, String> {
     let commands: Vec<Command> = (0..writers).flat_map(reads).collect();
     let reply = client.transaction(&commands);
     elements(&reply).chunks(reads(0).len()).map(position_read).collect()
@@ -264,7 +264,7 @@ fn large_value(rng: &mut StdRng, bytes: usize) -> Vec<u8> {
 }
 
 /// Mixes several numbers into one.
-pub fn mixed(numbers: &[u64]) -> u64 {
+pub(crate) fn mixed(numbers: &[u64]) -> u64 {
     let mix = |state: u64, number: &u64| {
         // The finalizer of SplitMix64.
         let z = (state ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a start ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Start {
+pub(super) enum Start {
     /// The server answers.
     Serves,
     /// The server refuses to serve: it is a replica with commits that its primary lacks.
@@ -27,7 +27,7 @@ pub enum Start {
 }
 
 /// One machine.
-pub struct Machine {
+pub(super) struct Machine {
     /// Name of the machine in messages.
     pub name: String,
     /// The server on the machine.
@@ -51,7 +51,7 @@ pub struct Machine {
 
 impl Machine {
     /// Creates a machine whose server runs without data.
-    pub fn new(number: usize, node: Node, network: Network, home: PathBuf, device: Option<Mounted>) -> Self {
+    pub(super) fn new(number: usize, node: Node, network: Network, home: PathBuf, device: Option<Mounted>) -> Self {
         let [is_frozen, is_stopping, is_new, is_excused] = [false; 4];
         Self {
             name: format!("machine {number}"),
@@ -67,23 +67,23 @@ impl Machine {
     }
 
     /// Connects to the server, if it answers within [`PATIENCE`].
-    pub fn client(&self) -> Option<Client> {
+    pub(super) fn client(&self) -> Option<Client> {
         if self.is_frozen { None } else { Client::connect_within(self.node.launch.port, PATIENCE).ok() }
     }
 
     /// Sends a command, if the server answers within [`PATIENCE`].
-    pub fn tell(&self, command: &Command) -> Option<Value> {
+    pub(super) fn tell(&self, command: &Command) -> Option<Value> {
         self.client()?.try_call(command).ok()
     }
 
     /// Returns INFO, if the server answers within [`PATIENCE`].
-    pub fn info(&self) -> Option<BTreeMap<String, String>> {
+    pub(super) fn info(&self) -> Option<BTreeMap<String, String>> {
         let reply = self.tell(&cmd!("INFO"))?;
         error_text(&reply).is_none().then(|| info_fields(&reply))
     }
 
     /// Starts a primary that was killed before another node was promoted, and asserts that it does not write.
-    pub fn assert_kept_out(&mut self) {
+    pub(super) fn assert_kept_out(&mut self) {
         match self.node.try_restart() {
             Err(ended) => drop(ended.expect(5)),
             Ok(()) => wait_until("the old primary is fenced", SETTLED_WITHIN, || self.is_fenced().then_some(())),
@@ -91,23 +91,23 @@ impl Machine {
     }
 
     /// Reports whether the server refuses writes because a newer epoch exists.
-    pub fn is_fenced(&self) -> bool {
+    pub(super) fn is_fenced(&self) -> bool {
         self.info().is_some_and(|info| info["writes_refused"].starts_with("FENCED"))
     }
 
     /// Reports whether the server refuses writes until it is restarted.
-    pub fn needs_restart(&self) -> bool {
+    pub(super) fn needs_restart(&self) -> bool {
         self.info().is_some_and(|info| info["writes_refused"].contains("until a restart"))
     }
 
     /// Sends SIGKILL.
-    pub fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.node.kill();
         (self.is_frozen, self.is_stopping) = (false, false);
     }
 
     /// Sends SIGSTOP.
-    pub fn freeze(&mut self) {
+    pub(super) fn freeze(&mut self) {
         if self.node.is_running() {
             self.node.signal("STOP");
             self.is_frozen = true;
@@ -115,14 +115,14 @@ impl Machine {
     }
 
     /// Sends SIGCONT.
-    pub fn thaw(&mut self) {
+    pub(super) fn thaw(&mut self) {
         if std::mem::take(&mut self.is_frozen) {
             self.node.signal("CONT");
         }
     }
 
     /// Sends SIGTERM.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.thaw();
         if self.node.is_running() {
             self.node.signal("TERM");
@@ -131,7 +131,7 @@ impl Machine {
     }
 
     /// Starts the server, unless it runs.
-    pub fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.await_orderly_end();
         if !self.node.is_running() {
             self.node.begin_again();
@@ -140,7 +140,7 @@ impl Machine {
 
     /// Starts the server, unless it runs, and waits until it answers. Restarts a server that could not reach the
     /// archive.
-    pub fn bring_up(&mut self) -> Start {
+    pub(super) fn bring_up(&mut self) -> Start {
         self.thaw();
         self.start();
         wait_until(&format!("{} answers", self.name), READY_WITHIN, || {
@@ -169,7 +169,7 @@ impl Machine {
     }
 
     /// Waits until a server that was asked to end has ended.
-    pub fn await_orderly_end(&mut self) {
+    pub(super) fn await_orderly_end(&mut self) {
         if std::mem::take(&mut self.is_stopping) {
             let name = &self.name;
             let ended = wait_until("the server ends after SIGTERM", SETTLED_WITHIN, || self.node.ended());
@@ -184,22 +184,22 @@ impl Machine {
     }
 
     /// Changes a setting for the next starts.
-    pub fn set(&mut self, key: &str, value: &str) {
+    pub(super) fn set(&mut self, key: &str, value: &str) {
         self.node.launch = self.node.launch.clone().set(key, value);
     }
 
     /// Returns the data directory.
-    pub fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.home.join("data")
     }
 
     /// Returns the path of the file that fills the disk.
-    pub fn ballast(&self) -> PathBuf {
+    pub(super) fn ballast(&self) -> PathBuf {
         self.home.join("ballast")
     }
 
     /// Kills the server and removes its directory.
-    pub fn wipe(&mut self) {
+    pub(super) fn wipe(&mut self) {
         self.kill();
         self.is_new = true;
         match std::fs::remove_dir_all(self.data()) {

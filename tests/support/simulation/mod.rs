@@ -20,11 +20,11 @@
 mod checks;
 mod chronicle;
 mod cluster;
-pub mod line;
+pub(crate) mod line;
 mod machine;
 mod network;
-pub mod plan;
-pub mod run;
+pub(crate) mod plan;
+pub(crate) mod run;
 mod store;
 mod watch;
 mod writer;

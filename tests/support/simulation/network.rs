@@ -37,7 +37,7 @@ impl Shared {
 }
 
 /// The running proxy; stops when dropped.
-pub struct Network {
+pub(super) struct Network {
     /// Where the replica connects.
     pub port: u16,
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ pub struct Network {
 
 impl Network {
     /// Starts a network to the primary whose replication port is `target`.
-    pub fn to(target: u16, seed: u64) -> Self {
+    pub(super) fn to(target: u16, seed: u64) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let (fault, ended) = (Mutex::default(), AtomicBool::default());
@@ -57,12 +57,12 @@ impl Network {
     }
 
     /// Leads new connections to another primary; existing connections stay.
-    pub fn lead_to(&self, target: u16) {
+    pub(super) fn lead_to(&self, target: u16) {
         self.shared.target.store(target, Ordering::SeqCst);
     }
 
     /// Sets or removes the fault.
-    pub fn set(&self, fault: Option<LinkFault>) {
+    pub(super) fn set(&self, fault: Option<LinkFault>) {
         *self.shared.fault.lock().unwrap() = fault;
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The setting `appendfsync`: when replies are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fsync {
+pub(crate) enum Fsync {
     /// After both logs were synced.
     Always,
     /// After both logs were written; they are synced each second.
@@ -21,7 +21,7 @@ pub enum Fsync {
 
 impl Fsync {
     /// The setting's text.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Always => "always",
             Self::EverySec => "everysec",
@@ -32,7 +32,7 @@ impl Fsync {
 
 /// A node, by its role at that moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Who {
+pub(crate) enum Who {
     /// The primary.
     Primary,
     /// A replica, by number.
@@ -41,7 +41,7 @@ pub enum Who {
 
 /// A fault of the network between the primary and one replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LinkFault {
+pub(crate) enum LinkFault {
     /// Connections are closed and refused.
     Cut,
     /// Connections stay open and nothing passes.
@@ -54,7 +54,7 @@ pub enum LinkFault {
 
 /// A fault of the archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ArchiveFault {
+pub(crate) enum ArchiveFault {
     /// The archive does not answer.
     Down,
     /// Requests fail in bursts.
@@ -67,7 +67,7 @@ pub enum ArchiveFault {
 
 /// A wrong setting of a wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Jump {
+pub(crate) enum Jump {
     /// The clock is ahead by this much.
     Ahead(Duration),
     /// The clock is behind by this much.
@@ -76,7 +76,7 @@ pub enum Jump {
 
 /// One event under load.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// SIGKILL.
     Kill(Who),
     /// SIGTERM.
@@ -123,9 +123,9 @@ pub enum Act {
     FreeDisk,
 }
 
-/// What happens to the old primary when a replica is promoted.
+/// The fate of the old primary when a replica is promoted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Old {
+pub(crate) enum Old {
     /// It is killed before the promotion.
     Killed,
     /// It is stopped by SIGSTOP during the promotion and continued afterwards.
@@ -136,7 +136,7 @@ pub enum Old {
 
 /// How a round's load ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Finale {
+pub(crate) enum Finale {
     /// The writers stop.
     Calm,
     /// The primary and all replicas are killed at once.
@@ -157,7 +157,7 @@ pub enum Finale {
 
 /// A restore at the end of a round.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Restore {
+pub(crate) enum Restore {
     /// To a csn, given as a fraction of all csns.
     At(f64),
     /// To the time at the end of an earlier round, given as a fraction of all rounds.
@@ -168,7 +168,7 @@ pub enum Restore {
 
 /// An event and its time in a round's load.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// Time since the load began.
     pub at: Duration,
     /// The event.
@@ -177,7 +177,7 @@ pub struct Moment {
 
 /// One round.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Round {
+pub(crate) struct Round {
     /// Number of the round, from 0 on.
     pub number: usize,
     /// The `appendfsync` with which the round begins.
@@ -198,25 +198,25 @@ pub struct Round {
 
 impl Round {
     /// Reports whether a client's connection may end in this round.
-    pub fn disconnects(&self) -> bool {
+    pub(crate) fn disconnects(&self) -> bool {
         let ends = |moment: &Moment| matches!(moment.act, Act::Kill(Who::Primary) | Act::Stop(Who::Primary));
         self.finale != Finale::Calm || self.fills_disk() || self.moments.iter().any(ends)
     }
 
     /// Reports whether writes may be refused for a while in this round.
-    pub fn refuses(&self) -> bool {
+    pub(crate) fn refuses(&self) -> bool {
         self.fills_disk() || self.moments.iter().any(|moment| moment.act == Act::SmallSpool)
     }
 
     /// Reports whether the primary's disk is filled in this round.
-    pub fn fills_disk(&self) -> bool {
+    pub(crate) fn fills_disk(&self) -> bool {
         self.moments.iter().any(|moment| moment.act == Act::FillDisk)
     }
 }
 
 /// The plan of a simulation.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The seed from which everything is drawn.
     pub seed: u64,
     /// Number of replicas.
@@ -230,13 +230,13 @@ const LOAD_MS: std::ops::Range<u64> = 1_500..5_000;
 
 impl Plan {
     /// Draws the plan of a seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         Self { seed, replicas: rng.random_range(1..=2), on_s3: rng.random_bool(0.5) }
     }
 
     /// Draws one of its rounds.
-    pub fn round(&self, number: usize) -> Round {
+    pub(crate) fn round(&self, number: usize) -> Round {
         let seed = self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = Draw { rng: StdRng::seed_from_u64(seed), plan: *self };
         let load = Duration::from_millis(draw.rng.random_range(LOAD_MS));

@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 /// Number of writers of mixed commands.
 const MIXED_WRITERS: usize = 4;
 /// Number of all writers: one more writes keys that expire.
-pub const WRITERS: usize = MIXED_WRITERS + 1;
+pub(crate) const WRITERS: usize = MIXED_WRITERS + 1;
 /// Longest time that `everysec` may lose by a power cut: one second, and the delays of a busy machine.
 const LOST_MAX: Duration = Duration::from_secs(3);
 /// Time without a commit after which a history without writers counts as ended: longer than any mayfly lives.
 const STILL: Duration = Duration::from_millis(2_500);
 
 /// A running simulation.
-pub struct Simulation {
+pub(crate) struct Simulation {
     pub(super) plan: Plan,
     pub(super) cluster: Cluster,
     pub(super) chronicle: Chronicle,
@@ -35,7 +35,7 @@ pub struct Simulation {
 }
 
 /// The branch of history that a promotion or a power cut ended.
-pub struct OldBranch {
+pub(crate) struct OldBranch {
     /// The era of the branch, with the steps written to it.
     pub era: Era,
     /// The last commit known to be archived.
@@ -57,7 +57,7 @@ struct Outcome {
 }
 
 /// Runs the simulation of a seed for a time; fails the test at the first broken promise.
-pub fn simulate(seed: u64, time: Duration) {
+pub(crate) fn simulate(seed: u64, time: Duration) {
     let started = Instant::now();
     let plan = Plan::new(seed);
     eprintln!("seed {seed}: {plan:?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The archive, directly and through the nodes' proxies.
-pub struct Store {
+pub(super) struct Store {
     /// The archive without a proxy, for checks.
     pub direct: Archive,
     /// The proxy of each node; empty if the archive is a directory.
@@ -18,7 +18,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(plan: &Plan, root: &TempDir) -> Self {
+    pub(super) fn new(plan: &Plan, root: &TempDir) -> Self {
         let direct = if plan.on_s3 { Archive::s3() } else { Archive::directory(&root.path().join("archive")) };
         let nodes = if plan.on_s3 { plan.replicas + 1 } else { 0 };
         let proxies = (0..nodes).map(|_| FaultyS3::start()).collect();
@@ -26,12 +26,12 @@ impl Store {
     }
 
     /// Returns the archive as the node of machine `number` reaches it.
-    pub fn of_node(&self, number: usize) -> Archive {
+    pub(super) fn of_node(&self, number: usize) -> Archive {
         self.proxies.get(number).map_or_else(|| self.direct.clone(), |proxy| proxy.to(&self.direct))
     }
 
     /// Makes the archive slow for one node.
-    pub fn slow_down_for(&mut self, number: usize) {
+    pub(super) fn slow_down_for(&mut self, number: usize) {
         let faults = [300, 900].map(|ms| Fault::Slow(Duration::from_millis(ms))).to_vec();
         if let Some(proxy) = self.proxies.get(number) {
             self.is_bad = true;
@@ -40,7 +40,7 @@ impl Store {
     }
 
     /// Sets or removes a fault of the archive. A directory never has faults.
-    pub fn set(&mut self, fault: Option<ArchiveFault>) {
+    pub(super) fn set(&mut self, fault: Option<ArchiveFault>) {
         self.is_bad = fault.is_some() && !self.proxies.is_empty();
         self.seed = self.seed.wrapping_add(1);
         let (percent, faults) = match fault {

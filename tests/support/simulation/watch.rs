@@ -13,7 +13,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Watches the server on a port until told to stop.
-pub fn watch(name: &str, port: u16, writers: usize, stop: &AtomicBool) {
+pub(super) fn watch(name: &str, port: u16, writers: usize, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if let Ok(client) = Client::connect_within(port, PATIENCE) {
             watch_connection(name, client, writers, stop);

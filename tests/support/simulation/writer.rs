@@ -19,7 +19,7 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 const MAYFLY_PAUSE: Duration = Duration::from_millis(15);
 
 /// A writer's line and its progress.
-pub struct Account {
+pub(super) struct Account {
     /// The line that the writer writes.
     pub line: Line,
     /// The last position sent.
@@ -32,19 +32,19 @@ pub struct Account {
 
 impl Account {
     /// Creates the account of a line whose steps up to `position` are in the server.
-    pub fn new(line: Line, position: u64) -> Self {
+    pub(super) fn new(line: Line, position: u64) -> Self {
         Self { line, sent: position, replied: position, replies: VecDeque::new() }
     }
 
     /// Returns the last position with a reply before a moment, if it is remembered; otherwise `earlier`.
-    pub fn replied_before(&self, moment: Instant, earlier: u64) -> u64 {
+    pub(super) fn replied_before(&self, moment: Instant, earlier: u64) -> u64 {
         let before = self.replies.iter().rev().find(|(at, _)| *at < moment);
         before.map_or(earlier, |(_, position)| *position)
     }
 
     /// Fails the test if a server that lost nothing cannot be at a position.
     #[track_caller]
-    pub fn assert_fits(&self, position: u64) {
+    pub(super) fn assert_fits(&self, position: u64) {
         let Self { line: Line { writer, .. }, sent, replied, .. } = self;
         assert!(position >= *replied, "writer {writer}: position {replied} was replied, the primary is at {position}");
         assert!(position <= *sent, "writer {writer}: only {sent} positions were sent, the primary is at {position}");
@@ -61,7 +61,7 @@ impl Account {
 }
 
 /// State shared by the writers of a round.
-pub struct Stage {
+pub(super) struct Stage {
     /// The primary's port for clients.
     pub port: u16,
     /// Tells the writers to stop.
@@ -82,7 +82,7 @@ enum Ended {
 }
 
 /// Writes until the stage stops, or until the primary is fenced.
-pub fn write(stage: &Stage, account: &Mutex<Account>) {
+pub(super) fn write(stage: &Stage, account: &Mutex<Account>) {
     while !stage.stop.load(Ordering::Relaxed) {
         let ended = match Client::connect(stage.port) {
             Ok(mut client) => session(stage, account, &mut client),

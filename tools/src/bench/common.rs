@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Options of every benchmark.
 #[derive(clap::Args, Clone)]
-pub struct Common {
+pub(super) struct Common {
     /// Directory for the reports bench-NAME.json and bench-NAME.html
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub out: PathBuf,
@@ -42,15 +42,15 @@ pub struct Common {
 }
 
 /// Operations in one pipeline while a server is filled.
-pub const FILLING_PIPELINE: usize = 64;
+pub(super) const FILLING_PIPELINE: usize = 64;
 
 impl Common {
     /// Creates a directory for the servers' data, which is removed when dropped.
-    pub fn scratch(&self) -> Result<Scratch, Failure> {
+    pub(super) fn scratch(&self) -> Result<Scratch, Failure> {
         Ok(Scratch::create(self.data.as_deref())?)
     }
 
-    pub fn shape(&self, pipeline: usize) -> Shape {
+    pub(super) fn shape(&self, pipeline: usize) -> Shape {
         Shape {
             clients: self.clients as usize,
             pipeline,
@@ -61,20 +61,20 @@ impl Common {
         }
     }
 
-    pub fn until(&self) -> Until {
+    pub(super) fn until(&self) -> Until {
         Until::Elapsed(Duration::from_secs(self.seconds))
     }
 
     /// Returns the programs to measure: redis-server only if it is installed.
-    pub fn programs(&self) -> Vec<Program> {
+    pub(super) fn programs(&self) -> Vec<Program> {
         if server::has_redis() {
             return vec![Program::Redis, Program::Walferry];
         }
-        println!("redis-server is not installed: walferry is measured alone");
+        println!("redis-server is not installed: only walferry is measured");
         vec![Program::Walferry]
     }
 
-    pub fn report(&self, bench: &'static str) -> Report {
+    pub(super) fn report(&self, bench: &'static str) -> Report {
         let pairs = [
             ("clients", self.clients.to_string()),
             ("keys", format!("{} {:?}", self.keys, self.distribution).to_lowercase()),
@@ -86,7 +86,7 @@ impl Common {
     }
 
     /// Runs `operations` of a workload on a server at full speed.
-    pub fn fill(&self, port: u16, workload: Workload, operations: u64) -> Result<load::Outcome, String> {
+    pub(super) fn fill(&self, port: u16, workload: Workload, operations: u64) -> Result<load::Outcome, String> {
         let shape = Shape { distribution: Distribution::Uniform, ..self.shape(FILLING_PIPELINE) };
         load::run(port, &workload, shape, Until::Operations(operations), 1)
     }

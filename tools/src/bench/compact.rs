@@ -40,7 +40,7 @@ use walferry::restore::{Options, restore};
 
 /// Objects and requests of a quiet day; size and restore time of a log with and without runs
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Commits in the log: 3 of 5 set a string, 1 changes a sorted set, 1 a queue
@@ -66,7 +66,7 @@ const PLAYERS: u64 = 1000;
 const QUEUES: u64 = 50;
 
 /// Runs both measurements and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("compact");
     let runtime = runtime()?;

@@ -17,7 +17,7 @@ const BAR: f64 = 16.0;
 const LINE_HEIGHT: f64 = 260.0;
 
 /// Returns the HTML page of a report.
-pub fn page(report: &Report) -> String {
+pub(super) fn page(report: &Report) -> String {
     let title = format!("walferry bench {}", report.bench);
     let mut out = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\

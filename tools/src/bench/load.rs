@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Parameters of a load.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(super) struct Shape {
     /// Number of connections.
     pub clients: usize,
     /// Operations sent at once on a connection.
@@ -35,7 +35,7 @@ pub struct Shape {
 
 /// Condition that ends a load.
 #[derive(Clone, Copy, Debug)]
-pub enum Until {
+pub(super) enum Until {
     /// The load ends after this time.
     Elapsed(Duration),
     /// The load ends after so many operations.
@@ -43,7 +43,7 @@ pub enum Until {
 }
 
 /// Result of a load.
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Number of answered operations.
     pub operations: u64,
     /// Time from the first request to the last reply.
@@ -58,18 +58,18 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the answered operations per second.
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
     }
 
     /// Returns a quantile of the latency, in milliseconds.
-    pub fn latency_ms(&self, quantile: f64) -> f64 {
+    pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency_us.value_at_quantile(quantile) as f64 / 1000.0
     }
 }
 
 /// Runs a load on the server at a loopback port.
-pub fn run(port: u16, workload: &Workload, shape: Shape, until: Until, seed: u64) -> Answer<Outcome> {
+pub(super) fn run(port: u16, workload: &Workload, shape: Shape, until: Until, seed: u64) -> Answer<Outcome> {
     Generator::new(port, workload, shape, seed)?.run(until)
 }
 
@@ -170,7 +170,7 @@ impl Generator {
             let patience = if self.shape.rate > 0 { Duration::from_micros(200) } else { Duration::from_secs(30) };
             self.poll.poll(&mut events, Some(patience)).map_err(failed)?;
             if events.is_empty() && self.shape.rate == 0 {
-                return Err("load generator: the server answered nothing for 30 s".into());
+                return Err("load generator: the server sent no reply for 30 s".into());
             }
             for event in &events {
                 let connection = &mut self.connections[event.token().0];
@@ -308,7 +308,7 @@ impl Replies {
             self.elements = 1;
         }
         let text = std::str::from_utf8(rest).unwrap_or_default().trim_end();
-        let length = || text.parse::<i64>().map_err(|_| format!("load generator: strange reply {text:?}"));
+        let length = || text.parse::<i64>().map_err(|_| format!("load generator: unexpected reply {text:?}"));
         match kind {
             b'+' | b':' => self.element(),
             b'-' => return Err(format!("the server refused a request of the load: {text}")),
@@ -320,7 +320,7 @@ impl Replies {
                 self.elements += length()?.max(0) as u64;
                 self.element();
             }
-            _ => return Err(format!("load generator: strange reply {:?}", String::from_utf8_lossy(line))),
+            _ => return Err(format!("load generator: unexpected reply {:?}", String::from_utf8_lossy(line))),
         }
         Ok(())
     }

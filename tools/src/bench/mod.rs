@@ -23,7 +23,7 @@ use report::Report;
 /// Measures this machine: walferry and, where installed, redis-server, side by side; writes JSON and HTML
 #[derive(clap::Args)]
 #[command(after_help = crate::exit::HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     bench: Bench,
 }
@@ -39,7 +39,7 @@ enum Bench {
 }
 
 /// Runs the benchmark and writes its report.
-pub fn run(args: Args) -> Done {
+pub(crate) fn run(args: Args) -> Done {
     let measured = run_blocking(|| measure(args.bench));
     if matches!(measured, Err(Failure::Stopped(_))) {
         cleanup::end_all();

@@ -8,7 +8,7 @@ use crate::exit::Failure;
 
 /// Restart after SIGKILL, by the amount written since the start
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Operations before the kill, comma separated
@@ -20,11 +20,11 @@ pub struct Args {
 }
 
 /// Runs all tests and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("recover");
     for name in &args.tests {
-        let test = workload::find(name).ok_or_else(|| Failure::Other(format!("there is no test '{name}'")))?;
+        let test = workload::find(name).ok_or_else(|| Failure::Other(format!("test '{name}' does not exist")))?;
         let mut section = Section {
             title: format!("Restart after SIGKILL: {name}"),
             columns: ["operations", "server", "bytes on disk", "until it serves, s"].map(str::to_owned).to_vec(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The findings of one run of `walferry bench`.
 #[derive(Serialize)]
-pub struct Report {
+pub(super) struct Report {
     /// Name of the subcommand.
     pub bench: &'static str,
     /// Time at which the benchmark began, RFC 3339.
@@ -21,7 +21,7 @@ pub struct Report {
 
 /// A table with its notes and charts.
 #[derive(Serialize, Default)]
-pub struct Section {
+pub(super) struct Section {
     /// Heading of the section.
     pub title: String,
     /// Notes that a reader needs to understand the figures.
@@ -36,7 +36,7 @@ pub struct Section {
 
 /// A chart.
 #[derive(Serialize)]
-pub struct Chart {
+pub(super) struct Chart {
     /// Title of the chart.
     pub title: String,
     /// Unit of the values.
@@ -50,7 +50,7 @@ pub struct Chart {
 /// Form of a chart.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(super) enum Kind {
     /// A bar for each point, labelled.
     Bars,
     /// A line over x.
@@ -59,7 +59,7 @@ pub enum Kind {
 
 /// The values of one measured quantity.
 #[derive(Serialize)]
-pub struct Series {
+pub(super) struct Series {
     /// Name in the legend.
     pub name: String,
     /// Points of the series, in order.
@@ -68,7 +68,7 @@ pub struct Series {
 
 /// One value of a chart.
 #[derive(Serialize, Clone)]
-pub struct Point {
+pub(super) struct Point {
     /// Label of a bar; empty on a line.
     pub label: String,
     /// Position on a line's axis, in seconds; 0 for a bar.
@@ -83,23 +83,23 @@ pub struct Point {
 
 impl Point {
     /// Makes a bar from the values of several rounds.
-    pub fn bar(label: impl Into<String>, rounds: &Rounds) -> Self {
+    pub(super) fn bar(label: impl Into<String>, rounds: &Rounds) -> Self {
         Self { label: label.into(), x: 0.0, y: rounds.median(), min: rounds.min(), max: rounds.max() }
     }
 
     /// Makes a point of a line.
-    pub fn at(x: f64, y: f64) -> Self {
+    pub(super) fn at(x: f64, y: f64) -> Self {
         Self { label: String::new(), x, y, min: y, max: y }
     }
 }
 
 /// A figure measured several times, in the order of the rounds.
 #[derive(Clone, Default)]
-pub struct Rounds(pub Vec<f64>);
+pub(super) struct Rounds(pub Vec<f64>);
 
 impl Rounds {
     /// Returns the median; 0 without any round.
-    pub fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         match sorted.len() {
@@ -110,29 +110,29 @@ impl Rounds {
     }
 
     /// Returns the smallest value; 0 without any round.
-    pub fn min(&self) -> f64 {
+    pub(super) fn min(&self) -> f64 {
         self.0.iter().copied().reduce(f64::min).unwrap_or(0.0)
     }
 
     /// Returns the largest value; 0 without any round.
-    pub fn max(&self) -> f64 {
+    pub(super) fn max(&self) -> f64 {
         self.0.iter().copied().reduce(f64::max).unwrap_or(0.0)
     }
 
     /// Formats median, smallest and largest value with so many decimals.
-    pub fn show(&self, decimals: usize) -> String {
+    pub(super) fn show(&self, decimals: usize) -> String {
         format!("{:.decimals$} ({:.decimals$}-{:.decimals$})", self.median(), self.min(), self.max())
     }
 
     /// Returns the quotients of the rounds with the same number; 0 for a divisor of 0.
-    pub fn ratio(&self, other: &Self) -> Self {
+    pub(super) fn ratio(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| if *b == 0.0 { 0.0 } else { a / b }).collect())
     }
 }
 
 impl Report {
     /// Creates a report without findings.
-    pub fn new(bench: &'static str, configuration: Vec<(String, String)>) -> Self {
+    pub(super) fn new(bench: &'static str, configuration: Vec<(String, String)>) -> Self {
         let mut environment = machine();
         environment.extend(configuration);
         let started = walferry::csn::CommitTime(walferry::clock::now_millis() * 1000).to_string();
@@ -140,7 +140,7 @@ impl Report {
     }
 
     /// Adds a section and prints it.
-    pub fn add(&mut self, section: Section) {
+    pub(super) fn add(&mut self, section: Section) {
         println!("\n{}", section.title);
         let widths: Vec<usize> = (0..section.columns.len())
             .map(|nth| {
@@ -157,7 +157,7 @@ impl Report {
     }
 
     /// Writes `bench-NAME.json` and, with this HTML page, `bench-NAME.html` into a directory.
-    pub fn write(&self, dir: &Path, page: &str) -> Result<(), String> {
+    pub(super) fn write(&self, dir: &Path, page: &str) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("cannot write the report into {}: {error}", dir.display());
         std::fs::create_dir_all(dir).map_err(failed)?;
         let json = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 /// Restore of a log and of a base: disk only, memory only, mixed, many tiny commits
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Operations in the log
@@ -29,7 +29,7 @@ const LOGS: [(&str, &str); 4] =
     [("disk only", "SET"), ("memory only", "LPUSH-keys"), ("mixed", "EXEC"), ("many tiny commits", "INCR")];
 
 /// Measures all logs and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("restore");
     let mut section = Section {

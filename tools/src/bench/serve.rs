@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// Throughput and latency of each command, and of mixes of typical use
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Commands, mixes and patterns, comma separated, or `commands`, `mixes`, `patterns`, `all` [default: all, with
@@ -42,7 +42,7 @@ struct Figures {
 }
 
 /// Runs all tests and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let tests = chosen(args.tests.as_deref().unwrap_or(if args.steady { "patterns" } else { "all" }))?;
     if args.steady {
@@ -85,7 +85,7 @@ fn chosen(tests: &str) -> Result<Vec<Workload>, Failure> {
                 workload::find(name).ok_or_else(|| {
                     let all = COMMANDS.iter().chain(MIXES).chain(PATTERNS);
                     let all: Vec<_> = all.map(|workload| workload.name).collect();
-                    Failure::Other(format!("there is no test '{name}'; there are {}", all.join(", ")))
+                    Failure::Other(format!("test '{name}' does not exist. The tests are {}", all.join(", ")))
                 })
             };
             names.split(',').map(find).collect::<Result<_, _>>()?
@@ -154,7 +154,7 @@ fn section(
 }
 
 /// Adds a point to the series with this name, which is created if missing.
-pub fn add(all: &mut Vec<Series>, name: &str, point: Point) {
+pub(super) fn add(all: &mut Vec<Series>, name: &str, point: Point) {
     match all.iter_mut().find(|series| series.name == name) {
         Some(series) => series.points.push(point),
         None => all.push(Series { name: name.into(), points: vec![point] }),

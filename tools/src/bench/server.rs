@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Program of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Program {
+pub(super) enum Program {
     /// This program.
     Walferry,
     /// Debian's redis-server.
@@ -23,7 +23,7 @@ pub enum Program {
 
 impl Program {
     /// Returns the program's name in reports.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Walferry => "walferry",
             Self::Redis => "redis",
@@ -32,13 +32,13 @@ impl Program {
 }
 
 /// Reports whether redis-server is installed.
-pub fn has_redis() -> bool {
+pub(super) fn has_redis() -> bool {
     Command::new("redis-server").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 /// Program, arguments and directory with which a server is started.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub(super) struct Launch {
     program: Program,
     arguments: Vec<String>,
     dir: PathBuf,
@@ -50,7 +50,7 @@ pub struct Launch {
 
 impl Launch {
     /// Prepares a primary, or a redis-server with an append-only file; `appendfsync` says when the logs are synced.
-    pub fn primary(program: Program, dir: &Path, appendfsync: &str) -> Answer<Self> {
+    pub(super) fn primary(program: Program, dir: &Path, appendfsync: &str) -> Answer<Self> {
         let [port, repl_port] = free_ports()?;
         let mut launch = Self { program, arguments: Vec::new(), dir: dir.to_owned(), port, repl_port };
         match program {
@@ -69,7 +69,7 @@ impl Launch {
     }
 
     /// Prepares a replica of a server.
-    pub fn replica_of(primary: &Self, dir: &Path) -> Answer<Self> {
+    pub(super) fn replica_of(primary: &Self, dir: &Path) -> Answer<Self> {
         let [port, repl_port] = free_ports()?;
         let mut launch = Self { program: primary.program, arguments: Vec::new(), dir: dir.to_owned(), port, repl_port };
         match primary.program {
@@ -92,13 +92,13 @@ impl Launch {
 
     /// Appends arguments.
     #[must_use]
-    pub fn with(mut self, arguments: &[&str]) -> Self {
+    pub(super) fn with(mut self, arguments: &[&str]) -> Self {
         self.add(arguments);
         self
     }
 
     /// Starts the server and waits until it serves; also returns this start-up time.
-    pub fn start(self) -> Answer<(Server, Duration)> {
+    pub(super) fn start(self) -> Answer<(Server, Duration)> {
         let failed = |error: std::io::Error| format!("cannot start {}: {error}", self.program.name());
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         let log = self.dir.with_extension("log");
@@ -129,7 +129,7 @@ impl Launch {
 }
 
 /// A running server.
-pub struct Server {
+pub(super) struct Server {
     child: Child,
     /// The launch that started the server.
     pub launch: Launch,
@@ -143,24 +143,24 @@ impl Drop for Server {
 
 impl Server {
     /// Opens a connection to the server.
-    pub fn client(&self) -> Answer<Client> {
+    pub(super) fn client(&self) -> Answer<Client> {
         Client::connect(LOOPBACK, self.launch.port)
     }
 
     /// Returns a field of INFO; empty if the field is missing.
-    pub fn info(&self, field: &str) -> Answer<String> {
+    pub(super) fn info(&self, field: &str) -> Answer<String> {
         let info = text(&self.client()?.call(&["INFO"])?);
         let value = info_fields(&info).into_iter().find(|(name, _)| name == field);
         Ok(value.map(|(_, value)| value).unwrap_or_default())
     }
 
     /// Returns a field of INFO as a number; 0 if the field is missing.
-    pub fn number(&self, field: &str) -> Answer<f64> {
+    pub(super) fn number(&self, field: &str) -> Answer<f64> {
         Ok(self.info(field)?.parse().unwrap_or(0.0))
     }
 
     /// Returns the CPU seconds of the process, over all threads.
-    pub fn cpu_seconds(&self) -> f64 {
+    pub(super) fn cpu_seconds(&self) -> f64 {
         let stat = self.proc("stat");
         let after_name: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         let ticks = |nth: usize| after_name.get(nth).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
@@ -168,14 +168,14 @@ impl Server {
     }
 
     /// Returns the peak memory of the process, in bytes.
-    pub fn peak_rss_bytes(&self) -> u64 {
+    pub(super) fn peak_rss_bytes(&self) -> u64 {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) << 10
     }
 
     /// Resets the peak memory to the current value.
-    pub fn reset_peak_rss(&self) {
+    pub(super) fn reset_peak_rss(&self) {
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
 
@@ -184,18 +184,18 @@ impl Server {
     }
 
     /// Returns the bytes of the server's directory.
-    pub fn disk_bytes(&self) -> u64 {
+    pub(super) fn disk_bytes(&self) -> u64 {
         bytes_below(&self.launch.dir)
     }
 
     /// Ends the server with SIGKILL, like a crash; returns the launch for a restart.
-    pub fn kill(self) -> Launch {
+    pub(super) fn kill(self) -> Launch {
         // Dropping the server kills it.
         self.launch.clone()
     }
 
     /// Ends the server cleanly; returns the launch for a restart.
-    pub fn stop(mut self) -> Answer<Launch> {
+    pub(super) fn stop(mut self) -> Answer<Launch> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             // The connection ends before a reply comes. Only redis replies, with a refusal, while it writes its first
@@ -212,7 +212,7 @@ impl Server {
 }
 
 /// Returns the bytes of all files below a directory.
-pub fn bytes_below(dir: &Path) -> u64 {
+pub(super) fn bytes_below(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Throughput with replica and archive, replica lag, chunk sizes, time to drain, a replica that was away
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Operations sent at once on a connection
@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Longest wait until a replica has everything.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What is attached to a primary: a replica, an archive, both or neither.
+/// The consumers that are attached to a primary: a replica, an archive, both or neither.
 #[derive(Clone)]
 struct Attached {
     name: String,
@@ -61,7 +61,7 @@ impl Shown {
 }
 
 /// Measures all alternatives and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("ship");
     let mut alternatives = Vec::new();
@@ -179,7 +179,8 @@ fn primary_of(args: &Args, attached: &Attached, dir: &Path) -> Result<Server, Fa
 
 fn measure(args: &Args, attached: &Attached, dir: &Path, rate: u64, run: u64) -> Result<Shown, Failure> {
     let common = &args.common;
-    let test = workload::find(&args.test).ok_or_else(|| Failure::Other(format!("there is no test '{}'", args.test)))?;
+    let test =
+        workload::find(&args.test).ok_or_else(|| Failure::Other(format!("test '{}' does not exist", args.test)))?;
     let primary = primary_of(args, attached, dir)?;
     let replica = match attached.replica {
         true => Some(Launch::replica_of(&primary.launch, &dir.join("replica"))?.start()?.0),
@@ -247,7 +248,8 @@ fn away(args: &Args) -> Result<Section, Failure> {
         columns: ["server", "operations missed", "caught up s"].map(str::to_owned).to_vec(),
         ..Section::default()
     };
-    let test = workload::find(&args.test).ok_or_else(|| Failure::Other(format!("there is no test '{}'", args.test)))?;
+    let test =
+        workload::find(&args.test).ok_or_else(|| Failure::Other(format!("test '{}' does not exist", args.test)))?;
     for program in common.programs() {
         let (mut seconds, mut missed) = (Rounds::default(), Rounds::default());
         for run in 0..common.alternations {

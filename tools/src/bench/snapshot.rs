@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Commit latency before, during and after a base of a large data set; pause of the cut; extra memory
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     common: Common,
     /// Operations that fill the server first: a third strings, a third lists, a third sorted sets
@@ -72,7 +72,7 @@ impl Phase {
 }
 
 /// Measures all servers and returns the report.
-pub fn run(args: &Args) -> Result<(Report, Common), Failure> {
+pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
     let common = &args.common;
     let mut report = common.report("snapshot");
     let mut latency = Section {

@@ -20,7 +20,7 @@ const WINDOW_PART: usize = 4;
 const RATIO_MIN: f64 = 0.9;
 
 /// Runs each test on a server of its own; fails if one is not steady.
-pub fn run(common: &Common, tests: &[Workload], pipelines: &[u64]) -> Result<Report, Failure> {
+pub(super) fn run(common: &Common, tests: &[Workload], pipelines: &[u64]) -> Result<Report, Failure> {
     let window = WINDOW_SECONDS.min(common.seconds as usize / WINDOW_PART).max(1);
     let mut report = common.report("serve");
     let mut slower = Vec::new();

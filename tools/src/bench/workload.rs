@@ -3,11 +3,11 @@
 use clap::ValueEnum;
 
 /// Digits of a number in a request.
-pub const DIGITS: usize = 12;
+pub(super) const DIGITS: usize = 12;
 
 /// How keys are chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Distribution {
+pub(super) enum Distribution {
     /// Every key is equally likely.
     Uniform,
     /// A few keys are very frequent: Zipf's law, exponent 0.99.
@@ -15,7 +15,7 @@ pub enum Distribution {
 }
 
 /// A piece of a request.
-pub enum Part {
+pub(super) enum Part {
     /// Fixed bytes.
     Bytes(Vec<u8>),
     /// A number of [`DIGITS`] digits.
@@ -24,7 +24,7 @@ pub enum Part {
 
 /// A number in a request, chosen when the request is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Number {
+pub(super) enum Number {
     /// A random key number.
     Key,
     /// A random number below this limit.
@@ -37,7 +37,7 @@ pub enum Number {
 
 /// A command, a mix or a pattern.
 #[derive(Clone, Copy, Debug)]
-pub struct Workload {
+pub(super) struct Workload {
     /// Name on the command line and in reports.
     pub name: &'static str,
     /// Template of one operation: commands separated by `;`. `{key}` is a random key number, `{member}` a random
@@ -56,7 +56,7 @@ const fn workload(name: &'static str, template: &'static str, prepared_by: &'sta
 }
 
 /// Single commands.
-pub const COMMANDS: &[Workload] = &[
+pub(super) const COMMANDS: &[Workload] = &[
     workload("SET", "SET key:{key} {value}", ""),
     workload("GET", "GET key:{key}", "SET"),
     workload("INCR", "INCR counter:{key}", ""),
@@ -82,7 +82,7 @@ pub const COMMANDS: &[Workload] = &[
 ];
 
 /// Mixes of typical use.
-pub const MIXES: &[Workload] = &[
+pub(super) const MIXES: &[Workload] = &[
     workload("session", "GET session:{key};SET session:{key} {value} EX 1800;GET session:{key};GET session:{key}", ""),
     workload("queue", "LPUSH jobs:{key} {value};RPOP jobs:{key}", ""),
     workload("leaderboard", "ZADD board {member} player:{member};ZRANK board player:{member};ZRANGE board 0 9", ""),
@@ -96,7 +96,7 @@ pub const MIXES: &[Workload] = &[
 ];
 
 /// Patterns that create and remove many elements, so that a server may slow down the longer they run.
-pub const PATTERNS: &[Workload] = &[
+pub(super) const PATTERNS: &[Workload] = &[
     workload("sessions", "SET session:{key} {value} EX 5;GET session:{key};EXPIRE session:{key} 5", ""),
     workload("expiring", "SET s:{key} {value} EX 10", ""),
     workload("rate-limiter", "INCR rate:{key};EXPIRE rate:{key} 10", ""),
@@ -125,19 +125,19 @@ const PREPARATIONS: &[Workload] = &[
 ];
 
 /// Returns the workload with this name; case does not matter.
-pub fn find(name: &str) -> Option<Workload> {
+pub(super) fn find(name: &str) -> Option<Workload> {
     let mut all = COMMANDS.iter().chain(MIXES).chain(PATTERNS).chain(PREPARATIONS);
     all.find(|workload| workload.name.eq_ignore_ascii_case(name)).copied()
 }
 
 impl Workload {
     /// Returns the number of replies to one operation.
-    pub fn replies(self) -> usize {
+    pub(super) fn replies(self) -> usize {
         self.template.split(';').count()
     }
 
     /// Returns one operation as RESP, in pieces.
-    pub fn parts(self, value_bytes: usize) -> Vec<Part> {
+    pub(super) fn parts(self, value_bytes: usize) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut bytes = Vec::new();
         for command in self.template.split(';') {
@@ -160,7 +160,7 @@ fn number(name: &str) -> Number {
         "n" => Number::Sent(0),
         earlier => {
             let less = earlier.strip_prefix("n-").and_then(|less| less.parse().ok());
-            Number::Sent(less.expect("templates name numbers that there are"))
+            Number::Sent(less.expect("a template names a known number"))
         }
     }
 }

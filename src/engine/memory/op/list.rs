@@ -113,7 +113,7 @@ impl ListEncoder<'_> {
     }
 
     fn pop(&mut self, tag: u8, key: &[u8], count: u64) {
-        assert!(count > 0, "a pop of nothing");
+        assert!(count > 0, "a pop of 0 elements");
         self.head(tag, key);
         varint::put(self.ops, count);
     }

@@ -96,7 +96,7 @@ impl<'a> Change<'a> for ZsetChange<'a> {
             Self::Remove { members } => {
                 let mut gone = members.iter().map(|member| (member, zset.remove(member)));
                 if let Some((member, _)) = gone.find(|(_, score)| score.is_none()) {
-                    let detail = format!("there is no member \"{}\"", member.escape_ascii());
+                    let detail = format!("member \"{}\" does not exist", member.escape_ascii());
                     return Err(divergence(Self::OP, key, detail));
                 }
             }

@@ -25,20 +25,18 @@ pub struct CommitRecord {
     /// RocksDB write batch records (tags, column families, keys, values) without the batch header, without LogData
     /// and without the csn key. Empty if the commit touches no disk engine.
     pub disk: Bytes,
-    /// Encoded list ops (see `engine::memory::op`). Empty if none.
-    pub lists: Bytes,
-    /// Encoded sorted set ops (see `engine::memory::op`). Empty if none.
-    pub zsets: Bytes,
+    /// Encoded ops on the keys in memory (see `engine::memory::ops`). Empty if none.
+    pub memory: Bytes,
 }
 
 impl CommitRecord {
-    /// Reports whether the commit has effects in the memory engines.
+    /// Reports whether the commit has effects on keys in memory.
     #[must_use]
     pub fn touches_memory(&self) -> bool {
-        !self.lists.is_empty() || !self.zsets.is_empty()
+        !self.memory.is_empty()
     }
 
-    /// Reports whether the commit has effects in the disk engines.
+    /// Reports whether the commit has effects on disk.
     #[must_use]
     pub fn touches_disk(&self) -> bool {
         self.disk_ops > 0
@@ -50,10 +48,10 @@ impl CommitRecord {
         self.touches_disk() && self.touches_memory()
     }
 
-    /// Returns the bytes of effects in all engines.
+    /// Returns the bytes of effects in both homes.
     #[must_use]
     pub fn effect_bytes(&self) -> usize {
-        self.disk.len() + self.lists.len() + self.zsets.len()
+        self.disk.len() + self.memory.len()
     }
 
     /// Returns the history hash after this commit if `before` is the hash before it: XXH3 (64 bits) over the commit's
@@ -65,13 +63,8 @@ impl CommitRecord {
         let seed = before.0.rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ self.time.0.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
             ^ u64::from(self.disk_ops).wrapping_mul(0x1656_67b1_9e37_79f9);
-        let mut hash = xxh3_64_with_seed(&self.disk, seed);
-        for (ops, tag) in [(&self.lists, 1), (&self.zsets, 2)] {
-            if !ops.is_empty() {
-                hash = xxh3_64_with_seed(ops, hash.wrapping_add(tag));
-            }
-        }
-        HistoryHash(hash)
+        let hash = xxh3_64_with_seed(&self.disk, seed);
+        HistoryHash(if self.memory.is_empty() { hash } else { xxh3_64_with_seed(&self.memory, hash.wrapping_add(1)) })
     }
 
     /// Checks that this commit continues the history that has the hash `before`; `what` names the source of the commit.
@@ -103,14 +96,13 @@ mod tests {
         #[test]
         fn what_differs_hashes_differently(
             before: u64, other: u64, time in 0..u64::MAX - 1,
-            disk in proptest::collection::vec(any::<u8>(), 0..300), lists: Vec<u8>, zsets: Vec<u8>,
+            disk in proptest::collection::vec(any::<u8>(), 0..300), memory: Vec<u8>,
         ) {
             let commit = CommitRecord {
                 time: CommitTime(time),
                 disk_ops: u32::from(!disk.is_empty()),
                 disk: disk.into(),
-                lists: lists.into(),
-                zsets: zsets.into(),
+                memory: memory.into(),
                 ..CommitRecord::default()
             };
             let hash = commit.hash_after(HistoryHash(before));
@@ -118,11 +110,11 @@ mod tests {
             prop_assert_eq!(hash == commit.hash_after(HistoryHash(other)), before == other);
             let moved = CommitRecord { time: CommitTime(time + 1), ..commit.clone() };
             prop_assert_ne!(hash, moved.hash_after(HistoryHash(before)));
-            let more = CommitRecord { lists: [&commit.lists[..], b"x"].concat().into(), ..commit.clone() };
+            let more = CommitRecord { memory: [&commit.memory[..], b"x"].concat().into(), ..commit.clone() };
             prop_assert_ne!(hash, more.hash_after(HistoryHash(before)));
-            if commit.lists != commit.zsets {
-                let (lists, zsets) = (commit.zsets.clone(), commit.lists.clone());
-                prop_assert_ne!(hash, CommitRecord { lists, zsets, ..commit }.hash_after(HistoryHash(before)));
+            if commit.disk != commit.memory {
+                let (disk, memory) = (commit.memory.clone(), commit.disk.clone());
+                prop_assert_ne!(hash, CommitRecord { disk, memory, ..commit }.hash_after(HistoryHash(before)));
             }
         }
     }
@@ -134,7 +126,7 @@ mod tests {
             time: CommitTime(1_790_000_000_000_000),
             disk_ops: 1,
             disk: Bytes::from_static(b"disk"),
-            lists: Bytes::from_static(b"lists"),
+            memory: Bytes::from_static(b"lists"),
             ..CommitRecord::default()
         };
         assert_eq!(commit.hash_after(HistoryHash(1)).to_string(), "aeb14f75cab44a5c");

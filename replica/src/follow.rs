@@ -55,7 +55,7 @@ impl Follower {
         // alive, so they are copied.
         if chunk.bytes().len() >= LARGE_CHUNK_BYTES_MIN {
             for commit in &mut commits {
-                for part in [&mut commit.disk, &mut commit.lists, &mut commit.zsets] {
+                for part in [&mut commit.disk, &mut commit.memory] {
                     if part.len() <= BLOCK_RAW_BYTES_MAX {
                         *part = Bytes::copy_from_slice(part);
                     }

@@ -149,7 +149,7 @@ pub(super) struct BlockCompressor {
 impl BlockCompressor {
     pub(super) fn new(profile: Profile, kind: SectionKind) -> Self {
         let method = match (profile, kind) {
-            (Profile::Archive { zstd_level }, SectionKind::Wal) => Method::Zstd(
+            (Profile::Archive { zstd_level }, SectionKind::Wal | SectionKind::Memory) => Method::Zstd(
                 zstd::bulk::Compressor::new(zstd_level).expect("zstd clamps the level; only memory can run out"),
             ),
             (Profile::Archive { .. }, SectionKind::List) => Method::Snappy(Box::new(snap::raw::Encoder::new())),

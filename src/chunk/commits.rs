@@ -1,4 +1,4 @@
-//! Reads the commits of an open chunk: a merge of its three sections by csn.
+//! Reads the commits of an open chunk: a merge of its sections by csn.
 //!
 //! Guarantees: [`Commits`] yields the commits from first to last without a gap. Times agree between the sections and
 //! never decrease. History hashes lead from the header's first to its last, and no entry is left over. The first error
@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 /// Iterator over a chunk's commits. Ends after the first error.
 pub struct Commits<'c> {
     chunk: &'c Chunk,
-    sections: [SectionReader<'c>; 3],
+    sections: [SectionReader<'c>; SectionKind::COUNT],
     /// Csn of the next commit; `None` at the end.
     next: Option<Csn>,
     /// Commit time of the last commit yielded; the chunk's first time before that.
@@ -68,13 +68,10 @@ impl Commits<'_> {
     fn read(&mut self, csn: Csn) -> Result<CommitRecord> {
         let header = self.chunk.header();
         let time = self.agreed_time(csn)?;
-        let [wal, list, zset] = &mut self.sections;
-        let (wal, list, zset) = (wal.take(csn)?, list.take(csn)?, zset.take(csn)?);
-        let no_op = wal.as_ref().is_some_and(|entry| entry.disk_ops == 0);
-        if no_op && (list.is_some() || zset.is_some()) {
-            return Err(self
-                .chunk
-                .corrupt_at(csn, "marked as a commit without effects, yet it has list or sorted set ops"));
+        let memory = self.take_memory_ops(csn)?;
+        let wal = self.sections[SectionKind::Wal.index()].take(csn)?;
+        if wal.as_ref().is_some_and(|entry| entry.disk_ops == 0) && !memory.is_empty() {
+            return Err(self.chunk.corrupt_at(csn, "marked as a commit without effects, yet it has memory ops"));
         }
         let (disk_ops, disk) = wal.map_or_else(Default::default, |entry| (entry.disk_ops, entry.payload));
         if csn == header.last {
@@ -88,8 +85,7 @@ impl Commits<'_> {
             hash: self.hash,
             disk_ops,
             disk,
-            lists: list.map_or_else(Bytes::new, |entry| entry.payload),
-            zsets: zset.map_or_else(Bytes::new, |entry| entry.payload),
+            memory,
         };
         commit.hash = commit.hash_after(self.hash);
         if csn == header.last && commit.hash != header.hash_after {
@@ -101,6 +97,23 @@ impl Commits<'_> {
         }
         self.hash = commit.hash;
         Ok(commit)
+    }
+
+    /// Returns the commit's ops on keys in memory, which only the section that suits them may have.
+    fn take_memory_ops(&mut self, csn: Csn) -> Result<Bytes> {
+        let mut ops = Bytes::new();
+        for section in &mut self.sections {
+            if section.kind == SectionKind::Wal {
+                continue;
+            }
+            let Some(entry) = section.take(csn)? else { continue };
+            if !ops.is_empty() || SectionKind::of_memory_ops(&entry.payload) != Some(section.kind) {
+                let detail = format!("the {} section has ops that belong in another section", section.kind.name());
+                return Err(self.chunk.corrupt_at(csn, detail));
+            }
+            ops = entry.payload;
+        }
+        Ok(ops)
     }
 
     /// Returns the commit time, on which every section that has the commit must agree.

@@ -16,7 +16,7 @@ pub struct Chunk {
     bytes: Bytes,
     header: ChunkHeader,
     /// Blocks of each section, by [`SectionKind::index`].
-    blocks: [Vec<Block>; 3],
+    blocks: [Vec<Block>; SectionKind::COUNT],
     /// Name of the object in errors.
     what: String,
 }
@@ -47,7 +47,7 @@ impl Chunk {
             let detail = format!("{} bytes follow the last section", found - expected);
             return Err(Error::corrupt(what, format_args!("byte {expected}"), detail));
         }
-        let mut blocks = [const { Vec::new() }; 3];
+        let mut blocks = [const { Vec::new() }; SectionKind::COUNT];
         for kind in SectionKind::ALL {
             let begin = header.section_offset(kind) as usize;
             let section = header.section(kind);
@@ -58,7 +58,7 @@ impl Chunk {
     }
 
     /// Makes a chunk of the encoder's output. Errors name it by its epoch and range.
-    pub(super) fn encoded(bytes: Bytes, header: ChunkHeader, blocks: [Vec<Block>; 3]) -> Self {
+    pub(super) fn encoded(bytes: Bytes, header: ChunkHeader, blocks: [Vec<Block>; SectionKind::COUNT]) -> Self {
         let what = format!("chunk {}-{} of epoch {}", header.first, header.last, header.epoch);
         Self { bytes, header, blocks, what }
     }

@@ -39,7 +39,7 @@ pub struct ChunkLink {
 /// data compresses.
 pub struct Encoder {
     /// One compressor for each of [`SectionKind::ALL`].
-    compressors: [BlockCompressor; 3],
+    compressors: [BlockCompressor; SectionKind::COUNT],
     /// Raw bytes of the block that is being filled.
     raw: Vec<u8>,
     /// Output buffer of the compressors.
@@ -69,8 +69,8 @@ impl Encoder {
         let reserved_max = if output_bytes < LARGE_BYTES_MIN { OUTPUT_BYTES_RESERVED_MAX } else { usize::MAX };
         let mut out = Vec::with_capacity(output_bytes.min(reserved_max));
         out.resize(ChunkHeader::ENCODED_LEN, 0);
-        let mut sections = [Section::default(); 3];
-        let mut blocks = [const { Vec::new() }; 3];
+        let mut sections = [Section::default(); SectionKind::COUNT];
+        let mut blocks = [const { Vec::new() }; SectionKind::COUNT];
         for kind in SectionKind::ALL {
             let mut writer = self.begin_section(kind, &mut out, &span);
             for commit in commits.clone() {
@@ -125,7 +125,7 @@ pub(super) struct Span {
     pub first_time: CommitTime,
     pub last_time: CommitTime,
     pub hash_after: HistoryHash,
-    /// Bytes of the effects on all engines.
+    /// Bytes of the effects in both homes.
     pub effect_bytes: usize,
 }
 
@@ -183,10 +183,8 @@ impl SectionWriter<'_> {
         let payload = match self.kind {
             SectionKind::Wal if commit.touches_memory() && !commit.touches_disk() => return,
             SectionKind::Wal => &commit.disk,
-            SectionKind::List if commit.lists.is_empty() => return,
-            SectionKind::List => &commit.lists,
-            SectionKind::Zset if commit.zsets.is_empty() => return,
-            SectionKind::Zset => &commit.zsets,
+            kind if SectionKind::of_memory_ops(&commit.memory) != Some(kind) => return,
+            _ => &commit.memory,
         };
         let head = EntryHead {
             csn_skip: commit.csn.0 - self.next.0,

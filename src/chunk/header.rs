@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 const MAGIC: [u8; 8] = *b"WFCHUNK\n";
 /// Version of the format that this build writes and reads.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// Offsets in the header. Magic and version have the same place in every version of the format.
 mod at {
@@ -31,7 +31,7 @@ mod at {
     pub(super) const HASH_BEFORE: usize = 64;
     pub(super) const HASH_AFTER: usize = 72;
     pub(super) const SECTIONS: usize = 80;
-    pub(super) const CRC: usize = SECTIONS + 3 * super::in_section::LEN;
+    pub(super) const CRC: usize = SECTIONS + super::SectionKind::COUNT * super::in_section::LEN;
     pub(super) const END: usize = CRC + 4;
 }
 
@@ -106,7 +106,7 @@ pub struct ChunkHeader {
     /// History hash after `last`.
     pub hash_after: HistoryHash,
     /// The sections in the order of [`SectionKind::ALL`].
-    pub sections: [Section; 3],
+    pub sections: [Section; SectionKind::COUNT],
 }
 
 impl ChunkHeader {

@@ -6,8 +6,8 @@
 //! commands look the rows up themselves and find them in the CPU's caches.
 
 use super::definition::{Call, Flag};
+use crate::commit::committer::Committer;
 use crate::engine::batch::Family;
-use crate::engine::disk::Disk;
 use crate::engine::key;
 use crate::engine::meta::Meta;
 use crate::engine::rows::{FETCHED_TOGETHER, RowCache, Sought};
@@ -30,8 +30,13 @@ fn reads(call: Call<'_>) -> Option<Reads<'_>> {
     is_on_disk.then(|| Reads { key, field: call.args.try_get(2), is_collection })
 }
 
-/// Fetches the rows that the requests are about to read.
-pub fn fetch_rows<'r>(disk: &Disk, requests: impl Iterator<Item = Call<'r>>) {
+/// Fetches the keys and rows that the requests are about to read.
+pub fn fetch<'r>(committer: &Committer, requests: impl Iterator<Item = Call<'r>> + Clone) {
+    committer.memory().fetch(requests.clone().filter_map(|call| call.first_key()).map(|(_, key)| key));
+    let disk = committer.disk();
+    if !disk.rows().slots().may_have_any() {
+        return;
+    }
     let reads: Vec<_> = requests.filter_map(reads).collect();
     if reads.len() < 2 {
         return;
@@ -45,12 +50,6 @@ pub fn fetch_rows<'r>(disk: &Disk, requests: impl Iterator<Item = Call<'r>>) {
             if *is_small { Sought::Whole(key) } else { Sought::Row(Family::Sub, key) }
         },
     ));
-}
-
-/// Returns the key that a request reads in the memory engines, if any.
-pub fn key_in_memory(call: Call<'_>) -> Option<&[u8]> {
-    let (command, key) = call.first_key()?;
-    matches!(command.group, "list" | "sorted-set").then_some(key)
 }
 
 /// Returns the key to fetch for what a request reads of a collection: with `true` the prefix of all elements of a small

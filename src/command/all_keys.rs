@@ -56,7 +56,7 @@ pub fn count_few(keys: &Keyspace<'_>) -> Result<Option<u64>> {
 
 /// DBSIZE
 pub fn dbsize(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
-    let in_memory = ctx.keys.memory_key_count() as u64;
+    let in_memory = ctx.keys.memory().len() as u64;
     if let Some(on_disk) = count_few(&ctx.keys)? {
         out.count(in_memory + on_disk);
     } else if ctx.client.is_in_exec {
@@ -71,16 +71,16 @@ pub fn dbsize(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 pub fn keys(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let start = out.next_start();
     let mut listing = Listing::new(args.get(1), ctx.keys.now_ms, out);
-    let are_few = ctx.keys.memory_key_count() <= FEW_KEYS
+    let memory = ctx.keys.memory();
+    let are_few = memory.len() <= FEW_KEYS
         && visit_few(&ctx.keys, |key, meta| {
             listing.add(key, Meta::decode(meta)?.expire_ms());
             Ok(())
         })?;
     if are_few {
-        if ctx.keys.memory_key_count() > 0 {
-            let memory = ctx.keys.memory()?;
-            memory.lists.iter().for_each(|(key, list)| listing.add(key, list.expire_ms));
-            memory.zsets.iter().for_each(|(key, zset)| listing.add(key, zset.expire_ms));
+        if !memory.is_empty() {
+            ctx.keys.require_lock()?;
+            memory.cut().iter().for_each(|slot| listing.add(slot.key(), slot.expire_ms()));
         }
         listing.end();
         return Ok(());
@@ -124,11 +124,10 @@ impl<'l> Listing<'l> {
 /// Returns the encoded reply of KEYS. Takes time in proportion to the number of keys.
 pub fn list(committer: &Committer, pattern: &[u8]) -> Result<BytesMut> {
     let disk = committer.disk();
-    let (mut cursor, lists, zsets) = {
-        // `lock_logs` writes all executed commits, so that all engines are cut at one moment.
-        let mut turn = committer.lock_logs();
-        let memory = &turn.writer().memory;
-        (disk.walk_all(Family::Default), memory.lists.cut(), memory.zsets.cut())
+    let (mut cursor, memory) = {
+        // `lock_logs` writes all executed commits, so that both homes are cut at one moment.
+        let _turn = committer.lock_logs();
+        (disk.walk_all(Family::Default), committer.memory().cut())
     };
     let mut out = Out::default();
     let mut listing = Listing::new(pattern, crate::clock::now_millis(), &mut out);
@@ -139,8 +138,7 @@ pub fn list(committer: &Committer, pattern: &[u8]) -> Result<BytesMut> {
         cursor.next();
     }
     cursor.status().map_err(Error::rocks("list all keys"))?;
-    lists.iter().for_each(|(key, list)| listing.add(key, list.expire_ms));
-    zsets.iter().for_each(|(key, zset)| listing.add(key, zset.expire_ms));
+    memory.iter().for_each(|slot| listing.add(slot.key(), slot.expire_ms()));
     listing.end();
     Ok(std::mem::take(out.buffer_mut()))
 }

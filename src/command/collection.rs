@@ -20,9 +20,15 @@ pub(super) fn find_to_change(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType
 }
 
 /// Does what [`find_to_change`] does. If there is no such key, returns a new, empty collection that is not stored yet.
-pub(super) fn find_or_new(keys: &mut Keyspace<'_>, key: &[u8], kind: DiskType) -> Result<Collection, Fail> {
+/// `args` are those of the command, which has the first elements.
+pub(super) fn find_or_new(
+    keys: &mut Keyspace<'_>,
+    key: &[u8],
+    kind: DiskType,
+    args: Args<'_>,
+) -> Result<Collection, Fail> {
     let found = find_to_change(keys, key, kind)?;
-    Ok(found.unwrap_or_else(|| Collection::new(kind, keys.new_generation())))
+    Ok(found.unwrap_or_else(|| keys.new_collection(kind, args.iter().map(<[u8]>::len).sum())))
 }
 
 fn of_kind(found: &Found, kind: DiskType) -> Result<Option<Collection>, Fail> {
@@ -40,15 +46,9 @@ pub(super) fn walk(
     key: &[u8],
     collection: &Collection,
     from: &[u8],
-    mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    visit: impl FnMut(&[u8], &[u8]) -> bool,
 ) -> Done {
-    let mut elements = keys.elements(key, collection, from)?;
-    while let Some((name, value)) = elements.next()? {
-        if !visit(name, value) {
-            break;
-        }
-    }
-    Ok(())
+    Ok(keys.walk_elements(key, collection, from, visit)?)
 }
 
 /// Whether a name must be an element of the collection.
@@ -72,7 +72,7 @@ pub(super) fn select<'n>(
 ) -> Result<Vec<&'n [u8]>, Fail> {
     let mut selected = Vec::new();
     for name in names {
-        let is_element = collection.count > 0 && keys.element(key, collection, name)?.is_some();
+        let is_element = collection.count > 0 && keys.has_element(key, collection, name)?;
         if is_element == (wanted == Membership::Present) {
             selected.push(name);
         }
@@ -99,15 +99,11 @@ pub(super) fn remove<'n>(
         && keys.is_worn_by(key, collection, names.len() as u64)
         && let Some(kept) = all_but(keys, key, collection, names.clone())?
     {
-        let generation = keys.new_generation();
-        for (name, value) in &kept {
-            keys.put_element(key, generation, name, value);
-        }
-        return Ok(keys.put_collection(key, &Collection { generation, ..left })?);
+        let renewed = Collection { generation: keys.new_generation(), ..left };
+        keys.put_elements(key, &renewed, kept.iter().map(|(name, value)| (&name[..], &value[..])))?;
+        return Ok(keys.put_collection(key, &renewed)?);
     }
-    for name in names {
-        keys.delete_element(key, collection.generation, name);
-    }
+    keys.delete_elements(key, collection, names)?;
     Ok(keys.put_collection(key, &left)?)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The arguments of most requests show that their effects are small, and such requests need nothing. The effects of
 //! other requests are bounded while they are gathered (`max-commit-bytes`). A request that could exceed the bound after
-//! it has changed a list or a sorted set runs in a way that can be taken back.
+//! it has changed a key in memory runs in a way that can be taken back.
 
 use super::args::Args;
 use super::client::Queue;
@@ -96,16 +96,15 @@ impl Demand {
     }
 }
 
-/// Returns the room for the op-log frame of a large request. If the memory engines take part, the frame holds all
+/// Returns the room for the op-log frame of a large request. If keys in memory take part, the frame holds all
 /// effects.
 fn room(bytes: usize, row_bytes: usize, reaches_memory: bool) -> usize {
     if reaches_memory { bytes.max(row_bytes.min(COMMIT_BYTES_MAX as usize) / 2) } else { 0 }
 }
 
-/// Reports whether a command may change the memory engines.
+/// Reports whether a command may change keys in memory.
 fn reaches_memory(command: &Command, args: Args<'_>, keys: &Keyspace<'_>) -> bool {
-    let is_in_memory = |key: &[u8]| {
-        keys.memory().is_ok_and(|memory| memory.lists.get(key).is_some() || memory.zsets.get(key).is_some())
-    };
-    matches!(command.group, "list" | "sorted-set") || command.keys_in(args).any(is_in_memory)
+    keys.grows_memory()
+        || matches!(command.group, "list" | "sorted-set")
+        || command.keys_in(args).any(|key| keys.memory().get(key).is_some())
 }

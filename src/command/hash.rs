@@ -1,4 +1,4 @@
-//! Hashes: fields with values, each field an element on disk.
+//! Hashes: fields with values.
 //!
 //! Guarantees: setting a field writes it even if the value does not change; HGETALL and similar commands see one moment
 //! of the hash. A hash without fields does not exist.
@@ -11,16 +11,21 @@ use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::{Collection, DiskType};
-use crate::engine::row_shard::Value;
 
 fn find(keys: &Keyspace<'_>, key: &[u8]) -> Result<Option<Collection>, Fail> {
     collection::find(keys, key, DiskType::Hash)
 }
 
-fn field(keys: &Keyspace<'_>, key: &[u8], field: &[u8]) -> Result<Option<Value>, Fail> {
+/// Calls `with` with the value of a field; with `None` if there is no such field.
+fn with_field<R>(
+    keys: &Keyspace<'_>,
+    key: &[u8],
+    field: &[u8],
+    with: impl FnOnce(Option<&[u8]>) -> R,
+) -> Result<R, Fail> {
     match find(keys, key)? {
-        Some(hash) => Ok(keys.element(key, &hash, field)?),
-        None => Ok(None),
+        Some(hash) => Ok(keys.with_element(key, &hash, field, with)?),
+        None => Ok(with(None)),
     }
 }
 
@@ -28,33 +33,29 @@ fn field(keys: &Keyspace<'_>, key: &[u8], field: &[u8]) -> Result<Option<Value>,
 
 /// HGET key field
 pub(super) fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    out.bulk_or_null(field(&ctx.keys, &args[1], &args[2])?.as_deref());
-    Ok(())
+    with_field(&ctx.keys, &args[1], &args[2], |value| out.bulk_or_null(value))
 }
 
 /// HMGET key field [field ...]
 pub(super) fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, fields) = (args.get(1), args.from(2));
     if fields.len() > 1 {
-        // Only under the lock do several reads see one moment.
-        ctx.keys.memory()?;
+        ctx.keys.require_lock()?;
     }
     let hash = find(&ctx.keys, key)?;
     out.array(fields.len());
     for field in fields.iter() {
-        let value = match &hash {
-            Some(hash) => ctx.keys.element(key, hash, field)?,
-            None => None,
-        };
-        out.bulk_or_null(value.as_deref());
+        match &hash {
+            Some(hash) => ctx.keys.with_element(key, hash, field, |value| out.bulk_or_null(value))?,
+            None => out.null(),
+        }
     }
     Ok(())
 }
 
 /// HEXISTS key field
 pub(super) fn hexists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    out.int(field(&ctx.keys, &args[1], &args[2])?.is_some().into());
-    Ok(())
+    with_field(&ctx.keys, &args[1], &args[2], |value| out.int(value.is_some().into()))
 }
 
 /// HLEN key
@@ -120,12 +121,11 @@ fn set_fields(ctx: &mut Ctx<'_>, args: Args<'_>, command: &str) -> Result<u64, F
     if !pairs.len().is_multiple_of(2) {
         return Err(errors::wrong_arity(command).into());
     }
-    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash, args)?;
     let fields = pairs.iter().step_by(2);
     let added = collection::select(&ctx.keys, key, &hash, fields.clone(), Membership::Absent)?.len() as u64;
-    for (field, value) in fields.zip(pairs.from(1).iter().step_by(2)) {
-        ctx.keys.put_element(key, hash.generation, field, value);
-    }
+    let elements = (0..pairs.len() / 2).map(|nth| (pairs.get(2 * nth), pairs.get(2 * nth + 1)));
+    ctx.keys.put_elements(key, &hash, elements)?;
     grow(&mut ctx.keys, key, &hash, added)?;
     Ok(added)
 }
@@ -146,10 +146,10 @@ pub(super) fn hmset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// HSETNX key field value
 pub(super) fn hsetnx(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
-    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
-    let is_new = ctx.keys.element(key, &hash, field)?.is_none();
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash, args)?;
+    let is_new = !ctx.keys.has_element(key, &hash, field)?;
     if is_new {
-        ctx.keys.put_element(key, hash.generation, field, &args[3]);
+        ctx.keys.put_elements(key, &hash, std::iter::once((field, args.get(3))))?;
         grow(&mut ctx.keys, key, &hash, 1)?;
     }
     out.int(is_new.into());
@@ -166,12 +166,12 @@ pub(super) fn hdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub(super) fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, field) = (args.get(1), args.get(2));
     let increment = integer(&args[3])?;
-    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
-    let old = ctx.keys.element(key, &hash, field)?;
-    let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::HASH_NOT_AN_INTEGER)?;
-    let sum = value.checked_add(increment).ok_or(errors::OVERFLOW)?;
-    ctx.keys.put_element(key, hash.generation, field, itoa::Buffer::new().format(sum).as_bytes());
-    grow(&mut ctx.keys, key, &hash, old.is_none().into())?;
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash, args)?;
+    let (is_new, value) = ctx.keys.with_element(key, &hash, field, |old| (old.is_none(), old.map_or(Some(0), parse_i64)))?;
+    let sum = value.ok_or(errors::HASH_NOT_AN_INTEGER)?.checked_add(increment).ok_or(errors::OVERFLOW)?;
+    let mut buffer = itoa::Buffer::new();
+    ctx.keys.put_elements(key, &hash, std::iter::once((field, buffer.format(sum).as_bytes())))?;
+    grow(&mut ctx.keys, key, &hash, is_new.into())?;
     out.int(sum);
     Ok(())
 }
@@ -182,13 +182,14 @@ pub(super) fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> 
     if !parse_f64(increment).ok_or(errors::NOT_A_FLOAT)?.is_finite() {
         return Err(errors::INCREMENT_NOT_FINITE.into());
     }
-    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash)?;
-    let old = ctx.keys.element(key, &hash, field)?;
-    let value = old.as_deref().unwrap_or(b"0");
-    parse_f64(value).ok_or(errors::HASH_NOT_A_FLOAT)?;
-    let sum = decimal::sum(value, increment).ok_or(errors::NOT_FINITE)?;
-    ctx.keys.put_element(key, hash.generation, field, sum.as_bytes());
-    grow(&mut ctx.keys, key, &hash, old.is_none().into())?;
+    let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash, args)?;
+    let (is_new, sum) = ctx.keys.with_element(key, &hash, field, |old| {
+        let value = old.unwrap_or(b"0");
+        parse_f64(value).ok_or(errors::HASH_NOT_A_FLOAT)?;
+        Ok::<_, Fail>((old.is_none(), decimal::sum(value, increment).ok_or(errors::NOT_FINITE)?))
+    })??;
+    ctx.keys.put_elements(key, &hash, std::iter::once((field, sum.as_bytes())))?;
+    grow(&mut ctx.keys, key, &hash, is_new.into())?;
     out.bulk(sum.as_bytes());
     Ok(())
 }

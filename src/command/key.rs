@@ -25,8 +25,7 @@ pub(super) fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub(super) fn exists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
     if keys.len() > 1 {
-        // Only under the lock do several reads see one moment.
-        ctx.keys.memory()?;
+        ctx.keys.require_lock()?;
     }
     let mut found = 0;
     for key in keys.iter() {

@@ -9,8 +9,8 @@ use super::definition::{Ctx, Done, Fail};
 use super::number::{self, integer};
 use super::reply::Out;
 use super::{errors, index};
-use crate::engine::keyspace::Keyspace;
-use crate::engine::memory::{List, ListEncoder};
+use crate::engine::keyspace::{Keyspace, ListRef};
+use crate::engine::memory::Encoder;
 
 /// An end of a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,14 +28,14 @@ impl End {
         }
     }
 
-    fn push<'e>(self, ops: &mut ListEncoder<'_>, key: &[u8], elements: impl ExactSizeIterator<Item = &'e [u8]>) {
+    fn push<'e>(self, ops: &mut Encoder<'_>, key: &[u8], elements: impl ExactSizeIterator<Item = &'e [u8]>) {
         match self {
             Self::Left => ops.push_front(key, elements),
             Self::Right => ops.push_back(key, elements),
         }
     }
 
-    fn pop(self, ops: &mut ListEncoder<'_>, key: &[u8], count: u64) {
+    fn pop(self, ops: &mut Encoder<'_>, key: &[u8], count: u64) {
         match self {
             Self::Left => ops.pop_front(key, count),
             Self::Right => ops.pop_back(key, count),
@@ -44,7 +44,7 @@ impl End {
 }
 
 /// Returns the list at a key; `None` if there is no such key.
-fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k List>, Fail> {
+fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<ListRef<'k>>, Fail> {
     let list = keys.list(key)?;
     if list.is_none() && !keys.find(key)?.is_absent() {
         return Err(errors::WRONG_TYPE.into());
@@ -67,17 +67,17 @@ fn len_to_change(keys: &mut Keyspace<'_>, key: &[u8]) -> Result<u64, Fail> {
 
 /// LLEN key
 pub(super) fn llen(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    out.count(find(&ctx.keys, &args[1])?.map_or(0, List::len));
+    out.count(find(&ctx.keys, &args[1])?.map_or(0, |list| list.len()));
     Ok(())
 }
 
 /// LINDEX key index
 pub(super) fn lindex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let element = match find(&ctx.keys, &args[1])? {
-        Some(list) => index::at(integer(&args[2])?, list.len()).and_then(|at| list.get(at)),
-        None => None,
+    let Some(list) = find(&ctx.keys, &args[1])? else {
+        out.null();
+        return Ok(());
     };
-    out.bulk_or_null(element);
+    out.bulk_or_null(index::at(integer(&args[2])?, list.len()).and_then(|at| list.get(at)));
     Ok(())
 }
 
@@ -110,7 +110,7 @@ pub(super) fn rpush(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 fn push(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
     let (key, elements) = (args.get(1), args.from(2).iter());
     let len = len_to_change(&mut ctx.keys, key)? + elements.len() as u64;
-    ctx.keys.change_list(key, |ops| end.push(ops, key, elements))?;
+    ctx.keys.change_in_memory(key, |ops| end.push(ops, key, elements))?;
     out.count(len);
     Ok(())
 }
@@ -149,7 +149,8 @@ pub(super) fn linsert(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done 
         return Ok(());
     };
     out.count(list.len() + 1);
-    Ok(ctx.keys.change_list(key, |ops| ops.insert(key, at as u64 + u64::from(is_after), element))?)
+    drop(list);
+    Ok(ctx.keys.change_in_memory(key, |ops| ops.insert_element(key, at as u64 + u64::from(is_after), element))?)
 }
 
 /// LSET key index element
@@ -157,7 +158,8 @@ pub(super) fn lset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, element) = (args.get(1), args.get(3));
     let list = find(&ctx.keys, key)?.ok_or(errors::NO_SUCH_KEY)?;
     let at = index::at(integer(&args[2])?, list.len()).ok_or(errors::INDEX_OUT_OF_RANGE)?;
-    ctx.keys.change_list(key, |ops| ops.set(key, at, element))?;
+    drop(list);
+    ctx.keys.change_in_memory(key, |ops| ops.set_element(key, at, element))?;
     out.ok();
     Ok(())
 }
@@ -199,8 +201,9 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End, out: &mut Out) -> Done {
         End::Left => list.iter_from(0).take(taken as usize).for_each(|element| out.bulk(element)),
         End::Right => list.iter_back_from(u64::MAX).take(taken as usize).for_each(|element| out.bulk(element)),
     }
+    drop(list);
     if taken > 0 {
-        ctx.keys.change_list(key, |ops| end.pop(ops, key, taken))?;
+        ctx.keys.change_in_memory(key, |ops| end.pop(ops, key, taken))?;
     }
     Ok(())
 }
@@ -223,8 +226,9 @@ pub(super) fn lrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         let matching = list.iter_from(0).zip(places).filter(|(found, _)| *found == element);
         matching.map(|(_, at)| at).take(wanted).collect()
     };
+    drop(list);
     if !indexes.is_empty() {
-        ctx.keys.change_list(key, |ops| ops.remove(key, indexes.iter().copied()))?;
+        ctx.keys.change_in_memory(key, |ops| ops.remove_elements(key, indexes.iter().copied()))?;
     }
     out.count(indexes.len() as u64);
     Ok(())
@@ -233,11 +237,10 @@ pub(super) fn lrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// LTRIM key start stop
 pub(super) fn ltrim(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, start, stop) = (args.get(1), integer(&args[2])?, integer(&args[3])?);
-    if let Some(list) = find(&ctx.keys, key)? {
-        let (kept, all) = (index::range(start, stop, list.len()), 0..list.len());
-        if kept != all {
-            ctx.keys.change_list(key, |ops| ops.keep(key, kept.start, kept.end))?;
-        }
+    let len = find(&ctx.keys, key)?.map_or(0, |list| list.len());
+    let kept = index::range(start, stop, len);
+    if kept != (0..len) {
+        ctx.keys.change_in_memory(key, |ops| ops.keep_elements(key, kept.start, kept.end))?;
     }
     out.ok();
     Ok(())
@@ -273,14 +276,15 @@ fn move_element(ctx: &mut Ctx<'_>, from: &Place<'_>, to: &Place<'_>, out: &mut O
     };
     let (len, at) = (list.len(), if from.end == End::Left { 0 } else { list.len() - 1 });
     let element = list.get(at).expect("a list has elements").to_vec();
+    drop(list);
     // Room is checked first, because the next step may delete an expired key.
     ctx.keys.require_room(from.key.len() + to.key.len() + element.len() + PLACE_BYTES)?;
     len_to_change(&mut ctx.keys, to.key)?;
     let stays = from.key == to.key && (from.end == to.end || len == 1);
     if !stays {
         // The push comes before the pop, so that a list that is rotated is never empty in between and keeps its expiry.
-        ctx.keys.change_list(to.key, |ops| to.end.push(ops, to.key, std::iter::once(&element[..])))?;
-        ctx.keys.change_list(from.key, |ops| from.end.pop(ops, from.key, 1))?;
+        ctx.keys.change_in_memory(to.key, |ops| to.end.push(ops, to.key, std::iter::once(&element[..])))?;
+        ctx.keys.change_in_memory(from.key, |ops| from.end.pop(ops, from.key, 1))?;
     }
     out.bulk(&element);
     Ok(())

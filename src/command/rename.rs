@@ -10,9 +10,10 @@ use super::collection::walk;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
 use super::reply::Out;
+use crate::engine::elements::entry_id;
 use crate::engine::key::StreamId;
-use crate::engine::keyspace::{Found, Keyspace, entry_id};
-use crate::engine::meta::{Collection, DiskType};
+use crate::engine::keyspace::{Found, Keyspace};
+use crate::engine::meta::{Collection, DiskType, Home};
 use crate::engine::scan::Direction;
 
 /// RENAME key newkey
@@ -49,31 +50,30 @@ fn find_source<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Found, Fail> {
 fn move_key(keys: &mut Keyspace<'_>, from: &[u8], source: &Found, to: &[u8]) -> Done {
     // Elements are read and room is checked before the target is deleted, so that a refusal leaves the target in place.
     let elements = match source {
-        Found::Collection(collection) => Some(Elements::of(keys, from, collection, to)?),
-        Found::String(value) => {
+        Found::Collection(collection) if collection.home == Home::Disk => {
+            Some(Elements::of(keys, from, collection, to)?)
+        }
+        Found::String(value) if value.home() == Home::Disk => {
             keys.require_room(to.len() + value.len())?;
             None
         }
         _ => None,
     };
     let target = &keys.find_to_change(to)?;
+    if source.home() == Some(Home::Memory) {
+        if target.home() == Some(Home::Disk) {
+            keys.delete(to, target)?;
+        }
+        keys.change_in_memory(from, |ops| ops.rename(from, to))?;
+        keys.touch(to);
+        return Ok(());
+    }
     match source {
         Found::Absent => return Ok(()),
-        Found::List(_) => {
-            keys.delete(to, target)?;
-            keys.change_list(from, |ops| ops.rename(from, to))?;
-            keys.touch(to);
-            return Ok(());
-        }
-        Found::Zset(_) => {
-            keys.delete(to, target)?;
-            keys.change_zset(from, |ops| ops.rename(from, to))?;
-            keys.touch(to);
-            return Ok(());
-        }
+        Found::List(_) | Found::Zset(_) => unreachable!("they are in memory"),
         Found::String(value) => {
-            keys.forget_expiry(to, target.expire_ms());
-            keys.put_string(to, value, value.expire_ms)?;
+            keys.delete(to, target)?;
+            keys.put_string(to, &value.bytes(), value.expire_ms())?;
         }
         Found::Collection(collection) => {
             let elements = elements.expect("read above");
@@ -123,11 +123,10 @@ impl Elements {
     /// Stores the elements as a collection at a key, which must be absent, with the expiry of the original.
     fn put(&self, keys: &mut Keyspace<'_>, key: &[u8], original: &Collection) -> Done {
         let generation = keys.new_generation();
+        let copy = Collection { generation, expire_ms: 0, ..*original };
         match self {
             Self::Named(named) => {
-                for (name, value) in named {
-                    keys.put_element(key, generation, name, value);
-                }
+                keys.put_elements(key, &copy, named.iter().map(|(name, value)| (&name[..], &value[..])))?;
             }
             Self::Entries(entries) => {
                 for (id, fields) in entries {
@@ -135,7 +134,6 @@ impl Elements {
                 }
             }
         }
-        let copy = Collection { generation, expire_ms: 0, ..*original };
         match original.expire_ms {
             0 => keys.put_collection(key, &copy)?,
             expire_ms => keys.set_expire(key, &Found::Collection(copy), expire_ms)?,

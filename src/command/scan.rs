@@ -1,13 +1,10 @@
 //! SCAN, HSCAN, SSCAN: iterations in steps.
 //!
 //! Guarantees: a key or element that exists during a whole iteration is returned; an expired key is not. SCAN's cursor
-//! is a place in a fixed order of disk slots, list shards and sorted set shards. Each slot or shard is visited as a
-//! whole, except a slot of very many keys: within such a slot, and in a large hash or set, an iteration goes by name,
+//! is a place in a fixed order of the shards of memory and the slots on disk. Each shard or slot is visited as a whole, except a slot of very many keys: within such a slot, and in a large hash or set, an iteration goes by name,
 //! and its cursors are kept in a bounded table. A step of SCAN that takes long ends early, so that it does not hold up
 //! other clients. A small collection is returned in one step.
 //!
-//! Limit: a key that changes its engine during an iteration (SET over a list) may be missed.
-
 use super::args::{Args, OwnedArgs};
 use super::collection;
 use super::definition::{Ctx, Done, Fail};
@@ -16,9 +13,7 @@ use super::reply::Out;
 use super::{cursor, errors, glob};
 use crate::engine::key::SLOTS;
 use crate::engine::keyspace::{Found, Keyspace};
-use crate::engine::memory::Dictionary;
-use crate::engine::memory::Value;
-use crate::engine::memory::part::SHARDS;
+use crate::engine::memory::keys::SHARDS;
 use crate::engine::meta::{DiskType, Meta};
 use crate::engine::walk::Walked;
 use std::ops::ControlFlow;
@@ -35,12 +30,10 @@ const SLOT_KEYS_MAX: u64 = 1000;
 /// Longest time that a step of SCAN walks the disk slots.
 const STEP_TIME: Duration = Duration::from_millis(2);
 
-/// Cursor of the first list shard. The cursors below it are those of the disk slots.
-const LISTS: u64 = SLOTS as u64;
-/// Cursor of the first sorted set shard.
-const ZSETS: u64 = LISTS + SHARDS as u64;
-/// Cursor behind all slots and shards. Cursors above it are kept in the table.
-const END: u64 = ZSETS + SHARDS as u64;
+/// Cursor of the first slot on disk. The cursors below it are those of the shards of memory.
+const DISK: u64 = SHARDS as u64;
+/// Cursor behind all shards and slots. Cursors above it are kept in the table.
+const END: u64 = DISK + SLOTS as u64;
 
 /// The options of an iteration's step.
 struct Options<'a> {
@@ -102,20 +95,14 @@ pub(super) fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let options = Options::parse(args.from(2), true)?;
     let options = Options { count: options.count.min(KEYS_MAX), ..options };
     let mut step = Step { keys: &ctx.keys, options, seen: 0, found: OwnedArgs::default() };
-    let mut at = match cursor {
-        ..LISTS => step.visit_slots(&(cursor as u16).to_be_bytes())?,
-        LISTS..=END => cursor,
-        _ => step.visit_slots(&cursor::find(cursor).filter(|from| from.len() >= 2).ok_or(errors::INVALID_CURSOR)?)?,
-    };
-    if at == LISTS && ctx.keys.memory_key_count() == 0 {
-        at = END;
+    let mut at = cursor;
+    if at < DISK {
+        at = step.visit_shards(at)?;
     }
-    while (LISTS..END).contains(&at) && step.seen < step.options.count {
-        let memory = ctx.keys.memory()?;
-        at = match at {
-            ..ZSETS => LISTS + step.visit_shards(&memory.lists, at - LISTS, "list"),
-            _ => ZSETS + step.visit_shards(&memory.zsets, at - ZSETS, "zset"),
-        };
+    if at > END {
+        at = step.visit_slots(&cursor::find(at).filter(|from| from.len() >= 2).ok_or(errors::INVALID_CURSOR)?)?;
+    } else if (DISK..END).contains(&at) && step.seen < step.options.count {
+        at = step.visit_slots(&((at - DISK) as u16).to_be_bytes())?;
     }
     write_step(out, if at == END { 0 } else { at }, &step.found);
     Ok(())
@@ -142,11 +129,11 @@ impl Step<'_, '_> {
     /// Visits slots from a place on until enough keys were seen. The place is a slot's number or a key's stored name.
     /// Returns the cursor to continue at.
     fn visit_slots(&mut self, from: &[u8]) -> Result<u64, Fail> {
-        let (mut last_slot, mut next) = (None, LISTS);
+        let (mut last_slot, mut next) = (None, END);
         let walked = self.keys.walk(from, Instant::now() + STEP_TIME, |met| {
             let is_new_slot = last_slot.replace(met.slot) != Some(met.slot);
             if self.seen >= self.options.count && is_new_slot {
-                next = u64::from(met.slot);
+                next = DISK + u64::from(met.slot);
                 return Ok(ControlFlow::Break(()));
             }
             if self.seen >= self.options.count + SLOT_KEYS_MAX {
@@ -158,21 +145,25 @@ impl Step<'_, '_> {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(match walked {
-            Walked::End => LISTS,
+            Walked::End => END,
             Walked::Stopped => next,
-            Walked::OutOfTime(slot) => u64::from(slot),
+            Walked::OutOfTime(slot) => DISK + u64::from(slot),
         })
     }
 
-    /// Visits whole shards from `first` on until enough keys were seen. Returns the shard to continue at.
-    fn visit_shards<V: Value>(&mut self, shards: &Dictionary<V>, first: u64, kind: &str) -> u64 {
-        let wanted = usize::try_from(self.options.count - self.seen).unwrap_or(usize::MAX);
-        let (next, keys) = shards.scan(first, wanted);
-        for key in keys {
-            let expire_ms = shards.get(&key).map_or(0, |entry| entry.expire_ms);
-            self.visit(&key, kind, expire_ms);
+    /// Visits whole shards from `first` on until enough keys were seen. Returns the cursor to continue at.
+    fn visit_shards(&mut self, first: u64) -> Result<u64, Fail> {
+        let memory = self.keys.memory();
+        if memory.is_empty() {
+            return Ok(DISK);
         }
-        if next == 0 { SHARDS as u64 } else { next }
+        self.keys.require_lock()?;
+        let wanted = usize::try_from(self.options.count).unwrap_or(usize::MAX);
+        let (next, slots) = memory.scan(first, wanted);
+        for slot in slots {
+            self.visit(slot.key(), slot.value_type().name(), slot.expire_ms());
+        }
+        Ok(if next == 0 { DISK } else { next })
     }
 }
 

@@ -125,14 +125,7 @@ impl<'s> Session<'s> {
 
     /// Fetches the rows that the next requests, which arrived together, are about to read.
     pub fn expect<'r>(&mut self, requests: impl Iterator<Item = Call<'r>> + Clone) {
-        ahead::fetch_rows(self.committer.disk(), requests.clone());
-        let keys: Vec<_> = requests.filter_map(ahead::key_in_memory).collect();
-        if keys.len() > 1 {
-            // The requests need the lock anyway.
-            self.take_turn();
-            let turn = self.turn.as_mut().expect("taken above");
-            turn.keyspace(0).fetch_in_memory(keys.into_iter());
-        }
+        ahead::fetch(self.committer, requests);
     }
 
     /// Runs one request and writes its reply. Returns true if the connection must act before the next request: await
@@ -269,7 +262,9 @@ impl<'s> Session<'s> {
         let is_locked = command.has(Flag::Write) || command.has(Flag::Locks) || self.committer.groups.have_failed();
         if self.turn.is_none() && !is_locked {
             let now_ms = self.clock().wall_us / 1000;
-            let keys = Keyspace::reading(self.committer.disk(), now_ms, Some(self.committer.memory_keys()));
+            let Committer { watermarks, .. } = self.committer;
+            let (disk, memory) = (self.committer.disk(), self.committer.memory());
+            let keys = Keyspace::reading(disk, memory, now_ms, &watermarks.committed);
             let mut ctx = Ctx { keys, client: self.client, host: self.host, table: &TABLE };
             let start = self.out.next_start();
             match (command.run)(&mut ctx, args, self.out) {

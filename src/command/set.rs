@@ -1,10 +1,10 @@
-//! Sets: members, each an element without a value on disk.
+//! Sets: members.
 //!
 //! Guarantees: SMEMBERS sees one moment of the set; SPOP's effect is the removal of the members that it chose. A set
 //! without members does not exist.
 //!
-//! Limit: the choice from large sets is not uniform. SPOP chooses uniformly from at least [`CHOICE_MIN`] members: from
-//! the whole set if it has no more, otherwise from the members that follow, in byte order, those popped last. A walk to
+//! Limit: the choice from large sets on disk is not uniform. SPOP chooses uniformly from at least [`CHOICE_MIN`] members:
+//! from the whole set if it has no more, otherwise from the members that follow, in byte order, those popped last. A walk to
 //! a random one of a million members would take a second, and a walk from the first member would pass all deleted rows
 //! that were not compacted yet.
 
@@ -15,8 +15,9 @@ use super::errors;
 use super::number;
 use super::reply::Out;
 use crate::engine::keyspace::Keyspace;
-use crate::engine::meta::{Collection, DiskType};
+use crate::engine::meta::{Collection, DiskType, Home};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Members that SPOP chooses from, unless the set has fewer.
@@ -41,7 +42,7 @@ pub(super) fn scard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// SISMEMBER key member
 pub(super) fn sismember(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let is_member = match find(&ctx.keys, &args[1])? {
-        Some(set) => ctx.keys.element(&args[1], &set, &args[2])?.is_some(),
+        Some(set) => ctx.keys.has_element(&args[1], &set, &args[2])?,
         None => false,
     };
     out.int(is_member.into());
@@ -72,12 +73,10 @@ fn write_set(out: &mut Out, members: &OwnedArgs) {
 /// SADD key member [member ...]
 pub(super) fn sadd(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let key = args.get(1);
-    let set = collection::find_or_new(&mut ctx.keys, key, DiskType::Set)?;
+    let set = collection::find_or_new(&mut ctx.keys, key, DiskType::Set, args)?;
     let added = collection::select(&ctx.keys, key, &set, args.from(2).iter(), Membership::Absent)?;
-    for member in &added {
-        ctx.keys.put_element(key, set.generation, member, b"");
-    }
     if !added.is_empty() {
+        ctx.keys.put_elements(key, &set, added.iter().map(|member| (*member, &[][..])))?;
         ctx.keys.put_collection(key, &Collection { count: set.count + added.len() as u64, ..set })?;
     }
     out.count(added.len() as u64);
@@ -122,6 +121,9 @@ static LAST_POPPED: Mutex<[Vec<u8>; PLACES]> = Mutex::new([const { Vec::new() };
 
 /// Chooses `wanted` members, or all if the set has no more.
 fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Result<OwnedArgs, Fail> {
+    if set.home == Home::Memory {
+        return choose_in_memory(keys, key, set.count, wanted.min(set.count));
+    }
     // The chosen members are deleted, so no more are gathered than one commit may delete.
     let fits = |chosen: &OwnedArgs| keys.require_room(chosen.byte_len()).is_ok();
     let mut choice = Choice {
@@ -145,6 +147,22 @@ fn choose(keys: &Keyspace<'_>, key: &[u8], set: &Collection, wanted: u64) -> Res
         LAST_POPPED.lock()[place] = last.to_vec();
     }
     Ok(choice.chosen)
+}
+
+/// Chooses from a set of `count` members in memory, each with the same probability.
+fn choose_in_memory(keys: &Keyspace<'_>, key: &[u8], count: u64, wanted: u64) -> Result<OwnedArgs, Fail> {
+    let mut random = Random::new();
+    // Floyd's algorithm: each step chooses one more rank.
+    let mut ranks = BTreeSet::new();
+    for last in count - wanted..count {
+        let rank = random.below(last + 1);
+        if !ranks.insert(rank) {
+            ranks.insert(last);
+        }
+    }
+    let mut chosen = OwnedArgs::default();
+    keys.members_at(key, ranks.into_iter(), |member| chosen.extend([member]))?;
+    Ok(chosen)
 }
 
 fn place_of(key: &[u8]) -> usize {

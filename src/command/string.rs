@@ -1,6 +1,6 @@
-//! Strings: a value inline in its key's metadata.
+//! Strings.
 //!
-//! Guarantees: a plain SET reads nothing; a value is never longer than `proto-max-bulk-len`; INCRBYFLOAT adds decimals,
+//! Guarantees: a change of a part of a string in memory costs what changes; a value is never longer than `proto-max-bulk-len`; INCRBYFLOAT adds decimals,
 //! see `decimal`. A command that sets a key unconditionally replaces whatever the key held, expired or not, in one
 //! effect.
 
@@ -11,7 +11,9 @@ use super::number::{integer, parse_f64, parse_i64};
 use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
+use crate::engine::meta::Home;
 use crate::engine::rows::FETCHED_TOGETHER;
+use std::borrow::Cow;
 
 /// Returns the string at a key; `None` if there is no such key, an error if the key holds another type.
 fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail> {
@@ -26,7 +28,7 @@ fn find<'a>(keys: &Keyspace<'a>, key: &[u8]) -> Result<Option<StringValue>, Fail
 
 /// GET key
 pub(super) fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    out.bulk_or_null(find(&ctx.keys, &args[1])?.as_deref());
+    out.bulk_or_null(find(&ctx.keys, &args[1])?.as_ref().map(StringValue::bytes).as_deref());
     Ok(())
 }
 
@@ -34,8 +36,7 @@ pub(super) fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub(super) fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
     if keys.len() > 1 {
-        // Only under the lock do several reads see one moment.
-        ctx.keys.memory()?;
+        ctx.keys.require_lock()?;
     }
     out.array(keys.len());
     for (nth, key) in keys.iter().enumerate() {
@@ -43,7 +44,7 @@ pub(super) fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
             ctx.keys.fetch(keys.iter().skip(nth).take(FETCHED_TOGETHER));
         }
         match ctx.keys.find(key)? {
-            Found::String(value) => out.bulk(&value),
+            Found::String(value) => out.bulk(&value.bytes()),
             _ => out.null(),
         }
     }
@@ -61,14 +62,14 @@ pub(super) fn getrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done
     let start = integer(&args[2])?;
     let end = integer(&args[3])?;
     let value = find(&ctx.keys, &args[1])?;
-    let value = value.as_deref().unwrap_or_default();
     // As in Redis, two negative positions in the wrong order give nothing even where both lie before the value.
     let is_reversed = start < 0 && end < 0 && start > end;
-    let length = value.len() as i64;
+    let length = value.as_ref().map_or(0, StringValue::len) as i64;
     let from_front = |position: i64| if position < 0 { (length + position).max(0) } else { position };
     let (start, end) = (from_front(start), from_front(end).min(length - 1));
     let is_empty = is_reversed || start > end;
-    out.bulk(if is_empty { b"" } else { &value[start as usize..=end as usize] });
+    let wanted = if is_empty { 0..0 } else { start as usize..end as usize + 1 };
+    out.bulk(&value.as_ref().map(|value| value.slice(wanted)).unwrap_or_default());
     Ok(())
 }
 
@@ -144,14 +145,16 @@ pub(super) fn set(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         return Err(errors::WRONG_TYPE.into());
     }
     let is_met = options.condition.is_none_or(|condition| (condition == Condition::Absent) == found.is_absent());
-    if is_met {
-        let expire_ms = if options.lifetime == Lifetime::Kept { found.expire_ms() } else { expire_ms };
-        replace(&mut ctx.keys, key, found.expire_ms(), value, expire_ms)?;
-    }
-    match found {
-        Found::String(old) if options.returns_old => out.bulk(&old),
+    match &found {
+        Found::String(old) if options.returns_old => out.bulk(&old.bytes()),
         _ if options.returns_old || !is_met => out.null(),
         _ => out.ok(),
+    }
+    if is_met {
+        let old = Old::of(&found);
+        let expire_ms = if options.lifetime == Lifetime::Kept { found.expire_ms() } else { expire_ms };
+        drop(found);
+        replace(&mut ctx.keys, key, old, value, expire_ms)?;
     }
     Ok(())
 }
@@ -165,11 +168,25 @@ fn store(keys: &mut Keyspace<'_>, key: &[u8], value: &[u8], expire_ms: u64) -> D
     Ok(keys.delete(key, &found)?)
 }
 
-/// Does what [`store`] does for a key that is known to have the expiry `old_expire_ms` (0: none), which is removed if
-/// there is no new expiry.
-fn replace(keys: &mut Keyspace<'_>, key: &[u8], old_expire_ms: u64, value: &[u8], expire_ms: u64) -> Done {
-    if expire_ms == 0 {
-        keys.forget_expiry(key, old_expire_ms);
+/// What is known of a key whose value is about to be replaced.
+#[derive(Clone, Copy)]
+struct Old {
+    home: Option<Home>,
+    /// When the key was to expire, in ms since the Unix epoch; 0: never.
+    expire_ms: u64,
+}
+
+impl Old {
+    fn of(found: &Found) -> Self {
+        Self { home: found.home(), expire_ms: found.expire_ms() }
+    }
+}
+
+/// Does what [`store`] does for a key that was found. The entry of a disk key in the expiry index is removed if there is
+/// no new expiry.
+fn replace(keys: &mut Keyspace<'_>, key: &[u8], old: Old, value: &[u8], expire_ms: u64) -> Done {
+    if expire_ms == 0 && old.home == Some(Home::Disk) {
+        keys.forget_expiry(key, old.expire_ms);
     }
     store(keys, key, value, expire_ms)
 }
@@ -216,10 +233,15 @@ pub(super) fn mset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 
 /// GETSET key value
 pub(super) fn getset(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    let old = find(&ctx.keys, &args[1])?;
-    replace(&mut ctx.keys, &args[1], old.as_ref().map_or(0, |old| old.expire_ms), &args[2], 0)?;
-    out.bulk_or_null(old.as_deref());
-    Ok(())
+    let found = ctx.keys.find(&args[1])?;
+    match &found {
+        Found::Absent => out.null(),
+        Found::String(value) => out.bulk(&value.bytes()),
+        _ => return Err(errors::WRONG_TYPE.into()),
+    }
+    let old = Old::of(&found);
+    drop(found);
+    replace(&mut ctx.keys, &args[1], old, &args[2], 0)
 }
 
 /// GETDEL key
@@ -227,7 +249,7 @@ pub(super) fn getdel(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let found = ctx.keys.find_to_change(&args[1])?;
     match &found {
         Found::Absent => out.null(),
-        Found::String(value) => out.bulk(value),
+        Found::String(value) => out.bulk(&value.bytes()),
         _ => return Err(errors::WRONG_TYPE.into()),
     }
     Ok(ctx.keys.delete(&args[1], &found)?)
@@ -252,11 +274,13 @@ pub(super) fn append(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
         out.count(tail.len() as u64);
         return Ok(());
     };
-    check_length(ctx, old.len(), tail.len())?;
-    let value = [&old, tail].concat();
-    ctx.keys.put_string(key, &value, old.expire_ms)?;
-    out.count(value.len() as u64);
-    Ok(())
+    let len = old.len();
+    check_length(ctx, len, tail.len())?;
+    out.count((len + tail.len()) as u64);
+    if tail.is_empty() {
+        return Ok(());
+    }
+    Ok(ctx.keys.write_string(key, old, len, tail)?)
 }
 
 /// SETRANGE key offset value
@@ -265,32 +289,38 @@ pub(super) fn setrange(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done
     let offset = integer(&args[2])?;
     let offset = usize::try_from(offset).map_err(|_| errors::OFFSET_OUT_OF_RANGE)?;
     let old = find(&ctx.keys, key)?;
-    let expire_ms = old.as_ref().map_or(0, |old| old.expire_ms);
-    let old = old.as_deref().unwrap_or_default();
+    let len = old.as_ref().map_or(0, StringValue::len);
     if part.is_empty() {
-        out.count(old.len() as u64);
+        out.count(len as u64);
         return Ok(());
     }
     check_length(ctx, offset, part.len())?;
-    let end = offset + part.len();
-    let mut value = Vec::with_capacity(old.len().max(end));
-    value.extend_from_slice(old);
-    value.resize(old.len().max(end), 0);
-    value[offset..end].copy_from_slice(part);
-    ctx.keys.put_string(key, &value, expire_ms)?;
-    out.count(value.len() as u64);
-    Ok(())
+    out.count(len.max(offset + part.len()) as u64);
+    match old {
+        Some(old) => Ok(ctx.keys.write_string(key, old, offset, part)?),
+        None => {
+            let value = [&vec![0; offset][..], part].concat();
+            Ok(ctx.keys.put_string(key, &value, 0)?)
+        }
+    }
 }
 
 /// Adds to an integer. An absent key counts as 0.
 fn add(ctx: &mut Ctx<'_>, key: &[u8], increment: i64, out: &mut Out) -> Done {
     let old = find(&ctx.keys, key)?;
-    let value = old.as_deref().map_or(Some(0), parse_i64).ok_or(errors::NOT_AN_INTEGER)?;
+    let value = old.as_ref().map_or(Some(0), |old| parse_i64(&old.bytes())).ok_or(errors::NOT_AN_INTEGER)?;
     let sum = value.checked_add(increment).ok_or(errors::OVERFLOW)?;
-    let expire_ms = old.map_or(0, |old| old.expire_ms);
-    ctx.keys.put_string(key, itoa::Buffer::new().format(sum).as_bytes(), expire_ms)?;
+    put_number(ctx, key, old, itoa::Buffer::new().format(sum).as_bytes())?;
     out.int(sum);
     Ok(())
+}
+
+/// Stores a number in place of the string that was found at the key; the expiry stays.
+fn put_number(ctx: &mut Ctx<'_>, key: &[u8], old: Option<StringValue>, number: &[u8]) -> Done {
+    match old {
+        Some(old) => Ok(ctx.keys.replace_string(key, old, number)?),
+        None => Ok(ctx.keys.put_string(key, number, 0)?),
+    }
 }
 
 /// INCR key
@@ -319,13 +349,14 @@ pub(super) fn decrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 pub(super) fn incrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, increment) = (args.get(1), args.get(2));
     let old = find(&ctx.keys, key)?;
-    let value = old.as_deref().unwrap_or(b"0");
-    if parse_f64(value).is_none() || parse_f64(increment).is_none() {
-        return Err(errors::NOT_A_FLOAT.into());
-    }
-    let sum = decimal::sum(value, increment).ok_or(errors::NOT_FINITE)?;
-    let expire_ms = old.map_or(0, |old| old.expire_ms);
-    ctx.keys.put_string(key, sum.as_bytes(), expire_ms)?;
+    let sum = {
+        let value = old.as_ref().map_or(Cow::Borrowed(&b"0"[..]), StringValue::bytes);
+        if parse_f64(&value).is_none() || parse_f64(increment).is_none() {
+            return Err(errors::NOT_A_FLOAT.into());
+        }
+        decimal::sum(&value, increment).ok_or(errors::NOT_FINITE)?
+    };
+    put_number(ctx, key, old, sum.as_bytes())?;
     out.bulk(sum.as_bytes());
     Ok(())
 }

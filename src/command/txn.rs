@@ -5,7 +5,7 @@ use super::client::{Client, QUEUE_BYTES_MAX, Queue};
 use super::definition::{Command, Ctx, Done, Fail, Flag};
 use super::reply::Out;
 use super::{demand, errors};
-use crate::engine::rows::FETCHED_TOGETHER;
+
 
 /// Commands that do more than make effects, and therefore cannot wait in a queue.
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
@@ -92,8 +92,6 @@ pub(super) fn exec(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
 
 fn run_queue(ctx: &mut Ctx<'_>, queue: &Queue, out: &mut Out) -> Done {
     let calls: Vec<_> = ctx.table.queued(queue).collect();
-    let keys = calls.iter().filter(|(command, _)| command.keys.0 == 1).take(FETCHED_TOGETHER);
-    ctx.keys.fetch_in_memory(keys.filter_map(|(_, args)| args.try_get(1)));
     for (command, args) in calls {
         let start = out.next_start();
         match (command.run)(ctx, args, out) {

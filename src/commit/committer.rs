@@ -23,11 +23,12 @@ use super::groups::Groups;
 use super::log_queue::{LogQueue, LogThread};
 use super::logs::{Logs, Rows};
 use super::sync::Syncer;
-use super::writer::{MemorySize, SealedGroup, Writer};
+use super::writer::{SealedGroup, Writer};
 use crate::clock::{ClockFace, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
+use crate::engine::routing::{Policy, Routing};
 use crate::error::{Error, Result};
 use crate::log::index::PositionIndex;
 use crate::log::oplog::{OpLog, SpareSegment};
@@ -37,7 +38,7 @@ use crate::record::CommitRecord;
 use crate::watermark::Watermarks;
 use parking_lot::Mutex;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Commits that were written together, in the form in which the tail and the other stages take them.
@@ -97,10 +98,11 @@ pub struct Committer {
     pub(super) log_room: AtomicUsize,
     positions: Mutex<PositionIndex>,
     sink: OnceLock<Arc<dyn CommitSink>>,
-    /// Keys in the memory engines, for reads that do not take the writer lock. Changed under the logs' lock.
-    memory_keys: AtomicUsize,
-    /// Bytes that the memory engines hold after the last published commit.
-    memory_bytes: AtomicUsize,
+    memory: Arc<Memory>,
+    /// The policy that chooses homes, as a number.
+    routing: AtomicU8,
+    /// Bytes that the keys in memory should take at most.
+    memory_bytes_max: AtomicUsize,
     /// Position of the last commit that was published, for threads that do not hold the logs' lock.
     published: Mutex<Position>,
 }
@@ -111,7 +113,7 @@ pub struct Start {
     pub disk: Arc<Disk>,
     /// The op-log after recovery.
     pub oplog: OpLog,
-    /// The memory engines after the commit at `position`.
+    /// The keys in memory after the commit at `position`.
     pub memory: Memory,
     /// Position of the last commit.
     pub position: Position,
@@ -132,8 +134,8 @@ impl Committer {
         let mut positions = PositionIndex::default();
         known.iter().for_each(|&position| positions.note(position));
         positions.note(LogCursor { csn: position.csn, wal_seq });
-        let MemorySize { keys, bytes } = MemorySize::of(&memory);
-        let writer = Writer::new(memory, position);
+        let memory = Arc::new(memory);
+        let writer = Writer::new(Arc::clone(&memory), position);
         let ages = Ages::default();
         ages.note_past(position.csn, position.time, CommitTime(now_micros()));
         Self {
@@ -151,8 +153,9 @@ impl Committer {
             log_thread: LogThread::default(),
             positions: Mutex::new(positions),
             sink: OnceLock::new(),
-            memory_keys: AtomicUsize::new(keys),
-            memory_bytes: AtomicUsize::new(bytes),
+            memory,
+            routing: AtomicU8::new(Policy::Type as u8),
+            memory_bytes_max: AtomicUsize::new(usize::MAX),
             published: Mutex::new(position),
         }
     }
@@ -168,17 +171,30 @@ impl Committer {
         &self.disk
     }
 
-    /// Returns the number of keys in the memory engines, readable without the writer lock. The number is never 0 while
-    /// a published key is in the memory engines.
+    /// Returns the keys in memory. Only the holder of the writer lock changes them.
     #[must_use]
-    pub fn memory_keys(&self) -> &AtomicUsize {
-        &self.memory_keys
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
-    /// Returns the bytes that the memory engines held at the last publication.
+    /// Chooses the policy that chooses homes, and the bytes that the keys in memory should take at most.
+    pub fn set_routing(&self, policy: Policy, memory_bytes_max: usize) {
+        self.routing.store(policy as u8, Ordering::Relaxed);
+        self.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
+    }
+
+    /// Returns how homes are chosen now.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        self.memory_bytes.load(Ordering::Relaxed)
+    pub fn routing(&self) -> Routing {
+        let is_type = self.routing.load(Ordering::Relaxed) == Policy::Type as u8;
+        let policy = if is_type { Policy::Type } else { Policy::Access };
+        Routing { policy, has_room: self.memory.memory_bytes() < self.memory_bytes_max() }
+    }
+
+    /// Returns the bytes that the keys in memory should take at most.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> usize {
+        self.memory_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Returns the time of the last commit that was published, or 0 before the first. Waits for no writer.
@@ -312,13 +328,13 @@ impl Committer {
 
     /// Writes a group's commits to both logs, publishes them and settles the group. Returns the last csn.
     pub(super) fn write_sealed(&self, logs: &mut Logs, mut sealed: SealedGroup) -> Result<Csn> {
-        let (number, memory) = (sealed.number, sealed.memory);
+        let number = sealed.number;
         let superseded = std::mem::take(&mut sealed.superseded);
         let written = self.require_sound().and_then(|()| {
             let began = sealed.began;
             let commits = sealed.records(logs.position);
             self.ages.note(commits[0].csn, began);
-            self.log_and_publish(logs, commits, &superseded, Rows::Store, memory)
+            self.log_and_publish(logs, commits, &superseded, Rows::Store)
         });
         match &written {
             Ok(_) => self.groups.written(number),
@@ -337,17 +353,11 @@ impl Committer {
         commits: Arc<[CommitRecord]>,
         superseded: &[Range<usize>],
         rows: Rows,
-        memory: MemorySize,
     ) -> Result<Csn> {
-        // The count is raised before the disk engines change and lowered afterwards: a reader that misses a key on
-        // disk while the key moves to memory must know that memory may hold the key.
-        self.memory_keys.fetch_max(memory.keys, Ordering::AcqRel);
         let wal_before = logs.wal_seq;
         let logged = logs.write(&self.disk, &commits, superseded, rows).inspect_err(|error| self.fail_stop(error))?;
         self.note_room(logs);
         let (position, wal_after) = (logs.position, logs.wal_seq);
-        self.memory_keys.store(memory.keys, Ordering::Release);
-        self.memory_bytes.store(memory.bytes, Ordering::Relaxed);
         self.positions.lock().note(LogCursor { csn: position.csn, wal_seq: wal_after });
         if let Some(sink) = self.sink.get() {
             sink.committed(Group { commits, wal_before, wal_after });

@@ -6,12 +6,12 @@
 use super::committer::Committer;
 use super::groups::GroupNumber;
 use super::logs::{Logs, Rows};
-use super::writer::{MemorySize, Writer};
+use super::writer::Writer;
 use crate::clock::{self, Moment, Reading, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
-use crate::engine::memory::Undo;
+use crate::engine::memory::Ops;
 use crate::error::{Error, Result};
 use crate::log::oplog::OpLog;
 use crate::log::recovery::CutPoint;
@@ -99,28 +99,33 @@ impl<'a> WriterGuard<'a> {
     /// Returns the keyspace for one command, or for the commands of one EXEC. `now_ms` is the command's clock, in
     /// milliseconds since the Unix epoch.
     pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
-        let Writer { memory, watches, expiries, wear, effects, undo, sealed, last, .. } = &mut *self.writer;
-        let csn = last.next();
-        let changing = Changing { memory, effects, undo, sealed: &*sealed, watches, expiries, wear, csn };
-        Keyspace::changing(self.committer.disk(), now_ms, changing)
+        let Writer { watches, expiries, wear, effects, hidden, sealed, last, .. } = &mut *self.writer;
+        let (routing, csn) = (self.committer.routing(), last.next());
+        let changing =
+            Changing { effects, hidden: *hidden, sealed: &*sealed, watches, expiries, wear, routing, csn };
+        Keyspace::changing(self.committer.disk(), self.committer.memory(), now_ms, changing)
     }
 
     /// Limits the effects of the next commit to `bytes_max`. If `can_be_taken_back`, all of its effects can be taken
     /// back; otherwise only its effects on disk can.
     pub fn bound_commit(&mut self, bytes_max: usize, can_be_taken_back: bool) {
         self.writer.effects.bound(bytes_max);
-        self.writer.undo = if can_be_taken_back { Undo::Armed } else { Undo::Off };
+        let hidden = can_be_taken_back.then(|| self.writer.memory.hide());
+        self.writer.hidden = hidden;
     }
 
     /// Ends the limit that [`WriterGuard::bound_commit`] set. If the effects exceed the limit, or if `is_given_up`,
     /// the effects are taken back and false is returned. A client that watches a key counts such a change as a change
     /// of the key.
     pub fn end_bound(&mut self, is_given_up: bool) -> bool {
-        let undo = std::mem::take(&mut self.writer.undo);
+        let hidden = self.writer.hidden.take();
         if self.writer.effects.end_bound() && !is_given_up {
+            if let Some(number) = hidden {
+                self.writer.memory.publish(number);
+            }
             return true;
         }
-        if let Err(error) = self.writer.take_back(&undo) {
+        if let Err(error) = self.writer.take_back(hidden) {
             self.abandon(&format!("the effects of a refused command could not be taken back: {error}"));
         }
         false
@@ -324,7 +329,7 @@ impl<'a> LogsGuard<'a> {
             commit.require_continues(hash, "applied commits")?;
             hash = commit.hash;
             crate::engine::batch::validate(&commit.disk, commit.disk_ops)?;
-            crate::engine::memory::validate(&commit.lists, &commit.zsets)?;
+            Ops::validate(&commit.memory)?;
             expected = expected.next();
         }
         self.require_room(OpLog::frame_bytes(&commits))?;
@@ -334,13 +339,13 @@ impl<'a> LogsGuard<'a> {
             committer.ages.note(first.csn, Moment::now().before(Duration::from_micros(age)));
         }
         for commit in &*commits {
-            writer.memory.apply(commit).inspect_err(|error| committer.fail_stop(error))?;
+            writer.memory.apply_commit(commit).inspect_err(|error| committer.fail_stop(error))?;
             writer.clock.observe(commit.time);
             writer.last = commit.csn;
         }
         writer.watches.touch_all();
         writer.expiries.reset();
-        committer.log_and_publish(logs, commits, &[], Rows::Forget, MemorySize::of(&writer.memory))
+        committer.log_and_publish(logs, commits, &[], Rows::Forget)
     }
 }
 

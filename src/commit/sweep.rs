@@ -17,7 +17,6 @@ use crate::engine::rows::RowAccess;
 use crate::error::Result;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Keys in memory that one look deletes at most, and entries of the expiry index that it deals with. 50 looks a second
@@ -90,13 +89,13 @@ impl Sweeper {
     }
 
     fn sweep_memory(&self, now_ms: u64) -> Result<()> {
-        if self.committer.memory_keys().load(Ordering::Acquire) == 0 {
+        if self.committer.memory().expiring() == 0 {
             return Ok(());
         }
         let mut left = KEYS_PER_LOOK;
         while left > 0 {
             let mut guard = self.committer.lock_writer();
-            let due = expiry::due_in_memory(&guard.writer().memory, now_ms, KEYS_PER_TURN.min(left));
+            let due = self.committer.memory().expired(now_ms, KEYS_PER_TURN.min(left));
             let bytes = due.iter().map(|key| key.len() + DELETION_BYTES).sum();
             let done = guard.reserve(bytes).and_then(|()| {
                 due.iter().try_for_each(|key| {

@@ -9,7 +9,7 @@ use crate::clock::{CommitClock, Moment, Reading};
 use crate::csn::{CommitTime, Csn};
 use crate::engine::effects::{Effects, Extent, SealedEffects};
 use crate::engine::expiry_index::ExpiryIndex;
-use crate::engine::memory::{Memory, Undo};
+use crate::engine::memory::Memory;
 use crate::engine::watch::WatchTable;
 use crate::engine::wear::Wear;
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::position::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,23 +28,10 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the op-log that are reserved for each group beyond its effects: frames take more than the effects alone.
 pub(super) const OPLOG_SLACK: usize = 64 << 10;
 
-/// Number of keys and bytes in the memory engines after a commit.
-#[derive(Clone, Copy)]
-pub(super) struct MemorySize {
-    pub keys: usize,
-    pub bytes: usize,
-}
-
-impl MemorySize {
-    pub(super) fn of(memory: &Memory) -> Self {
-        Self { keys: memory.len(), bytes: memory.memory_bytes() }
-    }
-}
-
 /// The state under the writer lock.
 pub struct Writer {
-    /// Lists and sorted sets, after every executed command.
-    pub memory: Memory,
+    /// The keys in memory, after every executed command. Only the holder of the writer lock changes them.
+    pub memory: Arc<Memory>,
     /// The keys that clients watch.
     pub watches: WatchTable,
     /// The index of the disk keys that have an expiry time.
@@ -51,8 +39,8 @@ pub struct Writer {
     /// Counts of the elements that hashes and sets lost.
     pub wear: Wear,
     pub(super) effects: Effects,
-    /// How the memory effects of the next commit can be taken back.
-    pub(super) undo: Undo,
+    /// Number of the hidden change that the next commit makes in memory, so that it can be taken back; `None`: it cannot.
+    pub(super) hidden: Option<NonZeroU64>,
     /// Effects of sealed groups that are not known to be settled, oldest first.
     pub(super) sealed: Vec<SealedEffects>,
     /// For each of `sealed`, the bytes of effects that its op-log frames carry.
@@ -79,9 +67,9 @@ pub(super) struct PendingCommit {
     until: Extent,
 }
 
-/// Returns the bytes of effects in a commit's op-log frame: all if the commit touches the memory engines, else 0.
+/// Returns the bytes of effects in a commit's op-log frame: all if the commit touches keys in memory, else 0.
 fn frame_bytes(from: Extent, until: Extent) -> usize {
-    let ops = until.lists - from.lists + until.zsets - from.zsets;
+    let ops = until.memory - from.memory;
     if ops > 0 { ops + until.disk - from.disk } else { 0 }
 }
 
@@ -94,16 +82,13 @@ pub(super) struct SealedGroup {
     disk: Bytes,
     /// Ranges of the records in `disk` that later records in `disk` undo.
     pub superseded: Vec<Range<usize>>,
-    lists: Bytes,
-    zsets: Bytes,
-    /// Size of the memory engines after the group.
-    pub memory: MemorySize,
+    ops: Bytes,
 }
 
 impl SealedGroup {
     /// Returns the group's commits as records. They follow the commit at `before` and carry its epoch.
     pub(super) fn records(self, before: Position) -> Arc<[CommitRecord]> {
-        let Self { commits, disk, lists, zsets, .. } = self;
+        let Self { commits, disk, ops, .. } = self;
         let mut hash = before.hash;
         let record = |commit: PendingCommit| {
             let mut record = CommitRecord {
@@ -113,8 +98,7 @@ impl SealedGroup {
                 hash,
                 disk_ops: commit.until.disk_ops - commit.from.disk_ops,
                 disk: disk.slice(commit.from.disk..commit.until.disk),
-                lists: lists.slice(commit.from.lists..commit.until.lists),
-                zsets: zsets.slice(commit.from.zsets..commit.until.zsets),
+                memory: ops.slice(commit.from.memory..commit.until.memory),
             };
             record.hash = record.hash_after(hash);
             hash = record.hash;
@@ -125,14 +109,14 @@ impl SealedGroup {
 }
 
 impl Writer {
-    pub(super) fn new(memory: Memory, position: Position) -> Self {
+    pub(super) fn new(memory: Arc<Memory>, position: Position) -> Self {
         Self {
             memory,
             watches: WatchTable::default(),
             expiries: ExpiryIndex::default(),
             wear: Wear::default(),
             effects: Effects::default(),
-            undo: Undo::Off,
+            hidden: None,
             sealed: Vec::new(),
             sealed_frames: VecDeque::new(),
             open_frames: 0,
@@ -182,20 +166,17 @@ impl Writer {
         position
     }
 
-    /// Takes back the effects since the last commit. Returns an error if lists or sorted sets changed and `undo`
-    /// cannot take that back.
-    pub(super) fn take_back(&mut self, undo: &Undo) -> Result<()> {
-        let Self { memory, effects, expiries, pending, .. } = self;
+    /// Takes back the effects since the last commit. Returns an error if keys in memory were changed and the change was
+    /// not hidden.
+    pub(super) fn take_back(&mut self, hidden: Option<NonZeroU64>) -> Result<()> {
+        let Self { memory, effects, expiries, pending, last, .. } = self;
         // The index may know entries that are taken back here.
         expiries.clear();
         let until = pending.last().map(|commit| commit.until).unwrap_or_default();
-        let (lists, zsets) = (&effects.lists[until.lists..], &effects.zsets[until.zsets..]);
-        match undo {
-            Undo::Cut(cut) => memory.take_back(cut, lists, zsets)?,
-            Undo::Off | Undo::Armed if lists.is_empty() && zsets.is_empty() => {}
-            Undo::Off | Undo::Armed => {
-                return Err(Error::Defect { reason: "the command had changed lists or sorted sets".into() });
-            }
+        match hidden {
+            Some(number) => memory.take_back(number, last.next()),
+            None if effects.memory.len() == until.memory => {}
+            None => return Err(Error::Defect { reason: "the command had changed keys in memory".into() }),
         }
         effects.take_back(until)
     }
@@ -217,9 +198,7 @@ impl Writer {
             commits: std::mem::take(&mut self.pending),
             disk: effects.disk.clone(),
             superseded: std::mem::take(&mut effects.superseded),
-            lists: effects.lists.clone(),
-            zsets: effects.zsets.clone(),
-            memory: MemorySize::of(&self.memory),
+            ops: effects.memory.clone(),
         };
         self.sealed.push(effects);
         self.sealed_frames.push_back(std::mem::take(&mut self.open_frames));

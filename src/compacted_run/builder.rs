@@ -1,14 +1,14 @@
 //! Builds the files of one compacted run.
 //!
 //! Guarantees: the files lie in a directory of their own, which is removed when the run is dropped. Memory: one sorted
-//! run of disk effects, the touched keys and members of lists and sorted sets, and one part of ops; the caller holds
+//! run of disk effects, the touched keys and elements in memory, and one part of ops; the caller holds
 //! the state itself.
 
 use super::manifest::{RUN_FORMAT, RunFile, RunManifest, RunRange};
 use crate::archive::layout::ObjectName;
-use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX, SectionKind};
+use crate::chunk::{ChunkLink, Encoder, Profile, RAW_BYTES_MAX};
 use crate::cluster::ClusterId;
-use crate::compacted_run::delta::{Bounds, DiskDelta, DiskFiles, EngineDelta, ListDelta, Span, ZsetDelta};
+use crate::compacted_run::delta::{Bounds, DiskDelta, DiskFiles, EngineDelta, MemoryDelta, Span};
 use crate::csn::CommitTime;
 use crate::engine::memory::Memory;
 use crate::engine::sorted::SortedFile;
@@ -27,8 +27,7 @@ pub struct RunBuilder {
     cluster: ClusterId,
     grain: Grain,
     disk: DiskDelta,
-    lists: ListDelta,
-    zsets: ZsetDelta,
+    memory: MemoryDelta,
     first_time: CommitTime,
     raw_bytes: u64,
     /// The last field, so that files in the directory are closed before the directory is removed.
@@ -46,9 +45,9 @@ impl RunBuilder {
     pub fn begin(dir: PathBuf, cluster: ClusterId, grain: Grain, after: Position) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         let disk = DiskDelta::begin(after, dir.join("spill"), Bounds::default());
-        let (lists, zsets) = (ListDelta::begin(after), ZsetDelta::begin(after));
+        let memory = MemoryDelta::begin(after);
         let dir = Scratch(dir);
-        Ok(Self { dir, cluster, grain, disk, lists, zsets, first_time: CommitTime::default(), raw_bytes: 0 })
+        Ok(Self { dir, cluster, grain, disk, memory, first_time: CommitTime::default(), raw_bytes: 0 })
     }
 
     /// Returns the range of commits so far.
@@ -57,21 +56,20 @@ impl RunBuilder {
         self.disk.span()
     }
 
-    /// Takes the next commit and applies it to `state`, which must hold the memory engines before the commit.
-    pub fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()> {
+    /// Takes the next commit and applies it to `state`, which must be the keys in memory before the commit.
+    pub fn push(&mut self, commit: &CommitRecord, state: &Memory) -> Result<()> {
         if self.span().commits() == 0 {
             self.first_time = commit.time;
         }
-        for delta in [&mut self.disk as &mut dyn EngineDelta, &mut self.lists, &mut self.zsets] {
-            delta.push(commit, state)?;
-        }
+        self.disk.push(commit, state)?;
+        self.memory.push(commit, state)?;
         self.raw_bytes += commit.effect_bytes() as u64;
         Ok(())
     }
 
     /// Writes the files; `state` must be the state after the last commit. The run must have at least one commit.
     pub fn finish(self, io: &Arc<dyn Io>, state: &Memory) -> Result<LocalRun> {
-        let Self { dir, cluster, grain, disk, lists, zsets, first_time, raw_bytes } = self;
+        let Self { dir, cluster, grain, disk, memory, first_time, raw_bytes } = self;
         let span = *disk.span();
         assert!(span.commits() > 0, "a run has commits");
         let mut parts = Parts {
@@ -79,13 +77,11 @@ impl RunBuilder {
             dir: &dir.0,
             at: span.until,
             encoder: Encoder::new(Profile::default()),
-            ops: Default::default(),
+            ops: Vec::new(),
             files: Vec::new(),
         };
-        lists.write(state, &mut |ops| parts.push(SectionKind::List, ops))?;
-        zsets.write(state, &mut |ops| parts.push(SectionKind::Zset, ops))?;
-        let memory = parts.finish()?;
-        let (list_keys, zset_keys) = (lists.keys(), zsets.keys());
+        memory.write(state, &mut |ops| parts.push(ops))?;
+        let (memory_keys, memory) = (memory.keys(), parts.finish()?);
         let DiskFiles { ranges, files } = disk.write(&dir.0)?;
         let manifest = RunManifest {
             format: RUN_FORMAT,
@@ -101,8 +97,7 @@ impl RunBuilder {
             raw_bytes,
             puts: files.iter().map(|file| file.puts).sum(),
             deletes: files.iter().map(|file| file.deletes).sum(),
-            lists: list_keys,
-            zsets: zset_keys,
+            memory_keys,
             ranges: ranges.iter().map(RunRange::of).collect(),
             disk: files.iter().map(hashed).collect::<Result<_>>()?,
             memory,
@@ -142,31 +137,27 @@ struct Parts<'a> {
     dir: &'a Path,
     at: Position,
     encoder: Encoder,
-    /// List ops and sorted set ops of the current file.
-    ops: (Vec<u8>, Vec<u8>),
+    /// Ops of the current file.
+    ops: Vec<u8>,
     files: Vec<FileRef>,
 }
 
 impl Parts<'_> {
-    fn push(&mut self, kind: SectionKind, ops: &[u8]) -> Result<()> {
-        if self.ops.0.len() + self.ops.1.len() + ops.len() > RAW_BYTES_MAX {
+    fn push(&mut self, ops: &[u8]) -> Result<()> {
+        if self.ops.len() + ops.len() > RAW_BYTES_MAX {
             self.seal()?;
         }
-        match kind {
-            SectionKind::Zset => self.ops.1.extend_from_slice(ops),
-            SectionKind::List | SectionKind::Wal => self.ops.0.extend_from_slice(ops),
-        }
+        self.ops.extend_from_slice(ops);
         Ok(())
     }
 
     fn seal(&mut self) -> Result<()> {
-        let (lists, zsets) = std::mem::take(&mut self.ops);
-        if lists.is_empty() && zsets.is_empty() {
+        if self.ops.is_empty() {
             return Ok(());
         }
         let Position { csn, time, epoch, .. } = self.at;
-        let (lists, zsets) = (lists.into(), zsets.into());
-        let mut commit = CommitRecord { csn, time, epoch, lists, zsets, ..CommitRecord::default() };
+        let memory = std::mem::take(&mut self.ops).into();
+        let mut commit = CommitRecord { csn, time, epoch, memory, ..CommitRecord::default() };
         let link = ChunkLink { epoch, ..ChunkLink::default() };
         record::chain(link.hash_before, [&mut commit]);
         let chunk = self.encoder.encode(std::iter::once(&commit), link);

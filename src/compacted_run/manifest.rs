@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// Version of the manifest that this build writes and reads.
-pub const RUN_FORMAT: u32 = 2;
+pub const RUN_FORMAT: u32 = 3;
 
 /// The manifest of one compacted run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -50,15 +50,13 @@ pub struct RunManifest {
     pub puts: u64,
     /// Number of rows that the run deletes in RocksDB, without those in `ranges`.
     pub deletes: u64,
-    /// Number of lists that the run touches: an upper bound of the lists that it changes.
-    pub lists: u64,
-    /// Number of sorted sets that the run touches: an upper bound of the sorted sets that it changes.
-    pub zsets: u64,
+    /// Number of keys in memory that the run touches: an upper bound of those that it changes.
+    pub memory_keys: u64,
     /// Ranges of rows to delete before the files are ingested.
     pub ranges: Vec<RunRange>,
     /// SST files; the files of one family do not overlap.
     pub disk: Vec<RunFile>,
-    /// Chunk files, to be applied in order. Each file holds one commit with list and sorted set ops, under the csn
+    /// Chunk files, to be applied in order. Each file holds one commit with memory ops, under the csn
     /// `last`.
     pub memory: Vec<FileRef>,
 }

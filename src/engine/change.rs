@@ -1,12 +1,12 @@
 //! The part of the keyspace that changes keys. Every call needs the writer lock.
 
 use super::batch::Family;
-use super::effects::{Extent, Overlaid};
-use super::found::Found;
-use super::key::{self, Generation, StreamId};
-use super::keyspace::{Access, AccessError, Changing, Keyspace};
-use super::memory::{ListEncoder, ListOps, ZsetEncoder, ZsetOps};
-use super::meta::{self, Collection, DiskType, Meta};
+use super::effects::Overlaid;
+use super::found::{Found, StringValue};
+use super::key::{self, Generation};
+use super::keyspace::{Access, AccessError, Keyspace};
+use super::memory::{Change, Encoder, Ops};
+use super::meta::{self, Collection, DiskType, Home, Meta};
 
 impl Keyspace<'_> {
     /// Returns what a key holds, for a command that is about to write the key: an expired key is deleted as part of the
@@ -25,33 +25,44 @@ impl Keyspace<'_> {
         self.held().watches.touch(key);
     }
 
-    /// Returns the generation of a collection that this commit creates.
+    /// Returns the generation of a collection that this commit creates on disk.
     #[must_use]
     pub fn new_generation(&mut self) -> Generation {
         Generation(self.held().csn.0)
     }
 
+    /// Returns an empty hash or set at its home, not stored yet. `bytes` is about what its first elements take.
+    #[must_use]
+    pub fn new_collection(&mut self, kind: DiskType, bytes: usize) -> Collection {
+        match self.held().routing.home_of_new(bytes) {
+            Home::Memory => Collection::in_memory(kind, 0, 0),
+            Home::Disk => Collection::new(kind, self.new_generation()),
+        }
+    }
+
     /// Deletes a key that holds `found`, with its entry of the expiry index.
     pub fn delete(&mut self, key: &[u8], found: &Found) -> Access<()> {
         self.delete_value(key, found)?;
-        if matches!(found, Found::String(_) | Found::Collection(_)) {
+        if found.home() == Some(Home::Disk) {
             self.forget_expiry(key, found.expire_ms());
         }
         Ok(())
     }
 
-    /// Deletes the value of a key that holds `found`. The key's entry of the expiry index stays.
+    /// Deletes the value of a key that holds `found`. The entry of a disk key in the expiry index stays.
     pub(super) fn delete_value(&mut self, key: &[u8], found: &Found) -> Access<()> {
-        match found {
-            Found::Absent => return Ok(()),
-            Found::List(_) => self.change_list(key, |ops| ops.delete(key))?,
-            Found::Zset(_) => self.change_zset(key, |ops| ops.delete(key))?,
-            Found::String(_) | Found::Collection(_) => {
-                self.drop_young_elements(key)?;
-                self.held().effects.delete(Family::Default, &key::meta(key));
-            }
+        match found.home() {
+            None => return Ok(()),
+            Some(Home::Memory) => self.change_in_memory(key, |ops| ops.delete(key))?,
+            Some(Home::Disk) => self.delete_on_disk(key)?,
         }
         self.touch(key);
+        Ok(())
+    }
+
+    pub(super) fn delete_on_disk(&mut self, key: &[u8]) -> Access<()> {
+        self.drop_young_elements(key)?;
+        self.held().effects.delete(Family::Default, &key::meta(key));
         Ok(())
     }
 
@@ -75,28 +86,28 @@ impl Keyspace<'_> {
         Ok(())
     }
 
-    /// Deletes a key from the memory engines, if the key is there, because the key is about to live on disk.
-    fn leave_memory(&mut self, key: &[u8]) -> Access<()> {
-        if self.held().memory.lists.get(key).is_some() {
-            self.change_list(key, |ops| ops.delete(key))?;
-        }
-        if self.held().memory.zsets.get(key).is_some() {
-            self.change_zset(key, |ops| ops.delete(key))?;
-        }
-        Ok(())
-    }
-
     /// Makes a key a string, whatever the key held before. `expire_ms` is in ms since the Unix epoch; 0: never.
     pub fn put_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64) -> Access<()> {
-        self.store_string(key, value, expire_ms, None)
+        // Checked first, so that nothing is deleted for a string that does not fit.
+        self.require_room(key.len() + value.len())?;
+        if self.memory().get(key).is_some() {
+            return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
+        }
+        if self.held().routing.home_of_new(value.len()) == Home::Memory && self.look_on_disk(key)?.is_absent() {
+            return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
+        }
+        self.put_string_on_disk(key, value, expire_ms, None)
     }
 
-    /// Stores a string. `before_ms` is the key's expiry before this commit, 0: never; `None` if the caller did not read
-    /// the key.
-    fn store_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64, before_ms: Option<u64>) -> Access<()> {
-        // Checked first, so that no list or sorted set is deleted for a string that does not fit.
-        self.require_room(key.len() + value.len())?;
-        self.leave_memory(key)?;
+    /// Stores a string on disk. The key must not be in memory. `before_ms` is the key's expiry on disk before this
+    /// commit, 0: never; `None` if the caller did not read the key.
+    pub(super) fn put_string_on_disk(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expire_ms: u64,
+        before_ms: Option<u64>,
+    ) -> Access<()> {
         self.drop_young_elements(key)?;
         self.held().effects.put(Family::Default, &key::meta(key), &meta::encode_string(value, expire_ms));
         self.note_expiry(key, expire_ms, before_ms);
@@ -104,9 +115,48 @@ impl Keyspace<'_> {
         Ok(())
     }
 
+    /// Replaces the bytes of a string that was found at the key; its expiry stays. `found` is consumed, because a value
+    /// that is not shared is changed in place.
+    pub fn replace_string(&mut self, key: &[u8], found: StringValue, value: &[u8]) -> Access<()> {
+        let (home, expire_ms) = (found.home(), found.expire_ms());
+        drop(found);
+        self.require_room(key.len() + value.len())?;
+        match home {
+            Home::Memory => self.change_in_memory(key, |ops| ops.replace_string(key, value)),
+            Home::Disk => self.put_string_on_disk(key, value, expire_ms, Some(expire_ms)),
+        }
+    }
+
+    /// Writes bytes at a position of a string that was found at the key; a gap behind its end is filled with zeros. Its
+    /// expiry stays.
+    pub fn write_string(&mut self, key: &[u8], found: StringValue, position: usize, bytes: &[u8]) -> Access<()> {
+        if found.home() == Home::Memory {
+            let is_at_end = position == found.len();
+            drop(found);
+            return self.change_in_memory(key, |ops| {
+                if is_at_end {
+                    ops.append(key, bytes);
+                } else {
+                    ops.write(key, position as u64, bytes);
+                }
+            });
+        }
+        let end = position + bytes.len();
+        let mut value = Vec::with_capacity(found.len().max(end));
+        value.extend_from_slice(&found.bytes());
+        value.resize(found.len().max(end), 0);
+        value[position..end].copy_from_slice(bytes);
+        self.replace_string(key, found, &value)
+    }
+
     /// Stores a collection's metadata. The key must be absent or hold that collection. A count of 0 deletes the key,
     /// except for a stream, which may be empty.
     pub fn put_collection(&mut self, key: &[u8], collection: &Collection) -> Access<()> {
+        if collection.home == Home::Memory {
+            // The ops on the elements have created or deleted the key.
+            self.touch(key);
+            return Ok(());
+        }
         if collection.count == 0 && collection.kind != DiskType::Stream {
             return self.delete(key, &Found::Collection(*collection));
         }
@@ -115,85 +165,47 @@ impl Keyspace<'_> {
         Ok(())
     }
 
-    /// Sets a hash field or adds a set member (with an empty value).
-    pub fn put_element(&mut self, key: &[u8], generation: Generation, field: &[u8], value: &[u8]) {
-        self.held().effects.put(Family::Sub, &key::sub(key, generation, field), value);
-    }
-
-    /// Deletes a hash field or a set member.
-    pub fn delete_element(&mut self, key: &[u8], generation: Generation, field: &[u8]) {
-        self.held().effects.delete(Family::Sub, &key::sub(key, generation, field));
-    }
-
-    /// Counts elements that are about to be deleted from a collection. Reports whether the remaining elements should be
-    /// written anew under a new generation (see [`Wear`]). False for a collection that this commit created, because its
-    /// elements would get the same generation.
-    pub fn is_worn_by(&mut self, key: &[u8], collection: &Collection, deleted: u64) -> bool {
-        let held = self.held();
-        let count = collection.count.saturating_sub(deleted);
-        held.wear.note(key, collection.generation, deleted, count) && collection.generation != Generation(held.csn.0)
-    }
-
-    /// Adds a stream entry.
-    pub fn put_entry(&mut self, key: &[u8], generation: Generation, id: StreamId, fields: &[u8]) {
-        self.held().effects.put(Family::Stream, &key::stream(key, generation, id), fields);
-    }
-
-    /// Deletes a stream entry.
-    pub fn delete_entry(&mut self, key: &[u8], generation: Generation, id: StreamId) {
-        self.held().effects.delete(Family::Stream, &key::stream(key, generation, id));
-    }
-
-    /// Records list ops and applies them. The key must be absent or hold a list.
-    pub fn change_list(&mut self, key: &[u8], encode: impl FnOnce(&mut ListEncoder<'_>)) -> Access<()> {
-        let held = self.held();
-        let before = held.effects.extent();
-        encode(&mut ListEncoder::new(&mut held.effects.lists));
-        held.require_ops(before)?;
-        ListOps::new(&held.effects.lists[before.lists..]).try_for_each(|op| op?.apply(&mut held.memory.lists))?;
-        held.watches.touch(key);
+    /// Records ops on a key in memory and applies them. The ops must fit what the key holds.
+    pub fn change_in_memory(&mut self, key: &[u8], encode: impl FnOnce(&mut Encoder<'_>)) -> Access<()> {
+        self.change_unnoticed(encode)?;
+        self.touch(key);
         Ok(())
     }
 
-    /// Records sorted set ops and applies them. The key must be absent or hold a sorted set.
-    pub fn change_zset(&mut self, key: &[u8], encode: impl FnOnce(&mut ZsetEncoder<'_>)) -> Access<()> {
+    /// Does what [`Keyspace::change_in_memory`] does, and marks no watchers.
+    pub(super) fn change_unnoticed(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) -> Access<()> {
+        let memory = self.memory();
         let held = self.held();
         let before = held.effects.extent();
-        encode(&mut ZsetEncoder::new(&mut held.effects.zsets));
-        held.require_ops(before)?;
-        ZsetOps::new(&held.effects.zsets[before.zsets..]).try_for_each(|op| op?.apply(&mut held.memory.zsets))?;
-        held.watches.touch(key);
+        encode(&mut Encoder::new(&mut held.effects.memory));
+        if !held.effects.takes_ops(before) {
+            return Err(AccessError::TooLarge);
+        }
+        let of = Change { csn: held.csn, hidden: held.hidden };
+        Ops::new(&held.effects.memory[before.memory..]).try_for_each(|op| op?.apply(memory, of))?;
         Ok(())
     }
 
     /// Sets when a key that holds `found` expires, in ms since the Unix epoch; 0: never.
     pub fn set_expire(&mut self, key: &[u8], found: &Found, expire_ms: u64) -> Access<()> {
+        if found.home() == Some(Home::Memory) {
+            return self.change_in_memory(key, |ops| ops.expire(key, expire_ms));
+        }
         match found {
-            Found::Absent => return Ok(()),
-            Found::List(_) => self.change_list(key, |ops| ops.expire(key, expire_ms))?,
-            Found::Zset(_) => self.change_zset(key, |ops| ops.expire(key, expire_ms))?,
-            Found::String(value) => self.store_string(key, value, expire_ms, Some(value.expire_ms))?,
+            Found::Absent | Found::List(_) | Found::Zset(_) => return Ok(()),
+            Found::String(value) => {
+                self.require_room(key.len() + value.len())?;
+                self.put_string_on_disk(key, &value.bytes(), expire_ms, Some(value.expire_ms()))?;
+            }
             Found::Collection(collection) => {
                 self.put_collection(key, &Collection { expire_ms, ..*collection })?;
                 self.note_expiry(key, expire_ms, Some(collection.expire_ms));
             }
         }
-        if expire_ms == 0 && !matches!(found, Found::List(_) | Found::Zset(_)) {
+        if expire_ms == 0 {
             self.forget_expiry(key, found.expire_ms());
         }
         self.touch(key);
-        Ok(())
-    }
-}
-
-impl Changing<'_> {
-    /// Must be called after memory ops were recorded and before they are applied; `before` is the extent before them.
-    /// If the ops exceed the commit's bound, they are removed, and the result is [`AccessError::TooLarge`].
-    fn require_ops(&mut self, before: Extent) -> Access<()> {
-        if !self.effects.takes_ops(before) {
-            return Err(AccessError::TooLarge);
-        }
-        self.undo.before_change(self.memory);
         Ok(())
     }
 }

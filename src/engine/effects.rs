@@ -3,8 +3,8 @@
 //!
 //! Guarantees: effects are appended in execution order; a lookup sees the newest effect on a disk key. For each group
 //! it is known which records are superseded by a later record of the same key in the group. A bounded commit gathers no
-//! more effects than its bound, and can be taken back. Memory ops are applied to the memory engines when they are
-//! recorded, so only disk effects need an overlay.
+//! more effects than its bound, and can be taken back. Memory ops are applied when they are recorded, so only disk
+//! effects need an overlay.
 
 use super::batch::{self, Family, Placed, Record, Records};
 use super::key;
@@ -115,10 +115,8 @@ pub struct Effects {
     disk_ops: u32,
     /// Ranges of records whose key a later record sets or deletes. A deletion of all keys supersedes no record.
     superseded: Vec<Range<usize>>,
-    /// Encoded list ops.
-    pub lists: Vec<u8>,
-    /// Encoded sorted set ops.
-    pub zsets: Vec<u8>,
+    /// Encoded ops on keys in memory.
+    pub memory: Vec<u8>,
     index: DiskIndex,
     /// Empty index of a group that is done, kept so that its allocation is reused.
     spare_index: Option<DiskIndex>,
@@ -135,10 +133,8 @@ pub struct SealedEffects {
     pub disk: Bytes,
     /// Ranges of records, ascending, whose key a later one of these records sets or deletes.
     pub superseded: Vec<Range<usize>>,
-    /// Encoded list ops.
-    pub lists: Bytes,
-    /// Encoded sorted set ops.
-    pub zsets: Bytes,
+    /// Encoded ops on keys in memory.
+    pub memory: Bytes,
     index: DiskIndex,
 }
 
@@ -149,23 +145,21 @@ pub struct Extent {
     pub disk: usize,
     /// Number of disk operations.
     pub disk_ops: u32,
-    /// Bytes of list ops.
-    pub lists: usize,
-    /// Bytes of sorted set ops.
-    pub zsets: usize,
+    /// Bytes of ops on keys in memory.
+    pub memory: usize,
 }
 
 impl Effects {
     /// Returns the current lengths of the effects.
     #[must_use]
     pub fn extent(&self) -> Extent {
-        Extent { disk: self.disk.len(), disk_ops: self.disk_ops, lists: self.lists.len(), zsets: self.zsets.len() }
+        Extent { disk: self.disk.len(), disk_ops: self.disk_ops, memory: self.memory.len() }
     }
 
     /// Returns the bytes of all effects.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.disk.len() + self.lists.len() + self.zsets.len()
+        self.disk.len() + self.memory.len()
     }
 
     /// Bounds the effects of the commit that begins with this call to `bytes_max` bytes, until [`Effects::end_bound`].
@@ -196,19 +190,17 @@ impl Effects {
     /// commit's bound; then the ops are removed.
     pub fn takes_ops(&mut self, before: Extent) -> bool {
         if !self.takes(0) {
-            self.lists.truncate(before.lists);
-            self.zsets.truncate(before.zsets);
+            self.memory.truncate(before.memory);
         }
         !self.is_over
     }
 
     /// Removes all effects behind `extent`, and rebuilds the index from the remaining records.
     pub fn take_back(&mut self, extent: Extent) -> Result<()> {
-        self.lists.truncate(extent.lists);
-        self.zsets.truncate(extent.zsets);
+        self.memory.truncate(extent.memory);
         self.disk.truncate(extent.disk);
         // The removed effects may have been large, and the remaining buffers live long.
-        for gathered in [&mut self.disk, &mut self.lists, &mut self.zsets] {
+        for gathered in [&mut self.disk, &mut self.memory] {
             gathered.shrink_to_fit();
         }
         (self.disk_ops, self.bytes_max, self.is_over) = (extent.disk_ops, None, false);
@@ -299,8 +291,7 @@ impl Effects {
         SealedEffects {
             disk: std::mem::take(&mut self.disk).into(),
             superseded: std::mem::take(&mut self.superseded),
-            lists: std::mem::take(&mut self.lists).into(),
-            zsets: std::mem::take(&mut self.zsets).into(),
+            memory: std::mem::take(&mut self.memory).into(),
             index: std::mem::replace(&mut self.index, next),
         }
     }
@@ -331,6 +322,12 @@ impl<'a> Overlay<'a> {
         let below = self.sealed.iter().rev().map(|sealed| sealed.index.lookup(&sealed.disk, hash, family, key));
         let mut all = std::iter::once(self.open.index.lookup(&self.open.disk, hash, family, key)).chain(below);
         all.find(|found| *found != Overlaid::Untouched).unwrap_or(Overlaid::Untouched)
+    }
+
+    /// Reports whether no group touches the disk.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.open.disk.is_empty() && self.sealed.iter().all(|sealed| sealed.disk.is_empty())
     }
 
     /// Reports whether a group hides the state of the database by a deletion of all keys.

@@ -20,8 +20,8 @@ use super::batch::Family;
 use super::disk::Disk;
 use super::expiry_index::{Change, Entry};
 use super::key;
-use super::keyspace::{Access, Found, Keyspace};
-use super::memory::Memory;
+use super::keyspace::{Access, Keyspace};
+use super::meta::Home;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -76,7 +76,7 @@ impl Keyspace<'_> {
     /// the entry. Reports whether the key had expired. A call that fails has no effect.
     pub fn settle_entry(&mut self, entry: &Entry) -> Access<bool> {
         let found = self.look(&entry.key)?;
-        let is_on_disk = matches!(found, Found::String(_) | Found::Collection(_));
+        let is_on_disk = found.home() == Some(Home::Disk);
         let is_expired = is_on_disk && self.is_expired(found.expire_ms());
         if is_expired {
             self.delete_value(&entry.key, &found)?;
@@ -91,13 +91,4 @@ impl Keyspace<'_> {
         }
         Ok(is_expired)
     }
-}
-
-/// Returns up to `limit` keys of the memory engines that are expired at `now_ms`: lists first, then sorted sets, each
-/// with the earliest expiry first.
-#[must_use]
-pub fn due_in_memory(memory: &Memory, now_ms: u64, limit: usize) -> Vec<Vec<u8>> {
-    let lists = memory.lists.expired(now_ms, limit);
-    let zsets = memory.zsets.expired(now_ms, limit - lists.len());
-    lists.iter().chain(&zsets).map(|key| key.to_vec()).collect()
 }

@@ -1,28 +1,82 @@
-//! The result of looking up a key: its kind and expiry, a string's value, or a walk over the elements of a collection.
-//!
-//! Guarantees: a walk shows elements in byte order of their names, wherever they lie.
+//! The result of looking up a key: its type, home and expiry, and a string's value.
 
-use super::key;
-use super::meta::{Collection, DiskType};
+use super::memory::{List, Slot, StringRef, Type, Zset};
+use super::meta::{Collection, DiskType, Home};
 use super::row_shard::Value;
-use super::scan::Scan;
-use super::whole;
-use crate::error::{Error, Result};
-use std::ops::Deref;
+use parking_lot::MappedRwLockReadGuard;
+use std::borrow::Cow;
+use std::ops::{Deref, Range};
 
-/// A stored string: its metadata and its value. Dereferences to the value.
-pub struct StringValue {
-    pub(super) stored: Value,
-    pub(super) value_at: usize,
-    /// When the string expires, in ms since the Unix epoch; 0: never.
-    pub expire_ms: u64,
+/// A string: its value, expiry and home.
+pub enum StringValue {
+    /// A string on disk.
+    Disk {
+        /// The stored metadata, with the value behind it.
+        stored: Value,
+        /// Offset of the value.
+        value_at: usize,
+        /// When the string expires, in ms since the Unix epoch; 0: never.
+        expire_ms: u64,
+    },
+    /// A string in memory.
+    Memory(Slot),
 }
 
-impl Deref for StringValue {
-    type Target = [u8];
+impl StringValue {
+    fn text(slot: &Slot) -> StringRef<'_> {
+        slot.as_string().expect("the slot was found to be a string")
+    }
 
-    fn deref(&self) -> &[u8] {
-        &self.stored[self.value_at..]
+    /// Returns when the string expires, in ms since the Unix epoch; 0: never.
+    #[must_use]
+    pub fn expire_ms(&self) -> u64 {
+        match self {
+            Self::Disk { expire_ms, .. } => *expire_ms,
+            Self::Memory(slot) => slot.expire_ms(),
+        }
+    }
+
+    /// Returns where the string lives.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        match self {
+            Self::Disk { .. } => Home::Disk,
+            Self::Memory(_) => Home::Memory,
+        }
+    }
+
+    /// Returns the number of bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nothing asks whether a string is empty")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Disk { stored, value_at, .. } => stored.len() - value_at,
+            Self::Memory(slot) => Self::text(slot).len() as usize,
+        }
+    }
+
+    /// Returns the bytes at these positions, all of which must exist. Only a range of a long string in memory is copied.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Cow<'_, [u8]> {
+        let text = match self {
+            Self::Disk { stored, value_at, .. } => return Cow::Borrowed(&stored[*value_at..][range]),
+            Self::Memory(slot) => Self::text(slot),
+        };
+        match text {
+            StringRef::Small(bytes) => Cow::Borrowed(&bytes[range]),
+            StringRef::Large(text) => {
+                let mut bytes = Vec::with_capacity(range.len());
+                let pieces = text.pieces(range.start as u64..range.end as u64);
+                pieces.for_each(|piece| bytes.extend_from_slice(piece));
+                Cow::Owned(bytes)
+            }
+        }
+    }
+
+    /// Returns all bytes. Only a long string in memory is copied.
+    #[must_use]
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        self.slice(0..self.len())
     }
 }
 
@@ -32,7 +86,7 @@ pub enum Found {
     Absent,
     /// A string.
     String(StringValue),
-    /// A hash, set or stream.
+    /// A hash or a set in either home, or a stream.
     Collection(Collection),
     /// A list that expires at this time (ms since the Unix epoch; 0: never). [`super::keyspace::Keyspace::list`] returns the list.
     List(u64),
@@ -41,10 +95,33 @@ pub enum Found {
 }
 
 impl Found {
+    /// Returns what a key in memory holds.
+    pub(super) fn in_memory(slot: &Slot) -> Self {
+        let collection = |kind, count| Self::Collection(Collection::in_memory(kind, slot.expire_ms(), count));
+        match slot.value_type() {
+            Type::String => Self::String(StringValue::Memory(slot.clone())),
+            Type::Hash => collection(DiskType::Hash, slot.as_hash().map_or(0, |hash| hash.len())),
+            Type::Set => collection(DiskType::Set, slot.as_set().map_or(0, |set| set.len())),
+            Type::List => Self::List(slot.expire_ms()),
+            Type::Zset => Self::Zset(slot.expire_ms()),
+        }
+    }
+
     /// Reports whether the key is absent.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
+    }
+
+    /// Returns where the key lives; `None` if the key is absent.
+    #[must_use]
+    pub fn home(&self) -> Option<Home> {
+        match self {
+            Self::Absent => None,
+            Self::String(value) => Some(value.home()),
+            Self::Collection(collection) => Some(collection.home),
+            Self::List(_) | Self::Zset(_) => Some(Home::Memory),
+        }
     }
 
     /// Returns when the key expires, in ms since the Unix epoch; 0: never.
@@ -52,7 +129,7 @@ impl Found {
     pub fn expire_ms(&self) -> u64 {
         match self {
             Self::Absent => 0,
-            Self::String(value) => value.expire_ms,
+            Self::String(value) => value.expire_ms(),
             Self::Collection(collection) => collection.expire_ms,
             Self::List(expire_ms) | Self::Zset(expire_ms) => *expire_ms,
         }
@@ -75,29 +152,26 @@ impl Found {
     }
 }
 
-/// Elements of a collection, in byte order of their names.
-pub enum Elements<'a> {
-    /// Elements read from the database, with the effects of groups laid over them.
-    Scanned(Scan<'a>),
-    /// Elements in one buffer of the row cache, and the offset of the next element in the buffer.
-    Whole(Value, usize),
+/// A value in memory that is being read. Dereferences to the value.
+pub enum ValueRef<'k, T> {
+    /// The value, which does not change while it is held. Only the holder of the writer lock reads in this way.
+    Held(MappedRwLockReadGuard<'k, T>),
+    /// The slot of the value as it was when it was found, and how the value is read from it. No writer waits for it.
+    Kept(Slot, fn(&Slot) -> Option<&T>),
 }
 
-impl Elements<'_> {
-    /// Returns name and value of the next element; `None` at the end.
-    #[expect(clippy::should_implement_trait, reason = "the returned value borrows from the walk")]
-    pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+/// A list that is being read.
+pub type ListRef<'k> = ValueRef<'k, List>;
+/// A sorted set that is being read.
+pub type ZsetRef<'k> = ValueRef<'k, Zset>;
+
+impl<T> Deref for ValueRef<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
         match self {
-            Self::Scanned(scan) => {
-                let Some((stored, value)) = scan.next()? else { return Ok(None) };
-                let element = key::parse_element(stored);
-                let element = element.ok_or_else(|| Error::corrupt("element key", "start", "does not parse"))?;
-                Ok(Some((element.rest, value)))
-            }
-            Self::Whole(elements, at) => Ok(whole::element_at(elements, *at).map(|(name, value, end)| {
-                *at = end;
-                (name, value)
-            })),
+            Self::Held(value) => value,
+            Self::Kept(slot, read) => read(slot).expect("the slot was found to have this type"),
         }
     }
 }

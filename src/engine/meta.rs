@@ -26,14 +26,36 @@ pub enum DiskType {
 
 const EXPIRES: u8 = 0x80;
 
-/// Metadata of a collection on disk.
+/// Where a key's value lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// In memory, with an op-log.
+    Memory,
+    /// In RocksDB.
+    Disk,
+}
+
+impl Home {
+    /// Returns the name in commands and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// What is known of a hash, a set or a stream without its elements; on disk, the metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Collection {
+    /// Where the elements live.
+    pub home: Home,
     /// Hash, set or stream.
     pub kind: DiskType,
     /// When the collection expires, in ms since the Unix epoch; 0: never.
     pub expire_ms: u64,
-    /// Generation of the collection's current creation.
+    /// Generation of the collection's current creation. On disk only.
     pub generation: Generation,
     /// Number of elements.
     pub count: u64,
@@ -45,10 +67,17 @@ pub struct Collection {
 }
 
 impl Collection {
-    /// Returns an empty collection without expiry.
+    /// Returns an empty collection on disk without expiry.
     #[must_use]
     pub fn new(kind: DiskType, generation: Generation) -> Self {
-        Self { kind, expire_ms: 0, generation, count: 0, last_id: StreamId::MIN, first_id: StreamId::MIN }
+        let (home, none) = (Home::Disk, StreamId::MIN);
+        Self { home, kind, expire_ms: 0, generation, count: 0, last_id: none, first_id: none }
+    }
+
+    /// Returns a hash or a set in memory.
+    #[must_use]
+    pub fn in_memory(kind: DiskType, expire_ms: u64, count: u64) -> Self {
+        Self { home: Home::Memory, expire_ms, count, ..Self::new(kind, Generation(0)) }
     }
 
     /// Returns the stored form.

@@ -1,5 +1,5 @@
-//! Stage 3: state. Decides which engine holds a key; holds the disk engines in RocksDB, the memory engines, and the
-//! effects that change both.
+//! Stage 3: state. Decides in which home a key lives; holds the keys in memory, the keys in RocksDB, and the effects
+//! that change both.
 
 pub mod batch;
 mod change;
@@ -7,6 +7,7 @@ mod complete;
 mod deletions;
 pub mod disk;
 pub mod effects;
+pub mod elements;
 pub mod expiry;
 pub mod expiry_index;
 mod found;
@@ -17,6 +18,7 @@ pub mod memory;
 pub mod meta;
 mod placed;
 mod reclaim;
+pub mod routing;
 pub mod row_shard;
 pub mod rows;
 pub mod scan;

@@ -8,7 +8,7 @@
 use super::key::SLOTS;
 use parking_lot::{Mutex, MutexGuard};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
 /// The slot holds no key.
 const EMPTY: u8 = 0;
@@ -20,6 +20,8 @@ const USED: u8 = 2;
 /// The state of each slot.
 pub struct Slots {
     states: Vec<AtomicU8>,
+    /// Number of slots that may hold keys.
+    used: AtomicUsize,
     /// Held by the one walk that may call slots empty.
     looking: Mutex<()>,
 }
@@ -27,7 +29,7 @@ pub struct Slots {
 impl Default for Slots {
     /// Returns the state in which every slot may hold keys.
     fn default() -> Self {
-        Self { states: (0..SLOTS).map(|_| AtomicU8::new(USED)).collect(), looking: Mutex::new(()) }
+        Self { states: (0..SLOTS).map(|_| AtomicU8::new(USED)).collect(), used: AtomicUsize::new(usize::from(SLOTS)), looking: Mutex::new(()) }
     }
 }
 
@@ -42,19 +44,28 @@ impl Slots {
     pub fn note(&self, slot: u16) {
         let state = &self.states[usize::from(slot)];
         if state.load(Ordering::Relaxed) != USED {
-            state.store(USED, Ordering::SeqCst);
+            if state.swap(USED, Ordering::SeqCst) == EMPTY {
+                self.used.fetch_add(1, Ordering::SeqCst);
+            }
         }
     }
 
     /// Notes that the database is new: no slot holds a key.
     pub fn begin_empty(&self) {
         self.states.iter().for_each(|state| state.store(EMPTY, Ordering::SeqCst));
+        self.used.store(0, Ordering::SeqCst);
     }
 
     /// Reports whether a slot may hold keys.
     #[must_use]
     pub fn may_have_keys(&self, slot: u16) -> bool {
         self.states[usize::from(slot)].load(Ordering::Acquire) != EMPTY
+    }
+
+    /// Reports whether any slot may hold keys.
+    #[must_use]
+    pub fn may_have_any(&self) -> bool {
+        self.used.load(Ordering::Acquire) > 0
     }
 
     /// Begins a look at slots. The caller must fix the state of the database that it reads after this call. `None`
@@ -79,7 +90,9 @@ impl Look<'_> {
     /// Notes that the walk found no key in a slot. The slot counts as empty unless it was noted since the look began.
     pub fn found_empty(&self, slot: u16) {
         let state = &self.slots.states[usize::from(slot)];
-        let _ = state.compare_exchange(LOOKED_AT, EMPTY, Ordering::SeqCst, Ordering::SeqCst);
+        if state.compare_exchange(LOOKED_AT, EMPTY, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.slots.used.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -99,5 +112,10 @@ mod tests {
         drop(look);
         slots.note(3);
         assert!(slots.may_have_keys(3) && !slots.may_have_keys(5));
+        assert!(slots.may_have_any());
+        slots.begin_empty();
+        assert!(!slots.may_have_any());
+        slots.note(7);
+        assert!(slots.may_have_any());
     }
 }

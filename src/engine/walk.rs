@@ -51,7 +51,7 @@ pub enum Walked {
 }
 
 impl Keyspace<'_> {
-    /// Deletes every key of every engine. Engines that are found empty get no effect.
+    /// Deletes every key. A home that is found empty gets no effect.
     pub fn clear(&mut self) -> Access<()> {
         for watched in self.held().watches.watched() {
             if !self.find(&watched)?.is_absent() {
@@ -66,11 +66,8 @@ impl Keyspace<'_> {
             held.effects.clear();
             held.expiries.clear();
         }
-        if !held.memory.lists.is_empty() {
-            self.change_list(b"", |ops| ops.clear())?;
-        }
-        if !self.held().memory.zsets.is_empty() {
-            self.change_zset(b"", |ops| ops.clear())?;
+        if !self.memory().is_empty() {
+            self.change_unnoticed(|ops| ops.clear())?;
         }
         Ok(())
     }

@@ -16,11 +16,11 @@ use bytes::Bytes;
 use std::ops::Range;
 
 const MAGIC: [u8; 4] = *b"WFCM";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// First bytes of LogData that is a superseded operation.
 const MAGIC_SUPERSEDED: [u8; 4] = *b"WFSO";
 /// Bytes of an envelope before the memory ops.
-const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4 + 4;
+const ENVELOPE_HEAD: usize = 4 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4;
 /// Bytes that a superseded operation takes beyond its own, at most: tag, length and magic.
 const SUPERSEDED_HEAD_MAX: usize = 1 + 5 + 4;
 
@@ -77,13 +77,9 @@ fn push_envelope(out: &mut Vec<u8>, commit: &CommitRecord) {
     out.extend_from_slice(&commit.time.0.to_le_bytes());
     out.extend_from_slice(&commit.hash.0.to_le_bytes());
     out.extend_from_slice(&commit.disk_ops.to_le_bytes());
-    for ops in [&commit.lists, &commit.zsets] {
-        out.extend_from_slice(
-            &u32::try_from(ops.len()).expect("effects of a commit are bounded below 4 GiB").to_le_bytes(),
-        );
-    }
-    out.extend_from_slice(&commit.lists);
-    out.extend_from_slice(&commit.zsets);
+    let len = u32::try_from(commit.memory.len()).expect("effects of a commit are bounded below 4 GiB");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&commit.memory);
 }
 
 /// Splits a write batch from the WAL into its commits. Effects are slices of `batch`, except the disk records of a
@@ -183,9 +179,9 @@ fn parse_envelope(bytes: &Bytes) -> Result<CommitRecord> {
     }
     let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
     let long = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-    let (lists, zsets) = (word(38) as usize, word(42) as usize);
-    if ENVELOPE_HEAD.checked_add(lists).and_then(|n| n.checked_add(zsets)) != Some(bytes.len()) {
-        return Err(corrupt(format!("lengths {lists} and {zsets} do not fill {} bytes", bytes.len())));
+    let memory = word(38) as usize;
+    if ENVELOPE_HEAD.checked_add(memory) != Some(bytes.len()) {
+        return Err(corrupt(format!("the length {memory} does not fill {} bytes", bytes.len())));
     }
     Ok(CommitRecord {
         epoch: Epoch(word(6)),
@@ -194,8 +190,7 @@ fn parse_envelope(bytes: &Bytes) -> Result<CommitRecord> {
         hash: HistoryHash(long(26)),
         disk_ops: word(34),
         disk: Bytes::new(),
-        lists: bytes.slice(ENVELOPE_HEAD..ENVELOPE_HEAD + lists),
-        zsets: bytes.slice(ENVELOPE_HEAD + lists..),
+        memory: bytes.slice(ENVELOPE_HEAD..),
     })
 }
 
@@ -204,7 +199,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn commit(csn: u64, puts: &[(Vec<u8>, Vec<u8>)], lists: Vec<u8>) -> CommitRecord {
+    fn commit(csn: u64, puts: &[(Vec<u8>, Vec<u8>)], memory: Vec<u8>) -> CommitRecord {
         let mut disk = Vec::new();
         for (key, value) in puts {
             batch::push_put(&mut disk, Family::Sub, key, value);
@@ -216,8 +211,7 @@ mod tests {
             hash: HistoryHash(csn << 40 | 7),
             disk_ops: puts.len() as u32,
             disk: disk.into(),
-            lists: lists.into(),
-            zsets: Bytes::new(),
+            memory: memory.into(),
         }
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 /// Bytes of length and CRC before a frame's body.
 const PREFIX_LEN: usize = 8;
 /// Bytes of a frame's body before the ops.
-const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 4;
+const HEAD_LEN: usize = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 4;
 
 /// Returns the bytes that a commit takes as a frame.
 #[must_use]
@@ -33,12 +33,10 @@ pub fn encode(out: &mut Vec<u8>, segment: SegmentId, previous: Csn, commit: &Com
     out.extend_from_slice(&commit.hash.0.to_le_bytes());
     out.extend_from_slice(&previous.0.to_le_bytes());
     out.extend_from_slice(&commit.disk_ops.to_le_bytes());
-    out.extend_from_slice(&section(&commit.lists));
-    out.extend_from_slice(&section(&commit.zsets));
+    out.extend_from_slice(&section(&commit.memory));
     out.extend_from_slice(&section(&commit.disk));
-    for ops in [&commit.lists, &commit.zsets, &commit.disk] {
-        out.extend_from_slice(ops);
-    }
+    out.extend_from_slice(&commit.memory);
+    out.extend_from_slice(&commit.disk);
     let crc = crc32fast::hash(&out[start + PREFIX_LEN..]);
     out[start + 4..start + PREFIX_LEN].copy_from_slice(&crc.to_le_bytes());
 }
@@ -65,12 +63,12 @@ pub fn decode(bytes: &Bytes, start: usize, segment: SegmentId) -> Option<Frame> 
         return None;
     }
     let long = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
-    let lengths = [word(body, 44), word(body, 48), word(body, 52)].map(|n| n as usize);
+    let lengths = [word(body, 44), word(body, 48)].map(|n| n as usize);
     if lengths.iter().try_fold(HEAD_LEN, |sum, &n| sum.checked_add(n)) != Some(body_len) {
         return None;
     }
     let mut at = start + PREFIX_LEN + HEAD_LEN;
-    let [lists, zsets, disk] = lengths.map(|length| {
+    let [memory, disk] = lengths.map(|length| {
         at += length;
         bytes.slice(at - length..at)
     });
@@ -81,8 +79,7 @@ pub fn decode(bytes: &Bytes, start: usize, segment: SegmentId) -> Option<Frame> 
         hash: HistoryHash(long(24)),
         disk_ops: word(body, 40),
         disk,
-        lists,
-        zsets,
+        memory,
     };
     let previous = Csn(long(32));
     (commit.csn > previous).then_some(Frame { commit, previous, len: PREFIX_LEN + body_len })

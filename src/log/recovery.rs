@@ -92,7 +92,7 @@ pub struct Losses<'a> {
 pub fn recover(
     disk: &Arc<Disk>,
     oplog: &mut OpLog,
-    memory: &mut Memory,
+    memory: &Memory,
     image: CutPoint,
     missing: Option<&dyn MissingCommits>,
     losses: Losses<'_>,
@@ -261,7 +261,7 @@ fn lacks(commit: &CommitRecord, frames_until: Csn, batches_until: Csn) -> (bool,
 struct Replay<'a> {
     disk: &'a Disk,
     oplog: &'a mut OpLog,
-    memory: &'a mut Memory,
+    memory: &'a Memory,
     /// Last csn in the op-log, and in RocksDB when it was opened.
     frames_until: Csn,
     batches_until: Csn,
@@ -345,7 +345,7 @@ impl Replay<'_> {
                 self.unfit.push(commit.csn);
             }
         } else {
-            self.memory.apply(&commit)?;
+            self.memory.apply_commit(&commit)?;
         }
         let hash = commit.hash_after(self.position.hash);
         if commit.csn > self.intact_until && commit.hash != hash {

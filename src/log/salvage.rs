@@ -4,46 +4,44 @@
 //! may then not fit the state, such as a pop from a list whose push was lost. Those ops are left out, both from the
 //! state and from the commit in the logs; the other ops are applied.
 
-use crate::engine::memory::{Change, Dictionary, ListOp, ListOps, Memory, Op, Ops, Zset, ZsetChange, ZsetOp, ZsetOps};
+use crate::engine::memory::ops::{ElementsChange, ValueChange, ZsetChange};
+use crate::engine::memory::{Change, Memory, Op, Ops};
 use crate::error::Result;
 use crate::record::CommitRecord;
-use bytes::Bytes;
 
 /// Applies those memory ops of `commit` that fit the state, and removes the other ops from the commit. Returns whether
 /// all fitted.
-pub(super) fn apply(memory: &mut Memory, commit: &mut CommitRecord) -> Result<bool> {
+pub(super) fn apply(memory: &Memory, commit: &mut CommitRecord) -> Result<bool> {
     // Malformed bytes are an error before any op is applied.
-    ListOps::validate(&commit.lists)?;
-    ZsetOps::validate(&commit.zsets)?;
-    let lists = apply_fitting(&commit.lists, |op: ListOp<'_>| op.apply(&mut memory.lists).is_ok())?;
-    let zsets = apply_fitting(&commit.zsets, |op: ZsetOp<'_>| {
-        is_whole(&memory.zsets, &op) && op.apply(&mut memory.zsets).is_ok()
-    })?;
-    let fits = lists.len() == commit.lists.len() && zsets.len() == commit.zsets.len();
-    (commit.lists, commit.zsets) = (Bytes::from(lists), Bytes::from(zsets));
-    Ok(fits)
-}
-
-/// Calls `apply` with each op, and returns the encoded ops for which it returned true.
-fn apply_fitting<'a, C: Change<'a>>(encoded: &'a [u8], mut apply: impl FnMut(Op<'a, C>) -> bool) -> Result<Vec<u8>> {
+    Ops::validate(&commit.memory)?;
+    let of = Change { csn: commit.csn, hidden: None };
     let mut fitting = Vec::new();
-    let mut ops = Ops::new(encoded);
+    let mut ops = Ops::new(&commit.memory);
     let mut start = 0;
     while let Some(op) = ops.next().transpose()? {
-        if apply(op) {
-            fitting.extend_from_slice(&encoded[start..ops.offset()]);
+        if is_whole(memory, &op) && op.apply(memory, of).is_ok() {
+            fitting.extend_from_slice(&commit.memory[start..ops.offset()]);
         }
         start = ops.offset();
     }
-    Ok(fitting)
+    let fits = fitting.len() == commit.memory.len();
+    commit.memory = fitting.into();
+    Ok(fits)
 }
 
-/// Reports whether a removal finds every member: otherwise it would stop half-way.
-fn is_whole(zsets: &Dictionary<Zset>, op: &ZsetOp<'_>) -> bool {
-    match op {
-        Op::Change { key, change: ZsetChange::Remove { members } } => {
-            let entry = zsets.get(key);
-            entry.is_some_and(|entry| members.iter().all(|member| entry.value.score(member).is_some()))
+/// Reports whether a removal finds every element that it names: otherwise it would stop half-way.
+fn is_whole(memory: &Memory, op: &Op<'_>) -> bool {
+    let Op::Change { key, change } = *op else { return true };
+    let Some(slot) = memory.get(key) else { return true };
+    match change {
+        ValueChange::Zset(ZsetChange::Remove { members }) => {
+            slot.as_zset().is_some_and(|zset| members.iter().all(|member| zset.score(member).is_some()))
+        }
+        ValueChange::Elements(ElementsChange::RemoveFields { fields }) => {
+            slot.as_hash().is_some_and(|hash| fields.iter().all(|field| hash.get(field).is_some()))
+        }
+        ValueChange::Elements(ElementsChange::RemoveMembers { members }) => {
+            slot.as_set().is_some_and(|set| members.iter().all(|member| set.get(member).is_some()))
         }
         _ => true,
     }
@@ -52,41 +50,53 @@ fn is_whole(zsets: &Dictionary<Zset>, op: &ZsetOp<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::memory::{ListEncoder, ZsetEncoder};
+    use crate::engine::memory::Encoder;
 
-    fn commit(lists: Vec<u8>, zsets: Vec<u8>) -> CommitRecord {
-        CommitRecord { lists: lists.into(), zsets: zsets.into(), ..CommitRecord::default() }
+    fn encoded(encode: impl FnOnce(&mut Encoder<'_>)) -> Vec<u8> {
+        let mut ops = Vec::new();
+        encode(&mut Encoder::new(&mut ops));
+        ops
+    }
+
+    fn commit(memory: Vec<u8>) -> CommitRecord {
+        CommitRecord { memory: memory.into(), ..CommitRecord::default() }
     }
 
     #[test]
     fn what_fits_is_kept_and_applied() {
-        let (mut lists, mut zsets) = (Vec::new(), Vec::new());
-        ListEncoder::new(&mut lists).push_back(b"l", [&b"e"[..]].into_iter());
-        let kept = lists.clone();
-        ListEncoder::new(&mut lists).pop_front(b"l", 2);
-        ListEncoder::new(&mut lists).delete(b"other");
-        ZsetEncoder::new(&mut zsets).remove(b"z", [&b"there"[..], b"gone"].into_iter());
-        let mut memory = Memory::new();
-        let mut before = Vec::new();
-        ZsetEncoder::new(&mut before).set(b"z", [(&b"there"[..], 1.0)].into_iter());
-        memory.apply_zsets(&before).unwrap();
-        let mut commit = commit(lists, zsets);
-        assert!(!apply(&mut memory, &mut commit).unwrap());
-        assert_eq!((&commit.lists[..], &commit.zsets[..]), (&kept[..], &[][..]));
-        assert_eq!(memory.lists.get(b"l").unwrap().value.len(), 1);
-        assert_eq!(memory.zsets.get(b"z").unwrap().value.score(b"there"), Some(1.0));
+        let kept = encoded(|ops| ops.push_back(b"l", [&b"e"[..]].into_iter()));
+        let lost = encoded(|ops| {
+            ops.pop_front(b"l", 2);
+            ops.delete(b"other");
+            ops.remove_scored(b"z", [&b"there"[..], b"gone"].into_iter());
+            ops.remove_fields(b"h", [&b"there"[..], b"gone"].into_iter());
+            ops.remove_members(b"s", [&b"there"[..], b"gone"].into_iter());
+        });
+        let before = encoded(|ops| {
+            ops.set_scores(b"z", [(&b"there"[..], 1.0)].into_iter());
+            ops.put_fields(b"h", [(&b"there"[..], &b"v"[..])].into_iter());
+            ops.add_members(b"s", [&b"there"[..]].into_iter());
+        });
+        let memory = Memory::new();
+        memory.apply_commit(&commit(before)).unwrap();
+        let mut commit = commit([&kept[..], &lost].concat());
+        assert!(!apply(&memory, &mut commit).unwrap());
+        assert_eq!(commit.memory, kept);
+        assert_eq!(memory.get(b"l").unwrap().as_list().unwrap().len(), 1);
+        assert_eq!(memory.get(b"z").unwrap().as_zset().unwrap().score(b"there"), Some(1.0));
+        assert_eq!(memory.get(b"h").unwrap().as_hash().unwrap().get(b"there"), Some(&b"v"[..]));
+        assert_eq!(memory.get(b"s").unwrap().as_set().unwrap().len(), 1);
     }
 
     #[test]
     fn a_commit_that_fits_stays_as_it_is_and_malformed_ops_are_an_error() {
-        let mut lists = Vec::new();
-        ListEncoder::new(&mut lists).push_back(b"l", [&b"e"[..]].into_iter());
-        let mut whole = commit(lists.clone(), Vec::new());
-        let mut memory = Memory::new();
-        assert!(apply(&mut memory, &mut whole).unwrap());
-        assert_eq!(whole.lists, lists);
-        lists.push(99);
-        assert!(apply(&mut memory, &mut commit(lists, Vec::new())).is_err());
-        assert_eq!(memory.lists.get(b"l").unwrap().value.len(), 1);
+        let mut ops = encoded(|ops| ops.push_back(b"l", [&b"e"[..]].into_iter()));
+        let mut whole = commit(ops.clone());
+        let memory = Memory::new();
+        assert!(apply(&memory, &mut whole).unwrap());
+        assert_eq!(whole.memory, ops);
+        ops.push(99);
+        assert!(apply(&memory, &mut commit(ops)).is_err());
+        assert_eq!(memory.get(b"l").unwrap().as_list().unwrap().len(), 1);
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Bytes of a segment's header; frames follow.
 pub const HEADER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"WFOPLOG\x1A";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const SUFFIX: &str = ".oplog";
 
 /// Returns the path of a segment.

@@ -132,7 +132,7 @@ impl Host for Node {
 
     fn is_memory_full(&self) -> bool {
         let limit = self.core.config().maxmemory.0;
-        limit != 0 && self.core.committer.memory_bytes() as u64 >= limit
+        limit != 0 && self.core.committer.memory().memory_bytes() as u64 >= limit
     }
 
     fn count_command(&self) {

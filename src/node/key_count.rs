@@ -90,13 +90,15 @@ impl KeyCounter {
     /// Returns the number of keys of all engines for INFO. If there are many keys on disk, returns their last count,
     /// because INFO must neither wait nor delay clients.
     pub(super) fn told(&self) -> u64 {
-        let keys = Keyspace::reading(self.committer.disk(), crate::clock::now_millis(), None);
+        let committer = &self.committer;
+        let now_ms = crate::clock::now_millis();
+        let keys = Keyspace::reading(committer.disk(), committer.memory(), now_ms, &committer.watermarks.committed);
         let on_disk = count_few(&keys).ok().flatten().unwrap_or_else(|| self.known());
         on_disk + self.in_memory()
     }
 
-    /// Returns the number of keys of the memory engines.
+    /// Returns the number of keys in memory.
     pub(super) fn in_memory(&self) -> u64 {
-        self.committer.memory_keys().load(Ordering::Acquire) as u64
+        self.committer.memory().len() as u64
     }
 }

@@ -172,7 +172,7 @@ impl Snapshots {
         let has_new = core.committer.watermarks.committed.get() > self.newest_image().position.csn;
         let is_paused = self.image_failed.lock().is_some_and(|failed| failed.elapsed() < IMAGE_RETRY_PAUSE);
         let logged = core.committer.log_bytes().saturating_sub(self.logs_before_image.load(Ordering::Relaxed));
-        let due_at = core.config().image_log_bytes.0.max(core.committer.memory_bytes() as u64);
+        let due_at = core.config().image_log_bytes.0.max(core.committer.memory().memory_bytes() as u64);
         has_new && !is_paused && !self.must_image_wait() && logged >= due_at
     }
 }

@@ -129,7 +129,7 @@ impl Engines {
 
 /// Applies the commits of a base's completion, which change the memory engines only; returns the csn of the last one.
 pub(super) fn complete(
-    memory: &mut Memory,
+    memory: &Memory,
     commits: impl Iterator<Item = Result<CommitRecord>>,
     after: Csn,
 ) -> Result<Csn> {
@@ -140,7 +140,7 @@ pub(super) fn complete(
             let detail = format!("csn {} with {} disk operations after csn {last}", commit.csn, commit.disk_ops);
             return Err(Error::corrupt("a base's completion", format!("csn {}", commit.csn), detail));
         }
-        memory.apply(&commit)?;
+        memory.apply_commit(&commit)?;
         last = commit.csn;
     }
     Ok(last)
@@ -214,7 +214,7 @@ fn gather_all(
     Ok(())
 }
 
-fn change_all(memory: &mut Memory, chunks: &Receiver<Unpacked>) -> Result<()> {
+fn change_all(memory: &Memory, chunks: &Receiver<Unpacked>) -> Result<()> {
     memory::replay(memory, chunks.iter()).map_err(|misfit| at_commit(&misfit.batch, misfit.csn, &misfit.error))
 }
 

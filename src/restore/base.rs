@@ -19,7 +19,7 @@ use crate::io::Io;
 use crate::log::recovery::disk_position;
 use crate::position::Position;
 use crate::snapshot::image::{Contents, read_images};
-use crate::snapshot::manifest::{FileRef, Level, Manifest};
+use crate::snapshot::manifest::{FileRef, Level, Manifest, TypeCounts};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,24 +106,23 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
     let base = manifest.base();
     let files = &manifest.memory.files;
     let what = |nth: usize| named(archive, base, &files[nth]);
-    let (mut memory, image) = read_images(files.len(), what, |nth| parts(&files[nth]))?;
-    let (lists, zsets) = (memory.lists.len() as u64, memory.zsets.len() as u64);
+    let (memory, image) = read_images(files.len(), what, |nth| parts(&files[nth]))?;
+    let keys = TypeCounts::in_memory(&memory);
     let told = &manifest.memory;
-    let found = (image.position.csn, image.position.hash, lists, zsets);
-    if found != (told.csn, told.hash, told.lists, told.zsets) {
+    if (image.position.csn, image.position.hash, keys) != (told.csn, told.hash, told.keys) {
         let detail = format!(
-            "found csn {} with {lists} lists and {zsets} sorted sets, but the manifest states csn {} with {} and {}",
-            image.position.csn, told.csn, told.lists, told.zsets
+            "found csn {} with {keys:?}, but the manifest states csn {} with {:?}",
+            image.position.csn, told.csn, told.keys
         );
         return Err(Error::corrupt(what(0), "header", detail));
     }
     if compare == Compare::Digests {
-        let told = manifest.memory.digests;
         let found = Contents::of(&memory.cut());
-        let found = (found.elements, found.list_digest.hash(), found.zset_digest.hash());
-        if found != (told.elements, told.lists, told.zsets) {
+        let found = (found.counts.elements, found.digest.hash());
+        if found != (told.elements, told.digest) {
             let detail = format!(
-                "the digests of elements, lists and sorted sets are {found:?}, but the manifest states {told:?}"
+                "the number of elements and the digest are {found:?}, but the manifest states {:?}",
+                (told.elements, told.digest)
             );
             return Err(Error::corrupt(what(0), "content", detail));
         }
@@ -136,7 +135,7 @@ pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
         let what = named(archive, base, file);
         let bytes = parts(file).collect::<Result<Vec<Bytes>>>()?.concat();
         let chunk = Chunk::open(bytes.into(), &what)?;
-        csn = complete(&mut memory, chunk.commits(), csn)?;
+        csn = complete(&memory, chunk.commits(), csn)?;
     }
     if csn == manifest.csn {
         return Ok(memory);

@@ -66,11 +66,11 @@ async fn take_commits(
     while let Some((step, fetched)) = fetch.next().await {
         let (bytes, what) = (fetched?, full_name(&history.archive, &ObjectName::Chunk(step.chunk)));
         meter.add(bytes.len() as u64);
-        let (mut memory, _) = state;
+        let (memory, _) = state;
         (unpacker, state) = blocking(move || {
             let unpacked = unpacker.unpack(step, bytes, &what)?;
             for commit in unpacked.commits.iter() {
-                memory.apply(commit)?;
+                memory.apply_commit(commit)?;
             }
             let last = unpacked.commits.last().expect("a step has commits");
             let at = Position::of(last);
@@ -89,7 +89,7 @@ async fn take_run(history: &History, manifest: &RunManifest, mut memory: Memory,
         check_hash(&what, blake3::hash(&content), blake3)?;
         meter.add(bytes);
         let manifest = manifest.clone();
-        memory = blocking(move || apply_part(&manifest, content.into(), &what, &mut memory).map(|()| memory)).await?;
+        memory = blocking(move || apply_part(&manifest, content.into(), &what, &memory).map(|()| memory)).await?;
     }
     Ok(memory)
 }

@@ -37,6 +37,7 @@ use crate::archive::pins::PinRange;
 use crate::archive::store::Archive;
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::directory::{DataDir, DirLock, EpochStart, Identity, LastRole};
+use crate::engine::memory::Change;
 use crate::error::{Error, Kind, Result};
 use crate::history::line::History;
 use crate::history::plan::Plan;
@@ -124,10 +125,8 @@ pub struct Checks {
     pub runs_verified: u64,
     /// Number of chunks that were applied: every CRC is right, and the chunks continue one history without a gap.
     pub chunks_verified: u64,
-    /// Number of lists.
-    pub lists: u64,
-    /// Number of sorted sets.
-    pub zsets: u64,
+    /// Number of keys in memory.
+    pub memory_keys: u64,
     /// Bytes of RocksDB's SST files.
     pub sst_bytes: u64,
 }
@@ -275,8 +274,7 @@ async fn fill(
             files_verified: base_files + followed.run_files,
             runs_verified: followed.runs,
             chunks_verified: followed.applied.chunks,
-            lists: ended.lists,
-            zsets: ended.zsets,
+            memory_keys: ended.memory_keys,
             sst_bytes: ended.sst_bytes,
         },
         replans: 0,
@@ -311,8 +309,7 @@ async fn begin(history: &History, planned: &Planned, dir: &DataDir, options: &Op
 /// The finished directory's position and figures.
 struct Ended {
     position: Position,
-    lists: u64,
-    zsets: u64,
+    memory_keys: u64,
     sst_bytes: u64,
 }
 
@@ -323,19 +320,17 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
         return Err(Error::Gap { what: "the restored history".to_owned(), expected: target, found });
     }
     engines.finish()?;
-    let Engines { disk, mut memory, position, .. } = engines;
+    let Engines { disk, memory, position, .. } = engines;
     let at = CutPoint { position, wal_seq: disk.wal_seq() };
     local::write(io, &dir.image(), &memory.cut(), at)?;
     let ended = Ended {
         position,
-        lists: memory.lists.len() as u64,
-        zsets: memory.zsets.len() as u64,
+        memory_keys: memory.len() as u64,
         sst_bytes: disk.sst_bytes(),
     };
     drop(disk);
     // Clearing hands the values to the thread that frees memory.
-    memory.lists.clear();
-    memory.zsets.clear();
+    memory.clear(Change { csn: position.csn, hidden: None });
     if dir.base().exists() {
         std::fs::remove_dir_all(dir.base()).map_err(Error::io("remove", &dir.base()))?;
     }

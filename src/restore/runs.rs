@@ -104,7 +104,7 @@ fn ingest(manifest: &RunManifest, dir: &Path, disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-fn change(manifest: &RunManifest, dir: &Path, io: &dyn Io, memory: &mut Memory) -> Result<()> {
+fn change(manifest: &RunManifest, dir: &Path, io: &dyn Io, memory: &Memory) -> Result<()> {
     for file in &manifest.memory {
         let path = dir.join(&file.name);
         let bytes = io.read_file(&path)?;
@@ -114,7 +114,7 @@ fn change(manifest: &RunManifest, dir: &Path, io: &dyn Io, memory: &mut Memory) 
 }
 
 /// Applies one file of a run's memory part to the memory engines.
-pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memory: &mut Memory) -> Result<()> {
+pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memory: &Memory) -> Result<()> {
     let chunk = Chunk::open(bytes, what)?;
     let header = chunk.header();
     if (header.first, header.last) != (manifest.last, manifest.last) {
@@ -126,7 +126,7 @@ pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memor
         if commit.touches_disk() {
             return Err(Error::corrupt(what, "content", "the memory part of a run contains disk effects"));
         }
-        memory.apply(&commit)?;
+        memory.apply_commit(&commit)?;
     }
     Ok(())
 }

@@ -19,7 +19,8 @@ use crate::archive::thinned::Thinned;
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
 use crate::csn::{Csn, HistoryHash};
-use crate::engine::{batch, memory};
+use crate::engine::batch;
+use crate::engine::memory::Ops;
 use crate::error::{Error, Result};
 use crate::history::abandoned::Abandoned;
 use crate::history::continuity::Continuity;
@@ -160,7 +161,7 @@ pub(super) fn check_chunk(
     for commit in chunk.commits() {
         let commit = commit?;
         let checked = batch::validate(&commit.disk, commit.disk_ops)
-            .and_then(|()| memory::validate(&commit.lists, &commit.zsets));
+            .and_then(|()| Ops::validate(&commit.memory));
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
         if boundaries.contains(&commit.csn) {
             hashes.push((commit.csn, commit.hash));

@@ -139,7 +139,7 @@ mod tests {
     use bytes::Bytes;
 
     fn group(csns: std::ops::RangeInclusive<u64>) -> Group {
-        let commit = |csn| CommitRecord { csn: Csn(csn), lists: Bytes::from(vec![0; 100]), ..CommitRecord::default() };
+        let commit = |csn| CommitRecord { csn: Csn(csn), memory: Bytes::from(vec![0; 100]), ..CommitRecord::default() };
         let (first, last) = (*csns.start(), *csns.end());
         Group { commits: csns.map(commit).collect(), wal_before: WalSeq(first * 10), wal_after: WalSeq(last * 10 + 9) }
     }

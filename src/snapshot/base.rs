@@ -15,7 +15,7 @@
 
 use super::checkpoint::{self, SstHashes};
 use super::image::{Contents, ImageParts, Share};
-use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart};
+use super::manifest::{DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart, TypeCounts};
 use super::memory_snapshot::MemorySnapshot;
 use super::{completion, skew::Skew};
 use crate::archive::layout::ObjectName;
@@ -226,15 +226,13 @@ fn write_memory(
     })?;
     let mut contents = Contents::default();
     written.iter().for_each(|(_, part)| contents += *part);
-    let Contents { lists, zsets, elements, list_digest, zset_digest } = contents;
-    let digests = MemoryDigests { elements, lists: list_digest.hash(), zsets: zset_digest.hash() };
     Ok(MemoryPart {
         csn: moment.at.position.csn,
         time: moment.at.position.time,
         hash: moment.at.position.hash,
-        lists,
-        zsets,
-        digests,
+        keys: TypeCounts::of(&contents.counts),
+        elements: contents.counts.elements,
+        digest: contents.digest.hash(),
         files: written.into_iter().map(|(file, _)| file).collect(),
     })
 }

@@ -132,7 +132,7 @@ mod tests {
         let mut names = Vec::new();
         for (csn, time) in [(4, 5), (5, 9), (6, 2), (7, 2)] {
             let (csn, time) = (Csn(csn), CommitTime(time));
-            let commit = CommitRecord { csn, time, lists: Bytes::from_static(b"ops"), ..CommitRecord::default() };
+            let commit = CommitRecord { csn, time, memory: Bytes::from_static(b"ops"), ..CommitRecord::default() };
             names.extend(builder.push(commit).unwrap().map(|(file, _)| file.name));
         }
         assert!(builder.is_complete());

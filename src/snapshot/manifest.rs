@@ -5,6 +5,7 @@
 //! canonical JSON), its positions are consistent, and every file name in it is plain: safe as an object name and as a
 //! path. Non-goals: reading and writing files; see `base` and `publish`.
 
+use super::image::Counts;
 use crate::archive::digested;
 use crate::archive::layout::{BaseName, ObjectName};
 use crate::archive::listing::BaseStart;
@@ -12,6 +13,7 @@ use crate::archive::put::SINGLE_PUT_BYTES_MAX;
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::directory::LastRole;
+use crate::engine::memory::{Memory, Type};
 use crate::error::{Error, Result};
 use crate::plain_name::{PLAIN_NAME_BYTES_MAX, PlainName};
 use crate::position::Position;
@@ -20,7 +22,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 /// Version of the manifest that this build writes and reads.
-pub const MANIFEST_FORMAT: u32 = 3;
+pub const MANIFEST_FORMAT: u32 = 4;
 
 /// Largest size of an encoded manifest, in bytes: a single request creates the object. Enough for some 60 000 SSTs.
 pub const MANIFEST_BYTES_MAX: usize = SINGLE_PUT_BYTES_MAX as usize;
@@ -130,28 +132,47 @@ pub struct MemoryPart {
     pub time: CommitTime,
     /// History hash after `csn`.
     pub hash: HistoryHash,
-    /// Number of lists.
-    pub lists: u64,
-    /// Number of sorted sets.
-    pub zsets: u64,
-    /// Digests of the content of all image files together.
-    pub digests: MemoryDigests,
+    /// Numbers of keys in all image files together.
+    pub keys: TypeCounts,
+    /// Number of fields, members and elements in all image files together; a string counts as one.
+    pub elements: u64,
+    /// Digest of the keys in all image files together, with their expiries and values.
+    #[serde(with = "hex")]
+    pub digest: blake3::Hash,
     /// Image files, each a complete image of a disjoint set of keys; never empty.
     pub files: Vec<FileRef>,
 }
 
-/// Counts and digests of the content of a base's image files together.
+/// Numbers of keys, by type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MemoryDigests {
-    /// Number of list elements and sorted set members.
-    pub elements: u64,
-    /// Digest of all lists.
-    #[serde(with = "hex")]
-    pub lists: blake3::Hash,
-    /// Digest of all sorted sets.
-    #[serde(with = "hex")]
-    pub zsets: blake3::Hash,
+pub struct TypeCounts {
+    /// Number of strings.
+    pub strings: u64,
+    /// Number of hashes.
+    pub hashes: u64,
+    /// Number of sets.
+    pub sets: u64,
+    /// Number of lists.
+    pub lists: u64,
+    /// Number of sorted sets.
+    pub zsets: u64,
+}
+
+impl TypeCounts {
+    /// Returns the numbers of keys of an image's content.
+    #[must_use]
+    pub fn of(counts: &Counts) -> Self {
+        let [strings, hashes, sets, lists, zsets] = counts.keys;
+        Self { strings, hashes, sets, lists, zsets }
+    }
+
+    /// Returns the numbers of keys in memory.
+    #[must_use]
+    pub fn in_memory(memory: &Memory) -> Self {
+        let [strings, hashes, sets, lists, zsets] = Type::ALL.map(|of| memory.len_of(of) as u64);
+        Self { strings, hashes, sets, lists, zsets }
+    }
 }
 
 /// The disk engines' part of a base: a RocksDB without WAL files.

@@ -26,7 +26,7 @@ impl MemorySnapshot {
     /// Cuts the memory engines at the last commit. [`Error::NeedsRestart`] after a failed log write: the engines may then
     /// hold effects that are in no log.
     pub fn take(committer: &Committer) -> Result<Self> {
-        let mut turn = committer.lock_logs();
+        let turn = committer.lock_logs();
         let locked = Instant::now();
         if committer.gate.stands(RefusalReason::Broken) {
             let reason = "no snapshot is cut after a failed log write, because memory may hold effects that no log \
@@ -35,7 +35,7 @@ impl MemorySnapshot {
             return Err(Error::NeedsRestart { reason });
         }
         let at = turn.cut_point();
-        let memory = &turn.writer().memory;
+        let memory = committer.memory();
         let (cut, bytes) = (memory.cut(), memory.memory_bytes());
         drop(turn);
         Ok(Self { cut, bytes, at, pause: locked.elapsed() })

@@ -20,8 +20,9 @@ use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
 use super::reply::Out;
+use crate::engine::elements::entry_id;
 use crate::engine::key::StreamId;
-use crate::engine::keyspace::{Found, Keyspace, entry_id};
+use crate::engine::keyspace::{Found, Keyspace};
 use crate::engine::meta::{Collection, DiskType};
 use crate::engine::scan::Direction;
 

@@ -10,8 +10,9 @@ use super::super::errors;
 use super::super::number::integer;
 use super::super::reply::Out;
 use super::{find, id};
+use crate::engine::elements::entry_id;
 use crate::engine::key::StreamId;
-use crate::engine::keyspace::{Keyspace, entry_id};
+use crate::engine::keyspace::Keyspace;
 use crate::engine::meta::Collection;
 use crate::engine::scan::Direction;
 

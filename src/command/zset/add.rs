@@ -186,16 +186,14 @@ fn make_room(keys: &mut Keyspace<'_>, key: &[u8]) -> Done {
 /// Sets one member; `pair` is its score and its name.
 fn set_one(keys: &mut Keyspace<'_>, key: &[u8], options: Options, pair: Args<'_>) -> Result<Outcome, Fail> {
     let (given, member) = (parse_score(&pair[0])?, pair.get(1));
-    let old = match keys.zset(key)? {
-        Some(zset) => zset.score(member),
-        None => {
-            make_room(keys, key)?;
-            None
-        }
-    };
+    let old = keys.zset(key)?.map(|zset| zset.score(member));
+    if old.is_none() {
+        make_room(keys, key)?;
+    }
+    let old = old.flatten();
     let outcome = options.decide(old, given)?;
     if let Some(score) = outcome.stores() {
-        keys.change_zset(key, |ops| ops.set(key, std::iter::once((member, score))))?;
+        keys.change_in_memory(key, |ops| ops.set_scores(key, std::iter::once((member, score))))?;
     }
     Ok(outcome)
 }
@@ -213,7 +211,7 @@ fn set_many(keys: &mut Keyspace<'_>, key: &[u8], options: Options, pairs: Args<'
     let mut newest: HashMap<&[u8], f64> = HashMap::with_capacity(count);
     for (pair, given) in given.into_iter().enumerate() {
         let member = pairs.get(pair * 2 + 1);
-        let old = newest.get(member).copied().or_else(|| zset?.score(member));
+        let old = newest.get(member).copied().or_else(|| zset.as_ref()?.score(member));
         let outcome = options.decide(old, given)?;
         counted += u64::from(options.counts(outcome));
         if let Some(score) = outcome.stores() {
@@ -221,8 +219,9 @@ fn set_many(keys: &mut Keyspace<'_>, key: &[u8], options: Options, pairs: Args<'
             newest.insert(member, score);
         }
     }
+    drop(zset);
     if !changes.is_empty() {
-        keys.change_zset(key, |ops| ops.set(key, changes.iter().copied()))?;
+        keys.change_in_memory(key, |ops| ops.set_scores(key, changes.iter().copied()))?;
     }
     Ok(counted)
 }

@@ -20,12 +20,12 @@ use super::args::Args;
 use super::definition::{Ctx, Done, Fail};
 use super::errors;
 use super::reply::{Out, Protocol};
-use crate::engine::keyspace::Keyspace;
+use crate::engine::keyspace::{Keyspace, ZsetRef};
 use crate::engine::memory::Zset;
 use std::ops::Range;
 
 /// Returns the sorted set at a key; `None` if there is no such key.
-fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<&'k Zset>, Fail> {
+fn find<'k>(keys: &'k Keyspace<'_>, key: &[u8]) -> Result<Option<ZsetRef<'k>>, Fail> {
     let zset = keys.zset(key)?;
     if zset.is_none() && !keys.find(key)?.is_absent() {
         return Err(errors::WRONG_TYPE.into());
@@ -73,7 +73,7 @@ fn write_members(out: &mut Out, zset: &Zset, ranks: Range<u64>, order: Order, fo
 
 /// ZCARD key
 pub(super) fn zcard(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
-    out.count(find(&ctx.keys, &args[1])?.map_or(0, Zset::len));
+    out.count(find(&ctx.keys, &args[1])?.map_or(0, |zset| zset.len()));
     Ok(())
 }
 

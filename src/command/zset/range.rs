@@ -41,7 +41,7 @@ pub(crate) fn zrangebylex(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> D
 /// ZCOUNT key min max
 pub(crate) fn zcount(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let scores = ScoreRange::parse(&args[2], &args[3])?;
-    let ranks = find(&ctx.keys, &args[1])?.map_or(0..0, |zset| scores.ranks(zset));
+    let ranks = find(&ctx.keys, &args[1])?.map_or(0..0, |zset| scores.ranks(&zset));
     out.count(ranks.end - ranks.start);
     Ok(())
 }
@@ -85,7 +85,7 @@ struct Request<'a> {
 fn list(ctx: &mut Ctx<'_>, args: Args<'_>, fixed: Fixed, out: &mut Out) -> Done {
     let request = Request::parse(args, fixed)?;
     match find(&ctx.keys, &args[1])? {
-        Some(zset) => write_members(out, zset, request.ranks(zset), request.order, request.form),
+        Some(zset) => write_members(out, &zset, request.ranks(&zset), request.order, request.form),
         None => out.array(0),
     }
     Ok(())

@@ -22,8 +22,9 @@ pub(crate) fn zrem(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let mut seen = HashSet::new();
     let mut is_first = |member| is_single || seen.insert(member);
     let gone: Vec<&[u8]> = members.filter(|member| zset.score(member).is_some() && is_first(*member)).collect();
+    drop(zset);
     if !gone.is_empty() {
-        ctx.keys.change_zset(key, |ops| ops.remove(key, gone.iter().copied()))?;
+        ctx.keys.change_in_memory(key, |ops| ops.remove_scored(key, gone.iter().copied()))?;
     }
     out.count(gone.len() as u64);
     Ok(())
@@ -42,14 +43,14 @@ pub(crate) fn zremrangebyscore(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out)
 }
 
 fn remove_range(ctx: &mut Ctx<'_>, key: &[u8], ranks: impl FnOnce(&Zset) -> Range<u64>, out: &mut Out) -> Done {
-    let ranks = find(&ctx.keys, key)?.map_or(0..0, ranks);
+    let ranks = find(&ctx.keys, key)?.map_or(0..0, |zset| ranks(&zset));
     out.count(ranks.end - ranks.start);
     remove_ranks(ctx, key, ranks)
 }
 
 fn remove_ranks(ctx: &mut Ctx<'_>, key: &[u8], ranks: Range<u64>) -> Done {
     if !ranks.is_empty() {
-        ctx.keys.change_zset(key, |ops| ops.remove_ranks(key, ranks.start, ranks.end))?;
+        ctx.keys.change_in_memory(key, |ops| ops.remove_ranks(key, ranks.start, ranks.end))?;
     }
     Ok(())
 }
@@ -82,6 +83,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, order: Order, out: &mut Out) -> Done {
         Order::Ascending => 0..count,
         Order::Descending => zset.len() - count..zset.len(),
     };
-    write_members(out, zset, ranks.clone(), order, form);
+    write_members(out, &zset, ranks.clone(), order, form);
+    drop(zset);
     remove_ranks(ctx, args.get(1), ranks)
 }

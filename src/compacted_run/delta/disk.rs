@@ -130,7 +130,7 @@ impl EngineDelta for DiskDelta {
         &self.span
     }
 
-    fn push(&mut self, commit: &CommitRecord, _: &mut Memory) -> Result<()> {
+    fn push(&mut self, commit: &CommitRecord, _: &Memory) -> Result<()> {
         self.span.advance(commit)?;
         if commit.touches_disk() {
             self.batch.push(&commit.disk, commit.disk_ops)?;

@@ -1,29 +1,28 @@
-//! Deltas: the net change of one engine between two commits, so that the state at the end equals the state at the
+//! Deltas: the net change of one home between two commits, so that the state at the end equals the state at the
 //! beginning with the delta applied.
 //!
 //! ```text
-//! disk    RocksDB: the last operation on each key, sorted by key; range deletes are kept separately
-//! lists   the ops of a list, or its whole content where that is smaller
-//! zsets   the last score of each changed member, or the whole content of a sorted set
-//! keys    shared by lists and zsets: what happened to each key
+//! disk      RocksDB: the last operation on each key, sorted by key; range deletes are kept separately
+//! memory    the keys in memory: the ops of a key, the changes of its elements, or its whole value
+//! members   the changes of a hash, set or sorted set, by element
+//! whole     a whole value as ops
 //! ```
 //!
 //! A delta is gathered while the commits are applied to the state: ops are relative to the state (a rank, an index),
 //! so the state is needed to find the key or member that an op changes. Guarantees: every kind of op is covered, also
-//! for a key that was deleted and created a second time, renamed, expired or flushed. The size of a memory engine's
+//! for a key that was deleted and created a second time, renamed, expired or flushed. The size of the memory home's
 //! delta is bounded by the state at the end and by the touched keys, not by the number of ops. Non-goals: files and
 //! names, see [`super::RunManifest`].
 
 mod disk;
-mod keys;
-mod lists;
+mod members;
+mod memory;
 #[cfg(test)]
 mod tests;
-mod zsets;
+mod whole;
 
 pub use disk::{Bounds, DiskDelta, DiskFiles, RangeDelete};
-pub use lists::ListDelta;
-pub use zsets::ZsetDelta;
+pub use memory::MemoryDelta;
 
 use crate::engine::memory::Memory;
 use crate::error::{Error, Result};
@@ -33,16 +32,16 @@ use crate::record::CommitRecord;
 /// Largest number of bytes of elements or members in one op where a key is written whole.
 const OP_BYTES: usize = 64 << 10;
 
-/// The net change of one engine.
+/// The net change of one home.
 pub trait EngineDelta {
     /// Returns the range of commits that the delta covers.
     fn span(&self) -> &Span;
 
-    /// Takes the next commit's effects on this engine and applies them to `state`, which must be the state before the
-    /// commit. The disk engines ignore `state`.
-    fn push(&mut self, commit: &CommitRecord, state: &mut Memory) -> Result<()>;
+    /// Takes the next commit's effects on this home and applies them to `state`, which must be the state before the
+    /// commit. The delta of the disk ignores `state`.
+    fn push(&mut self, commit: &CommitRecord, state: &Memory) -> Result<()>;
 
-    /// Returns an upper bound of the number of changed keys. For the disk engines this is the number of operations on
+    /// Returns an upper bound of the number of changed keys. For the disk this is the number of operations on
     /// stored rows, where several operations on one row count separately.
     fn keys(&self) -> u64;
 }

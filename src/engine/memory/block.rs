@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use triomphe::{Arc, HeaderSliceWithLengthProtected, ThinArc};
 
 /// Largest number of bytes of key and body together.
-pub const BLOCK_BYTES_MAX: usize = 4096;
+pub(super) const BLOCK_BYTES_MAX: usize = 4096;
 /// Largest number of bytes of a key.
 const KEY_BYTES_MAX: usize = 512;
 /// Bytes of an allocation before the key: the counter of the `Arc`, the head, and the length of the slice.

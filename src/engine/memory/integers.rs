@@ -12,11 +12,11 @@ use itoa::Buffer;
 use std::ops::Range;
 
 /// Largest number of integers in this form.
-pub const INTEGERS_MAX: usize = 256;
+pub(super) const INTEGERS_MAX: usize = 256;
 
 /// Returns the integer whose canonical decimal text is `member`.
 #[must_use]
-pub fn parse(member: &[u8]) -> Option<i64> {
+pub(super) fn parse(member: &[u8]) -> Option<i64> {
     // No text of more than 20 bytes is an i64, and most members of other sets are told apart by their first byte.
     if member.len() > 20 || !matches!(member.first(), Some(b'0'..=b'9' | b'-')) {
         return None;

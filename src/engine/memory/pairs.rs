@@ -34,7 +34,7 @@ impl Kind for Bare {
 }
 
 /// An element; a set's member has an empty value.
-pub type Pair<'a> = (&'a [u8], &'a [u8]);
+pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// Returns the byte string at the front of `rest`, and what follows.
 #[inline]
@@ -49,7 +49,7 @@ fn take(rest: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Appends an element.
-pub fn put<K: Kind>(out: &mut Vec<u8>, (name, value): Pair<'_>) {
+pub(super) fn put<K: Kind>(out: &mut Vec<u8>, (name, value): Pair<'_>) {
     varint::put(out, name.len() as u64);
     out.extend_from_slice(name);
     if K::VALUED {
@@ -97,7 +97,7 @@ impl<'a, K: Kind> Iterator for Pairs<'a, K> {
 
 /// Where a name is, or where it belongs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place<'a> {
+pub(super) struct Place<'a> {
     /// Bytes of the element; empty if there is no element of that name: there it belongs.
     pub bytes: Range<usize>,
     /// Number of elements before it.
@@ -108,7 +108,7 @@ pub struct Place<'a> {
 
 /// Returns the place of a name.
 #[must_use]
-pub fn find<'a, K: Kind>(packed: &'a [u8], name: &[u8]) -> Place<'a> {
+pub(super) fn find<'a, K: Kind>(packed: &'a [u8], name: &[u8]) -> Place<'a> {
     let mut pairs = Pairs::<K>::new(packed);
     let mut rank = 0;
     loop {
@@ -126,14 +126,14 @@ pub fn find<'a, K: Kind>(packed: &'a [u8], name: &[u8]) -> Place<'a> {
 
 /// Returns the value of an element; for a set's member an empty value.
 #[must_use]
-pub fn get<'a, K: Kind>(packed: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+pub(super) fn get<'a, K: Kind>(packed: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     // Equality is cheaper than order: names of another length need no comparison.
     Pairs::<K>::new(packed).find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
 /// Returns the byte position of the element at `rank`, which is the end if `rank` is the number of elements.
 #[must_use]
-pub fn seek<K: Kind>(packed: &[u8], rank: usize) -> usize {
+pub(super) fn seek<K: Kind>(packed: &[u8], rank: usize) -> usize {
     let mut pairs = Pairs::<K>::new(packed);
     for _ in 0..rank {
         pairs.next();

@@ -1,13 +1,11 @@
 //! Applies a log's commits on several threads: each thread sees all ops and changes the keys in its own parts.
 //!
 //! Guarantees: the outcome is the same as that of applying the commits one by one. If an op does not fit the state, the
-//! first such op is returned as an error, and the engines must be given up.
+//! first such op is returned as an error, and the keys must be given up.
 
-use super::dictionary::Dictionary;
-use super::entry::{Entry, Value};
-use super::op::{Change, ListOps, Op, Scope, ZsetOps, missing};
-use super::part::{Hashed, PARTS, Part};
-use super::{List, Memory, Zset};
+use super::keys::{Change, Hashed, Memory, PARTS};
+use super::ops::{Op, Ops, Scope, missing};
+use super::slot::Slot;
 use crate::csn::Csn;
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;
@@ -32,8 +30,8 @@ pub struct Misfit<B> {
     pub error: Error,
 }
 
-/// Applies the list and sorted set ops of all commits, in order.
-pub fn replay<B>(memory: &mut Memory, batches: impl Iterator<Item = B>) -> Result<(), Box<Misfit<B>>>
+/// Applies the memory ops of all commits, in order.
+pub fn replay<B>(memory: &Memory, batches: impl Iterator<Item = B>) -> Result<(), Box<Misfit<B>>>
 where
     B: AsRef<[CommitRecord]> + Clone + Send,
 {
@@ -41,18 +39,18 @@ where
     replay_on(threads, memory, batches)
 }
 
-fn replay_on<B>(threads: usize, memory: &mut Memory, batches: impl Iterator<Item = B>) -> Result<(), Box<Misfit<B>>>
+fn replay_on<B>(threads: usize, memory: &Memory, batches: impl Iterator<Item = B>) -> Result<(), Box<Misfit<B>>>
 where
     B: AsRef<[CommitRecord]> + Clone + Send,
 {
-    let (lists, zsets) = (Handover::default(), Handover::default());
-    let shares = Share::all(threads, &mut memory.lists, &lists).zip(Share::all(threads, &mut memory.zsets, &zsets));
+    let handover = Handover::default();
     thread::scope(|scope| {
-        let start = |(lists, zsets)| {
+        let start = |nth| {
             let (sender, queued) = sync_channel(BATCHES_QUEUED_MAX);
-            (sender, scope.spawn(move || Worker { lists, zsets, is_done: false }.run(&queued)))
+            let worker = Worker { memory, nth, threads, handover: &handover, renames: 0, is_done: false };
+            (sender, scope.spawn(move || worker.run(&queued)))
         };
-        let (senders, workers): (Vec<_>, Vec<_>) = shares.map(start).unzip();
+        let (senders, workers): (Vec<_>, Vec<_>) = (0..threads).map(start).unzip();
         for batch in batches {
             let taken = senders.iter().filter(|sender| sender.send(batch.clone()).is_ok()).count();
             if taken < senders.len() {
@@ -65,10 +63,14 @@ where
     })
 }
 
-/// The parts that one thread changes.
+/// One thread of a replay, which changes the parts whose numbers leave the remainder `nth` when divided by `threads`.
 struct Worker<'m> {
-    lists: Share<'m, List>,
-    zsets: Share<'m, Zset>,
+    memory: &'m Memory,
+    nth: usize,
+    threads: usize,
+    handover: &'m Handover,
+    /// Number of renames applied so far. As each thread sees all ops, a rename has the same number on all threads.
+    renames: u64,
     /// Whether the whole log was applied.
     is_done: bool,
 }
@@ -76,30 +78,8 @@ struct Worker<'m> {
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
         if !self.is_done {
-            self.lists.handover.end(self.lists.renames);
-            self.zsets.handover.end(self.zsets.renames);
+            self.handover.end(self.renames);
         }
-    }
-}
-
-impl Worker<'_> {
-    /// Applies this worker's share of all batches. Ends early at an op that does not fit, in its own share or in that
-    /// of another worker.
-    fn run<B: AsRef<[CommitRecord]> + Clone>(mut self, batches: &Receiver<B>) -> Option<Misfit<B>> {
-        for batch in batches {
-            for commit in batch.as_ref() {
-                let lists = ListOps::new(&commit.lists).try_for_each(|op| self.lists.apply(&op?));
-                let applied =
-                    lists.and_then(|()| ZsetOps::new(&commit.zsets).try_for_each(|op| self.zsets.apply(&op?)));
-                match applied {
-                    Ok(()) => {}
-                    Err(Stop::Misfit(error)) => return Some(Misfit { batch: batch.clone(), csn: commit.csn, error }),
-                    Err(Stop::Abandoned) => return None,
-                }
-            }
-        }
-        self.is_done = true;
-        None
     }
 }
 
@@ -107,7 +87,7 @@ impl Worker<'_> {
 enum Stop {
     /// An op does not fit the state.
     Misfit(Error),
-    /// Another thread ended before it handed an entry over.
+    /// Another thread ended before it handed a slot over.
     Abandoned,
 }
 
@@ -117,92 +97,96 @@ impl From<Error> for Stop {
     }
 }
 
-/// The parts of one engine that one thread changes.
-struct Share<'m, V: Value> {
-    /// The parts by number; `None`: the part belongs to another thread.
-    parts: [Option<&'m mut Part<V>>; PARTS],
-    handover: &'m Handover<V>,
-    /// Number of renames applied so far. As each thread sees all ops, a rename has the same number on all threads.
-    renames: u64,
-}
+impl Worker<'_> {
+    /// Applies this worker's share of all batches. Ends early at an op that does not fit, in its own share or in that
+    /// of another worker.
+    fn run<B: AsRef<[CommitRecord]> + Clone>(mut self, batches: &Receiver<B>) -> Option<Misfit<B>> {
+        for batch in batches {
+            for commit in batch.as_ref() {
+                let of = Change { csn: commit.csn, hidden: None };
+                match Ops::new(&commit.memory).try_for_each(|op| self.apply(&op?, of)) {
+                    Ok(()) => {}
+                    Err(Stop::Misfit(error)) => return Some(Misfit { batch: batch.clone(), csn: commit.csn, error }),
+                    Err(Stop::Abandoned) => return None,
+                }
+            }
+        }
+        self.is_done = true;
+        None
+    }
 
-impl<'m, V: Value> Share<'m, V> {
-    /// Returns the shares of all threads.
-    fn all(threads: usize, keys: &'m mut Dictionary<V>, handover: &'m Handover<V>) -> impl Iterator<Item = Self> {
-        let mut parts = keys.parts_mut().each_mut().map(Some);
-        (0..threads).map(move |own| Self {
-            parts: std::array::from_fn(|part| parts[part].take_if(|_| part % threads == own)),
-            handover,
-            renames: 0,
-        })
+    fn owns(&self, part: usize) -> bool {
+        part % self.threads == self.nth
     }
 
     /// Applies the op to the keys in this thread's parts.
-    fn apply<'a, C: Change<'a, Value = V>>(&mut self, op: &Op<'a, C>) -> Result<(), Stop> {
+    fn apply(&mut self, op: &Op<'_>, of: Change) -> Result<(), Stop> {
         match op.scope() {
             Scope::Key(key) => {
                 let key = Hashed::of(key);
-                if let Some(part) = &mut self.parts[key.part()] {
-                    op.apply_to_key(part, key)?;
+                if self.owns(Memory::part_number(key)) {
+                    op.apply_to_key(self.memory.part_of(key), key, of)?;
                 }
                 Ok(())
             }
-            Scope::Rename { from, to } => self.rename(C::OP, Hashed::of(from), Hashed::of(to)),
+            Scope::Rename { from, to } => self.rename(Hashed::of(from), Hashed::of(to), of),
             Scope::All => {
-                self.parts.iter_mut().flatten().for_each(|part| part.clear());
+                (0..PARTS).filter(|part| self.owns(*part)).for_each(|part| self.memory.clear_part(part, of));
                 Ok(())
             }
         }
     }
 
-    fn rename(&mut self, what: &'static str, from: Hashed<'_>, to: Hashed<'_>) -> Result<(), Stop> {
+    fn rename(&mut self, from: Hashed<'_>, to: Hashed<'_>, of: Change) -> Result<(), Stop> {
         let number = self.renames + 1;
-        let moved = match &mut self.parts[from.part()] {
-            Some(part) => Some(part.remove(from).ok_or_else(|| missing(what, from.key()))?),
-            None => None,
-        };
-        match (moved, &mut self.parts[to.part()]) {
-            (Some(entry), Some(part)) => part.insert(to, entry),
-            (Some(entry), None) => self.handover.give(number, entry),
-            (None, Some(part)) => part.insert(to, self.handover.take(number).ok_or(Stop::Abandoned)?),
-            (None, None) => {}
+        let has_target = self.owns(Memory::part_number(to));
+        if self.owns(Memory::part_number(from)) {
+            let slot = self.memory.part_of(from).remove(from, of).ok_or_else(|| missing(from.key()))?;
+            if has_target {
+                self.memory.part_of(to).insert(to, slot.renamed(to.key()), of);
+            } else {
+                self.handover.give(number, slot);
+            }
+        } else if has_target {
+            let slot = self.handover.take(number).ok_or(Stop::Abandoned)?;
+            self.memory.part_of(to).insert(to, slot.renamed(to.key()), of);
         }
         self.renames = number;
         Ok(())
     }
 }
 
-/// Entries on their way from one thread's parts to another's. They are few, because all belong to queued batches.
-struct Handover<V> {
-    given: Mutex<Given<V>>,
+/// Slots on their way from one thread's parts to another's. They are few, because all belong to queued batches.
+struct Handover {
+    given: Mutex<Given>,
     changed: Condvar,
 }
 
-struct Given<V> {
-    /// The entries, by number of the rename.
-    entries: BTreeMap<u64, Entry<V>>,
+struct Given {
+    /// The slots, by number of the rename.
+    slots: BTreeMap<u64, Slot>,
     /// Every thread that ended early had applied at least this many renames.
     until: u64,
 }
 
-impl<V> Default for Handover<V> {
+impl Default for Handover {
     fn default() -> Self {
-        Self { given: Mutex::new(Given { entries: BTreeMap::new(), until: u64::MAX }), changed: Condvar::new() }
+        Self { given: Mutex::new(Given { slots: BTreeMap::new(), until: u64::MAX }), changed: Condvar::new() }
     }
 }
 
-impl<V> Handover<V> {
-    fn give(&self, rename: u64, entry: Entry<V>) {
-        self.given.lock().entries.insert(rename, entry);
+impl Handover {
+    fn give(&self, rename: u64, slot: Slot) {
+        self.given.lock().slots.insert(rename, slot);
         self.changed.notify_all();
     }
 
-    /// Waits for the entry of a rename; `None` if the thread that would give the entry may have ended.
-    fn take(&self, rename: u64) -> Option<Entry<V>> {
+    /// Waits for the slot of a rename; `None` if the thread that would give the slot may have ended.
+    fn take(&self, rename: u64) -> Option<Slot> {
         let mut given = self.given.lock();
         loop {
-            if let Some(entry) = given.entries.remove(&rename) {
-                return Some(entry);
+            if let Some(slot) = given.slots.remove(&rename) {
+                return Some(slot);
             }
             if rename > given.until {
                 return None;

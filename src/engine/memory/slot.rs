@@ -1,4 +1,4 @@
-//! A key with its value in a dictionary: a block, or a large value behind a pointer.
+//! A key with its value in memory: a block, or a large value behind a pointer.
 //!
 //! Guarantees: a clone costs O(1) and never changes. A slot has 16 bytes. A small value becomes large when it no longer
 //! fits into a block; a large value stays large until it is replaced.
@@ -35,6 +35,18 @@ pub enum Type {
 impl Type {
     /// Number of types.
     pub const COUNT: usize = 5;
+    /// Returns Redis' name of the type.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Hash => "hash",
+            Self::Set => "set",
+            Self::List => "list",
+            Self::Zset => "zset",
+        }
+    }
+
     /// All types.
     pub const ALL: [Self; Self::COUNT] = [Self::String, Self::Hash, Self::Set, Self::List, Self::Zset];
 }
@@ -165,6 +177,30 @@ impl Slot {
                 LargeValue::List(_) => Type::List,
                 LargeValue::Zset(_) => Type::Zset,
             },
+        }
+    }
+
+    /// Returns the list; `None` if the value has another type.
+    #[must_use]
+    pub fn as_list(&self) -> Option<&List> {
+        match self {
+            Self::Large(large) => match &large.value {
+                LargeValue::List(list) => Some(list),
+                _ => None,
+            },
+            Self::Small(_) => None,
+        }
+    }
+
+    /// Returns the sorted set; `None` if the value has another type.
+    #[must_use]
+    pub fn as_zset(&self) -> Option<&Zset> {
+        match self {
+            Self::Large(large) => match &large.value {
+                LargeValue::Zset(zset) => Some(zset),
+                _ => None,
+            },
+            Self::Small(_) => None,
         }
     }
 

@@ -64,7 +64,7 @@ fn human(bytes: u64) -> String {
 /// Takes the use of memory. `used_memory` is the size of all allocations, as in Redis, including those of RocksDB,
 /// caches and connections. `maxmemory` limits only `memory_engine_bytes`, because deleting keys reduces nothing else.
 pub fn memory(out: &mut Figures, core: &Core) {
-    let engines = core.committer.memory_bytes() as u64;
+    let engines = core.committer.memory().memory_bytes() as u64;
     let rows = core.committer.disk().rows().bytes() as u64;
     let (dataset, resident, allocated) = (engines + rows, resident_bytes(), allocator::allocated_bytes());
     let used = allocated.unwrap_or(resident).max(dataset);
@@ -78,7 +78,7 @@ pub fn memory(out: &mut Figures, core: &Core) {
     out.text("used_memory_rss_human", || human(resident));
     out.text("used_memory_overhead", || used - dataset);
     out.text("used_memory_dataset", || dataset);
-    let metric = gauge("walferry_memory_engine_bytes", "Bytes that lists and sorted sets hold.");
+    let metric = gauge("walferry_memory_engine_bytes", "Bytes that the keys in memory take.");
     out.both("memory_engine_bytes", metric, Value::number(engines));
     out.both("row_cache_bytes", gauge("walferry_row_cache_bytes", "Bytes in the row cache."), Value::number(rows));
     let metric = gauge("walferry_memory_limit_bytes", "Bytes that maxmemory allows them; 0: no limit.");

@@ -1,10 +1,10 @@
-//! Decodes an image into the memory engines: one thread unpacks blocks, the caller's thread builds the values.
+//! Decodes an image into the memory home: one thread unpacks blocks, the caller's thread builds the values.
 //!
-//! Guarantees: a value is put into the engines only when it is complete; input that no writer produces is refused.
+//! Guarantees: a value is put into memory only when it is complete; input that no writer produces is refused.
 
 use super::unpack::{Source, Unpacked, unpack};
-use super::{ENGINE_LIST, ENGINE_ZSET, HEADER_LEN, decode_header, word32, word64};
-use crate::engine::memory::{Entry, List, Memory, Zset, ZsetBuilder};
+use super::{Counts, HEADER_LEN, decode_header, type_byte, word32, word64};
+use crate::engine::memory::{Change, LargeValue, List, Memory, Slot, Type, Zset, ZsetBuilder};
 use crate::error::{Error, Result};
 use crate::io::{BULK_IN_FLIGHT, BULK_PIECE_BYTES, Io, LogFile, Pending};
 use crate::log::recovery::CutPoint;
@@ -31,9 +31,9 @@ pub fn read_image_file(io: &dyn Io, path: &Path) -> Result<(Memory, CutPoint)> {
 
 /// Reads an image whose bytes come in `parts` of any size; `what` names the image in errors.
 pub fn read_image(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str) -> Result<(Memory, CutPoint)> {
-    let memory = Mutex::default();
+    let memory = Memory::new();
     let at = read_into(parts, what, &memory)?;
-    Ok((memory.into_inner(), at))
+    Ok((memory, at))
 }
 
 /// Reads several images of one cut, which have disjoint keys, up to four at a time. `open` returns the bytes of an
@@ -44,7 +44,7 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
     open: impl Fn(usize) -> P + Sync,
 ) -> Result<(Memory, CutPoint)> {
     assert!(count > 0, "a cut has an image");
-    let (memory, next, position) = (Mutex::default(), AtomicUsize::new(0), Mutex::new(None));
+    let (memory, next, position) = (Memory::new(), AtomicUsize::new(0), Mutex::new(None));
     let read_one = |nth: usize| {
         let what = what(nth);
         let at = read_into(open(nth), &what, &memory)?;
@@ -71,14 +71,14 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
         let own = read_some();
         others.into_iter().map(|other| other.join().expect("reading an image does not panic")).fold(own, Result::and)
     })?;
-    Ok((memory.into_inner(), position.into_inner().expect("an image was read")))
+    Ok((memory, position.into_inner().expect("an image was read")))
 }
 
 /// Reads an image and puts its values into `memory`.
 fn read_into(
     parts: impl Iterator<Item = Result<Bytes>> + Send,
     what: &str,
-    memory: &Mutex<Memory>,
+    memory: &Memory,
 ) -> Result<CutPoint> {
     let mut source = Source::new(parts, what);
     let header: [u8; HEADER_LEN] = source.take(HEADER_LEN)?[..].try_into().expect("its length was asked for");
@@ -86,7 +86,8 @@ fn read_into(
     let (blocks_out, blocks_in) = sync_channel(BLOCKS_AHEAD_MAX);
     std::thread::scope(|scope| {
         scope.spawn(move || unpack(source, crc, &blocks_out));
-        Builder { blocks: Raw::new(blocks_in, what), memory, counts: [0; 3] }.build()
+        let of = Change { csn: position.position.csn, hidden: None };
+        Builder { blocks: Raw::new(blocks_in, what), memory, of, counts: Counts::default() }.build()
     })?;
     Ok(position)
 }
@@ -126,8 +127,8 @@ struct Raw<'a> {
     at: usize,
     /// Buffer in which a byte string that lies over several blocks is joined.
     joined: Vec<u8>,
-    /// The counts in the footer: lists, sorted sets, elements; `None` before the footer was read.
-    end: Option<[u64; 3]>,
+    /// The counts in the footer; `None` before the footer was read.
+    end: Option<Counts>,
     what: &'a str,
 }
 
@@ -188,13 +189,14 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// Builds the values and puts them into the engines.
+/// Builds the values and puts them into memory.
 struct Builder<'a> {
     blocks: Raw<'a>,
-    /// Locked for one key at a time, because other threads may read images into it too.
-    memory: &'a Mutex<Memory>,
-    /// Numbers of lists, sorted sets and elements so far.
-    counts: [u64; 3],
+    /// Other threads may read other images into it at the same time.
+    memory: &'a Memory,
+    of: Change,
+    /// Counts of the entries so far.
+    counts: Counts,
 }
 
 impl Builder<'_> {
@@ -204,8 +206,7 @@ impl Builder<'_> {
         }
         let told = self.blocks.end.expect("the end was reached");
         if told != self.counts {
-            let detail =
-                format!("found {:?} lists, sorted sets and elements, but the footer states {told:?}", self.counts);
+            let detail = format!("found {:?}, but the footer states {told:?}", self.counts);
             return Err(self.blocks.corrupt(detail));
         }
         Ok(())
@@ -213,44 +214,73 @@ impl Builder<'_> {
 
     fn entry(&mut self) -> Result<()> {
         let head: [u8; 21] = self.blocks.fields()?;
+        let Some(of) = Type::ALL.into_iter().find(|of| type_byte(*of) == head[0]) else {
+            return Err(self.blocks.corrupt(format!("type {} does not exist", head[0])));
+        };
         let (expire_ms, count) = (word64(&head, 1), word64(&head, 9));
         let key = self.blocks.bytes(word32(&head, 17))?.to_vec();
-        let is_new = match head[0] {
-            ENGINE_LIST if count > 0 => {
-                let value = self.list(count)?;
-                self.counts[0] += 1;
-                self.insert(&key, |memory| memory.lists.insert(&key, Entry { value, expire_ms }))
-            }
-            ENGINE_ZSET if count > 0 => {
-                let value = self.zset(count)?;
-                self.counts[1] += 1;
-                self.insert(&key, |memory| memory.zsets.insert(&key, Entry { value, expire_ms }))
-            }
-            ENGINE_LIST | ENGINE_ZSET => false,
-            engine => return Err(self.blocks.corrupt(format!("engine number {engine} does not exist"))),
-        };
-        if !is_new {
-            return Err(self.blocks.corrupt(format!("key \"{}\" is empty or occurs twice", key.escape_ascii())));
+        let has_valid_count = count > 0 && (of != Type::String || count == 1);
+        if !has_valid_count {
+            let detail = format!("key \"{}\" has {count} elements", key.escape_ascii());
+            return Err(self.blocks.corrupt(detail));
         }
-        self.counts[2] += count;
+        let slot = match of {
+            Type::String => self.string(&key, expire_ms)?,
+            Type::Hash => self.hash(&key, expire_ms, count)?,
+            Type::Set => self.set(&key, expire_ms, count)?,
+            Type::List => Slot::large(&key, expire_ms, LargeValue::List(self.list(count)?)),
+            Type::Zset => Slot::large(&key, expire_ms, LargeValue::Zset(self.zset(count)?)),
+        };
+        if !self.memory.insert_new(slot, self.of) {
+            return Err(self.blocks.corrupt(format!("key \"{}\" occurs twice", key.escape_ascii())));
+        }
+        self.counts.keys[of as usize] += 1;
+        self.counts.elements += count;
         Ok(())
     }
 
-    /// Inserts a value under `key`; returns false if the key exists already.
-    fn insert(&self, key: &[u8], insert: impl FnOnce(&mut Memory)) -> bool {
-        let mut memory = self.memory.lock();
-        let is_new = memory.lists.get(key).is_none() && memory.zsets.get(key).is_none();
-        if is_new {
-            insert(&mut memory);
+    /// Reads a byte string with its length before it.
+    fn bytes(&mut self) -> Result<&[u8]> {
+        let len = u32::from_le_bytes(self.blocks.fields()?);
+        self.blocks.bytes(len)
+    }
+
+    fn string(&mut self, key: &[u8], expire_ms: u64) -> Result<Slot> {
+        Ok(Slot::string(key, expire_ms, self.bytes()?))
+    }
+
+    fn hash(&mut self, key: &[u8], expire_ms: u64, count: u64) -> Result<Slot> {
+        let mut field = self.bytes()?.to_vec();
+        let mut slot = Slot::hash(key, expire_ms, &field, self.bytes()?);
+        for _ in 1..count {
+            let next = self.bytes()?.to_vec();
+            if next <= field {
+                return Err(self.blocks.corrupt("a field is out of order"));
+            }
+            field = next;
+            slot.set_field(&field, self.bytes()?);
         }
-        is_new
+        Ok(slot)
+    }
+
+    fn set(&mut self, key: &[u8], expire_ms: u64, count: u64) -> Result<Slot> {
+        let mut member = self.bytes()?.to_vec();
+        let mut slot = Slot::set(key, expire_ms, &member);
+        for _ in 1..count {
+            let next = self.bytes()?.to_vec();
+            if next <= member {
+                return Err(self.blocks.corrupt("a member is out of order"));
+            }
+            member = next;
+            slot.add_member(&member);
+        }
+        Ok(slot)
     }
 
     fn list(&mut self, count: u64) -> Result<List> {
         let mut list = List::new();
         for _ in 0..count {
-            let len = u32::from_le_bytes(self.blocks.fields()?);
-            list.push_back(self.blocks.bytes(len)?);
+            list.push_back(self.bytes()?);
         }
         Ok(list)
     }

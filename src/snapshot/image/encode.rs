@@ -1,11 +1,11 @@
-//! Encodes a cut of the memory engines as the bytes of an image.
+//! Encodes a cut of the keys in memory as the bytes of an image.
 //!
 //! Guarantees: only writing to the file can fail; a value is iterated over, never copied as a whole. Where digests are
 //! wanted, the entries are hashed in the same pass.
 
 use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN, HEADER_LEN};
-use super::{ENGINE_LIST, ENGINE_ZSET, chain, encode_header};
-use crate::engine::memory::MemoryCut;
+use super::{Counts, chain, encode_header, type_byte};
+use crate::engine::memory::{Element, LargeValue, MemoryCut, Slot, StringRef, Type};
 use crate::error::Result;
 use crate::io::Io;
 use crate::log::recovery::CutPoint;
@@ -18,8 +18,9 @@ use std::path::Path;
 const ZSTD_LEVEL: i32 = 1;
 /// Largest size of a compressed block, in percent of its raw bytes; a block that compresses less is stored raw.
 const STORED_PERCENT_MAX: usize = 95;
-/// Bytes of the longest fixed-size part of an entry or an element, which is never split over two blocks.
-const HEAD_LEN_MAX: usize = 21;
+/// Bytes of the longest part of an entry or an element that is never split over two blocks: an integer as text, with
+/// its length.
+const HEAD_LEN_MAX: usize = 4 + 20;
 
 /// Writes the image of `cut`, made at `at`, to `path`, whole and durable; returns the image's length in bytes.
 pub fn write_image(io: &dyn Io, path: &Path, cut: &MemoryCut, at: CutPoint) -> Result<u64> {
@@ -46,33 +47,24 @@ impl Share {
     pub const ALL: Self = Self { nth: 0, of: 1 };
 }
 
-/// Counts and digests of an image's content.
+/// Counts and digest of an image's content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
-    /// Number of lists.
-    pub lists: u64,
-    /// Number of sorted sets.
-    pub zsets: u64,
-    /// Number of elements and members.
-    pub elements: u64,
-    /// Digest of all lists; zero if no digests were computed.
-    pub list_digest: SetDigest,
-    /// Digest of all sorted sets; zero if no digests were computed.
-    pub zset_digest: SetDigest,
+    /// Numbers of keys and elements.
+    pub counts: Counts,
+    /// Digest of all keys with their expiries and values; zero if no digest was computed.
+    pub digest: SetDigest,
 }
 
 impl AddAssign for Contents {
     fn add_assign(&mut self, other: Self) {
-        self.lists += other.lists;
-        self.zsets += other.zsets;
-        self.elements += other.elements;
-        self.list_digest += other.list_digest;
-        self.zset_digest += other.zset_digest;
+        self.counts += other.counts;
+        self.digest += other.digest;
     }
 }
 
 impl Contents {
-    /// Computes the counts and digests of a cut. Takes as long as writing an image without compression.
+    /// Computes the counts and the digest of a cut. Takes as long as writing an image without compression.
     #[must_use]
     pub fn of(cut: &MemoryCut) -> Self {
         let mut raw = Raw::new(pieces(cut, Share::ALL), Some(EntryHasher::default()));
@@ -84,49 +76,96 @@ impl Contents {
         }
     }
 
-    fn entry(&mut self, engine: u8, hash: Option<blake3::Hash>) {
-        let (count, digest) = match engine {
-            ENGINE_LIST => (&mut self.lists, &mut self.list_digest),
-            _ => (&mut self.zsets, &mut self.zset_digest),
-        };
-        *count += 1;
-        hash.into_iter().for_each(|hash| digest.add(hash));
+    fn entry(&mut self, of: Type, hash: Option<blake3::Hash>) {
+        self.counts.keys[of as usize] += 1;
+        hash.into_iter().for_each(|hash| self.digest.add(hash));
     }
 }
 
 /// A part of an entry: a few bytes of fixed fields, followed by a byte string of any length.
 enum Piece<'a> {
-    Key { engine: u8, expire_ms: u64, count: u64, key: &'a [u8] },
+    Key { of: Type, expire_ms: u64, count: u64, key: &'a [u8] },
+    /// A short string, a field, a member of a set, or an element of a list.
     Element(&'a [u8]),
+    /// The length of a long string, whose bytes follow.
+    Length(u64),
+    /// Some bytes of a long string.
+    Bytes(&'a [u8]),
+    /// The value of the field before.
+    Value(&'a [u8]),
+    /// A member of a set of integers.
+    Integer(i64),
+    /// A member of a sorted set.
     Member(f64, &'a [u8]),
 }
 
 type Pieces<'a> = Box<dyn Iterator<Item = Piece<'a>> + Send + 'a>;
 
 fn pieces(cut: &MemoryCut, Share { nth, of }: Share) -> Pieces<'_> {
-    let lists = cut.lists.iter_share(nth, of).flat_map(|(key, entry)| {
-        let list = &entry.value;
-        let head = Piece::Key { engine: ENGINE_LIST, expire_ms: entry.expire_ms, count: list.len(), key };
-        std::iter::once(head).chain(list.iter_from(0).map(Piece::Element))
-    });
-    let zsets = cut.zsets.iter_share(nth, of).flat_map(|(key, entry)| {
-        let zset = &entry.value;
-        let head = Piece::Key { engine: ENGINE_ZSET, expire_ms: entry.expire_ms, count: zset.len(), key };
-        std::iter::once(head).chain(zset.iter_from(0).map(|(member, score)| Piece::Member(score, member)))
-    });
-    Box::new(lists.chain(zsets))
+    Box::new(cut.iter_share(nth, of).flat_map(|slot| {
+        let (count, values) = values(slot);
+        let head = Piece::Key { of: slot.value_type(), expire_ms: slot.expire_ms(), count, key: slot.key() };
+        std::iter::once(head).chain(values)
+    }))
+}
+
+/// Returns the number of elements of a value, and the elements.
+fn values(slot: &Slot) -> (u64, Pieces<'_>) {
+    if let Some(string) = slot.as_string() {
+        return match string {
+            StringRef::Small(bytes) => (1, Box::new(std::iter::once(Piece::Element(bytes)))),
+            StringRef::Large(text) => {
+                let pieces = text.pieces(0..text.len()).map(Piece::Bytes);
+                (1, Box::new(std::iter::once(Piece::Length(text.len())).chain(pieces)))
+            }
+        };
+    }
+    let element = |element| match element {
+        Element::Pair((name, _)) => Piece::Element(name),
+        Element::Integer(integer) => Piece::Integer(integer),
+    };
+    if let Some(hash) = slot.as_hash() {
+        let pairs = hash.iter_from(0).flat_map(|pair| match pair {
+            Element::Pair((field, value)) => [Piece::Element(field), Piece::Value(value)],
+            Element::Integer(_) => unreachable!("a hash has no integers"),
+        });
+        return (hash.len(), Box::new(pairs));
+    }
+    if let Some(set) = slot.as_set() {
+        return (set.len(), Box::new(set.iter_from(0).map(element)));
+    }
+    let Slot::Large(large) = slot else { unreachable!("small values are strings, hashes and sets") };
+    match large.value() {
+        LargeValue::List(list) => (list.len(), Box::new(list.iter_from(0).map(Piece::Element))),
+        LargeValue::Zset(zset) => {
+            (zset.len(), Box::new(zset.iter_from(0).map(|(member, score)| Piece::Member(score, member))))
+        }
+        LargeValue::Text(_) | LargeValue::Hash(_) | LargeValue::Set(_) => unreachable!("the other types were asked about"),
+    }
 }
 
 /// Appends the fixed fields of `piece` to `out`; returns the byte string that follows the fields.
 fn put_head<'a>(out: &mut Vec<u8>, piece: &Piece<'a>) -> &'a [u8] {
     let bytes = match *piece {
-        Piece::Key { engine, expire_ms, count, key } => {
-            out.push(engine);
+        Piece::Key { of, expire_ms, count, key } => {
+            out.push(type_byte(of));
             out.extend_from_slice(&expire_ms.to_le_bytes());
             out.extend_from_slice(&count.to_le_bytes());
             key
         }
-        Piece::Element(element) => element,
+        Piece::Element(bytes) | Piece::Value(bytes) => bytes,
+        Piece::Bytes(bytes) => return bytes,
+        Piece::Length(len) => {
+            out.extend_from_slice(&u32::try_from(len).expect("a string is far below 4 GiB").to_le_bytes());
+            return &[];
+        }
+        Piece::Integer(integer) => {
+            let mut buffer = itoa::Buffer::new();
+            let text = buffer.format(integer).as_bytes();
+            out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            out.extend_from_slice(text);
+            return &[];
+        }
         Piece::Member(score, member) => {
             out.extend_from_slice(&score.to_le_bytes());
             member
@@ -146,9 +185,9 @@ struct Raw<'a> {
     bytes: Vec<u8>,
     /// Offset in `bytes` at which the current entry begins, or continues from the previous block.
     entry_at: usize,
-    /// Engine of the current entry; `None` before the first entry and after the last.
-    engine: Option<u8>,
-    /// `None`: the entries are not hashed, and the digests stay zero.
+    /// Type of the current entry's value; `None` before the first entry and after the last.
+    of: Option<Type>,
+    /// `None`: the entries are not hashed, and the digest stays zero.
     hasher: Option<EntryHasher>,
     contents: Contents,
 }
@@ -160,7 +199,7 @@ impl<'a> Raw<'a> {
             rest: &[],
             bytes: Vec::with_capacity(BLOCK_RAW_BYTES_MAX),
             entry_at: 0,
-            engine: None,
+            of: None,
             hasher,
             contents: Contents::default(),
         }
@@ -187,8 +226,9 @@ impl<'a> Raw<'a> {
             }
             let piece = self.pieces.next();
             match &piece {
-                Some(Piece::Element(_) | Piece::Member(..)) => self.contents.elements += 1,
-                Some(Piece::Key { engine, .. }) => self.end_entry(Some(*engine)),
+                Some(Piece::Element(_) | Piece::Length(_) | Piece::Integer(_) | Piece::Member(..)) => self.contents.counts.elements += 1,
+                Some(Piece::Value(_) | Piece::Bytes(_)) => {}
+                Some(Piece::Key { of, .. }) => self.end_entry(Some(*of)),
                 None => self.end_entry(None),
             }
             let Some(piece) = piece else { return };
@@ -196,10 +236,10 @@ impl<'a> Raw<'a> {
         }
     }
 
-    fn end_entry(&mut self, next: Option<u8>) {
-        if let Some(engine) = std::mem::replace(&mut self.engine, next) {
+    fn end_entry(&mut self, next: Option<Type>) {
+        if let Some(of) = std::mem::replace(&mut self.of, next) {
             let hash = self.hasher.as_mut().map(|hasher| hasher.end(&self.bytes[self.entry_at..]));
-            self.contents.entry(engine, hash);
+            self.contents.entry(of, hash);
         }
         self.entry_at = self.bytes.len();
     }
@@ -237,7 +277,7 @@ impl<'a> ImageParts<'a> {
         }
     }
 
-    /// Returns the counts and digests of the image; complete once the last part was taken.
+    /// Returns the counts and the digest of the image; complete once the last part was taken.
     #[must_use]
     pub fn contents(&self) -> Contents {
         self.raw.contents
@@ -263,10 +303,9 @@ impl<'a> ImageParts<'a> {
 
     fn footer(&mut self) -> Bytes {
         self.is_over = true;
-        let Contents { lists, zsets, elements, .. } = self.raw.contents;
         let mut footer = Vec::with_capacity(FOOTER_LEN);
         footer.push(FOOTER);
-        [lists, zsets, elements].iter().for_each(|count| footer.extend_from_slice(&count.to_le_bytes()));
+        self.raw.contents.counts.fields().for_each(|count| footer.extend_from_slice(&count.to_le_bytes()));
         footer.extend_from_slice(&chain(self.crc, [&footer, &[]]).to_le_bytes());
         footer.into()
     }

@@ -1,4 +1,4 @@
-//! The memory image: lists and sorted sets at one csn, as a file. `../FORMAT.md` documents every byte.
+//! The memory image: all keys in memory at one csn, as a file. `../FORMAT.md` documents every byte.
 //!
 //! Guarantees: an image that can be read is the image that was written, as a whole. A chain of CRCs runs from the
 //! header over every block to the footer, so that a flipped bit, a lost or moved block and a missing end are detected.
@@ -17,12 +17,14 @@ pub use decode::{read_image, read_image_file, read_images};
 pub use encode::{Contents, ImageParts, Share, image_parts, write_image};
 
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
+use crate::engine::memory::Type;
 use crate::error::{Error, Result};
 use crate::log::recovery::CutPoint;
 use crate::position::Position;
+use std::ops::AddAssign;
 
 /// Version of the image format that this build writes, and the only one that it reads.
-const IMAGE_VERSION: u16 = 2;
+const IMAGE_VERSION: u16 = 3;
 
 /// Largest number of raw bytes in one block; part of the format. Bounds what one block can make a reader allocate.
 pub const BLOCK_RAW_BYTES_MAX: usize = 1 << 20;
@@ -31,17 +33,49 @@ const MAGIC: [u8; 8] = *b"WFIMAGE\n";
 const HEADER_LEN: usize = 52;
 /// Bytes of a block header: codec, raw length, stored length, CRC.
 const BLOCK_HEADER_LEN: usize = 13;
-/// Bytes of the footer: marker, three counts, CRC.
-const FOOTER_LEN: usize = 29;
+/// Bytes of the footer: marker, counts, CRC.
+const FOOTER_LEN: usize = 1 + 8 * Counts::FIELDS + 4;
 
 /// The first byte of a block says how the block is stored; [`FOOTER`] in its place says that no block follows.
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const FOOTER: u8 = 0xff;
 
-/// The first byte of an entry: the engine that the entry belongs to.
-const ENGINE_LIST: u8 = 1;
-const ENGINE_ZSET: u8 = 2;
+/// Returns the first byte of an entry whose value has this type.
+fn type_byte(of: Type) -> u8 {
+    of as u8 + 1
+}
+
+/// Counts of an image's content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Numbers of keys, by type.
+    pub keys: [u64; Type::COUNT],
+    /// Number of fields, members and elements; a string counts as one.
+    pub elements: u64,
+}
+
+impl Counts {
+    /// Number of fields in the footer.
+    const FIELDS: usize = Type::COUNT + 1;
+
+    /// Returns the number of keys of all types.
+    #[must_use]
+    pub fn all_keys(&self) -> u64 {
+        self.keys.iter().sum()
+    }
+
+    fn fields(&self) -> impl Iterator<Item = u64> {
+        self.keys.into_iter().chain([self.elements])
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.keys.iter_mut().zip(other.keys).for_each(|(sum, more)| *sum += more);
+        self.elements += other.elements;
+    }
+}
 
 /// Encodes the header of an image cut at `at`.
 fn encode_header(at: CutPoint) -> [u8; HEADER_LEN] {

@@ -3,7 +3,7 @@
 //! Guarantees: the CRC of a block is checked before the block is decompressed; bytes after the footer are an error.
 
 use super::{BLOCK_HEADER_LEN, BLOCK_RAW_BYTES_MAX, CODEC_RAW, CODEC_ZSTD, FOOTER, FOOTER_LEN};
-use super::{chain, word32, word64};
+use super::{Counts, chain, word32, word64};
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use std::sync::mpsc::SyncSender;
@@ -65,8 +65,8 @@ impl<'a, P: Iterator<Item = Result<Bytes>>> Source<'a, P> {
 pub(super) enum Unpacked {
     /// Offset and raw bytes of a block.
     Block(u64, Bytes),
-    /// Offset of the footer and the counts in it: lists, sorted sets, elements.
-    End(u64, [u64; 3]),
+    /// Offset of the footer and the counts in it.
+    End(u64, Counts),
 }
 
 /// Checks and decompresses block after block, up to the footer or the first error. Ends early if the receiver is
@@ -142,5 +142,9 @@ fn footer<P: Iterator<Item = Result<Bytes>>>(source: &mut Source<'_, P>, crc: u3
     if !source.part.is_empty() {
         return Err(source.corrupt("bytes follow the footer"));
     }
-    Ok(Unpacked::End(at, [0, 8, 16].map(|at| word64(&body, at))))
+    let counts = Counts {
+        keys: std::array::from_fn(|nth| word64(&body, 8 * nth)),
+        elements: word64(&body, 8 * (Counts::FIELDS - 1)),
+    };
+    Ok(Unpacked::End(at, counts))
 }

@@ -1,4 +1,4 @@
-//! The keys of a dictionary at one moment, readable by another thread while the writer continues.
+//! All keys in memory at one moment, readable by another thread while the writer continues.
 //!
 //! Guarantees: a cut never changes. A cut keeps its content in memory, so it should be dropped once it has been read.
 
@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 /// Slots as they were when the cut was made.
 #[derive(Clone)]
-pub struct Cut {
+pub struct MemoryCut {
     groups: Vec<Arc<Group>>,
     len: usize,
 }
 
-impl Cut {
+impl MemoryCut {
     pub(super) fn new(groups: Vec<Arc<Group>>, len: usize) -> Self {
         Self { groups, len }
     }

@@ -1,4 +1,4 @@
-//! A part of a dictionary: the keys of some of its stripes, with their counters and expiries.
+//! A part of the keys in memory: the keys of some of its stripes, with their counters and expiries.
 //!
 //! Guarantees: no part depends on another one, so that several threads can each change a part at the same time. Counters
 //! are exact between changes.
@@ -15,14 +15,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Number of parts of a dictionary.
+/// Number of parts.
 pub const PARTS: usize = 8;
 /// Number of stripes of a part.
 pub(super) const STRIPES_PER_PART: usize = SHARDS / SHARDS_PER_GROUP / PARTS;
 /// Heap bytes of an expiry in its index, at the usual fill of the nodes of a B-tree.
 const EXPIRY_BYTES: usize = 48;
 
-/// Some keys of a dictionary.
+/// Some of the keys in memory.
 pub struct Part {
     stripes: Vec<Stripe>,
     /// Expiry (in ms since the Unix epoch) and key of every key that expires.
@@ -144,6 +144,17 @@ impl Part {
                 self.index_expiry(key.key(), 0, after.1);
             }
         }
+    }
+
+    /// Adds a slot if the key does not exist; false if it does.
+    pub fn insert_new(&self, key: Hashed<'_>, slot: Slot, of: Change) -> bool {
+        let (bytes, expire_ms, of_type) = (slot.memory_bytes(), slot.expire_ms(), slot.value_type());
+        let grown = self.stripe(key).change(key, of, |group| group.get(key).is_none().then(|| group.add(key, slot)));
+        let Some(grown) = grown else { return false };
+        self.keys[of_type as usize].fetch_add(1, Ordering::Relaxed);
+        self.count(0, bytes + grown);
+        self.index_expiry(key.key(), 0, expire_ms);
+        true
     }
 
     /// Removes a key and returns its slot. For dropping a large value see [`Part::delete`].

@@ -10,8 +10,8 @@ use hashbrown::HashTable;
 use std::sync::Arc;
 
 /// Number of shards in a group.
-pub const SHARDS_PER_GROUP: usize = 128;
-/// Number of shards of a dictionary.
+pub(super) const SHARDS_PER_GROUP: usize = 128;
+/// Number of all shards.
 pub const SHARDS: usize = 16_384;
 /// Heap bytes of a shard beside its table.
 const SHARD_BYTES: usize = 16 + 8 + size_of::<HashTable<()>>();
@@ -52,7 +52,7 @@ impl<'k> Hashed<'k> {
 }
 
 /// Slots, found by their keys.
-pub type Shard = HashTable<Slot>;
+pub(super) type Shard = HashTable<Slot>;
 
 /// Returns the heap bytes of a shard without those of its slots.
 fn shard_bytes(shard: &Shard) -> usize {
@@ -61,7 +61,7 @@ fn shard_bytes(shard: &Shard) -> usize {
 
 /// Shards by number; `None`: the shard has no key.
 #[derive(Clone)]
-pub struct Group([Option<Arc<Shard>>; SHARDS_PER_GROUP]);
+pub(super) struct Group([Option<Arc<Shard>>; SHARDS_PER_GROUP]);
 
 impl Default for Group {
     fn default() -> Self {
@@ -72,20 +72,20 @@ impl Default for Group {
 impl Group {
     /// Returns the slot of a key, which belongs to this group.
     #[inline]
-    pub fn get(&self, key: Hashed<'_>) -> Option<&Slot> {
+    pub(super) fn get(&self, key: Hashed<'_>) -> Option<&Slot> {
         let shard = self.0[key.shard() % SHARDS_PER_GROUP].as_ref()?;
         shard.find(key.hash, |slot| slot.key() == key.key)
     }
 
     /// Returns the slot of a key, for changing it.
     #[inline]
-    pub fn get_mut(&mut self, key: Hashed<'_>) -> Option<&mut Slot> {
+    pub(super) fn get_mut(&mut self, key: Hashed<'_>) -> Option<&mut Slot> {
         let shard = Arc::make_mut(self.0[key.shard() % SHARDS_PER_GROUP].as_mut()?);
         shard.find_mut(key.hash, |slot| slot.key() == key.key)
     }
 
     /// Adds a key that does not exist. Returns the bytes by which the shard's table grew.
-    pub fn add(&mut self, key: Hashed<'_>, slot: Slot) -> usize {
+    pub(super) fn add(&mut self, key: Hashed<'_>, slot: Slot) -> usize {
         let place = &mut self.0[key.shard() % SHARDS_PER_GROUP];
         let before = place.as_ref().map_or(0, |shard| shard_bytes(shard));
         let shard = Arc::make_mut(place.get_or_insert_default());
@@ -94,7 +94,7 @@ impl Group {
     }
 
     /// Removes a key. Returns its slot, and the bytes by which the shard's table shrank.
-    pub fn remove(&mut self, key: Hashed<'_>) -> Option<(Slot, usize)> {
+    pub(super) fn remove(&mut self, key: Hashed<'_>) -> Option<(Slot, usize)> {
         let place = &mut self.0[key.shard() % SHARDS_PER_GROUP];
         let shard = Arc::make_mut(place.as_mut()?);
         let found = shard.find_entry(key.hash, |slot| slot.key() == key.key).ok()?;
@@ -112,17 +112,17 @@ impl Group {
     }
 
     /// Iterates over the slots of all shards.
-    pub fn slots(&self) -> impl Iterator<Item = &Slot> + Clone {
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> + Clone {
         self.0.iter().flatten().flat_map(|shard| shard.iter())
     }
 
     /// Iterates over the slots of one shard, by its number in the group.
-    pub fn slots_of(&self, shard: usize) -> impl Iterator<Item = &Slot> {
+    pub(super) fn slots_of(&self, shard: usize) -> impl Iterator<Item = &Slot> {
         self.0[shard].iter().flat_map(|shard| shard.iter())
     }
 
     /// Returns the heap bytes of the tables.
-    pub fn table_bytes(&self) -> usize {
+    pub(super) fn table_bytes(&self) -> usize {
         self.0.iter().flatten().map(|shard| shard_bytes(shard)).sum()
     }
 }

@@ -53,24 +53,24 @@ pub(super) struct Content {
     changed: Csn,
 }
 
-/// Some shards of a dictionary.
+/// Some of all shards.
 pub(super) struct Stripe(RwLock<Content>);
 
 impl Stripe {
-    pub fn new(group: Arc<Group>) -> Self {
+    pub(super) fn new(group: Arc<Group>) -> Self {
         Self(RwLock::new(Content { group, earlier: None, changed: Csn(0) }))
     }
 
     /// Returns the slot of a key, hidden changes included.
     #[inline]
-    pub fn get(&self, key: Hashed<'_>) -> Option<SlotGuard<'_>> {
+    pub(super) fn get(&self, key: Hashed<'_>) -> Option<SlotGuard<'_>> {
         RwLockReadGuard::try_map(self.0.read(), |content| content.group.get(key)).ok()
     }
 
     /// Returns the slot of a key without the changes of the hidden change `open`, and the newest commit that changed a
     /// key of the stripe.
     #[inline]
-    pub fn seen(&self, key: Hashed<'_>, open: impl FnOnce() -> Option<NonZeroU64>) -> (Option<SlotGuard<'_>>, Csn) {
+    pub(super) fn seen(&self, key: Hashed<'_>, open: impl FnOnce() -> Option<NonZeroU64>) -> (Option<SlotGuard<'_>>, Csn) {
         let content = self.0.read();
         let changed = content.changed;
         // Read under the lock: the stripe's hidden changes cannot have been made after this.
@@ -78,9 +78,14 @@ impl Stripe {
         (RwLockReadGuard::try_map(content, |content| content.visible(key, open)).ok(), changed)
     }
 
+    /// Holds the content for several lookups; `None` while it is being changed.
+    pub(super) fn hold(&self) -> Option<RwLockReadGuard<'_, Content>> {
+        self.0.try_read()
+    }
+
     /// Calls `change` with the stripe's content, after the former slot of `key` was kept if the change is hidden.
     #[inline]
-    pub fn change<R>(&self, key: Hashed<'_>, of: Change, change: impl FnOnce(&mut Group) -> R) -> R {
+    pub(super) fn change<R>(&self, key: Hashed<'_>, of: Change, change: impl FnOnce(&mut Group) -> R) -> R {
         let mut content = self.0.write();
         let content = &mut *content;
         content.changed = of.csn;
@@ -91,7 +96,7 @@ impl Stripe {
     }
 
     /// Replaces all shards.
-    pub fn replace(&self, group: Arc<Group>, of: Change) -> Arc<Group> {
+    pub(super) fn replace(&self, group: Arc<Group>, of: Change) -> Arc<Group> {
         let mut content = self.0.write();
         content.changed = of.csn;
         let former = std::mem::replace(&mut content.group, group);
@@ -103,7 +108,7 @@ impl Stripe {
     }
 
     /// Returns the slots that the hidden change has changed, as they were before.
-    pub fn former(&self, number: NonZeroU64) -> Former {
+    pub(super) fn former(&self, number: NonZeroU64) -> Former {
         let content = self.0.read();
         let earlier = content.earlier.as_ref().filter(|earlier| earlier.number == number);
         earlier.map_or_else(Former::default, |earlier| Former {
@@ -113,13 +118,13 @@ impl Stripe {
     }
 
     /// Forgets what was before a hidden change, which has ended.
-    pub fn end_hidden(&self) {
+    pub(super) fn end_hidden(&self) {
         let earlier = self.0.write().earlier.take();
         drop(earlier);
     }
 
     /// Returns the shards.
-    pub fn group(&self) -> Arc<Group> {
+    pub(super) fn group(&self) -> Arc<Group> {
         Arc::clone(&self.0.read().group)
     }
 }
@@ -134,6 +139,11 @@ pub(super) struct Former {
 }
 
 impl Content {
+    /// Returns the slot of a key, hidden changes included.
+    pub(super) fn find(&self, key: Hashed<'_>) -> Option<&Slot> {
+        self.group.get(key)
+    }
+
     #[inline]
     fn visible(&self, key: Hashed<'_>, open: Option<NonZeroU64>) -> Option<&Slot> {
         if let Some(earlier) = &self.earlier

@@ -33,9 +33,10 @@ pub use list::ListChange;
 pub use string::StringChange;
 pub use zset::ZsetChange;
 
-use super::keys::{Change as Commit, Dictionary, Hashed, Part};
+use super::keys::{Change as Commit, Memory, Hashed, Part};
 use super::slot::{Slot, Type};
 use crate::error::{Error, Result};
+use crate::record::CommitRecord;
 use crate::varint;
 use codec::put_bytes;
 
@@ -165,7 +166,7 @@ impl<'a> Op<'a> {
     }
 
     /// Applies the op. An op that does not fit the state is an error.
-    pub fn apply(&self, keys: &Dictionary, of: Commit) -> Result<()> {
+    pub fn apply(&self, keys: &Memory, of: Commit) -> Result<()> {
         match self.scope() {
             Scope::Key(key) => {
                 let key = keys.touched(key, of);
@@ -281,7 +282,21 @@ impl<'o> Encoder<'o> {
     }
 }
 
-fn missing(key: &[u8]) -> Error {
+impl Memory {
+    /// Applies encoded ops. Malformed bytes are an error and change nothing. An op that does not fit the state is an
+    /// error, too, and the ops before it stay applied: the state has diverged from its history and must be given up.
+    pub fn apply(&self, ops: &[u8], of: Commit) -> Result<()> {
+        Ops::validate(ops)?;
+        Ops::new(ops).try_for_each(|op| op?.apply(self, of))
+    }
+
+    /// Applies the ops of a commit, with the same errors as [`Memory::apply`].
+    pub fn apply_commit(&self, commit: &CommitRecord) -> Result<()> {
+        self.apply(&commit.memory, Commit { csn: commit.csn, hidden: None })
+    }
+}
+
+pub(super) fn missing(key: &[u8]) -> Error {
     divergence(key, "there is no such key")
 }
 

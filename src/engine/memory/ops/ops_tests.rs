@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::csn::Csn;
-use crate::engine::memory::keys::Cut;
+use crate::engine::memory::keys::MemoryCut;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -46,7 +46,7 @@ fn model(slot: &Slot) -> (u64, Model) {
     (slot.expire_ms(), value)
 }
 
-fn content(cut: &Cut) -> Map {
+fn content(cut: &MemoryCut) -> Map {
     cut.iter().map(|slot| (slot.key().to_vec(), model(slot))).collect()
 }
 
@@ -168,12 +168,12 @@ fn op(random: &mut StdRng, map: &mut Map, out: &mut Encoder<'_>) {
     }
 }
 
-/// Goal: ops of all types on the same keys have the effect that a model has, in one dictionary.
+/// Goal: ops of all types on the same keys have the effect that a model has, in one home.
 #[test]
 fn ops_do_what_a_model_does() {
     for seed in 0..40 {
         let mut random = StdRng::seed_from_u64(seed);
-        let (keys, mut map) = (Dictionary::new(), Map::new());
+        let (keys, mut map) = (Memory::new(), Map::new());
         for _ in 0..30 {
             let mut bytes = Vec::new();
             for _ in 0..100 {
@@ -199,7 +199,7 @@ proptest! {
         (0..20).for_each(|_| op(&mut random, &mut map, &mut Encoder::new(&mut ops)));
         let at = at % ops.len();
         ops[at] = with;
-        let keys = Dictionary::new();
+        let keys = Memory::new();
         let _ = Ops::new(&ops).try_for_each(|op| op?.apply(&keys, SEEN));
         keys.check();
     }

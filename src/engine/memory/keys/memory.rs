@@ -1,6 +1,6 @@
 //! All keys in memory.
 //!
-//! Readers need no writer lock. One thread at a time changes the dictionary: the holder of the writer lock, or the
+//! Readers need no writer lock. One thread at a time changes the keys: the holder of the writer lock, or the
 //! threads of a replay, each in its own parts. A change of one key is seen at once. Changes of several keys that belong
 //! together are hidden until they are published together; hidden changes can be taken back.
 //!
@@ -8,7 +8,7 @@
 //! allocator's rounding, at any time, in O(1). Large values are dropped on another thread than the writer's. Non-goal:
 //! hiding expired keys (the caller knows the time).
 
-use super::cut::Cut;
+use super::cut::MemoryCut;
 use super::part::{PARTS, Part, STRIPES_PER_PART};
 use super::shard::{Group, Hashed, SHARDS, SHARDS_PER_GROUP};
 use super::stripe::{Change, SlotGuard, Stripe};
@@ -21,6 +21,9 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Number of keys that are fetched together: a little more than a CPU can fetch at once.
+const FETCHED_TOGETHER: usize = 16;
+
 /// What a reader without the writer lock sees of a key.
 pub struct Seen<'a> {
     /// The key's slot; `None`: the key is not in memory.
@@ -30,13 +33,13 @@ pub struct Seen<'a> {
 }
 
 /// Keys and their values.
-pub struct Dictionary {
+pub struct Memory {
     parts: [Part; PARTS],
     /// The group that all stripes without keys share.
     empty: Arc<Group>,
     /// Number of the hidden change that is under way; 0: none.
     open: AtomicU64,
-    /// State of the thread that changes the dictionary.
+    /// State of the thread that changes the keys.
     hiding: Mutex<Hiding>,
 }
 
@@ -44,11 +47,11 @@ pub struct Dictionary {
 struct Hiding {
     /// Number of the newest hidden change.
     last: u64,
-    /// Stripes that the hidden change has touched, by number in the dictionary.
+    /// Stripes that the hidden change has touched, by number among all stripes.
     touched: BTreeSet<u16>,
 }
 
-impl Default for Dictionary {
+impl Default for Memory {
     fn default() -> Self {
         let empty = Arc::default();
         let parts = std::array::from_fn(|_| Part::new(&empty));
@@ -56,8 +59,8 @@ impl Default for Dictionary {
     }
 }
 
-impl Dictionary {
-    /// Returns an empty dictionary.
+impl Memory {
+    /// Returns a memory home without keys.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -112,7 +115,7 @@ impl Dictionary {
         key.shard() / (SHARDS / PARTS)
     }
 
-    /// Returns the slot of a key, expired or not, for the thread that changes the dictionary.
+    /// Returns the slot of a key, expired or not, for the thread that changes the keys.
     #[must_use]
     #[inline]
     pub fn get(&self, key: &[u8]) -> Option<SlotGuard<'_>> {
@@ -130,6 +133,25 @@ impl Dictionary {
         Seen { slot, csn }
     }
 
+    /// Brings the slots of keys that are about to be read into the CPU's caches, several at the same time.
+    pub fn fetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let mut keys = keys.map(Hashed::of);
+        let (mut wanted, mut held) = (Vec::new(), Vec::new());
+        loop {
+            wanted.clear();
+            wanted.extend(keys.by_ref().take(FETCHED_TOGETHER));
+            if wanted.len() < 2 {
+                return;
+            }
+            // All locks are taken before the first lookup, because taking a lock waits for the lookups before it.
+            held.extend(wanted.iter().map(|key| self.part_of(*key).stripe(*key).hold()));
+            for (content, key) in held.iter().zip(&wanted) {
+                std::hint::black_box(content.as_ref().and_then(|content| content.find(*key)).is_some());
+            }
+            held.clear();
+        }
+    }
+
     /// Changes the slot of a key; `None` if there is no such key. The key must stay as it is.
     pub fn update<R>(&self, key: &[u8], of: Change, change: impl FnOnce(&mut Slot) -> R) -> Option<R> {
         let key = self.touched(key, of);
@@ -141,6 +163,14 @@ impl Dictionary {
         let name = SmallBytes::from(slot.key());
         let key = self.touched(&name, of);
         self.part_of(key).insert(key, slot, of);
+    }
+
+    /// Sets a slot if its key does not exist; false if it does. Several threads may add keys in this way at the same
+    /// time.
+    pub fn insert_new(&self, slot: Slot, of: Change) -> bool {
+        let name = SmallBytes::from(slot.key());
+        let key = self.touched(&name, of);
+        self.part_of(key).insert_new(key, slot, of)
     }
 
     /// Removes a key and returns its slot.
@@ -163,7 +193,12 @@ impl Dictionary {
         self.parts.iter().for_each(|part| part.clear(&self.empty, of));
     }
 
-    /// Begins a hidden change: until [`Dictionary::publish`] no reader sees changes with this number.
+    /// Removes the keys of one part.
+    pub(in crate::engine::memory) fn clear_part(&self, part: usize, of: Change) {
+        self.parts[part].clear(&self.empty, of);
+    }
+
+    /// Begins a hidden change: until [`Memory::publish`] no reader sees changes with this number.
     #[must_use]
     pub fn hide(&self) -> NonZeroU64 {
         let mut hiding = self.hiding.lock();
@@ -209,18 +244,18 @@ impl Dictionary {
         key
     }
 
-    /// Returns the cursor to continue from (0 at the end), and the keys of whole shards from `cursor` on, until there
-    /// are at least `count` keys. A key that exists from the first call to the last one is returned exactly once.
+    /// Returns the cursor to continue from (0 at the end), and the slots of whole shards from `cursor` on, until there
+    /// are at least `count` slots. A key that exists from the first call to the last one is returned exactly once.
     #[must_use]
-    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<SmallBytes>) {
-        let mut keys = Vec::new();
+    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<Slot>) {
+        let mut slots = Vec::new();
         let mut at = usize::try_from(cursor).unwrap_or(SHARDS);
-        while at < SHARDS && keys.len() < count.max(1) {
+        while at < SHARDS && slots.len() < count.max(1) {
             let group = self.stripe((at / SHARDS_PER_GROUP) as u16).group();
-            keys.extend(group.slots_of(at % SHARDS_PER_GROUP).map(|slot| SmallBytes::from(slot.key())));
+            slots.extend(group.slots_of(at % SHARDS_PER_GROUP).cloned());
             at += 1;
         }
-        (if at < SHARDS { at as u64 } else { 0 }, keys)
+        (if at < SHARDS { at as u64 } else { 0 }, slots)
     }
 
     /// Returns up to `limit` keys whose expiry is not after `now_ms`, the earliest first.
@@ -233,14 +268,14 @@ impl Dictionary {
 
     /// Returns a cut of the current content, which another thread may read.
     #[must_use]
-    pub fn cut(&self) -> Cut {
+    pub fn cut(&self) -> MemoryCut {
         let stripes = self.parts.iter().flat_map(Part::stripes);
-        Cut::new(stripes.map(Stripe::group).collect(), self.len())
+        MemoryCut::new(stripes.map(Stripe::group).collect(), self.len())
     }
 }
 
 #[cfg(test)]
-impl Dictionary {
+impl Memory {
     /// Panics if a counter differs from a recount.
     pub fn check(&self) {
         self.parts.iter().for_each(Part::check);
@@ -249,5 +284,5 @@ impl Dictionary {
 }
 
 #[cfg(test)]
-#[path = "dictionary_tests.rs"]
+#[path = "memory_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Tests of a dictionary: a map under any changes, cuts that stay, hidden changes that nobody sees in part.
+//! Tests of the keys in memory: a map under any changes, cuts that stay, hidden changes that nobody sees in part.
 
 use super::*;
 use rand::rngs::StdRng;
@@ -16,12 +16,12 @@ fn entry(slot: &Slot) -> (Vec<u8>, (u64, Vec<u8>)) {
     (slot.key().to_vec(), (slot.expire_ms(), bytes))
 }
 
-fn content(cut: &Cut) -> Map {
+fn content(cut: &MemoryCut) -> Map {
     cut.iter().map(entry).collect()
 }
 
 /// Makes one random change in both.
-fn change(random: &mut StdRng, keys: &Dictionary, map: &mut Map, of: Change) {
+fn change(random: &mut StdRng, keys: &Memory, map: &mut Map, of: Change) {
     let key = format!("key:{}", random.random_range(0..3000)).into_bytes();
     match random.random_range(0..100) {
         0..60 => {
@@ -48,13 +48,13 @@ fn change(random: &mut StdRng, keys: &Dictionary, map: &mut Map, of: Change) {
     }
 }
 
-/// Goal: a dictionary does what a map does; cuts keep their content; a hidden change can be taken back whole, and
+/// Goal: the keys do what a map does; cuts keep their content; a hidden change can be taken back whole, and
 /// readers see none of it before it is published.
 #[test]
-fn a_dictionary_is_a_map() {
+fn the_keys_are_a_map() {
     for seed in 0..12 {
         let mut random = StdRng::seed_from_u64(seed);
-        let (keys, mut map) = (Dictionary::new(), Map::new());
+        let (keys, mut map) = (Memory::new(), Map::new());
         let mut kept = Vec::new();
         for step in 0..60 {
             for _ in 0..200 {
@@ -107,7 +107,7 @@ fn a_dictionary_is_a_map() {
 /// Goal: readers on other threads never see a part of a published change, and never one after a newer one.
 #[test]
 fn readers_see_a_change_whole() {
-    let keys = Dictionary::new();
+    let keys = Memory::new();
     let names: Vec<_> = (0..50).map(|number| format!("k{number}").into_bytes()).collect();
     let set =
         |number: u64, of| names.iter().for_each(|name| keys.insert(Slot::string(name, 0, &number.to_le_bytes()), of));

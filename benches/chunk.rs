@@ -20,6 +20,10 @@ impl Xorshift {
     }
 }
 
+/// First bytes of ops that belong in the sections `list` and `zset`.
+const LIST_TAG: u8 = 65;
+const ZSET_TAG: u8 = 80;
+
 /// Makes one value.
 type Value = fn(&mut Xorshift) -> Bytes;
 
@@ -36,7 +40,8 @@ fn noise(random: &mut Xorshift) -> Bytes {
     (0..100).map(|_| random.next() as u8).collect()
 }
 
-/// Returns the commits of one full chunk: of four commits, two have effects in `wal`, one in `list`, one in `zset`.
+/// Returns the commits of one full chunk: of four commits, two have effects on disk, one begins with a list op, one with
+/// a sorted set op.
 fn commits(value: Value) -> Vec<CommitRecord> {
     let mut random = Xorshift(0x5eed);
     let mut bytes = 0;
@@ -52,8 +57,8 @@ fn commits(value: Value) -> Vec<CommitRecord> {
         let effects = value(&mut random);
         bytes += effects.len();
         match csn % 4 {
-            0 => commit.lists = effects,
-            1 => commit.zsets = effects,
+            0 => commit.memory = [&[LIST_TAG][..], &effects].concat().into(),
+            1 => commit.memory = [&[ZSET_TAG][..], &effects].concat().into(),
             _ => (commit.disk_ops, commit.disk) = (1, effects),
         }
         commits.push(commit);

@@ -67,8 +67,8 @@ fn add(keys: &mut Keyspace<'_>, kind: DiskType, prefix: &[u8], nth: u64) {
     let mut element = VALUE;
     element[..8].copy_from_slice(&nth.to_be_bytes());
     let (field, value): (&[u8], &[u8]) = if kind == DiskType::Hash { (&element[..8], &VALUE) } else { (&element, b"") };
-    meta.count += u64::from(keys.element(&key, &meta, field).expect("look").is_none());
-    keys.put_element(&key, meta.generation, field, value);
+    meta.count += u64::from(!keys.has_element(&key, &meta, field).expect("look"));
+    keys.put_elements(&key, &meta, std::iter::once((field, value))).expect("put");
     keys.put_collection(&key, &meta).expect("put");
 }
 
@@ -85,7 +85,7 @@ fn xadd(keys: &mut Keyspace<'_>, nth: u64) {
 fn lpush(keys: &mut Keyspace<'_>, nth: u64) {
     let key = name("list", nth);
     keys.find_to_change(&key).expect("look");
-    keys.change_list(&key, |ops| ops.push_front(&key, [&VALUE[..]].into_iter())).expect("push");
+    keys.change_in_memory(&key, |ops| ops.push_front(&key, [&VALUE[..]].into_iter())).expect("push");
 }
 
 fn zadd(keys: &mut Keyspace<'_>, nth: u64) {
@@ -93,7 +93,7 @@ fn zadd(keys: &mut Keyspace<'_>, nth: u64) {
     keys.find_to_change(&key).expect("look");
     let mut member = VALUE;
     member[..8].copy_from_slice(&(nth % 64).to_be_bytes());
-    keys.change_zset(&key, |ops| ops.set(&key, [(&member[..], nth as f64)].into_iter())).expect("set");
+    keys.change_in_memory(&key, |ops| ops.set_scores(&key, [(&member[..], nth as f64)].into_iter())).expect("set");
 }
 
 /// Creates a committer over a new directory.

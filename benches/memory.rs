@@ -1,10 +1,12 @@
-//! The memory engines' hot paths: pushing and popping, sorted sets of a million members, cuts.
+//! The hot paths of the memory home: strings, hashes, pushing and popping, sorted sets of a million members, cuts.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use walferry::engine::memory::{Entry, List, ListEncoder, ListOps, Memory, Zset};
+use walferry::csn::Csn;
+use walferry::engine::memory::{Change, Encoder, LargeValue, List, Memory, Slot, Zset};
 
 const MEMBERS: u64 = 1_000_000;
+const SEEN: Change = Change { csn: Csn(1), hidden: None };
 
 /// Returns a generator of numbers below `bound` in an order that no cache can predict.
 fn numbers(bound: u64) -> impl FnMut() -> u64 {
@@ -61,16 +63,23 @@ fn lists(c: &mut Criterion) {
     });
 }
 
-fn list_ops(c: &mut Criterion) {
-    let (mut memory, mut buffer, mut next) = (Memory::new(), Vec::new(), numbers(10_000));
-    c.bench_function("list/lpush_op_of_10k_keys", |b| {
-        b.iter(|| {
-            buffer.clear();
-            let element: &[u8] = &[7; 100];
-            ListEncoder::new(&mut buffer).push_front(&member(next()), [element].into_iter());
-            ListOps::new(&buffer).try_for_each(|op| op?.apply(&mut memory.lists)).expect("a push fits");
+fn ops(c: &mut Criterion) {
+    let change = |c: &mut Criterion, name: &str, encode: fn(&mut Encoder<'_>, &[u8])| {
+        let (memory, mut buffer, mut next) = (Memory::new(), Vec::new(), numbers(10_000));
+        c.bench_function(name, |b| {
+            b.iter(|| {
+                buffer.clear();
+                encode(&mut Encoder::new(&mut buffer), &member(next()));
+                memory.apply(&buffer, SEEN).expect("the op fits");
+            });
         });
+    };
+    change(c, "list/lpush_op_of_10k_keys", |ops, key| ops.push_front(key, [&[7; 100][..]].into_iter()));
+    change(c, "string/set_op_of_10k_keys", |ops, key| ops.set_string(key, 0, &[7; 100]));
+    change(c, "hash/hset_op_of_10k_keys", |ops, key| {
+        ops.put_fields(key, [(&b"name"[..], &[7; 20][..]), (b"age", b"36")].into_iter());
     });
+    change(c, "set/sadd_op_of_10k_keys", |ops, key| ops.add_members(key, [&key[7..], &b"one"[..]].into_iter()));
 }
 
 fn zsets(c: &mut Criterion) {
@@ -94,22 +103,30 @@ fn zsets(c: &mut Criterion) {
 }
 
 fn cuts(c: &mut Criterion) {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
     for number in 0..MEMBERS {
-        let mut value = List::new();
-        value.push_back(b"value");
-        memory.lists.insert(&member(number), Entry { value, expire_ms: 0 });
+        let mut list = List::new();
+        list.push_back(b"value");
+        memory.insert(Slot::large(&member(number), 0, LargeValue::List(list)), SEEN);
     }
-    println!("dictionary: {} bytes a key", memory.memory_bytes() / MEMBERS as usize);
+    println!("keys: {} bytes a list of one element", memory.memory_bytes() / MEMBERS as usize);
+    let strings = Memory::new();
+    (0..MEMBERS).for_each(|number| strings.insert(Slot::string(&member(number), 0, b"value"), SEEN));
+    println!("keys: {} bytes a string of five bytes", strings.memory_bytes() / MEMBERS as usize);
     let mut next = numbers(MEMBERS);
-    c.bench_function("dictionary/get", |b| b.iter(|| memory.lists.get(&member(next())).map(|e| e.value.len())));
-    c.bench_function("dictionary/cut", |b| b.iter(|| memory.cut()));
-    c.bench_function("dictionary/first_write_after_cut", |b| {
+    let len = |slot: &Slot| slot.as_list().map(List::len);
+    c.bench_function("keys/get", |b| b.iter(|| memory.get(&member(next())).map(|slot| len(&slot))));
+    c.bench_function("keys/seen", |b| b.iter(|| memory.seen(&member(next())).slot.map(|slot| len(&slot))));
+    c.bench_function("keys/cut", |b| b.iter(|| memory.cut()));
+    let mut more = Vec::new();
+    c.bench_function("keys/first_write_after_cut", |b| {
         b.iter_batched(
             || (),
             |()| {
                 let cut = memory.cut();
-                memory.lists.update(&member(next()), |list| list.push_back(b"more"));
+                more.clear();
+                Encoder::new(&mut more).push_back(&member(next()), [&b"more"[..]].into_iter());
+                memory.apply(&more, SEEN).expect("a push fits");
                 cut
             },
             BatchSize::PerIteration,
@@ -117,5 +134,5 @@ fn cuts(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, lists, list_ops, zsets, cuts);
+criterion_group!(benches, lists, ops, zsets, cuts);
 criterion_main!(benches);

@@ -3,22 +3,29 @@
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
-use walferry::engine::memory::{Entry, List, Memory, MemoryCut, ZsetBuilder};
+use walferry::csn::Csn;
+use walferry::engine::memory::{Change, LargeValue, List, Memory, MemoryCut, Slot, ZsetBuilder};
 use walferry::log::recovery::CutPoint;
 use walferry::snapshot::image::{Contents, ImageParts, Share, read_images};
 
 const LISTS: u64 = 200_000;
 const ZSETS: u64 = 50_000;
 const MEMBERS: u64 = 20;
+const STRINGS: u64 = 200_000;
+const SEEN: Change = Change { csn: Csn(1), hidden: None };
 
 fn memory() -> Memory {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
+    for number in 0..STRINGS {
+        let value = format!("{{\"id\":{number},\"city\":\"Reykjavik\"}}");
+        memory.insert(Slot::string(format!("string:{number}").as_bytes(), 0, value.as_bytes()), SEEN);
+    }
     for number in 0..LISTS {
         let mut value = List::new();
         for nth in 0..4 {
             value.push_back(format!("{{\"id\":{number},\"nth\":{nth},\"city\":\"Reykjavik\"}}").as_bytes());
         }
-        memory.lists.insert(format!("list:{number}").as_bytes(), Entry { value, expire_ms: 0 });
+        memory.insert(Slot::large(format!("list:{number}").as_bytes(), 0, LargeValue::List(value)), SEEN);
     }
     for number in 0..ZSETS {
         let mut value = ZsetBuilder::default();
@@ -26,7 +33,7 @@ fn memory() -> Memory {
             assert!(value.push(format!("player:{number}:{nth}").as_bytes(), (number * nth) as f64));
         }
         let value = value.finish().expect("members differ");
-        memory.zsets.insert(format!("zset:{number}").as_bytes(), Entry { value, expire_ms: 0 });
+        memory.insert(Slot::large(format!("zset:{number}").as_bytes(), 0, LargeValue::Zset(value)), SEEN);
     }
     memory
 }
@@ -43,10 +50,10 @@ fn write(cut: &MemoryCut, images: usize) -> Vec<Vec<Bytes>> {
 fn images(criterion: &mut Criterion) {
     let cut = memory().cut();
     let bytes: usize = write(&cut, 1)[0].iter().map(Bytes::len).sum();
-    println!("{} lists, {} sorted sets, {bytes} bytes as one image", cut.lists.len(), cut.zsets.len());
+    println!("{} keys, {bytes} bytes as one image", cut.len());
     let mut group = criterion.benchmark_group("image");
     group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(3));
-    group.throughput(Throughput::Elements(LISTS * 4 + ZSETS * MEMBERS));
+    group.throughput(Throughput::Elements(STRINGS + LISTS * 4 + ZSETS * MEMBERS));
     for images in [1, 2, 4] {
         group.bench_function(format!("write/{images} files"), |bencher| bencher.iter(|| write(&cut, images)));
         let written = write(&cut, images);

@@ -13,9 +13,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 mod bases;
+mod machine;
+mod routing;
 mod setting;
 
 pub use bases::{Consistency, SnapshotFrom};
+pub use routing::RoutingPolicy;
 
 /// When a reply may be sent and when the logs are synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -326,7 +329,9 @@ configuration! {
     maxclients "maxclients": Number<1, 4_294_967_295> = Number(10_000), Running, "Largest number of client connections at a time.";
     tcp_keepalive "tcp-keepalive": Number<0, 32_767> = Number(300), Running, "Seconds of silence after which the system probes whether a client is still there; 0: never.";
     timeout "timeout": Number<0, 4_294_967_295> = Number(0), Running, "Seconds after which an idle client is disconnected; 0: never. A change counts from a client's next request on.";
-    maxmemory "maxmemory": Bytes = Memory(0), Running, "Bytes the memory engines may hold before writes that grow them are refused; 0: no limit.";
+    move_bandwidth "move-bandwidth": Bytes = Memory(32 << 20), Running, "Bytes a second of keys that may move from disk to memory.";
+    maxmemory "maxmemory": Bytes = Memory(machine::keys_bytes()), Running, "Bytes that the keys in memory may take (default: 40 % of the machine's memory). Beyond it, routing 'access' moves the coldest keys to disk, and writes that grow memory are refused if that cannot keep up; 0: no limit.";
+    routing "routing": RoutingPolicy = RoutingPolicy::Access, Running, "How homes of keys are chosen. type: strings, hashes, sets and streams on disk, lists and sorted sets in memory. access: small and often used values in memory, others on disk.";
     proto_max_bulk_len "proto-max-bulk-len": Memory<QUERY_BYTES_MIN, ARGUMENT_BYTES_MAX> = Memory(512 << 20), Start, "Bytes of the longest argument.";
     client_query_buffer_limit "client-query-buffer-limit": Memory<QUERY_BYTES_MIN, BYTES_MAX> = Memory(1 << 30), Start, "Bytes of received requests that are kept for one client.";
     requirepass "requirepass": String = String::new(), Secret, "Password that clients must give with AUTH; empty: none.";

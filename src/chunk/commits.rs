@@ -78,15 +78,7 @@ impl Commits<'_> {
             self.check_end(time)?;
         }
         self.time = time;
-        let mut commit = CommitRecord {
-            csn,
-            epoch: header.epoch,
-            time,
-            hash: self.hash,
-            disk_ops,
-            disk,
-            memory,
-        };
+        let mut commit = CommitRecord { csn, epoch: header.epoch, time, hash: self.hash, disk_ops, disk, memory };
         commit.hash = commit.hash_after(self.hash);
         if csn == header.last && commit.hash != header.hash_after {
             let detail = format!(

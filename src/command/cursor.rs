@@ -11,11 +11,13 @@ use std::sync::LazyLock;
 
 /// Cursors kept.
 const CURSORS_MAX: usize = 4096;
+/// Microseconds of the process' life for each cursor that it may give out, so that numbers stay below 48 bits.
+const MICROS_PER_CURSOR: u64 = 16;
 /// Bytes of names kept, unless a single name is longer.
 const NAME_BYTES_MAX: usize = 16 << 20;
 
 static CURSORS: LazyLock<Mutex<Cursors>> =
-    LazyLock::new(|| Mutex::new(Cursors::starting_at(crate::clock::now_micros())));
+    LazyLock::new(|| Mutex::new(Cursors::starting_at(crate::clock::now_micros() / MICROS_PER_CURSOR)));
 
 /// The newest cursors.
 #[derive(Default)]

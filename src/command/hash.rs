@@ -39,16 +39,11 @@ pub(super) fn hget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// HMGET key field [field ...]
 pub(super) fn hmget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let (key, fields) = (args.get(1), args.from(2));
-    if fields.len() > 1 {
-        ctx.keys.require_lock()?;
-    }
     let hash = find(&ctx.keys, key)?;
     out.array(fields.len());
-    for field in fields.iter() {
-        match &hash {
-            Some(hash) => ctx.keys.with_element(key, hash, field, |value| out.bulk_or_null(value))?,
-            None => out.null(),
-        }
+    match &hash {
+        Some(hash) => ctx.keys.with_elements(key, hash, fields.iter(), |value| out.bulk_or_null(value))?,
+        None => fields.iter().for_each(|_| out.null()),
     }
     Ok(())
 }
@@ -167,7 +162,8 @@ pub(super) fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done 
     let (key, field) = (args.get(1), args.get(2));
     let increment = integer(&args[3])?;
     let hash = collection::find_or_new(&mut ctx.keys, key, DiskType::Hash, args)?;
-    let (is_new, value) = ctx.keys.with_element(key, &hash, field, |old| (old.is_none(), old.map_or(Some(0), parse_i64)))?;
+    let (is_new, value) =
+        ctx.keys.with_element(key, &hash, field, |old| (old.is_none(), old.map_or(Some(0), parse_i64)))?;
     let sum = value.ok_or(errors::HASH_NOT_AN_INTEGER)?.checked_add(increment).ok_or(errors::OVERFLOW)?;
     let mut buffer = itoa::Buffer::new();
     ctx.keys.put_elements(key, &hash, std::iter::once((field, buffer.format(sum).as_bytes())))?;

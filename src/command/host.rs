@@ -3,6 +3,7 @@
 use super::client_card::ClientCard;
 use crate::config::{Config, Consistency};
 use crate::csn::{Csn, Epoch};
+use crate::engine::meta::Home;
 use crate::error::Result;
 use crate::plain_name::PlainName;
 use crate::position::Position;
@@ -26,6 +27,8 @@ pub enum Task {
     Mark(PlainName),
     /// Removes a mark.
     Unmark(PlainName),
+    /// Moves a key to a home, and replies whether it moved.
+    Move(Vec<u8>, Home),
     /// Makes this replica a primary under a new epoch.
     Promote(Insistence),
     /// Stops the process in good order.
@@ -125,7 +128,7 @@ pub trait Host: Send + Sync {
     /// Returns the number of keys of the disk engines by the last count, or an approximation, without waiting.
     fn known_key_count(&self) -> u64;
 
-    /// Reports whether the memory engines hold as much as `maxmemory` allows.
+    /// Reports whether writes that grow the keys in memory must be refused.
     fn is_memory_full(&self) -> bool;
 
     /// Counts one executed command.

@@ -24,10 +24,12 @@ pub(super) fn del(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// EXISTS key [key ...]
 pub(super) fn exists(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
-    if keys.len() > 1 {
-        ctx.keys.require_lock()?;
-    }
     let mut found = 0;
+    if keys.len() > 1 && ctx.keys.require_lock().is_err() {
+        ctx.keys.with_slots(keys.iter(), |slot| found += i64::from(slot.is_some()))?;
+        out.int(found);
+        return Ok(());
+    }
     for key in keys.iter() {
         found += i64::from(!ctx.keys.find(key)?.is_absent());
     }

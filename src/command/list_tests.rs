@@ -118,7 +118,7 @@ fn an_expired_list_is_no_obstacle() {
     let set_up = |node: &mut Node| {
         node.run("FLUSHALL");
         node.change(1, |keys| {
-            keys.change_list(b"l", |ops| ops.push_back(b"l", [&b"old"[..]].into_iter())).unwrap();
+            keys.change_in_memory(b"l", |ops| ops.push_back(b"l", [&b"old"[..]].into_iter())).unwrap();
             let found = keys.find(b"l").unwrap();
             keys.set_expire(b"l", &found, 5).unwrap();
         });

@@ -1,7 +1,8 @@
 //! SCAN, HSCAN, SSCAN: iterations in steps.
 //!
-//! Guarantees: a key or element that exists during a whole iteration is returned; an expired key is not. SCAN's cursor
-//! is a place in a fixed order of the shards of memory and the slots on disk. Each shard or slot is visited as a whole, except a slot of very many keys: within such a slot, and in a large hash or set, an iteration goes by name,
+//! Guarantees: a key or element that exists during a whole iteration is returned, also if it moves between memory and
+//! disk; an expired key is not. SCAN's cursor is a place in a fixed order of the shards of memory, the slots on disk and
+//! the keys that moved to memory since the iteration began. Each shard or slot is visited as a whole, except a slot of very many keys: within such a slot, and in a large hash or set, an iteration goes by name,
 //! and its cursors are kept in a bounded table. A step of SCAN that takes long ends early, so that it does not hold up
 //! other clients. A small collection is returned in one step.
 //!
@@ -30,10 +31,15 @@ const SLOT_KEYS_MAX: u64 = 1000;
 /// Longest time that a step of SCAN walks the disk slots.
 const STEP_TIME: Duration = Duration::from_millis(2);
 
-/// Cursor of the first slot on disk. The cursors below it are those of the shards of memory.
+/// Place of the first slot on disk. The places below it are those of the shards of memory.
 const DISK: u64 = SHARDS as u64;
-/// Cursor behind all shards and slots. Cursors above it are kept in the table.
+/// Place behind all shards and slots: the keys that moved to memory since the iteration began.
 const END: u64 = DISK + SLOTS as u64;
+/// Place of a cursor that is kept in the table.
+const KEPT: u64 = (1 << PLACE_BITS) - 1;
+/// Bits of a cursor that are the place. Above them is the number of the newest arrival when the iteration began; for a
+/// place in the table, the cursor's number there.
+const PLACE_BITS: u32 = 16;
 
 /// The options of an iteration's step.
 struct Options<'a> {
@@ -95,16 +101,38 @@ pub(super) fn scan(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let options = Options::parse(args.from(2), true)?;
     let options = Options { count: options.count.min(KEYS_MAX), ..options };
     let mut step = Step { keys: &ctx.keys, options, seen: 0, found: OwnedArgs::default() };
-    let mut at = cursor;
-    if at < DISK {
-        at = step.visit_shards(at)?;
+    let arrivals = ctx.keys.memory().arrivals();
+    let (mut place, mut began) = (cursor & KEPT, cursor >> PLACE_BITS);
+    let mut within = None;
+    if cursor == 0 {
+        began = arrivals.newest();
+    } else if place == KEPT {
+        let kept = cursor::find(began).ok_or(errors::INVALID_CURSOR)?;
+        let (number, name) = kept.split_first_chunk::<8>().ok_or(errors::INVALID_CURSOR)?;
+        (place, began) = (DISK, u64::from_le_bytes(*number));
+        within = Some(name.to_vec());
     }
-    if at > END {
-        at = step.visit_slots(&cursor::find(at).filter(|from| from.len() >= 2).ok_or(errors::INVALID_CURSOR)?)?;
-    } else if (DISK..END).contains(&at) && step.seen < step.options.count {
-        at = step.visit_slots(&((at - DISK) as u16).to_be_bytes())?;
+    if place > END || began > arrivals.newest() {
+        return Err(errors::INVALID_CURSOR.into());
     }
-    write_step(out, if at == END { 0 } else { at }, &step.found);
+    arrivals.note_step(began);
+    let mut next = None;
+    if place < DISK {
+        place = step.visit_shards(place)?;
+    }
+    if (DISK..END).contains(&place) && step.seen < step.options.count {
+        let from = within.unwrap_or_else(|| ((place - DISK) as u16).to_be_bytes().to_vec());
+        (place, next) = step.visit_slots(&from)?;
+    }
+    if place == END && step.seen < step.options.count {
+        (place, began) = step.visit_arrivals(began)?;
+    }
+    let cursor = match next {
+        Some(name) => cursor::keep([&began.to_le_bytes()[..], &name].concat()) << PLACE_BITS | KEPT,
+        None if place == END && began == arrivals.newest() => 0,
+        None => began << PLACE_BITS | place,
+    };
+    write_step(out, cursor, &step.found);
     Ok(())
 }
 
@@ -126,18 +154,18 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Visits slots from a place on until enough keys were seen. The place is a slot's number or a key's stored name.
-    /// Returns the cursor to continue at.
-    fn visit_slots(&mut self, from: &[u8]) -> Result<u64, Fail> {
-        let (mut last_slot, mut next) = (None, END);
+    /// Visits slots from `from` on, a slot's number or a key's stored name, until enough keys were seen. Returns the place
+    /// to continue at; within a slot, also the stored name of the next key.
+    fn visit_slots(&mut self, from: &[u8]) -> Result<(u64, Option<Vec<u8>>), Fail> {
+        let (mut last_slot, mut next) = (None, (END, None));
         let walked = self.keys.walk(from, Instant::now() + STEP_TIME, |met| {
             let is_new_slot = last_slot.replace(met.slot) != Some(met.slot);
             if self.seen >= self.options.count && is_new_slot {
-                next = DISK + u64::from(met.slot);
+                next = (DISK + u64::from(met.slot), None);
                 return Ok(ControlFlow::Break(()));
             }
             if self.seen >= self.options.count + SLOT_KEYS_MAX {
-                next = cursor::keep(met.stored.to_vec());
+                next = (DISK + u64::from(met.slot), Some(met.stored.to_vec()));
                 return Ok(ControlFlow::Break(()));
             }
             let meta = Meta::decode(met.meta)?;
@@ -145,13 +173,36 @@ impl Step<'_, '_> {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(match walked {
-            Walked::End => END,
+            Walked::End => (END, None),
             Walked::Stopped => next,
-            Walked::OutOfTime(slot) => DISK + u64::from(slot),
+            Walked::OutOfTime(slot) => (DISK + u64::from(slot), None),
         })
     }
 
-    /// Visits whole shards from `first` on until enough keys were seen. Returns the cursor to continue at.
+    /// Visits keys that moved to memory after the arrival `began`, until enough keys were seen. Returns the place to
+    /// continue at, and the number of the last arrival that was visited. If some arrivals are forgotten, all keys in
+    /// memory are to be visited again.
+    fn visit_arrivals(&mut self, began: u64) -> Result<(u64, u64), Fail> {
+        let memory = self.keys.memory();
+        let wanted = usize::try_from(self.options.count - self.seen).unwrap_or(usize::MAX);
+        let Some(keys) = memory.arrivals().since(began, wanted) else {
+            return Ok((0, memory.arrivals().newest()));
+        };
+        if keys.is_empty() {
+            return Ok((END, began));
+        }
+        self.keys.require_lock()?;
+        for key in &keys {
+            // The key may have moved to disk again.
+            let found = self.keys.find(key)?;
+            if !found.is_absent() {
+                self.visit(key, found.type_name(), found.expire_ms());
+            }
+        }
+        Ok((END, began + keys.len() as u64))
+    }
+
+    /// Visits whole shards from `first` on until enough keys were seen. Returns the place to continue at.
     fn visit_shards(&mut self, first: u64) -> Result<u64, Fail> {
         let memory = self.keys.memory();
         if memory.is_empty() {

@@ -11,6 +11,7 @@ use super::number::{integer, parse_f64, parse_i64};
 use super::reply::Out;
 use super::{decimal, errors};
 use crate::engine::keyspace::{Found, Keyspace, StringValue};
+use crate::engine::memory::{Slot, StringRef};
 use crate::engine::meta::Home;
 use crate::engine::rows::FETCHED_TOGETHER;
 use std::borrow::Cow;
@@ -35,10 +36,14 @@ pub(super) fn get(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
 /// MGET key [key ...]
 pub(super) fn mget(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let keys = args.from(1);
-    if keys.len() > 1 {
-        ctx.keys.require_lock()?;
-    }
     out.array(keys.len());
+    if keys.len() > 1 && ctx.keys.require_lock().is_err() {
+        return Ok(ctx.keys.with_slots(keys.iter(), |slot| match slot.and_then(Slot::as_string) {
+            Some(StringRef::Small(bytes)) => out.bulk(bytes),
+            Some(StringRef::Large(text)) => out.bulk(&text.pieces(0..text.len()).collect::<Vec<_>>().concat()),
+            None => out.null(),
+        })?);
+    }
     for (nth, key) in keys.iter().enumerate() {
         if nth % FETCHED_TOGETHER == 0 && nth + 1 < keys.len() {
             ctx.keys.fetch(keys.iter().skip(nth).take(FETCHED_TOGETHER));

@@ -8,7 +8,6 @@ const W: u16 = Flag::Write as u16;
 const D: u16 = Flag::Write as u16 | Flag::Frees as u16;
 const M: u16 = Flag::Write as u16 | Flag::DenyOom as u16;
 const R: u16 = Flag::ReadOnly as u16;
-const L: u16 = Flag::ReadOnly as u16 | Flag::Locks as u16;
 const F: u16 = Flag::Fast as u16;
 const I: u16 = Flag::Immediate as u16;
 const A: u16 = Flag::Admin as u16;
@@ -128,14 +127,14 @@ commands! {
         "sscan" -3 R, ONE, scan::sscan, "Iterates over members of a set.";
     }
     "list" {
-        "lindex" 3 L, ONE, list::lindex, "Returns an element from a list by its index.";
+        "lindex" 3 R, ONE, list::lindex, "Returns an element from a list by its index.";
         "linsert" 5 M, ONE, list::linsert, "Inserts an element before or after another element in a list.";
-        "llen" 2 L | F, ONE, list::llen, "Returns the length of a list.";
+        "llen" 2 R | F, ONE, list::llen, "Returns the length of a list.";
         "lmove" 5 M | X, TWO, list::lmove, "Returns an element after popping it from one list and pushing it to another.";
         "lpop" -2 D | F, ONE, list::lpop, "Returns the first elements in a list after removing it.";
         "lpush" -3 M | F, ONE, list::lpush, "Prepends one or more elements to a list.";
         "lpushx" -3 M | F, ONE, list::lpushx, "Prepends one or more elements to a list only when the list exists.";
-        "lrange" 4 L, ONE, list::lrange, "Returns a range of elements from a list.";
+        "lrange" 4 R, ONE, list::lrange, "Returns a range of elements from a list.";
         "lrem" 4 D | X, ONE, list::lrem, "Removes elements from a list.";
         "lset" 4 M, ONE, list::lset, "Sets the value of an element in a list by its index.";
         "ltrim" 4 D, ONE, list::ltrim, "Removes elements from both ends a list.";
@@ -146,22 +145,22 @@ commands! {
     }
     "sorted-set" {
         "zadd" -4 M | F, ONE, zset::zadd, "Adds one or more members to a sorted set, or updates their scores.";
-        "zcard" 2 L | F, ONE, zset::zcard, "Returns the number of members in a sorted set.";
-        "zcount" 4 L | F, ONE, zset::zcount, "Returns the count of members in a sorted set that have scores within a range.";
+        "zcard" 2 R | F, ONE, zset::zcard, "Returns the number of members in a sorted set.";
+        "zcount" 4 R | F, ONE, zset::zcount, "Returns the count of members in a sorted set that have scores within a range.";
         "zincrby" 4 M | F, ONE, zset::zincrby, "Increments the score of a member in a sorted set.";
         "zpopmax" -2 D | F, ONE, zset::zpopmax, "Returns the highest-scoring members from a sorted set after removing them.";
         "zpopmin" -2 D | F, ONE, zset::zpopmin, "Returns the lowest-scoring members from a sorted set after removing them.";
-        "zrange" -4 L, ONE, zset::zrange, "Returns members in a sorted set within a range of indexes, scores or names.";
-        "zrangebylex" -4 L, ONE, zset::zrangebylex, "Returns members in a sorted set within a lexicographical range.";
-        "zrangebyscore" -4 L, ONE, zset::zrangebyscore, "Returns members in a sorted set within a range of scores.";
-        "zrank" 3 L | F, ONE, zset::zrank, "Returns the index of a member in a sorted set ordered by ascending scores.";
+        "zrange" -4 R, ONE, zset::zrange, "Returns members in a sorted set within a range of indexes, scores or names.";
+        "zrangebylex" -4 R, ONE, zset::zrangebylex, "Returns members in a sorted set within a lexicographical range.";
+        "zrangebyscore" -4 R, ONE, zset::zrangebyscore, "Returns members in a sorted set within a range of scores.";
+        "zrank" 3 R | F, ONE, zset::zrank, "Returns the index of a member in a sorted set ordered by ascending scores.";
         "zrem" -3 D | F, ONE, zset::zrem, "Removes one or more members from a sorted set.";
         "zremrangebyrank" 4 D, ONE, zset::zremrangebyrank, "Removes members in a sorted set within a range of indexes.";
         "zremrangebyscore" 4 D, ONE, zset::zremrangebyscore, "Removes members in a sorted set within a range of scores.";
-        "zrevrange" -4 L, ONE, zset::zrevrange, "Returns members in a sorted set within a range of indexes in reverse order.";
-        "zrevrangebyscore" -4 L, ONE, zset::zrevrangebyscore, "Returns members in a sorted set within a range of scores in reverse order.";
-        "zrevrank" 3 L | F, ONE, zset::zrevrank, "Returns the index of a member in a sorted set ordered by descending scores.";
-        "zscore" 3 L | F, ONE, zset::zscore, "Returns the score of a member in a sorted set.";
+        "zrevrange" -4 R, ONE, zset::zrevrange, "Returns members in a sorted set within a range of indexes in reverse order.";
+        "zrevrangebyscore" -4 R, ONE, zset::zrevrangebyscore, "Returns members in a sorted set within a range of scores in reverse order.";
+        "zrevrank" 3 R | F, ONE, zset::zrevrank, "Returns the index of a member in a sorted set ordered by descending scores.";
+        "zscore" 3 R | F, ONE, zset::zscore, "Returns the score of a member in a sorted set.";
     }
     "stream" {
         "xadd" -5 X | F, ONE, stream::xadd, "Appends a new message to a stream.";

@@ -6,7 +6,6 @@ use super::definition::{Command, Ctx, Done, Fail, Flag};
 use super::reply::Out;
 use super::{demand, errors};
 
-
 /// Commands that do more than make effects, and therefore cannot wait in a queue.
 const NOT_QUEUED: [&str; 5] = ["walferry", "shutdown", "replicaof", "slaveof", "hello"];
 

@@ -8,11 +8,12 @@ use super::number::parse_i64;
 use super::reply::Out;
 use crate::config::Consistency;
 use crate::csn::Epoch;
+use crate::engine::meta::Home;
 use crate::error::Error;
 use crate::plain_name::PlainName;
 use std::time::Duration;
 
-const HELP: [&str; 20] = [
+const HELP: [&str; 24] = [
     "WALFERRY <subcommand>. Subcommands are:",
     "CSN",
     "    Returns the epoch and the committed, durable and archived watermarks.",
@@ -30,13 +31,17 @@ const HELP: [&str; 20] = [
     "    Returns name, csn, epoch and time of each mark, and whether the archive has the mark.",
     "UNMARK name",
     "    Removes a mark from this node and from the archive.",
+    "ROUTE key",
+    "    Returns the home, the type, the bytes and the recent accesses of a key.",
+    "MOVE key MEMORY|DISK",
+    "    Moves a key to a home; returns 1 if it moved. The move is a commit.",
     "PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE]",
     "    Makes this replica a primary. ABANDON-EPOCH: even if this abandons archived commits of that epoch;",
     "    WITHOUT-ARCHIVE: even if its primary has an archive and this replica has none.",
 ];
 
 /// WALFERRY CSN | ARCHIVE FLUSH | SNAPSHOT STRICT | SNAPSHOT BOUNDED ms | SNAPSHOT EVENTUAL | MARK name | MARKS |
-/// UNMARK name | PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE] | HELP
+/// UNMARK name | ROUTE key | MOVE key MEMORY|DISK | PROMOTE [ABANDON-EPOCH n] [WITHOUT-ARCHIVE] | HELP
 pub(super) fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done {
     let word = |at: usize| args.try_get(at).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     match (&word(1)[..], &word(2)[..], args.len()) {
@@ -64,17 +69,46 @@ pub(super) fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done
         }
         (b"mark", _, 3) => ctx.client.task = Some(Task::Mark(mark_name(&args[2])?)),
         (b"unmark", _, 3) => ctx.client.task = Some(Task::Unmark(mark_name(&args[2])?)),
+        (b"route", _, 3) => route(ctx, &args[2], out)?,
+        (b"move", _, 4) => {
+            let to = [Home::Memory, Home::Disk].into_iter().find(|home| home.name().as_bytes() == &word(3)[..]);
+            ctx.client.task = Some(Task::Move(args[2].to_vec(), to.ok_or(errors::SYNTAX)?));
+        }
         (b"promote", ..) => ctx.client.task = Some(Task::Promote(insistence(args)?)),
         (b"marks", _, 2) => write_marks(&ctx.host.marks()?, out),
         (b"help", _, 2) => {
             out.array(HELP.len());
             HELP.iter().for_each(|line| out.simple(line));
         }
-        (b"csn" | b"archive" | b"snapshot" | b"mark" | b"marks" | b"unmark" | b"help", ..) => {
+        (b"csn" | b"archive" | b"snapshot" | b"mark" | b"marks" | b"unmark" | b"route" | b"move" | b"help", ..) => {
             return Err(errors::SYNTAX.into());
         }
         _ => return Err(errors::unknown_subcommand("WALFERRY", &args[1]).into()),
     }
+    Ok(())
+}
+
+/// Writes where a key lives and how often it was accessed lately; null if there is no such key.
+fn route(ctx: &Ctx<'_>, key: &[u8], out: &mut Out) -> Done {
+    let memory = ctx.keys.memory();
+    let in_memory = memory.get(key).map(|slot| (slot.memory_bytes(), memory.tracker().count_in_memory(slot.touch())));
+    let found = ctx.keys.find(key)?;
+    let Some(home) = found.home() else {
+        out.null();
+        return Ok(());
+    };
+    let (bytes, accesses) = in_memory.unwrap_or_else(|| (0, memory.tracker().count_on_disk(key)));
+    out.map(if home == Home::Memory { 4 } else { 3 });
+    out.bulk(b"home");
+    out.bulk(home.name().as_bytes());
+    out.bulk(b"type");
+    out.bulk(found.type_name().as_bytes());
+    if home == Home::Memory {
+        out.bulk(b"bytes");
+        out.count(bytes as u64);
+    }
+    out.bulk(b"accesses");
+    out.count(accesses.into());
     Ok(())
 }
 

@@ -25,10 +25,11 @@ use super::logs::{Logs, Rows};
 use super::sync::Syncer;
 use super::writer::{SealedGroup, Writer};
 use crate::clock::{ClockFace, now_micros};
+use crate::config::{Config, RoutingPolicy};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use crate::engine::disk::Disk;
 use crate::engine::memory::Memory;
-use crate::engine::routing::{Policy, Routing};
+use crate::engine::routing::Routing;
 use crate::error::{Error, Result};
 use crate::log::index::PositionIndex;
 use crate::log::oplog::{OpLog, SpareSegment};
@@ -40,6 +41,9 @@ use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+
+/// The keys in memory may exceed their budget by this part of it while moves to disk are under way.
+const EXCESS_PART: usize = 8;
 
 /// Commits that were written together, in the form in which the tail and the other stages take them.
 #[derive(Clone, Debug)]
@@ -128,7 +132,7 @@ impl Committer {
         let Start { disk, oplog, memory, position, known } = start;
         let watermarks = Arc::new(Watermarks::starting_at(position.csn));
         let wal_seq = disk.wal_seq();
-        if wal_seq == WalSeq(0) && disk.sst_bytes() == 0 {
+        if !disk.has_keys() {
             disk.rows().slots().begin_empty();
         }
         let mut positions = PositionIndex::default();
@@ -154,7 +158,7 @@ impl Committer {
             positions: Mutex::new(positions),
             sink: OnceLock::new(),
             memory,
-            routing: AtomicU8::new(Policy::Type as u8),
+            routing: AtomicU8::new(RoutingPolicy::Type as u8),
             memory_bytes_max: AtomicUsize::new(usize::MAX),
             published: Mutex::new(position),
         }
@@ -177,17 +181,32 @@ impl Committer {
         &self.memory
     }
 
-    /// Chooses the policy that chooses homes, and the bytes that the keys in memory should take at most.
-    pub fn set_routing(&self, policy: Policy, memory_bytes_max: usize) {
-        self.routing.store(policy as u8, Ordering::Relaxed);
-        self.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
+    /// Takes the settings of routing over.
+    pub fn configure_routing(&self, config: &Config) {
+        let bytes_max = match config.maxmemory.0 {
+            0 => usize::MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        };
+        self.memory_bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.routing.store(config.routing as u8, Ordering::Relaxed);
+    }
+
+    /// Reports whether writes that grow memory must be refused: the keys in memory exceed their budget. Where moves to
+    /// disk make room, they may exceed it by a part, so that clients do not wait for each move.
+    #[must_use]
+    pub fn is_memory_full(&self) -> bool {
+        let budget = self.memory_bytes_max();
+        let excess = match self.routing().policy {
+            RoutingPolicy::Type => 0,
+            RoutingPolicy::Access => budget / EXCESS_PART,
+        };
+        self.memory.memory_bytes() >= budget.saturating_add(excess)
     }
 
     /// Returns how homes are chosen now.
     #[must_use]
     pub fn routing(&self) -> Routing {
-        let is_type = self.routing.load(Ordering::Relaxed) == Policy::Type as u8;
-        let policy = if is_type { Policy::Type } else { Policy::Access };
+        let policy = RoutingPolicy::of_number(self.routing.load(Ordering::Relaxed));
         Routing { policy, has_room: self.memory.memory_bytes() < self.memory_bytes_max() }
     }
 

@@ -14,7 +14,6 @@ use crate::log::recovery::{CutPoint, Losses, Recovered, disk_position, recover};
 use crate::log::testing::{chained, on_both, on_disk, on_list};
 use rustix::io::Errno;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 const SEGMENT_BYTES: u64 = 256 << 10;
 
@@ -49,11 +48,11 @@ impl Rig {
         let disk = Arc::new(Disk::open(&dir.path().join("db"), &dir.path().join("wal"), options).unwrap());
         let mut oplog = OpLog::open(Arc::clone(&log_io), &dir.path().join("oplog"), SEGMENT_BYTES)?;
         let (durable_file, _) = DurableFile::open(Arc::clone(&log_io), &dir.path().join("oplog"))?;
-        let mut memory = Memory::new();
+        let memory = Memory::new();
         let recovered = recover(
             &disk,
             &mut oplog,
-            &mut memory,
+            &memory,
             CutPoint::default(),
             None,
             Losses { intact_until: None, note: &mut |_| Ok(()) },
@@ -96,7 +95,7 @@ pub(in crate::commit) fn change(turn: &mut WriterGuard<'_>, sets: bool, pushes: 
         keys.put_string(b"string", b"value", 0).unwrap();
     }
     if pushes {
-        keys.change_list(b"list", |ops| ops.push_back(b"list", [&b"element"[..]].into_iter())).unwrap();
+        keys.change_in_memory(b"list", |ops| ops.push_back(b"list", [&b"element"[..]].into_iter())).unwrap();
     }
     turn.commit()
 }
@@ -123,7 +122,7 @@ fn a_group_is_one_batch_and_its_csns_are_dense() {
     assert_eq!(commits[2].effect_bytes(), commits[0].effect_bytes() + commits[1].effect_bytes());
     assert_eq!(disk_position(rig.committer.disk()).unwrap().csn, Csn(3));
     assert_eq!(rig.committer.watermarks.committed.get(), Csn(4));
-    assert_eq!(rig.committer.memory_keys().load(Ordering::Acquire), 1);
+    assert_eq!(rig.committer.memory().len(), 1);
     let (reader, until) = rig.committer.log_reader();
     let read: Vec<_> = reader.commits(LogCursor::default(), until).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, commits);
@@ -227,7 +226,7 @@ fn a_failed_sync_at_the_change_of_segments_is_no_full_disk() {
     let rig = Rig::new(AppendFsync::No);
     let mut turn = rig.committer.lock_logs();
     let large = vec![7; 60 << 10];
-    turn.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
+    turn.keyspace(0).change_in_memory(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
     turn.commit();
     turn.write().unwrap();
     rig.io.fail(Step::SyncDir, Errno::IO);
@@ -271,12 +270,12 @@ fn applied_commits_keep_their_times_and_must_follow() {
     assert!(matches!(turn.apply([on_list(5)].into()), Err(Error::Gap { expected: Csn(4), .. })));
     let malformed = CommitRecord { csn: Csn(5), disk_ops: 2, ..on_disk(4) };
     assert!(matches!(turn.apply(next([on_list(4), malformed])), Err(Error::Corrupt { .. })));
-    let malformed = CommitRecord { zsets: bytes::Bytes::from_static(b"?"), ..on_list(5) };
+    let malformed = CommitRecord { memory: bytes::Bytes::from_static(b"?"), ..on_list(5) };
     assert!(matches!(turn.apply(next([on_list(4), malformed])), Err(Error::Corrupt { .. })));
     let foreign = chained([on_list(4)]);
     assert!(matches!(turn.apply(foreign.into()), Err(Error::OtherHistory { csn: Csn(4), .. })));
     assert_eq!((rig.obstacle(), turn.position().csn), (None, Csn(3)), "refused before it had an effect");
-    assert_eq!(turn.writer().memory.lists.get(b"list").unwrap().value.len(), 2);
+    assert_eq!(rig.committer.memory().get(b"list").unwrap().as_list().unwrap().len(), 2);
     let own = change(&mut turn.guard, false, true);
     turn.write().unwrap();
     drop(turn);
@@ -289,9 +288,9 @@ fn applied_commits_keep_their_times_and_must_follow() {
 #[test]
 fn ops_that_do_not_fit_stop_a_replica() {
     let rig = Rig::new(AppendFsync::No);
-    let mut lists = Vec::new();
-    crate::engine::memory::ListEncoder::new(&mut lists).pop_back(b"nothing", 1);
-    let commit = CommitRecord { lists: lists.into(), ..on_list(1) };
+    let mut memory = Vec::new();
+    crate::engine::memory::Encoder::new(&mut memory).pop_back(b"nothing", 1);
+    let commit = CommitRecord { memory: memory.into(), ..on_list(1) };
     rig.committer.lock_logs().apply(chained([commit]).into()).unwrap_err();
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
 }
@@ -427,7 +426,7 @@ fn a_group_that_fails_on_its_way_fails_all_after_it() {
     rig.committer.stop_log_thread();
     assert_eq!(rig.obstacle(), Some(RefusalReason::Broken));
     let mut guard = rig.committer.lock_writer();
-    let list = guard.writer().memory.lists.get(b"list").map(|entry| entry.value.len());
+    let list = rig.committer.memory().get(b"list").unwrap().as_list().map(crate::engine::memory::List::len);
     assert!(list == Some(2) && string_in(&mut guard), "reads see the failed commits whole, in memory and on disk");
     assert_eq!(guard.leave_open(), None, "and wait for nothing");
     assert!(rig.groups().is_empty() && disk_position(rig.committer.disk()).unwrap().csn == Csn::ZERO);
@@ -441,7 +440,7 @@ fn a_command_that_needs_a_new_segment_gets_it_while_groups_are_on_their_way() {
     for _ in 0..20 {
         let mut guard = rig.committer.lock_writer();
         guard.reserve(large.len()).unwrap();
-        guard.keyspace(0).change_list(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
+        guard.keyspace(0).change_in_memory(b"list", |ops| ops.push_back(b"list", [&large[..]].into_iter())).unwrap();
         guard.commit();
         guard.hand_over();
         let _ = guard.leave_open();

@@ -43,7 +43,7 @@ fn change(turn: &mut LogsGuard<'_>, csn: u64) {
     if pushes {
         let mut element = csn.to_string().into_bytes();
         element.resize(ELEMENT_BYTES, b' ');
-        keys.change_list(b"list", |ops| ops.push_back(b"list", [&element[..]].into_iter())).unwrap();
+        keys.change_in_memory(b"list", |ops| ops.push_back(b"list", [&element[..]].into_iter())).unwrap();
     }
     turn.commit().unwrap();
 }
@@ -52,11 +52,14 @@ fn change(turn: &mut LogsGuard<'_>, csn: u64) {
 fn state(rig: &Rig) -> (Option<String>, Vec<u64>) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().trim().to_owned();
     let mut turn = rig.committer.lock_logs();
-    let list = turn.writer().memory.lists.get(b"list").map_or_else(Vec::new, |entry| {
-        entry.value.iter_from(0).map(|element| text(element).trim_start_matches("element ").parse().unwrap()).collect()
-    });
+    let number = |element: &[u8]| text(element).trim_start_matches("element ").parse().unwrap();
+    let list = rig
+        .committer
+        .memory()
+        .get(b"list")
+        .map_or_else(Vec::new, |slot| slot.as_list().unwrap().iter_from(0).map(number).collect());
     let string = match turn.keyspace(0).find(b"string").unwrap() {
-        Found::String(value) => Some(text(&value)),
+        Found::String(value) => Some(text(&value.bytes())),
         _ => None,
     };
     (string, list)

@@ -11,7 +11,7 @@ use crate::clock::{self, Moment, Reading, now_micros};
 use crate::csn::{CommitTime, Csn, Epoch};
 use crate::engine::effects::Effects;
 use crate::engine::keyspace::{Changing, Keyspace};
-use crate::engine::memory::Ops;
+use crate::engine::memory::{Memory, Ops, Scope};
 use crate::error::{Error, Result};
 use crate::log::oplog::OpLog;
 use crate::log::recovery::CutPoint;
@@ -101,8 +101,7 @@ impl<'a> WriterGuard<'a> {
     pub fn keyspace(&mut self, now_ms: u64) -> Keyspace<'_> {
         let Writer { watches, expiries, wear, effects, hidden, sealed, last, .. } = &mut *self.writer;
         let (routing, csn) = (self.committer.routing(), last.next());
-        let changing =
-            Changing { effects, hidden: *hidden, sealed: &*sealed, watches, expiries, wear, routing, csn };
+        let changing = Changing { effects, hidden: *hidden, sealed: &*sealed, watches, expiries, wear, routing, csn };
         Keyspace::changing(self.committer.disk(), self.committer.memory(), now_ms, changing)
     }
 
@@ -340,6 +339,7 @@ impl<'a> LogsGuard<'a> {
         }
         for commit in &*commits {
             writer.memory.apply_commit(commit).inspect_err(|error| committer.fail_stop(error))?;
+            note_arrivals(&writer.memory, commit)?;
             writer.clock.observe(commit.time);
             writer.last = commit.csn;
         }
@@ -347,6 +347,20 @@ impl<'a> LogsGuard<'a> {
         writer.expiries.reset();
         committer.log_and_publish(logs, commits, &[], Rows::Forget)
     }
+}
+
+/// Notes the keys that a commit may have moved to memory: a move has effects in both homes.
+fn note_arrivals(memory: &Memory, commit: &CommitRecord) -> Result<()> {
+    if !commit.is_cross_engine() {
+        return Ok(());
+    }
+    Ops::new(&commit.memory).try_for_each(|op| {
+        match op?.scope() {
+            Scope::Key(key) | Scope::Rename { to: key, .. } => memory.arrivals().note(key),
+            Scope::All => {}
+        }
+        Ok(())
+    })
 }
 
 impl Drop for LogsGuard<'_> {

@@ -163,7 +163,7 @@ fn settle_some(guard: &mut WriterGuard<'_>, now_ms: u64, entries: &[Entry]) -> R
 }
 
 /// Releases the writer lock and arranges that the commits are written.
-fn leave(committer: &Committer, mut guard: WriterGuard<'_>) {
+pub(super) fn leave(committer: &Committer, mut guard: WriterGuard<'_>) {
     let is_full = guard.is_full() && !guard.hand_over();
     let _ = guard.leave_open();
     if is_full {
@@ -173,11 +173,11 @@ fn leave(committer: &Committer, mut guard: WriterGuard<'_>) {
     }
 }
 
-fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
+pub(super) fn unlocked<T>(access: std::result::Result<T, AccessError>) -> Result<T> {
     access.map_err(|error| match error {
         AccessError::Failed(error) => error,
         AccessError::NeedsLock | AccessError::TooLarge => {
-            unreachable!("a sweep holds the writer lock and sets no limit of effects")
+            unreachable!("the writer lock is held, and no limit of effects is set")
         }
     })
 }

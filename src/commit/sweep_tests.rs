@@ -69,7 +69,7 @@ fn expired_keys_are_deleted_one_by_one() {
     }
     change(&rig, 10, set("stays", 0));
     change(&rig, 10, |keys| {
-        keys.change_list(b"list", |ops| ops.push_back(b"list", [&b"element"[..]].into_iter())).unwrap();
+        keys.change_in_memory(b"list", |ops| ops.push_back(b"list", [&b"element"[..]].into_iter())).unwrap();
     });
     change(&rig, 10, expire("list", 90));
     change(&rig, 10, expire("later", 200));

@@ -206,7 +206,7 @@ impl Work {
                     self.builder.insert(RunBuilder::begin(dir, self.cluster, self.grain, self.at)?)
                 }
             };
-            builder.push(commit, &mut self.state)?;
+            builder.push(commit, &self.state)?;
             self.at = Position::of(commit);
         }
         Ok(finished)

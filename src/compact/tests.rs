@@ -217,7 +217,7 @@ async fn bad_runs_are_passed_over() {
             bytes[40] ^= 1;
             Some(bytes)
         }),
-        ("manifest", |bytes| Some(String::from_utf8(bytes).unwrap().replace("\"format\": 2", "\"format\": 9").into())),
+        ("manifest", |bytes| Some(String::from_utf8(bytes).unwrap().replace("\"format\": 3", "\"format\": 9").into())),
         ("file", |mut bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;

@@ -8,7 +8,7 @@ use crate::archive::testing::faults::{Fault, FaultStore, QUICK};
 use crate::cluster::ClusterId;
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
-use crate::engine::memory::{ListEncoder, Memory};
+use crate::engine::memory::{Encoder, Memory};
 use crate::error::Error;
 use crate::grain::Grain;
 use crate::io::{Io, StdIo};
@@ -21,21 +21,21 @@ use std::sync::Arc;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 fn commit(csn: u64) -> CommitRecord {
-    let (mut disk, mut lists) = (Vec::new(), Vec::new());
+    let (mut disk, mut memory) = (Vec::new(), Vec::new());
     batch::push_put(&mut disk, Family::Sub, format!("key {csn}").as_bytes(), b"value");
     batch::push_delete_range(&mut disk, Family::Stream, b"a", b"b");
-    ListEncoder::new(&mut lists).push_back(b"list", [&csn.to_be_bytes()[..]].into_iter());
-    let (disk, lists) = (disk.into(), lists.into());
+    Encoder::new(&mut memory).push_back(b"list", [&csn.to_be_bytes()[..]].into_iter());
+    let (disk, memory) = (disk.into(), memory.into());
     let (csn, epoch, time) = (Csn(csn), Epoch(1), CommitTime(1000 + csn));
-    CommitRecord { csn, epoch, time, disk_ops: 2, disk, lists, ..CommitRecord::default() }
+    CommitRecord { csn, epoch, time, disk_ops: 2, disk, memory, ..CommitRecord::default() }
 }
 
 /// Builds a run of csn 5 to 9.
 fn local(dir: &Path) -> LocalRun {
     let after = Position { csn: Csn(4), time: CommitTime(1004), epoch: Epoch(1), hash: HistoryHash(4) };
     let mut builder = RunBuilder::begin(dir.join("run"), CLUSTER, Grain::Hour, after).unwrap();
-    let mut state = Memory::new();
-    (5..=9).for_each(|csn| builder.push(&commit(csn), &mut state).unwrap());
+    let state = Memory::new();
+    (5..=9).for_each(|csn| builder.push(&commit(csn), &state).unwrap());
     let io: Arc<dyn Io> = Arc::new(StdIo);
     builder.finish(&io, &state).unwrap()
 }
@@ -45,7 +45,7 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let run = local(dir.path());
     let manifest = run.manifest();
-    assert_eq!((manifest.first, manifest.last, manifest.puts, manifest.lists), (Csn(5), Csn(9), 5, 1));
+    assert_eq!((manifest.first, manifest.last, manifest.puts, manifest.memory_keys), (Csn(5), Csn(9), 5, 1));
     assert_eq!(manifest.ranges.len(), 1, "the same range each time");
     let bytes = manifest.encode();
     assert_eq!(RunManifest::decode(&bytes, "m").unwrap(), *manifest);
@@ -54,7 +54,7 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         assert!(RunManifest::decode(&flipped, "m").is_err(), "bit {bit}");
     }
-    let newer = String::from_utf8(bytes).unwrap().replace("\"format\": 2", "\"format\": 1");
+    let newer = String::from_utf8(bytes).unwrap().replace("\"format\": 3", "\"format\": 1");
     let error = RunManifest::decode(newer.as_bytes(), "m").unwrap_err();
     assert!(matches!(error, Error::Version { found: 1, known: RUN_FORMAT, .. }), "{error}");
     drop(run);

@@ -175,6 +175,14 @@ impl Disk {
         self.db().raw_iterator_cf_opt(self.family(family), options)
     }
 
+    /// Reports whether there is a user key. A database that cannot be read counts as one with keys.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        let mut cursor = self.cursor(Family::Default, key::user_range());
+        cursor.seek_to_first();
+        cursor.valid() || cursor.status().is_err()
+    }
+
     /// Returns a cursor for one walk over all user keys of a family. The walk does not fill the block cache.
     #[must_use]
     pub fn walk_all(&self, family: Family) -> DBRawIterator<'_> {

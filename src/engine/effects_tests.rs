@@ -62,15 +62,14 @@ fn a_commit_is_taken_back_and_the_ones_before_it_stay() {
         effects.clear();
         effects.put(Family::Default, b"c", b"1");
         effects.put(Family::Sub, b"c", b"2");
-        effects.lists.push(1);
+        effects.memory.push(1);
         let second = effects.extent();
         if has_third {
             effects.bound(64);
             effects.put(Family::Default, b"a", b"3");
             effects.put(Family::Default, b"c", b"3");
             effects.delete(Family::Sub, b"c");
-            effects.lists.push(2);
-            effects.zsets.push(2);
+            effects.memory.extend([2, 2]);
             effects.clear();
             effects.take_back(second).unwrap();
         }
@@ -104,8 +103,8 @@ fn a_bounded_commit_gathers_no_more_than_its_bound() {
     effects.put(Family::Default, b"does not", &[0; 50]);
     effects.put(Family::Default, b"nor what follows", b"");
     effects.delete(Family::Default, b"fits");
-    effects.lists.push(1);
-    assert!(!effects.takes_ops(before) && effects.lists.is_empty());
+    effects.memory.push(1);
+    assert!(!effects.takes_ops(before) && effects.memory.is_empty());
     assert_eq!(effects.extent(), before);
     assert!(!effects.end_bound());
     effects.bound(100);

@@ -36,6 +36,35 @@ impl Keyspace<'_> {
         }
     }
 
+    /// Does what [`Keyspace::with_element`] does for several elements, all at one moment.
+    pub fn with_elements<'n>(
+        &self,
+        key: &[u8],
+        collection: &Collection,
+        names: impl ExactSizeIterator<Item = &'n [u8]>,
+        mut with: impl FnMut(Option<&[u8]>),
+    ) -> Access<()> {
+        if collection.home == Home::Disk {
+            if names.len() > 1 {
+                self.require_lock()?;
+            }
+            for name in names {
+                with(self.element_on_disk(key, collection, name)?.as_deref());
+            }
+            return Ok(());
+        }
+        let (slot, _) = self.slot(key)?;
+        match slot.as_deref().map(|slot| (slot.as_hash(), slot.as_set())) {
+            Some((Some(hash), _)) => names.for_each(|name| with(hash.get(name))),
+            Some((_, Some(set))) => names.for_each(|name| with(set.get(name))),
+            _ => {
+                self.changed_meanwhile()?;
+                names.for_each(|_| with(None));
+            }
+        }
+        Ok(())
+    }
+
     /// Reports whether a collection has an element.
     pub fn has_element(&self, key: &[u8], collection: &Collection, field: &[u8]) -> Access<bool> {
         self.with_element(key, collection, field, |value| value.is_some())
@@ -90,7 +119,7 @@ impl Keyspace<'_> {
         Ok(())
     }
 
-    fn walk_on_disk(
+    pub(super) fn walk_on_disk(
         &self,
         key: &[u8],
         collection: &Collection,

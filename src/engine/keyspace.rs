@@ -176,6 +176,7 @@ impl<'a> Keyspace<'a> {
     pub(super) fn look(&self, key: &[u8]) -> Access<Found> {
         let (slot, before) = self.slot(key)?;
         if let Some(slot) = slot {
+            self.memory.tracker().note_in_memory(slot.touch());
             return Ok(Found::in_memory(&slot));
         }
         let found = self.look_on_disk(key)?;
@@ -202,11 +203,36 @@ impl<'a> Keyspace<'a> {
         })?;
         Ok(match stored {
             None => Found::Absent,
-            Some(stored) => match Meta::decode(&stored)? {
-                Meta::String { value_at, expire_ms } => Found::String(StringValue::Disk { stored, value_at, expire_ms }),
-                Meta::Collection(collection) => Found::Collection(collection),
-            },
+            Some(stored) => {
+                self.memory.tracker().note_on_disk(key);
+                match Meta::decode(&stored)? {
+                    Meta::String { value_at, expire_ms } => {
+                        Found::String(StringValue::Disk { stored, value_at, expire_ms })
+                    }
+                    Meta::Collection(collection) => Found::Collection(collection),
+                }
+            }
         })
+    }
+
+    /// Calls `with` with the slot of each key in memory, all at one moment; `None` for a key that is absent or expired.
+    /// Returns [`AccessError::NeedsLock`] without the writer lock if a key may be on disk, or as other reads do; then
+    /// `with` may have been called for some keys.
+    pub fn with_slots<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]>,
+        mut with: impl FnMut(Option<&Slot>),
+    ) -> Access<()> {
+        let Some(committed) = self.committed else { return Err(AccessError::NeedsLock) };
+        if self.disk.rows().slots().may_have_any() {
+            return Err(AccessError::NeedsLock);
+        }
+        let newest = self.memory.seen_together(keys, |slot| {
+            let slot = slot.filter(|slot| !self.is_expired(slot.expire_ms()));
+            slot.into_iter().for_each(|slot| self.memory.tracker().note_in_memory(slot.touch()));
+            with(slot);
+        });
+        if newest > committed.get() { Err(AccessError::NeedsLock) } else { Ok(()) }
     }
 
     /// Brings the keys that are about to be read into the CPU's caches.
@@ -233,6 +259,7 @@ impl<'a> Keyspace<'a> {
 
     fn value<T>(&self, key: &[u8], read: fn(&Slot) -> Option<&T>) -> Access<Option<ValueRef<'_, T>>> {
         let Some(slot) = self.slot(key)?.0.filter(|slot| !self.is_expired(slot.expire_ms())) else { return Ok(None) };
+        self.memory.tracker().note_in_memory(slot.touch());
         if self.changing.is_some() {
             return Ok(parking_lot::MappedRwLockReadGuard::try_map(slot, read).ok().map(ValueRef::Held));
         }

@@ -1,6 +1,7 @@
 //! Stage 3: state. Decides in which home a key lives; holds the keys in memory, the keys in RocksDB, and the effects
 //! that change both.
 
+pub mod arrivals;
 pub mod batch;
 mod change;
 mod complete;
@@ -16,6 +17,7 @@ pub mod key;
 pub mod keyspace;
 pub mod memory;
 pub mod meta;
+pub mod moves;
 mod placed;
 mod reclaim;
 pub mod routing;
@@ -24,6 +26,7 @@ pub mod rows;
 pub mod scan;
 pub mod slots;
 pub mod sorted;
+pub mod tracker;
 pub mod walk;
 pub mod watch;
 pub mod wear;

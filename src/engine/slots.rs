@@ -29,7 +29,11 @@ pub struct Slots {
 impl Default for Slots {
     /// Returns the state in which every slot may hold keys.
     fn default() -> Self {
-        Self { states: (0..SLOTS).map(|_| AtomicU8::new(USED)).collect(), used: AtomicUsize::new(usize::from(SLOTS)), looking: Mutex::new(()) }
+        Self {
+            states: (0..SLOTS).map(|_| AtomicU8::new(USED)).collect(),
+            used: AtomicUsize::new(usize::from(SLOTS)),
+            looking: Mutex::new(()),
+        }
     }
 }
 
@@ -43,10 +47,8 @@ impl Slots {
     /// Notes that a key was put into a slot.
     pub fn note(&self, slot: u16) {
         let state = &self.states[usize::from(slot)];
-        if state.load(Ordering::Relaxed) != USED {
-            if state.swap(USED, Ordering::SeqCst) == EMPTY {
-                self.used.fetch_add(1, Ordering::SeqCst);
-            }
+        if state.load(Ordering::Relaxed) != USED && state.swap(USED, Ordering::SeqCst) == EMPTY {
+            self.used.fetch_add(1, Ordering::SeqCst);
         }
     }
 

@@ -9,14 +9,14 @@ use super::segment::{HEADER_LEN, Segment, SegmentHeader};
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash, SegmentId};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::key::{self, Generation, StreamId};
-use crate::engine::memory::{ListEncoder, ListOps, Memory, ZsetEncoder, ZsetOps};
+use crate::engine::memory::{Encoder, Memory, Ops};
 use crate::engine::meta::{self, Collection, DiskType, Meta};
 use crate::position::Position;
 use crate::record::CommitRecord;
 use bytes::Bytes;
 use std::path::PathBuf;
 
-const SEGMENT_LEN: usize = 1024;
+const SEGMENT_LEN: usize = 2048;
 const TIME: u64 = 1_790_000_000_123_456;
 const EXPIRE_MS: u64 = 1_800_000_000_000;
 
@@ -36,7 +36,7 @@ fn fixture_of(name: &str, written: &[u8]) -> Bytes {
     fixture(name)
 }
 
-fn commit(csn: u64, lists: Vec<u8>, zsets: Vec<u8>, (disk_ops, disk): (u32, Vec<u8>)) -> CommitRecord {
+fn commit(csn: u64, memory: Vec<u8>, (disk_ops, disk): (u32, Vec<u8>)) -> CommitRecord {
     CommitRecord {
         csn: Csn(csn),
         epoch: Epoch(3),
@@ -44,41 +44,41 @@ fn commit(csn: u64, lists: Vec<u8>, zsets: Vec<u8>, (disk_ops, disk): (u32, Vec<
         hash: HistoryHash(0x1000 + csn),
         disk_ops,
         disk: disk.into(),
-        lists: lists.into(),
-        zsets: zsets.into(),
+        memory: memory.into(),
     }
 }
 
-/// Returns every list op once, in an order in which each fits the state.
-fn list_ops() -> Vec<u8> {
+/// Number of ops in [`memory_ops`].
+const MEMORY_OPS: usize = 23;
+
+/// Returns every op on keys in memory once, in an order in which each fits the state.
+fn memory_ops() -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut ops = ListEncoder::new(&mut bytes);
+    let mut ops = Encoder::new(&mut bytes);
     let elements: [&[u8]; 3] = [b"a", b"", &[0xFF; 200]];
     ops.push_front(b"list", elements.into_iter());
     ops.push_back(b"list", elements.into_iter());
     ops.pop_front(b"list", 1);
     ops.pop_back(b"list", 1);
-    ops.set(b"list", 3, b"set");
-    ops.insert(b"list", 0, b"inserted");
-    ops.remove(b"list", [0, 2].into_iter());
-    ops.keep(b"list", 0, 2);
+    ops.set_element(b"list", 3, b"set");
+    ops.insert_element(b"list", 0, b"inserted");
+    ops.remove_elements(b"list", [0, 2].into_iter());
+    ops.keep_elements(b"list", 0, 2);
+    let pairs: [(&[u8], f64); 4] = [(b"one", 1.5), (b"two", -0.0), (b"three", f64::INFINITY), (b"four", 1e300)];
+    ops.set_scores(b"zset", pairs.into_iter());
+    ops.remove_scored(b"zset", [&b"one"[..]].into_iter());
+    ops.remove_ranks(b"zset", 1, 2);
+    ops.set_string(b"string", EXPIRE_MS, b"value");
+    ops.replace_string(b"string", &[0xFE; 200]);
+    ops.append(b"string", b"more");
+    ops.write(b"string", 300, b"behind a gap");
+    let pairs: [(&[u8], &[u8]); 3] = [(b"field", b"value"), (b"", b""), (b"long", &[0xFD; 200])];
+    ops.put_fields(b"hash", pairs.into_iter());
+    ops.remove_fields(b"hash", [&b"field"[..], b""].into_iter());
+    ops.add_members(b"set", [&b"12"[..], b"-3", b"member"].into_iter());
+    ops.remove_members(b"set", [&b"-3"[..]].into_iter());
     ops.expire(b"list", EXPIRE_MS);
     ops.rename(b"list", b"renamed");
-    ops.delete(b"renamed");
-    ops.clear();
-    bytes
-}
-
-/// Returns every sorted set op once, in an order in which each fits the state.
-fn zset_ops() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut ops = ZsetEncoder::new(&mut bytes);
-    let pairs: [(&[u8], f64); 4] = [(b"one", 1.5), (b"two", -0.0), (b"three", f64::INFINITY), (b"four", 1e300)];
-    ops.set(b"zset", pairs.into_iter());
-    ops.remove(b"zset", [&b"one"[..]].into_iter());
-    ops.remove_ranks(b"zset", 1, 2);
-    ops.expire(b"zset", EXPIRE_MS);
-    ops.rename(b"zset", b"renamed");
     ops.delete(b"renamed");
     ops.clear();
     bytes
@@ -113,12 +113,8 @@ fn segment_commits() -> Vec<CommitRecord> {
     let mut disk = Vec::new();
     batch::push_put(&mut disk, Family::Default, &key::meta(b"string"), &meta::encode_string(b"value", 0));
     let mut push = Vec::new();
-    ListEncoder::new(&mut push).push_back(b"list", [&b"element"[..]].into_iter());
-    vec![
-        commit(8, list_ops(), zset_ops(), (0, Vec::new())),
-        commit(9, push, Vec::new(), (1, disk)),
-        commit(11, Vec::new(), Vec::new(), (0, Vec::new())),
-    ]
+    Encoder::new(&mut push).push_back(b"list", [&b"element"[..]].into_iter());
+    vec![commit(8, memory_ops(), (0, Vec::new())), commit(9, push, (1, disk)), commit(11, Vec::new(), (0, Vec::new()))]
 }
 
 fn header() -> SegmentHeader {
@@ -126,7 +122,7 @@ fn header() -> SegmentHeader {
 }
 
 #[test]
-fn version_2_of_a_segment_can_be_read() {
+fn version_3_of_a_segment_can_be_read() {
     let mut written = header().encode().to_vec();
     let mut previous = header().previous;
     for commit in segment_commits() {
@@ -134,7 +130,7 @@ fn version_2_of_a_segment_can_be_read() {
         previous = commit.csn;
     }
     written.resize(SEGMENT_LEN, 0);
-    let bytes = fixture_of("oplog-v2.oplog", &written);
+    let bytes = fixture_of("oplog-v3.oplog", &written);
     assert_eq!(bytes.len(), SEGMENT_LEN);
     let segment = Segment::parse(bytes.clone(), SegmentId(4), "fixture").unwrap();
     assert_eq!(segment.header, header());
@@ -145,34 +141,32 @@ fn version_2_of_a_segment_can_be_read() {
 }
 
 #[test]
-fn version_3_of_a_wal_batch_can_be_read() {
-    let commits = [
-        commit(20, Vec::new(), Vec::new(), disk_operations()),
-        commit(22, list_ops(), zset_ops(), (1, segment_commits()[1].disk.to_vec())),
-    ];
+fn version_4_of_a_wal_batch_can_be_read() {
+    let commits =
+        [commit(20, Vec::new(), disk_operations()), commit(22, memory_ops(), (1, segment_commits()[1].disk.to_vec()))];
     let written = envelope::assemble(&commits, &[]).unwrap();
-    let bytes = fixture_of("wal-batch-v3.bin", &written);
+    let bytes = fixture_of("wal-batch-v4.bin", &written);
     assert_eq!(envelope::operations(&bytes), 14);
     assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
     assert_eq!(bytes, written, "this build writes what the fixture holds");
 }
 
 #[test]
-fn version_3_with_a_superseded_operation_can_be_read() {
+fn version_4_with_a_superseded_operation_can_be_read() {
     let put = |value: &[u8]| {
         let mut out = Vec::new();
         batch::push_put(&mut out, Family::Default, &key::meta(b"string"), &meta::encode_string(value, 0));
         out
     };
-    let set = |csn, value| commit(csn, Vec::new(), Vec::new(), (1, put(value)));
-    let commits = [set(20, b"first"), commit(21, list_ops(), zset_ops(), disk_operations()), set(22, b"last")];
+    let set = |csn, value| commit(csn, Vec::new(), (1, put(value)));
+    let commits = [set(20, b"first"), commit(21, memory_ops(), disk_operations()), set(22, b"last")];
     let written = envelope::assemble(&commits, std::slice::from_ref(&(0..put(b"first").len()))).unwrap();
-    let bytes = fixture_of("wal-batch-superseded-v3.bin", &written);
+    let bytes = fixture_of("wal-batch-superseded-v4.bin", &written);
     assert_eq!(envelope::operations(&bytes), 1 + disk_operations().0 + 1);
     assert_eq!(envelope::disassemble(&bytes).unwrap(), commits);
     assert_eq!(bytes, written, "this build writes what the fixture holds");
-    assert_eq!(&bytes[12..19], b"\x03\x2eWFCM\x03", "the envelope of a commit that has a superseded operation");
-    let superseded = 14 + 46;
+    assert_eq!(&bytes[12..19], b"\x03\x2aWFCM\x04", "the envelope of a commit that has a superseded operation");
+    let superseded = 14 + 42;
     assert_eq!(&bytes[superseded..superseded + 6], &[3, 4 + put(b"first").len() as u8, b'W', b'F', b'S', b'O']);
     assert_eq!(&bytes[superseded + 6..][..put(b"first").len()], put(b"first"));
 }
@@ -181,25 +175,25 @@ fn version_3_with_a_superseded_operation_can_be_read() {
 fn fields_lie_where_the_format_says() {
     let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let long = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let segment = fixture("oplog-v2.oplog");
-    assert_eq!(&segment[..12], b"WFOPLOG\x1A\x02\0\0\0");
+    let segment = fixture("oplog-v3.oplog");
+    assert_eq!(&segment[..12], b"WFOPLOG\x1A\x03\0\0\0");
     assert_eq!((word(&segment, 12), word(&segment, 16), long(&segment, 24), long(&segment, 32)), (4, 2, 6, 5));
     assert_eq!(word(&segment, 60), crc32fast::hash(&segment[..60]));
     let frame = &segment[HEADER_LEN..];
-    let (lists, zsets) = (list_ops().len(), zset_ops().len());
-    assert_eq!(word(frame, 0) as usize, 56 + lists + zsets);
-    assert_eq!(word(frame, 4), crc32fast::hash(&frame[8..64 + lists + zsets]));
+    let memory = memory_ops().len();
+    assert_eq!(word(frame, 0) as usize, 52 + memory);
+    assert_eq!(word(frame, 4), crc32fast::hash(&frame[8..60 + memory]));
     assert_eq!((word(frame, 8), word(frame, 12), long(frame, 16), long(frame, 24)), (4, 3, 8, TIME + 8));
     assert_eq!((long(frame, 32), long(frame, 40), word(frame, 48)), (0x1008, 6, 0));
-    assert_eq!((word(frame, 52) as usize, word(frame, 56) as usize, word(frame, 60)), (lists, zsets, 0));
-    assert_eq!(&frame[64..64 + 7], b"\x01\x04list\x03");
+    assert_eq!((word(frame, 52) as usize, word(frame, 56)), (memory, 0));
+    assert_eq!(&frame[60..60 + 7], b"\x40\x04list\x03");
 
-    let batch = fixture("wal-batch-v3.bin");
-    assert_eq!(&batch[12..14], &[3, 46], "LogData of an envelope without ops");
+    let batch = fixture("wal-batch-v4.bin");
+    assert_eq!(&batch[12..14], &[3, 42], "LogData of an envelope without ops");
     let envelope = &batch[14..];
-    assert_eq!(&envelope[..6], b"WFCM\x03\0");
+    assert_eq!(&envelope[..6], b"WFCM\x04\0");
     assert_eq!((word(envelope, 6), long(envelope, 10), long(envelope, 18)), (3, 20, TIME + 20));
-    assert_eq!((long(envelope, 26), word(envelope, 34), word(envelope, 38), word(envelope, 42)), (0x1014, 12, 0, 0));
+    assert_eq!((long(envelope, 26), word(envelope, 34), word(envelope, 38)), (0x1014, 12, 0));
     let position = &batch[batch.len() - 28..];
     assert_eq!(&batch[batch.len() - 36..batch.len() - 28], b"\x01\x05\xFF\xFFcsn\x1c");
     assert_eq!(
@@ -243,9 +237,8 @@ fn keys_and_metadata_lie_where_the_format_says() {
 #[test]
 fn the_ops_of_the_fixtures_fit_the_state() {
     let first = &segment_commits()[0];
-    assert_eq!((ListOps::new(&first.lists).count(), ZsetOps::new(&first.zsets).count()), (12, 7));
-    let mut memory = Memory::new();
-    memory.apply_lists(&first.lists).unwrap();
-    memory.apply_zsets(&first.zsets).unwrap();
+    assert_eq!(Ops::new(&first.memory).count(), MEMORY_OPS);
+    let memory = Memory::new();
+    memory.apply_commit(first).unwrap();
     assert!(memory.is_empty());
 }

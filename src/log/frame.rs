@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn commit(lists: Vec<u8>, zsets: Vec<u8>, disk: Vec<u8>) -> CommitRecord {
+    fn commit(memory: Vec<u8>, disk: Vec<u8>) -> CommitRecord {
         CommitRecord {
             csn: Csn(9),
             epoch: Epoch(2),
@@ -98,15 +98,14 @@ mod tests {
             hash: HistoryHash(0x0123_4567_89ab_cdef),
             disk_ops: 1,
             disk: disk.into(),
-            lists: lists.into(),
-            zsets: zsets.into(),
+            memory: memory.into(),
         }
     }
 
     proptest! {
         #[test]
-        fn frames_survive_a_round_trip(lists: Vec<u8>, zsets: Vec<u8>, disk: Vec<u8>) {
-            let commit = commit(lists, zsets, disk);
+        fn frames_survive_a_round_trip(memory: Vec<u8>, disk: Vec<u8>) {
+            let commit = commit(memory, disk);
             let mut bytes = Vec::new();
             encode(&mut bytes, SegmentId(4), Csn(7), &commit);
             prop_assert_eq!(bytes.len(), encoded_len(&commit));
@@ -126,7 +125,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_every_cut_ends_the_log() {
         let mut bytes = Vec::new();
-        encode(&mut bytes, SegmentId(4), Csn(7), &commit(vec![1, 2], vec![3], vec![4, 5, 6]));
+        encode(&mut bytes, SegmentId(4), Csn(7), &commit(vec![1, 2, 3], vec![4, 5, 6]));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -3,7 +3,7 @@
 use crate::csn::{CommitTime, Csn, Epoch, HistoryHash};
 use crate::engine::batch::{self, Family};
 use crate::engine::key;
-use crate::engine::memory::ListEncoder;
+use crate::engine::memory::Encoder;
 use crate::engine::meta;
 use crate::record::CommitRecord;
 use parking_lot::Mutex;
@@ -16,9 +16,9 @@ pub(crate) fn no_op(csn: u64) -> CommitRecord {
 
 /// Makes a commit that pushes an element to a list.
 pub(crate) fn on_list(csn: u64) -> CommitRecord {
-    let mut lists = Vec::new();
-    ListEncoder::new(&mut lists).push_back(b"list", [format!("element {csn}").as_bytes()].into_iter());
-    CommitRecord { lists: lists.into(), ..no_op(csn) }
+    let mut memory = Vec::new();
+    Encoder::new(&mut memory).push_back(b"list", [format!("element {csn}").as_bytes()].into_iter());
+    CommitRecord { memory: memory.into(), ..no_op(csn) }
 }
 
 /// Makes a commit that sets a string.
@@ -56,5 +56,5 @@ pub(crate) fn chained(commits: impl IntoIterator<Item = CommitRecord>) -> Vec<Co
 
 /// Makes a cross-engine commit: it sets a string and pushes an element to a list.
 pub(crate) fn on_both(csn: u64) -> CommitRecord {
-    CommitRecord { lists: on_list(csn).lists, ..on_disk(csn) }
+    CommitRecord { memory: on_list(csn).memory, ..on_disk(csn) }
 }

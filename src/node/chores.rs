@@ -1,6 +1,6 @@
 //! The background work of a node. One thread deletes expired keys, prepares op-log segments, writes memory images and
-//! checks the wall clock. Another thread, which must never wait for that work, checks the free
-//! disk space.
+//! checks the wall clock. Another thread, which must never wait for that work, checks the free disk space. A third one
+//! moves keys between memory and disk.
 
 use super::clock::ClockWatch;
 use super::core::Core;
@@ -8,7 +8,9 @@ use super::key_count::KeyCounter;
 use super::reclaiming::Reclaiming;
 use super::snapshots::Snapshots;
 use crate::commit::gate::RefusalReason;
+use crate::commit::mover::Mover;
 use crate::commit::sweep::Sweeper;
+use crate::engine::tracker;
 use crate::error::Result;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,10 +31,10 @@ pub(super) fn start(
     core: &Arc<Core>,
     snapshots: &Arc<Snapshots>,
     key_counter: &Arc<KeyCounter>,
-) -> [JoinHandle<()>; 2] {
+) -> [JoinHandle<()>; 3] {
     // The first check runs before the first client is served.
     look_for_room(core);
-    let (core, room) = (Arc::clone(core), Arc::clone(core));
+    let (core, room, moving) = (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     let (snapshots, key_counter) = (Arc::clone(snapshots), Arc::clone(key_counter));
     let do_chores = move || {
         let mut chores = Chores {
@@ -56,7 +58,11 @@ pub(super) fn start(
             look_for_room(&room);
         }
     };
-    [spawn("walferry-chores", do_chores), spawn("walferry-room", look)]
+    let move_keys = move || {
+        let mut moves = Moves::new(moving);
+        moves.run();
+    };
+    [spawn("walferry-chores", do_chores), spawn("walferry-room", look), spawn("walferry-moves", move_keys)]
 }
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
@@ -66,6 +72,48 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
 
 fn look_for_room(core: &Core) {
     core.committer.look_for_room(core.dir.root(), core.config().min_free_bytes.0);
+}
+
+/// The moves of keys between memory and disk.
+struct Moves {
+    core: Arc<Core>,
+    mover: Mover,
+    /// Start of the present period of the tracker.
+    period: Instant,
+    last_error: String,
+}
+
+impl Moves {
+    fn new(core: Arc<Core>) -> Self {
+        let mover = Mover::new(Arc::clone(&core.committer));
+        Self { core, mover, period: Instant::now(), last_error: String::new() }
+    }
+
+    fn run(&mut self) {
+        let stopping = self.core.stopping();
+        while !*stopping.borrow() {
+            std::thread::sleep(LOOK);
+            let committer = &self.core.committer;
+            if self.period.elapsed() >= tracker::PERIOD {
+                self.period = Instant::now();
+                committer.memory().tracker().begin_period();
+            }
+            if committer.gate.refusal_to_free().is_some() {
+                continue;
+            }
+            let moved = self.mover.look(crate::clock::now_millis(), self.core.config().move_bandwidth.0);
+            note(&mut self.last_error, moved);
+        }
+    }
+}
+
+/// Logs an error of a periodic task, unless it is the same as the last one.
+fn note(last: &mut String, done: Result<()>) {
+    let error = done.err().map_or_else(String::new, |error| error.to_string());
+    if !error.is_empty() && error != *last {
+        tracing::warn!(error, "a periodic task failed; it is retried");
+    }
+    *last = error;
 }
 
 struct Chores {
@@ -96,16 +144,8 @@ impl Chores {
             }
             self.rounds += 1;
             let done = self.round().and(done);
-            self.note(done);
+            note(&mut self.last_error, done);
         }
-    }
-
-    fn note(&mut self, done: Result<()>) {
-        let error = done.err().map_or_else(String::new, |error| error.to_string());
-        if !error.is_empty() && error != self.last_error {
-            tracing::warn!(error, "a periodic task failed; it is retried");
-        }
-        self.last_error = error;
     }
 
     /// Prepares the op-log's next segment, so that the writer need not create it.

@@ -8,6 +8,7 @@ use crate::command::host::{Host, InfoSection, MarkCard, Role, Task, TaskReply, W
 use crate::commit::marks::Mark;
 use crate::config::{AppendFsync, Config};
 use crate::csn::Csn;
+use crate::engine::meta::Home;
 use crate::error::{Error, Result};
 use crate::plain_name::PlainName;
 use arc_swap::Guard;
@@ -46,6 +47,15 @@ impl Node {
     }
 
     /// Makes or removes a mark. Refused while this node accepts no writes.
+    async fn move_key(&self, key: Vec<u8>, to: Home) -> Result<TaskReply> {
+        if let Some((reason, text)) = self.core.committer.gate.refusal() {
+            return Ok(TaskReply::Refused(format!("{} {text}", reason.code())));
+        }
+        let committer = Arc::clone(&self.core.committer);
+        let moved = blocking(move || committer.move_key(&key, to, crate::clock::now_millis())).await?;
+        Ok(TaskReply::Count(moved.into()))
+    }
+
     async fn change_mark(&self, name: PlainName, is_new: bool) -> Result<TaskReply> {
         if let Some((reason, text)) = self.core.committer.gate.refusal() {
             return Ok(TaskReply::Refused(format!("{} {text}", reason.code())));
@@ -66,6 +76,7 @@ impl Host for Node {
             config.change(key, value)?;
         }
         self.core.committer.syncer.set_mode(config.appendfsync);
+        self.core.committer.configure_routing(&config);
         self.bases.bandwidth.set(config.archive_bandwidth.0);
         if let Some(primary) = self.core.primary() {
             primary.reconfigure(&config);
@@ -131,8 +142,7 @@ impl Host for Node {
     }
 
     fn is_memory_full(&self) -> bool {
-        let limit = self.core.config().maxmemory.0;
-        limit != 0 && self.core.committer.memory().memory_bytes() as u64 >= limit
+        self.core.committer.is_memory_full()
     }
 
     fn count_command(&self) {
@@ -151,6 +161,7 @@ impl Host for Node {
                 Task::ArchiveFlush => self.flush_archive().await,
                 Task::Snapshot(consistency) => self.bases.publish(consistency).await.map(TaskReply::Csn),
                 Task::Mark(name) => self.change_mark(name, true).await,
+                Task::Move(key, to) => self.move_key(key, to).await,
                 Task::Unmark(name) => self.change_mark(name, false).await,
                 Task::Promote(insistence) => self.promote(insistence).await.map(|()| TaskReply::Ok),
                 Task::Shutdown => {

@@ -112,7 +112,7 @@ pub fn open(
         let (image, oplog) = (scope.spawn(|| load_image(&*backends.bulk, &dir.image())), scope.spawn(open_oplog));
         (Disk::open(&dir.db(), &dir.wal(), options), join(image), join(oplog))
     });
-    let (disk, (mut memory, image), mut oplog) = (Arc::new(disk?), image?, oplog?);
+    let (disk, (memory, image), mut oplog) = (Arc::new(disk?), image?, oplog?);
     let (durable_file, told) = DurableFile::open(Arc::clone(&backends.log), &dir.oplog())?;
     let durable = told.csn.max(oplog.durable_told());
     let intact_until = identity.intact_until;
@@ -121,7 +121,7 @@ pub fn open(
         dir.write_identity(&identity)
     };
     let losses = Losses { intact_until, note: &mut note };
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image, missing, losses)?;
+    let recovered = recovery::recover(&disk, &mut oplog, &memory, image, missing, losses)?;
     report(&recovered, durable);
     // An earlier start may have replaced commits without beginning an epoch.
     let has_holes = identity.intact_until.is_some() || !recovered.unfit.is_empty();
@@ -137,6 +137,7 @@ pub fn open(
     let committer = Committer::new(start, Arc::clone(&gate), |_, watermarks| {
         Syncer::start(config.appendfsync, disk, Arc::clone(&backends.log), durable_file, Arc::clone(watermarks), gate)
     });
+    committer.configure_routing(config);
     identity.boot = current_boot();
     identity.place = Some(place);
     identity.is_clean = false;

@@ -323,11 +323,7 @@ fn finish(mut engines: Engines, target: Csn, io: &dyn Io, dir: &DataDir, identit
     let Engines { disk, memory, position, .. } = engines;
     let at = CutPoint { position, wal_seq: disk.wal_seq() };
     local::write(io, &dir.image(), &memory.cut(), at)?;
-    let ended = Ended {
-        position,
-        memory_keys: memory.len() as u64,
-        sst_bytes: disk.sst_bytes(),
-    };
+    let ended = Ended { position, memory_keys: memory.len() as u64, sst_bytes: disk.sst_bytes() };
     drop(disk);
     // Clearing hands the values to the thread that frees memory.
     memory.clear(Change { csn: position.csn, hidden: None });

@@ -160,8 +160,7 @@ pub(super) fn check_chunk(
     let mut hashes = vec![(header.first.prev(), header.hash_before)];
     for commit in chunk.commits() {
         let commit = commit?;
-        let checked = batch::validate(&commit.disk, commit.disk_ops)
-            .and_then(|()| Ops::validate(&commit.memory));
+        let checked = batch::validate(&commit.disk, commit.disk_ops).and_then(|()| Ops::validate(&commit.memory));
         checked.map_err(|error| Error::corrupt(what, format!("csn {}", commit.csn), error.to_string()))?;
         if boundaries.contains(&commit.csn) {
             hashes.push((commit.csn, commit.hash));

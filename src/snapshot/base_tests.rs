@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::config::{AppendFsync, Consistency};
-use crate::engine::memory::{Entry, ZsetBuilder};
+use crate::engine::memory::testing::content;
+use crate::engine::memory::{Change, Encoder, LargeValue, Slot, ZsetBuilder};
 use crate::io::testing::{FAULTS, each_step};
-use crate::snapshot::testing::{CLUSTER, Rig, content, request, restore};
+use crate::snapshot::testing::{CLUSTER, Rig, request, restore};
 use bytes::Bytes;
 
 fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes + Sync {
@@ -192,8 +193,8 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
     let rig = Rig::new(AppendFsync::No);
     let mut large = ZsetBuilder::default();
     assert!((0..MEMBERS).all(|number| large.push(format!("member:{number:09}").as_bytes(), number as f64)));
-    let entry = Entry { value: large.finish().unwrap(), expire_ms: 0 };
-    rig.committer.lock_logs().writer().memory.zsets.insert(b"large", entry);
+    let slot = Slot::large(b"large", 0, LargeValue::Zset(large.finish().unwrap()));
+    rig.committer.memory().insert(slot, Change { csn: Csn(0), hidden: None });
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -204,10 +205,10 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
                 let member = format!("member:{number:09}");
                 let mut turn = rig.committer.lock_logs();
                 turn.reserve(1 << 12).unwrap();
-                let score = |ops: &mut crate::engine::memory::ZsetEncoder<'_>| {
-                    ops.set(b"large", [(member.as_bytes(), number as f64 + 0.5)].into_iter());
+                let score = |ops: &mut Encoder<'_>| {
+                    ops.set_scores(b"large", [(member.as_bytes(), number as f64 + 0.5)].into_iter());
                 };
-                turn.keyspace(0).change_zset(b"large", score).unwrap();
+                turn.keyspace(0).change_in_memory(b"large", score).unwrap();
                 turn.commit().unwrap();
                 turn.write().unwrap();
             }
@@ -216,10 +217,8 @@ fn a_cut_beside_a_large_sorted_set_is_short() {
             .map(|_| {
                 let moment = MemorySnapshot::take(&rig.committer).unwrap();
                 // Held while the writer continues, as an image that is being written holds its cut.
-                assert_eq!(
-                    moment.cut.zsets.iter().map(|(_, entry)| entry.value.iter_from(0).count()).sum::<usize>(),
-                    MEMBERS as usize
-                );
+                let zset = moment.cut.get(b"large").and_then(Slot::as_zset).unwrap();
+                assert_eq!((zset.iter_from(0).count(), moment.cut.len()), (MEMBERS as usize, 1));
                 moment.pause
             })
             .collect();

@@ -69,7 +69,7 @@ fn list(io: &dyn Io, dir: &Path) -> Result<Vec<Csn>> {
 mod tests {
     use super::*;
     use crate::csn::WalSeq;
-    use crate::engine::memory::{Entry, List};
+    use crate::engine::memory::{Change, LargeValue, List, Slot};
     use crate::io::StdIo;
     use crate::io::testing::{FAULTS, each_step};
 
@@ -80,15 +80,16 @@ mod tests {
     }
 
     fn memory(element: &[u8]) -> Memory {
-        let mut memory = Memory::new();
-        let mut value = List::new();
-        value.push_back(element);
-        memory.lists.insert(b"k", Entry { value, expire_ms: 0 });
+        let memory = Memory::new();
+        let mut list = List::new();
+        list.push_back(element);
+        memory.insert(Slot::large(b"k", 0, LargeValue::List(list)), Change { csn: Csn(1), hidden: None });
         memory
     }
 
-    fn element(memory: &Memory) -> &[u8] {
-        memory.lists.get(b"k").and_then(|entry| entry.value.get(0)).expect("the list is there")
+    fn element(memory: &Memory) -> Vec<u8> {
+        let slot = memory.get(b"k").expect("the list is there");
+        slot.as_list().and_then(|list| list.get(0)).expect("the list has an element").to_vec()
     }
 
     #[test]
@@ -102,7 +103,7 @@ mod tests {
         std::fs::write(dir.join("00000000000000000011.image.tmp"), b"half").unwrap();
         std::fs::write(dir.join("12.image"), b"foreign").unwrap();
         let (found, position) = newest(&StdIo, &dir).unwrap().unwrap();
-        assert_eq!((element(&found), position), (&b"ten "[..], at(10)));
+        assert_eq!((element(&found), position), (b"ten ".to_vec(), at(10)));
         assert_eq!(purge(&StdIo, &dir).unwrap(), 2);
         assert_eq!(list(&StdIo, &dir).unwrap(), [Csn(10)]);
         assert_eq!(purge(&StdIo, &dir).unwrap(), 0);

@@ -30,9 +30,9 @@ fn sample() -> Manifest {
             csn: Csn(40),
             time: CommitTime(1_790_000_000_000_000),
             hash: HistoryHash(40),
-            lists: 2,
-            zsets: 1,
-            digests: MemoryDigests { elements: 7, lists: blake3::hash(b"l"), zsets: blake3::hash(b"z") },
+            keys: TypeCounts { strings: 5, hashes: 4, sets: 3, lists: 2, zsets: 1 },
+            elements: 27,
+            digest: blake3::hash(b"m"),
             files: vec![file("memory.image")],
         },
         disk: DiskPart {
@@ -73,7 +73,7 @@ fn a_manifest_survives_and_any_flipped_bit_is_found() {
 
 #[test]
 fn another_format_is_named() {
-    let text = String::from_utf8(sample().encode()).unwrap().replace("\"format\": 3", "\"format\": 2");
+    let text = String::from_utf8(sample().encode()).unwrap().replace("\"format\": 4", "\"format\": 2");
     let error = Manifest::decode(text.as_bytes(), "m").unwrap_err();
     assert!(matches!(error, Error::Version { found: 2, known: MANIFEST_FORMAT, .. }), "{error}");
 }
@@ -125,12 +125,12 @@ proptest! {
 /// Goal: the fixture decodes. With `WALFERRY_WRITE_FIXTURES` set, the test writes the fixture first.
 #[test]
 fn the_fixture_is_read() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest-v3.json");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest-v4.json");
     if std::env::var_os("WALFERRY_WRITE_FIXTURES").is_some() {
         std::fs::write(&path, sample().encode()).unwrap();
     }
     let bytes = std::fs::read(path).unwrap();
-    assert_eq!(Manifest::decode(&bytes, "manifest-v3.json").unwrap(), sample());
+    assert_eq!(Manifest::decode(&bytes, "manifest-v4.json").unwrap(), sample());
     assert_eq!(sample().encode(), bytes);
 }
 

@@ -5,8 +5,9 @@ use crate::archive::layout::Section;
 use crate::archive::retry_policy::RetryPolicy;
 use crate::archive::testing::faults::{EVERY_FAULT, FaultStore, QUICK};
 use crate::config::{AppendFsync, Consistency};
+use crate::engine::memory::testing::content;
 use crate::error::Error;
-use crate::snapshot::testing::{Rig, content, restore};
+use crate::snapshot::testing::{Rig, restore};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 
 use super::base::{BaseCutter, CutRequest, LocalBase};
 use super::image;
-use super::manifest::{Level, Manifest};
+use super::manifest::{Level, Manifest, TypeCounts};
 use crate::chunk::Chunk;
 use crate::cluster::ClusterId;
 use crate::commit::committer::{CommitSink, Committer, Group, Start};
@@ -89,7 +89,7 @@ impl Rig {
     pub(crate) fn write_list(&self, element: &[u8]) {
         let mut turn = self.committer.lock_logs();
         turn.keyspace(0)
-            .change_list(b"list:only", |ops| ops.push_back(b"list:only", [element].into_iter()))
+            .change_in_memory(b"list:only", |ops| ops.push_back(b"list:only", [element].into_iter()))
             .expect("push");
         turn.commit().expect("a commit");
         turn.write().expect("write");
@@ -133,10 +133,9 @@ impl Rig {
     pub(crate) fn expected(&self, csn: Csn) -> (Memory, DiskContent) {
         let dir = tempfile::tempdir().expect("tempdir");
         let disk = open(&dir.path().join("db"), &dir.path().join("wal"));
-        let mut memory = Memory::new();
+        let memory = Memory::new();
         for commit in self.recorder.0.lock().iter().take_while(|commit| commit.csn <= csn) {
-            memory.apply_lists(&commit.lists).expect("list ops");
-            memory.apply_zsets(&commit.zsets).expect("sorted set ops");
+            memory.apply_commit(commit).expect("memory ops");
             if let Some(batch) = envelope::assemble(std::slice::from_ref(commit), &[]) {
                 disk.write(&batch, true).expect("write");
             }
@@ -160,7 +159,7 @@ fn write(committer: &Committer, rng: &mut StdRng, groups: usize) {
         let mut turn = committer.lock_logs();
         turn.reserve(1 << 16).expect("reserve");
         for _ in 0..rng.random_range(1..8) {
-            let kinds = rng.random_range(1..8_u32);
+            let kinds = rng.random_range(1..16_u32);
             let number: u32 = rng.random();
             let value = number.to_string().repeat(rng.random_range(1..40));
             let mut keys = turn.keyspace(0);
@@ -169,16 +168,27 @@ fn write(committer: &Committer, rng: &mut StdRng, groups: usize) {
             }
             if kinds & 2 != 0 {
                 let key = format!("list:{}", number % 5);
-                keys.change_list(key.as_bytes(), |ops| ops.push_back(key.as_bytes(), [value.as_bytes()].into_iter()))
-                    .expect("push");
+                keys.change_in_memory(key.as_bytes(), |ops| {
+                    ops.push_back(key.as_bytes(), [value.as_bytes()].into_iter())
+                })
+                .expect("push");
             }
             if kinds & 4 != 0 {
                 let key = format!("zset:{}", number % 3);
                 let member = (number % 1000).to_string();
-                keys.change_zset(key.as_bytes(), |ops| {
-                    ops.set(key.as_bytes(), [(member.as_bytes(), f64::from(number))].into_iter());
+                keys.change_in_memory(key.as_bytes(), |ops| {
+                    ops.set_scores(key.as_bytes(), [(member.as_bytes(), f64::from(number))].into_iter());
                 })
                 .expect("add");
+            }
+            if kinds & 8 != 0 {
+                let key = format!("memory:{}", number % 30);
+                keys.change_in_memory(key.as_bytes(), |ops| match number % 3 {
+                    0 => ops.set_string(key.as_bytes(), 0, value.as_bytes()),
+                    1 => ops.add_members(key.as_bytes(), [value.as_bytes()].into_iter()),
+                    _ => ops.put_fields(key.as_bytes(), [(value.as_bytes(), key.as_bytes())].into_iter()),
+                })
+                .expect("change");
             }
             turn.commit().expect("a commit");
         }
@@ -188,23 +198,6 @@ fn write(committer: &Committer, rng: &mut StdRng, groups: usize) {
 
 fn open(db: &Path, wal: &Path) -> Disk {
     Disk::open(db, wal, DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() }).expect("database")
-}
-
-/// The content of the memory engines in comparable form: expiry and elements by key, scores as bits.
-pub(crate) type MemoryContent = BTreeMap<Vec<u8>, (u64, Vec<(Vec<u8>, Option<u64>)>)>;
-
-pub(crate) fn content(memory: &Memory) -> MemoryContent {
-    let lists = memory.lists.iter().map(|(key, entry)| {
-        entry.value.check();
-        let elements = entry.value.iter_from(0).map(|element| (element.to_vec(), None));
-        (key.to_vec(), (entry.expire_ms, elements.collect()))
-    });
-    let zsets = memory.zsets.iter().map(|(key, entry)| {
-        entry.value.check();
-        let members = entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), Some(score.to_bits())));
-        (key.to_vec(), (entry.expire_ms, members.collect()))
-    });
-    lists.chain(zsets).collect()
 }
 
 pub(crate) fn disk_content(disk: &Disk) -> DiskContent {
@@ -254,15 +247,13 @@ pub(crate) fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync)
         let file = &files[nth];
         std::iter::once(Ok(checked(&file.name, file.bytes, file.blake3)))
     };
-    let (mut memory, at) = image::read_images(files.len(), |nth| nth.to_string(), image).expect("images");
-    let digests = manifest.memory.digests;
+    let (memory, at) = image::read_images(files.len(), |nth| nth.to_string(), image).expect("images");
     let contents = image::Contents::of(&memory.cut());
-    assert_eq!((contents.list_digest.hash(), contents.zset_digest.hash()), (digests.lists, digests.zsets));
-    assert_eq!((at.position.csn, at.position.time), (manifest.memory.csn, manifest.memory.time));
-    assert_eq!(
-        (memory.lists.len(), memory.zsets.len()),
-        (manifest.memory.lists as usize, manifest.memory.zsets as usize)
-    );
+    let told = &manifest.memory;
+    assert_eq!((contents.digest.hash(), contents.counts.elements), (told.digest, told.elements));
+    assert_eq!(TypeCounts::of(&contents.counts), told.keys);
+    assert_eq!(TypeCounts::in_memory(&memory), told.keys);
+    assert_eq!((at.position.csn, at.position.time), (told.csn, told.time));
     let mut csn = at.position.csn;
     if manifest.level != Level::Strict {
         assert_eq!((csn, manifest.completion.len()), (manifest.start().after, 0));
@@ -274,8 +265,7 @@ pub(crate) fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync)
             assert_eq!(commit.csn, csn.next());
             assert!(!commit.touches_disk());
             csn = commit.csn;
-            memory.apply_lists(&commit.lists).expect("list ops");
-            memory.apply_zsets(&commit.zsets).expect("sorted set ops");
+            memory.apply_commit(&commit).expect("memory ops");
         }
     }
     assert_eq!(csn, manifest.csn);

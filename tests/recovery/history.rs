@@ -14,7 +14,7 @@ use walferry::csn::Csn;
 use walferry::engine::disk::{Disk, DiskOptions};
 use walferry::engine::key::SLOTS;
 use walferry::engine::keyspace::{Found, Keyspace, scanned_key};
-use walferry::engine::memory::Memory;
+use walferry::engine::memory::{Memory, Slot};
 use walferry::engine::meta::{Collection, DiskType};
 use walferry::error::{Error, Result};
 use walferry::io::{Io, StdIo};
@@ -22,6 +22,7 @@ use walferry::log::durable::DurableFile;
 use walferry::log::oplog::OpLog;
 use walferry::log::recovery::{self, CutPoint, Losses, MissingCommits, Recovered};
 use walferry::record::CommitRecord;
+use walferry::watermark::Watermark;
 
 /// Segment size in bytes; so small that a dozen frames fill a segment.
 pub(crate) const SEGMENT_BYTES: u64 = 1536;
@@ -112,8 +113,8 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
                 Found::Collection(hash) => hash,
                 _ => Collection::new(DiskType::Hash, keys.new_generation()),
             };
-            hash.count += u64::from(keys.element(key, &hash, field).unwrap().is_none());
-            keys.put_element(key, hash.generation, field, field);
+            hash.count += u64::from(!keys.has_element(key, &hash, field).unwrap());
+            keys.put_elements(key, &hash, std::iter::once((field, field))).unwrap();
             keys.put_collection(key, &hash).unwrap();
         }
         Action::Push(key, element) => {
@@ -121,12 +122,12 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
             if let found @ Found::String(_) = keys.find_to_change(key).unwrap() {
                 keys.delete(key, &found).unwrap();
             }
-            keys.change_list(key, |ops| ops.push_back(key, [element].into_iter())).unwrap();
+            keys.change_in_memory(key, |ops| ops.push_back(key, [element].into_iter())).unwrap();
         }
-        Action::Pop(key) => keys.change_list(key.as_bytes(), |ops| ops.pop_front(key.as_bytes(), 1)).unwrap(),
+        Action::Pop(key) => keys.change_in_memory(key.as_bytes(), |ops| ops.pop_front(key.as_bytes(), 1)).unwrap(),
         Action::Score(key, member, score) => {
             let pair = (member.as_bytes(), *score);
-            keys.change_zset(key.as_bytes(), |ops| ops.set(key.as_bytes(), [pair].into_iter())).unwrap();
+            keys.change_in_memory(key.as_bytes(), |ops| ops.set_scores(key.as_bytes(), [pair].into_iter())).unwrap();
         }
     }
 }
@@ -135,31 +136,44 @@ fn perform(keys: &mut Keyspace<'_>, action: &Action) {
 pub(crate) fn observe(disk: &Disk, memory: &Memory) -> State {
     let mut state = State::new();
     let mut add = |key: &[u8], value| assert!(state.insert(key.to_vec(), value).is_none(), "{key:?} lives twice");
-    let keys = Keyspace::reading(disk, 0, None);
+    let committed = Watermark::new(Csn(u64::MAX));
+    let keys = Keyspace::reading(disk, memory, 0, &committed);
     let mut scan = keys.disk_keys(0..SLOTS);
     while let Some(pair) = scan.next().unwrap() {
         let (key, _) = scanned_key(pair).unwrap();
         match keys.find(key).unwrap() {
-            Found::String(value) => add(key, Value::String(value.to_vec())),
+            Found::String(value) => add(key, Value::String(value.bytes().to_vec())),
             Found::Collection(hash) => {
                 let mut fields = BTreeMap::new();
-                let mut scan = keys.elements(key, &hash, b"").unwrap();
-                while let Some((field, value)) = scan.next().unwrap() {
-                    fields.insert(field.to_vec(), value.to_vec());
-                }
+                let insert = |field: &[u8], value: &[u8]| fields.insert(field.to_vec(), value.to_vec()).is_none();
+                keys.walk_elements(key, &hash, b"", insert).unwrap();
                 assert_eq!(fields.len() as u64, hash.count, "{key:?}");
                 add(key, Value::Hash(fields));
             }
             _ => panic!("{key:?} is neither a string nor a collection"),
         }
     }
-    for (key, entry) in memory.lists.iter() {
-        add(key, Value::List(entry.value.iter_from(0).map(<[u8]>::to_vec).collect()));
-    }
-    for (key, entry) in memory.zsets.iter() {
-        add(key, Value::Zset(entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect()));
+    for slot in memory.cut().iter() {
+        add(slot.key(), value_in_memory(slot));
     }
     state
+}
+
+fn value_in_memory(slot: &Slot) -> Value {
+    if let Some(string) = slot.as_string() {
+        let mut bytes = Vec::new();
+        string.read(0..u64::MAX, &mut bytes);
+        return Value::String(bytes);
+    }
+    if let Some(hash) = slot.as_hash() {
+        let pair = |(field, value): (&[u8], &[u8])| (field.to_vec(), value.to_vec());
+        return Value::Hash(hash.iter_from(0).map(|element| element.with(pair)).collect());
+    }
+    if let Some(zset) = slot.as_zset() {
+        return Value::Zset(zset.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect());
+    }
+    let list = slot.as_list().expect("no action makes a set");
+    Value::List(list.iter_from(0).map(<[u8]>::to_vec).collect())
 }
 
 /// Records the groups that a committer wrote.
@@ -192,18 +206,15 @@ pub(crate) fn open(root: &Path, image: &Image, missing: Option<&dyn MissingCommi
     let options = DiskOptions { cache_bytes: 1 << 20, ..DiskOptions::default() };
     let disk = Arc::new(Disk::open(&root.join("db"), &root.join("wal"), options)?);
     let mut oplog = OpLog::open(Arc::new(StdIo), &root.join("oplog"), SEGMENT_BYTES)?;
-    let mut memory = Memory::new();
-    for commit in &*image.commits {
-        memory.apply_lists(&commit.lists)?;
-        memory.apply_zsets(&commit.zsets)?;
-    }
+    let memory = Memory::new();
+    image.commits.iter().try_for_each(|commit| memory.apply_commit(commit))?;
     // Kept in a file, as the identity of a data directory keeps it. The value never decreases, although the cuts of
     // these tests also remove data that a recovery has synced.
     let intact = root.join("intact");
     let intact_until = std::fs::read_to_string(&intact).ok().map(|text| Csn(text.parse().unwrap()));
     let mut note = |csn: Csn| std::fs::write(&intact, csn.to_string()).map_err(Error::io("write", &intact));
     let losses = Losses { intact_until, note: &mut note };
-    let recovered = recovery::recover(&disk, &mut oplog, &mut memory, image.at, missing, losses)?;
+    let recovered = recovery::recover(&disk, &mut oplog, &memory, image.at, missing, losses)?;
     Ok(Opened { disk, oplog, memory, recovered })
 }
 
@@ -241,7 +252,8 @@ impl Node {
 
     /// Returns the content of the engines.
     pub(crate) fn observe(&self) -> State {
-        observe(self.committer.disk(), &self.committer.lock_logs().writer().memory)
+        let _turn = self.committer.lock_logs();
+        observe(self.committer.disk(), self.committer.memory())
     }
 
     /// Closes everything; returns the written groups.
@@ -291,6 +303,6 @@ pub(crate) fn actions(nth: usize) -> Actions {
 }
 
 /// Returns the bytes of a commit's effects, for comparison.
-pub(crate) fn effects(commit: &CommitRecord) -> [Bytes; 3] {
-    [commit.disk.clone(), commit.lists.clone(), commit.zsets.clone()]
+pub(crate) fn effects(commit: &CommitRecord) -> [Bytes; 2] {
+    [commit.disk.clone(), commit.memory.clone()]
 }

@@ -9,7 +9,8 @@ use walferry::archive::layout::ObjectName;
 use walferry::chunk::Chunk;
 use walferry::compacted_run::RunManifest;
 use walferry::engine::batch::{Record, Records};
-use walferry::engine::memory::{ListOps, ZsetOps};
+use walferry::engine::memory::ops::{ElementsChange, ListChange, StringChange, ValueChange, ZsetChange};
+use walferry::engine::memory::{Op, Ops, Slot, Type};
 use walferry::error::Result;
 use walferry::io::StdIo;
 use walferry::log::segment::{Segment, parse_name};
@@ -105,13 +106,23 @@ fn dump_segment(path: &Path) -> Result<()> {
 fn dump_image(path: &Path) -> Result<()> {
     let (memory, image) = read_image_file(&StdIo, path)?;
     println!("{image:#?}");
-    for (key, entry) in memory.lists.iter() {
-        println!("list {} expires {} with {} elements", key.escape_ascii(), entry.expire_ms, entry.value.len());
-    }
-    for (key, entry) in memory.zsets.iter() {
-        println!("zset {} expires {} with {} members", key.escape_ascii(), entry.expire_ms, entry.value.len());
+    for slot in memory.cut().iter() {
+        let (name, key) = (slot.value_type().name(), slot.key().escape_ascii());
+        println!("{name} {key} expires {} with {}", slot.expire_ms(), size(slot));
     }
     Ok(())
+}
+
+/// Returns the size of a value in the unit of its type.
+fn size(slot: &Slot) -> String {
+    let (count, unit) = match slot.value_type() {
+        Type::String => (slot.as_string().map(|string| string.len()), "bytes"),
+        Type::Hash => (slot.as_hash().map(|hash| hash.len()), "fields"),
+        Type::Set => (slot.as_set().map(|set| set.len()), "members"),
+        Type::List => (slot.as_list().map(|list| list.len()), "elements"),
+        Type::Zset => (slot.as_zset().map(|zset| zset.len()), "members"),
+    };
+    format!("{} {unit}", count.expect("the value has its type"))
 }
 
 fn dump_manifest(path: &Path, bytes: bytes::Bytes) -> Result<()> {
@@ -137,11 +148,69 @@ fn dump_commit(commit: &CommitRecord) -> Result<()> {
             Record::LogData(bytes) => println!("  log data, {} bytes", bytes.len()),
         }
     }
-    for op in ListOps::new(&commit.lists) {
-        println!("  list {:?}", op?);
-    }
-    for op in ZsetOps::new(&commit.zsets) {
-        println!("  zset {:?}", op?);
+    for op in Ops::new(&commit.memory) {
+        println!("  memory {}", show(&op?));
     }
     Ok(())
+}
+
+fn show(op: &Op<'_>) -> String {
+    match *op {
+        Op::Change { key, change } => format!("{} {}", key.escape_ascii(), show_change(change)),
+        Op::Delete { key } => format!("{} delete", key.escape_ascii()),
+        Op::Expire { key, at_ms } => format!("{} expire at {at_ms}", key.escape_ascii()),
+        Op::Rename { from, to } => format!("{} rename to {}", from.escape_ascii(), to.escape_ascii()),
+        Op::Clear => "clear".to_owned(),
+    }
+}
+
+fn show_change(change: ValueChange<'_>) -> String {
+    match change {
+        ValueChange::String(change) => match change {
+            StringChange::Set { expire_ms, bytes } => {
+                format!("set string, expires {expire_ms}: {}", bytes.escape_ascii())
+            }
+            StringChange::Replace { bytes } => format!("replace string: {}", bytes.escape_ascii()),
+            StringChange::Append { bytes } => format!("append: {}", bytes.escape_ascii()),
+            StringChange::Write { position, bytes } => format!("write at {position}: {}", bytes.escape_ascii()),
+        },
+        ValueChange::Elements(change) => match change {
+            ElementsChange::PutFields { pairs } => format!("put fields: {}", joined(pairs.iter().map(pair))),
+            ElementsChange::RemoveFields { fields } => format!("remove fields: {}", names(fields.iter())),
+            ElementsChange::AddMembers { members } => format!("add members: {}", names(members.iter())),
+            ElementsChange::RemoveMembers { members } => format!("remove members: {}", names(members.iter())),
+        },
+        ValueChange::List(change) => match change {
+            ListChange::PushFront { elements } => format!("push front: {}", names(elements.iter())),
+            ListChange::PushBack { elements } => format!("push back: {}", names(elements.iter())),
+            ListChange::PopFront { count } => format!("pop front {count}"),
+            ListChange::PopBack { count } => format!("pop back {count}"),
+            ListChange::Set { index, value } => format!("set element {index}: {}", value.escape_ascii()),
+            ListChange::Insert { index, value } => format!("insert element at {index}: {}", value.escape_ascii()),
+            ListChange::Remove { indexes } => {
+                format!("remove elements: {}", joined(indexes.iter().map(|index| index.to_string())))
+            }
+            ListChange::Keep { start, stop } => format!("keep elements {start} .. {stop}"),
+        },
+        ValueChange::Zset(change) => match change {
+            ZsetChange::Set { pairs } => {
+                let score = |(member, score): (&[u8], f64)| format!("{} = {score}", member.escape_ascii());
+                format!("set scores: {}", joined(pairs.iter().map(score)))
+            }
+            ZsetChange::Remove { members } => format!("remove scored: {}", names(members.iter())),
+            ZsetChange::RemoveRanks { start, stop } => format!("remove ranks {start} .. {stop}"),
+        },
+    }
+}
+
+fn pair((field, value): (&[u8], &[u8])) -> String {
+    format!("{} = {}", field.escape_ascii(), value.escape_ascii())
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a [u8]>) -> String {
+    joined(names.map(|name| name.escape_ascii().to_string()))
+}
+
+fn joined(texts: impl Iterator<Item = String>) -> String {
+    texts.collect::<Vec<_>>().join(", ")
 }

@@ -110,8 +110,8 @@ fn what_a_large_command_replaces_stays() {
     // The copies would have the longer name.
     assert_refused(&mut node, &args([b"RENAME", b"hash", &[b'n'; 200 << 10]]));
     node.change(1, |keys| {
-        keys.change_list(b"old", |ops| ops.push_back(b"old", [&b"x"[..]].into_iter())).unwrap();
-        keys.change_list(b"old", |ops| ops.expire(b"old", 5)).unwrap();
+        keys.change_in_memory(b"old", |ops| ops.push_back(b"old", [&b"x"[..]].into_iter())).unwrap();
+        keys.change_in_memory(b"old", |ops| ops.expire(b"old", 5)).unwrap();
     });
     assert_refused(&mut node, &args([b"SETRANGE", b"old", b"2000000", b"x"]));
     node.check(&[("RPUSH list c", ":3|"), ("RENAME hash list", "+OK|"), ("TYPE list", "+hash|")]);

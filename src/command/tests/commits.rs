@@ -72,7 +72,7 @@ fn a_transaction_sees_its_own_effects() {
 #[test]
 fn watchers_see_every_change() {
     let mut node = Node::new();
-    node.change(1, |keys| keys.change_list(b"l", |ops| ops.push_back(b"l", [&b"x"[..]].into_iter())).unwrap());
+    node.change(1, |keys| keys.change_in_memory(b"l", |ops| ops.push_back(b"l", [&b"x"[..]].into_iter())).unwrap());
     node.check(&[("HSET h f v", ":1|"), ("SADD s m", ":1|")]);
     for (key, change) in [
         ("h", "HSET h f w"),

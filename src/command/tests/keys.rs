@@ -44,7 +44,7 @@ fn expired_keys_are_not_there() {
         node.run("FLUSHALL");
         node.check(&[("HSET h f old", ":1|"), ("SET s old", "+OK|")]);
         node.change(1, |keys| {
-            keys.change_list(b"l", |ops| ops.push_back(b"l", [&b"x"[..]].into_iter())).unwrap();
+            keys.change_in_memory(b"l", |ops| ops.push_back(b"l", [&b"x"[..]].into_iter())).unwrap();
             for key in [&b"h"[..], b"s", b"l"] {
                 let found = keys.find(key).unwrap();
                 keys.set_expire(key, &found, 5).unwrap();
@@ -82,8 +82,8 @@ fn expired_keys_are_not_there() {
 fn keys_are_renamed_whole() {
     let mut node = Node::new();
     node.change(1, |keys| {
-        keys.change_list(b"l", |ops| ops.push_back(b"l", [&b"x"[..]].into_iter())).unwrap();
-        keys.change_zset(b"z", |ops| ops.set(b"z", [(&b"m"[..], 1.5)].into_iter())).unwrap();
+        keys.change_in_memory(b"l", |ops| ops.push_back(b"l", [&b"x"[..]].into_iter())).unwrap();
+        keys.change_in_memory(b"z", |ops| ops.set_scores(b"z", [(&b"m"[..], 1.5)].into_iter())).unwrap();
     });
     node.check(&[
         ("HSET h f v g w", ":2|"),

@@ -7,6 +7,7 @@ mod bounds;
 mod collections;
 mod commits;
 mod keys;
+mod moves;
 mod rig;
 mod scans;
 mod strings;

@@ -36,11 +36,11 @@ fn scan_returns_every_key_of_every_engine_once() {
             1 => drop(node.run(&format!("SADD {name} v"))),
             2 => node.change(1, |keys| {
                 let key = name.as_bytes();
-                keys.change_list(key, |ops| ops.push_back(key, [&b"x"[..]].into_iter())).unwrap();
+                keys.change_in_memory(key, |ops| ops.push_back(key, [&b"x"[..]].into_iter())).unwrap();
             }),
             _ => node.change(1, |keys| {
                 let key = name.as_bytes();
-                keys.change_zset(key, |ops| ops.set(key, [(&b"m"[..], 1.0)].into_iter())).unwrap();
+                keys.change_in_memory(key, |ops| ops.set_scores(key, [(&b"m"[..], 1.0)].into_iter())).unwrap();
             }),
         }
     }

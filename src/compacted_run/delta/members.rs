@@ -75,17 +75,36 @@ pub(super) fn write_members(
         let put = names.iter().filter_map(|(name, _)| Some((*name, hash.get(name)?))).collect();
         let gone = names.iter().filter(|(name, before)| is_gone(*before, hash.get(name).is_some()));
         let gone = gone.map(|(name, _)| *name).collect();
-        in_parts(put, |(field, value): &(&[u8], &[u8])| field.len() + value.len(), ops, sink, |ops, part| {
-            ops.put_fields(key, part.iter().copied());
-        })?;
-        in_parts(gone, |field: &&[u8]| field.len(), ops, sink, |ops, part| ops.remove_fields(key, part.iter().copied()))?;
+        in_parts(
+            put,
+            |(field, value): &(&[u8], &[u8])| field.len() + value.len(),
+            ops,
+            sink,
+            |ops, part| {
+                ops.put_fields(key, part.iter().copied());
+            },
+        )?;
+        in_parts(
+            gone,
+            |field: &&[u8]| field.len(),
+            ops,
+            sink,
+            |ops, part| ops.remove_fields(key, part.iter().copied()),
+        )?;
     } else if let Some(set) = now.as_set() {
         let is_there = |name: &[u8]| set.get(name).is_some();
         let added = names.iter().filter(|(name, before)| matches!(before, Before::Absent) && is_there(name));
         let added = added.map(|(name, _)| *name).collect();
-        let gone = names.iter().filter(|(name, before)| is_gone(*before, is_there(name))).map(|(name, _)| *name).collect();
+        let gone =
+            names.iter().filter(|(name, before)| is_gone(*before, is_there(name))).map(|(name, _)| *name).collect();
         in_parts(added, |name: &&[u8]| name.len(), ops, sink, |ops, part| ops.add_members(key, part.iter().copied()))?;
-        in_parts(gone, |name: &&[u8]| name.len(), ops, sink, |ops, part| ops.remove_members(key, part.iter().copied()))?;
+        in_parts(
+            gone,
+            |name: &&[u8]| name.len(),
+            ops,
+            sink,
+            |ops, part| ops.remove_members(key, part.iter().copied()),
+        )?;
     } else if let Some(zset) = now.as_zset() {
         let set = names.iter().filter_map(|(name, before)| {
             let score = zset.score(name)?;
@@ -95,9 +114,15 @@ pub(super) fn write_members(
         let set = set.collect();
         let gone = names.iter().filter(|(name, before)| is_gone(*before, zset.score(name).is_some()));
         let gone = gone.map(|(name, _)| *name).collect();
-        in_parts(set, |(member, _): &(&[u8], f64)| member.len() + size_of::<f64>(), ops, sink, |ops, part| {
-            ops.set_scores(key, part.iter().copied());
-        })?;
+        in_parts(
+            set,
+            |(member, _): &(&[u8], f64)| member.len() + size_of::<f64>(),
+            ops,
+            sink,
+            |ops, part| {
+                ops.set_scores(key, part.iter().copied());
+            },
+        )?;
         in_parts(gone, |name: &&[u8]| name.len(), ops, sink, |ops, part| ops.remove_scored(key, part.iter().copied()))?;
     }
     if now.expire_ms() != *expire_ms {

@@ -151,13 +151,7 @@ fn members_of(slot: &Slot) -> u64 {
     hash.or_else(|| slot.as_set().map(|set| set.len())).or_else(|| slot.as_zset().map(|zset| zset.len())).unwrap_or(0)
 }
 
-fn write_key(
-    key: &[u8],
-    change: &Change,
-    slot: Option<&Slot>,
-    ops: &mut Vec<u8>,
-    sink: &mut OpSink<'_>,
-) -> Result<()> {
+fn write_key(key: &[u8], change: &Change, slot: Option<&Slot>, ops: &mut Vec<u8>, sink: &mut OpSink<'_>) -> Result<()> {
     match (change, slot) {
         (Change::Ops(own), _) => {
             ops.extend_from_slice(own);

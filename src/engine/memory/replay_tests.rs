@@ -1,7 +1,7 @@
 //! Goal: a replay on any number of threads has the outcome of applying the ops one by one.
 
-use super::super::ListEncoder;
-use super::super::testing as random_ops;
+use super::super::Encoder;
+use super::super::testing::{self, content};
 use super::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -13,44 +13,29 @@ fn batches(commits: &[CommitRecord], size: usize) -> impl Iterator<Item = Batch>
     commits.chunks(size).map(Batch::from)
 }
 
-/// Values and expiries by key.
-type Content<T> = BTreeMap<Vec<u8>, (Vec<T>, u64)>;
-type Member = (Vec<u8>, u64);
-
-fn content(memory: &Memory) -> (Content<Vec<u8>>, Content<Member>) {
-    memory.lists.check();
-    memory.zsets.check();
-    let list = |list: &List| list.iter_from(0).map(<[u8]>::to_vec).collect();
-    let zset = |zset: &Zset| zset.iter_from(0).map(|(member, score)| (member.to_vec(), score.to_bits())).collect();
-    let lists = memory.lists.iter().map(|(key, entry)| (key.to_vec(), (list(&entry.value), entry.expire_ms)));
-    let zsets = memory.zsets.iter().map(|(key, entry)| (key.to_vec(), (zset(&entry.value), entry.expire_ms)));
-    (lists.collect(), zsets.collect())
-}
-
-fn commit(csn: u64, encode: impl FnOnce(ListEncoder<'_>)) -> CommitRecord {
+fn commit(csn: u64, encode: impl FnOnce(Encoder<'_>)) -> CommitRecord {
     let mut ops = Vec::new();
-    encode(ListEncoder::new(&mut ops));
-    CommitRecord { csn: Csn(csn), lists: ops.into(), ..CommitRecord::default() }
+    encode(Encoder::new(&mut ops));
+    CommitRecord { csn: Csn(csn), memory: ops.into(), ..CommitRecord::default() }
 }
 
 #[test]
 fn the_outcome_is_that_of_one_op_after_another() {
     for seed in 0..40 {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut expected = Memory::new();
+        let expected = Memory::new();
         let commits: Vec<_> = (1..=300)
             .map(|csn| CommitRecord {
                 csn: Csn(csn),
-                lists: random_ops::lists(&mut random, &mut expected).into(),
-                zsets: random_ops::zsets(&mut random, &mut expected).into(),
+                memory: testing::ops(&mut random, &expected).into(),
                 ..CommitRecord::default()
             })
             .collect();
         for threads in [1, 2, 3, PARTS] {
             // The second replay begins with the state that the first one left.
-            let (mut memory, (first, second)) = (Memory::new(), commits.split_at(seed as usize));
-            replay_on(threads, &mut memory, batches(first, 7)).unwrap();
-            replay_on(threads, &mut memory, batches(second, 100)).unwrap();
+            let (memory, (first, second)) = (Memory::new(), commits.split_at(seed as usize));
+            replay_on(threads, &memory, batches(first, 7)).unwrap();
+            replay_on(threads, &memory, batches(second, 100)).unwrap();
             assert_eq!(content(&memory), content(&expected), "seed {seed}, {threads} threads");
         }
     }
@@ -65,7 +50,7 @@ fn an_op_that_does_not_fit_ends_all_threads_and_is_told() {
     // All keys are gone: a thread must not wait for the thread that had the first key.
     commits.extend((40..1000).map(|csn| commit(csn, |mut ops| ops.rename(&key(csn), &key(csn + 1)))));
     for threads in 1..=PARTS {
-        let misfit = replay_on(threads, &mut Memory::new(), batches(&commits, 3)).unwrap_err();
+        let misfit = replay_on(threads, &Memory::new(), batches(&commits, 3)).unwrap_err();
         assert_eq!((misfit.csn, misfit.batch[0].csn), (Csn(40), Csn(39)), "{threads} threads");
         assert!(misfit.error.to_string().contains("key 0"), "{}", misfit.error);
     }

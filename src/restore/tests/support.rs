@@ -13,8 +13,8 @@ use crate::directory::{DataDir, LastRole};
 use crate::engine::batch::{self, Family, Record, Records};
 use crate::engine::disk::{Disk, DiskOptions};
 use crate::engine::key::CSN_KEY;
-use crate::engine::memory::testing as random_ops;
-use crate::engine::memory::{ListEncoder, Memory, ZsetEncoder};
+use crate::engine::memory::Memory;
+use crate::engine::memory::testing::{self, Content, content};
 use crate::io::StdIo;
 use crate::log::envelope;
 use crate::log::recovery::{CutPoint, disk_position};
@@ -25,7 +25,7 @@ use crate::snapshot::checkpoint;
 use crate::snapshot::image::{Contents, ImageParts, Share};
 use crate::snapshot::local;
 use crate::snapshot::manifest::{
-    CutRecord, DbFile, DiskContents, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryDigests, MemoryPart,
+    CutRecord, DbFile, DiskContents, DiskPart, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart, TypeCounts,
 };
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -46,54 +46,33 @@ pub(crate) fn history(seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> 
 
 /// Returns `before` followed by `count` random commits.
 pub(crate) fn go_on(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
-    let lists = |random: &mut StdRng, memory: &mut Memory| {
-        let ops = list_ops(random, memory);
-        memory.apply_lists(&ops).unwrap();
-        ops
-    };
-    let zsets = |random: &mut StdRng, memory: &mut Memory| {
-        let ops = zset_ops(random, memory);
-        memory.apply_zsets(&ops).unwrap();
-        ops
-    };
-    extended(before, (seed, count, epoch), 4, lists, zsets)
+    extended(before, (seed, count, epoch), 4)
 }
 
-/// Returns `before` followed by `count` commits with every kind of op, up to some minutes apart.
+/// Returns `before` followed by `count` random commits, up to some minutes apart.
 pub(crate) fn wild(before: &[CommitRecord], seed: u64, count: u64, epoch: Epoch) -> Vec<CommitRecord> {
-    let lists = |random: &mut StdRng, memory: &mut Memory| random_ops::lists(random, memory).into();
-    let zsets = |random: &mut StdRng, memory: &mut Memory| random_ops::zsets(random, memory).into();
-    extended(before, (seed, count, epoch), 400_000_000, lists, zsets)
+    extended(before, (seed, count, epoch), 400_000_000)
 }
 
-/// Returns commits at most `apart` microseconds apart; `lists` and `zsets` make ops and apply them.
-fn extended(
-    before: &[CommitRecord],
-    (seed, count, epoch): (u64, u64, Epoch),
-    apart: u64,
-    lists: impl Fn(&mut StdRng, &mut Memory) -> Bytes,
-    zsets: impl Fn(&mut StdRng, &mut Memory) -> Bytes,
-) -> Vec<CommitRecord> {
+/// Returns commits with every kind of op, at most `apart` microseconds apart.
+fn extended(before: &[CommitRecord], (seed, count, epoch): (u64, u64, Epoch), apart: u64) -> Vec<CommitRecord> {
     println!("history of seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut commits = before.to_vec();
-    let mut memory = memory_after(before);
+    let memory = memory_after(before);
     let mut time = commits.last().map_or(1_790_000_000_000_000, |commit| commit.time.0);
     for _ in 0..count {
         time += random.random_range(0..apart);
         let csn = Csn(commits.len() as u64 + 1);
         let mut commit = CommitRecord { csn, epoch, time: CommitTime(time), ..CommitRecord::default() };
-        // Of eight commits, one has no effect; the others change one engine or several.
+        // Of eight commits, one has no effect; the others change one home or both.
         let kinds: u8 = random.random_range(0..8);
         // A base can be cut where the disk engines end: at each third commit.
         if kinds & 1 != 0 || csn.0.is_multiple_of(3) {
             (commit.disk_ops, commit.disk) = disk_effects(&mut random, csn);
         }
-        if kinds & 2 != 0 {
-            commit.lists = lists(&mut random, &mut memory);
-        }
-        if kinds & 4 != 0 {
-            commit.zsets = zsets(&mut random, &mut memory);
+        if kinds & 6 != 0 {
+            commit.memory = testing::ops(&mut random, &memory).into();
         }
         chain_after(&commits, &mut commit);
         commits.push(commit);
@@ -116,49 +95,11 @@ fn disk_effects(random: &mut StdRng, csn: Csn) -> (u32, Bytes) {
     (count, disk.into())
 }
 
-fn list_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
-    let mut ops = Vec::new();
-    let key = [b'l', random.random_range(0..3u8)];
-    let mut encoder = ListEncoder::new(&mut ops);
-    match memory.lists.get(&key) {
-        Some(entry) if random.random_bool(0.4) => encoder.pop_front(&key, random.random_range(1..=entry.value.len())),
-        Some(_) if random.random_bool(0.1) => encoder.delete(&key),
-        _ => {
-            let elements: Vec<[u8; 4]> = (0..random.random_range(1..4)).map(|_| random.random()).collect();
-            encoder.push_back(&key, elements.iter().map(|element| &element[..]));
-            encoder.expire(&key, random.random_range(0..3));
-        }
-    }
-    ops.into()
-}
-
-fn zset_ops(random: &mut StdRng, memory: &Memory) -> Bytes {
-    let mut ops = Vec::new();
-    let key = [b'z', random.random_range(0..3u8)];
-    let mut encoder = ZsetEncoder::new(&mut ops);
-    match memory.zsets.get(&key) {
-        Some(entry) if random.random_bool(0.3) => {
-            encoder.remove_ranks(&key, 0, random.random_range(1..=entry.value.len()))
-        }
-        _ => {
-            let pairs: Vec<([u8; 1], f64)> = (0..random.random_range(1..4))
-                .map(|_| ([random.random_range(0..9)], random.random_range(0..5) as f64))
-                .collect();
-            encoder.set(&key, pairs.iter().map(|(member, score)| (&member[..], *score)));
-        }
-    }
-    ops.into()
-}
-
-/// The expiry and the elements of a value.
-type Elements<T> = (u64, Vec<T>);
-
 /// The state that commits produce, in a comparable form.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct State {
     disk: BTreeMap<(Family, Vec<u8>), Vec<u8>>,
-    lists: BTreeMap<Vec<u8>, Elements<Vec<u8>>>,
-    zsets: BTreeMap<Vec<u8>, Elements<(Vec<u8>, f64)>>,
+    memory: Content,
 }
 
 impl State {
@@ -175,28 +116,14 @@ impl State {
                 Record::LogData(_) => panic!("no commit has log data"),
             }
         }
-        state.set_memory(&memory_after(commits));
+        state.memory = content(&memory_after(commits));
         state
-    }
-
-    fn set_memory(&mut self, memory: &Memory) {
-        for (key, entry) in memory.lists.iter() {
-            let elements = entry.value.iter_from(0).map(<[u8]>::to_vec).collect();
-            self.lists.insert(key.to_vec(), (entry.expire_ms, elements));
-        }
-        for (key, entry) in memory.zsets.iter() {
-            let members = entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect();
-            self.zsets.insert(key.to_vec(), (entry.expire_ms, members));
-        }
     }
 }
 
 fn memory_after(commits: &[CommitRecord]) -> Memory {
-    let mut memory = Memory::new();
-    for commit in commits {
-        memory.apply_lists(&commit.lists).unwrap();
-        memory.apply_zsets(&commit.zsets).unwrap();
-    }
+    let memory = Memory::new();
+    commits.iter().for_each(|commit| memory.apply_commit(commit).unwrap());
     memory
 }
 
@@ -214,7 +141,7 @@ pub(crate) fn read_state(dir: &Path) -> (State, Position) {
         }
     }
     let (memory, image) = local::newest(&StdIo, &dir.image()).unwrap().expect("an image");
-    state.set_memory(&memory);
+    state.memory = content(&memory);
     let position = disk_position(&disk).unwrap();
     assert_eq!(image, CutPoint { position, wal_seq: disk.wal_seq() });
     assert!(!dir.base().exists());
@@ -352,13 +279,9 @@ impl Archived {
                 csn: at.csn,
                 time: at.time,
                 hash: at.hash,
-                lists: memory.lists.len() as u64,
-                zsets: memory.zsets.len() as u64,
-                digests: MemoryDigests {
-                    elements: contents.elements,
-                    lists: contents.list_digest.hash(),
-                    zsets: contents.zset_digest.hash(),
-                },
+                keys: TypeCounts::of(&contents.counts),
+                elements: contents.counts.elements,
+                digest: contents.digest.hash(),
                 files: images,
             },
             disk,

@@ -75,11 +75,7 @@ pub fn read_images<P: Iterator<Item = Result<Bytes>> + Send>(
 }
 
 /// Reads an image and puts its values into `memory`.
-fn read_into(
-    parts: impl Iterator<Item = Result<Bytes>> + Send,
-    what: &str,
-    memory: &Memory,
-) -> Result<CutPoint> {
+fn read_into(parts: impl Iterator<Item = Result<Bytes>> + Send, what: &str, memory: &Memory) -> Result<CutPoint> {
     let mut source = Source::new(parts, what);
     let header: [u8; HEADER_LEN] = source.take(HEADER_LEN)?[..].try_into().expect("its length was asked for");
     let (position, crc) = decode_header(&header, what)?;

@@ -84,7 +84,12 @@ impl Contents {
 
 /// A part of an entry: a few bytes of fixed fields, followed by a byte string of any length.
 enum Piece<'a> {
-    Key { of: Type, expire_ms: u64, count: u64, key: &'a [u8] },
+    Key {
+        of: Type,
+        expire_ms: u64,
+        count: u64,
+        key: &'a [u8],
+    },
     /// A short string, a field, a member of a set, or an element of a list.
     Element(&'a [u8]),
     /// The length of a long string, whose bytes follow.
@@ -140,7 +145,9 @@ fn values(slot: &Slot) -> (u64, Pieces<'_>) {
         LargeValue::Zset(zset) => {
             (zset.len(), Box::new(zset.iter_from(0).map(|(member, score)| Piece::Member(score, member))))
         }
-        LargeValue::Text(_) | LargeValue::Hash(_) | LargeValue::Set(_) => unreachable!("the other types were asked about"),
+        LargeValue::Text(_) | LargeValue::Hash(_) | LargeValue::Set(_) => {
+            unreachable!("the other types were asked about")
+        }
     }
 }
 
@@ -226,7 +233,9 @@ impl<'a> Raw<'a> {
             }
             let piece = self.pieces.next();
             match &piece {
-                Some(Piece::Element(_) | Piece::Length(_) | Piece::Integer(_) | Piece::Member(..)) => self.contents.counts.elements += 1,
+                Some(Piece::Element(_) | Piece::Length(_) | Piece::Integer(_) | Piece::Member(..)) => {
+                    self.contents.counts.elements += 1
+                }
                 Some(Piece::Value(_) | Piece::Bytes(_)) => {}
                 Some(Piece::Key { of, .. }) => self.end_entry(Some(*of)),
                 None => self.end_entry(None),

@@ -15,7 +15,8 @@ const PROFILES: [Profile; 2] = [Profile::Link, Profile::Archive { zstd_level: 1 
 const HASH_AFTER: usize = 72;
 const SECTIONS: usize = 80;
 const SECTION_LEN: usize = 36;
-const HEADER_CRC: usize = 188;
+const HEADER_CRC: usize = 224;
+const SECTION_KINDS: usize = 4;
 const BLOCK_HEAD: usize = 13;
 
 fn decode(data: &[u8]) -> usize {
@@ -58,11 +59,11 @@ fn repair(data: &mut Vec<u8>) {
         return;
     }
     let mut begin = ChunkHeader::ENCODED_LEN;
-    for kind in 0..3 {
+    for kind in 0..SECTION_KINDS {
         let entry = SECTIONS + kind * SECTION_LEN;
         let left = data.len() - begin;
         let told = usize::try_from(u64_at(data, entry + 20)).unwrap_or(usize::MAX);
-        let stored = if kind == 2 { left } else { told.min(left) };
+        let stored = if kind == SECTION_KINDS - 1 { left } else { told.min(left) };
         let (blocks, raw, crc) = repair_blocks(&mut data[begin..begin + stored]);
         put(data, entry, &[kind as u8 + 1, 0, 0, 0]);
         put(data, entry + 4, &blocks.to_le_bytes());
@@ -73,7 +74,7 @@ fn repair(data: &mut Vec<u8>) {
         begin += stored;
     }
     put(data, 0, b"WFCHUNK\n");
-    put(data, 8, &[3, 0, 0, 0]);
+    put(data, 8, &[4, 0, 0, 0]);
     seal(data);
     if let Some(hash) = hash_after(data) {
         put(data, HASH_AFTER, &hash.to_le_bytes());

@@ -4,7 +4,7 @@ use super::{Target, put, u32_at};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
-use walferry::engine::memory::{Entry, List, Memory, ZsetBuilder};
+use walferry::engine::memory::{Change, Encoder, Memory, Slot};
 use walferry::error::Result;
 use walferry::log::recovery::CutPoint;
 use walferry::position::Position;
@@ -16,7 +16,7 @@ pub(crate) const TARGET: Target = Target { name: "image", decode, check, repair,
 const HEADER: usize = 52;
 const BLOCK_HEAD: usize = 13;
 const FOOTER: u8 = 0xff;
-const FOOTER_LEN: usize = 29;
+const FOOTER_LEN: usize = 53;
 
 fn read(data: &[u8]) -> Result<(Memory, CutPoint)> {
     read_image(std::iter::once(Ok(Bytes::copy_from_slice(data))), "fuzz")
@@ -29,20 +29,12 @@ fn decode(data: &[u8]) -> usize {
     raw
 }
 
-/// Expiry and elements by engine and key; elements of sorted sets with the bits of their scores.
-type Content = BTreeMap<(char, Vec<u8>), (u64, Vec<(Vec<u8>, u64)>)>;
+/// Type, expiry and elements by key; an element has a value, or the bits of its score.
+type Content = BTreeMap<Vec<u8>, (&'static str, u64, Vec<(Vec<u8>, Vec<u8>)>)>;
 
 fn content(memory: &Memory) -> Content {
-    let cut = memory.cut();
-    let lists = cut.lists.iter().map(|(key, entry)| {
-        let elements = entry.value.iter_from(0).map(|element| (element.to_vec(), 0)).collect();
-        (('l', key.to_vec()), (entry.expire_ms, elements))
-    });
-    let zsets = cut.zsets.iter().map(|(key, entry)| {
-        let members = entry.value.iter_from(0).map(|(member, score)| (member.to_vec(), score.to_bits())).collect();
-        (('z', key.to_vec()), (entry.expire_ms, members))
-    });
-    lists.chain(zsets).collect()
+    let value = |slot: &Slot| (slot.value_type().name(), slot.expire_ms(), super::elements(slot));
+    memory.cut().iter().map(|slot| (slot.key().to_vec(), value(slot))).collect()
 }
 
 fn check(data: &[u8]) {
@@ -69,7 +61,7 @@ fn repair(data: &mut Vec<u8>) {
     if data.len() < HEADER {
         return;
     }
-    put(data, 0, b"WFIMAGE\n\x02\0\0\0");
+    put(data, 0, b"WFIMAGE\n\x03\0\0\0");
     let mut crc = crc32fast::hash(&data[..HEADER - 4]);
     put(data, HEADER - 4, &crc.to_le_bytes());
     let mut crcs = Vec::new();
@@ -104,14 +96,21 @@ fn seeds() -> Vec<Vec<u8>> {
         wal_seq: WalSeq(99),
     };
     let encode = |elements: usize, bulk: usize| {
-        let mut memory = Memory::new();
-        let mut list = List::new();
-        (0..elements).for_each(|nth| list.push_back(&vec![nth as u8; bulk]));
-        memory.lists.insert(b"queue", Entry { value: list, expire_ms: 0 });
-        let mut zset = ZsetBuilder::default();
-        (0..elements).for_each(|nth| assert!(zset.push(format!("member {nth:03}").as_bytes(), nth as f64 - 0.5)));
-        let value = zset.finish().expect("different members");
-        memory.zsets.insert(b"board", Entry { value, expire_ms: 1_800_000_000_000 });
+        let names: Vec<_> = (0..elements).map(|nth| format!("member {nth:03}").into_bytes()).collect();
+        let numbers: Vec<_> = (0..elements).map(|nth| nth.to_string().into_bytes()).collect();
+        let values: Vec<_> = (0..elements).map(|nth| vec![nth as u8; bulk]).collect();
+        let [names, numbers, values] = [&names, &numbers, &values].map(|all| all.iter().map(Vec::as_slice));
+        let mut ops = Vec::new();
+        let mut encoder = Encoder::new(&mut ops);
+        encoder.set_string(b"text", 1_800_000_000_001, &vec![b'x'; elements * bulk]);
+        encoder.put_fields(b"user", names.clone().zip(values.clone()));
+        encoder.add_members(b"names", names.clone());
+        encoder.add_members(b"numbers", numbers);
+        encoder.push_back(b"queue", values);
+        encoder.set_scores(b"board", names.enumerate().map(|(nth, member)| (member, nth as f64 - 0.5)));
+        encoder.expire(b"board", 1_800_000_000_000);
+        let memory = Memory::new();
+        memory.apply(&ops, Change { csn: Csn(42), hidden: None }).expect("the ops fit");
         image_parts(&memory.cut(), at).collect::<Vec<_>>().concat()
     };
     let empty = image_parts(&Memory::new().cut(), at).collect::<Vec<_>>().concat();

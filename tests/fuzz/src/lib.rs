@@ -71,17 +71,37 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
-/// Returns commits over all engines for seeds, with `bulk` bytes of values that compress or not.
+/// Returns the elements of a value: names or bytes, with their values or the bits of their scores.
+pub(crate) fn elements(slot: &walferry::engine::memory::Slot) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let pair = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+    if let Some(hash) = slot.as_hash() {
+        return hash.iter_from(0).map(|element| element.with(pair)).collect();
+    }
+    if let Some(set) = slot.as_set() {
+        return set.iter_from(0).map(|element| element.with(pair)).collect();
+    }
+    if let Some(list) = slot.as_list() {
+        return list.iter_from(0).map(|element| (element.to_vec(), Vec::new())).collect();
+    }
+    if let Some(zset) = slot.as_zset() {
+        return zset.iter_from(0).map(|(member, score)| (member.to_vec(), score.to_le_bytes().to_vec())).collect();
+    }
+    let mut bytes = Vec::new();
+    slot.as_string().expect("there is no other type").read(0..u64::MAX, &mut bytes);
+    vec![(bytes, Vec::new())]
+}
+
+/// Returns commits over both homes and all types for seeds, with `bulk` bytes of values that compress or not.
 pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::CommitRecord> {
     use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash};
     use walferry::engine::batch::{self, Family};
-    use walferry::engine::memory::{ListEncoder, ZsetEncoder};
+    use walferry::engine::memory::Encoder;
     let value: Vec<u8> = (0..bulk)
         .map(|i| if compresses { b'x' } else { (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] })
         .collect();
     let mut commits: Vec<_> = (1..=6_u64)
         .map(|csn| {
-            let (mut disk, mut lists, mut zsets) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut disk, mut memory) = (Vec::new(), Vec::new());
             let mut disk_ops = 0;
             if csn % 2 == 1 {
                 batch::push_put(&mut disk, Family::Default, b"\0\x01key", &value);
@@ -89,15 +109,19 @@ pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::Co
                 batch::push_delete_range(&mut disk, Family::Stream, b"\0\x03a", b"\0\x03b");
                 disk_ops = 3;
             }
-            if csn % 3 != 1 {
-                let mut ops = ListEncoder::new(&mut lists);
-                ops.push_back(b"queue", [&value[..], b"two"].into_iter());
-                ops.set(b"queue", 0, b"one");
-                ops.remove(b"queue", [1].into_iter());
+            let mut ops = Encoder::new(&mut memory);
+            if csn % 4 == 0 {
+                ops.set_string(b"text", 1_800_000_000_000, &value);
+                ops.put_fields(b"user", [(&b"name"[..], &b"Ada"[..]), (b"age", b"36")].into_iter());
+                ops.add_members(b"tags", [&b"12"[..], b"blue"].into_iter());
             }
-            if csn % 3 == 0 {
-                let mut ops = ZsetEncoder::new(&mut zsets);
-                ops.set(b"board", [(&b"low"[..], f64::NEG_INFINITY), (b"mid", -0.5)].into_iter());
+            if csn % 3 != 1 {
+                ops.push_back(b"queue", [&value[..], b"two"].into_iter());
+                ops.set_element(b"queue", 0, b"one");
+                ops.remove_elements(b"queue", [1].into_iter());
+            }
+            if csn % 3 != 2 && csn > 1 {
+                ops.set_scores(b"board", [(&b"low"[..], f64::NEG_INFINITY), (b"mid", -0.5)].into_iter());
                 ops.remove_ranks(b"board", 0, 1);
             }
             walferry::record::CommitRecord {
@@ -107,8 +131,7 @@ pub(crate) fn commits(bulk: usize, compresses: bool) -> Vec<walferry::record::Co
                 hash: HistoryHash::ZERO,
                 disk_ops,
                 disk: disk.into(),
-                lists: lists.into(),
-                zsets: zsets.into(),
+                memory: memory.into(),
             }
         })
         .collect();

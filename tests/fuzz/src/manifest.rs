@@ -8,8 +8,8 @@ use walferry::csn::{CommitTime, Csn, Epoch, HistoryHash, WalSeq};
 use walferry::directory::LastRole;
 use walferry::grain::Grain;
 use walferry::snapshot::manifest::{
-    CutRecord, DbFile, DiskContents, DiskPart, FamilyContents, FileRef, Level, MANIFEST_FORMAT, Manifest,
-    MemoryDigests, MemoryPart,
+    CutRecord, DbFile, DiskContents, DiskPart, FamilyContents, FileRef, Level, MANIFEST_FORMAT, Manifest, MemoryPart,
+    TypeCounts,
 };
 
 pub(crate) const TARGET: Target = Target { name: "manifest", decode, check, repair, seeds };
@@ -60,9 +60,9 @@ fn seeds() -> Vec<Vec<u8>> {
             csn: Csn(memory_csn),
             time: CommitTime(1_790_000_000_000_000),
             hash: HistoryHash(memory_csn),
-            lists: 2,
-            zsets: 1,
-            digests: MemoryDigests { elements: 7, lists: blake3::hash(b"l"), zsets: blake3::hash(b"z") },
+            keys: TypeCounts { strings: 5, hashes: 4, sets: 3, lists: 2, zsets: 1 },
+            elements: 27,
+            digest: blake3::hash(b"m"),
             files: vec![file("memory.image")],
         },
         disk: DiskPart {
@@ -97,8 +97,7 @@ fn seeds() -> Vec<Vec<u8>> {
         raw_bytes: 1000,
         puts: 3,
         deletes: 1,
-        lists: 1,
-        zsets: 1,
+        memory_keys: 2,
         ranges: vec![RunRange { family: "default".into(), from: "61".into(), to: "7a00".into() }],
         disk: vec![RunFile {
             family: "default".into(),

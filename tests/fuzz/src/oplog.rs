@@ -11,7 +11,7 @@ pub(crate) const TARGET: Target = Target { name: "oplog", decode, check, repair,
 /// Offsets from `src/log/FORMAT.md`.
 const SEGMENT_ID: usize = 12;
 const FRAME_PREFIX: usize = 8;
-const FRAME_HEAD: usize = 56;
+const FRAME_HEAD: usize = 52;
 
 fn segment(data: &[u8]) -> Option<Segment> {
     let id = SegmentId(u32_at(data.get(..HEADER_LEN)?, SEGMENT_ID));
@@ -46,7 +46,7 @@ fn repair(data: &mut Vec<u8>) {
     if data.len() < HEADER_LEN {
         return;
     }
-    put(data, 0, b"WFOPLOG\x1A\x02\0\0\0");
+    put(data, 0, b"WFOPLOG\x1A\x03\0\0\0");
     let crc = crc32fast::hash(&data[..HEADER_LEN - 4]);
     put(data, HEADER_LEN - 4, &crc.to_le_bytes());
     let id = u32_at(data, SEGMENT_ID).to_le_bytes();

@@ -14,7 +14,8 @@ const ENVELOPE_MAGIC: &[u8] = b"WFCM";
 const EPOCH: usize = 6;
 const CSN: usize = 10;
 const TIME: usize = 18;
-const ENVELOPE_HEAD: usize = 38;
+const HASH: usize = 26;
+const ENVELOPE_HEAD: usize = 42;
 
 fn decode(data: &[u8]) -> usize {
     let _ = envelope::disassemble(&Bytes::copy_from_slice(data));
@@ -48,7 +49,8 @@ fn repair(data: &mut Vec<u8>) {
         _ => None,
     });
     let Some(head) = heads.last() else { return };
-    let position = [&head[CSN..CSN + 8], &head[TIME..TIME + 8], &head[EPOCH..EPOCH + 4]].concat();
+    let position =
+        [&head[CSN..CSN + 8], &head[TIME..TIME + 8], &head[EPOCH..EPOCH + 4], &head[HASH..HASH + 8]].concat();
     let mut end = Vec::new();
     batch::push_put(&mut end, batch::Family::Default, CSN_KEY, &position);
     let place = data.len() - end.len().min(data.len());

@@ -28,7 +28,7 @@ use walferry::compact::runs;
 use walferry::csn::{CommitTime, Csn, Epoch};
 use walferry::engine::batch::{Family, push_put};
 use walferry::engine::key;
-use walferry::engine::memory::{ListEncoder, ZsetEncoder};
+use walferry::engine::memory::Encoder as OpEncoder;
 use walferry::engine::meta::encode_string;
 use walferry::grain::Grain;
 use walferry::history::route::RouteCosts;
@@ -252,22 +252,22 @@ impl Log {
                 let board = format!("board:{}", self.random.random_range(0..BOARDS));
                 let member = format!("player:{}", self.random.random_range(0..PLAYERS));
                 let score = self.random.random_range(0..1_000_000) as f64;
-                let mut zsets = Vec::new();
-                ZsetEncoder::new(&mut zsets).set(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
-                commit.zsets = zsets.into();
+                let mut ops = Vec::new();
+                OpEncoder::new(&mut ops).set_scores(board.as_bytes(), [(member.as_bytes(), score)].into_iter());
+                commit.memory = ops.into();
             }
             _ => {
                 let number = self.random.random_range(0..QUEUES);
                 let (queue, waiting) = (format!("queue:{number}"), &mut self.queues[number as usize]);
-                let mut lists = Vec::new();
+                let mut ops = Vec::new();
                 if *waiting > 100 || (*waiting > 0 && self.random.random_bool(0.5)) {
-                    ListEncoder::new(&mut lists).pop_front(queue.as_bytes(), 1);
+                    OpEncoder::new(&mut ops).pop_front(queue.as_bytes(), 1);
                     *waiting -= 1;
                 } else {
-                    ListEncoder::new(&mut lists).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
+                    OpEncoder::new(&mut ops).push_back(queue.as_bytes(), [value.as_bytes()].into_iter());
                     *waiting += 1;
                 }
-                commit.lists = lists.into();
+                commit.memory = ops.into();
             }
         }
         commit

@@ -13,8 +13,10 @@ use super::part::{PARTS, Part, STRIPES_PER_PART};
 use super::shard::{Group, Hashed, SHARDS, SHARDS_PER_GROUP};
 use super::stripe::{Change, SlotGuard, Stripe};
 use crate::csn::Csn;
+use crate::engine::arrivals::Arrivals;
 use crate::engine::memory::slot::{Slot, Type};
 use crate::engine::memory::small_bytes::SmallBytes;
+use crate::engine::tracker::Tracker;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -39,6 +41,8 @@ pub struct Memory {
     empty: Arc<Group>,
     /// Number of the hidden change that is under way; 0: none.
     open: AtomicU64,
+    tracker: Tracker,
+    arrivals: Arrivals,
     /// State of the thread that changes the keys.
     hiding: Mutex<Hiding>,
 }
@@ -55,7 +59,14 @@ impl Default for Memory {
     fn default() -> Self {
         let empty = Arc::default();
         let parts = std::array::from_fn(|_| Part::new(&empty));
-        Self { parts, empty, open: AtomicU64::new(0), hiding: Mutex::default() }
+        Self {
+            parts,
+            empty,
+            open: AtomicU64::new(0),
+            tracker: Tracker::default(),
+            arrivals: Arrivals::default(),
+            hiding: Mutex::default(),
+        }
     }
 }
 
@@ -64,6 +75,18 @@ impl Memory {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns the tracker of accesses, in either home.
+    #[must_use]
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// Returns the keys that moved to memory lately.
+    #[must_use]
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Returns the number of keys.
@@ -150,6 +173,21 @@ impl Memory {
             }
             held.clear();
         }
+    }
+
+    /// Calls `with` with what a reader without the writer lock sees of each key, all at one moment. Returns the newest
+    /// commit that may have changed the answers.
+    pub fn seen_together<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, mut with: impl FnMut(Option<&Slot>)) -> Csn {
+        let keys: Vec<_> = keys.map(Hashed::of).collect();
+        let held: Vec<_> = keys.iter().map(|key| self.part_of(*key).stripe(*key).hold_again()).collect();
+        // Read while all stripes are held: their hidden changes cannot have been made after this.
+        let open = NonZeroU64::new(self.open.load(Ordering::Acquire));
+        let mut newest = Csn::ZERO;
+        for (content, key) in held.iter().zip(&keys) {
+            newest = newest.max(content.changed());
+            with(content.visible(*key, open));
+        }
+        newest
     }
 
     /// Changes the slot of a key; `None` if there is no such key. The key must stay as it is.
@@ -256,6 +294,13 @@ impl Memory {
             at += 1;
         }
         (if at < SHARDS { at as u64 } else { 0 }, slots)
+    }
+
+    /// Calls `visit` with the slots of one shard until `visit` returns false. `number` chooses the shard.
+    pub fn visit_shard(&self, number: u64, visit: impl FnMut(&Slot) -> bool) {
+        let shard = number as usize % SHARDS;
+        let group = self.stripe((shard / SHARDS_PER_GROUP) as u16).group();
+        let _ = group.slots_of(shard % SHARDS_PER_GROUP).all(visit);
     }
 
     /// Returns up to `limit` keys whose expiry is not after `now_ms`, the earliest first.

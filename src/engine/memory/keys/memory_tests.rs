@@ -3,7 +3,7 @@
 use super::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 type Map = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;
@@ -93,7 +93,7 @@ fn the_keys_are_a_map() {
         let (mut cursor, mut scanned) = (0, Vec::new());
         loop {
             let (next, found) = keys.scan(cursor, 10);
-            scanned.extend(found.iter().map(|key| key.to_vec()));
+            scanned.extend(found.iter().map(|slot| slot.key().to_vec()));
             cursor = next;
             if cursor == 0 {
                 break;
@@ -137,4 +137,61 @@ fn readers_see_a_change_whole() {
         is_done.store(true, Ordering::Relaxed);
     });
     assert_eq!((read(&names[7]), keys.seen(&names[7]).csn), (2999, Csn(2999)));
+}
+
+/// Goal: a cut stays as it is for a reader on another thread while all keys are changed and removed. Without keys no
+/// memory is counted.
+#[test]
+fn a_cut_is_read_while_the_writer_goes_on() {
+    let keys = Memory::new();
+    let name = |number: u64| format!("key:{number}").into_bytes();
+    for number in 0..20_000 {
+        keys.insert(Slot::string(&name(number), 0, &[0; 8]), SEEN);
+    }
+    let cut = keys.cut();
+    let reader = std::thread::spawn(move || {
+        let is_intact = |slot: &Slot| entry(slot).1 == (0, vec![0; 8]);
+        (0..5).all(|_| cut.iter().count() == cut.len() && cut.iter().all(is_intact))
+    });
+    for round in 0..3 {
+        for number in 0..20_000 {
+            keys.update(&name(number), SEEN, |slot| {
+                slot.set_bytes(&[9; 8]);
+                slot.set_expire(1);
+            });
+            if number % 3 == round {
+                keys.delete(&name(number), SEEN);
+            }
+        }
+    }
+    assert!(reader.join().expect("the reader does not panic"), "the cut changed");
+    assert!(keys.is_empty());
+    assert_eq!(keys.memory_bytes(), 0);
+}
+
+#[test]
+fn keys_that_stay_are_seen_by_a_scan_while_others_come_and_go() {
+    let keys = Memory::new();
+    let name = |number: u64| format!("key:{number}").into_bytes();
+    for number in 0..2000 {
+        keys.insert(Slot::string(&name(number), 0, b""), SEEN);
+    }
+    let (mut cursor, mut seen, mut at) = (0, BTreeSet::new(), 1000);
+    loop {
+        let (next, slots) = keys.scan(cursor, 10);
+        seen.extend(slots.iter().map(|slot| slot.key().to_vec()));
+        if next == 0 {
+            break;
+        }
+        assert!(next > cursor);
+        cursor = next;
+        at += 1;
+        keys.delete(&name(at), SEEN);
+        keys.insert(Slot::string(&name(at + 20_000), 0, b""), SEEN);
+    }
+    assert!((0..=1000).all(|number| seen.contains(&name(number))));
+    for behind in [u64::MAX, SHARDS as u64] {
+        let (next, slots) = keys.scan(behind, 10);
+        assert_eq!((next, slots.len()), (0, 0));
+    }
 }

@@ -70,7 +70,11 @@ impl Stripe {
     /// Returns the slot of a key without the changes of the hidden change `open`, and the newest commit that changed a
     /// key of the stripe.
     #[inline]
-    pub(super) fn seen(&self, key: Hashed<'_>, open: impl FnOnce() -> Option<NonZeroU64>) -> (Option<SlotGuard<'_>>, Csn) {
+    pub(super) fn seen(
+        &self,
+        key: Hashed<'_>,
+        open: impl FnOnce() -> Option<NonZeroU64>,
+    ) -> (Option<SlotGuard<'_>>, Csn) {
         let content = self.0.read();
         let changed = content.changed;
         // Read under the lock: the stripe's hidden changes cannot have been made after this.
@@ -81,6 +85,12 @@ impl Stripe {
     /// Holds the content for several lookups; `None` while it is being changed.
     pub(super) fn hold(&self) -> Option<RwLockReadGuard<'_, Content>> {
         self.0.try_read()
+    }
+
+    /// Holds the content together with that of other stripes, and perhaps a second time. Only one thread changes stripes,
+    /// one at a time, so holding several cannot end in a deadlock.
+    pub(super) fn hold_again(&self) -> RwLockReadGuard<'_, Content> {
+        self.0.read_recursive()
     }
 
     /// Calls `change` with the stripe's content, after the former slot of `key` was kept if the change is hidden.
@@ -144,8 +154,14 @@ impl Content {
         self.group.get(key)
     }
 
+    /// Returns the newest commit that changed a key of the stripe.
+    pub(super) fn changed(&self) -> Csn {
+        self.changed
+    }
+
+    /// Returns the slot of a key without the changes of the hidden change `open`.
     #[inline]
-    fn visible(&self, key: Hashed<'_>, open: Option<NonZeroU64>) -> Option<&Slot> {
+    pub(super) fn visible(&self, key: Hashed<'_>, open: Option<NonZeroU64>) -> Option<&Slot> {
         if let Some(earlier) = &self.earlier
             && open == Some(earlier.number)
         {

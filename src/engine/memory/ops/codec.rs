@@ -184,3 +184,7 @@ impl<'a> Reader<'a> {
         Ok(Sequence { count, bytes: &from[..from.len() - self.rest.len()], items: PhantomData })
     }
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

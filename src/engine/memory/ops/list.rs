@@ -190,3 +190,7 @@ fn fits(fits: bool, key: &[u8], list: &List, wanted: impl FnOnce() -> String) ->
     }
     Err(divergence(key, format!("{} of a list of {}", wanted(), list.len())))
 }
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+pub(super) mod tests;

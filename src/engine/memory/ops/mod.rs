@@ -33,7 +33,7 @@ pub use list::ListChange;
 pub use string::StringChange;
 pub use zset::ZsetChange;
 
-use super::keys::{Change as Commit, Memory, Hashed, Part};
+use super::keys::{Change as Commit, Hashed, Memory, Part};
 use super::slot::{Slot, Type};
 use crate::error::{Error, Result};
 use crate::record::CommitRecord;

@@ -5,7 +5,7 @@
 //! | 16 | set | milliseconds since the Unix epoch from which on the key is expired, 0: never; bytes |
 //! | 17 | replace | bytes: the expiry stays |
 //! | 18 | append | bytes |
-//! | 19 | write | position, bytes: a gap behind the end is filled with zeros |
+//! | 19 | write | position, bytes: a gap behind the end is filled with zeros; the string ends below 4 GiB |
 //!
 //! Set gives the key this value whatever it held before. The other changes need the key.
 
@@ -19,6 +19,10 @@ const SET: u8 = 16;
 const REPLACE: u8 = 17;
 const APPEND: u8 = 18;
 const WRITE: u8 = 19;
+
+/// Largest number of bytes of a string that a write may make, so that a few bytes cannot make the state much larger
+/// than any command can.
+const STRING_BYTES_MAX: u64 = u32::MAX as u64;
 
 /// A change of one string. The fields are listed in the table above.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -64,7 +68,12 @@ impl<'a> Change<'a> for StringChange<'a> {
             SET => Self::Set { expire_ms: from.varint()?, bytes: from.bytes()? },
             REPLACE => Self::Replace { bytes: from.bytes()? },
             APPEND => Self::Append { bytes: from.bytes()? },
-            WRITE => Self::Write { position: from.varint()?, bytes: from.bytes()? },
+            WRITE => {
+                let (position, bytes) = (from.varint()?, from.bytes()?);
+                let end = position.checked_add(bytes.len() as u64).filter(|end| *end <= STRING_BYTES_MAX);
+                end.ok_or_else(|| from.error(format!("a string would be longer than {STRING_BYTES_MAX} bytes")))?;
+                Self::Write { position, bytes }
+            }
             _ => return Ok(None),
         }))
     }

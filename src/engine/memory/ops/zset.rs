@@ -113,3 +113,7 @@ impl ZsetChange<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "zset_tests.rs"]
+mod tests;

@@ -372,6 +372,12 @@ impl DataDir {
         Ok(())
     }
 
+    /// Syncs the file system of the directory: everything that was written to it survives a power cut.
+    pub fn sync_file_system(&self) -> Result<()> {
+        let dir = File::open(&self.root).map_err(Error::io("open", &self.root))?;
+        rustix::fs::syncfs(&dir).map_err(|error| Error::io("sync the file system of", &self.root)(error.into()))
+    }
+
     /// Returns the place of the directory, which is that of its lock file.
     pub fn place(&self) -> Result<Place> {
         let path = self.root.join("LOCK");

@@ -26,7 +26,11 @@ const LOG_BYTES_MAX: u64 = 20 << 20;
 
 /// Configures a primary to write an image for every 2 MiB of log.
 fn small_logs(launch: Launch) -> Launch {
-    let launch = launch.set("image-log-bytes", "2mb").set("oplog-segment-bytes", "1mb").set("ring-bytes", "1mb");
+    let launch = launch
+        .set("routing", "type")
+        .set("image-log-bytes", "2mb")
+        .set("oplog-segment-bytes", "1mb")
+        .set("ring-bytes", "1mb");
     launch.set("archive-interval", "50")
 }
 
@@ -146,6 +150,8 @@ fn a_lag_beyond_the_ring_is_not_below_the_truth() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let port = free_port();
     let launch = Launch::primary(&root.path().join("primary")).set("ring-bytes", "1mb").set("appendfsync", "no");
+    // The op-log syncs each full segment, RocksDB's WAL nothing.
+    let launch = launch.set("routing", "type");
     let node = launch.set("metrics-port", &port.to_string()).start();
     let replica = Launch::replica(&root.path().join("replica"), node.launch.repl_port).start();
     let mut client = node.client();

@@ -19,7 +19,9 @@ const USAGE: i32 = 2;
 const ACCEPT: &str = "accept-clock-step";
 
 fn primary(root: &Path, archive: &Archive, clock: &Clock) -> Launch {
-    Launch::primary(&root.join("primary")).archive(archive).set("archive-interval", "50").clock(clock)
+    let launch = Launch::primary(&root.join("primary")).archive(archive).set("archive-interval", "50");
+    // Nothing in memory: the op-log is purged up to an image that each stop writes, the WAL is not.
+    launch.set("routing", "type").clock(clock)
 }
 
 /// Sets a mark at the current state; returns its csn and its commit time as walferry prints it.

@@ -7,7 +7,7 @@ use rand::RngExt;
 use std::collections::BTreeSet;
 use std::path::Path;
 use support::archive::{Archive, rfc3339};
-use support::client::{cmd, integer};
+use support::client::{Client, cmd, elements, integer, text};
 use support::dump::{assert_same, dump};
 use support::history::History;
 use support::process::{Launch, Node, SETTLED_WITHIN, wait_until};
@@ -19,6 +19,8 @@ const STEPS_BETWEEN_COMPARISONS: usize = 10;
 const PIPELINES: usize = 4;
 const STEPS_IN_PIPELINE: usize = 40;
 const STEPS_IN_KILLED_PIPELINE: usize = 200;
+/// Probability of a move after a step.
+const MOVES: f64 = 0.4;
 const RESTORED_CSNS: usize = 14;
 const RESTORED_TIMES: usize = 8;
 /// Microseconds between a reply and the next command at a restored time; commit times have microsecond resolution.
@@ -53,7 +55,7 @@ fn history_is_restorable(root: &Path, archive: &Archive) {
         if round == ROUNDS / 2 {
             replica.restart();
         }
-        replica_holds(&replica, &history);
+        replica_holds(&primary, &replica, &history);
     }
     assert_eq!(primary.client().watermarks().epoch, 1, "a process kill loses nothing and starts no epoch");
     let archived = integer(&primary.client().ok(&cmd!("WALFERRY", "ARCHIVE", "FLUSH")));
@@ -68,8 +70,11 @@ fn run_round(round: usize, workload: &mut Workload, primary: &mut Node, replica:
     let mut client = primary.client();
     for step in 0..STEPS_ONE_BY_ONE {
         history.run(&mut client, workload.next(Choice::Open));
+        if workload.rng().random_bool(MOVES) {
+            history.run(&mut client, workload.next_move());
+        }
         if step % STEPS_BETWEEN_COMPARISONS == 0 {
-            replica_holds(replica, history);
+            replica_holds(primary, replica, history);
         }
     }
     if round % 2 == 1 {
@@ -83,7 +88,7 @@ fn run_round(round: usize, workload: &mut Workload, primary: &mut Node, replica:
     for _ in 0..PIPELINES {
         let steps = certain(history, STEPS_IN_PIPELINE);
         history.run_pipelined(&mut client, steps);
-        replica_holds(replica, history);
+        replica_holds(primary, replica, history);
     }
     let steps = certain(history, STEPS_IN_KILLED_PIPELINE);
     let replies = workload.rng().random_range(0..STEPS_IN_KILLED_PIPELINE);
@@ -92,13 +97,23 @@ fn run_round(round: usize, workload: &mut Workload, primary: &mut Node, replica:
     history.resolve(doubt, &mut primary.client());
 }
 
-fn replica_holds(replica: &Node, history: &History) {
+/// Returns where a key lives.
+fn home(client: &mut Client, key: &[u8]) -> String {
+    let reply = client.ok(&cmd!("WALFERRY", "ROUTE", key));
+    text(&elements(&reply)[1])
+}
+
+fn replica_holds(primary: &Node, replica: &Node, history: &History) {
     let mut client = replica.client();
     wait_until("the replica has applied all", SETTLED_WITHIN, || {
         (client.watermarks().committed >= history.csn()).then_some(())
     });
     assert_eq!(client.watermarks().committed, history.csn(), "the replica is not ahead of the primary");
     assert_same(&history.model.dump(), &dump(&mut client), "the replica");
+    let mut other = primary.client();
+    for key in history.model.keys() {
+        assert_eq!(home(&mut client, key), home(&mut other, key), "the home of {} on the replica", key.escape_ascii());
+    }
 }
 
 fn restore_points_hold(archive: &Archive, history: &History, workload: &mut Workload) {

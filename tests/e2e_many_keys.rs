@@ -47,7 +47,7 @@ fn answered_during(node: &Node, command: &Command) -> (usize, redis::Value) {
 #[test]
 fn commands_that_read_all_keys_hold_nobody_up() {
     let root = tempfile::tempdir().expect("a temporary directory");
-    let primary = Launch::primary(&root.path().join("primary")).start();
+    let primary = Launch::primary(&root.path().join("primary")).set("routing", "type").start();
     let mut client = primary.client();
     fill(&mut client);
     client.ok(&cmd!("RPUSH", "list", "in memory"));

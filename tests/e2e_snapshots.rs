@@ -115,7 +115,8 @@ impl Load {
 
 fn primary(root: &Path, archive: &Archive) -> Launch {
     let launch = Launch::primary(&root.join("primary")).archive(archive);
-    launch.set("archive-interval", "50").set("fence-check-interval", "200")
+    // The load must have effects on disk, so that commits lie between the cuts of a base.
+    launch.set("archive-interval", "50").set("fence-check-interval", "200").set("routing", "type")
 }
 
 fn replica(root: &Path, name: &str, archive: &Archive, primary: &Node) -> Launch {

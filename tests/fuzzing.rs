@@ -25,7 +25,7 @@ const INPUT_BYTES_MAX: usize = 16 << 10;
 /// Bytes of memory that a decoder may hold per byte of input or of decompressed input. JSON needs most: a value of two
 /// bytes becomes an object of 32 bytes, in a vector that has just doubled.
 const HELD_PER_BYTE_MAX: usize = 64;
-/// Bytes of memory that a decoder may hold for any input. The two empty dictionaries of an image take half of it.
+/// Bytes of memory that a decoder may hold for any input. The tables of the first keys of an image take a part of it.
 const HELD_MAX: usize = 512 << 10;
 
 /// Counts the allocated bytes, and their peak since the last reset.

@@ -245,9 +245,9 @@ impl Crash<'_> {
     }
 }
 
-/// Removes pops: the history after a crash must not depend on what the crash left.
+/// Leaves out what removes elements: the history after a crash must not depend on what the crash left.
 fn without_pops(mut actions: Actions) -> Actions {
-    actions.retain(|action| !matches!(action, Action::Pop(_)));
+    actions.retain(|action| !matches!(action, Action::Pop(_) | Action::Forget(..)));
     actions
 }
 

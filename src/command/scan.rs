@@ -194,7 +194,7 @@ impl Step<'_, '_> {
         self.keys.require_lock()?;
         for key in &keys {
             // The key may have moved to disk again.
-            let found = self.keys.find(key)?;
+            let found = self.keys.peek(key)?;
             if !found.is_absent() {
                 self.visit(key, found.type_name(), found.expire_ms());
             }

@@ -92,7 +92,7 @@ pub(super) fn walferry(ctx: &mut Ctx<'_>, args: Args<'_>, out: &mut Out) -> Done
 fn route(ctx: &Ctx<'_>, key: &[u8], out: &mut Out) -> Done {
     let memory = ctx.keys.memory();
     let in_memory = memory.get(key).map(|slot| (slot.memory_bytes(), memory.tracker().count_in_memory(slot.touch())));
-    let found = ctx.keys.find(key)?;
+    let found = ctx.keys.peek(key)?;
     let Some(home) = found.home() else {
         out.null();
         return Ok(());

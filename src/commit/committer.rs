@@ -207,7 +207,7 @@ impl Committer {
     #[must_use]
     pub fn routing(&self) -> Routing {
         let policy = RoutingPolicy::of_number(self.routing.load(Ordering::Relaxed));
-        Routing { policy, has_room: self.memory.memory_bytes() < self.memory_bytes_max() }
+        Routing { policy, memory_bytes: self.memory.memory_bytes(), memory_bytes_max: self.memory_bytes_max() }
     }
 
     /// Returns the bytes that the keys in memory should take at most.
@@ -382,6 +382,8 @@ impl Committer {
             sink.committed(Group { commits, wal_before, wal_after });
         }
         *self.published.lock() = position;
+        // Before the watermark: a reader that knows of a written commit sees it.
+        self.memory.publish_until(position.csn);
         // The watermark is raised last, so that a thread that it wakes finds the sink, the index and the counts up to
         // date.
         self.watermarks.committed.raise(position.csn);

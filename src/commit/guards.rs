@@ -119,8 +119,8 @@ impl<'a> WriterGuard<'a> {
     pub fn end_bound(&mut self, is_given_up: bool) -> bool {
         let hidden = self.writer.hidden.take();
         if self.writer.effects.end_bound() && !is_given_up {
-            if let Some(number) = hidden {
-                self.writer.memory.publish(number);
+            if hidden.is_some() {
+                self.writer.memory.end_hidden(self.writer.last.next());
             }
             return true;
         }

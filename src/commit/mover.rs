@@ -7,15 +7,17 @@
 use super::committer::Committer;
 use super::sweep::{leave, unlocked};
 use crate::config::RoutingPolicy;
-use crate::engine::memory::{Memory, SmallBytes};
+use crate::engine::memory::{Memory, Slot, SmallBytes, Type};
 use crate::engine::meta::Home;
-use crate::engine::moves::{MOVED_BYTES_MAX, can_move_to_disk};
+use crate::engine::moves::{MOVED_BYTES_MAX, MOVED_STRING_BYTES_MAX, can_move_to_disk};
 use crate::error::Result;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Keys that are moved while the writer lock is held once, at most.
 const KEYS_PER_TURN: usize = 32;
+/// Bytes that the moves of one turn may take in the op-log, except for the last of them.
+const FRAMES_PER_TURN: usize = 4 << 20;
 /// Time that the writer lock is held, after which no further key is moved.
 const TURN_TIME: Duration = Duration::from_micros(500);
 /// Time of one look, after which no further turn begins.
@@ -38,14 +40,16 @@ struct Victim {
     key: SmallBytes,
     /// Number of accesses lately.
     count: u32,
-    /// Bytes that it has in memory.
-    bytes: usize,
+    /// Bytes that its move takes in the op-log, at most.
+    frame_bytes: usize,
 }
 
 impl Victim {
-    /// Returns the bytes that its move takes in the op-log, at most. An integer of a set becomes a row with a long key.
-    fn frame_bytes(&self) -> usize {
-        self.key.len() + MOVE_BYTES + self.bytes * ROW_FACTOR
+    fn of(slot: &Slot, count: u32) -> Self {
+        // A member of a set of integers becomes a row with a long key.
+        let factor = if slot.value_type() == Type::String { 1 } else { ROW_FACTOR };
+        let frame_bytes = MOVE_BYTES + 2 * slot.key().len() + slot.memory_bytes() * factor;
+        Self { key: SmallBytes::from(slot.key()), count, frame_bytes }
     }
 }
 
@@ -54,7 +58,7 @@ impl Committer {
     pub fn move_key(&self, key: &[u8], to: Home, now_ms: u64) -> Result<bool> {
         let mut guard = self.lock_writer();
         let moved = guard
-            .reserve(key.len() + MOVE_BYTES + MOVED_BYTES_MAX * ROW_FACTOR)
+            .reserve(key.len() + MOVE_BYTES + (MOVED_BYTES_MAX * ROW_FACTOR).max(MOVED_STRING_BYTES_MAX))
             .and_then(|()| unlocked(guard.keyspace(now_ms).move_key(key, to)));
         guard.commit();
         leave(self, guard);
@@ -107,7 +111,14 @@ impl Mover {
         }
         let target = budget - budget / FREED_PART;
         while self.committer.memory().memory_bytes() > target && Instant::now() < deadline {
-            let victims: Vec<_> = (0..KEYS_PER_TURN).map_while(|_| self.coldest()).collect();
+            let (mut victims, mut bytes) = (Vec::new(), 0);
+            while victims.len() < KEYS_PER_TURN
+                && bytes < FRAMES_PER_TURN
+                && let Some(victim) = self.coldest()
+            {
+                bytes += victim.frame_bytes;
+                victims.push(victim);
+            }
             if victims.is_empty() {
                 break;
             }
@@ -135,8 +146,7 @@ impl Mover {
                     seen += 1;
                     let count = memory.tracker().count_in_memory(slot.touch());
                     if coldest.as_ref().is_none_or(|coldest| count < coldest.count) {
-                        let (key, bytes) = (SmallBytes::from(slot.key()), slot.memory_bytes());
-                        coldest = Some(Victim { key, count, bytes });
+                        coldest = Some(Victim::of(slot, count));
                     }
                 }
                 seen < SAMPLED
@@ -152,7 +162,7 @@ impl Mover {
     fn move_down(&self, victims: &[Victim], now_ms: u64) -> Result<()> {
         let started = Instant::now();
         let mut guard = self.committer.lock_writer();
-        let done = guard.reserve(victims.iter().map(Victim::frame_bytes).sum()).and_then(|()| {
+        let done = guard.reserve(victims.iter().map(|victim| victim.frame_bytes).sum()).and_then(|()| {
             let mut moved = 0;
             for Victim { key, .. } in victims {
                 moved += u64::from(unlocked(guard.keyspace(now_ms).move_to_disk(key))?.is_some());
@@ -172,7 +182,7 @@ impl Mover {
     fn bring_up(&mut self, key: &[u8], now_ms: u64) -> Result<()> {
         let (memory, budget) = (self.committer.memory(), self.committer.memory_bytes_max());
         let count = memory.tracker().count_on_disk(key);
-        let leaves = if self.committer.routing().has_room || memory.memory_bytes() < budget {
+        let leaves = if memory.memory_bytes() < budget {
             None
         } else {
             match self.coldest() {
@@ -181,15 +191,17 @@ impl Mover {
             }
         };
         let mut guard = self.committer.lock_writer();
-        let done = guard.reserve(2 * (MOVED_BYTES_MAX + MOVE_BYTES)).and_then(|()| {
-            let up = unlocked(guard.keyspace(now_ms).move_to_memory(key))?;
-            let mut down = None;
-            if let (Some(_), Some(coldest)) = (up, &leaves) {
-                down = unlocked(guard.keyspace(now_ms).move_to_disk(&coldest.key))?;
-            }
-            self.committer.memory().tracker().note_moves(up.is_some().into(), down.is_some().into());
-            Ok(up.unwrap_or_default() as u64)
-        });
+        let done = guard
+            .reserve(MOVED_STRING_BYTES_MAX + leaves.as_ref().map_or(0, |coldest| coldest.frame_bytes))
+            .and_then(|()| {
+                let up = unlocked(guard.keyspace(now_ms).move_to_memory(key))?;
+                let mut down = None;
+                if let (Some(_), Some(coldest)) = (up, &leaves) {
+                    down = unlocked(guard.keyspace(now_ms).move_to_disk(&coldest.key))?;
+                }
+                self.committer.memory().tracker().note_moves(up.is_some().into(), down.is_some().into());
+                Ok(up.unwrap_or_default() as u64)
+            });
         guard.commit();
         leave(&self.committer, guard);
         self.allowance = self.allowance.saturating_sub(done?);

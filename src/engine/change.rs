@@ -7,6 +7,7 @@ use super::key::{self, Generation};
 use super::keyspace::{Access, AccessError, Keyspace};
 use super::memory::{Change, Encoder, Ops};
 use super::meta::{self, Collection, DiskType, Home, Meta};
+use crate::config::RoutingPolicy;
 
 impl Keyspace<'_> {
     /// Returns what a key holds, for a command that is about to write the key: an expired key is deleted as part of the
@@ -93,8 +94,14 @@ impl Keyspace<'_> {
         if self.memory().get(key).is_some() {
             return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
         }
-        if self.held().routing.home_of_new(value.len()) == Home::Memory && self.look_on_disk(key)?.is_absent() {
-            return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
+        if self.held().routing.policy == RoutingPolicy::Access {
+            let is_absent = self.look_on_disk(key)?.is_absent();
+            if is_absent && self.held().routing.home_of_new(value.len()) == Home::Memory {
+                return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
+            }
+            if !is_absent {
+                self.memory().tracker().note_on_disk(key);
+            }
         }
         self.put_string_on_disk(key, value, expire_ms, None)
     }

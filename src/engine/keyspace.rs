@@ -173,12 +173,32 @@ impl<'a> Keyspace<'a> {
         if seen.csn > committed.get() { Err(AccessError::NeedsLock) } else { Ok((seen.slot, seen.csn)) }
     }
 
+    /// Returns what a key holds, expired or not, and counts the access.
     pub(super) fn look(&self, key: &[u8]) -> Access<Found> {
         let (slot, before) = self.slot(key)?;
         if let Some(slot) = slot {
             self.memory.tracker().note_in_memory(slot.touch());
             return Ok(Found::in_memory(&slot));
         }
+        let found = self.look_beyond_memory(key, before)?;
+        if !found.is_absent() {
+            self.memory.tracker().note_on_disk(key);
+        }
+        Ok(found)
+    }
+
+    /// Returns what a key holds, without counting the access. An expired key is absent.
+    pub fn peek(&self, key: &[u8]) -> Access<Found> {
+        let (slot, before) = self.slot(key)?;
+        let found = match slot {
+            Some(slot) => Found::in_memory(&slot),
+            None => self.look_beyond_memory(key, before)?,
+        };
+        Ok(if self.is_expired(found.expire_ms()) { Found::Absent } else { found })
+    }
+
+    /// Returns what a key holds that was not in memory after the commit `before`.
+    fn look_beyond_memory(&self, key: &[u8], before: Csn) -> Access<Found> {
         let found = self.look_on_disk(key)?;
         if found.is_absent() && self.committed.is_some() {
             // The key may have moved to memory since the first look.
@@ -203,15 +223,12 @@ impl<'a> Keyspace<'a> {
         })?;
         Ok(match stored {
             None => Found::Absent,
-            Some(stored) => {
-                self.memory.tracker().note_on_disk(key);
-                match Meta::decode(&stored)? {
-                    Meta::String { value_at, expire_ms } => {
-                        Found::String(StringValue::Disk { stored, value_at, expire_ms })
-                    }
-                    Meta::Collection(collection) => Found::Collection(collection),
+            Some(stored) => match Meta::decode(&stored)? {
+                Meta::String { value_at, expire_ms } => {
+                    Found::String(StringValue::Disk { stored, value_at, expire_ms })
                 }
-            }
+                Meta::Collection(collection) => Found::Collection(collection),
+            },
         })
     }
 

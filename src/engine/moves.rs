@@ -1,7 +1,8 @@
 //! Moves: the part of the keyspace that changes the home of a key.
 //!
 //! Guarantees: a move is an effect of the commit that is being made, whole in both homes; value, expiry and watchers
-//! stay. Only values up to [`MOVED_BYTES_MAX`] move, so that a move holds the writer lock for a short time. Non-goal:
+//! stay. Only values up to [`MOVED_BYTES_MAX`] move, strings up to [`MOVED_STRING_BYTES_MAX`], so that
+//! a move holds the writer lock for a short time. Non-goal:
 //! choosing what to move (see `commit::mover`).
 
 use super::batch::Family;
@@ -12,13 +13,20 @@ use super::memory::{Element, Slot, Type};
 use super::meta::{self, Collection, DiskType, Home};
 use std::sync::atomic::Ordering;
 
-/// Largest number of bytes of a value that moves.
+/// Largest number of bytes of a hash or set that moves: each element becomes a row.
 pub const MOVED_BYTES_MAX: usize = 64 << 10;
+/// Largest number of bytes of a string that moves.
+pub const MOVED_STRING_BYTES_MAX: usize = 1 << 20;
 
 /// Reports whether a key in memory can move to disk.
 #[must_use]
 pub fn can_move_to_disk(slot: &Slot) -> bool {
-    !matches!(slot.value_type(), Type::List | Type::Zset) && slot.memory_bytes() <= MOVED_BYTES_MAX
+    let bytes_max = match slot.value_type() {
+        Type::String => MOVED_STRING_BYTES_MAX,
+        Type::Hash | Type::Set => MOVED_BYTES_MAX,
+        Type::List | Type::Zset => 0,
+    };
+    slot.memory_bytes() <= bytes_max
 }
 
 impl Keyspace<'_> {
@@ -63,7 +71,7 @@ impl Keyspace<'_> {
         }
         let expire_ms = found.expire_ms();
         match &found {
-            Found::String(value) if value.len() <= MOVED_BYTES_MAX => {
+            Found::String(value) if value.len() <= MOVED_STRING_BYTES_MAX => {
                 self.change_unnoticed(|ops| ops.set_string(key, expire_ms, &value.bytes()))?;
             }
             Found::Collection(collection) if collection.kind != DiskType::Stream => {

@@ -24,6 +24,21 @@ const CANDIDATES_MAX: usize = 4096;
 const COUNT_BITS: u32 = 8;
 const COUNT_MAX: u32 = (1 << COUNT_BITS) - 1;
 
+/// Number of counters of hits, among which threads are spread so that they do not share one.
+const HIT_COUNTERS: usize = 16;
+
+/// Accesses of keys in memory and on disk by some threads, alone in a line of the CPU's caches.
+#[derive(Default)]
+#[repr(align(64))]
+struct Hits([AtomicU64; 2]);
+
+thread_local! {
+    /// The counter of this thread.
+    static COUNTER: usize = NEXT_COUNTER.fetch_add(1, Ordering::Relaxed) as usize % HIT_COUNTERS;
+}
+
+static NEXT_COUNTER: AtomicU32 = AtomicU32::new(0);
+
 /// Counts accesses of all keys.
 #[derive(Default)]
 pub struct Tracker {
@@ -32,6 +47,7 @@ pub struct Tracker {
     /// Counts of the keys on disk; made at the first access of one.
     sketch: OnceLock<Sketch>,
     candidates: Mutex<VecDeque<Box<[u8]>>>,
+    hits: [Hits; HIT_COUNTERS],
     moves: [AtomicU64; 2],
 }
 
@@ -39,6 +55,7 @@ impl Tracker {
     /// Notes an access of a key in memory whose slot has this state.
     #[inline]
     pub fn note_in_memory(&self, state: &AtomicU32) {
+        self.count_hit(0);
         let before = state.load(Ordering::Relaxed);
         let period = self.period.load(Ordering::Relaxed);
         let after = with_count(period, (faded(before, period) + 1).min(COUNT_MAX));
@@ -61,6 +78,7 @@ impl Tracker {
 
     /// Notes an access of a key on disk. A key that was accessed several times becomes a candidate for memory.
     pub fn note_on_disk(&self, key: &[u8]) {
+        self.count_hit(1);
         let count = self.sketch.get_or_init(Sketch::default).note(hash(key));
         // Doubling steps, so that a key that stays on disk is not a candidate at each access.
         if count >= CANDIDATE_ACCESSES && count.is_multiple_of(CANDIDATE_ACCESSES) {
@@ -89,6 +107,18 @@ impl Tracker {
         if let Some(sketch) = self.sketch.get() {
             sketch.halve();
         }
+    }
+
+    #[inline]
+    fn count_hit(&self, home: usize) {
+        COUNTER.with(|counter| self.hits[*counter].0[home].fetch_add(1, Ordering::Relaxed));
+    }
+
+    /// Returns how many accesses found their key in memory and on disk.
+    #[must_use]
+    pub fn hits(&self) -> (u64, u64) {
+        let sum = |home: usize| self.hits.iter().map(|hits| hits.0[home].load(Ordering::Relaxed)).sum();
+        (sum(0), sum(1))
     }
 
     /// Counts keys that were moved.
@@ -181,6 +211,7 @@ mod tests {
         (0..1000).for_each(|_| tracker.note_in_memory(&state));
         assert_eq!(tracker.count_in_memory(&state), COUNT_MAX);
         assert_eq!(tracker.count_on_disk(b"other"), 0);
+        assert_eq!(tracker.hits(), (1013, 12));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub fn open(
     let is_copied = identity.place.is_some_and(|before| before != place);
     if is_copied {
         tracing::warn!(dir = %dir.root().display(), "this data directory was copied since its last start");
+        // A program that copies files need not sync them, and commits of this node will rely on them.
+        dir.sync_file_system()?;
     }
     if !identity.is_clean {
         identity.may_lack_commits = true;

@@ -92,7 +92,7 @@ pub(crate) fn batches(root: &Path) -> Vec<Record> {
 
 /// Returns the csns of a batch's envelopes. No key and no value in these tests contains an envelope's magic.
 fn csns(batch: &[u8]) -> Vec<Csn> {
-    let is_envelope = |&at: &usize| batch[at..].starts_with(b"WFCM\x03");
+    let is_envelope = |&at: &usize| batch[at..].starts_with(b"WFCM\x04");
     (0..batch.len()).filter(is_envelope).map(|at| Csn(long(batch, at + 10))).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use walferry::commit::committer::{CommitSink, Committer, Group, Start};
@@ -30,10 +30,14 @@ pub(crate) const SEGMENT_BYTES: u64 = 1536;
 /// One action of a commit.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Sets a string, whatever the key held.
+    /// Sets a string on disk, whatever the key held.
     Set(&'static str, String),
-    /// Sets a hash field.
+    /// Sets a field of a hash on disk.
     Field(&'static str, String),
+    /// Sets a field of a hash in memory.
+    Memo(&'static str, String),
+    /// Removes a field of a hash in memory.
+    Forget(&'static str, String),
     /// Appends an element to a list; replaces a string.
     Push(&'static str, String),
     /// Removes the first element of a list.
@@ -50,6 +54,8 @@ pub(crate) type Actions = Vec<Action>;
 pub(crate) enum Value {
     String(Vec<u8>),
     Hash(BTreeMap<Vec<u8>, Vec<u8>>),
+    /// The fields of a hash in memory.
+    Memo(BTreeSet<Vec<u8>>),
     List(Vec<Vec<u8>>),
     Zset(BTreeMap<Vec<u8>, f64>),
 }
@@ -68,6 +74,18 @@ pub(crate) fn follow(state: &mut State, actions: &[Action]) {
                 let entry = state.entry(key.as_bytes().to_vec()).or_insert(Value::Hash(BTreeMap::new()));
                 let Value::Hash(hash) = entry else { panic!("{key} is no hash") };
                 hash.insert(field.as_bytes().to_vec(), field.as_bytes().to_vec());
+            }
+            Action::Memo(key, field) => {
+                let entry = state.entry(key.as_bytes().to_vec()).or_insert(Value::Memo(BTreeSet::new()));
+                let Value::Memo(memo) = entry else { panic!("{key} is no hash in memory") };
+                memo.insert(field.as_bytes().to_vec());
+            }
+            Action::Forget(key, field) => {
+                let Some(Value::Memo(memo)) = state.get_mut(key.as_bytes()) else { continue };
+                memo.remove(field.as_bytes());
+                if memo.is_empty() {
+                    state.remove(key.as_bytes());
+                }
             }
             Action::Push(key, element) => {
                 let value = state.entry(key.as_bytes().to_vec()).or_insert(Value::List(Vec::new()));
@@ -100,13 +118,27 @@ pub(crate) fn engines(before: &State, actions: &[Action]) -> (bool, bool) {
         Action::Set(key, _) => (true, memory || is_in_memory(key)),
         Action::Field(..) => (true, memory),
         Action::Push(key, _) => (disk || is_on_disk(key), true),
-        Action::Pop(_) | Action::Score(..) => (disk, true),
+        Action::Pop(_) | Action::Score(..) | Action::Memo(..) | Action::Forget(..) => (disk, true),
     })
 }
 
 fn perform(keys: &mut Keyspace<'_>, action: &Action) {
     match action {
-        Action::Set(key, value) => keys.put_string(key.as_bytes(), value.as_bytes(), 0).unwrap(),
+        Action::Set(key, value) => {
+            let (key, value) = (key.as_bytes(), value.as_bytes());
+            if let found @ Found::List(_) = keys.find_to_change(key).unwrap() {
+                keys.delete(key, &found).unwrap();
+            }
+            keys.put_string(key, value, 0).unwrap();
+        }
+        Action::Memo(key, field) => {
+            let (key, field) = (key.as_bytes(), field.as_bytes());
+            keys.change_in_memory(key, |ops| ops.put_fields(key, [(field, field)].into_iter())).unwrap();
+        }
+        Action::Forget(key, field) => {
+            let (key, field) = (key.as_bytes(), field.as_bytes());
+            keys.change_in_memory(key, |ops| ops.remove_fields(key, [field].into_iter())).unwrap();
+        }
         Action::Field(key, field) => {
             let (key, field) = (key.as_bytes(), field.as_bytes());
             let mut hash = match keys.find_to_change(key).unwrap() {
@@ -160,19 +192,17 @@ pub(crate) fn observe(disk: &Disk, memory: &Memory) -> State {
 }
 
 fn value_in_memory(slot: &Slot) -> Value {
-    if let Some(string) = slot.as_string() {
-        let mut bytes = Vec::new();
-        string.read(0..u64::MAX, &mut bytes);
-        return Value::String(bytes);
-    }
     if let Some(hash) = slot.as_hash() {
-        let pair = |(field, value): (&[u8], &[u8])| (field.to_vec(), value.to_vec());
-        return Value::Hash(hash.iter_from(0).map(|element| element.with(pair)).collect());
+        let field = |(field, value): (&[u8], &[u8])| {
+            assert_eq!(field, value);
+            field.to_vec()
+        };
+        return Value::Memo(hash.iter_from(0).map(|element| element.with(field)).collect());
     }
     if let Some(zset) = slot.as_zset() {
         return Value::Zset(zset.iter_from(0).map(|(member, score)| (member.to_vec(), score)).collect());
     }
-    let list = slot.as_list().expect("no action makes a set");
+    let list = slot.as_list().expect("no action makes a string or a set in memory");
     Value::List(list.iter_from(0).map(<[u8]>::to_vec).collect())
 }
 
@@ -288,12 +318,14 @@ pub(crate) fn actions(nth: usize) -> Actions {
     let field = || Action::Field("hash", text("field"));
     let push = || Action::Push(["list a", "list b"][nth % 2], text("element"));
     let score = || Action::Score("zset", format!("member {}", nth % 5), nth as f64);
+    let memo = |nth: usize| format!("memo {nth:03}");
     match nth % 13 {
         0 | 7 => vec![set()],
-        1 | 8 => vec![Action::Push("queue", text("element"))],
+        1 | 8 => vec![Action::Push("queue", text("element")), Action::Memo("memos", memo(nth))],
         2 | 10 => vec![set(), push(), score()],
         3 => vec![score()],
-        4 | 9 => vec![field(), Action::Pop("queue"), push()],
+        4 => vec![field(), Action::Pop("queue"), push(), Action::Forget("memos", memo(nth - 3))],
+        9 => vec![field(), Action::Pop("queue"), push(), Action::Forget("memos", memo(nth - 1))],
         5 => vec![push(), field()],
         6 => vec![Action::Push("turns", text("element"))],
         12 => vec![Action::Set("turns", text("was a list"))],

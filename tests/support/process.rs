@@ -91,7 +91,8 @@ impl Launch {
         };
         let text = launch.dir.to_str().expect("a test directory has a UTF-8 name").to_owned();
         launch.arguments.extend(["--dir".into(), text, "--port".into(), port.to_string()]);
-        launch
+        // No key moves to memory by itself, because many tests account for each csn.
+        launch.set("move-bandwidth", "0")
     }
 
     /// Returns a primary on `dir`.

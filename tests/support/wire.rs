@@ -30,7 +30,7 @@ pub(crate) mod chunk {
     pub(crate) const FIRST_TIME: usize = 32;
     pub(crate) const LAST_TIME: usize = 40;
     pub(crate) const HASH_BEFORE: usize = 64;
-    pub(crate) const CRC: usize = 188;
+    pub(crate) const CRC: usize = 224;
 }
 
 const HEAD: usize = 8;

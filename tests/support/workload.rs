@@ -95,6 +95,12 @@ impl Workload {
         }
     }
 
+    /// Returns a move of a key that the commands touch to one of its homes.
+    pub(crate) fn next_move(&mut self) -> Step {
+        let key = self.keys[self.rng.random_range(0..self.keys.len())].clone();
+        Step::Single(cmd!("WALFERRY", "MOVE", key, if self.rng.random_bool(0.5) { "memory" } else { "disk" }))
+    }
+
     /// Returns the next step whose effect is known beforehand, csn included; applies it to `model`.
     pub(crate) fn next_certain(&mut self, model: &mut Model) -> Step {
         loop {

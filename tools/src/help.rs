@@ -12,7 +12,7 @@ const VOCABULARY: &[(&str, &[(&str, &str)])] = &[
         "History",
         &[
             ("commit", "the atomic unit: the effects of one command or of one MULTI/EXEC"),
-            ("csn", "commit sequence number: 1, 2, 3 and so on over all engines; a gap is corruption"),
+            ("csn", "commit sequence number: 1, 2, 3 and so on over both homes; a gap is corruption"),
             ("commit time", "microseconds since the Unix epoch; within an epoch it never decreases"),
             ("epoch", "generation of the writer; a promotion, or a recovery that lost commits, begins a new one"),
             ("history hash", "64 bits over the effects of all commits up to a csn; it tells two histories apart"),
@@ -26,10 +26,10 @@ const VOCABULARY: &[(&str, &[(&str, &str)])] = &[
         "State",
         &[
             (
-                "engine",
-                "what holds a key's value: strings, hashes, sets and streams on disk, lists and zsets in memory",
+                "home",
+                "where a key lives: streams on disk, lists and zsets in memory, strings, hashes and sets in either",
             ),
-            ("WAL, op-log", "RocksDB's log, and the log of the memory engines; its files are segments"),
+            ("WAL, op-log", "RocksDB's log, and the log of the keys in memory; its files are segments"),
             ("group", "commits that are written to the logs together"),
             ("purge", "to remove what a node's own logs no longer need"),
         ],
@@ -55,7 +55,7 @@ const VOCABULARY: &[(&str, &[(&str, &str)])] = &[
             ("base", "a RocksDB checkpoint and a memory image, from which a restore begins"),
             ("merge", "to replace small chunks by full ones that hold the same commits"),
             ("compacted run", "the net change of an hour, a day or a number of commits"),
-            ("hybrid snapshot", "a base and the chunks up to a csn: one state of all engines"),
+            ("hybrid snapshot", "a base and the chunks up to a csn: one state of both homes"),
             ("pin", "what a reader holds for a time against the removal of objects"),
             ("prune", "to remove what the retention policy does not keep from the archive"),
         ],

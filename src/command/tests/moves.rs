@@ -150,10 +150,10 @@ fn scan_misses_no_key_that_moves() {
 fn what_cannot_move_stays() {
     let mut node = node(RoutingPolicy::Access);
     node.check(&[("LPUSH l a", ":1|"), ("ZADD z 1 a", ":1|"), ("XADD x 1-1 f v", "$3|1-1|")]);
-    let large = "v".repeat(200_000);
+    let large = "v".repeat(1_100_000);
     node.pipeline(&[words(&format!("SET large {large}"))]);
-    for (key, to) in [("l", Home::Disk), ("z", Home::Disk), ("x", Home::Memory), ("large", Home::Memory)] {
+    for (key, to) in [("l", Home::Disk), ("z", Home::Disk), ("x", Home::Memory), ("large", Home::Disk)] {
         assert!(!node.committer().move_key(key.as_bytes(), to, 0).unwrap(), "{key}");
     }
-    node.check(&[("LLEN l", ":1|"), ("ZCARD z", ":1|"), ("XLEN x", ":1|"), ("STRLEN large", ":200000|")]);
+    node.check(&[("LLEN l", ":1|"), ("ZCARD z", ":1|"), ("XLEN x", ":1|"), ("STRLEN large", ":1100000|")]);
 }

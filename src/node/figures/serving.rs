@@ -5,6 +5,7 @@ use crate::allocator;
 use crate::clock::{self, Moment};
 use crate::commit::gate::RefusalReason;
 use crate::commit::room;
+use crate::config::RoutingPolicy;
 use crate::directory::Identity;
 use crate::node::core::Core;
 use crate::node::running::Node;
@@ -80,11 +81,27 @@ pub fn memory(out: &mut Figures, core: &Core) {
     out.text("used_memory_dataset", || dataset);
     let metric = gauge("walferry_memory_engine_bytes", "Bytes that the keys in memory take.");
     out.both("memory_engine_bytes", metric, Value::number(engines));
+    let metric = gauge("walferry_keys_in_memory", "Keys in memory.");
+    out.both("keys_in_memory", metric, Value::number(core.committer.memory().len() as u64));
+    let (to_memory, to_disk) = core.committer.memory().tracker().moves();
+    let metric = counter("walferry_moved_to_memory_total", "Keys that moved from disk to memory.");
+    out.both("moved_to_memory", metric, Value::number(to_memory));
+    let metric = counter("walferry_moved_to_disk_total", "Keys that moved from memory to disk.");
+    out.both("moved_to_disk", metric, Value::number(to_disk));
+    let (memory_hits, disk_hits) = core.committer.memory().tracker().hits();
+    let metric = counter("walferry_memory_hits_total", "Accesses that found their key in memory.");
+    out.both("memory_hits", metric, Value::number(memory_hits));
+    let metric = counter("walferry_disk_hits_total", "Accesses that found their key on disk.");
+    out.both("disk_hits", metric, Value::number(disk_hits));
+    out.text("routing", || core.config().routing);
     out.both("row_cache_bytes", gauge("walferry_row_cache_bytes", "Bytes in the row cache."), Value::number(rows));
     let metric = gauge("walferry_memory_limit_bytes", "Bytes that maxmemory allows them; 0: no limit.");
     out.both("maxmemory", metric, Value::number(maxmemory));
     out.text("maxmemory_human", || human(maxmemory));
-    out.text("maxmemory_policy", || "noeviction");
+    out.text("maxmemory_policy", || match core.config().routing {
+        RoutingPolicy::Type => "noeviction",
+        RoutingPolicy::Access => "demote",
+    });
     if let Figures::Metrics(_) = out {
         let help = "Bytes of the indexes and filters of RocksDB's files in memory, about.";
         let bytes = Value::number(core.committer.disk().index_bytes());

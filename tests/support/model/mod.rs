@@ -83,6 +83,11 @@ impl From<bool> for Wrote {
 }
 
 impl Model {
+    /// Returns all keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.keys().map(Vec::as_slice)
+    }
+
     /// Applies one command. `reply` is needed only for commands whose result the server chooses.
     #[track_caller]
     pub(crate) fn apply(&mut self, command: &Command, now_ms: u64, reply: Option<&Value>) -> Effect {
@@ -154,6 +159,8 @@ impl Model {
             }
             "ZADD" | "ZREM" | "ZINCRBY" | "ZPOPMIN" | "ZPOPMAX" | "ZREMRANGEBYRANK" | "ZREMRANGEBYSCORE" | "XADD"
             | "XDEL" | "XTRIM" => self.sorted_command(name, arguments, reply),
+            // A move is a commit if the key was in the other home, and changes no value.
+            "WALFERRY" => Ok(Wrote::Yes),
             _ => self.key_command(name, arguments, now_ms),
         }
     }

@@ -56,6 +56,7 @@ impl Common {
             pipeline,
             keys: self.keys,
             distribution: self.distribution,
+            first: 0,
             value_bytes: self.value_bytes as usize,
             rate: 0,
         }

@@ -27,6 +27,8 @@ pub(super) struct Shape {
     pub keys: u64,
     /// How keys are chosen.
     pub distribution: Distribution,
+    /// Number of the most frequent key.
+    pub first: u64,
     /// Bytes of a value.
     pub value_bytes: usize,
     /// Operations per second; 0: as many as the server takes.
@@ -210,7 +212,7 @@ impl Generator {
         let connection = &mut connections[nth];
         for &(at, number, operation) in &connection.holes {
             let number = match (number, &zipf) {
-                (Number::Key, Some(zipf)) => zipf.sample(random) as u64 - 1,
+                (Number::Key, Some(zipf)) => (zipf.sample(random) as u64 - 1 + shape.first) % shape.keys,
                 (Number::Key, None) => random.random_range(0..shape.keys),
                 (Number::Below(below), _) => random.random_range(0..below),
                 (Number::Client, _) => nth as u64,

@@ -12,6 +12,7 @@ mod server;
 mod ship;
 mod snapshot;
 mod steady;
+mod tiers;
 mod workload;
 
 use crate::cleanup;
@@ -36,6 +37,7 @@ enum Bench {
     Restore(restore::Args),
     Recover(recover::Args),
     Compact(compact::Args),
+    Tiers(tiers::Args),
 }
 
 /// Runs the benchmark and writes its report.
@@ -56,5 +58,6 @@ fn measure(bench: Bench) -> Result<(Report, Common), Failure> {
         Bench::Restore(args) => restore::run(&args),
         Bench::Recover(args) => recover::run(&args),
         Bench::Compact(args) => compact::run(&args),
+        Bench::Tiers(args) => tiers::run(&args),
     }
 }

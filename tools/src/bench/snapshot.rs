@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<(Report, Common), Failure> {
         columns: ["base", "took s", "bytes new", "bytes shared", "commits since the one before"]
             .map(str::to_owned)
             .to_vec(),
-        notes: vec!["What is new: SSTs that the archive did not have, and the image of lists and sorted sets.".into()],
+        notes: vec!["What is new: SSTs that the archive did not have, and the image of the keys in memory.".into()],
         ..Section::default()
     };
     let mut series = Vec::new();

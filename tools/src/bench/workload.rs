@@ -122,6 +122,13 @@ pub(super) const PATTERNS: &[Workload] = &[
 const PREPARATIONS: &[Workload] = &[
     workload("user", "HSET user:{key} name {small} mail {small} city {small}", ""),
     workload("ZADD-members", "ZADD zset {member} m:{key}", ""),
+    workload(
+        "GET90",
+        "GET key:{key};GET key:{key};GET key:{key};GET key:{key};GET key:{key};GET key:{key};GET key:{key};GET key:{key};\
+         GET key:{key};SET key:{key} {value}",
+        "",
+    ),
+    workload("SET-new", "SET new:{client}:{n} {value}", ""),
 ];
 
 /// Returns the workload with this name; case does not matter.

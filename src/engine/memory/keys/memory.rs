@@ -51,6 +51,8 @@ pub struct Memory {
 struct Hiding {
     /// Number of the newest hidden change.
     last: u64,
+    /// The commit that made the hidden change, once its command has ended.
+    ended: Option<Csn>,
     /// Stripes that the hidden change has touched, by number among all stripes.
     touched: BTreeSet<u16>,
 }
@@ -184,7 +186,7 @@ impl Memory {
         let open = NonZeroU64::new(self.open.load(Ordering::Acquire));
         let mut newest = Csn::ZERO;
         for (content, key) in held.iter().zip(&keys) {
-            newest = newest.max(content.changed());
+            newest = newest.max(content.changed_as_seen(open));
             with(content.visible(*key, open));
         }
         newest
@@ -236,28 +238,47 @@ impl Memory {
         self.parts[part].clear(&self.empty, of);
     }
 
-    /// Begins a hidden change: until [`Memory::publish`] no reader sees changes with this number.
+    /// Begins a hidden change: until it is published no reader sees changes with this number. The hidden change before
+    /// it, if it is still hidden, is published now.
     #[must_use]
     pub fn hide(&self) -> NonZeroU64 {
+        self.publish_all();
         let mut hiding = self.hiding.lock();
         hiding.last += 1;
-        assert!(hiding.touched.is_empty(), "one hidden change at a time");
         self.open.store(hiding.last, Ordering::Release);
         NonZeroU64::new(hiding.last).expect("it has just been raised")
     }
 
-    /// Makes a hidden change visible, all of it at one moment.
-    pub fn publish(&self, number: NonZeroU64) {
-        debug_assert_eq!(self.open.load(Ordering::Relaxed), number.get());
+    /// Notes that the command ended whose commit makes the hidden change. It stays hidden until
+    /// [`Memory::publish_until`], so that no reader waits for the commit to be written.
+    pub fn end_hidden(&self, csn: Csn) {
+        self.hiding.lock().ended = Some(csn);
+    }
+
+    /// Makes the hidden change visible, all of it at one moment, if its commit is not above `written`.
+    pub fn publish_until(&self, written: Csn) {
+        if self.open.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        if self.hiding.lock().ended.is_some_and(|csn| csn <= written) {
+            self.publish_all();
+        }
+    }
+
+    fn publish_all(&self) {
+        let mut hiding = self.hiding.lock();
+        hiding.ended = None;
         self.open.store(0, Ordering::Release);
-        for stripe in std::mem::take(&mut self.hiding.lock().touched) {
+        for stripe in std::mem::take(&mut hiding.touched) {
             self.stripe(stripe).end_hidden();
         }
     }
 
     /// Takes a hidden change back: all keys are as they were when the change began.
     pub fn take_back(&self, number: NonZeroU64, csn: Csn) {
-        let touched = std::mem::take(&mut self.hiding.lock().touched);
+        let mut hiding = self.hiding.lock();
+        hiding.ended = None;
+        let touched = std::mem::take(&mut hiding.touched);
         for stripe in &touched {
             let former = self.stripe(*stripe).former(number);
             let part = &self.parts[usize::from(*stripe) / STRIPES_PER_PART];
@@ -296,11 +317,14 @@ impl Memory {
         (if at < SHARDS { at as u64 } else { 0 }, slots)
     }
 
-    /// Calls `visit` with the slots of one shard until `visit` returns false. `number` chooses the shard.
+    /// Calls `visit` with the slots of one shard until `visit` returns false. `number` chooses the shard and the slot to
+    /// begin with.
     pub fn visit_shard(&self, number: u64, visit: impl FnMut(&Slot) -> bool) {
         let shard = number as usize % SHARDS;
         let group = self.stripe((shard / SHARDS_PER_GROUP) as u16).group();
-        let _ = group.slots_of(shard % SHARDS_PER_GROUP).all(visit);
+        let slots = || group.slots_of(shard % SHARDS_PER_GROUP);
+        let begin = (number / SHARDS as u64) as usize % slots().count().max(1);
+        let _ = slots().skip(begin).chain(slots().take(begin)).all(visit);
     }
 
     /// Returns up to `limit` keys whose expiry is not after `now_ms`, the earliest first.

@@ -73,7 +73,10 @@ fn the_keys_are_a_map() {
                 assert_eq!(keys.get(&key).map(|slot| entry(&slot).1).as_ref(), map.get(&key));
             }
             if random.random_bool(0.5) {
-                keys.publish(hidden);
+                keys.end_hidden(Csn(2));
+                keys.publish_until(Csn(1));
+                assert_eq!(keys.seen(b"key:1").slot.map(|slot| entry(&slot).1).as_ref(), before.get(&b"key:1"[..]));
+                keys.publish_until(Csn(2));
             } else {
                 keys.take_back(hidden, Csn(3));
                 map = before;
@@ -132,7 +135,8 @@ fn readers_see_a_change_whole() {
         for number in 1..3000 {
             let hidden = keys.hide();
             set(number, Change { csn: Csn(number), hidden: Some(hidden) });
-            keys.publish(hidden);
+            keys.end_hidden(Csn(number));
+            keys.publish_until(Csn(number));
         }
         is_done.store(true, Ordering::Relaxed);
     });

@@ -51,6 +51,8 @@ pub(super) struct Content {
     earlier: Option<Box<Earlier>>,
     /// The newest commit that changed a key of the stripe.
     changed: Csn,
+    /// The newest of these commits whose change was not hidden.
+    changed_openly: Csn,
 }
 
 /// Some of all shards.
@@ -58,7 +60,7 @@ pub(super) struct Stripe(RwLock<Content>);
 
 impl Stripe {
     pub(super) fn new(group: Arc<Group>) -> Self {
-        Self(RwLock::new(Content { group, earlier: None, changed: Csn(0) }))
+        Self(RwLock::new(Content { group, earlier: None, changed: Csn(0), changed_openly: Csn(0) }))
     }
 
     /// Returns the slot of a key, hidden changes included.
@@ -76,9 +78,9 @@ impl Stripe {
         open: impl FnOnce() -> Option<NonZeroU64>,
     ) -> (Option<SlotGuard<'_>>, Csn) {
         let content = self.0.read();
-        let changed = content.changed;
         // Read under the lock: the stripe's hidden changes cannot have been made after this.
         let open = open();
+        let changed = content.changed_as_seen(open);
         (RwLockReadGuard::try_map(content, |content| content.visible(key, open)).ok(), changed)
     }
 
@@ -98,7 +100,7 @@ impl Stripe {
     pub(super) fn change<R>(&self, key: Hashed<'_>, of: Change, change: impl FnOnce(&mut Group) -> R) -> R {
         let mut content = self.0.write();
         let content = &mut *content;
-        content.changed = of.csn;
+        content.note_change(of);
         if let Some(number) = of.hidden {
             content.keep(key, number);
         }
@@ -108,7 +110,7 @@ impl Stripe {
     /// Replaces all shards.
     pub(super) fn replace(&self, group: Arc<Group>, of: Change) -> Arc<Group> {
         let mut content = self.0.write();
-        content.changed = of.csn;
+        content.note_change(of);
         let former = std::mem::replace(&mut content.group, group);
         if let Some(number) = of.hidden {
             let earlier = content.earlier_of(number);
@@ -154,9 +156,17 @@ impl Content {
         self.group.get(key)
     }
 
-    /// Returns the newest commit that changed a key of the stripe.
-    pub(super) fn changed(&self) -> Csn {
-        self.changed
+    /// Returns the newest commit that changed a key of the stripe, without the hidden change `open`.
+    pub(super) fn changed_as_seen(&self, open: Option<NonZeroU64>) -> Csn {
+        let is_hidden = self.earlier.as_ref().is_some_and(|earlier| Some(earlier.number) == open);
+        if is_hidden { self.changed_openly } else { self.changed }
+    }
+
+    fn note_change(&mut self, of: Change) {
+        self.changed = of.csn;
+        if of.hidden.is_none() {
+            self.changed_openly = of.csn;
+        }
     }
 
     /// Returns the slot of a key without the changes of the hidden change `open`.

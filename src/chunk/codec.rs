@@ -6,7 +6,7 @@
 use super::kind::SectionKind;
 use bytes::Bytes;
 
-/// Level of zstd for the `wal` section, unless configured otherwise.
+/// Level of zstd for the `wal` and `memory` sections, unless configured otherwise.
 pub const ZSTD_LEVEL_DEFAULT: i32 = 1;
 
 /// Largest compressed size of a block, in percent of its raw bytes.
@@ -60,7 +60,7 @@ impl Codec {
 /// The purpose of a chunk, which decides how it is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// Small chunks: zstd for `wal`, Snappy for `list`, LZ4 for `zset`.
+    /// Small chunks: zstd for `wal` and `memory`, Snappy for `list`, LZ4 for `zset`.
     Archive {
         /// Level of zstd, usually [`ZSTD_LEVEL_DEFAULT`].
         zstd_level: i32,

@@ -1,5 +1,5 @@
-//! The shipped unit: a chunk holds whole commits in dense csn order, in one compressed section per log kind (`wal`,
-//! `list`, `zset`). `FORMAT.md` in this directory gives every byte.
+//! The shipped unit: a chunk holds whole commits in dense csn order, in compressed sections by kind of effect (`wal`,
+//! `memory`, `list`, `zset`). `FORMAT.md` in this directory gives every byte.
 //!
 //! Guarantees:
 //! - [`Chunk::commits`] yields exactly the commits that [`Encoder::encode`] was given, except that every commit

@@ -5,7 +5,7 @@ use super::effects::Overlaid;
 use super::found::{Found, StringValue};
 use super::key::{self, Generation};
 use super::keyspace::{Access, AccessError, Keyspace};
-use super::memory::{Change, Encoder, Ops};
+use super::memory::{Change, Encoder, Ops, Type};
 use super::meta::{self, Collection, DiskType, Home, Meta};
 use crate::config::RoutingPolicy;
 
@@ -91,8 +91,14 @@ impl Keyspace<'_> {
     pub fn put_string(&mut self, key: &[u8], value: &[u8], expire_ms: u64) -> Access<()> {
         // Checked first, so that nothing is deleted for a string that does not fit.
         self.require_room(key.len() + value.len())?;
-        if self.memory().get(key).is_some() {
-            return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
+        let there = self.memory().get(key).map(|slot| slot.value_type());
+        match there {
+            // A string stays where it is; in place of another type, it begins anew.
+            Some(of) if of == Type::String || self.held().routing.home_of_new(value.len()) == Home::Memory => {
+                return self.change_in_memory(key, |ops| ops.set_string(key, expire_ms, value));
+            }
+            Some(_) => self.change_in_memory(key, |ops| ops.delete(key))?,
+            None => {}
         }
         if self.held().routing.policy == RoutingPolicy::Access {
             let is_absent = self.look_on_disk(key)?.is_absent();

@@ -8,6 +8,7 @@ use crate::engine::memory::ops::{ElementsChange, ValueChange, ZsetChange};
 use crate::engine::memory::{Change, Memory, Op, Ops};
 use crate::error::Result;
 use crate::record::CommitRecord;
+use std::collections::HashSet;
 
 /// Applies those memory ops of `commit` that fit the state, and removes the other ops from the commit. Returns whether
 /// all fitted.
@@ -29,22 +30,28 @@ pub(super) fn apply(memory: &Memory, commit: &mut CommitRecord) -> Result<bool> 
     Ok(fits)
 }
 
-/// Reports whether a removal finds every element that it names: otherwise it would stop half-way.
+/// Reports whether a removal finds every element that it names, each once: otherwise it would stop half-way.
 fn is_whole(memory: &Memory, op: &Op<'_>) -> bool {
     let Op::Change { key, change } = *op else { return true };
     let Some(slot) = memory.get(key) else { return true };
     match change {
         ValueChange::Zset(ZsetChange::Remove { members }) => {
-            slot.as_zset().is_some_and(|zset| members.iter().all(|member| zset.score(member).is_some()))
+            slot.as_zset().is_some_and(|zset| each_once(members.iter(), |member| zset.score(member).is_some()))
         }
         ValueChange::Elements(ElementsChange::RemoveFields { fields }) => {
-            slot.as_hash().is_some_and(|hash| fields.iter().all(|field| hash.get(field).is_some()))
+            slot.as_hash().is_some_and(|hash| each_once(fields.iter(), |field| hash.get(field).is_some()))
         }
         ValueChange::Elements(ElementsChange::RemoveMembers { members }) => {
-            slot.as_set().is_some_and(|set| members.iter().all(|member| set.get(member).is_some()))
+            slot.as_set().is_some_and(|set| each_once(members.iter(), |member| set.get(member).is_some()))
         }
         _ => true,
     }
+}
+
+/// Reports whether all names are there, and none comes twice.
+fn each_once<'n>(mut names: impl Iterator<Item = &'n [u8]>, is_there: impl Fn(&[u8]) -> bool) -> bool {
+    let mut seen = HashSet::new();
+    names.all(|name| is_there(name) && seen.insert(name))
 }
 
 #[cfg(test)]

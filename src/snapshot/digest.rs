@@ -1,5 +1,5 @@
 //! A digest of a set of entries that does not depend on their order: two nodes with the same keys have the same
-//! digest, whatever the order in their dictionaries.
+//! digest, whatever the order in memory.
 //!
 //! An entry is a key with its type, its absolute expiry and its whole value, in the byte form of the memory image (see
 //! `FORMAT.md`). The hash of an entry is BLAKE3. The digest is the sum of all hashes: each hash is read as four

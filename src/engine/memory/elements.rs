@@ -272,7 +272,7 @@ impl Slot {
         let (count, members) = (Integers::new(block.body()).len(), spelled_out(block.body()));
         if count < SMALL_ELEMENTS && members.len() < SMALL_BYTES {
             let body = [&[count as u8][..], &members].concat();
-            *self = Self::Small(Block::new(self.key(), Form::Members, self.expire_ms(), &body));
+            self.replace(Self::Small(Block::new(self.key(), Form::Members, self.expire_ms(), &body)));
         } else {
             self.grow(LargeValue::Set(PairsTree::of(&members)));
         }

@@ -8,6 +8,7 @@ use super::elements::spelled_out;
 use super::list::List;
 use super::pairs::{Bare, Valued};
 use super::pairs_tree::PairsTree;
+use super::reclaim;
 use super::text::Text;
 use super::zset::Zset;
 use std::sync::Arc;
@@ -99,6 +100,20 @@ impl Slot {
     #[must_use]
     pub fn large(key: &[u8], expire_ms: u64, value: LargeValue) -> Self {
         Self::Large(Arc::new(Large { key: key.into(), expire_ms, touch: AtomicU32::new(0), value }))
+    }
+
+    /// Replaces the value, and drops a large former value on another thread. The state of the access tracker stays.
+    pub(super) fn replace(&mut self, with: Self) {
+        with.touch().store(self.touch().load(Ordering::Relaxed), Ordering::Relaxed);
+        std::mem::replace(self, with).dispose();
+    }
+
+    /// Drops the slot, a large value on another thread.
+    pub(super) fn dispose(self) {
+        if let Self::Large(_) = &self {
+            let bytes = self.memory_bytes();
+            reclaim::dispose(self, bytes);
+        }
     }
 
     /// Makes the value large; key, expiry and the state of the access tracker stay.

@@ -72,7 +72,7 @@ impl Slot {
     pub fn set_bytes(&mut self, bytes: &[u8]) {
         match self {
             Self::Small(block) if block.can_hold(bytes.len()) => block.splice(0..block.body().len(), bytes),
-            _ => *self = Self::string(self.key(), self.expire_ms(), bytes),
+            _ => self.replace(Self::string(self.key(), self.expire_ms(), bytes)),
         }
     }
 

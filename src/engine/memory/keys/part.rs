@@ -137,7 +137,7 @@ impl Part {
                 self.keys[former.value_type() as usize].fetch_sub(1, Ordering::Relaxed);
                 self.count(former.memory_bytes(), after.0);
                 self.index_expiry(key.key(), former.expire_ms(), after.1);
-                dispose(former);
+                former.dispose();
             }
             Err(grown) => {
                 self.count(0, after.0 + grown);
@@ -169,7 +169,7 @@ impl Part {
     /// Removes a key and drops its value, a large value on another thread; false if there is no such key.
     pub fn delete(&self, key: Hashed<'_>, of: Change) -> bool {
         let Some(slot) = self.remove(key, of) else { return false };
-        dispose(slot);
+        slot.dispose();
         true
     }
 
@@ -248,13 +248,6 @@ impl Part {
             return Vec::new();
         }
         self.expiries.lock().iter().take_while(|(at, _)| *at <= now_ms).take(limit).cloned().collect()
-    }
-}
-
-fn dispose(slot: Slot) {
-    if let Slot::Large(_) = &slot {
-        let bytes = slot.memory_bytes();
-        reclaim::dispose(slot, bytes);
     }
 }
 

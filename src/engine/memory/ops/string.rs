@@ -5,12 +5,12 @@
 //! | 16 | set | milliseconds since the Unix epoch from which on the key is expired, 0: never; bytes |
 //! | 17 | replace | bytes: the expiry stays |
 //! | 18 | append | bytes |
-//! | 19 | write | position, bytes: a gap behind the end is filled with zeros; the string ends below 4 GiB |
+//! | 19 | write | position, bytes: a gap behind the end is filled with zeros; the string has at most 2 GiB |
 //!
 //! Set gives the key this value whatever it held before. The other changes need the key.
 
 use super::codec::{Reader, put_bytes};
-use super::{Change, Encoder, wrong_type};
+use super::{Change, Encoder, divergence, wrong_type};
 use crate::engine::memory::slot::{Slot, Type};
 use crate::error::Result;
 use crate::varint;
@@ -22,7 +22,7 @@ const WRITE: u8 = 19;
 
 /// Largest number of bytes of a string that a write may make, so that a few bytes cannot make the state much larger
 /// than any command can.
-const STRING_BYTES_MAX: u64 = u32::MAX as u64;
+const STRING_BYTES_MAX: u64 = 2 << 30;
 
 /// A change of one string. The fields are listed in the table above.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -93,7 +93,7 @@ impl<'a> Change<'a> for StringChange<'a> {
                     slot.set_expire(expire_ms);
                 }
             } else {
-                *slot = Slot::string(slot.key(), expire_ms, bytes);
+                slot.replace(Slot::string(slot.key(), expire_ms, bytes));
             }
             return Ok(());
         }
@@ -103,7 +103,16 @@ impl<'a> Change<'a> for StringChange<'a> {
         match self {
             Self::Set { .. } => {}
             Self::Replace { bytes } => slot.set_bytes(bytes),
-            Self::Append { bytes } => slot.append(bytes),
+            Self::Append { bytes } => {
+                let len = slot.as_string().map_or(0, |string| string.len());
+                if len + bytes.len() as u64 > STRING_BYTES_MAX {
+                    return Err(divergence(
+                        slot.key(),
+                        format!("a string of {len} bytes cannot grow by {}", bytes.len()),
+                    ));
+                }
+                slot.append(bytes);
+            }
             Self::Write { position, bytes } => slot.write(position, bytes),
         }
         Ok(())

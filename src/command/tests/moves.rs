@@ -31,7 +31,7 @@ fn request(random: &mut StdRng) -> String {
     match random.random_range(0..47) {
         0..3 => format!("SET {key} {one}"),
         3 => format!("SET {key} {}", "v".repeat(random.random_range(1..9000))),
-        4 => format!("SET {key} {one} EX 100"),
+        4 => format!("SET {key} {one} PXAT 4000000000000"),
         5 => format!("SET {key} {one} KEEPTTL"),
         6 => format!("SET {key} {one} XX GET"),
         7 => format!("SETNX {key} {one}"),
@@ -156,4 +156,19 @@ fn what_cannot_move_stays() {
         assert!(!node.committer().move_key(key.as_bytes(), to, 0).unwrap(), "{key}");
     }
     node.check(&[("LLEN l", ":1|"), ("ZCARD z", ":1|"), ("XLEN x", ":1|"), ("STRLEN large", ":1100000|")]);
+}
+
+/// Goal: a string that takes the place of another type lives where a new string would.
+#[test]
+fn a_string_in_place_of_a_list_begins_anew() {
+    let large = "v".repeat(70_000);
+    for (routing, value, is_in_memory) in
+        [(RoutingPolicy::Type, "v", false), (RoutingPolicy::Access, "v", true), (RoutingPolicy::Access, &large, true)]
+    {
+        let mut node = node(routing);
+        node.check(&[("LPUSH k a", ":1|"), ("EXPIRE k 100", ":1|")]);
+        node.pipeline(&[words(&format!("SET k {value}"))]);
+        assert_eq!(node.committer().memory().get(b"k").is_some(), is_in_memory, "{routing}");
+        node.check(&[("STRLEN k", &format!(":{}|", value.len())), ("TTL k", ":-1|"), ("DBSIZE", ":1|")]);
+    }
 }

@@ -265,6 +265,7 @@ impl Cluster {
     pub(super) fn put_copy_in_place(&mut self) {
         let from = self.root.path().join("copy");
         let machine = self.primary();
+        machine.device.iter().for_each(Mounted::empty);
         machine.wipe();
         machine.is_new = false;
         copy(&from, &machine.data());

@@ -1,4 +1,4 @@
-//! How much memory the allocator of this process has given out: to the memory engines and caches, to RocksDB, to
+//! How much memory the allocator of this process has given out: to the keys in memory and caches, to RocksDB, to
 //! connections.
 //!
 //! The binary chooses the allocator and says with [`ask_with`] how to ask it. Without that call the amount is unknown.

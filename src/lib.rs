@@ -1,7 +1,7 @@
 //! walferry: WAL-shipping replication for a hybrid, Redis-protocol store.
 //!
-//! Strings, hashes, sets and streams live on disk in RocksDB; lists and sorted sets live in memory. Each commit has a
-//! number (csn) that is dense over all engines. Logs, chunks, replicas and restore points all use this number.
+//! Each key has one home, memory or RocksDB on disk; a move between them is a commit. Each commit has a number (csn)
+//! that is dense over both homes. Logs, chunks, replicas and restore points all use this number.
 //!
 //! # The way of a write
 //!
@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | 1 clients | [`server`] | `Lane`, `Connection` | replies in request order, once the durability mode allows |
 //! | 2 meaning | [`command`] | `Session` | one command or EXEC is one commit or none; a failed command has no effect |
-//! | 3 state | [`engine`] | `Keyspace` | a key has one type and lives in one engine |
+//! | 3 state | [`engine`] | `Keyspace` | a key has one type and lives in one home |
 //! | 4 logs | [`log`] | `OpLog`, the WAL envelope | a cross-engine commit stands whole in both logs |
 //! | 5 order | [`commit`] | `Committer` | csns are dense; op-log before WAL; one writer |
 //! | 6 chunk | [`chunk`] | `Chunk` | whole commits in csn order; any flipped bit is found |

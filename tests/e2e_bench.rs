@@ -75,6 +75,13 @@ fn stopped() {
 }
 
 #[test]
+fn tiers() {
+    let report = bench("tiers", &["--budget-percent", "20"]);
+    let rows = report["sections"][0]["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 12, "four loads with each of three settings");
+}
+
+#[test]
 fn serve() {
     let report = bench("serve", &["--pipeline", "4", "--tests", "SET,ZRANK,EXEC,queue", "--distribution", "zipfian"]);
     let tests: Vec<_> = report["sections"][0]["rows"].as_array().expect("rows").iter().map(|row| &row[0]).collect();

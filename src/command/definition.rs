@@ -17,11 +17,11 @@ use std::sync::LazyLock;
 pub enum Flag {
     /// The command changes keys.
     Write = 1,
-    /// The command may grow the memory engines. It is refused when they are full.
+    /// The command may grow the keys in memory. It is refused when they are full.
     DenyOom = 2,
     /// The command only reads keys.
     ReadOnly = 4,
-    /// The command always needs the writer lock, as a read of the memory engines does.
+    /// The command always needs the writer lock, as a read of the keys in memory does.
     Locks = 8,
     /// Inside MULTI the command runs at once instead of being queued.
     Immediate = 16,

@@ -66,7 +66,7 @@ pub const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 /// EXEC after a command was refused while queueing.
 pub const EXEC_ABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
-/// A write would grow the memory engines beyond `maxmemory`.
+/// A write would grow the keys in memory beyond `maxmemory`.
 pub const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 /// A write on a replica. The gate of the committer adds the code `READONLY`.
 pub const READ_ONLY_REASON: &str = "You can't write against a read only replica.";

@@ -326,7 +326,7 @@ impl<'s> Session<'s> {
         done
     }
 
-    /// Refuses a write that this node does not take, or that would grow full memory engines.
+    /// Refuses a write that this node does not take, or that would grow a full memory.
     fn check_write(&self, command: &Command) -> Result<(), Fail> {
         let queue = self.client.queue.as_ref().filter(|queue| command.has(Flag::Exec) && queue.has_writes);
         if !command.has(Flag::Write) && queue.is_none() {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! file    step     what happens                                                lock held
-//! turn    execute  memory engines change, effects gather in the open group     writer lock
+//! turn    execute  keys in memory change, effects gather in the open group     writer lock
 //! writer  seal     the open group is closed; its effects overlay the database  writer lock
 //! logs    write    op-log, then RocksDB, cached rows, watermarks, sink         logs' lock
 //! groups  settle   replies leave, the overlay of the group is removed          none

@@ -157,7 +157,7 @@ impl<'a> WriterGuard<'a> {
         self.writer.committed_extent() != self.writer.effects.extent()
     }
 
-    /// Stops writes until a restart, because effects are in the memory engines that are in no log and cannot be taken
+    /// Stops writes until a restart, because effects are in the keys in memory that are in no log and cannot be taken
     /// back.
     pub fn abandon(&mut self, reason: &str) {
         self.committer.fail_stop(&Error::NeedsRestart { reason: reason.to_owned() });

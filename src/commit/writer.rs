@@ -207,7 +207,7 @@ impl Writer {
     }
 
     /// Drops the effects of settled groups, because the database holds them. After a group has failed, the effects of
-    /// unsettled and failed groups stay, so that reads see their commits whole, as the memory engines show them.
+    /// unsettled and failed groups stay, so that reads see their commits whole, as the keys in memory show them.
     pub(super) fn forget_settled(&mut self, groups: &Groups) {
         if groups.have_failed() {
             return;

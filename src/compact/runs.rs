@@ -180,7 +180,7 @@ struct Work {
     /// Csns of bases; a run ends at each of them.
     bases: BTreeSet<Csn>,
     until: Csn,
-    /// The memory engines after the commit `at`.
+    /// The keys in memory after the commit `at`.
     state: Memory,
     at: Position,
     builder: Option<RunBuilder>,

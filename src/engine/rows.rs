@@ -45,7 +45,7 @@ pub enum RowAccess {
     /// Under the writer lock, by a command that only reads.
     Locked,
     /// Under the writer lock, by a command that may write. The absence of a row is not kept, because the command is
-    /// about to write the row or to keep its key in the memory engines.
+    /// about to write the row or to keep its key in the keys in memory.
     Changing,
 }
 

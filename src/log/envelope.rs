@@ -1,7 +1,7 @@
 //! The batch envelope: the form of commits in RocksDB's WAL.
 //!
 //! A write batch carries one or more commits. Each commit begins with LogData, the envelope: its position and, if it
-//! touches the memory engines too, their ops. The last operation of the batch puts the system key `csn`. So a batch
+//! touches the keys in memory too, their ops. The last operation of the batch puts the system key `csn`. So a batch
 //! never counts zero operations, every checkpoint holds its own csn, and applying is exactly-once. An operation that a
 //! later one in the batch undoes is LogData, too: the log holds it, but the memtables need not. `FORMAT.md` gives the
 //! bytes.

@@ -1,4 +1,4 @@
-//! Stage 4: the two logs, RocksDB's WAL (through the batch envelope) and the op-log of the memory engines.
+//! Stage 4: the two logs, RocksDB's WAL (through the batch envelope) and the op-log of the keys in memory.
 //!
 //! The modules write both logs, read them as one, and recover from a crash at a start. `FORMAT.md` gives every byte.
 

@@ -1,4 +1,4 @@
-//! The op-log: the log of the memory engines. It is a directory of segments, of which the last is active.
+//! The op-log: the log of the keys in memory. It is a directory of segments, of which the last is active.
 //!
 //! Guarantees: frames are appended in csn order. A sealed segment is synced before the next one gets its first frame,
 //! so that only the active segment can have a torn tail. Room is reserved before a command runs: a full disk refuses a

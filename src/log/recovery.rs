@@ -26,7 +26,7 @@ use std::iter::Peekable;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Number of commits that are applied to the memory engines at a time.
+/// Number of commits that are applied to the keys in memory at a time.
 const BATCH_COMMITS: usize = 1024;
 
 /// The outcome of a recovery.

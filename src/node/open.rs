@@ -1,4 +1,4 @@
-//! Opens a data directory: locks it, recovers both logs and the memory engines, and starts the committer.
+//! Opens a data directory: locks it, recovers both logs and the keys in memory, and starts the committer.
 //!
 //! Guarantees: one process has a directory open; all its engines are at one csn; and the directory belongs to one
 //! cluster. Commits that a crash lost are reported by csn range. A directory that is known to have lost durable commits

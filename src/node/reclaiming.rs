@@ -57,7 +57,7 @@ impl Reclaiming {
 fn reclaim(core: &Core, snapshots: &Snapshots) {
     let room = || room::room_to_reclaim(core.dir.root(), core.config().min_free_bytes.0);
     let before = room();
-    // An image is at most as large as the memory engines.
+    // An image is at most as large as the keys in memory.
     if (core.committer.memory().memory_bytes() as u64) < before / 2 {
         snapshots.write_image();
     }

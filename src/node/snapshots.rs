@@ -164,8 +164,8 @@ impl Snapshots {
         self.images.lock()[0]
     }
 
-    /// Reports whether an image is due: since the newest image at least `image_log_bytes`, and at least the size of the
-    /// memory engines, was logged. With the second limit, images never cost more than the logs.
+    /// Reports whether an image is due: since the newest image at least `image_log_bytes`, and at least as many bytes as
+    /// the keys in memory take, were logged. With the second limit, images never cost more than the logs.
     #[must_use]
     pub fn is_image_due(&self) -> bool {
         let core = &self.core;

@@ -1,7 +1,7 @@
 //! Brings the engines from a base, or from the empty state, to the target.
 //!
 //! The caller's thread unpacks chunks. One thread gathers their disk effects into sorted batches, one ingests full sorted
-//! batches into RocksDB, and several change the memory engines. The disk side and the memory side do not wait for each
+//! batches into RocksDB, and several change the keys in memory. The disk side and the memory side do not wait for each
 //! other until the end. Guarantees: no effect beyond the target is written. The csn key in RocksDB is written once, at
 //! the end. After a failure the directory must be discarded. Memory is bounded by [`CHUNKS_QUEUED_MAX`] chunks on each
 //! side and two sorted batches.
@@ -31,12 +31,12 @@ const CHUNKS_QUEUED_MAX: usize = 2;
 pub(super) struct Engines {
     /// RocksDB, opened without compaction.
     pub disk: Disk,
-    /// The memory engines: lists and sorted sets.
+    /// The keys in memory.
     pub memory: Memory,
-    /// The last commit that every engine holds; the memory engines hold no later commit.
+    /// The last commit that every engine holds; the keys in memory hold no later commit.
     pub position: Position,
     /// RocksDB already holds the effects up to this csn, which lies above the position if RocksDB was cut later than
-    /// the memory engines. The disk side skips the commits up to this csn.
+    /// the keys in memory. The disk side skips the commits up to this csn.
     pub disk_at: Csn,
     /// A directory beside RocksDB's, for files before their ingestion.
     pub scratch: PathBuf,
@@ -127,7 +127,7 @@ impl Engines {
     }
 }
 
-/// Applies the commits of a base's completion, which change the memory engines only; returns the csn of the last one.
+/// Applies the commits of a base's completion, which change the keys in memory only; returns the csn of the last one.
 pub(super) fn complete(
     memory: &Memory,
     commits: impl Iterator<Item = Result<CommitRecord>>,

@@ -87,7 +87,7 @@ pub(super) fn open(
     Ok(Engines { disk, memory, position, disk_at: manifest.csn, scratch: dir.base() })
 }
 
-/// How the memory engines of a base are compared with the manifest.
+/// How the keys in memory of a base are compared with the manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Compare {
     /// Compares the numbers of keys; the BLAKE3 hashes of the files already prove the bytes.
@@ -96,7 +96,7 @@ pub(super) enum Compare {
     Digests,
 }
 
-/// Builds the memory engines of a base; those of a strict base are brought to the base's csn. `parts` reads a file.
+/// Builds the keys in memory of a base; those of a strict base are brought to the base's csn. `parts` reads a file.
 pub(super) fn open_memory<P: Iterator<Item = Result<Bytes>> + Send>(
     manifest: &Manifest,
     archive: &Archive,

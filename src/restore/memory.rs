@@ -1,4 +1,4 @@
-//! Builds the memory engines at a commit without the disk engines; building compacted runs begins with this state.
+//! Builds the keys in memory at a commit without the disk engines; building compacted runs begins with this state.
 //!
 //! Guarantees: everything that is read is verified. Memory is bounded by the size of the state and of the chunks in
 //! flight.
@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// Returns the memory engines after commit `csn` and the position there; for csn 0 they are empty. Reports the bytes
+/// Returns the keys in memory after commit `csn` and the position there; for csn 0 they are empty. Reports the bytes
 /// that were read to `meter`.
 pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -> Result<(Memory, Position)> {
     if csn == Csn::ZERO {
@@ -54,7 +54,7 @@ pub(crate) async fn memory_at(history: &History, csn: Csn, meter: &Arc<Meter>) -
     Ok((memory, at))
 }
 
-/// Applies the commits of successive chunks to the memory engines, which are at the given position.
+/// Applies the commits of successive chunks to the keys in memory, which are at the given position.
 async fn take_commits(
     history: &History,
     steps: Vec<ChunkStep>,
@@ -94,7 +94,7 @@ async fn take_run(history: &History, manifest: &RunManifest, mut memory: Memory,
     Ok(memory)
 }
 
-/// Builds the memory engines of a base from its images and its completion; those of a strict base are brought to the
+/// Builds the keys in memory of a base from its images and its completion; those of a strict base are brought to the
 /// base's csn.
 pub(super) async fn base_memory(
     archive: &Archive,

@@ -3,7 +3,7 @@
 //! ```text
 //! base      files of a base -> engines              follow    follows the plan, or a route around damaged objects
 //! runs      files of a run -> engines               apply     commits of chunks -> engines
-//! memory    the memory engines alone at a commit    progress  how far a restore or a verification is
+//! memory    the keys in memory alone at a commit    progress  how far a restore or a verification is
 //! verify    checks a whole archive                  verify_runs  checks the compacted runs of an archive
 //! copy      copies a range into another archive     repair    completes an eventual base
 //! ```
@@ -117,7 +117,7 @@ pub struct Seconds {
 pub struct Checks {
     /// The csn stored in RocksDB; equals the target.
     pub disk_csn: Csn,
-    /// The csn of the memory engines; equals the target.
+    /// The csn of the keys in memory; equals the target.
     pub memory_csn: Csn,
     /// Number of files of the base and of runs whose BLAKE3 hash equals the manifest's.
     pub files_verified: u64,

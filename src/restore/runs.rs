@@ -113,7 +113,7 @@ fn change(manifest: &RunManifest, dir: &Path, io: &dyn Io, memory: &Memory) -> R
     Ok(())
 }
 
-/// Applies one file of a run's memory part to the memory engines.
+/// Applies one file of a run's memory part to the keys in memory.
 pub(super) fn apply_part(manifest: &RunManifest, bytes: Bytes, what: &str, memory: &Memory) -> Result<()> {
     let chunk = Chunk::open(bytes, what)?;
     let header = chunk.header();

@@ -224,7 +224,7 @@ async fn check_bases(
     Ok(())
 }
 
-/// Builds the memory engines from the memory image and the completion, as a restore does.
+/// Builds the keys in memory from the memory image and the completion, as a restore does.
 async fn check_memory(archive: &Archive, listing: &Listing, manifest: &Manifest, meter: &Arc<Meter>) -> Result<()> {
     let base = manifest.base();
     for file in manifest.memory.files.iter().chain(&manifest.completion) {

@@ -1,13 +1,13 @@
-//! Cuts a base into a local directory: the memory engines at csn M, RocksDB at csn R, and for a strict base the
+//! Cuts a base into a local directory: the keys in memory at csn M, RocksDB at csn R, and for a strict base the
 //! commits between M and R.
 //!
 //! ```text
-//! memory.image, or memory-<n>.image ...   the memory engines at M
+//! memory.image, or memory-<n>.image ...   the keys in memory at M
 //! <first>-<last>.chunk                    the completion of a strict base: commits (M, R], memory ops only
 //! db/                                     RocksDB at R, without WAL
 //! ```
 //!
-//! Guarantees: writers wait only while the memory engines are cut; RocksDB is never cut before the memory engines; a
+//! Guarantees: writers wait only while the keys in memory are cut; RocksDB is never cut before the keys in memory; a
 //! base holds no commit that a power cut could lose although the durability mode protects from power cuts. The
 //! directory holds one base at a time: it is cleared before a cut, after a failed cut, and when the base is dropped;
 //! the next cut clears what a crash leaves. A strict base needs the logs from M on: the logs must not be purged above
@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 const DB: &str = "db";
 /// Pause between two checks of the durable watermark.
 const DURABLE_POLL: Duration = Duration::from_millis(1);
-/// Largest number of images that the memory engines are written to in parallel.
+/// Largest number of images that the keys in memory are written to in parallel.
 const IMAGES_MAX: usize = 4;
 /// Default of [`BaseCutter::with_image_memory_min`]: below this size another thread does not pay.
 const IMAGE_MEMORY_MIN: usize = 32 << 20;
@@ -50,7 +50,7 @@ pub struct BaseCutter {
     dir: PathBuf,
     cluster: ClusterId,
     hashes: SstHashes,
-    /// Least bytes of the memory engines for each image.
+    /// Least bytes of the keys in memory for each image.
     image_memory_min: usize,
     /// Shared with the [`LocalBase`] in `dir`, if there is one.
     occupied: Arc<()>,
@@ -98,13 +98,13 @@ impl BaseCutter {
         Self { io, dir: dir.base(), cluster, hashes, image_memory_min, occupied: Arc::new(()) }
     }
 
-    /// Sets the least bytes of the memory engines for each image, so that a base of little memory has several images.
+    /// Sets the least bytes of the keys in memory for each image, so that a base of little memory has several images.
     #[must_use]
     pub fn with_image_memory_min(self, bytes: usize) -> Self {
         Self { image_memory_min: bytes, ..self }
     }
 
-    /// Cuts a base of all commits so far. Blocks for a flush of RocksDB and one pass over the memory engines. Errors:
+    /// Cuts a base of all commits so far. Blocks for a flush of RocksDB and one pass over the keys in memory. Errors:
     /// [`Error::NotNow`] while the previous base is in use; [`Error::InconsistentTiming`] if the cuts are further
     /// apart than the request allows.
     pub fn cut(&mut self, committer: &Committer, request: &CutRequest) -> Result<LocalBase> {
@@ -267,7 +267,7 @@ fn write_image(
     Ok((FileRef { name, bytes, blake3: hasher.finalize() }, image.contents()))
 }
 
-/// Checks the order of the two cuts. The checkpoint is made after the memory engines were cut, so it must hold all
+/// Checks the order of the two cuts. The checkpoint is made after the keys in memory were cut, so it must hold all
 /// disk effects up to that cut; its csn is higher if and only if there were disk effects after the memory cut.
 fn check_order(memory: LogCursor, disk: &DiskPart) -> Result<()> {
     if disk.wal_seq >= memory.wal_seq && (disk.wal_seq > memory.wal_seq) == (disk.csn > memory.csn) {

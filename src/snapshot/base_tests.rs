@@ -20,7 +20,7 @@ fn fetch(base: &LocalBase) -> impl Fn(&str) -> Bytes + Sync {
 fn assert_exact(rig: &Rig, base: &LocalBase) {
     let (memory, disk) = restore(base.manifest(), fetch(base));
     let (expected_memory, expected_disk) = rig.expected(base.manifest().csn);
-    assert!(content(&memory) == content(&expected_memory), "the memory engines differ");
+    assert!(content(&memory) == content(&expected_memory), "the keys in memory differ");
     assert!(disk == expected_disk, "the disk engines differ");
 }
 

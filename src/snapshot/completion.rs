@@ -1,7 +1,7 @@
 //! The completion of a base: the commits between its two cuts, as chunks without disk effects.
 //!
 //! Guarantees: a completion holds every commit above the memory image up to the base's csn, without a gap. Applied to
-//! the image, the completion brings the memory engines to exactly that csn. RocksDB holds the disk effects of these
+//! the image, the completion brings the keys in memory to exactly that csn. RocksDB holds the disk effects of these
 //! commits already. Memory: the commits of one chunk.
 
 use super::manifest::FileRef;

@@ -53,7 +53,7 @@ pub struct Manifest {
     /// Epoch of the history that the base was cut from.
     pub epoch: Epoch,
     /// The later csn of the two cuts: the disk engines' csn where they are later, because they are cut last. With the
-    /// completion applied, every engine is at this csn; without a completion, the memory engines need the commits
+    /// completion applied, every engine is at this csn; without a completion, the keys in memory need the commits
     /// above `memory.csn`.
     pub csn: Csn,
     /// Commit time of `csn`.
@@ -64,7 +64,7 @@ pub struct Manifest {
     pub level: Level,
     /// How the base was cut, and by which node.
     pub cut: CutRecord,
-    /// The memory engines.
+    /// The keys in memory.
     pub memory: MemoryPart,
     /// The disk engines.
     pub disk: DiskPart,
@@ -122,7 +122,7 @@ pub struct CutRecord {
     pub role: LastRole,
 }
 
-/// The memory engines' part of a base.
+/// The part of the keys in memory of a base.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryPart {
@@ -180,7 +180,7 @@ impl TypeCounts {
 #[serde(deny_unknown_fields)]
 pub struct DiskPart {
     /// The last commit in RocksDB, as its system key states. Below `memory.csn` if all later commits touched the
-    /// memory engines only.
+    /// keys in memory only.
     pub csn: Csn,
     /// Commit time of `csn`.
     pub time: CommitTime,

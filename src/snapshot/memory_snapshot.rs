@@ -1,4 +1,4 @@
-//! A cut of the memory engines at one commit, from which images are written.
+//! A cut of the keys in memory at one commit, from which images are written.
 //!
 //! Guarantees: the cut holds exactly the commits up to its position. Writers wait for microseconds, whatever the size
 //! of the engines. The cut keeps the values that it shows in memory: drop it as soon as it is written.
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::log::recovery::CutPoint;
 use std::time::{Duration, Instant};
 
-/// The memory engines at one commit.
+/// The keys in memory at one commit.
 pub struct MemorySnapshot {
     /// The content of the engines.
     pub cut: MemoryCut,
@@ -23,7 +23,7 @@ pub struct MemorySnapshot {
 }
 
 impl MemorySnapshot {
-    /// Cuts the memory engines at the last commit. [`Error::NeedsRestart`] after a failed log write: the engines may then
+    /// Cuts the keys in memory at the last commit. [`Error::NeedsRestart`] after a failed log write: the engines may then
     /// hold effects that are in no log.
     pub fn take(committer: &Committer) -> Result<Self> {
         let turn = committer.lock_logs();

@@ -1,7 +1,7 @@
 //! Stage 9: bases. A base is the state of all engines, cut without stopping writes.
 //!
 //! ```text
-//! memory_snapshot  the memory engines, cut at one commit
+//! memory_snapshot  the keys in memory, cut at one commit
 //! image            such a cut as a file
 //! local            the node's own memory images, for restarts
 //! manifest         what a base consists of
@@ -15,7 +15,7 @@
 //! FORMAT.md        every byte of the images and manifests
 //! ```
 //!
-//! A base is cut per engine. The memory engines are cut at csn M, under the writer lock and within microseconds.
+//! A base is cut per engine. The keys in memory are cut at csn M, under the writer lock and within microseconds.
 //! RocksDB is cut by a checkpoint at the csn R that the checkpoint itself states. The image is then written while
 //! writes continue. For a strict base the commits (M, R] are read back from the logs, so that a restore brings every
 //! engine to one csn. For a bounded or an eventual base a restore takes these commits from chunks; an eventual base is

@@ -39,7 +39,7 @@ async fn assert_exact(rig: &Rig, archive: &Archive, base: BaseName) {
     }
     let (memory, disk) = restore(&manifest, |name| files[name].clone());
     let (expected_memory, expected_disk) = rig.expected(manifest.csn);
-    assert!(content(&memory) == content(&expected_memory), "the memory engines differ");
+    assert!(content(&memory) == content(&expected_memory), "the keys in memory differ");
     assert!(disk == expected_disk, "the disk engines differ");
 }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::position::Position;
 use std::time::Duration;
 
-/// The distance between the cut of the memory engines and RocksDB's checkpoint.
+/// The distance between the cut of the keys in memory and RocksDB's checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Skew {
     /// Number of commits between the cuts.
@@ -17,10 +17,10 @@ pub(super) struct Skew {
 }
 
 impl Skew {
-    /// Returns the skew between memory engines cut at `memory` and a checkpoint made after that cut.
+    /// Returns the skew between keys in memory cut at `memory` and a checkpoint made after that cut.
     #[must_use]
     pub(super) fn between(memory: Position, disk: &DiskPart) -> Self {
-        // A checkpoint at a lower csn lacks nothing: all later commits touched the memory engines only.
+        // A checkpoint at a lower csn lacks nothing: all later commits touched the keys in memory only.
         let commits = disk.csn.0.saturating_sub(memory.csn.0);
         // An epoch that began between the cuts may begin at an earlier commit time. The true skew is then unknown, and
         // the absolute difference serves as an estimate.

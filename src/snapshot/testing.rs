@@ -79,7 +79,7 @@ impl Rig {
         Self { cutter, root, committer, recorder }
     }
 
-    /// Writes `groups` groups of random commits: some change the disk engines, some the memory engines, most change
+    /// Writes `groups` groups of random commits: some change the disk engines, some the keys in memory, most change
     /// both.
     pub(crate) fn write(&self, seed: u64, groups: usize) {
         write(&self.committer, &mut StdRng::seed_from_u64(seed), groups);
@@ -215,7 +215,7 @@ pub(crate) fn disk_content(disk: &Disk) -> DiskContent {
 }
 
 /// Checks every file of a base against the manifest and returns the restored state: for a strict base every engine at
-/// the base's csn, otherwise the memory engines at their own cut. `fetch` returns the content of a file, given its
+/// the base's csn, otherwise the keys in memory at their own cut. `fetch` returns the content of a file, given its
 /// name in the manifest.
 pub(crate) fn restore(manifest: &Manifest, fetch: impl Fn(&str) -> Bytes + Sync) -> (Memory, DiskContent) {
     let checked = |name: &str, bytes: u64, blake3: blake3::Hash| {

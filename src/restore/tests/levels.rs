@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
-/// A history of 30 commits with a base at csn 18 whose memory engines were cut at csn 12.
+/// A history of 30 commits with a base at csn 18 whose keys in memory were cut at csn 12.
 const OPEN: BaseStart = BaseStart { base: BaseName { csn: Csn(18), epoch: Epoch(1) }, after: Csn(12) };
 
 /// Time after which a request that hangs is given up.

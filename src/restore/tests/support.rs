@@ -220,12 +220,12 @@ impl Archived {
         assert!(commits.is_empty(), "the sizes cover all commits");
     }
 
-    /// Archives a strict base: the memory engines cut at `memory_csn`, RocksDB at `csn`.
+    /// Archives a strict base: the keys in memory cut at `memory_csn`, RocksDB at `csn`.
     pub(crate) async fn base(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64) {
         self.base_as(commits, epoch, memory_csn, csn, Level::Strict).await;
     }
 
-    /// Archives a base of a level, with the memory engines in two images.
+    /// Archives a base of a level, with the keys in memory in two images.
     pub(crate) async fn base_as(&self, commits: &[CommitRecord], epoch: u32, memory_csn: u64, csn: u64, level: Level) {
         let name = base(csn, epoch);
         let (disk, files) = disk_part(&commits[..csn as usize]);

@@ -264,8 +264,8 @@ impl Cluster {
     /// Kills the primary and puts the copy of [`Cluster::copy_primary`] in its place.
     pub(super) fn put_copy_in_place(&mut self) {
         let from = self.root.path().join("copy");
+        self.free_disk();
         let machine = self.primary();
-        machine.device.iter().for_each(Mounted::empty);
         machine.wipe();
         machine.is_new = false;
         copy(&from, &machine.data());

@@ -56,6 +56,10 @@ pub fn count_few(keys: &Keyspace<'_>) -> Result<Option<u64>> {
 
 /// DBSIZE
 pub fn dbsize(ctx: &mut Ctx<'_>, _: Args<'_>, out: &mut Out) -> Done {
+    if !ctx.keys.memory().is_empty() {
+        // Without the lock, keys of commits that are not written yet would count.
+        ctx.keys.require_lock()?;
+    }
     let in_memory = ctx.keys.memory().len() as u64;
     if let Some(on_disk) = count_few(&ctx.keys)? {
         out.count(in_memory + on_disk);

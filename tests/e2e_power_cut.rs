@@ -151,7 +151,8 @@ fn a_replica_that_has_what_was_replaced_is_refused() {
         eprintln!("{}", SKIPPED);
         return;
     };
-    let mut primary = Launch::primary(&device.dir.join("data")).set("appendfsync", "no").start();
+    let launch = Launch::primary(&device.dir.join("data")).set("appendfsync", "no");
+    let mut primary = launch.set("routing", "type").start();
     let mut replica = Launch::replica(&place("replica"), primary.launch.repl_port).start();
     let mut client = primary.client();
     (0..WRITES).for_each(|number| drop(client.ok(&cmd!("RPUSH", "list", number))));
